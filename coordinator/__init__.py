@@ -1,0 +1,1 @@
+"""Run a federation: rounds, aggregation, ledger, broker."""

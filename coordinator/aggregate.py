@@ -1,0 +1,144 @@
+"""The coverage-aware mean: each weight averaged over the devices that held it.
+
+A weight nobody held keeps its value (HeteroFL's and FjORD's rule; the released FLASH
+code turns 0/0 into 0). Sums are float64 over contributions in a fixed order, so the
+same frozen rows give the same bytes. One pass, one accumulator, whatever the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.values import Values
+
+__all__ = ["Contribution", "Model", "coverage_mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The global model on the largest mask of its family.
+
+    Attributes:
+        mask: The top mask; every device's mask is nested in it.
+        masked: Weight name to float32 (nnz,), canonical CSR order.
+        dense: Every other ``state_dict`` entry.
+    """
+
+    mask: Mask
+    masked: Mapping[str, NDArray[np.float32]]
+    dense: Mapping[str, NDArray[Any]]
+
+    def on(self, mask: Mask) -> Values:
+        """The values that a nested mask keeps, and the dense remainder."""
+        if mask.digest == self.mask.digest:
+            return Values(mask.digest, self.masked, self.dense)
+        kept = {n: self.masked[n][mask.within(self.mask, n)] for n in mask}
+        return Values(mask.digest, kept, self.dense)
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """One accepted update: a device's change on its mask, and its weight."""
+
+    device: str
+    mask: Mask
+    examples: int
+    change: Values
+
+
+def coverage_mean(
+    base: Model, contributions: Iterable[Contribution]
+) -> tuple[Model, dict[str, NDArray[np.int32]]]:
+    """The next model, and how many devices held each weight of the top mask.
+
+    Args:
+        base: What every contribution is a change to.
+        contributions: In a fixed order (sorted by device).
+
+    Returns:
+        The model, and weight name to int32 (nnz,) coverage.
+
+    Raises:
+        RunError: If there is no contribution.
+    """
+    total = {n: np.zeros(v.shape, np.float64) for n, v in base.masked.items()}
+    weight = {n: np.zeros(v.shape, np.float64) for n, v in base.masked.items()}
+    coverage = {n: np.zeros(v.shape, np.int32) for n, v in base.masked.items()}
+    dense = _DenseMean(base.dense)
+    spots: dict[bytes, dict[str, NDArray[np.int64]]] = {}
+    for one in contributions:
+        share = float(one.examples)
+        if one.mask.digest not in spots:
+            spots[one.mask.digest] = {
+                n: one.mask.within(base.mask, n) for n in base.mask
+            }
+        for name, spot in spots[one.mask.digest].items():
+            total[name][spot] += share * one.change.masked[name].astype(np.float64)
+            weight[name][spot] += share
+            coverage[name][spot] += 1
+        dense.add(one.change.dense, share)
+    if not spots:
+        raise RunError("a round without updates cannot be aggregated")
+    masked = {
+        name: (
+            value
+            + np.divide(
+                total[name],
+                weight[name],
+                where=weight[name] > 0,
+                out=np.zeros_like(total[name]),
+            )
+        ).astype(np.float32)
+        for name, value in base.masked.items()
+    }
+    return Model(base.mask, masked, dense.result()), coverage
+
+
+class _DenseMean:
+    """Weighted mean of the dense remainder; batch-norm variances are pooled.
+
+    The variance of a mixture is E[var] + Var[mean]; averaging variances alone drops the
+    second term, which under non-IID data is not small.
+    """
+
+    def __init__(self, base: Mapping[str, NDArray[Any]]) -> None:
+        self._base, self._weight = base, 0.0
+        self._sum = {n: np.zeros(a.shape, np.float64) for n, a in base.items()}
+        self._square = {
+            n: np.zeros(base[n].shape, np.float64)
+            for n in base
+            if _variance_of(n) in base
+        }
+
+    def add(self, change: Mapping[str, NDArray[Any]], share: float) -> None:
+        self._weight += share
+        for name, base in self._base.items():
+            after = base.astype(np.float64) + change[name]
+            self._sum[name] += share * after
+            if name in self._square:
+                self._square[name] += share * after**2
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        mean = {n: s / self._weight for n, s in self._sum.items()}
+        for name, square in self._square.items():
+            spread = square / self._weight - mean[name] ** 2
+            mean[_variance_of(name)] += np.maximum(spread, 0.0)
+        return {
+            name: np.asarray(
+                np.rint(value) if self._base[name].dtype.kind == "i" else value
+            ).astype(self._base[name].dtype)
+            for name, value in mean.items()
+        }
+
+
+def _variance_of(name: str) -> str:
+    """The running variance beside a running mean; empty for any other entry."""
+    stem = name.removesuffix("running_mean")
+    return f"{stem}running_var" if stem != name else ""

@@ -1,0 +1,17 @@
+"""The algorithms, one file each, in one literal table."""
+
+from coordinator.algorithm import Algorithm
+from coordinator.algorithms.erk import erk_frozen
+from coordinator.algorithms.fedavg import fedavg
+from coordinator.algorithms.flash import hetero_flash, spdst
+from coordinator.algorithms.pdst import pdst
+
+__all__ = ["ALGORITHMS"]
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "fedavg": fedavg(),
+    "pdst": pdst(),
+    "erk": erk_frozen(),
+    "flash": spdst(),
+    "hetero-flash": hetero_flash(),
+}

@@ -1,0 +1,34 @@
+"""A frozen Erdos-Renyi-kernel mask: the control that needs no warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coordinator.aggregate import coverage_mean
+from coordinator.algorithm import Algorithm, Counts, keep_masks, same_for_all
+from edge_sdk.sparse import LayerShape, erk, nested_counts
+from edge_sdk.wire.messages import Frozen
+
+__all__ = ["erk_frozen"]
+
+
+def erk_frozen() -> Algorithm:
+    """FLASH with the ERK profile (RigL, arXiv:1911.11134) in place of evidence."""
+    return Algorithm(
+        name="erk",
+        evidence=None,
+        plan=erk_random,
+        assign=same_for_all,
+        local=Frozen(),
+        aggregate=coverage_mean,
+        revise=keep_masks,
+    )
+
+
+def erk_random(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _evidence: Mapping[str, float] | None,
+) -> Counts:
+    """Small layers denser, exact counts."""
+    return nested_counts(erk(layers), layers, densities)

@@ -1,0 +1,34 @@
+"""FedAvg (McMahan et al., arXiv:1602.05629): everything dense, the weighted mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from coordinator.aggregate import coverage_mean
+from coordinator.algorithm import Algorithm, Counts, keep_masks, same_for_all
+from edge_sdk.sparse import LayerShape
+from edge_sdk.wire.messages import Frozen
+
+__all__ = ["fedavg"]
+
+
+def fedavg() -> Algorithm:
+    """Every weight, every device."""
+    return Algorithm(
+        name="fedavg",
+        evidence=None,
+        plan=everything,
+        assign=same_for_all,
+        local=Frozen(),
+        aggregate=coverage_mean,
+        revise=keep_masks,
+    )
+
+
+def everything(
+    layers: Sequence[LayerShape],
+    _densities: Sequence[float],
+    _evidence: Mapping[str, float] | None,
+) -> Counts:
+    """The full mask, whatever densities the run names."""
+    return {1.0: {s.name: s.numel for s in layers}}

@@ -1,0 +1,62 @@
+"""FLASH (arXiv:2208.13092): SPDST for equal devices, hetero-FLASH for unequal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from coordinator.aggregate import coverage_mean
+from coordinator.algorithm import (
+    Algorithm,
+    Counts,
+    LayerSensitivity,
+    keep_masks,
+    same_for_all,
+    the_devices_own,
+)
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import LayerShape, nested_counts
+from edge_sdk.wire.messages import Frozen
+
+__all__ = ["hetero_flash", "random_at_layer_densities", "spdst"]
+
+
+def spdst(*, epochs: int = 10) -> Algorithm:
+    """Measure sensitivity once, draw one random mask, freeze it, train."""
+    return Algorithm(
+        name="flash",
+        evidence=LayerSensitivity(epochs=epochs),
+        plan=random_at_layer_densities,
+        assign=same_for_all,
+        local=Frozen(),
+        aggregate=coverage_mean,
+        revise=keep_masks,
+    )
+
+
+def hetero_flash(*, epochs: int = 10) -> Algorithm:
+    """SPDST at the top density; weaker devices train a nested sub-mask."""
+    return replace(spdst(epochs=epochs), name="hetero-flash", assign=the_devices_own)
+
+
+def random_at_layer_densities(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    evidence: Mapping[str, float] | None,
+) -> Counts:
+    """The warm-up's mean layer densities, recalibrated to each target (Eq. 2).
+
+    Args:
+        layers: The maskable layers.
+        densities: The run's densities.
+        evidence: Weight name to mean kept count over the warm-up's devices.
+
+    Raises:
+        RunError: If there is no evidence.
+    """
+    if evidence is None:
+        raise RunError("FLASH plans from a warm-up's evidence, and there is none")
+    sensitivity = np.array([evidence[s.name] / s.numel for s in layers])
+    return nested_counts(sensitivity, layers, densities)

@@ -1,0 +1,181 @@
+"""`flash-coordinator`: the command that operates a fleet."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.display import human_bytes
+from coordinator.settings import load_run
+from coordinator.status import summary
+from edge_sdk.errors import DependencyError, SettingsError, StateError
+from edge_sdk.terminal import run_app, set_up_logging
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Run a federation: warm-up, rounds, one sparse model per density.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+log = logging.getLogger(__name__)
+Folder = Annotated[Path, typer.Argument(help="The run's folder.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Say more; show tracebacks.")]
+SETTINGS = "run.toml"
+
+
+@app.callback()
+def _root() -> None:
+    """Run a federation: warm-up, rounds, one sparse model per density."""
+
+
+@app.command()
+def init(
+    folder: Folder,
+    task: Annotated[str, typer.Option(help="A shipped task or module:object.")],
+    evaluation: Annotated[Path, typer.Option(help="Folder with eval.npz.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")] = "home",
+    density: Annotated[
+        list[float] | None,
+        typer.Option(help="A density devices may get, in (0, 1]; repeat for more."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 20,
+    wait_for: Annotated[int, typer.Option(help="Devices to wait for.", min=1)] = 2,
+    round_budget_s: Annotated[
+        float, typer.Option(help="Seconds a device's part of a round may take.")
+    ] = DEFAULT_ROUND_BUDGET_S,
+    broker: Annotated[
+        str, typer.Option(help="mqtt://host:port of yours; empty starts one.")
+    ] = "",
+) -> None:
+    """Write FOLDER/run.toml, to edit and then `run`."""
+    path = folder / SETTINGS
+    if path.exists():
+        raise SettingsError(
+            f"{path} exists already", remedy="Edit it, or choose another folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f'federation = "{federation}"',
+        f'task = "{task}"',
+        f'evaluation = "{evaluation.resolve()}"',
+        f"densities = {sorted(density or [0.05, 0.1, 0.2])}",
+        f"rounds = {rounds}",
+        f"wait_for = {wait_for}",
+        f"round_budget_s = {round_budget_s:g}",
+        f'broker = "{broker}"',
+        "",
+        "[training]",
+        "epochs = 1",
+        "rate = 0.1",
+        "rate_end = 0.01",
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        load_run(path)
+    except Exception:
+        path.unlink()
+        raise
+    typer.echo(f"wrote {path}; start with: flash-coordinator run {folder}")
+
+
+@app.command("run")
+def run_command(folder: Folder, verbose: Verbose = False) -> None:
+    """Start the run of FOLDER/run.toml."""
+    if (folder / "ledger.sqlite").exists():
+        raise StateError(
+            f"{folder} holds a run already",
+            remedy=f"Go on with: flash-coordinator resume {folder}",
+        )
+    _serve(folder, verbose=verbose)
+
+
+@app.command()
+def resume(folder: Folder, verbose: Verbose = False) -> None:
+    """Go on with the run of FOLDER, wherever it was interrupted."""
+    if not (folder / "ledger.sqlite").exists():
+        raise StateError(
+            f"{folder} holds no run yet",
+            remedy=f"Start it with: flash-coordinator run {folder}",
+        )
+    _serve(folder, verbose=verbose)
+
+
+@app.command()
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where the run of FOLDER stands, also while it runs."""
+    found = summary(folder)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo(f"rounds done: {found['rounds_done']}, open: {found['open'] or 'none'}")
+    for aborted in found["rounds_aborted"]:
+        typer.echo(f"round {aborted['round']} aborted: {aborted['why']}")
+    if found["scores"]:
+        last = max(found["scores"], key=int)
+        for density, metrics in found["scores"][last].items():
+            typer.echo(f"after round {last} at density {density}: {metrics}")
+    table = Table(box=None)
+    for column in ("device", "board", "density", "why", "sent", "received", "refused"):
+        table.add_column(column)
+    for device in found["devices"]:
+        table.add_row(
+            device["name"],
+            device["board"],
+            "-" if device["density"] is None else f"{device['density']:g}",
+            device["why"],
+            human_bytes(device["sent_bytes"]),
+            human_bytes(device["received_bytes"]),
+            str(device["refused"]),
+        )
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option(help="Where everything of the demo lies.")
+    ] = Path("run/demo"),
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 24,
+    task: Annotated[str, typer.Option(help="mnist, fashion or digits.")] = "mnist",
+    verbose: Verbose = False,
+) -> None:
+    """Run a whole federation here: broker, coordinator, eight devices, export."""
+    set_up_logging(verbose=verbose)
+    from coordinator.demo import run_demo  # noqa: PLC0415 - imports the export room
+
+    run_demo(folder, task=task, rounds=rounds)
+
+
+def _serve(folder: Path, *, verbose: bool) -> None:
+    set_up_logging(verbose=verbose)
+    settings = load_run(folder / SETTINGS)
+    try:
+        import torch  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise DependencyError(
+            "torch is not installed: pip install 'flash-edge[coordinator]'"
+        ) from error
+    from coordinator.serve import serve  # noqa: PLC0415 - imports torch
+
+    serve(folder, settings)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

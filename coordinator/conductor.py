@@ -1,0 +1,286 @@
+"""Conducts rounds: opens them, issues tasks, and closes them as the pure round says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from coordinator.aggregate import Model
+from coordinator.algorithm import Algorithm, Family
+from coordinator.cohort import choose
+from coordinator.fleet import Fleet
+from coordinator.ledger import Ledger, RoundRow, TaskRow
+from coordinator.lineage import Lineage
+from coordinator.orders import deadline_s, order_for, warm_up_cohort
+from coordinator.post import Post
+from coordinator.rounds import (
+    Deadline,
+    Event,
+    Freeze,
+    GiveUp,
+    Issue,
+    Phase,
+    Planned,
+    Round,
+    Saved,
+    Selected,
+    TaskPhase,
+    advance,
+    invited,
+    quorum_of,
+)
+from coordinator.settings import RunSettings
+from edge_sdk.errors import RunError
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.messages import Cancel, Manifest, TaskOrder
+from edge_sdk.wire.values import pack_values
+
+__all__ = ["Conductor"]
+
+log = logging.getLogger(__name__)
+
+MAX_ABORTS = 5  # rounds in a row; more means something is wrong with the run
+
+
+class Conductor:
+    """The round in hand, and how the next one comes about.
+
+    Args:
+        settings: The run.
+        algorithm: Its algorithm.
+        ledger: Its durable memory.
+        lineage: Its models.
+        fleet: Its devices.
+        post: Sends.
+        epoch: This coordinator's epoch.
+        batch_size: Examples per step where the settings leave it to the task.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        algorithm: Algorithm,
+        ledger: Ledger,
+        lineage: Lineage,
+        fleet: Fleet,
+        post: Post,
+        *,
+        epoch: int,
+        batch_size: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
+        self._lineage, self._fleet, self._post = lineage, fleet, post
+        self._epoch, self._batch, self._clock = epoch, batch_size, clock
+        self._aborts = 0
+        self.round: Round | None = None
+        self.orders: dict[str, TaskOrder] = {}
+        self.deadline: float | None = None
+        self.finished: list[int] = []  # rounds closed since somebody took note
+
+    @property
+    def phase(self) -> str:
+        """What is being done, in a few words."""
+        if self.round is None:
+            return "between rounds"
+        return "warm-up" if self.round.no == 0 else f"round {self.round.no}"
+
+    def tick(self) -> None:
+        """Lets the deadline pass if it has."""
+        if self.deadline is not None and self._clock() >= self.deadline:
+            self.advance(Deadline())
+
+    def open(self) -> None:
+        """Starts the warm-up or the next round with the devices present.
+
+        Raises:
+            RunError: If the warm-up has failed, or no device can take part.
+        """
+        if self._lineage.model is None and self._algorithm.evidence is None:
+            self._lineage.plan_masks(None)
+        refusals = self._fleet.refusals()
+        if refusals:
+            raise RunError(
+                f"no device can take part: {refusals}",
+                remedy="Lower the densities, or raise round_budget_s.",
+            )
+        past = [r for r in self._ledger.rounds() if r.phase is not Phase.PLAN]
+        no = self._next_number(past)
+        base, family = self._lineage.base_of(no)
+        densities = self._algorithm.assign(
+            self._fleet.affordable(), list(family.masks)
+        )
+        if not densities:
+            return
+        wanted = self._settings.cohort if no else self._settings.warm_up.devices
+        goal = min(wanted or len(densities), len(densities))
+        cohort = self._cohort(no, goal, densities)
+        last = [r.model for r in past if r.model]
+        self._ledger.plan_round(
+            no,
+            goal=goal,
+            quorum=quorum_of(goal),
+            rate=self._settings.training.rate_at(no, self._settings.rounds),
+            base=last[-1] if last else "",
+        )
+        self.round = Round(no, goal, quorum_of(goal))
+        self.advance(Planned())
+        self._issue(no, cohort, densities, base, family)
+        self.advance(Selected(cohort))
+
+    def reopen(self, row: RoundRow) -> None:
+        """Picks up a round that a crash interrupted: same tasks, same bases."""
+        tasks = self._ledger.tasks(row.no)
+        self.orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in tasks}
+        log.info("picking up round %d in phase %s", row.no, row.phase.value)
+        base, family = self._lineage.base_of(row.no)
+        self._shelve(row.no, {t.density for t in tasks}, base, family)
+        phases = {t.device: t.phase for t in tasks}
+        self.round = Round(row.no, row.goal, row.quorum, row.phase, phases)
+        self.deadline = self._clock() + deadline_s([], [], warm_up=row.no == 0)
+        if row.phase is Phase.CLOSING:
+            self._close()
+        elif self.round.count(TaskPhase.ACCEPTED) >= row.goal:
+            # Killed between the last update's commit and the close.
+            self._ledger.freeze(row.no)
+            self.round = Round(row.no, row.goal, row.quorum, Phase.CLOSING, phases)
+            self._close()
+
+    def advance(self, event: Event) -> None:
+        """Feeds the round and does what it says."""
+        if self.round is None:
+            return
+        self.round, effects = advance(self.round, event)
+        for effect in effects:
+            match effect:
+                case Issue():
+                    for task in self._ledger.tasks(self.round.no):
+                        order = self.orders[task.id]
+                        self._post.tell(task.device, order, round_no=task.round_no)
+                case Freeze():
+                    self._ledger.freeze(self.round.no)
+                    self._close()
+                    return
+                case GiveUp(why):
+                    self._give_up(self.round.no, why)
+                    return
+
+    def open_task(self, device: str) -> TaskRow | None:
+        """The device's open task of the round in hand, if any."""
+        if self.round is None or self.round.phase is not Phase.RUN:
+            return None
+        if self.round.tasks.get(device) not in (
+            TaskPhase.ASSIGNED,
+            TaskPhase.ACKED,
+            TaskPhase.OFFERED,
+        ):
+            return None
+        tasks = self._ledger.tasks(self.round.no)
+        return next((t for t in tasks if t.device == device), None)
+
+    def _next_number(self, past: list[RoundRow]) -> int:
+        if self._lineage.model is not None:
+            return past[-1].no + 1 if past else 1
+        if past:
+            raise RunError(
+                f"the warm-up was aborted: {past[-1].note}",
+                remedy="Read the devices' logs, then start the run in a new folder.",
+            )
+        return 0
+
+    def _cohort(
+        self, no: int, goal: int, densities: Mapping[str, float]
+    ) -> tuple[str, ...]:
+        seed = self._settings.seed
+        if no == 0:
+            return warm_up_cohort(seed, self._fleet.affordable(), goal)
+        return choose(seed, no, densities, invited(goal, len(densities)))
+
+    def _issue(
+        self,
+        no: int,
+        cohort: tuple[str, ...],
+        densities: Mapping[str, float],
+        base: Model,
+        family: Family,
+    ) -> None:
+        """Makes the cohort's tasks durable and its bases public."""
+        self._post.wipe(before_round=no - 1)
+        chosen = {device: densities[device] for device in cohort}
+        if no == 0:
+            chosen = dict.fromkeys(cohort, max(family.masks))
+        bases = self._shelve(no, set(chosen.values()), base, family)
+        seen = [self._fleet.observed_s(device) for device in cohort]
+        ttl = deadline_s(
+            [self._fleet.expected_s(device) for device in cohort],
+            [seconds for seconds in seen if seconds is not None],
+            warm_up=no == 0,
+        )
+        orders = {
+            device: order_for(
+                device,
+                epoch=self._epoch,
+                round_no=no,
+                density=density,
+                base=bases[density],
+                mask=family.recipe(density),
+                algorithm=self._algorithm,
+                settings=self._settings,
+                batch_size=self._batch,
+                ttl_s=ttl,
+            )
+            for device, density in chosen.items()
+        }
+        self.orders = {order.id: order for order in orders.values()}
+        self._ledger.issue_tasks(
+            no,
+            [
+                TaskRow(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o))
+                for device, o in orders.items()
+            ],
+        )
+        self.deadline = self._clock() + ttl
+
+    def _shelve(
+        self, no: int, densities: set[float], base: Model, family: Family
+    ) -> dict[float, Manifest]:
+        return {
+            density: self._post.shelve(
+                pack_values(base.on(family.masks[density]), family.masks[density]), no
+            )
+            for density in sorted(densities)
+        }
+
+    def _close(self) -> None:
+        """Aggregates the frozen rows; a crash here repeats it with the same result."""
+        if self.round is None:
+            return
+        no = self.round.no
+        rows = self._ledger.frozen(no)
+        for row in rows:
+            self._fleet.took(row.device, row.metrics.get("seconds", 0.0))
+        name = self._lineage.grow(no, rows)
+        self._ledger.finish(no, model=name)
+        self._ledger.forget_blobs(no - 2)
+        self._aborts = 0
+        self.finished.append(no)
+        self.advance(Saved())
+        self._leave()
+
+    def _give_up(self, no: int, why: str) -> None:
+        log.warning("round %d aborted: %s", no, why)
+        self._ledger.abort(no, why)
+        for task in self._ledger.tasks(no):
+            if task.phase is TaskPhase.EXPIRED:
+                self._post.tell(task.device, Cancel(task.id, why), round_no=no)
+        self._aborts += 1
+        self._leave()
+        if self._aborts >= MAX_ABORTS:
+            raise RunError(
+                f"{self._aborts} rounds in a row were aborted; the last: {why}"
+            )
+
+    def _leave(self) -> None:
+        self.orders = {}
+        self.round = self.deadline = None

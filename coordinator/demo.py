@@ -1,0 +1,295 @@
+"""The demo: a whole federation on this machine, as real processes over real MQTT."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from coordinator.demo_table import closing_table
+from coordinator.processes import Child, stop_all
+from coordinator.status import summary
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import RunError
+from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
+from edge_sdk.terminal import EXIT_ERROR, on_stop
+
+__all__ = ["FLEET", "run_demo"]
+
+log = logging.getLogger(__name__)
+
+ALPHA, SEED = 1.0, 1
+MAX_STEPS = 80  # of 32 examples per round: 24 rounds see 60 000 examples per device
+# With these a Pi Zero 2 W affords d = 0.05 and an Orin Nano d = 0.2; a Pi 4B would
+# afford 0.2 too, were its owner not keeping part of it (see FLEET).
+BUDGET_S = 3.65
+DENSITIES = (0.05, 0.1, 0.2)
+DENSE_ROUNDS = 2
+RESTARTS = 5
+
+
+@dataclass(frozen=True)
+class Board:
+    """One kind of simulated board; `cpu_share` is what its owner lends."""
+
+    prefix: str
+    count: int
+    like: str
+    cpu_share: float = 1.0
+
+
+FLEET = (
+    Board("pi-zero", 3, "raspberry_pi_zero_2_w"),
+    Board("pi-4b", 3, "raspberry_pi_4b_4gb", cpu_share=0.4),
+    Board("orin", 2, "jetson_orin_nano"),
+)
+
+
+def run_demo(folder: Path, *, task: str, rounds: int) -> None:
+    """Runs, or goes on with, the demo in a folder, and prints its closing table.
+
+    Raises:
+        RunError: If a process fails for good; its log is named.
+    """
+    console = Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    devices = _names()
+    data = _data(folder, task, devices)
+    main, dense = folder / "federation", folder / "dense-reference"
+    _write_run(main, task, data, rounds)
+    _write_devices(folder, main, task, devices, data)
+    stopped = _Stop()
+    on_stop(stopped.set)
+    began = time.monotonic()
+    if not _done(main, rounds):
+        _federate(folder, main, devices, stopped)
+    log.info("federation done in %.0f s", time.monotonic() - began)
+    _write_dense(dense, main, task, data)
+    pair = [next(n for n in devices if n.startswith(b.prefix)) for b in FLEET[:2]]
+    if not _done(dense, DENSE_ROUNDS):
+        _write_devices(dense, dense, task, pair, data)
+        log.info("measuring a dense federation's bytes: %d rounds", DENSE_ROUNDS)
+        _federate(dense, dense, pair, stopped)
+    reports = _export(folder, main, data, stopped)
+    console.print(closing_table(summary(main), summary(dense), reports, rounds))
+    console.print(
+        f"settings, ledger, checkpoints: {main}\nper-device data, state, logs: "
+        f"{folder / 'devices'}\nexported models: {folder / 'exports'}\n"
+        f"status: flash-coordinator status {main}"
+    )
+
+
+class _Stop:
+    """Whether somebody pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.now = False
+
+    def set(self) -> None:
+        self.now = True
+
+    def check(self) -> None:
+        if self.now:
+            raise RunError(
+                "the demo was stopped", remedy="The same command goes on where it was."
+            )
+
+
+def _names() -> list[str]:
+    return [f"{b.prefix}-{i + 1}" for b in FLEET for i in range(b.count)]
+
+
+def _data(folder: Path, task: str, devices: list[str]) -> Mapping[str, Path]:
+    cache = Path("~/.cache/flash-edge").expanduser()
+    log.info("data of task %s: fetching and partitioning (LDA, alpha %g)", task, ALPHA)
+    return prepare_folders(
+        task, cache, folder / "data", devices, alpha=ALPHA, seed=SEED, progress=log.info
+    )
+
+
+# -- settings files ------------------------------------------------------------------
+
+
+def _write_run(main: Path, task: str, data: Mapping[str, Path], rounds: int) -> None:
+    lines = [
+        'federation = "demo"',
+        f"task = {json.dumps(task)}",
+        f"evaluation = {json.dumps(str(data[EVALUATION_FOLDER].resolve()))}",
+        f"densities = {list(DENSITIES)}",
+        f"rounds = {rounds}",
+        f"wait_for = {len(_names())}",
+        f"round_budget_s = {BUDGET_S}",
+        f"seed = {SEED}",
+        f"port = {_port(main)}",
+        "",
+        "[training]",
+        f"max_steps = {MAX_STEPS}",
+        "rate = 0.1",
+        "rate_end = 0.02",
+        "",
+        "[warm_up]",
+        "devices = 2",
+        "max_steps = 200",
+    ]
+    _write(main / "run.toml", lines)
+
+
+def _write_dense(dense: Path, main: Path, task: str, data: Mapping[str, Path]) -> None:
+    lines = [
+        'federation = "dense"',
+        f"task = {json.dumps(task)}",
+        f"evaluation = {json.dumps(str(data[EVALUATION_FOLDER].resolve()))}",
+        f"densities = {list(DENSITIES)}",
+        'algorithm = "fedavg"',
+        f"rounds = {DENSE_ROUNDS}",
+        "wait_for = 2",
+        "round_budget_s = 60",
+        f"port = {_port(dense)}",
+        "",
+        "[training]",
+        "max_steps = 1  # only the bytes are measured",
+    ]
+    _write(dense / "run.toml", lines)
+
+
+def _write_devices(
+    folder: Path, run: Path, task: str, devices: list[str], data: Mapping[str, Path]
+) -> None:
+    federation = "demo" if run.name == "federation" else "dense"
+    for board in FLEET:
+        profile = [f'like = "{board.like}"', "[caps]", f"cpu_share = {board.cpu_share}"]
+        _write(folder / "devices" / f"{board.prefix}.profile.toml", profile)
+    for name in devices:
+        board = next(b for b in FLEET if name.startswith(b.prefix))
+        _write(
+            folder / "devices" / f"{name}.toml",
+            [
+                f'name = "{name}"',
+                f'federation = "{federation}"',
+                f'broker = "mqtt://127.0.0.1:{_port(run)}"',
+                f"task = {json.dumps(task)}",
+                f"data = {json.dumps(str(data[name].resolve()))}",
+                f'state = "{name}/state"',
+                f'profile = "{board.prefix}.profile.toml"',
+                "threads = 1",
+            ],
+        )
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    replace_file(path, ("\n".join(lines) + "\n").encode())
+
+
+def _port(run: Path) -> int:
+    """The broker's port: the one this run had before, or a free one."""
+    kept = run / "port"
+    if kept.exists():
+        return int(kept.read_text(encoding="utf-8"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    replace_file(kept, str(port).encode())
+    return port
+
+
+# -- processes -----------------------------------------------------------------------
+
+
+def _done(run: Path, rounds: int) -> bool:
+    if not (run / "ledger.sqlite").exists():
+        return False
+    models = list((run / "models").glob("*.safetensors"))
+    return bool(models) and summary(run)["rounds_done"] >= rounds
+
+
+def _federate(folder: Path, run: Path, devices: list[str], stop: _Stop) -> None:
+    """Runs coordinator and devices until the coordinator ends."""
+    verb = "resume" if (run / "ledger.sqlite").exists() else "run"
+    logs = folder / "devices"
+    with _children() as children:
+        coordinator = Child("flash-coordinator", [verb, str(run)], None)
+        children.append(coordinator)
+        for name in devices:
+            settings = str(logs / f"{name}.toml")
+            arguments = ["run", settings, "--until-done"]
+            children.append(Child("flash-edge", arguments, logs / f"{name}.log"))
+        while coordinator.alive():
+            stop.check()
+            time.sleep(0.2)
+            for child in children[1:]:
+                _revive(child, logs)
+    stop.check()
+    if coordinator.process.returncode:
+        raise RunError(
+            f"{coordinator.name} ended with exit code {coordinator.process.returncode}",
+            remedy="Its message stands above; the same command goes on.",
+        )
+
+
+def _revive(child: Child, logs: Path) -> None:
+    """A device that died comes back, as under a service manager."""
+    if child.alive() or child.process.returncode == 0:
+        return
+    if child.process.returncode == EXIT_ERROR or child.starts > RESTARTS:
+        raise RunError(
+            f"{child.name} ended with exit code {child.process.returncode} "
+            f"after {child.starts} starts",
+            remedy=f"Read the end of its log in {logs}.",
+        )
+    child.start_again()
+
+
+@contextmanager
+def _children() -> Iterator[list[Child]]:
+    children: list[Child] = []
+    try:
+        yield children
+    finally:
+        for child in children[1:]:  # those that end by themselves may do so
+            _let_end(child)
+        stop_all(children)
+
+
+def _let_end(child: Child) -> None:
+    until = time.monotonic() + 3.0
+    while child.alive() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _export(
+    folder: Path, main: Path, data: Mapping[str, Path], stop: _Stop
+) -> dict[float, dict[str, object]]:
+    """One packed ONNX file per density, checked, by the export command."""
+    (folder / "exports").mkdir(exist_ok=True)
+    log.info("exporting %d models, each checked against torch", len(DENSITIES))
+    running = {
+        density: subprocess.Popen(  # noqa: S603 - our own module
+            [
+                *(sys.executable, "-m", "export.cli", "build"),
+                str(main / "models" / f"density-{density:g}.safetensors"),
+                *("--out", str(folder / "exports" / f"density-{density:g}.onnx")),
+                *("--json", "--data", str(data[EVALUATION_FOLDER])),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for density in DENSITIES
+    }
+    reports: dict[float, dict[str, object]] = {}
+    for density, process in running.items():
+        out, err = process.communicate()
+        stop.check()
+        if process.returncode:
+            raise RunError(f"the export at density {density:g} failed: {err[-800:]}")
+        reports[density] = json.loads(out)
+    return reports

@@ -1,0 +1,88 @@
+"""Accuracy of the global model at each deployed density, beside the running round."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+
+from coordinator.aggregate import Model
+from coordinator.algorithm import Family
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.sparse import Mask
+from edge_sdk.training.local import score
+from edge_sdk.training.masked import MaskedModel, masked_model
+
+__all__ = ["Evaluator", "Report"]
+
+log = logging.getLogger(__name__)
+
+# (round, density, metrics); called on the evaluator's thread
+Report: TypeAlias = Callable[[int, float, Mapping[str, float]], None]
+
+
+class Evaluator:
+    """One worker thread that scores the newest model it was given.
+
+    A model that arrives while another is being scored waits; one that arrives while
+    one waits replaces it. So evaluation never holds the rounds up, and the last model
+    of a run is always scored.
+
+    Args:
+        task: Whose model and loss.
+        examples: The evaluation set.
+        report: Told of each result, densest first.
+    """
+
+    def __init__(self, task: Task, examples: Examples, report: Report) -> None:
+        self._task, self._examples, self._report = task, examples, report
+        self._changed = threading.Condition()
+        self._waiting: tuple[int, Model, Family] | None = None
+        self._closed = False
+        self._models: dict[bytes, MaskedModel] = {}
+        self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
+        self._thread.start()
+
+    def submit(self, round_no: int, model: Model, family: Family) -> None:
+        """Scores a round's model at every density of its family, if it can keep up."""
+        with self._changed:
+            self._waiting = round_no, model, family
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Drops what waits, finishes what is being scored, ends the thread."""
+        with self._changed:
+            self._closed, self._waiting = True, None
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)  # the devices of a demo want the other cores
+        while (job := self._next()) is not None:
+            round_no, model, family = job
+            for density, mask in family.masks.items():
+                if self._closed:
+                    return
+                try:
+                    self._report(round_no, density, self._score(mask, model))
+                except Exception:  # the run goes on without this figure
+                    log.exception("evaluating round %d at %s failed", round_no, density)
+
+    def _next(self) -> tuple[int, Model, Family] | None:
+        with self._changed:
+            while self._waiting is None and not self._closed:
+                self._changed.wait()
+            job, self._waiting = self._waiting, None
+            return job
+
+    def _score(self, mask: Mask, model: Model) -> dict[str, float]:
+        if mask.digest not in self._models:
+            self._models[mask.digest] = masked_model(self._task.model(), mask)
+        ready = self._models[mask.digest]
+        values = model.on(mask)
+        ready.load(values.masked, values.dense)
+        ready.train(mode=False)
+        return score(ready, self._task, self._examples)

@@ -1,0 +1,81 @@
+"""The gate before the sum: an update passes it, or its sender learns why it did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
+from edge_sdk.wire.values import Evidence, Values, unpack_evidence, unpack_values
+
+__all__ = ["Refused", "check_offer", "check_payload"]
+
+SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is large
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why an update does not pass."""
+
+    why: str
+
+
+def check_offer(offer: Offer, order: TaskOrder, *, max_examples: int) -> Refused | None:
+    """What can be known before a byte of the update is asked for.
+
+    Args:
+        offer: What the device offers.
+        order: What it was asked.
+        max_examples: The device's own count when it said hello: it cannot weigh more.
+    """
+    if offer.mask_digest != order.mask.digest:
+        return Refused("the update stands on another mask than the task's")
+    if offer.codec != order.codec:
+        return Refused(f"codec {offer.codec!r} was not agreed, {order.codec!r} was")
+    # The base has the same values and dense entries; a warm-up's evidence is smaller.
+    most = order.base.size + SLACK_BYTES
+    if offer.manifest.size > most:
+        return Refused(f"{offer.manifest.size} bytes; the task takes at most {most}")
+    if not all(math.isfinite(v) for v in (offer.norm, *offer.metrics.values())):
+        return Refused("its norm or a metric is not finite")
+    if not 1 <= offer.examples <= max_examples:
+        return Refused(f"{offer.examples} examples; it said hello with {max_examples}")
+    return None
+
+
+def check_payload(
+    payload: bytes, order: TaskOrder, mask: Mask, dense: Mapping[str, NDArray[Any]]
+) -> Values | Evidence | Refused:
+    """The update itself, or why it does not pass.
+
+    Args:
+        payload: The whole blob, its digest already checked.
+        order: The task it answers.
+        mask: The task's mask.
+        dense: The global model's dense remainder: names and shapes must be its own.
+    """
+    try:
+        if isinstance(order.rule, WarmUp):
+            sizes = {name: mask[name].size for name in mask}
+            evidence = unpack_evidence(payload, sizes)
+            if not any(evidence.counts.values()):
+                return Refused("the warm-up kept no weight at all")
+            return evidence
+        change = unpack_values(payload, mask)
+    except RemoteProtocolError as error:
+        return Refused(str(error))
+    if set(change.dense) != set(dense):
+        return Refused("the dense remainder names other entries than the model's")
+    for name, array in change.dense.items():
+        if (
+            array.shape != dense[name].shape
+            or array.dtype.kind != dense[name].dtype.kind
+        ):
+            return Refused(f"entry {name} has another shape or type than the model's")
+    return change

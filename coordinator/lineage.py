@@ -1,0 +1,116 @@
+"""The chain of global models: where it starts, what each round makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from coordinator.aggregate import Contribution, Model
+from coordinator.algorithm import Algorithm, Family
+from coordinator.ledger import Ledger, UpdateRow
+from coordinator.orders import mask_seed, warm_up_counts
+from coordinator.rounds import Phase
+from coordinator.settings import RunSettings
+from coordinator.store import ModelStore, model_name
+from edge_sdk.errors import RunError
+from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.task import Task
+from edge_sdk.wire.values import unpack_evidence, unpack_values
+
+__all__ = ["Lineage"]
+
+
+class Lineage:
+    """The global model and its masks, as the ledger and the checkpoints have them.
+
+    Args:
+        settings: The run.
+        task: Its task.
+        algorithm: How the first masks and each aggregate are made.
+        ledger: Where counts and frozen updates are.
+    """
+
+    def __init__(
+        self, settings: RunSettings, task: Task, algorithm: Algorithm, ledger: Ledger
+    ) -> None:
+        self._settings, self._task = settings, task
+        self._algorithm, self._ledger = algorithm, ledger
+        self.layers = layers_of(task.model(), task.dense_layers)
+        self._store = ModelStore(ledger.folder, settings.task, self.layers)
+        self.model: Model | None = None
+        self.family: Family | None = None
+
+    def load(self) -> None:
+        """Takes up the chain where the ledger says it stands."""
+        counts = self._ledger.get("counts")
+        if counts is None:
+            return
+        self.family = Family.draw(
+            self.layers,
+            {float(density): dict(kept) for density, kept in counts.items()},
+            mask_seed(self._settings.seed, warm_up=False),
+        )
+        done = [r for r in self._ledger.rounds() if r.phase is Phase.DONE and r.model]
+        self.model = self._store.load(str(done[-1].model) if done else model_name(0))
+
+    def base_of(self, no: int) -> tuple[Model, Family]:
+        """What a round starts from; the warm-up, round 0, has a family of its own.
+
+        Raises:
+            RunError: If there is no model yet.
+        """
+        if no == 0:
+            counts = warm_up_counts(self.layers, self._settings.densities)
+            seed = mask_seed(self._settings.seed, warm_up=True)
+            family = Family.draw(self.layers, counts, seed)
+            return self._initial(family), family
+        if self.model is None or self.family is None:
+            raise RunError(f"round {no} has no model to start from")
+        return self.model, self.family
+
+    def plan_masks(self, evidence: Mapping[str, float] | None) -> None:
+        """Draws the run's masks and the model that training starts from."""
+        counts = self._algorithm.plan(self.layers, self._settings.densities, evidence)
+        seed = mask_seed(self._settings.seed, warm_up=False)
+        self.family = Family.draw(self.layers, counts, seed)
+        self.model = self._initial(self.family)
+        self._store.save(model_name(0), self.model, 0)
+        self._ledger.put("evidence", None if evidence is None else dict(evidence))
+        self._ledger.put("counts", {str(d): kept for d, kept in counts.items()})
+
+    def grow(self, no: int, rows: Sequence[UpdateRow]) -> str:
+        """The next model from a round's frozen rows; returns its checkpoint's name.
+
+        A pure function of the rows and the base: a crash in here repeats it with the
+        same bytes.
+        """
+        if no == 0:
+            sizes = {layer.name: layer.numel for layer in self.layers}
+            found = [unpack_evidence(self._ledger.blob(r.blob), sizes) for r in rows]
+            self.plan_masks(
+                {n: sum(e.counts[n] for e in found) / len(found) for n in sizes}
+            )
+            return model_name(0)
+        base, family = self.base_of(no)
+        self.model, _ = self._algorithm.aggregate(base, self._read(rows, family))
+        name = self._store.save(model_name(no), self.model, no)
+        self._store.prune(no)
+        return name
+
+    def deploy(
+        self, no: int, scores: Mapping[float, Mapping[str, float]]
+    ) -> dict[float, Path]:
+        """Writes one checkpoint per density, to export from."""
+        model, family = self.base_of(no)
+        return self._store.deploy(model, family, no, scores)
+
+    def _read(self, rows: Sequence[UpdateRow], family: Family) -> Iterator[Contribution]:
+        for row in rows:
+            mask = family.masks[row.density]
+            change = unpack_values(self._ledger.blob(row.blob), mask)
+            yield Contribution(row.device, mask, row.examples, change)
+
+    def _initial(self, family: Family) -> Model:
+        state = initial_state(self._task, self._settings.seed)
+        masked = {name: state.pop(name)[family.top[name]] for name in family.top}
+        return Model(family.top, masked, state)

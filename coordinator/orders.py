@@ -1,0 +1,128 @@
+"""What a round asks of each device: pure functions from settings to orders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from coordinator.algorithm import Algorithm, Counts, LayerSensitivity
+from coordinator.cohort import choose
+from coordinator.settings import RunSettings
+from edge_sdk.sparse import LayerShape, nested_counts, uniform
+from edge_sdk.wire.messages import (
+    Manifest,
+    MaskRecipe,
+    TaskOrder,
+    Training,
+    WarmUp,
+)
+
+__all__ = [
+    "deadline_s",
+    "mask_seed",
+    "order_for",
+    "task_id",
+    "warm_up_cohort",
+    "warm_up_counts",
+]
+
+FIRST_DEADLINE_S = 60.0  # before anything was observed: start-up, imports, a slow disk
+SLACK = 3.0  # a device may take so many times the slowest expectation
+LONGEST_S = 24 * 3600.0  # what a device says of itself may not stop the run for ever
+SHARDS = 1
+
+
+def task_id(epoch: int, round_no: int, device: str) -> str:
+    """A single-use id: another epoch, round or device gives another."""
+    text = f"{epoch}\0{round_no}\0{device}".encode()
+    return f"{round_no}-{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def mask_seed(seed: int, *, warm_up: bool) -> int:
+    """The masks' seed: the warm-up draws other positions than training."""
+    return 2 * seed + int(warm_up)
+
+
+def warm_up_counts(layers: Sequence[LayerShape], densities: Sequence[float]) -> Counts:
+    """The warm-up starts uniform at the top density (FLASH, stage 1)."""
+    return nested_counts(uniform(layers), layers, [max(densities)])
+
+
+def warm_up_cohort(
+    seed: int, affordable: Mapping[str, float], count: int
+) -> tuple[str, ...]:
+    """Devices for the warm-up: it trains dense for many epochs, so the strongest."""
+    ranked: list[str] = []
+    for density in sorted(set(affordable.values()), reverse=True):
+        able = [d for d, own in affordable.items() if own == density]
+        ranked += choose(seed, 0, able, min(count - len(ranked), len(able)))
+    return tuple(sorted(ranked))
+
+
+def order_for(
+    device: str,
+    *,
+    epoch: int,
+    round_no: int,
+    density: float,
+    base: Manifest,
+    mask: MaskRecipe,
+    algorithm: Algorithm,
+    settings: RunSettings,
+    batch_size: int,
+    ttl_s: float,
+) -> TaskOrder:
+    """One device's task of a round; round 0 is the warm-up."""
+    training, rule = settings.training, algorithm.local
+    epochs, max_steps = training.epochs, training.max_steps
+    if round_no == 0 and isinstance(algorithm.evidence, LayerSensitivity):
+        rule = WarmUp(prune_rate=algorithm.evidence.prune_rate)
+        epochs = settings.warm_up.epochs or algorithm.evidence.epochs
+        max_steps = settings.warm_up.max_steps
+    return TaskOrder(
+        id=task_id(epoch, round_no, device),
+        round_no=round_no,
+        density=density,
+        base=base,
+        mask=mask,
+        rule=rule,
+        training=Training(
+            epochs=epochs,
+            batch_size=training.batch_size or batch_size,
+            learning_rate=training.rate_at(round_no, settings.rounds),
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            max_steps=max_steps,
+            seed=_order_seed(settings.seed, round_no, device),
+        ),
+        ttl_ms=int(1000 * ttl_s),
+        shard=_shard(device),
+        codec="fp32",
+    )
+
+
+def deadline_s(
+    expected_s: Sequence[float], observed_s: Sequence[float], *, warm_up: bool
+) -> float:
+    """Seconds until a round's deadline, from what its devices should and did take.
+
+    Args:
+        expected_s: Predicted seconds of each device of the cohort.
+        observed_s: Seconds their last tasks took.
+        warm_up: The warm-up trains many epochs and has no observation.
+    """
+    observed_s = [min(s, LONGEST_S) for s in observed_s if s >= 0.0]  # not nan either
+    if warm_up or not observed_s:
+        return max(FIRST_DEADLINE_S, SLACK * max(expected_s, default=0.0)) * (
+            5.0 if warm_up else 1.0
+        )
+    return max(0.25 * FIRST_DEADLINE_S, SLACK * max([*observed_s, *expected_s]))
+
+
+def _order_seed(seed: int, round_no: int, device: str) -> int:
+    text = f"{seed}\0{round_no}\0{device}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+
+def _shard(device: str) -> int:
+    return hashlib.sha256(device.encode()).digest()[0] % SHARDS

@@ -1,0 +1,273 @@
+"""How long a round may take, how much work fits each device, and whom to ask back when.
+
+The pace of a round is the fleet's, not its slowest device's: a device far slower than
+the rest keeps its density and gets fewer training steps, so that it answers in time and
+is counted every round (docs/adr/0010-pacing.md). Pure: instants and histories come in
+as values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from device_profiles import Cost, Workload
+
+__all__ = [
+    "Expectation",
+    "Pace",
+    "come_back_s",
+    "expect",
+    "hurry_s",
+    "observe",
+    "over_selected",
+    "overdue",
+    "pace",
+    "round_deadline_s",
+]
+
+# A device up to so many times slower than the next faster one is waited for in full:
+# boards of one catalogue differ by 2-3 from one to the next. One beyond is paced.
+GAP = 4.0
+# How much later than expected an update may come: observed times repeat within 20 %,
+# predicted ones are within 25 % where the model was calibrated and worse where not.
+OBSERVED_SLACK, PREDICTED_SLACK = 1.5, 3.0
+GRACE_S = 2.0  # a garbage collection, a retransmission, a busy moment
+FIRST_GRACE_S = 30.0  # imports, the first download, kernels being built
+# Weight of the newest observation: half, so a change of load is followed in two rounds.
+NEWEST = 0.5
+# A device that was not heard of is taken to need at least twice what it has had.
+SILENT = 2.0
+# Asked per update wanted while nothing is known; PROTOCOL: 1.3.
+OVERSELECT, MOST_OVERSELECT = 1.3, 2.0
+# Reconnects a broker takes without a queue: 1.2 ms of its time each with mTLS.
+RETURNS_PER_S = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What one device's part of a round should take.
+
+    Attributes:
+        fixed_s: Seconds that no step pays for: download, upload, round trips.
+        step_s: Seconds of one training step.
+        steps: Steps of the whole part, nothing cut.
+        rounds: Observations behind it; 0 is a prediction.
+    """
+
+    fixed_s: float
+    step_s: float
+    steps: int
+    rounds: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """The whole part."""
+        return self.seconds_for(self.steps)
+
+    def seconds_for(self, steps: int) -> float:
+        """So many steps of it."""
+        return self.fixed_s + self.step_s * steps
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """One round's pace.
+
+    Attributes:
+        target_s: When the last update should be here.
+        steps: Device -> training steps it is asked for.
+        why: Device -> why its work is cut, in words; devices that do all are not in.
+        resting: Device -> why it is not asked this round.
+    """
+
+    target_s: float
+    steps: Mapping[str, int]
+    why: Mapping[str, str]
+    resting: Mapping[str, str]
+
+
+def expect(cost: Cost, workload: Workload) -> Expectation:
+    """The prediction for a device, from its cost at its density."""
+    return Expectation(
+        fixed_s=max(0.0, cost.seconds - cost.training_seconds),
+        step_s=cost.training_seconds / workload.steps,
+        steps=workload.steps,
+    )
+
+
+def observe(
+    before: Expectation, *, training_s: float, steps: int, total_s: float
+) -> Expectation:
+    """The expectation after an update came in.
+
+    Args:
+        before: What was expected.
+        training_s: Seconds of training that the device reports.
+        steps: Steps it took.
+        total_s: Seconds from the task to its update, on the coordinator's clock.
+    """
+    # A device cannot have trained longer than it was gone: the clock here decides.
+    training = min(max(training_s, 0.0), total_s)
+    step = training / max(steps, 1)
+    rest = max(0.0, total_s - training)
+    if not before.rounds:
+        return replace(before, fixed_s=rest, step_s=step, rounds=1)
+    return replace(
+        before,
+        fixed_s=_blend(before.fixed_s, rest),
+        step_s=_blend(before.step_s, step),
+        rounds=before.rounds + 1,
+    )
+
+
+def overdue(before: Expectation, *, steps: int, elapsed_s: float) -> Expectation:
+    """The expectation after a device was not heard of in time.
+
+    Nothing says what it needs, so it is taken to need twice what it had; a device
+    that is slow beyond its profile gets less work each time until it answers.
+    """
+    told, needs = before.seconds_for(steps), SILENT * elapsed_s
+    if needs <= told:
+        return before
+    return replace(before, step_s=before.step_s * needs / max(told, 1e-9))
+
+
+def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
+    """The pace of a round and the steps that fit each device into it.
+
+    The target is the slowest device's time, not counting those that are `GAP` times
+    slower than the next faster one, and never above the round budget. Whoever does not
+    fit does fewer steps; whose link alone does not fit rests.
+
+    Args:
+        expected: Device -> what the whole part should take it.
+        budget_s: The run's round budget.
+
+    Example:
+        >>> usual = Expectation(fixed_s=0.1, step_s=0.01, steps=290)
+        >>> slow = Expectation(fixed_s=0.1, step_s=0.1, steps=290)
+        >>> found = pace({"a": usual, "b": usual, "slow": slow}, 12.0)
+        >>> found.target_s, found.steps["a"], found.steps["slow"]
+        (3.0, 290, 29)
+    """
+    target = min(budget_s, _pace_of(e.seconds for e in expected.values()))
+    steps: dict[str, int] = {}
+    why: dict[str, str] = {}
+    resting: dict[str, str] = {}
+    for device, one in expected.items():
+        fits = _fitting(one, target)
+        if fits < 1:
+            resting[device] = (
+                f"one step takes {one.seconds_for(1):.1f} s with the link, "
+                f"the round {target:.1f} s"
+            )
+            continue
+        steps[device] = fits
+        if fits < one.steps:
+            why[device] = (
+                f"{fits} of {one.steps} steps, because all take {one.seconds:.1f} s "
+                f"and the round {target:.1f} s"
+            )
+    return Pace(
+        target,
+        MappingProxyType(steps),
+        MappingProxyType(why),
+        MappingProxyType(resting),
+    )
+
+
+def _pace_of(seconds: Iterable[float]) -> float:
+    """The slowest time that is not behind a gap; the faster half is never cut off."""
+    ordered = sorted(seconds)
+    if not ordered:
+        return math.inf
+    place = (len(ordered) - 1) // 2
+    while place + 1 < len(ordered) and ordered[place + 1] <= GAP * ordered[place]:
+        place += 1
+    return ordered[place]
+
+
+def _fitting(one: Expectation, target_s: float) -> int:
+    if one.seconds <= target_s:
+        return one.steps
+    # A thousandth of a step is rounding, not work.
+    room = (target_s - one.fixed_s) / max(one.step_s, 1e-12) + 1e-3
+    return max(0, min(one.steps, int(room)))
+
+
+def round_deadline_s(
+    found: Pace, expected: Mapping[str, Expectation], *, first: bool
+) -> float:
+    """Seconds until the round is closed with what has come, its quorum reached.
+
+    Args:
+        found: The round's pace.
+        expected: As given to `pace`.
+        first: Whether devices start up and download for the first time.
+    """
+    slack = [
+        one.seconds_for(found.steps[device])
+        * (OBSERVED_SLACK if one.rounds else PREDICTED_SLACK)
+        for device, one in expected.items()
+        if device in found.steps
+    ]
+    return max(slack, default=0.0) + GRACE_S + (FIRST_GRACE_S if first else 0.0)
+
+
+def hurry_s(
+    elapsed_s: float, waiting: Iterable[float], *, first: bool = False
+) -> float:
+    """When to stop waiting once the quorum is in, counted from the round's start.
+
+    Whoever is still expected is waited for, with a third's tolerance; whoever is
+    overdue against a prediction no longer holds up the rest.
+
+    Args:
+        elapsed_s: Seconds since the round's start.
+        waiting: Expected seconds of each device that has not answered.
+        first: As for `round_deadline_s`.
+    """
+    expected = max(waiting, default=0.0)
+    grace = GRACE_S + (FIRST_GRACE_S if first else 0.0)
+    return max(elapsed_s, 1.3 * expected) + grace
+
+
+def over_selected(goal: int, present: int, *, asked: int = 0, answered: int = 0) -> int:
+    """Devices to ask for `goal` updates, from how many answered lately.
+
+    Args:
+        goal: Updates wanted.
+        present: Devices that are here.
+        asked: Tasks issued in the last rounds.
+        answered: Of them, updates accepted.
+    """
+    if goal >= present:
+        return present
+    # Ten tasks of belief in the protocol's 1.3, so that one bad round is not a trend.
+    share = (answered + 10.0 / OVERSELECT) / (asked + 10.0)
+    factor = min(max(1.0 / max(share, 1e-9), 1.0), MOST_OVERSELECT)
+    return min(present, math.ceil(goal * factor - 1e-9))
+
+
+def come_back_s(device: str, *, left_s: float, devices: int, salt: str = "") -> float:
+    """Seconds after which a device without a task should ask again.
+
+    After the round, and spread so that a fleet does not come back at one instant.
+
+    Args:
+        device: Its name; it decides the place in the spread.
+        left_s: Seconds until the round should end.
+        devices: Size of the fleet.
+        salt: Changes the order from round to round.
+    """
+    spread = max(1.0, devices / RETURNS_PER_S)
+    digest = hashlib.sha256(f"{salt}\0{device}".encode()).digest()
+    return max(left_s, 0.0) + spread * int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _blend(before: float, newest: float) -> float:
+    return (1 - NEWEST) * before + NEWEST * newest

@@ -1,0 +1,88 @@
+"""Puts a server together on real parts: broker, MQTT, ledger, terminal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from coordinator.broker import Broker, open_broker
+from coordinator.display import live
+from coordinator.ledger import open_ledger
+from coordinator.server import Server
+from coordinator.settings import RunSettings
+from edge_sdk.errors import BrokerError
+from edge_sdk.models.task import load_task
+from edge_sdk.terminal import on_stop
+from edge_sdk.transport.mqtt import MqttTransport, parse_url
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+WATCH_S = 2.0
+
+
+def serve(folder: Path, settings: RunSettings) -> None:
+    """Runs the federation of a folder to its end, or until a signal.
+
+    Raises:
+        EdgeError: If it cannot start; everything started is stopped again.
+    """
+    task = load_task(settings.task)
+    ledger = open_ledger(folder)
+    try:
+        with open_broker(
+            settings.broker or None, folder / "broker", port=settings.port or None
+        ) as broker:
+            log.info("broker (%s): %s", broker.kind, broker.url)
+            (folder / "broker.url").write_text(broker.url + "\n", encoding="utf-8")
+            address = parse_url(settings.broker or broker.url)
+            with live() as observe:
+                server = Server(
+                    settings,
+                    task,
+                    ledger,
+                    lambda deliver, on_link: MqttTransport(
+                        address,
+                        f"{settings.federation}-coordinator",
+                        deliver,
+                        on_link,
+                        wait_s=10.0,
+                    ),
+                    observe=observe,
+                )
+                on_stop(server.stop)
+                with _watched(broker):
+                    try:
+                        server.run()
+                    finally:
+                        server.close()
+    finally:
+        ledger.close()
+
+
+class _watched:  # noqa: N801 - reads as a with statement
+    """Starts a broker of ours again when it dies."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker, self._over = broker, threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="broker", daemon=True)
+
+    def __enter__(self) -> None:
+        if self._broker.kind != "user":
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_S):
+            if self._broker.alive():
+                continue
+            log.warning("the broker died; starting it again")
+            try:
+                self._broker.restart()
+            except BrokerError as error:
+                log.error("the broker does not start again: %s", error)  # noqa: TRY400

@@ -1,0 +1,124 @@
+"""A run's settings from TOML, one frozen type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from coordinator.algorithms import ALGORITHMS
+from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from edge_sdk.errors import SettingsError
+from edge_sdk.settings import Name, load_settings
+from edge_sdk.sparse import check_density
+
+__all__ = ["RunSettings", "TrainingSettings", "WarmUpSettings", "load_run"]
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class TrainingSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Local training in every round.
+
+    The learning rate falls as ``rate * (rate_end / rate) ** (t / T)`` over the T rounds
+    (FLASH, arXiv:2208.13092, section 4, with the sign put right).
+
+    Attributes:
+        epochs: Passes over a device's examples.
+        max_steps: Most steps of one round; 0 for whole epochs.
+        batch_size: Examples per step; 0 takes the task's own.
+        rate: Learning rate of the first round.
+        rate_end: Learning rate that the last round reaches.
+        momentum: SGD momentum.
+        weight_decay: L2 penalty on what is kept.
+    """
+
+    epochs: Positive = 1
+    max_steps: Annotated[int, Meta(ge=0)] = 0
+    batch_size: Annotated[int, Meta(ge=0)] = 0
+    rate: Annotated[float, Meta(gt=0)] = 0.1
+    rate_end: Annotated[float, Meta(gt=0)] = 0.01
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+
+    def rate_at(self, round_no: int, rounds: int) -> float:
+        """Learning rate of round 1, 2, ...; the warm-up has that of round 1."""
+        share = max(round_no - 1, 0) / max(rounds - 1, 1)
+        return float(self.rate * (self.rate_end / self.rate) ** share)
+
+
+class WarmUpSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The sensitivity warm-up, for algorithms that ask for one.
+
+    Attributes:
+        devices: Devices that take part.
+        epochs: Local epochs; 0 takes the algorithm's own.
+        max_steps: Most steps over all epochs; 0 for whole epochs.
+    """
+
+    devices: Positive = 3
+    epochs: Annotated[int, Meta(ge=0)] = 0
+    max_steps: Annotated[int, Meta(ge=0)] = 0
+
+
+class RunSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """One federation's run.
+
+    Attributes:
+        federation: Its name; devices use the same.
+        task: A shipped task or ``package.module:object``.
+        evaluation: Folder with the coordinator's evaluation examples.
+        densities: The densities a device may get, each in (0, 1].
+        rounds: Rounds to complete after the warm-up.
+        algorithm: One of the table in `coordinator.algorithms`.
+        wait_for: Devices to wait for before the first round.
+        cohort: Updates wanted per round; 0 wants one of every device present.
+        round_budget_s: Seconds a device's part of a round should take at most; the
+            one knob behind densities and deadlines.
+        seed: Seed of masks, initial weights, cohorts and example orders.
+        broker: ``mqtt://host:port``; empty starts one.
+        port: Port of a broker we start; 0 takes a free one.
+        training: Local training.
+        warm_up: The sensitivity warm-up.
+    """
+
+    federation: Name
+    task: str
+    evaluation: Path
+    densities: Annotated[list[float], Meta(min_length=1, max_length=16)]
+    rounds: Positive
+    algorithm: str = "hetero-flash"
+    wait_for: Positive = 2
+    cohort: Annotated[int, Meta(ge=0)] = 0
+    round_budget_s: Annotated[float, Meta(gt=0)] = DEFAULT_ROUND_BUDGET_S
+    seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 1
+    broker: str = ""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    training: TrainingSettings = TrainingSettings()
+    warm_up: WarmUpSettings = WarmUpSettings()
+
+
+def load_run(path: Path) -> RunSettings:
+    """The run's settings, checked beyond their types.
+
+    Raises:
+        SettingsError: As `load_settings`, and for an unknown algorithm.
+        DensityError: For a density outside (0, 1].
+    """
+    settings = load_settings(path, RunSettings)
+    for density in settings.densities:
+        check_density(density, what=f"{path}: key densities: density")
+    if settings.algorithm not in ALGORITHMS:
+        raise SettingsError(
+            f"{path}: key algorithm: {settings.algorithm!r} is none of "
+            f"{', '.join(ALGORITHMS)}"
+        )
+    return settings

@@ -1,0 +1,66 @@
+"""What the ledger says of a run, as plain values: for `status` and closing tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coordinator.ledger import Ledger, read_ledger
+from coordinator.rounds import Phase
+
+__all__ = ["summary"]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """A run at a glance; JSON-ready.
+
+    Raises:
+        StateError: If the folder holds no run.
+    """
+    ledger = read_ledger(folder)
+    try:
+        return _summary(ledger)
+    finally:
+        ledger.close()
+
+
+def _summary(ledger: Ledger) -> dict[str, Any]:
+    rounds = ledger.rounds()
+    scores = ledger.scores()
+    refused = ledger.refusals()
+    done = [r for r in rounds if r.no and r.phase is Phase.DONE]
+    return {
+        "epoch": ledger.get("epoch"),
+        "rounds_done": len(done),
+        "rounds_aborted": [
+            {"round": r.no, "why": r.note} for r in rounds if r.phase is Phase.ABORTED
+        ],
+        "open": [
+            {"round": r.no, "phase": r.phase.value}
+            for r in rounds
+            if r.phase not in (Phase.DONE, Phase.ABORTED)
+        ],
+        "updates": {str(r.no): len(ledger.frozen(r.no)) for r in rounds},
+        "counts": ledger.get("counts"),
+        "evidence": ledger.get("evidence"),
+        "scores": {
+            str(no): {str(d): m for d, m in found.items()}
+            for no, found in scores.items()
+        },
+        "devices": [
+            {
+                "name": d["name"],
+                "board": d["profile"].get("board", ""),
+                "density": d["density"],
+                "why": d["why"],
+                "examples": d["examples"],
+                "engine": d["engine"],
+                "sent_bytes": d["sent"],
+                "received_bytes": d["received"],
+                "rss_mib": d["rss_mib"],
+                "refused": refused.get(d["name"], 0),
+                "last_seen": d["last_seen"],
+            }
+            for d in ledger.devices()
+        ],
+    }

@@ -1,0 +1,1 @@
+"""Federated training of one sparse model on small boards: the device SDK."""

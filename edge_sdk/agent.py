@@ -1,0 +1,443 @@
+"""The device agent: runs a session on a transport, a journal and a trainer.
+
+One network thread fills a bounded queue; this loop empties it, advances the pure
+session and carries out its effects; one worker thread trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import psutil
+
+from edge_sdk.errors import EdgeError, RemoteProtocolError
+from edge_sdk.journal import KEEP_FINISHED, Journal, Record
+from edge_sdk.session import (
+    Booted,
+    Broke,
+    Effect,
+    Event,
+    Fetch,
+    Fetched,
+    Greet,
+    Halt,
+    Heard,
+    Keep,
+    Linked,
+    Nudge,
+    Packed,
+    Phase,
+    Say,
+    Session,
+    Ship,
+    Train,
+    advance,
+)
+from edge_sdk.training.local import Stopped
+from edge_sdk.training.runner import Packed as PackedTask
+from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport, Will
+from edge_sdk.wire import topics
+from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, positions
+from edge_sdk.wire.codec import Header, decode, encode, tag_of
+from edge_sdk.wire.messages import (
+    Announce,
+    Data,
+    Hello,
+    Manifest,
+    Message,
+    Need,
+    Status,
+    TaskOrder,
+)
+from edge_sdk.wire.values import CODECS
+
+__all__ = ["Agent", "Connect", "Identity"]
+
+log = logging.getLogger(__name__)
+
+Connect: TypeAlias = Callable[[Deliver, OnLink, Will], Transport]
+QUEUE = 2048  # events; a full queue drops messages, which are asked for again
+# Seconds without news before asking again: short while somebody waits for us.
+NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
+COORDINATOR = "coordinator"
+
+
+class Runner(Protocol):
+    """What the agent asks of training; `edge_sdk.training.runner.TaskRunner` is one."""
+
+    @property
+    def engine(self) -> str:
+        """Engine of the last task."""
+        ...
+
+    def run(
+        self, order: TaskOrder, base: bytes, stop: Callable[[], bool]
+    ) -> PackedTask:
+        """Carries out an order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a device says of itself.
+
+    Attributes:
+        name: The device's name.
+        federation: The federation's name.
+        task: The task's reference.
+        examples: How many private examples it has.
+        profile: Its device profile, as plain values.
+    """
+
+    name: str
+    federation: str
+    task: str
+    examples: int
+    profile: dict[str, Any]
+
+
+class Agent:
+    """Runs one device until told to stop.
+
+    Args:
+        identity: Who the device is.
+        connect: Makes the transport.
+        journal: The device's durable state.
+        runner: Trains.
+        clock: Monotonic seconds.
+        on_phase: Told of every change of phase, for a display.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        connect: Connect,
+        journal: Journal,
+        runner: Runner,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_phase: Callable[[Session], None] = lambda _: None,
+    ) -> None:
+        self._me, self._journal, self._runner = identity, journal, runner
+        self._clock, self._on_phase = clock, on_phase
+        self._queue: queue.Queue[Event | Delivery | PackedTask | None] = queue.Queue(
+            QUEUE
+        )
+        self._session = Session()
+        self._assembly: Assembly | None = None
+        self._base = b""
+        self._cancel = threading.Event()
+        self._stopping = threading.Event()
+        self._worker: threading.Thread | None = None
+        self._boot = int.from_bytes(os.urandom(6), "big")
+        self._seq = 0
+        self._carried = journal.record.sent, journal.record.received
+        self.dropped = 0  # malformed or foreign messages
+        self.finished = False  # the coordinator announced the end
+        will = Will(self._topic_status(), self._pack(self._status(online=False)))
+        self._transport = connect(self._deliver, self._link, will)
+        self._transport.subscribe(topics.announcement(identity.federation))
+        self._transport.subscribe(topics.inbox(identity.federation, identity.name))
+
+    # -- network thread: enqueue and nothing else ----------------------------------
+
+    def _deliver(self, delivery: Delivery) -> None:
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(delivery)
+
+    def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
+        if up:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(Linked())
+
+    # -- loop ------------------------------------------------------------------------
+
+    def run(self, *, until_done: bool = False) -> None:
+        """Runs until `stop`, or until the coordinator announces the end."""
+        record = self._journal.record
+        past = tuple(record.finished)
+        self._feed(Booted(record.epoch, record.order, record.offer, past))
+        quiet_since = self._clock()
+        while not self._stopping.is_set():
+            if until_done and self.finished and self._session.phase is Phase.IDLE:
+                return
+            wait = NUDGE_S[self._session.phase] - (self._clock() - quiet_since)
+            try:
+                item = self._queue.get(timeout=max(wait, 0.01))
+            except queue.Empty:
+                quiet_since = self._clock()
+                self._feed(Nudge())
+                continue
+            if item is None:  # told to stop
+                continue
+            quiet_since = self._clock()
+            self._handle(item)
+
+    def stop(self) -> None:
+        """Ends `run` soon; the journal keeps the task for the next start."""
+        self._stopping.set()  # the queue may be full
+        self._cancel.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+
+    def close(self) -> None:
+        """Says goodbye, disconnects, lets the journal go."""
+        self._cancel.set()
+        if self._worker is not None:
+            self._worker.join(timeout=10)
+        try:
+            self._publish_status(online=False)
+            self._keep(None)
+        finally:  # a full disk must not hold the link and the folder
+            self._transport.close()
+            self._journal.close()
+
+    def _handle(self, item: Event | Delivery | PackedTask) -> None:
+        if isinstance(item, PackedTask):
+            self._finish(item)
+        elif isinstance(item, Delivery):
+            try:
+                self._hear(item)
+            except RemoteProtocolError as error:
+                self.dropped += 1
+                log.warning("dropped a message on %s: %s", item.topic, error)
+        else:
+            self._feed(item)
+
+    def _hear(self, delivery: Delivery) -> None:
+        topic = topics.parse(delivery.topic, self._me.federation)
+        if isinstance(topic, topics.Chunk):
+            self._take_chunk(topic, delivery.payload)
+            return
+        if not delivery.payload:  # a retained topic was wiped
+            return
+        envelope = decode(delivery.payload)
+        header = envelope.header
+        if (
+            header.source != COORDINATOR
+            or header.federation != self._me.federation
+            or header.destination not in (self._me.name, "all")
+        ):
+            raise RemoteProtocolError(
+                f"it goes from {header.source[:64]!r} to {header.destination[:64]!r}"
+            )
+        self._feed(Heard(header.epoch, envelope.message))
+        stale = header.epoch < self._session.epoch
+        if isinstance(envelope.message, Announce) and not stale:
+            self.finished = envelope.message.state == "done"
+            if self.finished:  # the run's last word on what it cost
+                self._publish_status(online=True)
+
+    def _feed(self, event: Event) -> None:
+        before = self._session
+        self._session, effects = advance(before, event)
+        for effect in effects:
+            self._do(effect)
+        if self._session.phase is not before.phase or isinstance(event, Linked):
+            self._publish_status(online=True)
+            self._on_phase(self._session)
+
+    # -- effects -----------------------------------------------------------------------
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Keep(finished):
+                self._keep(finished)
+            case Say(message):
+                self._say(message)
+            case Greet():
+                self._say(self._hello())
+            case Fetch(manifest):
+                self._fetch(manifest)
+            case Train(order):
+                self._train(order)
+            case Halt():
+                self._halt()
+            case Ship(task_id, ranges, credit):
+                self._ship(task_id, ranges, credit)
+
+    def _keep(self, finished: tuple[str, str] | None) -> None:
+        past = list(self._journal.record.finished)
+        if finished is not None and finished[0]:
+            past.append(finished)
+            log.info("task %s: %s", *finished)
+        sent, received = self._totals()
+        record = Record(
+            epoch=self._session.epoch,
+            order=self._session.order,
+            offer=self._session.offer,
+            sent=sent,
+            received=received,
+            finished=past[-KEEP_FINISHED:],
+        )
+        self._journal.keep(record)
+
+    def _fetch(self, manifest: Manifest) -> None:
+        if self._assembly is None or self._assembly.manifest != manifest:
+            self._drop_assembly()
+            try:
+                self._assembly = Assembly(manifest)
+            except RemoteProtocolError as error:  # asked for again, it breaks again
+                self._break_off(error)
+                return
+            self._transport.subscribe(
+                topics.all_chunks(self._me.federation, blob_id(manifest))
+            )
+            return
+        missing = self._assembly.missing()
+        if missing:  # retained delivery can be cut silently: ask for the rest
+            self._say(Need(blob_id(manifest), missing, credit=64))
+
+    def _take_chunk(self, topic: topics.Chunk, chunk: bytes) -> None:
+        assembly = self._assembly
+        if assembly is None or blob_id(assembly.manifest) != topic.blob or not chunk:
+            return
+        if assembly.add(topic.index, chunk) and assembly.complete:
+            self._drop_assembly()
+            try:
+                self._base = assembly.content()
+            except RemoteProtocolError as error:
+                self._break_off(error)
+                return
+            self._feed(Fetched(topic.blob))
+
+    def _break_off(self, error: EdgeError) -> None:
+        """Gives the task in hand back: its base cannot be had."""
+        if self._session.order is not None:
+            self._feed(Broke(self._session.order.id, str(error)))
+
+    def _drop_assembly(self) -> None:
+        if self._assembly is not None:
+            blob = blob_id(self._assembly.manifest)
+            self._transport.unsubscribe(topics.all_chunks(self._me.federation, blob))
+            self._assembly = None
+
+    def _train(self, order: TaskOrder) -> None:
+        cancel, base = threading.Event(), self._base
+        self._cancel, before = cancel, self._worker
+
+        def work() -> None:
+            if before is not None:  # a halted task may still be in its last step,
+                before.join()  # and the runner's model is one for all tasks
+            result: PackedTask | Broke
+            try:
+                result = self._runner.run(order, base, cancel.is_set)
+            except Stopped:
+                return
+            except EdgeError as error:
+                result = Broke(order.id, f"{error} {error.help}")
+            except Exception as error:  # a user's model may raise anything
+                log.exception("training of task %s failed", order.id)
+                result = Broke(order.id, f"{type(error).__name__}: {error}")
+            if not cancel.is_set():
+                self._queue.put(result)
+
+        self._worker = threading.Thread(target=work, name="train", daemon=True)
+        self._worker.start()
+
+    def _finish(self, packed: PackedTask) -> None:
+        """The payload lies in the outbox before the session promises it."""
+        order = self._session.order
+        if order is None or order.id != packed.offer.task_id:
+            return
+        self._journal.stash(packed.payload)
+        self._feed(Packed(packed.offer))
+
+    def _halt(self) -> None:
+        self._cancel.set()
+        self._drop_assembly()
+
+    def _ship(
+        self, task_id: str, ranges: tuple[tuple[int, int], ...], credit: int
+    ) -> None:
+        offer = self._session.offer
+        if offer is None:
+            return
+        payload = self._journal.payload()
+        wanted = list(positions(ranges, len(offer.manifest.chunks)))[:credit]
+        for index in wanted:
+            data = Data(task_id, index, chunk_of(payload, offer.manifest, index))
+            self._say(data, shard=self._shard(), data=True)
+
+    # -- messages ------------------------------------------------------------------------
+
+    def _shard(self) -> int:
+        return self._session.order.shard if self._session.order else 0
+
+    def _say(self, message: Message, *, shard: int = 0, data: bool = False) -> None:
+        topic = topics.upload(
+            self._me.federation, self._me.name, shard or self._shard(), data=data
+        )
+        self._transport.publish(topic, self._pack(message))
+
+    def _pack(self, message: Message) -> bytes:
+        self._seq += 1
+        header = Header(
+            type=tag_of(message),
+            federation=self._me.federation,
+            source=self._me.name,
+            destination=COORDINATOR,
+            epoch=self._session.epoch,
+            seq=self._seq,
+            boot=self._boot,
+            round_no=self._session.order.round_no if self._session.order else 0,
+        )
+        return encode(header, message)
+
+    def _hello(self) -> Hello:
+        order = self._session.order
+        return Hello(
+            phase=self._session.phase.value,
+            task_id=order.id if order else None,
+            version=_version(),
+            task=self._me.task,
+            examples=self._me.examples,
+            profile=self._me.profile,
+            codecs=list(CODECS),
+            engines=["masked"],
+            free_disk_mib=shutil.disk_usage(Path.cwd()).free >> 20,
+        )
+
+    def _status(self, *, online: bool) -> Status:
+        sent, received = self._totals()
+        order = self._session.order
+        return Status(
+            online=online,
+            phase=self._session.phase.value,
+            round_no=order.round_no if order else 0,
+            engine=self._runner.engine,
+            sent=sent,
+            received=received,
+            rss_mib=psutil.Process().memory_info().rss >> 20,
+        )
+
+    def _topic_status(self) -> str:
+        return topics.status(self._me.federation, self._me.name)
+
+    def _publish_status(self, *, online: bool) -> None:
+        payload = self._pack(self._status(online=online))
+        self._transport.publish(self._topic_status(), payload, retain=True, sure=False)
+
+    def _totals(self) -> tuple[int, int]:
+        if not hasattr(self, "_transport"):
+            return self._carried
+        live = self._transport.traffic()
+        return self._carried[0] + live.sent, self._carried[1] + live.received
+
+
+def _version() -> str:
+    try:
+        return version("flash-edge")
+    except PackageNotFoundError:
+        return "unknown"

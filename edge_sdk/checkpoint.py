@@ -1,0 +1,190 @@
+"""A sparse model on disk: safetensors with metadata, replaced atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from edge_sdk.errors import CheckpointError, SparsityError
+from edge_sdk.sparse.csr import CsrTensor
+from edge_sdk.sparse.mask import LayerShape, Mask
+
+__all__ = ["Checkpoint", "load_checkpoint", "replace_file", "save_checkpoint"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The global model of one round at one density.
+
+    Attributes:
+        task: The task's reference, ``module:object`` or a shipped name.
+        round_no: Rounds aggregated into it.
+        layers: The maskable layers, in the model's order.
+        mask: Which of their weights are kept.
+        values: Weight name to float32 (nnz,), in canonical CSR order.
+        dense: Every other ``state_dict`` entry: biases, norms, buffers, dense layers.
+        metrics: What was measured about it, such as ``{"accuracy": 0.97}``.
+    """
+
+    task: str
+    round_no: int
+    layers: tuple[LayerShape, ...]
+    mask: Mask
+    values: Mapping[str, NDArray[np.float32]]
+    dense: Mapping[str, NDArray[Any]]
+    metrics: Mapping[str, float]
+
+    def csr(self, name: str) -> CsrTensor:
+        """One masked layer as CSR."""
+        return CsrTensor.from_values(self.mask[name], self.values[name])
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The full ``state_dict``: every weight dense, exact zeros off the mask."""
+        full: dict[str, NDArray[Any]] = dict(self.dense)
+        for layer in self.layers:
+            weight = np.zeros(layer.shape, np.float32)
+            weight[self.mask[layer.name]] = self.values[layer.name]
+            full[layer.name] = weight
+        return full
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes the checkpoint; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        CheckpointError: If the folder cannot be written.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    for layer in checkpoint.layers:
+        csr = checkpoint.csr(layer.name)
+        tensors[f"sparse/{layer.name}/values"] = csr.values
+        tensors[f"sparse/{layer.name}/indptr"] = csr.indptr
+        tensors[f"sparse/{layer.name}/indices"] = csr.indices
+    for name, array in checkpoint.dense.items():
+        tensors[f"dense/{name}"] = np.asarray(array, order="C")  # 0-d stays 0-d
+    metadata = {
+        "format": f"flash-edge checkpoint {FORMAT}",
+        "task": checkpoint.task,
+        "round": str(checkpoint.round_no),
+        "mask_digest": checkpoint.mask.digest.hex(),
+        "density": repr(checkpoint.mask.density),
+        "layers": json.dumps(
+            [[s.name, list(s.shape), s.groups] for s in checkpoint.layers]
+        ),
+        "dense": json.dumps(list(checkpoint.dense)),
+        "metrics": json.dumps(dict(checkpoint.metrics), sort_keys=True),
+    }
+    replace_file(path, _canonical(save(tensors, metadata)))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint back, checking structure and mask digest.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or its mask is not the one it names.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {error}"
+        ) from error
+    if meta.get("format") != f"flash-edge checkpoint {FORMAT}":
+        raise CheckpointError(
+            f"{path} is not a flash-edge checkpoint of format {FORMAT} "
+            f"(it says {meta.get('format')!r})"
+        )
+    try:
+        layers = tuple(
+            LayerShape(name, tuple(shape), groups)
+            for name, shape, groups in json.loads(meta["layers"])
+        )
+        csr = {
+            s.name: CsrTensor(
+                (s.shape[0], s.numel // s.shape[0]),
+                tensors[f"sparse/{s.name}/indptr"],
+                tensors[f"sparse/{s.name}/indices"],
+                tensors[f"sparse/{s.name}/values"],
+            )
+            for s in layers
+        }
+        mask = Mask({s.name: csr[s.name].pattern().reshape(s.shape) for s in layers})
+        if mask.digest.hex() != meta["mask_digest"]:
+            raise CheckpointError(f"{path}: the mask does not have the digest it names")
+        return Checkpoint(
+            task=meta["task"],
+            round_no=int(meta["round"]),
+            layers=layers,
+            mask=mask,
+            values={name: tensor.values for name, tensor in csr.items()},
+            dense={n: tensors[f"dense/{n}"] for n in json.loads(meta["dense"])},
+            metrics=json.loads(meta["metrics"]),
+        )
+    except (
+        AttributeError,
+        KeyError,
+        MemoryError,  # damage in a shape can ask for anything
+        OverflowError,
+        TypeError,
+        ValueError,
+        SparsityError,
+    ) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file durably: temporary beside it, fsync, rename, fsync of the folder.
+
+    Raises:
+        CheckpointError: If the folder cannot be written, for example a full disk.
+    """
+    # The thread's id too: two threads may replace the same file.
+    mine = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{mine}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(
+            f"{path} could not be written: {error}",
+            remedy="Check the folder's permissions and the free space on its disk.",
+        ) from error
+
+
+def _canonical(content: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order.
+
+    The library writes metadata in hash order, so equal models would differ in bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(
+        json.loads(content[8:end]), sort_keys=True, separators=(",", ":")
+    ).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]

@@ -1,0 +1,156 @@
+"""Every error a person can meet, each with the remedy to try.
+
+::
+
+    EdgeError
+    ├── SettingsError            a settings file is wrong: file, key, what was expected
+    ├── TaskError                a task cannot be imported or cannot be trained sparsely
+    ├── DataError                examples are missing, empty or not what the task expects
+    ├── DependencyError          an optional package is not installed
+    ├── SparsityError            a density, mask or CSR tensor that cannot be
+    │   ├── DensityError         a density outside (0, 1] or below the unit floors
+    │   └── MaskMismatchError    two masks that should be one are not
+    ├── EngineError              the training engine cannot run what it was given
+    ├── CheckpointError          a checkpoint is missing, damaged or of another model
+    ├── StateError               a journal or ledger cannot be used as it is
+    ├── BrokerError              no MQTT broker can be reached or started
+    ├── ProtocolError            a message broke the wire protocol
+    │   ├── LocalProtocolError   we were about to send something wrong (our bug)
+    │   └── RemoteProtocolError  a peer sent something wrong (dropped and counted)
+    ├── RunError                 the federation cannot start or go on
+    └── ExportError              a model cannot be exported, or an export is not exact
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BrokerError",
+    "CheckpointError",
+    "DataError",
+    "DensityError",
+    "DependencyError",
+    "EdgeError",
+    "EngineError",
+    "ExportError",
+    "LocalProtocolError",
+    "MaskMismatchError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RunError",
+    "SettingsError",
+    "SparsityError",
+    "StateError",
+    "TaskError",
+]
+
+
+class EdgeError(Exception):
+    """Base of all errors: what happened, and a remedy for the person at the keyboard.
+
+    Args:
+        message: What happened, to which device, round, file or key.
+        remedy: What to do about it; the class has a default.
+    """
+
+    remedy: ClassVar[str] = "Run again with --verbose and read the last lines."
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.help = remedy or type(self).remedy
+
+
+class SettingsError(EdgeError):
+    """A settings file is wrong; the message names the file and the key's path."""
+
+    remedy = "Correct the key in the file that the message names."
+
+
+class TaskError(EdgeError):
+    """A task cannot be imported, or its model has nothing a mask could act on."""
+
+    remedy = "Name a task as package.module:object; see README, 'Your own model'."
+
+
+class DataError(EdgeError):
+    """Examples are missing, empty, damaged or not what the task expects."""
+
+    remedy = "Put the examples where the message says, or correct the folder's path."
+
+
+class DependencyError(EdgeError):
+    """An optional package is needed here and is not installed."""
+
+    remedy = "Install the extra that the message names."
+
+
+class SparsityError(EdgeError):
+    """A density, mask or CSR tensor that cannot be."""
+
+    remedy = "Check the mask, density and layer shapes that the message names."
+
+
+class DensityError(SparsityError):
+    """A density outside (0, 1], or too low to keep one weight per unit."""
+
+    remedy = "Choose a density between the smallest one the message names and 1."
+
+
+class MaskMismatchError(SparsityError):
+    """Two masks that should be the same are not."""
+
+    remedy = "Restart the device: it fetches the mask of the current round."
+
+
+class EngineError(EdgeError):
+    """The training engine cannot run what it was given."""
+
+    remedy = 'Set engine = "masked" in the device settings, and report the message.'
+
+
+class CheckpointError(EdgeError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+    remedy = "Choose another checkpoint; every finished round leaves one."
+
+
+class StateError(EdgeError):
+    """A journal or ledger cannot be used as it is."""
+
+    remedy = "Check that no other process uses the folder and that its disk has room."
+
+
+class BrokerError(EdgeError):
+    """No MQTT broker can be reached or started."""
+
+    remedy = (
+        "Install one with `apt-get install mosquitto` or "
+        "`pip install 'flash-edge[broker]'`, or name yours with --broker."
+    )
+
+
+class ProtocolError(EdgeError):
+    """A message broke the wire protocol."""
+
+    remedy = "Run the same version of flash-edge on coordinator and devices."
+
+
+class LocalProtocolError(ProtocolError):
+    """We were about to send something wrong: a bug of ours, never the peer's."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer sent something wrong; it is dropped and counted."""
+
+
+class RunError(EdgeError):
+    """The federation cannot start, or cannot go on."""
+
+    remedy = "Read `flash-coordinator status`, then `flash-coordinator resume`."
+
+
+class ExportError(EdgeError):
+    """A model cannot be exported, or what came out is not exact; nothing was kept."""
+
+    remedy = "Read the figures in the message; the checkpoint itself is unharmed."

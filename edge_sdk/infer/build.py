@@ -1,0 +1,108 @@
+"""How the native inference runtime is compiled: one library with every kernel set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edge_sdk.kernels.build import BuildError, find_compiler, this_machine
+
+__all__ = ["LIBRARY", "SOURCES", "build", "cache_folder", "commands", "package_folder"]
+
+# The runtime's sources travel with the exporter that writes its files, and may be
+# compiled into any C or C++ program from there.
+SOURCES = Path(__file__).resolve().parents[2] / "export" / "native" / "src"
+LIBRARY = "libflsp.so"
+_COMMON = ("-std=c++17", "-O3", "-fPIC", "-Wall", "-Wextra")
+_TIMEOUT_S = 900.0
+# kernels.cpp once per instruction set; GCC prefers 256-bit vectors on v4 unless told.
+_KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "v4": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DFLSP_BYTES=64"),
+        "v3": ("-march=x86-64-v3", "-DFLSP_BYTES=32"),
+        "base": ("-DFLSP_BYTES=16",),
+    },
+    # Without the flag GCC's scheduler lengthens live ranges until the tile spills.
+    "aarch64": {"base": ("-fno-schedule-insns", "-DFLSP_BYTES=16")},
+}
+
+
+def commands(
+    compiler: str, machine: str, folder: Path, *, extra: tuple[str, ...] = ()
+) -> tuple[list[list[str]], list[Path]]:
+    """The compiler calls for all objects, and the objects they leave in `folder`.
+
+    Raises:
+        BuildError: If the sources are not there.
+    """
+    sources = sorted(SOURCES.glob("*.cpp"))
+    if not sources:
+        raise BuildError(f"the runtime's sources are not in {SOURCES}")
+    kernels = _KERNELS.get(machine, {"base": ("-DFLSP_BYTES=16",)})
+    have = [f"-DFLSP_HAVE_{name.upper()}" for name in kernels if name != "base"]
+    calls, objects = [], []
+    for source in sources:
+        variants: dict[str, tuple[str, ...]] = {"": tuple(have)}
+        if source.stem == "kernels":
+            variants = {
+                name: (*flags, f"-DFLSP_ISA={name}") for name, flags in kernels.items()
+            }
+        for name, flags in variants.items():
+            out = folder / f"{source.stem}{name}.o"
+            call = [compiler, *_COMMON, *flags, *extra, "-c", str(source)]
+            calls.append([*call, "-o", str(out)])
+            objects.append(out)
+    return calls, objects
+
+
+def build(folder: Path, *, machine: str | None = None) -> Path:
+    """Compiles the library into a folder; it appears whole or not at all.
+
+    Raises:
+        BuildError: If there is no compiler, or it fails.
+    """
+    machine = machine or this_machine()
+    compiler = find_compiler(machine)
+    if compiler is None:
+        raise BuildError(
+            f"no C++ compiler for {machine} was found (Debian: apt-get install g++)"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        calls, objects = commands(compiler, machine, Path(scratch))
+        # Two at a time: a board with 1 GiB of memory cannot hold four compilers.
+        with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+            list(pool.map(_run, calls))
+        whole = Path(scratch) / LIBRARY
+        link = [compiler, "-shared", "-o", str(whole), *map(str, objects)]
+        _run([*link, "-lpthread"])
+        return whole.replace(folder / LIBRARY)
+
+
+def package_folder() -> Path:
+    """Where an installed package carries the library."""
+    return SOURCES.parent / "lib"
+
+
+def cache_folder() -> Path:
+    """Where a build at run time goes, one folder per version of the sources."""
+    sha = hashlib.sha256(repr((_COMMON, _KERNELS)).encode())
+    for file in sorted(SOURCES.glob("*.*")):
+        sha.update(file.name.encode() + b"\0" + file.read_bytes())
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "flash-edge" / f"infer-{sha.hexdigest()[:16]}"
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - a compiler and our own sources
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} did not run: {error}") from error
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -1,0 +1,131 @@
+"""`NativeModel`: a ``.flsp`` file, opened and run."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import CheckpointError, DataError, EngineError
+from edge_sdk.infer.library import runtime_library
+
+__all__ = ["NativeModel"]
+
+_ERROR_BYTES = 512
+
+
+class NativeModel:
+    """A sparse network of one file, run by the native runtime.
+
+    Several threads may call one model: each gets memory of its own.
+
+    Args:
+        file: Path of a ``.flsp`` file, or its bytes.
+        threads: Threads per call, the caller's included.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another format.
+        EngineError: If the runtime is not built and cannot be.
+
+    Attributes:
+        input_shape: One example, (channels, height, width), or (features,).
+        output_shape: One output, likewise.
+        metadata: What the exporter wrote: task, labels, densities, mask digest.
+        isa: Kernels in use: "v4", "v3" or "base".
+    """
+
+    def __init__(self, file: Path | str | bytes, *, threads: int = 1) -> None:
+        self._library = runtime_library()
+        self._threads = threads
+        self._local = threading.local()
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        if isinstance(file, bytes):
+            what = "the model"
+            handle = self._library.flsp_open_memory(
+                file, len(file), error, _ERROR_BYTES
+            )
+        else:
+            what = str(file)
+            handle = self._library.flsp_open(str(file).encode(), error, _ERROR_BYTES)
+        if not handle:
+            raise CheckpointError(
+                f"{what} cannot be opened: {error.value.decode()}",
+                remedy="Export it again, or copy it again and compare its SHA-256.",
+            )
+        self._handle = handle
+        weakref.finalize(self, self._library.flsp_close, handle)
+        self.metadata: dict[str, Any] = json.loads(self._library.flsp_metadata(handle))
+        self.isa = str(self._library.flsp_isa(handle).decode())
+        self._chw = self._shape(self._library.flsp_input_shape)
+        self.input_shape: tuple[int, ...] = tuple(
+            self.metadata.get("input_shape", self._chw)
+        )
+        wanted = self._shape(self._library.flsp_output_shape)
+        self.output_shape: tuple[int, ...] = tuple(
+            self.metadata.get("output_shape", wanted)
+        )
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory of the model and one session, in bytes."""
+        return int(self._library.flsp_model_bytes(self._handle))
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs for n examples, float32 (n, *output_shape).
+
+        Args:
+            batch: float32 (n, *input_shape), prepared as in training.
+
+        Raises:
+            DataError: If shape or dtype is another.
+        """
+        if batch.dtype != np.float32:
+            raise DataError(f"inputs are {batch.dtype}; the model takes float32")
+        if batch.shape[1:] != self.input_shape:
+            raise DataError(
+                f"inputs have shape {batch.shape[1:]}; "
+                f"the model takes {self.input_shape}"
+            )
+        own = np.ascontiguousarray(batch)
+        out = np.empty((len(own), *self.output_shape), np.float32)
+        code = self._library.flsp_run(
+            self._session(), own.ctypes.data, out.ctypes.data, len(own)
+        )
+        if code:
+            raise EngineError(f"the native runtime failed with code {code}")
+        return out
+
+    def _session(self) -> int:
+        """The calling thread's session, made on its first call."""
+        session: _Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = _Session(self._library, self._handle, self._threads)
+            self._local.session = session
+        return session.handle
+
+    def _shape(self, function: Any) -> tuple[int, ...]:  # a ctypes function
+        shape = (ctypes.c_int64 * 3)()
+        function(self._handle, shape)
+        return tuple(int(v) for v in shape)
+
+
+class _Session:
+    """Memory and worker threads of one calling thread."""
+
+    def __init__(self, library: ctypes.CDLL, model: int, threads: int) -> None:
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        handle = library.flsp_session_new(model, threads, error, _ERROR_BYTES)
+        if not handle:
+            raise EngineError(
+                f"the model cannot run: {error.value.decode()}",
+                remedy="Use 1 to 256 threads, and free some memory.",
+            )
+        self.handle: int = handle
+        # May come after the model's end: freeing a session does not touch the model.
+        weakref.finalize(self, library.flsp_session_free, handle)

@@ -1,0 +1,230 @@
+"""How the kernels are compiled: which compiler, which flags per ISA, into which folder.
+
+Only the standard library is imported, so the packaging hook can run this file before
+any dependency is installed. Run it by hand with ``python -m edge_sdk.kernels.build``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "SOURCES",
+    "BuildError",
+    "Target",
+    "build",
+    "cache_folder",
+    "find_compiler",
+    "package_folder",
+    "source_digest",
+    "targets_for",
+]
+
+SOURCES = Path(__file__).resolve().parent / "src"
+_COMMON = ("-O3", "-std=gnu++17", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra")
+# A compile of one file takes 2-6 s on a desktop and under a minute on a board.
+_TIMEOUT_S = 900.0
+
+
+class BuildError(RuntimeError):
+    """The kernels could not be compiled; the message holds the compiler's words."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One shared library to build.
+
+    Attributes:
+        name: What FLASH_EDGE_ISA calls it: v4, v3, sse41, neon, or with ``-f64``.
+        machine: ``platform.machine()`` it runs on.
+        flags: Compiler flags beyond the common ones.
+    """
+
+    name: str
+    machine: str
+    flags: tuple[str, ...]
+
+    @property
+    def filename(self) -> str:
+        """The library's file name."""
+        return f"libflash_edge_{self.name}.so"
+
+
+_TARGETS = (
+    # GCC prefers 256-bit vectors on v4 unless told: half the width for nothing.
+    Target(
+        "v4",
+        "x86_64",
+        ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DFE_VECTOR_BYTES=64"),
+    ),
+    Target("v3", "x86_64", ("-march=x86-64-v3", "-DFE_VECTOR_BYTES=32")),
+    Target("sse41", "x86_64", ("-msse4.1", "-DFE_VECTOR_BYTES=16")),
+    # Without the flag GCC's scheduler lengthens live ranges until the tile spills:
+    # 6-60 stack accesses in the inner loops.
+    Target(
+        "neon",
+        "aarch64",
+        ("-march=armv8-a", "-fno-schedule-insns", "-DFE_VECTOR_BYTES=16"),
+    ),
+)
+_F64 = {
+    "x86_64": Target(
+        "f64",
+        "x86_64",
+        ("-march=x86-64-v3", "-DFE_VECTOR_BYTES=32", "-DFE_REAL=double"),
+    ),
+    "aarch64": Target(
+        "f64",
+        "aarch64",
+        ("-fno-schedule-insns", "-DFE_VECTOR_BYTES=16", "-DFE_REAL=double"),
+    ),
+}
+_MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
+
+
+def this_machine() -> str:
+    """``platform.machine()`` under one name per architecture."""
+    machine = platform.machine().lower()
+    return _MACHINES.get(machine, machine)
+
+
+def targets_for(machine: str, *, f64: bool = False) -> tuple[Target, ...]:
+    """The libraries of one machine type; with `f64` only the float64 one of the tests.
+
+    Raises:
+        BuildError: If there is no build for that machine.
+    """
+    found = (
+        tuple(t for t in (_F64.get(machine),) if t)
+        if f64
+        else tuple(t for t in _TARGETS if t.machine == machine)
+    )
+    if not found:
+        raise BuildError(f"there is no kernel build for the machine type {machine}")
+    return found
+
+
+def source_digest() -> str:
+    """First 16 hex digits of the SHA-256 over sources and flags: the cache's key."""
+    sha = hashlib.sha256()
+    for file in _source_files("*"):
+        sha.update(file.name.encode() + b"\0" + file.read_bytes())
+    for target in (*_TARGETS, *_F64.values()):
+        sha.update(repr(target).encode())
+    return sha.hexdigest()[:16]
+
+
+def package_folder() -> Path:
+    """Where an installed package carries its libraries."""
+    return Path(__file__).resolve().parent / "lib"
+
+
+def cache_folder() -> Path:
+    """Where a build at run time goes, one folder per version of the sources."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "flash-edge" / source_digest()
+
+
+def find_compiler(machine: str) -> str | None:
+    """A C++ compiler for the machine type, $CXX first; None if there is none."""
+    if machine != this_machine():
+        names = [f"{machine}-linux-gnu-g++"]
+    else:
+        names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def build(targets: Sequence[Target], folder: Path) -> list[Path]:
+    """Compiles the targets into a folder; a library appears whole or not at all.
+
+    The link leaves the OpenMP run time out on purpose: its symbols resolve to the copy
+    that torch carries, so there is one thread pool and not two that fight.
+
+    Raises:
+        BuildError: If there is no compiler, or it fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    built = []
+    for target in targets:
+        compiler = find_compiler(target.machine)
+        if compiler is None:
+            raise BuildError(
+                f"no C++ compiler for {target.machine} was found; "
+                "install g++ (Debian: apt-get install g++)"
+            )
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built.append(_build_one(compiler, target, folder, Path(scratch)))
+    return built
+
+
+def _source_files(suffix: str) -> list[Path]:
+    return sorted(f for f in SOURCES.glob(f"*.{suffix}") if f.is_file())
+
+
+def _build_one(compiler: str, target: Target, folder: Path, scratch: Path) -> Path:
+    def compile_one(source: Path) -> Path:
+        out = scratch / f"{source.stem}.o"
+        flags = [*_COMMON, "-fopenmp", *target.flags]
+        _run([compiler, *flags, "-c", str(source), "-o", str(out)])
+        return out
+
+    # Two at a time: a board with 1 GiB of memory cannot hold four compilers.
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        objects = list(pool.map(compile_one, _source_files("cpp")))
+    whole = scratch / target.filename
+    _run([compiler, "-shared", "-o", str(whole), *map(str, objects)])
+    return whole.replace(folder / target.filename)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - a compiler and our own sources
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} did not run: {error}") from error
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds the libraries of a machine and prints their paths."""
+    parser = argparse.ArgumentParser(prog="python -m edge_sdk.kernels.build")
+    parser.add_argument(
+        "--target",
+        default=this_machine(),
+        choices=("x86_64", "aarch64"),
+        help="machine type to build for (default: this one)",
+    )
+    parser.add_argument(
+        "--f64",
+        action="store_true",
+        help="the float64 build that the tests compare with",
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where to put them (default: the cache folder)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        targets = targets_for(options.target, f64=options.f64)
+        for path in build(targets, options.folder or cache_folder()):
+            sys.stdout.write(f"{path}\n")
+    except (BuildError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

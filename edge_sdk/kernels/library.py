@@ -1,0 +1,287 @@
+"""Which kernel library this machine loads, and the C interface as ctypes sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge_sdk.errors import EngineError
+from edge_sdk.kernels.build import (
+    BuildError,
+    build,
+    cache_folder,
+    find_compiler,
+    package_folder,
+    targets_for,
+    this_machine,
+)
+
+__all__ = [
+    "ConvArguments",
+    "Kernels",
+    "NormArguments",
+    "PoolArguments",
+    "PrologueArguments",
+    "available",
+    "kernels",
+    "unavailable_reason",
+]
+
+_ABI = 1
+_log = logging.getLogger(__name__)
+_CPU_FLAGS = {
+    "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "v3": {"avx2", "fma", "bmi2"},
+    "sse41": {"sse4_1"},
+}
+_MEANING = {
+    1: "an argument is out of range",
+    2: "the machine is out of memory",
+    3: "the layer is too large for 32-bit offsets",
+}
+
+
+class ConvArguments(Structure):
+    """FeConv of fe.h: a convolution's batch and geometry."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("samples", "lanes", "blocks", "threads", "in_h", "in_w"),
+            *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
+        )
+    ]
+
+
+class PrologueArguments(Structure):
+    """FePrologue of fe.h: what happens to a conv's input on the way in."""
+
+    _fields_ = [
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("residual", c_void_p),
+        ("relu", c_int32),
+    ]
+
+
+class NormArguments(Structure):
+    """FeNorm of fe.h: a normalisation's batch and constants."""
+
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in (
+                *("samples", "lanes", "blocks", "threads"),
+                *("channels", "pixels", "groups", "training"),
+            )
+        ),
+        ("momentum", c_double),
+        ("eps", c_double),
+    ]
+
+
+class PoolArguments(Structure):
+    """FePool of fe.h: a pooling's planes and windows."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("lanes", "planes", "threads", "in_h", "in_w", "out_h", "out_w"),
+            *("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "relu"),
+        )
+    ]
+
+
+_P, _I, _PRO = c_void_p, c_int32, POINTER(PrologueArguments)
+_SIGNATURES: dict[str, list[Any]] = {
+    "fe_structure_create": [_P, *[_I] * 6, POINTER(c_void_p)],
+    "fe_conv_forward": [_P, POINTER(ConvArguments), _P, _PRO, *[_P] * 3],
+    "fe_conv_backward": [_P, POINTER(ConvArguments), _P, _PRO, *[_P] * 5],
+    "fe_linear_forward": [_P, *[_I] * 3, *[_P] * 4],
+    "fe_linear_backward": [_P, *[_I] * 3, *[_P] * 6],
+    "fe_norm_prepare": [POINTER(NormArguments), *[_P] * 9],
+    "fe_norm_apply": [POINTER(NormArguments), _P, _PRO, _P],
+    "fe_norm_backward": [POINTER(NormArguments), *[_P] * 10],
+    "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
+    "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
+}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A loaded kernel library.
+
+    Attributes:
+        isa: v4 (AVX-512), v3 (AVX2), sse41, neon, or f64 (the tests' float64 build).
+        path: The file it came from.
+        vector_bytes: Width of its vectors.
+        library: The ctypes handle.
+    """
+
+    isa: str
+    path: Path
+    vector_bytes: int
+    library: ctypes.CDLL
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Calls a kernel.
+
+        Raises:
+            EngineError: With the kernel's name and the meaning of its code.
+        """
+        code = getattr(self.library, name)(*arguments)
+        if code:
+            meaning = _MEANING.get(code, f"error code {code}")
+            raise EngineError(f"kernel {name}: {meaning}")
+
+
+def available() -> str | None:
+    """The ISA whose library this machine uses, or None; never builds anything."""
+    try:
+        return _first(build_missing=False).isa
+    except EngineError:
+        return None
+
+
+def unavailable_reason() -> str:
+    """Why `available` is None, in words; empty if it is not."""
+    try:
+        _first(build_missing=False)
+    except EngineError as error:
+        return f"{error} {error.help}"
+    return ""
+
+
+@cache
+def kernels(dtype: torch.dtype = torch.float32) -> Kernels:
+    """The library for a dtype, loaded once; compiled first if only a compiler is there.
+
+    Set FLASH_EDGE_ISA to v4, v3, sse41 or neon to choose, FLASH_EDGE_BUILD=0 to forbid
+    compiling at run time.
+
+    Raises:
+        EngineError: If there is none and none can be built, or none for the dtype.
+    """
+    if dtype == torch.float64:
+        return _load_or_build("f64", build_missing=_may_build())
+    if dtype != torch.float32:
+        raise EngineError(f"the sparse kernels compute in float32, not {dtype}")
+    return _first(build_missing=_may_build())
+
+
+def _may_build() -> bool:
+    return os.environ.get("FLASH_EDGE_BUILD", "1") != "0"
+
+
+def _first(*, build_missing: bool) -> Kernels:
+    """The best library that loads.
+
+    Raises:
+        EngineError: If none does; the message says why for each.
+    """
+    chosen = os.environ.get("FLASH_EDGE_ISA")
+    names = [chosen] if chosen else _supported()
+    if not names:
+        raise EngineError(
+            f"there are no sparse kernels for {this_machine()} processors."
+        )
+    reasons = []
+    for name in names:
+        try:
+            return _load_or_build(name, build_missing=build_missing)
+        except EngineError as error:  # noqa: PERF203 - three candidates
+            reasons.append(str(error))
+    raise EngineError(
+        "no sparse kernel library can be used: " + "; ".join(reasons) + ".",
+        remedy="Install g++ and run `python -m edge_sdk.kernels.build`; until then "
+        "training runs at dense speed.",
+    )
+
+
+def _supported() -> list[str]:
+    """ISAs this processor runs, best first."""
+    machine = this_machine()
+    if machine == "aarch64":
+        return ["neon"]
+    if machine != "x86_64":
+        return []
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ["sse41"]
+    line = next((li for li in text.splitlines() if li.startswith("flags")), "")
+    flags = set(line.partition(":")[2].split())
+    return [name for name, needed in _CPU_FLAGS.items() if needed <= flags]
+
+
+def _load_or_build(name: str, *, build_missing: bool) -> Kernels:
+    filename = f"libflash_edge_{name}.so"
+    path = next((p for f in _folders() if (p := f / filename).exists()), None)
+    if path is None:
+        if not build_missing or find_compiler(this_machine()) is None:
+            raise EngineError(f"{filename} is not built")
+        path = _build_now(name)
+    return _load(name, path)
+
+
+def _folders() -> tuple[Path, ...]:
+    return package_folder(), cache_folder()
+
+
+def _build_now(name: str) -> Path:
+    """Compiles one library into the cache folder: once per version of the sources."""
+    try:
+        found = targets_for(this_machine(), f64=name == "f64")
+        wanted = [t for t in found if t.name == name]
+        if not wanted:
+            raise EngineError(f"there is no kernel build named {name}")
+        _log.info("compiling the sparse kernels (%s), once for this version", name)
+        return build(wanted, cache_folder())[0]
+    except (BuildError, OSError) as error:
+        raise EngineError(f"compiling the sparse kernels failed: {error}") from error
+
+
+@cache
+def _load(name: str, path: Path) -> Kernels:
+    try:
+        library = _open(path)
+        abi = library.fe_abi()
+    except (OSError, AttributeError) as error:
+        raise EngineError(f"{path.name} does not load: {error}") from error
+    if abi != _ABI:
+        raise EngineError(f"{path} has interface {abi}, not {_ABI}: build it again")
+    for function, arguments in _SIGNATURES.items():
+        getattr(library, function).argtypes = arguments
+        getattr(library, function).restype = c_int32
+    library.fe_structure_free.argtypes = [c_void_p]
+    library.fe_structure_free.restype = None
+    for function in ("fe_structure_nnz", "fe_structure_bytes"):
+        getattr(library, function).argtypes = [c_void_p]
+        getattr(library, function).restype = c_int64
+    return Kernels(name, path, int(library.fe_vector_bytes()), library)
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Opens a library whose OpenMP symbols torch's import has already brought in.
+
+    Where they are not global (musl, a torch built otherwise) the system's libgomp is
+    tried; its second thread pool costs a little when both are busy.
+    """
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(path))
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """A tensor's address for ctypes; None stays a null pointer."""
+    return None if tensor is None else tensor.data_ptr()

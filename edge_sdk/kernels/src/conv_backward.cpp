@@ -1,0 +1,372 @@
+// Gradients of the sparse conv.
+//
+// With a gradient to the input, both gradients come from one pass over the transposed
+// pattern: a tile of input pixels (A) and of its gradient stay in registers; each kept
+// weight loads the output gradient (B) once, for one FMA into the input's gradient and
+// one into the dot product that is the weight's own gradient. Strides split the input
+// into classes of pixels that meet the same taps, so everything is a gather: no atomics,
+// and each sum has one order, whatever the number of threads.
+// Without one (first layer) the roles swap: A is the output gradient, B the padded input.
+#include <cstring>
+
+#include "conv.h"
+#include "tiling.h"
+
+namespace fe {
+namespace {
+
+struct BackwardArgs {
+  const int32_t* start;  // [rows + 1]
+  const int32_t* offset;
+  const real* w;
+  real* dw;  // in the order of offset
+  const FePrologue* pro;  // how A was transformed in the forward pass
+  ptrdiff_t a_plane, a_row, b_row;  // elements
+  int a_stride, b_stride;           // pixels from one column to the next
+};
+
+template <int L, int TH, int TW, int SA, int SB, bool DX, bool DW>
+struct BackwardTile {
+  typedef typename Lanes<L>::V V;
+  static constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV;
+
+  static FE_INLINE void activate(const BackwardArgs& a, ptrdiff_t channel, ptrdiff_t at,
+                                 ptrdiff_t sa, V (&g)[TH][TW][NV]) {
+    const FePrologue& p = *a.pro;
+#define FE_EACH                                    \
+  FE_UNROLL for (int h = 0; h < TH; h++)           \
+  FE_UNROLL for (int t = 0; t < TW; t++)           \
+  FE_UNROLL for (int v = 0; v < NV; v++)
+    if (p.scale) FE_EACH g[h][t][v] = g[h][t][v] * load<V>(p.scale + channel * L + v * VL) +
+                                      load<V>(p.shift + channel * L + v * VL);
+    if (p.residual)
+      FE_EACH g[h][t][v] += load<V>(p.residual + at + h * a.a_row + t * sa + v * VL);
+    if (p.relu) FE_EACH g[h][t][v] = relu(g[h][t][v]);
+  }
+
+  // A, dA: this tile's corner in the tensor's first channel; at, channel0: the same for
+  // the prologue's tensors.
+  static __attribute__((noinline)) void run(const BackwardArgs& a, const real* A, real* dA,
+                                            const real* B, ptrdiff_t at, ptrdiff_t channel0,
+                                            int r0, int r1) {
+    const ptrdiff_t sa = (SA ? SA : a.a_stride) * L, sb = (SB ? SB : a.b_stride) * L;
+    const ptrdiff_t a_row = a.a_row, b_row = a.b_row;
+    const int32_t* const offset = a.offset;
+    const real* const weight = a.w;
+    real* const dw = a.dw;
+    for (int r = r0; r < r1; r++) {
+      int i = a.start[r];
+      const int end = a.start[r + 1];
+      if (!DX && i == end) continue;
+      const bool masks = DX && a.pro && a.pro->relu;
+      V g[TH][TW][NV], acc[TH][TW][NV];
+      const real* ap = A + r * a.a_plane;
+      const auto read_a = [&]() FE_INLINE_LAMBDA {
+        FE_EACH g[h][t][v] = load<V>(ap + h * a_row + t * sa + v * VL);
+        if (a.pro) activate(a, channel0 + r, at + r * a.a_plane, sa, g);
+      };
+      if (DW) read_a();
+      if (DX) FE_EACH acc[h][t][v] = V{};
+      for (; i + 4 <= end; i += 4) {
+        V s[4];
+        FE_UNROLL for (int u = 0; u < 4; u++) {
+          const real* bp = B + offset[i + u];
+          const V w = DX ? splat<V>(weight[i + u]) : V{};
+          V q = V{};
+          FE_EACH {
+            const V b = load<V>(bp + h * b_row + t * sb + v * VL);
+            if (DX) acc[h][t][v] += w * b;
+            if (DW) q = h + t + v ? q + g[h][t][v] * b : g[h][t][v] * b;
+            if (DX && DW) pin(acc[h][t][v], q);
+          }
+          s[u] = q;
+        }
+        if (DW) add_four(dw + i, SumFour<V>::of(s[0], s[1], s[2], s[3]));
+      }
+      for (; i < end; i++) {
+        const real* bp = B + offset[i];
+        const V w = DX ? splat<V>(weight[i]) : V{};
+        V q = V{};
+        FE_EACH {
+          const V b = load<V>(bp + h * b_row + t * sb + v * VL);
+          if (DX) acc[h][t][v] += w * b;
+          if (DW) q += g[h][t][v] * b;
+        }
+        if (DW) dw[i] += sum(q);
+      }
+      if (DX) {
+        real* dp = dA + r * a.a_plane;
+        if (!DW && masks) read_a();
+        if (masks) FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
+        FE_EACH store(dp + h * a_row + t * sa + v * VL, acc[h][t][v]);
+      }
+    }
+#undef FE_EACH
+  }
+};
+
+typedef void (*BackwardFn)(const BackwardArgs&, const real*, real*, const real*, ptrdiff_t,
+                           ptrdiff_t, int, int);
+// Both gradients at once; the input's alone; the weights' alone, transposed or not.
+template <int L, int TH, int TW, int S>
+struct FusedTile : BackwardTile<L, TH, TW, S, 1, true, true> {
+  typedef BackwardFn Fn;
+};
+template <int L, int TH, int TW, int S>
+struct InputTile : BackwardTile<L, TH, TW, S, 1, true, false> {
+  typedef BackwardFn Fn;
+};
+template <int L, int TH, int TW, int S>
+struct TransposedWeightTile : BackwardTile<L, TH, TW, S, 1, false, true> {
+  typedef BackwardFn Fn;
+};
+template <int L, int TH, int TW, int S>
+struct WeightTile : BackwardTile<L, TH, TW, 1, S, false, true> {
+  typedef BackwardFn Fn;
+};
+
+// Pairs (activation, gradient) of vectors, and lone ones where one gradient is wanted.
+// SSE has neither the registers nor the three-operand FMA that make one pass pay: two
+// passes there run at 49 GF/s against 41 fused.
+constexpr bool kFused = kManyRegisters || FE_VECTOR_BYTES > 16;
+template <int L>
+constexpr int input_pixels() {
+  constexpr int room = kManyRegisters ? 12 : kFused ? 6 : 12;
+  return std::max(1, room / Lanes<L>::NV);
+}
+template <int L>
+constexpr int weight_pixels() {
+  constexpr int room = kManyRegisters ? (FE_VECTOR_BYTES == 64 ? 16 : 20) : 10;
+  return std::max(1, room / Lanes<L>::NV);
+}
+
+// The transposed pattern of one step, sorted by (class, input channel), in work space.
+struct Transposed {
+  Border border;                 // of the output gradient
+  int32_t* bucket_of;            // [groups * cols] (class, channel) of a local column
+  int32_t* shift;                // [cols] where its tap reads the output gradient
+  int32_t* start;                // [classes * channels + 1]
+  int32_t* cursor;               // [classes * channels]
+  int32_t* offset;               // [nnz]
+  real* w;                       // [nnz]
+  real* dw;                      // [nnz]
+};
+
+int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// Which pixels (class) tap k meets, and how far from pixel u of the class its output is.
+struct Tap {
+  int phase, distance;
+};
+Tap tap(int k, int dilation, int pad, int stride) {
+  const int reach = k * dilation - pad;  // input = output * stride + reach
+  const int phase = reach - floor_div(reach, stride) * stride;
+  return {phase, (phase - reach) / stride};
+}
+
+// Borders so that every pixel of every class finds zeros beyond the output's edge.
+void axis_border(int kernel, int dilation, int pad, int stride, int in, int out, int& before,
+                 int& padded) {
+  int last = out - 1;
+  before = 0;
+  for (int k = 0; k < kernel; k++) {
+    const Tap p = tap(k, dilation, pad, stride);
+    if (p.phase >= in) continue;
+    before = std::max(before, -p.distance);
+    last = std::max(last, (in - p.phase - 1) / stride + p.distance);
+  }
+  padded = before + last + 1;
+}
+
+bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const real* w,
+               Transposed& t) {
+  const int classes = c.stride_h * c.stride_w, buckets = classes * g.channels;
+  t.bucket_of = scratch<int32_t>(kTable, (size_t)2 * s.cols);
+  t.start = scratch<int32_t>(kPointer, buckets + 1);
+  t.cursor = scratch<int32_t>(kCursor, buckets);
+  t.offset = scratch<int32_t>(kOffsets, s.nnz + 1);
+  t.w = scratch<real>(kWeights, s.nnz + 1);
+  t.dw = scratch<real>(kGradients, s.nnz + 4);
+  if (!t.bucket_of || !t.start || !t.cursor || !t.offset || !t.w || !t.dw) return false;
+  t.shift = t.bucket_of + s.cols;
+  const Border& b = t.border;
+  for (int ic = 0, at = 0; ic < s.in_per_group; ic++)
+    for (int ky = 0; ky < s.kernel_h; ky++)
+      for (int kx = 0; kx < s.kernel_w; kx++, at++) {
+        const Tap y = tap(ky, c.dilation_h, c.pad_h, c.stride_h);
+        const Tap x = tap(kx, c.dilation_w, c.pad_w, c.stride_w);
+        t.bucket_of[at] = (y.phase * c.stride_w + x.phase) * g.channels + ic;
+        t.shift[at] = ((y.distance + b.top) * b.padded_w + x.distance + b.left) * c.lanes;
+      }
+  std::memset(t.start, 0, sizeof(int32_t) * (buckets + 1));
+  const int32_t plane = b.padded_h * b.padded_w * c.lanes;
+  with_columns(s, [&](auto column) {
+    for (int r = 0; r < s.rows; r++) {
+      int32_t* count = t.start + 1 + r / s.rows_per_group() * s.in_per_group;
+      for (int32_t i = s.row_start[r]; i < s.row_start[r + 1]; i++) count[t.bucket_of[column[i]]]++;
+    }
+    for (int k = 0; k < buckets; k++) t.start[k + 1] += t.start[k];
+    std::memcpy(t.cursor, t.start, sizeof(int32_t) * buckets);
+    for (int r = 0; r < s.rows; r++) {
+      int32_t* cursor = t.cursor + r / s.rows_per_group() * s.in_per_group;
+      const int32_t base = r * plane;
+      for (int32_t i = s.row_start[r]; i < s.row_start[r + 1]; i++) {
+        const int32_t at = cursor[t.bucket_of[column[i]]]++;
+        t.offset[at] = base + t.shift[column[i]];
+        t.w[at] = w[i];
+      }
+    }
+  });
+  std::memset(t.dw, 0, sizeof(real) * s.nnz);
+  return true;
+}
+
+// The weight gradients back in canonical order, by the same walk that sorted them.
+void restore(const FeStructure& s, const FeConv& c, const Geometry& g, Transposed& t, real* dw) {
+  std::memcpy(t.cursor, t.start, sizeof(int32_t) * c.stride_h * c.stride_w * g.channels);
+  with_columns(s, [&](auto column) {
+    for (int r = 0; r < s.rows; r++) {
+      int32_t* cursor = t.cursor + r / s.rows_per_group() * s.in_per_group;
+      for (int32_t i = s.row_start[r]; i < s.row_start[r + 1]; i++)
+        dw[i] = t.dw[cursor[t.bucket_of[column[i]]]++];
+    }
+  });
+}
+
+// One pass over the transposed pattern with the tiles of K.
+template <int L, template <int, int, int, int> class K, int Capacity>
+void transposed_pass(const FeConv& c, const Geometry& g, const Transposed& t,
+                     const FePrologue* pro, const real* x, const real* dyp, real* dx) {
+  const ptrdiff_t block = (ptrdiff_t)g.channels * c.in_h * c.in_w * L;
+  const ptrdiff_t dy_block = (ptrdiff_t)g.rows * t.border.padded_h * t.border.padded_w * L;
+  const int parts = std::min(c.threads, g.channels);
+  for (int cls = 0; cls < c.stride_h * c.stride_w; cls++) {
+    const int top = cls / c.stride_w, left = cls % c.stride_w;
+    const int h = (c.in_h - top + c.stride_h - 1) / c.stride_h;
+    const int w = (c.in_w - left + c.stride_w - 1) / c.stride_w;
+    if (h <= 0 || w <= 0) continue;
+    const BackwardArgs a{t.start + cls * g.channels, t.offset, t.w, t.dw, pro,
+                         (ptrdiff_t)c.in_h * c.in_w * L, (ptrdiff_t)c.in_w * c.stride_h * L,
+                         (ptrdiff_t)t.border.padded_w * L, c.stride_w, 1};
+    const Tiling tile = tiling(h, w, c.stride_w > 2 ? 1 : Capacity);
+    parallel_for(parts, c.threads, [&](int part) {
+      const int r0 = split(g.channels, part, parts), r1 = split(g.channels, part + 1, parts);
+      for (int nb = 0; nb < c.blocks; nb++)
+        for (int row = 0; row < tile.rows; row++)
+          for (int column = 0; column < tile.columns; column++)
+            for_tile(tile, row, column, [&](int th, int tw, int y0, int x0) {
+              const ptrdiff_t at = nb * block + ((ptrdiff_t)top * c.in_w + left) * L +
+                                   y0 * a.a_row + (ptrdiff_t)x0 * c.stride_w * L;
+              const real* bp = dyp + nb * dy_block + y0 * a.b_row + (ptrdiff_t)x0 * L;
+              TileTable<K, L, Capacity>::find(th, tw, c.stride_w)(
+                  a, x + at, dx + at, bp, at, (ptrdiff_t)nb * g.channels, r0, r1);
+            });
+    });
+  }
+}
+
+template <int L>
+void backward_both(const FeConv& c, const Geometry& g, const Transposed& t,
+                   const FePrologue* pro, const real* x, const real* dyp, real* dx) {
+  if constexpr (kFused) {
+    transposed_pass<L, FusedTile, input_pixels<L>()>(c, g, t, pro, x, dyp, dx);
+  } else {
+    transposed_pass<L, InputTile, input_pixels<L>()>(c, g, t, pro, x, dyp, dx);
+    transposed_pass<L, TransposedWeightTile, weight_pixels<L>()>(c, g, t, pro, x, dyp, dx);
+  }
+}
+
+template <int L>
+void backward_weights(const FeStructure& s, const FeConv& c, const Geometry& g,
+                      const BackwardArgs& a, const real* padded, const real* dy) {
+  const ptrdiff_t in_block = (ptrdiff_t)g.channels * g.padded_h * g.padded_w * L;
+  const ptrdiff_t out_block = (ptrdiff_t)s.rows * g.out_h * g.out_w * L;
+  const Tiling tile = tiling(g.out_h, g.out_w, c.stride_w > 2 ? 1 : weight_pixels<L>());
+  const int parts = std::min(c.threads, s.rows);
+  parallel_for(parts, c.threads, [&](int part) {
+    const int r0 = split(s.rows, part, parts), r1 = split(s.rows, part + 1, parts);
+    for (int nb = 0; nb < c.blocks; nb++)
+      for (int row = 0; row < tile.rows; row++)
+        for (int column = 0; column < tile.columns; column++)
+          for_tile(tile, row, column, [&](int th, int tw, int y0, int x0) {
+            const real* ap = dy + nb * out_block + y0 * a.a_row + (ptrdiff_t)x0 * L;
+            const real* bp = padded + nb * in_block + y0 * a.b_row + (ptrdiff_t)x0 * c.stride_w * L;
+            TileTable<WeightTile, L, weight_pixels<L>()>::find(th, tw, c.stride_w)(
+                a, ap, nullptr, bp, 0, 0, r0, r1);
+          });
+  });
+}
+
+// db[r] = sum of dy over samples and pixels, in double: one order, one rounding.
+template <int L>
+void row_sums(const real* dy, real* db, int blocks, int rows, int64_t pixels, int threads) {
+  typedef typename Lanes<L>::V V;
+  constexpr int VL = Lanes<L>::VL;
+  parallel_for(rows, threads, [&](int r) {
+    double total = 0;
+    for (int nb = 0; nb < blocks; nb++) {
+      const real* p = dy + ((int64_t)nb * rows + r) * pixels * L;
+      for (int64_t i = 0; i < pixels * L;) {
+        const int64_t end = std::min(pixels * L, i + 4096);
+        V s = V{};
+        for (; i < end; i += VL) s += load<V>(p + i);
+        total += sum(s);
+      }
+    }
+    db[r] = (real)total;
+  });
+}
+
+int weights_only(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x,
+                 const FePrologue* pro, const real* dy, real* dw) {
+  int32_t* offset = scratch<int32_t>(kOffsets, s.nnz + 1);
+  int32_t* start = scratch<int32_t>(kPointer, (size_t)2 * s.rows);
+  const real* padded = padded_input(c, g, x, pro);
+  if (!offset || !start || !padded || !forward_offsets(s, c, g, 1, offset, start))
+    return FE_NO_MEMORY;
+  std::memset(dw, 0, sizeof(real) * s.nnz);
+  const BackwardArgs a{s.row_start.data(), offset, nullptr, dw, nullptr,
+                       (ptrdiff_t)g.out_h * g.out_w * c.lanes, (ptrdiff_t)g.out_w * c.lanes,
+                       (ptrdiff_t)g.padded_w * c.stride_h * c.lanes, 1, c.stride_w};
+  FE_FOR_LANES(c.lanes, backward_weights<L>(s, c, g, a, padded, dy))
+  return FE_OK;
+}
+
+int both(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x,
+         const FePrologue* pro, const real* w, const real* dy, real* dx, real* dw) {
+  Transposed t;
+  Border& b = t.border;
+  axis_border(s.kernel_h, c.dilation_h, c.pad_h, c.stride_h, c.in_h, g.out_h, b.top, b.padded_h);
+  axis_border(s.kernel_w, c.dilation_w, c.pad_w, c.stride_w, c.in_w, g.out_w, b.left, b.padded_w);
+  if (!fits(s.rows, b.padded_h, b.padded_w, c.lanes)) return FE_TOO_LARGE;
+  if (!transpose(s, c, g, w, t)) return FE_NO_MEMORY;
+  const real* dyp = dy;
+  if (b.padded_h != g.out_h || b.padded_w != g.out_w) {
+    real* into = scratch<real>(kPadded, (size_t)c.blocks * s.rows * b.padded_h * b.padded_w * c.lanes);
+    if (!into) return FE_NO_MEMORY;
+    FE_FOR_LANES(c.lanes, pad_planes<L>(dy, into, c.blocks, s.rows, g.out_h, g.out_w, b, nullptr, c.threads))
+    dyp = into;
+  }
+  FE_FOR_LANES(c.lanes, backward_both<L>(c, g, t, pro, x, dyp, dx))
+  restore(s, c, g, t, dw);
+  return FE_OK;
+}
+
+}  // namespace
+}  // namespace fe
+
+extern "C" int fe_conv_backward(const FeStructure* sp, const FeConv* cp, const fe::real* x,
+                                const FePrologue* pro, const fe::real* w, const fe::real* dy,
+                                fe::real* dx, fe::real* dw, fe::real* db) {
+  using namespace fe;
+  const FeStructure& s = *sp;
+  const FeConv& c = *cp;
+  Geometry g;
+  if (!geometry(s, c, g)) return FE_BAD_ARGUMENT;
+  if (!fits(g.channels, g.padded_h, g.padded_w, c.lanes)) return FE_TOO_LARGE;
+  if (db) {
+    const int64_t pixels = (int64_t)g.out_h * g.out_w;
+    FE_FOR_LANES(c.lanes, row_sums<L>(dy, db, c.blocks, s.rows, pixels, c.threads))
+  }
+  return dx ? both(s, c, g, x, pro, w, dy, dx, dw) : weights_only(s, c, g, x, pro, dy, dw);
+}

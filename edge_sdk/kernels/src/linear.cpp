@@ -1,0 +1,239 @@
+// Sparse linear layers: a tile of sample blocks in registers, weights streaming by.
+//
+// The backward pass walks the pattern by columns. Canonical order is by rows, so the
+// weights of one column lie one per row; a cursor per row gives each its position without
+// storing a permutation: 2 bytes of index per weight instead of 6. Rows are taken in runs,
+// or every weight would touch four cache lines and two pages beyond the first level.
+#include <algorithm>
+#include <cstring>
+
+#include "fe.h"
+#include "lanes.h"
+#include "structure.h"
+#include "support.h"
+
+namespace fe {
+namespace {
+
+struct LinearArgs {
+  const FeStructure* s;
+  const real *x, *w, *bias, *dy;
+  real *y, *dx, *dw;
+  int blocks, threads;
+};
+
+template <int L>
+constexpr int forward_blocks() {
+  return std::max(1, (FE_VECTOR_BYTES == 64 ? 16 : kManyRegisters ? 24 : 12) / Lanes<L>::NV);
+}
+template <int L>
+constexpr int backward_blocks() {
+  return std::max(1, (kManyRegisters ? 12 : FE_VECTOR_BYTES == 16 ? 8 : 6) / Lanes<L>::NV);
+}
+
+#define FE_EACH                                \
+  FE_UNROLL for (int t = 0; t < TB; t++)       \
+  FE_UNROLL for (int v = 0; v < NV; v++)
+
+template <int L, int TB, class Columns>
+void forward_tile(const LinearArgs& a, Columns column, const real* x, real* y, int r0, int r1) {
+  typedef typename Lanes<L>::V V;
+  constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV, P = TB * NV;
+  constexpr int U = P >= 8 ? 1 : (P >= 4 ? 2 : (P >= 2 ? 4 : 8));
+  const FeStructure& s = *a.s;
+  const ptrdiff_t xb = (ptrdiff_t)s.cols * L, yb = (ptrdiff_t)s.rows * L;
+  for (int r = r0; r < r1; r++) {
+    int i = s.row_start[r];
+    const int end = s.row_start[r + 1];
+    V acc[U][TB][NV];
+    FE_UNROLL for (int u = 0; u < U; u++)
+      FE_EACH acc[u][t][v] = u == 0 && a.bias ? splat<V>(a.bias[r]) : V{};
+    for (; i + U <= end; i += U)
+      FE_UNROLL for (int u = 0; u < U; u++) {
+        const real* xp = x + (ptrdiff_t)column[i + u] * L;
+        const V w = splat<V>(a.w[i + u]);
+        FE_EACH acc[u][t][v] += w * load<V>(xp + t * xb + v * VL);
+      }
+    for (; i < end; i++) {
+      const real* xp = x + (ptrdiff_t)column[i] * L;
+      const V w = splat<V>(a.w[i]);
+      FE_EACH acc[0][t][v] += w * load<V>(xp + t * xb + v * VL);
+    }
+    FE_EACH {
+      V sum = acc[0][t][v];
+      FE_UNROLL for (int u = 1; u < U; u++) sum += acc[u][t][v];
+      store(y + t * yb + (ptrdiff_t)r * L + v * VL, sum);
+    }
+  }
+}
+
+// First: dw is written, not added to.
+template <int L, int TB, bool DX, bool First, class Rows>
+void backward_tile(const LinearArgs& a, Rows row_of, int32_t* cursor, const real* x,
+                   const real* dy, real* dx, int run, int c0, int c1) {
+  typedef typename Lanes<L>::V V;
+  constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV;
+  const FeStructure& s = *a.s;
+  const ptrdiff_t xb = (ptrdiff_t)s.cols * L, yb = (ptrdiff_t)s.rows * L;
+  const int32_t* start = s.column_start.data() + (int64_t)run * s.cols;
+  for (int c = c0; c < c1; c++) {
+    int i = start[c];
+    const int end = start[c + 1];
+    V g[TB][NV], acc[TB][NV];
+    FE_EACH g[t][v] = load<V>(x + t * xb + (ptrdiff_t)c * L + v * VL);
+    if (DX) FE_EACH acc[t][v] = run ? load<V>(dx + t * xb + (ptrdiff_t)c * L + v * VL) : V{};
+    const auto one = [&](int32_t row, int32_t at) FE_INLINE_LAMBDA {
+      const real* b = dy + (ptrdiff_t)row * L;
+      const V w = DX ? splat<V>(a.w[at]) : V{};
+      V q = V{};
+      FE_EACH {
+        const V d = load<V>(b + t * yb + v * VL);
+        if (DX) acc[t][v] += w * d;
+        q = t + v ? q + g[t][v] * d : g[t][v] * d;
+        if (DX) pin(acc[t][v], q);
+      }
+      return q;
+    };
+    for (; i + 4 <= end; i += 4) {
+      int32_t at[4];
+      V q[4];
+      FE_UNROLL for (int u = 0; u < 4; u++) {
+        const int32_t row = row_of[i + u];
+        at[u] = cursor[row]++;
+        q[u] = one(row, at[u]);
+      }
+      const auto four = SumFour<V>::of(q[0], q[1], q[2], q[3]);
+      FE_UNROLL for (int u = 0; u < 4; u++) {
+        if (First) a.dw[at[u]] = four[u];
+        else a.dw[at[u]] += four[u];
+      }
+    }
+    for (; i < end; i++) {
+      const int32_t row = row_of[i], at = cursor[row]++;
+      const real q = sum(one(row, at));
+      a.dw[at] = First ? q : a.dw[at] + q;
+    }
+    if (DX) FE_EACH store(dx + t * xb + (ptrdiff_t)c * L + v * VL, acc[t][v]);
+  }
+}
+#undef FE_EACH
+
+template <int L, int TB>
+void forward_from(const LinearArgs& a, int block, int part, int parts) {
+  const FeStructure& s = *a.s;
+  const real* x = a.x + (ptrdiff_t)block * s.cols * L;
+  real* y = a.y + (ptrdiff_t)block * s.rows * L;
+  const int r0 = split(s.rows, part, parts), r1 = split(s.rows, part + 1, parts);
+  with_columns(s, [&](auto column) { forward_tile<L, TB>(a, column, x, y, r0, r1); });
+}
+
+// Runs f<TB>() for TB = count, which is at most Most.
+template <int Most, class F>
+void with_count(int count, F f) {
+  if constexpr (Most > 1) {
+    if (count < Most) return with_count<Most - 1>(count, f);
+  }
+  f(std::integral_constant<int, Most>{});
+}
+
+template <int L>
+void forward(const LinearArgs& a) {
+  constexpr int most = forward_blocks<L>();
+  const int parts = std::min(a.s->rows, a.threads > 1 ? 4 * a.threads : 1);
+  parallel_for(parts, a.threads, [&](int part) {
+    for (int block = 0; block < a.blocks; block += most)
+      with_count<most>(std::min(most, a.blocks - block), [&](auto tb) {
+        forward_from<L, decltype(tb)::value>(a, block, part, parts);
+      });
+  });
+}
+
+template <int L, int TB, bool First>
+void backward_from(const LinearArgs& a, int32_t* cursor, int block, int c0, int c1) {
+  const FeStructure& s = *a.s;
+  const real* x = a.x + (ptrdiff_t)block * s.cols * L;
+  const real* dy = a.dy + (ptrdiff_t)block * s.rows * L;
+  const auto every_run = [&](auto row_of) {
+    for (int run = 0; run < s.runs; run++) {
+      if (a.dx)
+        backward_tile<L, TB, true, First>(a, row_of, cursor, x, dy,
+                                          a.dx + (ptrdiff_t)block * s.cols * L, run, c0, c1);
+      else backward_tile<L, TB, false, First>(a, row_of, cursor, x, dy, nullptr, run, c0, c1);
+    }
+  };
+  if (s.column_row.wide.empty()) every_run(s.column_row.narrow.data());
+  else every_run(s.column_row.wide.data());
+}
+
+// Where each row's weights from column c0 on begin.
+void place_cursor(const FeStructure& s, int c0, int32_t* cursor) {
+  if (c0 == 0) return (void)std::copy_n(s.row_start.data(), s.rows, cursor);
+  with_columns(s, [&](auto column) {
+    for (int r = 0; r < s.rows; r++) {
+      int low = s.row_start[r], high = s.row_start[r + 1];
+      while (low < high) {
+        const int middle = low + (high - low) / 2;
+        if ((int32_t)column[middle] < c0) low = middle + 1;
+        else high = middle;
+      }
+      cursor[r] = low;
+    }
+  });
+}
+
+template <int L>
+void backward(const LinearArgs& a, int32_t* cursors) {
+  constexpr int most = backward_blocks<L>();
+  const FeStructure& s = *a.s;
+  const int parts = std::min(s.cols, a.threads);
+  parallel_for(parts, a.threads, [&](int part) {
+    const int c0 = split(s.cols, part, parts), c1 = split(s.cols, part + 1, parts);
+    int32_t* cursor = cursors + (ptrdiff_t)part * s.rows;
+    for (int block = 0; block < a.blocks; block += most) {
+      place_cursor(s, c0, cursor);
+      with_count<most>(std::min(most, a.blocks - block), [&](auto tb) {
+        constexpr int TB = decltype(tb)::value;
+        if (block == 0) backward_from<L, TB, true>(a, cursor, block, c0, c1);
+        else backward_from<L, TB, false>(a, cursor, block, c0, c1);
+      });
+    }
+  });
+}
+
+void bias_gradient(const real* dy, real* db, int blocks, int rows, int lanes) {
+  for (int r = 0; r < rows; r++) {
+    double total = 0;
+    for (int b = 0; b < blocks; b++)
+      for (int l = 0; l < lanes; l++) total += dy[((ptrdiff_t)b * rows + r) * lanes + l];
+    db[r] = (real)total;
+  }
+}
+
+}  // namespace
+}  // namespace fe
+
+extern "C" {
+
+int fe_linear_forward(const FeStructure* s, int32_t lanes, int32_t blocks, int32_t threads,
+                      const fe::real* x, const fe::real* w, const fe::real* bias, fe::real* y) {
+  using namespace fe;
+  if (blocks < 1) return FE_BAD_ARGUMENT;
+  const LinearArgs a{s, x, w, bias, nullptr, y, nullptr, nullptr, blocks, threads};
+  FE_FOR_LANES(lanes, forward<L>(a))
+  return FE_OK;
+}
+
+int fe_linear_backward(const FeStructure* s, int32_t lanes, int32_t blocks, int32_t threads,
+                       const fe::real* x, const fe::real* w, const fe::real* dy, fe::real* dx,
+                       fe::real* dw, fe::real* db) {
+  using namespace fe;
+  if (blocks < 1 || s->runs < 1) return FE_BAD_ARGUMENT;
+  int32_t* cursors = scratch<int32_t>(kCursor, (size_t)s->rows * std::max(1, threads));
+  if (!cursors) return FE_NO_MEMORY;
+  const LinearArgs a{s, x, w, nullptr, dy, nullptr, dx, dw, blocks, std::max(1, threads)};
+  FE_FOR_LANES(lanes, backward<L>(a, cursors))
+  if (db) bias_gradient(dy, db, blocks, s->rows, lanes);
+  return FE_OK;
+}
+
+}  // extern "C"

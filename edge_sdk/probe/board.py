@@ -1,0 +1,108 @@
+"""What Linux says about this board: its name, cores, vector units, disk and clock."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "Board",
+    "clock_complaint",
+    "free_disk_mib",
+    "is_32_bit",
+    "read_board",
+]
+
+# In the kernels' or torch's interest, by the name /proc/cpuinfo gives them.
+_SIMD = (
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve"),
+    *("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "neon"),
+)
+# A board without a battery-backed clock starts in 1970, or at its image's build date.
+_EARLIEST = dt.date(2025, 1, 1)
+_LATEST = dt.date(2100, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The board as its kernel describes it.
+
+    Attributes:
+        name: Its model, at most 64 characters.
+        cores: Cores this process may use: affinity and control group counted.
+        simd: Vector instruction sets.
+    """
+
+    name: str
+    cores: int
+    simd: tuple[str, ...]
+
+
+def read_board(root: Path = Path("/")) -> Board:
+    """Reads ``proc`` and ``sys``; what is absent falls back to what Python knows.
+
+    Args:
+        root: Where they are, for a copied tree.
+    """
+    flags = _flags(root)
+    simd = tuple(name for name in _SIMD if name in flags)
+    return Board(_name(root)[:64], _cores(root), simd)
+
+
+def free_disk_mib(folder: Path) -> int:
+    """Free space where this folder is, or will be."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free >> 20
+
+
+def is_32_bit() -> bool:
+    """Whether Python is a 32-bit program, whatever the kernel is."""
+    return sys.maxsize < 1 << 32
+
+
+def clock_complaint(today: dt.date) -> str | None:
+    """What is wrong with the clock, in words; None if it can be believed."""
+    if _EARLIEST <= today < _LATEST:
+        return None
+    return (
+        f"the clock says {today.isoformat()}: certificates and dates will not be "
+        "believed until it is set (timedatectl set-ntp true)"
+    )
+
+
+def _name(root: Path) -> str:
+    for file in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
+        text = _text(root / file).strip("\0\n ")
+        if text:
+            return text
+    return platform.machine() or "unknown"
+
+
+def _flags(root: Path) -> frozenset[str]:
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, rest = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(rest.split())
+    return frozenset()
+
+
+def _cores(root: Path) -> int:
+    cores = len(os.sched_getaffinity(0))
+    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(cores, 1)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,383 @@
+"""The device's side of the protocol as a pure state machine: no clock, no I/O.
+
+Rule 1. What is promised is first kept: `Keep` comes before the `Say` that promises it.
+Rule 2. Duplicates and late arrivals are normal: each has a row in the table.
+Rule 3. A message of an older coordinator epoch is not heard at all.
+Rule 4. An update leaves the outbox by a receipt, a cancel, or a later round's task.
+Rule 5. A task that has ended here is never trained again, however often it is sent.
+
+::
+
+    BOOT -> IDLE -> FETCH -> TRAIN -> UPLOAD -> IDLE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from edge_sdk.wire.messages import (
+    Announce,
+    Cancel,
+    Fail,
+    Manifest,
+    Message,
+    Need,
+    Offer,
+    Receipt,
+    TaskAck,
+    TaskOrder,
+    Wait,
+)
+
+__all__ = [
+    "Booted",
+    "Broke",
+    "Effect",
+    "Event",
+    "Fetch",
+    "Fetched",
+    "Greet",
+    "Halt",
+    "Heard",
+    "Keep",
+    "Linked",
+    "Nudge",
+    "Packed",
+    "Phase",
+    "Say",
+    "Session",
+    "Ship",
+    "Train",
+    "advance",
+]
+
+
+REMEMBERED = 64  # ended tasks that are known when they are sent again
+
+
+class Phase(str, Enum):
+    """Where a device is in its part of a round."""
+
+    BOOT = "boot"
+    IDLE = "idle"
+    FETCH = "fetching"
+    TRAIN = "training"
+    UPLOAD = "uploading"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A device's state: what `Keep` has made durable, and the phase.
+
+    `finished` holds the latest (task id, verdict), newest last.
+    """
+
+    phase: Phase = Phase.BOOT
+    epoch: int = 0
+    order: TaskOrder | None = None
+    offer: Offer | None = None
+    finished: tuple[tuple[str, str], ...] = ()
+
+
+# -- events --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The journal was read."""
+
+    epoch: int
+    order: TaskOrder | None
+    offer: Offer | None
+    finished: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """The transport connected, for the first time or again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message of the coordinator arrived."""
+
+    epoch: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A downward blob is whole."""
+
+    blob: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Training is done and its update packed."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """Fetching or training cannot be done."""
+
+    task_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """Nothing was heard for a while: ask again."""
+
+
+Event: TypeAlias = Booted | Linked | Heard | Fetched | Packed | Broke | Nudge
+
+
+# -- effects, carried out in order ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Make the session's epoch, order and offer durable.
+
+    `finished` is the (task id, verdict) to remember.
+    """
+
+    finished: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Send a message to the coordinator."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Send HELLO with the device's facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get a blob, or what is missing of it; `Fetched` follows."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Start local training; `Packed` or `Broke` follows."""
+
+    order: TaskOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Stop fetching or training for a task; nothing follows."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    """Send at most `credit` chunks of the outbox from these ranges."""
+
+    task_id: str
+    ranges: tuple[tuple[int, int], ...]
+    credit: int
+
+
+Effect: TypeAlias = Keep | Say | Greet | Fetch | Train | Halt | Ship
+Step: TypeAlias = tuple[Session, tuple[Effect, ...]]
+
+
+def advance(session: Session, event: Event) -> Step:
+    """The next session and what to do, in order; unknown pairs change nothing."""
+    subject: Any = event
+    if isinstance(event, Heard):
+        if event.epoch < session.epoch or session.phase is Phase.BOOT:
+            return session, ()
+        newer = event.epoch > session.epoch
+        session = replace(session, epoch=event.epoch)
+        subject = event.message
+        if newer:  # a coordinator that restarted has to be told where we are
+            session, effects = _step(session, subject)
+            return session, (Keep(), Greet(), *effects)
+    return _step(session, subject)
+
+
+def _step(session: Session, subject: Any) -> Step:
+    rule = NEXT.get((session.phase, type(subject)))
+    return rule(session, subject) if rule else (session, ())
+
+
+# -- the rules -----------------------------------------------------------------------
+
+
+def _boot(session: Session, event: Booted) -> Step:
+    session = replace(
+        session,
+        epoch=event.epoch,
+        order=event.order,
+        offer=event.offer,
+        finished=event.finished[-REMEMBERED:],
+    )
+    if event.offer is not None:
+        return replace(session, phase=Phase.UPLOAD), ()
+    if event.order is not None:
+        return replace(session, phase=Phase.FETCH), (Fetch(event.order.base),)
+    return replace(session, phase=Phase.IDLE), ()
+
+
+def _take(session: Session, order: TaskOrder) -> Step:
+    verdict = dict(session.finished).get(order.id)
+    if verdict == "failed":  # our FAIL may have been lost
+        return session, (Say(Fail(order.id, "this task has failed here before")),)
+    if verdict is not None:
+        return session, ()
+    after = replace(session, phase=Phase.FETCH, order=order, offer=None)
+    return after, (Keep(), Say(TaskAck(order.id)), Fetch(order.base))
+
+
+def _take_again(session: Session, order: TaskOrder) -> Step:
+    if session.order is not None and session.order.id != order.id:
+        if order.round_no < session.order.round_no:  # an echo: rounds only go up
+            return session, ()
+        after, effects = _take(session, order)
+        if after is session:
+            return session, effects
+        return after, (Halt(session.order.id), *effects)
+    if session.offer is not None:
+        return session, (Say(TaskAck(order.id)), Say(session.offer))
+    return session, (Say(TaskAck(order.id)),)
+
+
+def _fetched(session: Session, event: Fetched) -> Step:
+    if session.order is None or session.order.base.sha256.hex() != event.blob:
+        return session, ()
+    return replace(session, phase=Phase.TRAIN), (Train(session.order),)
+
+
+def _packed(session: Session, event: Packed) -> Step:
+    if session.order is None or session.order.id != event.offer.task_id:
+        return session, ()
+    after = replace(session, phase=Phase.UPLOAD, offer=event.offer)
+    return after, (Keep(), Say(event.offer))
+
+
+def _broke(session: Session, event: Broke) -> Step:
+    if session.order is None or session.order.id != event.task_id:
+        return session, ()
+    after, effects = _idle(session, "failed")
+    return after, (*effects, Say(Fail(event.task_id, event.why[:500])))
+
+
+def _ship(session: Session, need: Need) -> Step:
+    if session.offer is None or session.offer.task_id != need.blob:
+        return session, ()
+    return session, (Ship(need.blob, tuple(need.ranges), need.credit),)
+
+
+def _receipt(session: Session, receipt: Receipt) -> Step:
+    if session.order is None or session.order.id != receipt.task_id:
+        return session, ()
+    if receipt.verdict == "corrupt":  # what arrived was damaged, not what is here
+        return session, (Say(session.offer),) if session.offer is not None else ()
+    return _idle(session, receipt.verdict)
+
+
+def _cancel(session: Session, cancel: Cancel) -> Step:
+    if session.order is None or session.order.id != cancel.task_id:
+        return session, ()
+    return _idle(session, "cancelled")
+
+
+def _idle(session: Session, verdict: str) -> Step:
+    done = session.order.id if session.order else ""
+    after = replace(
+        session,
+        phase=Phase.IDLE,
+        order=None,
+        offer=None,
+        finished=(*session.finished, (done, verdict))[-REMEMBERED:],
+    )
+    return after, (Halt(done), Keep((done, verdict)))
+
+
+def _greet(session: Session, _event: object) -> Step:
+    return session, (Greet(),)
+
+
+def _greet_and_fetch(session: Session, _event: object) -> Step:
+    again = (Fetch(session.order.base),) if session.order else ()
+    return session, (Greet(), *again)
+
+
+def _greet_and_offer(session: Session, _event: object) -> Step:
+    again = (Say(session.offer),) if session.offer else ()
+    return session, (Greet(), *again)
+
+
+def _stay(session: Session, _event: object) -> Step:
+    return session, ()
+
+
+_B, _I, _F, _T, _U = Phase.BOOT, Phase.IDLE, Phase.FETCH, Phase.TRAIN, Phase.UPLOAD
+
+NEXT: Mapping[tuple[Phase, type], Callable[[Session, Any], Step]] = MappingProxyType(
+    {
+        (_B, Booted): _boot,
+        (_I, Linked): _greet,
+        (_I, Nudge): _greet,
+        (_I, TaskOrder): _take,
+        (_F, Linked): _greet_and_fetch,
+        (_F, Nudge): _greet_and_fetch,
+        (_F, TaskOrder): _take_again,
+        (_F, Fetched): _fetched,
+        (_F, Broke): _broke,
+        (_F, Receipt): _receipt,
+        (_F, Cancel): _cancel,
+        (_T, Linked): _greet,
+        (_T, Nudge): _stay,  # busy; the coordinator's deadline decides
+        (_T, TaskOrder): _take_again,
+        (_T, Packed): _packed,
+        (_T, Broke): _broke,
+        (_T, Receipt): _receipt,
+        (_T, Cancel): _cancel,
+        (_U, Linked): _greet_and_offer,
+        (_U, Nudge): _greet_and_offer,
+        (_U, TaskOrder): _take_again,
+        (_U, Need): _ship,
+        (_U, Receipt): _receipt,
+        (_U, Cancel): _cancel,
+        # Arrivals that were overtaken, and news that changes nothing here:
+        (_I, Receipt): _stay,
+        (_I, Cancel): _stay,
+        (_I, Need): _stay,
+        (_I, Packed): _stay,
+        (_I, Fetched): _stay,
+        (_I, Broke): _stay,
+        (_I, Announce): _stay,
+        (_I, Wait): _stay,
+        (_F, Announce): _stay,
+        (_F, Wait): _stay,
+        (_F, Need): _stay,
+        (_F, Packed): _stay,
+        (_T, Announce): _stay,
+        (_T, Wait): _stay,
+        (_T, Need): _stay,
+        (_T, Fetched): _stay,
+        (_U, Announce): _stay,
+        (_U, Wait): _stay,
+        (_U, Fetched): _stay,
+        (_U, Packed): _stay,
+        (_U, Broke): _stay,
+    }
+)

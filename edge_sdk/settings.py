@@ -1,0 +1,93 @@
+"""Settings from TOML: one frozen type per file, and errors that name file and key."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from edge_sdk.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["DeviceSettings", "Name", "load_settings"]
+
+# \Z, not $: the latter lets a trailing newline through.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,62}\Z")]
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class DeviceSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Settings of one device, from its TOML file.
+
+    Attributes:
+        name: The device's name in the federation.
+        federation: The federation's name.
+        broker: ``mqtt://[user:password@]host[:port]``.
+        task: A shipped task or ``package.module:object``.
+        data: Folder with this device's private examples.
+        state: Folder for the journal and the outbox; made if missing.
+        profile: A board of the catalogue, or the path of a profile TOML.
+        engine: ``masked``, ``sparse``, or ``auto`` to choose by a short race.
+        threads: Threads for training; 0 takes all cores.
+    """
+
+    name: Name
+    federation: Name
+    broker: str
+    task: str
+    data: Path
+    state: Path
+    profile: str
+    engine: Literal["auto", "sparse", "masked"] = "auto"
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+
+
+def load_settings(path: Path, kind: type[T]) -> T:
+    """The settings in a TOML file; relative paths count from the file's folder.
+
+    Raises:
+        SettingsError: If the file is missing, is not TOML, has an unknown key, or a
+            value of the wrong type; names the file, the key's path and the expectation.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"{path} does not exist", remedy="Name the settings file that you mean."
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not readable TOML: {error}") from error
+    base = path.resolve().parent
+    try:
+        return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: {_explain(str(error))}") from error
+
+
+def _decode(kind: type, value: object, base: Path) -> object:
+    if kind is Path and isinstance(value, str):
+        try:
+            return (base / Path(value).expanduser()).resolve()
+        except RuntimeError as error:  # ~ of a user that does not exist
+            raise ValueError(f"{value!r} names no folder: {error}") from error
+    # msgspec adds the key's path to a ValueError, not to its own ValidationError.
+    raise ValueError(f"Expected `{kind.__name__}`, got {value!r}")
+
+
+def _explain(text: str) -> str:
+    """Msgspec's message with its path written as TOML writes it."""
+    match = re.fullmatch(r"(?P<what>.*?)(?: - at `\$(?P<at>[^`]*)`)?", text, re.DOTALL)
+    if match is None:
+        return text
+    at = (match["at"] or "").removeprefix(".").replace("[...]", "[]")
+    return f"key {at}: {match['what']}" if at else match["what"]

@@ -1,0 +1,28 @@
+"""The sparse vocabulary: masks, CSR tensors, densities, selection. numpy only."""
+
+from edge_sdk.sparse.csr import CsrTensor
+from edge_sdk.sparse.density import (
+    check_density,
+    erk,
+    exact_counts,
+    nested_counts,
+    recalibrate,
+    uniform,
+)
+from edge_sdk.sparse.mask import LayerShape, Mask
+from edge_sdk.sparse.select import draw, keyed_order, top_k
+
+__all__ = [
+    "CsrTensor",
+    "LayerShape",
+    "Mask",
+    "check_density",
+    "draw",
+    "erk",
+    "exact_counts",
+    "keyed_order",
+    "nested_counts",
+    "recalibrate",
+    "top_k",
+    "uniform",
+]

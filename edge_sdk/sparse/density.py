@@ -1,0 +1,182 @@
+"""How many weights each layer keeps: profiles, recalibration, exact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import DensityError
+from edge_sdk.sparse.mask import LayerShape
+
+__all__ = [
+    "check_density",
+    "erk",
+    "exact_counts",
+    "nested_counts",
+    "recalibrate",
+    "uniform",
+]
+
+Vector: TypeAlias = NDArray[np.float64]
+
+
+def check_density(density: float, *, what: str = "density") -> float:
+    """The density itself, if it lies in (0, 1].
+
+    Raises:
+        DensityError: If it does not.
+    """
+    if not 0.0 < density <= 1.0:  # also refuses nan
+        raise DensityError(f"{what} {density} is outside (0, 1]")
+    return density
+
+
+def uniform(layers: Sequence[LayerShape]) -> Vector:
+    """Every layer equally dense."""
+    return np.ones(len(layers))
+
+
+def erk(layers: Sequence[LayerShape]) -> Vector:
+    """Erdos-Renyi kernel profile (RigL, arXiv:1911.11134, section 3): sum / product.
+
+    A layer of shape (n0, n1, k0, k1) gets density proportional to
+    (n0 + n1 + k0 + k1) / (n0 * n1 * k0 * k1), so small layers stay denser.
+    """
+    return np.array([sum(s.shape) / s.numel for s in layers])
+
+
+def recalibrate(sensitivity: Vector, size: Vector, target: float) -> Vector:
+    """Layer densities d = r*s with sum(d*k) = target*sum(k), none above 1.
+
+    FLASH, arXiv:2208.13092, Eq. 2; the paper leaves open what happens to the budget of
+    a layer that would pass 1. Here it is re-spent on the others (water-filling).
+
+    Args:
+        sensitivity: (layers,); relative densities, at least one above 0.
+        size: (layers,); maskable weights.
+        target: Density over all layers, in (0, 1].
+
+    Raises:
+        DensityError: If the target is out of range or the sensitivities cannot carry it.
+
+    Example:
+        >>> recalibrate(np.array([0.95, 0.05]), np.array([100.0, 900.0]), 0.2).round(4)
+        array([1.    , 0.1111])
+    """
+    check_density(target, what="target density")
+    if sensitivity.min(initial=np.inf) < 0 or not np.isfinite(sensitivity).all():
+        raise DensityError("a layer's sensitivity is negative or not finite")
+    budget = target * size.sum()
+    full = np.zeros(size.shape, np.bool_)  # layers already at 1; r is solved without
+    while not full.all():
+        mass = float((sensitivity * size)[~full].sum())
+        if mass <= 0.0:
+            break
+        ratio = (budget - size[full].sum()) / mass
+        over = ~full & (ratio * sensitivity > 1.0)
+        if not over.any():
+            return np.where(full, 1.0, np.maximum(ratio, 0.0) * sensitivity)
+        full |= over
+    if budget > size[full].sum() * (1 + 1e-9):
+        raise DensityError(
+            f"target density {target} needs weights in layers of sensitivity 0"
+        )
+    return np.where(full, 1.0, 0.0)
+
+
+def exact_counts(
+    profile: Vector,
+    layers: Sequence[LayerShape],
+    target: float,
+    *,
+    within: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Kept weights per layer, integers that sum to floor(target * sum(numel)).
+
+    The profile is scaled until the budget is spent, each layer between its unit floor
+    (`LayerShape.floor`; one per output unit where the budget is below all floors) and
+    its size, then rounded by largest remainder.
+
+    Args:
+        profile: (layers,); relative densities.
+        layers: The maskable layers.
+        target: Density over all of them, in (0, 1].
+        within: Upper bounds per layer: the counts of a larger mask to nest in.
+
+    Raises:
+        DensityError: If the target is out of range or below the unit floors.
+
+    Example:
+        >>> fc = LayerShape("fc", (10, 20)), LayerShape("out", (5, 10))
+        >>> exact_counts(erk(fc), fc, 0.2)
+        {'fc': 33, 'out': 17}
+    """
+    check_density(target, what="target density")
+    size = np.array([s.numel for s in layers], np.float64)
+    upper = (
+        size
+        if within is None
+        else np.array([within[s.name] for s in layers], np.float64)
+    )
+    # 1e-9: 0.29 * 100 is 28.999999999999996, and 29 is meant.
+    budget = int(np.floor(target * size.sum() + 1e-9))
+    lower = np.minimum([s.floor for s in layers], upper)
+    if budget < lower.sum():  # not even one per input unit: one per output unit
+        lower = np.minimum([s.shape[0] for s in layers], upper)
+    if budget < lower.sum():
+        raise DensityError(
+            f"density {target} keeps {budget} weights; one per output unit takes "
+            f"{int(lower.sum())}, so the smallest density is "
+            f"{np.ceil(lower.sum() / size.sum() * 1e4) / 1e4:.4f}"
+        )
+    if budget > upper.sum():
+        raise DensityError(
+            f"density {target} keeps {budget} weights, more than the "
+            f"{int(upper.sum())} of the mask it must nest in"
+        )
+    ideal = _fill(np.maximum(profile, 1e-12) * size, lower, upper, float(budget))
+    counts = np.floor(ideal + 1e-9)
+    short = budget - int(counts.sum())
+    room = np.flatnonzero(counts < upper)
+    order = room[np.argsort(-(ideal - counts)[room], kind="stable")]
+    while short > 0:  # at most one pass per weight of rounding error, never many
+        for layer in order[:short]:
+            counts[layer] += 1
+        short = budget - int(counts.sum())
+        order = order[counts[order] < upper[order]]
+    while short < 0:
+        spare = np.flatnonzero(counts > lower)
+        counts[spare[np.argmin((ideal - counts)[spare])]] -= 1
+        short += 1
+    return {s.name: int(k) for s, k in zip(layers, counts, strict=True)}
+
+
+def nested_counts(
+    profile: Vector, layers: Sequence[LayerShape], densities: Sequence[float]
+) -> dict[float, dict[str, int]]:
+    """`exact_counts` per density, each layer's count never above a larger density's.
+
+    Together with masks that are prefixes of one keyed order (`sparse.select`), this
+    makes the sub-masks nested, so they cost no bytes.
+    """
+    family: dict[float, dict[str, int]] = {}
+    outer: dict[str, int] | None = None
+    for density in sorted(set(densities), reverse=True):
+        outer = exact_counts(profile, layers, density, within=outer)
+        family[density] = outer
+    return family
+
+
+def _fill(weight: Vector, lower: Vector, upper: Vector, budget: float) -> Vector:
+    """clip(r * weight, lower, upper) with r such that it sums to the budget."""
+    low, high = 0.0, float((upper / weight).max()) + 1.0
+    for _ in range(200):  # halves until float64 has nothing left to halve
+        middle = 0.5 * (low + high)
+        if np.clip(middle * weight, lower, upper).sum() < budget:
+            low = middle
+        else:
+            high = middle
+    return np.clip(high * weight, lower, upper)

@@ -1,0 +1,1 @@
+"""Local training on the device: engines, the loop, the warm-up."""

@@ -1,0 +1,155 @@
+"""Local training: SGD on one device's examples, with its order fixed by a seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_sdk.errors import DataError
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.wire.messages import Training
+
+__all__ = [
+    "Outcome",
+    "Stopped",
+    "batches",
+    "check_finite",
+    "score",
+    "tensors",
+    "train",
+]
+
+
+class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
+    """Training was told to stop; what it had so far is dropped."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What local training did.
+
+    Attributes:
+        examples: Distinct examples seen at most; the weight in FedAvg.
+        steps: Optimizer steps.
+        loss: Mean training loss over all steps.
+        seconds: Wall time.
+    """
+
+    examples: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+def batches(
+    count: int, plan: Training, *, epoch_steps: int = 0
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """(epoch, positions) of each step: every epoch a fresh keyed order.
+
+    A trailing batch of one example is left out when there are larger ones: batch norm
+    cannot train on it.
+    """
+    for epoch in range(plan.epochs):
+        rng = np.random.Generator(np.random.Philox(key=[plan.seed, epoch]))
+        order = rng.permutation(count)
+        starts = range(0, count, plan.batch_size)
+        for step, start in enumerate(starts):
+            if epoch_steps and step == epoch_steps:
+                break
+            batch = order[start : start + plan.batch_size]
+            if len(batch) > 1 or min(count, plan.batch_size) == 1:
+                yield epoch, batch
+
+
+def tensors(
+    task: Task, examples: Examples, index: NDArray[np.int64] | slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The prepared inputs and the targets at these positions."""
+    inputs = task.prepare(torch.from_numpy(np.array(examples.inputs[index])))
+    return inputs, torch.from_numpy(np.array(examples.targets[index]))
+
+
+def train(
+    model: TrainingModel,
+    task: Task,
+    examples: Examples,
+    plan: Training,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Trains in place, plain SGD with a new optimizer, as FLASH does every round.
+
+    Raises:
+        Stopped: If `stop` turned true between two steps.
+        DataError: If the loss is not finite: the data or the learning rate is wrong.
+    """
+    began = clock()
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=plan.learning_rate,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+    )
+    noise = torch.Generator().manual_seed(plan.seed)
+    model.train()
+    total, steps = 0.0, 0
+    for _, index in batches(len(examples), plan):
+        if plan.max_steps and steps == plan.max_steps:
+            break
+        if stop():
+            raise Stopped
+        inputs, targets = tensors(task, examples, index)
+        if task.augment is not None:
+            inputs = task.augment(inputs, noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss = task.loss(model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += float(loss.detach())
+        steps += 1
+    check_finite(total, task)
+    seen = min(len(examples), steps * plan.batch_size)
+    return Outcome(seen, steps, total / max(steps, 1), clock() - began)
+
+
+def check_finite(loss: float, task: Task) -> None:
+    """Refuses a training that has diverged.
+
+    Raises:
+        DataError: If the loss is not finite.
+    """
+    if not np.isfinite(loss):
+        raise DataError(
+            f"the training loss of task {task.name} is not finite",
+            remedy="Lower the learning rate, or look for broken examples.",
+        )
+
+
+def score(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    task: Task,
+    examples: Examples,
+    *,
+    batch: int = 250,
+) -> dict[str, float]:
+    """Mean loss over the examples, and accuracy where the targets are classes."""
+    loss, right, classes = 0.0, 0, examples.targets.dtype.kind in "iu"
+    with torch.inference_mode():
+        for start in range(0, len(examples), batch):
+            part = slice(start, start + batch)
+            inputs, targets = tensors(task, examples, part)
+            out = predict(inputs)
+            loss += float(task.loss(out, targets)) * len(targets)
+            if classes:
+                right += int((out.argmax(1) == targets).sum())
+    found = {"loss": loss / len(examples)}
+    if classes:
+        found["accuracy"] = right / len(examples)
+    return found

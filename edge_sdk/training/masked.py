@@ -1,0 +1,111 @@
+"""The dense-masked engine: any model, kept values scattered into dense weights.
+
+The trainable tensor of a masked layer is its flat vector of kept values; the forward
+pass scatters it into a zero weight and autograd gathers the gradient back. Optimizer
+and wire therefore have nnz entries, and off-mask weights cannot move, at the speed and
+transient memory of the dense model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.func import functional_call
+
+from edge_sdk.errors import EngineError
+from edge_sdk.sparse import Mask
+
+__all__ = ["MaskedModel", "masked_model"]
+
+
+class MaskedModel:
+    """A `TrainingModel` that runs every layer dense; see the module's docstring."""
+
+    engine = "masked"
+
+    def __init__(self, model: nn.Module, mask: Mask, reason: str) -> None:
+        self.mask, self.reason = mask, reason
+        self._model = model
+        own = dict(model.named_parameters())
+        self._kept: dict[str, nn.Parameter] = {}
+        self._flat: dict[str, torch.Tensor] = {}
+        self._shape: dict[str, torch.Size] = {}
+        for name in mask:
+            if name not in own or tuple(own[name].shape) != mask[name].shape:
+                raise EngineError(f"the model has no weight {name} of the mask's shape")
+            weight = own[name]
+            flat = torch.from_numpy(mask.flat(name)).to(weight.device)
+            self._flat[name], self._shape[name] = flat, weight.shape
+            self._kept[name] = nn.Parameter(weight.detach().reshape(-1)[flat].clone())
+            weight.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        self._dense = {n: p for n, p in own.items() if n not in self._kept}
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Predictions for a batch, the kept values in place."""
+        weights = {name: self._scatter(name) for name in self._kept}
+        return cast("torch.Tensor", functional_call(self._model, weights, (inputs,)))
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Kept values, then dense parameters."""
+        yield from self._kept.values()
+        yield from (p for p in self._dense.values() if p.requires_grad)
+
+    def train(self, mode: bool = True) -> MaskedModel:  # noqa: FBT001, FBT002 - as torch
+        """Switches batch norm and dropout."""
+        self._model.train(mode)
+        return self
+
+    def load(
+        self,
+        values: Mapping[str, NDArray[np.float32]],
+        dense: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Takes over kept values and every dense entry."""
+        state = self._entries()
+        if set(values) != set(self._kept) or set(dense) != set(state):
+            wrong = set(values) ^ set(self._kept) | set(dense) ^ set(state)
+            raise EngineError(f"entries differ from the model's: {sorted(wrong)[:4]}")
+        for name, array in [*values.items(), *dense.items()]:
+            own = self._kept[name] if name in self._kept else state[name]
+            if tuple(own.shape) != array.shape:  # copy_ would broadcast in silence
+                raise EngineError(
+                    f"entry {name} has shape {array.shape}, not {tuple(own.shape)}"
+                )
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                kept.copy_(torch.from_numpy(np.array(values[name])))
+            for name, tensor in state.items():
+                tensor.copy_(torch.from_numpy(np.array(dense[name])))
+
+    def values(self) -> dict[str, NDArray[np.float32]]:
+        """Kept values per masked layer, copied."""
+        return {n: p.detach().cpu().numpy().copy() for n, p in self._kept.items()}
+
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Every other entry, copied."""
+        return {n: t.detach().cpu().numpy().copy() for n, t in self._entries().items()}
+
+    def _entries(self) -> dict[str, torch.Tensor]:
+        state = self._model.state_dict()
+        return {n: t for n, t in state.items() if n not in self._kept}
+
+    def _scatter(self, name: str) -> torch.Tensor:
+        kept = self._kept[name]
+        full = kept.new_zeros(self._shape[name].numel())
+        return full.index_copy(0, self._flat[name], kept).view(self._shape[name])
+
+
+def masked_model(
+    model: nn.Module, mask: Mask, *, reason: str = "engine = masked"
+) -> MaskedModel:
+    """The model under the mask on the dense-masked engine.
+
+    Raises:
+        EngineError: If the mask names a weight that the model does not have.
+    """
+    return MaskedModel(model, mask, reason)

@@ -1,0 +1,19 @@
+"""The native sparse engine: layers, conversion, policy. See docs/engine.md."""
+
+from edge_sdk.training.sparse.accumulate import accumulate
+from edge_sdk.training.sparse.convert import densify, keep_activations, sparsify
+from edge_sdk.training.sparse.model import SparseModel, sparse_model
+from edge_sdk.training.sparse.modules import SparseConv2d, SparseLinear
+from edge_sdk.training.sparse.policy import choose_engine
+
+__all__ = [
+    "SparseConv2d",
+    "SparseLinear",
+    "SparseModel",
+    "accumulate",
+    "choose_engine",
+    "densify",
+    "keep_activations",
+    "sparse_model",
+    "sparsify",
+]

@@ -1,0 +1,130 @@
+"""An in-memory broker and its transport: the real protocol without a network.
+
+For tests, simulation and a user's own experiments. Delivery is immediate and on the
+publisher's thread, as the callbacks only enqueue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from edge_sdk.transport.base import Deliver, Delivery, OnLink, Traffic, Will
+
+__all__ = ["MemoryBroker", "MemoryTransport"]
+
+
+class MemoryBroker:
+    """Topics, retained messages and wills, in one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._links: list[MemoryTransport] = []
+        self._retained: dict[str, bytes] = {}
+
+    def connect(
+        self, deliver: Deliver, on_link: OnLink, will: Will | None = None
+    ) -> MemoryTransport:
+        """A new connected transport; `on_link(True)` is called before it returns."""
+        link = MemoryTransport(self, deliver, on_link, will)
+        with self._lock:
+            self._links.append(link)
+        on_link(True)
+        return link
+
+    def retained(self, topic: str) -> bytes | None:
+        """What is retained on a topic."""
+        return self._retained.get(topic)
+
+    def route(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        """Delivers to every matching subscription."""
+        with self._lock:
+            if retain and payload:
+                self._retained[topic] = payload
+            elif retain:
+                self._retained.pop(topic, None)
+            links = list(self._links)
+        for link in links:
+            link.offer(topic, payload)
+
+    def held(self, pattern: str) -> Iterator[Delivery]:
+        """Retained messages that match a filter."""
+        with self._lock:
+            found = [Delivery(t, p) for t, p in self._retained.items()]
+        return (d for d in found if _matches(pattern, d.topic))
+
+    def leave(self, link: MemoryTransport, *, will: Will | None) -> None:
+        """Takes a transport out, publishing its will if it died."""
+        with self._lock:
+            if link not in self._links:
+                return
+            self._links.remove(link)
+        if will is not None:
+            self.route(will.topic, will.payload, retain=True)
+
+
+@dataclass(eq=False)
+class MemoryTransport:
+    """One client of a `MemoryBroker`; implements `Transport`."""
+
+    broker: MemoryBroker
+    deliver: Deliver
+    on_link: OnLink
+    will: Will | None
+    _patterns: list[str] = field(default_factory=list)
+    _sent: int = 0
+    _received: int = 0
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        sure: bool = True,
+    ) -> None:
+        """Routes at once."""
+        self._sent += len(payload)
+        self.broker.route(topic, payload, retain=retain)
+
+    def subscribe(self, pattern: str) -> None:
+        """Adds the filter and delivers what is retained under it."""
+        if pattern not in self._patterns:
+            self._patterns.append(pattern)
+        for delivery in self.broker.held(pattern):
+            self._received += len(delivery.payload)
+            self.deliver(delivery)
+
+    def unsubscribe(self, pattern: str) -> None:
+        """Drops the filter."""
+        if pattern in self._patterns:
+            self._patterns.remove(pattern)
+
+    def offer(self, topic: str, payload: bytes) -> None:
+        """Delivers once if any filter matches."""
+        if any(_matches(pattern, topic) for pattern in self._patterns):
+            self._received += len(payload)
+            self.deliver(Delivery(topic, payload))
+
+    def traffic(self) -> Traffic:
+        """Payload bytes; there are no others in memory."""
+        return Traffic(self._sent, self._received)
+
+    def close(self) -> None:
+        """Leaves in good order."""
+        self.broker.leave(self, will=None)
+
+    def die(self) -> None:
+        """Leaves as a killed process does: the broker speaks the will."""
+        self.broker.leave(self, will=self.will)
+
+
+def _matches(pattern: str, topic: str) -> bool:
+    wanted, found = pattern.split("/"), topic.split("/")
+    for i, part in enumerate(wanted):
+        if part == "#":
+            return True
+        if i >= len(found) or part not in ("+", found[i]):
+            return False
+    return len(wanted) == len(found)

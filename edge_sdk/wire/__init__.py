@@ -1,0 +1,1 @@
+"""The wire: messages, their bytes, their topics. No sockets, no clock."""

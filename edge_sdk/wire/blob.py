@@ -1,0 +1,127 @@
+"""Content-addressed blobs in chunks: manifests, assembly, what is still missing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
+from edge_sdk.wire.messages import Manifest
+
+__all__ = ["CHUNK_SIZE", "Assembly", "blob_id", "chunk_of", "manifest_of", "positions"]
+
+CHUNK_SIZE = 64 * 1024  # bytes; larger packets make the broker's memory grow, see ADR 5
+
+
+def manifest_of(content: bytes, chunk_size: int = CHUNK_SIZE) -> Manifest:
+    """Size and digests of a blob.
+
+    Raises:
+        LocalProtocolError: If it is empty or has more chunks than a manifest may name.
+    """
+    count = -(-len(content) // chunk_size)
+    if not 1 <= count <= 2048:
+        raise LocalProtocolError(
+            f"a blob of {len(content)} bytes makes {count} chunks; 1 to 2048 can travel"
+        )
+    return Manifest(
+        sha256=hashlib.sha256(content).digest(),
+        size=len(content),
+        chunk_size=chunk_size,
+        chunks=[
+            hashlib.sha256(content[i * chunk_size : (i + 1) * chunk_size]).digest()
+            for i in range(count)
+        ],
+    )
+
+
+def blob_id(manifest: Manifest) -> str:
+    """The name of a blob in topics and files: 64 hex digits."""
+    return manifest.sha256.hex()
+
+
+def chunk_of(content: bytes, manifest: Manifest, index: int) -> bytes:
+    """The bytes of one chunk."""
+    return content[index * manifest.chunk_size : (index + 1) * manifest.chunk_size]
+
+
+def positions(ranges: Sequence[tuple[int, int]], limit: int) -> Iterable[int]:
+    """The chunk indices in ``[start, stop)`` ranges, each once, all below the limit.
+
+    Once: ranges that overlap must not multiply what one NEED can ask for.
+    """
+    seen: set[int] = set()
+    for start, stop in ranges:
+        for index in range(start, min(stop, limit)):
+            if index not in seen:
+                seen.add(index)
+                yield index
+
+
+class Assembly:
+    """Chunks of one blob as they arrive, in any order, each checked by its digest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        expected = -(-manifest.size // manifest.chunk_size)
+        if expected != len(manifest.chunks):
+            raise RemoteProtocolError(
+                f"a manifest of {manifest.size} bytes names {len(manifest.chunks)} "
+                f"chunks instead of {expected}"
+            )
+        self.manifest = manifest
+        self._chunks: dict[int, bytes] = {}
+
+    def add(self, index: int, chunk: bytes) -> bool:
+        """Takes a chunk; returns whether it was new.
+
+        Raises:
+            RemoteProtocolError: If it is not the chunk that the manifest names.
+        """
+        if index in self._chunks:
+            return False
+        if index >= len(self.manifest.chunks):
+            raise RemoteProtocolError(f"chunk {index} is beyond the blob's end")
+        start = index * self.manifest.chunk_size
+        if len(chunk) != min(self.manifest.chunk_size, self.manifest.size - start):
+            raise RemoteProtocolError(f"chunk {index} does not have its size")
+        if hashlib.sha256(chunk).digest() != self.manifest.chunks[index]:
+            raise RemoteProtocolError(f"chunk {index} does not have its digest")
+        self._chunks[index] = bytes(chunk)
+        return True
+
+    @property
+    def received(self) -> int:
+        """Chunks held."""
+        return len(self._chunks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is here."""
+        return len(self._chunks) == len(self.manifest.chunks)
+
+    def missing(self, limit: int = 64) -> list[tuple[int, int]]:
+        """Up to `limit` ranges ``[start, stop)`` of chunks that are not here."""
+        ranges: list[tuple[int, int]] = []
+        for index in range(len(self.manifest.chunks)):
+            if index in self._chunks:
+                continue
+            if ranges and ranges[-1][1] == index:
+                ranges[-1] = (ranges[-1][0], index + 1)
+            elif len(ranges) == limit:
+                break
+            else:
+                ranges.append((index, index + 1))
+        return ranges
+
+    def content(self) -> bytes:
+        """The whole blob.
+
+        Raises:
+            RemoteProtocolError: If a chunk is missing or the whole has another digest.
+        """
+        if not self.complete:
+            raise RemoteProtocolError("the blob is not complete")
+        whole = b"".join(self._chunks[i] for i in range(len(self.manifest.chunks)))
+        if hashlib.sha256(whole).digest() != self.manifest.sha256:
+            raise RemoteProtocolError("the blob does not have its digest")
+        return whole

@@ -1,0 +1,230 @@
+"""Every message type. Decoding is validation: a value of these types is well-formed.
+
+Rules of evolution: new fields come last and have a default; a released tag and field
+keep their meaning; unknown fields are skipped, unknown tags are counted and dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+__all__ = [
+    "Announce",
+    "Cancel",
+    "Data",
+    "Fail",
+    "Frozen",
+    "Hello",
+    "LocalRule",
+    "Manifest",
+    "MaskRecipe",
+    "Message",
+    "Need",
+    "Offer",
+    "Receipt",
+    "Status",
+    "TaskAck",
+    "TaskOrder",
+    "Training",
+    "Verdict",
+    "Wait",
+    "WarmUp",
+]
+
+Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+TaskId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Why: TypeAlias = Annotated[str, Meta(max_length=500)]
+
+
+class Manifest(Struct, frozen=True):
+    """What a blob is: its size in bytes and the SHA-256 of the whole and of each chunk.
+
+    2 048 chunks of 64 KiB are 128 MiB; their digests still fit one packet.
+    """
+
+    sha256: Digest
+    size: Annotated[int, Meta(ge=1, le=1 << 31)]
+    chunk_size: Annotated[int, Meta(ge=1, le=1 << 20)]
+    chunks: Annotated[list[Digest], Meta(min_length=1, max_length=2048)]
+
+
+class MaskRecipe(Struct, frozen=True):
+    """A mask as its seed and counts; both sides draw it and compare digests."""
+
+    seed: Count
+    counts: dict[str, Count]
+    digest: Digest
+
+
+class Training(Struct, frozen=True):
+    """Local training: SGD on the task's loss.
+
+    `max_steps` bounds one task's steps (0: whole epochs); `seed` orders the examples.
+    """
+
+    epochs: Annotated[int, Meta(ge=1)]
+    batch_size: Annotated[int, Meta(ge=1)]
+    learning_rate: Annotated[float, Meta(gt=0)]
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    max_steps: Count = 0
+    seed: Count = 0
+
+
+class Frozen(Struct, frozen=True, tag="frozen"):
+    """Train with the mask frozen; return the change of the kept values."""
+
+
+class WarmUp(Struct, frozen=True, tag="warm-up"):
+    """FLASH stage 1: prune and regrow after each epoch; return kept counts per layer."""
+
+    prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+
+
+LocalRule: TypeAlias = Frozen | WarmUp
+
+
+class Announce(Struct, frozen=True, tag="announce"):
+    """Coordinator to all, retained: what runs here."""
+
+    state: Literal["waiting", "running", "done", "stopped"]
+    task: str
+    round_no: Count
+    rounds: Count
+    codecs: list[str]
+
+
+class Hello(Struct, frozen=True, tag="hello"):
+    """Device to coordinator after every connect: who it is and what it holds."""
+
+    phase: str
+    task_id: TaskId | None
+    version: str
+    task: str
+    examples: Count
+    profile: dict[str, Any]
+    codecs: list[str]
+    engines: list[str]
+    free_disk_mib: Count
+
+
+class Wait(Struct, frozen=True, tag="wait"):
+    """Coordinator to device: nothing to do for now."""
+
+    ms: Count
+    why: Why
+
+
+class TaskOrder(Struct, frozen=True, tag="task"):
+    """Coordinator to device: its part of one round."""
+
+    id: TaskId
+    round_no: Count
+    density: Annotated[float, Meta(gt=0, le=1)]
+    base: Manifest
+    mask: MaskRecipe
+    rule: LocalRule
+    training: Training
+    ttl_ms: Count
+    shard: Count
+    codec: str
+
+
+class TaskAck(Struct, frozen=True, tag="task-ack"):
+    """Device to coordinator: the task is journalled."""
+
+    task_id: TaskId
+
+
+class Fail(Struct, frozen=True, tag="fail"):
+    """Device to coordinator: this task cannot be done here."""
+
+    task_id: TaskId
+    why: Why
+
+
+class Offer(Struct, frozen=True, tag="offer"):
+    """Device to coordinator: the update is packed; ask for it."""
+
+    task_id: TaskId
+    manifest: Manifest
+    mask_digest: Digest
+    codec: str
+    examples: Count
+    norm: Annotated[float, Meta(ge=0)]
+    metrics: dict[str, float]
+
+
+class Need(Struct, frozen=True, tag="need"):
+    """Either way: chunk ranges ``[start, stop)`` of a blob that are missing.
+
+    `blob` is the hex SHA-256 of a downward blob, or the id of the task offered.
+    At most `credit` chunks may be sent before the next NEED.
+    """
+
+    blob: Annotated[str, Meta(max_length=64)]
+    ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=256)]
+    credit: Annotated[int, Meta(ge=1)]
+
+
+class Data(Struct, frozen=True, tag="data"):
+    """Device to coordinator: one chunk of the update offered for a task."""
+
+    task_id: TaskId
+    index: Count
+    chunk: Annotated[bytes, Meta(max_length=1 << 20)]
+
+
+Verdict: TypeAlias = Literal[
+    "accepted", "late", "rejected", "corrupt", "equivocation", "unknown"
+]
+
+
+class Receipt(Struct, frozen=True, tag="receipt"):
+    """Coordinator to device, after the update is durable: what became of it."""
+
+    task_id: TaskId
+    verdict: Verdict
+    why: Why = ""
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Coordinator to device: stop work on this task; its result is not wanted."""
+
+    task_id: TaskId
+    why: Why
+
+
+class Status(Struct, frozen=True, tag="status"):
+    """Device to all, retained, and its will: a hint for displays, never for decisions.
+
+    `sent` and `received` are bytes on the wire since the device was installed.
+    """
+
+    online: bool
+    phase: str
+    round_no: Count = 0
+    engine: str = ""
+    detail: str = ""
+    sent: Count = 0
+    received: Count = 0
+    rss_mib: Count = 0
+
+
+Message: TypeAlias = (
+    Announce
+    | Hello
+    | Wait
+    | TaskOrder
+    | TaskAck
+    | Fail
+    | Offer
+    | Need
+    | Data
+    | Receipt
+    | Cancel
+    | Status
+)

@@ -1,0 +1,205 @@
+"""`build`: from a checkpoint to a checked file, or to no file at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edge_sdk.checkpoint import Checkpoint, load_checkpoint, replace_file
+from edge_sdk.errors import DataError
+from export.extras import require
+from export.report import Report
+
+if TYPE_CHECKING:
+    from export.rebuild import Source
+    from export.targets import Material, Product, Target
+
+__all__ = ["build", "build_source", "checked", "prepare", "versions"]
+
+_COMPARED = 64  # examples for parity: enough to meet every kernel, under a second
+_EVALUATED = 2000  # examples for the accuracy of lossy formats
+_CALIBRATED = 256
+
+
+def build(
+    checkpoint: Checkpoint | Path | str,
+    *,
+    format: str = "onnx-sparse",  # noqa: A002 - the word of the command line
+    out: Path | str | None = None,
+    batch: Literal["1", "dynamic"] = "1",
+    data: Path | str | None = None,
+    accuracy_points: float = 0.5,
+) -> Report:
+    """Exports a checkpoint, checks the result, and only then writes it.
+
+    Args:
+        checkpoint: The sparse model, or the path of its file.
+        format: A name from `export.targets.table`.
+        out: File to write; by default beside the checkpoint's file. None with a
+            `Checkpoint` value writes nothing and only reports.
+        batch: "1" fixes the batch; "dynamic" leaves it free.
+        data: Folder with the task's evaluation examples. Without it parity is
+            measured on seeded random inputs, and formats that need data are refused.
+        accuracy_points: Percentage points that a lossy format may lose.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged or not of the task's model.
+        DataError: If the format needs examples and there are none.
+        DependencyError: If the extra ``export`` is not installed.
+        ExportError: If the model cannot be exported or a gate fails; nothing is
+            written.
+    """
+    require()
+    from export.rebuild import from_checkpoint  # noqa: PLC0415 - torch is an extra
+    from export.targets.table import find_target  # noqa: PLC0415
+
+    target = find_target(format)
+    if not isinstance(checkpoint, Checkpoint):
+        path = Path(checkpoint)
+        checkpoint = load_checkpoint(path)
+        out = path.with_suffix(f".{format}{target.suffix}") if out is None else out
+    return build_source(
+        from_checkpoint(checkpoint),
+        format=format,
+        out=out,
+        batch=batch,
+        data=data,
+        accuracy_points=accuracy_points,
+    )
+
+
+def build_source(
+    source: Source,
+    *,
+    format: str = "onnx-sparse",  # noqa: A002
+    out: Path | str | None = None,
+    batch: Literal["1", "dynamic"] = "1",
+    data: Path | str | None = None,
+    accuracy_points: float = 0.5,
+) -> Report:
+    """As `build`, for a `Source`: any sparse torch model, see `rebuild.from_module`."""
+    require()
+    from export.targets.table import find_target  # noqa: PLC0415
+
+    target = find_target(format)
+    folder = None if data is None else Path(data)
+    if target.calibrated and folder is None:
+        raise DataError(
+            f"format {format} needs examples to calibrate on",
+            remedy="Name the folder of the task's evaluation examples with --data.",
+        )
+    material, notes = prepare(source, batch=batch, data=folder)
+    product = target.make(material)
+    report = checked(
+        product,
+        target,
+        material,
+        data=folder,
+        batch=batch,
+        notes=notes,
+        accuracy_points=accuracy_points,
+    )
+    if out is None:
+        return report
+    replace_file(Path(out), product.content)
+    return replace(report, file=str(out))
+
+
+def prepare(
+    source: Source, *, batch: Literal["1", "dynamic"], data: Path | None
+) -> tuple[Material, list[str]]:
+    """The dense graph with what every target needs to know, and the passes' notes."""
+    from export.costs import count_macs  # noqa: PLC0415
+    from export.onnx_graph import dense_graph  # noqa: PLC0415
+    from export.targets import Material  # noqa: PLC0415
+
+    dense, notes, kept = dense_graph(source, batch=batch)
+    macs = count_macs(dense)
+    facts = {
+        "version": versions()["flash-edge"],
+        "task": source.task,
+        "round": str(source.round_no),
+        "density": repr(source.mask.density),
+        "mac_density": repr(macs.density),
+        "macs": str(macs.dense),
+        "mask_digest": source.mask.digest.hex(),
+        "labels": json.dumps(list(source.labels)),
+        "input_shape": json.dumps(list(source.input_shape)),
+        "metrics": json.dumps(dict(source.metrics), sort_keys=True),
+        "torch": versions()["torch"],
+    }
+    calibration = None if data is None else source.inputs(data, _CALIBRATED, half=1)
+    return Material(source, dense, facts, calibration, kept), notes
+
+
+def checked(
+    product: Product,
+    target: Target,
+    material: Material,
+    *,
+    data: Path | None,
+    batch: Literal["1", "dynamic"],
+    notes: Sequence[str] = (),
+    accuracy_points: float = 0.5,
+) -> Report:
+    """Runs the format's gates and reports.
+
+    Raises:
+        ExportError: If a gate fails.
+    """
+    from export.gates import check  # noqa: PLC0415
+    from export.passes import run  # noqa: PLC0415
+    from export.passes.describe import Describe  # noqa: PLC0415
+
+    source, facts = material.source, material.facts
+    evaluation = None
+    if not target.exact and data is not None:
+        evaluation = source.inputs(data, _EVALUATED)
+    findings = check(
+        product,
+        target,
+        source,
+        source.inputs(data, _COMPARED),
+        kept=material.kept,
+        evaluation=evaluation,
+        accuracy_points=accuracy_points,
+    )
+    plain = material.copy()
+    run(plain, (Describe({**facts, "format": "onnx"}),))
+    return Report(
+        format=target.name,
+        file="",
+        file_bytes=len(product.content),
+        dense_bytes=plain.ByteSize(),
+        sha256=hashlib.sha256(product.content).hexdigest(),
+        task=source.task,
+        round_no=source.round_no,
+        batch=batch,
+        input_shape=source.input_shape,
+        labels=source.labels,
+        density=source.mask.density,
+        mac_density=float(facts["mac_density"]),
+        macs=int(facts["macs"]),
+        mask_digest=source.mask.digest.hex(),
+        findings=findings,
+        notes=(*notes, *product.notes),
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Package to version, of what took part in an export."""
+    names = ("flash-edge", "torch", "onnx", "onnxruntime", "numpy")
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "0+source"

@@ -1,0 +1,183 @@
+"""`flash-export`: parses, calls one function, prints its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edge_sdk.errors import EdgeError, ExportError
+from export.builder import build
+from export.bundle import FORMATS, make_bundle, verify_bundle
+from export.recheck import verify
+from export.report import Report
+from export.timing import bench, machine
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="From a sparse checkpoint to a checked model file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the task's evaluation examples (with eval.npz)."),
+]
+Points = Annotated[
+    float,
+    typer.Option(
+        "--accuracy-points", help="Percentage points a lossy format may lose."
+    ),
+]
+_VERBOSE = {"on": False}
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the full traceback of an error.")
+    ] = False,
+) -> None:
+    """From a sparse checkpoint to a checked model file."""
+    _VERBOSE["on"] = verbose
+
+
+@app.command("build")
+def build_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
+    *,
+    format: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option(
+            help="onnx-sparse, onnx, onnx-fp16, onnx-int8, ort, native, native-int8."
+        ),
+    ] = "onnx-sparse",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default beside CHECKPOINT.")
+    ] = None,
+    batch: Annotated[
+        Literal["1", "dynamic"],
+        typer.Option(help="Fixed batch of 1 (phones need it), or dynamic."),
+    ] = "1",
+    data: Data = None,
+    accuracy_points: Points = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Export CHECKPOINT, check the result, and only then write it."""
+    report = build(
+        checkpoint,
+        format=format,
+        out=out,
+        batch=batch,
+        data=data,
+        accuracy_points=accuracy_points,
+    )
+    _show(report, as_json=as_json)
+
+
+@app.command("verify")
+def verify_command(
+    file: Annotated[Path, typer.Argument(help="A file or a bundle that build wrote.")],
+    *,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="The checkpoint a file comes from; bundles need none."),
+    ] = None,
+    data: Data = None,
+    accuracy_points: Points = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Run every gate again on FILE; on a bundle, digests and the golden example."""
+    if file.is_dir():
+        differences = verify_bundle(file)
+        if as_json:
+            typer.echo(json.dumps(differences))
+            return
+        for name, error in differences.items():
+            typer.echo(f"{name}: golden outputs match, largest difference {error:.1e}")
+        return
+    if checkpoint is None:
+        raise ExportError(
+            f"{file} is a single file: name the checkpoint it was built from",
+            remedy=f"flash-export verify {file} --checkpoint CHECKPOINT",
+        )
+    report = verify(file, checkpoint, data=data, accuracy_points=accuracy_points)
+    _show(report, as_json=as_json)
+
+
+@app.command("bundle")
+def bundle_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    format: Annotated[  # noqa: A002
+        list[str] | None, typer.Option(help="May be given more than once.")
+    ] = None,
+    data: Data = None,
+    accuracy_points: Points = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Write a folder with models, labels, a golden example and a manifest."""
+    manifest = make_bundle(
+        checkpoint,
+        out,
+        formats=format or FORMATS,
+        data=data,
+        accuracy_points=accuracy_points,
+    )
+    if as_json:
+        typer.echo(json.dumps(manifest, indent=2))
+        return
+    typer.echo(f"{out}: {len(manifest['files'])} files, task {manifest['task']}")
+    for name, entry in manifest["models"].items():
+        ratio = f"{entry['size_ratio']:.1f}x smaller than dense"
+        typer.echo(f"{name}: {entry['bytes']:,} bytes, {ratio}")
+
+
+@app.command("bench")
+def bench_command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    *,
+    threads: Annotated[int, typer.Option(help="Threads per model.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Seconds per model.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Time every model of BUNDLE beside dense onnxruntime, one example at a time."""
+    timings = bench(bundle, threads=threads, seconds=seconds)
+    if as_json:
+        values = {"machine": machine(), "timings": [asdict(t) for t in timings]}
+        typer.echo(json.dumps(values, indent=2))
+        return
+    typer.echo(f"{machine()['processor']}, {threads} thread(s), batch 1")
+    typer.echo(f"{'model':20}{'p50 ms':>10}{'p90 ms':>10}{'load ms':>10}{'MiB':>8}")
+    for t in timings:
+        row = f"{t.name:20}{t.p50_ms:10.3f}{t.p90_ms:10.3f}{t.load_ms:10.1f}"
+        typer.echo(f"{row}{t.peak_rss_mib:8.1f}")
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    typer.echo(report.to_json() if as_json else "\n".join(report.lines()))
+
+
+def main() -> None:
+    """Runs the command; an error becomes two lines on stderr and exit code 3."""
+    try:
+        app()
+    except EdgeError as error:
+        if _VERBOSE["on"]:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"help: {error.help}", err=True)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

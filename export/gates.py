@@ -1,0 +1,236 @@
+"""The gates: what must hold of an exported model before a file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edge_sdk.errors import ExportError
+from edge_sdk.infer import NativeModel
+from export import runtime
+from export.graph import find_initializer
+from export.passes.name_weights import TRANSPOSED
+from export.passes.remove_dead_channels import Kept
+from export.rebuild import Inputs, Source
+from export.report import Accuracy, Findings, Parity
+from export.targets import Product, Target
+
+__all__ = ["ACCURACY_POINTS", "PARITY", "check"]
+
+PARITY = 1e-5  # relative max-norm; measured 1e-7..7e-7 on CNNs and ResNet18
+ACCURACY_POINTS = 0.5
+
+Array: TypeAlias = NDArray[np.float32]
+Predict: TypeAlias = Callable[[Array], Array]
+
+
+def check(
+    product: Product,
+    target: Target,
+    source: Source,
+    inputs: Inputs,
+    *,
+    kept: Kept | None = None,
+    predict: Predict | None = None,
+    evaluation: Inputs | None = None,
+    accuracy_points: float = ACCURACY_POINTS,
+) -> Findings:
+    """Runs every gate that the format has.
+
+    Args:
+        product: What the target made.
+        target: The format.
+        source: The module that was exported.
+        inputs: What outputs are compared on.
+        kept: Channels that stayed where dead ones were removed.
+        predict: Runs the file; by default onnxruntime on its bytes.
+        evaluation: Examples with targets, for the accuracy of lossy formats.
+        accuracy_points: How many percentage points a lossy format may lose.
+
+    Raises:
+        ExportError: If a gate fails; the message has the numbers.
+    """
+    if target.reader == "onnx":
+        _checker(product.model)
+    checked, kept_zeros = _mask(product.model, source, kept or {}, exact=target.exact)
+    if predict is None:
+        predict = _runner(product.content, target)
+    outputs = predict(inputs.batch)
+    if target.reader == "native":
+        _arithmetic(outputs, product.model, inputs)
+    parity = _parity(outputs, source.predict(inputs.batch), inputs, exact=target.exact)
+    bitwise = folded = None
+    if product.reference is not None:
+        dense = product.reference.SerializeToString()
+        # An .ort file was optimised to the extended level, and stays there.
+        level: runtime.Level = "extended" if target.reader == "ort" else "all"
+        reference = runtime.open_session(dense, optimise=level)
+        # First, as an unfolded weight also changes last bits: it is not prepacked.
+        if target.reader == "onnx":
+            folded = _folded(product.content, dense)
+        bitwise = _bitwise(outputs, runtime.predict(reference, inputs.batch))
+    accuracy = None
+    if not target.exact and evaluation is not None:
+        accuracy = _accuracy(predict, source, evaluation, accuracy_points)
+    return Findings(
+        checker=target.reader == "onnx",
+        weights_checked=checked,
+        kept_zeros=kept_zeros,
+        parity=parity,
+        bitwise=bitwise,
+        folded=folded,
+        accuracy=accuracy,
+    )
+
+
+def _runner(content: bytes, target: Target) -> Predict:
+    if target.reader == "native":
+        return NativeModel(content).run
+    session = runtime.open_session(content)
+
+    def predict(batch: Array) -> Array:
+        return runtime.predict(session, batch)
+
+    return predict
+
+
+def _arithmetic(outputs: Array, model: onnx.ModelProto, inputs: Inputs) -> None:
+    """The native runtime computes what onnxruntime does from the values it stores."""
+    session = runtime.open_session(model.SerializeToString())
+    expected = runtime.predict(session, inputs.batch)
+    if outputs.shape != expected.shape or not np.isfinite(outputs).all():
+        raise ExportError("the native runtime's outputs have another shape or no value")
+    error = float(np.abs(outputs - expected).max() / (np.abs(expected).max() or 1.0))
+    if error > PARITY:
+        raise ExportError(
+            f"the native runtime differs from onnxruntime by {error:.2e} of the "
+            f"largest output; {PARITY:.0e} is allowed"
+        )
+
+
+def _checker(model: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise ExportError(f"onnx.checker refuses the model: {error}") from error
+
+
+def _mask(
+    model: onnx.ModelProto, source: Source, kept: Kept, *, exact: bool
+) -> tuple[int, int]:
+    """Compares the zeros of every masked weight: (weights compared, kept zeros)."""
+    names = {}
+    made = {output for node in model.graph.node for output in node.output}
+    for layer in source.mask:
+        found = [
+            name
+            for name in (layer, layer + TRANSPOSED, *_quantised(layer))
+            if name in made or find_initializer(model, name) is not None
+        ]
+        if not found:
+            raise ExportError(
+                f"layer {layer}: its weight is not in the exported graph",
+                remedy="A layer that the model does not use cannot be exported.",
+            )
+        names[layer] = found[0]
+    arrays = runtime.unpacked(model, list(names.values()))
+    state = source.model.state_dict()
+    kept_zeros = 0
+    for layer, name in names.items():
+        array = arrays[name].T if TRANSPOSED in name else arrays[name]
+        keep, original = source.mask[layer], state[layer].numpy()
+        for axis, positions in kept.get(layer, ()):
+            keep = np.take(keep, positions, axis=axis)
+            original = np.take(original, positions, axis=axis)
+        if array.shape != keep.shape:
+            raise ExportError(
+                f"layer {layer}: shape {array.shape} in the file, "
+                f"{keep.shape} in the mask"
+            )
+        stray = int(np.count_nonzero(array[~keep]))
+        if stray:
+            raise ExportError(
+                f"layer {layer}: {stray} weights off the mask are not zero"
+            )
+        lost = keep & (array == 0) & (original != 0)
+        dead = ~array.reshape(array.shape[0], -1).any(axis=1)  # folded away: scale 0
+        lost[dead] = False
+        if exact and lost.any():
+            raise ExportError(
+                f"layer {layer}: {int(lost.sum())} kept weights became zero"
+            )
+        kept_zeros += int(np.count_nonzero(keep & (array == 0)))
+    return len(names), kept_zeros
+
+
+def _quantised(layer: str) -> tuple[str, str]:
+    """What the int8 weight of a layer is called by onnxruntime's quantiser."""
+    return f"{layer}_quantized", f"{layer}{TRANSPOSED}_quantized"
+
+
+def _parity(outputs: Array, expected: Array, inputs: Inputs, *, exact: bool) -> Parity:
+    if outputs.shape != expected.shape:
+        raise ExportError(
+            f"outputs have shape {outputs.shape}, torch's {expected.shape}"
+        )
+    if not np.isfinite(outputs).all() or not np.isfinite(expected).all():
+        raise ExportError("an output is not finite")
+    scale = float(np.abs(expected).max()) or 1.0
+    error = float(np.abs(outputs - expected).max()) / scale
+    limit = PARITY if exact else None
+    if limit is not None and error > limit:
+        raise ExportError(
+            f"outputs differ from torch by {error:.2e} of their largest value; "
+            f"{limit:.0e} is allowed ({len(inputs)} {inputs.origin})"
+        )
+    flat, wanted = (a.reshape(len(a), -1).argmax(axis=1) for a in (outputs, expected))
+    same = float(np.mean(flat == wanted))
+    return Parity(len(inputs), inputs.origin, error, limit, same)
+
+
+def _bitwise(outputs: Array, expected: Array) -> bool:
+    differ = int(np.count_nonzero(outputs.view(np.uint32) != expected.view(np.uint32)))
+    if differ:
+        worst = float(np.abs(outputs - expected).max())
+        raise ExportError(
+            f"{differ} of {outputs.size} outputs are not bitwise equal to the dense "
+            f"model's in onnxruntime; largest difference {worst:.2e}"
+        )
+    return True
+
+
+def _folded(content: bytes, dense: bytes) -> bool:
+    ours, wanted = runtime.folded_operators(content), runtime.folded_operators(dense)
+    if ours != wanted:
+        extra = {k: n for k, n in ours.items() if wanted.get(k) != n}
+        raise ExportError(
+            f"onnxruntime did not fold the packed weights; left over: {extra}",
+            remedy="Export with --format onnx: the packed file would be slow.",
+        )
+    return True
+
+
+def _accuracy(
+    predict: Predict, source: Source, evaluation: Inputs, limit_points: float
+) -> Accuracy:
+    if evaluation.targets is None:
+        raise ExportError("the accuracy gate needs examples with targets")
+    exact = _correct(source.predict(evaluation.batch), evaluation)
+    exported = _correct(predict(evaluation.batch), evaluation)
+    accuracy = Accuracy(len(evaluation), exact, exported, limit_points)
+    if accuracy.lost_points > limit_points:
+        raise ExportError(
+            f"accuracy falls from {exact:.4f} to {exported:.4f} on {len(evaluation)} "
+            f"examples: {accuracy.lost_points:.2f} points, {limit_points} are allowed",
+            remedy="Use an exact format, more calibration data, or --accuracy-points.",
+        )
+    return accuracy
+
+
+def _correct(outputs: Array, evaluation: Inputs) -> float:
+    top = outputs.reshape(len(outputs), -1).argmax(axis=1)
+    return float(np.mean(top == evaluation.targets))

@@ -1,0 +1,441 @@
+// Vector kernels with GCC vector extensions: the register blocking is explicit, and one
+// source serves AVX-512, AVX2, SSE and NEON. Compiled with FLSP_ISA = v4, v3 or base and
+// FLSP_BYTES = vector bytes. No standard library here: an inline function compiled for
+// AVX-512 could be the one that the linker keeps for every processor.
+#include "kernels.h"
+
+#ifndef FLSP_BYTES
+#define FLSP_BYTES 16
+#endif
+#ifndef FLSP_ISA
+#define FLSP_ISA base
+#endif
+#define FLSP_JOIN2(a, b) a##b
+#define FLSP_JOIN(a, b) FLSP_JOIN2(a, b)
+#define FLSP_TEXT2(a) #a
+#define FLSP_TEXT(a) FLSP_TEXT2(a)
+#define FLSP_INLINE static inline __attribute__((always_inline))
+#define FLSP_UNROLL _Pragma("GCC unroll 32")
+
+namespace flsp {
+namespace {
+
+constexpr int kLanes = FLSP_BYTES / 4;
+typedef float Vec __attribute__((vector_size(FLSP_BYTES), aligned(4), may_alias));
+typedef int32_t Index __attribute__((vector_size(FLSP_BYTES), aligned(4), may_alias));
+
+// Accumulators that fit the registers beside one input and one weight.
+#if FLSP_BYTES == 64 || defined(__aarch64__)
+constexpr int kMaxSparse = 16, kMaxDense = 6;  // 32 registers
+#else
+constexpr int kMaxSparse = 12, kMaxDense = 3;  // 16 registers
+#endif
+
+FLSP_INLINE Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+FLSP_INLINE void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+FLSP_INLINE Vec splat(float a) { return a - Vec{}; }
+FLSP_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+FLSP_INLINE Vec clip(Vec v, Vec low, Vec high) {
+  v = v > low ? v : low;
+  return v < high ? v : high;
+}
+
+FLSP_INLINE float clip_one(float v, float low, float high) {
+  v = v > low ? v : low;
+  return v < high ? v : high;
+}
+
+template <int TH, int TW>
+FLSP_INLINE ptrdiff_t spot(ptrdiff_t row, ptrdiff_t tail, int h, int t) {
+  return h * row + (t == TW - 1 ? tail : t * kLanes);
+}
+
+FLSP_INLINE void store_some(float* p, Vec v, int count) {
+  if (count == kLanes) return store(p, v);
+  for (int i = 0; i < count; i++) p[i] = v[i];
+}
+
+template <int TH, int TW>
+FLSP_INLINE void finish_row(const Tile& a, ptrdiff_t out, Vec (&sum)[TH][TW]) {
+  constexpr int T = TH * TW;
+  float* y = a.y + out;
+  if (a.last) {
+    const Vec low = splat(a.finish.low), high = splat(a.finish.high);
+    const float* residual = a.finish.residual;
+    FLSP_UNROLL for (int t = 0; t < T; t++) {
+      Vec& v = sum[t / TW][t % TW];
+      if (residual) v += load(residual + out + a.y_at[t]);
+      v = clip(v, low, high);
+    }
+  }
+  // A row's spare lanes fall on the next row's first pixels, which are stored later.
+  FLSP_UNROLL for (int t = 0; t < T - 1; t++) store(y + a.y_at[t], sum[t / TW][t % TW]);
+  store_some(y + a.y_at[T - 1], sum[TH - 1][TW - 1], a.y_last);
+}
+
+template <int TH, int TW>
+FLSP_INLINE void start_row(const Tile& a, int32_t row, Vec (&sum)[TH][TW]) {
+  constexpr int T = TH * TW;
+  if (a.first) {
+    const Vec bias = splat(a.bias[row]);
+    FLSP_UNROLL for (int t = 0; t < T; t++) sum[t / TW][t % TW] = bias;
+  } else {
+    const float* y = a.y + row * a.y_plane;
+    FLSP_UNROLL for (int t = 0; t < T; t++) sum[t / TW][t % TW] = load(y + a.y_at[t]);
+  }
+}
+
+// One load and one multiply-add per kept weight and vector; nothing is stored inside.
+template <int TH, int TW>
+void sparse_tile(const Tile& a, const SparseBlock& b) {
+  constexpr int T = TH * TW;
+  constexpr int U = T >= 6 ? 1 : T >= 3 ? 2 : 4;  // independent sums hide the latency
+  const ptrdiff_t x_row = a.x_row, tail = a.x_tail;
+  for (int32_t r = 0; r < b.rows; r++) {
+    Vec sum[U][TH][TW];
+    start_row<TH, TW>(a, b.row[r], sum[0]);
+    FLSP_UNROLL for (int u = 1; u < U; u++) FLSP_UNROLL for (int h = 0; h < TH; h++)
+      FLSP_UNROLL for (int t = 0; t < TW; t++) sum[u][h][t] = Vec{};
+    const Entry* e = b.entries + b.start[r];
+    const Entry* const end = b.entries + b.start[r + 1];
+    for (; e + U <= end; e += U)
+      FLSP_UNROLL for (int u = 0; u < U; u++) {
+        const float* x = a.x + e[u].offset;
+        const Vec w = splat(e[u].value);
+        FLSP_UNROLL for (int h = 0; h < TH; h++) FLSP_UNROLL for (int t = 0; t < TW; t++)
+          sum[u][h][t] += w * load(x + spot<TH, TW>(x_row, tail, h, t));
+      }
+    if (U > 1)
+      for (; e < end; e++) {
+        const float* x = a.x + e->offset;
+        const Vec w = splat(e->value);
+        FLSP_UNROLL for (int h = 0; h < TH; h++) FLSP_UNROLL for (int t = 0; t < TW; t++)
+          sum[0][h][t] += w * load(x + spot<TH, TW>(x_row, tail, h, t));
+      }
+    FLSP_UNROLL for (int u = 1; u < U; u++) FLSP_UNROLL for (int h = 0; h < TH; h++)
+      FLSP_UNROLL for (int t = 0; t < TW; t++) sum[0][h][t] += sum[u][h][t];
+    finish_row<TH, TW>(a, b.row[r] * a.y_plane, sum[0]);
+  }
+}
+
+// Each input vector is used by kDenseRows output channels.
+template <int TH, int TW>
+void dense_tile(const Tile& a, const DenseBlock& b) {
+  constexpr int R = kDenseRows;
+  for (int32_t r0 = 0; r0 < b.rows; r0 += R) {
+    const float* w = b.values + static_cast<ptrdiff_t>(r0) * b.columns;
+    const int valid = b.rows - r0 < R ? b.rows - r0 : R;
+    Vec sum[R][TH][TW];
+    FLSP_UNROLL for (int r = 0; r < R; r++)
+      start_row<TH, TW>(a, r0 + (r < valid ? r : 0), sum[r]);
+    for (int32_t c = 0; c < b.columns; c++, w += R) {
+      const float* x = a.x + b.offset[c];
+      FLSP_UNROLL for (int h = 0; h < TH; h++) FLSP_UNROLL for (int t = 0; t < TW; t++) {
+        const Vec v = load(x + spot<TH, TW>(a.x_row, a.x_tail, h, t));
+        FLSP_UNROLL for (int r = 0; r < R; r++) sum[r][h][t] += splat(w[r]) * v;
+      }
+    }
+    FLSP_UNROLL for (int r = 0; r < R; r++)
+      if (r < valid) finish_row<TH, TW>(a, (r0 + r) * a.y_plane, sum[r]);
+  }
+}
+
+// The shapes that exist: every tw for one row, a few for 2 and 4 rows.
+template <int TH, int TW, int MAX>
+constexpr bool exists() {
+  return TH * TW <= MAX && (TH == 1 || TW <= 4);
+}
+
+template <template <int, int> class Run, int MAX, int TH, int TW, class... Args>
+FLSP_INLINE bool dispatch_width(int tw, Args&&... args) {
+  if constexpr (TW == 0) {
+    return false;
+  } else {
+    if (tw == TW) {
+      if constexpr (exists<TH, TW, MAX>()) {
+        Run<TH, TW>::run(args...);
+        return true;
+      }
+      return false;
+    }
+    return dispatch_width<Run, MAX, TH, TW - 1>(tw, args...);
+  }
+}
+
+template <template <int, int> class Run, int MAX, class... Args>
+FLSP_INLINE bool dispatch(int th, int tw, Args&&... args) {
+  switch (th) {
+    case 1: return dispatch_width<Run, MAX, 1, kMaxSparse>(tw, args...);
+    case 2: return dispatch_width<Run, MAX, 2, kMaxSparse>(tw, args...);
+    case 4: return dispatch_width<Run, MAX, 4, kMaxSparse>(tw, args...);
+    default: return false;
+  }
+}
+
+template <int TH, int TW>
+struct RunSparse {
+  static void run(const Tile& a, const SparseBlock& b) { sparse_tile<TH, TW>(a, b); }
+};
+template <int TH, int TW>
+struct RunDense {
+  static void run(const Tile& a, const DenseBlock& b) { dense_tile<TH, TW>(a, b); }
+};
+
+void sparse(const Tile& a, const SparseBlock& b, int th, int tw) {
+  dispatch<RunSparse, kMaxSparse>(th, tw, a, b);
+}
+void dense(const Tile& a, const DenseBlock& b, int th, int tw) {
+  dispatch<RunDense, kMaxDense>(th, tw, a, b);
+}
+
+// ------------------------------------------------------------------ packing of tiles
+
+typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+FLSP_INLINE void copy_quad(float* to, const float* from) {
+  *reinterpret_cast<Quad*>(to) = *reinterpret_cast<const Quad*>(from);
+}
+
+FLSP_INLINE void copy_any(float* to, const float* from, int32_t count) {
+  int32_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  for (; i + 4 <= count; i += 4) copy_quad(to + i, from + i);
+  for (; i < count; i++) to[i] = from[i];
+}
+
+FLSP_INLINE void zero(float* to, int32_t count) {
+  for (int32_t i = 0; i < count; i++) to[i] = 0.0f;
+}
+
+// VECTORS per packed row, or 0: any width, copied exactly. Whole vectors may read a few
+// floats beside the row; they become zeros or spare lanes, and the arena has room.
+template <int VECTORS>
+void pack_rows(const Pack& p, float* target) {
+  const int32_t width = p.out_width;
+  for (int32_t c = 0; c < p.channels; c++)
+    for (int32_t k = 0; k < p.copies; k++, target += p.step) {
+      const int32_t shift = p.shift[k];
+      const int32_t left = shift < 0 ? -shift : 0;
+      const int32_t over = shift + width - p.width;
+      const int32_t right = over > 0 ? over : 0;
+      const float* from = p.x + c * p.plane + p.origin[k] + p.from * p.row + shift;
+      float* to = target;
+      for (int32_t h = p.from; h < p.to; h++, to += p.out_row, from += p.row) {
+        if (h < 0 || h >= p.height || left + right >= width) {
+          zero(to, width);
+          continue;
+        }
+        if constexpr (VECTORS) {
+          FLSP_UNROLL for (int v = 0; v < VECTORS; v++)
+            store(to + v * kLanes, load(from + v * kLanes));
+          for (int32_t i = 0; i < left; i++) to[i] = 0.0f;
+        } else {
+          zero(to, left);
+          copy_any(to + left, from + left, width - left - right);
+        }
+        for (int32_t i = width - right; i < width; i++) to[i] = 0.0f;
+      }
+    }
+}
+
+// Narrow rows that lie without gaps: a shifted copy of many rows at once, in which the
+// columns that came from a neighbouring row are masked. Eight times fewer stores at
+// width 4, where packing was a quarter of a layer's time.
+constexpr int kNarrowCopies = 16;
+void pack_narrow(const Pack& p, float* target) {
+  const int32_t width = p.width;
+  const int32_t top = p.from < 0 ? -p.from : 0;
+  const int32_t first = p.from + top, last = p.to < p.height ? p.to : p.height;
+  const int32_t body = last > first ? (last - first) * width : 0;
+  Index masks[kNarrowCopies];
+  for (int32_t k = 0; k < p.copies; k++)
+    for (int i = 0; i < kLanes; i++) {
+      const int32_t column = i % width + p.shift[k];
+      masks[k][i] = column >= 0 && column < width ? -1 : 0;
+    }
+  for (int32_t c = 0; c < p.channels; c++)
+    for (int32_t k = 0; k < p.copies; k++, target += p.step) {
+      const Index mask = masks[k];
+      zero(target, top * width);
+      const float* from = p.x + c * p.plane + p.origin[k] + first * p.row + p.shift[k];
+      float* to = target + top * width;
+      for (int32_t i = 0; i < body; i += kLanes) {
+        const Vec v = load(from + i);
+        store(to + i, reinterpret_cast<Vec>(reinterpret_cast<Index>(v) & mask));
+      }
+      zero(to + body, (p.to - p.from - top) * width - body);
+    }
+}
+
+void pack(const Pack& p, float* target) {
+  const bool gapless =
+      p.row == p.width && p.out_width == p.width && p.out_row == p.width;
+  if (gapless && p.width <= kLanes && kLanes % p.width == 0 && p.copies <= kNarrowCopies)
+    return pack_narrow(p, target);
+  switch (p.out_row % kLanes == 0 ? p.out_row / kLanes : 0) {
+    case 1: return pack_rows<1>(p, target);
+    case 2: return pack_rows<2>(p, target);
+    case 4: return pack_rows<4>(p, target);
+    case 8: return pack_rows<8>(p, target);
+    default: return pack_rows<0>(p, target);
+  }
+}
+
+// --------------------------------------------------------------- strides and pooling
+
+// Elements 0, 2, 4 ... of two vectors.
+FLSP_INLINE Vec even(Vec a, Vec b) {
+#if defined(__clang__)
+#if FLSP_BYTES == 64
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
+                                 28, 30);
+#elif FLSP_BYTES == 32
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+#endif
+#else
+  Index order;
+  FLSP_UNROLL for (int i = 0; i < kLanes; i++) order[i] = 2 * i;
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
+FLSP_INLINE Quad even_quad(Quad a, Quad b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+#else
+  typedef int32_t Four __attribute__((vector_size(16)));
+  return __builtin_shuffle(a, b, Four{0, 2, 4, 6});
+#endif
+}
+
+// Reads one float past the last one it takes; the arena has room.
+void every_second(const float* from, float* to, int32_t count) {
+  int32_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    store(to + i, even(load(from + 2 * i), load(from + 2 * i + kLanes)));
+  for (; i + 4 <= count; i += 4) {
+    const Quad* p = reinterpret_cast<const Quad*>(from + 2 * i);
+    *reinterpret_cast<Quad*>(to + i) = even_quad(p[0], p[1]);
+  }
+  for (; i < count; i++) to[i] = from[2 * i];
+}
+
+// The largest of the window's rows, with -inf where the window leaves the plane.
+FLSP_INLINE void largest_rows(const MaxPool& p, int32_t h, int32_t length) {
+  const float lowest = -__builtin_inff();
+  int32_t first = p.kernel_h, last = -1;
+  for (int32_t k = 0; k < p.kernel_h; k++) {
+    const int32_t row = h * p.stride_h + k * p.dilation_h - p.pad_top;
+    if (row < 0 || row >= p.height) continue;
+    if (k < first) first = k;
+    last = k;
+  }
+  int32_t stop = p.pad_left + p.width;  // of the columns that exist
+  if (stop > length) stop = length;
+  for (int32_t i = 0; i < p.pad_left && i < length; i++) p.line[i] = lowest;
+  if (last < 0) stop = p.pad_left < length ? p.pad_left : length;
+  const float* x = p.x + static_cast<ptrdiff_t>(h * p.stride_h - p.pad_top) * p.width -
+                   p.pad_left;
+  for (int32_t i = p.pad_left; i < stop; i += kLanes) {
+    Vec v = load(x + static_cast<ptrdiff_t>(first) * p.dilation_h * p.width + i);
+    for (int32_t k = first + 1; k <= last; k++)
+      v = larger(v, load(x + static_cast<ptrdiff_t>(k) * p.dilation_h * p.width + i));
+    store(p.line + i, v);
+  }
+  for (int32_t i = stop; i < length + kLanes; i++) p.line[i] = lowest;
+}
+
+void max_pool(const MaxPool& p) {
+  const int32_t length = (p.out_width - 1) * p.stride_w + p.kernel_w;
+  const Vec low = splat(p.low), high = splat(p.high);
+  for (int32_t h = 0; h < p.out_height; h++) {
+    largest_rows(p, h, length);
+    float* y = p.y + static_cast<ptrdiff_t>(h) * p.out_width;
+    int32_t w = 0;
+    if (p.stride_w == 1) {
+      for (; w + kLanes <= p.out_width; w += kLanes) {
+        Vec v = load(p.line + w);
+        for (int32_t k = 1; k < p.kernel_w; k++) v = larger(v, load(p.line + w + k));
+        store(y + w, clip(v, low, high));
+      }
+    } else if (p.stride_w == 2) {
+      for (; w + kLanes <= p.out_width; w += kLanes) {
+        const float* from = p.line + 2 * w;
+        Vec v = even(load(from), load(from + kLanes));
+        for (int32_t k = 1; k < p.kernel_w; k++)
+          v = larger(v, even(load(from + k), load(from + k + kLanes)));
+        store(y + w, clip(v, low, high));
+      }
+    }
+    for (; w < p.out_width; w++) {
+      const float* from = p.line + w * p.stride_w;
+      float v = from[0];
+      for (int32_t k = 1; k < p.kernel_w; k++) v = v > from[k] ? v : from[k];
+      y[w] = clip_one(v, p.low, p.high);
+    }
+  }
+}
+
+// -------------------------------------------------------------------- linear layers
+
+// Four inputs are collected into a vector, so that the values load four at a time: a
+// processor has two loads per cycle. Measured on Zen 5: 1.37 times the scalar loop.
+template <class Offset>
+FLSP_INLINE float dot(const float* x, const float* value, const Offset* at,
+                      int32_t count) {
+  Quad sum[4] = {};
+  int32_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    FLSP_UNROLL for (int u = 0; u < 4; u++) {
+      const Offset* o = at + i + 4 * u;
+      const Quad v = {x[o[0]], x[o[1]], x[o[2]], x[o[3]]};
+      sum[u] += v * *reinterpret_cast<const Quad*>(value + i + 4 * u);
+    }
+  for (; i + 4 <= count; i += 4) {
+    const Quad v = {x[at[i]], x[at[i + 1]], x[at[i + 2]], x[at[i + 3]]};
+    sum[0] += v * *reinterpret_cast<const Quad*>(value + i);
+  }
+  const Quad all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  float total = (all[0] + all[1]) + (all[2] + all[3]);
+  for (; i < count; i++) total += value[i] * x[at[i]];
+  return total;
+}
+
+void linear(const float* x, float* y, const SparseRows& rows, const float* bias,
+            int32_t begin, int32_t end, float low, float high) {
+  for (int32_t r = begin; r < end; r++) {
+    const int32_t from = rows.start[r], count = rows.start[r + 1] - from;
+    const float sum = rows.near ? dot(x, rows.value + from, rows.near + from, count)
+                                : dot(x, rows.value + from, rows.far + from, count);
+    y[r] = clip_one(bias[r] + sum, low, high);
+  }
+}
+
+void linear_dense(const float* x, float* y, const float* weight, int32_t columns,
+                  const float* bias, int32_t begin, int32_t end, float low, float high) {
+  for (int32_t r = begin; r < end; r++) {
+    const float* w = weight + static_cast<ptrdiff_t>(r) * columns;
+    Vec sum[4] = {};
+    int32_t c = 0;
+    for (; c + 4 * kLanes <= columns; c += 4 * kLanes)
+      FLSP_UNROLL for (int u = 0; u < 4; u++)
+        sum[u] += load(w + c + u * kLanes) * load(x + c + u * kLanes);
+    for (; c + kLanes <= columns; c += kLanes) sum[0] += load(w + c) * load(x + c);
+    const Vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    float total = bias[r];
+    FLSP_UNROLL for (int i = 0; i < kLanes; i++) total += all[i];
+    for (; c < columns; c++) total += w[c] * x[c];
+    y[r] = clip_one(total, low, high);
+  }
+}
+
+const Kernels kTable = {FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
+                        sparse, dense, pack, every_second, max_pool, linear, linear_dense};
+
+}  // namespace
+
+const Kernels* FLSP_JOIN(kernels_, FLSP_ISA)() { return &kTable; }
+
+}  // namespace flsp

@@ -1,0 +1,216 @@
+// Every layer but convolutions.
+#include "layers.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace flsp {
+
+void run_conv(const Model& model, const Op& op, const Workspace& space);
+
+namespace {
+
+struct View {
+  const Buffer& buffer;
+  float* data;
+  float* channel(int64_t c) const { return data + c * buffer.plane(); }
+};
+
+struct Args {
+  const Op& op;
+  View in, out;
+  const float* second;  // in2 or null
+  const Workspace& space;
+  const Kernels& kernels;
+};
+
+float clip(float v, const OpRecord& o) { return std::min(std::max(v, o.low), o.high); }
+
+void compact(const View& in, float* out) {
+  const int64_t pixels = in.buffer.pixels();
+  for (int32_t c = 0; c < in.buffer.channels; c++)
+    std::memcpy(out + c * pixels, in.channel(c), pixels * sizeof(float));
+}
+
+void run_linear(const Args& a) {
+  const LinearPlan& p = a.op.linear;
+  const OpRecord& o = a.op.record;
+  const float* x = a.in.data;
+  const int64_t pixels = a.in.buffer.pixels();
+  if (p.dense && a.in.buffer.plane() != pixels) {
+    compact(a.in, a.space.source);
+    x = a.space.source;
+  }
+  const int32_t rows = a.out.buffer.channels;
+  const int32_t columns = static_cast<int32_t>(a.in.buffer.channels * pixels);
+  const int64_t work = p.dense ? int64_t{rows} * columns : static_cast<int64_t>(p.values.size());
+  // Below some 20 microseconds of work a second thread costs more than it saves.
+  const int parts = work < 20000 ? 1 : std::min<int>(rows, a.space.pool->threads() * 2);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float low = a.second ? -infinity : o.low, high = a.second ? infinity : o.high;
+  a.space.pool->each(parts, [&](int part, int) {
+    const int32_t begin = static_cast<int32_t>(int64_t{rows} * part / parts);
+    const int32_t end = static_cast<int32_t>(int64_t{rows} * (part + 1) / parts);
+    if (p.dense)
+      a.kernels.linear_dense(x, a.out.data, p.values.data(), columns, p.bias.data(), begin,
+                             end, low, high);
+    else
+      a.kernels.linear(x, a.out.data,
+                       {p.values.data(), p.near.empty() ? nullptr : p.near.data(),
+                        p.far.data(), p.start.data()},
+                       p.bias.data(), begin, end, low, high);
+    if (a.second)
+      for (int32_t r = begin; r < end; r++)
+        a.out.data[r] = clip(a.out.data[r] + a.second[r], o);
+  });
+}
+
+struct Range {
+  int32_t begin, end;
+};
+
+// Outputs w with 0 <= w * stride + shift < size.
+Range valid(int32_t out, int32_t stride, int32_t shift, int32_t size) {
+  const int32_t begin = shift < 0 ? (-shift + stride - 1) / stride : 0;
+  const int32_t room = size - shift;
+  const int32_t end = room <= 0 ? 0 : std::min(out, (room + stride - 1) / stride);
+  return {std::min(begin, out), std::max(std::min(begin, out), end)};
+}
+
+// Calls use(out row, in row, range, shift) for every kernel position of one output row.
+template <class Use>
+void each_tap(const Args& a, int32_t h, Use use) {
+  const OpRecord& o = a.op.record;
+  for (int32_t y = 0; y < o.kernel_h; y++) {
+    const int32_t row = h * o.stride_h + y * o.dilation_h - o.pad_top;
+    if (row < 0 || row >= a.in.buffer.height) continue;
+    for (int32_t x = 0; x < o.kernel_w; x++) {
+      const int32_t shift = x * o.dilation_w - o.pad_left;
+      use(row, valid(a.out.buffer.width, o.stride_w, shift, a.in.buffer.width), shift);
+    }
+  }
+}
+
+void max_pool(const Args& a, int channel, float* line) {
+  const OpRecord& o = a.op.record;
+  const Buffer &in = a.in.buffer, &out = a.out.buffer;
+  a.kernels.max_pool({a.in.channel(channel), a.out.channel(channel), in.height, in.width,
+                      out.height, out.width, o.kernel_h, o.kernel_w, o.stride_h,
+                      o.stride_w, o.dilation_h, o.pad_top, o.pad_left, o.low, o.high,
+                      line});
+}
+
+void average_pool(const Args& a, int channel) {
+  const OpRecord& o = a.op.record;
+  const int32_t width = a.out.buffer.width;
+  std::vector<float> count(width);
+  for (int32_t h = 0; h < a.out.buffer.height; h++) {
+    float* y = a.out.channel(channel) + static_cast<int64_t>(h) * width;
+    std::fill_n(y, width, 0.0f);
+    std::fill(count.begin(), count.end(), 0.0f);
+    each_tap(a, h, [&](int32_t row, Range r, int32_t shift) {
+      const float* x =
+          a.in.channel(channel) + static_cast<int64_t>(row) * a.in.buffer.width + shift;
+      for (int32_t w = r.begin; w < r.end; w++) {
+        y[w] += x[static_cast<int64_t>(w) * o.stride_w];
+        count[w] += 1.0f;
+      }
+    });
+    const float all = static_cast<float>(o.kernel_h * o.kernel_w);
+    for (int32_t w = 0; w < width; w++)
+      y[w] = clip(y[w] / (o.extra ? all : std::max(count[w], 1.0f)), o);
+  }
+}
+
+void global_average(const Args& a) {
+  const int64_t pixels = a.in.buffer.pixels();
+  for (int32_t c = 0; c < a.in.buffer.channels; c++) {
+    const float* x = a.in.channel(c);
+    double sum = 0;
+    for (int64_t i = 0; i < pixels; i++) sum += x[i];
+    a.out.data[c] =
+        clip(static_cast<float>(sum / static_cast<double>(pixels)), a.op.record);
+  }
+}
+
+void add(const Args& a) {
+  const OpRecord& o = a.op.record;
+  const int64_t count = a.out.buffer.floats();
+  for (int64_t i = 0; i < count; i++) a.out.data[i] = clip(a.in.data[i] + a.second[i], o);
+}
+
+void affine(const Args& a) {
+  const int64_t plane = a.in.buffer.plane();
+  for (int32_t c = 0; c < a.in.buffer.channels; c++) {
+    const float scale = a.op.linear.values[c], shift = a.op.linear.bias[c];
+    const float* x = a.in.channel(c);
+    float* y = a.out.channel(c);
+    for (int64_t i = 0; i < plane; i++) y[i] = clip(x[i] * scale + shift, a.op.record);
+  }
+}
+
+void softmax(const Args& a) {
+  const int32_t n = a.in.buffer.channels;
+  const float top = *std::max_element(a.in.data, a.in.data + n);
+  double sum = 0;
+  for (int32_t i = 0; i < n; i++) sum += a.out.data[i] = std::exp(a.in.data[i] - top);
+  for (int32_t i = 0; i < n; i++)
+    a.out.data[i] = static_cast<float>(a.out.data[i] / sum);
+}
+
+template <class F>
+void map(const Args& a, F function) {
+  const int64_t count = a.out.buffer.floats();
+  for (int64_t i = 0; i < count; i++)
+    a.out.data[i] = clip(function(a.in.data[i]), a.op.record);
+}
+
+void activation(const Args& a) {
+  switch (a.op.record.extra) {
+    case kSigmoid: return map(a, [](float v) { return 1.0f / (1.0f + std::exp(-v)); });
+    case kTanh: return map(a, [](float v) { return std::tanh(v); });
+    case kSoftmax: return softmax(a);
+    case kHardSwish:
+      return map(a, [](float v) {
+        return v * std::min(std::max(v / 6.0f + 0.5f, 0.0f), 1.0f);
+      });
+    default: return map(a, [](float v) { return v; });
+  }
+}
+
+}  // namespace
+
+void run_op(const Model& model, const Op& op, const Workspace& space) {
+  const OpRecord& o = op.record;
+  if (o.kind == kConv) return run_conv(model, op, space);
+  const Buffer& in = model.buffers[o.in];
+  const Buffer& out = model.buffers[o.out];
+  const Args a{op,
+               {in, space.arena + in.offset},
+               {out, space.arena + out.offset},
+               o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset,
+               space,
+               *model.kernels};
+  switch (o.kind) {
+    case kLinear: return run_linear(a);
+    case kMaxPool:
+      return space.pool->each(out.channels, [&](int c, int thread) {
+        max_pool(a, c, space.pack + thread * space.pack_step);
+      });
+    case kAveragePool:
+      return space.pool->each(out.channels, [&](int c, int) { average_pool(a, c); });
+    case kGlobalAverage: return global_average(a);
+    case kAdd: return add(a);
+    case kPlace:
+      std::memcpy(a.out.channel(o.extra), a.in.data, in.floats() * sizeof(float));
+      return;
+    case kActivation: return activation(a);
+    case kAffine: return affine(a);
+    case kFlatten: return compact(a.in, a.out.data);
+    default: return;  // load.cpp lets no other kind through
+  }
+}
+
+}  // namespace flsp

@@ -1,0 +1,23 @@
+// One function per kind of layer, on the buffers of a session.
+#ifndef FLSP_LAYERS_H
+#define FLSP_LAYERS_H
+
+#include "model.h"
+#include "threads.h"
+
+namespace flsp {
+
+// Memory that one session owns; every pointer is aligned to 64 bytes.
+struct Workspace {
+  float* arena;    // activations
+  float* source;   // a convolution's padded input
+  float* pack;     // packed rows, `pack_step` floats per thread
+  int64_t pack_step;
+  Pool* pool;
+};
+
+void run_op(const Model& model, const Op& op, const Workspace& space);
+
+}  // namespace flsp
+
+#endif

@@ -1,0 +1,127 @@
+"""`verify`: runs every gate again on a file, against the checkpoint it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edge_sdk.checkpoint import Checkpoint, load_checkpoint
+from edge_sdk.errors import ExportError
+from export.builder import build, checked, prepare
+from export.extras import require
+from export.report import Report
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["verify"]
+
+
+def verify(
+    file: Path | str,
+    checkpoint: Checkpoint | Path | str,
+    *,
+    data: Path | str | None = None,
+    accuracy_points: float = 0.5,
+) -> Report:
+    """Checks that a file is what exporting the checkpoint gives: all gates, again.
+
+    Args:
+        file: An ONNX file that `export.build` wrote.
+        checkpoint: The checkpoint it should come from, or its file's path.
+        data: Folder with the task's evaluation examples.
+        accuracy_points: Percentage points that a lossy format may have lost.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+        ExportError: If the file is damaged, of another mask, or fails a gate.
+    """
+    require()
+    from export.passes.describe import description  # noqa: PLC0415
+    from export.rebuild import from_checkpoint  # noqa: PLC0415
+    from export.targets import Product  # noqa: PLC0415
+    from export.targets.table import find_target  # noqa: PLC0415
+    from export.unpack import dense_form  # noqa: PLC0415
+
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(Path(checkpoint))
+    path = Path(file)
+    if path.suffix in {".flsp", ".ort"}:
+        return _again(path, checkpoint, data, accuracy_points)
+    content, model = _read(path)
+    facts = description(model)
+    digest = checkpoint.mask.digest.hex()
+    if facts.get("mask_digest") != digest:
+        raise ExportError(
+            f"{file} has mask {facts.get('mask_digest', 'none')[:12]}, "
+            f"the checkpoint has {digest[:12]}",
+            remedy="Verify it against the checkpoint it was built from.",
+        )
+    target = find_target(facts.get("format", "onnx"))
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    batch: Literal["1", "dynamic"] = "dynamic" if first.dim_param else "1"
+    folder = None if data is None else Path(data)
+    material, _ = prepare(from_checkpoint(checkpoint), batch=batch, data=folder)
+    reference = material.dense if target.exact else dense_form(model)
+    report = checked(
+        Product(content, model, reference),
+        target,
+        material,
+        data=folder,
+        batch=batch,
+        accuracy_points=accuracy_points,
+    )
+    return replace(report, file=str(file))
+
+
+def _again(
+    path: Path, checkpoint: Checkpoint, data: Path | str | None, accuracy_points: float
+) -> Report:
+    """Formats that are written deterministically are built again and compared.
+
+    The file then is byte for byte one that passes every gate.
+    """
+    from edge_sdk.infer import NativeModel  # noqa: PLC0415
+    from export.runtime import metadata, open_session  # noqa: PLC0415
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+    if path.suffix == ".flsp":
+        facts = NativeModel(content).metadata
+    else:
+        entries = metadata(open_session(content))
+        facts = {key.removeprefix("flash_edge."): text for key, text in entries.items()}
+    digest = checkpoint.mask.digest.hex()
+    if facts.get("mask_digest") != digest:
+        raise ExportError(f"{path} was not built from this checkpoint's mask")
+    report = build(
+        checkpoint,
+        format=str(facts.get("format")),
+        data=data,
+        accuracy_points=accuracy_points,
+    )
+    if report.sha256 != hashlib.sha256(content).hexdigest():
+        raise ExportError(
+            f"{path} is not what exporting this checkpoint gives",
+            remedy="Build it again; other versions may also write other bytes.",
+        )
+    return replace(report, file=str(path))
+
+
+def _read(path: Path) -> tuple[bytes, onnx.ModelProto]:
+    import onnx  # noqa: PLC0415 - an extra
+
+    try:
+        content = path.read_bytes()
+        model = onnx.ModelProto.FromString(content)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+        raise ExportError(f"{path} is not an ONNX file: {error}") from error
+    if not model.graph.input:
+        raise ExportError(f"{path} is not an ONNX model: it has no input")
+    return content, model

@@ -1,0 +1,156 @@
+"""What an export is and what was measured about it, as frozen values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+__all__ = ["Accuracy", "Findings", "Parity", "Report"]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the outputs are from torch's.
+
+    Attributes:
+        examples: Number of inputs compared.
+        inputs: Where they come from, in words.
+        max_relative: max |difference| / max |torch output|.
+        limit: What the gate allowed; None for a lossy format, gated by accuracy.
+        same_top1: Share of inputs with the same largest output.
+    """
+
+    examples: int
+    inputs: str
+    max_relative: float
+    limit: float | None
+    same_top1: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of a lossy format beside the exact model's.
+
+    Attributes:
+        examples: Number of evaluation examples.
+        exact: Share correct before, in [0, 1].
+        exported: Share correct after.
+        limit_points: Allowed loss, in percentage points.
+    """
+
+    examples: int
+    exact: float
+    exported: float
+    limit_points: float
+
+    @property
+    def lost_points(self) -> float:
+        """Percentage points lost; negative when it gained."""
+        return 100.0 * (self.exact - self.exported)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the gates found; every one of them passed.
+
+    Attributes:
+        checker: Whether ``onnx.checker`` ran in full (it cannot read other formats).
+        weights_checked: Masked weights whose zeros were compared with the mask.
+        kept_zeros: Kept weights that are 0 in the file: they were 0, or rounded to it.
+        parity: Outputs against torch.
+        bitwise: Equal, bit for bit, to the dense form in onnxruntime; None if it has
+            none.
+        folded: Same operators as the dense form after optimisation; None if not ONNX.
+        accuracy: For lossy formats with evaluation examples.
+    """
+
+    checker: bool
+    weights_checked: int
+    kept_zeros: int
+    parity: Parity
+    bitwise: bool | None = None
+    folded: bool | None = None
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One exported file.
+
+    Attributes:
+        format: Name of the format, such as ``onnx-sparse``.
+        file: Path written, or "" when the bytes were only checked.
+        file_bytes: Its size.
+        dense_bytes: Size of the same model as dense fp32 ONNX.
+        sha256: Of the file.
+        task: Task or model name.
+        round_no: Round of the checkpoint.
+        batch: "1" or "dynamic".
+        input_shape: One example, without the batch axis.
+        labels: Class names.
+        density: Kept over maskable weights.
+        mac_density: Kept over all multiply-accumulates: the ceiling of any speed-up.
+        macs: Multiply-accumulates of one example when dense.
+        mask_digest: Hex SHA-256 of the mask.
+        findings: What the gates found.
+        notes: What passes and packing did, in words.
+        versions: Package to version.
+    """
+
+    format: str
+    file: str
+    file_bytes: int
+    dense_bytes: int
+    sha256: str
+    task: str
+    round_no: int
+    batch: str
+    input_shape: tuple[int, ...]
+    labels: tuple[str, ...]
+    density: float
+    mac_density: float
+    macs: int
+    mask_digest: str
+    findings: Findings
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size_ratio(self) -> float:
+        """How many times smaller than dense fp32 ONNX."""
+        return self.dense_bytes / self.file_bytes if self.file_bytes else 0.0
+
+    def to_json(self) -> str:
+        """The report as indented JSON, keys sorted, ratios included."""
+        values = asdict(self)
+        values["size_ratio"] = round(self.size_ratio, 3)
+        if self.findings.accuracy is not None:
+            lost = round(self.findings.accuracy.lost_points, 4)
+            values["findings"]["accuracy"]["lost_points"] = lost
+        return json.dumps(values, indent=2, sort_keys=True)
+
+    def lines(self) -> list[str]:
+        """The report for a person: a few lines."""
+        found = self.findings
+        parity = found.parity
+        lines = [
+            f"{self.format}: {self.file or self.task} "
+            f"({self.file_bytes:,} bytes, {self.size_ratio:.1f}x smaller than dense)",
+            f"density {self.density:.4g}, MAC density {self.mac_density:.4g}, "
+            f"mask {self.mask_digest[:12]}, {found.weights_checked} masked weights "
+            "have exactly its zeros",
+            f"parity with torch {parity.max_relative:.1e} on {parity.examples} "
+            f"{parity.inputs}",
+        ]
+        if found.bitwise:
+            lines.append("bitwise equal to the dense model in onnxruntime")
+        if found.folded:
+            lines.append("onnxruntime runs the dense graph's operators (folded)")
+        if found.accuracy is not None:
+            a = found.accuracy
+            lines.append(
+                f"accuracy {a.exported:.4f}, exact {a.exact:.4f} "
+                f"({a.lost_points:+.2f} points lost of {a.limit_points} allowed)"
+            )
+        return lines

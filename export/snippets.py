@@ -1,0 +1,107 @@
+"""The README of a bundle: how to run its models from Python, C, Kotlin and Swift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["readme"]
+
+_PYTHON_ORT = """\
+```python
+import numpy as np, onnxruntime as ort
+
+session = ort.InferenceSession("{file}")
+output = session.run(None, {{"input": np.load("golden/input.npy")[:1]}})[0]
+```
+"""
+_KOTLIN = """\
+```kotlin
+// implementation("com.microsoft.onnxruntime:onnxruntime-android:1.20.0")
+val environment = OrtEnvironment.getEnvironment()
+val session = environment.createSession(assets.open("{file}").readBytes())
+val shape = longArrayOf({shape})
+val tensor = OnnxTensor.createTensor(environment, FloatBuffer.wrap(input), shape)
+val output = session.run(mapOf("input" to tensor))[0].value as Array<FloatArray>
+```
+"""
+_SWIFT = """\
+```swift
+// Swift package onnxruntime-swift-package-manager
+let path = Bundle.main.path(forResource: "{stem}", ofType: "onnx")!
+let session = try ORTSession(env: ORTEnv(loggingLevel: .warning), modelPath: path,
+                             sessionOptions: nil)
+let value = try ORTValue(tensorData: NSMutableData(data: input), elementType: .float,
+                         shape: [{shape}])
+let output = try session.run(withInputs: ["input": value], outputNames: ["output"],
+                             runOptions: nil)["output"]!.tensorData()
+```
+"""
+_CPP = """\
+```cpp
+Ort::Env environment;
+Ort::Session session(environment, "{file}", Ort::SessionOptions{{}});
+std::array<int64_t, {rank}> shape{{{shape}}};
+auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+auto tensor = Ort::Value::CreateTensor<float>(memory, input.data(), input.size(),
+                                              shape.data(), shape.size());
+const char *in = "input", *out = "output";
+auto outputs = session.Run({{}}, &in, &tensor, 1, &out, 1);
+```
+"""
+_PYTHON_NATIVE = """\
+```python
+import numpy as np
+from edge_sdk.infer import NativeModel
+
+output = NativeModel("{file}").run(np.load("golden/input.npy")[:1])
+```
+"""
+_C_NATIVE = """\
+```c
+char error[256];
+flsp_model* model = flsp_open("{file}", error, sizeof error);
+flsp_session* session = flsp_session_new(model, 1, error, sizeof error);
+flsp_run(session, input, output, 1);
+```
+"""
+
+
+def readme(
+    task: str, models: Mapping[str, Any], input_shape: tuple[int, ...], labels: int
+) -> str:
+    """Markdown: what is in the bundle, and a few lines of code per language."""
+    shape = ", ".join(map(str, (1, *input_shape)))
+    lines = [
+        f"# {task}",
+        "",
+        f"Input `{shape}` float32, prepared as `preprocess.json` says; "
+        f"{labels} labels in `labels.txt`, in the order of the outputs.",
+        "`golden/` has an input and the output it must give: compare before you ship.",
+        "`flash-export verify .` does so here, `flash-export bench .` measures.",
+        "",
+        "| model | bytes | smaller than dense | values |",
+        "|---|---|---|---|",
+    ]
+    for name, entry in models.items():
+        exact = "exact" if entry["exact"] else "rounded"
+        row = f"| `{entry['file']}` | {entry['bytes']:,} | {entry['size_ratio']:.1f}x"
+        lines.append(f"{row} | {exact} |")
+        del name
+    ort = next((e for n, e in models.items() if n.startswith("onnx")), None)
+    fields = {"shape": shape, "rank": len(input_shape) + 1}
+    if ort is not None:
+        fields |= {"file": ort["file"], "stem": ort["file"].removesuffix(".onnx")}
+        for title, text in (
+            ("Python", _PYTHON_ORT),
+            ("C++", _CPP),
+            ("Kotlin", _KOTLIN),
+            ("Swift", _SWIFT),
+        ):
+            lines += ["", f"## {title}, onnxruntime", "", text.format(**fields)]
+    native = next((e for n, e in models.items() if n.startswith("native")), None)
+    if native is not None:
+        fields |= {"file": native["file"]}
+        lines += ["", "## Python, native", "", _PYTHON_NATIVE.format(**fields)]
+        lines += ["", "## C, native", "", _C_NATIVE.format(**fields)]
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""`onnx-int8`: static QDQ with packed int8 weights; needs calibration and accuracy."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from edge_sdk.errors import DataError, ExportError
+from export.passes import run
+from export.passes.describe import Describe
+from export.passes.pack_sparse import PackSparse
+from export.passes.strip_metadata import StripMetadata
+from export.rebuild import Inputs
+from export.targets import Material, Product, Target
+from export.unpack import dense_form
+
+__all__ = ["TARGET"]
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
+    """Hands the calibration inputs over in batches of the model's size."""
+
+    def __init__(self, name: str, batch: NDArray[np.float32]) -> None:
+        self._name = name
+        self._rows = iter(batch)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next input, or None at the end."""
+        row = next(self._rows, None)
+        return None if row is None else {self._name: row[None]}
+
+
+def _make(material: Material) -> Product:
+    if material.calibration is None:
+        raise DataError("onnx-int8 needs calibration examples: name them with --data")
+    model = _quantised(material.copy(), material.calibration)
+    facts = {**material.facts, "format": "onnx-int8"}
+    notes = run(model, (StripMetadata(), PackSparse(), Describe(facts)))
+    content = model.SerializeToString(deterministic=True)
+    examples = f"calibrated on {len(material.calibration)} examples"
+    return Product(content, model, dense_form(model), (examples, *notes[:-1]))
+
+
+def _quantised(model: onnx.ModelProto, calibration: Inputs) -> onnx.ModelProto:
+    """The model with QuantizeLinear and DequantizeLinear around every layer.
+
+    Weights get one symmetric scale per output unit, so a zero stays zero; activations
+    are unsigned with a zero point.
+    """
+    name = model.graph.input[0].name
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a preprocessing that is done already
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path = Path(folder) / "quantised.onnx"
+            quantize_static(
+                model,
+                str(path),
+                _Reader(name, calibration.batch),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            return onnx.load(path)
+    except Exception as error:
+        raise ExportError(
+            f"onnxruntime could not quantise the model: {error}",
+            remedy="Use onnx-sparse or onnx-fp16 for this model.",
+        ) from error
+    finally:
+        root.setLevel(level)
+
+
+TARGET = Target(
+    name="onnx-int8",
+    suffix=".onnx",
+    make=_make,
+    reader="onnx",
+    exact=False,
+    calibrated=True,
+    summary="packed int8 ONNX (static QDQ); needs --data",
+)

@@ -1,0 +1,67 @@
+"""Packaging hook: compiles the kernels into the wheel where a compiler is at hand.
+
+Building never fails an installation: without a compiler the wheel is pure Python and
+training runs at masked-dense speed (`flash-edge doctor` says so).
+
+Environment:
+    FLASH_EDGE_TARGET: machine type to build for, x86_64 or aarch64 (cross-compiled).
+    FLASH_EDGE_WHEEL_PLATFORM: platform tag, such as manylinux_2_28_aarch64.
+    FLASH_EDGE_REQUIRE_KERNELS: 1 makes a failed build an error; releases set it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+__all__ = ["KernelBuildHook"]
+
+
+class KernelBuildHook(BuildHookInterface[Any]):
+    """Adds the compiled kernels to a wheel and tags it with its platform."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compiles before the files are collected; `version` may be "editable"."""
+        del version
+        if self.target_name != "wheel":
+            return
+        building = _load(Path(self.root) / "edge_sdk" / "kernels" / "build.py")
+        machine = os.environ.get("FLASH_EDGE_TARGET") or building.this_machine()
+        folder = building.package_folder()
+        for old in folder.glob("*.so"):
+            old.unlink()
+        try:
+            if not sys.platform.startswith("linux"):
+                raise building.BuildError(f"no kernel build for {sys.platform}")
+            built = building.build(building.targets_for(machine), folder)
+        except (building.BuildError, OSError) as error:
+            if os.environ.get("FLASH_EDGE_REQUIRE_KERNELS") == "1":
+                raise
+            self.app.display_warning(f"kernels not built, training is dense: {error}")
+            return
+        platform = os.environ.get("FLASH_EDGE_WHEEL_PLATFORM") or f"linux_{machine}"
+        build_data["pure_python"] = False
+        # ctypes and no CPython interface: one wheel serves every Python 3.
+        build_data["tag"] = f"py3-none-{platform}"
+        for path in built:
+            inside = f"edge_sdk/kernels/lib/{path.name}"
+            build_data["force_include"][str(path)] = inside
+
+
+def _load(path: Path) -> ModuleType:
+    """Imports one file without importing its package's dependencies."""
+    spec = importlib.util.spec_from_file_location("_flash_edge_build", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is missing from the source tree")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,53 @@
+"""Runs under the emulator: the native kernels against dense torch on ARM."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from edge_sdk.kernels.library import available, unavailable_reason
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.zoo import DigitsNet
+from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.training.masked import masked_model
+from edge_sdk.training.sparse import sparse_model
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if available() is None:
+        print(unavailable_reason())
+        return 1
+    model = DigitsNet()
+    layers = layers_of(model, frozenset({"conv1.weight", "fc2.weight"}))
+    mask = draw(layers, exact_counts(uniform(layers), layers, 0.2), 1)
+    other = DigitsNet()
+    other.load_state_dict(model.state_dict())
+    sparse, masked = sparse_model(model, mask), masked_model(other, mask)
+    inputs, targets = torch.randn(32, 1, 8, 8), torch.randint(0, 10, (32,))
+    for _ in range(3):
+        losses = []
+        for one in (sparse, masked):
+            one.train()
+            optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(one(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        print(available(), *losses)
+        if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[1]):
+            return 1
+    for name, values in sparse.values().items():
+        off = abs(values - masked.values()[name]).max()
+        print(name, off)
+        if off > 1e-4:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

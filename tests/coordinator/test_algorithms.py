@@ -1,0 +1,141 @@
+"""One battery over every algorithm of the table; a new one adds nothing here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.aggregate import Contribution, Model
+from coordinator.algorithm import Algorithm, Family
+from coordinator.algorithms import ALGORITHMS
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import LayerShape, draw
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.messages import Frozen, WarmUp
+from edge_sdk.wire.values import Values
+
+LAYERS = (
+    LayerShape("conv.weight", (8, 4, 3, 3)),
+    LayerShape("dw.weight", (8, 1, 3, 3), 8),
+    LayerShape("fc.weight", (10, 32)),
+)
+EVIDENCE = {"conv.weight": 40.0, "dw.weight": 60.5, "fc.weight": 20.0}
+SIZE = sum(s.numel for s in LAYERS)
+densities = st.lists(st.floats(0.12, 1.0), min_size=1, max_size=4, unique=True)
+
+every = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+
+
+def planned(algorithm: Algorithm, wanted: list[float]) -> Family:
+    evidence = EVIDENCE if algorithm.evidence else None
+    return Family.draw(LAYERS, algorithm.plan(LAYERS, wanted, evidence), 1)
+
+
+def start(family: Family) -> Model:
+    rng = np.random.default_rng(0)
+    top = family.top
+    return Model(
+        top,
+        {n: rng.normal(size=top.counts[n]).astype(np.float32) for n in top},
+        {"bias": np.zeros(3, np.float32)},
+    )
+
+
+@every
+def test_it_stands_in_the_table_under_its_own_name(algorithm: Algorithm) -> None:
+    assert ALGORITHMS[algorithm.name] is algorithm
+
+
+@every
+@given(wanted=densities)
+def test_its_masks_spend_their_density_and_nest(
+    algorithm: Algorithm, wanted: list[float]
+) -> None:
+    family = planned(algorithm, wanted)
+    assert list(family.masks) == sorted(family.masks, reverse=True)
+    for density, mask in family.masks.items():
+        assert mask.nnz == int(np.floor(density * SIZE + 1e-9))
+        assert mask.issubset(family.top)
+        for layer in LAYERS:
+            assert mask.counts[layer.name] >= layer.floor
+    if algorithm.name != "fedavg":
+        assert set(family.masks) == set(wanted)
+
+
+@every
+def test_a_recipe_draws_the_same_mask_on_a_device(algorithm: Algorithm) -> None:
+    family = planned(algorithm, [0.5, 0.2])
+    for density, mask in family.masks.items():
+        recipe = family.recipe(density)
+        assert draw(LAYERS, recipe.counts, recipe.seed).digest == recipe.digest
+        assert recipe.digest == mask.digest
+
+
+@every
+@given(
+    afford=st.dictionaries(
+        st.sampled_from(["a1", "b1", "c1"]), st.sampled_from([0.1, 0.2, 0.5, 1.0])
+    )
+)
+def test_every_device_is_given_a_density_of_the_family(
+    algorithm: Algorithm, afford: dict[str, float]
+) -> None:
+    family = planned(algorithm, [0.5, 0.2])
+    given_ = algorithm.assign(afford, list(family.masks))
+    assert set(given_) == set(afford)
+    assert set(given_.values()) <= set(family.masks)
+    # It depends on the device alone, never on who else is here.
+    for device, own in afford.items():
+        alone = algorithm.assign({device: own}, list(family.masks))
+        assert alone[device] == given_[device]
+
+
+@every
+def test_a_round_moves_what_was_trained_and_nothing_else(algorithm: Algorithm) -> None:
+    family = planned(algorithm, [0.5, 0.2])
+    low = list(family.masks)[-1]
+    mask, base = family.masks[low], start(family)
+    ones = {n: np.ones(mask.counts[n], np.float32) for n in mask}
+    change = Values(mask.digest, ones, {"bias": np.full(3, 2, np.float32)})
+    after, coverage = algorithm.aggregate(
+        base, [Contribution("a1", mask, 5, change), Contribution("b1", mask, 9, change)]
+    )
+    for name in family.top:
+        spot = mask.within(family.top, name)
+        moved = np.zeros(family.top.counts[name])
+        moved[spot] = 1
+        np.testing.assert_allclose(
+            after.masked[name], base.masked[name] + moved, rtol=1e-6
+        )
+        assert coverage[name].sum() == 2 * mask.counts[name]
+    np.testing.assert_allclose(after.dense["bias"], 2)
+    assert algorithm.revise(family, after).top.nnz == family.top.nnz
+
+
+@every
+def test_its_local_rule_travels(algorithm: Algorithm) -> None:
+    assert isinstance(algorithm.local, Frozen | WarmUp)
+    assert unpack(pack(algorithm.local), type(algorithm.local)) == algorithm.local
+
+
+@every
+def test_one_that_wants_evidence_does_not_plan_without(algorithm: Algorithm) -> None:
+    if algorithm.evidence is None:
+        assert algorithm.plan(LAYERS, [0.5], None)
+        return
+    assert algorithm.evidence.epochs >= 1
+    with pytest.raises(RunError, match="there is none"):
+        algorithm.plan(LAYERS, [0.5], None)
+
+
+def test_hetero_flash_gives_the_largest_mask_a_device_affords() -> None:
+    assign = ALGORITHMS["hetero-flash"].assign
+    afford = {"strong": 1.0, "exact": 0.2, "between": 0.3, "weak": 0.01}
+    assert assign(afford, [0.5, 0.2]) == {
+        "strong": 0.5,
+        "exact": 0.2,
+        "between": 0.2,
+        "weak": 0.2,
+    }

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from coordinator.gate import Refused, check_offer, check_payload
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
+from edge_sdk.wire.values import Evidence, Values, pack_evidence, pack_values
+
+Orders = Callable[..., TaskOrder]
+Offers = Callable[..., Offer]
+MASK = Mask({"fc": np.eye(3, dtype=bool)})
+DENSE: dict[str, Any] = {"b": np.zeros(2, np.float32), "n": np.array(3, np.int64)}
+
+
+def payload(**changes: Any) -> bytes:
+    kept = changes.pop("kept", np.ones(3, np.float32))
+    return pack_values(Values(MASK.digest, {"fc": kept}, {**DENSE, **changes}), MASK)
+
+
+def test_an_honest_offer_passes(order: Orders, offer: Offers) -> None:
+    assert check_offer(offer(), order(), max_examples=8) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"mask_digest": b"\x01" * 32}, "another mask"),
+        ({"codec": "int8"}, "'int8' was not agreed"),
+        ({"examples": 0}, "0 examples"),
+        ({"examples": 9}, "9 examples; it said hello with 8"),
+        ({"norm": math.inf}, "not finite"),
+        ({"metrics": {"seconds": math.inf}}, "not finite"),
+        ({"metrics": {"loss": math.nan}}, "not finite"),
+        ({"manifest": manifest_of(bytes(100 + 65537))}, "the task takes at most"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_offer_that_cannot_be_is_refused_before_a_byte_is_asked_for(
+    order: Orders, offer: Offers, changes: dict[str, Any], why: str
+) -> None:
+    found = check_offer(
+        msgspec.structs.replace(offer(), **changes), order(), max_examples=8
+    )
+    assert isinstance(found, Refused)
+    assert why in found.why
+
+
+def test_an_update_that_fits_passes_with_its_values(order: Orders) -> None:
+    found = check_payload(payload(), order(), MASK, DENSE)
+    assert isinstance(found, Values)
+    np.testing.assert_array_equal(found.masked["fc"], np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (payload(kept=np.array([1, np.nan, 0], np.float32)), "not finite"),
+        (payload(b=np.array([np.inf, 0], np.float32)), "not finite"),
+        (payload(extra=np.zeros(1, np.float32)), "names other entries"),
+        (payload(b=np.zeros(3, np.float32)), "entry b has another shape"),
+        (payload(b=np.zeros(2, np.int64)), "entry b has another shape or type"),
+        (payload(n=np.array([3], np.int64)), "entry n has another shape"),
+        (payload()[:-1], ""),
+        (b"", ""),
+        (pack_evidence(Evidence({"fc": 2})), ""),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused_with_a_reason(
+    order: Orders, content: bytes, why: str
+) -> None:
+    found = check_payload(content, order(), MASK, DENSE)
+    assert isinstance(found, Refused)
+    assert why in found.why
+    assert found.why
+
+
+def test_an_update_on_another_mask_is_refused(order: Orders) -> None:
+    other = Mask({"fc": np.fliplr(np.eye(3, dtype=bool))})
+    found = check_payload(payload(), order(), other, DENSE)
+    assert isinstance(found, Refused)
+    assert "stands on mask" in found.why
+
+
+@pytest.mark.parametrize(
+    ("counts", "why"),
+    [
+        ({"fc": 10}, "cannot keep 10 of 9"),
+        ({"fc": 0}, "no weight at all"),
+        ({"out": 1}, "other layers"),
+    ],
+)
+def test_evidence_that_cannot_be_is_refused(
+    order: Orders, counts: dict[str, int], why: str
+) -> None:
+    warm_up = order(rule=WarmUp())
+    good = check_payload(pack_evidence(Evidence({"fc": 9})), warm_up, MASK, DENSE)
+    assert good == Evidence({"fc": 9})
+    found = check_payload(pack_evidence(Evidence(counts)), warm_up, MASK, DENSE)
+    assert isinstance(found, Refused)
+    assert why in found.why

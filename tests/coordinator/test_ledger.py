@@ -1,0 +1,342 @@
+"""The ledger on real SQLite, killed and filled up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from coordinator.ledger import Ledger, TaskRow, open_ledger, read_ledger
+from coordinator.rounds import Phase, TaskPhase
+from edge_sdk.errors import StateError
+
+
+def task(device: str, no: int = 1) -> TaskRow:
+    return TaskRow(f"{no}-{device}", no, device, 0.1, TaskPhase.ASSIGNED, b"order")
+
+
+def with_round(ledger: Ledger, devices: list[str], no: int = 1) -> None:
+    ledger.plan_round(no, goal=len(devices), quorum=1, rate=0.1, base="")
+    ledger.issue_tasks(no, [task(d, no) for d in devices])
+
+
+def accept(ledger: Ledger, device: str, content: bytes, no: int = 1) -> None:
+    ledger.accept(task(device, no), content, examples=7, norm=1.0, metrics={"loss": 2})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return open_ledger(tmp_path / "run")
+
+
+def test_a_round_told_once(ledger: Ledger) -> None:
+    with_round(ledger, ["b1", "a1", "c1"])
+    accept(ledger, "b1", b"two")
+    accept(ledger, "a1", b"one")
+    assert ledger.accepted_blob("1-a1") == hashlib.sha256(b"one").hexdigest()
+    assert ledger.accepted_blob("1-c1") is None
+    ledger.freeze(1)
+    assert [row.device for row in ledger.frozen(1)] == ["a1", "b1"]
+    assert [ledger.blob(row.blob) for row in ledger.frozen(1)] == [b"one", b"two"]
+    assert [t.phase.value for t in ledger.tasks(1)] == [
+        "accepted",
+        "accepted",
+        "expired",
+    ]
+    ledger.finish(1, model="round-00001.safetensors")
+    (row,) = ledger.rounds()
+    assert (row.phase, row.model) == (Phase.DONE, "round-00001.safetensors")
+    ledger.close()
+
+
+def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
+    with_round(ledger, ["a1"])
+    accept(ledger, "a1", b"one")
+    ledger.put("counts", {"0.1": {"fc": 3}})
+    ledger.see_device("a1", profile={"board": "pi"}, examples=5, version="0.1")
+    ledger.assign("a1", 0.1, "fits")
+    ledger.count_traffic("a1", sent=10, received=20, rss_mib=30, engine="masked")
+    ledger.count_traffic("a1", sent=5, received=25, rss_mib=1, engine="")
+    ledger.refuse("a1", 1, "rejected", "not finite")
+    ledger.record_score(1, 0.1, {"accuracy": 0.5})
+    ledger.close()
+    again = open_ledger(ledger.folder)
+    assert again.get("counts") == {"0.1": {"fc": 3}}
+    assert again.get("nothing") is None
+    (device,) = again.devices()
+    assert device["profile"] == {"board": "pi"}
+    assert (device["sent"], device["received"], device["rss_mib"]) == (10, 25, 30)
+    assert device["engine"] == "masked"
+    assert again.refusals() == {"a1": 1}
+    assert again.scores() == {1: {0.1: {"accuracy": 0.5}}}
+    found = again.task("1-a1")
+    assert found is not None
+    assert found.phase is TaskPhase.ACCEPTED
+    assert again.task("9-x") is None
+    again.close()
+
+
+def test_accepting_twice_is_once(ledger: Ledger) -> None:
+    with_round(ledger, ["a1"])
+    accept(ledger, "a1", b"one")
+    accept(ledger, "a1", b"one")
+    accept(ledger, "a1", b"another")  # the first one was promised
+    ledger.freeze(1)
+    (row,) = ledger.frozen(1)
+    assert ledger.blob(row.blob) == b"one"
+    ledger.close()
+
+
+def test_what_comes_after_the_freeze_is_late(ledger: Ledger) -> None:
+    with_round(ledger, ["a1", "b1"])
+    accept(ledger, "a1", b"one")
+    ledger.freeze(1)
+    accept(ledger, "b1", b"late")
+    assert [row.device for row in ledger.frozen(1)] == ["a1"]
+    assert ledger.accepted_blob("1-b1") is None
+    late = ledger.task("1-b1")
+    assert late is not None
+    assert late.phase is TaskPhase.EXPIRED
+    ledger.freeze(1)
+    ledger.finish(1, model="m")
+    accept(ledger, "b1", b"late")
+    assert [row.device for row in ledger.frozen(1)] == ["a1"]
+    ledger.close()
+
+
+def test_an_aborted_round_has_no_model_and_no_open_task(ledger: Ledger) -> None:
+    with_round(ledger, ["a1", "b1"])
+    accept(ledger, "a1", b"one")
+    ledger.abort(1, "the deadline passed")
+    (row,) = ledger.rounds()
+    assert (row.phase, row.model, row.note) == (
+        Phase.ABORTED,
+        None,
+        "the deadline passed",
+    )
+    assert ledger.frozen(1) == []
+    assert [t.phase.value for t in ledger.tasks(1)] == ["accepted", "expired"]
+    ledger.close()
+
+
+def test_a_plan_that_issued_nothing_is_planned_again(ledger: Ledger) -> None:
+    ledger.plan_round(1, goal=2, quorum=2, rate=0.1, base="old")
+    ledger.plan_round(1, goal=3, quorum=3, rate=0.2, base="new")
+    assert (ledger.rounds()[0].goal, ledger.rounds()[0].base) == (3, "new")
+    ledger.issue_tasks(1, [task("a1")])
+    ledger.plan_round(1, goal=9, quorum=9, rate=0.3, base="no")
+    assert ledger.rounds()[0].goal == 3
+    with pytest.raises(StateError, match="refused"):
+        ledger.issue_tasks(1, [task("a1")])
+    ledger.close()
+
+
+def test_epochs_grow_over_restarts_and_over_runs(tmp_path: Path) -> None:
+    """A device is deaf to an epoch below the newest it heard, also of another run."""
+    first = open_ledger(tmp_path / "a")
+    epochs = [first.next_epoch(), first.next_epoch()]
+    first.close()
+    again = open_ledger(tmp_path / "a")
+    epochs.append(again.next_epoch())
+    again.close()
+    assert epochs == list(range(epochs[0], epochs[0] + 3))
+    assert epochs[0] > 3_000_000  # minutes since 2020, not 1
+
+
+def test_blobs_of_rounds_long_done_are_forgotten_but_shared_ones_kept(
+    ledger: Ledger,
+) -> None:
+    with_round(ledger, ["a1", "b1"], 1)
+    accept(ledger, "a1", b"old", 1)
+    accept(ledger, "b1", b"both", 1)
+    with_round(ledger, ["a1"], 2)
+    accept(ledger, "a1", b"both", 2)
+    ledger.forget_blobs(2)
+    assert ledger.blob(hashlib.sha256(b"both").hexdigest()) == b"both"
+    with pytest.raises(StateError, match="is gone"):
+        ledger.blob(hashlib.sha256(b"old").hexdigest())
+    ledger.close()
+
+
+def test_a_damaged_blob_is_not_handed_out(ledger: Ledger) -> None:
+    name = ledger.store(b"content")
+    (ledger.folder / "blobs" / name).write_bytes(b"c0ntent")
+    with pytest.raises(StateError, match="damaged"):
+        ledger.blob(name)
+    ledger.close()
+
+
+SECOND = """
+import pathlib, sys
+from coordinator.ledger import open_ledger
+from edge_sdk.errors import StateError
+try:
+    open_ledger(pathlib.Path(sys.argv[1])).close()
+except StateError as error:
+    print(error, error.help)
+"""
+
+
+def test_a_second_coordinator_is_refused_until_the_first_is_gone(
+    ledger: Ledger,
+) -> None:
+    run = [sys.executable, "-W", "error", "-c", SECOND, str(ledger.folder)]
+    refused = subprocess.run(run, capture_output=True, check=True, text=True)
+    assert "another coordinator runs" in refused.stdout
+    assert refused.stderr == ""
+    ledger.close()
+    assert subprocess.run(run, capture_output=True, check=True).stdout == b""
+
+
+def test_readers_see_whole_rounds_while_a_coordinator_writes(tmp_path: Path) -> None:
+    """A # or ? in the folder's name is not part of SQLite's URI."""
+    ledger = open_ledger(tmp_path / "run #1?x=%41")
+    stop, seen, wrong = threading.Event(), [0], []
+
+    def look() -> None:
+        while not stop.is_set():
+            reader = read_ledger(ledger.folder)
+            rounds = reader.rounds()
+            if any(r.phase is Phase.RUN and not reader.tasks(r.no) for r in rounds):
+                wrong.append(rounds)
+            seen[0] += 1
+            reader.close()
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for no in range(1, 30):
+            with_round(ledger, ["a1", "b1"], no)
+            accept(ledger, "a1", bytes([no]), no)
+            ledger.freeze(no)
+            ledger.finish(no, model="m")
+    finally:
+        stop.set()
+        looker.join()
+    assert seen[0] > 0
+    assert wrong == []
+    reader = read_ledger(ledger.folder)
+    with pytest.raises(StateError, match="readonly"):
+        reader.put("x", 1)
+    assert len(reader.rounds()) == 29
+    reader.close()
+    ledger.close()
+
+
+def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="holds no run yet"):
+        read_ledger(tmp_path)
+    (tmp_path / "ledger.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(StateError, match="cannot be read"):
+        read_ledger(tmp_path)
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(StateError, match="cannot be used"):
+            open_ledger(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StateError, match="not usable"):
+        open_ledger(tmp_path / "file")
+
+
+def test_a_ledger_of_another_version_is_left_alone(ledger: Ledger) -> None:
+    ledger.put("schema", 99)
+    ledger.close()
+    for opener in (open_ledger, read_ledger, open_ledger):
+        with pytest.raises(StateError, match="schema 99, this version 1"):
+            opener(ledger.folder)
+
+
+ACCEPTS = """
+import pathlib, sys
+from coordinator.ledger import TaskRow, open_ledger
+from coordinator.rounds import TaskPhase
+ledger = open_ledger(pathlib.Path(sys.argv[1]))
+no = max([r.no for r in ledger.rounds()], default=0) + 1
+tasks = [TaskRow(f"{no}-d{i}", no, f"d{i}", 0.1, TaskPhase.ASSIGNED, b"")
+         for i in range(2000)]
+ledger.plan_round(no, goal=9, quorum=1, rate=0.1, base="")
+ledger.issue_tasks(no, tasks)
+print("ready", flush=True)
+for task in tasks:
+    content = (task.id * 500).encode()
+    ledger.accept(task, content, examples=1, norm=0.0, metrics={})
+    print(task.id, flush=True)
+"""
+
+
+def test_kill_dash_nine_among_accepts_leaves_every_promise_kept(tmp_path: Path) -> None:
+    """What was said is in; every row's blob is there and is itself."""
+    folder = tmp_path / "run"
+    for turn in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", ACCEPTS, str(folder)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(3 + 7 * turn):
+                writer.stdout.readline()
+            os.kill(writer.pid, signal.SIGKILL)
+            rest = writer.stdout.read().decode().split("\n")[:-1]
+        ledger = open_ledger(folder)
+        no = ledger.rounds()[-1].no
+        said = [line for line in rest if "-" in line]
+        for task_id in said:
+            assert ledger.accepted_blob(task_id) is not None
+        ledger.freeze(no)
+        rows = ledger.frozen(no)
+        assert len(rows) >= 2 + 7 * turn
+        for row in rows:
+            assert ledger.blob(row.blob) == (row.task * 500).encode()
+            found = ledger.task(row.task)
+            assert found is not None
+            assert found.phase is TaskPhase.ACCEPTED
+        ledger.finish(no, model="m")
+        ledger.close()
+    db = sqlite3.connect(folder / "ledger.sqlite")
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
+
+
+FULL = """
+import pathlib, resource, signal, sys
+from coordinator.ledger import TaskRow, open_ledger
+from coordinator.rounds import TaskPhase
+from edge_sdk.errors import StateError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = open_ledger(pathlib.Path(sys.argv[1]))
+ledger.plan_round(1, goal=1, quorum=1, rate=0.1, base="")
+task = TaskRow("1-a1", 1, "a1", 0.1, TaskPhase.ASSIGNED, b"")
+ledger.issue_tasks(1, [task])
+limit = (pathlib.Path(sys.argv[1]) / "ledger.sqlite-wal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+for content in (b"small", bytes(limit + 1)):
+    try:
+        ledger.accept(task, content, examples=1, norm=0.0, metrics={})
+        print("accepted")
+    except StateError as error:
+        print(error)
+assert ledger.accepted_blob("1-a1") is None
+"""
+
+
+def test_a_full_disk_promises_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    first, second = done.stdout.splitlines()
+    assert "refused" in first
+    assert "could not be kept" in second
+    ledger = open_ledger(tmp_path)
+    assert ledger.accepted_blob("1-a1") is None
+    found = ledger.task("1-a1")
+    assert found is not None
+    assert found.phase is TaskPhase.ASSIGNED
+    ledger.close()

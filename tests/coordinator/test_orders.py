@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from coordinator.algorithms import ALGORITHMS
+from coordinator.orders import (
+    FIRST_DEADLINE_S,
+    LONGEST_S,
+    deadline_s,
+    mask_seed,
+    order_for,
+    task_id,
+    warm_up_cohort,
+    warm_up_counts,
+)
+from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
+from edge_sdk.sparse import LayerShape
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, WarmUp
+
+SETTINGS = RunSettings(
+    federation="demo",
+    task="digits",
+    evaluation=Path("eval"),
+    densities=[0.1, 0.05],
+    rounds=10,
+    training=TrainingSettings(epochs=2, max_steps=7, rate=0.1, rate_end=0.001),
+    warm_up=WarmUpSettings(epochs=5, max_steps=50),
+)
+
+
+def an_order(
+    round_no: int, algorithm: str = "hetero-flash", device: str = "pi-1", epoch: int = 3
+) -> TaskOrder:
+    return order_for(
+        device,
+        epoch=epoch,
+        round_no=round_no,
+        density=0.1,
+        base=manifest_of(b"base"),
+        mask=MaskRecipe(1, {"fc": 2}, bytes(32)),
+        algorithm=ALGORITHMS[algorithm],
+        settings=SETTINGS,
+        batch_size=16,
+        ttl_s=12.5,
+    )
+
+
+def test_an_order_of_a_round_says_what_the_settings_say() -> None:
+    order = an_order(10)
+    assert order.rule == Frozen()
+    assert (order.training.epochs, order.training.max_steps) == (2, 7)
+    assert order.training.batch_size == 16  # the task's own, as the run names none
+    assert order.training.learning_rate == pytest.approx(0.001)
+    assert order.ttl_ms == 12_500
+    assert unpack(pack(order), TaskOrder) == order
+
+
+def test_round_zero_is_the_warm_up_where_the_algorithm_wants_evidence() -> None:
+    order = an_order(0)
+    assert order.rule == WarmUp(prune_rate=0.25)
+    assert (order.training.epochs, order.training.max_steps) == (5, 50)
+    assert order.training.learning_rate == pytest.approx(0.1)
+    assert an_order(0, "erk").rule == Frozen()
+
+
+def test_orders_replay_and_differ_by_device_and_round() -> None:
+    assert an_order(3) == an_order(3)
+    seeds = {
+        an_order(no, device=device).training.seed
+        for no in range(5)
+        for device in ("pi-1", "pi-2", "pi-3")
+    }
+    assert len(seeds) == 15
+    assert an_order(3, epoch=4).training.seed == an_order(3).training.seed
+
+
+@given(st.sets(st.tuples(*[st.integers(0, 99)] * 2, st.from_regex(r"[a-z]{2,5}\Z"))))
+def test_task_ids_are_single_use(keys: set[tuple[int, int, str]]) -> None:
+    ids = {task_id(*key) for key in keys}
+    assert len(ids) == len(keys)
+    assert all(0 < len(i) <= 64 for i in ids)
+
+
+def test_masks_of_warm_up_and_training_have_other_seeds() -> None:
+    seeds = [mask_seed(s, warm_up=w) for s in range(50) for w in (False, True)]
+    assert len(set(seeds)) == 100
+
+
+def test_the_warm_up_is_uniform_at_the_top_density() -> None:
+    layers = [LayerShape("a", (10, 100)), LayerShape("b", (10, 50))]
+    assert warm_up_counts(layers, [0.1, 0.4]) == {0.4: {"a": 400, "b": 200}}
+
+
+afford = st.dictionaries(
+    st.from_regex(r"[a-z]{2,4}\Z"), st.sampled_from([0.05, 0.1, 0.5]), max_size=9
+)
+
+
+@given(st.integers(0, 9), afford, st.integers(0, 12))
+def test_the_strongest_warm_up(seed: int, able: dict[str, float], count: int) -> None:
+    cohort = warm_up_cohort(seed, able, count)
+    assert len(set(cohort)) == len(cohort) == min(count, len(able))
+    out = set(able) - set(cohort)
+    if cohort and out:
+        assert min(able[d] for d in cohort) >= max(able[d] for d in out)
+
+
+seconds = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=5)
+
+
+@example([], [0.0], False)
+@given(st.lists(st.floats(0, 1e4), max_size=5), seconds, st.booleans())
+def test_a_deadline_is_always_a_time_that_comes(
+    expected: list[float], observed: list[float], warm_up: bool
+) -> None:
+    """Whatever a device says its last task took."""
+    found = deadline_s(expected, observed, warm_up=warm_up)
+    assert math.isfinite(found)
+    assert 15.0 <= found <= 15 * max(LONGEST_S, *expected, 0.0)
+    assert found >= 3 * max(expected, default=0.0)
+
+
+def test_deadlines_follow_what_was_observed() -> None:
+    assert deadline_s([1.0], [], warm_up=False) == FIRST_DEADLINE_S
+    assert deadline_s([1.0], [40.0, 2.0], warm_up=False) == 120.0
+    assert deadline_s([1.0], [0.1], warm_up=False) == FIRST_DEADLINE_S / 4
+    assert deadline_s([100.0], [], warm_up=True) == 1500.0

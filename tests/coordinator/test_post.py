@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from coordinator.post import Post
+from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.wire import topics
+from edge_sdk.wire.blob import CHUNK_SIZE, Assembly, blob_id
+from edge_sdk.wire.codec import decode
+from edge_sdk.wire.messages import Announce, Need, Wait
+
+ANNOUNCE = Announce("running", "digits", 1, 9, ["fp32"])
+CONTENT = bytes(range(256)) * 600  # three chunks
+
+
+def setup() -> tuple[MemoryBroker, Post, list[Delivery]]:
+    broker, got = MemoryBroker(), list[Delivery]()
+    device = broker.connect(got.append, lambda _: None)
+    device.subscribe(topics.inbox("demo", "pi-1"))
+    post = Post(broker.connect(lambda _: None, lambda _: None), "demo", epoch=4)
+    return broker, post, got
+
+
+def late_joiner(broker: MemoryBroker, blob: str) -> dict[int, bytes]:
+    got: list[Delivery] = []
+    broker.connect(got.append, lambda _: None).subscribe(
+        topics.all_chunks("demo", blob)
+    )
+    return {int(d.topic.rsplit("/", 1)[1]): d.payload for d in got}
+
+
+def test_a_message_says_who_to_whom_in_which_epoch() -> None:
+    _, post, got = setup()
+    post.tell("pi-1", Wait(1, "x"), round_no=7)
+    post.tell("pi-1", Wait(2, "y"))
+    first, second = (decode(d.payload) for d in got)
+    assert (first.header.source, first.header.destination) == ("coordinator", "pi-1")
+    assert (first.header.epoch, first.header.round_no) == (4, 7)
+    assert second.header.seq == first.header.seq + 1
+    assert first.message == Wait(1, "x")
+
+
+def test_the_announcement_waits_for_late_joiners() -> None:
+    broker, post, _ = setup()
+    post.announce(ANNOUNCE)
+    kept = broker.retained(topics.announcement("demo"))
+    assert kept is not None
+    assert decode(kept).message == ANNOUNCE
+
+
+def test_a_shelved_blob_waits_in_chunks_and_is_wiped_in_time() -> None:
+    broker, post, _ = setup()
+    manifest = post.shelve(CONTENT, 1)
+    assert post.shelve(CONTENT, 2) == manifest  # the later round keeps it
+    assembly = Assembly(manifest)
+    for index, chunk in late_joiner(broker, blob_id(manifest)).items():
+        assert len(chunk) <= CHUNK_SIZE
+        assembly.add(index, chunk)
+    assert assembly.content() == CONTENT
+    post.wipe(before_round=2)
+    assert len(late_joiner(broker, blob_id(manifest))) == 3
+    post.wipe(before_round=3)
+    assert late_joiner(broker, blob_id(manifest)) == {}
+
+
+def test_what_is_missed_is_sent_again_at_most_once_per_chunk() -> None:
+    broker, post, _ = setup()
+    blob = blob_id(post.shelve(CONTENT, 1))
+    got: list[Delivery] = []
+    broker.connect(got.append, lambda _: None).subscribe(
+        topics.all_chunks("demo", blob)
+    )
+    got.clear()
+    post.send_again(Need(blob, [(1, 2)], 64))
+    assert [d.topic[-2:] for d in got] == ["/1"]
+    got.clear()
+    post.send_again(Need(blob, [(0, 1 << 40)] * 200, 1 << 40))
+    assert len(got) == 3
+    got.clear()
+    post.send_again(Need(blob, [(0, 3)], 2))
+    assert len(got) == 2
+    post.send_again(Need("ff" * 32, [(0, 3)], 2))
+    assert len(got) == 2
+
+
+def test_after_a_broker_lost_everything_it_is_said_again() -> None:
+    broker, post, _ = setup()
+    post.after_connect()  # nothing yet to say
+    post.announce(ANNOUNCE)
+    blob = blob_id(post.shelve(CONTENT, 1))
+    broker._retained.clear()
+    post.after_connect()
+    assert broker.retained(topics.announcement("demo")) is not None
+    assert len(late_joiner(broker, blob)) == 3

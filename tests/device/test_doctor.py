@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from coordinator.broker import open_broker
+from edge_sdk import doctor
+from edge_sdk.doctor import Check, Patient, Tls, examine, render, torch_complaint
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
+    checks = examine(Patient(state=tmp_path_factory.mktemp("state")))
+    return {check.name: check for check in checks}
+
+
+def test_every_promised_thing_is_looked_at(healthy: dict[str, Check]) -> None:
+    assert set(healthy) == {
+        *("system", "clock", "memory", "disk", "vector units", "torch"),
+        *("native kernels", "heat", "broker", "TLS"),
+    }
+
+
+def test_this_machine_trains(healthy: dict[str, Check]) -> None:
+    assert healthy["torch"].status == "PASS"
+    assert healthy["system"].status == "PASS"
+
+
+def test_a_problem_always_has_a_fix_and_nothing_else_has(
+    healthy: dict[str, Check],
+) -> None:
+    for check in healthy.values():
+        assert bool(check.fix) == (check.status == "problem"), check
+        assert check.detail
+
+
+def test_the_doctor_does_not_import_torch_itself() -> None:
+    program = (
+        "import sys; from edge_sdk.doctor import Patient, examine; examine(Patient()); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("version", "machine", "trapped"),
+    [
+        ("2.10.0", "aarch64", True),
+        ("2.10.1+cpu", "aarch64", True),
+        ("2.10.0", "x86_64", False),
+        ("2.9.1", "aarch64", False),
+        ("2.8.0", "aarch64", False),
+        ("2.1.0", "x86_64", True),
+        ("2.5.0a0+nv24.8", "aarch64", False),
+        ("odd", "x86_64", True),
+    ],
+)
+def test_the_builds_of_torch_that_trap_are_known(
+    version: str, machine: str, trapped: bool
+) -> None:
+    assert (torch_complaint(version, machine) is not None) == trapped
+
+
+def test_a_torch_that_dies_of_an_illegal_instruction_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+    monkeypatch.setattr(doctor, "_TORCH_TRIAL", program)
+    check = doctor._torch(Patient())
+    assert check.status == "problem"
+    assert "illegal instruction" in check.detail
+    assert "torch>=2.7,<2.10" in check.fix
+
+
+def test_a_clock_in_1970_a_full_disk_and_little_memory_are_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick = Patient(root=tmp_path, state=tmp_path, today=dt.date(1970, 1, 1))
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("RssAnon: 90 kB\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 400 kB\nMemAvailable: 300 kB")
+    (tmp_path / "proc/cpuinfo").write_text("flags : sse4_1\n")
+    monkeypatch.setattr(doctor, "LEAST_DISK_MIB", 1 << 40)
+    for look, said in (
+        (doctor._clock, "1970-01-01"),
+        (doctor._ram, "MiB for the agent"),
+        (doctor._disk, "MiB free"),
+        (doctor._simd, "only sse4_1"),
+    ):
+        check = look(sick)
+        assert check.status == "problem", check
+        assert said in check.detail
+        assert check.fix
+
+
+def test_a_32_bit_system_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    check = doctor._word_size(Patient())
+    assert check.status == "problem"
+    assert "64-bit" in check.fix
+
+
+def test_under_voltage_is_a_problem_with_the_right_fix(tmp_path: Path) -> None:
+    file = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
+    file.parent.mkdir(parents=True)
+    file.write_text("0x50005")
+    check = doctor._thermal(Patient(root=tmp_path))
+    assert check.status == "problem"
+    assert "power supply" in check.fix
+
+
+@pytest.mark.broker
+def test_a_broker_that_answers_passes_and_one_that_does_not_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "WAIT_S", 1.0)
+    with open_broker(None, tmp_path) as broker:
+        assert doctor._broker(Patient(broker_url=broker.url)).status == "PASS"
+    check = doctor._broker(Patient(broker_url="mqtt://127.0.0.1:9"))
+    assert check.status == "problem"
+    assert "127.0.0.1:9" in check.detail
+    assert doctor._broker(Patient(broker_url="gopher://x")).status == "problem"
+
+
+# -- TLS, against a real handshake ---
+
+
+def certificate(folder: Path, *, days: int) -> tuple[Path, Path]:
+    cert, key = folder / f"cert-{days}.pem", folder / f"key-{days}.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-batch"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", str(days)),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+class Listener:
+    """One TLS handshake per connection, and nothing after it."""
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        import socket
+
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(cert, key)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        """A thread in accept() would keep a closed socket listening."""
+        import socket
+
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                raw, _ = self.socket.accept()
+            except OSError:
+                return
+            try:
+                self.context.wrap_socket(raw, server_side=True).close()
+            except OSError:
+                raw.close()
+
+
+def test_tls_is_tried_for_real(tmp_path: Path) -> None:
+    good, key = certificate(tmp_path, days=90)
+    listener = Listener(good, key)
+    url = f"mqtts://127.0.0.1:{listener.port}"
+    try:
+        check = doctor._tls(Patient(broker_url=url, tls=Tls(good)))
+        assert check.status == "PASS", check
+        assert "good for 9" in check.detail or "good for 8" in check.detail
+        other, _ = certificate(tmp_path, days=80)
+        stranger = doctor._tls(Patient(broker_url=url, tls=Tls(other)))
+        assert stranger.status == "problem"
+        assert "not believed" in stranger.detail
+        absent = doctor._tls(Patient(broker_url=url, tls=Tls(tmp_path / "none.pem")))
+        assert absent.status == "problem"
+    finally:
+        listener.close()
+    gone = doctor._tls(Patient(broker_url=url, tls=Tls(good)))
+    assert "no encrypted link" in gone.detail
+
+
+def test_a_certificate_about_to_end_is_a_problem(tmp_path: Path) -> None:
+    soon, key = certificate(tmp_path, days=5)
+    listener = Listener(soon, key)
+    url = f"mqtts://127.0.0.1:{listener.port}"
+    try:
+        check = doctor._tls(Patient(broker_url=url, tls=Tls(soon)))
+    finally:
+        listener.close()
+    assert "ends in" in check.detail
+
+
+def test_a_report_puts_the_fix_under_its_problem() -> None:
+    text = render([Check("a", "PASS", "fine"), Check("b", "problem", "bad", "Mend.")])
+    assert text == "PASS     a: fine\nproblem  b: bad\n         fix: Mend."

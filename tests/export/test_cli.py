@@ -1,0 +1,90 @@
+"""The command line: one report or two lines of error, never a traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export import cli
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["flash-export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def test_build_and_verify_print_json(
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "m.onnx"
+    build = ("build", checkpoint_file, "--out", out, "--json", "--batch", "dynamic")
+    assert call(monkeypatch, *build) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["format"] == "onnx-sparse"
+    assert built["batch"] == "dynamic"
+    verify = ("verify", out, "--checkpoint", checkpoint_file, "--json")
+    assert call(monkeypatch, *verify) == 0
+    assert json.loads(capsys.readouterr().out)["sha256"] == built["sha256"]
+
+
+def test_a_person_reads_a_few_lines(
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "m.onnx"
+    assert call(monkeypatch, "build", checkpoint_file, "--out", out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert "smaller than dense" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "none.safetensors"], "not a readable checkpoint"),
+        (["build", "CHECKPOINT", "--format", "zip"], "no format 'zip'"),
+        (["verify", "none.onnx", "--checkpoint", "CHECKPOINT"], "cannot be read"),
+    ],
+)
+def test_an_error_is_two_lines_and_a_code(
+    checkpoint_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    real = [str(checkpoint_file) if a == "CHECKPOINT" else a for a in arguments]
+    assert call(monkeypatch, *real) == 3
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 2
+    assert error[0].startswith("error: ")
+    assert message in error[0]
+    assert error[1].startswith("help: ")
+
+
+def test_the_door_imports_without_torch_or_onnx() -> None:
+    """A machine without the extra gets a sentence, not an ImportError."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime'):\n"
+        "    sys.modules[name] = None\n"
+        "import export, export.cli\n"
+        "from edge_sdk.errors import DependencyError\n"
+        "try:\n"
+        "    export.build('x')\n"
+        "except DependencyError as error:\n"
+        "    print(error.help)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "pip install 'flash-edge[export]'"

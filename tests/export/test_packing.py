@@ -1,0 +1,89 @@
+"""Packed tensors come back bit for bit, in onnxruntime, whatever the pattern."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from export.packing import (
+    Fragment,
+    bitmask_fragment,
+    gap_list,
+    gaps_fragment,
+    shared_constants,
+    smallest,
+)
+from export.runtime import unpacked
+
+DTYPES = [np.float32, np.float16, np.int8]
+
+
+def model_of(fragment: Fragment) -> onnx.ModelProto:
+    output = onnx.ValueInfoProto()
+    output.name = "w"
+    constants = [*fragment.constants, *shared_constants()]
+    graph = helper.make_graph(list(fragment.nodes), "g", [], [output], constants)
+    opset = helper.make_opsetid("", 18)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
+
+@st.composite
+def sparse_arrays(draw: st.DrawFn) -> np.ndarray:
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=2, max_size=4)))
+    density = draw(st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]))
+    dtype = draw(st.sampled_from(DTYPES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.integers(-100, 100, shape).astype(dtype)
+    return np.where(rng.random(shape) < density, values, dtype(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(array=sparse_arrays(), make=st.sampled_from([gaps_fragment, bitmask_fragment]))
+def test_any_sparse_array_comes_back_bit_for_bit(array: np.ndarray, make) -> None:
+    back = unpacked(model_of(make("w", array, prefix="p0")), ["w"])["w"]
+    assert back.dtype == array.dtype
+    assert back.shape == array.shape
+    assert back.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("first", [0, 1, 254, 255, 256, 509, 510, 511, 512, 1000])
+@pytest.mark.parametrize("distance", [1, 254, 255, 256, 510, 511, 766])
+def test_long_distances_are_bridged_by_fillers(first: int, distance: int) -> None:
+    positions = np.array([first, first + distance])
+    gaps, values = gap_list(positions, np.array([3.0, 4.0], np.float32))
+    spots = np.cumsum(gaps.astype(np.int64))
+    assert spots[values != 0].tolist() == positions.tolist()
+    assert np.unique(spots).size == spots.size  # no position is written twice
+
+
+def test_the_gap_format_does_not_change() -> None:
+    gaps, values = gap_list(
+        np.array([0, 1, 256, 900]), np.array([1, 2, 3, 4], np.float32)
+    )
+    assert gaps.tobytes() == bytes([0, 1, 255, 255, 255, 134])
+    assert values.tolist() == [1, 2, 3, 0, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("density", "encoding"), [(0.03, "gaps"), (0.1, "gaps"), (0.3, "bitmask")]
+)
+def test_the_smaller_encoding_is_chosen(density: float, encoding: str) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
+    array[rng.random(array.shape) >= density] = 0
+    fragment = smallest("w", array, prefix="p")
+    assert fragment is not None
+    assert fragment.encoding == encoding
+    # 8 bits per gap or 1 bit per weight, and under a kilobyte of nodes
+    kept = np.count_nonzero(array)
+    ideal = kept * 5 if encoding == "gaps" else kept * 4 + array.size / 8
+    assert fragment.size < ideal + 1000
+
+
+def test_what_is_not_worth_packing_stays_dense() -> None:
+    dense = np.ones((64, 64), np.float32)
+    dense[0, :60] = 0
+    assert smallest("w", dense, prefix="p") is None
+    assert smallest("w", np.eye(3, dtype=np.float32), prefix="p") is None

@@ -1,0 +1,107 @@
+"""The shipped tasks: they load, prepare their inputs, and can be learned."""
+
+from __future__ import annotations
+
+import pickle  # noqa: TID251 - process pools send tasks this way
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_sdk.errors import DataError
+from edge_sdk.models import load_task
+from edge_sdk.models.datasets import DATASETS, load_digits, load_idx_folder
+from edge_sdk.models.fetch import fetch_mnist
+from edge_sdk.models.inventory import layers_of, make_model
+from edge_sdk.models.prepare_data import prepare_folders
+
+MASKABLE = {"digits": 12_800, "fashion": 261_000, "mnist": 261_000}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_task_fits_together(name: str) -> None:
+    task = load_task(name)
+    assert task.name == name
+    raw = torch.randint(0, 17, (3, *task.input_shape), dtype=torch.uint8)
+    inputs = task.prepare(raw)
+    assert inputs.dtype == torch.float32
+    assert tuple(inputs.shape) == (3, *task.input_shape)
+    assert torch.equal(task.prepare(raw), inputs)
+    model = make_model(task, 0)
+    logits = model(inputs)
+    assert logits.shape == (3, len(task.labels)) == (3, 10)
+    assert task.loss(logits, torch.zeros(3, dtype=torch.int64)).shape == ()
+    assert sum(s.numel for s in layers_of(model, task.dense_layers)) == MASKABLE[name]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_task_can_be_sent_to_another_process(name: str) -> None:
+    task = load_task(name)
+    again = pickle.loads(pickle.dumps(task))  # noqa: S301 - our own bytes
+    assert (again.model, again.labels) == (task.model, task.labels)
+    raw = torch.full((1, *task.input_shape), 7, dtype=torch.uint8)
+    assert torch.equal(again.prepare(raw), task.prepare(raw))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_task_without_its_data_says_so(name: str, tmp_path: Path) -> None:
+    task = load_task(name)
+    with pytest.raises(DataError, match=r"holds no train\.npz"):
+        task.train_data(tmp_path)
+    with pytest.raises(DataError, match=r"holds no eval\.npz"):
+        task.eval_data(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion"])
+def test_black_and_white_come_out_as_normalised(name: str) -> None:
+    mean, std = {"mnist": (0.1307, 0.3081), "fashion": (0.2860, 0.3530)}[name]
+    raw = torch.tensor([0, 255], dtype=torch.uint8).repeat(392).reshape(1, 1, 28, 28)
+    out = load_task(name).prepare(raw).flatten()[:2]
+    torch.testing.assert_close(out, torch.tensor([-mean / std, (1 - mean) / std]))
+
+
+def test_prepared_digits_are_centred_and_of_unit_deviation() -> None:
+    train, _ = load_digits()
+    out = load_task("digits").prepare(torch.from_numpy(train.inputs))
+    assert abs(out.mean().item()) < 0.02
+    assert out.std().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_shipped_digits_can_be_learned_from_their_folders(tmp_path: Path) -> None:
+    places = prepare_folders("digits", tmp_path, tmp_path, ["pi-1"], alpha=1.0, seed=0)
+    task = load_task("digits")
+    train, test = task.train_data(places["pi-1"]), task.eval_data(places["evaluation"])
+    model = make_model(task, 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    order = np.random.default_rng(0)
+    for _ in range(4):
+        for batch in np.array_split(order.permutation(len(train)), 45):
+            picked = train.take(batch)
+            inputs = task.prepare(torch.from_numpy(picked.inputs))
+            loss = task.loss(model(inputs), torch.from_numpy(picked.targets))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    with torch.no_grad():
+        guess = model(task.prepare(torch.from_numpy(test.inputs))).argmax(1)
+    assert (guess.numpy() == test.targets).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_mnistnet_learns_real_digits(cache: Path) -> None:
+    task = load_task("mnist")
+    train, test = load_idx_folder(fetch_mnist(cache))
+    model = make_model(task, 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    order = np.random.default_rng(0).permutation(len(train))[:12800]
+    for batch in order.reshape(-1, 32):
+        picked = train.take(batch)
+        inputs = task.prepare(torch.from_numpy(picked.inputs))
+        loss = task.loss(model(inputs), torch.from_numpy(picked.targets))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        guess = model(task.prepare(torch.from_numpy(test.inputs[:2000]))).argmax(1)
+    assert (guess.numpy() == test.targets[:2000]).mean() > 0.93

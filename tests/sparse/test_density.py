@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_sdk.errors import DensityError
+from edge_sdk.sparse import (
+    LayerShape,
+    check_density,
+    erk,
+    exact_counts,
+    nested_counts,
+    recalibrate,
+    uniform,
+)
+
+positive = st.floats(1e-6, 1e3)
+pairs = st.lists(st.tuples(positive, st.integers(1, 10_000)), min_size=1, max_size=12)
+targets = st.floats(0.001, 1.0)
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> list[LayerShape]:
+    """Linear, convolutional, grouped and depthwise layers."""
+    layers = []
+    for index in range(draw(st.integers(1, 5))):
+        groups = draw(st.sampled_from([1, 1, 2, 3]))
+        out = groups * draw(st.integers(1, 8))
+        kernel = draw(st.sampled_from([(), (1, 1), (3, 3), (5,)]))
+        shape = (out, draw(st.integers(1, 16)), *kernel)
+        layers.append(LayerShape(f"layer{index}", shape, groups))
+    return layers
+
+
+@given(pairs, targets)
+def test_recalibration_spends_the_budget_and_keeps_the_order(
+    layers: list[tuple[float, int]], target: float
+) -> None:
+    """Whatever the layers, the densities spend the target and no layer passes 1."""
+    sensitivity, size = np.array(layers, float).T
+    density = recalibrate(sensitivity, size, target)
+    assert np.all((density > 0) & (density <= 1))
+    np.testing.assert_allclose((density * size).sum(), target * size.sum(), rtol=1e-9)
+    order = np.argsort(sensitivity, kind="stable")
+    assert np.all(np.diff(density[order]) >= -1e-12)
+
+
+@given(pairs, targets, st.floats(1e-3, 1e3))
+def test_only_the_ratios_of_sensitivities_count(
+    layers: list[tuple[float, int]], target: float, scale: float
+) -> None:
+    sensitivity, size = np.array(layers, float).T
+    np.testing.assert_allclose(
+        recalibrate(sensitivity * scale, size, target),
+        recalibrate(sensitivity, size, target),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("sensitivity", [[-0.1, 1.0], [np.nan, 1.0], [np.inf, 1.0]])
+def test_impossible_sensitivities_are_refused(sensitivity: list[float]) -> None:
+    with pytest.raises(DensityError, match="negative or not finite"):
+        recalibrate(np.array(sensitivity), np.array([10.0, 10.0]), 0.5)
+
+
+def test_a_budget_that_only_dead_layers_could_hold_is_refused() -> None:
+    with pytest.raises(DensityError, match="sensitivity 0"):
+        recalibrate(np.array([1.0, 0.0]), np.array([10.0, 10.0]), 0.8)
+    assert recalibrate(np.array([1.0, 0.0]), np.array([10.0, 10.0]), 0.5).tolist() == [
+        1.0,
+        0.0,
+    ]
+
+
+@given(stacks(), st.data())
+def test_counts_are_exact_and_above_every_floor(
+    layers: list[LayerShape], data: st.DataObject
+) -> None:
+    size = sum(s.numel for s in layers)
+    floors = sum(min(s.floor, s.numel) for s in layers)
+    budget = data.draw(st.integers(floors, size))
+    profile = np.array([data.draw(positive) for _ in layers])
+    counts = exact_counts(profile, layers, budget / size)
+    assert sum(counts.values()) == budget
+    assert list(counts) == [s.name for s in layers]
+    for layer in layers:
+        assert layer.floor <= counts[layer.name] <= layer.numel
+
+
+@given(stacks(), st.data())
+def test_below_the_floors_every_output_unit_still_has_one(
+    layers: list[LayerShape], data: st.DataObject
+) -> None:
+    size = sum(s.numel for s in layers)
+    budget = data.draw(st.integers(sum(s.shape[0] for s in layers), size))
+    counts = exact_counts(erk(layers), layers, budget / size)
+    assert sum(counts.values()) == budget
+    assert all(counts[s.name] >= s.shape[0] for s in layers)
+
+
+@given(stacks(), st.lists(targets, min_size=1, max_size=4), st.data())
+def test_counts_of_smaller_densities_nest(
+    layers: list[LayerShape], densities: list[float], data: st.DataObject
+) -> None:
+    least = sum(s.shape[0] for s in layers) / sum(s.numel for s in layers)
+    densities = [least + (1 - least) * d for d in densities]
+    profile = data.draw(st.sampled_from([uniform, erk]))(layers)
+    family = nested_counts(profile, layers, densities)
+    assert list(family) == sorted(set(densities), reverse=True)
+    for larger, smaller in zip(
+        list(family.values())[:-1], list(family.values())[1:], strict=True
+    ):
+        assert all(smaller[s.name] <= larger[s.name] for s in layers)
+
+
+def test_too_low_a_density_names_the_lowest_one() -> None:
+    layers = [LayerShape("fc", (10, 100))]
+    with pytest.raises(DensityError, match=r"smallest density is 0\.0100"):
+        exact_counts(uniform(layers), layers, 0.005)
+    assert exact_counts(uniform(layers), layers, 0.01) == {"fc": 10}
+
+
+def test_more_than_the_outer_mask_holds_is_refused() -> None:
+    layers = [LayerShape("fc", (10, 100))]
+    with pytest.raises(DensityError, match="must nest in"):
+        exact_counts(uniform(layers), layers, 0.5, within={"fc": 100})
+
+
+@pytest.mark.parametrize("target", [0.29, 0.57, 0.58, 0.14, 0.28])
+def test_a_decimal_density_keeps_the_count_a_person_expects(target: float) -> None:
+    """0.29 * 100 is 28.999999999999996 in binary."""
+    layers = [LayerShape("fc", (10, 10))]
+    counts = exact_counts(uniform(layers), layers, target)
+    assert counts == {"fc": round(100 * target)}
+
+
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.0000001, float("nan")])
+def test_a_density_outside_its_range_is_refused_by_name(density: float) -> None:
+    with pytest.raises(DensityError, match=r"run density .* outside \(0, 1\]"):
+        check_density(density, what="run density")
+
+
+def test_erk_makes_small_layers_denser() -> None:
+    layers = [LayerShape("big", (64, 64, 3, 3)), LayerShape("small", (10, 64))]
+    big, small = erk(layers)
+    assert big == pytest.approx((64 + 64 + 3 + 3) / (64 * 64 * 9))
+    assert small == pytest.approx((10 + 64) / 640)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from edge_sdk.errors import SparsityError
+from edge_sdk.sparse import LayerShape, draw, keyed_order, top_k
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> LayerShape:
+    """One layer: linear, convolutional, grouped or depthwise."""
+    groups = draw(st.sampled_from([1, 2, 3, 6]))
+    out = groups * draw(st.integers(1, 6))
+    kernel = draw(st.sampled_from([(), (3,), (3, 3)]))
+    return LayerShape("conv.weight", (out, draw(st.integers(1, 9)), *kernel), groups)
+
+
+seeds = st.integers(0, 2**63)
+
+# A released order never changes: a device and a coordinator of other versions draw it.
+GOLDEN = [
+    (LayerShape("fc.weight", (3, 4)), 1, [0, 11, 5, 2, 9, 1, 7, 4, 8, 3, 6, 10]),
+    (LayerShape("fc.weight", (3, 4)), 2, [8, 1, 7, 10, 9, 4, 5, 6, 3, 11, 0, 2]),
+    (LayerShape("fc2.weight", (3, 4)), 1, [0, 9, 6, 3, 5, 4, 8, 1, 7, 10, 2, 11]),
+    (
+        LayerShape("dw.weight", (4, 1, 2, 2), 4),
+        7,
+        [3, 5, 8, 14, 13, 1, 2, 6, 12, 10, 11, 15, 4, 9, 0, 7],
+    ),
+    (
+        LayerShape("conv.weight", (4, 2, 3), 2),
+        7,
+        [
+            10,
+            2,
+            19,
+            15,
+            5,
+            1,
+            16,
+            14,
+            8,
+            17,
+            7,
+            22,
+            9,
+            18,
+            20,
+            12,
+            3,
+            21,
+            6,
+            4,
+            23,
+            13,
+            0,
+            11,
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("layer", "seed", "order"), GOLDEN)
+def test_keyed_orders_are_golden(
+    layer: LayerShape, seed: int, order: list[int]
+) -> None:
+    assert keyed_order(layer, seed).tolist() == order
+
+
+@given(layers(), seeds)
+def test_a_keyed_order_is_a_permutation(layer: LayerShape, seed: int) -> None:
+    order = keyed_order(layer, seed)
+    assert np.array_equal(np.sort(order), np.arange(layer.numel))
+    assert np.array_equal(order, keyed_order(layer, seed))
+
+
+@given(layers(), seeds, st.data())
+def test_floors_leave_no_dead_unit(
+    layer: LayerShape, seed: int, data: st.DataObject
+) -> None:
+    """Every output unit has an input, and every input unit of a group an output."""
+    count = data.draw(st.integers(layer.floor, layer.numel))
+    kept = draw([layer], {layer.name: count}, seed)[layer.name]
+    assert np.count_nonzero(kept) == count
+    flat = kept.reshape(layer.shape[0], layer.shape[1], -1)
+    assert np.all(flat.sum(axis=(1, 2)) > 0)
+    grouped = flat.reshape(layer.groups, -1, *flat.shape[1:])
+    assert np.all(grouped.sum(axis=(1, 3)) > 0)
+
+
+@given(layers(), seeds, st.data())
+def test_a_smaller_counts_mask_is_a_subset(
+    layer: LayerShape, seed: int, data: st.DataObject
+) -> None:
+    small = data.draw(st.integers(0, layer.numel))
+    large = data.draw(st.integers(small, layer.numel))
+    inner = draw([layer], {layer.name: small}, seed)
+    outer = draw([layer], {layer.name: large}, seed)
+    assert inner.issubset(outer)
+    assert inner.nnz == small
+
+
+@pytest.mark.parametrize("count", [-1, 13, None])
+def test_a_count_that_does_not_fit_is_refused(count: int | None) -> None:
+    counts = {} if count is None else {"fc": count}
+    with pytest.raises(SparsityError, match="layer fc cannot keep"):
+        draw([LayerShape("fc", (3, 4))], counts, 1)
+
+
+scores = hnp.arrays(
+    np.float64, hnp.array_shapes(max_dims=3, max_side=5), elements=st.floats(-9, 9)
+)
+
+
+@given(scores, st.data())
+def test_top_k_keeps_the_largest(
+    score: NDArray[np.float64], data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, score.size))
+    kept = top_k(score, count)
+    assert np.count_nonzero(kept) == count
+    if 0 < count < score.size:
+        assert score[kept].min() >= score[~kept].max()
+
+
+def test_of_equal_scores_the_earlier_is_kept() -> None:
+    assert top_k(np.ones((2, 2)), 3).tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("score", "count"), [([1.0], 2), ([1.0], -1), ([np.nan, 1.0], 1)]
+)
+def test_top_k_of_nonsense_is_refused(score: list[float], count: int) -> None:
+    with pytest.raises(SparsityError, match=r"cannot keep|not a number"):
+        top_k(np.array(score), count)

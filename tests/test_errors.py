@@ -1,0 +1,50 @@
+"""Every error has a remedy, a place in the tree and a heading in docs/errors.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edge_sdk import errors
+from edge_sdk.errors import EdgeError
+
+PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
+
+
+def tree(kind: type[EdgeError]) -> list[type[EdgeError]]:
+    return [kind, *(k for child in kind.__subclasses__() for k in tree(child))]
+
+
+# Private subclasses of other rooms are not for people to look up.
+KINDS = [k for k in tree(EdgeError) if k.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_every_error_has_a_remedy_that_is_a_sentence(kind: type[EdgeError]) -> None:
+    error = kind("what happened")
+    assert str(error) == "what happened"
+    assert error.help == kind.remedy
+    assert re.fullmatch(r"[A-Z].{15,}\.", error.help)
+    assert kind("x", remedy="Do this.").help == "Do this."
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_every_error_is_in_the_drawing_and_in_all(kind: type[EdgeError]) -> None:
+    assert errors.__doc__ is not None
+    assert re.search(rf"\b{kind.__name__}\b", errors.__doc__)
+    assert kind.__name__ in errors.__all__
+
+
+def test_the_page_has_one_heading_per_error_in_the_trees_order() -> None:
+    headings = re.findall(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == [k.__name__ for k in KINDS]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_the_page_gives_each_remedy(kind: type[EdgeError]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    part = text.split(f"\n## {kind.__name__}\n")[1].split("\n## ")[0]
+    assert " ".join(kind.remedy.split()) in " ".join(part.split())

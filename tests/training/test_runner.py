@@ -1,0 +1,139 @@
+"""Orders of the task `digits` carried out on synthetic examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_sdk.errors import EdgeError, MaskMismatchError, RemoteProtocolError
+from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.task import Examples, load_task
+from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.training.local import Stopped
+from edge_sdk.training.runner import Packed, TaskRunner, mask_of
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.messages import (
+    Frozen,
+    MaskRecipe,
+    TaskOrder,
+    Training,
+    WarmUp,
+)
+from edge_sdk.wire.values import Values, pack_values, unpack_evidence, unpack_values
+
+TASK = load_task("digits")
+LAYERS = layers_of(TASK.model(), TASK.dense_layers)
+COUNTS = exact_counts(uniform(LAYERS), LAYERS, 0.3)
+MASK = draw(LAYERS, COUNTS, 5)
+
+
+def examples() -> Examples:
+    rng = np.random.default_rng(2)
+    inputs = rng.integers(0, 17, size=(40, 1, 8, 8)).astype(np.uint8)
+    return Examples(inputs, rng.integers(0, 10, size=40))
+
+
+def base_values(mask: Mask = MASK) -> Values:
+    state = initial_state(TASK, 1)
+    masked = {n: state.pop(n)[mask[n]] for n in mask}
+    return Values(mask.digest, masked, state)
+
+
+BASE = pack_values(base_values(), MASK)
+
+
+def order(**changes: Any) -> TaskOrder:
+    found = TaskOrder(
+        id="1-a",
+        round_no=1,
+        density=0.3,
+        base=manifest_of(BASE),
+        mask=MaskRecipe(5, COUNTS, MASK.digest),
+        rule=Frozen(),
+        training=Training(epochs=1, batch_size=8, learning_rate=0.05, seed=9),
+        ttl_ms=1000,
+        shard=0,
+        codec="fp32",
+    )
+    return msgspec.structs.replace(found, **changes)
+
+
+def run(runner: TaskRunner | None = None, **changes: Any) -> Packed:
+    ready = runner or TaskRunner(TASK, examples(), "masked")
+    return ready.run(order(**changes), BASE, lambda: False)
+
+
+def test_an_update_is_the_change_on_the_mask() -> None:
+    packed = run()
+    change = unpack_values(packed.payload, MASK)
+    assert packed.offer.manifest == manifest_of(packed.payload)
+    assert packed.offer.mask_digest == MASK.digest
+    assert packed.offer.examples == 40
+    assert packed.offer.metrics["steps"] == 5
+    assert len(packed.payload) == len(BASE)
+    parts = [*change.masked.values(), *change.dense.values()]
+    norm = np.sqrt(sum((a.astype(float) ** 2).sum() for a in parts))
+    assert packed.offer.norm == pytest.approx(norm, rel=1e-6)
+    assert norm > 0
+
+
+def test_equal_orders_give_equal_bytes_also_on_a_used_runner() -> None:
+    """A device that restarts in the middle of a task sends the same update."""
+    used = TaskRunner(TASK, examples(), "masked")
+    first = run(used)
+    other = run(used, training=Training(epochs=1, batch_size=4, learning_rate=0.1))
+    assert other.payload != first.payload
+    assert run(used).payload == first.payload == run().payload
+
+
+def test_a_warm_up_returns_counts_and_nothing_else() -> None:
+    packed = run(rule=WarmUp(), training=Training(3, 8, 0.05))
+    sizes = {s.name: s.numel for s in LAYERS}
+    evidence = unpack_evidence(packed.payload, sizes)
+    assert sum(evidence.counts.values()) == MASK.nnz
+    assert len(packed.payload) < 200
+
+
+def test_a_mask_drawn_otherwise_is_refused_with_a_remedy() -> None:
+    with pytest.raises(MaskMismatchError, match="the mask drawn here") as caught:
+        mask_of(MaskRecipe(6, COUNTS, MASK.digest), LAYERS)
+    assert "same task file" in caught.value.help
+    assert mask_of(MaskRecipe(5, COUNTS, MASK.digest), LAYERS) == MASK
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask": MaskRecipe(5, {}, MASK.digest)},
+        {"mask": MaskRecipe(5, dict.fromkeys(COUNTS, 1 << 40), MASK.digest)},
+        {"codec": "int4"},
+    ],
+    ids=["no counts", "huge counts", "codec"],
+)
+def test_an_order_that_cannot_be_is_an_error_that_can_be_reported(
+    changes: dict[str, Any],
+) -> None:
+    with pytest.raises(EdgeError):
+        run(**changes)
+
+
+def test_a_base_that_does_not_fit_is_refused() -> None:
+    runner = TaskRunner(TASK, examples(), "masked")
+    for base in (b"", BASE[:-1]):
+        with pytest.raises(RemoteProtocolError):
+            runner.run(order(), base, lambda: False)
+    lacking = base_values()
+    dense = dict(lacking.dense)
+    dense.popitem()
+    short = pack_values(Values(MASK.digest, lacking.masked, dense), MASK)
+    with pytest.raises(EdgeError, match="entries differ"):
+        runner.run(order(), short, lambda: False)
+    assert run(runner).payload == run().payload
+
+
+def test_it_stops_when_told() -> None:
+    with pytest.raises(Stopped):
+        TaskRunner(TASK, examples(), "masked").run(order(), BASE, lambda: True)

@@ -1,0 +1,82 @@
+"""One of every message, for the tests of the wire."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.messages import (
+    Announce,
+    Cancel,
+    Data,
+    Fail,
+    Frozen,
+    Hello,
+    MaskRecipe,
+    Message,
+    Need,
+    Offer,
+    Receipt,
+    Status,
+    TaskAck,
+    TaskOrder,
+    Training,
+    Wait,
+    WarmUp,
+)
+
+_BASE = manifest_of(bytes(range(256)), chunk_size=100)
+_MASK = MaskRecipe(seed=3, counts={"fc.weight": 7}, digest=b"\x01" * 32)
+
+
+def _order(rule: Frozen | WarmUp) -> TaskOrder:
+    return TaskOrder(
+        id="1-abc",
+        round_no=1,
+        density=0.1,
+        base=_BASE,
+        mask=_MASK,
+        rule=rule,
+        training=Training(epochs=1, batch_size=8, learning_rate=0.1),
+        ttl_ms=60_000,
+        shard=0,
+        codec="fp32",
+    )
+
+
+@pytest.fixture(scope="session")
+def messages() -> list[Message]:
+    """One of every type, and both local rules."""
+    return [
+        Announce(state="running", task="digits", round_no=1, rounds=3, codecs=["fp32"]),
+        Hello(
+            phase="idle",
+            task_id=None,
+            version="0.1.0",
+            task="digits",
+            examples=100,
+            profile={"board": "pi-4b", "ram_mib": 2048, "caps": {"cpu_share": 0.5}},
+            codecs=["fp32"],
+            engines=["masked"],
+            free_disk_mib=9,
+        ),
+        Wait(ms=1000, why="others are uploading"),
+        _order(Frozen()),
+        _order(WarmUp(prune_rate=0.25)),
+        TaskAck(task_id="1-abc"),
+        Fail(task_id="1-abc", why="no memory"),
+        Offer(
+            task_id="1-abc",
+            manifest=_BASE,
+            mask_digest=b"\x02" * 32,
+            codec="fp32",
+            examples=64,
+            norm=1.5,
+            metrics={"loss": 0.25},
+        ),
+        Need(blob="1-abc", ranges=[(0, 2)], credit=16),
+        Data(task_id="1-abc", index=1, chunk=b"\x00\xff"),
+        Receipt(task_id="1-abc", verdict="accepted"),
+        Cancel(task_id="1-abc", why="the round was aborted"),
+        Status(online=True, phase="training", sent=10, received=20),
+    ]

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
+from edge_sdk.wire.codec import (
+    MAX_PACKET,
+    Envelope,
+    Header,
+    decode,
+    encode,
+    pack,
+    tag_of,
+    unpack,
+)
+from edge_sdk.wire.messages import (
+    Data,
+    Hello,
+    Message,
+    Need,
+    Offer,
+    Receipt,
+    TaskAck,
+    TaskOrder,
+    Training,
+)
+
+
+def header(kind: str, **changes: Any) -> Header:
+    base = Header(
+        type=kind,
+        federation="demo",
+        source="pi-1",
+        destination="coordinator",
+        epoch=2,
+        seq=3,
+        boot=4,
+        round_no=5,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def packet_of(*parts: Any) -> bytes:
+    packed: bytes = msgpack.packb(list(parts))
+    return packed
+
+
+def body_of(**fields: Any) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+# The bytes of a released envelope: an old device must understand a new coordinator.
+# An old device must understand a new coordinator.
+GOLDEN_PACKET = (
+    "9401c45f88a474797065a87461736b2d61636baa66656465726174696f6ea464656d6fa6"
+    "736f75726365a470692d31ab64657374696e6174696f6eab636f6f7264696e61746f72a5"
+    "65706f636802a373657103a4626f6f7404a8726f756e645f6e6f05c41d82a474797065a8"
+    "7461736b2d61636ba77461736b5f6964a5312d616263c40107"
+)
+
+
+def test_an_envelopes_bytes_are_golden() -> None:
+    packet = encode(header("task-ack"), TaskAck("1-abc"), sign=lambda _: b"\x07")
+    assert packet.hex() == GOLDEN_PACKET
+
+
+# SHA-256 of each message's bytes, in the order of the fixture.
+DIGESTS: dict[str, list[str]] = {
+    "announce": ["ca70df43f1cdbb57"],
+    "hello": ["1556e4050ac8b8d6"],
+    "wait": ["d00f6f901eeb6898"],
+    "task": ["caef0cccb97e7bf9", "2f3fd4e0df839b59"],
+    "task-ack": ["0b9caa4b35a32524"],
+    "fail": ["dd02ec17c828f609"],
+    "offer": ["38f083c9e1d710e6"],
+    "need": ["86cd36d8d16fa416"],
+    "data": ["46f00675eb5f196a"],
+    "receipt": ["190f668d07329bd7"],
+    "cancel": ["efceb1eb5b763782"],
+    "status": ["e49cd2179c5f5753"],
+}
+
+
+def test_every_messages_bytes_are_golden(messages: list[Message]) -> None:
+    found: dict[str, list[str]] = {}
+    for message in messages:
+        digest = hashlib.sha256(pack(message)).hexdigest()[:16]
+        found.setdefault(tag_of(message), []).append(digest)
+    assert found == DIGESTS
+
+
+def test_every_message_round_trips(messages: list[Message]) -> None:
+    for message in messages:
+        head = header(tag_of(message))
+        assert decode(encode(head, message)) == Envelope(head, message)
+
+
+def test_every_message_type_is_here(messages: list[Message]) -> None:
+    assert {type(m) for m in messages} == set(Message.__args__)
+
+
+def test_every_truncation_of_every_message_is_refused(messages: list[Message]) -> None:
+    for message in messages:
+        packet = encode(header(tag_of(message)), message)
+        for end in range(len(packet)):
+            with pytest.raises(RemoteProtocolError):
+                decode(packet[:end])
+        with pytest.raises(RemoteProtocolError):
+            decode(packet + b"\xc0")
+
+
+@given(st.data())
+def test_a_flipped_byte_is_refused_or_decodes_to_a_message(data: st.DataObject) -> None:
+    """Without a signature damage may pass; it never raises anything else."""
+    packet = bytearray(encode(header("need"), Need("ab", [(0, 3), (7, 9)], 4)))
+    packet[data.draw(st.integers(0, len(packet) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(RemoteProtocolError):
+        assert isinstance(decode(bytes(packet)), Envelope)
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_refused(noise: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(noise)
+
+
+def test_unknown_fields_are_skipped() -> None:
+    head = msgspec.to_builtins(header("task-ack")) | {"hops": 3}
+    body = body_of(type="task-ack", task_id="1-abc", mood={"deep": [1, 2]})
+    found = decode(packet_of(1, body_of(**head), body, b""))
+    assert found == Envelope(header("task-ack"), TaskAck("1-abc"))
+
+
+def test_fields_that_come_later_have_a_default() -> None:
+    body = body_of(type="receipt", task_id="1-abc", verdict="late")
+    found = decode(packet_of(1, pack(header("receipt")), body, b""))
+    assert found.message == Receipt("1-abc", "late")
+
+
+def test_an_unknown_type_is_refused_by_name() -> None:
+    with pytest.raises(RemoteProtocolError, match="'teleport' is unknown"):
+        decode(packet_of(1, pack(header("teleport")), body_of(type="teleport"), b""))
+
+
+def test_a_body_of_another_type_than_its_header_is_refused() -> None:
+    packet = packet_of(1, pack(header("task-ack")), pack(Receipt("1", "late")), b"")
+    with pytest.raises(RemoteProtocolError, match="TaskAck"):
+        decode(packet)
+
+
+def test_we_never_send_a_header_of_another_type() -> None:
+    with pytest.raises(LocalProtocolError, match="header says task-ack"):
+        encode(header("task-ack"), Receipt("1", "late"))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (),
+        (1,),
+        (1, b"", b""),
+        (1, b"", b"", b"", b""),
+        (1, "head", b"", b""),
+        ("1", b"", b"", b""),
+        (1.0, b"", b"", b""),
+        (1, b"", b"", None),
+    ],
+    ids=repr,
+)
+def test_what_is_no_envelope_is_refused(parts: tuple[Any, ...]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(packet_of(*parts))
+
+
+def test_another_version_is_refused_by_number() -> None:
+    with pytest.raises(RemoteProtocolError, match="version 2 is not 1"):
+        decode(packet_of(2, pack(header("task-ack")), pack(TaskAck("1")), b""))
+
+
+def test_an_oversize_packet_is_refused_both_ways() -> None:
+    data = Data("1", 0, bytes(MAX_PACKET))
+    with pytest.raises(LocalProtocolError, match="passes the packet limit"):
+        encode(header("data"), data)
+    with pytest.raises(RemoteProtocolError, match="passes the limit"):
+        decode(bytes(MAX_PACKET + 1))
+    whole = Data("1", 0, bytes(64 * 1024))
+    assert decode(encode(header("data"), whole)).message == whole
+
+
+HOSTILE = {
+    "empty maps": b"\x80" * 5_000_000,
+    "huge map": b"\xdf\xff\xff\xff\xff" + b"\x80" * 90_000,
+    "huge array": b"\xdd\xff\xff\xff\xff" + b"\x80" * 90_000,
+    "wide arrays": b"\xdc\x10\x00" + (b"\xdc\x10\x00" + b"\x80" * 4096) * 20,
+    "huge bin": b"\xc6\xff\xff\xff\xff" + b"\x00" * 90_000,
+    "huge str": b"\xdb\xff\xff\xff\xff" + b"a" * 90_000,
+    "ext": b"\x94\x01" + b"\xc7\x04\x01abcd" * 3,
+    "timestamp": b"\x94\x01" + b"\xd6\xff\x00\x00\x00\x01" * 3,
+    "deep array": b"\x91" * 90_000 + b"\xc0",
+    "deep map": b"\x81\xa1a" * 30_000 + b"\xc0",
+    "map with map keys": b"\x81\x80\x80",
+    "broken utf-8": b"\x94\x01\xa2\xff\xfe\xc4\x00\xc4\x00",
+}
+
+
+def refused_within(limit: int, refuse: Callable[[], object]) -> bool:
+    """Whether it raises RemoteProtocolError and allocates at most `limit` bytes."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            refuse()
+        return tracemalloc.get_traced_memory()[1] <= limit
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_packets_are_refused_in_little_memory(name: str) -> None:
+    packet = HOSTILE[name]
+    assert refused_within(4 << 20, lambda: decode(packet))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_heads_and_bodies_are_refused_too(name: str) -> None:
+    hostile = HOSTILE[name][:90_000]
+    for parts in ((hostile, b""), (pack(header("hello")), hostile)):
+        packet = packet_of(1, *parts, b"")
+        assert refused_within(8 << 20, partial(decode, packet))
+
+
+@pytest.mark.parametrize("kind", [Hello, TaskOrder, Offer], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_payloads_are_refused_in_little_memory(name: str, kind: type) -> None:
+    hostile = HOSTILE[name]
+    assert refused_within(1 << 20, lambda: unpack(hostile, kind))
+
+
+def test_one_mebibyte_of_nested_empty_maps_is_not_built() -> None:
+    """Each container is small; decoded first and checked then it took 73 MiB."""
+    hostile = b"\xdc\x01\x00" + (b"\xdc\x10\x00" + b"\x80" * 4096) * 256
+    payload = b"\x81\xa4more" + hostile
+    assert refused_within(1 << 20, lambda: unpack(payload, TaskOrder))
+
+
+def test_the_signature_covers_header_and_body_and_comes_first() -> None:
+    seen: list[tuple[Header, bytes, bytes]] = []
+
+    def verify(head: Header, signed: bytes, signature: bytes) -> bool:
+        seen.append((head, signed, signature))
+        return signature == hashlib.sha256(signed).digest()
+
+    def sign(signed: bytes) -> bytes:
+        return hashlib.sha256(signed).digest()
+
+    packet = encode(header("task-ack"), TaskAck("1-abc"), sign=sign)
+    assert decode(packet, verify=verify).message == TaskAck("1-abc")
+    _, head, body, signature = msgpack.unpackb(packet)
+    assert seen[0][1] == head + hashlib.sha256(body).digest()
+    for forged in (
+        packet_of(1, pack(header("task-ack", epoch=9)), body, signature),
+        packet_of(1, head, pack(TaskAck("2-xyz")), signature),
+        packet_of(1, head, b"\xc1 not decoded", signature),
+        packet_of(1, head, body, b""),
+    ):
+        with pytest.raises(RemoteProtocolError, match="signature of pi-1"):
+            decode(forged, verify=verify)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Training, {"epochs": 0, "batch_size": 1, "learning_rate": 0.1}),
+        (Training, {"epochs": 1, "batch_size": 1, "learning_rate": 0.0}),
+        (Training, {"epochs": 1, "batch_size": 1, "learning_rate": float("nan")}),
+        (Training, {"epochs": True, "batch_size": 1, "learning_rate": 0.1}),
+        (Need, {"type": "need", "blob": "a", "ranges": [[0, -1]], "credit": 1}),
+        (Need, {"type": "need", "blob": "a", "ranges": [[0]], "credit": 1}),
+        (Need, {"type": "need", "blob": "a", "ranges": [], "credit": 0}),
+        (Need, {"type": "need", "blob": "a" * 65, "ranges": [], "credit": 1}),
+        (Receipt, {"type": "receipt", "task_id": "1", "verdict": "maybe"}),
+        (Receipt, {"type": "receipt", "task_id": "", "verdict": "late"}),
+        (Receipt, {"type": "receipt", "task_id": "1"}),
+        (TaskAck, {"type": "task-ack", "task_id": 7}),
+    ],
+)
+def test_decoding_is_validation(kind: type, fields: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError, match=kind.__name__):
+        unpack(body_of(**fields), kind)
