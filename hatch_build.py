@@ -40,7 +40,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
             old.unlink()
         try:
             if not sys.platform.startswith("linux"):
-                raise building.BuildError(f"no kernel build for {sys.platform}")
+                raise building.BuildError(sys.platform)  # noqa: TRY301 - same end
             built = building.build(building.targets_for(machine), folder)
         except (building.BuildError, OSError) as error:
             if os.environ.get("FLASH_EDGE_REQUIRE_KERNELS") == "1":

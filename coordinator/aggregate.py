@@ -54,13 +54,15 @@ class Contribution:
 
 
 def coverage_mean(
-    base: Model, contributions: Iterable[Contribution]
+    base: Model, contributions: Iterable[Contribution], *, damping: float = 0.0
 ) -> tuple[Model, dict[str, NDArray[np.int32]]]:
     """The next model, and how many devices held each weight of the top mask.
 
     Args:
         base: What every contribution is a change to.
         contributions: In a fixed order (sorted by device).
+        damping: Power of a weight's coverage (share of the round's examples whose
+            devices held it) that scales its step; 0 takes the full step.
 
     Returns:
         The model, and weight name to int32 (nnz,) coverage.
@@ -86,18 +88,14 @@ def coverage_mean(
         dense.add(one.change.dense, share)
     if not spots:
         raise RunError("a round without updates cannot be aggregated")
-    masked = {
-        name: (
-            value
-            + np.divide(
-                total[name],
-                weight[name],
-                where=weight[name] > 0,
-                out=np.zeros_like(total[name]),
-            )
-        ).astype(np.float32)
-        for name, value in base.masked.items()
-    }
+    masked: dict[str, NDArray[np.float32]] = {}
+    for name, value in base.masked.items():
+        held = weight[name] > 0
+        step = np.zeros_like(total[name])
+        np.divide(total[name], weight[name], where=held, out=step)
+        if damping:
+            step[held] *= (weight[name][held] / dense.weight) ** damping
+        masked[name] = (value + step).astype(np.float32)
     return Model(base.mask, masked, dense.result()), coverage
 
 
@@ -109,7 +107,7 @@ class _DenseMean:
     """
 
     def __init__(self, base: Mapping[str, NDArray[Any]]) -> None:
-        self._base, self._weight = base, 0.0
+        self._base, self.weight = base, 0.0
         self._sum = {n: np.zeros(a.shape, np.float64) for n, a in base.items()}
         self._square = {
             n: np.zeros(base[n].shape, np.float64)
@@ -118,7 +116,7 @@ class _DenseMean:
         }
 
     def add(self, change: Mapping[str, NDArray[Any]], share: float) -> None:
-        self._weight += share
+        self.weight += share
         for name, base in self._base.items():
             after = base.astype(np.float64) + change[name]
             self._sum[name] += share * after
@@ -126,9 +124,9 @@ class _DenseMean:
                 self._square[name] += share * after**2
 
     def result(self) -> dict[str, NDArray[Any]]:
-        mean = {n: s / self._weight for n, s in self._sum.items()}
+        mean = {n: s / self.weight for n, s in self._sum.items()}
         for name, square in self._square.items():
-            spread = square / self._weight - mean[name] ** 2
+            spread = square / self.weight - mean[name] ** 2
             mean[_variance_of(name)] += np.maximum(spread, 0.0)
         return {
             name: np.asarray(

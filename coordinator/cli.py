@@ -139,7 +139,9 @@ def status(
             human_bytes(device["received_bytes"]),
             str(device["refused"]),
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
 
 
 @app.command()

@@ -108,9 +108,7 @@ class Conductor:
         past = [r for r in self._ledger.rounds() if r.phase is not Phase.PLAN]
         no = self._next_number(past)
         base, family = self._lineage.base_of(no)
-        densities = self._algorithm.assign(
-            self._fleet.affordable(), list(family.masks)
-        )
+        densities = self._algorithm.assign(self._fleet.affordable(), list(family.masks))
         if not densities:
             return
         wanted = self._settings.cohort if no else self._settings.warm_up.devices

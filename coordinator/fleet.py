@@ -1,4 +1,4 @@
-"""The fleet as the coordinator knows it: who is here, what each affords, what it did."""
+"""The fleet as the coordinator knows it: who is here and what each affords."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Fleet:
         self._observed: dict[str, float] = {}
         self.reported: set[str] = set()  # statuses since somebody cleared it
 
-    # -- what devices say ----------------------------------------------------------------
+    # -- what devices say --------------------------------------------------------------
 
     def heard(self, device: str) -> None:
         """A message came from it: it is alive."""
@@ -102,7 +102,7 @@ class Fleet:
         """How long its last task took, by its own word."""
         self._observed[device] = seconds
 
-    # -- what follows from it ------------------------------------------------------------
+    # -- what follows from it ----------------------------------------------------------
 
     def present(self) -> set[str]:
         """Devices heard of lately whose profile is known."""
@@ -147,7 +147,9 @@ class Fleet:
         refused: Mapping[str, int] = self._ledger.refusals()
         tasks = open_round.tasks if open_round else {}
         return tuple(
-            self._row(row, tasks[row["name"]].value if row["name"] in tasks else "", refused)
+            self._row(
+                row, tasks[row["name"]].value if row["name"] in tasks else "", refused
+            )
             for row in self._ledger.devices()
         )
 

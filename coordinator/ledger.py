@@ -118,7 +118,7 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             raise
 
-    # -- meta ------------------------------------------------------------------------
+    # -- meta --------------------------------------------------------------------------
 
     def get(self, key: str) -> Any:
         """A stored value, or None."""
@@ -378,7 +378,7 @@ class Ledger:
             )
         return found
 
-    # -- blobs ----------------------------------------------------------------------------
+    # -- blobs -------------------------------------------------------------------------
 
     def store(self, content: bytes) -> str:
         """Writes a blob durably and returns its name, the SHA-256 in hex."""

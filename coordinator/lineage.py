@@ -104,7 +104,9 @@ class Lineage:
         model, family = self.base_of(no)
         return self._store.deploy(model, family, no, scores)
 
-    def _read(self, rows: Sequence[UpdateRow], family: Family) -> Iterator[Contribution]:
+    def _read(
+        self, rows: Sequence[UpdateRow], family: Family
+    ) -> Iterator[Contribution]:
         for row in rows:
             mask = family.masks[row.density]
             change = unpack_values(self._ledger.blob(row.blob), mask)

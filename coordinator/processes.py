@@ -66,8 +66,8 @@ def stop_all(children: list[Child], *, wait_s: float = 15.0) -> None:
             child.process.terminate()
     until = time.monotonic() + wait_s
     for child in children:
-        try:
-            child.process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        while child.alive() and time.monotonic() < until:
+            time.sleep(0.05)
+        if child.alive():
             child.process.kill()
-            child.process.wait()
+        child.process.wait()

@@ -95,7 +95,7 @@ class RunSettings(
     evaluation: Path
     densities: Annotated[list[float], Meta(min_length=1, max_length=16)]
     rounds: Positive
-    algorithm: str = "hetero-flash"
+    algorithm: str = "flash-edge"
     wait_for: Positive = 2
     cohort: Annotated[int, Meta(ge=0)] = 0
     round_budget_s: Annotated[float, Meta(gt=0)] = DEFAULT_ROUND_BUDGET_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from device_profiles.schema import Engine
 from device_profiles.workload import Workload
 
-__all__ = ["RUNTIME_MIB", "peak_mib"]
+__all__ = ["MIB", "RUNTIME_MIB", "peak_mib"]
 
 MIB = 1024 * 1024
 

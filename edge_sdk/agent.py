@@ -81,6 +81,11 @@ class Runner(Protocol):
         """Engine of the last task."""
         ...
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that can run here."""
+        ...
+
     def run(
         self, order: TaskOrder, base: bytes, stop: Callable[[], bool]
     ) -> PackedTask:
@@ -150,7 +155,7 @@ class Agent:
         self._transport.subscribe(topics.announcement(identity.federation))
         self._transport.subscribe(topics.inbox(identity.federation, identity.name))
 
-    # -- network thread: enqueue and nothing else ----------------------------------
+    # -- network thread: enqueue and nothing else --------------------------------------
 
     def _deliver(self, delivery: Delivery) -> None:
         with contextlib.suppress(queue.Full):
@@ -161,7 +166,7 @@ class Agent:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(Linked())
 
-    # -- loop ------------------------------------------------------------------------
+    # -- loop --------------------------------------------------------------------------
 
     def run(self, *, until_done: bool = False) -> None:
         """Runs until `stop`, or until the coordinator announces the end."""
@@ -370,7 +375,7 @@ class Agent:
             data = Data(task_id, index, chunk_of(payload, offer.manifest, index))
             self._say(data, shard=self._shard(), data=True)
 
-    # -- messages ------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------
 
     def _shard(self) -> int:
         return self._session.order.shard if self._session.order else 0
@@ -405,7 +410,7 @@ class Agent:
             examples=self._me.examples,
             profile=self._me.profile,
             codecs=list(CODECS),
-            engines=["masked"],
+            engines=list(self._runner.engines),
             free_disk_mib=shutil.disk_usage(Path.cwd()).free >> 20,
         )
 

@@ -5,7 +5,7 @@
     EdgeError
     ├── SettingsError            a settings file is wrong: file, key, what was expected
     ├── TaskError                a task cannot be imported or cannot be trained sparsely
-    ├── DataError                examples are missing, empty or not what the task expects
+    ├── DataError                examples are missing, empty or not the task's
     ├── DependencyError          an optional package is not installed
     ├── SparsityError            a density, mask or CSR tensor that cannot be
     │   ├── DensityError         a density outside (0, 1] or below the unit floors

@@ -1,4 +1,4 @@
-"""The device's durable state: what it has promised, and what it still has to deliver."""
+"""The device's durable state: what it promised and still has to deliver."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from coordinator.algorithm import Algorithm
 from coordinator.algorithms.erk import erk_frozen
 from coordinator.algorithms.fedavg import fedavg
-from coordinator.algorithms.flash import hetero_flash, spdst
+from coordinator.algorithms.flash import flash_edge, hetero_flash, spdst
 from coordinator.algorithms.pdst import pdst
 
 __all__ = ["ALGORITHMS"]
@@ -14,4 +14,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "erk": erk_frozen(),
     "flash": spdst(),
     "hetero-flash": hetero_flash(),
+    "flash-edge": flash_edge(),
 }

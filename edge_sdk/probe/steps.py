@@ -26,7 +26,14 @@ from edge_sdk.training.local import Stopped, tensors, train
 from edge_sdk.training.masked import masked_model
 from edge_sdk.wire.messages import Training
 
-__all__ = ["EngineChoice", "StepTime", "measure_steps", "peak_rss_mib", "reset_peak"]
+__all__ = [
+    "EngineChoice",
+    "StepTime",
+    "measure_steps",
+    "peak_rss_mib",
+    "release",
+    "reset_peak",
+]
 
 EngineChoice: TypeAlias = Literal["auto", "sparse", "masked"]
 WARM_STEPS = 2  # kernels are compiled, pages touched, the engine's race run

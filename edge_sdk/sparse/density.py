@@ -60,7 +60,7 @@ def recalibrate(sensitivity: Vector, size: Vector, target: float) -> Vector:
         target: Density over all layers, in (0, 1].
 
     Raises:
-        DensityError: If the target is out of range or the sensitivities cannot carry it.
+        DensityError: If the target is out of range or sensitivities of 0 forbid it.
 
     Example:
         >>> recalibrate(np.array([0.95, 0.05]), np.array([100.0, 900.0]), 0.2).round(4)

@@ -132,10 +132,12 @@ class Mask:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 over names, shapes and patterns, 32 bytes; order does not matter."""
+        """SHA-256 over names, shapes and patterns in the layers' order, 32 bytes.
+
+        The order counts: values travel in it.
+        """
         sha = hashlib.sha256(_DIGEST_DOMAIN)
-        for name in sorted(self.layers):
-            pattern = self.layers[name]
+        for name, pattern in self.layers.items():
             shape = ",".join(map(str, pattern.shape))
             sha.update(f"{name}\0{shape}\0".encode())
             sha.update(np.packbits(pattern, bitorder="little").tobytes())

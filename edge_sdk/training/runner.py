@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import time
@@ -9,19 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from typing_extensions import assert_never
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import assert_never
 
 from edge_sdk.errors import MaskMismatchError
+from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import Outcome, train
-from edge_sdk.training.masked import masked_model
+from edge_sdk.training.local import Outcome, tensors, train
+from edge_sdk.training.sparse import choose_engine
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import Frozen, MaskRecipe, Offer, TaskOrder, WarmUp
@@ -34,6 +35,8 @@ from edge_sdk.wire.values import (
 )
 
 __all__ = ["Packed", "TaskRunner", "mask_of"]
+
+log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "sparse", "masked"]
 
@@ -83,6 +86,11 @@ class TaskRunner:
         """The engine of the last task, for reports; empty before the first."""
         return self._model.engine if self._model else ""
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that can run here: sparse where its kernels load."""
+        return ("masked",) if unavailable_reason() else ("sparse", "masked")
+
     def run(self, order: TaskOrder, base: bytes, stop: Callable[[], bool]) -> Packed:
         """Carries out an order.
 
@@ -124,7 +132,7 @@ class TaskRunner:
     def _frozen(
         self, order: TaskOrder, mask: Mask, start: Values, stop: Callable[[], bool]
     ) -> tuple[Outcome, Values]:
-        model = self._prepared(mask)
+        model = self._prepared(mask, order.training.batch_size)
         model.load(start.masked, start.dense)
         outcome = train(model, self.task, self.examples, order.training, stop=stop)
         change = Values(
@@ -161,9 +169,17 @@ class TaskRunner:
             return self._model.mask
         return mask_of(recipe, self.layers)
 
-    def _prepared(self, mask: Mask) -> TrainingModel:
+    def _prepared(self, mask: Mask, batch_size: int) -> TrainingModel:
+        """The model on the engine chosen for this mask; a new mask races again."""
         if self._model is None or self._model.mask.digest != mask.digest:
-            self._model = masked_model(self.task.model(), mask)
+            self._model = choose_engine(
+                self.task.model(),
+                mask,
+                engine=self._engine,
+                example_batch=tensors(self.task, self.examples, slice(0, batch_size)),
+                loss=self.task.loss,
+            )
+            log.info("engine %s: %s", self._model.engine, self._model.reason)
         return self._model
 
 

@@ -30,7 +30,7 @@ class MemoryBroker:
         link = MemoryTransport(self, deliver, on_link, will)
         with self._lock:
             self._links.append(link)
-        on_link(True)
+        on_link(True)  # noqa: FBT003 - a callback
         return link
 
     def retained(self, topic: str) -> bytes | None:

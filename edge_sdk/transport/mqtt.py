@@ -109,7 +109,7 @@ class MqttTransport:
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, sure: bool = True
     ) -> None:
-        """Queues for sending; a full queue drops, as the pipe may (the peer re-asks)."""
+        """Queues for sending; a full queue drops, as the pipe may: peers re-ask."""
         info = self._client.publish(topic, payload, qos=1 if sure else 0, retain=retain)
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             log.warning("send queue full: dropped a message to %s", topic)
@@ -178,14 +178,14 @@ class MqttTransport:
         if patterns:
             client.subscribe(patterns)
         self._linked.set()
-        self._call(self._on_link, True)
+        self._call(self._on_link, True)  # noqa: FBT003 - a callback
 
     def _disconnected(
         self, _c: paho.Client, _user: object, _flags: object, code: Any, _p: object
     ) -> None:
         if not self._closing:
             log.info("the link to the broker is down: %s", code)
-        self._call(self._on_link, False)
+        self._call(self._on_link, False)  # noqa: FBT003 - a callback
 
     def _message(self, _c: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
         self._call(self._deliver, Delivery(message.topic, bytes(message.payload)))

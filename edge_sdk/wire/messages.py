@@ -79,7 +79,7 @@ class Frozen(Struct, frozen=True, tag="frozen"):
 
 
 class WarmUp(Struct, frozen=True, tag="warm-up"):
-    """FLASH stage 1: prune and regrow after each epoch; return kept counts per layer."""
+    """FLASH stage 1: prune and regrow after each epoch; return counts per layer."""
 
     prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
 

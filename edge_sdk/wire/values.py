@@ -113,8 +113,8 @@ def unpack_values(payload: bytes, mask: Mask) -> Values:
     """The values in a payload, checked against the mask they claim to stand on.
 
     Raises:
-        RemoteProtocolError: If the payload is malformed, stands on another mask, has the
-            wrong length, or holds a value that is not finite.
+        RemoteProtocolError: If the payload is malformed, stands on another mask, has
+            the wrong length, or holds a value that is not finite.
     """
     body = unpack(payload, _ValuesBody)
     if body.mask != mask.digest:

@@ -128,7 +128,7 @@ def medians(steps: list[Step], repeats: int) -> list[float]:
 
 
 def state_ratio(twin: nn.Module, dense: nn.Module) -> float:
-    """Bytes of weights, gradients, momentum and index, over the dense model's 12 a weight."""
+    """Bytes of weights, gradients, momentum and index over the dense model's."""
     kinds = (SparseConv2d, SparseLinear)
     index = sum(m.structure().nbytes for m in twin.modules() if isinstance(m, kinds))
     own = 12 * sum(p.numel() for p in twin.parameters()) + index
@@ -153,7 +153,8 @@ def speed(name: str, batch: int, repeats: int) -> dict[str, Any]:
     nchw, last, masked, *sparse = medians(steps, repeats)
     dense = min(nchw, last)
     return {
-        "model": name, "batch": batch, "dense_ms": dense * 1e3, "masked_ms": masked * 1e3,
+        "model": name, "batch": batch,
+        "dense_ms": dense * 1e3, "masked_ms": masked * 1e3,
         "sparse_ms": {str(d): t * 1e3 for d, t in zip(DENSITIES, sparse, strict=True)},
         "speedup": {str(d): dense / t for d, t in zip(DENSITIES, sparse, strict=True)},
         "state_ratio": ratios,
@@ -233,7 +234,8 @@ def memory(name: str, batch: int, engine: str, density: float) -> dict[str, Any]
     """Growth of the peak resident set over an idle process, MiB."""
     make, shape, _ = MODELS[name]
     warm = nn.Sequential(
-        nn.Conv2d(shape[0], 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(shape[0], 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(8 * shape[1] * shape[2], 62),
     )  # fmt: skip
     stepper(warm, name, 2)()
@@ -292,8 +294,8 @@ def child(isa: str, *arguments: object) -> Any:
 def show_speed(isa: str, row: dict[str, Any]) -> None:
     """One line per density with target and prototype beside it."""
     print(
-        f"\n{isa} {row['model']}, batch {row['batch']}: dense {row['dense_ms']:.1f} ms, "
-        f"masked {row['masked_ms']:.1f} ms"
+        f"\n{isa} {row['model']}, batch {row['batch']}: "
+        f"dense {row['dense_ms']:.1f} ms, masked {row['masked_ms']:.1f} ms"
     )
     for density in DENSITIES:
         key = str(density)
@@ -301,7 +303,8 @@ def show_speed(isa: str, row: dict[str, Any]) -> None:
         older = PROTOTYPE.get((isa, row["model"]), {}).get(density)
         state, wanted = row["state_ratio"][key], TARGETS["state"][density]
         print(
-            f"  d={density:<4} {row['sparse_ms'][key]:8.2f} ms {row['speedup'][key]:6.2f}x"
+            f"  d={density:<4} {row['sparse_ms'][key]:8.2f} ms "
+            f"{row['speedup'][key]:6.2f}x"
             f"   target {target or '-'}   prototype {older or '-'}"
             f"   state {state:.3f} (target {wanted})"
         )
@@ -329,7 +332,8 @@ def main() -> int:
     options = parser.parse_args()
     names = options.models.split(",")
     report: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
         "speed": {}, "layers": {}, "memory": [],
     }  # fmt: skip
     for isa in options.isa.split(","):

@@ -198,3 +198,20 @@ def test_a_model_on_a_nested_mask_has_its_values() -> None:
         full = dense_of(TOP, dict(base.masked), name)
         np.testing.assert_array_equal(inner.masked[name], full[LOW[name]])
     assert base.on(TOP).masked is base.masked
+
+
+@given(cohorts())
+def test_damping_by_coverage_is_the_mean_over_all_with_absent_changes_as_zero(
+    cohort: list[Contribution],
+) -> None:
+    base = model(99)
+    after, _ = coverage_mean(base, cohort, damping=1.0)
+    everyone = sum(c.examples for c in cohort)
+    for name in TOP:
+        wanted = dense_of(TOP, dict(base.masked), name)
+        for one in cohort:
+            change = dense_of(one.mask, dict(one.change.masked), name)
+            wanted = wanted + one.examples / everyone * change
+        np.testing.assert_allclose(
+            dense_of(TOP, dict(after.masked), name), wanted, atol=1e-5
+        )

@@ -50,6 +50,7 @@ class Trainer:
     """Trains by adding the device's name to the base; may be held or told to break."""
 
     engine = "masked"
+    engines = ("masked",)
 
     def __init__(self, name: str, offers: Offers) -> None:
         self.name, self.offers = name, offers

@@ -139,7 +139,7 @@ def test_any_convolution_equals_onnxruntimes(case: dict[str, Any]) -> None:
     count=st.integers(0, 1),
     isa=st.sampled_from(ISAS),
 )
-def test_any_pool_equals_onnxruntimes(  # noqa: PLR0917 - drawn
+def test_any_pool_equals_onnxruntimes(
     kind: str, size: Any, kernel: Any, stride: Any, padded: Any, count: int, isa: str
 ) -> None:
     pads = [k // 2 if padded else 0 for k in kernel] * 2

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.training.sparse.functions import ConvGeometry, ConvPlan, SparseConv
+from edge_sdk.training.sparse.functions import SparseConv
 from edge_sdk.training.sparse.layout import to_blocked
+from edge_sdk.training.sparse.plans import ConvGeometry, ConvPlan
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 BOUNDED = settings(

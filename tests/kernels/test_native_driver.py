@@ -57,7 +57,9 @@ def run(*command: str | Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(this_machine() != "x86_64", reason="flags are for x86-64")
-def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path) -> None:
+def test_address_and_undefined_behaviour_sanitizers_find_nothing(
+    tmp_path: Path,
+) -> None:
     flags = ["-O1", "-g", "-msse4.1", "-DFE_VECTOR_BYTES=16"]
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     run(compile_driver(tool("g++"), [*flags, *checks], tmp_path), "20")

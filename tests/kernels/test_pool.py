@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.errors import EngineError
-from edge_sdk.training.sparse.functions import MaxPool, PoolGeometry
+from edge_sdk.training.sparse.functions import MaxPool
 from edge_sdk.training.sparse.layout import to_blocked
+from edge_sdk.training.sparse.plans import PoolGeometry
 
 
 def unblocked(x: torch.Tensor, samples: int) -> torch.Tensor:

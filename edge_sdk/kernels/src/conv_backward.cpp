@@ -25,7 +25,7 @@ struct BackwardArgs {
   int a_stride, b_stride;           // pixels from one column to the next
 };
 
-template <int L, int TH, int TW, int SA, int SB, bool DX, bool DW>
+template <int L, int TH, int TW, int SA, int SB, bool DX>
 struct BackwardTile {
   typedef typename Lanes<L>::V V;
   static constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV;
@@ -58,14 +58,10 @@ struct BackwardTile {
       int i = a.start[r];
       const int end = a.start[r + 1];
       if (!DX && i == end) continue;
-      const bool masks = DX && a.pro && a.pro->relu;
       V g[TH][TW][NV], acc[TH][TW][NV];
       const real* ap = A + r * a.a_plane;
-      const auto read_a = [&]() FE_INLINE_LAMBDA {
-        FE_EACH g[h][t][v] = load<V>(ap + h * a_row + t * sa + v * VL);
-        if (a.pro) activate(a, channel0 + r, at + r * a.a_plane, sa, g);
-      };
-      if (DW) read_a();
+      FE_EACH g[h][t][v] = load<V>(ap + h * a_row + t * sa + v * VL);
+      if (DX && a.pro) activate(a, channel0 + r, at + r * a.a_plane, sa, g);
       if (DX) FE_EACH acc[h][t][v] = V{};
       for (; i + 4 <= end; i += 4) {
         V s[4];
@@ -76,12 +72,12 @@ struct BackwardTile {
           FE_EACH {
             const V b = load<V>(bp + h * b_row + t * sb + v * VL);
             if (DX) acc[h][t][v] += w * b;
-            if (DW) q = h + t + v ? q + g[h][t][v] * b : g[h][t][v] * b;
-            if (DX && DW) pin(acc[h][t][v], q);
+            q = h + t + v ? q + g[h][t][v] * b : g[h][t][v] * b;
+            if (DX) pin(acc[h][t][v], q);
           }
           s[u] = q;
         }
-        if (DW) add_four(dw + i, SumFour<V>::of(s[0], s[1], s[2], s[3]));
+        add_four(dw + i, SumFour<V>::of(s[0], s[1], s[2], s[3]));
       }
       for (; i < end; i++) {
         const real* bp = B + offset[i];
@@ -90,14 +86,13 @@ struct BackwardTile {
         FE_EACH {
           const V b = load<V>(bp + h * b_row + t * sb + v * VL);
           if (DX) acc[h][t][v] += w * b;
-          if (DW) q += g[h][t][v] * b;
+          q += g[h][t][v] * b;
         }
-        if (DW) dw[i] += sum(q);
+        dw[i] += sum(q);
       }
       if (DX) {
         real* dp = dA + r * a.a_plane;
-        if (!DW && masks) read_a();
-        if (masks) FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
+        if (a.pro && a.pro->relu) FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
         FE_EACH store(dp + h * a_row + t * sa + v * VL, acc[h][t][v]);
       }
     }
@@ -107,31 +102,19 @@ struct BackwardTile {
 
 typedef void (*BackwardFn)(const BackwardArgs&, const real*, real*, const real*, ptrdiff_t,
                            ptrdiff_t, int, int);
-// Both gradients at once; the input's alone; the weights' alone, transposed or not.
 template <int L, int TH, int TW, int S>
-struct FusedTile : BackwardTile<L, TH, TW, S, 1, true, true> {
+struct InputTile : BackwardTile<L, TH, TW, S, 1, true> {
   typedef BackwardFn Fn;
 };
 template <int L, int TH, int TW, int S>
-struct InputTile : BackwardTile<L, TH, TW, S, 1, true, false> {
-  typedef BackwardFn Fn;
-};
-template <int L, int TH, int TW, int S>
-struct TransposedWeightTile : BackwardTile<L, TH, TW, S, 1, false, true> {
-  typedef BackwardFn Fn;
-};
-template <int L, int TH, int TW, int S>
-struct WeightTile : BackwardTile<L, TH, TW, 1, S, false, true> {
+struct WeightTile : BackwardTile<L, TH, TW, 1, S, false> {
   typedef BackwardFn Fn;
 };
 
-// Pairs (activation, gradient) of vectors, and lone ones where one gradient is wanted.
-// SSE has neither the registers nor the three-operand FMA that make one pass pay: two
-// passes there run at 49 GF/s against 41 fused.
-constexpr bool kFused = kManyRegisters || FE_VECTOR_BYTES > 16;
+// Pairs (activation, gradient) of vectors, and lone ones where only weights are wanted.
 template <int L>
 constexpr int input_pixels() {
-  constexpr int room = kManyRegisters ? 12 : kFused ? 6 : 12;
+  constexpr int room = kManyRegisters ? 12 : FE_VECTOR_BYTES == 16 ? 8 : 6;
   return std::max(1, room / Lanes<L>::NV);
 }
 template <int L>
@@ -233,10 +216,9 @@ void restore(const FeStructure& s, const FeConv& c, const Geometry& g, Transpose
   });
 }
 
-// One pass over the transposed pattern with the tiles of K.
-template <int L, template <int, int, int, int> class K, int Capacity>
-void transposed_pass(const FeConv& c, const Geometry& g, const Transposed& t,
-                     const FePrologue* pro, const real* x, const real* dyp, real* dx) {
+template <int L>
+void backward_both(const FeConv& c, const Geometry& g, Transposed& t, const FePrologue* pro,
+                   const real* x, const real* dyp, real* dx) {
   const ptrdiff_t block = (ptrdiff_t)g.channels * c.in_h * c.in_w * L;
   const ptrdiff_t dy_block = (ptrdiff_t)g.rows * t.border.padded_h * t.border.padded_w * L;
   const int parts = std::min(c.threads, g.channels);
@@ -248,7 +230,7 @@ void transposed_pass(const FeConv& c, const Geometry& g, const Transposed& t,
     const BackwardArgs a{t.start + cls * g.channels, t.offset, t.w, t.dw, pro,
                          (ptrdiff_t)c.in_h * c.in_w * L, (ptrdiff_t)c.in_w * c.stride_h * L,
                          (ptrdiff_t)t.border.padded_w * L, c.stride_w, 1};
-    const Tiling tile = tiling(h, w, c.stride_w > 2 ? 1 : Capacity);
+    const Tiling tile = tiling(h, w, c.stride_w > 2 ? 1 : input_pixels<L>());
     parallel_for(parts, c.threads, [&](int part) {
       const int r0 = split(g.channels, part, parts), r1 = split(g.channels, part + 1, parts);
       for (int nb = 0; nb < c.blocks; nb++)
@@ -258,21 +240,10 @@ void transposed_pass(const FeConv& c, const Geometry& g, const Transposed& t,
               const ptrdiff_t at = nb * block + ((ptrdiff_t)top * c.in_w + left) * L +
                                    y0 * a.a_row + (ptrdiff_t)x0 * c.stride_w * L;
               const real* bp = dyp + nb * dy_block + y0 * a.b_row + (ptrdiff_t)x0 * L;
-              TileTable<K, L, Capacity>::find(th, tw, c.stride_w)(
+              TileTable<InputTile, L, input_pixels<L>()>::find(th, tw, c.stride_w)(
                   a, x + at, dx + at, bp, at, (ptrdiff_t)nb * g.channels, r0, r1);
             });
     });
-  }
-}
-
-template <int L>
-void backward_both(const FeConv& c, const Geometry& g, const Transposed& t,
-                   const FePrologue* pro, const real* x, const real* dyp, real* dx) {
-  if constexpr (kFused) {
-    transposed_pass<L, FusedTile, input_pixels<L>()>(c, g, t, pro, x, dyp, dx);
-  } else {
-    transposed_pass<L, InputTile, input_pixels<L>()>(c, g, t, pro, x, dyp, dx);
-    transposed_pass<L, TransposedWeightTile, weight_pixels<L>()>(c, g, t, pro, x, dyp, dx);
   }
 }
 

@@ -13,13 +13,14 @@ from torch import fx, nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
-from edge_sdk.training.sparse.functions import PoolGeometry
 from edge_sdk.training.sparse.fuse import fuse
 from edge_sdk.training.sparse.graph import (
     flattens,
     is_elementwise,
+    keeps_samples,
     mean_of,
     module_of,
+    padding_of,
     pool_of,
     trace,
 )
@@ -34,6 +35,7 @@ from edge_sdk.training.sparse.modules import (
     SparseConv2d,
     SparseLinear,
 )
+from edge_sdk.training.sparse.plans import PoolGeometry
 
 __all__ = ["densify", "keep_activations", "sparsify"]
 
@@ -156,6 +158,7 @@ class _Converter:
             self._pool,
             self._mean,
             self._flatten,
+            self._reshape,
             self._elementwise,
         )
         for handler in handlers:
@@ -251,6 +254,17 @@ class _Converter:
         else:
             self._call(node, nn.Flatten(1, 3), source)
         return "flat"
+
+    def _reshape(self, node: fx.Node) -> Layout | None:
+        """Slices and zero padding of an image, as thin ResNets' shortcuts have them."""
+        source = keeps_samples(node)
+        if source is not None and self.layout[source] == "image":
+            return "image"
+        padded = padding_of(node)
+        if padded is None or self.layout[padded[0]] != "image":
+            return None
+        node.args, node.kwargs = (padded[0], (0, 0, *padded[1])), {}  # lanes come last
+        return "image"
 
     def _elementwise(self, node: fx.Node) -> Layout | None:
         if not is_elementwise(self.graph, node):

@@ -3,203 +3,36 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from edge_sdk.errors import EngineError
-from edge_sdk.kernels.library import (
-    ConvArguments,
-    Kernels,
-    NormArguments,
-    PoolArguments,
-    PrologueArguments,
-    kernels,
-    pointer,
-)
+from edge_sdk.kernels.library import PoolArguments, pointer
 from edge_sdk.kernels.structure import Structure
+from edge_sdk.training.sparse.calls import (
+    conv_backward,
+    conv_forward,
+    library_of,
+    norm_arguments,
+    norm_backward,
+    pack,
+    prepare_norm,
+    prologue_of,
+    ready,
+)
 from edge_sdk.training.sparse.memory import empty, empty_like
+from edge_sdk.training.sparse.plans import (
+    ActPlan,
+    ConvPlan,
+    NormState,
+    PoolGeometry,
+)
 
-__all__ = [
-    "ActPlan",
-    "ConvGeometry",
-    "ConvPlan",
-    "MaxPool",
-    "NormAct",
-    "NormConv",
-    "NormState",
-    "PoolGeometry",
-    "SparseConv",
-    "SparseMatmul",
-]
+__all__ = ["MaxPool", "NormAct", "NormConv", "SparseConv", "SparseMatmul"]
 
 Tensor = torch.Tensor
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Stride, zero padding and dilation, each (height, width)."""
-
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-
-    def output(self, size: tuple[int, int], kernel: Pair) -> Pair:
-        """Output height and width.
-
-        Raises:
-            EngineError: If the kernel is larger than the padded input.
-        """
-        h, w = (
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(
-                size, self.padding, self.dilation, kernel, self.stride, strict=True
-            )
-        )
-        if h < 1 or w < 1:
-            raise EngineError(
-                f"a kernel of {kernel} does not fit into an input of {size} "
-                f"with padding {self.padding}"
-            )
-        return h, w
-
-
-@dataclass(frozen=True, eq=False)
-class ConvPlan:
-    """What a conv call needs beside its tensors.
-
-    Attributes:
-        structure: The frozen pattern.
-        geometry: Stride, padding, dilation.
-        relu: Whether the input passes a ReLU on its way in.
-        saved: Dtype in which the input waits for the backward pass.
-    """
-
-    structure: Structure
-    geometry: ConvGeometry
-    relu: bool
-    saved: torch.dtype
-
-
-@dataclass(frozen=True)
-class ActPlan:
-    """Whether a ReLU follows a normalisation, and the dtype its input is kept in."""
-
-    relu: bool
-    saved: torch.dtype
-
-
-@dataclass(frozen=True)
-class PoolGeometry:
-    """Kernel, stride and padding of a max pool, and whether a ReLU is fused."""
-
-    kernel: Pair
-    stride: Pair
-    padding: Pair = (0, 0)
-    relu: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class NormState:
-    """What a normalisation needs beside gamma and beta.
-
-    Attributes:
-        samples: Valid samples in the batch.
-        groups: 0 for batch norm.
-        training: Batch statistics (True) or running ones.
-        momentum: Weight of the new statistics in the running ones.
-        eps: Added to the variance.
-        running_mean: (C,), updated in place when training; may be None.
-        running_var: (C,), likewise.
-    """
-
-    samples: int
-    groups: int
-    training: bool
-    momentum: float
-    eps: float
-    running_mean: Tensor | None
-    running_var: Tensor | None
-
-
-def _ready(x: Tensor) -> Tensor:
-    """The tensor as kernels need it: contiguous and on a 64-byte boundary."""
-    x = x.contiguous()
-    return (
-        x if x.data_ptr() % 64 == 0 else x.clone(memory_format=torch.contiguous_format)
-    )
-
-
-def _pack(x: Tensor, saved: torch.dtype) -> Tensor:
-    return x.to(saved) if saved == torch.bfloat16 else x
-
-
-def _conv_arguments(x: Tensor, geometry: ConvGeometry) -> ConvArguments:
-    blocks, _, h, w, lanes = x.shape
-    return ConvArguments(
-        *(blocks * lanes, lanes, blocks, torch.get_num_threads(), h, w),
-        *(*geometry.stride, *geometry.padding, *geometry.dilation),
-    )
-
-
-def _prologue(
-    scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, *, relu: bool
-) -> Any:
-    if scale is None and residual is None and not relu:
-        return None
-    return ctypes.byref(
-        PrologueArguments(pointer(scale), pointer(shift), pointer(residual), int(relu))
-    )
-
-
-def _conv_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, plan: ConvPlan, prologue: Any
-) -> Tensor:
-    structure, geometry = plan.structure, plan.geometry
-    blocks, channels, h, w, lanes = x.shape
-    rows, width, *kernel = structure.shape
-    if channels != width * structure.groups:
-        raise EngineError(
-            f"a conv of {width * structure.groups} input channels met {channels}"
-        )
-    out = geometry.output((h, w), (kernel[0], kernel[1]))
-    y = empty((blocks, rows, *out, lanes), x.dtype)
-    arguments = ctypes.byref(_conv_arguments(x, geometry))
-    structure.kernels.call(
-        "fe_conv_forward",
-        *(structure.handle, arguments, pointer(x), prologue),
-        *(pointer(weight), pointer(bias), pointer(y)),
-    )
-    return y
-
-
-@dataclass(frozen=True, eq=False)
-class _ConvGradients:
-    """dx (None where nobody asks), dw and db (None without a bias)."""
-
-    x: Tensor | None
-    weight: Tensor
-    bias: Tensor | None
-
-
-def _conv_backward(
-    x: Tensor, weight: Tensor, dy: Tensor, plan: ConvPlan, prologue: Any, *,
-    wants_x: bool, wants_bias: bool,
-) -> _ConvGradients:  # fmt: skip
-    structure = plan.structure
-    dx = empty_like(x) if wants_x else None
-    dw = empty_like(weight)
-    db = weight.new_empty(structure.shape[0]) if wants_bias else None
-    arguments = ctypes.byref(_conv_arguments(x, plan.geometry))
-    structure.kernels.call(
-        "fe_conv_backward",
-        *(structure.handle, arguments, pointer(x), prologue, pointer(weight)),
-        *(pointer(dy), pointer(dx), pointer(dw), pointer(db)),
-    )
-    return _ConvGradients(dx, dw, db)
 
 
 class SparseConv(torch.autograd.Function):
@@ -209,72 +42,23 @@ class SparseConv(torch.autograd.Function):
     def forward(  # noqa: D102 - the class says it
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: ConvPlan
     ) -> Tensor:
-        x, weight = _ready(x), weight.contiguous()
-        ctx.save_for_backward(_pack(x, plan.saved), weight)
+        x, weight = ready(x), weight.contiguous()
+        ctx.save_for_backward(pack(x, plan.saved), weight)
         ctx.static = plan, bias is not None, x.dtype
-        prologue = _prologue(None, None, None, relu=plan.relu)
-        return _conv_forward(x, weight, bias, plan, prologue)
+        prologue = prologue_of(None, None, None, relu=plan.relu)
+        return conv_forward(x, weight, bias, plan, prologue)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight = ctx.saved_tensors
         plan, has_bias, dtype = ctx.static
-        found = _conv_backward(
-            x.to(dtype), weight, _ready(dy), plan,
-            _prologue(None, None, None, relu=plan.relu),
+        found = conv_backward(
+            x.to(dtype), weight, ready(dy), plan,
+            prologue_of(None, None, None, relu=plan.relu),
             wants_x=ctx.needs_input_grad[0], wants_bias=has_bias,
         )  # fmt: skip
         return found.x, found.weight, found.bias, None
-
-
-def _norm_arguments(x: Tensor, state: NormState) -> NormArguments:
-    blocks, channels, lanes = x.shape[0], x.shape[1], x.shape[-1]
-    pixels = x.numel() // (blocks * channels * lanes)
-    return NormArguments(
-        state.samples, lanes, blocks, torch.get_num_threads(), channels, pixels,
-        state.groups, int(state.training), state.momentum, state.eps,
-    )  # fmt: skip
-
-
-def _prepare(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, state: NormState
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """mean, istd, and the scale and shift they give: (blocks, C, lanes) each."""
-    blocks, channels, lanes = x.shape[0], x.shape[1], x.shape[-1]
-    shape = (blocks, state.groups, lanes) if state.groups else (channels,)
-    mean, istd = x.new_empty(shape), x.new_empty(shape)
-    scale, shift = (
-        x.new_empty(blocks, channels, lanes),
-        x.new_empty(blocks, channels, lanes),
-    )
-    _library(x).call(
-        "fe_norm_prepare", ctypes.byref(_norm_arguments(x, state)), pointer(x),
-        pointer(gamma), pointer(beta), pointer(state.running_mean),
-        pointer(state.running_var), pointer(mean), pointer(istd), pointer(scale),
-        pointer(shift),
-    )  # fmt: skip
-    return mean, istd, scale, shift
-
-
-def _norm_backward(  # noqa: PLR0917 - the kernel's own order
-    x: Tensor, y: Tensor | None, dy: Tensor, gamma: Tensor | None,
-    moments: tuple[Tensor, Tensor], state: NormState, dx: Tensor,
-    dresidual: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fills dx (which may be dy) and dresidual; returns dgamma and dbeta."""
-    dgamma, dbeta = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    _library(x).call(
-        "fe_norm_backward",
-        *(ctypes.byref(_norm_arguments(x, state)), pointer(x), pointer(y), pointer(dy)),
-        *(pointer(gamma), pointer(moments[0]), pointer(moments[1]), pointer(dx)),
-        *(pointer(dresidual), pointer(dgamma), pointer(dbeta)),
-    )
-    return dgamma, dbeta
-
-
-def _library(x: Tensor) -> Kernels:
-    return kernels(x.dtype)
 
 
 class NormConv(torch.autograd.Function):
@@ -286,17 +70,17 @@ class NormConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: D102, PLR0917 - autograd passes by position
+    def forward(  # noqa: D102 - autograd passes by position
         ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, weight: Tensor,
         bias: Tensor | None, state: NormState, plan: ConvPlan,
     ) -> Tensor:  # fmt: skip
-        x, weight = _ready(x), weight.contiguous()
-        mean, istd, scale, shift = _prepare(x, gamma, beta, state)
-        saved = _pack(x, plan.saved)
+        x, weight = ready(x), weight.contiguous()
+        mean, istd, scale, shift = prepare_norm(x, gamma, beta, state)
+        saved = pack(x, plan.saved)
         ctx.save_for_backward(saved, gamma, weight, mean, istd, scale, shift)
         ctx.static = state, plan, bias is not None, x.dtype
-        prologue = _prologue(scale, shift, None, relu=plan.relu)
-        return _conv_forward(x, weight, bias, plan, prologue)
+        prologue = prologue_of(scale, shift, None, relu=plan.relu)
+        return conv_forward(x, weight, bias, plan, prologue)
 
     @staticmethod
     @once_differentiable
@@ -304,13 +88,13 @@ class NormConv(torch.autograd.Function):
         x, gamma, weight, mean, istd, scale, shift = ctx.saved_tensors
         state, plan, has_bias, dtype = ctx.static
         x = x.to(dtype)
-        found = _conv_backward(
-            x, weight, _ready(dy), plan, _prologue(scale, shift, None, relu=plan.relu),
+        found = conv_backward(
+            x, weight, ready(dy), plan, prologue_of(scale, shift, None, relu=plan.relu),
             wants_x=True, wants_bias=has_bias,
         )  # fmt: skip
         dx = found.x
         assert dx is not None  # noqa: S101 - wants_x
-        sums = _norm_backward(x, None, dx, gamma, (mean, istd), state, dx, None)
+        sums = norm_backward(x, None, dx, gamma, (mean, istd), state, dx, None)
         dgamma, dbeta = (None, None) if gamma is None else sums
         return dx, dgamma, dbeta, found.weight, found.bias, None, None
 
@@ -319,21 +103,21 @@ class NormAct(torch.autograd.Function):
     """y = relu?(norm(x) + residual?), stored because several layers read it."""
 
     @staticmethod
-    def forward(  # noqa: D102, PLR0917 - autograd passes by position
+    def forward(  # noqa: D102 - autograd passes by position
         ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None,
         residual: Tensor | None, state: NormState, plan: ActPlan,
     ) -> Tensor:  # fmt: skip
-        x = _ready(x)
-        residual = None if residual is None else _ready(residual)
-        mean, istd, scale, shift = _prepare(x, gamma, beta, state)
+        x = ready(x)
+        residual = None if residual is None else ready(residual)
+        mean, istd, scale, shift = prepare_norm(x, gamma, beta, state)
         y = empty_like(x)
-        prologue = _prologue(scale, shift, residual, relu=plan.relu)
-        arguments = ctypes.byref(_norm_arguments(x, state))
-        _library(x).call("fe_norm_apply", arguments, pointer(x), prologue, pointer(y))
+        prologue = prologue_of(scale, shift, residual, relu=plan.relu)
+        arguments = ctypes.byref(norm_arguments(x, state))
+        library_of(x).call("fe_norm_apply", arguments, pointer(x), prologue, pointer(y))
         sign = y if plan.relu else None
         if sign is not None and plan.saved == torch.bfloat16:
             sign = (y > 0) | y.isnan()  # one byte where y itself is not kept
-        ctx.save_for_backward(_pack(x, plan.saved), sign, gamma, mean, istd)
+        ctx.save_for_backward(pack(x, plan.saved), sign, gamma, mean, istd)
         ctx.static = state, residual is not None, x.dtype
         return y
 
@@ -342,11 +126,11 @@ class NormAct(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, sign, gamma, mean, istd = ctx.saved_tensors
         state, has_residual, dtype = ctx.static
-        x, dy = x.to(dtype), _ready(dy)
+        x, dy = x.to(dtype), ready(dy)
         y = None if sign is None else sign.to(dtype)
         dresidual = empty_like(dy) if has_residual and y is not None else None
         dx = empty_like(x)
-        sums = _norm_backward(x, y, dy, gamma, (mean, istd), state, dx, dresidual)
+        sums = norm_backward(x, y, dy, gamma, (mean, istd), state, dx, dresidual)
         dgamma, dbeta = (None, None) if gamma is None else sums
         if has_residual and dresidual is None:
             dresidual = dy
@@ -357,11 +141,11 @@ class SparseMatmul(torch.autograd.Function):
     """y = W x + b for kept weights of a linear layer; x (blocks, in, lanes)."""
 
     @staticmethod
-    def forward(  # noqa: D102, PLR0917 - autograd passes by position
+    def forward(  # noqa: D102 - autograd passes by position
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, structure: Structure,
         saved: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        x, weight = _ready(x), weight.contiguous()
+        x, weight = ready(x), weight.contiguous()
         blocks, features, lanes = x.shape
         if features != structure.shape[1]:
             raise EngineError(
@@ -373,7 +157,7 @@ class SparseMatmul(torch.autograd.Function):
             *(structure.handle, lanes, blocks, torch.get_num_threads()),
             *(pointer(x), pointer(weight), pointer(bias), pointer(y)),
         )
-        ctx.save_for_backward(_pack(x, saved), weight)
+        ctx.save_for_backward(pack(x, saved), weight)
         ctx.static = structure, bias is not None, x.dtype
         return y
 
@@ -382,7 +166,7 @@ class SparseMatmul(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight = ctx.saved_tensors
         structure, has_bias, dtype = ctx.static
-        x, dy = x.to(dtype), _ready(dy)
+        x, dy = x.to(dtype), ready(dy)
         blocks, _, lanes = x.shape
         dx = empty_like(x) if ctx.needs_input_grad[0] else None
         dw = empty_like(weight)
@@ -401,7 +185,7 @@ class MaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, geometry: PoolGeometry) -> Tensor:  # noqa: D102
-        x = _ready(x)
+        x = ready(x)
         blocks, channels, h, w, lanes = x.shape
         out = tuple(
             (n + 2 * p - k) // s + 1
@@ -417,7 +201,7 @@ class MaxPool(torch.autograd.Function):
             lanes, blocks * channels, torch.get_num_threads(), h, w, *out,
             *geometry.kernel, *geometry.stride, *geometry.padding, int(geometry.relu),
         )  # fmt: skip
-        _library(x).call(
+        library_of(x).call(
             "fe_max_pool_forward", ctypes.byref(ctx.pool), pointer(x), pointer(y),
             pointer(winner),
         )  # fmt: skip
@@ -429,8 +213,8 @@ class MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         (winner,) = ctx.saved_tensors
-        dy = _ready(dy)
+        dy = ready(dy)
         dx = empty(tuple(ctx.shape), dy.dtype)
         addresses = pointer(dy), pointer(winner), pointer(dx)
-        _library(dy).call("fe_max_pool_backward", ctypes.byref(ctx.pool), *addresses)
+        library_of(dy).call("fe_max_pool_backward", ctypes.byref(ctx.pool), *addresses)
         return dx, None

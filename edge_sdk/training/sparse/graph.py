@@ -21,8 +21,10 @@ __all__ = [
     "is_add",
     "is_elementwise",
     "is_relu",
+    "keeps_samples",
     "mean_of",
     "module_of",
+    "padding_of",
     "pool_of",
     "trace",
     "works_in_place",
@@ -267,6 +269,38 @@ def _is_batch_size(node: fx.Node) -> bool:
     if of.op == "call_method":
         return of.target == "size" and len(of.args) == 1
     return of.target is getattr and str(of.args[1]) == "shape"
+
+
+def keeps_samples(node: fx.Node) -> fx.Node | None:
+    """The image that a slice takes channels, rows and columns of; None if not one."""
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return None
+    parts = node.args[1]
+    if not isinstance(parts, tuple) or not 1 <= len(parts) <= 4:
+        return None
+    plain = all(isinstance(p, slice) and not _holds_nodes(p) for p in parts)
+    return node.args[0] if plain and parts[0] == slice(None) else None
+
+
+def _holds_nodes(part: slice) -> bool:
+    return any(isinstance(v, fx.Node) for v in (part.start, part.stop, part.step))
+
+
+def padding_of(node: fx.Node) -> tuple[fx.Node, tuple[int, ...]] | None:
+    """The image and amounts of a zero padding that leaves samples alone, or None."""
+    if node.op != "call_function" or node.target is not F.pad:
+        return None
+    source = node.args[0]
+    amounts = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
+    rest = {k: v for k, v in node.kwargs.items() if k != "pad"}
+    zeros = {"mode": "constant", "value": None}, {"mode": "constant", "value": 0}
+    if len(node.args) > 2 or (rest and rest not in zeros):
+        return None
+    if not isinstance(source, fx.Node) or not isinstance(amounts, (tuple, list)):
+        return None
+    numbers = tuple(a for a in amounts if isinstance(a, int))
+    fits = len(numbers) == len(amounts) and len(numbers) <= 6
+    return (source, numbers) if fits else None
 
 
 def mean_of(node: fx.Node) -> Mean | None:

@@ -14,18 +14,20 @@ from torch import nn
 
 from edge_sdk.kernels.structure import Structure
 from edge_sdk.training.sparse.functions import (
-    ActPlan,
-    ConvGeometry,
-    ConvPlan,
     MaxPool,
     NormAct,
     NormConv,
-    NormState,
-    PoolGeometry,
     SparseConv,
     SparseMatmul,
 )
 from edge_sdk.training.sparse.layout import Batch
+from edge_sdk.training.sparse.plans import (
+    ActPlan,
+    ConvGeometry,
+    ConvPlan,
+    NormState,
+    PoolGeometry,
+)
 
 __all__ = [
     "BlockedMaxPool",

@@ -1,9 +1,13 @@
-// A small pool: the caller and its workers share numbered pieces of one job at a time.
+// A small pool: the caller and its workers take numbered pieces of one job at a time.
+//
+// The caller waits for pieces, not for workers: on a busy machine a worker may get no
+// processor for milliseconds, and then the caller does all pieces itself.
 #ifndef FLSP_THREADS_H
 #define FLSP_THREADS_H
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -13,6 +17,8 @@ namespace flsp {
 
 class Pool {
  public:
+  using Run = std::function<void(int, int)>;
+
   explicit Pool(int threads) {
     for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
   }
@@ -20,7 +26,6 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       stop_ = true;
-      job_++;
     }
     wake_.notify_all();
     for (auto& worker : workers_) worker.join();
@@ -32,29 +37,28 @@ class Pool {
 
   // Calls run(piece, thread) for every piece; returns when all are done. Pieces must
   // not throw.
-  void each(int pieces, const std::function<void(int, int)>& run) {
+  void each(int pieces, const Run& run) {
     if (workers_.empty() || pieces < 2) {
       for (int i = 0; i < pieces; i++) run(i, 0);
       return;
     }
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      run_ = &run;
-      pieces_ = pieces;
-      next_ = 0;
-      busy_ = static_cast<int>(workers_.size());
-      job_++;
+    run_ = &run;
+    pieces_ = pieces;
+    done_ = 0;
+    job_++;
+    ticket_ = static_cast<uint64_t>(job_) << 32;  // from here on workers may take
+    if (asleep_ > 0) {
+      { std::lock_guard<std::mutex> lock(mutex_); }
+      wake_.notify_all();
     }
-    wake_.notify_all();
     take(0);
-    // A layer takes microseconds: spinning a little is cheaper than sleeping.
-    for (int i = 0; i < kSpins && busy_.load(std::memory_order_acquire); i++) pause();
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return busy_.load() == 0; });
+    for (int i = 0; done_ < pieces; i++) i < kSpins ? pause() : std::this_thread::yield();
+    ticket_ = static_cast<uint64_t>(job_) << 32 | kClosed;
   }
 
  private:
-  static constexpr int kSpins = 4000;
+  static constexpr uint32_t kClosed = 0xFFFFFFFFu;
+  static constexpr int kSpins = 2000;  // some tens of microseconds: about one layer
 
   static void pause() {
 #if defined(__x86_64__)
@@ -64,37 +68,48 @@ class Pool {
 #endif
   }
 
-  void take(int thread) {
-    for (int i; (i = next_.fetch_add(1)) < pieces_;) (*run_)(i, thread);
+  // The ticket is the job's number and its next piece. It is closed before another job
+  // is set up, so whoever reads the new job with the old ticket fails to exchange it.
+  bool take(int thread) {
+    bool any = false;
+    for (uint64_t ticket = ticket_;;) {
+      const Run* run = run_;
+      const uint32_t piece = static_cast<uint32_t>(ticket);
+      if (piece == kClosed || piece >= static_cast<uint32_t>(pieces_)) return any;
+      if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
+      (*run)(static_cast<int>(piece), thread);
+      done_++;
+      any = true;
+      ticket = ticket_;
+    }
   }
 
   void work(int thread) {
-    unsigned seen = 0;
-    for (;;) {
-      for (int i = 0; i < kSpins && job_.load(std::memory_order_acquire) == seen; i++)
+    for (int idle = 0;;) {
+      if (take(thread)) idle = 0;
+      if (idle++ < kSpins) {
         pause();
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return job_.load() != seen; });
-        seen = job_;
         if (stop_) return;
+        continue;
       }
-      take(thread);
-      if (busy_.fetch_sub(1) == 1) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        done_.notify_one();
-      }
+      std::unique_lock<std::mutex> lock(mutex_);
+      const uint64_t seen = ticket_;
+      asleep_++;
+      wake_.wait(lock, [&] { return stop_ || (ticket_ >> 32) != (seen >> 32); });
+      asleep_--;
+      if (stop_) return;
+      idle = 0;
     }
   }
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  std::atomic<unsigned> job_{0};
-  std::atomic<int> next_{0}, busy_{0};
-  const std::function<void(int, int)>* run_ = nullptr;
-  int pieces_ = 0;
-  bool stop_ = false;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<const Run*> run_{nullptr};
+  std::atomic<int> pieces_{0}, done_{0}, asleep_{0};
+  std::atomic<bool> stop_{false};
+  uint32_t job_ = 0;  // the caller's
 };
 
 }  // namespace flsp

@@ -85,7 +85,7 @@ class ResNet(nn.Module):
 
 
 class Vgg(nn.Module):
-    """VGG with batch norm, a shared pool module, functional dropout and average pool."""
+    """VGG with a shared pool module, groups, dilation and functional dropout."""
 
     def __init__(self) -> None:
         super().__init__()

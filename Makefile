@@ -1,0 +1,62 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Debian only; elsewhere the embedded broker is used and cross-compiled tests are skipped.
+APT_PACKAGES := mosquitto g++ g++-aarch64-linux-gnu qemu-user-static
+
+.PHONY: demo test check types unit bench bench-train bench-export bench-budget tools clean
+
+demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
+	$(BIN)/flash-coordinator demo
+
+test: tools $(VENV)/.dev check types unit   ## everything that CI runs
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q --durations=10
+
+bench: bench-train bench-export bench-budget   ## figures; never gates
+
+bench-train: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench_train.py
+
+bench-export: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench_export.py
+
+bench-budget: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench_budget.py
+
+tools:   # what a package index cannot give; skipped without apt or without root
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(APT_PACKAGES) 2>&1 \
+	    | grep -v 'ok installed' || true); \
+	  if [ -n "$$missing" ]; then \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      $(APT_PACKAGES) || echo "some tools are missing: their tests will be skipped"; \
+	  fi; \
+	fi
+
+$(VENV)/.pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	touch $@
+
+$(VENV)/.coordinator: $(VENV)/.pip pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[all]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

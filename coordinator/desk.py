@@ -1,0 +1,181 @@
+"""Answers devices: hello, acknowledgements, offers, chunks; receipts for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from coordinator.conductor import Conductor
+from coordinator.fleet import SEEN_S, Fleet
+from coordinator.gate import Refused, check_offer, check_payload
+from coordinator.intake import Intake, Upload
+from coordinator.ledger import Ledger
+from coordinator.lineage import Lineage
+from coordinator.post import Post
+from coordinator.rounds import Accepted, Acked, Failed, Offered, Rejected, TaskPhase
+from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.wire.messages import (
+    Data,
+    Fail,
+    Hello,
+    Message,
+    Need,
+    Offer,
+    Receipt,
+    TaskAck,
+    TaskOrder,
+    Wait,
+)
+
+__all__ = ["Desk"]
+
+log = logging.getLogger(__name__)
+
+IDLE_MS = int(1000 * SEEN_S / 3)  # how long a device without a task need not ask again
+REFUSED_MS = 60_000
+
+
+class Desk:
+    """What the coordinator says to each message of a device.
+
+    Args:
+        ledger: Where what is accepted becomes durable.
+        lineage: The models that updates are changes to.
+        fleet: The devices.
+        conductor: The round in hand.
+        post: Sends.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lineage: Lineage,
+        fleet: Fleet,
+        conductor: Conductor,
+        post: Post,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ledger, self._lineage, self._fleet = ledger, lineage, fleet
+        self._conductor, self._post = conductor, post
+        self._intake = Intake(clock)
+
+    def answer(self, device: str, message: Message) -> None:
+        """Handles one message; duplicates and late ones are normal.
+
+        Raises:
+            RemoteProtocolError: If it is not a message that devices send, or a chunk is
+                not what its manifest names.
+        """
+        match message:
+            case Hello():
+                self._hello(device, message)
+            case TaskAck(task_id):
+                if self._is_open(device, task_id):
+                    self._ledger.move_task(task_id, TaskPhase.ACKED)
+                    self._conductor.advance(Acked(device))
+            case Offer():
+                self._offer(device, message)
+            case Data():
+                self._data(device, message)
+            case Fail(task_id, why):
+                if self._is_open(device, task_id):
+                    log.warning("%s cannot do its task: %s", device, why)
+                    self._ledger.move_task(task_id, TaskPhase.FAILED, why)
+                    self._conductor.advance(Failed(device))
+            case Need():
+                self._post.send_again(message)
+            case _:
+                raise RemoteProtocolError("a device does not send that")
+
+    def _hello(self, device: str, hello: Hello) -> None:
+        refused = self._fleet.hello(device, hello)
+        if refused is not None:
+            log.warning("%s cannot take part: %s", device, refused)
+            self._tell(device, Wait(REFUSED_MS, refused[:500]))
+            return
+        task = self._conductor.open_task(device)
+        if hello.task_id is not None and (task is None or task.id != hello.task_id):
+            # What it holds is of no use here: it has to let go before it takes more.
+            self._tell(device, self._fate_of(hello.task_id))
+        if task is not None and hello.task_id != task.id:
+            self._tell(device, self._conductor.orders[task.id])
+        elif task is None and hello.task_id is None:
+            self._tell(device, Wait(IDLE_MS, "no task for you just now"))
+
+    def _offer(self, device: str, offer: Offer) -> None:
+        if not self._is_open(device, offer.task_id):
+            self._tell(device, self._fate_of(offer.task_id))
+            return
+        order = self._conductor.orders[offer.task_id]
+        most = self._fleet.examples(device)
+        refused = check_offer(offer, order, max_examples=most)
+        if refused is not None:
+            self._reject(device, order, refused)
+            return
+        need = self._intake.offer(device, offer)
+        if need is None:
+            self._tell(device, Wait(1000, "others are uploading"))
+            return
+        self._ledger.move_task(offer.task_id, TaskPhase.OFFERED)
+        self._conductor.advance(Offered(device))
+        self._tell(device, need)
+
+    def _data(self, device: str, data: Data) -> None:
+        try:
+            upload, need = self._intake.data(device, data)
+        except RemoteProtocolError as error:
+            self._tell(device, Receipt(data.task_id, "corrupt", str(error)[:500]))
+            raise
+        if need is not None:
+            self._tell(device, need)
+        if upload is not None:
+            self._accept(device, upload)
+
+    def _accept(self, device: str, upload: Upload) -> None:
+        """The receipt is sent after blob and row are durable, never before."""
+        offer = upload.offer
+        task = self._conductor.open_task(device)
+        now = self._conductor.round
+        if task is None or task.id != offer.task_id or now is None:
+            self._tell(device, self._fate_of(offer.task_id))
+            return
+        order = self._conductor.orders[task.id]
+        base, family = self._lineage.base_of(now.no)
+        content = upload.assembly.content()
+        checked = check_payload(content, order, family.masks[order.density], base.dense)
+        if isinstance(checked, Refused):
+            self._reject(device, order, checked)
+            return
+        self._ledger.accept(
+            task,
+            content,
+            examples=offer.examples,
+            norm=offer.norm,
+            metrics=offer.metrics,
+        )
+        self._tell(device, self._fate_of(task.id))
+        self._conductor.advance(Accepted(device))
+
+    def _reject(self, device: str, order: TaskOrder, refused: Refused) -> None:
+        log.warning("rejected the update of %s: %s", device, refused.why)
+        self._ledger.move_task(order.id, TaskPhase.REJECTED, refused.why)
+        self._ledger.refuse(device, order.round_no, "rejected", refused.why)
+        self._tell(device, Receipt(order.id, "rejected", refused.why[:500]))
+        self._conductor.advance(Rejected(device))
+
+    def _fate_of(self, task_id: str) -> Receipt:
+        """What became of a task that is not open any more, as the ledger has it."""
+        if self._ledger.accepted_blob(task_id) is not None:
+            return Receipt(task_id, "accepted")
+        if self._ledger.task(task_id) is not None:
+            return Receipt(task_id, "late", "its round is closed")
+        return Receipt(task_id, "unknown", "this run has no such task")
+
+    def _is_open(self, device: str, task_id: str) -> bool:
+        task = self._conductor.open_task(device)
+        return task is not None and task.id == task_id
+
+    def _tell(self, device: str, message: Message) -> None:
+        now = self._conductor.round
+        self._post.tell(device, message, round_no=now.no if now else 0)
