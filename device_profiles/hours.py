@@ -53,6 +53,8 @@ def common(mine: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...]:
     if not mine or not theirs:
         return tuple(mine or theirs)
     shared = sorted(_opened(mine) & _opened(theirs))
+    if len(shared) == DAY_MINUTES:
+        return ()
     return tuple(_windows(shared)) or ("00:00-00:01",)
 
 
