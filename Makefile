@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Debian only; elsewhere the embedded broker is used and cross-compiled tests are skipped.
 APT_PACKAGES := mosquitto g++ g++-aarch64-linux-gnu qemu-user-static
 
-.PHONY: demo test check types unit bench bench-train bench-export bench-budget tools clean
+.PHONY: demo test check types unit bench bench-train bench-export bench-budget wheels \
+  tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -33,6 +34,12 @@ bench-export: $(VENV)/.dev
 
 bench-budget: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_budget.py
+
+wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
+	FLASH_EDGE_REQUIRE_KERNELS=1 $(BIN)/python -m build -q --wheel --outdir dist
+	FLASH_EDGE_REQUIRE_KERNELS=1 FLASH_EDGE_TARGET=aarch64 \
+	  FLASH_EDGE_WHEEL_PLATFORM=manylinux_2_28_aarch64 \
+	  $(BIN)/python -m build -q --wheel --outdir dist
 
 tools:   # what a package index cannot give; skipped without apt or without root
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 from coordinator.aggregate import Model
 from coordinator.algorithm import Algorithm, Family
@@ -31,9 +32,10 @@ from coordinator.rounds import (
 )
 from coordinator.settings import RunSettings
 from edge_sdk.errors import RunError
+from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import Cancel, Manifest, TaskOrder
-from edge_sdk.wire.values import pack_values
+from edge_sdk.wire.messages import Cancel, TaskOrder
+from edge_sdk.wire.values import CODECS, pack_values
 
 __all__ = ["Conductor"]
 
@@ -133,7 +135,7 @@ class Conductor:
         self.orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in tasks}
         log.info("picking up round %d in phase %s", row.no, row.phase.value)
         base, family = self._lineage.base_of(row.no)
-        self._shelve(row.no, {t.density for t in tasks}, base, family)
+        self._shelve_again(row.no, base, family)
         phases = {t.device: t.phase for t in tasks}
         self.round = Round(row.no, row.goal, row.quorum, row.phase, phases)
         self.deadline = self._clock() + deadline_s([], [], warm_up=row.no == 0)
@@ -208,7 +210,12 @@ class Conductor:
         chosen = {device: densities[device] for device in cohort}
         if no == 0:
             chosen = dict.fromkeys(cohort, max(family.masks))
-        bases = self._shelve(no, set(chosen.values()), base, family)
+        codecs = {device: self._fleet.codecs(device) for device in cohort}
+        wanted = {(density, codecs[device][1]) for device, density in chosen.items()}
+        bases = {
+            (density, down): self._post.shelve(_packed(base, family, density, down), no)
+            for density, down in sorted(wanted)
+        }
         seen = [self._fleet.observed_s(device) for device in cohort]
         ttl = deadline_s(
             [self._fleet.expected_s(device) for device in cohort],
@@ -221,12 +228,13 @@ class Conductor:
                 epoch=self._epoch,
                 round_no=no,
                 density=density,
-                base=bases[density],
+                base=bases[density, codecs[device][1]],
                 mask=family.recipe(density),
                 algorithm=self._algorithm,
                 settings=self._settings,
                 batch_size=self._batch,
                 ttl_s=ttl,
+                codec=codecs[device][0],
             )
             for device, density in chosen.items()
         }
@@ -240,15 +248,19 @@ class Conductor:
         )
         self.deadline = self._clock() + ttl
 
-    def _shelve(
-        self, no: int, densities: set[float], base: Model, family: Family
-    ) -> dict[float, Manifest]:
-        return {
-            density: self._post.shelve(
-                pack_values(base.on(family.masks[density]), family.masks[density]), no
-            )
-            for density in sorted(densities)
-        }
+    def _shelve_again(self, no: int, base: Model, family: Family) -> None:
+        """Publishes the bases that a round's orders name, after a crash.
+
+        An order names its base by digest only: the codec is the one that gives it.
+        """
+        wanted = {(o.density, o.base.sha256): o.base for o in self.orders.values()}
+        for (density, digest), manifest in sorted(wanted.items(), key=lambda i: i[0]):
+            packed = (_packed(base, family, density, codec) for codec in CODECS)
+            found = next((p for p in packed if sha256(p).digest() == digest), None)
+            if found is None:
+                log.warning("base %s cannot be made again", blob_id(manifest)[:12])
+            else:
+                self._post.shelve(found, no)
 
     def _close(self) -> None:
         """Aggregates the frozen rows; a crash here repeats it with the same result."""
@@ -282,3 +294,8 @@ class Conductor:
     def _leave(self) -> None:
         self.orders = {}
         self.round = self.deadline = None
+
+
+def _packed(base: Model, family: Family, density: float, codec: str) -> bytes:
+    mask = family.masks[density]
+    return pack_values(base.on(mask), mask, codec=codec)

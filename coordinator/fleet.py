@@ -18,6 +18,7 @@ from device_profiles import (
     parse_profile,
 )
 from edge_sdk.wire.messages import Hello, Status
+from edge_sdk.wire.values import agreed
 
 __all__ = ["SEEN_S", "Fleet"]
 
@@ -48,6 +49,7 @@ class Fleet:
         self._seen: dict[str, float] = {}
         self._profiles: dict[str, DeviceProfile] = {}
         self._examples: dict[str, int] = {}
+        self._codecs: dict[str, list[str]] = {}
         self._choices: dict[str, Choice] = {}
         self._status: dict[str, Status] = {}
         self._observed: dict[str, float] = {}
@@ -73,6 +75,7 @@ class Fleet:
             examples=hello.examples,
             version=hello.version,
         )
+        self._codecs[device] = hello.codecs
         changed = (
             self._profiles.get(device) != profile
             or self._examples.get(device) != hello.examples
@@ -125,6 +128,14 @@ class Fleet:
     def examples(self, device: str) -> int:
         """Examples it said it has; 0 for a stranger."""
         return self._examples.get(device, 0)
+
+    def codecs(self, device: str) -> tuple[str, str]:
+        """The codecs of its updates and of the models it gets."""
+        wanted, theirs = self._settings.codec, self._codecs.get(device, [])
+        return (
+            agreed(wanted.up, theirs, zstd=wanted.zstd),
+            agreed(wanted.down, theirs, zstd=wanted.zstd),
+        )
 
     def expected_s(self, device: str) -> float:
         """Predicted seconds of its part of a round."""

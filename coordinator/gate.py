@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
-from edge_sdk.wire.values import Evidence, Values, unpack_evidence, unpack_values
+from edge_sdk.wire.values import (
+    Evidence,
+    Values,
+    largest_payload,
+    unpack_evidence,
+    unpack_values,
+)
 
 __all__ = ["Refused", "check_offer", "check_payload"]
 
@@ -26,20 +33,27 @@ class Refused:
     why: str
 
 
-def check_offer(offer: Offer, order: TaskOrder, *, max_examples: int) -> Refused | None:
+def check_offer(
+    offer: Offer,
+    order: TaskOrder,
+    *,
+    max_examples: int,
+    dense: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+) -> Refused | None:
     """What can be known before a byte of the update is asked for.
 
     Args:
         offer: What the device offers.
         order: What it was asked.
         max_examples: The device's own count when it said hello: it cannot weigh more.
+        dense: The global model's dense remainder, which comes back with the update.
     """
     if offer.mask_digest != order.mask.digest:
         return Refused("the update stands on another mask than the task's")
     if offer.codec != order.codec:
         return Refused(f"codec {offer.codec!r} was not agreed, {order.codec!r} was")
-    # The base has the same values and dense entries; a warm-up's evidence is smaller.
-    most = order.base.size + SLACK_BYTES
+    # A warm-up's evidence is smaller than the values.
+    most = largest_payload(order.codec, order.mask.counts, dense) + SLACK_BYTES
     if offer.manifest.size > most:
         return Refused(f"{offer.manifest.size} bytes; the task takes at most {most}")
     if not all(math.isfinite(v) for v in (offer.norm, *offer.metrics.values())):
@@ -67,7 +81,7 @@ def check_payload(
             if not any(evidence.counts.values()):
                 return Refused("the warm-up kept no weight at all")
             return evidence
-        change = unpack_values(payload, mask)
+        change = unpack_values(payload, mask, codec=order.codec)
     except RemoteProtocolError as error:
         return Refused(str(error))
     if set(change.dense) != set(dense):

@@ -71,6 +71,7 @@ def order_for(
     settings: RunSettings,
     batch_size: int,
     ttl_s: float,
+    codec: str = "fp32",
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up."""
     training, rule = settings.training, algorithm.local
@@ -97,7 +98,7 @@ def order_for(
         ),
         ttl_ms=int(1000 * ttl_s),
         shard=_shard(device),
-        codec="fp32",
+        codec=codec,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,13 @@ from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
 
-__all__ = ["RunSettings", "TrainingSettings", "WarmUpSettings", "load_run"]
+__all__ = [
+    "CodecSettings",
+    "RunSettings",
+    "TrainingSettings",
+    "WarmUpSettings",
+    "load_run",
+]
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -67,6 +73,22 @@ class WarmUpSettings(
     max_steps: Annotated[int, Meta(ge=0)] = 0
 
 
+class CodecSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """How values travel; a device that does not know a codec gets a more exact one.
+
+    Attributes:
+        up: Of the updates.
+        down: Of the models.
+        zstd: Whether to compress where both sides can and it makes things smaller.
+    """
+
+    up: Literal["fp32", "fp16", "int8", "int4"] = "int8"
+    down: Literal["fp32", "fp16", "int8", "int4"] = "fp16"
+    zstd: bool = True
+
+
 class RunSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -88,6 +110,7 @@ class RunSettings(
         port: Port of a broker we start; 0 takes a free one.
         training: Local training.
         warm_up: The sensitivity warm-up.
+        codec: How values travel.
     """
 
     federation: Name
@@ -104,6 +127,7 @@ class RunSettings(
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     training: TrainingSettings = TrainingSettings()
     warm_up: WarmUpSettings = WarmUpSettings()
+    codec: CodecSettings = CodecSettings()
 
 
 def load_run(path: Path) -> RunSettings:

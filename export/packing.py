@@ -11,7 +11,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Fragment", "bitmask_fragment", "gap_list", "gaps_fragment", "smallest"]
+__all__ = [
+    "Fragment",
+    "bitmask_fragment",
+    "gap_list",
+    "gaps_fragment",
+    "shared_constants",
+    "smallest",
+]
 
 _WORTH = 0.9  # pack only what saves a tenth: each packed tensor costs load time
 AXIS, ONE, SHIFTS = "pk.axis", "pk.one", "pk.shifts"  # constants shared by all tensors

@@ -29,6 +29,7 @@ __all__ = [
     "package_folder",
     "source_digest",
     "targets_for",
+    "this_machine",
 ]
 
 SOURCES = Path(__file__).resolve().parent / "src"

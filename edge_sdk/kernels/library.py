@@ -32,6 +32,7 @@ __all__ = [
     "PrologueArguments",
     "available",
     "kernels",
+    "pointer",
     "unavailable_reason",
 ]
 

@@ -104,10 +104,10 @@ class TaskRunner:
         match order.rule:
             case Frozen():
                 outcome, change = self._frozen(order, mask, start, stop)
-                payload, norm = (
-                    pack_values(change, mask, codec=order.codec),
-                    _norm(change),
+                payload = pack_values(
+                    change, mask, codec=order.codec, rng=_rounding(order)
                 )
+                norm = _norm(unpack_values(payload, mask))  # of what is sent
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(order, rule, mask, start, stop)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
@@ -181,6 +181,11 @@ class TaskRunner:
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
         return self._model
+
+
+def _rounding(order: TaskOrder) -> np.random.Generator:
+    """A restarted device rounds the same update the same way."""
+    return np.random.default_rng([*b"rounding", order.round_no, order.training.seed])
 
 
 def _difference(

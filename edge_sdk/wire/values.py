@@ -2,13 +2,19 @@
 
 Under a frozen mask both sides know the pattern, so an update is a CSR matrix per layer
 of which only the values travel, in canonical order (layers in the model's order, rows
-ascending, columns ascending), with the mask's digest to say which pattern is meant.
+ascending, columns ascending), with the mask's digest to say which pattern is meant. An
+unfrozen mask's structure travels along when asked for.
+
+The codec (`edge_sdk.wire.quantize`) is a name, with ``+zstd`` where compression may be
+tried. It holds for the masked layers. Of the dense remainder, integers are exact,
+batch-norm statistics are never coarser than fp16, and nothing is coarser than int8: it
+is a few percent of a payload and touches every output.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -17,21 +23,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
-from edge_sdk.sparse import CsrTensor, Mask
+from edge_sdk.sparse import CsrTensor, LayerShape, Mask
 from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.compress import ZSTD, compress, decompress
+from edge_sdk.wire.quantize import NAMES, Toward, decode, encode, encoded_size
+from edge_sdk.wire.structure import decode_structure, encode_structure
 
 __all__ = [
     "CODECS",
     "Evidence",
     "Values",
+    "agreed",
+    "largest_payload",
+    "mask_in",
     "pack_evidence",
     "pack_values",
     "unpack_evidence",
     "unpack_values",
 ]
 
-CODECS = ("fp32",)
-_DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "i8": np.dtype("<i8")}
+_ZSTD = "+zstd"
+CODECS = NAMES + (tuple(name + _ZSTD for name in NAMES) if ZSTD else ())
 Digest: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
@@ -61,19 +73,23 @@ class Evidence:
     counts: Mapping[str, int]
 
 
-class _Array(msgspec.Struct, frozen=True):
-    dtype: Literal["f4", "i8"]
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+class _Entry(msgspec.Struct, frozen=True, array_like=True):
+    codec: Literal["i8", "fp32", "fp16", "int8"]
+    shape: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=32)
+    ]
     data: bytes
 
 
-class _ValuesBody(msgspec.Struct, frozen=True, tag="values"):
+class _ValuesBody(msgspec.Struct, frozen=True, tag="values", omit_defaults=True):
     version: Literal[1]
-    codec: Literal["fp32"]
+    codec: Literal["fp32", "fp16", "int8", "int4"]
     mask: Digest
     nnz: Annotated[int, msgspec.Meta(ge=0)]
-    values: bytes  # float32 little-endian, (nnz,)
-    dense: dict[str, _Array]
+    values: bytes  # each layer's tensor in the codec, one after the other
+    dense: Annotated[dict[str, _Entry], msgspec.Meta(max_length=1 << 16)]
+    packing: Literal["raw", "zstd"] = "raw"  # of `values`
+    structure: bytes = b""
 
 
 class _EvidenceBody(msgspec.Struct, frozen=True, tag="evidence"):
@@ -81,62 +97,132 @@ class _EvidenceBody(msgspec.Struct, frozen=True, tag="evidence"):
     counts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
 
-def pack_values(values: Values, mask: Mask, *, codec: str = "fp32") -> bytes:
+def agreed(wanted: str, theirs: Sequence[str], *, zstd: bool = True) -> str:
+    """The codec to use with a peer: the one wanted, or the next more exact it knows.
+
+    Args:
+        wanted: One of `quantize.NAMES`.
+        theirs: What the peer says it knows; everybody knows fp32.
+        zstd: Whether to compress where both sides can.
+
+    Example:
+        >>> agreed("int4", ["fp32", "fp16"])
+        'fp16'
+    """
+    coarsest = NAMES.index(wanted)
+    known = [name for name in NAMES[: coarsest + 1] if name in theirs]
+    name = known[-1] if known else NAMES[0]
+    packed = name + _ZSTD
+    return packed if zstd and packed in CODECS and packed in theirs else name
+
+
+def pack_values(
+    values: Values,
+    mask: Mask,
+    *,
+    codec: str = "fp32",
+    rng: np.random.Generator | None = None,
+    structure: bool = False,
+) -> bytes:
     """The payload of a model or an update.
 
+    Args:
+        values: What travels.
+        mask: What they stand on.
+        codec: One of `CODECS`.
+        rng: For an update: rounds at random, so that the mean over devices and rounds
+            is exact. A model (None) is rounded to the nearest.
+        structure: Whether the mask's structure travels along.
+
     Raises:
-        LocalProtocolError: If a layer's values do not fit the mask, or the codec is
-            unknown.
+        LocalProtocolError: If a layer's values do not fit the mask, the codec is
+            unknown, or it is not fp32 and a value is not finite.
     """
     if codec not in CODECS:
         raise LocalProtocolError(f"codec {codec!r} is none of {', '.join(CODECS)}")
-    for name in mask:
-        if values.masked[name].shape != (mask.counts[name],):
+    name = codec.removesuffix(_ZSTD)
+    for layer in mask:
+        if values.masked[layer].shape != (mask.counts[layer],):
             raise LocalProtocolError(
-                f"layer {name} has {values.masked[name].shape} values, "
-                f"its mask keeps {mask.counts[name]}"
+                f"layer {layer} has {values.masked[layer].shape} values, "
+                f"its mask keeps {mask.counts[layer]}"
             )
-    parts = [np.ascontiguousarray(values.masked[n], "<f4").tobytes() for n in mask]
+    raw = b"".join(encode(name, values.masked[layer], rng=rng) for layer in mask)
+    small = compress(raw) if codec != name else raw
     return pack(
         _ValuesBody(
             version=1,
-            codec="fp32",
+            codec=name,  # type: ignore[arg-type]  # one of CODECS, checked above
             mask=mask.digest,
             nnz=mask.nnz,
-            values=b"".join(parts),
-            dense={name: _to_wire(name, a) for name, a in values.dense.items()},
+            values=min(raw, small, key=len),
+            dense={k: _to_wire(k, a, name, rng) for k, a in values.dense.items()},
+            packing="zstd" if len(small) < len(raw) else "raw",
+            structure=encode_structure(mask) if structure else b"",
         )
     )
 
 
-def unpack_values(payload: bytes, mask: Mask) -> Values:
+def unpack_values(payload: bytes, mask: Mask, *, codec: str | None = None) -> Values:
     """The values in a payload, checked against the mask they claim to stand on.
 
+    Args:
+        payload: What `pack_values` made.
+        mask: The pattern that is meant.
+        codec: The one agreed; None takes any, as a base says itself what it is.
+
     Raises:
-        RemoteProtocolError: If the payload is malformed, stands on another mask, has
-            the wrong length, or holds a value that is not finite.
+        RemoteProtocolError: If the payload is malformed, stands on another mask, is in
+            another codec, has the wrong length, or holds a value that is not finite.
     """
     body = unpack(payload, _ValuesBody)
     if body.mask != mask.digest:
         raise RemoteProtocolError(
             f"it stands on mask {body.mask.hex()[:12]}, not {mask.digest.hex()[:12]}"
         )
-    if body.nnz != mask.nnz or len(body.values) != 4 * mask.nnz:
+    if codec is not None:
+        _check_codec(body, codec)
+    sizes = [encoded_size(body.codec, mask.counts[n]) for n in mask]
+    packed = body.packing == "zstd"
+    if body.nnz != mask.nnz or (not packed and len(body.values) != sum(sizes)):
         raise RemoteProtocolError(
-            f"it has {len(body.values)} bytes for {body.nnz} values; "
+            f"it has {len(body.values)} bytes for {body.nnz} {body.codec} values; "
             f"the mask keeps {mask.nnz}"
         )
-    flat = np.frombuffer(body.values, "<f4")
-    dense = {name: _from_wire(name, array) for name, array in body.dense.items()}
-    if not np.isfinite(flat).all() or not all(
-        np.isfinite(a).all() for a in dense.values()
-    ):
-        raise RemoteProtocolError("it holds a value that is not finite")
-    ends = np.cumsum([mask.counts[n] for n in mask])
-    masked = (
-        dict(zip(mask, np.split(flat, ends[:-1]), strict=True)) if len(mask) else {}
-    )
+    raw = decompress(body.values, sum(sizes)) if packed else body.values
+    masked: dict[str, NDArray[np.float32]] = {}
+    start = 0
+    for name, size in zip(mask, sizes, strict=True):
+        masked[name] = decode(body.codec, raw[start : start + size], mask.counts[name])
+        start += size
+    dense = {name: _from_wire(name, entry) for name, entry in body.dense.items()}
     return Values(mask.digest, masked, dense)
+
+
+def mask_in(payload: bytes, layers: Sequence[LayerShape]) -> Mask | None:
+    """The mask whose structure a payload carries, or None if it carries none.
+
+    Raises:
+        RemoteProtocolError: If the payload or the structure is malformed, or it is not
+            the mask that the values stand on.
+    """
+    body = unpack(payload, _ValuesBody)
+    if not body.structure:
+        return None
+    return decode_structure(body.structure, layers, body.mask)
+
+
+def largest_payload(
+    codec: str, counts: Mapping[str, int], dense: Mapping[str, NDArray[Any]]
+) -> int:
+    """Bytes that an honest payload's values take at most, without names and headers.
+
+    Raises:
+        LocalProtocolError: If the codec is unknown.
+    """
+    name = codec.removesuffix(_ZSTD)
+    masked = sum(encoded_size(name, count) for count in counts.values())
+    return masked + sum(array.nbytes for array in dense.values())
 
 
 def pack_evidence(evidence: Evidence) -> bytes:
@@ -162,19 +248,44 @@ def unpack_evidence(payload: bytes, sizes: Mapping[str, int]) -> Evidence:
     return Evidence(body.counts)
 
 
-def _to_wire(name: str, array: NDArray[Any]) -> _Array:
-    kind = {"f": "f4", "i": "i8"}.get(array.dtype.kind)
-    if kind is None:
+def _check_codec(body: _ValuesBody, codec: str) -> None:
+    name = codec.removesuffix(_ZSTD)
+    if body.codec != name or (body.packing == "zstd" and codec == name):
+        raise RemoteProtocolError(
+            f"it is in codec {body.codec}, {body.packing}; {codec} was agreed"
+        )
+
+
+def _to_wire(
+    name: str, array: NDArray[Any], codec: str, rng: np.random.Generator | None
+) -> _Entry:
+    shape = list(array.shape)
+    if array.dtype.kind == "i":
+        return _Entry("i8", shape, np.ascontiguousarray(array, "<i8").tobytes())
+    if array.dtype.kind != "f":
         raise LocalProtocolError(f"entry {name} has dtype {array.dtype}; float or int")
-    own = np.ascontiguousarray(array, _DTYPES[kind])
-    return _Array("f4" if kind == "f4" else "i8", list(array.shape), own.tobytes())
+    toward: Toward = "nearest"
+    if codec != "fp32" and name.endswith(("running_mean", "running_var")):
+        codec = "fp16"
+    if name.endswith("running_var"):
+        # Rounded base plus rounded change must never be a negative variance.
+        toward = "down" if rng is None else "up"
+    kind: Literal["fp32", "fp16", "int8"] = (
+        "fp32" if codec == "fp32" else "fp16" if codec == "fp16" else "int8"
+    )
+    return _Entry(kind, shape, encode(kind, array, rng=rng, toward=toward))
 
 
-def _from_wire(name: str, array: _Array) -> NDArray[Any]:
-    dtype = _DTYPES[array.dtype]
-    if math.prod(array.shape) * dtype.itemsize != len(array.data):
-        raise RemoteProtocolError(f"entry {name} does not have the bytes of its shape")
+def _from_wire(name: str, entry: _Entry) -> NDArray[Any]:
+    count = math.prod(entry.shape)
+    if entry.codec == "i8" and 8 * count != len(entry.data):
+        raise RemoteProtocolError(
+            f"entry {name} has {len(entry.data)} bytes for {count} integers"
+        )
     try:
-        return np.frombuffer(array.data, dtype).reshape(array.shape)
-    except ValueError as error:  # more axes than numpy has, or too long a one
+        if entry.codec != "i8":
+            return decode(entry.codec, entry.data, count).reshape(entry.shape)
+        integers = np.frombuffer(entry.data, "<i8").astype(np.int64, copy=False)
+        return integers.reshape(entry.shape)
+    except (RemoteProtocolError, ValueError) as error:  # too long an axis for numpy
         raise RemoteProtocolError(f"entry {name}: {error}") from error

@@ -31,7 +31,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
     run = load_run(written(tmp_path, GOOD))
     assert run.evaluation == tmp_path.resolve() / "eval"
-    assert run.algorithm == "hetero-flash"
+    assert run.algorithm == "flash-edge"
     assert run.densities == [0.1, 0.05]
 
 

@@ -230,7 +230,7 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
-def test_two_devices_through_a_whole_round(  # noqa: PLR0917 - fixtures
+def test_two_devices_through_a_whole_round(
     broker: MemoryBroker,
     boss: Coordinator,
     device: Device,

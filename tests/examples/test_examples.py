@@ -38,14 +38,13 @@ def commands(folder: Path) -> list[list[str]]:
 @pytest.mark.parametrize("name", ["01_three_terminals", "02_your_own_model"])
 def test_the_readme_of_the_example_is_true(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
-    shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns("data*", "state"))
+    made = shutil.ignore_patterns("data", "state", "cache", "*.sqlite*")
+    shutil.copytree(EXAMPLES / name, folder, ignore=made)
     together = []  # a coordinator and its devices run side by side
     for command in commands(folder):
         if command[2:4] in (["coordinator.cli", "run"], ["edge_sdk.cli", "run"]):
             together.append(
-                subprocess.Popen(
-                    command, cwd=folder, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-                )
+                subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
             )
             continue
         for process in together:

@@ -473,3 +473,18 @@ def test_the_library_builds_whole_or_not_at_all(
     with pytest.raises(BuildError):
         build(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_job_of_a_new_session_takes_each_piece_once() -> None:
+    """Workers are being born while it is set up; a piece run twice pools twice."""
+    node = helper.make_node(
+        "AveragePool", ["input"], ["output"], kernel_shape=(2, 1), pads=[1, 0, 1, 0]
+    )
+    content = native_bytes(model_of([node], {}, (5, 4, 40)))
+    batch = np.random.default_rng(0).standard_normal((1, 5, 4, 40), np.float32)
+    outputs = set()
+    for _ in range(300):
+        model = NativeModel(content, threads=2)
+        model.input_shape = (5, 4, 40)
+        outputs.add(model.run(batch).tobytes())
+    assert len(outputs) == 1

@@ -1,4 +1,4 @@
-"""Real processes over a real broker: coordinator and devices as a person starts them."""
+"""Real processes over a real broker, started as a person starts them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Federation:
             f"densities = [0.1, 0.4]\nrounds = {rounds}\nwait_for = 3\nport = {port}\n"
             "[training]\nmax_steps = 25\nrate = 0.2\nrate_end = 0.1\n"
             "[warm_up]\ndevices = 2\nepochs = 3\nmax_steps = 15\n"
+            '[codec]\nup = "fp32"\ndown = "fp32"\nzstd = false\n'
         )
         (folder / "pi.toml").write_text(
             'like = "raspberry_pi_4b_4gb"\n[caps]\nbytes_per_round = 20000\n'
@@ -104,11 +105,11 @@ class Federation:
             if process.poll() is None:
                 process.terminate()
         for process in self.processes.values():
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            give_up = time.monotonic() + 15
+            while process.poll() is None and time.monotonic() < give_up:
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture

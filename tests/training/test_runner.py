@@ -109,7 +109,7 @@ def test_a_mask_drawn_otherwise_is_refused_with_a_remedy() -> None:
     [
         {"mask": MaskRecipe(5, {}, MASK.digest)},
         {"mask": MaskRecipe(5, dict.fromkeys(COUNTS, 1 << 40), MASK.digest)},
-        {"codec": "int4"},
+        {"codec": "int9"},
     ],
     ids=["no counts", "huge counts", "codec"],
 )

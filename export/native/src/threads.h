@@ -105,7 +105,9 @@ class Pool {
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> ticket_{0};
+  // Closed from the start: an open (job 0, piece 0) let a worker that was just born take
+  // a piece of the first job while it was being set up, and that piece ran twice.
+  std::atomic<uint64_t> ticket_{kClosed};
   std::atomic<const Run*> run_{nullptr};
   std::atomic<int> pieces_{0}, done_{0}, asleep_{0};
   std::atomic<bool> stop_{false};
