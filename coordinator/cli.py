@@ -14,7 +14,7 @@ from rich.table import Table
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
 from coordinator.display import human_bytes
 from coordinator.settings import load_run
-from coordinator.status import summary
+from coordinator.status import has_run, summary
 from edge_sdk.errors import DependencyError, SettingsError, StateError
 from edge_sdk.terminal import run_app, set_up_logging
 
@@ -90,7 +90,7 @@ def init(
 @app.command("run")
 def run_command(folder: Folder, verbose: Verbose = False) -> None:
     """Start the run of FOLDER/run.toml."""
-    if (folder / "ledger.sqlite").exists():
+    if has_run(folder):
         raise StateError(
             f"{folder} holds a run already",
             remedy=f"Go on with: flash-coordinator resume {folder}",
@@ -101,7 +101,7 @@ def run_command(folder: Folder, verbose: Verbose = False) -> None:
 @app.command()
 def resume(folder: Folder, verbose: Verbose = False) -> None:
     """Go on with the run of FOLDER, wherever it was interrupted."""
-    if not (folder / "ledger.sqlite").exists():
+    if not has_run(folder):
         raise StateError(
             f"{folder} holds no run yet",
             remedy=f"Start it with: flash-coordinator run {folder}",

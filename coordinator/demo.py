@@ -17,7 +17,7 @@ from rich.console import Console
 
 from coordinator.demo_table import closing_table
 from coordinator.processes import Child, stop_all
-from coordinator.status import summary
+from coordinator.status import has_run, summary
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import RunError
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
@@ -48,8 +48,8 @@ class Board:
 
 
 FLEET = (
-    Board("pi-zero", 2, "raspberry_pi_zero_2_w", bytes_per_round=150_000),
-    Board("pi-4b", 2, "raspberry_pi_4b_4gb", bytes_per_round=300_000),
+    Board("pi-zero", 2, "raspberry_pi_zero_2_w", bytes_per_round=60_000),
+    Board("pi-4b", 2, "raspberry_pi_4b_4gb", bytes_per_round=110_000),
     Board("orin", 4, "jetson_orin_nano"),
 )
 
@@ -158,6 +158,10 @@ def _write_dense(dense: Path, main: Path, task: str, data: Mapping[str, Path]) -
         "",
         "[training]",
         "max_steps = 1  # only the bytes are measured",
+        "",
+        "[codec]",
+        'up = "fp32"',
+        'down = "fp32"',
     ]
     _write(dense / "run.toml", lines)
 
@@ -168,7 +172,7 @@ def _write_devices(
     federation = "demo" if run.name == "federation" else "dense"
     for board in FLEET:
         profile = [f'like = "{board.like}"']
-        if board.bytes_per_round is not None:
+        if board.bytes_per_round is not None and federation == "demo":
             profile += ["[caps]", f"bytes_per_round = {board.bytes_per_round}"]
         _write(folder / "devices" / f"{board.prefix}.profile.toml", profile)
     for name in devices:
@@ -216,7 +220,7 @@ def _done(run: Path, rounds: int) -> bool:
 
 def _federate(folder: Path, run: Path, devices: list[str], stop: _Stop) -> None:
     """Runs coordinator and devices until the coordinator ends."""
-    verb = "resume" if (run / "ledger.sqlite").exists() else "run"
+    verb = "resume" if has_run(run) else "run"
     logs = folder / "devices"
     with _children() as children:
         coordinator = Child("flash-coordinator", [verb, str(run)], None)

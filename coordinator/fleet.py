@@ -13,11 +13,13 @@ from coordinator.view import DeviceView
 from device_profiles import (
     Choice,
     DeviceProfile,
+    Engine,
     ProfileError,
     Workload,
     parse_profile,
 )
 from edge_sdk.wire.messages import Hello, Status
+from edge_sdk.wire.quantize import encoded_size
 from edge_sdk.wire.values import agreed
 
 __all__ = ["SEEN_S", "Fleet"]
@@ -47,7 +49,7 @@ class Fleet:
         self._settings, self._workload = settings, workload
         self._ledger, self._clock = ledger, clock
         self._seen: dict[str, float] = {}
-        self._profiles: dict[str, DeviceProfile] = {}
+        self._said: dict[str, tuple[DeviceProfile, int, Engine, list[str]]] = {}
         self._examples: dict[str, int] = {}
         self._codecs: dict[str, list[str]] = {}
         self._choices: dict[str, Choice] = {}
@@ -76,11 +78,11 @@ class Fleet:
             version=hello.version,
         )
         self._codecs[device] = hello.codecs
-        changed = (
-            self._profiles.get(device) != profile
-            or self._examples.get(device) != hello.examples
-        )
-        self._profiles[device], self._examples[device] = profile, hello.examples
+        engine: Engine = "sparse" if "sparse" in hello.engines else "masked"
+        now = profile, hello.examples, engine, hello.codecs
+        changed = self._said.get(device) != now
+        self._said[device] = now
+        self._examples[device] = hello.examples
         if changed:
             self._choose(device)
         return None
@@ -187,14 +189,24 @@ class Fleet:
 
     def _choose(self, device: str) -> None:
         limit = self._settings.training.max_steps * self._workload.batch
-        own = self._examples[device]
+        profile, own, engine, _ = self._said[device]
         choice = assign(
-            {device: self._profiles[device]},
+            {device: profile},
             self._workload,
             self._settings.densities,
             self._settings.round_budget_s,
             examples={device: max(1, min(own, limit) if limit else own)},
+            value_bytes=self._value_bytes(device),
+            engine=engine,
         )[device]
         self._choices[device] = choice
         self._ledger.assign(device, choice.density, choice.why)
         log.info("%s", choice.sentence(device))
+
+    def _value_bytes(self, device: str) -> float:
+        """Bytes per kept value on its wire, the mean of up and down."""
+        many = 1 << 20  # so that scales and block ends count in proportion
+        both = [
+            encoded_size(codec.partition("+")[0], many) for codec in self.codecs(device)
+        ]
+        return sum(both) / (2 * many)

@@ -12,7 +12,9 @@ from coordinator.ledger import open_ledger
 from coordinator.server import Server
 from coordinator.settings import RunSettings
 from edge_sdk.errors import BrokerError
-from edge_sdk.models.task import load_task
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.task import Examples, Task, load_task
+from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.terminal import on_stop
 from edge_sdk.transport.mqtt import MqttTransport, parse_url
 
@@ -29,6 +31,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
         EdgeError: If it cannot start; everything started is stopped again.
     """
     task = load_task(settings.task)
+    examples = _check(settings, task)
     ledger = open_ledger(folder)
     try:
         with open_broker(
@@ -41,6 +44,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
                 server = Server(
                     settings,
                     task,
+                    examples,
                     ledger,
                     lambda deliver, on_link: MqttTransport(
                         address,
@@ -59,6 +63,19 @@ def serve(folder: Path, settings: RunSettings) -> None:
                         server.close()
     finally:
         ledger.close()
+
+
+def _check(settings: RunSettings, task: Task) -> Examples:
+    """Refuses at the door what cannot work; returns the evaluation examples.
+
+    Raises:
+        TaskError: If the model has nothing to mask.
+        DensityError: If a density is below one weight per output unit.
+        DataError: If there is nothing to evaluate on.
+    """
+    layers = layers_of(task.model(), task.dense_layers)
+    nested_counts(uniform(layers), layers, settings.densities)
+    return task.eval_data(settings.evaluation)
 
 
 class _watched:  # noqa: N801 - reads as a with statement

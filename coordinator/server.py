@@ -24,7 +24,7 @@ from coordinator.view import FleetView, Observe
 from device_profiles import Workload
 from edge_sdk.errors import EdgeError, RemoteProtocolError
 from edge_sdk.models.cost import workload_of
-from edge_sdk.models.task import Task
+from edge_sdk.models.task import Examples, Task
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import Envelope, decode
@@ -62,6 +62,7 @@ class Server:
     Args:
         settings: The run.
         task: Its task.
+        evaluation: What the global model is scored on.
         ledger: Its durable memory, held exclusively.
         connect: Makes the transport.
         observe: Told what there is to see, a few times a second.
@@ -72,6 +73,7 @@ class Server:
         self,
         settings: RunSettings,
         task: Task,
+        evaluation: Examples,
         ledger: Ledger,
         connect: Connect,
         *,
@@ -92,8 +94,7 @@ class Server:
         batch = settings.training.batch_size or task.batch_size
         self._lineage = Lineage(settings, task, algorithm, ledger)
         self._fleet = Fleet(settings, _workload(settings, task, batch), ledger, clock)
-        examples = task.eval_data(settings.evaluation)
-        self._evaluator = Evaluator(task, examples, self._scored)
+        self._evaluator = Evaluator(task, evaluation, self._scored)
         self._transport = connect(self._deliver, self._link)
         self._post = Post(self._transport, settings.federation, epoch)
         self._conductor = Conductor(

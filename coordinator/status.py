@@ -8,7 +8,18 @@ from typing import Any
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds import Phase
 
-__all__ = ["summary"]
+__all__ = ["has_run", "summary"]
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a run has begun there; one that was refused at the door has not."""
+    if not (folder / "ledger.sqlite").exists():
+        return False
+    ledger = read_ledger(folder)
+    try:
+        return bool(ledger.rounds())
+    finally:
+        ledger.close()
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def federation(tmp_path: Path) -> Path:
     for thread in threads:
         thread.start()
     ledger = open_ledger(tmp_path / "run")
-    server = Server(settings, load_task("digits"), ledger, broker.connect)
+    task = load_task("digits")
+    scored_on = task.eval_data(settings.evaluation)
+    server = Server(settings, task, scored_on, ledger, broker.connect)
     try:
         server.run()
         for thread in threads:

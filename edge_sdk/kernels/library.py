@@ -273,13 +273,17 @@ def _load(name: str, path: Path) -> Kernels:
 def _open(path: Path) -> ctypes.CDLL:
     """Opens a library whose OpenMP symbols torch's import has already brought in.
 
-    Where they are not global (musl, a torch built otherwise) the system's libgomp is
-    tried; its second thread pool costs a little when both are busy.
+    Where they are not global, as with the aarch64 wheels, torch's own copy is made so;
+    only without one is the system's libgomp taken, whose second thread pool costs a
+    little when both are busy.
     """
     try:
         return ctypes.CDLL(str(path))
     except OSError:
-        ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+        home = Path(torch.__file__).parent
+        own = [*home.glob("lib/libgomp*.so*"), *home.parent.glob("torch.libs/libgomp*")]
+        library = str(own[0]) if own else "libgomp.so.1"
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(path))
 
 

@@ -83,7 +83,7 @@ def decode_structure(data: bytes, layers: Sequence[LayerShape], digest: bytes) -
 
 def _encode_layer(pattern: NDArray[np.bool_], codes: Sequence[Code]) -> _Layer:
     made = [_ENCODERS[code](pattern) for code in codes]
-    return min(made, key=lambda layer: len(layer.data))
+    return min(made, key=lambda layer: len(layer.data) + len(layer.code))
 
 
 def _encode_csr(pattern: NDArray[np.bool_]) -> _Layer:

@@ -139,7 +139,33 @@ def test_run_refuses_a_folder_with_a_run_and_resume_one_without(
     fleet.start("coordinator", "resume", str(fleet.run))
     assert fleet.wait_end() == 3
     assert "holds no run yet" in fleet.logs()
-    (fleet.run / "ledger.sqlite").touch()
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+    assert fleet.wait_end() == 0, fleet.logs()
     fleet.start("coordinator", "run", str(fleet.run))
     assert fleet.wait_end() == 3
-    assert "resume" in fleet.logs()
+    assert "holds a run already" in fleet.logs()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("rounds = 1", 'rounds = "1"'), "key rounds: Expected `int`, got `str`"),
+        (("rounds = 1", "rounds = 1\nfoo = 3"), "unknown field `foo`"),
+        (("0.1, 0.4", "0.1, 1.4"), "density 1.4 is outside (0, 1]"),
+        (('"digits"', '"nowhere:task"'), "importing nowhere failed"),
+        (('/evaluation"', '/pi-1"'), "holds no eval.npz"),
+        (("port =", 'broker = "mqtt://127.0.0.1:1"\n#'), "Connection refused"),
+    ],
+    ids=["type", "unknown key", "density", "task", "empty data", "no broker"],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(
+    federation: Make, change: tuple[str, str], said: str
+) -> None:
+    fleet = federation(rounds=1)
+    text = (fleet.run / "run.toml").read_text()
+    (fleet.run / "run.toml").write_text(text.replace(*change))
+    fleet.start("coordinator", "run", str(fleet.run))
+    assert fleet.wait_end() == 3
+    assert said in fleet.logs()
+    assert "Traceback" not in fleet.logs()

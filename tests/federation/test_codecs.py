@@ -1,0 +1,68 @@
+"""The default codecs (int8 up, fp16 down) between real processes, over a crash."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coordinator.aggregate import Contribution
+from coordinator.algorithm import Family
+from coordinator.algorithms import ALGORITHMS
+from coordinator.ledger import read_ledger
+from coordinator.orders import mask_seed
+from coordinator.store import ModelStore, model_name
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.task import load_task
+from edge_sdk.wire.codec import unpack
+from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.values import unpack_values
+
+pytestmark = pytest.mark.broker
+
+
+def test_rounded_updates_survive_a_crash_and_add_up_to_the_same_bytes(
+    federation: Callable[..., Any],
+) -> None:
+    fleet = federation(rounds=3)
+    settings = fleet.run / "run.toml"
+    settings.write_text(settings.read_text().split("[codec]")[0])
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+
+    def an_open_round() -> bool:
+        ledger = f"file:{fleet.run}/ledger.sqlite?mode=ro"  # it must not create it
+        try:
+            with sqlite3.connect(ledger, uri=True) as db:
+                query = "SELECT count(*) FROM tasks WHERE round = 2"
+                return bool(db.execute(query).fetchone()[0])
+        except sqlite3.Error:
+            return False
+
+    fleet.wait(an_open_round, "the tasks of round 2")
+    fleet.kill("coordinator")
+    fleet.start("coordinator", "resume", str(fleet.run))
+    assert fleet.wait_end() == 0, fleet.logs()
+    assert "cannot be made again" not in fleet.logs()
+    ledger, task = read_ledger(fleet.run), load_task("digits")
+    layers = layers_of(task.model(), task.dense_layers)
+    counts = {float(d): dict(c) for d, c in ledger.get("counts").items()}
+    family = Family.draw(layers, counts, mask_seed(1, warm_up=False))
+    orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in ledger.tasks(3)}
+    contributions = []
+    for row in ledger.frozen(3):
+        mask, payload = family.masks[row.density], ledger.blob(row.blob)
+        codec = orders[row.task].codec
+        assert codec.startswith("int8")
+        assert len(payload) < 1.1 * (mask.nnz + 906) + 400  # one byte each, and names
+        change = unpack_values(payload, mask, codec=codec)
+        contributions.append(Contribution(row.device, mask, row.examples, change))
+    store = ModelStore(fleet.run, "digits", layers)
+    base, kept = store.load(model_name(2)), store.load(model_name(3))
+    model, _ = ALGORITHMS["flash-edge"].aggregate(base, contributions)
+    ledger.close()
+    for part in ("masked", "dense"):
+        made, found = getattr(model, part), getattr(kept, part)
+        assert all(made[n].tobytes() == found[n].tobytes() for n in made)
