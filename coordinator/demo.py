@@ -162,6 +162,7 @@ def _write_dense(dense: Path, main: Path, task: str, data: Mapping[str, Path]) -
         "[codec]",
         'up = "fp32"',
         'down = "fp32"',
+        "zstd = false  # plain FedAvg; one step's changes would squeeze too well",
     ]
     _write(dense / "run.toml", lines)
 
