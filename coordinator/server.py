@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 TICK_S = 0.5
+RETURN_S = 20.0  # a resumed run gives the fleet this long to come back before a round
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
 
@@ -87,6 +88,7 @@ class Server:
         )
         self._stopping = False
         self._phase = ""
+        self._began = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         self.dropped = 0  # malformed or foreign messages
         epoch = ledger.next_epoch()
@@ -182,7 +184,8 @@ class Server:
             return
         wanted = self._settings.wait_for
         here = len(self._fleet.present())
-        if here < wanted and not self._ledger.rounds():
+        returning = self._clock() - self._began < RETURN_S
+        if here < wanted and (returning or not self._ledger.rounds()):
             self._phase = f"waiting for {wanted} devices, {here} here"
             return
         self._phase = "waiting for devices"
