@@ -105,7 +105,7 @@ class Conductor:
         if refusals:
             raise RunError(
                 f"no device can take part: {refusals}",
-                remedy="Lower the densities, or raise round_budget_s or a device's caps.",
+                remedy="Lower the densities, or raise round_budget_s or the caps.",
             )
         past = [r for r in self._ledger.rounds() if r.phase is not Phase.PLAN]
         no = self._next_number(past)
