@@ -15,6 +15,7 @@ from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
 from coordinator.display import human_bytes
 from coordinator.settings import load_run
 from coordinator.status import has_run, summary
+from device_profiles import ProfileError, boards, load_board
 from edge_sdk.errors import DependencyError, SettingsError, StateError
 from edge_sdk.terminal import run_app, set_up_logging
 
@@ -142,6 +143,43 @@ def status(
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
+
+
+@app.command("plan")
+def plan_command(
+    task: Annotated[str, typer.Option(help="A shipped task or module:object.")],
+    board: Annotated[
+        list[str] | None, typer.Option(help="A board; repeat for more. Default: all.")
+    ] = None,
+    density: Annotated[
+        list[float] | None, typer.Option(help="A density; repeat for more.")
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Examples per device.", min=1)] = 1000,
+    round_budget_s: Annotated[
+        float, typer.Option(help="Seconds a device's part of a round may take.")
+    ] = DEFAULT_ROUND_BUDGET_S,
+    rounds_per_day: Annotated[float, typer.Option(help="How often.")] = 24.0,
+) -> None:
+    """Say what boards could do before one is at hand: density, time, bytes a month."""
+    from coordinator.plan import plan_fleet, plan_table  # noqa: PLC0415
+    from edge_sdk.models.cost import workload_of  # noqa: PLC0415 - imports torch
+    from edge_sdk.models.task import load_task  # noqa: PLC0415
+
+    found = load_task(task)
+    work = workload_of(found, examples=examples, epochs=1, batch=found.batch_size)
+    try:
+        plan = plan_fleet(
+            {name: load_board(name) for name in board or boards()},
+            work,
+            density or (0.05, 0.1, 0.2),
+            round_budget_s,
+            rounds_per_day=rounds_per_day,
+        )
+    except ProfileError as error:
+        raise SettingsError(str(error), remedy=error.help) from error
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(plan_table(plan))
 
 
 @app.command()

@@ -54,6 +54,108 @@ def run(
         agent.close()
 
 
+@app.command()
+def profile(
+    settings: Annotated[Path, typer.Argument(help="The device's TOML file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default in the state folder.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds to spend measuring.", min=5)
+    ] = 45.0,
+    density: Annotated[
+        list[float] | None, typer.Option(help="A density to train at; repeat for more.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Measure this board with the settings' own task, and write its profile."""
+    set_up_logging(verbose=verbose)
+    _require_torch()
+    from edge_sdk.models.task import load_task  # noqa: PLC0415 - imports torch
+    from edge_sdk.probe.report import default_path, write_profile  # noqa: PLC0415
+    from edge_sdk.probe.run import probe  # noqa: PLC0415
+
+    own = load_settings(settings, DeviceSettings)
+    task = load_task(own.task)
+    found = probe(
+        task,
+        task.train_data(own.data),
+        engine=own.engine,
+        densities=density or (0.05, 0.2),
+        broker_url=own.broker,
+        seconds=seconds,
+        progress=lambda share, what: log.info("%3.0f %%  %s", 100 * share, what),
+        folder=own.state,
+    )
+    path = out or default_path(own.state)
+    write_profile(path, found)
+    typer.echo(f"wrote {path}; use it with: profile = {str(path)!r}")
+
+
+@app.command()
+def doctor(
+    settings: Annotated[
+        Path | None, typer.Argument(help="The device's TOML file, to check its broker.")
+    ] = None,
+) -> None:
+    """Say what is well on this board and what to mend; exit code 1 if anything."""
+    from edge_sdk.doctor import Patient, examine, render  # noqa: PLC0415
+
+    patient = Patient()
+    if settings is not None:
+        own = load_settings(settings, DeviceSettings)
+        patient = Patient(broker_url=own.broker, state=own.state)
+    checks = examine(patient)
+    typer.echo(render(checks))
+    if any(check.status == "problem" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def service(
+    settings: Annotated[Path, typer.Argument(help="The device's TOML file.")],
+    install: Annotated[
+        bool, typer.Option("--install", help="Write the unit; needs root.")
+    ] = False,
+) -> None:
+    """Print the hardened systemd unit of this device, or install it."""
+    from edge_sdk.service import install_service, this_service, unit_text  # noqa: PLC0415
+
+    own = load_settings(settings, DeviceSettings)
+    unit = this_service(settings, own.state, own.data)
+    if not install:
+        typer.echo(unit_text(unit))
+        return
+    path, commands = install_service(unit)
+    typer.echo(f"wrote {path}\n{commands}")
+
+
+@app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="Folder to collect the wheels in.")],
+    python: Annotated[str, typer.Option(help="The device's Python.")] = "3.11",
+    platform: Annotated[str, typer.Option(help="aarch64 or x86_64.")] = "aarch64",
+    wheel: Annotated[
+        Path | None, typer.Option(help="flash-edge's own wheel, if not on an index.")
+    ] = None,
+) -> None:
+    """Collect every wheel that a device without internet needs."""
+    from edge_sdk.bundle import make_bundle  # noqa: PLC0415
+
+    if platform not in ("aarch64", "x86_64"):
+        raise SettingsError(
+            f"--platform {platform!r} is neither aarch64 nor x86_64",
+            remedy="32-bit boards have no wheels of numpy or torch.",
+        )
+    made = make_bundle(
+        folder,
+        platform="aarch64" if platform == "aarch64" else "x86_64",
+        python=python,
+        own_wheel=wheel,
+    )
+    typer.echo(str(made))
+
+
 @app.command("boards")
 def list_boards() -> None:
     """List the boards of the catalogue."""
@@ -75,13 +177,19 @@ def profile_of(reference: str, folder: Path) -> DeviceProfile:
         raise SettingsError(str(error), remedy=error.help) from error
 
 
-def _agent(settings: DeviceSettings, folder: Path) -> Agent:
+def _require_torch() -> None:
     try:
-        import torch  # noqa: PLC0415 - an extra, imported once the settings are right
+        import torch  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise DependencyError(
             "torch is not installed: pip install 'flash-edge[device]'"
         ) from error
+
+
+def _agent(settings: DeviceSettings, folder: Path) -> Agent:
+    _require_torch()
+    import torch  # noqa: PLC0415 - an extra, imported once the settings are right
+
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415

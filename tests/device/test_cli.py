@@ -1,0 +1,74 @@
+"""The device's command as a person types it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device_profiles import load_profile
+from edge_sdk.models.prepare_data import prepare_folders
+
+
+def flash_edge(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_sdk.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    data = prepare_folders(
+        "digits", tmp_path / "cache", tmp_path / "data", ["pi-1"], alpha=1.0, seed=1
+    )
+    file = tmp_path / "pi-1.toml"
+    file.write_text(
+        'name = "pi-1"\nfederation = "home"\nbroker = "mqtt://127.0.0.1:1"\n'
+        f'task = "digits"\ndata = "{data["pi-1"]}"\nstate = "state"\n'
+        'profile = "raspberry_pi_4b_4gb"\nthreads = 1\n'
+    )
+    return file
+
+
+def test_doctor_names_the_broker_that_does_not_answer_and_a_fix(settings: Path) -> None:
+    done = flash_edge("doctor", str(settings))
+    assert done.returncode == 1
+    assert re.search(r"^problem +broker: .*\n +fix: ", done.stdout, re.MULTILINE)
+    assert re.search(r"^PASS +torch: ", done.stdout, re.MULTILINE)
+
+
+def test_doctor_says_which_kernels_train_here_or_why_none_do() -> None:
+    assert "native kernels: " in flash_edge("doctor").stdout
+
+
+def test_profile_measures_this_board_and_writes_what_run_can_read(
+    settings: Path,
+) -> None:
+    done = flash_edge("profile", str(settings), "--seconds", "5", "--density", "0.2")
+    assert done.returncode == 0, done.stderr
+    written = load_profile(settings.parent / "state" / "profile.toml")
+    assert written.provenance.kind == "measured"
+    assert written.ram_mib > 0
+
+
+def test_service_prints_a_unit_that_may_only_write_its_state(settings: Path) -> None:
+    unit = flash_edge("service", str(settings)).stdout
+    assert f"run {settings}" in unit
+    assert "ProtectSystem=strict" in unit
+
+
+def test_a_32_bit_bundle_is_refused_in_words(tmp_path: Path) -> None:
+    done = flash_edge("bundle", str(tmp_path / "out"), "--platform", "armv7l")
+    assert done.returncode == 3
+    assert "32-bit" in done.stderr
+
+
+def test_boards_lists_the_catalogue() -> None:
+    assert "raspberry_pi_zero_2_w" in flash_edge("boards").stdout
