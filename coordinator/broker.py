@@ -11,10 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeAlias, final
 
-from coordinator.broker_check import Address, check_broker, parse_url
+from coordinator.broker_check import check_broker
 from coordinator.broker_command import Command, OwnKind
 from coordinator.broker_config import keep_port, kept_port
 from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import Address, parse_url
 
 __all__ = ["Broker", "Kind", "open_broker"]
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
 from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import Address
 
-__all__ = ["Address", "check_broker", "parse_url"]
+__all__ = ["check_broker"]
 
-DEFAULT_PORT = 1883
 CONNACK = 0x20
 # Return codes of MQTT 3.1.1, section 3.2.2.3.
 REFUSALS = {
@@ -21,63 +19,6 @@ REFUSALS = {
     4: "it refuses the user name or password",
     5: "it does not authorise us",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a broker listens, and as whom to connect.
-
-    Attributes:
-        host: Name or address.
-        port: TCP port.
-        username: None to connect anonymously.
-        password: None without one; never shown.
-    """
-
-    host: str
-    port: int
-    username: str | None = None
-    password: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Address({self.url})"
-
-    @property
-    def url(self) -> str:
-        """``mqtt://host:port``, without the password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt://{host}:{self.port}"
-
-
-def parse_url(url: str) -> Address:
-    """An address from ``mqtt://[user:password@]host[:port]``.
-
-    Raises:
-        BrokerError: Another scheme, no host, or a port that cannot be.
-
-    Example:
-        >>> parse_url("mqtt://broker.example").url
-        'mqtt://broker.example:1883'
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise _unusable(f"the broker's URL cannot be read: {error}") from error
-    if parts.scheme != "mqtt":
-        raise _unusable(
-            f"the broker's URL must begin with mqtt://, not {parts.scheme or url!r}"
-        )
-    if not parts.hostname or port == 0:
-        raise _unusable("the broker's URL needs a host and a port above 0")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise _unusable("the broker's URL has something after host and port")
-    return Address(
-        host=parts.hostname,
-        port=port or DEFAULT_PORT,
-        username=None if parts.username is None else unquote(parts.username),
-        password=None if parts.password is None else unquote(parts.password),
-    )
 
 
 def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:

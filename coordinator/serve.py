@@ -16,7 +16,8 @@ from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.terminal import on_stop
-from edge_sdk.transport.mqtt import MqttTransport, parse_url
+from edge_sdk.transport.address import parse_url
+from edge_sdk.transport.mqtt import MqttTransport
 
 __all__ = ["serve"]
 

@@ -194,7 +194,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
-    from edge_sdk.transport.mqtt import MqttTransport, parse_url  # noqa: PLC0415
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
+    from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
     if settings.threads:
         torch.set_num_threads(settings.threads)

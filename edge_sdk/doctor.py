@@ -282,7 +282,8 @@ def _broker(patient: Patient) -> Check:
         return Check("broker", "skipped", "none named")
     if patient.tls is not None:
         return Check("broker", "skipped", "asked through TLS, see there")
-    from edge_sdk.transport.mqtt import MqttTransport, parse_url  # noqa: PLC0415
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
+    from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
     try:
         address = parse_url(patient.broker_url)
@@ -297,7 +298,7 @@ def _broker(patient: Patient) -> Check:
 def _tls(patient: Patient) -> Check:
     if patient.tls is None or patient.broker_url is None:
         return Check("TLS", "skipped", "the link is not encrypted by this device")
-    from edge_sdk.transport.mqtt import parse_url  # noqa: PLC0415
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
 
     url = patient.broker_url.replace("mqtts://", "mqtt://")
     try:

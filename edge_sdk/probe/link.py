@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import parse_url
 from edge_sdk.transport.base import Delivery
-from edge_sdk.transport.mqtt import MqttTransport, parse_url
+from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
 __all__ = ["Link", "measure_link"]

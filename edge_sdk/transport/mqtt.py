@@ -12,17 +12,16 @@ import logging
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Traffic, Will
 
-__all__ = ["Address", "MqttTransport", "parse_url"]
+__all__ = ["MqttTransport"]
 
 log = logging.getLogger(__name__)
 
@@ -30,41 +29,6 @@ KEEPALIVE_S = 30
 MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
 _TCP_INFO_BYTES = struct.Struct("@QQ")  # tcpi_bytes_acked, tcpi_bytes_received
 _TCP_INFO_OFFSET = 120  # since Linux 4.1, linux/tcp.h
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a broker listens, and as whom to speak to it."""
-
-    host: str
-    port: int
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-def parse_url(url: str) -> Address:
-    """``mqtt://[user[:password]@]host[:port]``; the port defaults to 1883.
-
-    Signs with a meaning in URLs are written as %40 and the like in a user or password.
-
-    Raises:
-        BrokerError: If the URL is not one of those.
-    """
-    try:
-        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
-        port = parts.port or 1883
-    except ValueError as error:
-        raise BrokerError(f"broker {url!r} is not mqtt://host:port: {error}") from error
-    if parts.scheme not in ("mqtt", "tcp") or not parts.hostname:
-        raise BrokerError(
-            f"broker {url!r} is not mqtt://host:port",
-            remedy="Write it as mqtt://192.168.1.10:1883.",
-        )
-    username, password = (
-        None if part is None else unquote(part)
-        for part in (parts.username, parts.password)
-    )
-    return Address(parts.hostname, port, username, password)
 
 
 class MqttTransport:

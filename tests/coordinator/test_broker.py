@@ -15,9 +15,10 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from coordinator.broker import Broker, open_broker
-from coordinator.broker_check import Address, check_broker
+from coordinator.broker_check import check_broker
 from coordinator.broker_config import find_mosquitto
 from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import Address
 
 pytestmark = pytest.mark.broker
 
