@@ -35,6 +35,7 @@ BUDGET_S = 12.0
 DENSITIES = (0.05, 0.1, 0.2)
 DENSE_ROUNDS = 2
 RESTARTS = 5
+LET_END_S = 5.0  # for devices to hear that the run is done
 
 
 @dataclass(frozen=True)
@@ -258,19 +259,15 @@ def _revive(child: Child, logs: Path) -> None:
 
 @contextmanager
 def _children() -> Iterator[list[Child]]:
+    """Whatever is started is stopped; after an orderly end it may end by itself."""
     children: list[Child] = []
     try:
         yield children
+        until = time.monotonic() + LET_END_S
+        while any(c.alive() for c in children) and time.monotonic() < until:
+            time.sleep(0.05)
     finally:
-        for child in children[1:]:  # those that end by themselves may do so
-            _let_end(child)
         stop_all(children)
-
-
-def _let_end(child: Child) -> None:
-    until = time.monotonic() + 3.0
-    while child.alive() and time.monotonic() < until:
-        time.sleep(0.05)
 
 
 def _export(

@@ -229,7 +229,9 @@ class Server:
         while wanted - set(self._scores_of(last)):
             self._take(TICK_S)
             self._look()
-            if self._clock() > give_up or self._stopping:
+            if self._stopping:
+                return  # `resume` scores the rest and deploys
+            if self._clock() > give_up:
                 break
         self._lineage.deploy(last, self._scores_of(last))
         self._phase = "done"

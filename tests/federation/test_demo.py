@@ -1,0 +1,42 @@
+"""The demo as a person runs it: stopped by Ctrl-C in a round, then run again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+LINE = [sys.executable, "-m", "coordinator.cli", "demo", "--task", "digits"]
+
+
+def test_ctrl_c_stops_all_it_started_and_the_same_command_goes_on(
+    tmp_path: Path,
+) -> None:
+    line = [*LINE, "--rounds", "6", "--folder", str(tmp_path / "demo")]
+    with (tmp_path / "log").open("wb") as log:
+        first = subprocess.Popen(line, stdout=log, stderr=log)
+    give_up = time.monotonic() + 120
+    while "round 1:" not in (tmp_path / "log").read_text():
+        assert first.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    children = psutil.Process(first.pid).children(recursive=True)
+    assert len(children) >= 9  # coordinator and eight devices, and the broker below
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 3
+    assert "the same command goes on" in (tmp_path / "log").read_text().lower()
+    psutil.wait_procs(children, timeout=10)
+    assert not [c for c in children if c.is_running()]
+
+    again = subprocess.run(
+        line, capture_output=True, text=True, timeout=200, check=True
+    )
+    assert "updates per round: 8 to 8" in again.stdout
+    assert len(list((tmp_path / "demo" / "exports").glob("*.onnx"))) == 3
