@@ -27,7 +27,8 @@ unit: $(VENV)/.dev
 bench: bench-train bench-export bench-budget   ## figures; never gates
 
 bench-train: $(VENV)/.dev
-	$(BIN)/python tests/bench/bench_train.py
+	mkdir -p bench
+	$(BIN)/python tests/bench/bench_train.py --json bench/train.json
 
 bench-export: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_export.py
