@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from edge_sdk.errors import BrokerError
-from edge_sdk.transport.address import Address
+from edge_sdk.transport.address import Address, unusable
 
 __all__ = ["check_broker"]
 
@@ -38,14 +37,14 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
                 link.sendall(b"\xe0\x00")  # DISCONNECT
     except OSError as error:
         # A refused, unknown or silent host is the address's fault, not ours.
-        raise _unusable(
+        raise unusable(
             f"no MQTT broker answers at {address.url}: {error.strerror or error}"
         ) from error
     if len(answer) < 4 or answer[0] != CONNACK or answer[1] != 2:
-        raise _unusable(f"what listens at {address.url} is no MQTT broker")
+        raise unusable(f"what listens at {address.url} is no MQTT broker")
     if answer[3]:
         reason = REFUSALS.get(answer[3], f"it answered code {answer[3]}")
-        raise _unusable(f"the MQTT broker at {address.url} refuses us: {reason}")
+        raise unusable(f"the MQTT broker at {address.url} refuses us: {reason}")
 
 
 def _connect_packet(client: str, address: Address) -> bytes:
@@ -81,13 +80,3 @@ def _read_exactly(link: socket.socket, size: int) -> bytes:
             break
         received += more
     return received
-
-
-def _unusable(message: str) -> BrokerError:
-    return BrokerError(
-        message,
-        remedy=(
-            "Check the URL and that the broker runs, or leave it out: then "
-            "flash-coordinator starts one of its own."
-        ),
-    )

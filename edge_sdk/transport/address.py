@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from edge_sdk.errors import BrokerError
 
-__all__ = ["Address", "parse_url"]
+__all__ = ["Address", "parse_url", "unusable"]
 
 DEFAULT_PORT = 1883
 
@@ -54,15 +54,15 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url if "://" in url else f"mqtt://{url}")
         port = parts.port
     except ValueError as error:
-        raise _unusable(f"the broker's URL cannot be read: {error}") from error
+        raise unusable(f"the broker's URL cannot be read: {error}") from error
     if parts.scheme not in ("mqtt", "tcp"):
-        raise _unusable(
+        raise unusable(
             f"the broker's URL must begin with mqtt://, not {parts.scheme or url!r}"
         )
     if not parts.hostname or port == 0:
-        raise _unusable("the broker's URL needs a host and a port above 0")
+        raise unusable("the broker's URL needs a host and a port above 0")
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise _unusable("the broker's URL has something after host and port")
+        raise unusable("the broker's URL has something after host and port")
     return Address(
         host=parts.hostname,
         port=port or DEFAULT_PORT,
@@ -71,7 +71,8 @@ def parse_url(url: str) -> Address:
     )
 
 
-def _unusable(message: str) -> BrokerError:
+def unusable(message: str) -> BrokerError:
+    """The error of an address that no broker answers at."""
     return BrokerError(
         message,
         remedy=(
