@@ -59,6 +59,7 @@ class Desk:
         self._ledger, self._lineage, self._fleet = ledger, lineage, fleet
         self._conductor, self._post = conductor, post
         self._intake = Intake(clock)
+        self._serves = -1  # the round whose uploads the intake holds
 
     def answer(self, device: str, message: Message) -> None:
         """Handles one message; duplicates and late ones are normal.
@@ -114,6 +115,9 @@ class Desk:
         if refused is not None:
             self._reject(device, order, refused)
             return
+        if order.round_no != self._serves:  # uploads of a closed round free their slots
+            self._intake.forget()
+            self._serves = order.round_no
         need = self._intake.offer(device, offer)
         if need is None:
             self._tell(device, Wait(1000, "others are uploading"))
