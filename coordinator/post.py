@@ -7,7 +7,7 @@ import os
 from edge_sdk.transport.base import Transport
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of, positions
-from edge_sdk.wire.codec import Header, encode, tag_of
+from edge_sdk.wire.codec import Header, Sign, encode, tag_of
 from edge_sdk.wire.messages import Announce, Manifest, Message, Need
 
 __all__ = ["Post"]
@@ -20,9 +20,17 @@ class Post:
         transport: The way to the broker.
         federation: The federation's name.
         epoch: This coordinator's epoch.
+        sign: Signs what is sent; None in a federation of one machine without keys.
     """
 
-    def __init__(self, transport: Transport, federation: str, epoch: int) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        federation: str,
+        epoch: int,
+        sign: Sign | None = None,
+    ) -> None:
+        self._sign = sign
         self._transport, self._federation, self._epoch = transport, federation, epoch
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
@@ -97,4 +105,4 @@ class Post:
             boot=self._boot,
             round_no=round_no,
         )
-        return encode(header, message)
+        return encode(header, message, sign=self._sign)

@@ -23,6 +23,7 @@ from coordinator.settings import RunSettings
 from coordinator.view import FleetView, Observe
 from device_profiles import Workload
 from edge_sdk.errors import EdgeError, RemoteProtocolError
+from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport
@@ -66,6 +67,7 @@ class Server:
         evaluation: What the global model is scored on.
         ledger: Its durable memory, held exclusively.
         connect: Makes the transport.
+        seal: Signs, and checks signatures; None for one machine without keys.
         observe: Told what there is to see, a few times a second.
         clock: Monotonic seconds.
     """
@@ -78,11 +80,12 @@ class Server:
         ledger: Ledger,
         connect: Connect,
         *,
+        seal: Seal | None = None,
         observe: Observe = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._clock = settings, ledger, clock
-        self._observe = observe
+        self._observe, self._seal, self._recent = observe, seal, Recent()
         self._queue: queue.Queue[Delivery | _Linked | _Scored | None] = queue.Queue(
             QUEUE
         )
@@ -98,7 +101,9 @@ class Server:
         self._fleet = Fleet(settings, _workload(settings, task, batch), ledger, clock)
         self._evaluator = Evaluator(task, evaluation, self._scored)
         self._transport = connect(self._deliver, self._link)
-        self._post = Post(self._transport, settings.federation, epoch)
+        self._post = Post(
+            self._transport, settings.federation, epoch, seal.sign if seal else None
+        )
         self._conductor = Conductor(
             settings,
             algorithm,
@@ -256,11 +261,12 @@ class Server:
             topic = topics.parse(delivery.topic, self._settings.federation)
             if not delivery.payload:
                 return
-            envelope = decode(delivery.payload)
-            device = _sender(topic, envelope)
-            if isinstance(envelope.message, Status):
+            seal = self._seal
+            envelope = decode(delivery.payload, verify=seal.verify if seal else None)
+            device = _sender(topic, envelope, self._settings.federation)
+            if isinstance(envelope.message, Status):  # retained, and its own will
                 self._fleet.note(device, envelope.message)
-            else:
+            elif seal is None or self._recent.take(envelope.header):
                 self._fleet.heard(device)
                 self._desk.answer(device, envelope.message)
         except RemoteProtocolError as error:
@@ -307,8 +313,12 @@ class Server:
         )
 
 
-def _sender(topic: topics.Topic, envelope: Envelope) -> str:
-    """The device whose topic it is; the broker's ACL guards that, so it is trusted."""
+def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:
+    """The device whose topic it is, if the message is by it and for us.
+
+    Raises:
+        RemoteProtocolError: If not: it was signed for somebody else, or by somebody.
+    """
     match topic:
         case topics.Upload(device, _, data):
             if data != isinstance(envelope.message, Data):
@@ -318,8 +328,13 @@ def _sender(topic: topics.Topic, envelope: Envelope) -> str:
                 raise RemoteProtocolError("only a status belongs there")
         case _:
             raise RemoteProtocolError("devices do not write there")
-    if envelope.header.source != device:
-        raise RemoteProtocolError(f"{device} speaks as {envelope.header.source}")
+    header = envelope.header
+    if header.source != device:
+        raise RemoteProtocolError(f"{device} speaks as {header.source}")
+    if (header.federation, header.destination) != (federation, "coordinator"):
+        raise RemoteProtocolError(
+            f"it is for {header.destination[:64]!r} of {header.federation[:64]!r}"
+        )
     return device
 
 

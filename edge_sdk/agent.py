@@ -21,7 +21,8 @@ from typing import Any, Protocol, TypeAlias
 
 import psutil
 
-from edge_sdk.errors import EdgeError, RemoteProtocolError
+from edge_sdk.errors import EdgeError, IdentityError, RemoteProtocolError
+from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.journal import KEEP_FINISHED, Journal, Record
 from edge_sdk.session import (
     Booted,
@@ -49,20 +50,26 @@ from edge_sdk.training.runner import Packed as PackedTask
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport, Will
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, positions
-from edge_sdk.wire.codec import Header, decode, encode, tag_of
+from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
 from edge_sdk.wire.messages import (
     Announce,
+    Certificate,
     Data,
     Hello,
     Manifest,
     Message,
     Need,
+    NextKey,
+    Renew,
+    Request,
+    Revoked,
     Status,
     TaskOrder,
+    Wait,
 )
 from edge_sdk.wire.values import CODECS
 
-__all__ = ["Agent", "Connect", "Identity"]
+__all__ = ["Agent", "Badge", "Connect", "Identity"]
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +100,35 @@ class Runner(Protocol):
         ...
 
 
+class Badge(Protocol):
+    """A device's keys; `edge_sdk.identity.folder.DeviceFolder` is one.
+
+    Each method that changes something is durable before it returns.
+    """
+
+    @property
+    def seal(self) -> Seal:
+        """Signs as this device, believes the pinned coordinator."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw key that this device signs with."""
+        ...
+
+    def adopt(self, key: bytes) -> None:
+        """Pins the coordinator's next key in place of the present one."""
+        ...
+
+    def request(self) -> bytes:
+        """A signing request for the next keys, made if there are none yet."""
+        ...
+
+    def install(self, certificate: bytes) -> None:
+        """Takes the next keys into use with their certificate."""
+        ...
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a device says of itself.
@@ -120,6 +156,7 @@ class Agent:
         connect: Makes the transport.
         journal: The device's durable state.
         runner: Trains.
+        badge: The device's keys; None in a federation of one machine without any.
         clock: Monotonic seconds.
         on_phase: Told of every change of phase, for a display.
     """
@@ -131,9 +168,13 @@ class Agent:
         journal: Journal,
         runner: Runner,
         *,
+        badge: Badge | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_phase: Callable[[Session], None] = lambda _: None,
     ) -> None:
+        self._badge, self._recent = badge, Recent()
+        self._revoked: str | None = None
+        self._advice = ""  # why the coordinator last told us to wait
         self._me, self._journal, self._runner = identity, journal, runner
         self._clock, self._on_phase = clock, on_phase
         self._queue: queue.Queue[Event | Delivery | PackedTask | None] = queue.Queue(
@@ -152,6 +193,8 @@ class Agent:
         self.finished = False  # the coordinator announced the end
         will = Will(self._topic_status(), self._pack(self._status(online=False)))
         self._transport = connect(self._deliver, self._link, will)
+        if badge is not None:  # first: what follows may be signed with the next key
+            self._transport.subscribe(topics.next_key(identity.federation))
         self._transport.subscribe(topics.announcement(identity.federation))
         self._transport.subscribe(topics.inbox(identity.federation, identity.name))
 
@@ -169,7 +212,11 @@ class Agent:
     # -- loop --------------------------------------------------------------------------
 
     def run(self, *, until_done: bool = False) -> None:
-        """Runs until `stop`, or until the coordinator announces the end."""
+        """Runs until `stop`, or until the coordinator announces the end.
+
+        Raises:
+            IdentityError: If the coordinator revokes this device.
+        """
         record = self._journal.record
         past = tuple(record.finished)
         self._feed(Booted(record.epoch, record.order, record.offer, past))
@@ -188,6 +235,8 @@ class Agent:
                 continue
             quiet_since = self._clock()
             self._handle(item)
+            if self._revoked is not None:
+                raise IdentityError(f"{self._me.name} was revoked: {self._revoked}")
 
     def stop(self) -> None:
         """Ends `run` soon; the journal keeps the task for the next start."""
@@ -227,7 +276,8 @@ class Agent:
             return
         if not delivery.payload:  # a retained topic was wiped
             return
-        envelope = decode(delivery.payload)
+        seal = self._badge.seal if self._badge else None
+        envelope = decode(delivery.payload, verify=seal.verify if seal else None)
         header = envelope.header
         if (
             header.source != COORDINATOR
@@ -237,12 +287,42 @@ class Agent:
             raise RemoteProtocolError(
                 f"it goes from {header.source[:64]!r} to {header.destination[:64]!r}"
             )
-        self._feed(Heard(header.epoch, envelope.message))
+        retained = isinstance(envelope.message, Announce | NextKey)
+        if seal and not retained and not self._recent.take(header):
+            return  # delivered twice, or sent again by somebody else
         stale = header.epoch < self._session.epoch
+        if self._badge is not None and self._tend(self._badge, envelope, stale=stale):
+            return
+        if isinstance(envelope.message, Wait) and envelope.message.why != self._advice:
+            self._advice = envelope.message.why
+            log.info("the coordinator says: %s", self._advice)
+        self._feed(Heard(header.epoch, envelope.message))
         if isinstance(envelope.message, Announce) and not stale:
             self.finished = envelope.message.state == "done"
             if self.finished:  # the run's last word on what it cost
                 self._publish_status(online=True)
+
+    def _tend(self, badge: Badge, envelope: Envelope, *, stale: bool) -> bool:
+        """Sees to messages about keys; whether this was one."""
+        match envelope.message:
+            case Revoked(key, why):
+                if key == badge.public_key:  # not one that we had before
+                    self._revoked = why
+            case NextKey(key):  # of any epoch: the key it is signed with is the pinned
+                badge.adopt(key)
+                log.info("the coordinator signs with another key from now on")
+                self._transport.subscribe(topics.announcement(self._me.federation))
+            case Renew(why) if not stale:
+                log.info("renewing the certificate: %s", why)
+                self._say(Request(badge.request()))
+            case Certificate(certificate) if not stale:
+                badge.install(certificate)
+                log.info("the new certificate is in use")
+            case Renew() | Certificate():
+                pass
+            case _:
+                return False
+        return True
 
     def _feed(self, event: Event) -> None:
         before = self._session
@@ -398,7 +478,9 @@ class Agent:
             boot=self._boot,
             round_no=self._session.order.round_no if self._session.order else 0,
         )
-        return encode(header, message)
+        return encode(
+            header, message, sign=self._badge.seal.sign if self._badge else None
+        )
 
     def _hello(self) -> Hello:
         order = self._session.order

@@ -13,6 +13,7 @@
     ├── EngineError              the training engine cannot run what it was given
     ├── CheckpointError          a checkpoint is missing, damaged or of another model
     ├── StateError               a journal or ledger cannot be used as it is
+    ├── IdentityError            a token, key or certificate is missing, refused or over
     ├── BrokerError              no MQTT broker can be reached or started
     ├── ProtocolError            a message broke the wire protocol
     │   ├── LocalProtocolError   we were about to send something wrong (our bug)
@@ -34,6 +35,7 @@ __all__ = [
     "EdgeError",
     "EngineError",
     "ExportError",
+    "IdentityError",
     "LocalProtocolError",
     "MaskMismatchError",
     "ProtocolError",
@@ -119,6 +121,12 @@ class StateError(EdgeError):
     """A journal or ledger cannot be used as it is."""
 
     remedy = "Check that no other process uses the folder and that its disk has room."
+
+
+class IdentityError(EdgeError):
+    """A token, key or certificate is missing, refused, revoked or over."""
+
+    remedy = "Ask the operator for a token, then run: flash-edge enroll TOKEN."
 
 
 class BrokerError(EdgeError):

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 __all__ = [
     "Announce",
     "Cancel",
+    "Certificate",
     "Data",
     "Fail",
     "Frozen",
@@ -22,8 +23,12 @@ __all__ = [
     "MaskRecipe",
     "Message",
     "Need",
+    "NextKey",
     "Offer",
     "Receipt",
+    "Renew",
+    "Request",
+    "Revoked",
     "Status",
     "TaskAck",
     "TaskOrder",
@@ -214,6 +219,40 @@ class Status(Struct, frozen=True, tag="status"):
     rss_mib: Count = 0
 
 
+class Revoked(Struct, frozen=True, tag="revoked"):
+    """Coordinator to device: messages signed with this key are no longer accepted."""
+
+    key: Digest
+    why: Why
+
+
+class Renew(Struct, frozen=True, tag="renew"):
+    """Coordinator to device: make new keys and ask for a new certificate."""
+
+    why: Why
+
+
+class Request(Struct, frozen=True, tag="request"):
+    """Device to coordinator: a certificate signing request (DER) for its next keys."""
+
+    csr: Annotated[bytes, Meta(min_length=1, max_length=4096)]
+
+
+class Certificate(Struct, frozen=True, tag="certificate"):
+    """Coordinator to device: the certificate (DER) that its request asked for."""
+
+    certificate: Annotated[bytes, Meta(min_length=1, max_length=8192)]
+
+
+class NextKey(Struct, frozen=True, tag="next-key"):
+    """Coordinator to all, retained: the Ed25519 key that signs from now on.
+
+    Signed with the key that it replaces.
+    """
+
+    key: Digest
+
+
 Message: TypeAlias = (
     Announce
     | Hello
@@ -227,4 +266,9 @@ Message: TypeAlias = (
     | Receipt
     | Cancel
     | Status
+    | Revoked
+    | Renew
+    | Request
+    | Certificate
+    | NextKey
 )

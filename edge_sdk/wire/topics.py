@@ -3,6 +3,7 @@
 Prefix ``fl/1/<federation>``; at most seven slashes, because some brokers refuse more::
 
     c/ann                       retained announcement of the coordinator
+    c/key                       retained: the key it signs with from now on
     m/<blob>/<index>            retained chunks of models and masks, raw bytes
     d/<device>/in               to one device
     d/<device>/up/<shard>/ctl   from it: control messages
@@ -22,6 +23,7 @@ __all__ = [
     "Announcement",
     "Chunk",
     "Inbox",
+    "NextKey",
     "Status",
     "Topic",
     "Upload",
@@ -32,6 +34,7 @@ __all__ = [
     "check_id",
     "chunk",
     "inbox",
+    "next_key",
     "parse",
     "status",
     "upload",
@@ -44,6 +47,11 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True, slots=True)
 class Announcement:
     """The coordinator's retained announcement."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextKey:
+    """The coordinator's retained word on its next key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ class Status:
     device: str
 
 
-Topic: TypeAlias = Announcement | Chunk | Inbox | Upload | Status
+Topic: TypeAlias = Announcement | NextKey | Chunk | Inbox | Upload | Status
 
 
 def check_id(text: str, *, what: str) -> str:
@@ -101,6 +109,11 @@ def _prefix(federation: str) -> str:
 def announcement(federation: str) -> str:
     """Topic of the coordinator's announcement."""
     return f"{_prefix(federation)}/c/ann"
+
+
+def next_key(federation: str) -> str:
+    """Topic of the coordinator's next key."""
+    return f"{_prefix(federation)}/c/key"
 
 
 def chunk(federation: str, blob: str, index: int) -> str:
@@ -155,6 +168,8 @@ def parse(topic: str, federation: str) -> Topic:
     match parts:
         case ["c", "ann"]:
             return Announcement()
+        case ["c", "key"]:
+            return NextKey()
         case ["m", blob, index] if _BLOB.fullmatch(blob) and _number(index):
             return Chunk(blob, int(index))
         case ["d", device, "in"] if _ID.fullmatch(device):

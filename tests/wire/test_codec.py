@@ -90,6 +90,11 @@ DIGESTS: dict[str, list[str]] = {
     "receipt": ["190f668d07329bd7"],
     "cancel": ["efceb1eb5b763782"],
     "status": ["e49cd2179c5f5753"],
+    "revoked": ["87af290c3118ab7e"],
+    "renew": ["850fd93b7fd254d1"],
+    "request": ["d856c2c72f9f98e7"],
+    "certificate": ["95882c3e60cc6a3f"],
+    "next-key": ["ee0d8939a818ffca"],
 }
 
 

@@ -1,0 +1,1 @@
+"""Who a device is and whom it believes: keys, tokens, certificates, signatures."""

@@ -1,0 +1,211 @@
+"""A broker that lets anybody write anything: signatures alone must hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.ledger import open_ledger
+from coordinator.server import Server
+from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
+from coordinator.status import summary
+from device_profiles import load_board
+from edge_sdk.agent import Agent, Identity
+from edge_sdk.identity.signatures import Seal, signer, verifier
+from edge_sdk.journal import Journal
+from edge_sdk.models.partition import load_partition
+from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.models.task import load_task
+from edge_sdk.training.runner import TaskRunner
+from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
+from edge_sdk.wire.messages import Announce, Cancel, Fail, Hello, Message, TaskOrder
+
+DEVICES = ("pi-1", "pi-2")
+PROFILE = msgspec.to_builtins(load_board("jetson_orin_nano"))
+
+
+def key_of(name: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
+
+
+PINNED = {
+    name: [key_of(name).public_key().public_bytes_raw()]
+    for name in (*DEVICES, "coordinator")
+}
+
+
+def seal(name: str) -> Seal:
+    return Seal(
+        signer(lambda: key_of(name)), verifier(lambda source: PINNED.get(source, []))
+    )
+
+
+class Badge:
+    """The parts of a device's keys that an agent needs in a round."""
+
+    def __init__(self, name: str) -> None:
+        self.seal = seal(name)
+        self.public_key = PINNED[name][0]
+
+    def adopt(self, key: bytes) -> None:
+        raise AssertionError("nobody may rotate the key here")
+
+    request = install = adopt  # type: ignore[assignment]
+
+
+class Mallory:
+    """Reads everything, repeats it, and speaks as others."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.heard: list[Delivery] = []
+        self.link = broker.connect(self._deliver, lambda _: None)
+        for data in (False, True):
+            self.link.subscribe(topics.all_uploads("tiny", data=data))
+        for name in DEVICES:
+            self.link.subscribe(topics.inbox("tiny", name))
+        self.busy = False
+        self.forged = self.repeated = 0
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if self.busy or not delivery.payload:
+            return
+        self.busy = True
+        self.heard.append(delivery)
+        envelope = decode(delivery.payload)
+        if envelope.header.source == "coordinator":
+            self._mislead(envelope)
+        else:
+            self._impersonate(envelope)
+        for old in self.heard[-3:]:
+            self.repeated += 1
+            self.link.publish(old.topic, old.payload)
+        self.busy = False
+
+    def _impersonate(self, envelope: Envelope) -> None:
+        name = envelope.header.source
+        topic = topics.upload("tiny", name, 0, data=False)
+        lie = Hello(
+            phase="idle",
+            task_id=None,
+            version="0",
+            task="nowhere",
+            examples=1 << 30,
+            profile=PROFILE,
+            codecs=[],
+            engines=[],
+            free_disk_mib=0,
+        )
+        for key in (None, "mallory", next(d for d in DEVICES if d != name)):
+            self._say(topic, lie, envelope.header, key)
+        # Truly signed by the device, for another federation.
+        self._say(topic, lie, envelope.header, name, federation="other")
+
+    def _mislead(self, envelope: Envelope) -> None:
+        message = envelope.message
+        if not isinstance(message, TaskOrder):
+            return
+        name = envelope.header.destination
+        other = next(d for d in DEVICES if d != name)
+        cancel = Cancel(message.id, "mallory says so")
+        fail = Fail(message.id, "mallory says so")
+        inbox = topics.inbox("tiny", name)
+        for key in (None, "mallory", other):
+            self._say(inbox, cancel, envelope.header, key)
+            back = msgspec.structs.replace(
+                envelope.header, source=name, destination="coordinator"
+            )
+            self._say(topics.upload("tiny", name, 0, data=False), fail, back, key)
+        # A true order, shown to the wrong device.
+        self.forged += 1
+        self.link.publish(topics.inbox("tiny", other), self.heard[-1].payload)
+        end = Announce("done", "digits", 1, 1, ["fp32"])
+        self._say(topics.announcement("tiny"), end, envelope.header, "mallory")
+
+    def _say(
+        self,
+        topic: str,
+        message: Message,
+        like: Header,
+        key: str | None,
+        **changes: str,
+    ) -> None:
+        self.forged += 1
+        header = msgspec.structs.replace(
+            like, type=tag_of(message), seq=like.seq + 500, **changes
+        )
+        sign = signer(lambda: key_of(key)) if key else None
+        self.link.publish(topic, encode(header, message, sign=sign))
+
+
+@pytest.fixture
+def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallory]]:
+    """A finished round of two devices and an enemy inside the broker."""
+    data = prepare_folders(
+        "digits", tmp_path / "cache", tmp_path / "data", list(DEVICES), alpha=1, seed=1
+    )
+    settings = RunSettings(
+        federation="tiny",
+        task="digits",
+        evaluation=data["evaluation"],
+        densities=[0.4],
+        rounds=1,
+        wait_for=2,
+        training=TrainingSettings(max_steps=10, rate=0.2),
+        warm_up=WarmUpSettings(devices=2, epochs=1, max_steps=5),
+    )
+    broker = MemoryBroker()
+    mallory = Mallory(broker)
+    task = load_task("digits")
+    agents = []
+    for name in DEVICES:
+        examples = load_partition(data[name])
+        me = Identity(name, "tiny", "digits", len(examples), PROFILE)
+        journal = Journal(tmp_path / name)
+        runner = TaskRunner(task, examples, "masked")
+        agents.append(Agent(me, broker.connect, journal, runner, badge=Badge(name)))
+    threads = [
+        threading.Thread(target=one.run, kwargs={"until_done": True}) for one in agents
+    ]
+    for thread in threads:
+        thread.start()
+    ledger = open_ledger(tmp_path / "run")
+    scored_on = task.eval_data(settings.evaluation)
+    server = Server(
+        settings, task, scored_on, ledger, broker.connect, seal=seal("coordinator")
+    )
+    try:
+        server.run()
+        for thread in threads:
+            thread.join(timeout=20)
+        yield tmp_path, server, agents, mallory
+    finally:
+        for one in agents:
+            one.stop()
+            one.close()
+        server.close()
+        ledger.close()
+
+
+def test_a_device_or_coordinator_that_somebody_else_speaks_for_is_not_heard(
+    attacked: tuple[Path, Server, list[Agent], Mallory],
+) -> None:
+    folder, server, agents, mallory = attacked
+    found = summary(folder / "run")
+    assert found["rounds_done"] == 1
+    assert found["rounds_aborted"] == []
+    assert found["updates"] == {"0": 2, "1": 2}
+    assert mallory.forged > 50
+    assert mallory.repeated > 50
+    for device in found["devices"]:
+        assert device["examples"] < 1 << 30  # no lie was believed
+        assert device["refused"] == 0
+    assert server.dropped > 20
+    assert all(agent.dropped > 2 for agent in agents)
