@@ -17,6 +17,7 @@ __all__ = ["DEFAULT_ROUND_BUDGET_S", "Drift", "assign", "corrected", "drift_of"]
 # Predictions are within 25 % where they were calibrated; twice that, both ways, is not
 # the model's error any more. Two rounds, because one may have met a busy moment.
 DRIFT, DRIFT_ROUNDS = 2.0, 2
+LEAST_DRIFT_S = 1.0  # below, start-up and other programs weigh more than training
 # One epoch of MNISTNet on 7,500 examples is predicted at 11.4 s for a Raspberry Pi
 # Zero 2 W at density 0.05 and 13.1 s at 0.1: the slowest shipped board takes part, at
 # the lowest density of the usual ladder. Larger models and more epochs need more.
@@ -103,7 +104,8 @@ def drift_of(
     if rounds < DRIFT_ROUNDS or predicted_s <= 0 or observed_s <= 0:
         return None
     times = observed_s / predicted_s
-    if 1 / DRIFT <= times <= DRIFT:
+    small = abs(observed_s - predicted_s) < LEAST_DRIFT_S
+    if small or 1 / DRIFT <= times <= DRIFT:
         return None
     return Drift(
         times,

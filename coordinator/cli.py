@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -128,14 +129,16 @@ def status(
         for density, metrics in found["scores"][last].items():
             typer.echo(f"after round {last} at density {density}: {metrics}")
     table = Table(box=None)
-    for column in ("device", "board", "density", "why", "sent", "received", "refused"):
+    for column in ("device", "board", "density", "why", "memory", "sent", "received"):
         table.add_column(column)
+    table.add_column("refused")
     for device in found["devices"]:
         table.add_row(
             device["name"],
             device["board"],
             "-" if device["density"] is None else f"{device['density']:g}",
-            device["why"],
+            "; ".join(filter(None, (device["why"], device["pace"], _paused(device)))),
+            f"{device['peak_mib']} MiB" if device["peak_mib"] else "-",
             human_bytes(device["sent_bytes"]),
             human_bytes(device["received_bytes"]),
             str(device["refused"]),
@@ -196,6 +199,10 @@ def demo(
     from coordinator.demo import run_demo  # noqa: PLC0415 - imports the export room
 
     run_demo(folder, task=task, rounds=rounds)
+
+
+def _paused(device: Mapping[str, Any]) -> str:
+    return f"paused: {device['note']}" if device["note"] else ""
 
 
 def _serve(folder: Path, *, verbose: bool) -> None:

@@ -8,29 +8,41 @@ from hashlib import sha256
 
 from coordinator.aggregate import Model
 from coordinator.algorithm import Algorithm, Family
+from coordinator.assignment import Drift
 from coordinator.cohort import choose
 from coordinator.fleet import Fleet
 from coordinator.ledger import Ledger, RoundRow, TaskRow
 from coordinator.lineage import Lineage
-from coordinator.orders import deadline_s, order_for, warm_up_cohort
+from coordinator.orders import order_for, warm_up_cohort
+from coordinator.pacing import (
+    FIRST_GRACE_S,
+    Pace,
+    come_back_s,
+    over_selected,
+    pace,
+)
 from coordinator.post import Post
 from coordinator.rounds import (
+    OPEN,
+    Accepted,
     Deadline,
     Event,
+    Failed,
     Freeze,
     GiveUp,
     Issue,
     Phase,
     Planned,
+    Rejected,
     Round,
     Saved,
     Selected,
     TaskPhase,
     advance,
-    invited,
     quorum_of,
 )
 from coordinator.settings import RunSettings
+from coordinator.stopwatch import Stopwatch
 from edge_sdk.errors import RunError
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.codec import pack, unpack
@@ -42,6 +54,8 @@ __all__ = ["Conductor"]
 log = logging.getLogger(__name__)
 
 MAX_ABORTS = 5  # rounds in a row; more means something is wrong with the run
+# The warm-up is closed at its quorum; without one the run is over, so patience is long.
+WARM_UP_SLACK = 10.0
 
 
 class Conductor:
@@ -76,6 +90,8 @@ class Conductor:
         self._lineage, self._fleet, self._post = lineage, fleet, post
         self._epoch, self._batch, self._clock = epoch, batch_size, clock
         self._aborts = 0
+        self._watch = Stopwatch(clock)
+        self._opened = 0.0
         self.round: Round | None = None
         self.orders: dict[str, TaskOrder] = {}
         self.deadline: float | None = None
@@ -101,6 +117,7 @@ class Conductor:
         """
         if self._lineage.model is None and self._algorithm.evidence is None:
             self._lineage.plan_masks(None)
+        self._fleet.correct(self._drift())
         refusals = self._fleet.refusals()
         if refusals:
             raise RunError(
@@ -113,6 +130,11 @@ class Conductor:
         densities = self._algorithm.assign(self._fleet.affordable(), list(family.masks))
         if not densities:
             return
+        found = self._pace(densities) if no else None
+        if found is not None:
+            densities = {d: own for d, own in densities.items() if d in found.steps}
+            if not densities:
+                return
         wanted = self._settings.cohort if no else self._settings.warm_up.devices
         goal = min(wanted or len(densities), len(densities))
         cohort = self._cohort(no, goal, densities)
@@ -126,8 +148,24 @@ class Conductor:
         )
         self.round = Round(no, goal, quorum_of(goal))
         self.advance(Planned())
-        self._issue(no, cohort, densities, base, family)
+        self._issue(no, cohort, densities, base, family, found)
         self.advance(Selected(cohort))
+
+    def _drift(self) -> dict[str, Drift]:
+        """Devices whose times left their profiles; asked between rounds only."""
+        found = {d: self._watch.drift(d) for d in self._fleet.present()}
+        return {device: drift for device, drift in found.items() if drift is not None}
+
+    def _pace(self, densities: Mapping[str, float]) -> Pace:
+        """How much of the next round fits whom; who rests is told to displays."""
+        expected = {
+            device: self._watch.expected(device, self._fleet.predicted(device, density))
+            for device, density in densities.items()
+        }
+        found = pace(expected, self._settings.round_budget_s)
+        self._watch.rest(found.resting)
+        self._fleet.paced({**found.why, **found.resting})
+        return found
 
     def reopen(self, row: RoundRow) -> None:
         """Picks up a round that a crash interrupted: same tasks, same bases."""
@@ -138,7 +176,10 @@ class Conductor:
         self._shelve_again(row.no, base, family)
         phases = {t.device: t.phase for t in tasks}
         self.round = Round(row.no, row.goal, row.quorum, row.phase, phases)
-        self.deadline = self._clock() + deadline_s([], [], warm_up=row.no == 0)
+        # Whom it waits for is known only once they are back: what it had, and a start.
+        ttl = max((o.ttl_ms / 1000 for o in self.orders.values()), default=0.0)
+        self._watch.start({})
+        self._run_until(ttl + FIRST_GRACE_S)
         if row.phase is Phase.CLOSING:
             self._close()
         elif self.round.count(TaskPhase.ACCEPTED) >= row.goal:
@@ -166,15 +207,46 @@ class Conductor:
                     self._give_up(self.round.no, why)
                     return
 
+    def accepted(self, device: str, metrics: Mapping[str, float]) -> None:
+        """The device's update is durable; its metrics tell how fast it is."""
+        self._watch.took(device, metrics)
+        self.advance(Accepted(device))
+        self._hurry()
+
+    def rejected(self, device: str) -> None:
+        """The device's update did not pass the gate."""
+        self._watch.failed(device)
+        self.advance(Rejected(device))
+        self._hurry()
+
+    def failed(self, device: str) -> None:
+        """The device cannot do its task."""
+        self._watch.failed(device)
+        self.advance(Failed(device))
+        self._hurry()
+
+    def pauses(self, device: str, seconds: float) -> None:
+        """The device's owner holds it back for so long."""
+        self._watch.pauses(device, seconds)
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; 0 between rounds."""
+        return 0.0 if self.deadline is None else max(0.0, self.deadline - self._clock())
+
+    def come_back_s(self, device: str) -> float:
+        """Seconds after which a device without a task should ask again."""
+        return come_back_s(
+            device,
+            left_s=self.left_s(),
+            devices=len(self._fleet.present()),
+            salt=str(self.round.no if self.round else 0),
+        )
+
     def open_task(self, device: str) -> TaskRow | None:
         """The device's open task of the round in hand, if any."""
         if self.round is None or self.round.phase is not Phase.RUN:
             return None
-        if self.round.tasks.get(device) not in (
-            TaskPhase.ASSIGNED,
-            TaskPhase.ACKED,
-            TaskPhase.OFFERED,
-        ):
+        if self.round.tasks.get(device) not in OPEN:
             return None
         tasks = self._ledger.tasks(self.round.no)
         return next((t for t in tasks if t.device == device), None)
@@ -195,7 +267,13 @@ class Conductor:
         seed = self._settings.seed
         if no == 0:
             return warm_up_cohort(seed, self._fleet.affordable(), goal)
-        return choose(seed, no, densities, invited(goal, len(densities)))
+        count = over_selected(
+            goal,
+            len(densities),
+            asked=round(self._watch.asked),
+            answered=round(self._watch.answered),
+        )
+        return choose(seed, no, densities, count)
 
     def _issue(
         self,
@@ -204,6 +282,7 @@ class Conductor:
         densities: Mapping[str, float],
         base: Model,
         family: Family,
+        found: Pace | None,
     ) -> None:
         """Makes the cohort's tasks durable and its bases public."""
         self._post.wipe(before_round=no - 1)
@@ -216,12 +295,8 @@ class Conductor:
             (density, down): self._post.shelve(_packed(base, family, density, down), no)
             for density, down in sorted(wanted)
         }
-        seen = [self._fleet.observed_s(device) for device in cohort]
-        ttl = deadline_s(
-            [self._fleet.expected_s(device) for device in cohort],
-            [seconds for seconds in seen if seconds is not None],
-            warm_up=no == 0,
-        )
+        ttl = self._start(found, cohort)
+        cut = found.why if found else {}
         orders = {
             device: order_for(
                 device,
@@ -235,6 +310,7 @@ class Conductor:
                 batch_size=self._batch,
                 ttl_s=ttl,
                 codec=codecs[device][0],
+                steps=found.steps[device] if found and device in cut else 0,
             )
             for device, density in chosen.items()
         }
@@ -246,7 +322,32 @@ class Conductor:
                 for device, o in orders.items()
             ],
         )
-        self.deadline = self._clock() + ttl
+
+    def _start(self, found: Pace | None, cohort: tuple[str, ...]) -> float:
+        """Starts the round's clock; returns seconds to its deadline."""
+        if found is not None:
+            self._watch.start({device: found.steps[device] for device in cohort})
+            return self._run_until(self._watch.deadline_s())
+        self._watch.start({})
+        told, warm_up = self._algorithm.evidence, self._settings.warm_up
+        epochs = warm_up.epochs or (told.epochs if told else 1)
+        slowest = max(
+            self._fleet.warm_up_s(d, epochs, warm_up.max_steps) for d in cohort
+        )
+        return self._run_until(WARM_UP_SLACK * slowest + FIRST_GRACE_S)
+
+    def _run_until(self, seconds: float) -> float:
+        self._opened = self._clock()
+        self.deadline = self._opened + seconds
+        return seconds
+
+    def _hurry(self) -> None:
+        """Once the quorum is in, nobody overdue is waited for."""
+        now = self.round
+        if now is None or self.deadline is None or now.phase is not Phase.RUN:
+            return
+        if now.count(TaskPhase.ACCEPTED) >= now.quorum:
+            self.deadline = min(self.deadline, self._opened + self._watch.hurry_s())
 
     def _shelve_again(self, no: int, base: Model, family: Family) -> None:
         """Publishes the bases that a round's orders name, after a crash.
@@ -267,9 +368,8 @@ class Conductor:
         if self.round is None:
             return
         no = self.round.no
+        self._watch.close(self._fleet.present())
         rows = self._ledger.frozen(no)
-        for row in rows:
-            self._fleet.took(row.device, row.metrics.get("seconds", 0.0))
         name = self._lineage.grow(no, rows)
         self._ledger.finish(no, model=name)
         self._ledger.forget_blobs(no - 2)
@@ -280,6 +380,7 @@ class Conductor:
 
     def _give_up(self, no: int, why: str) -> None:
         log.warning("round %d aborted: %s", no, why)
+        self._watch.close(self._fleet.present())
         self._ledger.abort(no, why)
         for task in self._ledger.tasks(no):
             if task.phase is TaskPhase.EXPIRED:

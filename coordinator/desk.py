@@ -6,15 +6,16 @@ import logging
 from collections.abc import Callable
 
 from coordinator.conductor import Conductor
-from coordinator.fleet import SEEN_S, Fleet
+from coordinator.fleet import Fleet
 from coordinator.gate import Refused, check_offer, check_payload
 from coordinator.intake import Intake, Upload
 from coordinator.ledger import Ledger
 from coordinator.lineage import Lineage
 from coordinator.post import Post
-from coordinator.rounds import Accepted, Acked, Failed, Offered, Rejected, TaskPhase
+from coordinator.rounds import Acked, Offered, TaskPhase
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.wire.messages import (
+    Cancel,
     Data,
     Fail,
     Hello,
@@ -31,7 +32,7 @@ __all__ = ["Desk"]
 
 log = logging.getLogger(__name__)
 
-IDLE_MS = int(1000 * SEEN_S / 3)  # how long a device without a task need not ask again
+IDLE_S = 30.0  # a device without a task need not ask sooner: tasks are sent to it
 REFUSED_MS = 60_000
 
 
@@ -82,8 +83,9 @@ class Desk:
             case Fail(task_id, why):
                 if self._is_open(device, task_id):
                     log.warning("%s cannot do its task: %s", device, why)
-                    self._ledger.move_task(task_id, TaskPhase.FAILED, why)
-                    self._conductor.advance(Failed(device))
+                    self._fail(device, task_id, why)
+            case Wait(ms, why):
+                self._pauses(device, ms / 1000, why)
             case Need():
                 self._post.send_again(message)
             case _:
@@ -102,7 +104,25 @@ class Desk:
         if task is not None and hello.task_id != task.id:
             self._tell(device, self._conductor.orders[task.id])
         elif task is None and hello.task_id is None:
-            self._tell(device, Wait(IDLE_MS, "no task for you just now"))
+            back = max(IDLE_S, self._conductor.come_back_s(device))
+            self._fleet.told(device, back)
+            self._tell(device, Wait(int(1000 * back), "no task for you just now"))
+
+    def _pauses(self, device: str, seconds: float, why: str) -> None:
+        """Its owner's limits hold it back; a round does not wait for longer pauses."""
+        self._fleet.rests(device, seconds, why)
+        task = self._conductor.open_task(device)
+        if task is None:
+            return
+        if seconds < self._conductor.left_s():
+            self._conductor.pauses(device, seconds)
+            return
+        self._tell(device, Cancel(task.id, f"the round does not wait: {why}"[:500]))
+        self._fail(device, task.id, why)
+
+    def _fail(self, device: str, task_id: str, why: str) -> None:
+        self._ledger.move_task(task_id, TaskPhase.FAILED, why)
+        self._conductor.failed(device)
 
     def _offer(self, device: str, offer: Offer) -> None:
         if not self._is_open(device, offer.task_id):
@@ -160,14 +180,14 @@ class Desk:
             metrics=offer.metrics,
         )
         self._tell(device, self._fate_of(task.id))
-        self._conductor.advance(Accepted(device))
+        self._conductor.accepted(device, offer.metrics)
 
     def _reject(self, device: str, order: TaskOrder, refused: Refused) -> None:
         log.warning("rejected the update of %s: %s", device, refused.why)
         self._ledger.move_task(order.id, TaskPhase.REJECTED, refused.why)
         self._ledger.refuse(device, order.round_no, "rejected", refused.why)
         self._tell(device, Receipt(order.id, "rejected", refused.why[:500]))
-        self._conductor.advance(Rejected(device))
+        self._conductor.rejected(device)
 
     def _fate_of(self, task_id: str) -> Receipt:
         """What became of a task that is not open any more, as the ledger has it."""

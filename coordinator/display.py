@@ -59,6 +59,8 @@ def _cells(device: DeviceView) -> tuple[Text | str, ...]:
     now = device.phase if device.online else "offline"
     if device.task == "accepted" and now == "idle":
         now, colour = "done", "green"
+    if device.note and device.online:
+        now, colour = f"paused: {device.note}", "magenta"
     if device.refused:
         now = f"{now} ({device.refused} refused)"
     return (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from coordinator.assignment import assign
+from coordinator.assignment import Drift, assign, corrected
 from coordinator.ledger import Ledger
+from coordinator.pacing import Expectation, expect
 from coordinator.rounds import Round
 from coordinator.settings import RunSettings
 from coordinator.view import DeviceView
@@ -16,6 +18,7 @@ from device_profiles import (
     Engine,
     ProfileError,
     Workload,
+    cost_of,
     parse_profile,
 )
 from edge_sdk.wire.messages import Hello, Status
@@ -54,7 +57,10 @@ class Fleet:
         self._codecs: dict[str, list[str]] = {}
         self._choices: dict[str, Choice] = {}
         self._status: dict[str, Status] = {}
-        self._observed: dict[str, float] = {}
+        self._corrected: dict[str, DeviceProfile] = {}
+        self._drift: dict[str, str] = {}
+        self._paces: dict[str, str] = {}
+        self._rests: dict[str, float] = {}  # until when, monotonic
         self.reported: set[str] = set()  # statuses since somebody cleared it
 
     # -- what devices say --------------------------------------------------------------
@@ -83,7 +89,9 @@ class Fleet:
         changed = self._said.get(device) != now
         self._said[device] = now
         self._examples[device] = hello.examples
-        if changed:
+        if changed:  # a fresh profile is believed again
+            self._corrected.pop(device, None)
+            self._drift.pop(device, None)
             self._choose(device)
         return None
 
@@ -103,16 +111,29 @@ class Fleet:
             engine=status.engine,
         )
 
-    def took(self, device: str, seconds: float) -> None:
-        """How long its last task took, by its own word."""
-        self._observed[device] = seconds
+    def told(self, device: str, wait_s: float) -> None:
+        """It was told to come back after so long: until then it counts as here."""
+        self._seen[device] = self._clock() + wait_s
+
+    def rests(self, device: str, seconds: float, why: str) -> None:
+        """It cannot work for so long, by its own word; 0 seconds end that."""
+        if seconds > 0 and why != self._ledger.note_of(device):
+            log.info("%s pauses for %.0f s: %s", device, seconds, why)
+        self._rests[device] = self._clock() + seconds
+        self._ledger.note(device, why)
 
     # -- what follows from it ----------------------------------------------------------
 
     def present(self) -> set[str]:
-        """Devices heard of lately whose profile is known."""
-        since = self._clock() - SEEN_S
-        return {d for d, at in self._seen.items() if at >= since and d in self._choices}
+        """Devices heard of lately, whose profile is known and that do not pause."""
+        now = self._clock()
+        return {
+            device
+            for device, at in self._seen.items()
+            if at >= now - SEEN_S
+            and device in self._choices
+            and self._rests.get(device, 0.0) <= now
+        }
 
     def online(self) -> set[str]:
         """Devices whose last status says so."""
@@ -139,15 +160,42 @@ class Fleet:
             agreed(wanted.down, theirs, zstd=wanted.zstd),
         )
 
-    def expected_s(self, device: str) -> float:
-        """Predicted seconds of its part of a round."""
+    def predicted(self, device: str, density: float) -> Expectation:
+        """What its part of a round should take at a density, by its profile."""
         choice = self._choices[device]
-        cost = choice.costs.get(choice.density or 0.0)
-        return cost.seconds if cost else self._settings.round_budget_s
+        load = self._load(device)
+        profile, _, engine, _ = self._said[device]
+        cost = choice.costs.get(density) or cost_of(
+            self._corrected.get(device, profile), load, density, engine=engine
+        )
+        return expect(cost, load)
 
-    def observed_s(self, device: str) -> float | None:
-        """Seconds its last task took, if it did one."""
-        return self._observed.get(device)
+    def warm_up_s(self, device: str, epochs: int, max_steps: int) -> float:
+        """What the warm-up should take it: dense, at the top density."""
+        profile = self._corrected.get(device, self._said[device][0])
+        load = replace(self._load(device), epochs=epochs, max_steps=max_steps)
+        top = max(self._settings.densities)
+        return cost_of(profile, load, top, engine="masked").seconds
+
+    def correct(self, drift: Mapping[str, Drift]) -> None:
+        """Chooses anew, between rounds, for devices whose times left their profiles."""
+        for device, found in drift.items():
+            if self._drift.get(device) == found.sentence:
+                continue
+            self._drift[device] = found.sentence
+            profile = self._corrected.get(device, self._said[device][0])
+            self._corrected[device] = corrected(profile, found)
+            if found.times > 1:
+                log.warning("%s", found.sentence)
+            self._choose(device)
+
+    def paced(self, why: Mapping[str, str]) -> None:
+        """Why devices do only a part of this round, or none; for displays."""
+        for device in {*why, *self._paces}:
+            now = why.get(device, "")
+            if now != self._paces.get(device, ""):
+                self._ledger.pace(device, now)
+        self._paces = dict(why)
 
     def refusals(self) -> str:
         """Why devices cannot take part, in one line; empty if any can."""
@@ -185,22 +233,29 @@ class Fleet:
             received=int(str(row["received"])),
             rss_mib=int(str(row["rss_mib"])),
             refused=refused.get(name, 0),
+            pace=str(row["pace"]),
+            note=str(row["note"]),
         )
 
+    def _load(self, device: str) -> Workload:
+        return replace(self._workload, examples=max(1, self._said[device][1]))
+
     def _choose(self, device: str) -> None:
-        limit = self._settings.training.max_steps * self._workload.batch
         profile, own, engine, _ = self._said[device]
         choice = assign(
-            {device: profile},
+            {device: self._corrected.get(device, profile)},
             self._workload,
             self._settings.densities,
             self._settings.round_budget_s,
-            examples={device: max(1, min(own, limit) if limit else own)},
+            examples={device: max(1, own)},
             value_bytes=self._value_bytes(device),
             engine=engine,
         )[device]
         self._choices[device] = choice
-        self._ledger.assign(device, choice.density, choice.why)
+        drift = self._drift.get(device, "").removeprefix(f"{device}: ")
+        self._ledger.assign(
+            device, choice.density, f"{choice.why}; {drift}" if drift else choice.why
+        )
         log.info("%s", choice.sentence(device))
 
     def _value_bytes(self, device: str) -> float:

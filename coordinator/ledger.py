@@ -26,7 +26,7 @@ if os.name == "posix":
 
 __all__ = ["Ledger", "RoundRow", "TaskRow", "UpdateRow", "open_ledger", "read_ledger"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS devices (
@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS devices (
   density REAL, why TEXT NOT NULL DEFAULT '', version TEXT NOT NULL,
   engine TEXT NOT NULL DEFAULT '', sent INTEGER NOT NULL DEFAULT 0,
   received INTEGER NOT NULL DEFAULT 0, rss_mib INTEGER NOT NULL DEFAULT 0,
+  pace TEXT NOT NULL DEFAULT '', note TEXT NOT NULL DEFAULT '',
   last_seen TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
   no INTEGER PRIMARY KEY, phase TEXT NOT NULL, goal INTEGER NOT NULL,
@@ -165,6 +166,32 @@ class Ledger:
                 "UPDATE devices SET density = ?, why = ? WHERE name = ?",
                 (density, why, name),
             )
+
+    def pace(self, name: str, why: str) -> None:
+        """Why a device does only a part of a round; empty while it does all."""
+        with self._write() as db:
+            db.execute("UPDATE devices SET pace = ? WHERE name = ?", (why, name))
+
+    def note(self, name: str, said: str) -> None:
+        """What a device says that it waits for; empty while it works."""
+        if said != self.note_of(name):
+            with self._write() as db:
+                db.execute("UPDATE devices SET note = ? WHERE name = ?", (said, name))
+
+    def note_of(self, name: str) -> str:
+        """What a device said last that it waits for."""
+        row = self._db.execute(
+            "SELECT note FROM devices WHERE name = ?", (name,)
+        ).fetchone()
+        return "" if row is None else str(row["note"])
+
+    def peaks(self) -> dict[str, float]:
+        """Most memory that each device reported with an update, MiB."""
+        rows = self._db.execute(
+            "SELECT device, max(json_extract(metrics, '$.peak_mib')) AS peak "
+            "FROM updates GROUP BY device"
+        ).fetchall()
+        return {r["device"]: float(r["peak"]) for r in rows if r["peak"] is not None}
 
     def count_traffic(
         self, name: str, *, sent: int, received: int, rss_mib: int, engine: str
@@ -533,4 +560,4 @@ def _first_epoch() -> int:
 
 def _now() -> str:
     """Wall time for people; no decision reads it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -18,7 +18,6 @@ from edge_sdk.wire.messages import (
 )
 
 __all__ = [
-    "deadline_s",
     "mask_seed",
     "order_for",
     "task_id",
@@ -26,9 +25,6 @@ __all__ = [
     "warm_up_counts",
 ]
 
-FIRST_DEADLINE_S = 60.0  # before anything was observed: start-up, imports, a slow disk
-SLACK = 3.0  # a device may take so many times the slowest expectation
-LONGEST_S = 24 * 3600.0  # what a device says of itself may not stop the run for ever
 SHARDS = 1
 
 
@@ -72,10 +68,14 @@ def order_for(
     batch_size: int,
     ttl_s: float,
     codec: str = "fp32",
+    steps: int = 0,
 ) -> TaskOrder:
-    """One device's task of a round; round 0 is the warm-up."""
+    """One device's task of a round; round 0 is the warm-up.
+
+    `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
+    """
     training, rule = settings.training, algorithm.local
-    epochs, max_steps = training.epochs, training.max_steps
+    epochs, max_steps = training.epochs, steps or training.max_steps
     if round_no == 0 and isinstance(algorithm.evidence, LayerSensitivity):
         rule = WarmUp(prune_rate=algorithm.evidence.prune_rate)
         epochs = settings.warm_up.epochs or algorithm.evidence.epochs
@@ -100,24 +100,6 @@ def order_for(
         shard=_shard(device),
         codec=codec,
     )
-
-
-def deadline_s(
-    expected_s: Sequence[float], observed_s: Sequence[float], *, warm_up: bool
-) -> float:
-    """Seconds until a round's deadline, from what its devices should and did take.
-
-    Args:
-        expected_s: Predicted seconds of each device of the cohort.
-        observed_s: Seconds their last tasks took.
-        warm_up: The warm-up trains many epochs and has no observation.
-    """
-    observed_s = [min(s, LONGEST_S) for s in observed_s if s >= 0.0]  # not nan either
-    if warm_up or not observed_s:
-        return max(FIRST_DEADLINE_S, SLACK * max(expected_s, default=0.0)) * (
-            5.0 if warm_up else 1.0
-        )
-    return max(0.25 * FIRST_DEADLINE_S, SLACK * max([*observed_s, *expected_s]))
 
 
 def _order_seed(seed: int, round_no: int, device: str) -> int:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from device_profiles import Cost, Workload
 
 __all__ = [
+    "FIRST_GRACE_S",
     "Expectation",
     "Pace",
     "come_back_s",
@@ -26,16 +27,23 @@ __all__ = [
     "over_selected",
     "overdue",
     "pace",
+    "rested",
     "round_deadline_s",
 ]
 
 # A device up to so many times slower than the next faster one is waited for in full:
 # boards of one catalogue differ by 2-3 from one to the next. One beyond is paced.
 GAP = 4.0
+# ... and nobody is cut for less than this: the start of a process, a model made ready
+# or a busy broker differ by as much from device to device.
+LEAST_ROUND_S = 3.0
 # How much later than expected an update may come: observed times repeat within 20 %,
 # predicted ones are within 25 % where the model was calibrated and worse where not.
 OBSERVED_SLACK, PREDICTED_SLACK = 1.5, 3.0
-GRACE_S = 2.0  # a garbage collection, a retransmission, a busy moment
+TOLERANCE = 1.3  # ... once the quorum is in
+# Wi-Fi that comes back, a retransmission, a busy moment. It costs nothing while all
+# answer: a round closes with its last update.
+GRACE_S = 10.0
 FIRST_GRACE_S = 30.0  # imports, the first download, kernels being built
 # Weight of the newest observation: half, so a change of load is followed in two rounds.
 NEWEST = 0.5
@@ -133,14 +141,19 @@ def overdue(before: Expectation, *, steps: int, elapsed_s: float) -> Expectation
     told, needs = before.seconds_for(steps), SILENT * elapsed_s
     if needs <= told:
         return before
-    return replace(before, step_s=before.step_s * needs / max(told, 1e-9))
+    return replace(
+        before,
+        step_s=before.step_s * needs / max(told, 1e-9),
+        rounds=max(before.rounds, 1),  # no longer excused by its start
+    )
 
 
 def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
     """The pace of a round and the steps that fit each device into it.
 
     The target is the slowest device's time, not counting those that are `GAP` times
-    slower than the next faster one, and never above the round budget. Whoever does not
+    slower than the next faster one, at least three seconds and never above the round
+    budget. Whoever does not
     fit does fewer steps; whose link alone does not fit rests.
 
     Args:
@@ -154,7 +167,8 @@ def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
         >>> found.target_s, found.steps["a"], found.steps["slow"]
         (3.0, 290, 29)
     """
-    target = min(budget_s, _pace_of(e.seconds for e in expected.values()))
+    usual = _pace_of(e.seconds for e in expected.values())
+    target = min(budget_s, max(LEAST_ROUND_S, usual))
     steps: dict[str, int] = {}
     why: dict[str, str] = {}
     resting: dict[str, str] = {}
@@ -199,27 +213,39 @@ def _fitting(one: Expectation, target_s: float) -> int:
     return max(0, min(one.steps, int(room)))
 
 
+def rested(before: Expectation, predicted: Expectation) -> Expectation:
+    """The expectation after a device was not asked: half way back to its profile.
+
+    What kept it away may have passed, and only asking tells; one whose profile alone
+    says that it does not fit goes on resting.
+    """
+    return replace(
+        before,
+        fixed_s=_blend(before.fixed_s, min(predicted.fixed_s, before.fixed_s)),
+        step_s=_blend(before.step_s, min(predicted.step_s, before.step_s)),
+    )
+
+
 def round_deadline_s(
-    found: Pace, expected: Mapping[str, Expectation], *, first: bool
+    steps: Mapping[str, int], expected: Mapping[str, Expectation]
 ) -> float:
     """Seconds until the round is closed with what has come, its quorum reached.
 
     Args:
-        found: The round's pace.
-        expected: As given to `pace`.
-        first: Whether devices start up and download for the first time.
+        steps: Device -> steps it was asked for.
+        expected: Device -> what the whole part should take it.
     """
     slack = [
-        one.seconds_for(found.steps[device])
-        * (OBSERVED_SLACK if one.rounds else PREDICTED_SLACK)
-        for device, one in expected.items()
-        if device in found.steps
+        expected[device].seconds_for(count)
+        * (OBSERVED_SLACK if expected[device].rounds else PREDICTED_SLACK)
+        + _grace_s(expected[device])
+        for device, count in steps.items()
     ]
-    return max(slack, default=0.0) + GRACE_S + (FIRST_GRACE_S if first else 0.0)
+    return max(slack, default=GRACE_S)
 
 
 def hurry_s(
-    elapsed_s: float, waiting: Iterable[float], *, first: bool = False
+    elapsed_s: float, steps: Mapping[str, int], expected: Mapping[str, Expectation]
 ) -> float:
     """When to stop waiting once the quorum is in, counted from the round's start.
 
@@ -228,12 +254,14 @@ def hurry_s(
 
     Args:
         elapsed_s: Seconds since the round's start.
-        waiting: Expected seconds of each device that has not answered.
-        first: As for `round_deadline_s`.
+        steps: Device that has not answered -> steps it was asked for.
+        expected: As for `round_deadline_s`.
     """
-    expected = max(waiting, default=0.0)
-    grace = GRACE_S + (FIRST_GRACE_S if first else 0.0)
-    return max(elapsed_s, 1.3 * expected) + grace
+    due = [
+        TOLERANCE * expected[device].seconds_for(count) + _grace_s(expected[device])
+        for device, count in steps.items()
+    ]
+    return max(elapsed_s + GRACE_S, *due, 0.0)
 
 
 def over_selected(goal: int, present: int, *, asked: int = 0, answered: int = 0) -> int:
@@ -267,6 +295,11 @@ def come_back_s(device: str, *, left_s: float, devices: int, salt: str = "") -> 
     spread = max(1.0, devices / RETURNS_PER_S)
     digest = hashlib.sha256(f"{salt}\0{device}".encode()).digest()
     return max(left_s, 0.0) + spread * int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _grace_s(one: Expectation) -> float:
+    """A device that has answered nothing yet may still be starting."""
+    return GRACE_S + (0.0 if one.rounds else FIRST_GRACE_S)
 
 
 def _blend(before: float, newest: float) -> float:

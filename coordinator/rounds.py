@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 __all__ = [
-    "OVERSELECT",
+    "OPEN",
     "QUORUM",
     "Accepted",
     "Acked",
@@ -41,11 +41,9 @@ __all__ = [
     "Selected",
     "TaskPhase",
     "advance",
-    "invited",
     "quorum_of",
 ]
 
-OVERSELECT = 1.3  # devices asked per update wanted
 QUORUM = 0.7  # share of the goal that suffices at the deadline
 
 
@@ -72,7 +70,7 @@ class TaskPhase(str, Enum):
     EXPIRED = "expired"
 
 
-_OPEN = frozenset({TaskPhase.ASSIGNED, TaskPhase.ACKED, TaskPhase.OFFERED})
+OPEN = frozenset({TaskPhase.ASSIGNED, TaskPhase.ACKED, TaskPhase.OFFERED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +196,6 @@ def quorum_of(goal: int) -> int:
     return max(1, math.ceil(QUORUM * goal))
 
 
-def invited(goal: int, present: int) -> int:
-    """Devices to ask for `goal` updates when `present` are here."""
-    return min(present, math.ceil(OVERSELECT * goal))
-
-
 def advance(state: Round, event: Event) -> Step:
     """The next state and what to do; pairs outside the table change nothing."""
     rule = NEXT.get((state.phase, type(event)))
@@ -228,7 +221,7 @@ def _moved(to: TaskPhase) -> Callable[[Round, Any], Step]:
         state: Round, event: Acked | Offered | Accepted | Rejected | Failed
     ) -> Step:
         now = state.tasks.get(event.device)
-        if now not in _OPEN or _ORDER[to] < _ORDER[now]:
+        if now not in OPEN or _ORDER[to] < _ORDER[now]:
             return state, ()
         after = replace(state, tasks={**state.tasks, event.device: to})
         return _settle(after)
@@ -240,7 +233,7 @@ def _settle(state: Round) -> Step:
     accepted = state.count(TaskPhase.ACCEPTED)
     if accepted >= state.goal:
         return replace(state, phase=Phase.CLOSING), (Freeze(),)
-    if state.count(*_OPEN):
+    if state.count(*OPEN):
         return state, ()
     return _at_the_end(state, "no device is left to wait for")
 
@@ -251,7 +244,7 @@ def _deadline(state: Round, _event: Deadline) -> Step:
 
 def _at_the_end(state: Round, cause: str) -> Step:
     accepted = state.count(TaskPhase.ACCEPTED)
-    tasks = {d: TaskPhase.EXPIRED if p in _OPEN else p for d, p in state.tasks.items()}
+    tasks = {d: TaskPhase.EXPIRED if p in OPEN else p for d, p in state.tasks.items()}
     if accepted >= state.quorum:
         return replace(state, phase=Phase.CLOSING, tasks=tasks), (Freeze(),)
     why = f"{cause} with {accepted} of at least {state.quorum} updates"

@@ -7,7 +7,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from coordinator.algorithms import ALGORITHMS
@@ -341,5 +341,5 @@ def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:
 def _workload(settings: RunSettings, task: Task, batch: int) -> Workload:
     """One device's part of a round; its own examples are put in when it says hello."""
     training = settings.training
-    examples = max(1, training.max_steps * batch)
-    return workload_of(task, examples=examples, epochs=training.epochs, batch=batch)
+    load = workload_of(task, examples=1, epochs=training.epochs, batch=batch)
+    return replace(load, max_steps=training.max_steps)

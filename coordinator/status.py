@@ -39,6 +39,7 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
     rounds = ledger.rounds()
     scores = ledger.scores()
     refused = ledger.refusals()
+    peaks = ledger.peaks()
     done = [r for r in rounds if r.no and r.phase is Phase.DONE]
     return {
         "epoch": ledger.get("epoch"),
@@ -64,11 +65,14 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
                 "board": d["profile"].get("board", ""),
                 "density": d["density"],
                 "why": d["why"],
+                "pace": d["pace"],
+                "note": d["note"],
                 "examples": d["examples"],
                 "engine": d["engine"],
                 "sent_bytes": d["sent"],
                 "received_bytes": d["received"],
                 "rss_mib": d["rss_mib"],
+                "peak_mib": round(peaks.get(d["name"], 0.0)),
                 "refused": refused.get(d["name"], 0),
                 "last_seen": d["last_seen"],
             }

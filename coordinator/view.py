@@ -11,7 +11,10 @@ __all__ = ["DeviceView", "FleetView", "Observe"]
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """One device; bytes are on the wire, since it was installed."""
+    """One device; bytes are on the wire, since it was installed.
+
+    `pace` says why it does only a part of a round, `note` what it waits for itself.
+    """
 
     name: str
     board: str
@@ -25,6 +28,8 @@ class DeviceView:
     received: int
     rss_mib: int
     refused: int
+    pace: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ def largest_density(
 ) -> Choice:
     """The largest density of the ladder inside memory, time, link, energy and disk.
 
+    A board that is only too slow, at any density, takes part at the lowest with the
+    training steps that fit (docs/adr/0024-time-never-refuses-a-board.md).
+
     Args:
         profile: The board, with what its owner allows.
         workload: What it trains.
@@ -81,11 +84,11 @@ def largest_density(
         )
         for density in sorted(ladder, reverse=True)
     }
-    return _choose(costs, allowed, round_budget_s)
+    return _choose(costs, allowed, round_budget_s, workload.steps)
 
 
 def _choose(
-    costs: Mapping[float, Cost], profile: DeviceProfile, budget_s: float
+    costs: Mapping[float, Cost], profile: DeviceProfile, budget_s: float, steps: int
 ) -> Choice:
     refused = ""
     for density, cost in costs.items():
@@ -97,8 +100,23 @@ def _choose(
                 f"{_figure(cost.peak_mib, math.ceil)} MiB of {_ram_mib(profile)}"
             )
             return Choice(density, refused or plenty, costs)
+        above = refused
         refused = f"because {_decimal(density)} needs {' and '.join(lacks)}"
+        some = _steps_within(cost, steps, budget_s)
+        if density == min(costs) and some and not _lacks(cost, profile, math.inf):
+            part = (
+                f"{some} of {steps} steps a round, because all need "
+                f"{_figure(cost.seconds, math.ceil)} s of "
+                f"{_figure(budget_s, math.floor)}"
+            )
+            return Choice(density, f"{above}; {part}" if above else part, costs)
     return Choice(None, refused, costs)
+
+
+def _steps_within(cost: Cost, steps: int, budget_s: float) -> int:
+    """Whole steps that fit beside the link."""
+    room = budget_s - (cost.seconds - cost.training_seconds)
+    return max(0, math.floor(room / max(cost.training_seconds / steps, 1e-12)))
 
 
 def _lacks(cost: Cost, profile: DeviceProfile, budget_s: float) -> list[str]:

@@ -29,9 +29,9 @@ SPARSE_KEPT_BYTES = 28
 ACTIVATION_COPIES = 2
 # Value, gradient and momentum of what stays dense.
 DENSE_BYTES = 12
-# Drawing the mask ranks every weight of a layer (`edge_sdk.sparse.select`): ranks,
-# order and its sort, measured at 24 bytes for each weight of the largest layer.
-DRAW_BYTES = 24
+# Before training the model stands there dense, while its mask is drawn and packed: a
+# float and the mask's byte for each weight, and the largest layer's positions.
+SETUP_BYTES, SETUP_LARGEST_BYTES = 5, 4
 
 
 def peak_mib(
@@ -55,10 +55,12 @@ def peak_mib(
     """
     size = min(workload.batch if batch is None else batch, workload.examples)
     training = _state_bytes(workload, density, engine) + size * _example_bytes(workload)
-    drawing = DRAW_BYTES * _largest(workload)
+    setup = SETUP_BYTES * workload.masked_numel + SETUP_LARGEST_BYTES * _largest(
+        workload
+    )
     stored = workload.input_bytes * workload.examples
     runtime = RUNTIME_MIB if runtime_mib is None else runtime_mib
-    return runtime + (max(training, drawing) + stored + 2 * payload_bytes) / MIB
+    return runtime + (max(training, setup) + stored + 2 * payload_bytes) / MIB
 
 
 def _state_bytes(workload: Workload, density: float, engine: Engine) -> float:

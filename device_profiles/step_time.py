@@ -97,14 +97,10 @@ def step_terms(
 def round_terms(workload: Workload, density: float, engine: Engine) -> Terms:
     """All training steps of a round."""
     full, rest = divmod(workload.examples, workload.batch)
-    passes = full * _padded(workload.batch, engine) + _padded(rest, engine)
-    return _terms(
-        workload,
-        density,
-        engine,
-        passes=workload.epochs * passes,
-        steps=workload.steps,
-    )
+    a_step = _padded(workload.batch, engine)
+    epoch = full * a_step + _padded(rest, engine)
+    passes = min(workload.epochs * epoch, workload.steps * a_step)
+    return _terms(workload, density, engine, passes=passes, steps=workload.steps)
 
 
 def _padded(batch: int, engine: Engine) -> int:

@@ -46,6 +46,7 @@ class Workload:
         norm_bytes: Of them, what normalisations move.
         saved_bytes: Bytes per example kept for the backward pass; 0 alike.
         compares: Elements per example that max pooling looks at.
+        max_steps: Most training steps of a round; 0 for whole epochs.
 
     Raises:
         ProfileError: A count that cannot be, or no masked layer.
@@ -71,6 +72,7 @@ class Workload:
     norm_bytes: int = 0
     saved_bytes: int = 0
     compares: int = 0
+    max_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("activations", "examples", "epochs", "batch"):
@@ -80,6 +82,7 @@ class Workload:
         for name in (
             *("other_numel", "input_bytes", "saved_bytes", "compares"),
             *counted,
+            "max_steps",
         ):
             if getattr(self, name) < 0:
                 raise _wrong(name, "at least 0", getattr(self, name))
@@ -92,7 +95,8 @@ class Workload:
     @property
     def steps(self) -> int:
         """Training steps in a round."""
-        return self.epochs * math.ceil(self.examples / self.batch)
+        whole = self.epochs * math.ceil(self.examples / self.batch)
+        return min(whole, self.max_steps or whole)
 
     @property
     def passes(self) -> int:

@@ -10,7 +10,7 @@ from edge_sdk.sparse.density import (
     uniform,
 )
 from edge_sdk.sparse.mask import LayerShape, Mask
-from edge_sdk.sparse.select import draw, keyed_order, top_k
+from edge_sdk.sparse.select import draw, top_k
 
 __all__ = [
     "CsrTensor",
@@ -20,7 +20,6 @@ __all__ = [
     "draw",
     "erk",
     "exact_counts",
-    "keyed_order",
     "nested_counts",
     "recalibrate",
     "top_k",

@@ -123,6 +123,7 @@ class TaskRunner:
             metrics={
                 "loss": outcome.loss,
                 "steps": float(outcome.steps),
+                "training_s": outcome.seconds,
                 "seconds": time.monotonic() - began,
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.orders import (
-    FIRST_DEADLINE_S,
-    LONGEST_S,
-    deadline_s,
     mask_seed,
     order_for,
     task_id,
@@ -36,7 +32,11 @@ SETTINGS = RunSettings(
 
 
 def an_order(
-    round_no: int, algorithm: str = "hetero-flash", device: str = "pi-1", epoch: int = 3
+    round_no: int,
+    algorithm: str = "hetero-flash",
+    device: str = "pi-1",
+    epoch: int = 3,
+    steps: int = 0,
 ) -> TaskOrder:
     return order_for(
         device,
@@ -49,6 +49,7 @@ def an_order(
         settings=SETTINGS,
         batch_size=16,
         ttl_s=12.5,
+        steps=steps,
     )
 
 
@@ -68,6 +69,16 @@ def test_round_zero_is_the_warm_up_where_the_algorithm_wants_evidence() -> None:
     assert (order.training.epochs, order.training.max_steps) == (5, 50)
     assert order.training.learning_rate == pytest.approx(0.1)
     assert an_order(0, "erk").rule == Frozen()
+
+
+def test_a_device_that_the_pace_cuts_short_is_asked_for_the_steps_that_fit() -> None:
+    whole, part = an_order(3), an_order(3, steps=2)
+    assert (whole.training.max_steps, part.training.max_steps) == (7, 2)
+    assert (part.density, part.mask, part.base) == (
+        whole.density,
+        whole.mask,
+        whole.base,
+    )
 
 
 def test_orders_replay_and_differ_by_device_and_round() -> None:
@@ -110,25 +121,3 @@ def test_the_strongest_warm_up(seed: int, able: dict[str, float], count: int) ->
     out = set(able) - set(cohort)
     if cohort and out:
         assert min(able[d] for d in cohort) >= max(able[d] for d in out)
-
-
-seconds = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=5)
-
-
-@example([], [0.0], False)
-@given(st.lists(st.floats(0, 1e4), max_size=5), seconds, st.booleans())
-def test_a_deadline_is_always_a_time_that_comes(
-    expected: list[float], observed: list[float], warm_up: bool
-) -> None:
-    """Whatever a device says its last task took."""
-    found = deadline_s(expected, observed, warm_up=warm_up)
-    assert math.isfinite(found)
-    assert 15.0 <= found <= 15 * max(LONGEST_S, *expected, 0.0)
-    assert found >= 3 * max(expected, default=0.0)
-
-
-def test_deadlines_follow_what_was_observed() -> None:
-    assert deadline_s([1.0], [], warm_up=False) == FIRST_DEADLINE_S
-    assert deadline_s([1.0], [40.0, 2.0], warm_up=False) == 120.0
-    assert deadline_s([1.0], [0.1], warm_up=False) == FIRST_DEADLINE_S / 4
-    assert deadline_s([100.0], [], warm_up=True) == 1500.0

@@ -34,7 +34,6 @@ from coordinator.rounds import (
     Selected,
     TaskPhase,
     advance,
-    invited,
     quorum_of,
 )
 
@@ -162,11 +161,6 @@ def test_a_task_does_not_go_back() -> None:
 def test_the_quorum_is_seventy_percent_rounded_up(goal: int) -> None:
     """In integers: 0.7 * goal in binary must not round to one more."""
     assert quorum_of(goal) == -(-7 * goal // 10)
-
-
-@given(st.integers(1, 100_000), st.integers(0, 200_000))
-def test_three_in_ten_more_are_asked_where_they_are(goal: int, present: int) -> None:
-    assert invited(goal, present) == min(present, -(-13 * goal // 10))
 
 
 def test_every_pair_of_phase_and_event_is_in_the_table_or_changes_nothing() -> None:

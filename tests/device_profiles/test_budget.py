@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import msgspec
 import pytest
@@ -66,17 +67,23 @@ def test_the_choice_fits_and_the_next_higher_density_does_not(
     budget_s = data.draw(st.floats(0.01, 1e5))
     choice = largest_density(profile, workload, ladder, budget_s)
 
-    def fits(density: float) -> bool:
+    def fits(density: float, seconds: float = budget_s) -> bool:
         cost = cost_of(profile, workload, density)
         return (
-            cost.seconds <= budget_s
+            cost.seconds <= seconds
             and cost.peak_mib <= profile.ram_mib
             and cost.disk_mib <= profile.disk_free_mib
         )
 
-    assert choice.density == max(filter(fits, ladder), default=None)
+    inside = max(filter(fits, ladder), default=None)
+    if inside is None and choice.density is not None:  # with a part of its steps
+        assert choice.density == min(ladder)
+        assert fits(min(ladder), math.inf)
+        assert " steps a round, because all need " in choice.why
+    else:
+        assert choice.density == inside
+        assert ("because" in choice.why) == (choice.density != max(ladder))
     assert set(choice.costs) == set(ladder)
-    assert ("because" in choice.why) == (choice.density != max(ladder))
 
 
 def test_a_round_of_mnistnet_moves_the_bytes_of_the_wire_table(
@@ -139,13 +146,11 @@ def test_the_masked_engine_saves_bytes_but_neither_time_nor_memory(
     ("change", "said"),
     [
         ({"ram_mib": 200}, "MiB of 200"),
-        ({"train_gflops": 0.1}, " s of 12"),
         ({"uplink_mbit_s": 0.01}, " s of 12"),
         ({"disk_free_mib": 1, "ram_mib": 100}, "MiB of 100"),
         ({"caps": Caps(ram_mib=100)}, "MiB of 100"),
         ({"caps": Caps(bytes_per_round=100)}, "bytes of 100"),
         ({"caps": Caps(joules_per_round=1.0)}, " J of 1"),
-        ({"caps": Caps(cpu_share=0.01)}, " s of 12"),
     ],
 )
 def test_a_board_that_affords_nothing_is_told_what_it_lacks(
@@ -157,6 +162,35 @@ def test_a_board_that_affords_nothing_is_told_what_it_lacks(
     assert choice.why.startswith("because 0.05 needs ")
     assert said in choice.why
     assert choice.sentence("pi-7").startswith("pi-7: cannot take part, because 0.05")
+
+
+@pytest.mark.parametrize(
+    "change", [{"train_gflops": 0.1}, {"caps": Caps(cpu_share=0.01)}]
+)
+def test_a_board_that_is_only_slow_takes_part_with_the_steps_that_fit(
+    mnistnet: Workload, change: dict[str, object]
+) -> None:
+    slow = msgspec.structs.replace(PI, **change)  # type: ignore[arg-type]
+    choice = largest_density(slow, mnistnet, LADDER, 12.0)
+    assert choice.density == 0.05
+    assert choice.why.startswith("because 0.10 needs ")
+    assert f" of {mnistnet.steps} steps a round, because all need " in choice.why
+    alone = largest_density(slow, mnistnet, (0.05,), 12.0)
+    assert alone.density == 0.05
+    assert not alone.why.startswith("because")
+    # Not one step beside the link, and time refuses it after all.
+    assert largest_density(slow, mnistnet, LADDER, 0.05).density is None
+
+
+def test_most_steps_bound_time_and_nothing_else(mnistnet: Workload) -> None:
+    few = dataclasses.replace(mnistnet, max_steps=10)
+    assert (few.steps, mnistnet.steps) == (10, 235)
+    whole, part = (cost_of(PI, load, 0.1) for load in (mnistnet, few))
+    assert part.training_seconds == pytest.approx(
+        whole.training_seconds * 10 / 235, rel=0.01
+    )
+    assert part.peak_mib == whole.peak_mib
+    assert dataclasses.replace(mnistnet, max_steps=10**6).steps == mnistnet.steps
 
 
 def test_the_sentence_names_need_unit_and_have(mnistnet: Workload) -> None:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edge_sdk.errors import SparsityError
-from edge_sdk.sparse import LayerShape, draw, keyed_order, top_k
+from edge_sdk.sparse import LayerShape, draw, select, top_k
 
 
 @st.composite
@@ -21,6 +21,20 @@ def layers(draw: st.DrawFn) -> LayerShape:
 
 
 seeds = st.integers(0, 2**63)
+
+
+def keyed_order(layer: LayerShape, seed: int) -> NDArray[np.int64]:
+    """The whole order, as it is defined: what `draw` takes prefixes of."""
+    rank = select._stream(layer, seed, b"order").random_raw(layer.numel)
+    cover = select._cover(layer, seed)
+    kernel = layer.numel // (layer.shape[0] * layer.shape[1])
+    spots = cover[:, None] * kernel + np.arange(kernel)
+    chosen = spots[np.arange(cover.size), rank[spots].argmin(axis=1)]
+    order = np.argsort(rank, kind="stable")
+    first = np.zeros(layer.numel, np.bool_)
+    first[chosen] = True
+    return np.concatenate([chosen, order[~first[order]]])
+
 
 # A released order never changes: a device and a coordinator of other versions draw it.
 GOLDEN = [
@@ -77,6 +91,39 @@ def test_a_keyed_order_is_a_permutation(layer: LayerShape, seed: int) -> None:
     order = keyed_order(layer, seed)
     assert np.array_equal(np.sort(order), np.arange(layer.numel))
     assert np.array_equal(order, keyed_order(layer, seed))
+
+
+@given(layers(), seeds, st.data(), st.sampled_from([1, 7, 1 << 18]))
+def test_a_mask_is_a_prefix_of_the_keyed_order(
+    layer: LayerShape, seed: int, data: st.DataObject, block: int
+) -> None:
+    """Whatever the blocks that the ranks are drawn in."""
+    count = data.draw(st.integers(0, layer.numel))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "BLOCK", block)
+        kept = draw([layer], {layer.name: count}, seed)[layer.name]
+    expected = np.sort(keyed_order(layer, seed)[:count])
+    assert np.array_equal(np.flatnonzero(kept), expected)
+
+
+def test_ranks_that_share_a_bin_are_cut_by_rank_and_then_by_position() -> None:
+    layer = LayerShape("fc.weight", (200, 300))
+    whole = keyed_order(layer, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "BIN_BITS", 2)  # fifteen thousand in each of four
+        for count in (0, 299, 300, 301, 15_000, 30_001, 59_999, 60_000):
+            kept = draw([layer], {"fc.weight": count}, 5)["fc.weight"]
+            assert np.array_equal(np.flatnonzero(kept), np.sort(whole[:count]))
+
+
+def test_the_released_masks_of_large_layers_stay_what_they_were() -> None:
+    """Digests of the first release, of masks over several blocks."""
+    layers = [LayerShape("fc.weight", (2048, 784)), LayerShape("c", (64, 32, 5, 5))]
+    digests = [
+        draw(layers, {"fc.weight": n, "c": m}, 11).digest.hex()[:16]
+        for n, m in ((80_000, 5_000), (1_000_000, 60), (1_605_631, 51_199))
+    ]
+    assert digests == ["17c844c03bf4f2b9", "4059aa8508fb470e", "04a667daa93892f5"]
 
 
 @given(layers(), seeds, st.data())

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from coordinator.assignment import drift_of
+from coordinator.fleet import SEEN_S, Fleet
+from coordinator.ledger import Ledger, open_ledger
+from coordinator.settings import RunSettings
+from device_profiles import LayerLoad, Workload, load_board
+from edge_sdk.wire.messages import Hello
+
+LOAD = Workload(
+    layers=(LayerLoad("w", 100_000, 20_000_000),),
+    other_numel=10,
+    activations=10_000,
+    input_bytes=100,
+    examples=1,
+    batch=32,
+)
+SETTINGS = RunSettings(
+    federation="home",
+    task="digits",
+    evaluation=Path("eval"),
+    densities=[0.1, 0.4],
+    rounds=1,
+    round_budget_s=12.0,
+)
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = open_ledger(tmp_path / "run")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fleet(ledger: Ledger, clock: Clock) -> Fleet:
+    return Fleet(SETTINGS, LOAD, ledger, clock)
+
+
+def hello(**changes: Any) -> Hello:
+    profile = msgspec.structs.replace(load_board("raspberry_pi_4b_4gb"), **changes)
+    return Hello(
+        phase="idle",
+        task_id=None,
+        version="1",
+        task="digits",
+        examples=700,
+        profile=msgspec.to_builtins(profile),
+        codecs=["fp32"],
+        engines=["masked"],
+        free_disk_mib=1000,
+    )
+
+
+def greet(fleet: Fleet, device: str = "pi-7", **changes: Any) -> str | None:
+    fleet.heard(device)
+    return fleet.hello(device, hello(**changes))
+
+
+def row(ledger: Ledger, device: str = "pi-7") -> dict[str, Any]:
+    return next(d for d in ledger.devices() if d["name"] == device)
+
+
+def test_a_lying_profile_is_corrected_between_rounds_and_said(
+    fleet: Fleet, ledger: Ledger
+) -> None:
+    """Observed five times slower: the next round gets what such a board affords."""
+    assert greet(fleet) is None
+    before = fleet.predicted("pi-7", 0.4)
+    told_s = before.step_s * before.steps
+    assert fleet.affordable() == {"pi-7": 0.4}
+    drift = drift_of("pi-7", predicted_s=told_s, observed_s=5 * told_s, rounds=2)
+    assert drift is not None
+    fleet.correct({"pi-7": drift})
+    after = fleet.predicted("pi-7", 0.4)
+    assert after.step_s == pytest.approx(5 * before.step_s, rel=1e-6)
+    assert fleet.affordable() == {"pi-7": 0.1}
+    assert "training takes 5.0 times the" in row(ledger)["why"]
+    greet(fleet)  # the same profile again proves nothing
+    assert fleet.predicted("pi-7", 0.4) == after
+    greet(fleet, rtt_ms=9.0)  # a fresh one is believed
+    assert fleet.predicted("pi-7", 0.4).step_s == before.step_s
+    assert "profile it again" not in row(ledger)["why"]
+
+
+def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
+    fleet: Fleet, ledger: Ledger, clock: Clock
+) -> None:
+    greet(fleet)
+    fleet.rests("pi-7", 60.0, "quiet until 22:00")
+    assert fleet.present() == set()
+    assert row(ledger)["note"] == "quiet until 22:00"
+    fleet.rests("pi-7", 0.0, "")
+    assert fleet.present() == {"pi-7"}
+    assert row(ledger)["note"] == ""
+    fleet.rests("pi-7", 60.0, "battery at 3 %, waiting for 40 %")
+    clock.now += 61.0
+    assert fleet.present() == {"pi-7"}
+
+
+def test_a_device_told_to_come_back_later_is_here_until_then(
+    fleet: Fleet, clock: Clock
+) -> None:
+    greet(fleet)
+    fleet.told("pi-7", 500.0)
+    clock.now += 500.0 + SEEN_S - 1
+    assert fleet.present() == {"pi-7"}
+    clock.now += 2.0
+    assert fleet.present() == set()
+
+
+def test_why_a_device_does_less_is_in_the_ledger_while_it_does(
+    fleet: Fleet, ledger: Ledger
+) -> None:
+    greet(fleet)
+    fleet.paced({"pi-7": "29 of 290 steps"})
+    assert row(ledger)["pace"] == "29 of 290 steps"
+    fleet.paced({})
+    assert row(ledger)["pace"] == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ram_mib": -5}, "ram_mib"),
+        ({"train_gflops": 0.0}, "train_gflops"),
+        ({"cores": None}, "cores"),
+        ({"memory_gb_s": "fast"}, "memory_gb_s"),
+        ({"train_gflops": float("inf")}, "train_gflops"),
+    ],
+)
+def test_a_profile_with_impossible_or_missing_numbers_is_refused_and_said(
+    fleet: Fleet, change: dict[str, Any], said: str
+) -> None:
+    greeting = hello()
+    profile = {**greeting.profile, **change}
+    why = fleet.hello("pi-7", msgspec.structs.replace(greeting, profile=profile))
+    assert why is not None
+    assert "profile of pi-7" in why
+    assert said in why
+    del profile[said]
+    why = fleet.hello("pi-7", msgspec.structs.replace(greeting, profile=profile))
+    assert why is not None
+    assert said in why
+    assert fleet.present() == set()
