@@ -162,7 +162,7 @@ def micro_batch(
     """The most examples that may go through at once under a memory cap.
 
     Gradients of the parts add up to the batch's, so the update stays the same (batch
-    norm apart: see `edge_sdk.training.sparse.accumulate`). Parts are equal in size as
+    norm apart: see `edge_sdk.training.accumulate`). Parts are equal in size as
     far as they can be.
 
     Returns:

@@ -39,6 +39,12 @@ class DeviceSettings(
         profile: A board of the catalogue, or the path of a profile TOML.
         engine: ``masked``, ``sparse``, or ``auto`` to choose by a short race.
         threads: Threads for training; 0 takes all cores.
+        micro_batch: Most examples that go through at once, 0 for the whole batch, or
+            ``auto``: as many as fit under the profile's ``caps.ram_mib``.
+        ghost_norm: Whether batch norm may take its statistics per micro-batch; without
+            it a model with batch norm is refused where its batch has to be split.
+        activations: ``bf16`` halves what the sparse engine keeps for the backward pass
+            and rounds gradients to its 8 bits of mantissa.
     """
 
     name: Name
@@ -50,6 +56,9 @@ class DeviceSettings(
     profile: str
     engine: Literal["auto", "sparse", "masked"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"
+    ghost_norm: bool = False
+    activations: Literal["fp32", "bf16"] = "fp32"
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

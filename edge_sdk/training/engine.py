@@ -26,6 +26,7 @@ class TrainingModel(Protocol):
     engine: str  # "masked" or "sparse": for reports
     reason: str  # why this engine, in words
     mask: Mask
+    module: nn.Module  # the network underneath, for what looks at its layers
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predictions for a float32 batch in the model's own layout (N, ...)."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
 from edge_sdk.models.task import Examples, Task
+from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.wire.messages import Training
 
@@ -81,14 +82,28 @@ def train(
     examples: Examples,
     plan: Training,
     *,
+    micro_batch: int = 0,
+    ghost_norm: bool = False,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Trains in place, plain SGD with a new optimizer, as FLASH does every round.
 
+    Args:
+        model: In place.
+        task: Gives loss, preparation and augmentation.
+        examples: The device's own.
+        plan: Epochs, batch size, rates, seed.
+        micro_batch: Most examples that go through at once; 0 takes the whole batch.
+            The update is the same: see `accumulate`.
+        ghost_norm: Accept batch norm's statistics per micro-batch.
+        stop: Asked between two steps.
+        clock: Seconds from any origin.
+
     Raises:
         Stopped: If `stop` turned true between two steps.
         DataError: If the loss is not finite: the data or the learning rate is wrong.
+        EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
     began = clock()
     optimizer = torch.optim.SGD(
@@ -109,10 +124,11 @@ def train(
         if task.augment is not None:
             inputs = task.augment(inputs, noise)
         optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(model(inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total += accumulate(
+            model, task.loss, inputs, targets,
+            micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
+        )  # fmt: skip
         optimizer.step()
-        total += float(loss.detach())
         steps += 1
     check_finite(total, task)
     seen = min(len(examples), steps * plan.batch_size)

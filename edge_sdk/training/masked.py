@@ -30,7 +30,7 @@ class MaskedModel:
 
     def __init__(self, model: nn.Module, mask: Mask, reason: str) -> None:
         self.mask, self.reason = mask, reason
-        self._model = model
+        self.module = model
         own = dict(model.named_parameters())
         self._kept: dict[str, nn.Parameter] = {}
         self._flat: dict[str, torch.Tensor] = {}
@@ -48,7 +48,7 @@ class MaskedModel:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predictions for a batch, the kept values in place."""
         weights = {name: self._scatter(name) for name in self._kept}
-        return cast("torch.Tensor", functional_call(self._model, weights, (inputs,)))
+        return cast("torch.Tensor", functional_call(self.module, weights, (inputs,)))
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values, then dense parameters."""
@@ -57,7 +57,7 @@ class MaskedModel:
 
     def train(self, mode: bool = True) -> MaskedModel:  # noqa: FBT001, FBT002 - as torch
         """Switches batch norm and dropout."""
-        self._model.train(mode)
+        self.module.train(mode)
         return self
 
     def load(
@@ -91,7 +91,7 @@ class MaskedModel:
         return {n: t.detach().cpu().numpy().copy() for n, t in self._entries().items()}
 
     def _entries(self) -> dict[str, torch.Tensor]:
-        state = self._model.state_dict()
+        state = self.module.state_dict()
         return {n: t for n, t in state.items() if n not in self._kept}
 
     def _scatter(self, name: str) -> torch.Tensor:

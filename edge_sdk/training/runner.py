@@ -8,21 +8,21 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from typing_extensions import assert_never
 
-from edge_sdk.errors import MaskMismatchError
+from edge_sdk.errors import EngineError, MaskMismatchError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome, tensors, train
-from edge_sdk.training.sparse import choose_engine
+from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import Frozen, MaskRecipe, Offer, TaskOrder, WarmUp
@@ -34,11 +34,15 @@ from edge_sdk.wire.values import (
     unpack_values,
 )
 
-__all__ = ["Packed", "TaskRunner", "mask_of"]
+__all__ = ["Activations", "MicroBatch", "Packed", "TaskRunner", "mask_of"]
 
 log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "sparse", "masked"]
+Activations = Literal["fp32", "bf16"]
+# (density, "sparse" or "masked", batch size) -> most examples that may go through at
+# once, at least 1; None where not even one fits into the memory allowed.
+MicroBatch: TypeAlias = Callable[[float, Literal["sparse", "masked"], int], int | None]
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,37 @@ def mask_of(recipe: MaskRecipe, layers: tuple[LayerShape, ...]) -> Mask:
 class TaskRunner:
     """Trains the orders of one device; keeps the last mask and its model.
 
+    Memory is held down by two explicit values. `micro_batch` splits every step of a
+    task, warm-up and engine race included: a number, or a function that is asked anew
+    for every order, so its answer may follow what the device's owner allows at that
+    moment (`edge_sdk.governor.micro_batch` is the arithmetic). Where the function says
+    that nothing fits, the order ends in an `EngineError`, which reaches the coordinator
+    as its reason. `activations` halves what the sparse engine keeps for the backward
+    pass.
+
     Args:
         task: What to train.
         examples: The device's private examples.
         engine: Which training engine to use.
+        micro_batch: Most examples that go through at once; 0 takes the whole batch.
+        ghost_norm: Accept batch norm's statistics per micro-batch; a model with batch
+            norm is refused otherwise where a batch has to be split.
+        activations: How activations wait for the backward pass on the sparse engine.
     """
 
-    def __init__(self, task: Task, examples: Examples, engine: EngineName) -> None:
+    def __init__(
+        self,
+        task: Task,
+        examples: Examples,
+        engine: EngineName,
+        *,
+        micro_batch: int | MicroBatch = 0,
+        ghost_norm: bool = False,
+        activations: Activations = "fp32",
+    ) -> None:
         self.task, self.examples, self._engine = task, examples, engine
+        self._micro_batch, self._ghost_norm = micro_batch, ghost_norm
+        self._activations = activations
         self.layers = layers_of(task.model(), task.dense_layers)
         self._model: TrainingModel | None = None
 
@@ -135,7 +162,17 @@ class TaskRunner:
     ) -> tuple[Outcome, Values]:
         model = self._prepared(mask, order.training.batch_size)
         model.load(start.masked, start.dense)
-        outcome = train(model, self.task, self.examples, order.training, stop=stop)
+        outcome = train(
+            model,
+            self.task,
+            self.examples,
+            order.training,
+            micro_batch=self._size(
+                mask.density, model.engine, order.training.batch_size
+            ),
+            ghost_norm=self._ghost_norm,
+            stop=stop,
+        )
         change = Values(
             mask.digest,
             _difference(model.values(), start.masked),
@@ -161,7 +198,16 @@ class TaskRunner:
             {n: torch.from_numpy(np.array(a)) for n, a in state.items()}
         )
         counts, outcome = measure_sensitivity(
-            module, mask, self.task, self.examples, rule, order.training, stop=stop
+            module,
+            mask,
+            self.task,
+            self.examples,
+            rule,
+            order.training,
+            # Its weights are dense, as the masked engine's are.
+            micro_batch=self._size(mask.density, "masked", order.training.batch_size),
+            ghost_norm=self._ghost_norm,
+            stop=stop,
         )
         return outcome, counts
 
@@ -173,15 +219,57 @@ class TaskRunner:
     def _prepared(self, mask: Mask, batch_size: int) -> TrainingModel:
         """The model on the engine chosen for this mask; a new mask races again."""
         if self._model is None or self._model.mask.digest != mask.digest:
+            self._model = None  # two models at once would not keep to a ceiling
+            engine, size = self._contest(mask.density, batch_size)
             self._model = choose_engine(
                 self.task.model(),
                 mask,
-                engine=self._engine,
-                example_batch=tensors(self.task, self.examples, slice(0, batch_size)),
+                engine=engine,
+                example_batch=tensors(self.task, self.examples, slice(0, size)),
                 loss=self.task.loss,
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
+            if self._activations == "bf16":
+                keep_activations(self._model.module, torch.bfloat16)
+                if self._model.engine == "masked":
+                    log.info("activations = bf16: the masked engine keeps float32")
         return self._model
+
+    def _contest(self, density: float, batch_size: int) -> tuple[EngineName, int]:
+        """Which engines may race, and the batch that fits both."""
+        if self._engine != "auto":
+            return self._engine, 1  # no race
+        if not callable(self._micro_batch):
+            return "auto", self._size(density, "masked", batch_size)
+        sizes = {
+            engine: self._micro_batch(density, engine, batch_size) or 0
+            for engine in ("sparse", "masked")
+        }
+        if sizes["masked"] or not sizes["sparse"]:
+            return "auto", self._size(density, "masked", batch_size)
+        log.info("engine sparse: the masked one does not fit into the memory allowed")
+        return "sparse", sizes["sparse"]
+
+    def _size(self, density: float, engine: str, batch_size: int) -> int:
+        """Most examples that go through at once.
+
+        Raises:
+            EngineError: If not even one fits into the memory allowed.
+        """
+        if not callable(self._micro_batch):
+            return min(self._micro_batch or batch_size, batch_size)
+        size = self._micro_batch(
+            density, "sparse" if engine == "sparse" else "masked", batch_size
+        )
+        if not size:
+            raise EngineError(
+                f"not even one example fits into the memory this device may use "
+                f"({engine} engine, density {density:.3g})",
+                remedy="Raise caps.ram_mib, or take a lower density or model.",
+            )
+        if size < batch_size:
+            log.info("micro-batches of %d of %d examples", size, batch_size)
+        return min(size, batch_size)
 
 
 def _rounding(order: TaskOrder) -> np.random.Generator:

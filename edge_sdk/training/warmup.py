@@ -18,6 +18,7 @@ from torch import nn
 
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
+from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.local import (
     Outcome,
     Stopped,
@@ -89,16 +90,19 @@ def measure_sensitivity(
     rule: WarmUp,
     plan: Training,
     *,
+    micro_batch: int = 0,
+    ghost_norm: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, int], Outcome]:
     """Kept weights per layer after the warm-up, and what training did.
 
     The prune rate falls linearly to 0 over the warm-up's steps. `plan.max_steps` bounds
-    all epochs together.
+    all epochs together; `micro_batch` and `ghost_norm` are as in `local.train`.
 
     Raises:
         Stopped: If `stop` turned true between two steps.
         DataError: If the loss is not finite.
+        EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
     weights = dict(model.named_parameters())
     patterns: Patterns = {n: np.array(mask[n]) for n in mask}
@@ -124,11 +128,12 @@ def measure_sensitivity(
             _apply(weights, keep)
         inputs, targets = tensors(task, examples, index)
         optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(model(inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss_sum += accumulate(
+            model, task.loss, inputs, targets,
+            micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
+        )  # fmt: skip
         optimizer.step()
         _apply(weights, keep)
-        loss_sum += float(loss.detach())
         steps += 1
     check_finite(loss_sum, task)
     seen = min(len(examples), steps * plan.batch_size)

@@ -1,6 +1,5 @@
 """The native sparse engine: layers, conversion, policy. See docs/engine.md."""
 
-from edge_sdk.training.sparse.accumulate import accumulate
 from edge_sdk.training.sparse.convert import densify, keep_activations, sparsify
 from edge_sdk.training.sparse.model import SparseModel, sparse_model
 from edge_sdk.training.sparse.modules import SparseConv2d, SparseLinear
@@ -10,7 +9,6 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "SparseModel",
-    "accumulate",
     "choose_engine",
     "densify",
     "keep_activations",

@@ -31,6 +31,7 @@ __all__ = [
     "prepare_norm",
     "prologue_of",
     "ready",
+    "unpack",
 ]
 
 Tensor = torch.Tensor
@@ -46,7 +47,14 @@ def ready(x: Tensor) -> Tensor:
 
 def pack(x: Tensor, saved: torch.dtype) -> Tensor:
     """The tensor as it waits for the backward pass."""
-    return x.to(saved) if saved == torch.bfloat16 else x
+    if saved != torch.bfloat16:
+        return x
+    return empty(tuple(x.shape), saved).copy_(x)
+
+
+def unpack(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor that waited, in the dtype the kernels compute in."""
+    return x if x.dtype == dtype else empty(tuple(x.shape), dtype).copy_(x)
 
 
 def _conv_arguments(x: Tensor, geometry: ConvGeometry) -> ConvArguments:

@@ -21,6 +21,7 @@ from edge_sdk.training.sparse.calls import (
     prepare_norm,
     prologue_of,
     ready,
+    unpack,
 )
 from edge_sdk.training.sparse.memory import empty, empty_like
 from edge_sdk.training.sparse.plans import (
@@ -54,7 +55,7 @@ class SparseConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         plan, has_bias, dtype = ctx.static
         found = conv_backward(
-            x.to(dtype), weight, ready(dy), plan,
+            unpack(x, dtype), weight, ready(dy), plan,
             prologue_of(None, None, None, relu=plan.relu),
             wants_x=ctx.needs_input_grad[0], wants_bias=has_bias,
         )  # fmt: skip
@@ -87,7 +88,7 @@ class NormConv(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, gamma, weight, mean, istd, scale, shift = ctx.saved_tensors
         state, plan, has_bias, dtype = ctx.static
-        x = x.to(dtype)
+        x = unpack(x, dtype)
         found = conv_backward(
             x, weight, ready(dy), plan, prologue_of(scale, shift, None, relu=plan.relu),
             wants_x=True, wants_bias=has_bias,
@@ -114,20 +115,23 @@ class NormAct(torch.autograd.Function):
         prologue = prologue_of(scale, shift, residual, relu=plan.relu)
         arguments = ctypes.byref(norm_arguments(x, state))
         library_of(x).call("fe_norm_apply", arguments, pointer(x), prologue, pointer(y))
-        sign = y if plan.relu else None
-        if sign is not None and plan.saved == torch.bfloat16:
-            sign = (y > 0) | y.isnan()  # one byte where y itself is not kept
-        ctx.save_for_backward(pack(x, plan.saved), sign, gamma, mean, istd)
+        kept = y if plan.relu else None
+        if plan.relu and plan.saved == torch.bfloat16:
+            # y itself is not kept: one byte says where the ReLU is off (NaN is on).
+            kept = torch.le(y, 0, out=empty(tuple(y.shape), torch.bool))
+        ctx.save_for_backward(pack(x, plan.saved), kept, gamma, mean, istd)
         ctx.static = state, residual is not None, x.dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        x, sign, gamma, mean, istd = ctx.saved_tensors
+        x, y, gamma, mean, istd = ctx.saved_tensors
         state, has_residual, dtype = ctx.static
-        x, dy = x.to(dtype), ready(dy)
-        y = None if sign is None else sign.to(dtype)
+        x, dy = unpack(x, dtype), ready(dy)
+        if y is not None and y.dtype == torch.bool:
+            dy = empty_like(dy).copy_(dy).masked_fill_(y, 0)
+            y = None
         dresidual = empty_like(dy) if has_residual and y is not None else None
         dx = empty_like(x)
         sums = norm_backward(x, y, dy, gamma, (mean, istd), state, dx, dresidual)
@@ -166,7 +170,7 @@ class SparseMatmul(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight = ctx.saved_tensors
         structure, has_bias, dtype = ctx.static
-        x, dy = x.to(dtype), ready(dy)
+        x, dy = unpack(x, dtype), ready(dy)
         blocks, _, lanes = x.shape
         dx = empty_like(x) if ctx.needs_input_grad[0] else None
         dw = empty_like(weight)

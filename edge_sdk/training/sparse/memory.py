@@ -31,6 +31,8 @@ _NUMPY: Final[dict[torch.dtype, Any]] = {
     torch.float32: np.float32,
     torch.float64: np.float64,
     torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+    torch.bfloat16: np.uint16,  # numpy has none
 }
 _ALIGNMENT: Final = 64  # what the kernels ask for
 _SMALL: Final = 32 * 1024  # below this the C library's own caches are as good
@@ -67,7 +69,8 @@ class _Arena:
             self._give(start, start + size)
 
         self.lent[key] = weakref.ref(view, returned), start, size
-        return torch.from_numpy(view)
+        tensor = torch.from_numpy(view)
+        return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
     def _claim(self, size: int) -> int:
         for i, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):

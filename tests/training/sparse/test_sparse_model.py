@@ -12,8 +12,9 @@ from torch import nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
+from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.sparse import accumulate, keep_activations, sparse_model
+from edge_sdk.training.sparse import keep_activations, sparse_model
 from edge_sdk.training.sparse.layout import FromBlocked, ToBlocked, lane_width
 
 

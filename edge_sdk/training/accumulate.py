@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge_sdk.errors import EngineError
-from edge_sdk.training.sparse.model import SparseModel
+from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.sparse.modules import BlockedNorm
 
-__all__ = ["accumulate"]
+__all__ = ["accumulate", "coupling_layer"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def accumulate(
-    model: SparseModel, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, *,
-    micro_batch: int, ghost_norm: bool = False,
+    model: TrainingModel | nn.Module, loss: Loss, inputs: torch.Tensor,
+    targets: torch.Tensor, *, micro_batch: int, ghost_norm: bool = False,
 ) -> float:  # fmt: skip
     """Adds the gradient of the mean loss over a batch, `micro_batch` samples at a time.
 
@@ -34,11 +35,12 @@ def accumulate(
     norm is exact. Dropout draws other numbers, as for any other split.
 
     Args:
-        model: The sparse model, in training mode.
+        model: On any engine, in training mode.
         loss: (predictions, targets) -> scalar, the mean over the given samples.
         inputs: (N, ...) float32.
         targets: (N, ...).
-        micro_batch: Samples per part, at least 1.
+        micro_batch: Most samples per part, at least 1; parts are as equal as they can
+            be, so that no lone sample meets batch norm.
         ghost_norm: Accept batch statistics per micro-batch.
 
     Returns:
@@ -51,26 +53,37 @@ def accumulate(
     samples = len(inputs)
     if micro_batch < 1 or not samples:
         raise EngineError(f"cannot split {samples} samples into parts of {micro_batch}")
-    if micro_batch < samples and not ghost_norm:
-        _refuse_batch_norm(model.module)
+    parts = -(-samples // micro_batch)
+    if parts > 1 and not ghost_norm:
+        _refuse_coupling(model if isinstance(model, nn.Module) else model.module)
     total = 0.0
-    for start in range(0, samples, micro_batch):
-        part = slice(start, start + micro_batch)
-        share = len(inputs[part]) / samples
-        value = loss(model(inputs[part]), targets[part]) * share
+    ends = [samples * part // parts for part in range(parts + 1)]
+    for start, end in itertools.pairwise(ends):
+        share = (end - start) / samples
+        value = loss(model(inputs[start:end]), targets[start:end]) * share
         value.backward()  # type: ignore[no-untyped-call]
         total += float(value.detach())
     return total
 
 
-def _refuse_batch_norm(module: nn.Module) -> None:
-    kinds: tuple[Any, ...] = (nn.BatchNorm1d, nn.BatchNorm2d)
+def coupling_layer(module: nn.Module) -> str | None:
+    """The first layer whose output for a sample depends on the batch's others."""
+    name: str
     for name, layer in module.named_modules():
         blocked = isinstance(layer, BlockedNorm) and not layer.groups
-        if (blocked or isinstance(layer, kinds)) and layer.training:
-            raise EngineError(
-                f"layer {name}: batch norm in training mode sees the whole batch, so "
-                "micro-batches cannot give the same update",
-                remedy="Use group norm, or accept statistics per micro-batch with "
-                "ghost_norm=True.",
-            )
+        if not blocked and not isinstance(layer, _BatchNorm):
+            continue
+        if layer.training or layer.running_mean is None:
+            return name
+    return None
+
+
+def _refuse_coupling(module: nn.Module) -> None:
+    name = coupling_layer(module)
+    if name is not None:
+        raise EngineError(
+            f"layer {name}: batch norm in training mode sees the whole batch, so "
+            "micro-batches cannot give the same update",
+            remedy="Use group norm, allow more memory, or accept statistics per "
+            "micro-batch with ghost_norm = true.",
+        )

@@ -1,0 +1,154 @@
+"""An owner's memory ceiling that the whole batch would break, met by the device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TASK = '''
+"""A task whose activations dwarf its weights, and a device that trains one step."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from device_profiles import load_board
+from edge_sdk.cli import micro_batch_of
+from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.probe.steps import peak_rss_mib
+from edge_sdk.settings import DeviceSettings
+from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.training.runner import TaskRunner
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, Training, WarmUp
+from edge_sdk.wire.values import Values, pack_values, unpack_values
+from msgspec.structs import replace
+
+BATCH, SIDE, WIDE = 256, 32, 16
+
+
+def examples(_: Path = Path()) -> Examples:
+    rng = np.random.default_rng(2)
+    inputs = rng.integers(0, 256, size=(BATCH, 1, SIDE, SIDE)).astype(np.uint8)
+    return Examples(inputs, rng.integers(0, 10, size=BATCH))
+
+
+def network() -> nn.Module:
+    def block() -> list[nn.Module]:
+        return [nn.Conv2d(WIDE, WIDE, 3, padding=1), nn.GroupNorm(4, WIDE), nn.ReLU()]
+
+    return nn.Sequential(
+        nn.Conv2d(1, WIDE, 3, padding=1), nn.ReLU(),
+        *(layer for _ in range(6) for layer in block()),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDE, 10),
+    )
+
+
+task = Task(
+    name="wide", model=network, loss=nn.functional.cross_entropy, train_data=examples,
+    eval_data=examples, input_shape=(1, SIDE, SIDE), prepare=lambda x: x.float() / 255,
+)
+
+
+def main(ceiling: int, engine: str, activations: str, rule: str, out: str) -> None:
+    torch.set_num_threads(1)
+    layers = layers_of(network(), task.dense_layers)
+    counts = exact_counts(uniform(layers), layers, 0.3)
+    mask = draw(layers, counts, 5)
+    state = initial_state(task, 1)
+    base = pack_values(
+        Values(mask.digest, {n: state.pop(n)[mask[n]] for n in mask}, state), mask
+    )
+    order = TaskOrder(
+        id="1-a", round_no=1, density=0.3, base=manifest_of(base),
+        mask=MaskRecipe(5, counts, mask.digest), ttl_ms=1000, shard=0, codec="fp32",
+        rule=WarmUp() if rule == "warm-up" else Frozen(),
+        training=Training(epochs=1, batch_size=BATCH, learning_rate=0.5, seed=9),
+    )
+    settings = DeviceSettings(
+        name="pi", federation="home", broker="mqtt://127.0.0.1", task="wide:task",
+        data=Path(), state=Path(), profile="raspberry_pi_4b_4gb",
+    )
+    profile = load_board(settings.profile)
+    cap = replace(profile.caps, ram_mib=ceiling) if ceiling else profile.caps
+    own = examples()
+    runner = TaskRunner(
+        task, own, engine, activations=activations,
+        micro_batch=micro_batch_of(settings, replace(profile, caps=cap), task, own),
+    )
+    packed = runner.run(order, base, lambda: False)
+    if rule == "frozen":
+        change = unpack_values(packed.payload, mask)
+        parts = [*change.masked.values(), *change.dense.values()]
+        np.save(out, np.concatenate([p.reshape(-1) for p in parts]))
+    print(peak_rss_mib())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])
+'''
+CEILING = 300
+
+
+def device(
+    folder: Path, ceiling: int, engine: str, activations: str = "fp32",
+    rule: str = "frozen",
+) -> tuple[float, Path]:  # fmt: skip
+    """Peak MiB of a device that carries out one order, and where its update is."""
+    (folder / "wide.py").write_text(TASK)
+    out = folder / f"update-{ceiling}-{engine}-{activations}.npy"
+    done = subprocess.run(
+        [sys.executable, "wide.py", str(ceiling), engine, activations, rule, str(out)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout), out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[float, np.ndarray]:
+    """The whole batch without a ceiling: peak MiB and update."""
+    peak, update = device(tmp_path_factory.mktemp("whole"), 0, "sparse")
+    assert peak > CEILING
+    return peak, np.load(update)
+
+
+def apart(update: Path, reference: np.ndarray) -> float:
+    return float(np.linalg.norm(np.load(update) - reference)) / float(
+        np.linalg.norm(reference)
+    )
+
+
+@pytest.mark.parametrize("engine", ["sparse", "masked"])
+def test_a_ceiling_that_the_whole_batch_would_break_is_met_and_the_update_equals(
+    tmp_path: Path, engine: str, whole: tuple[float, np.ndarray]
+) -> None:
+    peak, update = device(tmp_path, CEILING, engine)
+    assert peak <= CEILING
+    assert apart(update, whole[1]) < 1e-3  # float32 sums in another order
+
+
+def test_bf16_activations_take_less_memory_and_change_the_update_a_little(
+    tmp_path: Path, whole: tuple[float, np.ndarray]
+) -> None:
+    peak, update = device(tmp_path, 0, "sparse", "bf16")
+    assert peak < whole[0] - 20  # seven activations of 16 MiB, six of them halved
+    assert 0 < apart(update, whole[1]) < 0.1
+
+
+def test_a_warm_up_keeps_to_the_ceiling_too(tmp_path: Path) -> None:
+    peak, _ = device(tmp_path, CEILING, "sparse", rule="warm-up")
+    assert peak <= CEILING
