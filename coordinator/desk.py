@@ -129,9 +129,14 @@ class Desk:
             self._tell(device, self._fate_of(offer.task_id))
             return
         order = self._conductor.orders[offer.task_id]
-        base, _ = self._lineage.base_of(order.round_no)
-        most = self._fleet.examples(device)
-        refused = check_offer(offer, order, max_examples=most, dense=base.dense)
+        base, family = self._lineage.base_of(order.round_no)
+        refused = check_offer(
+            offer,
+            order,
+            max_examples=self._fleet.examples(device),
+            dense=base.dense,
+            sizes={name: family.top[name].size for name in family.top},
+        )
         if refused is not None:
             self._reject(device, order, refused)
             return

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
+from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Evidence,
     Values,
     largest_payload,
     unpack_evidence,
+    unpack_moved,
     unpack_values,
 )
 
@@ -39,6 +41,7 @@ def check_offer(
     *,
     max_examples: int,
     dense: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Refused | None:
     """What can be known before a byte of the update is asked for.
 
@@ -47,13 +50,17 @@ def check_offer(
         order: What it was asked.
         max_examples: The device's own count when it said hello: it cannot weigh more.
         dense: The global model's dense remainder, which comes back with the update.
+        sizes: Weight name to number of weights, where the mask may move.
     """
-    if offer.mask_digest != order.mask.digest:
+    if offer.mask_digest != order.mask.digest and not order.moves:
         return Refused("the update stands on another mask than the task's")
     if offer.codec != order.codec:
         return Refused(f"codec {offer.codec!r} was not agreed, {order.codec!r} was")
     # A warm-up's evidence is smaller than the values.
     most = largest_payload(order.codec, order.mask.counts, dense) + SLACK_BYTES
+    if order.moves:
+        # As many values, but blocks may fall otherwise: a scale more per layer.
+        most += largest_structure(sizes) + 64 * len(sizes)
     if offer.manifest.size > most:
         return Refused(f"{offer.manifest.size} bytes; the task takes at most {most}")
     if not all(math.isfinite(v) for v in (offer.norm, *offer.metrics.values())):
@@ -81,7 +88,10 @@ def check_payload(
             if not any(evidence.counts.values()):
                 return Refused("the warm-up kept no weight at all")
             return evidence
-        change = unpack_values(payload, mask, codec=order.codec)
+        if order.moves:
+            _, change = unpack_moved(payload, mask, codec=order.codec)
+        else:
+            change = unpack_values(payload, mask, codec=order.codec)
     except RemoteProtocolError as error:
         return Refused(str(error))
     if set(change.dense) != set(dense):

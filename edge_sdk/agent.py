@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 
 import psutil
 
-from edge_sdk.errors import EdgeError, IdentityError, RemoteProtocolError
+from edge_sdk.errors import EdgeError, IdentityError, RemoteProtocolError, StateError
 from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.journal import KEEP_FINISHED, Journal, Record
 from edge_sdk.session import (
@@ -78,6 +78,7 @@ QUEUE = 2048  # events; a full queue drops messages, which are asked for again
 # Seconds without news before asking again: short while somebody waits for us.
 NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
 COORDINATOR = "coordinator"
+WINDOW = 32  # chunks of 64 KiB on their way down at a time: 2 MiB
 
 
 class Runner(Protocol):
@@ -94,9 +95,13 @@ class Runner(Protocol):
         ...
 
     def run(
-        self, order: TaskOrder, base: bytes, stop: Callable[[], bool]
+        self,
+        order: TaskOrder,
+        base: bytes,
+        stop: Callable[[], bool],
+        structure: bytes = b"",
     ) -> PackedTask:
-        """Carries out an order."""
+        """Carries out an order; `structure` is there when its mask names one."""
         ...
 
 
@@ -181,8 +186,9 @@ class Agent:
             QUEUE
         )
         self._session = Session()
-        self._assembly: Assembly | None = None
-        self._base = b""
+        self._fetching: list[Assembly] = []  # the base, and what else the task needs
+        self._asked: set[str] = set()  # topics of chunks that are on their way
+        self._blobs: list[bytes] = []
         self._cancel = threading.Event()
         self._stopping = threading.Event()
         self._worker: threading.Thread | None = None
@@ -272,7 +278,7 @@ class Agent:
     def _hear(self, delivery: Delivery) -> None:
         topic = topics.parse(delivery.topic, self._me.federation)
         if isinstance(topic, topics.Chunk):
-            self._take_chunk(topic, delivery.payload)
+            self._take_chunk(topic, delivery.topic, delivery.payload)
             return
         if not delivery.payload:  # a retained topic was wiped
             return
@@ -343,8 +349,8 @@ class Agent:
                 self._say(message)
             case Greet():
                 self._say(self._hello())
-            case Fetch(manifest):
-                self._fetch(manifest)
+            case Fetch(blobs):
+                self._fetch(blobs)
             case Train(order):
                 self._train(order)
             case Halt():
@@ -368,48 +374,73 @@ class Agent:
         )
         self._journal.keep(record)
 
-    def _fetch(self, manifest: Manifest) -> None:
-        if self._assembly is None or self._assembly.manifest != manifest:
-            self._drop_assembly()
+    def _fetch(self, blobs: tuple[Manifest, ...]) -> None:
+        if tuple(a.manifest for a in self._fetching) != blobs:
+            self._drop_fetch()
             try:
-                self._assembly = Assembly(manifest)
-            except RemoteProtocolError as error:  # asked for again, it breaks again
+                self._fetching = [self._journal.blobs.open(m, blobs) for m in blobs]
+            except EdgeError as error:  # asked for again, it breaks again
                 self._break_off(error)
                 return
-            self._transport.subscribe(
-                topics.all_chunks(self._me.federation, blob_id(manifest))
-            )
-            return
-        missing = self._assembly.missing()
-        if missing:  # retained delivery can be cut silently: ask for the rest
-            self._say(Need(blob_id(manifest), missing, credit=64))
+        else:
+            for assembly in self._fetching:
+                missing = assembly.missing()
+                if missing:  # a message was lost, or the broker started empty
+                    need = Need(blob_id(assembly.manifest), missing, credit=WINDOW)
+                    self._say(need)
+        self._go_on_fetching()
 
-    def _take_chunk(self, topic: topics.Chunk, chunk: bytes) -> None:
-        assembly = self._assembly
-        if assembly is None or blob_id(assembly.manifest) != topic.blob or not chunk:
+    def _go_on_fetching(self) -> None:
+        """Asks the broker for the next chunks, or says that all are here.
+
+        By exact topics, a window at a time: what waits here is bounded, what arrived
+        is not sent again after a cut, and not every broker has retained messages for a
+        wildcard.
+        """
+        wanted = [
+            topics.chunk(self._me.federation, blob_id(assembly.manifest), index)
+            for assembly in self._fetching
+            for index in positions(assembly.missing(WINDOW), 1 << 31)
+        ][:WINDOW]
+        fresh = [topic for topic in wanted if topic not in self._asked]
+        if fresh and (len(fresh) == len(wanted) or len(fresh) >= WINDOW // 2):
+            self._asked.update(fresh)
+            self._transport.subscribe(*fresh)
+        if wanted or not self._fetching:
             return
-        if assembly.add(topic.index, chunk) and assembly.complete:
-            self._drop_assembly()
-            try:
-                self._base = assembly.content()
-            except RemoteProtocolError as error:
-                self._break_off(error)
-                return
-            self._feed(Fetched(topic.blob))
+        try:
+            self._blobs = [assembly.content() for assembly in self._fetching]
+        except EdgeError as error:
+            self._break_off(error)
+            return
+        base = blob_id(self._fetching[0].manifest)
+        self._drop_fetch()
+        self._feed(Fetched(base))
+
+    def _take_chunk(self, topic: topics.Chunk, name: str, chunk: bytes) -> None:
+        for assembly in self._fetching:
+            if blob_id(assembly.manifest) == topic.blob and chunk:
+                try:
+                    assembly.add(topic.index, chunk)
+                except StateError as error:
+                    self._break_off(error)
+                    return
+                self._asked.discard(name)
+                self._transport.unsubscribe(name)
+        self._go_on_fetching()
 
     def _break_off(self, error: EdgeError) -> None:
         """Gives the task in hand back: its base cannot be had."""
         if self._session.order is not None:
             self._feed(Broke(self._session.order.id, str(error)))
 
-    def _drop_assembly(self) -> None:
-        if self._assembly is not None:
-            blob = blob_id(self._assembly.manifest)
-            self._transport.unsubscribe(topics.all_chunks(self._me.federation, blob))
-            self._assembly = None
+    def _drop_fetch(self) -> None:
+        if self._asked:
+            self._transport.unsubscribe(*self._asked)
+        self._asked, self._fetching = set(), []
 
     def _train(self, order: TaskOrder) -> None:
-        cancel, base = threading.Event(), self._base
+        cancel, (base, *structure) = threading.Event(), self._blobs
         self._cancel, before = cancel, self._worker
 
         def work() -> None:
@@ -417,7 +448,7 @@ class Agent:
                 before.join()  # and the runner's model is one for all tasks
             result: PackedTask | Broke
             try:
-                result = self._runner.run(order, base, cancel.is_set)
+                result = self._runner.run(order, base, cancel.is_set, *structure)
             except Stopped:
                 return
             except EdgeError as error:
@@ -441,7 +472,7 @@ class Agent:
 
     def _halt(self) -> None:
         self._cancel.set()
-        self._drop_assembly()
+        self._drop_fetch()
 
     def _ship(
         self, task_id: str, ranges: tuple[tuple[int, int], ...], credit: int

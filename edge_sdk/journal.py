@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_sdk.blobs import BlobFolder
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, RemoteProtocolError, StateError
 from edge_sdk.wire.codec import pack, unpack
@@ -44,12 +45,17 @@ class Record(msgspec.Struct, frozen=True):
 class Journal:
     """The journal in a device's state folder; one process at a time.
 
+    Attributes:
+        record: What is durable.
+        blobs: Models fetched, which may vanish at any time.
+
     Raises:
         StateError: If another process holds the folder, or the journal is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path, self._outbox = folder / "journal.msgpack", folder / "outbox.bin"
+        self.blobs = BlobFolder(folder / "blobs")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("w")

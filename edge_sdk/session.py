@@ -111,7 +111,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A downward blob is whole."""
+    """A task's base is whole, and with it every blob that `Fetch` named."""
 
     blob: str
 
@@ -166,9 +166,12 @@ class Greet:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Get a blob, or what is missing of it; `Fetched` follows."""
+    """Get a task's base and what else it needs, or what is missing; `Fetched` follows.
 
-    manifest: Manifest
+    The base is the first.
+    """
+
+    blobs: tuple[Manifest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +235,13 @@ def _boot(session: Session, event: Booted) -> Step:
     if event.offer is not None:
         return replace(session, phase=Phase.UPLOAD), ()
     if event.order is not None:
-        return replace(session, phase=Phase.FETCH), (Fetch(event.order.base),)
+        return replace(session, phase=Phase.FETCH), (_fetch(event.order),)
     return replace(session, phase=Phase.IDLE), ()
+
+
+def _fetch(order: TaskOrder) -> Fetch:
+    structure = order.mask.structure
+    return Fetch((order.base,) if structure is None else (order.base, structure))
 
 
 def _take(session: Session, order: TaskOrder) -> Step:
@@ -243,7 +251,7 @@ def _take(session: Session, order: TaskOrder) -> Step:
     if verdict is not None:
         return session, ()
     after = replace(session, phase=Phase.FETCH, order=order, offer=None)
-    return after, (Keep(), Say(TaskAck(order.id)), Fetch(order.base))
+    return after, (Keep(), Say(TaskAck(order.id)), _fetch(order))
 
 
 def _take_again(session: Session, order: TaskOrder) -> Step:
@@ -316,7 +324,7 @@ def _greet(session: Session, _event: object) -> Step:
 
 
 def _greet_and_fetch(session: Session, _event: object) -> Step:
-    again = (Fetch(session.order.base),) if session.order else ()
+    again = (_fetch(session.order),) if session.order else ()
     return session, (Greet(), *again)
 
 

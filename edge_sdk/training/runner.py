@@ -26,6 +26,7 @@ from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import Frozen, MaskRecipe, Offer, TaskOrder, WarmUp
+from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import (
     Evidence,
     Values,
@@ -118,15 +119,27 @@ class TaskRunner:
         """Engines that can run here: sparse where its kernels load."""
         return ("masked",) if unavailable_reason() else ("sparse", "masked")
 
-    def run(self, order: TaskOrder, base: bytes, stop: Callable[[], bool]) -> Packed:
+    def run(
+        self,
+        order: TaskOrder,
+        base: bytes,
+        stop: Callable[[], bool],
+        structure: bytes = b"",
+    ) -> Packed:
         """Carries out an order.
+
+        Args:
+            order: What to do.
+            base: The model to start from.
+            stop: Turns true when the result is not wanted any more.
+            structure: The mask's, when it is not drawn from a seed.
 
         Raises:
             Stopped: If `stop` turned true.
             EdgeError: If the base does not fit the mask, or training breaks.
         """
         began = time.monotonic()
-        mask = self._mask(order.mask)
+        mask = self._mask(order.mask, structure)
         start = unpack_values(base, mask)
         match order.rule:
             case Frozen():
@@ -211,9 +224,11 @@ class TaskRunner:
         )
         return outcome, counts
 
-    def _mask(self, recipe: MaskRecipe) -> Mask:
+    def _mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         if self._model is not None and self._model.mask.digest == recipe.digest:
             return self._model.mask
+        if recipe.structure is not None:
+            return decode_structure(structure, self.layers, recipe.digest)
         return mask_of(recipe, self.layers)
 
     def _prepared(self, mask: Mask, batch_size: int) -> TrainingModel:

@@ -50,12 +50,12 @@ class Transport(Protocol):
         """Sends; `sure` asks the broker for an acknowledgement (QoS 1)."""
         ...
 
-    def subscribe(self, pattern: str) -> None:
-        """Asks for a topic filter; kept across reconnects."""
+    def subscribe(self, *patterns: str) -> None:
+        """Asks for topic filters; kept across reconnects."""
         ...
 
-    def unsubscribe(self, pattern: str) -> None:
-        """Gives a topic filter back."""
+    def unsubscribe(self, *patterns: str) -> None:
+        """Gives topic filters back."""
         ...
 
     def traffic(self) -> Traffic:

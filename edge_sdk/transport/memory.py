@@ -88,18 +88,20 @@ class MemoryTransport:
         self._sent += len(payload)
         self.broker.route(topic, payload, retain=retain)
 
-    def subscribe(self, pattern: str) -> None:
-        """Adds the filter and delivers what is retained under it."""
-        if pattern not in self._patterns:
-            self._patterns.append(pattern)
-        for delivery in self.broker.held(pattern):
-            self._received += len(delivery.payload)
-            self.deliver(delivery)
+    def subscribe(self, *patterns: str) -> None:
+        """Adds the filters and delivers what is retained under each."""
+        for pattern in patterns:
+            if pattern not in self._patterns:
+                self._patterns.append(pattern)
+            for delivery in self.broker.held(pattern):
+                self._received += len(delivery.payload)
+                self.deliver(delivery)
 
-    def unsubscribe(self, pattern: str) -> None:
-        """Drops the filter."""
-        if pattern in self._patterns:
-            self._patterns.remove(pattern)
+    def unsubscribe(self, *patterns: str) -> None:
+        """Drops the filters."""
+        for pattern in patterns:
+            if pattern in self._patterns:
+                self._patterns.remove(pattern)
 
     def offer(self, topic: str, payload: bytes) -> None:
         """Delivers once if any filter matches."""

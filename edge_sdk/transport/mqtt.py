@@ -57,7 +57,7 @@ class MqttTransport:
     ) -> None:
         self._address, self._client_id, self._will = address, client_id, will
         self._deliver, self._on_link = deliver, on_link
-        self._patterns: list[str] = []
+        self._patterns: dict[str, None] = {}  # in the order they were asked for
         self._lock = threading.Lock()
         self._meter = _Meter()
         self._linked = threading.Event()
@@ -78,19 +78,18 @@ class MqttTransport:
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             log.warning("send queue full: dropped a message to %s", topic)
 
-    def subscribe(self, pattern: str) -> None:
-        """Asks for the filter now and after every reconnect."""
+    def subscribe(self, *patterns: str) -> None:
+        """Asks for the filters now and after every reconnect."""
         with self._lock:
-            if pattern not in self._patterns:
-                self._patterns.append(pattern)
-        self._client.subscribe(pattern, qos=1)
+            self._patterns.update(dict.fromkeys(patterns))
+        self._client.subscribe([(pattern, 1) for pattern in patterns])
 
-    def unsubscribe(self, pattern: str) -> None:
-        """Gives the filter back."""
+    def unsubscribe(self, *patterns: str) -> None:
+        """Gives the filters back."""
         with self._lock:
-            if pattern in self._patterns:
-                self._patterns.remove(pattern)
-        self._client.unsubscribe(pattern)
+            for pattern in patterns:
+                self._patterns.pop(pattern, None)
+        self._client.unsubscribe(list(patterns))
 
     def traffic(self) -> Traffic:
         """Bytes of the TCP stream as the kernel counts them; 0, 0 where it does not."""

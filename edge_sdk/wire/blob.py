@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.wire.messages import Manifest
 
-__all__ = ["CHUNK_SIZE", "Assembly", "blob_id", "chunk_of", "manifest_of", "positions"]
+__all__ = [
+    "CHUNK_SIZE",
+    "Assembly",
+    "Shelf",
+    "blob_id",
+    "chunk_of",
+    "manifest_of",
+    "positions",
+]
 
 CHUNK_SIZE = 64 * 1024  # bytes; larger packets make the broker's memory grow, see ADR 5
 
@@ -58,10 +67,31 @@ def positions(ranges: Sequence[tuple[int, int]], limit: int) -> Iterable[int]:
                 yield index
 
 
-class Assembly:
-    """Chunks of one blob as they arrive, in any order, each checked by its digest."""
+class Shelf(Protocol):
+    """Where an assembly keeps its chunks."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def put(self, index: int, chunk: bytes) -> None:
+        """Keeps a chunk."""
+        ...
+
+    def get(self, index: int) -> bytes:
+        """A chunk that may have been kept; its digest tells."""
+        ...
+
+
+class Assembly:
+    """Chunks of one blob as they arrive, in any order, each checked by its digest.
+
+    Args:
+        manifest: What the blob is.
+        shelf: Where its chunks are kept, and where some may be already; in memory
+            without.
+
+    Raises:
+        RemoteProtocolError: If the manifest contradicts itself.
+    """
+
+    def __init__(self, manifest: Manifest, shelf: Shelf | None = None) -> None:
         expected = -(-manifest.size // manifest.chunk_size)
         if expected != len(manifest.chunks):
             raise RemoteProtocolError(
@@ -69,7 +99,12 @@ class Assembly:
                 f"chunks instead of {expected}"
             )
         self.manifest = manifest
-        self._chunks: dict[int, bytes] = {}
+        self._shelf = shelf or _InMemory()
+        self._held = {
+            index
+            for index, digest in enumerate(manifest.chunks)
+            if shelf and hashlib.sha256(shelf.get(index)).digest() == digest
+        }
 
     def add(self, index: int, chunk: bytes) -> bool:
         """Takes a chunk; returns whether it was new.
@@ -77,7 +112,7 @@ class Assembly:
         Raises:
             RemoteProtocolError: If it is not the chunk that the manifest names.
         """
-        if index in self._chunks:
+        if index in self._held:
             return False
         if index >= len(self.manifest.chunks):
             raise RemoteProtocolError(f"chunk {index} is beyond the blob's end")
@@ -86,24 +121,25 @@ class Assembly:
             raise RemoteProtocolError(f"chunk {index} does not have its size")
         if hashlib.sha256(chunk).digest() != self.manifest.chunks[index]:
             raise RemoteProtocolError(f"chunk {index} does not have its digest")
-        self._chunks[index] = bytes(chunk)
+        self._shelf.put(index, bytes(chunk))
+        self._held.add(index)
         return True
 
     @property
     def received(self) -> int:
         """Chunks held."""
-        return len(self._chunks)
+        return len(self._held)
 
     @property
     def complete(self) -> bool:
         """Whether every chunk is here."""
-        return len(self._chunks) == len(self.manifest.chunks)
+        return len(self._held) == len(self.manifest.chunks)
 
     def missing(self, limit: int = 64) -> list[tuple[int, int]]:
         """Up to `limit` ranges ``[start, stop)`` of chunks that are not here."""
         ranges: list[tuple[int, int]] = []
         for index in range(len(self.manifest.chunks)):
-            if index in self._chunks:
+            if index in self._held:
                 continue
             if ranges and ranges[-1][1] == index:
                 ranges[-1] = (ranges[-1][0], index + 1)
@@ -121,7 +157,19 @@ class Assembly:
         """
         if not self.complete:
             raise RemoteProtocolError("the blob is not complete")
-        whole = b"".join(self._chunks[i] for i in range(len(self.manifest.chunks)))
+        chunks = range(len(self.manifest.chunks))
+        whole = b"".join(self._shelf.get(index) for index in chunks)
         if hashlib.sha256(whole).digest() != self.manifest.sha256:
             raise RemoteProtocolError("the blob does not have its digest")
         return whole
+
+
+class _InMemory:
+    def __init__(self) -> None:
+        self._chunks: dict[int, bytes] = {}
+
+    def put(self, index: int, chunk: bytes) -> None:
+        self._chunks[index] = chunk
+
+    def get(self, index: int) -> bytes:
+        return self._chunks[index]

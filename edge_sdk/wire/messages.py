@@ -51,17 +51,23 @@ class Manifest(Struct, frozen=True):
     """
 
     sha256: Digest
-    size: Annotated[int, Meta(ge=1, le=1 << 31)]
-    chunk_size: Annotated[int, Meta(ge=1, le=1 << 20)]
+    size: Annotated[int, Meta(ge=1, le=1 << 27)]
+    chunk_size: Annotated[int, Meta(ge=1, le=1 << 16)]
     chunks: Annotated[list[Digest], Meta(min_length=1, max_length=2048)]
 
 
-class MaskRecipe(Struct, frozen=True):
-    """A mask as its seed and counts; both sides draw it and compare digests."""
+class MaskRecipe(Struct, frozen=True, omit_defaults=True):
+    """How a device comes by a mask; either way it compares digests.
+
+    Without `structure` it draws the mask from `seed` and `counts`. A mask that is not
+    frozen cannot be drawn: `structure` is then the blob of its CSR structure, which
+    travels once per digest, and `counts` says how much of it each layer keeps.
+    """
 
     seed: Count
     counts: dict[str, Count]
     digest: Digest
+    structure: Manifest | None = None
 
 
 class Training(Struct, frozen=True):
@@ -123,8 +129,12 @@ class Wait(Struct, frozen=True, tag="wait"):
     why: Why
 
 
-class TaskOrder(Struct, frozen=True, tag="task"):
-    """Coordinator to device: its part of one round."""
+class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
+    """Coordinator to device: its part of one round.
+
+    Where `moves` is set, training may move the mask: the update stands on a mask of its
+    own, no larger than the task's, whose structure is in the update's payload.
+    """
 
     id: TaskId
     round_no: Count
@@ -136,6 +146,7 @@ class TaskOrder(Struct, frozen=True, tag="task"):
     ttl_ms: Count
     shard: Count
     codec: str
+    moves: bool = False
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):
@@ -180,7 +191,7 @@ class Data(Struct, frozen=True, tag="data"):
 
     task_id: TaskId
     index: Count
-    chunk: Annotated[bytes, Meta(max_length=1 << 20)]
+    chunk: Annotated[bytes, Meta(max_length=1 << 16)]
 
 
 Verdict: TypeAlias = Literal[

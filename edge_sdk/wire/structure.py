@@ -15,7 +15,7 @@ Under a frozen mask none of it travels: both sides draw the mask from its seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -26,7 +26,13 @@ from edge_sdk.errors import RemoteProtocolError, SparsityError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
 from edge_sdk.wire.codec import pack, unpack
 
-__all__ = ["CODES", "Code", "decode_structure", "encode_structure"]
+__all__ = [
+    "CODES",
+    "Code",
+    "decode_structure",
+    "encode_structure",
+    "largest_structure",
+]
 
 Code: TypeAlias = Literal["csr", "gap", "bitmap"]
 CODES: tuple[Code, ...] = ("csr", "gap", "bitmap")
@@ -43,7 +49,7 @@ class _Layer(msgspec.Struct, frozen=True, array_like=True):
 
 class _Structure(msgspec.Struct, frozen=True, tag="structure"):
     version: Literal[1]
-    layers: dict[str, _Layer]
+    layers: Annotated[dict[str, _Layer], msgspec.Meta(max_length=1 << 16)]
 
 
 def encode_structure(mask: Mask, *, codes: Sequence[Code] = CODES) -> bytes:
@@ -79,6 +85,15 @@ def decode_structure(data: bytes, layers: Sequence[LayerShape], digest: bytes) -
             f"{digest.hex()[:12]} was meant"
         )
     return mask
+
+
+def largest_structure(sizes: Mapping[str, int]) -> int:
+    """Bytes that an honest structure takes at most: no layer passes its bitmap.
+
+    Args:
+        sizes: Weight name to number of weights.
+    """
+    return sum(-(-size // 8) + len(name) + 32 for name, size in sizes.items()) + 64
 
 
 def _encode_layer(pattern: NDArray[np.bool_], codes: Sequence[Code]) -> _Layer:
@@ -156,8 +171,9 @@ def _decode_gap(shape: LayerShape, layer: _Layer) -> NDArray[np.bool_]:
     ends = np.flatnonzero(high)
     if ends.size != layer.nnz or high.size - (ends[-1] + 1 if ends.size else 0) >= 8:
         raise RemoteProtocolError("wrong number of gaps")
-    weights = np.left_shift(1, np.arange(layer.low_bits, dtype=np.int64))
-    lows = low.reshape(layer.nnz, layer.low_bits) @ weights
+    lows = np.zeros(layer.nnz, np.int64)  # bit by bit: at once takes 8 bytes per bit
+    for bit, column in enumerate(low.reshape(layer.nnz, layer.low_bits).T):
+        lows |= column.astype(np.int64) << bit
     quotients = np.diff(ends, prepend=-1) - 1
     spots = np.cumsum((quotients << layer.low_bits) + lows + 1) - 1
     if spots.size and spots[-1] >= shape.numel:

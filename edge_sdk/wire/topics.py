@@ -27,7 +27,6 @@ __all__ = [
     "Status",
     "Topic",
     "Upload",
-    "all_chunks",
     "all_statuses",
     "all_uploads",
     "announcement",
@@ -119,11 +118,6 @@ def next_key(federation: str) -> str:
 def chunk(federation: str, blob: str, index: int) -> str:
     """Topic of one chunk of a blob."""
     return f"{_prefix(federation)}/m/{blob}/{index}"
-
-
-def all_chunks(federation: str, blob: str) -> str:
-    """Filter for every chunk of a blob."""
-    return f"{_prefix(federation)}/m/{blob}/+"
 
 
 def inbox(federation: str, device: str) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "pack_evidence",
     "pack_values",
     "unpack_evidence",
+    "unpack_moved",
     "unpack_values",
 ]
 
@@ -210,6 +211,30 @@ def mask_in(payload: bytes, layers: Sequence[LayerShape]) -> Mask | None:
     if not body.structure:
         return None
     return decode_structure(body.structure, layers, body.mask)
+
+
+def unpack_moved(
+    payload: bytes, mask: Mask, *, codec: str | None = None
+) -> tuple[Mask, Values]:
+    """The values in a payload that brings its own mask along, and that mask.
+
+    Args:
+        payload: What `pack_values(..., structure=True)` made.
+        mask: The mask that training began with: what moved has its layers, and keeps
+            at most as many weights in all.
+        codec: The one agreed; None takes any.
+
+    Raises:
+        RemoteProtocolError: If it brings none, brings a larger one, or is malformed.
+    """
+    moved = mask_in(payload, [LayerShape(n, mask[n].shape) for n in mask])
+    if moved is None:
+        raise RemoteProtocolError("it does not say on which mask its values stand")
+    if moved.nnz > mask.nnz:
+        raise RemoteProtocolError(
+            f"its mask keeps {moved.nnz} weights, the task's {mask.nnz}"
+        )
+    return moved, unpack_values(payload, moved, codec=codec)
 
 
 def largest_payload(

@@ -106,3 +106,42 @@ def test_evidence_that_cannot_be_is_refused(
     found = check_payload(pack_evidence(Evidence(counts)), warm_up, MASK, DENSE)
     assert isinstance(found, Refused)
     assert why in found.why
+
+
+OTHER = Mask({"fc": np.fliplr(np.eye(3, dtype=bool))})
+
+
+def moving(order: Orders) -> TaskOrder:
+    return msgspec.structs.replace(order(), moves=True)
+
+
+def moved(mask: Mask, *, structure: bool = True) -> bytes:
+    kept = {"fc": np.ones(mask.nnz, np.float32)}
+    return pack_values(Values(mask.digest, kept, DENSE), mask, structure=structure)
+
+
+def test_where_the_mask_may_move_an_update_on_its_own_mask_passes(
+    order: Orders, offer: Offers
+) -> None:
+    offered = msgspec.structs.replace(offer(), mask_digest=OTHER.digest)
+    found = check_offer(offered, moving(order), max_examples=8, sizes={"fc": 9})
+    assert found is None
+    values = check_payload(moved(OTHER), moving(order), MASK, DENSE)
+    assert isinstance(values, Values)
+    assert values.mask_digest == OTHER.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (moved(OTHER, structure=False), "does not say on which mask"),
+        (moved(Mask({"fc": np.ones((3, 3), bool)})), "keeps 9 weights, the task's 3"),
+        (moved(Mask({"fc": np.eye(3, 4, dtype=bool)})), "beyond the layer's end"),
+    ],
+)
+def test_a_mask_that_moved_too_far_is_refused(
+    order: Orders, content: bytes, why: str
+) -> None:
+    found = check_payload(content, moving(order), MASK, DENSE)
+    assert isinstance(found, Refused)
+    assert why in found.why

@@ -22,9 +22,7 @@ def setup() -> tuple[MemoryBroker, Post, list[Delivery]]:
 
 def late_joiner(broker: MemoryBroker, blob: str) -> dict[int, bytes]:
     got: list[Delivery] = []
-    broker.connect(got.append, lambda _: None).subscribe(
-        topics.all_chunks("demo", blob)
-    )
+    broker.connect(got.append, lambda _: None).subscribe(f"fl/1/demo/m/{blob}/+")
     return {int(d.topic.rsplit("/", 1)[1]): d.payload for d in got}
 
 
@@ -66,9 +64,7 @@ def test_what_is_missed_is_sent_again_at_most_once_per_chunk() -> None:
     broker, post, _ = setup()
     blob = blob_id(post.shelve(CONTENT, 1))
     got: list[Delivery] = []
-    broker.connect(got.append, lambda _: None).subscribe(
-        topics.all_chunks("demo", blob)
-    )
+    broker.connect(got.append, lambda _: None).subscribe(f"fl/1/demo/m/{blob}/+")
     got.clear()
     post.send_again(Need(blob, [(1, 2)], 64))
     assert [d.topic[-2:] for d in got] == ["/1"]

@@ -55,16 +55,24 @@ class Trainer:
     def __init__(self, name: str, offers: Offers) -> None:
         self.name, self.offers = name, offers
         self.trained: list[str] = []
+        self.structures: list[bytes] = []
         self.go = threading.Event()
         self.go.set()
         self.breaks: Exception | None = None
         self.running, self.at_once = 0, 0
 
-    def run(self, order: TaskOrder, base: bytes, stop: Callable[[], bool]) -> Packed:
+    def run(
+        self,
+        order: TaskOrder,
+        base: bytes,
+        stop: Callable[[], bool],
+        structure: bytes = b"",
+    ) -> Packed:
         self.running += 1
         self.at_once = max(self.at_once, self.running)
         try:
             assert base == BASE
+            self.structures.append(structure)
             while not self.go.wait(0.005):
                 if stop():
                     raise Stopped
@@ -312,6 +320,53 @@ def test_a_chunk_that_never_came_is_asked_for(
     boss.chunk(BASE, 1)
     boss.hears(Offer)
     assert device.agent.dropped == 1
+
+
+def test_a_mask_that_moved_is_fetched_with_the_base_and_only_once(
+    boss: Coordinator, device: Device, order: Orders
+) -> None:
+    structure = bytes(100_000)  # two chunks
+    mask = msgspec.structs.replace(
+        order("1-a", 1, BASE).mask, structure=manifest_of(structure)
+    )
+    boss.shelve()
+    boss.shelve(structure)
+    for number in (1, 2):
+        task = order(f"{number}-a", number, BASE)
+        boss.tell("pi-1", msgspec.structs.replace(task, mask=mask))
+        boss.hears(Offer)
+        if number == 1:
+            first = device.link.traffic().received
+    assert device.trainer.structures == [structure, structure]
+    assert device.link.traffic().received - first < 10_000
+
+
+def test_what_a_killed_device_had_fetched_is_not_sent_again(
+    boss: Coordinator, device: Device, order: Orders
+) -> None:
+    boss.shelve(without=1)
+    a_task(boss, order)
+    until(lambda: device.link.traffic().received > 2 * 40_000)
+    blob = device.state / "blobs" / blob_id(manifest_of(BASE))
+    until(lambda: blob.stat().st_size == len(BASE))
+    device.kill()
+    device.start()
+    boss.hears(Hello)
+    boss.chunk(BASE, 1)
+    boss.hears(Offer)
+    assert device.link.traffic().received < 70_000  # one chunk of three
+
+
+def test_a_model_that_cannot_be_kept_fails_the_task_in_words(
+    boss: Coordinator, device: Device, order: Orders
+) -> None:
+    boss.shelve()
+    (device.state / "blobs").write_bytes(b"")  # in the way, as a full disk is
+    a_task(boss, order)
+    assert "a model cannot be kept" in boss.hears(Fail).why
+    (device.state / "blobs").unlink()
+    a_task(boss, order, "2-b")
+    boss.hears(Offer)
 
 
 def test_a_device_that_is_killed_while_training_trains_again(

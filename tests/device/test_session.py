@@ -163,7 +163,7 @@ class Devices(RuleBasedStateMachine):
         assert self.session.order == kept.order
         assert self.session.offer == kept.offer
         if kept.order is not None and kept.offer is None:
-            assert effects == (Fetch(kept.order.base),)
+            assert effects == (Fetch((kept.order.base,)),)
 
     @rule(event=st.sampled_from([Linked(), Nudge()]))
     def link_or_silence(self, event: Event) -> None:
@@ -334,7 +334,7 @@ def idle(**kept: object) -> Session:
 
 def test_a_whole_task_told_once(order: Orders, offer: Offers) -> None:
     session, effects = advance(idle(), Heard(1, order("1-a")))
-    assert effects == (Keep(), Say(TaskAck("1-a")), Fetch(order("1-a").base))
+    assert effects == (Keep(), Say(TaskAck("1-a")), Fetch((order("1-a").base,)))
     session, effects = advance(session, Fetched(order("1-a").base.sha256.hex()))
     assert effects == (Train(order("1-a")),)
     session, effects = advance(session, Packed(offer("1-a")))

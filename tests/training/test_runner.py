@@ -22,6 +22,7 @@ from edge_sdk.wire.messages import (
     Training,
     WarmUp,
 )
+from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import Values, pack_values, unpack_evidence, unpack_values
 
 TASK = load_task("digits")
@@ -137,3 +138,22 @@ def test_a_base_that_does_not_fit_is_refused() -> None:
 def test_it_stops_when_told() -> None:
     with pytest.raises(Stopped):
         TaskRunner(TASK, examples(), "masked").run(order(), BASE, lambda: True)
+
+
+def test_a_mask_that_no_seed_gives_comes_by_its_structure() -> None:
+    rng = np.random.default_rng(8)
+    mask = Mask({s.name: rng.random(s.shape) < 0.3 for s in LAYERS})
+    base = pack_values(base_values(mask), mask)
+    structure = encode_structure(mask)
+    recipe = MaskRecipe(0, dict(mask.counts), mask.digest, manifest_of(structure))
+    asked = order(mask=recipe, base=manifest_of(base))
+    runner = TaskRunner(TASK, examples(), "masked")
+    packed = runner.run(asked, base, lambda: False, structure)
+    assert packed.offer.mask_digest == mask.digest
+    change = unpack_values(packed.payload, mask)
+    assert any(values.any() for values in change.masked.values())
+    for damaged in (structure[:-1], encode_structure(MASK), b""):
+        with pytest.raises(RemoteProtocolError):
+            TaskRunner(TASK, examples(), "masked").run(
+                asked, base, lambda: False, damaged
+            )

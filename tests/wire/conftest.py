@@ -32,26 +32,30 @@ from edge_sdk.wire.messages import (
 
 _BASE = manifest_of(bytes(range(256)), chunk_size=100)
 _MASK = MaskRecipe(seed=3, counts={"fc.weight": 7}, digest=b"\x01" * 32)
+_MOVED = MaskRecipe(0, {"fc.weight": 7}, b"\x01" * 32, manifest_of(b"structure"))
 
 
-def _order(rule: Frozen | WarmUp) -> TaskOrder:
+def _order(
+    rule: Frozen | WarmUp, mask: MaskRecipe = _MASK, *, moves: bool = False
+) -> TaskOrder:
     return TaskOrder(
         id="1-abc",
         round_no=1,
         density=0.1,
         base=_BASE,
-        mask=_MASK,
+        mask=mask,
         rule=rule,
         training=Training(epochs=1, batch_size=8, learning_rate=0.1),
         ttl_ms=60_000,
         shard=0,
         codec="fp32",
+        moves=moves,
     )
 
 
 @pytest.fixture(scope="session")
 def messages() -> list[Message]:
-    """One of every type, and both local rules."""
+    """One of every type; of orders one of each rule, and one whose mask moves."""
     return [
         Announce(state="running", task="digits", round_no=1, rounds=3, codecs=["fp32"]),
         Hello(
@@ -68,6 +72,7 @@ def messages() -> list[Message]:
         Wait(ms=1000, why="others are uploading"),
         _order(Frozen()),
         _order(WarmUp(prune_rate=0.25)),
+        _order(Frozen(), _MOVED, moves=True),
         TaskAck(task_id="1-abc"),
         Fail(task_id="1-abc", why="no memory"),
         Offer(

@@ -81,7 +81,7 @@ DIGESTS: dict[str, list[str]] = {
     "announce": ["ca70df43f1cdbb57"],
     "hello": ["1556e4050ac8b8d6"],
     "wait": ["d00f6f901eeb6898"],
-    "task": ["caef0cccb97e7bf9", "2f3fd4e0df839b59"],
+    "task": ["caef0cccb97e7bf9", "2f3fd4e0df839b59", "663d0f5bac3ca319"],
     "task-ack": ["0b9caa4b35a32524"],
     "fail": ["dd02ec17c828f609"],
     "offer": ["38f083c9e1d710e6"],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -12,7 +13,13 @@ from hypothesis.extra import numpy as hnp
 
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.wire.structure import CODES, Code, decode_structure, encode_structure
+from edge_sdk.wire.structure import (
+    CODES,
+    Code,
+    decode_structure,
+    encode_structure,
+    largest_structure,
+)
 
 LAYERS = [LayerShape("conv", (8, 4, 3, 3)), LayerShape("fc", (20, 50))]
 MASK = draw(LAYERS, {"conv": 30, "fc": 50}, 3)
@@ -123,3 +130,29 @@ def test_other_layers_than_the_models_are_refused() -> None:
             eye(with_layer(good, layers=layers))
     with pytest.raises(RemoteProtocolError, match="2"):
         eye(with_layer(good, version=2))
+
+
+@given(st.floats(0, 1), st.integers(0, 9))
+def test_no_structure_passes_what_the_gate_allows(density: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = Mask({s.name: rng.random(s.shape) < density for s in LAYERS})
+    most = largest_structure({s.name: s.numel for s in LAYERS})
+    assert len(encode_structure(mask)) <= most
+
+
+def test_a_gap_code_of_many_low_bits_is_decoded_in_little_memory() -> None:
+    """All low bits at once as int64 took 8 bytes a bit: 31 MB here."""
+    size = 1_000_000
+    pattern = np.zeros((1, size), bool)
+    pattern[0, ::8] = True
+    mask = Mask({"fc": pattern})
+    layer = ["gap", 125_000, 31, bytes(125_000 * 31 // 8 + 200_000)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            decode_structure(
+                with_layer(layer), [LayerShape("fc", (1, size))], mask.digest
+            )
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

@@ -80,7 +80,6 @@ def test_topics_are_golden() -> None:
     """A broker's access list is written against these."""
     assert topics.announcement("demo") == "fl/1/demo/c/ann"
     assert topics.chunk("demo", BLOB, 3) == f"fl/1/demo/m/{BLOB}/3"
-    assert topics.all_chunks("demo", BLOB) == f"fl/1/demo/m/{BLOB}/+"
     assert topics.inbox("demo", "pi-1") == "fl/1/demo/d/pi-1/in"
     assert topics.upload("demo", "pi-1", 0, data=True) == "fl/1/demo/d/pi-1/up/0/dat"
     assert topics.all_uploads("demo", data=False) == "fl/1/demo/d/+/up/+/ctl"

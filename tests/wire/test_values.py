@@ -27,6 +27,7 @@ from edge_sdk.wire.values import (
     pack_evidence,
     pack_values,
     unpack_evidence,
+    unpack_moved,
     unpack_values,
 )
 
@@ -353,3 +354,42 @@ def test_evidence_round_trips() -> None:
 def test_evidence_that_cannot_be_is_refused(counts: dict[str, int], why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
         unpack_evidence(pack_evidence(Evidence(counts)), SIZES)
+
+
+# SHA-256 of the payload of an update that brings its mask along.
+GOLDEN_MOVED = "6fea8524454ca56b"
+
+
+def moved_payload(mask: Mask = MASK, *, structure: bool = True) -> bytes:
+    kept = {name: np.ones(mask.counts[name], np.float32) for name in mask}
+    values = Values(mask.digest, kept, DENSE)
+    return pack_values(values, mask, structure=structure)
+
+
+def test_a_moved_masks_bytes_are_golden() -> None:
+    assert hashlib.sha256(moved_payload()).hexdigest()[:16] == GOLDEN_MOVED
+
+
+def test_an_update_on_a_mask_of_its_own_brings_it_along() -> None:
+    mask = Mask({"fc.weight": ~np.eye(2, dtype=bool), "out.weight": MASK["out.weight"]})
+    moved, values = unpack_moved(moved_payload(mask), MASK, codec="fp32")
+    assert moved == mask
+    assert values.mask_digest == mask.digest
+    np.testing.assert_array_equal(values.masked["fc.weight"], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (moved_payload(structure=False), "does not say on which mask"),
+        (
+            moved_payload(Mask({n: np.ones_like(MASK[n]) for n in MASK})),
+            "its mask keeps 6 weights, the task's 4",
+        ),
+        (moved_payload(Mask({"fc.weight": MASK["fc.weight"]})), "names other layers"),
+        (moved_payload()[:-1], "_ValuesBody"),
+    ],
+)
+def test_a_moved_mask_that_cannot_be_is_refused(payload: bytes, why: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=why):
+        unpack_moved(payload, MASK)
