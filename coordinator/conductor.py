@@ -94,6 +94,7 @@ class Conductor:
         self._opened = 0.0
         self.round: Round | None = None
         self.orders: dict[str, TaskOrder] = {}
+        self._tasks: dict[str, TaskRow] = {}  # of the round in hand, by device
         self.deadline: float | None = None
         self.finished: list[int] = []  # rounds closed since somebody took note
 
@@ -171,6 +172,7 @@ class Conductor:
         """Picks up a round that a crash interrupted: same tasks, same bases."""
         tasks = self._ledger.tasks(row.no)
         self.orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in tasks}
+        self._tasks = {t.device: t for t in tasks}
         log.info("picking up round %d in phase %s", row.no, row.phase.value)
         base, family = self._lineage.base_of(row.no)
         self._shelve_again(row.no, base, family)
@@ -196,7 +198,7 @@ class Conductor:
         for effect in effects:
             match effect:
                 case Issue():
-                    for task in self._ledger.tasks(self.round.no):
+                    for task in self._tasks.values():
                         order = self.orders[task.id]
                         self._post.tell(task.device, order, round_no=task.round_no)
                 case Freeze():
@@ -248,8 +250,7 @@ class Conductor:
             return None
         if self.round.tasks.get(device) not in OPEN:
             return None
-        tasks = self._ledger.tasks(self.round.no)
-        return next((t for t in tasks if t.device == device), None)
+        return self._tasks.get(device)
 
     def _next_number(self, past: list[RoundRow]) -> int:
         if self._lineage.model is not None:
@@ -315,13 +316,11 @@ class Conductor:
             for device, density in chosen.items()
         }
         self.orders = {order.id: order for order in orders.values()}
-        self._ledger.issue_tasks(
-            no,
-            [
-                TaskRow(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o))
-                for device, o in orders.items()
-            ],
-        )
+        self._tasks = {
+            device: TaskRow(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o))
+            for device, o in sorted(orders.items())
+        }
+        self._ledger.issue_tasks(no, list(self._tasks.values()))
 
     def _start(self, found: Pace | None, cohort: tuple[str, ...]) -> float:
         """Starts the round's clock; returns seconds to its deadline."""
@@ -393,7 +392,7 @@ class Conductor:
             )
 
     def _leave(self) -> None:
-        self.orders = {}
+        self.orders, self._tasks = {}, {}
         self.round = self.deadline = None
 
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 30.0  # a device without a task need not ask sooner: tasks are sent to it
 REFUSED_MS = 60_000
+TURN_MS = 30_000  # a device that waits for its turn is called; this is if that is lost
 
 
 class Desk:
@@ -91,6 +92,11 @@ class Desk:
             case _:
                 raise RemoteProtocolError("a device does not send that")
 
+    def tick(self) -> None:
+        """Calls the devices whose turn to upload has come."""
+        for device, need in self._intake.called():
+            self._ask(device, need)
+
     def _hello(self, device: str, hello: Hello) -> None:
         refused = self._fleet.hello(device, hello)
         if refused is not None:
@@ -145,9 +151,12 @@ class Desk:
             self._serves = order.round_no
         need = self._intake.offer(device, offer)
         if need is None:
-            self._tell(device, Wait(1000, "others are uploading"))
+            self._tell(device, Wait(TURN_MS, "others are uploading"))
             return
-        self._ledger.move_task(offer.task_id, TaskPhase.OFFERED)
+        self._ask(device, need)
+
+    def _ask(self, device: str, need: Need) -> None:
+        self._ledger.move_task(need.blob, TaskPhase.OFFERED)
         self._conductor.advance(Offered(device))
         self._tell(device, need)
 
@@ -161,9 +170,10 @@ class Desk:
             self._tell(device, need)
         if upload is not None:
             self._accept(device, upload)
+            self.tick()
 
     def _accept(self, device: str, upload: Upload) -> None:
-        """The receipt is sent after blob and row are durable, never before."""
+        """Gate, blob, row; the receipt follows once they are durable."""
         offer = upload.offer
         task = self._conductor.open_task(device)
         now = self._conductor.round
@@ -207,5 +217,12 @@ class Desk:
         return task is not None and task.id == task_id
 
     def _tell(self, device: str, message: Message) -> None:
+        """Sends; a receipt only once what it says is durable, never before."""
         now = self._conductor.round
-        self._post.tell(device, message, round_no=now.no if now else 0)
+        no = now.no if now else 0
+        if isinstance(message, Receipt):
+            self._ledger.once_durable(
+                lambda: self._post.tell(device, message, round_no=no)
+            )
+        else:
+            self._post.tell(device, message, round_no=no)

@@ -39,6 +39,7 @@ class Lineage:
         self._store = ModelStore(ledger.folder, settings.task, self.layers)
         self.model: Model | None = None
         self.family: Family | None = None
+        self._warm_up: tuple[Model, Family] | None = None
 
     def load(self) -> None:
         """Takes up the chain where the ledger says it stands."""
@@ -60,10 +61,12 @@ class Lineage:
             RunError: If there is no model yet.
         """
         if no == 0:
-            counts = warm_up_counts(self.layers, self._settings.densities)
-            seed = mask_seed(self._settings.seed, warm_up=True)
-            family = Family.draw(self.layers, counts, seed)
-            return self._initial(family), family
+            if self._warm_up is None:
+                counts = warm_up_counts(self.layers, self._settings.densities)
+                seed = mask_seed(self._settings.seed, warm_up=True)
+                family = Family.draw(self.layers, counts, seed)
+                self._warm_up = self._initial(family), family
+            return self._warm_up
         if self.model is None or self.family is None:
             raise RunError(f"round {no} has no model to start from")
         return self.model, self.family
@@ -74,6 +77,7 @@ class Lineage:
         seed = mask_seed(self._settings.seed, warm_up=False)
         self.family = Family.draw(self.layers, counts, seed)
         self.model = self._initial(self.family)
+        self._warm_up = None
         self._store.save(model_name(0), self.model, 0)
         self._ledger.put("evidence", None if evidence is None else dict(evidence))
         self._ledger.put("counts", {str(d): kept for d, kept in counts.items()})

@@ -92,7 +92,8 @@ class Round:
 
     def count(self, *phases: TaskPhase) -> int:
         """Devices whose part is in one of these phases."""
-        return sum(phase in phases for phase in self.tasks.values())
+        found = list(self.tasks.values())
+        return sum(found.count(phase) for phase in phases)
 
 
 # -- events and effects ----------------------------------------------------------------

@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 TICK_S = 0.5
+LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet
+GROUP_S = 0.05  # the longest that a receipt waits for others to share its commit
+GROUP = 64  # receipts that share one commit at most
+TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
 RETURN_S = 20.0  # a resumed run gives the fleet this long to come back before a round
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
@@ -91,7 +95,7 @@ class Server:
         )
         self._stopping = False
         self._phase = ""
-        self._began = clock()
+        self._began = self._settled = self._looked = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         self.dropped = 0  # malformed or foreign messages
         epoch = ledger.next_epoch()
@@ -162,8 +166,10 @@ class Server:
             self._conductor.reopen(rounds[-1])
         while not self._stopping and not self._done():
             self._go_on()
+            self._desk.tick()
             self._take(TICK_S)
-            self._look()
+            if self._clock() - self._looked >= LOOK_S:
+                self._look()
         if not self._stopping:
             self._finish()
         self._look()
@@ -199,27 +205,37 @@ class Server:
             self._announce("running")
 
     def _take(self, timeout: float) -> None:
-        """Handles one item, then all others that wait, so that a tick is one look."""
-        block = True
-        while True:
-            try:
-                item = self._queue.get(block, timeout)
-            except queue.Empty:
-                return
-            block = False
-            match item:
-                case None:
-                    return
-                case _Linked():
-                    self._post.after_connect()
-                case _Scored(round_no, density, metrics):
-                    self._ledger.record_score(round_no, density, metrics)
-                case Delivery():
-                    self._hear(item)
+        """Handles what waits, as one group, and commits it if anybody waits for that.
+
+        A group ends when nothing more waits, so a lone receipt is not held up; under
+        load others join it while the one before is being committed.
+        """
+        try:
+            item = self._queue.get(timeout=timeout)
+            until = self._clock() + GROUP_S
+            while item is not None:
+                self._handle(item)
+                if self._ledger.promised >= GROUP or self._clock() >= until:
+                    break
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        late = self._clock() - self._settled >= TELEMETRY_S
+        if self._ledger.promised or (late and self._ledger.unsettled):
+            self._ledger.settle()
+            self._settled = self._clock()
+
+    def _handle(self, item: Delivery | _Linked | _Scored) -> None:
+        match item:
+            case _Linked():
+                self._post.after_connect()
+            case _Scored(round_no, density, metrics):
+                self._ledger.record_score(round_no, density, metrics)
+            case Delivery():
+                self._hear(item)
 
     def _done(self) -> bool:
-        done = [r for r in self._ledger.rounds() if r.no and r.phase is Phase.DONE]
-        return len(done) >= self._settings.rounds
+        return self._ledger.rounds_done() >= self._settings.rounds
 
     def _finish(self) -> None:
         """The last scores, one checkpoint per density, and the word that it is done."""
@@ -294,6 +310,7 @@ class Server:
 
     def _look(self) -> None:
         """Tells the observer what there is to see."""
+        self._looked = self._clock()
         now, conductor = self._conductor.round, self._conductor
         scores = self._ledger.scores()
         latest = max(scores, default=0)

@@ -52,7 +52,7 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
             for r in rounds
             if r.phase not in (Phase.DONE, Phase.ABORTED)
         ],
-        "updates": {str(r.no): len(ledger.frozen(r.no)) for r in rounds},
+        "updates": {str(no): n for no, n in ledger.frozen_counts().items()},
         "counts": ledger.get("counts"),
         "evidence": ledger.get("evidence"),
         "scores": {

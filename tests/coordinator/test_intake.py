@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.intake import CREDIT, SLOTS, Intake
+from coordinator.intake import BUDGET, CREDIT, SLOTS, Intake
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.wire.blob import chunk_of, positions
+from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, positions
 from edge_sdk.wire.messages import Data, Need, Offer
 
 Offers = Callable[..., Offer]
@@ -55,22 +56,59 @@ def test_an_update_is_pulled_over_any_loss(size: int, seed: int, offer: Offers) 
     raise AssertionError("never whole")
 
 
-def test_only_so_many_send_at_a_time_and_a_quiet_one_loses_its_slot(
+def sized(offer: Offers, task_id: str, size: int) -> Offer:
+    """An offer that says it is so large; nothing of it is ever sent."""
+    first = offer(task_id)
+    chunks = -(-size // CHUNK_SIZE)
+    manifest = msgspec.structs.replace(
+        first.manifest,
+        size=size,
+        chunk_size=CHUNK_SIZE,
+        chunks=first.manifest.chunks[:1] * chunks,
+    )
+    return msgspec.structs.replace(first, manifest=manifest)
+
+
+def test_large_updates_are_pulled_from_so_many_devices_and_a_quiet_one_loses_its_place(
     offer: Offers,
 ) -> None:
     clock = Clock()
     intake = Intake(clock, patience_s=20)
     for i in range(SLOTS):
-        assert intake.offer(f"pi-{i}", offer(f"1-{i}")) is not None
-    assert intake.offer("late", offer("1-late")) is None
-    assert intake.offer("pi-0", offer("1-0")) is not None  # repeating is free
+        assert intake.offer(f"pi-{i}", sized(offer, f"1-{i}", BUDGET)) is not None
+    late = sized(offer, "1-late", BUDGET)
+    assert intake.offer("late", late) is None
+    again = sized(offer, "1-0", BUDGET)
+    assert intake.offer("pi-0", again) is not None  # repeating is free
     clock.now += 15
-    intake.offer("pi-0", offer("1-0"))
+    intake.offer("pi-0", again)
+    assert intake.called() == []
     clock.now += 10
-    assert intake.offer("late", offer("1-late")) is not None
-    assert intake.data("pi-1", chunk(offer("1-1"), b"update", 0)) == (None, None)
-    _, more = intake.data("pi-0", chunk(offer("1-0"), b"update", 0))
-    assert more is None
+    ((device, need),) = intake.called()
+    assert (device, need.blob) == ("late", "1-late")
+    assert intake.data("pi-1", Data("1-1", 0, b"X")) == (None, None)
+
+
+def test_small_updates_are_pulled_from_as_many_as_fit_and_the_next_is_called(
+    offer: Offers,
+) -> None:
+    size = 250_000
+    intake, fit = Intake(Clock()), BUDGET // size
+    offers = {f"pi-{i}": sized(offer, f"1-{i}", size) for i in range(fit + 3)}
+    asked = [device for device, one in offers.items() if intake.offer(device, one)]
+    assert asked == list(offers)[:fit]
+    assert intake.waiting == 3
+    waiting = list(offers)[fit:]
+    assert intake.offer(waiting[1], offers[waiting[1]]) is None  # keeps its turn
+    small = offer("1-small", content=b"x")
+    assert intake.offer("small", small) is None  # nobody overtakes
+    intake._remove("1-0")
+    assert [device for device, _ in intake.called()] == waiting[:1]
+    intake._remove("1-1")
+    assert [device for device, _ in intake.called()] == waiting[1:2]
+    intake._remove("1-2")
+    assert [device for device, _ in intake.called()] == [*waiting[2:], "small"]
+    assert intake.waiting == 0
 
 
 def test_a_new_update_for_the_same_task_starts_over(offer: Offers) -> None:
@@ -99,3 +137,5 @@ def test_a_round_that_is_over_forgets_its_uploads(offer: Offers) -> None:
     intake.offer("pi", offer())
     intake.forget()
     assert intake.data("pi", chunk(offer(), b"update", 0)) == (None, None)
+    assert intake.called() == []
+    assert intake._held == 0

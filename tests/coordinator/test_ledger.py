@@ -29,6 +29,7 @@ def with_round(ledger: Ledger, devices: list[str], no: int = 1) -> None:
 
 def accept(ledger: Ledger, device: str, content: bytes, no: int = 1) -> None:
     ledger.accept(task(device, no), content, examples=7, norm=1.0, metrics={"loss": 2})
+    ledger.settle()
 
 
 @pytest.fixture
@@ -65,6 +66,8 @@ def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
     ledger.count_traffic("a1", sent=10, received=20, rss_mib=30, engine="masked")
     ledger.count_traffic("a1", sent=5, received=25, rss_mib=1, engine="")
     ledger.refuse("a1", 1, "rejected", "not finite")
+    ledger.refuse("a1", 2, "rejected", "too long")
+    ledger.refuse("a1", 2, "late", "its round is closed")
     ledger.record_score(1, 0.1, {"accuracy": 0.5})
     ledger.close()
     again = open_ledger(ledger.folder)
@@ -74,7 +77,11 @@ def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
     assert device["profile"] == {"board": "pi"}
     assert (device["sent"], device["received"], device["rss_mib"]) == (10, 25, 30)
     assert device["engine"] == "masked"
-    assert again.refusals() == {"a1": 1}
+    assert again.refusals() == {"a1": 3}
+    assert [(r.verdict, r.count, r.round_no, r.why) for r in again.refused()] == [
+        ("late", 1, 2, "its round is closed"),
+        ("rejected", 2, 2, "too long"),
+    ]
     assert again.scores() == {1: {0.1: {"accuracy": 0.5}}}
     found = again.task("1-a1")
     assert found is not None
@@ -165,6 +172,95 @@ def test_blobs_of_rounds_long_done_are_forgotten_but_shared_ones_kept(
     ledger.close()
 
 
+def test_many_receipts_share_one_commit_and_come_after_it(ledger: Ledger) -> None:
+    devices = [f"d{i:02}" for i in range(40)]
+    with_round(ledger, devices)
+    said: list[str] = []
+    commits: list[str] = []
+    ledger._db.set_trace_callback(
+        lambda sql: commits.append(sql) if sql == "COMMIT" else None
+    )
+    reader = read_ledger(ledger.folder)
+    for device in devices:
+        ledger.count_traffic(device, sent=1, received=1, rss_mib=1, engine="")
+        ledger.move_task(f"1-{device}", TaskPhase.OFFERED)
+        content = device.encode()
+        row = task(device)
+        ledger.accept(row, content, examples=1, norm=0.0, metrics={})
+        ledger.once_durable(lambda device=device: said.append(device))
+    assert (ledger.unsettled, ledger.promised, said) == (True, 40, [])
+    assert reader.accepted_blob("1-d00") is None
+    assert not (ledger.folder / "blobs" / hashlib.sha256(b"d00").hexdigest()).exists()
+    ledger.settle()
+    assert said == devices
+    assert len(commits) == 1
+    for device in devices:
+        blob = reader.accepted_blob(f"1-{device}")
+        assert blob is not None
+        assert reader.blob(blob) == device.encode()
+    ledger.once_durable(lambda: said.append("at once"))  # nothing is open
+    assert said[-1] == "at once"
+    reader.close()
+    ledger.close()
+
+
+def test_the_freeze_takes_an_open_group_along(ledger: Ledger) -> None:
+    with_round(ledger, ["a1", "b1"])
+    said: list[str] = []
+    ledger.accept(task("a1"), b"one", examples=1, norm=0.0, metrics={})
+    ledger.once_durable(lambda: said.append("a1"))
+    ledger.freeze(1)
+    assert said == ["a1"]
+    assert [row.device for row in ledger.frozen(1)] == ["a1"]
+    ledger.close()
+
+
+def test_a_part_that_fails_leaves_the_rest_of_its_group(ledger: Ledger) -> None:
+    with_round(ledger, ["a1"])
+    ledger.accept(task("a1"), b"one", examples=1, norm=0.0, metrics={})
+    with pytest.raises(TypeError):
+        ledger.see_device("a1", profile={"x": object()}, examples=1, version="1")
+    ledger.settle()
+    assert ledger.accepted_blob("1-a1") is not None
+    assert ledger.devices() == []
+    ledger.close()
+
+
+def test_an_older_coordinator_is_fenced_off_where_a_lock_does_not_hold(
+    ledger: Ledger,
+) -> None:
+    """A network disk may not lock: the newer epoch wins, the older one stops."""
+    ledger.next_epoch()
+    with_round(ledger, ["a1", "b1"])
+    said: list[str] = []
+    (ledger.folder / "lock").unlink()
+    newer = open_ledger(ledger.folder)
+    newer.next_epoch()
+    accept(newer, "a1", b"one")
+    with pytest.raises(StateError, match="has taken over"):
+        ledger.accept(task("b1"), b"two", examples=1, norm=0.0, metrics={})
+    ledger.once_durable(lambda: said.append("b1"))
+    with pytest.raises(StateError, match="has taken over"):
+        ledger.settle()
+    with pytest.raises(StateError, match="has taken over"):
+        ledger.freeze(1)
+    ledger.close()
+    assert said == []
+    assert newer.accepted_blob("1-b1") is None
+    newer.close()
+
+
+def test_what_a_killed_coordinator_had_not_made_durable_is_swept(
+    ledger: Ledger,
+) -> None:
+    with_round(ledger, ["a1"])
+    ledger._blobs.stage(b"half a group")
+    ledger._lock.close()  # type: ignore[union-attr]  # as the kernel does on a kill
+    again = open_ledger(ledger.folder)
+    assert list((ledger.folder / "blobs").iterdir()) == []
+    again.close()
+
+
 def test_a_damaged_blob_is_not_handed_out(ledger: Ledger) -> None:
     name = ledger.store(b"content")
     (ledger.folder / "blobs" / name).write_bytes(b"c0ntent")
@@ -248,7 +344,7 @@ def test_a_ledger_of_another_version_is_left_alone(ledger: Ledger) -> None:
     ledger.put("schema", 99)
     ledger.close()
     for opener in (open_ledger, read_ledger, open_ledger):
-        with pytest.raises(StateError, match="schema 99, this version 2"):
+        with pytest.raises(StateError, match="schema 99, this version 3"):
             opener(ledger.folder)
 
 
@@ -263,10 +359,12 @@ tasks = [TaskRow(f"{no}-d{i}", no, f"d{i}", 0.1, TaskPhase.ASSIGNED, b"")
 ledger.plan_round(no, goal=9, quorum=1, rate=0.1, base="")
 ledger.issue_tasks(no, tasks)
 print("ready", flush=True)
-for task in tasks:
+for i, task in enumerate(tasks):
     content = (task.id * 500).encode()
     ledger.accept(task, content, examples=1, norm=0.0, metrics={})
-    print(task.id, flush=True)
+    ledger.once_durable(lambda said=task.id: print(said, flush=True))
+    if i % 5 == 4:
+        ledger.settle()
 """
 
 
@@ -314,10 +412,11 @@ task = TaskRow("1-a1", 1, "a1", 0.1, TaskPhase.ASSIGNED, b"")
 ledger.issue_tasks(1, [task])
 limit = (pathlib.Path(sys.argv[1]) / "ledger.sqlite-wal").stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-for content in (b"small", bytes(limit + 1)):
+for content in (bytes(limit + 1), b"small", b"once more"):
     try:
         ledger.accept(task, content, examples=1, norm=0.0, metrics={})
-        print("accepted")
+        ledger.once_durable(lambda: print("accepted"))
+        ledger.settle()
     except StateError as error:
         print(error)
 assert ledger.accepted_blob("1-a1") is None
@@ -331,9 +430,11 @@ def test_a_full_disk_promises_nothing(tmp_path: Path) -> None:
         check=True,
         text=True,
     )
-    first, second = done.stdout.splitlines()
-    assert "refused" in first
-    assert "could not be kept" in second
+    blob, row, later = done.stdout.splitlines()
+    assert "could not be kept" in blob
+    assert "refused" in row
+    assert later == row  # a group that broke is not gone on with
+    assert list((tmp_path / "blobs").glob(".*")) == []
     ledger = open_ledger(tmp_path)
     assert ledger.accepted_blob("1-a1") is None
     found = ledger.task("1-a1")

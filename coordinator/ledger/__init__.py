@@ -1,0 +1,23 @@
+"""The coordinator's durable memory: SQLite, and blobs as files named by their SHA-256.
+
+Rule 1. What decides a round (its plan, its tasks, its freeze, its end) is committed
+        before the method returns.
+Rule 2. What devices say (hello, progress, updates, refusals) joins an open group;
+        `Ledger.settle` commits the group: one fsync for many receipts.
+Rule 3. Whoever promises something that hangs on a group hands the promise to
+        `Ledger.once_durable`; it is kept after the commit, or never.
+Rule 4. A group that cannot be committed breaks the ledger: nothing more is promised.
+"""
+
+from coordinator.ledger.book import Ledger, open_ledger, read_ledger
+from coordinator.ledger.rows import RefusalRow, RoundRow, TaskRow, UpdateRow
+
+__all__ = [
+    "Ledger",
+    "RefusalRow",
+    "RoundRow",
+    "TaskRow",
+    "UpdateRow",
+    "open_ledger",
+    "read_ledger",
+]

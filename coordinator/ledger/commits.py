@@ -1,0 +1,136 @@
+"""Group commit: many writes, one fsync, and promises kept only after it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from coordinator.ledger.blobs import Blobs
+from edge_sdk.errors import StateError
+
+__all__ = ["Commits"]
+
+Promise: TypeAlias = Callable[[], None]
+
+
+class Commits:
+    """The one transaction that is open at a time.
+
+    Args:
+        folder: The run's folder, for messages.
+        db: Its database, in autocommit mode.
+        blobs: Its blobs; those of a group are made durable before its rows.
+    """
+
+    def __init__(self, folder: Path, db: sqlite3.Connection, blobs: Blobs) -> None:
+        self._folder, self._db, self._blobs = folder, db, blobs
+        self._promises: list[Promise] = []
+        self._broken: StateError | None = None
+        self.epoch: int | None = None  # of the coordinator that holds the ledger
+
+    @property
+    def open(self) -> bool:
+        """Whether something is written that is not durable."""
+        return self._db.in_transaction
+
+    @property
+    def promised(self) -> int:
+        """Promises that wait for the next commit."""
+        return len(self._promises)
+
+    @contextmanager
+    def joined(self) -> Iterator[sqlite3.Connection]:
+        """Writes as a part of the open group; all of the part or nothing of it.
+
+        Raises:
+            StateError: If the disk or the database refuses, or another coordinator has
+                taken the run over.
+        """
+        try:
+            self._begin()
+            self._db.execute("SAVEPOINT part")
+            yield self._db
+            self._db.execute("RELEASE part")
+        except sqlite3.Error as error:
+            raise self._break(error) from error
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO part")
+                self._db.execute("RELEASE part")
+            raise
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """Writes and commits, with whatever group is open.
+
+        Raises:
+            StateError: As `joined` and `settle`.
+        """
+        with self.joined() as db:
+            yield db
+        self.settle()
+
+    def once_durable(self, promise: Promise) -> None:
+        """Calls back once all that is written so far is durable; at once if it is."""
+        if self.open:
+            self._promises.append(promise)
+        elif self._broken is None:
+            promise()
+
+    def settle(self) -> None:
+        """Commits the open group and keeps its promises.
+
+        Raises:
+            StateError: If the disk refuses; the group is gone and no promise is kept.
+        """
+        if self._broken is not None:
+            raise self._broken
+        if self._db.in_transaction:
+            try:
+                self._blobs.settle()
+                self._db.execute("COMMIT")
+            except (sqlite3.Error, StateError) as error:
+                raise self._break(error) from error
+        promises, self._promises = self._promises, []
+        for promise in promises:
+            promise()
+
+    def give_up(self) -> None:
+        """Takes the open group back; for the end of a ledger that broke."""
+        self._promises.clear()
+        self._blobs.drop()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _begin(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self._db.in_transaction:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        if self.epoch is None:
+            return
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        if row is not None and json.loads(row["value"]) != self.epoch:
+            self._db.execute("ROLLBACK")
+            self._broken = StateError(
+                f"another coordinator has taken over the run in {self._folder}",
+                remedy="Stop one of the two; only the newer one is heard by devices.",
+            )
+            raise self._broken
+
+    def _break(self, error: Exception) -> StateError:
+        """The group is lost, so the ledger in memory and on disk differ: no way on."""
+        self.give_up()
+        if isinstance(error, StateError):
+            self._broken = error
+        else:
+            self._broken = StateError(
+                f"the ledger in {self._folder} refused: {error}",
+                remedy="Make room on its disk, then: flash-coordinator resume.",
+            )
+        return self._broken

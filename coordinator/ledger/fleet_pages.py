@@ -1,0 +1,129 @@
+"""Devices, what they were refused for, and scores: what people look at.
+
+No round is decided by these, so none of them costs a commit of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator.ledger.pages import Pages, now
+from coordinator.ledger.rows import RefusalRow
+
+__all__ = ["FleetPages"]
+
+
+class FleetPages(Pages):
+    """The part of the ledger that says how the fleet is doing."""
+
+    def see_device(
+        self, name: str, *, profile: Mapping[str, Any], examples: int, version: str
+    ) -> None:
+        """A device said hello."""
+        with self._commits.joined() as db:
+            db.execute(
+                "INSERT INTO devices (name, profile, examples, version, last_seen) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+                "profile = excluded.profile, examples = excluded.examples, "
+                "version = excluded.version, last_seen = excluded.last_seen",
+                (name, json.dumps(profile), examples, version, now()),
+            )
+
+    def assign(self, name: str, density: float | None, why: str) -> None:
+        """The density a device got, and why."""
+        with self._commits.joined() as db:
+            db.execute(
+                "UPDATE devices SET density = ?, why = ? WHERE name = ?",
+                (density, why, name),
+            )
+
+    def pace(self, name: str, why: str) -> None:
+        """Why a device does only a part of a round; empty while it does all."""
+        with self._commits.joined() as db:
+            db.execute("UPDATE devices SET pace = ? WHERE name = ?", (why, name))
+
+    def note(self, name: str, said: str) -> None:
+        """What a device says that it waits for; empty while it works."""
+        if said != self.note_of(name):
+            with self._commits.joined() as db:
+                db.execute("UPDATE devices SET note = ? WHERE name = ?", (said, name))
+
+    def note_of(self, name: str) -> str:
+        """What a device said last that it waits for."""
+        row = self._db.execute(
+            "SELECT note FROM devices WHERE name = ?", (name,)
+        ).fetchone()
+        return "" if row is None else str(row["note"])
+
+    def peaks(self) -> dict[str, float]:
+        """Most memory that each device reported with an update, MiB."""
+        rows = self._db.execute(
+            "SELECT device, max(json_extract(metrics, '$.peak_mib')) AS peak "
+            "FROM updates GROUP BY device"
+        ).fetchall()
+        return {r["device"]: float(r["peak"]) for r in rows if r["peak"] is not None}
+
+    def count_traffic(
+        self, name: str, *, sent: int, received: int, rss_mib: int, engine: str
+    ) -> None:
+        """What a device says it sent and received since it was installed."""
+        with self._commits.joined() as db:
+            db.execute(
+                "UPDATE devices SET sent = max(sent, ?), received = max(received, ?), "
+                "rss_mib = max(rss_mib, ?), "
+                "engine = CASE WHEN ? = '' THEN engine ELSE ? END, last_seen = ? "
+                "WHERE name = ?",
+                (sent, received, rss_mib, engine, engine, now(), name),
+            )
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Every device ever seen, by name."""
+        rows = self._db.execute("SELECT * FROM devices ORDER BY name").fetchall()
+        return [dict(row) | {"profile": json.loads(row["profile"])} for row in rows]
+
+    def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
+        """Counts that a device was refused; the last reason stays."""
+        with self._commits.joined() as db:
+            db.execute(
+                "INSERT INTO refusals VALUES (?, ?, 1, ?, ?, ?) "
+                "ON CONFLICT (device, verdict) DO UPDATE SET count = count + 1, "
+                "round = excluded.round, why = excluded.why, at = excluded.at",
+                (device, verdict, round_no, why, now()),
+            )
+
+    def refusals(self) -> dict[str, int]:
+        """Refusals per device."""
+        rows = self._db.execute(
+            "SELECT device, sum(count) AS n FROM refusals GROUP BY device"
+        ).fetchall()
+        return {row["device"]: row["n"] for row in rows}
+
+    def refused(self) -> list[RefusalRow]:
+        """Each device's refusals by verdict."""
+        rows = self._db.execute(
+            "SELECT * FROM refusals ORDER BY device, verdict"
+        ).fetchall()
+        return [RefusalRow.read(row) for row in rows]
+
+    def record_score(
+        self, round_no: int, density: float, metrics: Mapping[str, float]
+    ) -> None:
+        """What evaluation measured of one round's model at one density."""
+        with self._commits.alone() as db:
+            db.execute(
+                "REPLACE INTO scores VALUES (?, ?, ?)",
+                (round_no, density, json.dumps(dict(metrics))),
+            )
+
+    def scores(self) -> dict[int, dict[float, dict[str, float]]]:
+        """Every evaluation: round, density, metric."""
+        found: dict[int, dict[float, dict[str, float]]] = {}
+        for row in self._db.execute(
+            "SELECT * FROM scores ORDER BY round, density DESC"
+        ):
+            found.setdefault(row["round"], {})[row["density"]] = json.loads(
+                row["metrics"]
+            )
+        return found

@@ -1,0 +1,46 @@
+"""What every part of the ledger stands on: a connection and its commits."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from coordinator.ledger.blobs import Blobs
+from coordinator.ledger.commits import Commits
+
+__all__ = ["Pages", "now"]
+
+
+class Pages:
+    """Base of the ledger's parts, and its plain values.
+
+    Args:
+        folder: The run's folder.
+        db: Its database.
+    """
+
+    def __init__(self, folder: Path, db: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._db = db
+        self._blobs = Blobs(folder / "blobs")
+        self._commits = Commits(folder, db, self._blobs)
+
+    def get(self, key: str) -> Any:
+        """A stored value, or None."""
+        row = self._db.execute(
+            "SELECT value FROM meta WHERE key = ?", (key,)
+        ).fetchone()
+        return None if row is None else json.loads(row["value"])
+
+    def put(self, key: str, value: Any) -> None:
+        """Stores a JSON value."""
+        with self._commits.alone() as db:
+            db.execute("REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+
+def now() -> str:
+    """Wall time for people; no decision reads it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

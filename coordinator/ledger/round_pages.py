@@ -1,0 +1,174 @@
+"""Rounds, their tasks and their updates: what decides what a model is made of."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+
+from coordinator.ledger.pages import Pages, now
+from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
+from coordinator.rounds import Phase, TaskPhase
+
+__all__ = ["RoundPages"]
+
+
+class RoundPages(Pages):
+    """The part of the ledger that rounds are made of."""
+
+    def plan_round(
+        self, no: int, *, goal: int, quorum: int, rate: float, base: str
+    ) -> None:
+        """A new round; planning one again replaces a plan that issued no task."""
+        with self._commits.alone() as db:
+            db.execute(
+                "INSERT INTO rounds (no, phase, goal, quorum, rate, base, opened) "
+                "VALUES (?, 'plan', ?, ?, ?, ?, ?) ON CONFLICT (no) DO UPDATE SET "
+                "goal = excluded.goal, quorum = excluded.quorum, rate = excluded.rate, "
+                "base = excluded.base WHERE phase = 'plan'",
+                (no, goal, quorum, rate, base, now()),
+            )
+
+    def issue_tasks(self, no: int, tasks: list[TaskRow]) -> None:
+        """The round's tasks, before any of them is sent."""
+        with self._commits.alone() as db:
+            db.executemany(
+                "INSERT INTO tasks (id, round, device, density, phase, order_bytes) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (t.id, no, t.device, t.density, t.phase.value, t.order_bytes)
+                    for t in tasks
+                ],
+            )
+            db.execute("UPDATE rounds SET phase = 'run' WHERE no = ?", (no,))
+
+    def move_task(self, task_id: str, phase: TaskPhase, why: str = "") -> None:
+        """Where a task is now; joins the open group."""
+        with self._commits.joined() as db:
+            db.execute(
+                "UPDATE tasks SET phase = ?, why = ? WHERE id = ?",
+                (phase.value, why, task_id),
+            )
+
+    def accept(
+        self,
+        task: TaskRow,
+        content: bytes,
+        *,
+        examples: int,
+        norm: float,
+        metrics: Mapping[str, float],
+    ) -> None:
+        """An update joins the open group: its blob, then its row. Twice is once.
+
+        Raises:
+            StateError: If the disk refuses; nothing is promised then.
+        """
+        with self._commits.joined() as db:
+            blob = self._blobs.stage(content)
+            db.execute(
+                "INSERT INTO updates (task, round, device, blob, size, examples, norm, "
+                "metrics, accepted) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
+                "WHERE (SELECT phase FROM rounds WHERE no = ?) = 'run' "
+                "ON CONFLICT DO NOTHING",
+                (
+                    task.id,
+                    task.round_no,
+                    task.device,
+                    blob,
+                    len(content),
+                    examples,
+                    norm,
+                    json.dumps(dict(metrics)),
+                    now(),
+                    task.round_no,
+                ),
+            )
+            # Only with a row: a task that came after the freeze stays expired.
+            db.execute(
+                "UPDATE tasks SET phase = 'accepted' WHERE id = ? "
+                "AND EXISTS (SELECT 1 FROM updates WHERE task = ?)",
+                (task.id, task.id),
+            )
+
+    def accepted_blob(self, task_id: str) -> str | None:
+        """The blob accepted for a task, if any; perhaps not durable yet."""
+        row = self._db.execute(
+            "SELECT blob FROM updates WHERE task = ?", (task_id,)
+        ).fetchone()
+        return None if row is None else str(row["blob"])
+
+    def freeze(self, no: int) -> None:
+        """Fixes who is in the aggregate, in one transaction."""
+        with self._commits.alone() as db:
+            db.execute("UPDATE updates SET frozen = 1 WHERE round = ?", (no,))
+            db.execute("UPDATE rounds SET phase = 'closing' WHERE no = ?", (no,))
+            _expire(db, no)
+
+    def finish(self, no: int, *, model: str, note: str = "") -> None:
+        """The aggregate is durable under this checkpoint name."""
+        self._end(no, Phase.DONE, model, note)
+
+    def abort(self, no: int, why: str) -> None:
+        """The round ends without an aggregate."""
+        self._end(no, Phase.ABORTED, None, why)
+
+    def _end(self, no: int, phase: Phase, model: str | None, note: str) -> None:
+        with self._commits.alone() as db:
+            db.execute(
+                "UPDATE rounds SET phase = ?, model = ?, note = ?, closed = ? "
+                "WHERE no = ?",
+                (phase.value, model, note, now(), no),
+            )
+            _expire(db, no)
+
+    def rounds(self) -> list[RoundRow]:
+        """Every round, in order."""
+        rows = self._db.execute("SELECT * FROM rounds ORDER BY no").fetchall()
+        return [RoundRow.read(row) for row in rows]
+
+    def rounds_done(self) -> int:
+        """Rounds that gave a model, the warm-up left out."""
+        row = self._db.execute(
+            "SELECT count(*) AS n FROM rounds WHERE no > 0 AND phase = 'done'"
+        ).fetchone()
+        return int(row["n"])
+
+    def tasks(self, no: int) -> list[TaskRow]:
+        """A round's tasks, by device."""
+        rows = self._db.execute(
+            "SELECT * FROM tasks WHERE round = ? ORDER BY device", (no,)
+        ).fetchall()
+        return [TaskRow.read(row) for row in rows]
+
+    def task(self, task_id: str) -> TaskRow | None:
+        """One task."""
+        row = self._db.execute(
+            "SELECT * FROM tasks WHERE id = ?", (task_id,)
+        ).fetchone()
+        return None if row is None else TaskRow.read(row)
+
+    def frozen(self, no: int) -> list[UpdateRow]:
+        """The updates of a closed round, sorted by device: what is aggregated."""
+        rows = self._db.execute(
+            "SELECT u.*, t.density FROM updates u JOIN tasks t ON t.id = u.task "
+            "WHERE u.round = ? AND u.frozen = 1 ORDER BY u.device",
+            (no,),
+        ).fetchall()
+        return [UpdateRow.read(row) for row in rows]
+
+    def frozen_counts(self) -> dict[int, int]:
+        """How many updates each round's model is made of."""
+        rows = self._db.execute(
+            "SELECT r.no, count(u.task) AS n FROM rounds r LEFT JOIN updates u "
+            "ON u.round = r.no AND u.frozen = 1 GROUP BY r.no ORDER BY r.no"
+        ).fetchall()
+        return {row["no"]: row["n"] for row in rows}
+
+
+def _expire(db: sqlite3.Connection, no: int) -> None:
+    db.execute(
+        "UPDATE tasks SET phase = 'expired' WHERE round = ? "
+        "AND phase IN ('assigned', 'acked', 'offered')",
+        (no,),
+    )

@@ -1,0 +1,123 @@
+"""What the ledger records, as frozen values."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from coordinator.rounds import Phase, TaskPhase
+
+__all__ = ["RefusalRow", "RoundRow", "TaskRow", "UpdateRow"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One round as recorded."""
+
+    no: int
+    phase: Phase
+    goal: int
+    quorum: int
+    rate: float
+    base: str
+    model: str | None
+    note: str
+
+    @classmethod
+    def read(cls, row: sqlite3.Row) -> RoundRow:
+        """From a row of `rounds`."""
+        return cls(
+            row["no"],
+            Phase(row["phase"]),
+            row["goal"],
+            row["quorum"],
+            row["rate"],
+            row["base"],
+            row["model"],
+            row["note"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One device's task as recorded; `order_bytes` is the packed `TaskOrder`."""
+
+    id: str
+    round_no: int
+    device: str
+    density: float
+    phase: TaskPhase
+    order_bytes: bytes
+
+    @classmethod
+    def read(cls, row: sqlite3.Row) -> TaskRow:
+        """From a row of `tasks`."""
+        return cls(
+            row["id"],
+            row["round"],
+            row["device"],
+            row["density"],
+            TaskPhase(row["phase"]),
+            row["order_bytes"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRow:
+    """One accepted update; the blob is a file of that name.
+
+    Attributes:
+        task: The task it answers.
+        device: Whose it is.
+        density: Density of the mask it stands on.
+        blob: Name of its payload.
+        examples: Its weight, as the device said it.
+        norm: L2 norm of the change, as the gate measured it.
+        metrics: What the device measured.
+    """
+
+    task: str
+    device: str
+    density: float
+    blob: str
+    examples: int
+    norm: float
+    metrics: dict[str, float]
+
+    @classmethod
+    def read(cls, row: sqlite3.Row) -> UpdateRow:
+        """From a row of `updates` joined with its task's density."""
+        return cls(
+            row["task"],
+            row["device"],
+            row["density"],
+            row["blob"],
+            row["examples"],
+            row["norm"],
+            json.loads(row["metrics"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRow:
+    """How often a device was refused with one verdict, and the last time why."""
+
+    device: str
+    verdict: str
+    count: int
+    round_no: int
+    why: str
+    at: str
+
+    @classmethod
+    def read(cls, row: sqlite3.Row) -> RefusalRow:
+        """From a row of `refusals`."""
+        return cls(
+            row["device"],
+            row["verdict"],
+            row["count"],
+            row["round"],
+            row["why"],
+            row["at"],
+        )

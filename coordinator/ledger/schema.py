@@ -1,0 +1,104 @@
+"""The ledger's tables, and opening the database that holds them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+from edge_sdk.errors import StateError
+
+__all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]
+
+SCHEMA_VERSION = 3
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS devices (
+  name TEXT PRIMARY KEY, profile TEXT NOT NULL, examples INTEGER NOT NULL,
+  density REAL, why TEXT NOT NULL DEFAULT '', version TEXT NOT NULL,
+  engine TEXT NOT NULL DEFAULT '', sent INTEGER NOT NULL DEFAULT 0,
+  received INTEGER NOT NULL DEFAULT 0, rss_mib INTEGER NOT NULL DEFAULT 0,
+  pace TEXT NOT NULL DEFAULT '', note TEXT NOT NULL DEFAULT '',
+  last_seen TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+  no INTEGER PRIMARY KEY, phase TEXT NOT NULL, goal INTEGER NOT NULL,
+  quorum INTEGER NOT NULL, rate REAL NOT NULL, base TEXT NOT NULL,
+  model TEXT, note TEXT NOT NULL DEFAULT '', opened TEXT NOT NULL, closed TEXT);
+CREATE TABLE IF NOT EXISTS tasks (
+  id TEXT PRIMARY KEY, round INTEGER NOT NULL REFERENCES rounds(no),
+  device TEXT NOT NULL, density REAL NOT NULL, phase TEXT NOT NULL,
+  order_bytes BLOB NOT NULL, why TEXT NOT NULL DEFAULT '', UNIQUE (round, device));
+CREATE TABLE IF NOT EXISTS updates (
+  task TEXT PRIMARY KEY REFERENCES tasks(id), round INTEGER NOT NULL,
+  device TEXT NOT NULL, blob TEXT NOT NULL, size INTEGER NOT NULL,
+  examples INTEGER NOT NULL, norm REAL NOT NULL, metrics TEXT NOT NULL,
+  frozen INTEGER NOT NULL DEFAULT 0, accepted TEXT NOT NULL, UNIQUE (round, device));
+CREATE TABLE IF NOT EXISTS refusals (
+  device TEXT NOT NULL, verdict TEXT NOT NULL, count INTEGER NOT NULL,
+  round INTEGER NOT NULL, why TEXT NOT NULL, at TEXT NOT NULL,
+  PRIMARY KEY (device, verdict));
+CREATE TABLE IF NOT EXISTS scores (
+  round INTEGER NOT NULL, density REAL NOT NULL, metrics TEXT NOT NULL,
+  PRIMARY KEY (round, density));
+"""
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """The database, made if it is not there; what is committed survives a power cut.
+
+    Raises:
+        sqlite3.Error: If it is no database or cannot be written.
+        StateError: If it is of another version.
+    """
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.executescript(SCHEMA)
+        db.execute(
+            "INSERT INTO meta VALUES ('schema', ?) ON CONFLICT DO NOTHING",
+            (json.dumps(SCHEMA_VERSION),),
+        )
+        check_version(db, path.parent)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """The database to look at, also while a coordinator writes.
+
+    Raises:
+        sqlite3.Error: If it cannot be read.
+        StateError: If it is of another version.
+    """
+    db = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro",  # quotes a # or ? in the folder
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        db.row_factory = sqlite3.Row
+        check_version(db, path.parent)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def check_version(db: sqlite3.Connection, folder: Path) -> None:
+    """Refuses a ledger that another version wrote.
+
+    Raises:
+        StateError: Then.
+    """
+    row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    found = None if row is None else json.loads(row["value"])
+    if found != SCHEMA_VERSION:
+        raise StateError(
+            f"the ledger in {folder} has schema {found}, this version {SCHEMA_VERSION}",
+            remedy="Use the version of flash-edge that wrote it, or a new folder.",
+        )
