@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Debian only; elsewhere the embedded broker is used and cross-compiled tests are skipped.
-APT_PACKAGES := mosquitto g++ g++-aarch64-linux-gnu qemu-user-static
+APT_PACKAGES := chromium mosquitto g++ g++-aarch64-linux-gnu qemu-user-static
 
 .PHONY: demo test check types unit bench bench-train bench-export bench-budget wheels \
   tools clean

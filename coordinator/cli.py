@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.dashboard import DEFAULT_ADDRESS, page_url, serve_page
 from coordinator.display import human_bytes
 from coordinator.settings import load_run
 from coordinator.status import has_run, summary
@@ -74,6 +75,7 @@ def init(
         f"wait_for = {wait_for}",
         f"round_budget_s = {round_budget_s:g}",
         f'broker = "{broker}"',
+        f'page = "{DEFAULT_ADDRESS}"',
         "",
         "[training]",
         "epochs = 1",
@@ -146,6 +148,31 @@ def status(
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
+
+
+@app.command()
+def page(
+    folder: Folder,
+    listen: Annotated[
+        str, typer.Option(help="host:port; a port that is taken is replaced.")
+    ] = DEFAULT_ADDRESS,
+    address: Annotated[
+        bool, typer.Option("--address", help="Print where it is served, with token.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Serve the web page of FOLDER's run: before it, while it runs, and after."""
+    if address:
+        url = page_url(folder)
+        if url is None:
+            raise StateError(
+                f"no page of {folder} has been served yet",
+                remedy=f"Serve it with: flash-coordinator page {folder}",
+            )
+        typer.echo(url)
+        return
+    set_up_logging(verbose=verbose)
+    serve_page(folder, listen)
 
 
 @app.command("plan")

@@ -317,7 +317,10 @@ class Conductor:
         }
         self.orders = {order.id: order for order in orders.values()}
         self._tasks = {
-            device: TaskRow(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o))
+            device: TaskRow(
+                *(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o)),
+                base_bytes=o.base.size,
+            )
             for device, o in sorted(orders.items())
         }
         self._ledger.issue_tasks(no, list(self._tasks.values()))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.demo_table import closing_table
 from coordinator.processes import Child, stop_all
 from coordinator.status import has_run, summary
@@ -81,12 +82,13 @@ def run_demo(folder: Path, *, task: str, rounds: int) -> None:
         _write_devices(dense, dense, task, pair, data)
         log.info("measuring a dense federation's bytes: %d rounds", DENSE_ROUNDS)
         _federate(dense, dense, pair, stopped)
-    reports = _export(folder, main, data, stopped)
+    reports = _export(main, data, stopped)
     console.print(closing_table(summary(main), summary(dense), reports, rounds))
     console.print(
         f"settings, ledger, checkpoints: {main}\nper-device data, state, logs: "
-        f"{folder / 'devices'}\nexported models: {folder / 'exports'}\n"
-        f"status: flash-coordinator status {main}"
+        f"{folder / 'devices'}\nexported models: {main / 'exports'}\n"
+        f"status: flash-coordinator status {main}\n"
+        f"page: flash-coordinator page {main}"
     )
 
 
@@ -132,6 +134,7 @@ def _write_run(main: Path, task: str, data: Mapping[str, Path], rounds: int) -> 
         f"round_budget_s = {BUDGET_S}",
         f"seed = {SEED}",
         f"port = {_port(main)}",
+        f'page = "{DEFAULT_ADDRESS}"',
         "",
         "[training]",
         f"max_steps = {MAX_STEPS}",
@@ -271,17 +274,18 @@ def _children() -> Iterator[list[Child]]:
 
 
 def _export(
-    folder: Path, main: Path, data: Mapping[str, Path], stop: _Stop
+    main: Path, data: Mapping[str, Path], stop: _Stop
 ) -> dict[float, dict[str, object]]:
     """One packed ONNX file per density, checked, by the export command."""
-    (folder / "exports").mkdir(exist_ok=True)
+    out = main / "exports"
+    out.mkdir(exist_ok=True)
     log.info("exporting %d models, each checked against torch", len(DENSITIES))
     running = {
         density: subprocess.Popen(  # noqa: S603 - our own module
             [
                 *(sys.executable, "-m", "export.cli", "build"),
                 str(main / "models" / f"density-{density:g}.safetensors"),
-                *("--out", str(folder / "exports" / f"density-{density:g}.onnx")),
+                *("--out", str(out / f"density-{density:g}.onnx")),
                 *("--json", "--data", str(data[EVALUATION_FOLDER])),
             ],
             stdout=subprocess.PIPE,
@@ -292,9 +296,10 @@ def _export(
     }
     reports: dict[float, dict[str, object]] = {}
     for density, process in running.items():
-        out, err = process.communicate()
+        said, err = process.communicate()
         stop.check()
         if process.returncode:
             raise RunError(f"the export at density {density:g} failed: {err[-800:]}")
-        reports[density] = json.loads(out)
+        reports[density] = json.loads(said)
+        replace_file(out / f"density-{density:g}.json", said.encode())
     return reports

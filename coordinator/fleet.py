@@ -109,6 +109,8 @@ class Fleet:
             received=status.received,
             rss_mib=status.rss_mib,
             engine=status.engine,
+            online=status.online,
+            phase=status.phase,
         )
 
     def told(self, device: str, wait_s: float) -> None:

@@ -80,6 +80,7 @@ class Lineage:
         self._warm_up = None
         self._store.save(model_name(0), self.model, 0)
         self._ledger.put("evidence", None if evidence is None else dict(evidence))
+        self._ledger.put("layers", {layer.name: layer.numel for layer in self.layers})
         self._ledger.put("counts", {str(d): kept for d, kept in counts.items()})
 
     def grow(self, no: int, rows: Sequence[UpdateRow]) -> str:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from coordinator.broker import Broker, open_broker
+from coordinator.dashboard import page_process
 from coordinator.display import live
 from coordinator.ledger import open_ledger
 from coordinator.server import Server
@@ -41,7 +42,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
             log.info("broker (%s): %s", broker.kind, broker.url)
             (folder / "broker.url").write_text(broker.url + "\n", encoding="utf-8")
             address = parse_url(settings.broker or broker.url)
-            with live() as observe:
+            with page_process(folder, settings.page), live() as observe:
                 server = Server(
                     settings,
                     task,

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.dashboard.access import parse_page
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
@@ -108,6 +109,7 @@ class RunSettings(
         seed: Seed of masks, initial weights, cohorts and example orders.
         broker: ``mqtt://host:port``; empty starts one.
         port: Port of a broker we start; 0 takes a free one.
+        page: ``host:port`` of the web page; empty serves none.
         training: Local training.
         warm_up: The sensitivity warm-up.
         codec: How values travel.
@@ -125,6 +127,7 @@ class RunSettings(
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 1
     broker: str = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    page: str = ""
     training: TrainingSettings = TrainingSettings()
     warm_up: WarmUpSettings = WarmUpSettings()
     codec: CodecSettings = CodecSettings()
@@ -145,4 +148,6 @@ def load_run(path: Path) -> RunSettings:
             f"{path}: key algorithm: {settings.algorithm!r} is none of "
             f"{', '.join(ALGORITHMS)}"
         )
+    if settings.page:
+        parse_page(settings.page)
     return settings

@@ -147,8 +147,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Writes a file durably: temporary beside it, fsync, rename, fsync of the folder.
+
+    Args:
+        path: The file; its folder is made if missing.
+        content: All of it.
+        mode: Its permissions, less the umask; secrets take 0o600.
 
     Raises:
         CheckpointError: If the folder cannot be written, for example a full disk.
@@ -158,7 +163,9 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{mine}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(opened, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

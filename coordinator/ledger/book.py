@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from coordinator.ledger.fleet_pages import FleetPages
+from coordinator.ledger.history_pages import HistoryPages
 from coordinator.ledger.round_pages import RoundPages
 from coordinator.ledger.schema import open_to_read, open_to_write
 from edge_sdk.errors import StateError
@@ -21,7 +22,7 @@ if os.name == "posix":
 __all__ = ["Ledger", "open_ledger", "read_ledger"]
 
 
-class Ledger(RoundPages, FleetPages):
+class Ledger(RoundPages, FleetPages, HistoryPages):
     """One run's ledger; made by `open_ledger` or, to look only, `read_ledger`."""
 
     def __init__(

@@ -66,16 +66,27 @@ class FleetPages(Pages):
         return {r["device"]: float(r["peak"]) for r in rows if r["peak"] is not None}
 
     def count_traffic(
-        self, name: str, *, sent: int, received: int, rss_mib: int, engine: str
+        self,
+        name: str,
+        *,
+        sent: int,
+        received: int,
+        rss_mib: int,
+        engine: str,
+        online: bool,
+        phase: str,
     ) -> None:
-        """What a device says it sent and received since it was installed."""
+        """What a device says of itself; bytes count since it was installed."""
         with self._commits.joined() as db:
             db.execute(
                 "UPDATE devices SET sent = max(sent, ?), received = max(received, ?), "
                 "rss_mib = max(rss_mib, ?), "
-                "engine = CASE WHEN ? = '' THEN engine ELSE ? END, last_seen = ? "
-                "WHERE name = ?",
-                (sent, received, rss_mib, engine, engine, now(), name),
+                "engine = CASE WHEN ? = '' THEN engine ELSE ? END, last_seen = ?, "
+                "online = ?, phase = ? WHERE name = ?",
+                (
+                    *(sent, received, rss_mib, engine, engine, now()),
+                    *(online, phase, name),
+                ),
             )
 
     def devices(self) -> list[dict[str, Any]]:

@@ -33,10 +33,13 @@ class RoundPages(Pages):
         """The round's tasks, before any of them is sent."""
         with self._commits.alone() as db:
             db.executemany(
-                "INSERT INTO tasks (id, round, device, density, phase, order_bytes) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO tasks (id, round, device, density, phase, order_bytes, "
+                "base_bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (t.id, no, t.device, t.density, t.phase.value, t.order_bytes)
+                    (
+                        *(t.id, no, t.device, t.density, t.phase.value),
+                        *(t.order_bytes, t.base_bytes),
+                    )
                     for t in tasks
                 ],
             )

@@ -41,7 +41,12 @@ class RoundRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One device's task as recorded; `order_bytes` is the packed `TaskOrder`."""
+    """One device's task as recorded.
+
+    Attributes:
+        order_bytes: The packed `TaskOrder`.
+        base_bytes: Size of the base it starts from.
+    """
 
     id: str
     round_no: int
@@ -49,6 +54,7 @@ class TaskRow:
     density: float
     phase: TaskPhase
     order_bytes: bytes
+    base_bytes: int = 0
 
     @classmethod
     def read(cls, row: sqlite3.Row) -> TaskRow:
@@ -60,6 +66,7 @@ class TaskRow:
             row["density"],
             TaskPhase(row["phase"]),
             row["order_bytes"],
+            row["base_bytes"],
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import logging
 import os
 from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p
@@ -239,31 +238,15 @@ def _folders() -> tuple[Path, ...]:
 
 
 def _build_now(name: str) -> Path:
-    """Compiles one library into the cache folder: once per version of the sources.
-
-    Processes that start together wait for the first of them instead of compiling the
-    same.
-    """
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed
-            done = folder / f"libflash_edge_{name}.so"
-            return done if done.exists() else _compile(name, folder)
-    except OSError as error:
-        raise EngineError(f"compiling the sparse kernels failed: {error}") from error
-
-
-def _compile(name: str, folder: Path) -> Path:
+    """Compiles one library into the cache folder: once per version of the sources."""
     try:
         found = targets_for(this_machine(), f64=name == "f64")
         wanted = [t for t in found if t.name == name]
         if not wanted:
             raise EngineError(f"there is no kernel build named {name}")
         _log.info("compiling the sparse kernels (%s), once for this version", name)
-        return build(wanted, folder)[0]
-    except BuildError as error:
+        return build(wanted, cache_folder())[0]
+    except (BuildError, OSError) as error:
         raise EngineError(f"compiling the sparse kernels failed: {error}") from error
 
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from typing_extensions import assert_never
 
 from edge_sdk.errors import EngineError, MaskMismatchError
+from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome, tensors, train
-from edge_sdk.training.sparse import choose_engine, keep_activations, rehearse
+from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import Frozen, MaskRecipe, Offer, TaskOrder, WarmUp
@@ -74,12 +75,6 @@ def mask_of(recipe: MaskRecipe, layers: tuple[LayerShape, ...]) -> Mask:
 class TaskRunner:
     """Trains the orders of one device; keeps the last mask and its model.
 
-    Making one loads the sparse kernels, or compiles them where only a compiler is there
-    (a minute, on a small board several), and converts the model once. That is
-    why a device makes it before it says HELLO: the coordinator's clock does not run
-    yet, and what HELLO tells of the engines is true. What is left to the first task is
-    the race, some ten training steps.
-
     Memory is held down by two explicit values. `micro_batch` splits every step of a
     task, warm-up and engine race included: a number, or a function that is asked anew
     for every order, so its answer may follow what the device's owner allows at that
@@ -96,9 +91,6 @@ class TaskRunner:
         ghost_norm: Accept batch norm's statistics per micro-batch; a model with batch
             norm is refused otherwise where a batch has to be split.
         activations: How activations wait for the backward pass on the sparse engine.
-
-    Raises:
-        EngineError: If `engine` is "sparse" and it cannot run; names the reason.
     """
 
     def __init__(
@@ -116,7 +108,6 @@ class TaskRunner:
         self._activations = activations
         self.layers = layers_of(task.model(), task.dense_layers)
         self._model: TrainingModel | None = None
-        self._unfit = self._rehearse()
 
     @property
     def engine(self) -> str:
@@ -125,8 +116,8 @@ class TaskRunner:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines that can run here: sparse where it can carry out this task."""
-        return ("masked",) if self._unfit else ("sparse", "masked")
+        """Engines that can run here: sparse where its kernels load."""
+        return ("masked",) if unavailable_reason() else ("sparse", "masked")
 
     def run(
         self,
@@ -258,20 +249,6 @@ class TaskRunner:
                 if self._model.engine == "masked":
                     log.info("activations = bf16: the masked engine keeps float32")
         return self._model
-
-    def _rehearse(self) -> str:
-        """Why the sparse engine will not run; empty if it can."""
-        if self._engine == "masked":
-            return "engine = masked"
-        try:
-            kernels = rehearse(self.task.model(), self.layers)
-        except EngineError as error:
-            if self._engine == "sparse":
-                raise
-            log.warning("training will run dense-masked: %s %s", error, error.help)
-            return str(error)
-        log.info("sparse kernels are ready: %s", kernels)
-        return ""
 
     def _contest(self, density: float, batch_size: int) -> tuple[EngineName, int]:
         """Which engines may race, and the batch that fits both."""

@@ -63,8 +63,18 @@ def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
     ledger.put("counts", {"0.1": {"fc": 3}})
     ledger.see_device("a1", profile={"board": "pi"}, examples=5, version="0.1")
     ledger.assign("a1", 0.1, "fits")
-    ledger.count_traffic("a1", sent=10, received=20, rss_mib=30, engine="masked")
-    ledger.count_traffic("a1", sent=5, received=25, rss_mib=1, engine="")
+    ledger.count_traffic(
+        "a1",
+        sent=10,
+        received=20,
+        rss_mib=30,
+        engine="masked",
+        online=True,
+        phase="idle",
+    )
+    ledger.count_traffic(
+        "a1", sent=5, received=25, rss_mib=1, engine="", online=False, phase="idle"
+    )
     ledger.refuse("a1", 1, "rejected", "not finite")
     ledger.refuse("a1", 2, "rejected", "too long")
     ledger.refuse("a1", 2, "late", "its round is closed")
@@ -182,7 +192,15 @@ def test_many_receipts_share_one_commit_and_come_after_it(ledger: Ledger) -> Non
     )
     reader = read_ledger(ledger.folder)
     for device in devices:
-        ledger.count_traffic(device, sent=1, received=1, rss_mib=1, engine="")
+        ledger.count_traffic(
+            device,
+            sent=1,
+            received=1,
+            rss_mib=1,
+            engine="",
+            online=True,
+            phase="idle",
+        )
         ledger.move_task(f"1-{device}", TaskPhase.OFFERED)
         content = device.encode()
         row = task(device)

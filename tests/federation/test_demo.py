@@ -39,4 +39,4 @@ def test_ctrl_c_stops_all_it_started_and_the_same_command_goes_on(
         line, capture_output=True, text=True, timeout=200, check=True
     )
     assert "updates per round: 8 to 8" in again.stdout
-    assert len(list((tmp_path / "demo" / "exports").glob("*.onnx"))) == 3
+    assert len(list((tmp_path / "demo" / "federation" / "exports").glob("*.onnx"))) == 3

@@ -1,7 +1,7 @@
 """The native sparse engine: layers, conversion, policy. See docs/engine.md."""
 
 from edge_sdk.training.sparse.convert import densify, keep_activations, sparsify
-from edge_sdk.training.sparse.model import SparseModel, rehearse, sparse_model
+from edge_sdk.training.sparse.model import SparseModel, sparse_model
 from edge_sdk.training.sparse.modules import SparseConv2d, SparseLinear
 from edge_sdk.training.sparse.policy import choose_engine
 
@@ -12,7 +12,6 @@ __all__ = [
     "choose_engine",
     "densify",
     "keep_activations",
-    "rehearse",
     "sparse_model",
     "sparsify",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch import nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import kernels
-from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.sparse import Mask
 from edge_sdk.training.sparse.convert import sparsify
 
-__all__ = ["SparseModel", "rehearse", "sparse_model"]
+__all__ = ["SparseModel", "sparse_model"]
 
 
 class SparseModel:
@@ -100,25 +100,3 @@ def sparse_model(
         raise EngineError(f"the sparse engine runs on the CPU, not on {device}")
     kernels()  # fails here, with the reason, rather than in the first step
     return SparseModel(sparsify(model, mask), mask, reason)
-
-
-def rehearse(model: nn.Module, layers: Iterable[LayerShape]) -> str:
-    """Loads or compiles the kernels and converts the model once, before it matters.
-
-    Args:
-        model: Left alone.
-        layers: Its layers that masks will act on.
-
-    Returns:
-        What the kernels are, in words.
-
-    Raises:
-        EngineError: As `sparse_model`.
-    """
-    patterns = {}
-    for layer in layers:
-        patterns[layer.name] = np.zeros(layer.shape, np.bool_)
-        patterns[layer.name].reshape(-1)[:1] = True  # the cheapest mask there is
-    sparse_model(model, Mask(patterns))
-    found = kernels()
-    return f"{found.isa} from {found.path}"

@@ -1,0 +1,139 @@
+"""The page's addresses: its files, its facts as JSON, and an event when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from coordinator.dashboard.guard import Guard
+from coordinator.dashboard.source import Source
+from edge_sdk.errors import EdgeError
+
+__all__ = ["make_app"]
+
+STATIC = Path(__file__).parent / "static"
+LOOK_S = 0.15  # between two looks at the ledger's change counter
+ALIVE_S = 15.0  # a comment so often, or proxies close a silent stream
+
+
+def make_app(source: Source, *, token: str, cookie: str, hosts: list[str]) -> Starlette:
+    """The page of one run.
+
+    Args:
+        source: Its facts.
+        token: Who knows it may look.
+        cookie: Name of the cookie that keeps it.
+        hosts: Host names the page is served under; empty serves any.
+    """
+    news = _News(source)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        looking = asyncio.create_task(news.look())
+        yield
+        looking.cancel()
+
+    return Starlette(
+        routes=[
+            Route("/", _index),
+            *_fact_routes(source),
+            Route("/files/{path:path}", _files(source)),
+            Route("/events", news.events),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        middleware=[Middleware(Guard, token=token, cookie=cookie, hosts=hosts)],
+        lifespan=lifespan,
+    )
+
+
+async def _index(_request: Request) -> Response:
+    return FileResponse(STATIC / "index.html")
+
+
+def _fact_routes(source: Source) -> list[Route]:
+    def facts(path: str, answer: Callable[[dict[str, Any]], Any]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                found = await run_in_threadpool(answer, request.path_params)
+            except EdgeError as error:  # an answer too: a run may not have begun
+                found = {"missing": str(error), "help": error.help}
+            return JSONResponse(found)
+
+        return Route(path, endpoint)
+
+    return [
+        facts("/api/run", lambda _: source.run()),
+        facts("/api/devices/{name}", lambda path: source.device(path["name"])),
+        facts("/api/rounds/{no:int}", lambda path: source.round(path["no"])),
+        facts("/api/warm-up", lambda _: source.warm_up()),
+        facts("/api/exports", lambda _: source.exports()),
+    ]
+
+
+def _files(source: Source) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        path = await run_in_threadpool(source.file, request.path_params["path"])
+        if path is None:
+            return PlainTextResponse("no such file", status_code=404)
+        return FileResponse(path, filename=path.name)
+
+    return endpoint
+
+
+class _News:
+    """One look at the ledger serves all open pages."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._version: object = None
+        self._changed = asyncio.Condition()
+
+    async def look(self) -> None:
+        """Wakes every stream when the ledger has changed."""
+        while True:
+            version = await run_in_threadpool(self._source.version)
+            if version != self._version:
+                async with self._changed:
+                    self._version = version
+                    self._changed.notify_all()
+            await asyncio.sleep(LOOK_S)
+
+    async def events(self, _request: Request) -> Response:
+        """The event stream of one page."""
+        return StreamingResponse(self.stream(), media_type="text/event-stream")
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Server-sent events of one page; `data` is only a sign to ask again."""
+        seen: object = None
+        while True:
+            if await self._newer(seen):
+                seen = self._version
+                yield b"data: changed\n\n"
+            else:
+                yield b": alive\n\n"
+
+    async def _newer(self, seen: object) -> bool:
+        """Waits a while for a version that is not the one seen."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with self._changed:
+                waiting = self._changed.wait_for(lambda: self._version != seen)
+                await asyncio.wait_for(waiting, ALIVE_S)
+        return self._version != seen

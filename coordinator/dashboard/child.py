@@ -1,0 +1,56 @@
+"""The page beside a running coordinator: a process that starts and stops with it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coordinator.dashboard.access import ADDRESS_FILE, page_url
+from coordinator.processes import Child, stop_all
+
+__all__ = ["page_process"]
+
+log = logging.getLogger(__name__)
+START_S = 20.0  # a Pi takes seconds to import what the page needs
+
+
+@contextmanager
+def page_process(folder: Path, address: str) -> Iterator[None]:
+    """Serves a run's page while the block runs; without an address, none.
+
+    A page that does not start is said and never stops a federation.
+
+    Args:
+        folder: The run's folder.
+        address: ``host:port``, or empty.
+    """
+    if not address:
+        yield
+        return
+    (folder / ADDRESS_FILE).unlink(missing_ok=True)
+    command = ["page", str(folder), "--listen", address]
+    child = Child("flash-coordinator", command, folder / "page.log")
+    over = threading.Event()
+    teller = threading.Thread(target=_tell, args=(folder, child, over), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        stop_all([child])
+
+
+def _tell(folder: Path, child: Child, over: threading.Event) -> None:
+    until = time.monotonic() + START_S
+    while child.alive() and time.monotonic() < until and not over.wait(0.1):
+        url = page_url(folder)
+        if url is not None:
+            log.info("page: %s", url)
+            return
+    if not over.is_set():
+        log.warning("the page could not be served; its log: %s", folder / "page.log")

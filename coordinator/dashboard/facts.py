@@ -1,0 +1,256 @@
+"""From the ledger's rows to what a page shows: plain values, JSON-ready."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from coordinator.ledger import Ledger
+from coordinator.rounds import Phase
+from coordinator.settings import RunSettings
+from edge_sdk.errors import StateError
+from edge_sdk.wire.codec import unpack
+from edge_sdk.wire.messages import Frozen, TaskOrder
+
+__all__ = ["coverage", "device_facts", "round_facts", "run_facts", "warm_up_facts"]
+
+OPEN = (Phase.PLAN.value, Phase.SELECT.value, Phase.RUN.value, Phase.CLOSING.value)
+
+
+def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
+    """The run at a glance: rounds with scores and bytes, devices with their state."""
+    scores = ledger.scores()
+    rounds = [_round(row, scores) for row in ledger.round_history()]
+    last_open = next((r for r in rounds if r["phase"] in OPEN), None)
+    phases = {} if last_open is None else _phases(ledger, last_open["no"])
+    done = sum(r["phase"] == Phase.DONE.value and r["no"] > 0 for r in rounds)
+    refused = ledger.refusals()
+    return {
+        "run": {
+            "federation": settings.federation,
+            "task": settings.task,
+            "algorithm": settings.algorithm,
+            "rounds": settings.rounds,
+            "densities": sorted(settings.densities),
+        },
+        "state": _state(last_open, done, settings.rounds),
+        "rounds_done": done,
+        "open": last_open,
+        "rounds": rounds,
+        "devices": [
+            _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}
+            for d in ledger.devices()
+        ],
+    }
+
+
+def device_facts(ledger: Ledger, name: str) -> dict[str, Any]:
+    """One device.
+
+    Raises:
+        StateError: If the run has not seen it.
+    """
+    row = next((d for d in ledger.devices() if d["name"] == name), None)
+    if row is None:
+        raise StateError(
+            f"this run has seen no device {name}", remedy="Choose one of the list."
+        )
+    refusals = [r for r in ledger.refused() if r.device == name]
+    return {
+        "device": _device(row, sum(r.count for r in refusals))
+        | {"examples": row["examples"], "version": row["version"]},
+        "profile": list(_flat(row["profile"])),
+        "tasks": [
+            _task(t) | {"round": t["round"]} for t in ledger.tasks_of_device(name)
+        ],
+        "refusals": [
+            {
+                "at": r.at,
+                "round": r.round_no,
+                "verdict": r.verdict,
+                "count": r.count,
+                "why": r.why,
+            }
+            for r in sorted(refusals, key=lambda r: r.at, reverse=True)
+        ],
+    }
+
+
+def round_facts(ledger: Ledger, no: int) -> dict[str, Any]:
+    """One round.
+
+    Raises:
+        StateError: If it has not begun.
+    """
+    row = next((r for r in ledger.round_history() if r["no"] == no), None)
+    if row is None:
+        raise StateError(
+            f"round {no} has not begun", remedy="Choose one of the list of rounds."
+        )
+    tasks = ledger.tasks_of_round(no)
+    orders = [unpack(t["order_bytes"], TaskOrder) for t in tasks]
+    in_it = [
+        order
+        for task, order in zip(tasks, orders, strict=True)
+        if task["accepted"] is not None
+    ]
+    return {
+        "round": _round(row, ledger.scores())
+        | {
+            "quorum": row["quorum"],
+            "rate": row["rate"],
+            "base": row["base"],
+            "model": row["model"],
+            "deadline_s": max((o.ttl_ms for o in orders), default=0) / 1000 or None,
+        },
+        "tasks": [
+            _task(t) | {"device": t["device"], "late": t["phase"] == "expired"}
+            for t in tasks
+        ],
+        # Only nested frozen masks can be told from counts; moving ones cannot.
+        "coverage": coverage(
+            _sizes(ledger), [o.mask.counts for o in in_it if isinstance(o.rule, Frozen)]
+        ),
+    }
+
+
+def warm_up_facts(ledger: Ledger) -> dict[str, Any]:
+    """Kept weights per layer, measured and after recalibration.
+
+    Raises:
+        StateError: If no masks have been drawn yet.
+    """
+    counts = ledger.get("counts")
+    if counts is None:
+        raise StateError(
+            "the masks of this run are not drawn yet",
+            remedy="They are once the warm-up is done.",
+        )
+    measured = ledger.get("evidence")
+    densities = sorted(counts, key=float)
+    return {
+        "measured": measured is not None,
+        "densities": densities,
+        "layers": [
+            {
+                "name": name,
+                "size": size,
+                "measured": None if measured is None else measured.get(name),
+                "kept": {d: counts[d][name] for d in densities},
+            }
+            for name, size in _sizes(ledger).items()
+        ],
+    }
+
+
+def coverage(
+    sizes: Mapping[str, int], held: Sequence[Mapping[str, int]]
+) -> list[dict[str, Any]]:
+    """How many devices held how many weights of each layer.
+
+    Masks of one family nest, so the weights that a device holds beyond the next
+    smaller device's are held by it and all larger ones.
+
+    Args:
+        sizes: Weights per layer.
+        held: Kept weights per layer, for each device in the aggregate.
+
+    Example:
+        >>> coverage({"fc": 10}, [{"fc": 2}, {"fc": 5}])
+        [{'name': 'fc', 'size': 10, 'held': [[2, 2], [1, 3], [0, 5]]}]
+    """
+    if not held:
+        return []
+    found = []
+    for name, size in sizes.items():
+        steps = sorted(counts.get(name, 0) for counts in held)
+        weights: Counter[int] = Counter()
+        for place, (below, here) in enumerate(pairwise([0, *steps, size])):
+            weights[len(held) - place] += here - below
+        rows = [[d, n] for d, n in sorted(weights.items(), reverse=True) if n]
+        found.append({"name": name, "size": size, "held": rows})
+    return found
+
+
+def _sizes(ledger: Ledger) -> dict[str, int]:
+    sizes: dict[str, int] = ledger.get("layers") or {}
+    return sizes
+
+
+def _round(row: Mapping[str, Any], scores: Mapping[int, Any]) -> dict[str, Any]:
+    return {
+        "no": row["no"],
+        "phase": row["phase"],
+        "goal": row["goal"],
+        "accepted": row["accepted"] or 0,
+        "seconds": _seconds(row["opened"], row["closed"]),
+        "up_bytes": row["up"] or 0,
+        "down_bytes": row["down"] or 0,
+        "scores": {str(d): m for d, m in scores.get(row["no"], {}).items()} or None,
+        "note": row["note"],
+    }
+
+
+def _device(row: Mapping[str, Any], refused: int) -> dict[str, Any]:
+    return {
+        "name": row["name"],
+        "board": row["profile"].get("board", ""),
+        "density": row["density"],
+        "why": row["why"],
+        "engine": row["engine"],
+        "online": bool(row["online"]),
+        "phase": row["phase"],
+        "sent": row["sent"],
+        "received": row["received"],
+        "rss_mib": row["rss_mib"],
+        "pace": row["pace"],
+        "waits": row["note"],
+        "refused": refused,
+        "last_seen": row["last_seen"],
+    }
+
+
+def _task(row: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = row["metrics"]
+    return {
+        "density": row["density"],
+        "phase": row["phase"],
+        "why": row["why"],
+        "examples": row["examples"],
+        "steps": metrics.get("steps"),
+        "seconds": metrics.get("seconds"),
+        "peak_mib": metrics.get("peak_mib"),
+        "loss": metrics.get("loss"),
+        "up_bytes": row["size"],
+        "down_bytes": row["base_bytes"],
+    }
+
+
+def _phases(ledger: Ledger, no: int) -> dict[str, str]:
+    return {t.device: t.phase.value for t in ledger.tasks(no)}
+
+
+def _state(last_open: Mapping[str, Any] | None, done: int, wanted: int) -> str:
+    if last_open is None:
+        return "done" if done >= wanted else "between rounds"
+    name = f"round {last_open['no']}" if last_open["no"] else "warm-up"
+    return f"{name}: {last_open['accepted']} of {last_open['goal']} updates"
+
+
+def _seconds(opened: str, closed: str | None) -> float | None:
+    if closed is None:
+        return None
+    took = datetime.fromisoformat(closed) - datetime.fromisoformat(opened)
+    return took.total_seconds()
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+    """A nested table as ``a.b`` and text."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{before}{key}.")
+        elif inner is not None:
+            yield f"{before}{key}", str(inner)

@@ -1,0 +1,128 @@
+"""Who may see the page: a token for everybody, and only by the names it listens to.
+
+A page on loopback can still be reached by any web site that the browser has open,
+through a host name that points to 127.0.0.1; the Host header tells them apart.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Guard"]
+
+LONGEST_LOGIN = 512  # bytes of a login form
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+LOGIN = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>flash-edge: log in</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="stylesheet" href="static/page.css"></head>
+<body><main><h1>Log in</h1>{said}
+<form method="post" action="login"><p><label for="token">Token</label></p>
+<p><input id="token" name="token" type="password" autocomplete="off" autofocus required>
+<button>Open</button></p></form>
+<p class="dim">The coordinator printed an address with the token when it started;
+<code>flash-coordinator page FOLDER --address</code> prints it again.</p>
+</main></body></html>
+"""
+
+
+class Guard:
+    """Lets those with the token through, and writes the headers on every answer.
+
+    Args:
+        app: What is guarded.
+        token: Its token.
+        cookie: Name of the cookie; cookies of a host are shared by its ports.
+        hosts: Host names that are served; empty serves any.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str, cookie: str, hosts: Iterable[str]
+    ) -> None:
+        self._app, self._token, self._cookie = app, token, cookie
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                names = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in HEADERS.items()
+                        if name.encode() not in names
+                    ),
+                ]
+            await send(message)
+
+        request = Request(scope, receive)
+        answer = await self._answer(request)
+        await (answer or self._app)(scope, receive, send_guarded)
+
+    async def _answer(self, request: Request) -> Response | None:
+        """What to say instead of the page; None lets the request through."""
+        if self._hosts and request.url.hostname not in self._hosts:
+            return PlainTextResponse(
+                "this page is not served under that name", status_code=421
+            )
+        path = request.url.path
+        if path == "/login" and request.method == "POST":
+            return await self._login(request)
+        given = request.query_params.get("token")
+        if given is not None and path == "/":
+            return self._open(given)
+        known = self._is_right(request.cookies.get(self._cookie, ""))
+        if known or path.startswith("/static/"):  # nothing in there is of the run
+            return None
+        if path == "/":
+            return HTMLResponse(LOGIN.format(said=""), status_code=401)
+        return PlainTextResponse("log in first", status_code=401)
+
+    async def _login(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LONGEST_LOGIN:
+                return PlainTextResponse("too long", status_code=413)
+        fields = parse_qs(body.decode("ascii", "replace"))
+        return self._open(fields.get("token", [""])[0])
+
+    def _open(self, given: str) -> Response:
+        if not self._is_right(given.strip()):
+            said = '<p class="bad" role="alert">That is not the token.</p>'
+            return HTMLResponse(LOGIN.format(said=said), status_code=401)
+        # Relative, so that it also works behind a proxy under a path of its own.
+        answer = RedirectResponse("./", status_code=303)
+        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
+        return answer
+
+    def _is_right(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self._token.encode())

@@ -1,0 +1,175 @@
+"""The facts of a page, from the run's ledger alone: it is read, never written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coordinator.dashboard.facts import (
+    device_facts,
+    round_facts,
+    run_facts,
+    warm_up_facts,
+)
+from coordinator.ledger import Ledger, read_ledger
+from coordinator.settings import RunSettings, load_run
+from edge_sdk.errors import EdgeError, StateError
+
+__all__ = ["Source"]
+
+T = TypeVar("T")
+EXPORTS, MODELS = "exports", "models"
+
+
+class Source:
+    """What there is to know of a run's folder; safe to ask from several threads.
+
+    Args:
+        folder: The run's folder; the run need not have begun.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._ledger: Ledger | None = None
+        self._settings: RunSettings | None = None
+        self._digests: dict[tuple[str, int, int], str] = {}
+        self._kept: tuple[object, dict[str, Any]] = None, {}
+
+    def version(self) -> object:
+        """A value that differs once the run has changed."""
+        with self._lock:
+            return self._version()
+
+    def run(self) -> dict[str, Any]:
+        """Rounds, devices and scores.
+
+        Raises:
+            StateError: If there is no ledger, or one of another version.
+            SettingsError: If ``run.toml`` cannot be read.
+        """
+        return self._ask("run", lambda ledger: run_facts(self._run_settings(), ledger))
+
+    def device(self, name: str) -> dict[str, Any]:
+        """One device: profile, density and why, its rounds, what was refused.
+
+        Raises:
+            StateError: As `run`, and for a device that the run has not seen.
+        """
+        return self._ask(f"device {name}", lambda ledger: device_facts(ledger, name))
+
+    def round(self, no: int) -> dict[str, Any]:
+        """One round: cohort, deadline, coverage.
+
+        Raises:
+            StateError: As `run`, and for a round that has not begun.
+        """
+        return self._ask(f"round {no}", lambda ledger: round_facts(ledger, no))
+
+    def warm_up(self) -> dict[str, Any]:
+        """Layer densities, as measured and after recalibration.
+
+        Raises:
+            StateError: As `run`, and before the masks are drawn.
+        """
+        return self._ask("warm-up", warm_up_facts)
+
+    def exports(self) -> dict[str, Any]:
+        """Files to download, with their checks."""
+        return {"files": [self._export(path) for path in self._files()]}
+
+    def file(self, wanted: str) -> Path | None:
+        """A file that `exports` lists; None for any other."""
+        return next((p for p in self._files() if self._name(p) == wanted), None)
+
+    # -- ledger ------------------------------------------------------------------------
+
+    def _ask(self, what: str, answer: Callable[[Ledger], T]) -> T:
+        """One answer per version of the ledger, however many pages are open."""
+        with self._lock:
+            version = self._version()
+            if self._kept[0] != version:
+                self._kept = version, {}
+            kept = self._kept[1]
+            if what not in kept:
+                kept[what] = answer(self._open())
+            found: T = kept[what]
+            return found
+
+    def _open(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = read_ledger(self._folder)
+        return self._ledger
+
+    def _version(self) -> object:
+        try:
+            return self._open().data_version()
+        except EdgeError as error:  # not begun, or of another version: said by `run`
+            return str(error)
+
+    def _run_settings(self) -> RunSettings:
+        if self._settings is None:
+            path = self._folder / "run.toml"
+            if not path.exists():
+                raise StateError(
+                    f"{path} does not exist",
+                    remedy="Name the folder that `flash-coordinator init` wrote.",
+                )
+            self._settings = load_run(path)
+        return self._settings
+
+    # -- files -------------------------------------------------------------------------
+
+    def _files(self) -> list[Path]:
+        found = [
+            *(self._folder / MODELS).glob("density-*.safetensors"),
+            *(self._folder / EXPORTS).rglob("*"),
+        ]
+        inside = self._folder.resolve()
+        return sorted(
+            p
+            for p in found
+            if p.is_file()
+            and not p.name.startswith(".")
+            and p.resolve().is_relative_to(inside)
+        )
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    def _export(self, path: Path) -> dict[str, Any]:
+        is_model = path.suffix in (".onnx", ".ort", ".flsp")
+        return {
+            "path": self._name(path),
+            "size": path.stat().st_size,
+            "sha256": self._digest(path),
+            "checks": _checks(path.with_suffix(".json")) if is_model else [],
+            "command": f"flash-export verify {path}" if is_model else None,
+        }
+
+    def _digest(self, path: Path) -> str:
+        stat = path.stat()
+        key = str(path), stat.st_mtime_ns, stat.st_size
+        if key not in self._digests:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            self._digests[key] = digest.hexdigest()
+        return self._digests[key]
+
+
+def _checks(report: Path) -> list[tuple[str, str]]:
+    """The findings that the export command wrote beside a file."""
+    try:
+        findings = json.loads(report.read_text(encoding="utf-8"))["findings"]
+        return [
+            (name, ", ".join(f"{k} {v}" for k, v in sorted(found.items())))
+            for name, found in sorted(findings.items())
+        ]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return []

@@ -1,0 +1,110 @@
+// Routes, live updates, and putting a view in place without losing focus or open details.
+
+import { h } from "./dom.js";
+import { device, devices, exports_, overview, round, rounds, warmUp } from "./views.js";
+
+const view = document.getElementById("view");
+const state = document.getElementById("state");
+const LEAST_MS = 250; // between two redraws: events of a busy round come far faster
+
+// [pattern of the hash, address of its facts, how they look]
+const ROUTES = [
+  [/^#?\/?$/, () => "api/run", overview],
+  [/^#\/devices$/, () => "api/run", devices],
+  [/^#\/devices\/([^/]+)$/, (name) => `api/devices/${name}`, device],
+  [/^#\/rounds$/, () => "api/run", rounds],
+  [/^#\/rounds\/(\d+)$/, (no) => `api/rounds/${no}`, round],
+  [/^#\/warm-up$/, () => "api/warm-up", warmUp],
+  [/^#\/exports$/, () => "api/exports", exports_],
+];
+
+let shown = null; // the facts on the page, as text: what has not changed is not redrawn
+let wanted = false, busy = false, latest = 0;
+let turned = false; // a page was turned: its reader starts at its top
+
+function place(nodes) {
+  const focus = document.activeElement?.dataset?.key;
+  const open = new Set([...view.querySelectorAll("details[open]")].map((d) => d.dataset.key));
+  const across = new Map([...view.querySelectorAll(".scroll")].map((d) => [d.ariaLabel, d.scrollLeft]));
+  view.replaceChildren(...nodes.filter(Boolean));
+  for (const d of view.querySelectorAll("details")) d.open = open.has(d.dataset.key);
+  for (const d of view.querySelectorAll(".scroll")) d.scrollLeft = across.get(d.ariaLabel) ?? 0;
+  if (turned) {
+    turned = false;
+    view.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  } else if (focus) {
+    view.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+  }
+}
+
+function mark() {
+  const first = location.hash.split("/")[1] ?? "";
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = (link.getAttribute("href").split("/")[1] ?? "") === first;
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+async function draw() {
+  const hash = location.hash;
+  const found = ROUTES.map(([pattern, address, look]) => [hash.match(pattern), address, look]).find(([m]) => m);
+  mark();
+  if (!found) {
+    shown = null;
+    place([h("h1", {}, "No such page"), h("p", {}, h("a", { href: "#/" }, "Overview"))]);
+    return;
+  }
+  const [match, address, look] = found;
+  const answer = await fetch(address(...match.slice(1)));
+  if (answer.status === 401) { location.reload(); return; }
+  const text = await answer.text();
+  if (hash !== location.hash || text === shown) return;
+  shown = text;
+  const facts = JSON.parse(text);
+  if (facts.missing) {
+    say("nothing yet");
+    place([h("h1", {}, "Nothing to show here yet"), h("p", {}, facts.missing), h("p", { class: "dim" }, facts.help)]);
+    return;
+  }
+  if (facts.run) document.getElementById("run").textContent = `${facts.run.federation} · ${facts.run.task} · ${facts.run.algorithm}`;
+  if (facts.state) say(facts.state);
+  place(look(facts));
+}
+
+function say(text, lost = false) {
+  if (state.textContent !== text) state.textContent = text;
+  state.classList.toggle("lost", lost);
+}
+
+// At most one request at a time and one per LEAST_MS; the last event is never lost.
+async function refresh() {
+  wanted = true;
+  if (busy) return;
+  busy = true;
+  while (wanted) {
+    const wait = latest + LEAST_MS - performance.now();
+    if (wait > 0) await new Promise((done) => setTimeout(done, wait));
+    wanted = false;
+    latest = performance.now();
+    try {
+      await draw();
+    } catch {
+      say("the coordinator does not answer", true);
+    }
+  }
+  busy = false;
+}
+
+addEventListener("hashchange", () => {
+  shown = null;
+  latest = 0;
+  turned = true;
+  refresh();
+});
+
+const events = new EventSource("events");
+events.onmessage = refresh;
+events.onopen = () => { shown = null; refresh(); };
+events.onerror = () => say("the coordinator does not answer, trying again", true);

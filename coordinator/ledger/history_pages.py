@@ -1,0 +1,56 @@
+"""Looking back: rounds, tasks and devices joined for people, never for decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from coordinator.ledger.pages import Pages
+
+__all__ = ["HistoryPages"]
+
+# What a task's answer was, beside the task; an open or failed task has none.
+TASKS = """
+SELECT t.round, t.device, t.density, t.phase, t.why, t.base_bytes, t.order_bytes,
+  u.size, u.examples, u.metrics, u.frozen, u.accepted
+FROM tasks t LEFT JOIN updates u ON u.task = t.id
+"""
+ROUNDS = """
+SELECT r.*, t.down, u.up, u.accepted FROM rounds r
+LEFT JOIN (SELECT round, sum(base_bytes) AS down FROM tasks GROUP BY round) t
+  ON t.round = r.no
+LEFT JOIN (SELECT round, sum(size) AS up, count(*) AS accepted FROM updates
+  GROUP BY round) u ON u.round = r.no
+ORDER BY r.no
+"""
+
+
+class HistoryPages(Pages):
+    """The part of the ledger that pages and reports are made from."""
+
+    def data_version(self) -> int:
+        """A number that differs once another connection has committed."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def round_history(self) -> list[dict[str, Any]]:
+        """Every round, with the updates accepted and the bytes of both ways."""
+        return [dict(row) for row in self._db.execute(ROUNDS)]
+
+    def tasks_of_round(self, no: int) -> list[dict[str, Any]]:
+        """A round's tasks by device, each with its update if there is one."""
+        return _with_metrics(
+            self._db.execute(f"{TASKS} WHERE t.round = ? ORDER BY t.device", (no,))
+        )
+
+    def tasks_of_device(self, name: str) -> list[dict[str, Any]]:
+        """A device's tasks, the newest first, each with its update."""
+        return _with_metrics(
+            self._db.execute(
+                f"{TASKS} WHERE t.device = ? ORDER BY t.round DESC", (name,)
+            )
+        )
+
+
+def _with_metrics(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    return [dict(row) | {"metrics": json.loads(row["metrics"] or "{}")} for row in rows]
