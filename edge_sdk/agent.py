@@ -363,6 +363,9 @@ class Agent:
         if finished is not None and finished[0]:
             past.append(finished)
             log.info("task %s: %s", *finished)
+        made, offer = list(self._journal.record.packed), self._session.offer
+        if offer is not None and (not made or made[-1][0] != offer.task_id):
+            made.append((offer.task_id, offer.manifest.sha256))
         sent, received = self._totals()
         record = Record(
             epoch=self._session.epoch,
@@ -371,6 +374,7 @@ class Agent:
             sent=sent,
             received=received,
             finished=past[-KEEP_FINISHED:],
+            packed=made[-KEEP_FINISHED:],
         )
         self._journal.keep(record)
 

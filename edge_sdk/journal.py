@@ -19,7 +19,7 @@ if os.name == "posix":
 
 __all__ = ["KEEP_FINISHED", "Journal", "Record"]
 
-KEEP_FINISHED = 64  # receipts remembered, newest last
+KEEP_FINISHED = 64  # receipts and updates remembered, newest last
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -32,6 +32,8 @@ class Record(msgspec.Struct, frozen=True):
         sent: Bytes sent on the wire in earlier lives.
         received: Bytes received on the wire in earlier lives.
         finished: (task id, verdict) of the latest receipts.
+        packed: (task id, SHA-256) of the latest updates made here: with the verdicts,
+            the device's own account of which models it is in.
     """
 
     epoch: int = 0
@@ -40,6 +42,7 @@ class Record(msgspec.Struct, frozen=True):
     sent: int = 0
     received: int = 0
     finished: list[tuple[str, str]] = []
+    packed: list[tuple[str, bytes]] = []
 
 
 class Journal:

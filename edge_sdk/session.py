@@ -261,7 +261,10 @@ def _take_again(session: Session, order: TaskOrder) -> Step:
         after, effects = _take(session, order)
         if after is session:
             return session, effects
-        return after, (Halt(session.order.id), *effects)
+        # Its fate was not heard, so it is remembered as such: never trained again.
+        end = (session.order.id, "displaced")
+        after = replace(after, finished=(*after.finished, end)[-REMEMBERED:])
+        return after, (Halt(session.order.id), Keep(end), *effects[1:])
     if session.offer is not None:
         return session, (Say(TaskAck(order.id)), Say(session.offer))
     return session, (Say(TaskAck(order.id)),)

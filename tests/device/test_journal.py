@@ -33,6 +33,25 @@ def test_what_is_kept_is_there_at_the_next_start(
     again.close()
 
 
+def test_a_journals_bytes_are_golden(tmp_path: Path) -> None:
+    """A device that is updated reads what its older version wrote."""
+    journal = Journal(tmp_path)
+    journal.keep(Record(7, None, None, 1, 2, [("1-a", "late")], [("1-a", bytes(32))]))
+    written = (tmp_path / "journal.msgpack").read_bytes()
+    journal.close()
+    without = bytes.fromhex(
+        "a565706f636807a56f72646572c0a56f66666572c0a473656e7401a87265636569766564"
+        "02a866696e69736865649192a3312d61a46c617465"
+    )
+    assert written == (
+        b"\x87" + without + bytes.fromhex("a67061636b65649192a3312d61c420") + bytes(32)
+    )
+    (tmp_path / "journal.msgpack").write_bytes(b"\x86" + without)
+    again = Journal(tmp_path)
+    assert again.record == Record(7, None, None, 1, 2, [("1-a", "late")])
+    again.close()
+
+
 def test_the_outbox_is_emptied_with_the_offer_and_not_before(
     tmp_path: Path, order: Orders, offer: Offers
 ) -> None:

@@ -372,7 +372,10 @@ def test_an_echo_of_an_older_round_does_not_displace_a_newer_task(
     assert advance(session, Heard(1, order("1-a", 1))) == (session, ())
     after, effects = advance(session, Heard(1, order("3-c", 3)))
     assert after.order == order("3-c", 3)
-    assert effects[:2] == (Halt("2-b"), Keep())
+    assert effects[:2] == (Halt("2-b"), Keep(("2-b", "displaced")))
+    assert advance(after, Heard(1, order("2-b", 2))) == (after, ())
+    idle_again, _ = advance(after, Heard(1, Receipt("3-c", "accepted")))
+    assert advance(idle_again, Heard(1, order("2-b", 2))) == (idle_again, ())
 
 
 def test_a_restarted_coordinator_is_told_where_we_are(order: Orders) -> None:

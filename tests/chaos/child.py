@@ -1,0 +1,157 @@
+"""What is different in a process under chaos: shorter waits, kill points, a wild clock.
+
+The waits are the product's own constants, divided, so that a fault costs a second
+instead of a minute; which decision follows is not touched.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from chaos import mutants
+
+OURS = ("coordinator", "edge_sdk")
+
+
+def prepare(options: Mapping[str, Any]) -> None:
+    """Changes this process before its `main` runs.
+
+    Args:
+        options: `writes` (file that lists the durable writes), `die_at` (count of a
+            durable write) and `die` ("before" or "after" it), `clock` (file with
+            seconds that the wall clock is off), `mutant` (a name in `mutants`).
+    """
+    hurry()
+    if "writes" in options or "die_at" in options:
+        watch_writes(
+            Path(options["writes"]) if "writes" in options else None,
+            options.get("die_at", 0),
+            options.get("die", "before"),
+        )
+    if "clock" in options:
+        shift_wall_clock(Path(options["clock"]))
+    if "mutant" in options:
+        mutants.MUTANTS[options["mutant"]]()
+
+
+def hurry() -> None:
+    """Divides the waits; a constant that is gone is an error, not a slow run."""
+    from paho.mqtt.client import Client
+
+    from coordinator import conductor, orders, server
+    from edge_sdk import agent
+    from edge_sdk.transport import mqtt
+
+    _set(agent, "NUDGE_S", {p: s / 8 for p, s in agent.NUDGE_S.items()})
+    _set(orders, "FIRST_DEADLINE_S", 10.0)  # later rounds: a quarter of it
+    _set(server, "RETURN_S", 6.0)
+    _set(server, "TICK_S", 0.05)
+    _set(server, "LAST_WORDS_S", 2.0)
+    _set(mqtt, "KEEPALIVE_S", 3)
+    _set(conductor, "MAX_ABORTS", 50)  # a run of faults is meant to abort rounds
+    real = Client.reconnect_delay_set
+    Client.reconnect_delay_set = (  # type: ignore[method-assign]
+        lambda self, min_delay=1, max_delay=1: real(self, 1, 1)
+    )
+
+
+def _set(module: Any, name: str, value: object) -> None:
+    if not hasattr(module, name):
+        raise AttributeError(f"{module.__name__}.{name} is gone: tell tests/chaos")
+    setattr(module, name, value)
+
+
+# -- durable writes --------------------------------------------------------------------
+
+
+def watch_writes(log: Path | None, die_at: int, die: str) -> None:
+    """Counts every fsync, rename and commit, and dies by SIGKILL at one of them."""
+    count = 0
+
+    def around(kind: str, action: Callable[[], Any]) -> Any:
+        nonlocal count
+        count += 1
+        mine = count
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"{mine} {kind} {_where()}\n")
+        if mine == die_at and die == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = action()
+        if mine == die_at and die == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    real_fsync, real_replace = os.fsync, os.replace
+    os.fsync = lambda fd: around("fsync", lambda: real_fsync(fd))
+    os.replace = lambda *a, **k: around(  # type: ignore[assignment]
+        "replace", lambda: real_replace(*a, **k)
+    )
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            real = super().execute
+            if sql.strip().upper().startswith("COMMIT"):
+                result: sqlite3.Cursor = around("commit", lambda: real(sql, *arguments))
+                return result
+            return real(sql, *arguments)
+
+        def commit(self) -> None:
+            around("commit", super().commit)
+
+    real_connect = sqlite3.connect
+
+    def connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        return real_connect(*arguments, **{"factory": Watched} | named)
+
+    sqlite3.connect = connect  # type: ignore[assignment]
+
+
+def _where() -> str:
+    """The functions of ours that lead to a write, innermost first."""
+    names = []
+    frame = sys._getframe(2)
+    while frame is not None and len(names) < 3:
+        module = frame.f_globals.get("__name__", "")
+        code = frame.f_code.co_name
+        if module.split(".")[0] in OURS and not code.startswith("<"):
+            names.append(f"{module}.{code}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return " < ".join(names)
+
+
+# -- the wall clock --------------------------------------------------------------------
+
+
+def shift_wall_clock(file: Path) -> None:
+    """Puts `time.time` and `datetime.now` off by what a file says, from call to call."""
+    real_time, real_datetime = time.time, datetime.datetime  # noqa: TID251
+
+    def off() -> float:
+        try:
+            return float(file.read_text())
+        except (OSError, ValueError):
+            return 0.0
+
+    class Shifted(real_datetime):  # type: ignore[misc, valid-type]
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Shifted:
+            return cls.fromtimestamp(real_time() + off(), tz)
+
+    time.time = lambda: real_time() + off()  # noqa: TID251
+    datetime.datetime = Shifted  # type: ignore[misc]
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in OURS:
+            for key, value in list(vars(module).items()):
+                if value is real_datetime:
+                    setattr(module, key, Shifted)
+                elif value is real_time:
+                    setattr(module, key, time.time)  # noqa: TID251

@@ -1,0 +1,320 @@
+"""What must be true of a federation's history, whatever happened to it.
+
+Pure functions over what is left: the ledger's rows, every blob and checkpoint that ever
+lay on the coordinator's disk, and the devices' journals. `check` returns violations in
+words; none means that the history is sound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.aggregate import Contribution, Model
+from coordinator.algorithm import Algorithm, Family
+from coordinator.algorithms import ALGORITHMS
+from coordinator.orders import mask_seed
+from coordinator.settings import RunSettings
+from coordinator.store import ModelStore, model_name
+from edge_sdk.checkpoint import load_checkpoint
+from edge_sdk.journal import KEEP_FINISHED, Record
+from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.task import load_task
+from edge_sdk.wire.codec import unpack
+from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.values import unpack_evidence, unpack_values
+
+__all__ = ["History", "check"]
+
+OVER = ("done", "aborted")
+# Verdicts that say: your update is in no round.
+REFUSED = ("late", "rejected", "unknown", "equivocation", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class History:
+    """What is left of a run.
+
+    Attributes:
+        settings: The run's.
+        folder: The run's folder.
+        rounds: Rows of the ledger, by number.
+        tasks: Rows of the ledger.
+        updates: Rows of the ledger.
+        counts: The kept counts that the ledger holds, or None before the warm-up's end.
+        blobs: Name to content of every blob that ever lay there.
+        checkpoints: File name to every distinct content that ever lay there.
+        journals: Device to its record.
+        over: Whether all processes have ended: only then must all be closed.
+    """
+
+    settings: RunSettings
+    folder: Path
+    rounds: tuple[Mapping[str, Any], ...]
+    tasks: Mapping[str, Mapping[str, Any]]
+    updates: Mapping[str, Mapping[str, Any]]
+    counts: Any
+    blobs: Mapping[str, bytes]
+    checkpoints: Mapping[str, tuple[bytes, ...]]
+    journals: Mapping[str, Record]
+    over: bool
+
+
+def check(history: History) -> list[str]:
+    """Every violation found, in words; an empty list for a sound history."""
+    found: list[str] = []
+    for rule in (_chain, _counted_once, _promises, _receipts, _models, _deployed):
+        found += rule(history)
+    return found
+
+
+def _chain(history: History) -> Iterator[str]:
+    """Rounds follow each other, each on the model of the last one that was committed."""
+    model = None
+    for expected, row in enumerate(history.rounds):
+        no, phase = row["no"], row["phase"]
+        if no != expected:
+            yield f"round {no} stands where round {expected} should"
+        if phase == "done":
+            if row["model"] is None:
+                yield f"round {no} is done without a model"
+            elif row["model"] not in history.checkpoints:
+                yield f"the model {row['model']} of round {no} was never seen"
+        elif row["model"]:
+            yield f"round {no} is {phase} and has a model"
+        if (row["base"] or None) != model:
+            yield f"round {no} stands on {row['base']!r}, the last model is {model!r}"
+        if phase not in OVER and (history.over or row is not history.rounds[-1]):
+            yield f"round {no} is left in phase {phase}"
+        model = row["model"] or model
+        if phase == "done":
+            members = sum(u["round"] == no for u in history.updates.values())
+            if members < row["quorum"]:
+                yield f"round {no} is done with {members}, below {row['quorum']}"
+    if history.over:
+        done = sum(r["phase"] == "done" and r["no"] > 0 for r in history.rounds)
+        if done < history.settings.rounds:
+            yield f"{done} rounds of {history.settings.rounds} are done"
+
+
+def _counted_once(history: History) -> Iterator[str]:
+    """No device twice in a round; a row only for a task it was given."""
+    seen: set[tuple[int, str]] = set()
+    for task, row in history.updates.items():
+        if (row["round"], row["device"]) in seen:
+            yield f"{row['device']} is counted twice in round {row['round']}"
+        seen.add((row["round"], row["device"]))
+        owner = history.tasks.get(task)
+        if owner is None:
+            yield f"an update of {row['device']} answers no task"
+        elif (owner["round"], owner["device"]) != (row["round"], row["device"]):
+            yield f"the update for task {task} is filed under another round or device"
+
+
+def _promises(history: History) -> Iterator[str]:
+    """Tasks, rows and blobs agree, in open rounds too."""
+    phases = {r["no"]: r["phase"] for r in history.rounds}
+    for task, row in history.tasks.items():
+        counted = task in history.updates
+        if (row["phase"] == "accepted") != counted:
+            yield f"task {task} is {row['phase']}; an update of it: {counted}"
+        open_task = row["phase"] in ("assigned", "acked", "offered")
+        if open_task and phases[row["round"]] in (*OVER, "closing"):
+            yield f"task {task} is open in round {row['round']} that is closed"
+    for row in history.updates.values():
+        no, content = row["round"], history.blobs.get(row["blob"])
+        who = f"the update of {row['device']} in round {no}"
+        if content is None:
+            yield f"{who} has no blob"
+        elif hashlib.sha256(content).hexdigest() != row["blob"]:
+            yield f"{who} has a damaged blob"
+        frozen = phases[no] in ("closing", "done")
+        if bool(row["frozen"]) != frozen:
+            yield f"{who} is{'' if row['frozen'] else ' not'} frozen: {phases[no]}"
+
+
+def _receipts(history: History) -> Iterator[str]:
+    """A device holds "accepted" exactly when its update, as it made it, is in."""
+    for device, record in history.journals.items():
+        made = dict(record.packed)
+        verdicts: dict[str, str] = {}
+        for task, verdict in record.finished:
+            if task in verdicts:
+                yield f"{device} ended task {task} twice"
+            verdicts[task] = verdict
+            row = history.updates.get(task)
+            if verdict == "accepted":
+                if row is None:
+                    yield f"{device} holds a receipt for {task}; it is in no round"
+                elif made.get(task, b"").hex() != row["blob"]:
+                    yield f"{device} made another update for {task} than is counted"
+            elif verdict in REFUSED and row is not None:
+                yield f"{device} was told {verdict} for {task}; it is counted"
+        for task, row in history.updates.items():
+            if row["device"] != device:
+                continue
+            if task not in made and len(record.packed) < KEEP_FINISHED:
+                yield f"{device} is counted for {task} and never made an update"
+            held = record.order is not None and record.order.id == task
+            known = held or task in verdicts
+            if history.over and not known and len(verdicts) < KEEP_FINISHED:
+                yield f"{device} is counted for {task} and has forgotten it"
+
+
+def _models(history: History) -> Iterator[str]:
+    """Each model is its base plus the aggregate, bit for bit, from two sides.
+
+    Once from the ledger's frozen rows, once from what the devices say they made and
+    were told is in.
+    """
+    if history.counts is None:
+        return
+    chain = _Chain(history)
+    yield from chain.first()
+    for row in history.rounds:
+        if row["phase"] != "done" or row["no"] == 0 or row["model"] is None:
+            continue
+        no = row["no"]
+        contents = history.checkpoints.get(row["model"], ())
+        if len(contents) != 1:
+            yield f"{row['model']} had {len(contents)} different contents"
+            continue
+        rows = sorted(
+            (u for u in history.updates.values() if u["round"] == no),
+            key=lambda u: str(u["device"]),
+        )
+        ours = {u["task"]: u["blob"] for u in rows}
+        theirs = chain.told(no)
+        unsure = {t for t in ours if t not in theirs}  # no receipt has arrived yet
+        for side, members in (("ledger", ours), ("devices", theirs)):
+            members = members | ({t: ours[t] for t in unsure} if side != "ledger" else {})
+            try:
+                made = chain.grown(row["base"], no, members)
+            except (KeyError, ValueError) as error:
+                yield f"round {no} cannot be recomputed from the {side}: {error}"
+                continue
+            if not _same(made, chain.model(row["model"])):
+                yield f"the model of round {no} is not what the {side} add up to"
+
+
+def _deployed(history: History) -> Iterator[str]:
+    """What is shipped is the last model, on each density's mask."""
+    if not history.over or history.counts is None:
+        return
+    chain = _Chain(history)
+    last = [r["model"] for r in history.rounds if r["model"]][-1]
+    if last not in history.checkpoints:
+        return  # said by the chain
+    model = chain.model(last)
+    for density, mask in chain.family.masks.items():
+        path = history.folder / "models" / f"density-{density:g}.safetensors"
+        if not path.exists():
+            yield f"{path.name} was not written"
+            continue
+        shipped, wanted = load_checkpoint(path), model.on(mask)
+        same = shipped.mask.digest == mask.digest
+        same &= _equal(shipped.values, wanted.masked)
+        same &= _equal(shipped.dense, wanted.dense)
+        if not same:
+            yield f"{path.name} is not the last model"
+
+
+class _Chain:
+    """The run's models, made again from what is left."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._task = load_task(history.settings.task)
+        self.layers = layers_of(self._task.model(), self._task.dense_layers)
+        self.algorithm: Algorithm = ALGORITHMS[history.settings.algorithm]
+        counts = {float(d): dict(kept) for d, kept in history.counts.items()}
+        seed = mask_seed(history.settings.seed, warm_up=False)
+        self.family = Family.draw(self.layers, counts, seed)
+        self._orders = {
+            t: unpack(row["order_bytes"], TaskOrder) for t, row in history.tasks.items()
+        }
+
+    def model(self, name: str) -> Model:
+        """A checkpoint as it lay on the disk."""
+        store = self._history.folder / "check"
+        path = store / "checkpoints" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._history.checkpoints[name][-1])
+        return ModelStore(store, self._history.settings.task, self.layers).load(name)
+
+    def told(self, no: int) -> dict[str, str]:
+        """Task to the digest of the update, where its device holds "accepted"."""
+        return {
+            task: dict(record.packed)[task].hex()
+            for record in self._history.journals.values()
+            for task, verdict in record.finished
+            if verdict == "accepted"
+            and task in dict(record.packed)
+            and task in self._orders
+            and self._orders[task].round_no == no
+        }
+
+    def grown(self, base: str, no: int, members: Mapping[str, str]) -> Model:
+        """Base plus the aggregate of these updates, in the order of their devices."""
+        tasks, contributions = self._history.tasks, []
+        for task in sorted(members, key=lambda t: str(tasks[t]["device"])):
+            order = self._orders[task]
+            mask = self.family.masks[order.density]
+            content = self._history.blobs[members[task]]
+            change = unpack_values(content, mask, codec=order.codec)
+            examples = self._history.updates[task]["examples"]
+            contributions.append(
+                Contribution(tasks[task]["device"], mask, examples, change)
+            )
+        return self.algorithm.aggregate(self.model(base), contributions)[0]
+
+    def first(self) -> Iterator[str]:
+        """The masks follow from the evidence, the first model from the masks."""
+        history = self._history
+        sizes = {layer.name: layer.numel for layer in self.layers}
+        warm = [u for u in history.updates.values() if u["round"] == 0]
+        if self.algorithm.evidence is not None and history.rounds[0]["phase"] == "done":
+            found = [unpack_evidence(history.blobs[u["blob"]], sizes) for u in warm]
+            mean = {n: sum(e.counts[n] for e in found) / len(found) for n in sizes}
+            plan = self.algorithm.plan(self.layers, history.settings.densities, mean)
+            if {str(d): kept for d, kept in plan.items()} != history.counts:
+                yield "the masks do not follow from the warm-up's evidence"
+        name = model_name(0)
+        if name in history.checkpoints:
+            state = initial_state(self._task, history.settings.seed)
+            top = self.family.top
+            masked = {n: state.pop(n)[top[n]] for n in top}
+            if not _same(Model(top, masked, state), self.model(name)):
+                yield "the first model does not follow from the seed and the masks"
+
+
+def _same(one: Model, other: Model) -> bool:
+    return (
+        one.mask.digest == other.mask.digest
+        and _equal(one.masked, other.masked)
+        and _equal(one.dense, other.dense)
+    )
+
+
+def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return set(one) == set(other) and all(
+        one[n].dtype == other[n].dtype and one[n].tobytes() == other[n].tobytes()
+        for n in one
+    )
+
+
+def rows_of(db: Any, table: str) -> list[dict[str, Any]]:
+    """A table's rows as plain values."""
+    names = [c[1] for c in db.execute(f"PRAGMA table_info({table})")]
+    query = f"SELECT * FROM {table}"  # noqa: S608 - our own table's name
+    return [dict(zip(names, row, strict=True)) for row in db.execute(query)]
+
+
+def counts_of(db: Any) -> Any:
+    """The kept counts in the ledger, or None."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'counts'").fetchone()
+    return None if row is None else json.loads(row[0])
