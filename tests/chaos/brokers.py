@@ -69,8 +69,9 @@ class Broker:
 
     def listens(self) -> bool:
         """Whether it accepts connections."""
-        with contextlib.suppress(OSError), socket.create_connection(
-            ("127.0.0.1", self.port), timeout=1
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=1),
         ):
             return True
         return False

@@ -132,7 +132,7 @@ def _where() -> str:
 
 
 def shift_wall_clock(file: Path) -> None:
-    """Puts `time.time` and `datetime.now` off by what a file says, from call to call."""
+    """Puts `time.time` and `datetime.now` off by what a file says, at each call."""
     real_time, real_datetime = time.time, datetime.datetime  # noqa: TID251
 
     def off() -> float:
@@ -147,7 +147,6 @@ def shift_wall_clock(file: Path) -> None:
             return cls.fromtimestamp(real_time() + off(), tz)
 
     time.time = lambda: real_time() + off()  # noqa: TID251
-    datetime.datetime = Shifted  # type: ignore[misc]
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] in OURS:
             for key, value in list(vars(module).items()):

@@ -21,6 +21,7 @@ from coordinator.orders import mask_seed
 from coordinator.settings import RunSettings
 from coordinator.store import ModelStore, model_name
 from edge_sdk.checkpoint import load_checkpoint
+from edge_sdk.errors import EdgeError
 from edge_sdk.journal import KEEP_FINISHED, Record
 from edge_sdk.models.inventory import initial_state, layers_of
 from edge_sdk.models.task import load_task
@@ -73,32 +74,36 @@ def check(history: History) -> list[str]:
 
 
 def _chain(history: History) -> Iterator[str]:
-    """Rounds follow each other, each on the model of the last one that was committed."""
+    """Rounds follow each other, each on the model of the last committed one."""
     model = None
     for expected, row in enumerate(history.rounds):
         no, phase = row["no"], row["phase"]
         if no != expected:
             yield f"round {no} stands where round {expected} should"
-        if phase == "done":
-            if row["model"] is None:
-                yield f"round {no} is done without a model"
-            elif row["model"] not in history.checkpoints:
-                yield f"the model {row['model']} of round {no} was never seen"
-        elif row["model"]:
-            yield f"round {no} is {phase} and has a model"
         if (row["base"] or None) != model:
             yield f"round {no} stands on {row['base']!r}, the last model is {model!r}"
         if phase not in OVER and (history.over or row is not history.rounds[-1]):
             yield f"round {no} is left in phase {phase}"
+        yield from _closed_well(history, row)
         model = row["model"] or model
-        if phase == "done":
-            members = sum(u["round"] == no for u in history.updates.values())
-            if members < row["quorum"]:
-                yield f"round {no} is done with {members}, below {row['quorum']}"
     if history.over:
         done = sum(r["phase"] == "done" and r["no"] > 0 for r in history.rounds)
         if done < history.settings.rounds:
             yield f"{done} rounds of {history.settings.rounds} are done"
+
+
+def _closed_well(history: History, row: Mapping[str, Any]) -> Iterator[str]:
+    """A committed round has a model and its quorum, any other has no model."""
+    no = row["no"]
+    if row["phase"] != "done":
+        if row["model"]:
+            yield f"round {no} is {row['phase']} and has a model"
+        return
+    if row["model"] not in history.checkpoints:
+        yield f"the model {row['model']} of round {no} was never seen"
+    members = sum(u["round"] == no for u in history.updates.values())
+    if members < row["quorum"]:
+        yield f"round {no} is done with {members}, below {row['quorum']}"
 
 
 def _counted_once(history: History) -> Iterator[str]:
@@ -140,29 +145,33 @@ def _promises(history: History) -> Iterator[str]:
 def _receipts(history: History) -> Iterator[str]:
     """A device holds "accepted" exactly when its update, as it made it, is in."""
     for device, record in history.journals.items():
-        made = dict(record.packed)
-        verdicts: dict[str, str] = {}
+        verdicts = dict(record.finished)
+        if len(verdicts) < len(record.finished):
+            yield f"{device} ended a task twice"
         for task, verdict in record.finished:
-            if task in verdicts:
-                yield f"{device} ended task {task} twice"
-            verdicts[task] = verdict
             row = history.updates.get(task)
-            if verdict == "accepted":
-                if row is None:
-                    yield f"{device} holds a receipt for {task}; it is in no round"
-                elif made.get(task, b"").hex() != row["blob"]:
-                    yield f"{device} made another update for {task} than is counted"
-            elif verdict in REFUSED and row is not None:
+            if verdict == "accepted" and row is None:
+                yield f"{device} holds a receipt for {task}; it is in no round"
+            if verdict in REFUSED and row is not None:
                 yield f"{device} was told {verdict} for {task}; it is counted"
         for task, row in history.updates.items():
-            if row["device"] != device:
-                continue
-            if task not in made and len(record.packed) < KEEP_FINISHED:
-                yield f"{device} is counted for {task} and never made an update"
-            held = record.order is not None and record.order.id == task
-            known = held or task in verdicts
-            if history.over and not known and len(verdicts) < KEEP_FINISHED:
-                yield f"{device} is counted for {task} and has forgotten it"
+            if row["device"] == device:
+                yield from _remembered(history, record, task, row)
+
+
+def _remembered(
+    history: History, record: Record, task: str, row: Mapping[str, Any]
+) -> Iterator[str]:
+    """What is counted is what the device made, and it knows how that ended."""
+    device, made = row["device"], dict(record.packed)
+    if task in made and made[task].hex() != row["blob"]:
+        yield f"{device} made another update for {task} than is counted"
+    if task not in made and len(made) < KEEP_FINISHED:
+        yield f"{device} is counted for {task} and never made an update"
+    held = record.order is not None and record.order.id == task
+    known = held or task in dict(record.finished)
+    if history.over and not known and len(record.finished) < KEEP_FINISHED:
+        yield f"{device} is counted for {task} and has forgotten it"
 
 
 def _models(history: History) -> Iterator[str]:
@@ -189,15 +198,16 @@ def _models(history: History) -> Iterator[str]:
         )
         ours = {u["task"]: u["blob"] for u in rows}
         theirs = chain.told(no)
-        unsure = {t for t in ours if t not in theirs}  # no receipt has arrived yet
-        for side, members in (("ledger", ours), ("devices", theirs)):
-            members = members | ({t: ours[t] for t in unsure} if side != "ledger" else {})
+        unsure = {t: blob for t, blob in ours.items() if t not in theirs}
+        # A receipt that has not arrived yet leaves the device unsure, not wrong.
+        for side, members in (("ledger", ours), ("devices", unsure | theirs)):
             try:
                 made = chain.grown(row["base"], no, members)
-            except (KeyError, ValueError) as error:
-                yield f"round {no} cannot be recomputed from the {side}: {error}"
+                same = _same(made, chain.model(row["model"]))
+            except (KeyError, ValueError, EdgeError) as error:
+                yield f"round {no} cannot be recomputed from the {side}: {error!r}"
                 continue
-            if not _same(made, chain.model(row["model"])):
+            if not same:
                 yield f"the model of round {no} is not what the {side} add up to"
 
 
@@ -209,7 +219,11 @@ def _deployed(history: History) -> Iterator[str]:
     last = [r["model"] for r in history.rounds if r["model"]][-1]
     if last not in history.checkpoints:
         return  # said by the chain
-    model = chain.model(last)
+    try:
+        model = chain.model(last)
+    except EdgeError as error:
+        yield f"the last model cannot be read: {error}"
+        return
     for density, mask in chain.family.masks.items():
         path = history.folder / "models" / f"density-{density:g}.safetensors"
         if not path.exists():

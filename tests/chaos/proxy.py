@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 __all__ = ["Gate", "Weather"]
 
@@ -40,7 +41,6 @@ class _Connection:
     broker: asyncio.StreamWriter
     passed: int = 0
     half_open: bool = False
-    pumps: list[asyncio.Task[None]] = field(default_factory=list)
 
 
 class Gate:
@@ -64,7 +64,9 @@ class Gate:
 
     def sever(self) -> None:
         """Resets every connection."""
-        self._do(lambda one: (one.client.transport.abort(), one.broker.transport.abort()))
+        self._do(
+            lambda one: (one.client.transport.abort(), one.broker.transport.abort())
+        )
 
     def half_open(self) -> None:
         """The broker's side of every connection ends; the client is not told."""
@@ -81,10 +83,10 @@ class Gate:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
-    def _do(self, action: object) -> None:
+    def _do(self, action: Callable[[_Connection], None]) -> None:
         def all_of_them() -> None:
             for one in list(self._open):
-                action(one)  # type: ignore[operator]
+                action(one)
 
         self._loop.call_soon_threadsafe(all_of_them)
 
@@ -117,15 +119,12 @@ class Gate:
             return
         one = _Connection(writer, up_writer)
         self._open.add(one)
-        pumps = [
-            asyncio.ensure_future(self._pump(one, reader, up_writer, up=True)),
-            asyncio.ensure_future(self._pump(one, up_reader, writer, up=False)),
-        ]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        up = asyncio.ensure_future(self._pump(one, reader, up_writer, up=True))
+        down = asyncio.ensure_future(self._pump(one, up_reader, writer, up=False))
+        await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
         if one.half_open:  # only the client can end it now
-            with contextlib.suppress(OSError):
-                while await reader.read(READ):
-                    pass
+            await asyncio.wait((up,))
+        pumps = (up, down)
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
@@ -142,11 +141,10 @@ class Gate:
         up: bool,
     ) -> None:
         with contextlib.suppress(OSError):
-            while not one.half_open:
-                data = await reader.read(READ)
-                if not data:
-                    return
-                while self.weather.hold_up if up else self.weather.hold_down:
+            while data := await reader.read(READ):
+                if one.half_open:
+                    continue
+                while self.weather.hold_up if up else self.weather.hold_down:  # noqa: ASYNC110
                     await asyncio.sleep(HELD_S)
                 weather = self.weather
                 if weather.latency_s:
