@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.values import Values
 
-__all__ = ["Contribution", "Model", "coverage_mean"]
+__all__ = ["Contribution", "Coverage", "Model", "coverage_mean"]
+
+Coverage: TypeAlias = dict[str, NDArray[np.int32]]  # of each weight of the model
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,19 @@ class Model:
         kept = {n: self.masked[n][mask.within(self.mask, n)] for n in mask}
         return Values(mask.digest, kept, self.dense)
 
+    def onto(self, mask: Mask) -> Model:
+        """The same model kept on any other mask: 0 where it holds no value."""
+        if mask.digest == self.mask.digest:
+            return self
+        masked = {n: self.full(n)[mask[n]] for n in mask}
+        return Model(mask, masked, self.dense)
+
+    def full(self, name: str) -> NDArray[np.float32]:
+        """One layer's weights in their own shape, 0 off the mask."""
+        weight = np.zeros(self.mask[name].shape, np.float32)
+        weight[self.mask[name]] = self.masked[name]
+        return weight
+
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
@@ -55,7 +70,7 @@ class Contribution:
 
 def coverage_mean(
     base: Model, contributions: Iterable[Contribution], *, damping: float = 0.0
-) -> tuple[Model, dict[str, NDArray[np.int32]]]:
+) -> tuple[Model, Coverage]:
     """The next model, and how many devices held each weight of the top mask.
 
     Args:

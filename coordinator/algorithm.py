@@ -1,7 +1,8 @@
 """An algorithm is a frozen value of six slots; a round is what the slots say.
 
-Five slots are pure functions that the coordinator calls; `local` is a small value that
-travels to the devices. A user's own algorithm is another such value.
+Five slots are pure functions that the coordinator calls; what `local` gives for a round
+is a small value that travels to the devices. A user's own algorithm is another such
+value.
 """
 
 from __future__ import annotations
@@ -13,32 +14,38 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Contribution, Model
+from coordinator.aggregate import Contribution, Coverage, Model
+from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.wire.messages import LocalRule, MaskRecipe
+from edge_sdk.wire.messages import Frozen, LocalRule, MaskRecipe
 
 __all__ = [
     "Algorithm",
     "Counts",
     "Family",
+    "Findings",
     "LayerSensitivity",
+    "Moment",
     "Plan",
+    "Replay",
+    "always_frozen",
     "keep_masks",
+    "layer_densities",
     "same_for_all",
     "the_devices_own",
 ]
 
 Counts: TypeAlias = dict[float, dict[str, int]]  # density -> weight name -> kept
-# (layers, the run's densities, mean kept counts of the warm-up or None) -> counts
+# (layers, the run's densities, what the warm-up found or None, mask seed) -> masks
 Plan: TypeAlias = Callable[
-    [Sequence[LayerShape], Sequence[float], Mapping[str, float] | None], Counts
+    [Sequence[LayerShape], Sequence[float], "Findings | None", int], "Family"
 ]
 # (what each device affords, the family's densities) -> density per device
 Assign: TypeAlias = Callable[[Mapping[str, float], Sequence[float]], dict[str, float]]
-Aggregate: TypeAlias = Callable[
-    [Model, Iterable[Contribution]], tuple[Model, dict[str, NDArray[np.int32]]]
-]
-Revise: TypeAlias = Callable[["Family", Model], "Family"]
+Local: TypeAlias = Callable[["Moment"], LocalRule]
+Aggregate: TypeAlias = Callable[[Model, Iterable[Contribution]], tuple[Model, Coverage]]
+# (this round's masks, the new model, how many devices held each of its weights)
+Revise: TypeAlias = Callable[["Family", Model, Coverage], "Family"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,45 @@ class LayerSensitivity:
     prune_rate: float = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Evidence that needs no device: the warm-up's mask moves on the initial weights.
+
+    Attributes:
+        moves: Prune-and-regrow steps; FLASH's ten epochs make nine.
+        prune_rate: Initial prune rate.
+    """
+
+    moves: int = 9
+    prune_rate: float = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a warm-up found, averaged over its devices.
+
+    Attributes:
+        kept: Weight name to mean kept count.
+    """
+
+    kept: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where in its run an order stands.
+
+    Attributes:
+        round_no: 1, 2, ...
+        rounds: Rounds of the whole run.
+        density: The run's largest density.
+    """
+
+    round_no: int
+    rounds: int
+    density: float
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """How a federation trains.
@@ -61,7 +107,7 @@ class Algorithm:
     Attributes:
         name: Its name in settings and results.
         evidence: What a warm-up has to return, or None for no warm-up.
-        plan: First masks: kept counts per density and layer.
+        plan: First masks.
         assign: Which density each device trains at.
         local: What a device does with its task.
         aggregate: How updates become the next model.
@@ -69,43 +115,54 @@ class Algorithm:
     """
 
     name: str
-    evidence: LayerSensitivity | None
+    evidence: LayerSensitivity | Replay | None
     plan: Plan
     assign: Assign
-    local: LocalRule
+    local: Local
     aggregate: Aggregate
     revise: Revise
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether devices have to do something before the first masks."""
+        return isinstance(self.evidence, LayerSensitivity)
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Nested masks of one seed, one per density.
+    """Nested masks, one per density.
 
     Attributes:
-        seed: The masks' seed.
-        counts: Kept weights per density and layer.
-        masks: The masks themselves, densest first.
+        layers: The maskable layers.
+        masks: Density to mask, densest first; every other is nested in the first.
+        seed: What they were drawn from.
     """
 
-    seed: int
-    counts: Counts
+    layers: tuple[LayerShape, ...]
     masks: Mapping[float, Mask]
+    seed: int
 
     @classmethod
     def draw(cls, layers: Sequence[LayerShape], counts: Counts, seed: int) -> Family:
         """The masks of these counts."""
         densities = sorted(counts, reverse=True)
         masks = {d: draw(layers, counts[d], seed) for d in densities}
-        return cls(seed, counts, masks)
+        return cls(tuple(layers), masks, seed)
 
     @property
     def top(self) -> Mask:
-        """The largest mask, in which all others are nested."""
+        """The largest mask, which the global model stands on."""
         return next(iter(self.masks.values()))
+
+    @property
+    def counts(self) -> Counts:
+        """Kept weights per density and layer."""
+        return {d: dict(mask.counts) for d, mask in self.masks.items()}
 
     def recipe(self, density: float) -> MaskRecipe:
         """What a device needs to draw one of the masks."""
-        return MaskRecipe(self.seed, self.counts[density], self.masks[density].digest)
+        mask = self.masks[density]
+        return MaskRecipe(self.seed, dict(mask.counts), mask.digest)
 
 
 def same_for_all(
@@ -125,6 +182,24 @@ def the_devices_own(
     }
 
 
-def keep_masks(family: Family, _model: Model) -> Family:
+def always_frozen(_moment: Moment) -> LocalRule:
+    """Train with the mask frozen, in every round."""
+    return Frozen()
+
+
+def keep_masks(family: Family, _model: Model, _coverage: Coverage) -> Family:
     """Frozen masks: the next round has the same."""
     return family
+
+
+def layer_densities(
+    layers: Sequence[LayerShape], findings: Findings | None, name: str
+) -> NDArray[np.float64]:
+    """The evidence as layer densities, (layers,).
+
+    Raises:
+        RunError: If there is none.
+    """
+    if findings is None:
+        raise RunError(f"{name} plans from a warm-up's evidence, and there is none")
+    return np.array([findings.kept[s.name] / s.numel for s in layers])

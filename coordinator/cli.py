@@ -232,18 +232,63 @@ def _paused(device: Mapping[str, Any]) -> str:
     return f"paused: {device['note']}" if device["note"] else ""
 
 
+@app.command("simulate")
+def simulate_command(
+    folder: Folder,
+    preset: Annotated[
+        str | None, typer.Option(help="Published settings by name.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="A TOML file, over the preset.")
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="One of the algorithms, over both.")
+    ] = None,
+    density: Annotated[
+        list[float] | None, typer.Option(help="A density; repeat for more.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Dirichlet concentration of the data.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes; 0 takes all cores.", min=0)
+    ] = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Play a whole fleet here without a network; the same command goes on with it."""
+    set_up_logging(verbose=verbose)
+    _need_torch()
+    from coordinator.simulation import command  # noqa: PLC0415 - imports torch
+
+    flags = {
+        "algorithm": algorithm,
+        "densities": density or None,
+        "alpha": alpha,
+        "rounds": rounds,
+        "seed": seed,
+    }
+    found = command.settings_from(folder, preset, settings, flags)
+    command.run_simulation(folder, found, workers)
+
+
 def _serve(folder: Path, *, verbose: bool) -> None:
     set_up_logging(verbose=verbose)
     settings = load_run(folder / SETTINGS)
+    _need_torch()
+    from coordinator.serve import serve  # noqa: PLC0415 - imports torch
+
+    serve(folder, settings)
+
+
+def _need_torch() -> None:
     try:
         import torch  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise DependencyError(
             "torch is not installed: pip install 'flash-edge[coordinator]'"
         ) from error
-    from coordinator.serve import serve  # noqa: PLC0415 - imports torch
-
-    serve(folder, settings)
 
 
 def main() -> None:

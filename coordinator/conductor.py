@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 from coordinator.aggregate import Model
-from coordinator.algorithm import Algorithm, Family
+from coordinator.algorithm import Algorithm, Family, LayerSensitivity
 from coordinator.assignment import Drift
 from coordinator.cohort import choose
 from coordinator.fleet import Fleet
@@ -116,8 +116,8 @@ class Conductor:
         Raises:
             RunError: If the warm-up has failed, or no device can take part.
         """
-        if self._lineage.model is None and self._algorithm.evidence is None:
-            self._lineage.plan_masks(None)
+        if self._lineage.model is None and not self._algorithm.warms_up:
+            self._lineage.plan_masks()
         self._fleet.correct(self._drift())
         refusals = self._fleet.refusals()
         if refusals:
@@ -332,7 +332,8 @@ class Conductor:
             return self._run_until(self._watch.deadline_s())
         self._watch.start({})
         told, warm_up = self._algorithm.evidence, self._settings.warm_up
-        epochs = warm_up.epochs or (told.epochs if told else 1)
+        own = told.epochs if isinstance(told, LayerSensitivity) else 1
+        epochs = warm_up.epochs or own
         slowest = max(
             self._fleet.warm_up_s(d, epochs, warm_up.max_steps) for d in cohort
         )

@@ -6,14 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family
+from coordinator.algorithm import Algorithm, Family, Findings
 from coordinator.ledger import Ledger, UpdateRow
-from coordinator.orders import mask_seed, warm_up_counts
+from coordinator.orders import mask_seed
 from coordinator.rounds import Phase
 from coordinator.settings import RunSettings
+from coordinator.steps import (
+    findings_at_hand,
+    mean_findings,
+    next_step,
+    start_model,
+    warm_up_family,
+)
 from coordinator.store import ModelStore, model_name
 from edge_sdk.errors import RunError
-from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Task
 from edge_sdk.wire.values import unpack_evidence, unpack_values
 
@@ -60,28 +67,37 @@ class Lineage:
         Raises:
             RunError: If there is no model yet.
         """
+        settings = self._settings
         if no == 0:
             if self._warm_up is None:
-                counts = warm_up_counts(self.layers, self._settings.densities)
-                seed = mask_seed(self._settings.seed, warm_up=True)
-                family = Family.draw(self.layers, counts, seed)
-                self._warm_up = self._initial(family), family
+                family = warm_up_family(self.layers, settings.densities, settings.seed)
+                first = start_model(self._task, settings.seed, family)
+                self._warm_up = first, family
             return self._warm_up
         if self.model is None or self.family is None:
             raise RunError(f"round {no} has no model to start from")
         return self.model, self.family
 
-    def plan_masks(self, evidence: Mapping[str, float] | None) -> None:
-        """Draws the run's masks and the model that training starts from."""
-        counts = self._algorithm.plan(self.layers, self._settings.densities, evidence)
-        seed = mask_seed(self._settings.seed, warm_up=False)
-        self.family = Family.draw(self.layers, counts, seed)
-        self.model = self._initial(self.family)
+    def plan_masks(self, findings: Findings | None = None) -> None:
+        """Draws the run's masks and the model that training starts from.
+
+        Args:
+            findings: The warm-up's; None where devices have none to do.
+        """
+        settings, algorithm = self._settings, self._algorithm
+        densities, seed = settings.densities, settings.seed
+        if findings is None:
+            findings = findings_at_hand(
+                algorithm, self._task, self.layers, densities, seed
+            )
+        at = mask_seed(seed, warm_up=False)
+        self.family = algorithm.plan(self.layers, densities, findings, at)
+        self.model = start_model(self._task, seed, self.family)
         self._warm_up = None
         self._store.save(model_name(0), self.model, 0)
-        self._ledger.put("evidence", None if evidence is None else dict(evidence))
+        self._ledger.put("evidence", None if findings is None else dict(findings.kept))
         self._ledger.put("layers", {layer.name: layer.numel for layer in self.layers})
-        self._ledger.put("counts", {str(d): kept for d, kept in counts.items()})
+        self._ledger.put("counts", {str(d): k for d, k in self.family.counts.items()})
 
     def grow(self, no: int, rows: Sequence[UpdateRow]) -> str:
         """The next model from a round's frozen rows; returns its checkpoint's name.
@@ -92,12 +108,12 @@ class Lineage:
         if no == 0:
             sizes = {layer.name: layer.numel for layer in self.layers}
             found = [unpack_evidence(self._ledger.blob(r.blob), sizes) for r in rows]
-            self.plan_masks(
-                {n: sum(e.counts[n] for e in found) / len(found) for n in sizes}
-            )
+            self.plan_masks(mean_findings(found, self.layers))
             return model_name(0)
         base, family = self.base_of(no)
-        self.model, _ = self._algorithm.aggregate(base, self._read(rows, family))
+        self.model, self.family, _ = next_step(
+            self._algorithm, base, family, self._read(rows, family)
+        )
         name = self._store.save(model_name(no), self.model, no)
         self._store.prune(no)
         return name
@@ -116,8 +132,3 @@ class Lineage:
             mask = family.masks[row.density]
             change = unpack_values(self._ledger.blob(row.blob), mask)
             yield Contribution(row.device, mask, row.examples, change)
-
-    def _initial(self, family: Family) -> Model:
-        state = initial_state(self._task, self._settings.seed)
-        masked = {name: state.pop(name)[family.top[name]] for name in family.top}
-        return Model(family.top, masked, state)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from coordinator.algorithm import Algorithm, Counts, LayerSensitivity
+from coordinator.algorithm import Algorithm, Counts, LayerSensitivity, Moment
 from coordinator.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import (
+    LocalRule,
     Manifest,
     MaskRecipe,
     TaskOrder,
@@ -74,12 +75,16 @@ def order_for(
 
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
     """
-    training, rule = settings.training, algorithm.local
+    training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
-    if round_no == 0 and isinstance(algorithm.evidence, LayerSensitivity):
-        rule = WarmUp(prune_rate=algorithm.evidence.prune_rate)
-        epochs = settings.warm_up.epochs or algorithm.evidence.epochs
-        max_steps = settings.warm_up.max_steps
+    rule: LocalRule
+    match algorithm.evidence if round_no == 0 else None:
+        case LayerSensitivity(own_epochs, prune_rate):
+            rule = WarmUp(prune_rate=prune_rate)
+            epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
+        case _:
+            moment = Moment(round_no, settings.rounds, max(settings.densities))
+            rule = algorithm.local(moment)
     return TaskOrder(
         id=task_id(epoch, round_no, device),
         round_no=round_no,

@@ -42,6 +42,7 @@ class TrainingSettings(
         rate_end: Learning rate that the last round reaches.
         momentum: SGD momentum.
         weight_decay: L2 penalty on what is kept.
+        horizon: Rounds over which the rate falls, T; 0 takes the run's own.
     """
 
     epochs: Positive = 1
@@ -51,10 +52,11 @@ class TrainingSettings(
     rate_end: Annotated[float, Meta(gt=0)] = 0.01
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    horizon: Annotated[int, Meta(ge=0)] = 0
 
     def rate_at(self, round_no: int, rounds: int) -> float:
         """Learning rate of round 1, 2, ...; the warm-up has that of round 1."""
-        share = max(round_no - 1, 0) / max(rounds - 1, 1)
+        share = max(round_no - 1, 0) / max((self.horizon or rounds) - 1, 1)
         return float(self.rate * (self.rate_end / self.rate) ** share)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DeviceSettings", "Name", "load_settings"]
+__all__ = ["DeviceSettings", "Name", "load_settings", "load_toml"]
 
 # \Z, not $: the latter lets a trailing newline through.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,62}\Z")]
@@ -68,19 +68,29 @@ def load_settings(path: Path, kind: type[T]) -> T:
         SettingsError: If the file is missing, is not TOML, has an unknown key, or a
             value of the wrong type; names the file, the key's path and the expectation.
     """
+    raw = load_toml(path)
+    base = path.resolve().parent
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: {_explain(str(error))}") from error
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says, as plain values.
+
+    Raises:
+        SettingsError: If the file is missing or is not TOML.
+    """
+    try:
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingsError(
             f"{path} does not exist", remedy="Name the settings file that you mean."
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path} is not readable TOML: {error}") from error
-    base = path.resolve().parent
-    try:
-        return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{path}: {_explain(str(error))}") from error
+    return found
 
 
 def _decode(kind: type, value: object, base: Path) -> object:

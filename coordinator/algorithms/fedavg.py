@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from coordinator.aggregate import coverage_mean
-from coordinator.algorithm import Algorithm, Counts, keep_masks, same_for_all
+from coordinator.algorithm import (
+    Algorithm,
+    Family,
+    Findings,
+    always_frozen,
+    keep_masks,
+    same_for_all,
+)
 from edge_sdk.sparse import LayerShape
-from edge_sdk.wire.messages import Frozen
 
 __all__ = ["fedavg"]
 
@@ -19,7 +25,7 @@ def fedavg() -> Algorithm:
         evidence=None,
         plan=everything,
         assign=same_for_all,
-        local=Frozen(),
+        local=always_frozen,
         aggregate=coverage_mean,
         revise=keep_masks,
     )
@@ -28,7 +34,8 @@ def fedavg() -> Algorithm:
 def everything(
     layers: Sequence[LayerShape],
     _densities: Sequence[float],
-    _evidence: Mapping[str, float] | None,
-) -> Counts:
+    _findings: Findings | None,
+    seed: int,
+) -> Family:
     """The full mask, whatever densities the run names."""
-    return {1.0: {s.name: s.numel for s in layers}}
+    return Family.draw(layers, {1.0: {s.name: s.numel for s in layers}}, seed)

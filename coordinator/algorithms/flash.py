@@ -8,24 +8,23 @@ device does not hold did not change there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
 
 from coordinator.aggregate import coverage_mean
 from coordinator.algorithm import (
     Algorithm,
-    Counts,
+    Family,
+    Findings,
     LayerSensitivity,
+    always_frozen,
     keep_masks,
+    layer_densities,
     same_for_all,
     the_devices_own,
 )
-from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, nested_counts
-from edge_sdk.wire.messages import Frozen
 
 __all__ = ["flash_edge", "hetero_flash", "random_at_layer_densities", "spdst"]
 
@@ -37,7 +36,7 @@ def spdst(*, epochs: int = 10) -> Algorithm:
         evidence=LayerSensitivity(epochs=epochs),
         plan=random_at_layer_densities,
         assign=same_for_all,
-        local=Frozen(),
+        local=always_frozen,
         aggregate=coverage_mean,
         revise=keep_masks,
     )
@@ -61,19 +60,13 @@ def flash_edge(*, epochs: int = 10) -> Algorithm:
 def random_at_layer_densities(
     layers: Sequence[LayerShape],
     densities: Sequence[float],
-    evidence: Mapping[str, float] | None,
-) -> Counts:
+    findings: Findings | None,
+    seed: int,
+) -> Family:
     """The warm-up's mean layer densities, recalibrated to each target (Eq. 2).
-
-    Args:
-        layers: The maskable layers.
-        densities: The run's densities.
-        evidence: Weight name to mean kept count over the warm-up's devices.
 
     Raises:
         RunError: If there is no evidence.
     """
-    if evidence is None:
-        raise RunError("FLASH plans from a warm-up's evidence, and there is none")
-    sensitivity = np.array([evidence[s.name] / s.numel for s in layers])
-    return nested_counts(sensitivity, layers, densities)
+    profile = layer_densities(layers, findings, "FLASH")
+    return Family.draw(layers, nested_counts(profile, layers, densities), seed)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from coordinator.aggregate import coverage_mean
-from coordinator.algorithm import Algorithm, Counts, keep_masks, same_for_all
+from coordinator.algorithm import (
+    Algorithm,
+    Family,
+    Findings,
+    always_frozen,
+    keep_masks,
+    same_for_all,
+)
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
-from edge_sdk.wire.messages import Frozen
 
 __all__ = ["pdst"]
 
@@ -19,7 +25,7 @@ def pdst() -> Algorithm:
         evidence=None,
         plan=uniform_random,
         assign=same_for_all,
-        local=Frozen(),
+        local=always_frozen,
         aggregate=coverage_mean,
         revise=keep_masks,
     )
@@ -28,7 +34,8 @@ def pdst() -> Algorithm:
 def uniform_random(
     layers: Sequence[LayerShape],
     densities: Sequence[float],
-    _evidence: Mapping[str, float] | None,
-) -> Counts:
+    _findings: Findings | None,
+    seed: int,
+) -> Family:
     """Every layer equally dense, exact counts."""
-    return nested_counts(uniform(layers), layers, densities)
+    return Family.draw(layers, nested_counts(uniform(layers), layers, densities), seed)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family
+from coordinator.algorithm import Algorithm, Family, Findings, Moment
 from coordinator.algorithms import ALGORITHMS
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, draw
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import Frozen, WarmUp
+from edge_sdk.wire.messages import LocalRule
 from edge_sdk.wire.values import Values
 
 LAYERS = (
@@ -21,7 +21,7 @@ LAYERS = (
     LayerShape("dw.weight", (8, 1, 3, 3), 8),
     LayerShape("fc.weight", (10, 32)),
 )
-EVIDENCE = {"conv.weight": 40.0, "dw.weight": 60.5, "fc.weight": 20.0}
+FINDINGS = Findings({"conv.weight": 40.0, "dw.weight": 60.5, "fc.weight": 20.0})
 SIZE = sum(s.numel for s in LAYERS)
 densities = st.lists(st.floats(0.12, 1.0), min_size=1, max_size=4, unique=True)
 
@@ -29,8 +29,7 @@ every = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS
 
 
 def planned(algorithm: Algorithm, wanted: list[float]) -> Family:
-    evidence = EVIDENCE if algorithm.evidence else None
-    return Family.draw(LAYERS, algorithm.plan(LAYERS, wanted, evidence), 1)
+    return algorithm.plan(LAYERS, wanted, FINDINGS if algorithm.evidence else None, 1)
 
 
 def start(family: Family) -> Model:
@@ -111,23 +110,34 @@ def test_a_round_moves_what_was_trained_and_nothing_else(algorithm: Algorithm) -
         )
         assert coverage[name].sum() == 2 * mask.counts[name]
     np.testing.assert_allclose(after.dense["bias"], 2)
-    assert algorithm.revise(family, after).top.nnz == family.top.nnz
+    assert algorithm.revise(family, after, coverage).top.nnz == family.top.nnz
 
 
 @every
-def test_its_local_rule_travels(algorithm: Algorithm) -> None:
-    assert isinstance(algorithm.local, Frozen | WarmUp)
-    assert unpack(pack(algorithm.local), type(algorithm.local)) == algorithm.local
+@given(st.integers(1, 9), st.floats(0.01, 1.0))
+def test_its_local_rule_travels(
+    algorithm: Algorithm, round_no: int, density: float
+) -> None:
+    rule = algorithm.local(Moment(round_no, 9, density))
+    assert isinstance(rule, LocalRule)
+    assert unpack(pack(rule), type(rule)) == rule
 
 
 @every
 def test_one_that_wants_evidence_does_not_plan_without(algorithm: Algorithm) -> None:
     if algorithm.evidence is None:
-        assert algorithm.plan(LAYERS, [0.5], None)
+        assert algorithm.plan(LAYERS, [0.5], None, 1).masks
         return
-    assert algorithm.evidence.epochs >= 1
     with pytest.raises(RunError, match="there is none"):
-        algorithm.plan(LAYERS, [0.5], None)
+        algorithm.plan(LAYERS, [0.5], None, 1)
+
+
+@every
+def test_the_same_seed_plans_the_same_masks(algorithm: Algorithm) -> None:
+    first, again = planned(algorithm, [0.5, 0.2]), planned(algorithm, [0.2, 0.5])
+    assert [m.digest for m in first.masks.values()] == [
+        m.digest for m in again.masks.values()
+    ]
 
 
 def test_hetero_flash_gives_the_largest_mask_a_device_affords() -> None:

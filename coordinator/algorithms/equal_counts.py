@@ -1,0 +1,53 @@
+"""FLASH without data: its warm-up's mask moves replayed on the initial weights.
+
+Regrowth is shared out by mean magnitude, whatever a layer's size, so layers tend to
+equal *counts* and small ones fill up first. What is left of FLASH's gain when no device
+trains for it is what this control measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.aggregate import coverage_mean
+from coordinator.algorithm import (
+    Algorithm,
+    Family,
+    Findings,
+    Replay,
+    always_frozen,
+    keep_masks,
+    layer_densities,
+    same_for_all,
+)
+from edge_sdk.sparse import LayerShape, nested_counts
+
+__all__ = ["equal_counts"]
+
+
+def equal_counts() -> Algorithm:
+    """A frozen random mask at the replayed layer densities."""
+    return Algorithm(
+        name="equal-counts",
+        evidence=Replay(),
+        plan=random_at_replayed_densities,
+        assign=same_for_all,
+        local=always_frozen,
+        aggregate=coverage_mean,
+        revise=keep_masks,
+    )
+
+
+def random_at_replayed_densities(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: Findings | None,
+    seed: int,
+) -> Family:
+    """The replay's layer densities, recalibrated to each target (FLASH, Eq. 2).
+
+    Raises:
+        RunError: If there is no evidence.
+    """
+    profile = layer_densities(layers, findings, "equal-counts")
+    return Family.draw(layers, nested_counts(profile, layers, densities), seed)

@@ -1,0 +1,93 @@
+"""`flash-coordinator simulate`: settings put together, rounds shown as they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coordinator.display import human_bytes
+from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.record import RoundRecord
+from coordinator.simulation.run import load_simulation, simulate
+from coordinator.simulation.settings import SimulationSettings
+from edge_sdk.errors import SettingsError
+from edge_sdk.settings import load_toml
+
+__all__ = ["run_simulation", "settings_from"]
+
+log = logging.getLogger(__name__)
+
+
+def settings_from(
+    folder: Path, preset: str | None, file: Path | None, flags: Mapping[str, Any]
+) -> SimulationSettings:
+    """A preset, over it a TOML file, over both the flags that were given.
+
+    With none of them the folder's own settings: that is how a run goes on.
+
+    Raises:
+        SettingsError: For an unknown preset or key, or a value that cannot be.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    if preset is None and file is None:
+        known = load_simulation(folder)
+        if known is None:
+            raise SettingsError(
+                f"{folder} holds no simulation yet",
+                remedy="Name --settings FILE or --preset: " + ", ".join(PRESETS) + ".",
+            )
+        raw = msgspec.to_builtins(known)
+    elif preset is not None and preset not in PRESETS:
+        raise SettingsError(
+            f"there is no preset {preset!r}",
+            remedy=f"Choose one of {', '.join(PRESETS)}.",
+        )
+    else:
+        raw = dict(PRESETS[preset]) if preset else {}
+        raw = _merged(raw, load_toml(file) if file else {})
+    try:
+        return msgspec.convert({**raw, **given}, SimulationSettings)
+    except msgspec.ValidationError as error:
+        where = file or (f"preset {preset}" if preset else folder)
+        raise SettingsError(f"{where}: {error}") from error
+
+
+def run_simulation(
+    folder: Path, settings: SimulationSettings, worker_count: int
+) -> None:
+    """Runs it and says after every round where it stands."""
+    count = worker_count or len(os.sched_getaffinity(0))
+    records = simulate(folder, settings, worker_count=count, observe=_say)
+    last = records[-1]
+    sys.stdout.write(
+        f"{settings.algorithm}: {last.round} rounds, {_scores(last)}, "
+        f"{human_bytes(last.total_up)} up, {human_bytes(last.total_down)} down\n"
+        f"every round: {folder / 'metrics.jsonl'}\n"
+    )
+
+
+def _say(record: RoundRecord) -> None:
+    name = f"round {record.round}" if record.round else "plan"
+    what = record.note or _scores(record)
+    log.info("%s: %s (%.1f s)", name, what or "done", record.wall_s)
+
+
+def _scores(record: RoundRecord) -> str:
+    return ", ".join(
+        f"d = {density}: " + " ".join(f"{n} {v:.4f}" for n, v in sorted(found.items()))
+        for density, found in record.scores.items()
+    )
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**under, **over}
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(under.get(key), dict):
+            both[key] = {**under[key], **value}
+    return both

@@ -1,0 +1,204 @@
+"""Simulated devices: what each affords, how long it takes, who makes it into a round.
+
+Time is virtual: a straggler's seconds come from its board's profile, and who is late is
+decided by the round's own state machine before anybody trains. So a straggler costs no
+wall time, and nobody trains for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.assignment import assign
+from coordinator.cohort import choose, generator
+from coordinator.pacing import over_selected
+from coordinator.rounds import (
+    Accepted,
+    Deadline,
+    Event,
+    Failed,
+    GiveUp,
+    Phase,
+    Planned,
+    Round,
+    Selected,
+    TaskPhase,
+    advance,
+    quorum_of,
+)
+from coordinator.simulation.settings import Group, SimulationSettings
+from device_profiles import Caps, Workload, load_board
+from device_profiles.cost import cost_of
+from device_profiles.schema import DeviceProfile
+from edge_sdk.errors import RunError, SettingsError
+
+__all__ = ["Fleet", "Outcome", "Simulated", "make_fleet"]
+
+SLACK = 3.0  # the deadline, in times of the slowest device's expected seconds
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One device.
+
+    Attributes:
+        folder: Where its examples are.
+        examples: How many.
+        affords: The largest of the run's densities that it can train at.
+        seconds: Density to its part of a round, in virtual seconds.
+    """
+
+    folder: Path
+    examples: int
+    affords: float
+    seconds: Mapping[float, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Who is in a round.
+
+    Attributes:
+        asked: Every device that was asked, sorted.
+        accepted: Those whose update counts, sorted.
+        seconds: What each asked device takes; absent for one that vanished.
+        clock_s: Virtual seconds until the round closed.
+        note: Why it was given up; empty otherwise.
+    """
+
+    asked: tuple[str, ...]
+    accepted: tuple[str, ...]
+    seconds: Mapping[str, float]
+    clock_s: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All devices, and how unruly they are."""
+
+    devices: Mapping[str, Simulated]
+    jitter: float
+    dropout: float
+    seed: int
+
+    @property
+    def affordable(self) -> dict[str, float]:
+        """Device to the density it affords."""
+        return {name: one.affords for name, one in self.devices.items()}
+
+    @property
+    def timed(self) -> bool:
+        """Whether some device takes time or may vanish."""
+        slow = any(any(d.seconds.values()) for d in self.devices.values())
+        return slow or self.dropout > 0
+
+    def cohort(self, no: int, count: int) -> tuple[str, ...]:
+        """Who is asked in a round: more than wanted where some may be late."""
+        here = len(self.devices)
+        wanted = over_selected(count, here) if self.timed else count
+        return choose(self.seed, no, self.devices, wanted)
+
+    def play(self, no: int, densities: Mapping[str, float], goal: int) -> Outcome:
+        """Plays a round's events in virtual time through the round's state machine.
+
+        Args:
+            no: The round.
+            densities: Each asked device and the density it trains at.
+            goal: Updates wanted.
+        """
+        asked = tuple(sorted(densities))
+        rng = generator(self.seed, no, 2)
+        expected = [self.devices[d].seconds[densities[d]] for d in asked]
+        noise = np.exp(self.jitter * rng.standard_normal(len(asked)))
+        gone = rng.random(len(asked)) < self.dropout
+        took = {
+            device: float(second * factor)
+            for device, second, factor, lost in zip(
+                asked, expected, noise, gone, strict=True
+            )
+            if not lost
+        }
+        limit = SLACK * max(expected, default=0.0)
+        events: list[tuple[float, str, Event]] = [
+            (at, device, Accepted(device)) for device, at in took.items()
+        ]
+        events += [(limit, d, Failed(d)) for d in asked if d not in took]
+        events.append((limit, "", Deadline()))
+        state, _ = advance(Round(no, goal, quorum_of(goal)), Planned())
+        state, _ = advance(state, Selected(asked))
+        clock, note = 0.0, ""
+        for at, _, event in sorted(events, key=lambda e: e[:2]):
+            state, effects = advance(state, event)
+            clock = at
+            note = next((e.why for e in effects if isinstance(e, GiveUp)), "")
+            if state.phase is not Phase.RUN:
+                break
+        accepted = [d for d, p in state.tasks.items() if p is TaskPhase.ACCEPTED]
+        return Outcome(asked, tuple(sorted(accepted)), took, clock, note)
+
+
+def make_fleet(
+    folders: Mapping[str, Path],
+    examples: Mapping[str, int],
+    workload: Workload,
+    settings: SimulationSettings,
+) -> Fleet:
+    """The fleet of a simulation; groups are dealt out by a seeded shuffle.
+
+    Raises:
+        SettingsError: If there are fewer devices than a round wants.
+        RunError: If a board affords none of the densities.
+    """
+    names = sorted(folders)
+    wanted = max(settings.cohort, 1)
+    if len(names) < wanted:
+        raise SettingsError(
+            f"key cohort: a round wants {wanted} updates and there are {len(names)} "
+            "devices",
+            remedy="Lower cohort, or simulate more devices.",
+        )
+    order = np.random.default_rng([settings.seed, 0xF1EE]).permutation(len(names))
+    groups = settings.fleet or [Group(share=1.0)]
+    ends = np.rint(np.cumsum([g.share for g in groups]) * len(names)).astype(int)
+    devices: dict[str, Simulated] = {}
+    start = 0
+    for group, end in zip(groups, ends, strict=True):
+        for i in order[start:end]:
+            name = names[i]
+            work = replace(workload, examples=examples[name])
+            devices[name] = _one(group, folders[name], work, settings)
+        start = end
+    return Fleet(devices, settings.jitter, settings.dropout, settings.seed)
+
+
+def _one(
+    group: Group, folder: Path, work: Workload, settings: SimulationSettings
+) -> Simulated:
+    ladder = settings.densities
+    if not group.board:
+        affords = group.density or 1.0
+        levels = {*ladder, 1.0}
+        return Simulated(folder, work.examples, affords, dict.fromkeys(levels, 0.0))
+    profile, bytes_per_round = load_board(group.board), group.bytes_per_round
+    caps = Caps(bytes_per_round=bytes_per_round) if bytes_per_round else None
+    seconds = _seconds(profile, work, ladder)
+    if group.density:
+        return Simulated(folder, work.examples, group.density, seconds)
+    choice = assign({"it": profile}, work, ladder, settings.round_budget_s, caps)["it"]
+    if choice.density is None:
+        raise RunError(
+            f"board {group.board} can take part at none of {ladder}: {choice.why}",
+            remedy="Lower the densities, or raise round_budget_s or the caps.",
+        )
+    return Simulated(folder, work.examples, choice.density, seconds)
+
+
+def _seconds(
+    profile: DeviceProfile, work: Workload, ladder: Sequence[float]
+) -> dict[float, float]:
+    return {d: cost_of(profile, work, d).seconds for d in {*ladder, 1.0}}

@@ -1,0 +1,105 @@
+"""What a simulation writes down after every round: one line of JSON."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.errors import StateError
+
+__all__ = ["Journal", "RoundRecord", "read_records"]
+
+METRICS = "metrics.jsonl"
+
+
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One round; 0 is the warm-up, or the plan where there is none.
+
+    Attributes:
+        round: Its number.
+        accepted: Devices whose update counts.
+        asked: How many were asked.
+        rate: Learning rate.
+        loss: Mean training loss over the accepted devices.
+        scores: Density to loss and accuracy on the evaluation set, at that density.
+        bytes_up: Payloads and offers of this round, as packed for the wire.
+        bytes_down: Bases and orders of this round, alike.
+        total_up: Of all rounds so far, the warm-up included.
+        total_down: Alike.
+        mismatch: Jaccard distance of the smallest mask to that of the round before
+            (FLASH, Eq. 1).
+        coverage: Devices that held a weight of the top mask, on average.
+        uncovered: Share of the top mask that no device held.
+        layers: Density to weight name to layer density.
+        seconds: Device to virtual seconds, for every device that answered.
+        clock_s: Virtual seconds since the start of the run.
+        wall_s: Real seconds that the round took to simulate; not reproducible.
+        note: Why the round was given up; its model is that of the round before.
+    """
+
+    round: int
+    accepted: list[str]
+    asked: int
+    rate: float
+    bytes_up: int
+    bytes_down: int
+    total_up: int
+    total_down: int
+    clock_s: float
+    wall_s: float
+    loss: float | None = None
+    scores: dict[str, dict[str, float]] = {}
+    mismatch: float = 0.0
+    coverage: float = 0.0
+    uncovered: float = 0.0
+    layers: dict[str, dict[str, float]] = {}
+    seconds: dict[str, float] = {}
+    note: str = ""
+
+
+class Journal:
+    """The rounds of a run's folder: read at the start, a line more after each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METRICS
+        self.records = read_records(folder)
+        whole = b"".join(_line(record) for record in self.records)
+        if self._path.exists() and self._path.read_bytes() != whole:
+            self._path.write_bytes(whole)  # drops a line that a kill cut short
+
+    def add(self, record: RoundRecord) -> None:
+        """Appends a round; it is on the disk when this returns."""
+        with self._path.open("ab") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(record)
+
+
+def read_records(folder: Path) -> list[RoundRecord]:
+    """The whole rounds of a run's folder; a last line that was cut short is left out.
+
+    Raises:
+        StateError: If another line is not a round.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_read(path, i, line) for i, line in enumerate(lines, start=1)]
+
+
+def _read(path: Path, number: int, line: bytes) -> RoundRecord:
+    try:
+        return msgspec.json.decode(line, type=RoundRecord)
+    except msgspec.MsgspecError as error:
+        raise StateError(
+            f"{path}, line {number}: {error}",
+            remedy="Delete the line and all after it; the run goes on from there.",
+        ) from error
+
+
+def _line(record: RoundRecord) -> bytes:
+    return msgspec.json.encode(record) + b"\n"

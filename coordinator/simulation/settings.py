@@ -1,0 +1,135 @@
+"""What a simulation is told, from a preset, a TOML file and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from coordinator.algorithms import ALGORITHMS
+from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.settings import (
+    CodecSettings,
+    RunSettings,
+    TrainingSettings,
+    WarmUpSettings,
+)
+from edge_sdk.errors import SettingsError
+from edge_sdk.sparse import check_density
+
+__all__ = ["Group", "SimulationSettings", "check_simulation", "run_settings"]
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the fleet.
+
+    Attributes:
+        share: Its share of the devices; all shares sum to 1.
+        density: What its devices train at; 0 takes what its board affords.
+        board: A board of the catalogue, or the path of a profile; empty for devices
+            that take no time and afford everything.
+        bytes_per_round: What its owners lend of their links; 0 for no limit.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=1)]
+    density: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    board: str = ""
+    bytes_per_round: Annotated[int, Meta(ge=0)] = 0
+
+
+class SimulationSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """One simulated run; `training`, `warm_up` and `codec` are those of a real one.
+
+    Attributes:
+        task: A shipped task or ``package.module:object``.
+        data: A shipped data set, cut into `devices` parts; empty with `folder`.
+        folder: A folder with one subfolder per device and one named ``evaluation``,
+            read as real devices read theirs.
+        devices: Parts to cut `data` into.
+        alpha: Dirichlet concentration of the parts; ``inf`` for all alike.
+        densities: The run's densities.
+        rounds: Rounds to complete after the warm-up.
+        algorithm: One of the table in `coordinator.algorithms`.
+        cohort: Updates wanted per round.
+        seed: Of partition, masks, weights, cohorts and example orders. Two algorithms
+            at one seed have the same partition and the same initial weights.
+        evaluate_every: Score the model after every so many rounds, and after the last.
+        engine: As for a device; ``auto`` takes the sparse one where it can run and at
+            most half of the weights are kept. There is no race: its outcome would
+            depend on the machine's mood, and equal settings must give equal bytes.
+        round_budget_s: Seconds a device's part of a round may take, where boards are
+            named.
+        jitter: Standard deviation of the logarithm of a device's seconds.
+        dropout: Share of the devices asked that vanish in a round.
+        fleet: Its parts; none for equal devices that take no time.
+    """
+
+    task: str
+    densities: Annotated[list[float], Meta(min_length=1, max_length=16)]
+    data: str = ""
+    folder: str = ""
+    devices: Positive = 100
+    alpha: Annotated[float, Meta(gt=0)] = 1.0
+    rounds: Positive = 100
+    algorithm: str = "flash-edge"
+    cohort: Positive = 10
+    seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 1
+    evaluate_every: Positive = 1
+    engine: Literal["auto", "sparse", "masked"] = "auto"
+    round_budget_s: Annotated[float, Meta(gt=0)] = DEFAULT_ROUND_BUDGET_S
+    jitter: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    fleet: list[Group] = []
+    training: TrainingSettings = TrainingSettings()
+    warm_up: WarmUpSettings = WarmUpSettings(devices=10)
+    codec: CodecSettings = CodecSettings()
+
+
+def check_simulation(settings: SimulationSettings) -> SimulationSettings:
+    """The settings themselves, if they go together.
+
+    Raises:
+        SettingsError: Names the key and what was expected.
+        DensityError: For a density outside (0, 1].
+    """
+    for density in settings.densities:
+        check_density(density, what="key densities: density")
+    if settings.algorithm not in ALGORITHMS:
+        raise SettingsError(
+            f"key algorithm: {settings.algorithm!r} is none of {', '.join(ALGORITHMS)}"
+        )
+    if bool(settings.data) == bool(settings.folder):
+        raise SettingsError("name one of data (a shipped data set) and folder (yours)")
+    shares = sum(group.share for group in settings.fleet)
+    if settings.fleet and abs(shares - 1) > 1e-6:
+        raise SettingsError(f"key fleet: the shares sum to {shares:g}, not to 1")
+    for group in settings.fleet:
+        if group.density and group.density not in settings.densities:
+            raise SettingsError(
+                f"key fleet: density {group.density:g} is none of the run's densities"
+            )
+    return settings
+
+
+def run_settings(settings: SimulationSettings) -> RunSettings:
+    """The same run as a coordinator's settings, from which orders are made."""
+    return RunSettings(
+        federation="simulation",
+        task=settings.task,
+        evaluation=Path(),
+        densities=settings.densities,
+        rounds=settings.rounds,
+        algorithm=settings.algorithm,
+        cohort=settings.cohort,
+        round_budget_s=settings.round_budget_s,
+        seed=settings.seed,
+        training=settings.training,
+        warm_up=settings.warm_up,
+        codec=settings.codec,
+    )

@@ -1,0 +1,101 @@
+"""The steps from model to model, the same in a federation and in simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.aggregate import Contribution, Coverage, Model
+from coordinator.algorithm import Algorithm, Family, Findings, Replay
+from coordinator.orders import mask_seed, warm_up_counts
+from edge_sdk.models.inventory import initial_state
+from edge_sdk.models.task import Task
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.training.warmup import rewire
+from edge_sdk.wire.values import Evidence
+
+__all__ = [
+    "findings_at_hand",
+    "mean_findings",
+    "next_step",
+    "start_model",
+    "warm_up_family",
+]
+
+
+def warm_up_family(
+    layers: Sequence[LayerShape], densities: Sequence[float], seed: int
+) -> Family:
+    """What the warm-up starts on: uniform at the top density (FLASH, stage 1)."""
+    counts = warm_up_counts(layers, densities)
+    return Family.draw(layers, counts, mask_seed(seed, warm_up=True))
+
+
+def start_model(task: Task, seed: int, family: Family) -> Model:
+    """The model a family starts from: the seed's initial weights, kept on its mask."""
+    state = initial_state(task, seed)
+    masked = {name: state.pop(name)[family.top[name]] for name in family.top}
+    return Model(family.top, masked, state)
+
+
+def findings_at_hand(
+    algorithm: Algorithm,
+    task: Task,
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    seed: int,
+) -> Findings | None:
+    """What an algorithm plans from that asks no device; None if it wants nothing."""
+    if not isinstance(algorithm.evidence, Replay):
+        return None
+    start = warm_up_family(layers, densities, seed).top
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0xF1A5]))
+    return _replay(initial_state(task, seed), start, algorithm.evidence, rng)
+
+
+def mean_findings(
+    reports: Sequence[Evidence], layers: Sequence[LayerShape]
+) -> Findings:
+    """The mean of what the warm-up's devices returned, each counting the same."""
+    kept = [report.counts for report in reports]
+    return Findings({s.name: sum(c[s.name] for c in kept) / len(kept) for s in layers})
+
+
+def next_step(
+    algorithm: Algorithm,
+    base: Model,
+    family: Family,
+    contributions: Iterable[Contribution],
+) -> tuple[Model, Family, Coverage]:
+    """The next model and masks; coverage is on the model before it was masked anew.
+
+    Args:
+        algorithm: Whose `aggregate` and `revise`.
+        base: What every contribution is a change to.
+        family: The round's masks.
+        contributions: Sorted by device.
+    """
+    model, coverage = algorithm.aggregate(base, contributions)
+    after = algorithm.revise(family, model, coverage)
+    return model.onto(after.top), after, coverage
+
+
+def _replay(
+    initial: Mapping[str, NDArray[np.float32]],
+    start: Mask,
+    rule: Replay,
+    rng: np.random.Generator,
+) -> Findings:
+    """The warm-up's prune-and-regrow with its falling rate, and no training between.
+
+    A weight that is regrown has its initial value, not 0, or the next move would prune
+    it at once.
+    """
+    patterns = {name: np.array(start[name]) for name in start}
+    for move in range(1, rule.moves + 1):
+        weights = {n: initial[n] * patterns[n] for n in patterns}
+        rate = rule.prune_rate * (1 - move / (rule.moves + 1))
+        patterns = rewire(weights, patterns, rate, rng)
+    return Findings(kept={n: float(np.count_nonzero(p)) for n, p in patterns.items()})
