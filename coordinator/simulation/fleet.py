@@ -128,7 +128,7 @@ class Fleet:
             (at, device, Accepted(device)) for device, at in took.items()
         ]
         events += [(limit, d, Failed(d)) for d in asked if d not in took]
-        events.append((limit, "", Deadline()))
+        events.append((limit, "~", Deadline()))  # after all names: in time is in
         state, _ = advance(Round(no, goal, quorum_of(goal)), Planned())
         state, _ = advance(state, Selected(asked))
         clock, note = 0.0, ""

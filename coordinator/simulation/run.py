@@ -201,7 +201,7 @@ class Simulation:
         else:
             found = findings_at_hand(algorithm, self.task, self.layers, densities, seed)
             findings = found
-        at = mask_seed(seed)
+        at = mask_seed(seed, warm_up=False)
         family = algorithm.plan(self.layers, densities, findings, at)
         model = start_model(self.task, seed, family)
         self._store.save(model_name(0), model, 0)
@@ -380,7 +380,7 @@ class Simulation:
             return
         plan = json.loads((self._folder / PLAN).read_text("utf-8"))
         counts = {float(d): dict(kept) for d, kept in plan["counts"].items()}
-        at = mask_seed(self.settings.seed)
+        at = mask_seed(self.settings.seed, warm_up=False)
         self.family = Family.draw(self.layers, counts, at)
         self.model = self._store.load(model_name(self.journal.records[-1].round))
 

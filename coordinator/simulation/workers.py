@@ -35,14 +35,22 @@ from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder
 from edge_sdk.wire.values import unpack_values
 
-__all__ = ["Chunk", "Score", "Work", "engine_for", "results", "workers"]
+__all__ = [
+    "Chunk",
+    "Score",
+    "Work",
+    "engine_for",
+    "results",
+    "score_one",
+    "train_one",
+    "workers",
+]
 
 T = TypeVar("T")
 Engine = Literal["sparse", "masked"]
 # Above this density the dense kernels are the faster ones; see docs/engine.md.
 DENSE = 0.5
 SCORED_MODELS = 4  # kept per worker
-PARENT_WATCH = "parent"
 
 
 @dataclass(frozen=True)

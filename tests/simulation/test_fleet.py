@@ -42,8 +42,8 @@ def test_the_fastest_are_in_and_the_round_ends_with_the_last_of_them(
 ) -> None:
     it = fleet(times, jitter)
     asked = dict.fromkeys(it.devices, 0.1)
-    found = it.play(no, asked, goal, warm_up=False)
-    again = it.play(no, dict(reversed(asked.items())), goal, warm_up=False)
+    found = it.play(no, asked, goal)
+    again = it.play(no, dict(reversed(asked.items())), goal)
     assert found == again  # the order of asking does not matter
     assert set(found.accepted) <= set(found.asked) == set(asked)
     if found.note:
@@ -60,7 +60,7 @@ def test_devices_that_take_no_time_are_all_in_and_nobody_else_is_asked() -> None
     it = fleet([0.0] * 6)
     cohort = it.cohort(3, 4)
     assert len(cohort) == 4
-    found = it.play(3, dict.fromkeys(cohort, 0.1), 4, warm_up=False)
+    found = it.play(3, dict.fromkeys(cohort, 0.1), 4)
     assert (found.accepted, found.clock_s, found.note) == (cohort, 0.0, "")
 
 
@@ -70,7 +70,7 @@ def test_where_some_may_be_late_three_in_ten_more_are_asked() -> None:
 
 def test_a_round_that_lost_its_devices_is_given_up() -> None:
     it = fleet([1.0] * 6, dropout=0.99)
-    found = it.play(1, dict.fromkeys(it.devices, 0.1), 6, warm_up=False)
+    found = it.play(1, dict.fromkeys(it.devices, 0.1), 6)
     assert "of at least 5 updates" in found.note
 
 
