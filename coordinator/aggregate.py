@@ -89,13 +89,11 @@ def coverage_mean(
     weight = {n: np.zeros(v.shape, np.float64) for n, v in base.masked.items()}
     coverage = {n: np.zeros(v.shape, np.int32) for n, v in base.masked.items()}
     dense = _DenseMean(base.dense)
-    spots: dict[bytes, dict[str, NDArray[np.int64]]] = {}
+    spots: dict[bytes, Mapping[str, NDArray[np.int64] | slice]] = {}
     for one in contributions:
         share = float(one.examples)
         if one.mask.digest not in spots:
-            spots[one.mask.digest] = {
-                n: one.mask.within(base.mask, n) for n in base.mask
-            }
+            spots[one.mask.digest] = _spots(one.mask, base.mask)
         for name, spot in spots[one.mask.digest].items():
             total[name][spot] += share * one.change.masked[name].astype(np.float64)
             weight[name][spot] += share
@@ -112,6 +110,13 @@ def coverage_mean(
             step[held] *= (weight[name][held] / dense.weight) ** damping
         masked[name] = (value + step).astype(np.float32)
     return Model(base.mask, masked, dense.result()), coverage
+
+
+def _spots(mask: Mask, top: Mask) -> Mapping[str, NDArray[np.int64] | slice]:
+    """Where a mask's values lie among the top's; a slice is four times as fast."""
+    if mask.digest == top.digest:
+        return dict.fromkeys(top, slice(None))
+    return {name: mask.within(top, name) for name in top}
 
 
 class _DenseMean:

@@ -221,10 +221,9 @@ class Fleet:
     ) -> DeviceView:
         name = str(row["name"])
         status = self._status.get(name)
-        profile = row["profile"]
         return DeviceView(
             name=name,
-            board=str(profile.get("board", "")) if isinstance(profile, dict) else "",
+            board=str(row["board"]),
             density=row["density"] if isinstance(row["density"], float) else None,
             why=str(row["why"]),
             online=bool(status and status.online),

@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 TICK_S = 0.5
-LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet
+LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet,
+LOOK_SHARE = 50  # and at most a fiftieth of the time goes into drawing it
 GROUP_S = 0.05  # the longest that a receipt waits for others to share its commit
 GROUP = 64  # receipts that share one commit at most
 TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
@@ -95,7 +96,7 @@ class Server:
         )
         self._stopping = False
         self._phase = ""
-        self._began = self._settled = self._looked = clock()
+        self._began = self._settled = self._look_next = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         self.dropped = 0  # malformed or foreign messages
         epoch = ledger.next_epoch()
@@ -168,7 +169,7 @@ class Server:
             self._go_on()
             self._desk.tick()
             self._take(TICK_S)
-            if self._clock() - self._looked >= LOOK_S:
+            if self._clock() >= self._look_next:
                 self._look()
         if not self._stopping:
             self._finish()
@@ -310,7 +311,7 @@ class Server:
 
     def _look(self) -> None:
         """Tells the observer what there is to see."""
-        self._looked = self._clock()
+        began = self._clock()
         now, conductor = self._conductor.round, self._conductor
         scores = self._ledger.scores()
         latest = max(scores, default=0)
@@ -328,6 +329,8 @@ class Server:
                 scored_round=latest,
             )
         )
+        took = self._clock() - began  # grows with the fleet; its share does not
+        self._look_next = began + max(LOOK_S, LOOK_SHARE * took)
 
 
 def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:

@@ -62,7 +62,7 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
         "devices": [
             {
                 "name": d["name"],
-                "board": d["profile"].get("board", ""),
+                "board": d["board"],
                 "density": d["density"],
                 "why": d["why"],
                 "pace": d["pace"],

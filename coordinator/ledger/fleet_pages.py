@@ -90,9 +90,16 @@ class FleetPages(Pages):
             )
 
     def devices(self) -> list[dict[str, Any]]:
-        """Every device ever seen, by name."""
-        rows = self._db.execute("SELECT * FROM devices ORDER BY name").fetchall()
-        return [dict(row) | {"profile": json.loads(row["profile"])} for row in rows]
+        """Every device ever seen, by name; `profile` as JSON, `board` out of it.
+
+        SQLite parses the profile: in Python that took a quarter of the coordinator's
+        time with 600 devices, as this is asked a few times a second.
+        """
+        rows = self._db.execute(
+            "SELECT *, coalesce(json_extract(profile, '$.board'), '') AS board "
+            "FROM devices ORDER BY name"
+        ).fetchall()
+        return [dict(row) for row in rows]
 
     def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
         """Counts that a device was refused; the last reason stays."""

@@ -4,8 +4,8 @@ Run from the root of the project:
     python tests/bench/bench_protocol.py [--devices 100,300,1000] [--rounds N]
         [--density D] [--json FILE]
 
-Two tables. *No-op rounds*: 100 devices, small updates, wall time of a whole round
-from its plan to its end in the ledger. *Large updates*: so many devices send 250 KB each in
+Two tables. *No-op rounds*: 100 devices, small updates, wall time of a whole round from
+its plan to its end in the ledger. *Large updates*: so many devices send 250 KB each in
 one round; rate from the first OFFER to the last RECEIPT as the devices see it, peak
 memory of broker and coordinator from the kernel (VmHWM). Nothing here gates anything.
 Figures of the day and their bottleneck: docs/scale.md.
@@ -62,10 +62,10 @@ def main() -> None:
 
 def _noop(row: dict[str, Any]) -> str:
     return (
-        f"no-op round, {row['devices']} devices, {row['update_bytes']} bytes each: "
-        f"p50 {row['round_ms_p50']:.0f} ms, p90 {row['round_ms_p90']:.0f} ms over "
-        f"{row['rounds']} rounds; coordinator {row['coordinator_cpu_ms']:.2f} ms of CPU "
-        "per device and round"
+        f"no-op round, {row['devices']} devices, {row['update_bytes']} bytes each: p50 "
+        f"{row['round_ms_p50']:.0f} ms, p90 {row['round_ms_p90']:.0f} ms over "
+        f"{row['rounds']} rounds; coordinator {row['coordinator_cpu_ms']:.2f} ms of "
+        "CPU per device and round"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import sqlite3
@@ -84,7 +85,8 @@ def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
     assert again.get("counts") == {"0.1": {"fc": 3}}
     assert again.get("nothing") is None
     (device,) = again.devices()
-    assert device["profile"] == {"board": "pi"}
+    assert json.loads(device["profile"]) == {"board": "pi"}
+    assert device["board"] == "pi"
     assert (device["sent"], device["received"], device["rss_mib"]) == (10, 25, 30)
     assert device["engine"] == "masked"
     assert again.refusals() == {"a1": 3}
