@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Deliver", "Delivery", "OnLink", "Traffic", "Transport", "Will"]
+__all__ = ["NO_LIMIT", "Deliver", "Delivery", "OnLink", "Traffic", "Transport", "Will"]
+
+
+NO_LIMIT = 268_435_455  # bytes; the largest packet that MQTT can name
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message that arrived."""
+    """One message that arrived.
+
+    `ack` is called when it has been dealt with: a transport that was given a window
+    lets the broker send no more than that many ahead.
+    """
 
     topic: str
     payload: bytes
+    ack: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,27 @@ class Transport(Protocol):
     """
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, sure: bool = True
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        sure: bool = True,
+        expires_s: int | None = None,
     ) -> None:
-        """Sends; `sure` asks the broker for an acknowledgement (QoS 1)."""
+        """Sends; what is too large for the broker is dropped and said.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            retain: Whether the broker keeps it for late joiners.
+            sure: Whether to ask the broker for an acknowledgement (QoS 1).
+            expires_s: Seconds after which it is stale, where the broker can tell.
+        """
+        ...
+
+    def limit(self) -> int:
+        """Bytes that one packet may take."""
         ...
 
     def subscribe(self, *patterns: str) -> None:

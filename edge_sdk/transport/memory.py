@@ -10,15 +10,20 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edge_sdk.transport.base import Deliver, Delivery, OnLink, Traffic, Will
+from edge_sdk.transport.base import NO_LIMIT, Deliver, Delivery, OnLink, Traffic, Will
 
 __all__ = ["MemoryBroker", "MemoryTransport"]
 
 
 class MemoryBroker:
-    """Topics, retained messages and wills, in one process."""
+    """Topics, retained messages and wills, in one process.
 
-    def __init__(self) -> None:
+    Args:
+        limit: Bytes that a payload may take; larger ones are dropped.
+    """
+
+    def __init__(self, limit: int = NO_LIMIT) -> None:
+        self.limit = limit
         self._lock = threading.RLock()
         self._links: list[MemoryTransport] = []
         self._retained: dict[str, bytes] = {}
@@ -83,8 +88,11 @@ class MemoryTransport:
         *,
         retain: bool = False,
         sure: bool = True,
+        expires_s: int | None = None,
     ) -> None:
         """Routes at once."""
+        if len(payload) > self.broker.limit:
+            return
         self._sent += len(payload)
         self.broker.route(topic, payload, retain=retain)
 
@@ -108,6 +116,10 @@ class MemoryTransport:
         if any(_matches(pattern, topic) for pattern in self._patterns):
             self._received += len(payload)
             self.deliver(Delivery(topic, payload))
+
+    def limit(self) -> int:
+        """Bytes that a payload may take; there is nothing around it."""
+        return self.broker.limit
 
     def traffic(self) -> Traffic:
         """Payload bytes; there are no others in memory."""

@@ -1,34 +1,28 @@
-"""MQTT through paho: the only module that imports it.
-
-It speaks 3.1.1, which every broker does: nothing here needs 5, and the embedded broker
-(amqtt 0.12) neither answers a CONNECT of 5 nor hangs up. paho's callbacks run on its
-network thread: an exception there kills it silently, so they only enqueue, and ours are
-wrapped to say so if they ever fail.
-"""
+"""MQTT that keeps itself up: one link after the other, in the broker's dialect."""
 
 from __future__ import annotations
 
 import logging
-import socket
-import struct
 import threading
+from collections import deque
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+import numpy as np
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import Deliver, Delivery, OnLink, Traffic, Will
+from edge_sdk.transport.base import NO_LIMIT, Deliver, OnLink, Traffic, Will
+from edge_sdk.transport.dialect import Memory, RefusedError, SilentError
+from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.meter import Meter
 
 __all__ = ["MqttTransport"]
 
 log = logging.getLogger(__name__)
 
-KEEPALIVE_S = 30
-MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
-_TCP_INFO_BYTES = struct.Struct("@QQ")  # tcpi_bytes_acked, tcpi_bytes_received
-_TCP_INFO_OFFSET = 120  # since Linux 4.1, linux/tcp.h
+WAITING_BYTES = 8 << 20  # of messages while the link is down; more is dropped
+RETRY_S = (0.5, 15.0)  # between attempts: at first, at last
+_MEMORY = Memory()
 
 
 class MqttTransport:
@@ -40,9 +34,13 @@ class MqttTransport:
         deliver: Called with each message, on the network thread.
         on_link: Called with True after each connect and subscribe, False on a loss.
         will: Published, retained, by the broker if we vanish.
+        wait_s: Seconds to wait for the first connection; 0 does not wait.
+        window: Deliveries that may wait for their `Delivery.ack`; None: each is
+            acknowledged on arrival.
 
     Raises:
-        BrokerError: If `wait_s` passes without a first connection.
+        BrokerError: If `wait_s` passes without a first connection, or the broker
+            refuses us meanwhile.
     """
 
     def __init__(
@@ -54,150 +52,164 @@ class MqttTransport:
         *,
         will: Will | None = None,
         wait_s: float = 0.0,
+        window: int | None = None,
     ) -> None:
         self._address, self._client_id, self._will = address, client_id, will
-        self._deliver, self._on_link = deliver, on_link
+        self._deliver, self._on_link, self._window = deliver, on_link, window
+        self._lock = threading.RLock()
         self._patterns: dict[str, None] = {}  # in the order they were asked for
-        self._lock = threading.Lock()
-        self._meter = _Meter()
-        self._linked = threading.Event()
-        self._closing = False
-        self._client = self._start()
-        if wait_s and not self._linked.wait(wait_s):
+        self._waiting: deque[Parcel] = deque()
+        self._waiting_bytes = 0
+        self._meter = Meter()
+        self._link: Link | None = None
+        self._first = threading.Event()  # the first answer, whatever it is
+        self._why: ConnectionError | None = None
+        self._closing = threading.Event()
+        self._jitter = np.random.default_rng()  # of waits only
+        self._keeper = threading.Thread(
+            target=self._keep, name=f"mqtt-{client_id}", daemon=True
+        )
+        self._keeper.start()
+        if wait_s and (not self._first.wait(wait_s) or self._why is not None):
             self.close()
-            raise BrokerError(
-                f"no MQTT broker answers at {address.host}:{address.port}",
-                remedy="Check the address, the firewall, and that the broker runs.",
-            )
+            raise self._nobody()
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, sure: bool = True
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        sure: bool = True,
+        expires_s: int | None = None,
     ) -> None:
-        """Queues for sending; a full queue drops, as the pipe may: peers re-ask."""
-        info = self._client.publish(topic, payload, qos=1 if sure else 0, retain=retain)
-        if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
-            log.warning("send queue full: dropped a message to %s", topic)
+        """Sends, or keeps for the next link within bounds: peers ask again."""
+        parcel = Parcel(topic, payload, retain, sure, expires_s)
+        with self._lock:
+            link = self._link
+            if link is None:
+                self._put_aside(parcel)
+        if link is not None:
+            link.publish(parcel)
 
     def subscribe(self, *patterns: str) -> None:
         """Asks for the filters now and after every reconnect."""
         with self._lock:
             self._patterns.update(dict.fromkeys(patterns))
-        self._client.subscribe([(pattern, 1) for pattern in patterns])
+            if self._link is not None:
+                self._link.subscribe(list(patterns))
 
     def unsubscribe(self, *patterns: str) -> None:
         """Gives the filters back."""
         with self._lock:
             for pattern in patterns:
                 self._patterns.pop(pattern, None)
-        self._client.unsubscribe(list(patterns))
+            if self._link is not None:
+                self._link.unsubscribe(list(patterns))
+
+    def limit(self) -> int:
+        """Bytes that one packet may take, as the broker said last."""
+        with self._lock:
+            return NO_LIMIT if self._link is None else self._link.limit
 
     def traffic(self) -> Traffic:
         """Bytes of the TCP stream as the kernel counts them; 0, 0 where it does not."""
         return self._meter.read()
 
     def close(self) -> None:
-        """Disconnects and joins the network thread."""
-        self._closing = True
-        self._client.disconnect()
-        self._client.loop_stop()
+        """Disconnects and joins the threads."""
+        self._closing.set()
+        with self._lock:
+            link = self._link
+        if link is not None:
+            link.close()
+        self._keeper.join()
         self._meter.settle()
 
-    # -- paho -------------------------------------------------------------------
+    # -- the keeper's thread -----------------------------------------------------------
 
-    def _start(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            protocol=MQTTProtocolVersion.MQTTv311,
-            clean_session=True,
-            reconnect_on_failure=True,
-        )
-        client.max_queued_messages_set(MAX_QUEUED)
-        client.max_inflight_messages_set(64)
-        client.reconnect_delay_set(min_delay=1, max_delay=15)
-        if self._address.username:
-            client.username_pw_set(self._address.username, self._address.password)
-        if self._will:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
-        client.on_connect = self._connected
-        client.on_disconnect = self._disconnected
-        client.on_message = self._message
-        client.on_socket_open = self._socket_open
-        client.on_socket_close = self._socket_close
-        client.connect_async(
-            self._address.host, self._address.port, keepalive=KEEPALIVE_S
-        )
-        client.loop_start()
-        return client
+    def _keep(self) -> None:
+        delay, most = RETRY_S
+        while not self._closing.is_set():
+            try:
+                link = self._open()
+            except (OSError, ValueError) as error:
+                if isinstance(error, RefusedError):
+                    self._why = error
+                    self._first.set()
+                log.info("no link to %s: %s", self._address.url, error)
+                # Not all at once when a broker comes back.
+                self._closing.wait(delay * self._jitter.uniform(0.5, 1.5))
+                delay = min(2 * delay, most)
+                continue
+            self._up(link)
+            link.gone.wait()
+            with self._lock:
+                self._link = None
+            link.close()
+            self._call(self._on_link, False)  # noqa: FBT003 - a callback
+            delay = RETRY_S[0]
+            self._closing.wait(delay * self._jitter.uniform())
 
-    def _connected(
-        self, client: paho.Client, _user: object, _flags: object, code: Any, _p: object
-    ) -> None:
-        if code.is_failure:
-            log.warning("the broker refused the connection: %s", code)
-            return
+    def _open(self) -> Link:
+        silent = SilentError("it speaks no MQTT that we know")
+        for dialect in _MEMORY.to_try(self._address):
+            try:
+                link = Link(
+                    self._address,
+                    self._client_id,
+                    dialect,
+                    self._deliver,
+                    will=self._will,
+                    window=self._window,
+                    meter=self._meter,
+                )
+            except SilentError as error:
+                log.debug("%s: %s", self._address.url, error)
+                silent = error
+                continue
+            _MEMORY.spoke(self._address, dialect)
+            log.debug("%s speaks MQTT %s", self._address.url, dialect.value)
+            return link
+        _MEMORY.forget(self._address)
+        raise silent
+
+    def _up(self, link: Link) -> None:
         with self._lock:
-            patterns = [(pattern, 1) for pattern in self._patterns]
-        if patterns:
-            client.subscribe(patterns)
-        self._linked.set()
+            link.subscribe(list(self._patterns))
+            while self._waiting:
+                link.publish(self._waiting.popleft())
+            self._waiting_bytes = 0
+            self._link = None if self._closing.is_set() else link
+        if self._closing.is_set():
+            link.close()
+            return
+        self._why = None
+        self._first.set()
         self._call(self._on_link, True)  # noqa: FBT003 - a callback
 
-    def _disconnected(
-        self, _c: paho.Client, _user: object, _flags: object, code: Any, _p: object
-    ) -> None:
-        if not self._closing:
-            log.info("the link to the broker is down: %s", code)
-        self._call(self._on_link, False)  # noqa: FBT003 - a callback
+    def _put_aside(self, parcel: Parcel) -> None:
+        if not parcel.sure or self._waiting_bytes + parcel.size > WAITING_BYTES:
+            log.debug("no link: dropped a message to %s", parcel.topic)
+            return
+        self._waiting.append(parcel)
+        self._waiting_bytes += parcel.size
 
-    def _message(self, _c: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
-        self._call(self._deliver, Delivery(message.topic, bytes(message.payload)))
-
-    def _socket_open(self, _c: paho.Client, _u: object, sock: Any) -> None:
-        self._meter.attach(sock)
-
-    def _socket_close(self, _c: paho.Client, _u: object, _sock: object) -> None:
-        self._meter.settle()
+    def _nobody(self) -> BrokerError:
+        where = f"{self._address.host}:{self._address.port}"
+        if self._why is not None:
+            return BrokerError(
+                f"the MQTT broker at {where} refuses us: {self._why}",
+                remedy="Do what its reason asks for, or name another broker.",
+            )
+        return BrokerError(
+            f"no MQTT broker answers at {where}",
+            remedy="Check the address, the firewall, and that the broker runs.",
+        )
 
     @staticmethod
     def _call(function: Any, argument: object) -> None:
         try:
             function(argument)
-        except Exception:  # an escape would kill paho's thread and leave us deaf
+        except Exception:  # an escape would end this thread and leave us deaf
             log.exception("a transport callback failed")
-
-
-class _Meter:
-    """Bytes over all sockets of one transport, from the kernel's TCP_INFO."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._sent = self._received = 0
-
-    def attach(self, sock: socket.socket) -> None:
-        with self._lock:
-            self._socket = sock
-
-    def settle(self) -> None:
-        """Adds up a socket that is about to close."""
-        with self._lock:
-            sent, received = self._live()
-            self._sent += sent
-            self._received += received
-            self._socket = None
-
-    def read(self) -> Traffic:
-        with self._lock:
-            sent, received = self._live()
-            return Traffic(self._sent + sent, self._received + received)
-
-    def _live(self) -> tuple[int, int]:
-        if self._socket is None or not hasattr(socket, "TCP_INFO"):
-            return 0, 0
-        try:
-            raw = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-            acked, received = _TCP_INFO_BYTES.unpack_from(raw, _TCP_INFO_OFFSET)
-        except (OSError, struct.error):  # closed, or a kernel before 4.1
-            return 0, 0
-        return max(acked - 1, 0), received  # the SYN counts as one byte

@@ -1,0 +1,57 @@
+"""Which MQTT a broker speaks: learnt from its CONNACK, remembered by its address.
+
+MQTT 5 is tried first. A broker of 3.1.1 answers that with a refusal, hangs up, or
+(amqtt 0.12) does neither, so the wait is bounded and a silent broker is asked again in
+3.1.1. A slow one that speaks 5 may be taken for one of 3.1.1; that costs features, and
+nothing that is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from enum import Enum
+
+from edge_sdk.transport.address import Address
+
+__all__ = ["ANSWER_S", "Dialect", "Memory", "RefusedError", "SilentError"]
+
+ANSWER_S = 2.0  # a CONNACK takes one round trip after TCP and TLS are up
+
+
+class Dialect(Enum):
+    """A version of MQTT."""
+
+    V5 = "5"
+    V311 = "3.1.1"
+
+
+class SilentError(ConnectionError):
+    """Something listens there and does not answer, or does not speak this dialect."""
+
+
+class RefusedError(ConnectionError):
+    """The broker answered, and does not let us in."""
+
+
+class Memory:
+    """What each address spoke; shared by all transports of a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spoke: dict[tuple[str, int], Dialect] = {}
+
+    def to_try(self, address: Address) -> tuple[Dialect, ...]:
+        """The dialects to try, in order; one alone if it is known."""
+        with self._lock:
+            known = self._spoke.get((address.host, address.port))
+        return (Dialect.V5, Dialect.V311) if known is None else (known,)
+
+    def spoke(self, address: Address, dialect: Dialect) -> None:
+        """The broker there answered in this dialect."""
+        with self._lock:
+            self._spoke[address.host, address.port] = dialect
+
+    def forget(self, address: Address) -> None:
+        """It does not any more: another broker may have its place."""
+        with self._lock:
+            self._spoke.pop((address.host, address.port), None)
