@@ -101,6 +101,7 @@ class Fleet:
         self.reported.add(device)
         if status.online:
             self.heard(device)
+            self._ledger.note(device, status.detail)
         else:
             self._seen.pop(device, None)
         self._ledger.count_traffic(

@@ -45,7 +45,8 @@ TOLERANCE = 1.3  # ... once the quorum is in
 # answer: a round closes with its last update.
 GRACE_S = 10.0
 FIRST_GRACE_S = 30.0  # imports, the first download, kernels being built
-# Weight of the newest observation: half, so a change of load is followed in two rounds.
+# Weight of a newest observation that is slower: half. One that is faster counts whole:
+# a busy moment has many causes, being fast has one.
 NEWEST = 0.5
 # A device that was not heard of is taken to need at least twice what it has had.
 SILENT = 2.0
@@ -126,8 +127,8 @@ def observe(
         return replace(before, fixed_s=rest, step_s=step, rounds=1)
     return replace(
         before,
-        fixed_s=_blend(before.fixed_s, rest),
-        step_s=_blend(before.step_s, step),
+        fixed_s=min(rest, _blend(before.fixed_s, rest)),
+        step_s=min(step, _blend(before.step_s, step)),
         rounds=before.rounds + 1,
     )
 

@@ -43,6 +43,7 @@ class Stopwatch:
         self._clock = clock
         self._told: dict[str, Expectation] = {}  # by the profile
         self._known: dict[str, Expectation] = {}  # by what was seen since
+        self._steps_s: dict[str, tuple[float, ...]] = {}  # of the last two rounds
         self._laps: dict[str, _Lap] = {}
         self._began, self._timed = 0.0, False
         self.asked, self.answered = 0.0, 0.0  # tasks of late, the older the less
@@ -56,6 +57,7 @@ class Stopwatch:
         """
         if self._told.get(device) != told:
             self._told[device] = self._known[device] = told
+            self._steps_s.pop(device, None)
         return self._known[device]
 
     def start(self, steps: Mapping[str, int]) -> None:
@@ -96,12 +98,13 @@ class Stopwatch:
         training = metrics.get("training_s", 0.0)
         if not (math.isfinite(steps) and math.isfinite(training)) or steps < 1:
             return
+        count = min(int(steps), lap.steps)  # more were not asked for
+        total = max(0.0, self._clock() - lap.began - lap.waited)
         self._known[device] = observe(
-            self._known[device],
-            training_s=training,
-            steps=min(int(steps), lap.steps),  # more were not asked for
-            total_s=max(0.0, self._clock() - lap.began - lap.waited),
+            self._known[device], training_s=training, steps=count, total_s=total
         )
+        newest = min(max(training, 0.0), total) / count
+        self._steps_s[device] = (*self._steps_s.get(device, ())[-1:], newest)
 
     def failed(self, device: str) -> None:
         """It said that it cannot do its task: nothing is learned of its speed."""
@@ -130,15 +133,21 @@ class Stopwatch:
                 self._known[device] = rested(self._known[device], self._told[device])
 
     def drift(self, device: str) -> Drift | None:
-        """Whether its training takes other times than its profile says."""
-        if device not in self._known:
+        """Whether its training takes other times than its profile says.
+
+        Of the last two rounds the one nearer to the profile speaks: one busy round is
+        no lie.
+        """
+        seen = self._steps_s.get(device, ())
+        if not seen:
             return None
-        told, known = self._told[device], self._known[device]
+        told = self._told[device]
+        nearest = min(seen, key=lambda step_s: abs(step_s - told.step_s))
         return drift_of(
             device,
             predicted_s=told.step_s * told.steps,
-            observed_s=known.step_s * known.steps,
-            rounds=known.rounds,
+            observed_s=nearest * told.steps,
+            rounds=len(seen),
         )
 
     def _asked(self) -> dict[str, int]:

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias
 import psutil
 
 from edge_sdk.errors import EdgeError, IdentityError, RemoteProtocolError, StateError
+from edge_sdk.governor import Go, Pause, Verdict
 from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.journal import KEEP_FINISHED, Journal, Record
 from edge_sdk.session import (
@@ -48,6 +49,7 @@ from edge_sdk.session import (
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.runner import Packed as PackedTask
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport, Will
+from edge_sdk.warden import Warden
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, positions
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
@@ -55,6 +57,7 @@ from edge_sdk.wire.messages import (
     Announce,
     Certificate,
     Data,
+    Fail,
     Hello,
     Manifest,
     Message,
@@ -162,6 +165,7 @@ class Agent:
         journal: The device's durable state.
         runner: Trains.
         badge: The device's keys; None in a federation of one machine without any.
+        warden: Keeps to its owner's limits; None where there are none.
         clock: Monotonic seconds.
         on_phase: Told of every change of phase, for a display.
     """
@@ -174,6 +178,7 @@ class Agent:
         runner: Runner,
         *,
         badge: Badge | None = None,
+        warden: Warden | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_phase: Callable[[Session], None] = lambda _: None,
     ) -> None:
@@ -182,9 +187,13 @@ class Agent:
         self._advice = ""  # why the coordinator last told us to wait
         self._me, self._journal, self._runner = identity, journal, runner
         self._clock, self._on_phase = clock, on_phase
-        self._queue: queue.Queue[Event | Delivery | PackedTask | None] = queue.Queue(
-            QUEUE
+        self._queue: queue.Queue[Event | Delivery | PackedTask | Verdict | None] = (
+            queue.Queue(QUEUE)
         )
+        self._warden = warden
+        self._pause = ""  # why the owner's limits hold us back
+        self._back_at = 0.0  # when the coordinator wants to be asked again
+        self._day = journal.record.day, journal.record.before_day
         self._session = Session()
         self._fetching: list[Assembly] = []  # the base, and what else the task needs
         self._asked: set[str] = set()  # topics of chunks that are on their way
@@ -230,9 +239,8 @@ class Agent:
         while not self._stopping.is_set():
             if until_done and self.finished and self._session.phase is Phase.IDLE:
                 return
-            wait = NUDGE_S[self._session.phase] - (self._clock() - quiet_since)
             try:
-                item = self._queue.get(timeout=max(wait, 0.01))
+                item = self._queue.get(timeout=self._patience_s(quiet_since))
             except queue.Empty:
                 quiet_since = self._clock()
                 self._feed(Nudge())
@@ -263,9 +271,18 @@ class Agent:
             self._transport.close()
             self._journal.close()
 
-    def _handle(self, item: Event | Delivery | PackedTask) -> None:
+    def _patience_s(self, quiet_since: float) -> float:
+        """Seconds until somebody is asked again."""
+        until = quiet_since + NUDGE_S[self._session.phase]
+        if self._session.phase is Phase.IDLE:
+            until = max(until, self._back_at)
+        return max(until - self._clock(), 0.01)
+
+    def _handle(self, item: Event | Delivery | PackedTask | Verdict) -> None:
         if isinstance(item, PackedTask):
             self._finish(item)
+        elif isinstance(item, Go | Pause):
+            self._mind(item)
         elif isinstance(item, Delivery):
             try:
                 self._hear(item)
@@ -299,14 +316,21 @@ class Agent:
         stale = header.epoch < self._session.epoch
         if self._badge is not None and self._tend(self._badge, envelope, stale=stale):
             return
-        if isinstance(envelope.message, Wait) and envelope.message.why != self._advice:
-            self._advice = envelope.message.why
-            log.info("the coordinator says: %s", self._advice)
+        if isinstance(envelope.message, Wait) and not stale:
+            self._heed(envelope.message)
+        if isinstance(envelope.message, TaskOrder) and self._declines(envelope.message):
+            return
         self._feed(Heard(header.epoch, envelope.message))
         if isinstance(envelope.message, Announce) and not stale:
             self.finished = envelope.message.state == "done"
             if self.finished:  # the run's last word on what it cost
                 self._publish_status(online=True)
+
+    def _heed(self, wait: Wait) -> None:
+        self._back_at = self._clock() + wait.ms / 1000
+        if wait.why != self._advice:
+            self._advice = wait.why
+            log.info("the coordinator says: %s", self._advice)
 
     def _tend(self, badge: Badge, envelope: Envelope, *, stale: bool) -> bool:
         """Sees to messages about keys; whether this was one."""
@@ -339,6 +363,42 @@ class Agent:
             self._publish_status(online=True)
             self._on_phase(self._session)
 
+    # -- the owner's limits ------------------------------------------------------------
+
+    def _verdict(self) -> Verdict:
+        return self._warden.verdict(self._moved_today()) if self._warden else Go()
+
+    def _declines(self, order: TaskOrder) -> bool:
+        """Gives a new task back at once where the owner's limits forbid work now."""
+        if self._session.order is not None and self._session.order.id == order.id:
+            return False
+        verdict = self._verdict()
+        self._mind(verdict)
+        if not isinstance(verdict, Pause):
+            return False
+        self._say(Fail(order.id, verdict.why))
+        return True
+
+    def _mind(self, verdict: Verdict) -> None:
+        """Tells the coordinator when a pause begins, lasts longer, or ends."""
+        pausing = isinstance(verdict, Pause)
+        told = self._clock() < self._back_at if pausing else True
+        if told and pausing == bool(self._pause):
+            return
+        self._pause = verdict.why if isinstance(verdict, Pause) else ""
+        seconds = verdict.seconds if isinstance(verdict, Pause) else 0.0
+        self._back_at = self._clock() + seconds  # then we look again
+        self._say(Wait(int(1000 * seconds), self._pause))
+        self._publish_status(online=True)
+
+    def _moved_today(self) -> int:
+        """Bytes both ways since local midnight, restarts included."""
+        moved = sum(self._totals())
+        today = self._warden.today() if self._warden else ""
+        if today != self._day[0]:
+            self._day = today, moved
+        return moved - self._day[1]
+
     # -- effects -----------------------------------------------------------------------
 
     def _do(self, effect: Effect) -> None:
@@ -349,6 +409,8 @@ class Agent:
                 self._say(message)
             case Greet():
                 self._say(self._hello())
+                if self._session.phase is not Phase.TRAIN:  # there, training looks
+                    self._mind(self._verdict())
             case Fetch(blobs):
                 self._fetch(blobs)
             case Train(order):
@@ -375,6 +437,8 @@ class Agent:
             received=received,
             finished=past[-KEEP_FINISHED:],
             packed=made[-KEEP_FINISHED:],
+            day=self._day[0],
+            before_day=self._day[1],
         )
         self._journal.keep(record)
 
@@ -452,7 +516,8 @@ class Agent:
                 before.join()  # and the runner's model is one for all tasks
             result: PackedTask | Broke
             try:
-                result = self._runner.run(order, base, cancel.is_set, *structure)
+                stop = self._between_steps(cancel)
+                result = self._runner.run(order, base, stop, *structure)
             except Stopped:
                 return
             except EdgeError as error:
@@ -465,6 +530,13 @@ class Agent:
 
         self._worker = threading.Thread(target=work, name="train", daemon=True)
         self._worker.start()
+
+    def _between_steps(self, cancel: threading.Event) -> Callable[[], bool]:
+        if self._warden is None:
+            return cancel.is_set
+        return self._warden.between_steps(
+            cancel.is_set, self._moved_today, self._queue.put
+        )
 
     def _finish(self, packed: PackedTask) -> None:
         """The payload lies in the outbox before the session promises it."""
@@ -539,6 +611,7 @@ class Agent:
             phase=self._session.phase.value,
             round_no=order.round_no if order else 0,
             engine=self._runner.engine,
+            detail=self._pause,
             sent=sent,
             received=received,
             rss_mib=psutil.Process().memory_info().rss >> 20,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -52,10 +54,12 @@ def run(
 ) -> None:
     """Take part in a federation until stopped."""
     set_up_logging(verbose=verbose)
-    agent = _agent(load_settings(settings, DeviceSettings), settings.parent)
+    own = load_settings(settings, DeviceSettings)
+    agent = _agent(own, settings.parent)
     on_stop(agent.stop)
     try:
-        agent.run(until_done=until_done)
+        with _restrained(profile_of(own.profile, settings.parent)):
+            agent.run(until_done=until_done)
     finally:
         agent.close()
 
@@ -240,21 +244,43 @@ def _require_torch() -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def _restrained(profile: DeviceProfile) -> Iterator[None]:
+    """Whatever else the board does comes first, and memory stays under its cap."""
+    from edge_sdk.governor import be_nice, hold_to, ram_cap  # noqa: PLC0415 - late
+    from edge_sdk.probe.ram import ceilings  # noqa: PLC0415
+
+    be_nice()
+    cap = ram_cap(profile.caps, ceilings())
+    if cap is None:
+        yield
+        return
+    with hold_to(cap):
+        log.info("memory is capped at %d MiB", cap)
+        yield
+
+
 def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     _require_torch()
     import torch  # noqa: PLC0415 - an extra, imported once the settings are right
 
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
+    from edge_sdk.governor import threads_for  # noqa: PLC0415
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415
+    from edge_sdk.probe.board import read_board  # noqa: PLC0415
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
     from edge_sdk.transport.address import parse_url  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
+    from edge_sdk.warden import Frugal, Warden  # noqa: PLC0415
 
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    address = parse_url(settings.broker)
     profile = profile_of(settings.profile, folder)
+    cores, share = read_board().cores, profile.caps.cpu_share
+    if settings.threads or share < 1.0:
+        lent = threads_for(cores, share) if share < 1.0 else settings.threads
+        torch.set_num_threads(min(settings.threads or lent, lent))
+    warden = Warden(profile.caps, cores=cores)
+    address = parse_url(settings.broker)
     task = load_task(settings.task)
     examples = task.train_data(settings.data)
     runner = TaskRunner(
@@ -264,6 +290,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         micro_batch=micro_batch_of(settings, profile, task, examples),
         ghost_norm=settings.ghost_norm,
         activations=settings.activations,
+        clock=warden.working_s,
     )
     identity = Identity(
         name=settings.name,
@@ -279,7 +306,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
             address, settings.name, deliver, on_link, will=will
         ),
         Journal(settings.state),
-        runner,
+        Frugal(runner),
+        warden=warden,
         on_phase=_say_phase,
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import math
 import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -20,7 +22,8 @@ from device_profiles.hours import minutes_until_open
 from device_profiles.memory import peak_mib
 from device_profiles.schema import Engine
 from edge_sdk.errors import EngineError
-from edge_sdk.probe.ram import read_fields
+from edge_sdk.probe.board import clock_complaint
+from edge_sdk.probe.ram import Ceiling, read_fields
 from edge_sdk.probe.sensors import Power, Thermal, read_power, read_thermal
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "decide",
     "hold_to",
     "micro_batch",
+    "ram_cap",
     "read_conditions",
     "rest_after_s",
     "shrinking",
@@ -47,6 +51,7 @@ CELSIUS = 78.0
 COOL_BY = 6.0
 # Cooling from the ceiling takes a minute or two in a closed case.
 COOL_S, BATTERY_S, METERED_S, DAY_S = 30.0, 300.0, 600.0, 1800.0
+CLOCK_S = 60.0  # a board with a network gets its time from it
 NICENESS = 10
 # Threads' stacks and the allocator's arenas take address space without being held.
 HEADROOM_MIB = 64
@@ -62,6 +67,7 @@ class Conditions:
         power: Battery or mains.
         metered: Whether the link costs money by the byte; None if unknown.
         moved_today: Bytes over the link since local midnight.
+        clock: What is wrong with the clock, in words; None if it can be believed.
     """
 
     minute: int
@@ -69,6 +75,7 @@ class Conditions:
     power: Power
     metered: bool | None = None
     moved_today: int = 0
+    clock: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ def decide(caps: Caps, now: Conditions, *, paused: bool = False) -> Verdict:
         Pause(seconds=36000.0, why='quiet until 22:00')
     """
     for found in (
-        _quiet(caps, now.minute),
+        _quiet(caps, now),
         _hot(caps, now.thermal, paused=paused),
         _drained(caps, now.power),
         _costly(caps, now),
@@ -112,7 +119,10 @@ def decide(caps: Caps, now: Conditions, *, paused: bool = False) -> Verdict:
     return Go()
 
 
-def _quiet(caps: Caps, minute: int) -> Pause | None:
+def _quiet(caps: Caps, now: Conditions) -> Pause | None:
+    if caps.hours and now.clock is not None:
+        return Pause(CLOCK_S, f"allowed hours cannot be kept: {now.clock}")
+    minute = now.minute
     wait = minutes_until_open(caps.hours, minute)
     if wait is None:
         return Pause(DAY_S, "no hour of the day is allowed")
@@ -235,6 +245,22 @@ def be_nice(niceness: int = NICENESS) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
+def ram_cap(caps: Caps, found: Sequence[Ceiling]) -> int | None:
+    """The hard cap in MiB: the owner's, and any limit the process is under already.
+
+    Args:
+        caps: What the owner allows.
+        found: Control groups and resource limits over this process.
+
+    Returns:
+        None where neither says anything: then the board's own memory is the limit.
+    """
+    limits = [one.free_mib for one in found]
+    if caps.ram_mib is not None:
+        limits.append(caps.ram_mib)
+    return min(limits, default=None)
+
+
 @contextlib.contextmanager
 def hold_to(ram_mib: int) -> Iterator[None]:
     """Caps this process's memory: an allocation fails instead of the kernel killing.
@@ -282,11 +308,17 @@ def read_conditions(
         read_power(root),
         _metered(),
         moved_today,
+        clock_complaint(now.date()),
     )
 
 
 def _metered() -> bool | None:
-    """As NetworkManager has it; None where it does not run."""
+    """As NetworkManager has it; None where it does not run. Asked once a minute."""
+    return _metered_in(int(time.monotonic() // 60))
+
+
+@functools.lru_cache(maxsize=1)
+def _metered_in(_minute: int) -> bool | None:
     tool = shutil.which("nmcli")
     if tool is None:
         return None

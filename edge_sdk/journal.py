@@ -34,6 +34,8 @@ class Record(msgspec.Struct, frozen=True):
         finished: (task id, verdict) of the latest receipts.
         packed: (task id, SHA-256) of the latest updates made here: with the verdicts,
             the device's own account of which models it is in.
+        day: The local date that bytes were last counted on.
+        before_day: Bytes sent and received before that day began.
     """
 
     epoch: int = 0
@@ -43,6 +45,8 @@ class Record(msgspec.Struct, frozen=True):
     received: int = 0
     finished: list[tuple[str, str]] = []
     packed: list[tuple[str, bytes]] = []
+    day: str = ""
+    before_day: int = 0
 
 
 class Journal:

@@ -91,6 +91,11 @@ class TaskRunner:
         ghost_norm: Accept batch norm's statistics per micro-batch; a model with batch
             norm is refused otherwise where a batch has to be split.
         activations: How activations wait for the backward pass on the sparse engine.
+        clock: Monotonic seconds in which pauses of the owner's do not pass.
+
+    Attributes:
+        most: Most examples that go through at once whatever was foreseen; 0 is no
+            bound. Set by who has seen memory run out (`edge_sdk.warden.Frugal`).
     """
 
     def __init__(
@@ -102,7 +107,9 @@ class TaskRunner:
         micro_batch: int | MicroBatch = 0,
         ghost_norm: bool = False,
         activations: Activations = "fp32",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.most, self._clock = 0, clock
         self.task, self.examples, self._engine = task, examples, engine
         self._micro_batch, self._ghost_norm = micro_batch, ghost_norm
         self._activations = activations
@@ -185,6 +192,7 @@ class TaskRunner:
             ),
             ghost_norm=self._ghost_norm,
             stop=stop,
+            clock=self._clock,
         )
         change = Values(
             mask.digest,
@@ -271,8 +279,9 @@ class TaskRunner:
         Raises:
             EngineError: If not even one fits into the memory allowed.
         """
+        most = min(self.most or batch_size, batch_size)
         if not callable(self._micro_batch):
-            return min(self._micro_batch or batch_size, batch_size)
+            return min(self._micro_batch or batch_size, most)
         size = self._micro_batch(
             density, "sparse" if engine == "sparse" else "masked", batch_size
         )
@@ -282,9 +291,10 @@ class TaskRunner:
                 f"({engine} engine, density {density:.3g})",
                 remedy="Raise caps.ram_mib, or take a lower density or model.",
             )
+        size = min(size, most)
         if size < batch_size:
             log.info("micro-batches of %d of %d examples", size, batch_size)
-        return min(size, batch_size)
+        return size
 
 
 def _rounding(order: TaskOrder) -> np.random.Generator:

@@ -123,7 +123,10 @@ class Hello(Struct, frozen=True, tag="hello"):
 
 
 class Wait(Struct, frozen=True, tag="wait"):
-    """Coordinator to device: nothing to do for now."""
+    """Coordinator to device: nothing to do for now; come back after so long.
+
+    Device to coordinator: its owner's limits hold it back for so long; 0 ends that.
+    """
 
     ms: Count
     why: Why

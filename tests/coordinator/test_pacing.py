@@ -192,9 +192,10 @@ def test_a_prediction_splits_link_from_training() -> None:
 def test_observations_replace_a_prediction_and_then_blend() -> None:
     first = observe(FLEET["pi-0"], training_s=29.0, steps=STEPS, total_s=30.0)
     assert (first.step_s, first.fixed_s, first.rounds) == (0.1, 1.0, 1)
-    second = observe(first, training_s=14.5, steps=STEPS, total_s=15.5)
-    assert second.step_s == pytest.approx(0.075)
-    assert second.rounds == 2
+    slower = observe(first, training_s=58.0, steps=STEPS, total_s=59.0)
+    assert (slower.step_s, slower.rounds) == (pytest.approx(0.15), 2)
+    faster = observe(first, training_s=14.5, steps=STEPS, total_s=15.5)
+    assert faster.step_s == pytest.approx(0.05)
 
 
 def test_a_device_cannot_claim_to_have_trained_longer_than_it_was_gone() -> None:

@@ -65,6 +65,12 @@ def test_a_lying_profile_is_told_after_two_rounds_in_words(
     )
 
 
+def test_one_busy_round_is_no_lie(watch: Stopwatch, clock: Clock) -> None:
+    for seconds in (10.0, 60.0, 10.0, 60.0):
+        a_round(watch, clock, seconds + 2.0, seconds)
+        assert watch.drift("pi") is None
+
+
 def test_half_a_second_more_than_told_is_nobodys_lie(clock: Clock) -> None:
     watch = Stopwatch(clock)
     watch.expected("pi", replace(TOLD, step_s=0.001))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,15 +15,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from device_profiles import Caps
 from edge_sdk import agent as agent_module
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.errors import EngineError, StateError
+from edge_sdk.governor import Conditions
 from edge_sdk.journal import Journal
+from edge_sdk.probe.sensors import Power, Thermal
 from edge_sdk.session import Phase
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.runner import Packed
 from edge_sdk.transport.base import Delivery
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
+from edge_sdk.warden import Warden
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, manifest_of
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
@@ -38,6 +44,7 @@ from edge_sdk.wire.messages import (
     Status,
     TaskAck,
     TaskOrder,
+    Wait,
 )
 
 Orders = Callable[..., TaskOrder]
@@ -157,6 +164,8 @@ class Coordinator:
 class Device:
     """An agent on its own thread, which can be killed and started again."""
 
+    warden: Warden | None = None
+
     def __init__(self, broker: MemoryBroker, name: str, state: Path, offers: Offers):
         self.broker, self.name, self.state = broker, name, state
         self.trainer = Trainer(name, offers)
@@ -171,7 +180,9 @@ class Device:
             return links[0]
 
         me = Identity(self.name, "demo", "digits", 8, {"board": "pi-4b"})
-        self.agent = Agent(me, connect, Journal(self.state), self.trainer)
+        self.agent = Agent(
+            me, connect, Journal(self.state), self.trainer, warden=self.warden
+        )
         self.link = links[0]
 
         def run() -> None:
@@ -539,3 +550,130 @@ def test_stop_ends_it_also_when_its_queue_is_full(
     device.agent.stop()
     device.thread.join(WAIT_S)
     assert not device.thread.is_alive()
+
+
+# -- the owner's limits ---
+
+
+class Weather:
+    """What the board is in, as the test says."""
+
+    def __init__(self) -> None:
+        self.celsius, self.day = 50.0, 25
+
+    def now(self) -> dt.datetime:
+        return dt.datetime(2026, 11, self.day, 12, 0, tzinfo=dt.timezone.utc)
+
+    def read(self, now: dt.datetime, moved_today: int) -> Conditions:
+        heat = Thermal(self.celsius, None, "")
+        mains = Power(on_battery=False, percent=None)
+        return Conditions(60 * now.hour, heat, mains, None, moved_today)
+
+    def warden(self, caps: Caps) -> Warden:
+        return Warden(caps, now=self.now, read=self.read)
+
+
+@pytest.fixture
+def weather() -> Weather:
+    return Weather()
+
+
+@pytest.fixture
+def kept(
+    broker: MemoryBroker,
+    boss: Coordinator,
+    tmp_path: Path,
+    offer: Offers,
+    weather: Weather,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[Caps], Device]]:
+    """Starts a device whose owner set limits; sensors are read at every look."""
+    monkeypatch.setattr("edge_sdk.warden.LOOK_S", 0.01)
+    made: list[Device] = []
+
+    def start(caps: Caps) -> Device:
+        monkeypatch.setattr(Device, "warden", weather.warden(caps))
+        made.append(Device(broker, "pi-1", tmp_path / "pi-1", offer))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.leave()
+
+
+def test_a_device_that_may_not_work_now_gives_its_task_back_and_says_why(
+    boss: Coordinator, kept: Callable[[Caps], Device], weather: Weather, order: Orders
+) -> None:
+    weather.celsius = 85.0
+    device = kept(Caps())
+    boss.hears(Hello)
+    wait = boss.hears(Wait)
+    assert (wait.ms, wait.why) == (30_000, "85 C, cooling below 78")
+    boss.shelve()
+    boss.tell("pi-1", order("1-a", 1, BASE))
+    declined = boss.hears(Fail)
+    assert declined.task_id == "1-a"
+    assert declined.why.startswith("85 C, cooling below ")
+    assert "cooling below" in device.status().detail
+    weather.celsius = 60.0
+    time.sleep(0.05)
+    boss.tell("pi-1", order("1-b", 1, BASE))
+    assert boss.hears(Wait) == Wait(0, "")
+    assert boss.hears(TaskAck) == TaskAck("1-b")
+    boss.hears(Offer)
+    assert device.trainer.trained == ["1-b"]
+    assert device.status().detail == ""
+
+
+def test_a_board_that_gets_hot_in_a_task_pauses_and_finishes_it(
+    boss: Coordinator, kept: Callable[[Caps], Device], weather: Weather, order: Orders
+) -> None:
+    device = kept(Caps())
+    device.trainer.go.clear()
+    boss.hears(Hello)
+    boss.shelve()
+    boss.tell("pi-1", order("1-a", 1, BASE))
+    boss.hears(TaskAck)
+    weather.celsius = 90.0
+    assert boss.hears(Wait).why == "90 C, cooling below 78"
+    weather.celsius = 50.0
+    assert boss.hears(Wait) == Wait(0, "")
+    device.trainer.go.set()
+    boss.hears(Offer)
+    assert device.trainer.trained == ["1-a"]
+
+
+def test_a_days_bytes_are_counted_over_restarts_and_end_with_the_day(
+    boss: Coordinator, kept: Callable[[Caps], Device], weather: Weather, order: Orders
+) -> None:
+    device = kept(Caps(bytes_per_day=len(BASE)))
+    boss.hears(Hello)
+    boss.shelve()
+    boss.tell("pi-1", order("1-a", 1, BASE))
+    boss.pull("pi-1", boss.hears(Offer))
+    boss.tell("pi-1", Receipt("1-a", "accepted"))
+    until(partial(_is_idle, device))
+    device.leave()
+    device.start()
+    boss.hears(Hello)
+    assert "bytes moved today of" in boss.hears(Wait).why
+    boss.tell("pi-1", order("2-a", 2, BASE))
+    assert "bytes moved today of" in boss.hears(Fail).why
+    weather.day += 1
+    time.sleep(0.05)
+    boss.tell("pi-1", order("2-b", 2, BASE))
+    assert boss.hears(TaskAck) == TaskAck("2-b")
+
+
+def test_a_device_without_a_task_comes_back_when_the_coordinator_said(
+    device: Device, boss: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(agent_module.NUDGE_S, Phase.IDLE, 0.1)
+    boss.hears(Hello)
+    boss.tell("pi-1", Wait(700, "no task for you just now"))
+    while not boss.said.empty():
+        boss.said.get()
+    began = time.monotonic()
+    boss.hears(Hello)
+    boss.hears(Hello)  # the first may have been on its way
+    assert time.monotonic() - began > 0.5

@@ -65,7 +65,9 @@ def test_three_devices_as_processes_train_one_model(federation: Make) -> None:
     assert found["updates"] == {"0": 2, "1": 3, "2": 3, "3": 3}
     densities = {d["name"]: d["density"] for d in found["devices"]}
     assert densities == {"pi-1": 0.1, "pi-2": 0.1, "orin-1": 0.4}
-    assert found["scores"]["3"]["0.4"]["accuracy"] > 0.2  # 75 steps: twice chance
+    assert (
+        found["scores"]["3"]["0.4"]["accuracy"] > 0.15
+    )  # 75 steps at most: above chance
     assert recomputed(fleet.run, 3)
     for name in ("pi-1", "pi-2", "orin-1"):
         assert fleet.wait_end(name) == 0, fleet.logs()
