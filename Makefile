@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Debian only; elsewhere the embedded broker is used and cross-compiled tests are skipped.
 APT_PACKAGES := chromium mosquitto g++ g++-aarch64-linux-gnu qemu-user-static
 
-.PHONY: demo test check types unit bench bench-train bench-export bench-budget wheels \
+.PHONY: demo test check types unit bench bench-train bench-export bench-budget bench-page wheels \
   tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -35,6 +35,9 @@ bench-export: $(VENV)/.dev
 
 bench-budget: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_budget.py
+
+bench-page: $(VENV)/.dev
+	$(BIN)/python tests/bench/bench_page.py --json bench/page.json
 
 wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
 	FLASH_EDGE_REQUIRE_KERNELS=1 $(BIN)/python -m build -q --wheel --outdir dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -62,7 +63,7 @@ def device_facts(ledger: Ledger, name: str) -> dict[str, Any]:
     return {
         "device": _device(row, sum(r.count for r in refusals))
         | {"examples": row["examples"], "version": row["version"]},
-        "profile": list(_flat(row["profile"])),
+        "profile": list(_flat(json.loads(row["profile"]))),
         "tasks": [
             _task(t) | {"round": t["round"]} for t in ledger.tasks_of_device(name)
         ],
@@ -197,7 +198,7 @@ def _round(row: Mapping[str, Any], scores: Mapping[int, Any]) -> dict[str, Any]:
 def _device(row: Mapping[str, Any], refused: int) -> dict[str, Any]:
     return {
         "name": row["name"],
-        "board": row["profile"].get("board", ""),
+        "board": row["board"],
         "density": row["density"],
         "why": row["why"],
         "engine": row["engine"],

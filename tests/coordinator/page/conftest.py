@@ -70,6 +70,16 @@ class Past:
 
     def accept(self, name: str, no: int) -> None:
         """An update of one device comes in."""
+        self._take(name, no)
+        self.ledger.settle()
+
+    def accept_all(self, no: int) -> None:
+        """Every device's update comes in."""
+        for name in self.names:
+            self._take(name, no)
+        self.ledger.settle()
+
+    def _take(self, name: str, no: int) -> None:
         self.ledger.accept(
             self._task(name, no),
             f"{name} {no}".encode(),
@@ -77,7 +87,6 @@ class Past:
             norm=1.0,
             metrics={"loss": 0.5, "seconds": 2.0, "steps": 3.0, "peak_mib": 250.0},
         )
-        self.ledger.settle()
 
     def end(self, no: int, accuracy: float) -> None:
         """The round closes and is scored."""
