@@ -18,7 +18,7 @@ from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.values import Values
 
-__all__ = ["Contribution", "Coverage", "Model", "coverage_mean"]
+__all__ = ["Contribution", "Coverage", "Model", "coverage_mean", "moving_mean"]
 
 Coverage: TypeAlias = dict[str, NDArray[np.int32]]  # of each weight of the model
 
@@ -117,6 +117,49 @@ def _spots(mask: Mask, top: Mask) -> Mapping[str, NDArray[np.int64] | slice]:
     if mask.digest == top.digest:
         return dict.fromkeys(top, slice(None))
     return {name: mask.within(top, name) for name in top}
+
+
+def moving_mean(
+    base: Model, contributions: Iterable[Contribution], *, absent: float = 0.0
+) -> tuple[Model, Coverage]:
+    """The mean of models whose masks have moved, on the union of their masks.
+
+    A device's weight is the base's (0 where the base holds none) plus its change.
+
+    Args:
+        base: What every contribution is a change to.
+        contributions: In a fixed order (sorted by device), each on a mask of its own.
+        absent: How much a device counts that did not keep a weight: 1 averages its 0
+            in (the plain mean), 0 leaves it out (the mean over those that held it).
+
+    Raises:
+        RunError: If there is no contribution.
+    """
+    shapes = {n: base.mask[n].shape for n in base.mask}
+    start = {n: base.full(n).astype(np.float64) for n in base.mask}
+    total = {n: np.zeros(s, np.float64) for n, s in shapes.items()}
+    weight = {n: np.zeros(s, np.float64) for n, s in shapes.items()}
+    held = {n: np.zeros(s, np.int32) for n, s in shapes.items()}
+    dense = _DenseMean(base.dense)
+    for one in contributions:
+        share = float(one.examples)
+        for name in base.mask:
+            kept = one.mask[name]
+            value = start[name][kept] + one.change.masked[name]
+            total[name][kept] += share * value
+            weight[name][kept] += share
+            held[name][kept] += 1
+        dense.add(one.change.dense, share)
+    if not dense.weight:
+        raise RunError("a round without updates cannot be aggregated")
+    union = Mask({n: held[n] > 0 for n in held})
+    masked = {}
+    for name in union:
+        kept = union[name]
+        by = weight[name][kept]
+        by = by + absent * (dense.weight - by)
+        masked[name] = (total[name][kept] / by).astype(np.float32)
+    return Model(union, masked, dense.result()), {n: held[n][union[n]] for n in union}
 
 
 class _DenseMean:

@@ -8,7 +8,7 @@ value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from coordinator.aggregate import Contribution, Coverage, Model
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.wire.messages import Frozen, LocalRule, MaskRecipe
+from edge_sdk.wire.messages import Frozen, LocalRule, Manifest, MaskRecipe
 
 __all__ = [
+    "ANYONE",
     "Algorithm",
     "Counts",
     "Family",
@@ -28,6 +29,7 @@ __all__ = [
     "Moment",
     "Plan",
     "Replay",
+    "Saliency",
     "always_frozen",
     "keep_masks",
     "layer_densities",
@@ -44,8 +46,10 @@ Plan: TypeAlias = Callable[
 Assign: TypeAlias = Callable[[Mapping[str, float], Sequence[float]], dict[str, float]]
 Local: TypeAlias = Callable[["Moment"], LocalRule]
 Aggregate: TypeAlias = Callable[[Model, Iterable[Contribution]], tuple[Model, Coverage]]
-# (this round's masks, the new model, how many devices held each of its weights)
-Revise: TypeAlias = Callable[["Family", Model, Coverage], "Family"]
+# (this round's masks, the new model, how many devices held each of its weights, and
+# the mask that each device's update stands on)
+Revise: TypeAlias = Callable[["Family", Model, Coverage, Mapping[str, Mask]], "Family"]
+ANYONE = ""  # in `Family.own`: the mask of devices that have none of their own yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +78,28 @@ class Replay:
     prune_rate: float = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Saliency:
+    """Evidence wanted: |weight x gradient| of every weight at the initial model.
+
+    Attributes:
+        batches: Minibatches over which a device averages.
+    """
+
+    batches: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What a warm-up found, averaged over its devices.
 
     Attributes:
         kept: Weight name to mean kept count.
+        saliency: Weight name to scores >= 0, float64 of the layer's shape.
     """
 
-    kept: Mapping[str, float]
+    kept: Mapping[str, float] = field(default_factory=dict)
+    saliency: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +132,7 @@ class Algorithm:
     """
 
     name: str
-    evidence: LayerSensitivity | Replay | None
+    evidence: LayerSensitivity | Replay | Saliency | None
     plan: Plan
     assign: Assign
     local: Local
@@ -125,7 +142,7 @@ class Algorithm:
     @property
     def warms_up(self) -> bool:
         """Whether devices have to do something before the first masks."""
-        return isinstance(self.evidence, LayerSensitivity)
+        return isinstance(self.evidence, LayerSensitivity | Saliency)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +152,16 @@ class Family:
     Attributes:
         layers: The maskable layers.
         masks: Density to mask, densest first; every other is nested in the first.
-        seed: What they were drawn from.
+        seed: What they were drawn from; None for masks that were chosen weight by
+            weight, whose structure has to travel.
+        own: Device to the mask that it alone trains on, nested in the first; `ANYONE`
+            to that of a device which is not in here yet.
     """
 
     layers: tuple[LayerShape, ...]
     masks: Mapping[float, Mask]
-    seed: int
+    seed: int | None
+    own: Mapping[str, Mask] = field(default_factory=dict)
 
     @classmethod
     def draw(cls, layers: Sequence[LayerShape], counts: Counts, seed: int) -> Family:
@@ -159,10 +180,24 @@ class Family:
         """Kept weights per density and layer."""
         return {d: dict(mask.counts) for d, mask in self.masks.items()}
 
-    def recipe(self, density: float) -> MaskRecipe:
-        """What a device needs to draw one of the masks."""
-        mask = self.masks[density]
-        return MaskRecipe(self.seed, dict(mask.counts), mask.digest)
+    def of(self, device: str, density: float) -> Mask:
+        """What a device of this density trains on."""
+        mine = self.own.get(device) or self.own.get(ANYONE)
+        return mine or self.masks[density]
+
+    def drawn(self, mask: Mask) -> bool:
+        """Whether seed and counts give this mask, so that nothing has to travel."""
+        mine = any(mask is other for other in self.masks.values())
+        return self.seed is not None and mine
+
+    def recipe(self, mask: Mask, structure: Manifest | None = None) -> MaskRecipe:
+        """What a device needs to have one of the masks.
+
+        Args:
+            mask: One of the family's.
+            structure: The blob that says where its weights are, unless it is drawn.
+        """
+        return MaskRecipe(self.seed or 0, dict(mask.counts), mask.digest, structure)
 
 
 def same_for_all(
@@ -187,7 +222,9 @@ def always_frozen(_moment: Moment) -> LocalRule:
     return Frozen()
 
 
-def keep_masks(family: Family, _model: Model, _coverage: Coverage) -> Family:
+def keep_masks(
+    family: Family, _model: Model, _coverage: Coverage, _moved: Mapping[str, Mask]
+) -> Family:
     """Frozen masks: the next round has the same."""
     return family
 
@@ -200,6 +237,6 @@ def layer_densities(
     Raises:
         RunError: If there is none.
     """
-    if findings is None:
+    if findings is None or not findings.kept:
         raise RunError(f"{name} plans from a warm-up's evidence, and there is none")
     return np.array([findings.kept[s.name] / s.numel for s in layers])

@@ -44,9 +44,11 @@ from coordinator.rounds import (
 from coordinator.settings import RunSettings
 from coordinator.stopwatch import Stopwatch
 from edge_sdk.errors import RunError
+from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import Cancel, TaskOrder
+from edge_sdk.wire.messages import Cancel, Manifest, MaskRecipe, TaskOrder
+from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import CODECS, pack_values
 
 __all__ = ["Conductor"]
@@ -291,11 +293,16 @@ class Conductor:
         if no == 0:
             chosen = dict.fromkeys(cohort, max(family.masks))
         codecs = {device: self._fleet.codecs(device) for device in cohort}
-        wanted = {(density, codecs[device][1]) for device, density in chosen.items()}
-        bases = {
-            (density, down): self._post.shelve(_packed(base, family, density, down), no)
-            for density, down in sorted(wanted)
-        }
+        masks = {device: family.of(device, d) for device, d in chosen.items()}
+        recipes: dict[bytes, MaskRecipe] = {}
+        bases: dict[tuple[bytes, str], Manifest] = {}
+        for device, mask in sorted(masks.items()):
+            if mask.digest not in recipes:
+                recipes[mask.digest] = self._recipe(family, mask, no)
+            key = mask.digest, codecs[device][1]
+            if key not in bases:
+                packed = pack_values(base.on(mask), mask, codec=key[1])
+                bases[key] = self._post.shelve(packed, no)
         ttl = self._start(found, cohort)
         cut = found.why if found else {}
         orders = {
@@ -304,8 +311,8 @@ class Conductor:
                 epoch=self._epoch,
                 round_no=no,
                 density=density,
-                base=bases[density, codecs[device][1]],
-                mask=family.recipe(density),
+                base=bases[masks[device].digest, codecs[device][1]],
+                mask=recipes[masks[device].digest],
                 algorithm=self._algorithm,
                 settings=self._settings,
                 batch_size=self._batch,
@@ -357,14 +364,24 @@ class Conductor:
 
         An order names its base by digest only: the codec is the one that gives it.
         """
-        wanted = {(o.density, o.base.sha256): o.base for o in self.orders.values()}
-        for (density, digest), manifest in sorted(wanted.items(), key=lambda i: i[0]):
-            packed = (_packed(base, family, density, codec) for codec in CODECS)
+        owners = {self.orders[t.id].base.sha256: t.device for t in self._tasks.values()}
+        wanted = {o.base.sha256: o for o in self.orders.values()}
+        for digest, order in sorted(wanted.items()):
+            manifest = order.base
+            mask = family.of(owners[digest], order.density)
+            self._recipe(family, mask, no)
+            packed = (pack_values(base.on(mask), mask, codec=codec) for codec in CODECS)
             found = next((p for p in packed if sha256(p).digest() == digest), None)
             if found is None:
                 log.warning("base %s cannot be made again", blob_id(manifest)[:12])
             else:
                 self._post.shelve(found, no)
+
+    def _recipe(self, family: Family, mask: Mask, no: int) -> MaskRecipe:
+        """What a device needs to have the mask; publishes its structure if need be."""
+        if family.drawn(mask):
+            return family.recipe(mask)
+        return family.recipe(mask, self._post.shelve(encode_structure(mask), no))
 
     def _close(self) -> None:
         """Aggregates the frozen rows; a crash here repeats it with the same result."""
@@ -398,8 +415,3 @@ class Conductor:
     def _leave(self) -> None:
         self.orders, self._tasks = {}, {}
         self.round = self.deadline = None
-
-
-def _packed(base: Model, family: Family, density: float, codec: str) -> bytes:
-    mask = family.masks[density]
-    return pack_values(base.on(mask), mask, codec=codec)

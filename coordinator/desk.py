@@ -183,7 +183,8 @@ class Desk:
         order = self._conductor.orders[task.id]
         base, family = self._lineage.base_of(now.no)
         content = upload.assembly.content()
-        checked = check_payload(content, order, family.masks[order.density], base.dense)
+        mask = family.of(device, order.density)
+        checked = check_payload(content, order, mask, base.dense)
         if isinstance(checked, Refused):
             self._reject(device, order, checked)
             return

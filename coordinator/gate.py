@@ -11,19 +11,20 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.sparse import Mask
-from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.wire.messages import Offer, Score, TaskOrder, WarmUp
 from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Evidence,
     Values,
     largest_payload,
+    mask_in,
     unpack_evidence,
     unpack_moved,
     unpack_values,
 )
 
-__all__ = ["Refused", "check_offer", "check_payload"]
+__all__ = ["Refused", "check_offer", "check_payload", "read_update"]
 
 SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is large
 
@@ -70,6 +71,18 @@ def check_offer(
     return None
 
 
+def read_update(payload: bytes, mask: Mask) -> tuple[Mask, Values]:
+    """An update that passed the gate: on its task's mask, or on one it brings along.
+
+    Raises:
+        RemoteProtocolError: If it is malformed.
+    """
+    layers = [LayerShape(n, mask[n].shape) for n in mask]
+    if mask_in(payload, layers) is None:
+        return mask, unpack_values(payload, mask)
+    return unpack_moved(payload, mask)
+
+
 def check_payload(
     payload: bytes, order: TaskOrder, mask: Mask, dense: Mapping[str, NDArray[Any]]
 ) -> Values | Evidence | Refused:
@@ -94,6 +107,8 @@ def check_payload(
             change = unpack_values(payload, mask, codec=order.codec)
     except RemoteProtocolError as error:
         return Refused(str(error))
+    if isinstance(order.rule, Score):
+        dense = {}  # scores of the masked weights, and nothing else
     if set(change.dense) != set(dense):
         return Refused("the dense remainder names other entries than the model's")
     for name, array in change.dense.items():

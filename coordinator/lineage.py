@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family, Findings
+from coordinator.algorithm import Algorithm, Family, Findings, Saliency
+from coordinator.gate import read_update
 from coordinator.ledger import Ledger, UpdateRow
 from coordinator.orders import mask_seed
 from coordinator.rounds import Phase
@@ -53,13 +54,15 @@ class Lineage:
         counts = self._ledger.get("counts")
         if counts is None:
             return
-        self.family = Family.draw(
-            self.layers,
-            {float(density): dict(kept) for density, kept in counts.items()},
-            mask_seed(self._settings.seed, warm_up=False),
-        )
         done = [r for r in self._ledger.rounds() if r.phase is Phase.DONE and r.model]
         self.model = self._store.load(str(done[-1].model) if done else model_name(0))
+        self.family = self._store.load_family(done[-1].no if done else 0)
+        if self.family is None:  # never moved: drawn again
+            self.family = Family.draw(
+                self.layers,
+                {float(density): dict(kept) for density, kept in counts.items()},
+                mask_seed(self._settings.seed, warm_up=False),
+            )
 
     def base_of(self, no: int) -> tuple[Model, Family]:
         """What a round starts from; the warm-up, round 0, has a family of its own.
@@ -70,7 +73,9 @@ class Lineage:
         settings = self._settings
         if no == 0:
             if self._warm_up is None:
-                family = warm_up_family(self.layers, settings.densities, settings.seed)
+                family = warm_up_family(
+                    self._algorithm, self.layers, settings.densities, settings.seed
+                )
                 first = start_model(self._task, settings.seed, family)
                 self._warm_up = first, family
             return self._warm_up
@@ -94,6 +99,8 @@ class Lineage:
         self.family = algorithm.plan(self.layers, densities, findings, at)
         self.model = start_model(self._task, seed, self.family)
         self._warm_up = None
+        if self.family.seed is None:
+            self._store.save_family(0, self.family)
         self._store.save(model_name(0), self.model, 0)
         self._ledger.put("evidence", None if findings is None else dict(findings.kept))
         self._ledger.put("layers", {layer.name: layer.numel for layer in self.layers})
@@ -107,13 +114,22 @@ class Lineage:
         """
         if no == 0:
             sizes = {layer.name: layer.numel for layer in self.layers}
-            found = [unpack_evidence(self._ledger.blob(r.blob), sizes) for r in rows]
+            _, family = self.base_of(0)
+            blobs = (self._ledger.blob(row.blob) for row in rows)
+            found = (
+                unpack_values(blob, family.top)
+                if isinstance(self._algorithm.evidence, Saliency)
+                else unpack_evidence(blob, sizes)
+                for blob in blobs
+            )
             self.plan_masks(mean_findings(found, self.layers))
             return model_name(0)
         base, family = self.base_of(no)
         self.model, self.family, _ = next_step(
             self._algorithm, base, family, self._read(rows, family)
         )
+        if self.family is not family:
+            self._store.save_family(no, self.family)
         name = self._store.save(model_name(no), self.model, no)
         self._store.prune(no)
         return name
@@ -129,6 +145,6 @@ class Lineage:
         self, rows: Sequence[UpdateRow], family: Family
     ) -> Iterator[Contribution]:
         for row in rows:
-            mask = family.masks[row.density]
-            change = unpack_values(self._ledger.blob(row.blob), mask)
+            start = family.of(row.device, row.density)
+            mask, change = read_update(self._ledger.blob(row.blob), start)
             yield Contribution(row.device, mask, row.examples, change)

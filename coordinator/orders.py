@@ -5,7 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from coordinator.algorithm import Algorithm, Counts, LayerSensitivity, Moment
+from coordinator.algorithm import (
+    Algorithm,
+    Counts,
+    LayerSensitivity,
+    Moment,
+    Saliency,
+)
 from coordinator.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
@@ -13,6 +19,9 @@ from edge_sdk.wire.messages import (
     LocalRule,
     Manifest,
     MaskRecipe,
+    Regrow,
+    Rewire,
+    Score,
     TaskOrder,
     Training,
     WarmUp,
@@ -82,6 +91,9 @@ def order_for(
         case LayerSensitivity(own_epochs, prune_rate):
             rule = WarmUp(prune_rate=prune_rate)
             epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
+        case Saliency(batches):
+            rule = Score(batches=batches)
+            codec = "fp32"  # a coarser one would round small scores to nothing
         case _:
             moment = Moment(round_no, settings.rounds, max(settings.densities))
             rule = algorithm.local(moment)
@@ -104,6 +116,7 @@ def order_for(
         ttl_ms=int(1000 * ttl_s),
         shard=_shard(device),
         codec=codec,
+        moves=isinstance(rule, Regrow | Rewire),
     )
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Contribution, Coverage, Model
-from coordinator.algorithm import Algorithm, Family, Findings, Replay
+from coordinator.algorithm import Algorithm, Family, Findings, Replay, Saliency
 from coordinator.orders import mask_seed, warm_up_counts
 from edge_sdk.models.inventory import initial_state
 from edge_sdk.models.task import Task
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.training.warmup import rewire
-from edge_sdk.wire.values import Evidence
+from edge_sdk.wire.values import Evidence, Values
 
 __all__ = [
     "findings_at_hand",
@@ -26,10 +26,17 @@ __all__ = [
 
 
 def warm_up_family(
-    layers: Sequence[LayerShape], densities: Sequence[float], seed: int
+    algorithm: Algorithm,
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    seed: int,
 ) -> Family:
-    """What the warm-up starts on: uniform at the top density (FLASH, stage 1)."""
-    counts = warm_up_counts(layers, densities)
+    """What the warm-up starts on: uniform at the top density (FLASH, stage 1).
+
+    Saliency scores every weight, so there the mask is full.
+    """
+    scored = isinstance(algorithm.evidence, Saliency)
+    counts = warm_up_counts(layers, [1.0] if scored else densities)
     return Family.draw(layers, counts, mask_seed(seed, warm_up=True))
 
 
@@ -50,17 +57,35 @@ def findings_at_hand(
     """What an algorithm plans from that asks no device; None if it wants nothing."""
     if not isinstance(algorithm.evidence, Replay):
         return None
-    start = warm_up_family(layers, densities, seed).top
+    start = warm_up_family(algorithm, layers, densities, seed).top
     rng = np.random.Generator(np.random.Philox(key=[seed, 0xF1A5]))
     return _replay(initial_state(task, seed), start, algorithm.evidence, rng)
 
 
 def mean_findings(
-    reports: Sequence[Evidence], layers: Sequence[LayerShape]
+    reports: Iterable[Evidence | Values], layers: Sequence[LayerShape]
 ) -> Findings:
-    """The mean of what the warm-up's devices returned, each counting the same."""
-    kept = [report.counts for report in reports]
-    return Findings({s.name: sum(c[s.name] for c in kept) / len(kept) for s in layers})
+    """The mean of what the warm-up's devices returned, each counting the same.
+
+    Args:
+        reports: Kept counts, or scores of every weight; at least one.
+        layers: The maskable layers.
+    """
+    kept = {s.name: 0.0 for s in layers}
+    scores = {s.name: np.zeros(s.shape) for s in layers}
+    count, scored = 0, False
+    for report in reports:
+        count += 1
+        for s in layers:
+            if isinstance(report, Evidence):
+                kept[s.name] += report.counts[s.name]
+            else:
+                scored = True
+                one = report.masked[s.name].astype(np.float64)
+                scores[s.name] += np.abs(one).reshape(s.shape)
+    if scored:
+        return Findings(saliency={n: total / count for n, total in scores.items()})
+    return Findings(kept={n: total / count for n, total in kept.items()})
 
 
 def next_step(
@@ -77,8 +102,15 @@ def next_step(
         family: The round's masks.
         contributions: Sorted by device.
     """
-    model, coverage = algorithm.aggregate(base, contributions)
-    after = algorithm.revise(family, model, coverage)
+    stands: dict[str, Mask] = {}
+
+    def passing() -> Iterator[Contribution]:
+        for one in contributions:
+            stands[one.device] = one.mask
+            yield one
+
+    model, coverage = algorithm.aggregate(base, passing())
+    after = algorithm.revise(family, model, coverage, stands)
     return model.onto(after.top), after, coverage
 
 

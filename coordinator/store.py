@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
-from edge_sdk.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from coordinator.families import pack_family, unpack_family
+from edge_sdk.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    replace_file,
+    save_checkpoint,
+)
 from edge_sdk.sparse import LayerShape, Mask
 
 __all__ = ["ModelStore", "model_name"]
@@ -44,11 +51,39 @@ class ModelStore:
         found = load_checkpoint(self._folder / "checkpoints" / name)
         return Model(found.mask, found.values, found.dense)
 
+    def save_family(self, round_no: int, family: Family) -> None:
+        """Writes the masks that training goes on with after a round that moved them."""
+        replace_file(self._masks(round_no), pack_family(family))
+
+    def load_family(self, round_no: int) -> Family | None:
+        """The newest masks written up to a round, or None if none ever moved.
+
+        Raises:
+            StateError: If their file is damaged.
+        """
+        written = {int(path.stem[-5:]): path for path in self._masks_there()}
+        until = [no for no in written if no <= round_no]
+        if not until:
+            return None
+        return unpack_family(written[max(until)], self._layers)
+
     def prune(self, round_no: int) -> None:
         """Deletes checkpoints that nothing resumes from any more."""
+        if round_no <= KEEP:
+            return
         old = self._folder / "checkpoints" / model_name(round_no - KEEP)
-        if round_no > KEEP:
-            old.unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+        past = sorted(self._masks_there())
+        needed = self._masks(round_no - KEEP)
+        for path, newer in itertools.pairwise(past):
+            if newer <= needed:  # a round that is kept goes on from the newer one
+                path.unlink()
+
+    def _masks(self, round_no: int) -> Path:
+        return self._folder / "checkpoints" / f"round-{round_no:05d}.masks"
+
+    def _masks_there(self) -> list[Path]:
+        return list((self._folder / "checkpoints").glob("round-*.masks"))
 
     def deploy(
         self,

@@ -4,8 +4,12 @@ from coordinator.algorithm import Algorithm
 from coordinator.algorithms.equal_counts import equal_counts
 from coordinator.algorithms.erk import erk_frozen
 from coordinator.algorithms.fedavg import fedavg
+from coordinator.algorithms.feddst import feddst
 from coordinator.algorithms.flash import flash_edge, hetero_flash, spdst
+from coordinator.algorithms.jmwst import jmwst, jmwst_every
+from coordinator.algorithms.nst import nst
 from coordinator.algorithms.pdst import pdst
+from coordinator.algorithms.salientgrads import salientgrads, salientgrads_steps
 
 __all__ = ["ALGORITHMS"]
 
@@ -17,4 +21,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "flash": spdst(),
     "hetero-flash": hetero_flash(),
     "flash-edge": flash_edge(),
+    "nst": nst(),
+    "jmwst": jmwst(),
+    "jmwst-10": jmwst_every(10),
+    "feddst": feddst(),
+    "salientgrads": salientgrads(),
+    "salientgrads-steps": salientgrads_steps(),
 }

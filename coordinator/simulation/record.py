@@ -28,6 +28,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         bytes_down: Bases and orders of this round, alike.
         total_up: Of all rounds so far, the warm-up included.
         total_down: Alike.
+        moved: Whether the next round's masks are not those of this one.
         mismatch: Jaccard distance of the smallest mask to that of the round before
             (FLASH, Eq. 1).
         coverage: Devices that held a weight of the top mask, on average.
@@ -51,6 +52,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     wall_s: float
     loss: float | None = None
     scores: dict[str, dict[str, float]] = {}
+    moved: bool = False
     mismatch: float = 0.0
     coverage: float = 0.0
     uncovered: float = 0.0

@@ -15,7 +15,7 @@ import numpy as np
 from coordinator.aggregate import Contribution, Coverage, Model
 from coordinator.algorithm import Family, Findings
 from coordinator.algorithms import ALGORITHMS
-from coordinator.gate import Refused, check_offer, check_payload
+from coordinator.gate import Refused, check_offer, check_payload, read_update
 from coordinator.orders import mask_seed, order_for, warm_up_cohort
 from coordinator.simulation.fleet import Fleet, Outcome, make_fleet
 from coordinator.simulation.places import counted, places_of
@@ -47,10 +47,12 @@ from edge_sdk.errors import RunError, StateError
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import load_task
+from edge_sdk.sparse import Mask
 from edge_sdk.training.runner import Packed
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import CODECS, Evidence, Values, agreed, pack_values
 
 __all__ = ["SETTINGS", "Simulation", "load_simulation", "simulate"]
@@ -180,7 +182,7 @@ class Simulation:
         loss: float | None = None
         findings: Findings | None
         if algorithm.warms_up:
-            family = warm_up_family(self.layers, densities, seed)
+            family = warm_up_family(algorithm, self.layers, densities, seed)
             base = start_model(self.task, seed, family)
             wanted = min(settings.warm_up.devices, len(self.fleet.devices))
             cohort = warm_up_cohort(seed, self.fleet.affordable, wanted)
@@ -190,13 +192,11 @@ class Simulation:
                 raise RunError(f"the warm-up failed: {outcome.note}")
             chosen = dict.fromkeys(outcome.accepted, level)
             orders, packed, sent, got = self._train(pool, 0, chosen, base, family)
-            reports = [
-                self._check(o, p, base, family)
-                for o, p in zip(orders, packed, strict=True)
+            checked = [
+                self._check(order, done, base, family.top)
+                for order, done in zip(orders, packed, strict=True)
             ]
-            findings = mean_findings(
-                [r for r in reports if isinstance(r, Evidence)], self.layers
-            )
+            findings = mean_findings(checked, self.layers)
             loss = _mean_loss(packed)
         else:
             found = findings_at_hand(algorithm, self.task, self.layers, densities, seed)
@@ -204,6 +204,8 @@ class Simulation:
         at = mask_seed(seed, warm_up=False)
         family = algorithm.plan(self.layers, densities, findings, at)
         model = start_model(self.task, seed, family)
+        if family.seed is None:
+            self._store.save_family(0, family)
         self._store.save(model_name(0), model, 0)
         plan = {
             "evidence": None if findings is None else dict(findings.kept),
@@ -258,14 +260,13 @@ class Simulation:
         chosen = {d: densities[d] for d in outcome.accepted}
         orders, packed, sent, got = self._train(pool, no, chosen, base, family)
         contributions = [
-            Contribution(
-                device, family.masks[order.density], done.offer.examples, change
-            )
+            self._contribution(device, order, done, base, family)
             for device, order, done in zip(chosen, orders, packed, strict=True)
-            if isinstance(change := self._check(order, done, base, family), Values)
         ]
         model, after, coverage = next_step(self.algorithm, base, family, contributions)
         scores = self._scores(pool, no, model, after)
+        if after is not family:
+            self._store.save_family(no, after)
         self._store.save(model_name(no), model, no)
         self._store.prune(no)
         small, smaller = list(family.masks.values())[-1], list(after.masks.values())[-1]
@@ -281,6 +282,7 @@ class Simulation:
             total_up=before.total_up + got,
             total_down=before.total_down + sent,
             mismatch=smaller.jaccard_distance(small),
+            moved=after is not family,
             coverage=held,
             uncovered=bare,
             layers=_layer_densities(after),
@@ -297,9 +299,21 @@ class Simulation:
         """The devices' orders and what they made of them; bytes down and up."""
         codec = self.settings.codec
         down = agreed(codec.down, CODECS, zstd=codec.zstd)
+        masks = {device: family.of(device, d) for device, d in chosen.items()}
+        shared = {mask.digest: mask for mask in masks.values()}
         bases = {
-            d: pack_values(base.on(family.masks[d]), family.masks[d], codec=down)
-            for d in sorted(set(chosen.values()))
+            digest: pack_values(base.on(mask), mask, codec=down)
+            for digest, mask in shared.items()
+        }
+        structures = {
+            digest: b"" if family.drawn(mask) else encode_structure(mask)
+            for digest, mask in shared.items()
+        }
+        recipes = {
+            digest: family.recipe(
+                mask, manifest_of(structures[digest]) if structures[digest] else None
+            )
+            for digest, mask in shared.items()
         }
         orders = [
             order_for(
@@ -307,8 +321,8 @@ class Simulation:
                 epoch=EPOCH,
                 round_no=no,
                 density=density,
-                base=manifest_of(bases[density]),
-                mask=family.recipe(density),
+                base=manifest_of(bases[masks[device].digest]),
+                mask=recipes[masks[device].digest],
                 algorithm=self.algorithm,
                 settings=self._run,
                 batch_size=self._batch,
@@ -319,16 +333,27 @@ class Simulation:
         ]
         asked = [pack(order) for order in orders]
         jobs = [
-            Work(self.fleet.devices[device].folder, order, bases[density])
-            for (device, density), order in zip(chosen.items(), asked, strict=True)
+            Work(
+                self.fleet.devices[device].folder,
+                order,
+                bases[masks[device].digest],
+                structures[masks[device].digest],
+            )
+            for device, order in zip(chosen, asked, strict=True)
         ]
         packed = results(pool, train_one, jobs)
+        known = self._holders()
         sent = sum(len(job.order) + len(job.base) for job in jobs)
+        sent += sum(
+            len(job.structure)
+            for device, job in zip(chosen, jobs, strict=True)
+            if device not in known
+        )
         got = sum(len(pack(done.offer)) + len(done.payload) for done in packed)
         return orders, packed, sent, got
 
     def _check(
-        self, order: TaskOrder, done: Packed, base: Model, family: Family
+        self, order: TaskOrder, done: Packed, base: Model, mask: Mask
     ) -> Values | Evidence:
         """The update, through the same gate as in a federation.
 
@@ -336,15 +361,33 @@ class Simulation:
             RunError: If it does not pass: here nobody can be at fault but us.
         """
         most = max(one.examples for one in self.fleet.devices.values())
-        refused = check_offer(done.offer, order, max_examples=most, dense=base.dense)
-        found = refused or check_payload(
-            done.payload, order, family.masks[order.density], base.dense
+        sizes = {layer.name: layer.numel for layer in self.layers}
+        refused = check_offer(
+            done.offer, order, max_examples=most, dense=base.dense, sizes=sizes
         )
+        found = refused or check_payload(done.payload, order, mask, base.dense)
         if isinstance(found, Refused):
             raise RunError(
                 f"task {order.id} gave an update that is no good: {found.why}"
             )
         return found
+
+    def _contribution(
+        self, device: str, order: TaskOrder, done: Packed, base: Model, family: Family
+    ) -> Contribution:
+        start = family.of(device, order.density)
+        self._check(order, done, base, start)
+        mask, change = read_update(done.payload, start)
+        return Contribution(device, mask, done.offer.examples, change)
+
+    def _holders(self) -> set[str]:
+        """Devices that have the masks as they are: nothing has moved since they did."""
+        held: set[str] = set()
+        for record in reversed(self.journal.records):
+            if record.moved or not record.round:
+                break
+            held.update(record.accepted)
+        return held
 
     def _scores(
         self, pool: Executor, no: int, model: Model, family: Family
@@ -356,12 +399,13 @@ class Simulation:
         starts = range(0, self._eval_size, CHUNK)
         jobs = [
             Chunk(
-                family.recipe(density),
+                family.recipe(mask),
+                b"" if family.drawn(mask) else encode_structure(mask),
                 pack_values(model.on(mask), mask),
                 start,
                 min(start + CHUNK, self._eval_size),
             )
-            for density, mask in family.masks.items()
+            for mask in family.masks.values()
             for start in starts
         ]
         found = results(pool, score_one, jobs)
@@ -381,8 +425,11 @@ class Simulation:
         plan = json.loads((self._folder / PLAN).read_text("utf-8"))
         counts = {float(d): dict(kept) for d, kept in plan["counts"].items()}
         at = mask_seed(self.settings.seed, warm_up=False)
-        self.family = Family.draw(self.layers, counts, at)
-        self.model = self._store.load(model_name(self.journal.records[-1].round))
+        last = self.journal.records[-1].round
+        self.model = self._store.load(model_name(last))
+        self.family = self._store.load_family(last) or Family.draw(
+            self.layers, counts, at
+        )
 
 
 def load_simulation(folder: Path) -> SimulationSettings | None:

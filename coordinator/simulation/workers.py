@@ -33,6 +33,7 @@ from edge_sdk.training.runner import Packed, TaskRunner, mask_of
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder
+from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import unpack_values
 
 __all__ = [
@@ -60,6 +61,7 @@ class Work:
     folder: Path
     order: bytes
     base: bytes
+    structure: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Chunk:
     """A part of the evaluation set to score a model on."""
 
     recipe: MaskRecipe
+    structure: bytes
     values: bytes
     start: int
     stop: int
@@ -166,10 +169,10 @@ class _Bench:
             self._runners[engine] = TaskRunner(self._task, examples, engine)
         runner = self._runners[engine]
         runner.examples = examples
-        return runner.run(order, work.base, lambda: False)
+        return runner.run(order, work.base, lambda: False, work.structure)
 
     def score(self, chunk: Chunk) -> Score:
-        model = self._model(chunk.recipe)
+        model = self._model(chunk)
         values = unpack_values(chunk.values, model.mask)
         model.load(values.masked, values.dense)
         model.train(False)  # noqa: FBT003 - as in torch
@@ -179,11 +182,15 @@ class _Bench:
         )
         return Score(score(model, self._task, part), len(part))
 
-    def _model(self, recipe: MaskRecipe) -> TrainingModel:
+    def _model(self, chunk: Chunk) -> TrainingModel:
+        recipe = chunk.recipe
         if recipe.digest not in self._scored:
             while len(self._scored) >= SCORED_MODELS:
                 self._scored.pop(next(iter(self._scored)))
-            mask = mask_of(recipe, self._layers)
+            if chunk.structure:
+                mask = decode_structure(chunk.structure, self._layers, recipe.digest)
+            else:
+                mask = mask_of(recipe, self._layers)
             self._scored[recipe.digest] = self._make(mask)
         return self._scored[recipe.digest]
 

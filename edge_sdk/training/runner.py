@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
+from torch import nn
 from typing_extensions import assert_never
 
 from edge_sdk.errors import EngineError, MaskMismatchError
@@ -22,10 +24,21 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome, tensors, train
+from edge_sdk.training.moving import Scorer, saliency, train_moving
 from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.messages import Frozen, MaskRecipe, Offer, TaskOrder, WarmUp
+from edge_sdk.wire.messages import (
+    Frozen,
+    MaskRecipe,
+    Offer,
+    OneStep,
+    Regrow,
+    Rewire,
+    Score,
+    TaskOrder,
+    WarmUp,
+)
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import (
     Evidence,
@@ -155,9 +168,34 @@ class TaskRunner:
                     change, mask, codec=order.codec, rng=_rounding(order)
                 )
                 norm = _norm(unpack_values(payload, mask))  # of what is sent
+            case OneStep():
+                once = structs.replace(order.training, epochs=1, max_steps=1)
+                order = structs.replace(order, training=once)
+                outcome, change = self._frozen(order, mask, start, stop)
+                payload = pack_values(
+                    change, mask, codec=order.codec, rng=_rounding(order)
+                )
+                norm = _norm(unpack_values(payload, mask))
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(order, rule, mask, start, stop)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
+            case Score(count):
+                module, scorer = self._dense(order, mask, start)
+                scores, outcome = saliency(
+                    module, mask, scorer, order.training, count=count
+                )
+                found = Values(mask.digest, scores, {})
+                payload, norm = pack_values(found, mask, codec=order.codec), 0.0
+            case Rewire() | Regrow() as rule:
+                mask, change, outcome = self._moving(order, rule, mask, start, stop)
+                payload = pack_values(
+                    change,
+                    mask,
+                    codec=order.codec,
+                    rng=_rounding(order),
+                    structure=True,
+                )
+                norm = _norm(unpack_values(payload, mask))
             case _:
                 assert_never(order.rule)
         offer = Offer(
@@ -209,6 +247,46 @@ class TaskRunner:
         start: Values,
         stop: Callable[[], bool],
     ) -> tuple[Outcome, dict[str, int]]:
+        module, scorer = self._dense(order, mask, start)
+        counts, outcome = measure_sensitivity(
+            module,
+            mask,
+            self.task,
+            self.examples,
+            rule,
+            order.training,
+            micro_batch=scorer.micro_batch,
+            ghost_norm=self._ghost_norm,
+            stop=stop,
+        )
+        return outcome, counts
+
+    def _moving(
+        self,
+        order: TaskOrder,
+        rule: Rewire | Regrow,
+        mask: Mask,
+        start: Values,
+        stop: Callable[[], bool],
+    ) -> tuple[Mask, Values, Outcome]:
+        """The mask at the end, and the change on it; what was not kept began at 0."""
+        module, scorer = self._dense(order, mask, start)
+        before = {n: module.get_parameter(n).detach().numpy().copy() for n in mask}
+        moved, outcome = train_moving(
+            module, mask, scorer, rule, order.training, stop=stop
+        )
+        state = {n: t.detach().numpy() for n, t in module.state_dict().items()}
+        change = Values(
+            moved.digest,
+            {n: (state[n] - before[n])[moved[n]] for n in moved},
+            _difference({n: state[n] for n in start.dense}, start.dense),
+        )
+        return moved, change, outcome
+
+    def _dense(
+        self, order: TaskOrder, mask: Mask, start: Values
+    ) -> tuple[nn.Module, Scorer]:
+        """The model with dense weights, 0 off the mask, and how batches go through."""
         module = self.task.model()
         state: dict[str, NDArray[Any]] = dict(start.dense)
         for name in mask:
@@ -218,19 +296,9 @@ class TaskRunner:
         module.load_state_dict(
             {n: torch.from_numpy(np.array(a)) for n, a in state.items()}
         )
-        counts, outcome = measure_sensitivity(
-            module,
-            mask,
-            self.task,
-            self.examples,
-            rule,
-            order.training,
-            # Its weights are dense, as the masked engine's are.
-            micro_batch=self._size(mask.density, "masked", order.training.batch_size),
-            ghost_norm=self._ghost_norm,
-            stop=stop,
-        )
-        return outcome, counts
+        # Its weights are dense, as the masked engine's are.
+        size = self._size(mask.density, "masked", order.training.batch_size)
+        return module, Scorer(self.task, self.examples, size, self._ghost_norm)
 
     def _mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         if self._model is not None and self._model.mask.digest == recipe.digest:

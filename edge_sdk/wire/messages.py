@@ -25,10 +25,14 @@ __all__ = [
     "Need",
     "NextKey",
     "Offer",
+    "OneStep",
     "Receipt",
+    "Regrow",
     "Renew",
     "Request",
     "Revoked",
+    "Rewire",
+    "Score",
     "Status",
     "TaskAck",
     "TaskOrder",
@@ -95,7 +99,29 @@ class WarmUp(Struct, frozen=True, tag="warm-up"):
     prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
 
 
-LocalRule: TypeAlias = Frozen | WarmUp
+class Score(Struct, frozen=True, tag="score"):
+    """Train nothing; return |weight x gradient| of every weight (SalientGrads)."""
+
+    batches: Annotated[int, Meta(ge=1)] = 1
+
+
+class OneStep(Struct, frozen=True, tag="one-step"):
+    """Frozen training of one minibatch: the change is the gradient times the rate."""
+
+
+class Rewire(Struct, frozen=True, tag="rewire"):
+    """Prune and regrow at random while training; return the change on the new mask."""
+
+    prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+
+
+class Regrow(Struct, frozen=True, tag="regrow"):
+    """Train, then replace a share of each layer by gradient magnitude (FedDST)."""
+
+    share: Annotated[float, Meta(ge=0, lt=1)]
+
+
+LocalRule: TypeAlias = Frozen | WarmUp | Score | OneStep | Rewire | Regrow
 
 
 class Announce(Struct, frozen=True, tag="announce"):

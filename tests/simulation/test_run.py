@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
 from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import Simulation, simulate
@@ -43,13 +44,18 @@ def model_bytes(folder: Path, no: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_plays_and_its_masks_hold(
+def test_every_algorithm_plays_stops_and_goes_on_with_the_same_bytes(
     make: Make, pool: Executor, tmp_path: Path, name: str
 ) -> None:
-    records = play(make(algorithm=name, densities=[0.1, 0.4]), pool)
+    change = {"algorithm": name, "densities": [0.1, 0.4]}
+    records = play(make("whole", **change), pool)
     assert [r.round for r in records] == [0, 1, 2]
-    simulation = make(algorithm=name, densities=[0.1, 0.4])
-    assert simulation.done
+    stopped = make("stopped", **change)
+    for _ in range(2):
+        stopped.step(pool)
+    simulation = make("stopped", **change)
+    assert timeless(play(simulation, pool)) == timeless(records)
+    assert model_bytes(tmp_path / "whole", 2) == model_bytes(tmp_path / "stopped", 2)
     assert simulation.model is not None
     assert simulation.family is not None
     assert simulation.model.mask.digest == simulation.family.top.digest
@@ -59,6 +65,20 @@ def test_every_algorithm_plays_and_its_masks_hold(
         assert len(record.accepted) == 3
         assert set(record.scores) == {f"{d:g}" for d in simulation.family.masks}
         assert record.bytes_up > 0
+        frozen = ALGORITHMS[name].revise is keep_masks
+        assert (record.mismatch == 0.0) or not frozen
+
+
+def test_masks_that_move_cost_their_structure_and_show_as_mismatch(
+    make: Make, pool: Executor
+) -> None:
+    frozen = play(make("flash"), pool)
+    moving = play(make("jmwst", algorithm="jmwst"), pool)
+    assert moving[1].bytes_up > frozen[1].bytes_up + 3 * 500
+    assert moving[2].bytes_down > frozen[2].bytes_down + 3 * 500
+    assert 0.0 < moving[2].mismatch < 1.0
+    static = play(make("salient", algorithm="salientgrads", cohort=6), pool)
+    assert static[1].bytes_down > static[2].bytes_down + 6 * 500  # sent once
 
 
 def test_any_number_of_workers_gives_the_same_bytes(

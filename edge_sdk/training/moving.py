@@ -1,0 +1,207 @@
+"""Training that moves its mask, and the score of every weight before there is one.
+
+As in the warm-up the weights are dense tensors multiplied by the pattern after every
+step; what a method changes is when and how the pattern moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.sparse import Mask, top_k
+from edge_sdk.training.accumulate import accumulate
+from edge_sdk.training.local import Outcome, Stopped, batches, check_finite, tensors
+from edge_sdk.training.warmup import rewire
+from edge_sdk.wire.messages import Regrow, Rewire, Training
+
+__all__ = ["Scorer", "regrow", "saliency", "train_moving"]
+
+Patterns = Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a batch goes through: the task, its examples, and the memory allowed.
+
+    Attributes:
+        task: Gives loss, preparation and augmentation.
+        examples: The device's own.
+        micro_batch: Most examples that go through at once; 0 takes the whole batch.
+        ghost_norm: Accept batch norm's statistics per micro-batch.
+    """
+
+    task: Task
+    examples: Examples
+    micro_batch: int = 0
+    ghost_norm: bool = False
+
+    def backward(
+        self,
+        model: nn.Module,
+        index: NDArray[np.int64],
+        noise: torch.Generator | None = None,
+    ) -> float:
+        """Adds the gradient of these examples' mean loss; returns the loss."""
+        inputs, targets = tensors(self.task, self.examples, index)
+        if self.task.augment is not None and noise is not None:
+            inputs = self.task.augment(inputs, noise)
+        return accumulate(
+            model,
+            self.task.loss,
+            inputs,
+            targets,
+            micro_batch=self.micro_batch or len(inputs),
+            ghost_norm=self.ghost_norm,
+        )
+
+
+def train_moving(
+    model: nn.Module,
+    mask: Mask,
+    scorer: Scorer,
+    rule: Rewire | Regrow,
+    plan: Training,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Mask, Outcome]:
+    """Trains the dense model in place under a mask that the rule moves.
+
+    `Rewire` prunes and regrows at random after each epoch but the last, in the middle
+    of the only one, at a rate that falls linearly to 0 over all steps (FLASH's NST and
+    JMWST). `Regrow` does so once, at the end, where gradients are largest (FedDST).
+
+    Returns:
+        The mask at the end, which keeps as many weights in all, and what was done.
+
+    Raises:
+        Stopped: If `stop` turned true between two steps.
+        DataError: If the loss is not finite.
+        EngineError: If batch norm meets micro-batches without `ghost_norm`.
+    """
+    weights = dict(model.named_parameters())
+    patterns: Patterns = {n: np.array(mask[n]) for n in mask}
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=plan.learning_rate,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+    )
+    rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0x30E]))
+    noise = torch.Generator().manual_seed(plan.seed)
+    steps = list(batches(len(scorer.examples), plan))
+    steps = steps[: plan.max_steps] if plan.max_steps else steps
+    moves = _moves([epoch for epoch, _ in steps]) if isinstance(rule, Rewire) else set()
+    model.train()
+    total = 0.0
+    for at, (_, index) in enumerate(steps):
+        if stop():
+            raise Stopped
+        if at in moves and isinstance(rule, Rewire):
+            rate = rule.prune_rate * (1 - at / len(steps))
+            patterns = rewire(_values(weights, patterns), patterns, rate, rng)
+            _apply(weights, patterns)
+        optimizer.zero_grad(set_to_none=True)
+        total += scorer.backward(model, index, noise)
+        optimizer.step()
+        _apply(weights, patterns)
+    check_finite(total, scorer.task)
+    if isinstance(rule, Regrow) and rule.share:
+        optimizer.zero_grad(set_to_none=True)
+        scorer.backward(model, steps[0][1])
+        slopes = {n: _gradient(weights[n]) for n in patterns}
+        patterns = regrow(_values(weights, patterns), slopes, patterns, rule.share)
+        _apply(weights, patterns)
+    seen = min(len(scorer.examples), len(steps) * plan.batch_size)
+    outcome = Outcome(seen, len(steps), total / max(len(steps), 1), 0.0)
+    return Mask(dict(patterns)), outcome
+
+
+def regrow(
+    weights: Mapping[str, NDArray[np.float32]],
+    gradients: Mapping[str, NDArray[np.float32]],
+    patterns: Patterns,
+    share: float,
+) -> Patterns:
+    """RigL's move (arXiv:1911.11134): each layer keeps its number of weights.
+
+    Args:
+        weights: Name to weights of the layer's shape, 0 off the pattern.
+        gradients: Dense, alike.
+        patterns: What is kept now.
+        share: Of each layer's kept weights the share that is replaced, smallest
+            magnitudes first, by the free places of the largest gradient magnitude.
+    """
+    after: dict[str, NDArray[np.bool_]] = {}
+    for name, pattern in patterns.items():
+        kept = int(np.count_nonzero(pattern))
+        gone = min(int(share * kept), pattern.size - kept)
+        size = np.where(pattern, np.abs(weights[name]), -1.0)
+        stays = top_k(size, kept - gone)
+        slope = np.where(pattern, -1.0, np.abs(gradients[name]))
+        after[name] = stays | top_k(slope, gone)
+    return after
+
+
+def saliency(
+    model: nn.Module, mask: Mask, scorer: Scorer, plan: Training, *, count: int
+) -> tuple[dict[str, NDArray[np.float32]], Outcome]:
+    """The mean of abs(weight x gradient) over minibatches, at the model as it is.
+
+    SNIP's score (arXiv:1810.02340) averaged as SalientGrads does. Nothing is trained.
+
+    Args:
+        model: Dense.
+        mask: Which weights to score; canonical order.
+        scorer: How a batch goes through.
+        plan: Its batch size and seed choose the minibatches.
+        count: Minibatches.
+
+    Returns:
+        Weight name to float32 (nnz,) scores, and what was done.
+    """
+    weights = dict(model.named_parameters())
+    score = {n: np.zeros(mask[n].shape, np.float64) for n in mask}
+    model.train()
+    total, steps = 0.0, list(batches(len(scorer.examples), plan))[:count]
+    for _, index in steps:
+        model.zero_grad(set_to_none=True)
+        total += scorer.backward(model, index)
+        for name in score:
+            weight = weights[name].detach().numpy()
+            score[name] += np.abs(weight * _gradient(weights[name]))
+    check_finite(total, scorer.task)
+    seen = min(len(scorer.examples), len(steps) * plan.batch_size)
+    found = {n: (s / len(steps)).astype(np.float32)[mask[n]] for n, s in score.items()}
+    return found, Outcome(seen, len(steps), total / len(steps), 0.0)
+
+
+def _moves(epochs: list[int]) -> set[int]:
+    """Steps before which the mask moves."""
+    ends = {at for at in range(1, len(epochs)) if epochs[at] != epochs[at - 1]}
+    return ends or {len(epochs) // 2} - {0}
+
+
+def _gradient(weight: nn.Parameter) -> NDArray[np.float32]:
+    if weight.grad is None:  # a weight that the forward pass does not use
+        return np.zeros(tuple(weight.shape), np.float32)
+    found: NDArray[np.float32] = weight.grad.numpy()
+    return found
+
+
+def _values(
+    weights: Mapping[str, nn.Parameter], names: Patterns
+) -> dict[str, NDArray[np.float32]]:
+    return {n: weights[n].detach().numpy() for n in names}
+
+
+def _apply(weights: Mapping[str, nn.Parameter], patterns: Patterns) -> None:
+    with torch.no_grad():
+        for name, pattern in patterns.items():
+            weights[name].mul_(torch.from_numpy(pattern))
