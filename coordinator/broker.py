@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import subprocess
 import time
@@ -13,9 +14,9 @@ from typing import Literal, TypeAlias, final
 
 from coordinator.broker_check import check_broker
 from coordinator.broker_command import Command, OwnKind
-from coordinator.broker_config import keep_port, kept_port
+from coordinator.broker_config import Walls, keep_port, kept_port
 from edge_sdk.errors import BrokerError
-from edge_sdk.transport.address import Address, parse_url
+from edge_sdk.transport.address import Address, Tls, parse_url
 
 __all__ = ["Broker", "Kind", "open_broker"]
 
@@ -37,6 +38,8 @@ def open_broker(
     host: str = "127.0.0.1",
     port: int | None = None,
     kind: OwnKind | None = None,
+    walls: Walls | None = None,
+    tls: Tls | None = None,
 ) -> Broker:
     """The broker of a federation, answering; use it as a context manager.
 
@@ -45,20 +48,22 @@ def open_broker(
     installed, else the embedded one. It keeps its port across restarts.
 
     Args:
-        url: ``mqtt://[user:password@]host[:port]``, or None to start one.
+        url: ``mqtt[s]://[user:password@]host[:port]``, or None to start one.
         folder: Where config, log and the port are kept.
         host: Address our own broker listens on.
         port: Its port; None for the one it had before, or a free one at first.
         kind: Insist on one of our own brokers; None takes the better one.
+        walls: Whom our own lets in, and to what; None lets anybody in.
+        tls: How to speak to the user's, or to our own behind walls.
 
     Raises:
         BrokerError: The user's does not answer, or none can be started.
     """
     if url is not None:
-        address = parse_url(url)
+        address = parse_url(url, tls)
         check_broker(address)
         return Broker("user", address)
-    command = Command.choose(kind, folder)
+    command = Command.choose(kind, folder, walls)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,7 +71,8 @@ def open_broker(
             f"the broker's folder {folder} cannot be made: {error.strerror}"
         ) from error
     port = port or kept_port(folder) or _free_port(host)
-    broker = Broker(command.kind, Address(_reachable(host), port), command, host)
+    address = Address(_reachable(host), port, tls=None if walls is None else tls)
+    broker = Broker(command.kind, address, command, host)
     broker.restart()
     keep_port(folder, port)
     return broker
@@ -151,6 +157,19 @@ class Broker:
         except BaseException:
             self._stop()
             raise
+
+    def put_walls(self, walls: Walls) -> None:
+        """Our own broker checks its clients by these from now on, without a restart.
+
+        Links that are open stay open, but their rights are looked up anew.
+
+        Raises:
+            BrokerError: The folder cannot be written.
+        """
+        if self._command is not None:
+            self._command.put_walls(walls)
+            if self._process is not None:
+                self._process.send_signal(signal.SIGHUP)
 
     def close(self) -> None:
         """Stops our own broker; leaves the user's alone. May be called twice."""

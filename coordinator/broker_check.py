@@ -28,9 +28,7 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     """
     client = f"flash-edge-check-{os.getpid()}"
     try:
-        with socket.create_connection(
-            (address.host, address.port), timeout=timeout_s
-        ) as link:
+        with _link(address, timeout_s) as link:
             link.sendall(_connect_packet(client, address))
             answer = _read_exactly(link, 4)
             if len(answer) == 4 and answer[3] == 0:
@@ -45,6 +43,17 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     if answer[3]:
         reason = REFUSALS.get(answer[3], f"it answered code {answer[3]}")
         raise unusable(f"the MQTT broker at {address.url} refuses us: {reason}")
+
+
+def _link(address: Address, timeout_s: float) -> socket.socket:
+    raw = socket.create_connection((address.host, address.port), timeout=timeout_s)
+    if address.tls is None:
+        return raw
+    try:
+        return address.tls.context().wrap_socket(raw, server_hostname=address.host)
+    except BaseException:
+        raw.close()
+        raise
 
 
 def _connect_packet(client: str, address: Address) -> bytes:

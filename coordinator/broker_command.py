@@ -8,10 +8,12 @@ import os
 import pwd
 import subprocess
 import sys
+from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
-from coordinator.broker_config import find_mosquitto, mosquitto_config
+from coordinator.broker_config import Walls, find_mosquitto, mosquitto_config
 from edge_sdk.errors import BrokerError
 
 __all__ = ["Command", "OwnKind"]
@@ -29,13 +31,19 @@ class Command:
 
     def __init__(self, kind: OwnKind, folder: Path, program: Path) -> None:
         self.kind = kind
+        self._walls: Walls | None = None
         self._folder = folder
         self._program = program
         self.log = folder / f"{kind}.log"
 
     @classmethod
-    def choose(cls, kind: OwnKind | None, folder: Path) -> Command:
+    def choose(
+        cls, kind: OwnKind | None, folder: Path, walls: Walls | None = None
+    ) -> Command:
         """The better broker that is installed, or the one insisted on.
+
+        The embedded one has neither client certificates bound to names nor access
+        lists, so it is only for a federation of one machine.
 
         Raises:
             BrokerError: It is not installed, or none is.
@@ -44,8 +52,17 @@ class Command:
         if kind != "embedded":
             program = find_mosquitto()
             if program is not None:
-                return cls("mosquitto", folder, program)
+                command = cls("mosquitto", folder, program)
+                command._walls = walls
+                return command
             missing.append("mosquitto is not installed")
+        if walls is not None:
+            raise BrokerError(
+                "a broker with certificates and access lists has to be mosquitto, "
+                "which is not installed; the embedded one has neither",
+                remedy="apt-get install mosquitto; or, for one machine only, set "
+                "insecure = true.",
+            )
         if kind != "mosquitto":
             if importlib.util.find_spec("amqtt") is not None:
                 return cls("embedded", folder, Path(sys.executable))
@@ -63,15 +80,58 @@ class Command:
         """
         config = self._folder / "mosquitto.conf"
         try:
-            config.write_text(mosquitto_config(host, port))
-            config.chmod(0o644)
-            with config.open("rb") as given, self.log.open("ab") as log:
-                return self._spawn(host, port, given, log)
+            with ExitStack() as stack:
+                files = {}
+                for field, path in self._write_walls().items():
+                    files[field] = stack.enter_context(path.open("rb")).fileno()
+                names = {field: f"/dev/fd/{number}" for field, number in files.items()}
+                config.write_text(mosquitto_config(host, port, names or None))
+                config.chmod(0o644)
+                given = stack.enter_context(config.open("rb"))
+                log = stack.enter_context(self.log.open("ab"))
+                return self._spawn(host, port, given, log, tuple(files.values()))
         except OSError as error:
             raise BrokerError(f"{self.kind} cannot be started: {error}") from error
 
+    def put_walls(self, walls: Walls) -> None:
+        """What the broker reads when it is told to read again, and at every start.
+
+        Raises:
+            BrokerError: The folder cannot be written.
+        """
+        self._walls = walls
+        try:
+            self._write_walls()
+        except OSError as error:
+            raise BrokerError(f"{self._folder} cannot be written: {error}") from error
+
+    def _write_walls(self) -> dict[str, Path]:
+        """Each wall as a file that only the broker's user may read.
+
+        Rewritten in place: a running broker holds the file, not its name. It is small,
+        and whoever dies in the middle takes the broker with him.
+        """
+        if self._walls is None:
+            return {}
+        paths = {}
+        for field in fields(self._walls):
+            path = self._folder / f"broker.{field.name}"
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            path.write_bytes(getattr(self._walls, field.name))
+            if user := _unprivileged():
+                account = pwd.getpwnam(user)
+                os.chown(path, account.pw_uid, account.pw_gid)
+            paths[field.name] = path
+        return paths
+
     def _spawn(
-        self, host: str, port: int, given: IO[bytes], log: IO[bytes]
+        self,
+        host: str,
+        port: int,
+        given: IO[bytes],
+        log: IO[bytes],
+        files: tuple[int, ...],
     ) -> subprocess.Popen[bytes]:
         if self.kind == "mosquitto":
             user = _unprivileged()
@@ -85,6 +145,7 @@ class Command:
         return subprocess.Popen(  # noqa: S603 - our own command, no shell
             prefix + command,
             stdin=given,
+            pass_fds=files,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for us; we then close it in order

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import BrokerError, CheckpointError
 
-__all__ = ["find_mosquitto", "keep_port", "kept_port", "mosquitto_config"]
+__all__ = [
+    "Walls",
+    "access_list",
+    "find_mosquitto",
+    "keep_port",
+    "kept_port",
+    "mosquitto_config",
+]
 
 STATE_FILE = "broker.json"
 
@@ -20,7 +29,7 @@ SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 CONFIG = """\
 # Written by flash-coordinator at every start; edits are lost.
 listener {port} {host}
-allow_anonymous true
+{access}
 
 # The ledger and the devices' journals hold what must last: a restarted broker starts
 # empty, and coordinator and devices publish again what is still wanted.
@@ -48,6 +57,62 @@ connection_messages false
 """
 
 
+OPEN = "allow_anonymous true"
+GUARDED = """\
+# Who has no certificate of the federation's authority, or a revoked one, is not let in;
+# who is in has the name of its certificate, which nobody else can take.
+allow_anonymous false
+cafile {authority}
+certfile {server}
+keyfile {server}
+crlfile {revocations}
+acl_file {access_list}
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+"""
+ACCESS = """\
+user coordinator
+topic readwrite fl/1/{federation}/#
+{revoked}
+pattern write fl/1/{federation}/d/%u/up/#
+pattern write fl/1/{federation}/d/%u/st
+pattern read fl/1/{federation}/d/%u/in
+pattern read fl/1/{federation}/c/#
+pattern read fl/1/{federation}/m/#
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Walls:
+    """What a guarded broker checks its clients by.
+
+    Attributes:
+        authority: PEM of the federation's authority.
+        server: PEM of the broker's key and certificate.
+        revocations: PEM of the list of revoked certificates.
+        access_list: Who may write and read what.
+    """
+
+    authority: bytes
+    server: bytes
+    revocations: bytes
+    access_list: bytes
+
+
+def access_list(federation: str, revoked: Iterable[str] = ()) -> str:
+    """Who may write and read what: a device its own topics, and the common ones.
+
+    A revoked name loses its patterns too, so a link that is still open carries nothing.
+
+    Example:
+        >>> "pattern write fl/1/demo/d/%u/st" in access_list("demo")
+        True
+    """
+    denied = "".join(f"\nuser {name}\ntopic deny #\n" for name in sorted(revoked))
+    return ACCESS.format(federation=federation, revoked=denied)
+
+
 def find_mosquitto() -> Path | None:
     """The mosquitto program, or None; ``PATH`` first, then the system's own folders."""
     folders = os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS))
@@ -55,14 +120,22 @@ def find_mosquitto() -> Path | None:
     return Path(found) if found else None
 
 
-def mosquitto_config(host: str, port: int) -> str:
+def mosquitto_config(
+    host: str, port: int, walls: Mapping[str, str] | None = None
+) -> str:
     """A complete configuration that listens on one address.
+
+    Args:
+        host: The address.
+        port: TCP port.
+        walls: The file of each field of `Walls`; None lets anybody in.
 
     Example:
         >>> "listener 1883 127.0.0.1" in mosquitto_config("127.0.0.1", 1883)
         True
     """
-    return CONFIG.format(host=host, port=port)
+    access = OPEN if walls is None else GUARDED.format_map(walls).strip()
+    return CONFIG.format(host=host, port=port, access=access)
 
 
 def kept_port(folder: Path) -> int | None:

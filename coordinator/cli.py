@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +19,16 @@ from coordinator.display import human_bytes
 from coordinator.settings import load_run
 from coordinator.status import has_run, summary
 from device_profiles import ProfileError, boards, load_board
-from edge_sdk.errors import DependencyError, SettingsError, StateError
+from edge_sdk.errors import (
+    DependencyError,
+    IdentityError,
+    SettingsError,
+    StateError,
+)
 from edge_sdk.terminal import run_app, set_up_logging
+
+if TYPE_CHECKING:
+    from coordinator.identity.office import Office
 
 __all__ = ["app", "main"]
 
@@ -31,6 +40,9 @@ app = typer.Typer(
 )
 log = logging.getLogger(__name__)
 Folder = Annotated[Path, typer.Argument(help="The run's folder.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Plain MQTT; for this machine only.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Say more; show tracebacks.")]
 SETTINGS = "run.toml"
 
@@ -55,8 +67,11 @@ def init(
     round_budget_s: Annotated[
         float, typer.Option(help="Seconds a device's part of a round may take.")
     ] = DEFAULT_ROUND_BUDGET_S,
+    address: Annotated[
+        str, typer.Option(help="Where devices reach this machine.")
+    ] = "127.0.0.1",
     broker: Annotated[
-        str, typer.Option(help="mqtt://host:port of yours; empty starts one.")
+        str, typer.Option(help="mqtts://host:port of yours; empty starts one.")
     ] = "",
 ) -> None:
     """Write FOLDER/run.toml, to edit and then `run`."""
@@ -74,6 +89,7 @@ def init(
         f"rounds = {rounds}",
         f"wait_for = {wait_for}",
         f"round_budget_s = {round_budget_s:g}",
+        f'address = "{address}"',
         f'broker = "{broker}"',
         f'page = "{DEFAULT_ADDRESS}"',
         "",
@@ -88,29 +104,96 @@ def init(
     except Exception:
         path.unlink()
         raise
-    typer.echo(f"wrote {path}; start with: flash-coordinator run {folder}")
+    typer.echo(
+        f"wrote {path}\nlet devices in with: flash-coordinator enroll {folder} --new "
+        f"NAME...\nstart with: flash-coordinator run {folder}"
+    )
 
 
 @app.command("run")
-def run_command(folder: Folder, verbose: Verbose = False) -> None:
+def run_command(
+    folder: Folder, insecure: Insecure = False, verbose: Verbose = False
+) -> None:
     """Start the run of FOLDER/run.toml."""
     if has_run(folder):
         raise StateError(
             f"{folder} holds a run already",
             remedy=f"Go on with: flash-coordinator resume {folder}",
         )
-    _serve(folder, verbose=verbose)
+    _serve(folder, insecure=insecure, verbose=verbose)
 
 
 @app.command()
-def resume(folder: Folder, verbose: Verbose = False) -> None:
+def resume(
+    folder: Folder, insecure: Insecure = False, verbose: Verbose = False
+) -> None:
     """Go on with the run of FOLDER, wherever it was interrupted."""
     if not has_run(folder):
         raise StateError(
             f"{folder} holds no run yet",
             remedy=f"Start it with: flash-coordinator run {folder}",
         )
-    _serve(folder, verbose=verbose)
+    _serve(folder, insecure=insecure, verbose=verbose)
+
+
+@app.command()
+def enroll(
+    folder: Folder,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of the devices to let in.")
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Let in the named devices.")
+    ] = False,
+    bulk: Annotated[
+        int, typer.Option(help="Let in so many, with names chosen here.", min=0)
+    ] = 0,
+    prefix: Annotated[str, typer.Option(help="What bulk names begin with.")] = "device",
+    hours: Annotated[
+        float, typer.Option(help="How long an unused token works.", min=0.01)
+    ] = 24.0,
+) -> None:
+    """Print one-time tokens, a line per device, for `flash-edge enroll TOKEN` there."""
+    from coordinator.identity.gate import enroll_port, open_office  # noqa: PLC0415
+    from coordinator.identity.policy import free_names  # noqa: PLC0415
+
+    settings = load_run(folder / SETTINGS)
+    if bool(names) == bool(bulk) or (names and not new):
+        raise SettingsError(
+            "nobody is named, or both names and --bulk",
+            remedy=f"flash-coordinator enroll {folder} --new NAME... or --bulk N",
+        )
+    office = open_office(folder, settings)
+    port = enroll_port(office, settings)
+    chosen = names or free_names(prefix, bulk, office.taken())
+    for name in chosen:
+        token = office.token(name, settings.address, port, hours=hours)
+        typer.echo(f"{name}  {token}")
+    typer.echo(
+        "On each device: flash-edge enroll TOKEN, while flash-coordinator run "
+        f"{folder} runs here. A token works once, for {hours:g} hours.",
+        err=True,
+    )
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="The device.")],
+    why: Annotated[
+        str, typer.Option(help="Told to the device and to people.")
+    ] = "by the operator",
+) -> None:
+    """Take a device's identity back; a coordinator that runs acts within a second."""
+    _office(folder).revoke(name, why)
+    typer.echo(f"revoked {name}")
+
+
+@app.command()
+def rotate(folder: Folder) -> None:
+    """Replace the key that the coordinator signs with; devices follow by themselves."""
+    number = _office(folder).rotate()
+    typer.echo(f"key {number} signs from now on")
 
 
 @app.command()
@@ -273,9 +356,24 @@ def simulate_command(
     command.run_simulation(folder, found, workers)
 
 
-def _serve(folder: Path, *, verbose: bool) -> None:
+def _office(folder: Path) -> Office:
+    from coordinator.identity.gate import open_office  # noqa: PLC0415
+    from coordinator.identity.office import Office  # noqa: PLC0415
+
+    settings = load_run(folder / SETTINGS)
+    if not Office.exists(folder):
+        raise IdentityError(
+            f"{folder} has no enrolled devices",
+            remedy=f"flash-coordinator enroll {folder} --new NAME...",
+        )
+    return open_office(folder, settings)
+
+
+def _serve(folder: Path, *, insecure: bool, verbose: bool) -> None:
     set_up_logging(verbose=verbose)
     settings = load_run(folder / SETTINGS)
+    if insecure:
+        settings = msgspec.structs.replace(settings, insecure=True)
     _need_torch()
     from coordinator.serve import serve  # noqa: PLC0415 - imports torch
 

@@ -97,6 +97,13 @@ class Desk:
         for device, need in self._intake.called():
             self._ask(device, need)
 
+    def dismiss(self, device: str) -> None:
+        """A device was revoked: no round waits for it; what it gave still counts."""
+        self._fleet.gone(device)
+        task = self._conductor.open_task(device)
+        if task is not None:
+            self._fail(device, task.id, "the device was revoked")
+
     def _hello(self, device: str, hello: Hello) -> None:
         refused = self._fleet.hello(device, hello)
         if refused is not None:

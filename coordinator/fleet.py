@@ -95,6 +95,11 @@ class Fleet:
             self._choose(device)
         return None
 
+    def gone(self, device: str) -> None:
+        """It is not here any more, whatever it said last."""
+        self._seen.pop(device, None)
+        self._status.pop(device, None)
+
     def note(self, device: str, status: Status) -> None:
         """Takes a status over for displays; going offline ends its presence."""
         self._status[device] = status

@@ -35,6 +35,7 @@ class Post:
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
         self._announce: Announce | None = None
+        self._kept: dict[str, bytes] = {}  # topic -> packet
         self._shelf: dict[
             str, tuple[int, bytes, Manifest]
         ] = {}  # blob -> round, content
@@ -49,6 +50,11 @@ class Post:
         self._announce = announcement
         topic = topics.announcement(self._federation)
         packet = self._pack(announcement, "all", announcement.round_no)
+        self._transport.publish(topic, packet, retain=True)
+
+    def keep(self, topic: str, packet: bytes) -> None:
+        """Publishes a packet made elsewhere, retained, and again after each connect."""
+        self._kept[topic] = packet
         self._transport.publish(topic, packet, retain=True)
 
     def shelve(self, content: bytes, round_no: int) -> Manifest:
@@ -80,6 +86,8 @@ class Post:
 
     def after_connect(self) -> None:
         """Says everything retained again: the broker may have lost it."""
+        for topic, packet in self._kept.items():
+            self._transport.publish(topic, packet, retain=True)
         if self._announce is not None:
             self.announce(self._announce)
         for name, (_, _, manifest) in self._shelf.items():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
-from coordinator.broker import Broker, open_broker
+from coordinator.broker import Broker
 from coordinator.dashboard import page_process
 from coordinator.display import live
+from coordinator.identity.gate import office_for, open_gate
+from coordinator.identity.guard import Guard
 from coordinator.ledger import open_ledger
 from coordinator.server import Server
 from coordinator.settings import RunSettings
@@ -17,7 +20,6 @@ from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.terminal import on_stop
-from edge_sdk.transport.address import parse_url
 from edge_sdk.transport.mqtt import MqttTransport
 
 __all__ = ["serve"]
@@ -34,37 +36,46 @@ def serve(folder: Path, settings: RunSettings) -> None:
     """
     task = load_task(settings.task)
     examples = _check(settings, task)
-    ledger = open_ledger(folder)
-    try:
-        with open_broker(
-            settings.broker or None, folder / "broker", port=settings.port or None
-        ) as broker:
-            log.info("broker (%s): %s", broker.kind, broker.url)
-            (folder / "broker.url").write_text(broker.url + "\n", encoding="utf-8")
-            address = parse_url(settings.broker or broker.url)
-            with page_process(folder, settings.page), live() as observe:
-                server = Server(
-                    settings,
-                    task,
-                    examples,
-                    ledger,
-                    lambda deliver, on_link: MqttTransport(
-                        address,
-                        f"{settings.federation}-coordinator",
-                        deliver,
-                        on_link,
-                        wait_s=10.0,
-                    ),
-                    observe=observe,
-                )
-                on_stop(server.stop)
-                with _watched(broker):
-                    try:
-                        server.run()
-                    finally:
-                        server.close()
-    finally:
-        ledger.close()
+    office = office_for(folder, settings)
+    if office is None:
+        log.warning("plain MQTT without identities: for this machine only")
+    with ExitStack() as stack:
+        ledger = open_ledger(folder)
+        stack.callback(ledger.close)
+        gate = stack.enter_context(open_gate(folder, settings, office))
+        log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
+        (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")
+        stack.enter_context(page_process(folder, settings.page))
+        observe = stack.enter_context(live())
+        server = Server(
+            settings,
+            task,
+            examples,
+            ledger,
+            lambda deliver, on_link: MqttTransport(
+                gate.address,
+                f"{settings.federation}-coordinator",
+                deliver,
+                on_link,
+                wait_s=10.0,
+            ),
+            office=office,
+            observe=observe,
+        )
+        stack.callback(server.close)
+        on_stop(server.stop)
+        stack.enter_context(_watched(gate.broker))
+        if office is not None:
+            guard = Guard(
+                office,
+                gate.broker,
+                gate.walls,
+                gate.ghost,
+                revoked=server.revoked,
+                rotated=server.rotated,
+            )
+            stack.enter_context(guard)
+        server.run()
 
 
 def _check(settings: RunSettings, task: Task) -> Examples:

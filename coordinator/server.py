@@ -15,21 +15,21 @@ from coordinator.conductor import Conductor
 from coordinator.desk import Desk
 from coordinator.evaluate import Evaluator
 from coordinator.fleet import Fleet
+from coordinator.identity.office import Office
 from coordinator.ledger import Ledger
 from coordinator.lineage import Lineage
 from coordinator.post import Post
+from coordinator.reception import Reception
 from coordinator.rounds import Phase, TaskPhase
 from coordinator.settings import RunSettings
 from coordinator.view import FleetView, Observe
 from device_profiles import Workload
 from edge_sdk.errors import EdgeError, RemoteProtocolError
-from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport
 from edge_sdk.wire import topics
-from edge_sdk.wire.codec import Envelope, decode
-from edge_sdk.wire.messages import Announce, Data, Status
+from edge_sdk.wire.messages import Announce, Status
 from edge_sdk.wire.values import CODECS
 
 __all__ = ["Connect", "Server"]
@@ -55,12 +55,27 @@ class _Linked:
 
 
 @dataclass(frozen=True)
+class _Revoked:
+    """A device is not accepted any more."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class _Rotated:
+    """Another key signs from now on."""
+
+
+@dataclass(frozen=True)
 class _Scored:
     """An evaluation is done."""
 
     round_no: int
     density: float
     metrics: Mapping[str, float]
+
+
+_Item: TypeAlias = Delivery | _Linked | _Revoked | _Rotated | _Scored
 
 
 class Server:
@@ -72,7 +87,7 @@ class Server:
         evaluation: What the global model is scored on.
         ledger: Its durable memory, held exclusively.
         connect: Makes the transport.
-        seal: Signs, and checks signatures; None for one machine without keys.
+        office: Its identities; None for one machine without any.
         observe: Told what there is to see, a few times a second.
         clock: Monotonic seconds.
     """
@@ -85,15 +100,13 @@ class Server:
         ledger: Ledger,
         connect: Connect,
         *,
-        seal: Seal | None = None,
+        office: Office | None = None,
         observe: Observe = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._clock = settings, ledger, clock
-        self._observe, self._seal, self._recent = observe, seal, Recent()
-        self._queue: queue.Queue[Delivery | _Linked | _Scored | None] = queue.Queue(
-            QUEUE
-        )
+        self._observe = observe
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
         self._stopping = False
         self._phase = ""
         self._began = self._settled = self._look_next = clock()
@@ -107,8 +120,12 @@ class Server:
         self._evaluator = Evaluator(task, evaluation, self._scored)
         self._transport = connect(self._deliver, self._link)
         self._post = Post(
-            self._transport, settings.federation, epoch, seal.sign if seal else None
+            self._transport,
+            settings.federation,
+            epoch,
+            None if office is None else office.seal.sign,
         )
+        self._reception = Reception(settings.federation, office, self._post, clock)
         self._conductor = Conductor(
             settings,
             algorithm,
@@ -146,6 +163,14 @@ class Server:
     ) -> None:
         self._queue.put(_Scored(round_no, density, metrics))
 
+    def revoked(self, device: str) -> None:
+        """Tells the loop that a device is not accepted any more."""
+        self._queue.put(_Revoked(device))
+
+    def rotated(self) -> None:
+        """Tells the loop that another key signs from now on."""
+        self._queue.put(_Rotated())
+
     def stop(self) -> None:
         """Ends `run` soon; the ledger keeps everything for `resume`."""
         self._stopping = True
@@ -160,6 +185,7 @@ class Server:
         Raises:
             RunError: If no device can take part, or too many rounds in a row abort.
         """
+        self._reception.publish_keys()
         self._announce("waiting")
         self._lineage.load()
         rounds = self._ledger.rounds()
@@ -226,9 +252,15 @@ class Server:
             self._ledger.settle()
             self._settled = self._clock()
 
-    def _handle(self, item: Delivery | _Linked | _Scored) -> None:
+    def _handle(self, item: _Item) -> None:
         match item:
             case _Linked():
+                self._post.after_connect()
+            case _Revoked(device):
+                self._reception.dismiss(device)
+                self._desk.dismiss(device)
+            case _Rotated():
+                self._reception.publish_keys()
                 self._post.after_connect()
             case _Scored(round_no, density, metrics):
                 self._ledger.record_score(round_no, density, metrics)
@@ -275,17 +307,15 @@ class Server:
 
     def _hear(self, delivery: Delivery) -> None:
         try:
-            topic = topics.parse(delivery.topic, self._settings.federation)
-            if not delivery.payload:
+            heard = self._reception.read(delivery)
+            if heard is None:
                 return
-            seal = self._seal
-            envelope = decode(delivery.payload, verify=seal.verify if seal else None)
-            device = _sender(topic, envelope, self._settings.federation)
-            if isinstance(envelope.message, Status):  # retained, and its own will
-                self._fleet.note(device, envelope.message)
-            elif seal is None or self._recent.take(envelope.header):
+            device, message = heard
+            if isinstance(message, Status):
+                self._fleet.note(device, message)
+            else:
                 self._fleet.heard(device)
-                self._desk.answer(device, envelope.message)
+                self._desk.answer(device, message)
         except RemoteProtocolError as error:
             self.dropped += 1
             log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
@@ -331,31 +361,6 @@ class Server:
         )
         took = self._clock() - began  # grows with the fleet; its share does not
         self._look_next = began + max(LOOK_S, LOOK_SHARE * took)
-
-
-def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:
-    """The device whose topic it is, if the message is by it and for us.
-
-    Raises:
-        RemoteProtocolError: If not: it was signed for somebody else, or by somebody.
-    """
-    match topic:
-        case topics.Upload(device, _, data):
-            if data != isinstance(envelope.message, Data):
-                raise RemoteProtocolError("chunks and control have their own topics")
-        case topics.Status(device):
-            if not isinstance(envelope.message, Status):
-                raise RemoteProtocolError("only a status belongs there")
-        case _:
-            raise RemoteProtocolError("devices do not write there")
-    header = envelope.header
-    if header.source != device:
-        raise RemoteProtocolError(f"{device} speaks as {header.source}")
-    if (header.federation, header.destination) != (federation, "coordinator"):
-        raise RemoteProtocolError(
-            f"it is for {header.destination[:64]!r} of {header.federation[:64]!r}"
-        )
-    return device
 
 
 def _workload(settings: RunSettings, task: Task, batch: int) -> Workload:

@@ -109,9 +109,17 @@ class RunSettings(
         round_budget_s: Seconds a device's part of a round should take at most; the
             one knob behind densities and deadlines.
         seed: Seed of masks, initial weights, cohorts and example orders.
-        broker: ``mqtt://host:port``; empty starts one.
+        broker: ``mqtt://host:port`` or ``mqtts://``; empty starts one.
+        broker_ca: PEM of whom to believe as a broker of yours with ``mqtts://``; empty
+            for the system's authorities.
+        broker_cert: Our certificate for such a broker.
+        broker_key: Its key.
+        address: Where devices reach this machine.
         port: Port of a broker we start; 0 takes a free one.
         page: ``host:port`` of the web page; empty serves none.
+        enroll_port: Port of the enrolment listener; 0 takes a free one and keeps it.
+        certificate_days: How long a device's certificate lasts; it is renewed in time.
+        insecure: Plain MQTT without identities, for one machine only.
         training: Local training.
         warm_up: The sensitivity warm-up.
         codec: How values travel.
@@ -128,8 +136,15 @@ class RunSettings(
     round_budget_s: Annotated[float, Meta(gt=0)] = DEFAULT_ROUND_BUDGET_S
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 1
     broker: str = ""
+    broker_ca: Path | None = None
+    broker_cert: Path | None = None
+    broker_key: Path | None = None
+    address: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     page: str = ""
+    enroll_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    certificate_days: Annotated[int, Meta(ge=1, le=3650)] = 365
+    insecure: bool = False
     training: TrainingSettings = TrainingSettings()
     warm_up: WarmUpSettings = WarmUpSettings()
     codec: CodecSettings = CodecSettings()

@@ -124,16 +124,21 @@ class Badge(Protocol):
         """The raw key that this device signs with."""
         ...
 
-    def adopt(self, key: bytes) -> None:
-        """Pins the coordinator's next key in place of the present one."""
+    @property
+    def number(self) -> int:
+        """Which of its keys the coordinator signs with, by what is pinned here."""
+        ...
+
+    def adopt(self, number: int, key: bytes) -> bool:
+        """Pins the coordinator's next key; whether it is newer than the present one."""
         ...
 
     def request(self) -> bytes:
         """A signing request for the next keys, made if there are none yet."""
         ...
 
-    def install(self, certificate: bytes) -> None:
-        """Takes the next keys into use with their certificate."""
+    def install(self, certificate: bytes) -> bool:
+        """Takes the next keys into use with their certificate; whether it fitted."""
         ...
 
 
@@ -209,7 +214,7 @@ class Agent:
         will = Will(self._topic_status(), self._pack(self._status(online=False)))
         self._transport = connect(self._deliver, self._link, will)
         if badge is not None:  # first: what follows may be signed with the next key
-            self._transport.subscribe(topics.next_key(identity.federation))
+            self._await_next_key(badge)
         self._transport.subscribe(topics.announcement(identity.federation))
         self._transport.subscribe(topics.inbox(identity.federation, identity.name))
 
@@ -332,22 +337,28 @@ class Agent:
             self._advice = wait.why
             log.info("the coordinator says: %s", self._advice)
 
+    def _await_next_key(self, badge: Badge) -> None:
+        topic = topics.next_key(self._me.federation, badge.number + 1)
+        self._transport.subscribe(topic)
+
     def _tend(self, badge: Badge, envelope: Envelope, *, stale: bool) -> bool:
         """Sees to messages about keys; whether this was one."""
         match envelope.message:
             case Revoked(key, why):
                 if key == badge.public_key:  # not one that we had before
                     self._revoked = why
-            case NextKey(key):  # of any epoch: the key it is signed with is the pinned
-                badge.adopt(key)
-                log.info("the coordinator signs with another key from now on")
-                self._transport.subscribe(topics.announcement(self._me.federation))
+            case NextKey(number, key):  # of any epoch: it is signed with the pinned key
+                if badge.adopt(number, key):
+                    log.info("the coordinator signs with key %d from now on", number)
+                    self._await_next_key(badge)
+                    # What came before this key was not believed: hear it again.
+                    self._transport.subscribe(topics.announcement(self._me.federation))
             case Renew(why) if not stale:
                 log.info("renewing the certificate: %s", why)
                 self._say(Request(badge.request()))
             case Certificate(certificate) if not stale:
-                badge.install(certificate)
-                log.info("the new certificate is in use")
+                if badge.install(certificate):
+                    log.info("the new certificate is in use")
             case Renew() | Certificate():
                 pass
             case _:

@@ -13,7 +13,13 @@ import msgspec
 import typer
 
 from device_profiles import ProfileError, boards, load_board, load_profile
-from edge_sdk.errors import DependencyError, SettingsError
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import (
+    CheckpointError,
+    DependencyError,
+    IdentityError,
+    SettingsError,
+)
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.terminal import on_stop, run_app, set_up_logging
 
@@ -65,6 +71,48 @@ def run(
 
 
 @app.command()
+def enroll(
+    token: Annotated[str, typer.Argument(help="The token that the operator gave.")],
+    folder: Annotated[
+        Path, typer.Option(help="Folder of this device: identity, settings, state.")
+    ] = Path(),
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with this device's private examples.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="A board of `flash-edge boards`, or a profile TOML.")
+    ] = "",
+) -> None:
+    """Make this device's keys, have them certified, and write its device.toml."""
+    from edge_sdk.identity.enroll import enroll as enroll_device  # noqa: PLC0415
+    from edge_sdk.identity.enroll import settings_text  # noqa: PLC0415
+    from edge_sdk.identity.token import read_token  # noqa: PLC0415
+    from edge_sdk.probe.board import likely_board, read_board  # noqa: PLC0415
+
+    path = folder / "device.toml"
+    if path.exists():
+        raise SettingsError(
+            f"{path} exists already", remedy="Name another --folder, or move it away."
+        )
+    answer = enroll_device(read_token(token), folder / "identity")
+    text = settings_text(
+        answer,
+        identity="identity",
+        data=str(data.expanduser().resolve()) if data else "data",
+        state="state",
+        profile=profile or likely_board(read_board()),
+    )
+    try:
+        replace_file(path, text.encode())
+    except CheckpointError as error:
+        raise SettingsError(str(error), remedy=error.help) from error
+    typer.echo(
+        f"{answer.name} is enrolled in {answer.federation}; wrote {path}\n"
+        f"start with: flash-edge run {path}"
+    )
+
+
+@app.command()
 def profile(
     settings: Annotated[Path, typer.Argument(help="The device's TOML file.")],
     out: Annotated[
@@ -109,12 +157,19 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what is well on this board and what to mend; exit code 1 if anything."""
+    from edge_sdk.access import tls_of  # noqa: PLC0415
     from edge_sdk.doctor import Patient, examine, render  # noqa: PLC0415
 
     patient = Patient()
     if settings is not None:
         own = load_settings(settings, DeviceSettings)
-        patient = Patient(broker_url=own.broker, state=own.state)
+        try:
+            tls = tls_of(own)
+        except IdentityError:  # the patient's complaint; it is named below
+            tls = None
+        patient = Patient(
+            broker_url=own.broker, tls=tls, identity=own.identity, state=own.state
+        )
     checks = examine(patient)
     typer.echo(render(checks))
     if any(check.status == "problem" for check in checks):
@@ -264,23 +319,23 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     _require_torch()
     import torch  # noqa: PLC0415 - an extra, imported once the settings are right
 
+    from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
     from edge_sdk.governor import threads_for  # noqa: PLC0415
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415
     from edge_sdk.probe.board import read_board  # noqa: PLC0415
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
-    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
     from edge_sdk.warden import Frugal, Warden  # noqa: PLC0415
 
+    address, badge = access_of(settings)
     profile = profile_of(settings.profile, folder)
     cores, share = read_board().cores, profile.caps.cpu_share
     if settings.threads or share < 1.0:
         lent = threads_for(cores, share) if share < 1.0 else settings.threads
         torch.set_num_threads(min(settings.threads or lent, lent))
     warden = Warden(profile.caps, cores=cores)
-    address = parse_url(settings.broker)
     task = load_task(settings.task)
     examples = task.train_data(settings.data)
     runner = TaskRunner(
@@ -307,6 +362,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         ),
         Journal(settings.state),
         Frugal(runner),
+        badge=badge,
         warden=warden,
         on_phase=_say_phase,
     )

@@ -6,6 +6,7 @@ illegal instruction, and a doctor must survive that to say so.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import platform
 import re
@@ -18,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from edge_sdk.errors import BrokerError
+from edge_sdk.errors import BrokerError, IdentityError
 from edge_sdk.probe.board import (
     clock_complaint,
     free_disk_mib,
@@ -30,7 +31,10 @@ from edge_sdk.probe.board import (
 from edge_sdk.probe.ram import ram_for_agent
 from edge_sdk.probe.sensors import read_thermal
 
-__all__ = ["Check", "Patient", "Tls", "examine", "render", "torch_complaint"]
+if TYPE_CHECKING:
+    from edge_sdk.transport.address import Address, Tls
+
+__all__ = ["Check", "Patient", "examine", "render", "torch_complaint"]
 
 Status: TypeAlias = Literal["PASS", "problem", "skipped"]
 
@@ -41,6 +45,7 @@ LEAST_DISK_MIB = 200
 WAIT_S = 5.0
 # A certificate that ends sooner than this should be renewed now.
 RENEW_DAYS = 14
+REFUSAL_S = 0.5  # a broker that says nothing for so long has taken the certificate
 TORCH_FIX = "pip install 'torch>=2.7,<2.10'"
 _TORCH_TRIAL = """
 import torch
@@ -72,28 +77,14 @@ class Check:
     fix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to speak to the broker; files in PEM.
-
-    Attributes:
-        authority: The federation's certificate authority.
-        certificate: This device's own, with `key`; both None without mutual TLS.
-        key: Its key.
-    """
-
-    authority: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Patient:
     """What to look at.
 
     Attributes:
-        broker_url: ``mqtt://host:port``, or ``mqtts://`` with `tls`; None skips.
+        broker_url: ``mqtt://host:port`` or ``mqtts://``; None skips.
         tls: For an encrypted link.
+        identity: The folder that `flash-edge enroll` wrote; None for none.
         state: The agent's state folder.
         root: Where ``proc`` and ``sys`` are.
         today: The date; the clock's if not given.
@@ -101,6 +92,7 @@ class Patient:
 
     broker_url: str | None = None
     tls: Tls | None = None
+    identity: Path | None = None
     state: Path = Path()
     root: Path = Path("/")
     today: dt.date | None = None
@@ -118,6 +110,7 @@ def examine(patient: Patient) -> tuple[Check, ...]:
         _kernels,
         _thermal,
         _broker,
+        _identity,
         _tls,
     )
     return tuple(check(patient) for check in checks)
@@ -280,13 +273,13 @@ def _thermal(patient: Patient) -> Check:
 def _broker(patient: Patient) -> Check:
     if patient.broker_url is None:
         return Check("broker", "skipped", "none named")
-    if patient.tls is not None:
-        return Check("broker", "skipped", "asked through TLS, see there")
     from edge_sdk.transport.address import parse_url  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
     try:
-        address = parse_url(patient.broker_url)
+        address = parse_url(patient.broker_url, patient.tls)
+        if address.tls is not None:
+            return Check("broker", "skipped", "asked through TLS, see there")
         MqttTransport(
             address, "doctor", lambda _m: None, lambda _up: None, wait_s=WAIT_S
         ).close()
@@ -295,53 +288,93 @@ def _broker(patient: Patient) -> Check:
     return Check("broker", "PASS", f"MQTT answers at {address.host}:{address.port}")
 
 
+def _identity(patient: Patient) -> Check:
+    """The key's mode, the pinned authority, and how long the certificate lasts."""
+    if patient.identity is None:
+        return Check("identity", "skipped", "this device is not enrolled")
+    from edge_sdk.identity.folder import DeviceFolder  # noqa: PLC0415
+    from edge_sdk.identity.token import pin_of  # noqa: PLC0415
+
+    try:
+        folder = DeviceFolder(patient.identity)
+    except IdentityError as error:
+        return Check("identity", "problem", str(error), error.help)
+    left = (folder.certificate.not_valid_after_utc.date() - _today(patient)).days
+    if left < RENEW_DAYS:
+        return Check(
+            "identity",
+            "problem",
+            f"the certificate of {folder.name} ends in {left} days",
+            "Start the agent: it renews with a coordinator that runs. If it is over, "
+            "have the operator revoke it, and enrol again.",
+        )
+    return Check(
+        "identity",
+        "PASS",
+        f"{folder.name} in {folder.federation}, for {left} days; authority "
+        f"{pin_of(folder.authority).hex()[:16]}",
+    )
+
+
 def _tls(patient: Patient) -> Check:
-    if patient.tls is None or patient.broker_url is None:
-        return Check("TLS", "skipped", "the link is not encrypted by this device")
     from edge_sdk.transport.address import parse_url  # noqa: PLC0415
 
-    url = patient.broker_url.replace("mqtts://", "mqtt://")
+    if patient.broker_url is None:
+        return Check("TLS", "skipped", "no broker named")
     try:
-        address = parse_url(url)
+        address = parse_url(patient.broker_url, patient.tls)
+        if address.tls is None:
+            return Check("TLS", "skipped", "the link is not encrypted by this device")
+        left = (_handshake(address) - _today(patient)).days
     except BrokerError as error:
         return Check("TLS", "problem", str(error), error.help)
-    try:
-        ends = _handshake(address.host, address.port, patient.tls)
-    except ssl.SSLCertVerificationError as error:
-        return Check(
-            "TLS",
-            "problem",
-            f"the broker's certificate is not believed: {error.verify_message}",
-            "Check the clock, the authority's file, and the broker's name.",
-        )
     except (OSError, ValueError) as error:
-        return Check(
-            "TLS",
-            "problem",
-            f"no encrypted link to {address.host}:{address.port}: {error}",
-            "Check the port (8883 as a rule), the files, and `flash-edge enroll`.",
-        )
-    today = patient.today or dt.datetime.now(tz=dt.timezone.utc).date()
-    left = (ends - today).days
+        return Check("TLS", "problem", *_tls_complaint(error, patient.broker_url))
     if left < RENEW_DAYS:
         return Check(
             "TLS",
             "problem",
             f"the broker's certificate ends in {left} days",
-            "Renew it on the coordinator.",
+            "Restart the coordinator: it makes a new one at each start.",
         )
     return Check("TLS", "PASS", f"handshake done, certificate good for {left} days")
 
 
-def _handshake(host: str, port: int, tls: Tls) -> dt.date:
-    context = ssl.create_default_context(cafile=str(tls.authority))
-    if tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
+def _tls_complaint(error: Exception, url: str) -> tuple[str, str]:
+    """What went wrong with a handshake, and the fix."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the broker's certificate is not believed: {error.verify_message}",
+            "Check the clock, the authority's file, and the broker's name.",
+        )
+    if "CERTIFICATE_REVOKED" in str(error):
+        return (
+            "this device was revoked",
+            "Ask the operator for a token, delete the identity folder, and enrol.",
+        )
+    return (
+        f"no encrypted link to {url.rpartition('@')[2]}: {error}",
+        "Check the port (8883 as a rule), the files, and `flash-edge enroll`.",
+    )
+
+
+def _today(patient: Patient) -> dt.date:
+    return patient.today or dt.datetime.now(tz=dt.timezone.utc).date()
+
+
+def _handshake(address: Address) -> dt.date:
+    """The end of the broker's certificate, once it has taken ours too."""
+    assert address.tls is not None  # noqa: S101 - asked before
+    context = address.tls.context()
     with (
-        socket.create_connection((host, port), timeout=WAIT_S) as raw,
-        context.wrap_socket(raw, server_hostname=host) as link,
+        socket.create_connection((address.host, address.port), timeout=WAIT_S) as raw,
+        context.wrap_socket(raw, server_hostname=address.host) as link,
     ):
         found = link.getpeercert() or {}
+        # In TLS 1.3 a refusal of our certificate comes after the handshake.
+        link.settimeout(REFUSAL_S)
+        with contextlib.suppress(TimeoutError):
+            link.recv(1)
     until = ssl.cert_time_to_seconds(str(found["notAfter"]))
     return dt.datetime.fromtimestamp(until, tz=dt.timezone.utc).date()
 

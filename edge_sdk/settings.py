@@ -32,7 +32,12 @@ class DeviceSettings(
     Attributes:
         name: The device's name in the federation.
         federation: The federation's name.
-        broker: ``mqtt://[user:password@]host[:port]``.
+        broker: ``mqtt[s]://[user:password@]host[:port]``.
+        identity: Folder that `flash-edge enroll` wrote; without one only a broker on
+            this machine can be used.
+        broker_ca: PEM of whom to believe as the broker; the identity's if not given.
+        broker_cert: Certificate to show to it; the identity's if not given.
+        broker_key: Its key.
         task: A shipped task or ``package.module:object``.
         data: Folder with this device's private examples.
         state: Folder for the journal and the outbox; made if missing.
@@ -54,6 +59,10 @@ class DeviceSettings(
     data: Path
     state: Path
     profile: str
+    identity: Path | None = None
+    broker_ca: Path | None = None
+    broker_cert: Path | None = None
+    broker_key: Path | None = None
     engine: Literal["auto", "sparse", "masked"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"

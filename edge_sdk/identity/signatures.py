@@ -50,18 +50,23 @@ def signer(key_of: Callable[[], Ed25519PrivateKey]) -> Sign:
     return lambda signed: key_of().sign(CONTEXT + signed)
 
 
-def verifier(keys_of: KeysOf) -> Verify:
+def verifier(
+    keys_of: KeysOf, *, held: Callable[[str, bytes], None] = lambda _who, _key: None
+) -> Verify:
     """Whether a message is of whom its header names.
 
     Args:
         keys_of: Source -> the raw 32-byte public keys accepted from it right now; none
             for a stranger or somebody revoked.
+        held: Told the source and the key when a signature holds.
     """
 
     def verify(header: Header, signed: bytes, signature: bytes) -> bool:
-        return any(
-            _holds(key, CONTEXT + signed, signature) for key in keys_of(header.source)
-        )
+        for key in keys_of(header.source):
+            if _holds(key, CONTEXT + signed, signature):
+                held(header.source, key)
+                return True
+        return False
 
     return verify
 

@@ -11,11 +11,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 __all__ = [
     "Board",
     "clock_complaint",
     "free_disk_mib",
     "is_32_bit",
+    "likely_board",
     "read_board",
 ]
 
@@ -27,6 +30,23 @@ _SIMD = (
 # A board without a battery-backed clock starts in 1970, or at its image's build date.
 _EARLIEST = dt.date(2025, 1, 1)
 _LATEST = dt.date(2100, 1, 1)
+
+# Words of the kernel's model -> boards with at most so many MiB, smallest first.
+_CATALOGUE = {
+    "Raspberry Pi Zero 2": ((1 << 30, "raspberry_pi_zero_2_w"),),
+    "Raspberry Pi 3": ((1 << 30, "raspberry_pi_3b_plus"),),
+    "Raspberry Pi 4": (
+        (2048, "raspberry_pi_4b_2gb"),
+        (4096, "raspberry_pi_4b_4gb"),
+        (1 << 30, "raspberry_pi_4b_8gb"),
+    ),
+    "Raspberry Pi 5": ((4096, "raspberry_pi_5_4gb"), (1 << 30, "raspberry_pi_5_8gb")),
+    "AGX Orin": ((1 << 30, "jetson_agx_orin"),),
+    "Orin NX": ((1 << 30, "jetson_orin_nx"),),
+    "Orin Nano": ((1 << 30, "jetson_orin_nano"),),
+    "Xavier NX": ((1 << 30, "jetson_xavier_nx"),),
+    "Jetson Nano": ((1 << 30, "jetson_nano"),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,25 @@ def read_board(root: Path = Path("/")) -> Board:
     flags = _flags(root)
     simd = tuple(name for name in _SIMD if name in flags)
     return Board(_name(root)[:64], _cores(root), simd)
+
+
+def likely_board(board: Board, ram_mib: int | None = None) -> str:
+    """The board of the catalogue that this one is, or is most like.
+
+    Args:
+        board: What the kernel says.
+        ram_mib: Its memory; read if not given.
+
+    Example:
+        >>> likely_board(Board("Raspberry Pi 4 Model B Rev 1.4", 4, ()), 3800)
+        'raspberry_pi_4b_4gb'
+    """
+    total = ram_mib if ram_mib is not None else psutil.virtual_memory().total >> 20
+    for words, names in _CATALOGUE.items():
+        if words in board.name:
+            fitting = [name for most, name in names if total <= most]
+            return fitting[0] if fitting else names[-1][1]
+    return "x86_small_box"
 
 
 def free_disk_mib(folder: Path) -> int:

@@ -11,6 +11,7 @@ waiting there longer than 1.5 keepalives fires the will. They only enqueue.
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import NO_LIMIT, Deliver, Delivery, Will
 from edge_sdk.transport.dialect import ANSWER_S, Dialect, RefusedError, SilentError
@@ -53,6 +55,30 @@ REMEDIES = {
     "Retain not supported": "the broker has to keep retained messages; allow them",
     "Message rate too high": "the broker limits our rate; raise its limit",
 }
+
+
+# What OpenSSL says -> what it means here.
+TLS = (
+    (
+        "CERTIFICATE_REVOKED",
+        "the broker refuses this certificate: it was revoked. Ask the operator for a "
+        "token, then: flash-edge enroll TOKEN",
+    ),
+    (
+        "CERTIFICATE_EXPIRED",
+        "the broker refuses this certificate: it is over. Have the operator revoke "
+        "this device and let it in again: flash-edge enroll TOKEN",
+    ),
+    (
+        "CERTIFICATE_REQUIRED",
+        "the broker asks for a certificate: flash-edge enroll TOKEN",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the broker's certificate is not believed: it is another federation's, has "
+        "another name, or this clock runs ahead",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +143,7 @@ class Link:
         self._deliver, self._window, self._dialect = deliver, window, dialect
         self._answered = threading.Event()
         self._answer: ReasonCode | None = None
+        self._trouble = ""  # what TLS said; in 1.3 a refusal comes after the handshake
         self._ours = False  # we are the ones who end it
         self._said: set[str] = set()
         self._topics: dict[int, str] = {}  # of what is not yet acknowledged
@@ -188,10 +215,17 @@ class Link:
         client.connect_timeout = CONNECT_S
         client.max_queued_messages_set(MAX_QUEUED)
         client.max_inflight_messages_set(MAX_INFLIGHT)
+        if address.tls is not None:
+            # Made anew for each link: our certificate may have been renewed meanwhile.
+            try:
+                client.tls_set_context(address.tls.context())
+            except BrokerError as error:
+                raise RefusedError(str(error)) from error
         if address.username:
             client.username_pw_set(address.username, address.password)
         if will:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_log = self._logged
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._message
@@ -208,16 +242,25 @@ class Link:
             properties.MaximumPacketSize = MAX_INCOMING
             if self._window is not None:
                 properties.ReceiveMaximum = self._window
-        self._client.connect(
-            address.host, address.port, keepalive=KEEPALIVE_S, properties=properties
-        )
+        try:
+            self._client.connect(
+                address.host, address.port, keepalive=KEEPALIVE_S, properties=properties
+            )
+        except ssl.SSLError as error:
+            raise RefusedError(_in_tls_words(str(error))) from error
         self._client.loop_start()
         if not self._answered.wait(ANSWER_S):
             raise SilentError(f"no answer to a CONNECT of MQTT {self._dialect.value}")
+        if self._answer is None and self._trouble:
+            raise RefusedError(_in_tls_words(self._trouble))
         if self._answer is None or self._answer.getName().startswith("Unsupported"):
             raise SilentError(f"it does not speak MQTT {self._dialect.value}")
         if self._answer.is_failure:
             raise RefusedError(_in_words(self._answer))
+
+    def _logged(self, _c: paho.Client, _u: object, _level: int, text: str) -> None:
+        if "SSL" in text:
+            self._trouble = text
 
     def _connected(
         self, client: paho.Client, _u: object, _f: object, code: ReasonCode, given: Any
@@ -270,6 +313,10 @@ class Link:
         if key not in self._said:
             self._said.add(key)
             log.error("%s: %s", what, why)
+
+
+def _in_tls_words(text: str) -> str:
+    return next((words for sign, words in TLS if sign in text), text)
 
 
 def _in_words(code: ReasonCode) -> str:

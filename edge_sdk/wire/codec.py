@@ -150,7 +150,8 @@ def unpack(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"{kind.__name__}: {error}") from error
+        name = getattr(kind, "__name__", "message")  # a union has none
+        raise RemoteProtocolError(f"{name}: {error}") from error
 
 
 def _limited(data: bytes, *, max_bin: int, max_items: int) -> Any:

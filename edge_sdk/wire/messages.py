@@ -287,9 +287,11 @@ class Certificate(Struct, frozen=True, tag="certificate"):
 class NextKey(Struct, frozen=True, tag="next-key"):
     """Coordinator to all, retained: the Ed25519 key that signs from now on.
 
-    Signed with the key that it replaces.
+    Signed with the key that it replaces, so a device that slept follows the numbers
+    from the key it has to the newest.
     """
 
+    number: Annotated[int, Meta(ge=1)]
     key: Digest
 
 

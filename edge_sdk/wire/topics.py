@@ -3,7 +3,7 @@
 Prefix ``fl/1/<federation>``; at most seven slashes, because some brokers refuse more::
 
     c/ann                       retained announcement of the coordinator
-    c/key                       retained: the key it signs with from now on
+    c/key/<number>              retained: the key it signs with from then on
     m/<blob>/<index>            retained chunks of models and masks, raw bytes
     d/<device>/in               to one device
     d/<device>/up/<shard>/ctl   from it: control messages
@@ -51,6 +51,8 @@ class Announcement:
 @dataclass(frozen=True, slots=True)
 class NextKey:
     """The coordinator's retained word on its next key."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,9 @@ def announcement(federation: str) -> str:
     return f"{_prefix(federation)}/c/ann"
 
 
-def next_key(federation: str) -> str:
-    """Topic of the coordinator's next key."""
-    return f"{_prefix(federation)}/c/key"
+def next_key(federation: str, number: int) -> str:
+    """Topic of one of the coordinator's later keys."""
+    return f"{_prefix(federation)}/c/key/{number}"
 
 
 def chunk(federation: str, blob: str, index: int) -> str:
@@ -162,8 +164,8 @@ def parse(topic: str, federation: str) -> Topic:
     match parts:
         case ["c", "ann"]:
             return Announcement()
-        case ["c", "key"]:
-            return NextKey()
+        case ["c", "key", number] if _number(number):
+            return NextKey(int(number))
         case ["m", blob, index] if _BLOB.fullmatch(blob) and _number(index):
             return Chunk(blob, int(index))
         case ["d", device, "in"] if _ID.fullmatch(device):

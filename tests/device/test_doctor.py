@@ -11,7 +11,8 @@ import pytest
 
 from coordinator.broker import open_broker
 from edge_sdk import doctor
-from edge_sdk.doctor import Check, Patient, Tls, examine, render, torch_complaint
+from edge_sdk.doctor import Check, Patient, examine, render, torch_complaint
+from edge_sdk.transport.address import Tls
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
 def test_every_promised_thing_is_looked_at(healthy: dict[str, Check]) -> None:
     assert set(healthy) == {
         *("system", "clock", "memory", "disk", "vector units", "torch"),
-        *("native kernels", "heat", "broker", "TLS"),
+        *("native kernels", "heat", "broker", "identity", "TLS"),
     }
 
 

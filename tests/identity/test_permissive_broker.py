@@ -10,13 +10,19 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from coordinator.identity.office import Office
 from coordinator.ledger import open_ledger
 from coordinator.server import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from coordinator.status import summary
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.identity.signatures import Seal, signer, verifier
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.identity.exchange import Enrolled
+from edge_sdk.identity.folder import DeviceFolder, NewDevice
+from edge_sdk.identity.keys import key_pem
+from edge_sdk.identity.signatures import signer
+from edge_sdk.identity.token import read_token
 from edge_sdk.journal import Journal
 from edge_sdk.models.partition import load_partition
 from edge_sdk.models.prepare_data import prepare_folders
@@ -36,29 +42,25 @@ def key_of(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
 
 
-PINNED = {
-    name: [key_of(name).public_key().public_bytes_raw()]
-    for name in (*DEVICES, "coordinator")
-}
-
-
-def seal(name: str) -> Seal:
-    return Seal(
-        signer(lambda: key_of(name)), verifier(lambda source: PINNED.get(source, []))
+def enrolled(office: Office, name: str, folder: Path) -> DeviceFolder:
+    """A device with its identity on disk, let in by a token."""
+    replace_file(folder / "next.pem", key_pem(key_of(name)))
+    device = NewDevice(folder)
+    token = read_token(office.token(name, "127.0.0.1", 1, hours=1))
+    _, certificate = office.enrol(token.secret, device.request())
+    number, key = office.signing
+    answer = Enrolled(
+        name=name,
+        federation="tiny",
+        certificate=certificate,
+        key=key,
+        key_number=number,
+        broker="",
+        broker_authority=b"",
+        task="digits",
     )
-
-
-class Badge:
-    """The parts of a device's keys that an agent needs in a round."""
-
-    def __init__(self, name: str) -> None:
-        self.seal = seal(name)
-        self.public_key = PINNED[name][0]
-
-    def adopt(self, key: bytes) -> None:
-        raise AssertionError("nobody may rotate the key here")
-
-    request = install = adopt  # type: ignore[assignment]
+    device.finish(answer, office.authority)
+    return DeviceFolder(folder)
 
 
 class Mallory:
@@ -165,12 +167,14 @@ def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallor
     mallory = Mallory(broker)
     task = load_task("digits")
     agents = []
+    office = Office(tmp_path / "run", "tiny")
     for name in DEVICES:
         examples = load_partition(data[name])
         me = Identity(name, "tiny", "digits", len(examples), PROFILE)
         journal = Journal(tmp_path / name)
         runner = TaskRunner(task, examples, "masked")
-        agents.append(Agent(me, broker.connect, journal, runner, badge=Badge(name)))
+        badge = enrolled(office, name, tmp_path / f"identity-{name}")
+        agents.append(Agent(me, broker.connect, journal, runner, badge=badge))
     threads = [
         threading.Thread(target=one.run, kwargs={"until_done": True}) for one in agents
     ]
@@ -178,9 +182,7 @@ def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallor
         thread.start()
     ledger = open_ledger(tmp_path / "run")
     scored_on = task.eval_data(settings.evaluation)
-    server = Server(
-        settings, task, scored_on, ledger, broker.connect, seal=seal("coordinator")
-    )
+    server = Server(settings, task, scored_on, ledger, broker.connect, office=office)
     try:
         server.run()
         for thread in threads:

@@ -93,5 +93,5 @@ def messages() -> list[Message]:
         Renew(why="its certificate ends soon"),
         Request(csr=b"\x30\x03"),
         Certificate(certificate=b"\x30\x04"),
-        NextKey(key=b"\x04" * 32),
+        NextKey(number=1, key=b"\x04" * 32),
     ]

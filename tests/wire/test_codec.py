@@ -94,7 +94,7 @@ DIGESTS: dict[str, list[str]] = {
     "renew": ["850fd93b7fd254d1"],
     "request": ["d856c2c72f9f98e7"],
     "certificate": ["95882c3e60cc6a3f"],
-    "next-key": ["ee0d8939a818ffca"],
+    "next-key": ["1eab8f97da0382d3"],
 }
 
 

@@ -17,7 +17,7 @@ BLOB = "ab" * 32
 def test_what_is_built_is_parsed(fed: str, dev: str, number: int, data: bool) -> None:
     for topic, value in (
         (topics.announcement(fed), topics.Announcement()),
-        (topics.next_key(fed), topics.NextKey()),
+        (topics.next_key(fed, number), topics.NextKey(number)),
         (topics.chunk(fed, BLOB, number), topics.Chunk(BLOB, number)),
         (topics.inbox(fed, dev), topics.Inbox(dev)),
         (topics.status(fed, dev), topics.Status(dev)),

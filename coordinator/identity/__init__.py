@@ -1,0 +1,1 @@
+"""Who may take part: the federation's authority, its tokens, certificates and keys."""

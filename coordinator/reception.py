@@ -1,0 +1,159 @@
+"""Where messages of devices come in: whose they are, whether they are new, what is due.
+
+Without an `Office` this is a federation of one machine: there are no keys, and the
+name in a message is believed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from coordinator.identity.office import Office
+from coordinator.post import Post
+from edge_sdk.errors import IdentityError, RemoteProtocolError
+from edge_sdk.identity.signatures import Recent
+from edge_sdk.transport.base import Delivery
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import Envelope, decode
+from edge_sdk.wire.messages import (
+    Certificate,
+    Data,
+    Hello,
+    Message,
+    Renew,
+    Request,
+    Revoked,
+    Status,
+    Wait,
+)
+
+__all__ = ["Reception"]
+
+log = logging.getLogger(__name__)
+EXPLAIN_S = 60.0  # a device that is not believed is told why, at most so often
+EXPLAINED = 1000  # names that this is remembered for
+UNSIGNED = (
+    "your messages are not signed with a key that is enrolled here: ask the operator "
+    "for a token, then run flash-edge enroll TOKEN"
+)
+
+
+class Reception:
+    """Reads what arrives.
+
+    Args:
+        federation: The federation's name.
+        office: Its identities; None for one machine without any.
+        post: Sends.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        federation: str,
+        office: Office | None,
+        post: Post,
+        clock: Callable[[], float],
+    ) -> None:
+        self._federation, self._office = federation, office
+        self._post, self._clock = post, clock
+        self._recent = Recent()
+        self._explained: dict[str, float] = {}
+
+    def read(self, delivery: Delivery) -> tuple[str, Message] | None:
+        """Who says what; None for what needs no answer.
+
+        Raises:
+            RemoteProtocolError: If it is no message, is not signed by whom it names, or
+                is not for us.
+        """
+        topic = topics.parse(delivery.topic, self._federation)
+        if not delivery.payload:
+            return None
+        seal = self._office.seal if self._office is not None else None
+        try:
+            envelope = decode(delivery.payload, verify=seal.verify if seal else None)
+        except RemoteProtocolError:
+            if isinstance(topic, topics.Upload):
+                self._explain(topic.device)
+            raise
+        device = _sender(topic, envelope, self._federation)
+        message = envelope.message
+        # A status is retained and is its own will, so it comes again, and late.
+        if seal and not isinstance(message, Status):
+            if not self._recent.take(envelope.header):
+                return None  # delivered twice, or sent again by somebody else
+            if isinstance(message, Request):
+                self._renew(device, message)
+                return None
+            if isinstance(message, Hello):
+                self._remind(device)
+        return device, message
+
+    def publish_keys(self) -> None:
+        """Says, retained, which keys have replaced the first."""
+        if self._office is not None:
+            for number, notice in self._office.notices:
+                self._post.keep(topics.next_key(self._federation, number), notice)
+
+    def dismiss(self, device: str) -> None:
+        """Tells a device that it was revoked."""
+        person = self._office.people.get(device) if self._office is not None else None
+        if person is not None and person.revoked is not None:
+            log.warning("%s was revoked: %s", device, person.revoked)
+            self._post.tell(device, Revoked(person.last_key, person.revoked[:500]))
+
+    def _renew(self, device: str, request: Request) -> None:
+        assert self._office is not None  # noqa: S101 - only read with a seal
+        try:
+            certificate = self._office.renew(device, request.csr)
+        except IdentityError as error:
+            raise RemoteProtocolError(f"{device} cannot renew: {error}") from error
+        log.info("%s has a new certificate", device)
+        self._post.tell(device, Certificate(certificate))
+
+    def _remind(self, device: str) -> None:
+        if self._office is not None and self._office.renewal_due(device):
+            self._post.tell(device, Renew("less than a third of its life is left"))
+
+    def _explain(self, device: str) -> None:
+        """Tells a device that is not believed why, seldom: it may be an impostor."""
+        if self._office is None:
+            return
+        now = self._clock()
+        if now - self._explained.get(device, -EXPLAIN_S) < EXPLAIN_S:
+            return
+        if len(self._explained) >= EXPLAINED:
+            self._explained.clear()
+        self._explained[device] = now
+        person = self._office.people.get(device)
+        if person is not None and person.revoked is not None:
+            self.dismiss(device)
+        elif person is None:
+            self._post.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
+
+
+def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:
+    """The device whose topic it is, if the message is by it and for us.
+
+    Raises:
+        RemoteProtocolError: If not: it was signed for somebody else, or by somebody.
+    """
+    match topic:
+        case topics.Upload(device, _, data):
+            if data != isinstance(envelope.message, Data):
+                raise RemoteProtocolError("chunks and control have their own topics")
+        case topics.Status(device):
+            if not isinstance(envelope.message, Status):
+                raise RemoteProtocolError("only a status belongs there")
+        case _:
+            raise RemoteProtocolError("devices do not write there")
+    header = envelope.header
+    if header.source != device:
+        raise RemoteProtocolError(f"{device} speaks as {header.source}")
+    if (header.federation, header.destination) != (federation, "coordinator"):
+        raise RemoteProtocolError(
+            f"it is for {header.destination[:64]!r} of {header.federation[:64]!r}"
+        )
+    return device

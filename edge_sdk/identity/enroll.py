@@ -1,0 +1,117 @@
+"""Enrols this device: a key made here, a certificate from the coordinator.
+
+The private key never leaves the folder. The coordinator's listener is asked twice: once
+without belief, for the authority's certificate, which must have the pin of the token;
+then through TLS that this authority vouches for, and only then the secret is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_sdk.errors import IdentityError, RemoteProtocolError
+from edge_sdk.identity.exchange import (
+    AskAuthority,
+    AuthorityIs,
+    Enrol,
+    Enrolled,
+    Refused,
+    ask,
+)
+from edge_sdk.identity.folder import NewDevice
+from edge_sdk.identity.keys import certificate_pem
+from edge_sdk.identity.token import Token, pin_of
+
+__all__ = ["enroll", "settings_text"]
+
+WAIT_S = 20.0
+
+
+def enroll(token: Token, folder: Path) -> Enrolled:
+    """Enrols a device in an identity folder; after a cut, the same command goes on.
+
+    Args:
+        token: What the operator gave.
+        folder: Where its identity will lie.
+
+    Raises:
+        IdentityError: If the coordinator cannot be reached, is not the pinned one, or
+            refuses; or the folder holds a device already.
+    """
+    device = NewDevice(folder)
+    try:
+        authority = _authority(token)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=certificate_pem(authority).decode())
+        with _link(token, context) as link:
+            answer = ask(link, Enrol(token.secret, device.request()))
+    except ssl.SSLCertVerificationError as error:
+        raise IdentityError(
+            f"who answers at {token.host}:{token.port} is not the coordinator of this "
+            f"token: {error.verify_message}",
+            remedy="Check the address; ask the operator for a new token.",
+        ) from error
+    except (OSError, RemoteProtocolError) as error:
+        raise IdentityError(
+            f"no enrolment at {token.host}:{token.port}: {error}",
+            remedy="Check that `flash-coordinator run` runs there and that its "
+            "enrolment port is open, then use the same token again.",
+        ) from error
+    match answer:
+        case Enrolled():
+            device.finish(answer, authority)
+            return answer
+        case Refused(why, remedy):
+            raise IdentityError(why, remedy=remedy)
+        case _:
+            raise IdentityError("the coordinator answered something else")
+
+
+def settings_text(
+    answer: Enrolled, *, identity: str, data: str, state: str, profile: str
+) -> str:
+    """A whole `device.toml` for what was enrolled."""
+    lines = {
+        "name": answer.name,
+        "federation": answer.federation,
+        "broker": answer.broker,
+        "identity": identity,
+        "task": answer.task,
+        "data": data,
+        "state": state,
+        "profile": profile,
+    }
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+
+
+def _authority(token: Token) -> bytes:
+    """The authority's certificate, which anybody may show but only one has the pin."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with _link(token, context) as link:
+        answer = ask(link, AskAuthority())
+    if not isinstance(answer, AuthorityIs):
+        raise RemoteProtocolError("it does not say which authority it is of")
+    if pin_of(answer.certificate) != token.pin:
+        raise IdentityError(
+            f"who answers at {token.host}:{token.port} is not the coordinator of this "
+            "token: its authority has another fingerprint",
+            remedy="Check the address; ask the operator for a new token.",
+        )
+    return answer.certificate
+
+
+@contextmanager
+def _link(token: Token, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    address = token.host, token.port
+    with (
+        socket.create_connection(address, timeout=WAIT_S) as raw,
+        context.wrap_socket(raw, server_hostname=token.host) as link,
+    ):
+        yield link

@@ -1,0 +1,189 @@
+"""Renewal, rotation and revocation, over crashes and other processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.identity.office import Office
+from edge_sdk.errors import IdentityError, RemoteProtocolError
+from edge_sdk.identity.folder import NEXT, DeviceFolder
+from edge_sdk.identity.keys import key_pem
+from edge_sdk.identity.signatures import signer
+from edge_sdk.wire.codec import Header, decode, encode
+from edge_sdk.wire.messages import NextKey, TaskAck, Wait
+
+Site = Any
+UP = Header("task-ack", "home", "pi-1", "coordinator", 1, 1, 1)
+DOWN = Header("wait", "home", "coordinator", "pi-1", 1, 1, 1)
+
+
+def heard(office: Office, device: DeviceFolder) -> bool:
+    packet = encode(UP, TaskAck("1-a"), sign=device.seal.sign)
+    try:
+        decode(packet, verify=office.seal.verify)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def believed(device: DeviceFolder, office: Office) -> bool:
+    packet = encode(DOWN, Wait(1, "x"), sign=office.seal.sign)
+    try:
+        decode(packet, verify=device.seal.verify)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def follow(device: DeviceFolder, office: Office) -> None:
+    """What an agent does with the retained words on later keys."""
+    for number, notice in office.notices:
+        if number == device.number + 1:
+            message = decode(notice, verify=device.seal.verify).message
+            assert isinstance(message, NextKey)
+            assert device.adopt(message.number, message.key)
+
+
+def test_a_certificate_is_renewed_with_other_keys_and_the_old_ones_end(
+    site: Site,
+) -> None:
+    device = site.device("pi-1")
+    assert not site.office.renewal_due("pi-1")
+    site.clock.pass_days(61)
+    assert site.office.renewal_due("pi-1")
+    before, old = device.public_key, DeviceFolder(site.folder / "pi-1")
+    certificate = site.office.renew("pi-1", device.request())
+    assert heard(site.office, old)  # until the device has taken the new keys into use
+    assert device.install(certificate)
+    assert device.public_key != before
+    assert heard(site.office, device)
+    assert not heard(site.office, old)  # from the first word under the new ones on
+    assert not site.office.renewal_due("pi-1")
+    assert DeviceFolder(site.folder / "pi-1").public_key == device.public_key
+    assert site.office.refused() == set()
+
+
+def test_a_renewal_cut_anywhere_goes_on(site: Site) -> None:
+    device = site.device("pi-1")
+    device.request()  # killed before it was sent
+    again = DeviceFolder(site.folder / "pi-1")
+    first = site.office.renew("pi-1", again.request())  # the answer is lost
+    office = site.reopen()
+    assert heard(office, again)
+    second = office.renew("pi-1", again.request())
+    assert first == second
+    assert again.install(second)
+    assert heard(office, again)
+    assert heard(site.reopen(), again)
+
+
+def test_a_certificate_that_fits_no_next_key_changes_nothing(site: Site) -> None:
+    device, other = site.device("pi-1"), site.device("pi-2")
+    first = site.office.renew("pi-1", device.request())
+    assert device.install(first)
+    key = device.public_key
+    assert not device.install(first)  # sent again
+    theirs = site.office.renew("pi-2", other.request())
+    device.request()
+    assert not device.install(theirs)
+    assert device.public_key == key
+    assert (site.folder / "pi-1" / NEXT).exists()
+
+
+def test_a_stranger_cannot_renew(site: Site) -> None:
+    device = site.device("pi-1")
+    with pytest.raises(IdentityError, match="pi-9 is not enrolled"):
+        site.office.renew("pi-9", device.request())
+    site.office.revoke("pi-1", "lost")
+    with pytest.raises(IdentityError, match="pi-1 is not enrolled"):
+        site.office.renew("pi-1", device.request())
+
+
+def test_revoked_from_another_process_a_device_is_refused_and_its_serials_listed(
+    site: Site,
+) -> None:
+    device, other = site.device("pi-1"), site.device("pi-2")
+    device.install(site.office.renew("pi-1", device.request()))
+    assert heard(site.office, device)
+    before = site.office.revocations()
+    site.reopen().revoke("pi-1", "it was stolen")
+    site.office.refresh()
+    assert not heard(site.office, device)
+    assert heard(site.office, other) is False  # another name, another key
+    assert site.office.refused() == {"pi-1"}
+    assert site.office.people["pi-1"].revoked == "it was stolen"
+    assert site.office.people["pi-1"].last_key == device.public_key
+    assert len(site.office.revocations()) > len(before)
+
+
+def test_a_revoked_name_can_be_let_in_again_with_another_key_only(site: Site) -> None:
+    old = site.device("pi-1")
+    site.office.revoke("pi-1", "lost")
+    new = site.device("pi-1", "pi-1-again")
+    site.office.refresh()
+    assert heard(site.office, new)
+    assert not heard(site.office, old)
+    assert site.office.refused() == set()
+
+
+def test_revoking_takes_back_an_unused_token(site: Site) -> None:
+    with site.listening() as listener:
+        site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        assert "pi-1" in site.office.taken()
+        site.office.revoke("pi-1", "a slip")
+        assert site.office.taken() == set()
+    with pytest.raises(IdentityError, match="no device pi-7 is enrolled"):
+        site.office.revoke("pi-7", "x")
+
+
+def test_devices_follow_the_coordinators_key_also_those_that_slept(site: Site) -> None:
+    device, sleeper = site.device("pi-1"), site.device("pi-2")
+    for number in (1, 2, 3):
+        assert site.reopen().rotate() == number  # by a command in another process
+        site.office.refresh()
+        assert not believed(device, site.office)
+        follow(device, site.office)
+        assert believed(device, site.office)
+    for _ in range(3):
+        follow(sleeper, site.office)
+    assert believed(sleeper, site.office)
+    assert believed(DeviceFolder(site.folder / "pi-2"), site.reopen())
+    assert not device.adopt(2, bytes(32))  # an old word, sent again
+
+
+def test_a_key_that_was_replaced_is_forgotten(site: Site) -> None:
+    device = site.device("pi-1")
+    old = site.office._snapshot.key
+    site.office.rotate()
+    site.office.refresh()
+    follow(device, site.office)
+    store = (site.folder / "run" / "identity.sqlite").read_bytes()
+    assert key_pem(site.office._snapshot.key) in store
+    assert key_pem(old)[40:80] not in store
+    packet = encode(DOWN, Wait(1, "x"), sign=signer(lambda: old))
+    with pytest.raises(RemoteProtocolError):
+        decode(packet, verify=device.seal.verify)
+
+
+def test_a_run_of_another_name_cannot_take_the_store(site: Site) -> None:
+    with pytest.raises(IdentityError, match="belongs to another federation"):
+        Office(site.folder / "run", "elsewhere")
+
+
+def test_the_enrolment_port_is_kept_unless_another_is_set(site: Site) -> None:
+    assert site.office.port(0, lambda: 7001) == 7001
+    assert site.reopen().port(0, lambda: 7002) == 7001
+    assert site.office.port(7003, lambda: 0) == 7003
+    assert site.office.port(0, lambda: 0) == 7003
+
+
+def test_in_1970_nothing_is_certified(site: Site) -> None:
+    with site.listening() as listener:
+        site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+    site.clock.now = 100
+    with pytest.raises(IdentityError, match="clock was never set"):
+        site.office.token("pi-2", "127.0.0.1", 1, hours=1)
+    with pytest.raises(IdentityError, match="clock was never set"):
+        site.office.enrol(bytes(16), b"")
