@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from edge_sdk.errors import IdentityError
 
 __all__ = [
+    "DAY_S",
     "RESERVED",
     "Grant",
     "TokenRow",
