@@ -7,6 +7,9 @@
 #ifndef FLSP_BYTES
 #define FLSP_BYTES 16
 #endif
+#if FLSP_BYTES == 64
+#include <immintrin.h>
+#endif
 #ifndef FLSP_ISA
 #define FLSP_ISA base
 #endif
@@ -15,6 +18,7 @@
 #define FLSP_TEXT2(a) #a
 #define FLSP_TEXT(a) FLSP_TEXT2(a)
 #define FLSP_INLINE static inline __attribute__((always_inline))
+#define FLSP_KEEP_LOOP asm volatile("" ::: "memory")
 #define FLSP_UNROLL _Pragma("GCC unroll 32")
 
 namespace flsp {
@@ -203,8 +207,14 @@ FLSP_INLINE void copy_any(float* to, const float* from, int32_t count) {
   for (; i < count; i++) to[i] = from[i];
 }
 
+// Counts are small: GCC would call memset, which costs more than the stores.
 FLSP_INLINE void zero(float* to, int32_t count) {
-  for (int32_t i = 0; i < count; i++) to[i] = 0.0f;
+  int32_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, Vec{});
+  for (; i < count; i++) {
+    to[i] = 0.0f;
+    FLSP_KEEP_LOOP;
+  }
 }
 
 // VECTORS per packed row, or 0: any width, copied exactly. Whole vectors may read a few
@@ -413,6 +423,41 @@ void linear(const float* x, float* y, const SparseRows& rows, const float* bias,
   }
 }
 
+#if FLSP_BYTES == 64
+FLSP_INLINE Vec window_step(const float* x, const WindowRows& w, int32_t s) {
+  const float* from = x + w.base[s];
+  const __m128i at =
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(w.index + s * kWindowRows));
+  const Vec inputs = reinterpret_cast<Vec>(_mm512_permutex2var_ps(
+      reinterpret_cast<__m512>(load(from)),
+      _mm512_cvtepu8_epi32(at),
+      reinterpret_cast<__m512>(load(from + kLanes))));
+  return load(w.value + static_cast<ptrdiff_t>(s) * kWindowRows) * inputs;
+}
+
+// One kept weight costs a processor with two loads per cycle about one cycle in `dot`.
+// Here a step of four loads has 9 of 16 lanes in use at density 0.05 and 13 at 0.2.
+void linear_window(const float* x, float* y, const WindowRows& w, const float* bias,
+                   int32_t begin, int32_t end, int32_t rows, float low, float high) {
+  for (int32_t g = begin; g < end; g++) {
+    Vec sum[4] = {};
+    int32_t s = w.start[g];
+    const int32_t last = w.start[g + 1];
+    for (; s + 4 <= last; s += 4)
+      FLSP_UNROLL for (int u = 0; u < 4; u++) sum[u] += window_step(x, w, s + u);
+    for (; s < last; s++) sum[0] += window_step(x, w, s);
+    const Vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    const int32_t row = g * kWindowRows;
+    const int32_t count = rows - row < kWindowRows ? rows - row : kWindowRows;
+    for (int32_t i = 0; i < count; i++)
+      y[row + i] = clip_one(bias[row + i] + all[i], low, high);
+  }
+}
+constexpr auto kLinearWindow = linear_window;
+#else
+constexpr decltype(Kernels::linear_window) kLinearWindow = nullptr;
+#endif
+
 void linear_dense(const float* x, float* y, const float* weight, int32_t columns,
                   const float* bias, int32_t begin, int32_t end, float low, float high) {
   for (int32_t r = begin; r < end; r++) {
@@ -432,7 +477,8 @@ void linear_dense(const float* x, float* y, const float* weight, int32_t columns
 }
 
 const Kernels kTable = {FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
-                        sparse, dense, pack, every_second, max_pool, linear, linear_dense};
+                        sparse, dense, pack, every_second, max_pool, linear,
+                        kLinearWindow, linear_dense};
 
 }  // namespace
 

@@ -79,6 +79,17 @@ struct SparseRows {
   const int32_t* start;  // (rows + 1,)
 };
 
+// A sparse matrix in steps of one kept weight for each of 16 rows, whose inputs lie
+// within one window: two vectors of inputs answer 16 weights. Which rows have none in a
+// step hold value 0 at an input that another row reads.
+struct WindowRows {
+  const float* value;      // (steps, 16)
+  const uint8_t* index;    // (steps, 16): input within the window
+  const uint16_t* base;    // (steps,): where the window starts
+  const int32_t* start;    // (groups + 1,): steps of 16 rows each
+};
+constexpr int kWindowRows = 16, kWindow = 32;
+
 // Largest values of windows over one channel.
 struct MaxPool {
   const float* x;
@@ -103,6 +114,11 @@ struct Kernels {
   // y[r] = clip(bias[r] + sum value * x[offset]) for rows begin..end
   void (*linear)(const float* x, float* y, const SparseRows& rows, const float* bias,
                  int32_t begin, int32_t end, float low, float high);
+  // The same for groups of rows begin..end, of `rows` rows in all; null where the
+  // processor has no permutation of two vectors.
+  void (*linear_window)(const float* x, float* y, const WindowRows& steps,
+                        const float* bias, int32_t begin, int32_t end, int32_t rows,
+                        float low, float high);
   void (*linear_dense)(const float* x, float* y, const float* weight, int32_t columns,
                        const float* bias, int32_t begin, int32_t end, float low,
                        float high);

@@ -47,13 +47,21 @@ void run_linear(const Args& a) {
   const int32_t columns = static_cast<int32_t>(a.in.buffer.channels * pixels);
   const int64_t work = p.dense ? int64_t{rows} * columns : static_cast<int64_t>(p.values.size());
   // Below some 20 microseconds of work a second thread costs more than it saves.
-  const int parts = work < 20000 ? 1 : std::min<int>(rows, a.space.pool->threads() * 2);
+  const bool windows = !p.base.empty();
+  const int32_t units = windows ? static_cast<int32_t>(p.start.size()) - 1 : rows;
+  const int parts = work < 20000 ? 1 : std::min<int>(units, a.space.pool->threads() * 2);
   const float infinity = std::numeric_limits<float>::infinity();
   const float low = a.second ? -infinity : o.low, high = a.second ? infinity : o.high;
   a.space.pool->each(parts, [&](int part, int) {
-    const int32_t begin = static_cast<int32_t>(int64_t{rows} * part / parts);
-    const int32_t end = static_cast<int32_t>(int64_t{rows} * (part + 1) / parts);
-    if (p.dense)
+    int32_t begin = static_cast<int32_t>(int64_t{units} * part / parts);
+    int32_t end = static_cast<int32_t>(int64_t{units} * (part + 1) / parts);
+    if (windows) {
+      a.kernels.linear_window(
+          x, a.out.data, {p.values.data(), p.index.data(), p.base.data(), p.start.data()},
+          p.bias.data(), begin, end, rows, low, high);
+      begin *= kWindowRows;
+      end = std::min(rows, end * kWindowRows);
+    } else if (p.dense)
       a.kernels.linear_dense(x, a.out.data, p.values.data(), columns, p.bias.data(), begin,
                              end, low, high);
     else

@@ -256,7 +256,7 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
     Op op{r, {}, {}};
     if (r.kind == kConv)
       op.conv = plan_conv(*model.kernels, r, in, model.buffers[r.out], weight);
-    if (r.kind == kLinear) op.linear = plan_linear(in, std::move(weight));
+    if (r.kind == kLinear) op.linear = plan_linear(*model.kernels, in, std::move(weight));
     if (r.kind == kAffine) {
       op.linear.values = std::move(weight.value);
       op.linear.bias = std::move(weight.bias);
@@ -282,6 +282,7 @@ int64_t Model::bytes() const {
                                     (b.start.size() + b.row.size()) * 4 +
                                     (b.values.size() + b.offset.size()) * 4);
     total += static_cast<int64_t>(op.linear.near.size() * 2 + op.linear.far.size() * 4 +
+                                  op.linear.index.size() + op.linear.base.size() * 2 +
                                   op.linear.values.size() * 4);
   }
   return total;

@@ -77,6 +77,9 @@ struct LinearPlan {
   std::vector<float> values, bias;
   std::vector<uint16_t> near;   // offsets of sparse values, or `far` where they are large
   std::vector<int32_t> far, start;
+  // instead of offsets: steps of 16 rows (kernels.h)
+  std::vector<uint8_t> index;
+  std::vector<uint16_t> base;
 };
 
 struct Op {
@@ -99,7 +102,7 @@ void load_model(Model& model, const uint8_t* data, size_t size);
 // Plans one convolution.
 ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
                    const Buffer& out, const Matrix& weight);
-LinearPlan plan_linear(const Buffer& in, Matrix weight);
+LinearPlan plan_linear(const Kernels& kernels, const Buffer& in, Matrix weight);
 const Kernels* best_kernels();
 
 }  // namespace flsp

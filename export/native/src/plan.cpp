@@ -19,6 +19,7 @@ constexpr double kDenseFrom = 0.7;       // above it, dense tiles are faster
 constexpr double kPackCycles = 1.5;      // per copied vector
 constexpr int32_t kEntryVectors = 64;    // per row and block: sums are reloaded between
 constexpr int64_t kThreads = 8;          // as many parts of a layer as can be had
+constexpr double kStepCycles = 4.5;      // of a step of 16 rows; one weight alone: 1
 constexpr int64_t kMostScratch = int64_t{1} << 28;
 
 struct Tap {  // one kernel position
@@ -323,7 +324,47 @@ ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
   return p;
 }
 
-LinearPlan plan_linear(const Buffer& in, Matrix weight) {
+namespace {
+
+// Steps of 16 rows: each takes, of every row, the next weight if its input lies within
+// the window that starts at the first input still to come. False where the rows have too
+// little in common for that to pay.
+bool fill_windows(const Matrix& w, const std::vector<int32_t>& offset, LinearPlan& p) {
+  p.start.assign(1, 0);
+  std::vector<int32_t> next(w.start.begin(), w.start.end() - 1);
+  std::vector<float> values;
+  for (int32_t row = 0; row < w.rows; row += kWindowRows) {
+    const int32_t last = std::min(w.rows, row + kWindowRows);
+    for (;;) {
+      int32_t base = INT32_MAX;
+      for (int32_t r = row; r < last; r++)
+        if (next[r] < w.start[r + 1]) base = std::min(base, offset[next[r]]);
+      if (base == INT32_MAX) break;
+      float value[kWindowRows] = {};
+      uint8_t index[kWindowRows] = {};  // `base` itself: an input that some row reads
+      for (int32_t r = row; r < last; r++)
+        if (next[r] < w.start[r + 1] && offset[next[r]] < base + kWindow) {
+          index[r - row] = static_cast<uint8_t>(offset[next[r]] - base);
+          value[r - row] = w.value[next[r]++];
+        }
+      p.base.push_back(static_cast<uint16_t>(base));
+      p.index.insert(p.index.end(), index, index + kWindowRows);
+      values.insert(values.end(), value, value + kWindowRows);
+    }
+    p.start.push_back(static_cast<int32_t>(p.base.size()));
+  }
+  if (static_cast<double>(p.base.size()) * kStepCycles >= static_cast<double>(w.kept())) {
+    p.base.clear();
+    p.index.clear();
+    return false;
+  }
+  p.values = std::move(values);
+  return true;
+}
+
+}  // namespace
+
+LinearPlan plan_linear(const Kernels& kernels, const Buffer& in, Matrix weight) {
   LinearPlan p;
   const double all = static_cast<double>(weight.rows) * weight.columns;
   p.bias = std::move(weight.bias);
@@ -332,21 +373,22 @@ LinearPlan plan_linear(const Buffer& in, Matrix weight) {
     p.values = std::move(weight.value);
     return p;
   }
-  if (p.dense) p.values.assign(static_cast<size_t>(weight.rows) * weight.columns, 0.0f);
+  if (p.dense) {
+    p.values.assign(static_cast<size_t>(weight.rows) * weight.columns, 0.0f);
+    for (int32_t r = 0; r < weight.rows; r++)
+      for (int32_t i = weight.start[r]; i < weight.start[r + 1]; i++)
+        p.values[static_cast<size_t>(r) * weight.columns + weight.column[i]] =
+            weight.value[i];
+    return p;
+  }
   const int64_t pixels = in.pixels(), plane = in.plane();
+  std::vector<int32_t> offset = std::move(weight.column);
+  for (int32_t& c : offset) c = static_cast<int32_t>(c / pixels * plane + c % pixels);
   const bool near = in.floats() <= 65536;
-  for (int32_t r = 0; r < weight.rows; r++)
-    for (int32_t i = weight.start[r]; i < weight.start[r + 1]; i++) {
-      const int32_t c = weight.column[i];
-      if (p.dense) {
-        p.values[static_cast<size_t>(r) * weight.columns + c] = weight.value[i];
-      } else {
-        const int64_t offset = c / pixels * plane + c % pixels;
-        if (near) p.near.push_back(static_cast<uint16_t>(offset));
-        else p.far.push_back(static_cast<int32_t>(offset));
-      }
-    }
-  if (!p.dense) p.values = std::move(weight.value);
+  if (near && kernels.linear_window && fill_windows(weight, offset, p)) return p;
+  if (near) p.near.assign(offset.begin(), offset.end());
+  else p.far = std::move(offset);
+  p.values = std::move(weight.value);
   p.start = std::move(weight.start);
   return p;
 }
