@@ -95,7 +95,7 @@ class NativeModel:
         own = np.ascontiguousarray(batch)
         out = np.empty((len(own), *self.output_shape), np.float32)
         code = self._library.flsp_run(
-            self._session(), own.ctypes.data, out.ctypes.data, len(own)
+            self._session(), _address(own), _address(out), len(own)
         )
         if code:
             raise EngineError(f"the native runtime failed with code {code}")
@@ -113,6 +113,11 @@ class NativeModel:
         shape = (ctypes.c_int64 * 3)()
         function(self._handle, shape)
         return tuple(int(v) for v in shape)
+
+
+def _address(array: NDArray[np.float32]) -> int:
+    """Where an array begins; `array.ctypes` takes a microsecond to say so."""
+    return int(array.__array_interface__["data"][0])
 
 
 class _Session:

@@ -65,15 +65,14 @@ bool cheaper_packed(const Shape& s, int32_t copies, bool dense) {
   const double used = static_cast<double>(s.weight.kept()) * (dense ? 0.4 : 1.0);
   if (width < lanes) return true;  // a direct tile would be wider than a row
   const double vectors = static_cast<int>((width + lanes - 1) / lanes);
-  const double waste = vectors * lanes / width;
+  const double rounded = vectors * lanes / width;  // rows of whole vectors
   const double copy = static_cast<double>(s.in.channels) * kPackCycles;
-  const double rounded = vectors * lanes / width;  // packed rows of whole vectors
   const double packed_load = std::min(crossing, 0.5 * rounded);
   const double halo = 1.0 + (s.op.kernel_h - 1) / std::max(1.0, 8.0 * lanes / width);
-  const double packed = used * packed_load + copy * copies * halo +
+  const double packed = used * packed_load + copy * copies * halo * rounded +
                         (s.strided() ? copy : 0);
   const double direct =
-      used * crossing * waste + (s.padded() || s.strided() ? copy : 0);
+      used * crossing * rounded + (s.padded() || s.strided() ? copy : 0);
   return packed < direct;
 }
 
