@@ -155,6 +155,35 @@ def test_any_pool_equals_onnxruntimes(
         del os.environ["FLSP_ISA"]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    planes=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    density=st.sampled_from([0.0, 0.02, 0.1, 0.3, 0.6, 1.0]),
+    threads=st.integers(1, 2),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 2**16),
+)
+def test_any_linear_layer_equals_onnxruntimes(
+    rows: int, planes: Any, density: float, threads: int, isa: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    columns = int(np.prod(planes))
+    weight = rng.standard_normal((rows, columns), np.float32)
+    weight[rng.random(weight.shape) >= density] = 0
+    arrays = {"w": weight, "b": rng.standard_normal(rows, np.float32)}
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["g"], transB=1),
+        helper.make_node("Relu", ["g"], ["output"]),
+    ]
+    os.environ["FLSP_ISA"] = isa
+    try:
+        compare(model_of(nodes, arrays, planes), planes, threads=threads, seed=seed)
+    finally:
+        del os.environ["FLSP_ISA"]
+
+
 def rng_array(*shape: int, density: float = 1.0) -> np.ndarray:
     rng = np.random.default_rng(sum(shape))
     array = rng.standard_normal(shape, np.float32)
