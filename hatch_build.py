@@ -1,7 +1,8 @@
-"""Packaging hook: compiles the kernels into the wheel where a compiler is at hand.
+"""Packaging hook: compiles what is native into the wheel where a compiler is at hand.
 
-Building never fails an installation: without a compiler the wheel is pure Python and
-training runs at masked-dense speed (`flash-edge doctor` says so).
+Building never fails an installation: without a compiler the wheel is pure Python,
+training runs at masked-dense speed (`flash-edge doctor` says so), and the inference
+runtime is compiled on its first use, if there is a compiler then.
 
 Environment:
     FLASH_EDGE_TARGET: machine type to build for, x86_64 or aarch64 (cross-compiled).
@@ -24,7 +25,7 @@ __all__ = ["KernelBuildHook"]
 
 
 class KernelBuildHook(BuildHookInterface[Any]):
-    """Adds the compiled kernels to a wheel and tags it with its platform."""
+    """Adds compiled kernels and inference runtime to a wheel, tagged by platform."""
 
     PLUGIN_NAME = "custom"
 
@@ -33,15 +34,18 @@ class KernelBuildHook(BuildHookInterface[Any]):
         del version
         if self.target_name != "wheel":
             return
-        building = _load(Path(self.root) / "edge_sdk" / "kernels" / "build.py")
+        root = Path(self.root) / "edge_sdk"
+        building = _load("edge_sdk.kernels.build", root / "kernels" / "build.py")
+        runtime = _load("edge_sdk.infer.build", root / "infer" / "build.py")
         machine = os.environ.get("FLASH_EDGE_TARGET") or building.this_machine()
-        folder = building.package_folder()
-        for old in folder.glob("*.so"):
+        folder, infer_folder = building.package_folder(), runtime.package_folder()
+        for old in (*folder.glob("*.so"), *infer_folder.glob("*.so")):
             old.unlink()
         try:
             if not sys.platform.startswith("linux"):
                 raise building.BuildError(sys.platform)  # noqa: TRY301 - same end
             built = building.build(building.targets_for(machine), folder)
+            inference = runtime.build(infer_folder, machine=machine)
         except (building.BuildError, OSError) as error:
             if os.environ.get("FLASH_EDGE_REQUIRE_KERNELS") == "1":
                 raise
@@ -54,11 +58,13 @@ class KernelBuildHook(BuildHookInterface[Any]):
         for path in built:
             inside = f"edge_sdk/kernels/lib/{path.name}"
             build_data["force_include"][str(path)] = inside
+        inside = f"export/native/lib/{inference.name}"
+        build_data["force_include"][str(inference)] = inside
 
 
-def _load(path: Path) -> ModuleType:
-    """Imports one file without importing its package's dependencies."""
-    spec = importlib.util.spec_from_file_location("_flash_edge_build", path)
+def _load(name: str, path: Path) -> ModuleType:
+    """Imports one file under its own name, without its package's dependencies."""
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is missing from the source tree")
     module = importlib.util.module_from_spec(spec)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -42,6 +44,9 @@ log = logging.getLogger(__name__)
 # Predicted memory was within 15 % of what was measured on most networks; a ceiling has
 # to hold all the same. See docs/devices.md.
 _FORESIGHT = 0.85
+Key = Annotated[
+    Path | None, typer.Option(help="Public key (PEM) that must have signed the bundle.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Say more; show tracebacks.")]
 
 
@@ -219,6 +224,82 @@ def bundle(
         own_wheel=wheel,
     )
     typer.echo(str(made))
+
+
+@app.command()
+def infer(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle.")],
+    given: Annotated[Path, typer.Option("--input", help="A .npy, .npz or image file.")],
+    threads: Annotated[int, typer.Option(min=1, max=256)] = 1,
+    key: Key = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON list of outputs per example.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a bundle's model on examples and print the largest output of each."""
+    set_up_logging(verbose=verbose)
+    from edge_sdk.infer import Bundle  # noqa: PLC0415 - may compile the runtime
+    from edge_sdk.infer.prepare import read_examples  # noqa: PLC0415
+
+    model = Bundle(folder, threads=threads, trusted=_public_key(key))
+    for outputs in model.predict(read_examples(given, model.preparation)):
+        if as_json:
+            typer.echo(json.dumps(outputs.tolist()))
+            continue
+        top = int(outputs.reshape(-1).argmax())
+        label = model.labels[top] if top < len(model.labels) else str(top)
+        typer.echo(f"{label}\t{outputs.reshape(-1)[top]:.6g}")
+
+
+model_app = typer.Typer(help="The two model slots of this board.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+Root = Annotated[Path, typer.Argument(help="Folder of the two slots.")]
+
+
+@model_app.command("status")
+def model_status(root: Root) -> None:
+    """Say which model is live and which one waits."""
+    from edge_sdk.slots import look  # noqa: PLC0415
+
+    slots = look(root)
+    for name, task in slots.tasks.items():
+        typer.echo(f"{name}: {task}{' (live)' if name == slots.live else ''}")
+    if not slots.tasks:
+        typer.echo(f"{root} holds no model")
+
+
+@model_app.command("switch")
+def model_switch(
+    root: Root,
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The next model.")],
+    health: Annotated[
+        str, typer.Option(help="Command run after the switch; its failure undoes it.")
+    ] = "",
+    key: Key = None,
+    verbose: Verbose = False,
+) -> None:
+    """Check BUNDLE on this board and make it live, or leave all as it was."""
+    set_up_logging(verbose=verbose)
+    from edge_sdk.slots import switch  # noqa: PLC0415
+
+    slot = switch(root, folder, trusted=_public_key(key), health=shlex.split(health))
+    typer.echo(f"live: {root / 'current'} -> {slot}")
+
+
+@model_app.command("rollback")
+def model_rollback(root: Root, verbose: Verbose = False) -> None:
+    """Make the model before this one live again."""
+    set_up_logging(verbose=verbose)
+    from edge_sdk.slots import roll_back  # noqa: PLC0415
+
+    typer.echo(f"live: {root / 'current'} -> {roll_back(root)}")
+
+
+def _public_key(path: Path | None) -> bytes | None:
+    from edge_sdk.infer.signature import read_public_key  # noqa: PLC0415
+
+    return None if path is None else read_public_key(path)
 
 
 @app.command("boards")

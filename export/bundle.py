@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -17,6 +16,8 @@ import numpy as np
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.bundle import EXACT, MANIFEST, ROUNDED, check_files, digests
+from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from export.builder import build_source
 from export.extras import require
 from export.snippets import readme
@@ -25,12 +26,10 @@ from export.timing import machine, time_file
 if TYPE_CHECKING:
     from export.rebuild import Source
 
-__all__ = ["FORMATS", "MANIFEST", "make_bundle", "read_manifest", "verify_bundle"]
+__all__ = ["FORMATS", "make_bundle", "verify_bundle"]
 
-MANIFEST = "manifest.json"
 FORMATS = ("onnx-sparse", "native")
 _GOLDEN = 4  # examples
-_EXACT, _ROUNDED = 1e-5, 1e-3  # relative max-norm between machines
 
 
 def make_bundle(
@@ -41,6 +40,7 @@ def make_bundle(
     data: Path | str | None = None,
     accuracy_points: float = 0.5,
     seconds: float = 0.5,
+    key: Path | str | None = None,
 ) -> dict[str, Any]:
     """Exports every format, checks it, and writes the folder whole or not at all.
 
@@ -51,16 +51,19 @@ def make_bundle(
         data: Folder with evaluation examples: the golden example then is a real one.
         accuracy_points: Percentage points that a lossy format may lose.
         seconds: How long each model is timed for the manifest; 0 for not at all.
+        key: PEM file of an Ed25519 private key that signs the manifest.
 
     Returns:
         The manifest.
 
     Raises:
         ExportError: If a gate fails, or `out` exists and is no bundle.
+        IdentityError: If the key cannot be read; before anything is exported.
     """
     require()
     from export.rebuild import from_checkpoint  # noqa: PLC0415 - torch is an extra
 
+    signing = None if key is None else read_key(Path(key))
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))
     target = Path(out)
@@ -89,49 +92,33 @@ def make_bundle(
             source.task, manifest["models"], source.input_shape, len(source.labels)
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
-        manifest["files"] = _digests(folder)
+        manifest["files"] = digests(folder)
         _write_json(folder / MANIFEST, manifest)
+        if signing is not None:
+            signature = sign((folder / MANIFEST).read_bytes(), signing)
+            (folder / SIGNATURE).write_text(signature, encoding="utf-8")
         _replace(folder, target)
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle.
+def verify_bundle(
+    folder: Path | str, *, trusted: bytes | None = None
+) -> dict[str, float]:
+    """Checks signature, every file's SHA-256 and the golden example; needs no torch.
 
-    Raises:
-        ExportError: If the folder has none or it is damaged.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{folder} is not a bundle: {error}") from error
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != "flash-edge bundle 1"
-    ):
-        raise ExportError(f"{folder} is not a bundle of format 1")
-    return manifest
-
-
-def verify_bundle(folder: Path | str) -> dict[str, float]:
-    """Checks every file's SHA-256 and runs the golden example; needs no torch.
+    Args:
+        folder: The bundle.
+        trusted: Raw public key that must have signed it; None accepts an unsigned one.
 
     Returns:
         Model name to the relative difference from the golden output.
 
     Raises:
-        ExportError: If a file is missing, changed or unlisted, or an output differs.
+        ExportError: If a file is missing, changed or unlisted, the signature is false
+            or by another key, or an output differs.
     """
     root = Path(folder)
-    manifest = read_manifest(root)
-    listed, found = manifest["files"], _digests(root)
-    for name in sorted({*listed, *found}):
-        if name not in found:
-            raise ExportError(f"{root}: {name} is missing")
-        if name not in listed:
-            raise ExportError(f"{root}: {name} is not in the manifest")
-        if listed[name] != found[name]:
-            raise ExportError(f"{root}: {name} was changed: its SHA-256 is another")
+    manifest, _ = check_files(root, trusted=trusted)
     given = np.load(root / "golden" / "input.npy")
     differences = {}
     for name, entry in manifest["models"].items():
@@ -139,7 +126,7 @@ def verify_bundle(folder: Path | str) -> dict[str, float]:
         outputs = _run(root / entry["file"], given)
         scale = float(np.abs(wanted).max()) or 1.0
         error = float(np.abs(outputs - wanted).max()) / scale
-        limit = _EXACT if entry["exact"] else _ROUNDED
+        limit = EXACT if entry["exact"] else ROUNDED
         if not error <= limit:
             raise ExportError(
                 f"{entry['file']}: outputs differ from the golden ones by {error:.2e} "
@@ -231,14 +218,6 @@ def _save(path: Path, array: np.typing.NDArray[Any]) -> None:
 def _write_json(path: Path, value: object) -> None:
     text = json.dumps(value, indent=2, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from edge_sdk.errors import EdgeError, ExportError
+from edge_sdk.infer.bundle import MANIFEST
+from edge_sdk.infer.signature import check_signature, read_public_key
 from export.builder import build
 from export.bundle import FORMATS, make_bundle, verify_bundle
 from export.recheck import verify
@@ -93,14 +95,22 @@ def verify_command(
     ] = None,
     data: Data = None,
     accuracy_points: Points = 0.5,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Public key (PEM) that must have signed it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run every gate again on FILE; on a bundle, digests and the golden example."""
     if file.is_dir():
-        differences = verify_bundle(file)
+        trusted = None if key is None else read_public_key(key)
+        differences = verify_bundle(file, trusted=trusted)
+        signer = check_signature(file, (file / MANIFEST).read_bytes())
         if as_json:
-            typer.echo(json.dumps(differences))
+            signed = None if signer is None else signer.hex()
+            typer.echo(json.dumps({"signer": signed, "differences": differences}))
             return
+        typer.echo(_signed_by(signer, trusted))
         for name, error in differences.items():
             typer.echo(f"{name}: golden outputs match, largest difference {error:.1e}")
         return
@@ -123,6 +133,9 @@ def bundle_command(
     ] = None,
     data: Data = None,
     accuracy_points: Points = 0.5,
+    key: Annotated[
+        Path | None, typer.Option(help="Ed25519 private key (PEM) that signs it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a folder with models, labels, a golden example and a manifest."""
@@ -132,6 +145,7 @@ def bundle_command(
         formats=format or FORMATS,
         data=data,
         accuracy_points=accuracy_points,
+        key=key,
     )
     if as_json:
         typer.echo(json.dumps(manifest, indent=2))
@@ -161,6 +175,13 @@ def bench_command(
     for t in timings:
         row = f"{t.name:20}{t.p50_ms:10.3f}{t.p90_ms:10.3f}{t.load_ms:10.1f}"
         typer.echo(f"{row}{t.peak_rss_mib:8.1f}")
+
+
+def _signed_by(signer: bytes | None, trusted: bytes | None) -> str:
+    if signer is None:
+        return "unsigned: whoever could write the folder could have changed it"
+    known = "the key you named" if trusted else "not compared: name its key with --key"
+    return f"signed by {signer.hex()} ({known})"
 
 
 def _show(report: Report, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.bundle import read_manifest
 from export.extras import require
 
 __all__ = ["Timing", "bench", "machine", "time_file"]
@@ -96,8 +97,6 @@ def bench(
     Raises:
         ExportError: If it is no bundle, or a model cannot run.
     """
-    from export.bundle import read_manifest  # noqa: PLC0415
-
     folder = Path(bundle)
     models: Mapping[str, Any] = read_manifest(folder)["models"]
     example = folder / "golden" / "input.npy"

@@ -6,9 +6,9 @@ Run from the root of the project:
     python tests/bench/bench_export.py --checkpoint FILE --data FOLDER   (your own)
 
 What is trained, and how little: trained.py. Times are bursts of one runtime after the
-other, medians of all but each burst's first runs: single interleaved calls would measure
-a cache that the other side's weights have emptied. Load times are the least of three
-processes. Every format passes its gates on the way, or the bench ends there.
+other, medians of all but each burst's first runs: single interleaved calls would
+measure a cache that the other side's weights have emptied. Load times are the least of
+three processes. Every format passes its gates on the way, or the bench ends there.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 MNISTNet, McMahan's and LEAF's FEMNIST network (its 62 outputs, 10 of them used) train
 100 steps of 32 images; ResNet18 trains 6 steps of 16, padded to 3 x 32 x 32: enough to
-give batch norms statistics and weights their spread, not to finish. All under an ERK mask
-that is drawn before the first step.
+give batch norms statistics and weights their spread, not to finish. All under an ERK
+mask that is drawn before the first step.
 """
 
 from __future__ import annotations
