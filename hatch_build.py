@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -38,9 +39,11 @@ class KernelBuildHook(BuildHookInterface[Any]):
         building = _load("edge_sdk.kernels.build", root / "kernels" / "build.py")
         runtime = _load("edge_sdk.infer.build", root / "infer" / "build.py")
         machine = os.environ.get("FLASH_EDGE_TARGET") or building.this_machine()
-        folder, infer_folder = building.package_folder(), runtime.package_folder()
-        for old in (*folder.glob("*.so"), *infer_folder.glob("*.so")):
+        folder = building.package_folder()
+        for old in folder.glob("*.so"):
             old.unlink()
+        infer_folder = runtime.package_folder(machine)
+        shutil.rmtree(infer_folder.parent, ignore_errors=True)
         try:
             if not sys.platform.startswith("linux"):
                 raise building.BuildError(sys.platform)  # noqa: TRY301 - same end
@@ -58,7 +61,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
         for path in built:
             inside = f"edge_sdk/kernels/lib/{path.name}"
             build_data["force_include"][str(path)] = inside
-        inside = f"export/native/lib/{inference.name}"
+        inside = str(inference.relative_to(self.root))
         build_data["force_include"][str(inference)] = inside
 
 

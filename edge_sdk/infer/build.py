@@ -83,18 +83,25 @@ def build(folder: Path, *, machine: str | None = None) -> Path:
         return whole.replace(folder / LIBRARY)
 
 
-def package_folder() -> Path:
-    """Where an installed package carries the library."""
-    return SOURCES.parent / "lib"
+def package_folder(machine: str | None = None) -> Path:
+    """Where an installed package carries the library, by machine and sources.
+
+    So a source tree never loads one for another machine, or from before an edit.
+    """
+    return SOURCES.parent / "lib" / f"{machine or this_machine()}-{_digest()}"
 
 
 def cache_folder() -> Path:
     """Where a build at run time goes, one folder per version of the sources."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "flash-edge" / f"infer-{_digest()}"
+
+
+def _digest() -> str:
     sha = hashlib.sha256(repr((_COMMON, _KERNELS)).encode())
     for file in sorted(SOURCES.glob("*.*")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "flash-edge" / f"infer-{sha.hexdigest()[:16]}"
+    return sha.hexdigest()[:16]
 
 
 def _run(command: list[str]) -> None:
