@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Debian only; elsewhere the embedded broker is used and cross-compiled tests are skipped.
-APT_PACKAGES := chromium mosquitto g++ g++-aarch64-linux-gnu qemu-user-static
+APT_PACKAGES := chromium mosquitto g++ g++-aarch64-linux-gnu qemu-user-static debootstrap
+# The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
+ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: demo test check types unit bench bench-train bench-export bench-budget bench-page wheels \
-  tools clean
+.PHONY: demo test check types unit bench bench-train bench-export bench-budget bench-page \
+  wheels arm tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -34,16 +36,24 @@ bench-export: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_export.py
 
 bench-budget: $(VENV)/.dev
-	$(BIN)/python tests/bench/bench_budget.py
+	$(BIN)/python tests/bench/bench_budget.py --engine sparse
+	$(BIN)/python tests/bench/bench_budget.py --engine masked
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/bench/bench_device.py
+	$(BIN)/python tests/bench/bench_straggler.py
 
 bench-page: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_page.py --json bench/page.json
 
 wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
+	rm -rf dist
 	FLASH_EDGE_REQUIRE_KERNELS=1 $(BIN)/python -m build -q --wheel --outdir dist
 	FLASH_EDGE_REQUIRE_KERNELS=1 FLASH_EDGE_TARGET=aarch64 \
 	  FLASH_EDGE_WHEEL_PLATFORM=manylinux_2_28_aarch64 \
 	  $(BIN)/python -m build -q --wheel --outdir dist
+
+arm: tools wheels   ## the boards' processors, emulated: our wheel, its kernels, a real round
+	PATH="$(abspath $(BIN)):$$PATH" sh tests/arm/prepare.sh $(ARM) dist/*aarch64.whl
+	FLASH_EDGE_ARM=$(ARM) FLASH_EDGE_REQUIRE_ARM=1 $(BIN)/pytest -q --durations=10 tests/arm
 
 tools:   # what a package index cannot give; skipped without apt or without root
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

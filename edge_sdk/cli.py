@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from device_profiles import DeviceProfile
     from edge_sdk.agent import Agent
     from edge_sdk.models.task import Examples, Task
+    from edge_sdk.service import Service
     from edge_sdk.session import Session
     from edge_sdk.training.runner import MicroBatch
 
@@ -40,7 +41,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+service = typer.Typer(help="Run the agent as a systemd service.", no_args_is_help=True)
+app.add_typer(service, name="service")
 log = logging.getLogger(__name__)
+ServiceFile = Annotated[Path, typer.Argument(help="The device's TOML file.")]
 # Predicted memory was within 15 % of what was measured on most networks; a ceiling has
 # to hold all the same. See docs/devices.md.
 _FORESIGHT = 0.85
@@ -181,23 +185,39 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
-def service(
-    settings: Annotated[Path, typer.Argument(help="The device's TOML file.")],
-    install: Annotated[
-        bool, typer.Option("--install", help="Write the unit; needs root.")
-    ] = False,
-) -> None:
-    """Print the hardened systemd unit of this device, or install it."""
-    from edge_sdk.service import install_service, this_service, unit_text  # noqa: PLC0415
+@service.command()
+def install(settings: ServiceFile = Path("device.toml")) -> None:
+    """Write the hardened systemd unit of this device; needs root."""
+    from edge_sdk.service import install_service  # noqa: PLC0415
+
+    path, commands = install_service(_unit(settings))
+    typer.echo(f"wrote {path}; start it with: {commands}")
+
+
+@service.command()
+def show(settings: ServiceFile = Path("device.toml")) -> None:
+    """Print the unit that `install` would write."""
+    from edge_sdk.service import unit_text  # noqa: PLC0415
+
+    typer.echo(unit_text(_unit(settings)))
+
+
+def _unit(settings: Path) -> Service:
+    """The unit's facts: the owner's caps become its walls."""
+    from edge_sdk.probe.board import read_board  # noqa: PLC0415
+    from edge_sdk.service import this_service  # noqa: PLC0415
 
     own = load_settings(settings, DeviceSettings)
-    unit = this_service(settings, own.state, own.data)
-    if not install:
-        typer.echo(unit_text(unit))
-        return
-    path, commands = install_service(unit)
-    typer.echo(f"wrote {path}\n{commands}")
+    caps = profile_of(own.profile, settings.parent).caps
+    return this_service(
+        settings,
+        own.state,
+        own.data,
+        ram_mib=caps.ram_mib,
+        cpu_share=caps.cpu_share,
+        cores=read_board().cores,
+        gpu=Path("/etc/nv_tegra_release").exists(),
+    )
 
 
 @app.command()

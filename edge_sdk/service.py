@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -20,6 +21,8 @@ UNIT_FOLDER = Path("/etc/systemd/system")
 # The agent answers a stop within a training step; a large model on a small board takes
 # several seconds for one.
 STOP_S = 45
+# torch's mapped libraries; the kernel can drop most of them, but not while they run.
+WALL_MIB = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,9 @@ def install_service(
             f"systemd does not accept the unit: {faults}",
             remedy="Report the message with your version of systemd.",
         )
+    service.state.mkdir(parents=True, exist_ok=True)  # the unit works in it
+    with contextlib.suppress(LookupError, PermissionError):
+        shutil.chown(service.state, service.user)
     path = folder / f"{name}.service"
     replace_file(path, text.encode())
     path.chmod(0o644)
@@ -161,8 +167,9 @@ def _limits(service: Service) -> list[str]:
     lines = ["# What the owner lends; other programs come first.", "Nice=10"]
     lines += ["IOSchedulingClass=idle", "OOMScoreAdjust=500"]
     if service.ram_mib is not None:
-        # The agent keeps below its cap by itself; this is the wall behind it.
-        lines += [f"MemoryMax={service.ram_mib}M", "MemorySwapMax=0"]
+        # The agent keeps its own memory below the cap; libraries' pages come on top.
+        # This is the wall behind it.
+        lines += [f"MemoryMax={service.ram_mib + WALL_MIB}M", "MemorySwapMax=0"]
     if service.cpu_share < 1:
         quota = max(1, round(100 * service.cpu_share * service.cores))
         lines.append(f"CPUQuota={quota}%")

@@ -13,9 +13,12 @@ from device_profiles import load_profile
 from edge_sdk.models.prepare_data import prepare_folders
 
 
-def flash_edge(*arguments: str) -> subprocess.CompletedProcess[str]:
+def flash_edge(
+    *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edge_sdk.cli", *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
@@ -59,9 +62,29 @@ def test_profile_measures_this_board_and_writes_what_run_can_read(
 
 
 def test_service_prints_a_unit_that_may_only_write_its_state(settings: Path) -> None:
-    unit = flash_edge("service", str(settings)).stdout
+    unit = flash_edge("service", "show", str(settings)).stdout
     assert f"run {settings}" in unit
     assert "ProtectSystem=strict" in unit
+    assert "MemoryMax" not in unit
+
+
+def test_what_the_owner_lends_stands_in_the_unit(settings: Path) -> None:
+    (settings.parent / "own.toml").write_text(
+        'like = "raspberry_pi_4b_4gb"\n[caps]\nram_mib = 512\ncpu_share = 0.5\n'
+    )
+    text = settings.read_text().replace("raspberry_pi_4b_4gb", "own.toml")
+    settings.write_text(text)
+    unit = flash_edge("service", "show", str(settings)).stdout
+    assert "MemoryMax=640M" in unit
+    assert "CPUQuota=" in unit
+
+
+def test_service_install_reads_device_toml_and_refuses_what_is_not_there(
+    tmp_path: Path,
+) -> None:
+    done = flash_edge("service", "install", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "device.toml does not exist" in done.stderr
 
 
 def test_a_32_bit_bundle_is_refused_in_words(tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ from edge_sdk.governor import (
     Pause,
     decide,
     micro_batch,
+    ram_cap,
     read_conditions,
     rest_after_s,
     shrinking,
     threads_for,
 )
+from edge_sdk.probe.ram import Ceiling
 from edge_sdk.probe.sensors import Power, Thermal
 
 MAINS = Power(on_battery=False, percent=None)
@@ -85,6 +87,24 @@ def test_an_owners_ceiling_and_hours_and_battery_and_link_are_kept() -> None:
     assert isinstance(decide(frugal, conditions(metered=True)), Pause)
     assert decide(frugal, conditions(metered=None)) == Go()
     assert decide(Caps(), conditions(metered=True)) == Go()
+
+
+def test_a_clock_in_1970_keeps_no_hours_and_says_so() -> None:
+    """Whose owner allows every hour trains; others wait until the clock is set."""
+    at = dt.datetime(1970, 1, 1, 23, 0, tzinfo=dt.timezone.utc)
+    found = read_conditions(at, root=Path("/nothing"))
+    assert decide(Caps(), found) == Go()
+    verdict = decide(Caps(hours=("22:00-06:00",)), found)
+    assert isinstance(verdict, Pause)
+    assert "hours cannot be kept: the clock says 1970-01-01" in verdict.why
+
+
+def test_the_hard_cap_is_the_least_of_the_owners_and_the_processs() -> None:
+    group = Ceiling("cgroup /x", free_mib=400, limit_mib=512)
+    assert ram_cap(Caps(), []) is None
+    assert ram_cap(Caps(ram_mib=600), []) == 600
+    assert ram_cap(Caps(ram_mib=600), [group]) == 400
+    assert ram_cap(Caps(ram_mib=300), [group]) == 300
 
 
 def test_a_days_bytes_end_for_the_day() -> None:

@@ -48,7 +48,7 @@ def parsed(text: str) -> configparser.ConfigParser:
 def test_a_unit_runs_the_agent_within_what_its_owner_lends(mine: Service) -> None:
     unit = parsed(unit_text(mine))["Service"]
     assert unit["ExecStart"] == f"{mine.program} run {mine.settings}"
-    assert (unit["MemoryMax"], unit["CPUQuota"], unit["Nice"]) == ("480M", "200%", "10")
+    assert (unit["MemoryMax"], unit["CPUQuota"], unit["Nice"]) == ("608M", "200%", "10")
     assert (unit["User"], unit["Restart"]) == ("root", "always")
 
 
