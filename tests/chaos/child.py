@@ -46,12 +46,13 @@ def hurry() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
     from paho.mqtt.client import Client
 
-    from coordinator import conductor, orders, server
+    from coordinator import conductor, pacing, server
     from edge_sdk import agent
     from edge_sdk.transport import mqtt
 
     _set(agent, "NUDGE_S", {p: s / 8 for p, s in agent.NUDGE_S.items()})
-    _set(orders, "FIRST_DEADLINE_S", 10.0)  # later rounds: a quarter of it
+    _set(pacing, "FIRST_GRACE_S", 8.0)
+    _set(pacing, "GRACE_S", 2.5)
     _set(server, "RETURN_S", 6.0)
     _set(server, "TICK_S", 0.05)
     _set(server, "LAST_WORDS_S", 2.0)
