@@ -14,6 +14,7 @@ from coordinator.lineage import Lineage
 from coordinator.post import Post
 from coordinator.rounds import Acked, Offered, TaskPhase
 from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import (
     Cancel,
     Data,
@@ -139,7 +140,7 @@ class Desk:
 
     def _offer(self, device: str, offer: Offer) -> None:
         if not self._is_open(device, offer.task_id):
-            self._tell(device, self._fate_of(offer.task_id))
+            self._tell(device, self._fate_of_offer(device, offer))
             return
         order = self._conductor.orders[offer.task_id]
         base, family = self._lineage.base_of(order.round_no)
@@ -219,6 +220,19 @@ class Desk:
         if self._ledger.task(task_id) is not None:
             return Receipt(task_id, "late", "its round is closed")
         return Receipt(task_id, "unknown", "this run has no such task")
+
+    def _fate_of_offer(self, device: str, offer: Offer) -> Receipt:
+        """As `_fate_of`; an update other than the one accepted is refused and noted."""
+        kept, task = (
+            self._ledger.accepted_blob(offer.task_id),
+            self._ledger.task(offer.task_id),
+        )
+        if task is None or kept in (None, blob_id(offer.manifest)):
+            return self._fate_of(offer.task_id)
+        why = "another update for this task was accepted before"
+        log.warning("%s offers twice for task %s: %s", device, offer.task_id, why)
+        self._ledger.refuse(device, task.round_no, "equivocation", why)
+        return Receipt(offer.task_id, "equivocation", why)
 
     def _is_open(self, device: str, task_id: str) -> bool:
         task = self._conductor.open_task(device)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,8 +28,9 @@ def prepare(options: Mapping[str, Any]) -> None:
 
     Args:
         options: `writes` (file that lists the durable writes), `die_at` (count of a
-            durable write) and `die` ("before" or "after" it), `clock` (file with
-            seconds that the wall clock is off), `mutant` (a name in `mutants`).
+            durable write), `die_where` (only those are counted whose kind and place
+            match this) and `die` ("before" or "after" it), `clock` (file with seconds
+            that the wall clock is off), `mutant` (a name in `mutants`).
     """
     hurry()
     if "writes" in options or "die_at" in options:
@@ -35,6 +38,7 @@ def prepare(options: Mapping[str, Any]) -> None:
             Path(options["writes"]) if "writes" in options else None,
             options.get("die_at", 0),
             options.get("die", "before"),
+            re.compile(options.get("die_where", "")),
         )
     if "clock" in options:
         shift_wall_clock(Path(options["clock"]))
@@ -73,17 +77,23 @@ def _set(module: Any, name: str, value: object) -> None:
 # -- durable writes --------------------------------------------------------------------
 
 
-def watch_writes(log: Path | None, die_at: int, die: str) -> None:
+def watch_writes(
+    log: Path | None, die_at: int, die: str, where: re.Pattern[str]
+) -> None:
     """Counts every fsync, rename and commit, and dies by SIGKILL at one of them."""
-    count = 0
+    count, lock = 0, threading.Lock()
 
     def around(kind: str, action: Callable[[], Any]) -> Any:
         nonlocal count
-        count += 1
-        mine = count
+        place = f"{kind} {_where()}"
+        if not where.search(place):
+            return action()
+        with lock:  # blobs of a group are synced by a pool of threads
+            count += 1
+            mine = count
         if log is not None:
             with log.open("a") as file:
-                file.write(f"{mine} {kind} {_where()}\n")
+                file.write(f"{place}\n")
         if mine == die_at and die == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = action()
@@ -120,7 +130,7 @@ def _where() -> str:
     """The functions of ours that lead to a write, innermost first."""
     names = []
     frame = sys._getframe(2)
-    while frame is not None and len(names) < 3:
+    while frame is not None and len(names) < 4:
         module = frame.f_globals.get("__name__", "")
         code = frame.f_code.co_name
         if module.split(".")[0] in OURS and not code.startswith("<"):

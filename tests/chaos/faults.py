@@ -7,7 +7,7 @@ clock, so that a seed hurts a slow machine at the same places as a fast one.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ KINDS = {
     "kill coordinator": 4,
     "kill broker": 3,
     "die at a write": 6,  # of coordinator or device
+    "die at a receipt": 3,  # at the commit that a receipt waits for, or just after it
     "power cut": 1,  # everything at once
     "stop": 3,  # SIGSTOP, later SIGCONT: a zombie
     "slow": 2,
@@ -66,11 +67,17 @@ class Fault:
 
 
 def schedule(
-    seed: int, *, rounds: int, devices: int, count: int = 14, disks: bool = True
+    seed: int,
+    *,
+    rounds: int,
+    devices: int,
+    count: int = 14,
+    disks: bool = True,
+    only: Collection[str] = tuple(KINDS),
 ) -> tuple[Fault, ...]:
-    """The faults of a seed, in order."""
+    """The faults of a seed, in order; of these kinds, full disks where they can be."""
     rng = np.random.default_rng(seed)
-    kinds = [k for k in KINDS if disks or k != "full disk"]
+    kinds = [k for k in KINDS if k in only and (disks or k != "full disk")]
     weights = np.array([KINDS[k] for k in kinds], float)
     faults = []
     for _ in range(count):
@@ -79,6 +86,7 @@ def schedule(
         pool = {
             "kill device": anyone[1:],
             "kill coordinator": anyone[:1],
+            "die at a receipt": anyone[:1],
             "kill broker": ["broker"],
             "power cut": ["all"],
             "stop": [*anyone, "broker"],
@@ -89,6 +97,7 @@ def schedule(
             "narrow": int(rng.integers(2_000, 40_000)),
             "clock": int(rng.choice([-400 * 86_400, -3600, 3600, 400 * 86_400])),
             "die at a write": int(rng.integers(1, 60)) * int(rng.choice([-1, 1])),
+            "die at a receipt": int(rng.integers(1, 5)) * int(rng.choice([-1, 1])),
         }.get(kind, 0)
         target = pool[int(rng.integers(len(pool)))]
         if kind == "die at a write" and target != COORDINATOR:
@@ -115,10 +124,12 @@ def apply(fault: Fault, fleet: Fleet) -> Callable[[], None]:  # noqa: C901 - one
             fleet.kill(target, again_after_s=back)
         case "kill broker":
             fleet.kill_broker(again_after_s=back)
-        case "die at a write":
+        case "die at a write" | "die at a receipt":
+            receipts = r"^commit .*server\._take"
             fleet.once[target] = {
                 "die_at": abs(fault.amount),
                 "die": "before" if fault.amount > 0 else "after",
+                "die_where": receipts if fault.kind == "die at a receipt" else "",
             }
             fleet.kill(target)
         case "power cut":

@@ -1,8 +1,78 @@
-"""Faults of thought, one patch each: what the checker or a named test has to catch."""
+"""Faults of thought, one patch each: what the checker or a named test has to catch.
+
+Each is applied in the child before its `main` runs. A patched name that is gone is an
+error: a mutant that mutates nothing would pass for caught or not at random.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
-MUTANTS: Mapping[str, Callable[[], None]] = MappingProxyType({})
+__all__ = ["MUTANTS"]
+
+
+def receipt_before_commit() -> None:
+    """A receipt is sent when the row is written, not when it is durable."""
+    from coordinator.ledger.commits import Commits
+
+    _replace(Commits, "once_durable", lambda _self, promise: promise())
+
+
+def running_sum_in_memory() -> None:
+    """The aggregate is of what this process has accepted, not of the frozen rows."""
+    from coordinator.ledger import Ledger
+    from coordinator.lineage import Lineage
+
+    held: set[str] = set()
+    accept, grow = Ledger.accept, Lineage.grow
+
+    def remember(self: Any, task: Any, *arguments: Any, **named: Any) -> Any:
+        held.add(task.id)
+        return accept(self, task, *arguments, **named)
+
+    def grow_from_memory(self: Any, no: int, rows: Any) -> str:
+        mine = [row for row in rows if row.task in held]
+        return grow(self, no, mine or rows)
+
+    _replace(Ledger, "accept", remember)
+    _replace(Lineage, "grow", grow_from_memory)
+
+
+def no_epoch_fence() -> None:
+    """Devices hear coordinators of any epoch; two write one ledger."""
+    from coordinator.ledger.commits import Commits
+    from edge_sdk import agent, session
+
+    advance = session.advance
+
+    def hear_all(now: session.Session, event: session.Event) -> session.Step:
+        if isinstance(event, session.Heard):
+            event = replace(event, epoch=max(event.epoch, now.epoch))
+        return advance(now, event)
+
+    _replace(agent, "advance", hear_all)
+    begin = Commits._begin
+
+    def begin_anyway(self: Any) -> None:
+        self.epoch = None
+        begin(self)
+
+    _replace(Commits, "_begin", begin_anyway)
+
+
+def _replace(owner: Any, name: str, value: object) -> None:
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner.__name__}.{name} is gone: tell tests/chaos")
+    setattr(owner, name, value)
+
+
+MUTANTS: Mapping[str, Callable[[], None]] = MappingProxyType(
+    {
+        "receipt-before-commit": receipt_before_commit,
+        "running-sum-in-memory": running_sum_in_memory,
+        "no-epoch-fence": no_epoch_fence,
+    }
+)

@@ -1,0 +1,51 @@
+"""Faults of thought that the checker has to catch, and sound code that it must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+MOST_SEEDS = 4
+
+
+def violations(zygote: Any, folder: Path, seed: int, mutant: str) -> list[str]:
+    """What a run of three rounds shows whose coordinator dies at some receipts."""
+    from chaos.faults import schedule
+    from chaos.run import run_seed
+
+    faults = schedule(seed, rounds=3, devices=0, count=4, only=["die at a receipt"])
+    found: list[str] = run_seed(
+        seed,
+        "mosquitto",
+        folder,
+        zygote,
+        faults=faults,
+        rounds=3,
+        limit_s=40.0,
+        options={"mutant": mutant} if mutant else {},
+        stop_at_first=True,
+    ).violations
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mutant", "said"),
+    [
+        ("receipt-before-commit", "holds a receipt for"),
+        ("running-sum-in-memory", "is not what the ledger add up to"),
+    ],
+)
+def test_a_mutant_is_caught_and_the_code_it_mutates_is_not(
+    zygote: Any, tmp_path: Path, mutant: str, said: str
+) -> None:
+    for seed in range(MOST_SEEDS):
+        found = violations(zygote, tmp_path / f"{mutant}-{seed}", seed, mutant)
+        if any(said in one for one in found):
+            break
+    else:
+        pytest.fail(f"{mutant} was not caught in {MOST_SEEDS} seeds")
+    assert violations(zygote, tmp_path / f"sound-{seed}", seed, "") == []
