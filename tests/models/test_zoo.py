@@ -36,6 +36,8 @@ MODELS = [
     pytest.param(zoo.ResNet56, CIFAR, 10, 853_018, id="resnet56"),
     pytest.param(zoo.ResNet110, CIFAR, 10, 1_727_962, id="resnet110"),
     pytest.param(zoo.Vgg11, CIFAR, 10, 9_231_114, id="vgg11"),
+    pytest.param(zoo.KeywordNet, (1, 61, 40), 10, 23_050, id="keyword"),
+    pytest.param(zoo.ImuNet, (6, 100), 7, 35_303, id="imu"),
 ]
 
 

@@ -12,12 +12,15 @@ from edge_sdk.models.zoo.resnet import (
     ResNet110,
     ResNetCifar,
 )
+from edge_sdk.models.zoo.signals import ImuNet, KeywordNet
 from edge_sdk.models.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
 from edge_sdk.models.zoo.vgg import Vgg11
 
 __all__ = [
     "DigitsNet",
     "FemnistCnn",
+    "ImuNet",
+    "KeywordNet",
     "McMahanCnn",
     "MnistNet",
     "ResNet18Cifar",
