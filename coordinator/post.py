@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
+from edge_sdk.errors import LocalProtocolError, RunError
 from edge_sdk.transport.base import Transport
 from edge_sdk.wire import topics
-from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of, positions
+from edge_sdk.wire.blob import (
+    AROUND,
+    blob_id,
+    chunk_of,
+    chunk_size_for,
+    manifest_of,
+    positions,
+)
 from edge_sdk.wire.codec import Header, Sign, encode, tag_of
-from edge_sdk.wire.messages import Announce, Manifest, Message, Need
+from edge_sdk.wire.messages import Announce, Manifest, Message, Need, TaskOrder
 
 __all__ = ["Post"]
+
+log = logging.getLogger(__name__)
+
+STALE_S = 60  # a message that is older has been asked for again
+LEFT_S = 24 * 3600  # chunks that nobody wipes any more leave the broker by themselves
+DIGEST_BYTES = 34  # of one chunk in a manifest, as msgpack has it
+AROUND_ORDER = 8 * 1024  # bytes of an order beside its base's chunk list
 
 
 class Post:
@@ -43,7 +59,11 @@ class Post:
     def tell(self, device: str, message: Message, *, round_no: int = 0) -> None:
         """Sends a message to one device."""
         topic = topics.inbox(self._federation, device)
-        self._transport.publish(topic, self._pack(message, device, round_no))
+        stale_s = STALE_S
+        if isinstance(message, TaskOrder):
+            stale_s = max(STALE_S, message.ttl_ms // 1000)
+        packet = self._pack(message, device, round_no)
+        self._transport.publish(topic, packet, expires_s=stale_s)
 
     def announce(self, announcement: Announce) -> None:
         """Says, retained, what runs here."""
@@ -58,14 +78,27 @@ class Post:
         self._transport.publish(topic, packet, retain=True)
 
     def shelve(self, content: bytes, round_no: int) -> Manifest:
-        """Publishes a blob in retained chunks, once; the round keeps it there."""
-        manifest = manifest_of(content)
+        """Publishes a blob in retained chunks, once; the round keeps it there.
+
+        Raises:
+            RunError: If the broker's limit for packets does not let it through.
+        """
+        limit = self._transport.limit()
+        try:
+            manifest = manifest_of(content, chunk_size_for(limit))
+        except LocalProtocolError as error:
+            raise RunError(str(error), remedy=error.help) from error
+        if DIGEST_BYTES * len(manifest.chunks) + AROUND_ORDER > limit:
+            raise RunError(
+                f"the broker takes packets of {limit} bytes; the list of chunks of "
+                f"a model of {manifest.size} bytes does not fit one",
+                remedy="Raise the broker's limit for packets, to 128 KiB if you can.",
+            )
         name = blob_id(manifest)
-        if name not in self._shelf:
-            self._shelf[name] = round_no, content, manifest
+        known = self._shelf.get(name)
+        self._shelf[name] = round_no, content, manifest
+        if known is None or known[2] != manifest:
             self._publish(name, range(len(manifest.chunks)))
-        else:
-            self._shelf[name] = round_no, content, manifest
         return manifest
 
     def send_again(self, need: Need) -> None:
@@ -92,14 +125,21 @@ class Post:
             self.announce(self._announce)
         for name, (_, _, manifest) in self._shelf.items():
             self._publish(name, range(len(manifest.chunks)))
+            if manifest.chunk_size + AROUND > self._transport.limit():
+                log.error(
+                    "the broker now takes packets of %d bytes; model %s went out in "
+                    "larger chunks and cannot be fetched: its round will be aborted, "
+                    "the next one fits",
+                    self._transport.limit(),
+                    name[:12],
+                )
 
     def _publish(self, name: str, indices: range | list[int]) -> None:
         _, content, manifest = self._shelf[name]
         for index in indices:
             topic = topics.chunk(self._federation, name, index)
-            self._transport.publish(
-                topic, chunk_of(content, manifest, index), retain=True
-            )
+            chunk = chunk_of(content, manifest, index)
+            self._transport.publish(topic, chunk, retain=True, expires_s=LEFT_S)
 
     def _pack(self, message: Message, destination: str, round_no: int) -> bytes:
         self._seq += 1

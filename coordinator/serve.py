@@ -26,6 +26,7 @@ __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 WATCH_S = 2.0
+WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 
 
 def serve(folder: Path, settings: RunSettings) -> None:
@@ -58,6 +59,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
                 deliver,
                 on_link,
                 wait_s=10.0,
+                window=WINDOW,
             ),
             office=office,
             observe=observe,

@@ -150,8 +150,10 @@ class Server:
     # -- other threads: enqueue and nothing else ---------------------------------------
 
     def _deliver(self, delivery: Delivery) -> None:
-        with contextlib.suppress(queue.Full):
+        try:
             self._queue.put_nowait(delivery)
+        except queue.Full:
+            delivery.ack()
 
     def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         if up:
@@ -265,7 +267,10 @@ class Server:
             case _Scored(round_no, density, metrics):
                 self._ledger.record_score(round_no, density, metrics)
             case Delivery():
-                self._hear(item)
+                try:
+                    self._hear(item)
+                finally:
+                    item.ack()
 
     def _done(self) -> bool:
         return self._ledger.rounds_done() >= self._settings.rounds

@@ -19,9 +19,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 import psutil
 
-from edge_sdk.errors import EdgeError, IdentityError, RemoteProtocolError, StateError
+from edge_sdk.errors import (
+    EdgeError,
+    IdentityError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StateError,
+)
 from edge_sdk.governor import Go, Pause, Verdict
 from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.journal import KEEP_FINISHED, Journal, Record
@@ -51,7 +58,14 @@ from edge_sdk.training.runner import Packed as PackedTask
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport, Will
 from edge_sdk.warden import Warden
 from edge_sdk.wire import topics
-from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, positions
+from edge_sdk.wire.blob import (
+    Assembly,
+    blob_id,
+    chunk_of,
+    chunk_size_for,
+    manifest_of,
+    positions,
+)
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
 from edge_sdk.wire.messages import (
     Announce,
@@ -63,6 +77,7 @@ from edge_sdk.wire.messages import (
     Message,
     Need,
     NextKey,
+    Offer,
     Renew,
     Request,
     Revoked,
@@ -81,6 +96,7 @@ QUEUE = 2048  # events; a full queue drops messages, which are asked for again
 # Seconds without news before asking again: short while somebody waits for us.
 NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
 COORDINATOR = "coordinator"
+STALE_S = 60  # a message that is older has been said again
 WINDOW = 32  # chunks of 64 KiB on their way down at a time: 2 MiB
 
 
@@ -221,8 +237,10 @@ class Agent:
     # -- network thread: enqueue and nothing else --------------------------------------
 
     def _deliver(self, delivery: Delivery) -> None:
-        with contextlib.suppress(queue.Full):
+        try:
             self._queue.put_nowait(delivery)
+        except queue.Full:
+            delivery.ack()
 
     def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         if up:
@@ -294,7 +312,11 @@ class Agent:
             except RemoteProtocolError as error:
                 self.dropped += 1
                 log.warning("dropped a message on %s: %s", item.topic, error)
+            finally:
+                item.ack()
         else:
+            if isinstance(item, Linked):
+                self._fit_offer()
             self._feed(item)
 
     def _hear(self, delivery: Delivery) -> None:
@@ -555,7 +577,27 @@ class Agent:
         if order is None or order.id != packed.offer.task_id:
             return
         self._journal.stash(packed.payload)
-        self._feed(Packed(packed.offer))
+        self._feed(Packed(self._in_chunks(packed.offer, packed.payload)))
+
+    def _fit_offer(self) -> None:
+        """Offers the same update in smaller chunks, if this broker needs them."""
+        offer = self._session.offer
+        if offer is not None:
+            fitted = self._in_chunks(offer, b"")
+            if fitted is not offer:
+                self._feed(Packed(fitted))
+
+    def _in_chunks(self, offer: Offer, payload: bytes) -> Offer:
+        """The offer in chunks that the broker takes; the payload may be looked up."""
+        try:
+            size = chunk_size_for(self._transport.limit())
+            if offer.manifest.chunk_size <= size:
+                return offer
+            manifest = manifest_of(payload or self._journal.payload(), size)
+        except LocalProtocolError as error:  # not through this broker
+            log.error("an update cannot be sent: %s %s", error, error.help)  # noqa: TRY400
+            return offer
+        return msgspec.structs.replace(offer, manifest=manifest)
 
     def _halt(self) -> None:
         self._cancel.set()
@@ -582,7 +624,7 @@ class Agent:
         topic = topics.upload(
             self._me.federation, self._me.name, shard or self._shard(), data=data
         )
-        self._transport.publish(topic, self._pack(message))
+        self._transport.publish(topic, self._pack(message), expires_s=STALE_S)
 
     def _pack(self, message: Message) -> bytes:
         self._seq += 1

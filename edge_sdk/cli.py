@@ -45,6 +45,7 @@ service = typer.Typer(help="Run the agent as a systemd service.", no_args_is_hel
 app.add_typer(service, name="service")
 log = logging.getLogger(__name__)
 ServiceFile = Annotated[Path, typer.Argument(help="The device's TOML file.")]
+WINDOW = 64  # packets that wait here at a time; the rest waits at the broker
 # Predicted memory was within 15 % of what was measured on most networks; a ceiling has
 # to hold all the same. See docs/devices.md.
 _FORESIGHT = 0.85
@@ -459,7 +460,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     return Agent(
         identity,
         lambda deliver, on_link, will: MqttTransport(
-            address, settings.name, deliver, on_link, will=will
+            address, settings.name, deliver, on_link, will=will, window=WINDOW
         ),
         Journal(settings.state),
         Frugal(runner),

@@ -283,6 +283,18 @@ def _packed(session: Session, event: Packed) -> Step:
     return after, (Keep(), Say(event.offer))
 
 
+def _repacked(session: Session, event: Packed) -> Step:
+    """The same update in other chunks: another broker takes smaller packets."""
+    offer = session.offer
+    if (
+        offer is None
+        or offer.task_id != event.offer.task_id
+        or offer.manifest.sha256 != event.offer.manifest.sha256
+    ):
+        return session, ()
+    return replace(session, offer=event.offer), (Keep(), Say(event.offer))
+
+
 def _broke(session: Session, event: Broke) -> Step:
     if session.order is None or session.order.id != event.task_id:
         return session, ()
@@ -366,6 +378,7 @@ NEXT: Mapping[tuple[Phase, type], Callable[[Session, Any], Step]] = MappingProxy
         (_U, Nudge): _greet_and_offer,
         (_U, TaskOrder): _take_again,
         (_U, Need): _ship,
+        (_U, Packed): _repacked,
         (_U, Receipt): _receipt,
         (_U, Cancel): _cancel,
         # Arrivals that were overtaken, and news that changes nothing here:
@@ -388,7 +401,6 @@ NEXT: Mapping[tuple[Phase, type], Callable[[Session, Any], Step]] = MappingProxy
         (_U, Announce): _stay,
         (_U, Wait): _stay,
         (_U, Fetched): _stay,
-        (_U, Packed): _stay,
         (_U, Broke): _stay,
     }
 )

@@ -10,16 +10,33 @@ from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.wire.messages import Manifest
 
 __all__ = [
+    "AROUND",
     "CHUNK_SIZE",
     "Assembly",
     "Shelf",
     "blob_id",
     "chunk_of",
+    "chunk_size_for",
     "manifest_of",
     "positions",
 ]
 
 CHUNK_SIZE = 64 * 1024  # bytes; larger packets make the broker's memory grow, see ADR 5
+AROUND = 1024  # bytes of topic, header, envelope and signature around a chunk, at most
+
+
+def chunk_size_for(limit: int) -> int:
+    """Bytes of a chunk where one packet may take `limit` bytes.
+
+    Raises:
+        LocalProtocolError: If no chunk worth sending fits.
+    """
+    if limit < 2 * AROUND:
+        raise LocalProtocolError(
+            f"the broker takes packets of {limit} bytes; chunks need {2 * AROUND}",
+            remedy="Raise the broker's limit for packets, to 128 KiB if you can.",
+        )
+    return min(CHUNK_SIZE, limit - AROUND)
 
 
 def manifest_of(content: bytes, chunk_size: int = CHUNK_SIZE) -> Manifest:
@@ -31,7 +48,9 @@ def manifest_of(content: bytes, chunk_size: int = CHUNK_SIZE) -> Manifest:
     count = -(-len(content) // chunk_size)
     if not 1 <= count <= 2048:
         raise LocalProtocolError(
-            f"a blob of {len(content)} bytes makes {count} chunks; 1 to 2048 can travel"
+            f"a blob of {len(content)} bytes makes {count} chunks of {chunk_size}; "
+            "1 to 2048 can travel",
+            remedy="Raise the broker's limit for packets, or lower the density.",
         )
     return Manifest(
         sha256=hashlib.sha256(content).digest(),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from coordinator.post import Post
+from edge_sdk.errors import RunError
 from edge_sdk.transport.base import Delivery
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
@@ -87,3 +90,49 @@ def test_after_a_broker_lost_everything_it_is_said_again() -> None:
     post.after_connect()
     assert broker.retained(topics.announcement("demo")) is not None
     assert len(late_joiner(broker, blob)) == 3
+
+
+def limited(limit: int) -> tuple[MemoryBroker, Post]:
+    broker = MemoryBroker(limit)
+    return broker, Post(broker.connect(lambda _: None, lambda _: None), "demo", 4)
+
+
+def test_chunks_are_as_small_as_the_broker_wants() -> None:
+    broker, post = limited(20_000)
+    manifest = post.shelve(CONTENT, 1)
+    assert manifest.chunk_size == 20_000 - 1024
+    found = late_joiner(broker, blob_id(manifest))
+    assert b"".join(found[i] for i in range(len(found))) == CONTENT
+
+
+def test_a_round_at_a_broker_of_smaller_packets_says_so_and_the_next_fits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker, post = limited(1 << 20)
+    first = post.shelve(CONTENT, 1)
+    broker.limit = 20_000
+    broker._retained.clear()
+    post.after_connect()
+    assert "cannot be fetched: its round will be aborted" in caplog.text
+    second = post.shelve(CONTENT, 2)
+    assert second.sha256 == first.sha256
+    found = late_joiner(broker, blob_id(second))
+    assert b"".join(found[i] for i in range(len(found))) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "why"),
+    [
+        (2000, 100, "chunks need 2048"),
+        (4096, 300_000, "the list of chunks of a model of 300000 bytes"),
+        (4096, 3072 * 2049, "makes 2049 chunks"),
+    ],
+)
+def test_what_the_broker_cannot_carry_is_refused_in_words(
+    limit: int, size: int, why: str
+) -> None:
+    broker, post = limited(limit)
+    with pytest.raises(RunError, match=why) as caught:
+        post.shelve(bytes(size), 1)
+    assert "Raise the broker's limit" in caught.value.help
+    assert not broker._retained

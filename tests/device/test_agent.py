@@ -380,6 +380,27 @@ def test_a_model_that_cannot_be_kept_fails_the_task_in_words(
     boss.hears(Offer)
 
 
+def test_an_update_goes_out_in_chunks_that_the_broker_takes(
+    broker: MemoryBroker, boss: Coordinator, device: Device, order: Orders
+) -> None:
+    """Also when another broker, of smaller packets, takes the old one's place."""
+    boss.shelve()
+    a_task(boss, order)
+    first = boss.hears(Offer)
+    assert first.manifest.chunk_size == 64 * 1024
+    for limit in (30_000, 20_000):
+        broker.limit = limit
+        device.agent._link(True)
+        again = boss.hears(Offer)
+        while again.manifest.chunk_size != limit - 1024:
+            again = boss.hears(Offer)
+        assert again.manifest.sha256 == first.manifest.sha256
+    assert boss.pull("pi-1", again) == b"pi-1" * 30_000
+    device.kill()
+    device.start()
+    assert boss.hears(Offer) == again  # what the journal has
+
+
 def test_a_device_that_is_killed_while_training_trains_again(
     boss: Coordinator, device: Device, order: Orders
 ) -> None:
