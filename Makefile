@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Debian only; elsewhere the embedded broker is used and cross-compiled tests are skipped.
-APT_PACKAGES := chromium mosquitto g++ g++-aarch64-linux-gnu qemu-user-static debootstrap
+APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qemu-user-static debootstrap
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
 .PHONY: demo test check types unit bench bench-train bench-export bench-budget bench-page \
-  wheels arm tools clean
+  fuzz wheels arm tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -43,6 +43,9 @@ bench-budget: $(VENV)/.dev
 
 bench-page: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_page.py --json bench/page.json
+
+fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, about ten minutes
+	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1
 
 wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
 	rm -rf dist

@@ -32,7 +32,7 @@ __all__ = ["KINDS", "AnyBroker", "Rabbit", "open_kind", "require"]
 
 KINDS = ("mosquitto", "embedded", "rabbitmq")
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # Debian's own needs a service
-READY_S = 90.0  # Erlang takes 5 s to start on two idle cores
+READY_S = 240.0  # Erlang takes 5 s on two idle cores and 80 s on busy ones
 
 CONFIG = """\
 mqtt.listeners.tcp.1 = 127.0.0.1:{port}

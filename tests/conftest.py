@@ -1,10 +1,12 @@
-"""What every test shares: one thread for torch, and hypothesis profiles."""
+"""What every test shares: one thread for torch, hypothesis profiles, one RabbitMQ."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+from brokers import Rabbit, require
 from hypothesis import HealthCheck, settings
 
 # Times on a shared machine say nothing, so no deadline; "ci" draws the same examples
@@ -27,3 +29,11 @@ def _one_torch_thread() -> None:
     except ImportError:
         return
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[Rabbit]:
+    """One RabbitMQ for all tests: it takes seconds to start."""
+    require("rabbitmq")
+    with Rabbit() as opened:
+        yield opened

@@ -23,7 +23,7 @@ WAIT_S = 120.0
 class Federation:
     """One run of three devices in a folder; every process can be killed."""
 
-    def __init__(self, folder: Path, port: int, rounds: int) -> None:
+    def __init__(self, folder: Path, port: int, rounds: int, broker: str = "") -> None:
         self.run, self.folder, self.port = folder / "run", folder, port
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         data = prepare_folders(
@@ -33,19 +33,21 @@ class Federation:
         (self.run / "run.toml").write_text(
             f'federation = "test"\ntask = "digits"\n'
             f'evaluation = "{data["evaluation"]}"\n'
-            f"densities = [0.1, 0.4]\nrounds = {rounds}\nwait_for = 3\nport = {port}\n"
-            "[training]\nmax_steps = 25\nrate = 0.2\nrate_end = 0.1\n"
+            f"densities = [0.1, 0.4]\nrounds = {rounds}\nwait_for = 3\n"
+            + (f'broker = "{broker}"\n' if broker else f"port = {port}\n")
+            + "[training]\nmax_steps = 25\nrate = 0.2\nrate_end = 0.1\n"
             "[warm_up]\ndevices = 2\nepochs = 3\nmax_steps = 15\n"
             '[codec]\nup = "fp32"\ndown = "fp32"\nzstd = false\n'
         )
         (folder / "pi.toml").write_text(
             'like = "raspberry_pi_4b_4gb"\n[caps]\nbytes_per_round = 20000\n'
         )
+        own = f"mqtt://127.0.0.1:{port}"
         for name in DEVICES:
             profile = "jetson_orin_nano" if name == "orin-1" else "pi.toml"
             (folder / f"{name}.toml").write_text(
                 f'name = "{name}"\nfederation = "test"\n'
-                f'broker = "mqtt://127.0.0.1:{port}"\ntask = "digits"\n'
+                f'broker = "{broker or own}"\ntask = "digits"\n'
                 f'data = "{data[name]}"\nstate = "state-{name}"\n'
                 f'profile = "{profile}"\nengine = "masked"\nthreads = 1\n'
             )
@@ -119,11 +121,11 @@ def federation(tmp_path: Path) -> Iterator[Callable[..., Federation]]:
 
     made: list[Federation] = []
 
-    def make(rounds: int = 3) -> Federation:
+    def make(rounds: int = 3, broker: str = "") -> Federation:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        made.append(Federation(tmp_path, port, rounds))
+        made.append(Federation(tmp_path, port, rounds, broker))
         return made[-1]
 
     yield make

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import KINDS, open_kind
 
 from coordinator.aggregate import Contribution
 from coordinator.algorithm import Family
@@ -55,8 +57,21 @@ def recomputed(run: Path, no: int) -> bool:
     return all(same)
 
 
-def test_three_devices_as_processes_train_one_model(federation: Make) -> None:
-    fleet = federation(rounds=3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_devices_as_processes_train_one_model(
+    federation: Make, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        broker = ""  # the coordinator starts mosquitto
+        if kind == "embedded":
+            own = stack.enter_context(open_kind(kind, tmp_path / "own-broker"))
+            broker = f"mqtt://127.0.0.1:{own.port}"
+        if kind == "rabbitmq":
+            broker = f"mqtt://127.0.0.1:{request.getfixturevalue('rabbit').port}"
+        _three_devices_train_one_model(federation(rounds=3, broker=broker))
+
+
+def _three_devices_train_one_model(fleet: Any) -> None:
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
     assert fleet.wait_end() == 0, fleet.logs()

@@ -103,6 +103,11 @@ def _messages() -> Iterator[Any]:
     yield messages.Receipt("1-a", "accepted")
     yield messages.Cancel("1-a", "aborted")
     yield messages.Status(online=True, phase="training", sent=1, received=2)
+    yield messages.Revoked(digest, "lost")
+    yield messages.Renew("soon over")
+    yield messages.Request(bytes(40))
+    yield messages.Certificate(bytes(40))
+    yield messages.NextKey(digest)
 
 
 def _packet(message: Any) -> bytes:

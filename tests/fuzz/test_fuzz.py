@@ -10,6 +10,7 @@ import pytest
 from fuzz import fuzzer
 
 from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.wire.messages import Message
 
 
 def test_mutated_bytes_are_refused_in_words_or_decode_to_their_type() -> None:
@@ -25,6 +26,10 @@ def test_every_seed_decodes() -> None:
     for name, target in fuzzer.TARGETS.items():
         for seed in target.seeds:
             assert isinstance(target.decode(seed), target.gives), name
+
+
+def test_every_message_is_fuzzed() -> None:
+    assert {kind.__name__ for kind in Message.__args__} <= set(fuzzer.TARGETS)
 
 
 def test_equal_seeds_give_equal_runs() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from brokers import KINDS, AnyBroker, Rabbit, open_kind, require
+from brokers import KINDS, AnyBroker, open_kind
 
 from coordinator.broker import open_broker
 from edge_sdk.errors import BrokerError
@@ -23,14 +23,6 @@ from edge_sdk.transport.base import Delivery, Will
 from edge_sdk.transport.mqtt import MqttTransport
 
 WAIT_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[Rabbit]:
-    """One for all tests here: it takes seconds to start."""
-    require("rabbitmq")
-    with Rabbit() as opened:
-        yield opened
 
 
 @pytest.fixture(params=KINDS)
