@@ -107,7 +107,7 @@ def _messages() -> Iterator[Any]:
     yield messages.Renew("soon over")
     yield messages.Request(bytes(40))
     yield messages.Certificate(bytes(40))
-    yield messages.NextKey(digest)
+    yield messages.NextKey(2, digest)
 
 
 def _packet(message: Any) -> bytes:
