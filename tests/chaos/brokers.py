@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from brokers import SCRIPT, Rabbit
+
 __all__ = ["BROKERS", "Broker", "missing"]
 
 BROKERS = ("mosquitto", "mosquitto-two", "embedded", "rabbitmq")
@@ -31,7 +33,7 @@ def missing(kind: str) -> str:
     """Why a broker cannot be had here; empty if it can."""
     if kind.startswith("mosquitto") and _program("mosquitto") is None:
         return "mosquitto is not installed"
-    if kind == "rabbitmq" and _program("rabbitmq-server") is None:
+    if kind == "rabbitmq" and not SCRIPT.exists():
         return "rabbitmq-server is not installed"
     return ""
 
@@ -50,17 +52,24 @@ class Broker:
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self._folder = kind, folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._rabbit = Rabbit() if kind == "rabbitmq" else None
+        if self._rabbit is not None:
+            self.port = self._rabbit.port
+            return
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until it accepts connections."""
+        """Starts it; `wait` tells when it accepts connections."""
+        if self._rabbit is not None:
+            if not self.alive():
+                self._rabbit.restart()  # some seconds of Erlang
+            return
         with (self._folder / f"{self.kind}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._line(),
-                env={**os.environ, **self._env()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -90,10 +99,16 @@ class Broker:
 
     def alive(self) -> bool:
         """Whether its process runs."""
+        if self._rabbit is not None:
+            return self._rabbit.pid is not None
         return self.process is not None and self.process.poll() is None
 
     def signal(self, number: int) -> None:
         """Sends a signal to it and all it started."""
+        if self._rabbit is not None:
+            if self._rabbit.pid is not None:
+                os.kill(self._rabbit.pid, number)
+            return
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
@@ -101,6 +116,8 @@ class Broker:
     def kill(self) -> None:
         """SIGKILL: everything it held is lost."""
         self.signal(signal.SIGKILL)
+        while self._rabbit is not None and self.alive():
+            time.sleep(0.02)
         if self.process is not None:
             self.process.wait()
 
@@ -108,8 +125,6 @@ class Broker:
         if self.kind == "embedded":
             module = "coordinator.embedded_broker"
             return [sys.executable, "-m", module, "127.0.0.1", str(self.port)]
-        if self.kind == "rabbitmq":
-            return [str(_program("rabbitmq-server"))]
         two = self.kind == "mosquitto-two"
         config = self._folder / "mosquitto.conf"
         queue, inflight = (2, 2) if two else (0, 64)
@@ -118,30 +133,8 @@ class Broker:
         )
         return [str(_program("mosquitto")), "-c", str(config)]
 
-    def _env(self) -> dict[str, str]:
-        if self.kind != "rabbitmq":
-            return {}
-        folder = self._folder / "rabbitmq"
-        folder.mkdir(exist_ok=True)
-        (folder / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            amqp = probe.getsockname()[1]
-        (folder / "rabbitmq.conf").write_text(
-            f"mqtt.listeners.tcp.1 = 127.0.0.1:{self.port}\n"
-            f"listeners.tcp.1 = 127.0.0.1:{amqp}\n"
-            "mqtt.allow_anonymous = true\nmqtt.default_user = guest\n"
-            "mqtt.default_pass = guest\nloopback_users = none\n"
-        )
-        name = f"chaos-{self.port}@localhost"
-        return {
-            "HOME": str(folder),
-            "RABBITMQ_NODENAME": name,
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(folder),
-            "RABBITMQ_LOGS": str(folder / "rabbit.log"),
-            "RABBITMQ_DIST_PORT": str(amqp + 1 if amqp < 65000 else amqp - 1),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-        }
+    def close(self) -> None:
+        """Kills it for good."""
+        self.kill()
+        if self._rabbit is not None:
+            self._rabbit.close()

@@ -48,11 +48,9 @@ def prepare(options: Mapping[str, Any]) -> None:
 
 def hurry() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
-    from paho.mqtt.client import Client
-
     from coordinator import conductor, pacing, server
     from edge_sdk import agent
-    from edge_sdk.transport import mqtt
+    from edge_sdk.transport import link, mqtt
 
     _set(agent, "NUDGE_S", {p: s / 8 for p, s in agent.NUDGE_S.items()})
     _set(pacing, "FIRST_GRACE_S", 8.0)
@@ -60,12 +58,9 @@ def hurry() -> None:
     _set(server, "RETURN_S", 6.0)
     _set(server, "TICK_S", 0.05)
     _set(server, "LAST_WORDS_S", 2.0)
-    _set(mqtt, "KEEPALIVE_S", 3)
+    _set(link, "KEEPALIVE_S", 3)
+    _set(mqtt, "RETRY_S", (0.2, 1.0))
     _set(conductor, "MAX_ABORTS", 50)  # a run of faults is meant to abort rounds
-    real = Client.reconnect_delay_set
-    Client.reconnect_delay_set = (  # type: ignore[method-assign]
-        lambda self, min_delay=1, max_delay=1: real(self, 1, 1)
-    )
 
 
 def _set(module: Any, name: str, value: object) -> None:

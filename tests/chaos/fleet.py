@@ -29,6 +29,7 @@ __all__ = ["COORDINATOR", "Archive", "Fleet", "Zygote"]
 
 COORDINATOR = "coordinator"
 LOOK_S = 0.02
+MOST_STARTS = 60
 
 
 class Zygote:
@@ -222,6 +223,8 @@ class Fleet:
                 self._keep_up.pop(name)  # it is done
                 self._codes[name] = 0
                 continue
+            if self.starts[name] > MOST_STARTS:
+                raise TimeoutError(f"{name} cannot start:\n{self.said(name)[-2500:]}")
             if name == COORDINATOR:
                 self.check_now()
             self._spawn(name)
@@ -265,7 +268,7 @@ class Fleet:
         self._keep_up.clear()
         for name in self.names:
             self.kill(name, again_after_s=None)
-        self.broker.kill()
+        self.broker.close()
         for gate in self.gates.values():
             gate.close()
         for disk in reversed(self._disks):

@@ -17,17 +17,19 @@ from typing import Any
 from coordinator.aggregate import Contribution, Model
 from coordinator.algorithm import Algorithm, Family
 from coordinator.algorithms import ALGORITHMS
+from coordinator.gate import read_update
 from coordinator.orders import mask_seed
 from coordinator.settings import RunSettings
+from coordinator.steps import mean_findings, next_step, start_model
 from coordinator.store import ModelStore, model_name
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.errors import EdgeError
 from edge_sdk.journal import KEEP_FINISHED, Record
-from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import load_task
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import unpack_evidence, unpack_values
+from edge_sdk.wire.values import unpack_evidence
 
 __all__ = ["History", "check"]
 
@@ -276,34 +278,37 @@ class _Chain:
         """Base plus the aggregate of these updates, in the order of their devices."""
         tasks, contributions = self._history.tasks, []
         for task in sorted(members, key=lambda t: str(tasks[t]["device"])):
-            order = self._orders[task]
-            mask = self.family.masks[order.density]
-            content = self._history.blobs[members[task]]
-            change = unpack_values(content, mask, codec=order.codec)
+            device = tasks[task]["device"]
+            start = self.family.of(device, self._orders[task].density)
+            mask, change = read_update(self._history.blobs[members[task]], start)
             examples = self._history.updates[task]["examples"]
-            contributions.append(
-                Contribution(tasks[task]["device"], mask, examples, change)
-            )
-        return self.algorithm.aggregate(self.model(base), contributions)[0]
+            contributions.append(Contribution(device, mask, examples, change))
+        made, family, _ = next_step(
+            self.algorithm, self.model(base), self.family, contributions
+        )
+        if family is not self.family:
+            raise ValueError("the checker does not follow masks that move")
+        return made
 
     def first(self) -> Iterator[str]:
         """The masks follow from the evidence, the first model from the masks."""
         history = self._history
-        sizes = {layer.name: layer.numel for layer in self.layers}
+        seed, sizes = history.settings.seed, {x.name: x.numel for x in self.layers}
         warm = [u for u in history.updates.values() if u["round"] == 0]
         if self.algorithm.evidence is not None and history.rounds[0]["phase"] == "done":
-            found = [unpack_evidence(history.blobs[u["blob"]], sizes) for u in warm]
-            mean = {n: sum(e.counts[n] for e in found) / len(found) for n in sizes}
-            plan = self.algorithm.plan(self.layers, history.settings.densities, mean)
-            if {str(d): kept for d, kept in plan.items()} != history.counts:
+            found = (unpack_evidence(history.blobs[u["blob"]], sizes) for u in warm)
+            plan = self.algorithm.plan(
+                self.layers,
+                history.settings.densities,
+                mean_findings(found, self.layers),
+                mask_seed(seed, warm_up=False),
+            )
+            if {str(d): kept for d, kept in plan.counts.items()} != history.counts:
                 yield "the masks do not follow from the warm-up's evidence"
         name = model_name(0)
-        if name in history.checkpoints:
-            state = initial_state(self._task, history.settings.seed)
-            top = self.family.top
-            masked = {n: state.pop(n)[top[n]] for n in top}
-            if not _same(Model(top, masked, state), self.model(name)):
-                yield "the first model does not follow from the seed and the masks"
+        start = start_model(self._task, seed, self.family)
+        if name in history.checkpoints and not _same(start, self.model(name)):
+            yield "the first model does not follow from the seed and the masks"
 
 
 def _same(one: Model, other: Model) -> bool:

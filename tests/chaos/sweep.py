@@ -1,0 +1,79 @@
+"""Every durable write point of coordinator and device, killed at once in turn.
+
+A first run without faults lists where each process writes durably: the kind of write
+(fsync, rename, commit) and the functions of ours that lead to it. Then, for each such
+point, one run whose process dies by SIGKILL just before its first such write, and one
+just after it; it starts again, and the history must be sound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos.fleet import COORDINATOR, Fleet, Zygote
+
+__all__ = ["DEVICE", "Kill", "all_kills", "kill_at", "write_points"]
+
+DEVICE = "dev-2"
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One death: whose, at which write point, and on which side of it."""
+
+    who: str
+    point: str
+    when: str
+
+    def __str__(self) -> str:
+        return f"{self.who} {self.when} {self.point}"
+
+
+def write_points(zygote: Zygote, folder: Path) -> dict[str, list[str]]:
+    """Coordinator and device -> its distinct durable write points, in order."""
+    fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS)
+    logs = {who: folder / f"writes-{who}" for who in (COORDINATOR, DEVICE)}
+    for who, log in logs.items():
+        fleet.once[who] = {"writes": str(log)}
+    try:
+        fleet.start()
+        fleet.wait_end()
+    finally:
+        fleet.close()
+    return {
+        who: list(dict.fromkeys(log.read_text().splitlines()))
+        for who, log in logs.items()
+    }
+
+
+def all_kills(points: dict[str, list[str]]) -> Iterator[Kill]:
+    """Before and after each point."""
+    for who, places in points.items():
+        for place in places:
+            yield Kill(who, place, "before")
+            yield Kill(who, place, "after")
+
+
+def kill_at(kill: Kill, zygote: Zygote, folder: Path) -> tuple[bool, Sequence[str]]:
+    """Whether the process died there, and what is wrong with the history after it."""
+    fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS)
+    options: dict[str, Any] = {
+        "die_where": f"^{re.escape(kill.point)}$",
+        "die_at": 1,
+        "die": kill.when,
+    }
+    fleet.once[kill.who] = options
+    try:
+        fleet.start()
+        try:
+            fleet.wait_end()
+        except TimeoutError as error:
+            return fleet.starts[kill.who] > 1, [f"the run does not end: {error}"]
+        return fleet.starts[kill.who] > 1, fleet.verdict()
+    finally:
+        fleet.close()
