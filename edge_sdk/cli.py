@@ -116,6 +116,7 @@ def enroll(
         replace_file(path, text.encode())
     except CheckpointError as error:
         raise SettingsError(str(error), remedy=error.help) from error
+    (folder / "state").mkdir(exist_ok=True)  # the service may write it, not make it
     typer.echo(
         f"{answer.name} is enrolled in {answer.federation}; wrote {path}\n"
         f"start with: flash-edge run {path}"
@@ -214,6 +215,7 @@ def _unit(settings: Path) -> Service:
         settings,
         own.state,
         own.data,
+        own.identity,
         ram_mib=caps.ram_mib,
         cpu_share=caps.cpu_share,
         cores=read_board().cores,

@@ -35,6 +35,7 @@ class Service:
         data: Folder of the private examples: it may read it.
         program: The ``flash-edge`` command.
         user: Who it runs as.
+        identity: Folder of its keys: the agent renews them; None without any.
         ram_mib: Hard cap; None leaves the board's own.
         cpu_share: Share of all processors' time, (0, 1].
         cores: Processor cores, to express the share.
@@ -46,6 +47,7 @@ class Service:
     data: Path
     program: Path
     user: str
+    identity: Path | None = None
     ram_mib: int | None = None
     cpu_share: float = 1.0
     cores: int = 1
@@ -120,7 +122,13 @@ def check_unit(text: str, *, name: str = "flash-edge") -> str:
     return "; ".join(ours)
 
 
-def this_service(settings: Path, state: Path, data: Path, **other: object) -> Service:
+def this_service(
+    settings: Path,
+    state: Path,
+    data: Path,
+    identity: Path | None = None,
+    **other: object,
+) -> Service:
     """A `Service` for the program that runs now and the user at the keyboard."""
     beside = Path(sys.executable).with_name("flash-edge")
     found = shutil.which("flash-edge")
@@ -132,6 +140,7 @@ def this_service(settings: Path, state: Path, data: Path, **other: object) -> Se
         data=data.resolve(),
         program=program,
         user=user,
+        identity=None if identity is None else identity.resolve(),
         **other,  # type: ignore[arg-type]
     )
 
@@ -140,7 +149,7 @@ def _head() -> list[str]:
     return [
         "[Unit]",
         "Description=flash-edge: trains its part of a sparse model",
-        # A board without a battery-backed clock refuses every certificate in 1970.
+        # For dates in the log; certificates hold with a clock that is behind.
         "Wants=network-online.target time-sync.target",
         "After=network-online.target time-sync.target",
         "StartLimitIntervalSec=0",
@@ -182,7 +191,7 @@ def _walls(service: Service) -> list[str]:
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "ProtectHome=read-only",
-        f"ReadWritePaths={_quoted(service.state)}",
+        f"ReadWritePaths={' '.join(map(_quoted, _written(service)))}",
         f"ReadOnlyPaths={_quoted(service.data)} {_quoted(service.settings)}",
         "PrivateTmp=yes",
         f"PrivateDevices={'no' if service.gpu else 'yes'}",
@@ -210,13 +219,19 @@ def _walls(service: Service) -> list[str]:
     ]
 
 
+def _written(service: Service) -> list[Path]:
+    return [service.state, *([service.identity] if service.identity else [])]
+
+
 def _tail() -> list[str]:
     return ["[Install]", "WantedBy=multi-user.target", ""]
 
 
 def _check(service: Service) -> None:
-    for what in ("settings", "state", "data", "program"):
+    for what in ("settings", "state", "data", "program", "identity"):
         path = getattr(service, what)
+        if path is None:
+            continue
         if not path.is_absolute() or any(c in str(path) for c in "\n\r\"'\\%$"):
             raise SettingsError(f"the service's {what} {str(path)!r} cannot be used")
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", service.user):

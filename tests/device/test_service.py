@@ -127,3 +127,8 @@ def test_the_program_that_runs_now_is_the_one_installed(tmp_path: Path) -> None:
     assert found.program.name == "flash-edge"
     assert found.ram_mib == 300
     assert found.user
+
+
+def test_a_device_that_is_enrolled_may_renew_its_keys(tmp_path: Path) -> None:
+    found = this_service(tmp_path / "a.toml", tmp_path, tmp_path, tmp_path / "identity")
+    assert f"ReadWritePaths={tmp_path} {tmp_path / 'identity'}" in unit_text(found)
