@@ -369,6 +369,18 @@ def _office(folder: Path) -> Office:
     return open_office(folder, settings)
 
 
+@app.command()
+def plot(
+    out: Annotated[Path, typer.Argument(help="Folder for the pictures.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of simulated runs.")],
+) -> None:
+    """Draw simulated runs: accuracy by round and bytes, layer densities, mismatch."""
+    from coordinator.simulation.plots import draw_plots  # noqa: PLC0415 - an extra
+
+    for path in draw_plots(out, runs):
+        typer.echo(f"wrote {path}")
+
+
 def _serve(folder: Path, *, insecure: bool, verbose: bool) -> None:
     set_up_logging(verbose=verbose)
     settings = load_run(folder / SETTINGS)

@@ -1,0 +1,37 @@
+"""Pictures of two runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+from coordinator.simulation.run import Simulation
+
+
+def test_four_pictures_are_drawn_and_a_folder_without_rounds_is_named(
+    make: Callable[..., Simulation], pool: Executor, tmp_path: Path
+) -> None:
+    for name in ("pdst", "jmwst"):
+        simulation = make(name, algorithm=name, densities=[0.1, 0.2])
+        while not simulation.done:
+            simulation.step(pool)
+    command = [sys.executable, "-m", "coordinator.cli", "plot", "pictures"]
+    subprocess.run([*command, "pdst", "jmwst"], cwd=tmp_path, check=True)
+    written = sorted((tmp_path / "pictures").glob("*.png"))
+    assert [path.stem for path in written] == [
+        "accuracy-by-bytes",
+        "accuracy-by-round",
+        "layer-densities",
+        "mask-mismatch",
+    ]
+    for path in written:
+        assert path.read_bytes()[:4] == b"\x89PNG"
+        assert path.stat().st_size > 5000
+    failed = subprocess.run(
+        [*command, "nowhere"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert failed.returncode == 3
+    assert "nowhere holds no finished round" in failed.stderr
