@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from edge_sdk.kernels.library import Kernels
 from edge_sdk.models.zoo.resnet import ResNet18Cifar
 from edge_sdk.models.zoo.small import FemnistCnn, McMahanCnn, MnistNet
 from edge_sdk.sparse import Mask
@@ -73,6 +74,21 @@ PROTOTYPE = {
     ("sse41", "mcmahan"): {0.2: 3.88, 0.1: 6.05, 0.05: 8.01},
     ("sse41", "resnet18"): {0.2: 3.49, 0.1: 5.77, 0.05: 8.55},
 }
+# Per layer, batch 32, from the same page: d = 0.2, 0.1, 0.05 with AVX2 and 128 bits.
+PROTOTYPE_LAYERS = {
+    "3x3 s1 64->64 @32": ((1.9, 2.8, 3.5), (4.0, 6.4, 8.4)),
+    "3x3 s2 64->128 @32": ((1.9, 2.8, 3.8), (3.4, 5.3, 6.9)),
+    "3x3 s1 128->128 @16": ((2.1, 4.0, 6.5), (3.6, 6.6, 11)),
+    "3x3 s1 256->256 @8": ((2.1, 3.2, 7.2), (3.2, 5.8, 11)),
+    "3x3 s1 512->512 @4": ((3.2, 6.0, 11), (4.4, 7.8, 15)),
+    "1x1 s2 64->128 @32": ((1.3, 1.5, 1.7), (1.8, 1.7, 2.4)),
+    "1x1 s1 256->256 @8": ((2.2, 3.7, 6.1), (2.8, 4.3, 6.4)),
+    "5x5 s1 32->64 @14": ((2.3, 4.0, 6.7), (4.3, 7.6, 12)),
+    "fc 3136->2048": ((1.9, 3.7, 6.4), (3.3, 6.1, 11)),
+    "fc 512->62": ((1.5, 1.9, 2.1), (2.4, 3.0, 3.5)),
+}
+# Peak growth over dense at d = 0.05: the issue's target, and the prototype's.
+MEMORY = {"femnist": (0.30, 0.31), "resnet18": (0.50, 0.68), "mcmahan": (None, 0.66)}
 DENSITIES = (0.2, 0.1, 0.05)
 CONVS = (
     (64, 64, 32, 3, 1), (64, 128, 32, 3, 2), (128, 128, 16, 3, 1), (256, 256, 8, 3, 1),
@@ -268,6 +284,45 @@ def memory(name: str, batch: int, engine: str, density: float) -> dict[str, Any]
             "mib": resident("VmHWM") - base}  # fmt: skip
 
 
+def profile(name: str, batch: int, density: float) -> dict[str, Any]:
+    """Where a sparse step's processor time goes, ms: kernels, optimizer, the rest."""
+    model = MODELS[name][0]()
+    step = stepper(sparsify(model, mask_of(model, density)), name, batch)
+    for _ in range(5):
+        step()
+    spent: dict[str, list[float]] = {}
+
+    def timed(label: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            start = time.process_time()
+            found = call(*arguments, **keywords)
+            at = label or arguments[1].removeprefix("fe_").replace("_", " ")
+            spent.setdefault(at, []).append(time.process_time() - start)
+            return found
+
+        return run
+
+    plain = Kernels.call, torch.optim.SGD.step
+    Kernels.call = timed("", plain[0])  # type: ignore[method-assign]
+    torch.optim.SGD.step = timed("optimizer", plain[1])  # type: ignore[method-assign]
+    repeats = 60
+    whole = []
+    try:
+        for _ in range(repeats):
+            start = time.process_time()
+            step()
+            whole.append(time.process_time() - start)
+    finally:
+        Kernels.call, torch.optim.SGD.step = plain  # type: ignore[method-assign]
+    total = statistics.median(whole) * 1e3
+    parts = {
+        label: statistics.median(times) * 1e3 * len(times) / repeats
+        for label, times in spent.items()
+    }
+    parts["torch and Python"] = total - sum(parts.values())
+    return {"model": name, "density": density, "step_ms": total, "parts_ms": parts}
+
+
 def worker(arguments: list[str]) -> int:
     """What runs in a process of its own; prints one JSON value."""
     kind, *rest = arguments
@@ -277,6 +332,8 @@ def worker(arguments: list[str]) -> int:
         found: Any = speed(rest[0], int(rest[1]), int(rest[2]))
     elif kind == "layers":
         found = layers(int(rest[0]), int(rest[1]))
+    elif kind == "profile":
+        found = profile(rest[0], int(rest[1]), float(rest[2]))
     else:
         found = memory(rest[0], int(rest[1]), rest[2], float(rest[3]))
     print(json.dumps(found))
@@ -298,6 +355,8 @@ def child(isa: str, *arguments: object) -> Any:
 
 def show_speed(isa: str, row: dict[str, Any]) -> None:
     """One line per density with target and prototype beside it."""
+    known = PROTOTYPE.get((isa, row["model"]), {})
+    row["prototype"] = {str(d): v for d, v in known.items()}
     print(
         f"\n{isa} {row['model']}, batch {row['batch']}: "
         f"dense {row['dense_ms']:.1f} ms, masked {row['masked_ms']:.1f} ms"
@@ -305,7 +364,7 @@ def show_speed(isa: str, row: dict[str, Any]) -> None:
     for density in DENSITIES:
         key = str(density)
         target = TARGETS.get(isa, {}).get(density)
-        older = PROTOTYPE.get((isa, row["model"]), {}).get(density)
+        older = known.get(density)
         state, wanted = row["state_ratio"][key], TARGETS["state"][density]
         print(
             f"  d={density:<4} {row['sparse_ms'][key]:8.2f} ms "
@@ -321,7 +380,33 @@ def show_memory(rows: list[dict[str, Any]]) -> None:
     dense = {r["model"]: r["mib"] for r in rows if r["engine"] == "dense"}
     for row in rows:
         label = f"{row['model']:10} {row['engine']:7} d={row['density']:<4}"
-        print(f"  {label} {row['mib']:7.1f}  {row['mib'] / dense[row['model']]:.2f}")
+        row["ratio"] = row["mib"] / dense[row["model"]]
+        target, older = MEMORY.get(row["model"], (None, None))
+        beside = ""
+        if row["engine"] == "sparse" and row["density"] == 0.05:
+            beside = f"   target {target or '-'}   prototype {older or '-'}"
+        print(f"  {label} {row['mib']:7.1f}  {row['ratio']:.2f}{beside}")
+
+
+def show_layers(isa: str, rows: list[dict[str, Any]]) -> None:
+    """One line per kind of layer, with the prototype's figures in brackets."""
+    print(f"\n{isa} per layer, forward + backward, speed-up over dense (prototype)")
+    for row in rows:
+        older = PROTOTYPE_LAYERS.get(row["layer"])
+        known = older[isa == "sse41"] if older and isa in TARGETS else None
+        row["prototype"] = known
+        found = "  ".join(
+            f"d={d}: {v:5.2f}x ({known[i] if known else '-'})"
+            for i, (d, v) in enumerate(row["speedup"].items())
+        )
+        print(f"  {row['layer']:22} {row['dense_ms']:8.2f} ms  {found}")
+
+
+def show_profile(isa: str, row: dict[str, Any]) -> None:
+    """Where a step's time goes, largest part first."""
+    print(f"\n{isa} {row['model']} d={row['density']}: {row['step_ms']:.2f} ms a step")
+    for label, ms in sorted(row["parts_ms"].items(), key=lambda part: -part[1]):
+        print(f"  {label:22} {ms:7.2f} ms")
 
 
 def main() -> int:
@@ -339,7 +424,8 @@ def main() -> int:
     report: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "speed": {}, "layers": {}, "memory": [],
+        "targets": {k: {str(d): v for d, v in t.items()} for k, t in TARGETS.items()},
+        "speed": {}, "layers": {}, "profile": {}, "memory": [],
     }  # fmt: skip
     for isa in options.isa.split(","):
         report["speed"][isa] = []
@@ -350,12 +436,11 @@ def main() -> int:
             show_speed(isa, row)
         if not options.quick:
             report["layers"][isa] = child(isa, "layers", options.batch, 9)
-            print(f"\n{isa} per layer, forward + backward, speed-up over dense")
-            for row in report["layers"][isa]:
-                found = "  ".join(
-                    f"d={d}: {v:5.2f}x" for d, v in row["speedup"].items()
-                )
-                print(f"  {row['layer']:22} {row['dense_ms']:8.2f} ms  {found}")
+            show_layers(isa, report["layers"][isa])
+            report["profile"][isa] = child(
+                isa, "profile", names[0], options.batch, DENSITIES[-1]
+            )
+            show_profile(isa, report["profile"][isa])
     if not options.quick:
         first = options.isa.split(",")[0]
         for name in names:

@@ -96,3 +96,32 @@ def test_the_wrong_number_of_inputs_is_refused() -> None:
         SparseMatmul.apply(
             torch.zeros(1, 4, 4), torch.zeros(6), None, structure, torch.float32
         )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["input", "weight"])
+def test_nan_and_infinity_propagate_as_in_torch(value: float, where: str) -> None:
+    gen = torch.Generator().manual_seed(0)
+    pattern = torch.rand((9, 7), generator=gen) < 0.5
+    weight, x = torch.randn((9, 7), generator=gen), torch.randn((8, 7), generator=gen)
+    if where == "input":
+        x[2, 3] = value
+    else:
+        weight[tuple(pattern.nonzero()[5])] = value
+    weight = torch.where(pattern, weight, 0.0).requires_grad_()
+    own = x.clone().requires_grad_()
+    y = F.linear(own, weight)
+    y.backward(torch.ones_like(y))
+    blocked = to_blocked(x, 8).requires_grad_()
+    values = weight.detach()[pattern].clone().requires_grad_()
+    structure = Structure.of(pattern.numpy())
+    out = SparseMatmul.apply(blocked, values, None, structure, torch.float32)
+    out.backward(to_blocked(torch.ones_like(y), 8))
+    # Off the mask, torch multiplies the value by zero; here nothing is computed.
+    reads = pattern.T[3] if where == "input" else torch.ones(9, dtype=torch.bool)
+    found = unblocked(out.detach(), 8)
+    close = {"atol": 1e-5, "rtol": 1e-5, "equal_nan": True}
+    assert torch.allclose(found[:, reads], y.detach()[:, reads], **close)
+    assert found[:, ~reads].isfinite().all()
+    assert torch.allclose(values.grad, weight.grad[pattern], **close)
+    assert torch.allclose(unblocked(blocked.grad, 8), own.grad, **close)

@@ -79,16 +79,22 @@ struct BackwardTile {
         }
         add_four(dw + i, SumFour<V>::of(s[0], s[1], s[2], s[3]));
       }
-      for (; i < end; i++) {
-        const real* bp = B + offset[i];
-        const V w = DX ? splat<V>(weight[i]) : V{};
-        V q = V{};
-        FE_EACH {
-          const V b = load<V>(bp + h * b_row + t * sb + v * VL);
-          if (DX) acc[h][t][v] += w * b;
-          q += g[h][t][v] * b;
+      if (i < end) {  // up to three more, in one reduction
+        V s[4] = {};
+        const int rest = end - i;
+        for (int u = 0; u < rest; u++) {
+          const real* bp = B + offset[i + u];
+          const V w = DX ? splat<V>(weight[i + u]) : V{};
+          V q = V{};
+          FE_EACH {
+            const V b = load<V>(bp + h * b_row + t * sb + v * VL);
+            if (DX) acc[h][t][v] += w * b;
+            q += g[h][t][v] * b;
+          }
+          s[u] = q;
         }
-        dw[i] += sum(q);
+        const auto four = SumFour<V>::of(s[0], s[1], s[2], s[3]);
+        for (int u = 0; u < rest; u++) dw[i + u] += four[u];
       }
       if (DX) {
         real* dp = dA + r * a.a_plane;

@@ -108,10 +108,18 @@ void backward_tile(const LinearArgs& a, Rows row_of, int32_t* cursor, const real
         else a.dw[at[u]] += four[u];
       }
     }
-    for (; i < end; i++) {
-      const int32_t row = row_of[i], at = cursor[row]++;
-      const real q = sum(one(row, at));
-      a.dw[at] = First ? q : a.dw[at] + q;
+    if (i < end) {  // up to three more, in one reduction
+      int32_t at[3];
+      V q[3] = {};
+      FE_UNROLL for (int u = 0; u < 3; u++)
+        if (i + u < end) {
+          const int32_t row = row_of[i + u];
+          at[u] = cursor[row]++;
+          q[u] = one(row, at[u]);
+        }
+      const auto rest = SumFour<V>::of(q[0], q[1], q[2], V{});
+      FE_UNROLL for (int u = 0; u < 3; u++)
+        if (i + u < end) a.dw[at[u]] = First ? rest[u] : a.dw[at[u]] + rest[u];
     }
     if (DX) FE_EACH store(dx + t * xb + (ptrdiff_t)c * L + v * VL, acc[t][v]);
   }

@@ -38,10 +38,11 @@ int64_t count_row(const uint8_t* row, int32_t cols) {
 }
 
 // Runs of about 192 rows (24 KiB of gradients at 32 samples, and as many pages of values
-// as a first-level TLB holds), longer where a column would keep fewer than 24 weights.
+// as a first-level TLB holds), longer where a column would keep fewer than 8 weights.
+// FEMNIST's 3136 -> 2048 at d = .05, backward with AVX2: 1.4 ms; with 24 weights, 2.2.
 int32_t row_runs(const FeStructure& s) {
   const double density = (double)s.nnz / s.rows / s.cols;
-  const double rows = density > 0 ? std::max(192.0, 24.0 / density) : s.rows;
+  const double rows = density > 0 ? std::max(192.0, 8.0 / density) : s.rows;
   return std::max(1, (int32_t)(s.rows / rows));
 }
 
