@@ -16,6 +16,7 @@ from edge_sdk.errors import ExportError
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.fold_batch_norm import FoldBatchNorm
+from export.passes.fold_constants import FoldConstants
 from export.passes.global_pool import GlobalPool
 from export.passes.name_weights import NameWeights
 from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
@@ -59,6 +60,7 @@ def dense_graph(
         model,
         (
             StripMetadata(),
+            FoldConstants(),
             NameWeights(arrays),
             FoldBatchNorm(),
             CanonicalZeros(),

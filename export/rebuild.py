@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError
@@ -166,9 +169,13 @@ def from_module(
 ) -> Source:
     """Any torch model with zeros in its weights; the zeros become the mask.
 
+    Masks that ``torch.nn.utils.prune`` still applies, and other parametrizations, are
+    made permanent in a copy; the model given stays as it is.
+
     Raises:
         ExportError: If the model has no convolution or linear weight.
     """
+    model = _permanent(model)
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     patterns = {
         f"{prefix}.weight" if prefix else "weight": (
@@ -182,6 +189,25 @@ def from_module(
     return Source(
         _frozen(model), Mask(patterns), tuple(input_shape), name, labels=tuple(labels)
     )
+
+
+def _permanent(model: nn.Module) -> nn.Module:
+    """A copy whose weights are plain parameters: pruned to zero, not times a mask."""
+    # Pruning leaves its product as a tensor with a history, which cannot be copied.
+    with torch.no_grad():
+        for module in model.modules():
+            for hook in module._forward_pre_hooks.values():  # noqa: SLF001 - torch's own way
+                if isinstance(hook, prune.BasePruningMethod):
+                    setattr(module, hook._tensor_name, hook.apply_mask(module))  # type: ignore[no-untyped-call] # noqa: SLF001
+    copy = deepcopy(model)
+    for module in copy.modules():
+        for name in [n for n, _ in module.named_buffers(recurse=False)]:
+            if name.endswith("_mask") and prune.is_pruned(module):
+                prune.remove(module, name.removesuffix("_mask"))  # type: ignore[no-untyped-call]
+        if parametrize.is_parametrized(module):
+            for name in list(cast("nn.ModuleDict", module.parametrizations)):
+                parametrize.remove_parametrizations(module, name)
+    return copy
 
 
 def _frozen(model: nn.Module) -> nn.Module:

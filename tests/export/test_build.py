@@ -112,6 +112,44 @@ def test_any_torch_model_with_zeros_can_be_exported(checkpoint: Checkpoint) -> N
     assert report.findings.bitwise
 
 
+def pruned_by_torch() -> torch.nn.Module:
+    from torch.nn.utils import prune
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+        torch.nn.Linear(800, 10),
+    )  # fmt: skip
+    layers = [(model[0], "weight"), (model[3], "weight")]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=0.8)
+    return model
+
+
+def reparametrised() -> torch.nn.Module:
+    class Keep(torch.nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return torch.where(weight.abs() > 0.3, weight, 0.0)
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(144, 10))
+    torch.nn.init.normal_(model[1].weight, std=0.2)
+    torch.nn.utils.parametrize.register_parametrization(model[1], "weight", Keep())
+    return model
+
+
+@pytest.mark.parametrize("make", [pruned_by_torch, reparametrised])
+@pytest.mark.parametrize("name", ["onnx-sparse", "native"])
+def test_masks_that_a_pruning_tool_still_applies_are_made_permanent(
+    make, name: str
+) -> None:
+    model = make()
+    keys = list(model.state_dict())
+    report = export.build_source(from_module(model, (1, 12, 12)), format=name)
+    assert 0.1 < report.density < 0.25
+    assert report.findings.parity.max_relative <= 1e-5
+    assert list(model.state_dict()) == keys  # the user's model is as it was
+
+
 def test_a_checkpoint_of_another_model_is_refused(checkpoint: Checkpoint) -> None:
     other = dataclasses.replace(checkpoint, task="flash_tiny_task:sequence")
     with pytest.raises(CheckpointError, match="does not fit the model"):

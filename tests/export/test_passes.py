@@ -13,6 +13,7 @@ from export.passes import PassResult, run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.describe import Describe, description
 from export.passes.fold_batch_norm import FoldBatchNorm
+from export.passes.fold_constants import FoldConstants
 from export.passes.global_pool import GlobalPool
 from export.passes.pack_sparse import PackSparse
 from export.passes.remove_dead_channels import RemoveDeadChannels
@@ -191,6 +192,28 @@ def test_dead_channels_go_and_the_outputs_stay(between: str) -> None:
     assert read_array(model, "w1").shape[0] == 4
     np.testing.assert_allclose(outputs(model, batch), before, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(removal.kept["w1"][0][1], [0, 2, 3, 5])
+
+
+def test_what_constants_alone_make_becomes_a_constant() -> None:
+    weight = RNG.standard_normal((8, 12)).astype(np.float32)
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value_float=2.0),
+        helper.make_node("Mul", ["w", "two"], ["doubled"]),
+        helper.make_node("Transpose", ["doubled"], ["turned"], perm=[1, 0]),
+        helper.make_node("RandomNormalLike", ["w"], ["noise"]),
+        helper.make_node("ReduceSum", ["noise"], ["lost"], keepdims=0),
+        helper.make_node("MatMul", ["input", "turned"], ["output"]),
+    ]
+    model = model_of(nodes, {"w": weight}, (2, 12))
+    batch = RNG.standard_normal((2, 12)).astype(np.float32)
+    before = outputs(model, batch)
+    assert FoldConstants()(model).note == "3 constant operations folded"
+    assert operators(model) == {
+        "ai.onnx:MatMul": 1, "ai.onnx:RandomNormalLike": 1, "ai.onnx:ReduceSum": 1,
+    }  # fmt: skip
+    np.testing.assert_array_equal(read_array(model, "turned"), 2 * weight.T)
+    np.testing.assert_array_equal(outputs(model, batch), before)
+    assert not FoldConstants()(model).modified
 
 
 def test_channels_that_a_residual_sum_reads_stay() -> None:
