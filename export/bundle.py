@@ -149,6 +149,11 @@ def _add_model(
     from export.targets.table import find_target  # noqa: PLC0415
 
     target = find_target(name)
+    if target.reader in {"own", "elsewhere"}:
+        raise ExportError(
+            f"format {name} does not go into a bundle: verify could not run it",
+            remedy=f"Export it alone: flash-export build --format {name}.",
+        )
     file = folder / f"model.{name}{target.suffix}"
     report = build_source(
         source, format=name, out=file, data=data, accuracy_points=accuracy_points

@@ -59,7 +59,8 @@ def build_command(
     format: Annotated[  # noqa: A002 - the option's name
         str,
         typer.Option(
-            help="onnx-sparse, onnx, onnx-fp16, onnx-int8, ort, native, native-int8."
+            help="onnx-sparse, onnx, onnx-fp16, onnx-int8, ort, native, native-int8; "
+            "with their extras executorch, litert, coreml."
         ),
     ] = "onnx-sparse",
     out: Annotated[

@@ -11,8 +11,12 @@ __all__ = ["require"]
 _EXPORT = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
-def require(*modules: str) -> None:
+def require(*modules: str, extra: str = "export") -> None:
     """Checks that the modules can be imported; those of the export when none is named.
+
+    Args:
+        modules: Their names.
+        extra: The extra of this package that brings them.
 
     Raises:
         DependencyError: Naming what is missing and the install line.
@@ -24,5 +28,5 @@ def require(*modules: str) -> None:
     except ImportError as error:
         raise DependencyError(
             f"the export needs {name}, which cannot be imported: {error}",
-            remedy="pip install 'flash-edge[export]'",
+            remedy=f"pip install 'flash-edge[{extra}]'",
         ) from error

@@ -58,7 +58,7 @@ class Findings:
         checker: Whether ``onnx.checker`` ran in full (it cannot read other formats).
         weights_checked: Masked weights whose zeros were compared with the mask.
         kept_zeros: Kept weights that are 0 in the file: they were 0, or rounded to it.
-        parity: Outputs against torch.
+        parity: Outputs against torch; None where nothing here runs the format.
         bitwise: Equal, bit for bit, to the dense form in onnxruntime; None if it has
             none.
         folded: Same operators as the dense form after optimisation; None if not ONNX.
@@ -68,7 +68,7 @@ class Findings:
     checker: bool
     weights_checked: int
     kept_zeros: int
-    parity: Parity
+    parity: Parity | None
     bitwise: bool | None = None
     folded: bool | None = None
     accuracy: Accuracy | None = None
@@ -140,9 +140,13 @@ class Report:
             f"density {self.density:.4g}, MAC density {self.mac_density:.4g}, "
             f"mask {self.mask_digest[:12]}, {found.weights_checked} masked weights "
             "have exactly its zeros",
-            f"parity with torch {parity.max_relative:.1e} on {parity.examples} "
-            f"{parity.inputs}",
         ]
+        lines.append(
+            "outputs were not compared: nothing on this machine runs the format"
+            if parity is None
+            else f"parity with torch {parity.max_relative:.1e} on {parity.examples} "
+            f"{parity.inputs}"
+        )
         if found.bitwise:
             lines.append("bitwise equal to the dense model in onnxruntime")
         if found.folded:

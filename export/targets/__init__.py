@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from edge_sdk.errors import ExportError
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
-__all__ = ["Material", "Product", "Target"]
+__all__ = ["Material", "Product", "Target", "fixed_batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +69,33 @@ class Target:
         name: As given to ``--format``.
         suffix: Of the file's name.
         make: Material to product.
-        reader: What runs it: "onnx" and "ort" are onnxruntime's, "native" is ours.
+        reader: What runs it: "onnx" and "ort" are onnxruntime's, "native" is ours,
+            "own" is what `run` calls, "elsewhere" cannot run on this machine.
         exact: Whether values are kept exactly; else the accuracy gate decides.
         calibrated: Whether it needs examples.
         summary: One line for the help text.
+        run: The file's bytes and a batch to outputs, for the reader "own".
     """
 
     name: str
     suffix: str
     make: Callable[[Material], Product]
-    reader: Literal["onnx", "ort", "native"]
+    reader: Literal["onnx", "ort", "native", "own", "elsewhere"]
     exact: bool
     calibrated: bool
     summary: str
+    run: Callable[[bytes, NDArray[np.float32]], NDArray[np.float32]] | None = None
+
+
+def fixed_batch(material: Material, name: str) -> tuple[int, ...]:
+    """The input's shape with a batch of 1, for converters that take no other.
+
+    Raises:
+        ExportError: If the batch was asked to be free.
+    """
+    first = material.dense.graph.input[0].type.tensor_type.shape.dim[0]
+    if first.dim_value != 1:
+        raise ExportError(
+            f"format {name} takes a fixed batch", remedy="Leave out --batch dynamic."
+        )
+    return (1, *material.source.input_shape)

@@ -8,6 +8,9 @@ from types import MappingProxyType
 from edge_sdk.errors import ExportError
 from export.targets import (
     Target,
+    coreml_format,
+    executorch_format,
+    litert_format,
     native,
     onnx_dense,
     onnx_half,
@@ -29,6 +32,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             ort_format.TARGET,
             native.TARGET,
             native.INT8,
+            executorch_format.TARGET,
+            litert_format.TARGET,
+            coreml_format.TARGET,
         )
     }
 )
