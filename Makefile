@@ -33,7 +33,8 @@ bench-train: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_train.py --json bench/train.json
 
 bench-export: $(VENV)/.dev
-	$(BIN)/python tests/bench/bench_export.py
+	mkdir -p bench
+	$(BIN)/python tests/bench/bench_export.py --arm --json bench/export.json
 
 bench-budget: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_budget.py --engine sparse
@@ -67,6 +68,10 @@ tools:   # what a package index cannot give; skipped without apt or without root
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	      $(APT_PACKAGES) || echo "some tools are missing: their tests will be skipped"; \
 	  fi; \
+	fi
+	@if command -v npm >/dev/null && [ ! -d tests/export/web/node_modules ]; then \
+	  npm install --silent --no-audit --no-fund --prefix tests/export/web \
+	    || echo "onnxruntime-web is missing: its test will be skipped"; \
 	fi
 
 $(VENV)/.pip:

@@ -33,13 +33,12 @@ ort.env.wasm.numThreads = 1;
 def node() -> tuple[str, Path]:
     """node, and a folder whose node_modules has onnxruntime-web."""
     tool = shutil.which("node")
-    folder = Path(os.environ.get("FLASH_EDGE_WEB", "."))
+    folder = Path(os.environ.get("FLASH_EDGE_WEB") or Path(__file__).parent / "web")
     if tool is None:
         pytest.skip("node is not installed")
     if not (folder / "node_modules" / "onnxruntime-web").is_dir():
         pytest.skip(
-            "onnxruntime-web is not installed: run `npm install onnxruntime-web` in a "
-            "folder and name it in FLASH_EDGE_WEB"
+            "onnxruntime-web is not installed: npm install --prefix tests/export/web"
         )
     return tool, folder
 
