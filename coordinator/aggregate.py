@@ -18,7 +18,14 @@ from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.values import Values
 
-__all__ = ["Contribution", "Coverage", "Model", "coverage_mean", "moving_mean"]
+__all__ = [
+    "Contribution",
+    "Coverage",
+    "Model",
+    "clipped",
+    "coverage_mean",
+    "moving_mean",
+]
 
 Coverage: TypeAlias = dict[str, NDArray[np.int32]]  # of each weight of the model
 
@@ -66,6 +73,18 @@ class Contribution:
     mask: Mask
     examples: int
     change: Values
+
+
+def clipped(change: Values, scale: float) -> Values:
+    """A change made shorter; what it counted (integers) stays."""
+    if scale == 1.0:
+        return change
+    factor = np.float32(scale)
+    return Values(
+        change.mask_digest,
+        {name: factor * values for name, values in change.masked.items()},
+        {n: factor * a if a.dtype.kind == "f" else a for n, a in change.dense.items()},
+    )
 
 
 def coverage_mean(

@@ -231,6 +231,12 @@ def status(
     console = Console()
     console.width = max(console.width, 120)
     console.print(table)
+    for device in found["devices"]:
+        for one in device["refusals"]:
+            typer.echo(
+                f"{device['name']}: {one['verdict']} {one['count']} times, "
+                f"last in round {one['round']}: {one['why']}"
+            )
 
 
 @app.command()

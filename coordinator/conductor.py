@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 
 from coordinator.aggregate import Model
@@ -12,6 +13,7 @@ from coordinator.assignment import Drift
 from coordinator.cohort import choose
 from coordinator.fleet import Fleet
 from coordinator.ledger import Ledger, RoundRow, TaskRow
+from coordinator.limits import shares
 from coordinator.lineage import Lineage
 from coordinator.orders import order_for, warm_up_cohort
 from coordinator.pacing import (
@@ -91,6 +93,9 @@ class Conductor:
         self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
         self._lineage, self._fleet, self._post = lineage, fleet, post
         self._epoch, self._batch, self._clock = epoch, batch_size, clock
+        self._limit = partial(
+            shares, clip=settings.gate.clip, weight=settings.gate.weight
+        )
         self._aborts = 0
         self._watch = Stopwatch(clock)
         self._opened = 0.0
@@ -188,7 +193,7 @@ class Conductor:
             self._close()
         elif self.round.count(TaskPhase.ACCEPTED) >= row.goal:
             # Killed between the last update's commit and the close.
-            self._ledger.freeze(row.no)
+            self._ledger.freeze(row.no, self._limit)
             self.round = Round(row.no, row.goal, row.quorum, Phase.CLOSING, phases)
             self._close()
 
@@ -204,7 +209,7 @@ class Conductor:
                         order = self.orders[task.id]
                         self._post.tell(task.device, order, round_no=task.round_no)
                 case Freeze():
-                    self._ledger.freeze(self.round.no)
+                    self._ledger.freeze(self.round.no, self._limit)
                     self._close()
                     return
                 case GiveUp(why):

@@ -28,6 +28,7 @@ from edge_sdk.wire.messages import (
     TaskOrder,
     Wait,
 )
+from edge_sdk.wire.values import Values
 
 __all__ = ["Desk"]
 
@@ -114,7 +115,7 @@ class Desk:
         task = self._conductor.open_task(device)
         if hello.task_id is not None and (task is None or task.id != hello.task_id):
             # What it holds is of no use here: it has to let go before it takes more.
-            self._tell(device, self._fate_of(hello.task_id))
+            self._tell(device, self._fate_of(device, hello.task_id))
         if task is not None and hello.task_id != task.id:
             self._tell(device, self._conductor.orders[task.id])
         elif task is None and hello.task_id is None:
@@ -172,8 +173,9 @@ class Desk:
         try:
             upload, need = self._intake.data(device, data)
         except RemoteProtocolError as error:
+            self._ledger.refuse(device, _round_of(data.task_id), "corrupt", str(error))
             self._tell(device, Receipt(data.task_id, "corrupt", str(error)[:500]))
-            raise
+            return
         if need is not None:
             self._tell(device, need)
         if upload is not None:
@@ -186,7 +188,7 @@ class Desk:
         task = self._conductor.open_task(device)
         now = self._conductor.round
         if task is None or task.id != offer.task_id or now is None:
-            self._tell(device, self._fate_of(offer.task_id))
+            self._tell(device, self._fate_of(device, offer.task_id))
             return
         order = self._conductor.orders[task.id]
         base, family = self._lineage.base_of(now.no)
@@ -200,39 +202,44 @@ class Desk:
             task,
             content,
             examples=offer.examples,
-            norm=offer.norm,
+            norm=checked.norm() if isinstance(checked, Values) else 0.0,
             metrics=offer.metrics,
         )
-        self._tell(device, self._fate_of(task.id))
+        self._tell(device, self._fate_of(device, task.id))
         self._conductor.accepted(device, offer.metrics)
 
     def _reject(self, device: str, order: TaskOrder, refused: Refused) -> None:
         log.warning("rejected the update of %s: %s", device, refused.why)
         self._ledger.move_task(order.id, TaskPhase.REJECTED, refused.why)
         self._ledger.refuse(device, order.round_no, "rejected", refused.why)
-        self._tell(device, Receipt(order.id, "rejected", refused.why[:500]))
+        self._tell(device, Receipt(order.id, "rejected", refused.told))
         self._conductor.rejected(device)
 
-    def _fate_of(self, task_id: str) -> Receipt:
+    def _fate_of(self, device: str, task_id: str) -> Receipt:
         """What became of a task that is not open any more, as the ledger has it."""
-        if self._ledger.accepted_blob(task_id) is not None:
-            return Receipt(task_id, "accepted")
-        if self._ledger.task(task_id) is not None:
-            return Receipt(task_id, "late", "its round is closed")
-        return Receipt(task_id, "unknown", "this run has no such task")
+        task = self._ledger.task(task_id)
+        if task is None or task.device != device:
+            return Receipt(task_id, "unknown", "this run has no such task for you")
+        if self._ledger.accepted_blob(task_id) is None:
+            why = "its round is closed or went on without it; nothing is to be done"
+            return Receipt(task_id, "late", why)
+        return Receipt(task_id, "accepted")
 
     def _fate_of_offer(self, device: str, offer: Offer) -> Receipt:
-        """As `_fate_of`; an update other than the one accepted is refused and noted."""
-        kept, task = (
-            self._ledger.accepted_blob(offer.task_id),
-            self._ledger.task(offer.task_id),
-        )
-        if task is None or kept in (None, blob_id(offer.manifest)):
-            return self._fate_of(offer.task_id)
-        why = "another update for this task was accepted before"
-        log.warning("%s offers twice for task %s: %s", device, offer.task_id, why)
-        self._ledger.refuse(device, task.round_no, "equivocation", why)
-        return Receipt(offer.task_id, "equivocation", why)
+        """As `_fate_of`, counted; another update than the one accepted is refused."""
+        fate = self._fate_of(device, offer.task_id)
+        kept = self._ledger.accepted_blob(offer.task_id)
+        if fate.verdict == "accepted" and kept != blob_id(offer.manifest):
+            why = (
+                "another update for this task was accepted before. If this device was "
+                "not set up anew, look who else uses its name."
+            )
+            log.warning("%s offers twice for task %s: %s", device, offer.task_id, why)
+            fate = Receipt(offer.task_id, "equivocation", why)
+        if fate.verdict in ("late", "equivocation"):
+            no = _round_of(offer.task_id)
+            self._ledger.refuse(device, no, fate.verdict, fate.why)
+        return fate
 
     def _is_open(self, device: str, task_id: str) -> bool:
         task = self._conductor.open_task(device)
@@ -248,3 +255,9 @@ class Desk:
             )
         else:
             self._post.tell(device, message, round_no=no)
+
+
+def _round_of(task_id: str) -> int:
+    """The round that a task's id begins with; 0 if it is not one of ours."""
+    head = task_id.partition("-")[0]
+    return int(head) if head.isascii() and head.isdigit() and len(head) < 10 else 0

@@ -31,9 +31,19 @@ SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is l
 
 @dataclass(frozen=True)
 class Refused:
-    """Why an update does not pass."""
+    """Why an update does not pass, and what its device's owner can do."""
 
     why: str
+    remedy: str = "Run the same task file and version of flash-edge as the coordinator."
+
+    @property
+    def told(self) -> str:
+        """Both, in the words of a receipt."""
+        return f"{self.why}. {self.remedy}"[:500]
+
+
+_BROKEN = "Lower the learning rate, or look for broken examples on the device."
+_DAMAGED = "If it comes again, check the device's memory and disk."
 
 
 def check_offer(
@@ -65,9 +75,12 @@ def check_offer(
     if offer.manifest.size > most:
         return Refused(f"{offer.manifest.size} bytes; the task takes at most {most}")
     if not all(math.isfinite(v) for v in (offer.norm, *offer.metrics.values())):
-        return Refused("its norm or a metric is not finite")
+        return Refused("its norm or a metric is not finite", _BROKEN)
     if not 1 <= offer.examples <= max_examples:
-        return Refused(f"{offer.examples} examples; it said hello with {max_examples}")
+        return Refused(
+            f"{offer.examples} examples; it said hello with {max_examples}",
+            "Start the device again: it then says how many it has now.",
+        )
     return None
 
 
@@ -106,7 +119,8 @@ def check_payload(
         else:
             change = unpack_values(payload, mask, codec=order.codec)
     except RemoteProtocolError as error:
-        return Refused(str(error))
+        broken = "not finite" in str(error)
+        return Refused(str(error), _BROKEN if broken else _DAMAGED)
     if isinstance(order.rule, Score):
         dense = {}  # scores of the masked weights, and nothing else
     if set(change.dense) != set(dense):

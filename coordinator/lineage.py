@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from coordinator.aggregate import Contribution, Model
+from coordinator.aggregate import Contribution, Model, clipped
 from coordinator.algorithm import Algorithm, Family, Findings, Saliency
 from coordinator.gate import read_update
 from coordinator.ledger import Ledger, UpdateRow
@@ -20,6 +22,7 @@ from coordinator.steps import (
     warm_up_family,
 )
 from coordinator.store import ModelStore, model_name
+from coordinator.trimmed import trimmed_mean
 from edge_sdk.errors import RunError
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Task
@@ -34,13 +37,17 @@ class Lineage:
     Args:
         settings: The run.
         task: Its task.
-        algorithm: How the first masks and each aggregate are made.
+        algorithm: How the first masks and each aggregate are made; a trimmed mean in
+            the settings takes the place of its aggregate.
         ledger: Where counts and frozen updates are.
     """
 
     def __init__(
         self, settings: RunSettings, task: Task, algorithm: Algorithm, ledger: Ledger
     ) -> None:
+        if settings.aggregate == "trimmed-mean":
+            robust = partial(trimmed_mean, trim=settings.gate.trim)
+            algorithm = replace(algorithm, aggregate=robust)
         self._settings, self._task = settings, task
         self._algorithm, self._ledger = algorithm, ledger
         self.layers = layers_of(task.model(), task.dense_layers)
@@ -126,7 +133,7 @@ class Lineage:
             return model_name(0)
         base, family = self.base_of(no)
         self.model, self.family, _ = next_step(
-            self._algorithm, base, family, self._read(rows, family)
+            self._algorithm, base, family, _Updates(self._ledger, rows, family)
         )
         if self.family is not family:
             self._store.save_family(no, self.family)
@@ -141,10 +148,18 @@ class Lineage:
         model, family = self.base_of(no)
         return self._store.deploy(model, family, no, scores)
 
-    def _read(
-        self, rows: Sequence[UpdateRow], family: Family
-    ) -> Iterator[Contribution]:
-        for row in rows:
-            start = family.of(row.device, row.density)
+
+class _Updates:
+    """A round's updates, read from the disk one at a time, as often as wanted."""
+
+    def __init__(
+        self, ledger: Ledger, rows: Sequence[UpdateRow], family: Family
+    ) -> None:
+        self._ledger, self._rows, self._family = ledger, rows, family
+
+    def __iter__(self) -> Iterator[Contribution]:
+        for row in self._rows:
+            start = self._family.of(row.device, row.density)
             mask, change = read_update(self._ledger.blob(row.blob), start)
-            yield Contribution(row.device, mask, row.examples, change)
+            cut = clipped(change, row.scale)
+            yield Contribution(row.device, mask, row.weight, cut)

@@ -324,11 +324,23 @@ class Server:
         except RemoteProtocolError as error:
             self.dropped += 1
             log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
+            self._blame(delivery.topic, str(error))
         except EdgeError:
             raise
         except Exception:  # a surprise in one message must not end the federation
             self.dropped += 1
             log.exception("a message on %s could not be handled", delivery.topic[:120])
+
+    def _blame(self, name: str, why: str) -> None:
+        """Counts a malformed message against the device whose topic it came on."""
+        with contextlib.suppress(RemoteProtocolError):
+            topic = topics.parse(name, self._settings.federation)
+            if not isinstance(topic, topics.Upload | topics.Status):
+                return
+            if self._fleet.examples(topic.device):  # it said hello: names are bounded
+                now = self._conductor.round
+                no = now.no if now else 0
+                self._ledger.refuse(topic.device, no, "malformed", why)
 
     def _announce(
         self, state: Literal["waiting", "running", "done", "stopped"]

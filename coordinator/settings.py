@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
 from coordinator.dashboard.access import parse_page
@@ -17,6 +18,7 @@ from edge_sdk.sparse import check_density
 
 __all__ = [
     "CodecSettings",
+    "GateSettings",
     "RunSettings",
     "TrainingSettings",
     "WarmUpSettings",
@@ -92,6 +94,24 @@ class CodecSettings(
     zstd: bool = True
 
 
+class GateSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """How much one device may count.
+
+    Attributes:
+        clip: An update's norm may be so many times the median of this round's and the
+            last three rounds'; what is longer is scaled down. 0 for no bound.
+        weight: A device may weigh so many times the median of its round; 0: no bound.
+        trim: With ``aggregate = "trimmed-mean"``, the share of a weight's changes left
+            out at either end.
+    """
+
+    clip: Annotated[float, Meta(ge=0)] = 5.0
+    weight: Annotated[float, Meta(ge=0)] = 10.0
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
+
+
 class RunSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -123,6 +143,9 @@ class RunSettings(
         training: Local training.
         warm_up: The sensitivity warm-up.
         codec: How values travel.
+        gate: How much one device may count.
+        aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
+            weight's largest and smallest changes and counts devices alike.
     """
 
     federation: Name
@@ -148,6 +171,8 @@ class RunSettings(
     training: TrainingSettings = TrainingSettings()
     warm_up: WarmUpSettings = WarmUpSettings()
     codec: CodecSettings = CodecSettings()
+    gate: GateSettings = GateSettings()
+    aggregate: Literal["mean", "trimmed-mean"] = "mean"
 
 
 def load_run(path: Path) -> RunSettings:
@@ -164,6 +189,13 @@ def load_run(path: Path) -> RunSettings:
         raise SettingsError(
             f"{path}: key algorithm: {settings.algorithm!r} is none of "
             f"{', '.join(ALGORITHMS)}"
+        )
+    moves = ALGORITHMS[settings.algorithm].revise is not keep_masks
+    if settings.aggregate == "trimmed-mean" and moves:
+        raise SettingsError(
+            f"{path}: key aggregate: a trimmed mean needs masks that stay; "
+            f"{settings.algorithm} moves them",
+            remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
         )
     if settings.page:
         parse_page(settings.page)

@@ -39,6 +39,16 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
     rounds = ledger.rounds()
     scores = ledger.scores()
     refused = ledger.refusals()
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for row in ledger.refused():
+        reasons.setdefault(row.device, []).append(
+            {
+                "verdict": row.verdict,
+                "count": row.count,
+                "round": row.round_no,
+                "why": row.why,
+            }
+        )
     peaks = ledger.peaks()
     done = [r for r in rounds if r.no and r.phase is Phase.DONE]
     return {
@@ -74,6 +84,7 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
                 "rss_mib": d["rss_mib"],
                 "peak_mib": round(peaks.get(d["name"], 0.0)),
                 "refused": refused.get(d["name"], 0),
+                "refusals": reasons.get(d["name"], []),
                 "last_seen": d["last_seen"],
             }
             for d in ledger.devices()

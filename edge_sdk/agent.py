@@ -78,6 +78,7 @@ from edge_sdk.wire.messages import (
     Need,
     NextKey,
     Offer,
+    Receipt,
     Renew,
     Request,
     Revoked,
@@ -343,7 +344,7 @@ class Agent:
         stale = header.epoch < self._session.epoch
         if self._badge is not None and self._tend(self._badge, envelope, stale=stale):
             return
-        if isinstance(envelope.message, Wait) and not stale:
+        if not stale:
             self._heed(envelope.message)
         if isinstance(envelope.message, TaskOrder) and self._declines(envelope.message):
             return
@@ -353,11 +354,18 @@ class Agent:
             if self.finished:  # the run's last word on what it cost
                 self._publish_status(online=True)
 
-    def _heed(self, wait: Wait) -> None:
-        self._back_at = self._clock() + wait.ms / 1000
-        if wait.why != self._advice:
-            self._advice = wait.why
-            log.info("the coordinator says: %s", self._advice)
+    def _heed(self, message: Message) -> None:
+        """Notes what the coordinator advises, and says it to whoever reads the log."""
+        match message:
+            case Wait(ms, why):
+                self._back_at = self._clock() + ms / 1000
+                if why != self._advice:
+                    self._advice = why
+                    log.info("the coordinator says: %s", why)
+            case Receipt(task_id, verdict, why) if why:
+                log.warning("task %s: %s: %s", task_id, verdict, why)
+            case _:
+                pass
 
     def _await_next_key(self, badge: Badge) -> None:
         topic = topics.next_key(self._me.federation, badge.number + 1)

@@ -101,20 +101,11 @@ class FleetPages(Pages):
         ).fetchall()
         return [dict(row) for row in rows]
 
-    def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
-        """Counts that a device was refused; the last reason stays."""
-        with self._commits.joined() as db:
-            db.execute(
-                "INSERT INTO refusals VALUES (?, ?, 1, ?, ?, ?) "
-                "ON CONFLICT (device, verdict) DO UPDATE SET count = count + 1, "
-                "round = excluded.round, why = excluded.why, at = excluded.at",
-                (device, verdict, round_no, why, now()),
-            )
-
     def refusals(self) -> dict[str, int]:
-        """Refusals per device."""
+        """How many updates of each device were refused; late or cut ones were not."""
         rows = self._db.execute(
-            "SELECT device, sum(count) AS n FROM refusals GROUP BY device"
+            "SELECT device, sum(count) AS n FROM refusals "
+            "WHERE verdict NOT IN ('late', 'clipped', 'malformed') GROUP BY device"
         ).fetchall()
         return {row["device"]: row["n"] for row in rows}
 

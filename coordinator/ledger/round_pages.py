@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from coordinator.ledger.pages import Pages, now
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
+from coordinator.limits import PAST, Share
 from coordinator.rounds import Phase, TaskPhase
 
-__all__ = ["RoundPages"]
+__all__ = ["Limit", "RoundPages"]
+
+Limit: TypeAlias = Callable[
+    [Sequence[float], Sequence[int], Sequence[float]], Sequence[Share]
+]
 
 
 class RoundPages(Pages):
@@ -101,12 +107,49 @@ class RoundPages(Pages):
         ).fetchone()
         return None if row is None else str(row["blob"])
 
-    def freeze(self, no: int) -> None:
-        """Fixes who is in the aggregate, in one transaction."""
+    def freeze(self, no: int, limit: Limit | None = None) -> None:
+        """Fixes who is in the aggregate and how much each counts, in one transaction.
+
+        Args:
+            no: The round.
+            limit: (norms, examples, norms of the last rounds) -> each one's share.
+        """
         with self._commits.alone() as db:
-            db.execute("UPDATE updates SET frozen = 1 WHERE round = ?", (no,))
+            db.execute(
+                "UPDATE updates SET frozen = 1, weight = examples WHERE round = ?",
+                (no,),
+            )
+            if limit is not None and no > 0:  # a warm-up sends evidence, no change
+                self._cut(no, limit)
             db.execute("UPDATE rounds SET phase = 'closing' WHERE no = ?", (no,))
             _expire(db, no)
+
+    def _cut(self, no: int, limit: Limit) -> None:
+        rows = self.frozen(no)
+        past = self._db.execute(
+            "SELECT norm FROM updates WHERE frozen = 1 AND round > 0 "
+            "AND round BETWEEN ? AND ?",
+            (no - PAST, no - 1),
+        ).fetchall()
+        norms, examples = [r.norm for r in rows], [r.examples for r in rows]
+        found = limit(norms, examples, [row["norm"] for row in past])
+        for row, share in zip(rows, found, strict=True):
+            if share.why:
+                self._db.execute(
+                    "UPDATE updates SET scale = ?, weight = ? WHERE task = ?",
+                    (share.scale, share.weight, row.task),
+                )
+                self.refuse(row.device, no, "clipped", share.why)
+
+    def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
+        """Counts that a device was refused or cut; the last reason stays."""
+        with self._commits.joined() as db:
+            db.execute(
+                "INSERT INTO refusals VALUES (?, ?, 1, ?, ?, ?) "
+                "ON CONFLICT (device, verdict) DO UPDATE SET count = count + 1, "
+                "round = excluded.round, why = excluded.why, at = excluded.at",
+                (device, verdict, round_no, why, now()),
+            )
 
     def finish(self, no: int, *, model: str, note: str = "") -> None:
         """The aggregate is durable under this checkpoint name."""

@@ -82,6 +82,8 @@ class UpdateRow:
         examples: Its weight, as the device said it.
         norm: L2 norm of the change, as the gate measured it.
         metrics: What the device measured.
+        scale: Factor on its change, fixed at the freeze.
+        weight: Its weight in the mean, fixed at the freeze.
     """
 
     task: str
@@ -91,6 +93,8 @@ class UpdateRow:
     examples: int
     norm: float
     metrics: dict[str, float]
+    scale: float
+    weight: int
 
     @classmethod
     def read(cls, row: sqlite3.Row) -> UpdateRow:
@@ -103,6 +107,8 @@ class UpdateRow:
             row["examples"],
             row["norm"],
             json.loads(row["metrics"]),
+            row["scale"],
+            row["weight"],
         )
 
 

@@ -10,7 +10,7 @@ from edge_sdk.errors import StateError
 
 __all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS devices (
@@ -34,7 +34,9 @@ CREATE TABLE IF NOT EXISTS updates (
   task TEXT PRIMARY KEY REFERENCES tasks(id), round INTEGER NOT NULL,
   device TEXT NOT NULL, blob TEXT NOT NULL, size INTEGER NOT NULL,
   examples INTEGER NOT NULL, norm REAL NOT NULL, metrics TEXT NOT NULL,
-  frozen INTEGER NOT NULL DEFAULT 0, accepted TEXT NOT NULL, UNIQUE (round, device));
+  frozen INTEGER NOT NULL DEFAULT 0,
+  scale REAL NOT NULL DEFAULT 1, weight INTEGER NOT NULL DEFAULT 0,
+  accepted TEXT NOT NULL, UNIQUE (round, device));
 CREATE TABLE IF NOT EXISTS refusals (
   device TEXT NOT NULL, verdict TEXT NOT NULL, count INTEGER NOT NULL,
   round INTEGER NOT NULL, why TEXT NOT NULL, at TEXT NOT NULL,

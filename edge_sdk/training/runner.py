@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -167,7 +166,7 @@ class TaskRunner:
                 payload = pack_values(
                     change, mask, codec=order.codec, rng=_rounding(order)
                 )
-                norm = _norm(unpack_values(payload, mask))  # of what is sent
+                norm = unpack_values(payload, mask).norm()  # of what is sent
             case OneStep():
                 once = structs.replace(order.training, epochs=1, max_steps=1)
                 order = structs.replace(order, training=once)
@@ -175,7 +174,7 @@ class TaskRunner:
                 payload = pack_values(
                     change, mask, codec=order.codec, rng=_rounding(order)
                 )
-                norm = _norm(unpack_values(payload, mask))
+                norm = unpack_values(payload, mask).norm()
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(order, rule, mask, start, stop)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
@@ -195,7 +194,7 @@ class TaskRunner:
                     rng=_rounding(order),
                     structure=True,
                 )
-                norm = _norm(unpack_values(payload, mask))
+                norm = unpack_values(payload, mask).norm()
             case _:
                 assert_never(order.rule)
         offer = Offer(
@@ -374,10 +373,3 @@ def _difference(
     after: Mapping[str, NDArray[Any]], before: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     return {name: after[name] - before[name] for name in after}
-
-
-def _norm(change: Values) -> float:
-    """L2 norm over every float of the change."""
-    parts = [*change.masked.values(), *change.dense.values()]
-    floats = [a.astype(np.float64).reshape(-1) for a in parts if a.dtype.kind == "f"]
-    return math.sqrt(sum(float(a @ a) for a in floats))

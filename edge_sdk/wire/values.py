@@ -62,6 +62,14 @@ class Values:
     masked: Mapping[str, NDArray[np.float32]]
     dense: Mapping[str, NDArray[Any]]
 
+    def norm(self) -> float:
+        """L2 norm over every float."""
+        parts = [*self.masked.values(), *self.dense.values()]
+        floats = [
+            a.astype(np.float64).reshape(-1) for a in parts if a.dtype.kind == "f"
+        ]
+        return math.sqrt(sum(float(a @ a) for a in floats))
+
     def csr(self, mask: Mask) -> dict[str, CsrTensor]:
         """Each masked layer as CSR; `CsrTensor.to_scipy` goes on from there."""
         return {n: CsrTensor.from_values(mask[n], v) for n, v in self.masked.items()}

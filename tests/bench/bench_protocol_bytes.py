@@ -155,7 +155,7 @@ def _order(
         round_no=no,
         density=DENSITY,
         base=manifest_of(base),
-        mask=family.recipe(DENSITY),
+        mask=family.recipe(family.top),
         rule=Frozen(),
         training=Training(1, BATCH, rate, max_steps=STEPS, seed=seed * 1000 + no),
         ttl_ms=60_000,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.aggregate import Contribution, Model
+from coordinator.aggregate import Contribution, Model, clipped
 from coordinator.algorithm import Algorithm, Family
 from coordinator.algorithms import ALGORITHMS
 from coordinator.gate import read_update
@@ -281,8 +281,9 @@ class _Chain:
             device = tasks[task]["device"]
             start = self.family.of(device, self._orders[task].density)
             mask, change = read_update(self._history.blobs[members[task]], start)
-            examples = self._history.updates[task]["examples"]
-            contributions.append(Contribution(device, mask, examples, change))
+            row = self._history.updates[task]
+            cut = clipped(change, row["scale"])
+            contributions.append(Contribution(device, mask, row["weight"], cut))
         made, family, _ = next_step(
             self.algorithm, self.model(base), self.family, contributions
         )

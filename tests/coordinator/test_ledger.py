@@ -10,11 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from coordinator.ledger import Ledger, TaskRow, open_ledger, read_ledger
+from coordinator.limits import shares
 from coordinator.rounds import Phase, TaskPhase
 from edge_sdk.errors import StateError
 
@@ -89,7 +91,7 @@ def test_what_was_recorded_is_there_after_opening_again(ledger: Ledger) -> None:
     assert device["board"] == "pi"
     assert (device["sent"], device["received"], device["rss_mib"]) == (10, 25, 30)
     assert device["engine"] == "masked"
-    assert again.refusals() == {"a1": 3}
+    assert again.refusals() == {"a1": 2}  # late is nobody's fault
     assert [(r.verdict, r.count, r.round_no, r.why) for r in again.refused()] == [
         ("late", 1, 2, "its round is closed"),
         ("rejected", 2, 2, "too long"),
@@ -235,6 +237,40 @@ def test_the_freeze_takes_an_open_group_along(ledger: Ledger) -> None:
     ledger.close()
 
 
+def test_what_is_too_long_or_too_heavy_is_cut_at_the_freeze_and_counted(
+    ledger: Ledger,
+) -> None:
+    limit = partial(shares, clip=5.0, weight=10.0)
+    for no, boost in ((1, 1.0), (2, 100.0)):
+        with_round(ledger, ["a1", "b1", "c1"], no)
+        for device in ("a1", "b1", "c1"):
+            factor = boost if device == "c1" else 1.0
+            content = f"{device}{no}".encode()
+            ledger.accept(
+                task(device, no),
+                content,
+                examples=int(7 * factor),
+                norm=2.0 * factor,
+                metrics={},
+            )
+        ledger.freeze(no, limit)
+        ledger.freeze(no, limit)  # a crash while closing: the same again
+        ledger.finish(no, model="m")
+    assert [(r.scale, r.weight) for r in ledger.frozen(1)] == [(1.0, 7)] * 3
+    assert [(r.scale, r.weight) for r in ledger.frozen(2)] == [
+        (1.0, 7),
+        (1.0, 7),
+        (0.05, 70),
+    ]
+    (row,) = ledger.refused()
+    assert (row.device, row.verdict) == ("c1", "clipped")
+    assert (
+        row.why == "its change is 200 long; 10 counts, it says 700 examples; 70 count"
+    )
+    assert ledger.refusals() == {}
+    ledger.close()
+
+
 def test_a_part_that_fails_leaves_the_rest_of_its_group(ledger: Ledger) -> None:
     with_round(ledger, ["a1"])
     ledger.accept(task("a1"), b"one", examples=1, norm=0.0, metrics={})
@@ -364,7 +400,7 @@ def test_a_ledger_of_another_version_is_left_alone(ledger: Ledger) -> None:
     ledger.put("schema", 99)
     ledger.close()
     for opener in (open_ledger, read_ledger, open_ledger):
-        with pytest.raises(StateError, match="schema 99, this version 3"):
+        with pytest.raises(StateError, match="schema 99, this version 4"):
             opener(ledger.folder)
 
 

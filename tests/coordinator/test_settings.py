@@ -52,6 +52,14 @@ def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
         (("[0.1, 0.05]", "[0.0]"), ["key densities", "(0, 1]"]),
         (("[0.1, 0.05]", "[nan]"), ["key densities", "(0, 1]"]),
         (("rounds = 3", 'rounds = 3\nalgorithm = "x"'), ["key algorithm", "fedavg"]),
+        (
+            (
+                "rounds = 3",
+                'rounds = 3\nalgorithm = "feddst"\naggregate = "trimmed-mean"',
+            ),
+            ["key aggregate", "feddst moves them"],
+        ),
+        (("[training]", "[gate]\ntrim = 0.5\n[training]"), ["key gate.trim", "< 0.5"]),
         (("rounds = 3", "rounds = 3\nport = 70000"), ["key port", "<= 65535"]),
         (('"demo"', '"Demo fleet"'), ["key federation", "regex"]),
         (("rounds = 3", "rounds = "), ["not readable TOML"]),

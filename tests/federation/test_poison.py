@@ -102,4 +102,10 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
     refused = {d["name"]: d["refused"] for d in found["devices"]}
     assert refused == {"pi-1": 0, "pi-2": 0, "pi-3": 0, "poisoner": 1}
     assert "rejected the update of poisoner" in caplog.text
+    reasons = {d["name"]: d["refusals"] for d in found["devices"]}
+    ((poison,), (noise,)) = reasons.pop("poisoner"), reasons.pop("pi-1")
+    assert (poison["verdict"], poison["count"], poison["round"]) == ("rejected", 1, 1)
+    assert poison["why"]
+    assert (noise["verdict"], noise["count"]) == ("malformed", 3)
+    assert reasons == {"pi-2": [], "pi-3": []}
     assert server.dropped == 3  # an empty payload wipes a retained topic: not noise
