@@ -7,7 +7,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: demo test check types unit bench bench-train bench-export bench-budget bench-page \
+.PHONY: bench-protocol demo test check types unit bench bench-train bench-export bench-budget bench-page \
   fuzz wheels arm tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -47,6 +47,11 @@ bench-page: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, about ten minutes
 	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1
+
+bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs/scale.md
+	mkdir -p bench
+	$(BIN)/python tests/bench/bench_protocol.py --json bench/protocol.json
+	$(BIN)/python tests/bench/bench_protocol_bytes.py --json bench/protocol-bytes.json
 
 wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
 	rm -rf dist

@@ -429,6 +429,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415
     from edge_sdk.probe.board import read_board  # noqa: PLC0415
+    from edge_sdk.training.progress import Progress  # noqa: PLC0415
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
     from edge_sdk.warden import Frugal, Warden  # noqa: PLC0415
@@ -450,6 +451,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         ghost_norm=settings.ghost_norm,
         activations=settings.activations,
         clock=warden.working_s,
+        progress=Progress(settings.state),
     )
     identity = Identity(
         name=settings.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from edge_sdk.errors import DataError
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.progress import TaskProgress
 from edge_sdk.wire.messages import Training
 
 __all__ = [
@@ -86,6 +88,7 @@ def train(
     ghost_norm: bool = False,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
+    progress: TaskProgress | None = None,
 ) -> Outcome:
     """Trains in place, plain SGD with a new optimizer, as FLASH does every round.
 
@@ -99,6 +102,7 @@ def train(
         ghost_norm: Accept batch norm's statistics per micro-batch.
         stop: Asked between two steps.
         clock: Seconds from any origin.
+        progress: Where to go on from after a reboot, and what to leave for one.
 
     Raises:
         Stopped: If `stop` turned true between two steps.
@@ -114,10 +118,8 @@ def train(
     )
     noise = torch.Generator().manual_seed(plan.seed)
     model.train()
-    total, steps = 0.0, 0
-    for _, index in batches(len(examples), plan):
-        if plan.max_steps and steps == plan.max_steps:
-            break
+    steps, total = progress.resume(model, optimizer, noise) if progress else (0, 0.0)
+    for _, index in islice(batches(len(examples), plan), steps, plan.max_steps or None):
         if stop():
             raise Stopped
         inputs, targets = tensors(task, examples, index)
@@ -130,6 +132,8 @@ def train(
         )  # fmt: skip
         optimizer.step()
         steps += 1
+        if progress is not None:
+            progress.keep(steps, total, model, optimizer, noise)
     check_finite(total, task)
     seen = min(len(examples), steps * plan.batch_size)
     return Outcome(seen, steps, total / max(steps, 1), clock() - began)

@@ -24,6 +24,7 @@ from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome, tensors, train
 from edge_sdk.training.moving import Scorer, saliency, train_moving
+from edge_sdk.training.progress import Progress
 from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
@@ -104,6 +105,7 @@ class TaskRunner:
             norm is refused otherwise where a batch has to be split.
         activations: How activations wait for the backward pass on the sparse engine.
         clock: Monotonic seconds in which pauses of the owner's do not pass.
+        progress: Where a reboot finds how far training was; None starts over.
 
     Attributes:
         most: Most examples that go through at once whatever was foreseen; 0 is no
@@ -120,8 +122,9 @@ class TaskRunner:
         ghost_norm: bool = False,
         activations: Activations = "fp32",
         clock: Callable[[], float] = time.monotonic,
+        progress: Progress | None = None,
     ) -> None:
-        self.most, self._clock = 0, clock
+        self.most, self._clock, self._progress = 0, clock, progress
         self.task, self.examples, self._engine = task, examples, engine
         self._micro_batch, self._ghost_norm = micro_batch, ghost_norm
         self._activations = activations
@@ -230,6 +233,9 @@ class TaskRunner:
             ghost_norm=self._ghost_norm,
             stop=stop,
             clock=self._clock,
+            progress=self._progress.of(order.id, model.engine)
+            if self._progress
+            else None,
         )
         change = Values(
             mask.digest,

@@ -1,0 +1,132 @@
+"""Training's own checkpoint: a device that reboots goes on from it.
+
+Rule 1. A checkpoint belongs to one task and engine; any other is thrown away.
+Rule 2. It holds all that the next step depends on (kept values, dense entries,
+        momentum, random state): the update is bit-equal to an undisturbed run's.
+Rule 3. It is a help, not a promise: a damaged one or a full disk costs time, no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import CheckpointError, EngineError
+from edge_sdk.training.engine import TrainingModel
+
+__all__ = ["Progress", "TaskProgress"]
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 30.0  # what a reboot may cost; shorter tasks never write to the card
+
+
+class Progress:
+    """Where a device's training in progress is kept.
+
+    Args:
+        folder: The device's state folder.
+        every_s: Seconds between two checkpoints; 0 keeps one after each step.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = folder / "progress.safetensors"
+        self.every_s, self.clock = every_s, clock
+
+    def of(self, task_id: str, engine: str) -> TaskProgress:
+        """The checkpoint of one task on one engine."""
+        return TaskProgress(self, f"{task_id} {engine}")
+
+
+class TaskProgress:
+    """The checkpoint of one task; made by `Progress.of`."""
+
+    def __init__(self, place: Progress, key: str) -> None:
+        self._place, self._key = place, key
+        self._kept_at = place.clock()
+
+    def resume(
+        self,
+        model: TrainingModel,
+        optimizer: torch.optim.Optimizer,
+        noise: torch.Generator,
+    ) -> tuple[int, float]:
+        """Puts everything back; returns steps done and the sum of their losses."""
+        path = self._place.path
+        try:
+            with safe_open(path, framework="np") as file:
+                told = file.metadata() or {}
+                ours = told.get("task") == self._key
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if not ours:
+                path.unlink()
+                return 0, 0.0
+            steps, total = int(told["steps"]), float.fromhex(told["loss"])
+            model.load(_part(arrays, "v/"), _part(arrays, "d/"))
+        except FileNotFoundError:
+            return 0, 0.0
+        except (OSError, SafetensorError, EngineError, KeyError, ValueError) as error:
+            log.info("training starts from its base: %s: %s", path.name, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return 0, 0.0
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for place, buffer in _part(arrays, "m/").items():
+            parameter = parameters[int(place)]
+            optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(buffer)
+        noise.set_state(torch.from_numpy(arrays["noise"]))
+        torch.set_rng_state(torch.from_numpy(arrays["random"]))
+        log.info("training goes on after step %d", steps)
+        return steps, total
+
+    def keep(
+        self,
+        steps: int,
+        loss: float,
+        model: TrainingModel,
+        optimizer: torch.optim.Optimizer,
+        noise: torch.Generator,
+    ) -> None:
+        """Writes a checkpoint if it is time for one."""
+        if self._place.clock() - self._kept_at < self._place.every_s:
+            return
+        arrays: dict[str, NDArray[Any]] = {
+            "noise": noise.get_state().numpy(),
+            "random": torch.get_rng_state().numpy(),
+            **{f"v/{name}": array for name, array in model.values().items()},
+            **{f"d/{name}": array for name, array in model.dense().items()},
+        }
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for place, parameter in enumerate(parameters):
+            buffer = optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None:
+                arrays[f"m/{place}"] = buffer.detach().numpy()
+        told = {"task": self._key, "steps": str(steps), "loss": loss.hex()}
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        try:
+            replace_file(self._place.path, save(whole, told))
+        except CheckpointError as error:
+            log.warning("a reboot now starts the task over: %s", error)
+        self._kept_at = self._place.clock()
+
+
+def _part(arrays: dict[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:
+    return {n.removeprefix(head): a for n, a in arrays.items() if n.startswith(head)}
