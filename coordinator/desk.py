@@ -143,12 +143,15 @@ class Desk:
         if not self._is_open(device, offer.task_id):
             self._tell(device, self._fate_of_offer(device, offer))
             return
+        most = self._fleet.examples(device)
+        if not most:
+            return  # its HELLO to this coordinator was lost; both come again
         order = self._conductor.orders[offer.task_id]
         base, family = self._lineage.base_of(order.round_no)
         refused = check_offer(
             offer,
             order,
-            max_examples=self._fleet.examples(device),
+            max_examples=most,
             dense=base.dense,
             sizes={name: family.top[name].size for name in family.top},
         )
