@@ -8,7 +8,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
 .PHONY: bench-protocol demo test check types unit bench bench-train bench-export bench-budget bench-page \
-  fuzz wheels arm tools clean
+  fuzz chaos wheels arm tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -52,6 +52,9 @@ bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_protocol.py --json bench/protocol.json
 	$(BIN)/python tests/bench/bench_protocol_bytes.py --json bench/protocol-bytes.json
+
+chaos: tools $(VENV)/.dev   ## hours of faults: seeds on every broker, a kill at every durable write
+	$(BIN)/python tests/chaos/everything.py --json bench/chaos.json
 
 wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
 	rm -rf dist

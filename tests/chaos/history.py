@@ -256,7 +256,7 @@ class _Chain:
 
     def model(self, name: str) -> Model:
         """A checkpoint as it lay on the disk."""
-        store = self._history.folder / "check"
+        store = self._history.folder.parent / "check"  # its own disk may be full
         path = store / "checkpoints" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self._history.checkpoints[name][-1])

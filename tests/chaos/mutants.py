@@ -63,6 +63,13 @@ def no_epoch_fence() -> None:
     _replace(Commits, "_begin", begin_anyway)
 
 
+def no_signature_check() -> None:
+    """Any signature is believed."""
+    from edge_sdk.identity import signatures
+
+    _replace(signatures, "_holds", lambda *_: True)
+
+
 def _replace(owner: Any, name: str, value: object) -> None:
     if not hasattr(owner, name):
         raise AttributeError(f"{owner.__name__}.{name} is gone: tell tests/chaos")
@@ -74,5 +81,6 @@ MUTANTS: Mapping[str, Callable[[], None]] = MappingProxyType(
         "receipt-before-commit": receipt_before_commit,
         "running-sum-in-memory": running_sum_in_memory,
         "no-epoch-fence": no_epoch_fence,
+        "no-signature-check": no_signature_check,
     }
 )

