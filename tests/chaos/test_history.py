@@ -54,7 +54,7 @@ def _without_a_row(history: History) -> History:
 
 
 def _another_weight(history: History) -> History:
-    return _updates(history, _row(history) | {"examples": 1})
+    return _updates(history, _row(history) | {"weight": 1})
 
 
 def _swapped_updates(history: History) -> History:

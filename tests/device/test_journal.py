@@ -43,9 +43,9 @@ def test_a_journals_bytes_are_golden(tmp_path: Path) -> None:
         "a565706f636807a56f72646572c0a56f66666572c0a473656e7401a87265636569766564"
         "02a866696e69736865649192a3312d61a46c617465"
     )
-    assert written == (
-        b"\x87" + without + bytes.fromhex("a67061636b65649192a3312d61c420") + bytes(32)
-    )
+    packed = bytes.fromhex("a67061636b65649192a3312d61c420") + bytes(32)
+    day = bytes.fromhex("a3646179a0aa6265666f72655f64617900")
+    assert written == b"\x89" + without + packed + day
     (tmp_path / "journal.msgpack").write_bytes(b"\x86" + without)
     again = Journal(tmp_path)
     assert again.record == Record(7, None, None, 1, 2, [("1-a", "late")])
