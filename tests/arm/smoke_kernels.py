@@ -1,12 +1,15 @@
-"""Runs under the emulator: the native kernels against dense torch on ARM."""
+"""Runs under the emulator: our wheel imports, its kernels agree with dense torch."""
 
 from __future__ import annotations
 
+import platform
 import sys
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+import edge_sdk.agent
+import edge_sdk.cli
 from edge_sdk.kernels.library import available, unavailable_reason
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.zoo import DigitsNet
@@ -18,6 +21,8 @@ from edge_sdk.training.sparse import sparse_model
 def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    print(platform.machine(), "torch", torch.__version__)
+    print(edge_sdk.cli.__name__, edge_sdk.agent.__name__, "import")
     if available() is None:
         print(unavailable_reason())
         return 1

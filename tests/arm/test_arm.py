@@ -20,18 +20,6 @@ from coordinator.broker import open_broker
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 HERE = Path(__file__).parent
 Run = Callable[..., "subprocess.Popen[str]"]
-IMPORTS = """
-import cryptography, msgpack, msgspec, numpy, paho.mqtt.client, psutil, rich
-import safetensors, typer
-import torch
-import edge_sdk.cli, edge_sdk.agent, edge_sdk.training.runner
-torch.set_num_threads(1)
-layer = torch.nn.Conv2d(4, 8, 3)
-layer(torch.ones(2, 4, 8, 8)).sum().backward()
-from edge_sdk.probe.board import read_board
-import platform
-print("ok", platform.machine(), torch.__version__, flush=True)
-"""
 
 
 def finish(process: subprocess.Popen[str], seconds: float) -> str:
@@ -46,18 +34,13 @@ def finish(process: subprocess.Popen[str], seconds: float) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(460)
 @pytest.mark.parametrize("cpu", CPUS)
-def test_the_wheels_of_a_board_import_and_train(on_arm: Run, cpu: str) -> None:
-    said = finish(on_arm(cpu, ["-c", IMPORTS]), 200)
-    assert "ok aarch64 2." in said
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("cpu", CPUS)
-def test_the_native_kernels_agree_with_dense_torch(on_arm: Run, cpu: str) -> None:
-    said = finish(on_arm(cpu, [str(HERE / "smoke_kernels.py")]), 240)
+def test_our_wheel_imports_and_its_kernels_agree_with_dense_torch(
+    on_arm: Run, cpu: str
+) -> None:
+    said = finish(on_arm(cpu, [str(HERE / "smoke_kernels.py")]), 440)
+    assert "aarch64 torch 2." in said
     assert "neon" in said
 
 
@@ -73,7 +56,7 @@ def examples(path: Path, count: int, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.broker
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(560)
 def test_an_emulated_board_takes_part_in_a_real_round(
     on_arm: Run, tmp_path: Path
 ) -> None:
@@ -104,7 +87,7 @@ def test_an_emulated_board_takes_part_in_a_real_round(
             ["-c", start, "run", str(tmp_path / "device.toml"), "--until-done"],
         )
         try:
-            said = finish(agent, 300)
+            said = finish(agent, 440)
             finish(coordinator, 60)
         finally:
             for process in (agent, coordinator):
