@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arm import instructions, program
+from emulated import instructions, program
 from trained import MODELS, evaluation, task_of, trained
 
 import export
