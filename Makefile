@@ -24,7 +24,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q --durations=10
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -n 3 --dist loadfile --durations=20
 
 bench: bench-train bench-export bench-budget   ## figures; never gates
 

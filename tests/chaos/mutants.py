@@ -6,6 +6,7 @@ error: a mutant that mutates nothing would pass for caught or not at random.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -18,7 +19,11 @@ def receipt_before_commit() -> None:
     """A receipt is sent when the row is written, not when it is durable."""
     from coordinator.ledger.commits import Commits
 
-    _replace(Commits, "once_durable", lambda _self, promise: promise())
+    def promise_early(_self: Any, promise: Callable[[], None]) -> None:
+        promise()
+        time.sleep(0.05)  # so that it has left before the commit at which we die
+
+    _replace(Commits, "once_durable", promise_early)
 
 
 def running_sum_in_memory() -> None:

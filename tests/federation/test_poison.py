@@ -26,18 +26,32 @@ from edge_sdk.training.runner import Packed, TaskRunner
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.values import pack_values, unpack_values
 
 DEVICES = ("pi-1", "pi-2", "pi-3", "poisoner")
 
 
 class Poisoner(TaskRunner):
-    """Trains honestly, then puts a NaN in its first value."""
+    """Trains honestly, then puts a NaN in its first value; a stranger adds noise."""
 
-    def run(self, order: TaskOrder, base: bytes, stop: Callable[[], bool]) -> Packed:
-        packed = super().run(order, base, stop)
-        nan = np.array([np.nan], "<f4").tobytes()
-        at = packed.payload.index(b"values") + 40
-        payload = packed.payload[:at] + nan * 50 + packed.payload[at + 200 :]
+    noise: Callable[[], None]
+
+    def run(
+        self,
+        order: TaskOrder,
+        base: bytes,
+        stop: Callable[[], bool],
+        structure: bytes = b"",
+    ) -> Packed:
+        self.noise()  # now: the devices it names have said HELLO
+        packed = super().run(order, base, stop, structure)
+        mask = self._mask(order.mask, structure)
+        values = unpack_values(packed.payload, mask)
+        first = next(iter(mask))
+        poison = values.masked[first].copy()
+        poison[0] = np.nan
+        masked = {**values.masked, first: poison}
+        payload = pack_values(dataclasses.replace(values, masked=masked), mask)
         offer = msgspec.structs.replace(packed.offer, manifest=manifest_of(payload))
         return dataclasses.replace(packed, offer=offer, payload=payload)
 
@@ -49,17 +63,26 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
         "digits", tmp_path / "cache", tmp_path / "data", DEVICES, alpha=1.0, seed=1
     )
     broker, task = MemoryBroker(), load_task("digits")
+    stranger = broker.connect(lambda _: None, lambda _: None)
+
+    def make_noise() -> None:
+        for noise in (b"", b"\x80" * 5000, b"\x94\x01", bytes(range(256))):
+            stranger.publish("fl/1/poison/d/pi-1/up/0/ctl", noise)
+
     agents = []
     for name in DEVICES:
         examples = load_partition(data[name])
         profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
         kind = Poisoner if name == "poisoner" else TaskRunner
+        runner = kind(task, examples, "masked")
+        if isinstance(runner, Poisoner):
+            runner.noise = make_noise
         agents.append(
             Agent(
                 Identity(name, "poison", "digits", len(examples), profile),
                 broker.connect,
                 Journal(tmp_path / name),
-                kind(task, examples, "masked"),
+                runner,
             )
         )
     settings = RunSettings(
@@ -82,9 +105,6 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
     ]
     for thread in threads:
         thread.start()
-    stranger = broker.connect(lambda _: None, lambda _: None)
-    for noise in (b"", b"\x80" * 5000, b"\x94\x01", bytes(range(256))):
-        stranger.publish("fl/1/poison/d/pi-1/up/0/ctl", noise)
     try:
         with caplog.at_level(logging.WARNING):
             server.run()
@@ -105,7 +125,7 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
     reasons = {d["name"]: d["refusals"] for d in found["devices"]}
     ((poison,), (noise,)) = reasons.pop("poisoner"), reasons.pop("pi-1")
     assert (poison["verdict"], poison["count"], poison["round"]) == ("rejected", 1, 1)
-    assert poison["why"]
+    assert "not finite" in poison["why"]
     assert (noise["verdict"], noise["count"]) == ("malformed", 3)
     assert reasons == {"pi-2": [], "pi-3": []}
     assert server.dropped == 3  # an empty payload wipes a retained topic: not noise
