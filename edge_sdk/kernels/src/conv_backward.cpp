@@ -21,6 +21,7 @@ struct BackwardArgs {
   const real* w;
   real* dw;  // in the order of offset
   const FePrologue* pro;  // how A was transformed in the forward pass
+  bool first, last;       // of the runs of rows: dA begins at zero, and is complete
   ptrdiff_t a_plane, a_row, b_row;  // elements
   int a_stride, b_stride;           // pixels from one column to the next
 };
@@ -62,7 +63,11 @@ struct BackwardTile {
       const real* ap = A + r * a.a_plane;
       FE_EACH g[h][t][v] = load<V>(ap + h * a_row + t * sa + v * VL);
       if (DX && a.pro) activate(a, channel0 + r, at + r * a.a_plane, sa, g);
-      if (DX) FE_EACH acc[h][t][v] = V{};
+      real* dp = dA + r * a.a_plane;
+      if (DX) {
+        if (a.first) FE_EACH acc[h][t][v] = V{};
+        else FE_EACH acc[h][t][v] = load<V>(dp + h * a_row + t * sa + v * VL);
+      }
       for (; i + 4 <= end; i += 4) {
         V s[4];
         FE_UNROLL for (int u = 0; u < 4; u++) {
@@ -97,8 +102,7 @@ struct BackwardTile {
         for (int u = 0; u < rest; u++) dw[i + u] += four[u];
       }
       if (DX) {
-        real* dp = dA + r * a.a_plane;
-        if (a.pro && a.pro->relu) FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
+        if (a.last && a.pro && a.pro->relu) FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
         FE_EACH store(dp + h * a_row + t * sa + v * VL, acc[h][t][v]);
       }
     }
@@ -120,7 +124,7 @@ struct WeightTile : BackwardTile<L, TH, TW, 1, S, false> {
 // Pairs (activation, gradient) of vectors, and lone ones where only weights are wanted.
 template <int L>
 constexpr int input_pixels() {
-  constexpr int room = kManyRegisters ? 12 : FE_VECTOR_BYTES == 16 ? 8 : 6;
+  constexpr int room = kManyRegisters ? 12 : FE_VECTOR_BYTES == 16 ? 7 : 6;
   return std::max(1, room / Lanes<L>::NV);
 }
 template <int L>
@@ -129,16 +133,20 @@ constexpr int weight_pixels() {
   return std::max(1, room / Lanes<L>::NV);
 }
 
-// The transposed pattern of one step, sorted by (class, input channel), in work space.
+// The transposed pattern of one step, sorted by (run of rows, class, input channel), in
+// work space. The output gradient of one run that a tile reads stays in the first-level
+// cache: on a Zen 4 (32 KiB, AVX2) 128 channels at d = .2 went from 51 to 70 GF/s.
 struct Transposed {
+  int runs;
   Border border;                 // of the output gradient
   int32_t* bucket_of;            // [groups * cols] (class, channel) of a local column
   int32_t* shift;                // [cols] where its tap reads the output gradient
-  int32_t* start;                // [classes * channels + 1]
-  int32_t* cursor;               // [classes * channels]
+  int32_t* start;                // [runs * classes * channels + 1]
+  int32_t* cursor;               // [runs * classes * channels]
   int32_t* offset;               // [nnz]
   real* w;                       // [nnz]
   real* dw;                      // [nnz]
+  int run_of(int row, int rows) const { return (int)((int64_t)row * runs / rows); }
 };
 
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -167,9 +175,20 @@ void axis_border(int kernel, int dilation, int pad, int stride, int in, int out,
   padded = before + last + 1;
 }
 
+// Runs of rows for tiles of input_pixels(): what one reads of the output gradient fits.
+template <int L>
+int row_runs(const FeStructure& s, const FeConv& c, const Geometry& g) {
+  const int w = (c.in_w + c.stride_w - 1) / c.stride_w;
+  const Tiling tile = tiling((c.in_h + c.stride_h - 1) / c.stride_h, w, c.stride_w > 2 ? 1 : input_pixels<L>());
+  const int wide = (w + tile.columns - 1) / tile.columns;
+  const int64_t pixels = (int64_t)(tile.tile_h - 1 + (s.kernel_h + c.stride_h - 1) / c.stride_h) *
+                         (wide - 1 + (s.kernel_w + c.stride_w - 1) / c.stride_w);
+  return channel_blocks(s.rows, pixels, L, s.nnz / (c.stride_h * c.stride_w), g.channels);
+}
+
 bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const real* w,
                Transposed& t) {
-  const int classes = c.stride_h * c.stride_w, buckets = classes * g.channels;
+  const int per_run = c.stride_h * c.stride_w * g.channels, buckets = t.runs * per_run;
   t.bucket_of = scratch<int32_t>(kTable, (size_t)2 * s.cols);
   t.start = scratch<int32_t>(kPointer, buckets + 1);
   t.cursor = scratch<int32_t>(kCursor, buckets);
@@ -191,13 +210,15 @@ bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const r
   const int32_t plane = b.padded_h * b.padded_w * c.lanes;
   with_columns(s, [&](auto column) {
     for (int r = 0; r < s.rows; r++) {
-      int32_t* count = t.start + 1 + r / s.rows_per_group() * s.in_per_group;
+      int32_t* count = t.start + 1 + t.run_of(r, s.rows) * per_run +
+                       r / s.rows_per_group() * s.in_per_group;
       for (int32_t i = s.row_start[r]; i < s.row_start[r + 1]; i++) count[t.bucket_of[column[i]]]++;
     }
     for (int k = 0; k < buckets; k++) t.start[k + 1] += t.start[k];
     std::memcpy(t.cursor, t.start, sizeof(int32_t) * buckets);
     for (int r = 0; r < s.rows; r++) {
-      int32_t* cursor = t.cursor + r / s.rows_per_group() * s.in_per_group;
+      int32_t* cursor = t.cursor + t.run_of(r, s.rows) * per_run +
+                        r / s.rows_per_group() * s.in_per_group;
       const int32_t base = r * plane;
       for (int32_t i = s.row_start[r]; i < s.row_start[r + 1]; i++) {
         const int32_t at = cursor[t.bucket_of[column[i]]]++;
@@ -212,10 +233,12 @@ bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const r
 
 // The weight gradients back in canonical order, by the same walk that sorted them.
 void restore(const FeStructure& s, const FeConv& c, const Geometry& g, Transposed& t, real* dw) {
-  std::memcpy(t.cursor, t.start, sizeof(int32_t) * c.stride_h * c.stride_w * g.channels);
+  const int per_run = c.stride_h * c.stride_w * g.channels;
+  std::memcpy(t.cursor, t.start, sizeof(int32_t) * t.runs * per_run);
   with_columns(s, [&](auto column) {
     for (int r = 0; r < s.rows; r++) {
-      int32_t* cursor = t.cursor + r / s.rows_per_group() * s.in_per_group;
+      int32_t* cursor = t.cursor + t.run_of(r, s.rows) * per_run +
+                        r / s.rows_per_group() * s.in_per_group;
       for (int32_t i = s.row_start[r]; i < s.row_start[r + 1]; i++)
         dw[i] = t.dw[cursor[t.bucket_of[column[i]]]++];
     }
@@ -228,14 +251,15 @@ void backward_both(const FeConv& c, const Geometry& g, Transposed& t, const FePr
   const ptrdiff_t block = (ptrdiff_t)g.channels * c.in_h * c.in_w * L;
   const ptrdiff_t dy_block = (ptrdiff_t)g.rows * t.border.padded_h * t.border.padded_w * L;
   const int parts = std::min(c.threads, g.channels);
-  for (int cls = 0; cls < c.stride_h * c.stride_w; cls++) {
+  const int classes = c.stride_h * c.stride_w;
+  for (int cls = 0; cls < classes; cls++) {
     const int top = cls / c.stride_w, left = cls % c.stride_w;
     const int h = (c.in_h - top + c.stride_h - 1) / c.stride_h;
     const int w = (c.in_w - left + c.stride_w - 1) / c.stride_w;
     if (h <= 0 || w <= 0) continue;
-    const BackwardArgs a{t.start + cls * g.channels, t.offset, t.w, t.dw, pro,
-                         (ptrdiff_t)c.in_h * c.in_w * L, (ptrdiff_t)c.in_w * c.stride_h * L,
-                         (ptrdiff_t)t.border.padded_w * L, c.stride_w, 1};
+    const BackwardArgs all{t.start + cls * g.channels, t.offset, t.w, t.dw, pro, true, true,
+                           (ptrdiff_t)c.in_h * c.in_w * L, (ptrdiff_t)c.in_w * c.stride_h * L,
+                           (ptrdiff_t)t.border.padded_w * L, c.stride_w, 1};
     const Tiling tile = tiling(h, w, c.stride_w > 2 ? 1 : input_pixels<L>());
     parallel_for(parts, c.threads, [&](int part) {
       const int r0 = split(g.channels, part, parts), r1 = split(g.channels, part + 1, parts);
@@ -244,10 +268,15 @@ void backward_both(const FeConv& c, const Geometry& g, Transposed& t, const FePr
           for (int column = 0; column < tile.columns; column++)
             for_tile(tile, row, column, [&](int th, int tw, int y0, int x0) {
               const ptrdiff_t at = nb * block + ((ptrdiff_t)top * c.in_w + left) * L +
-                                   y0 * a.a_row + (ptrdiff_t)x0 * c.stride_w * L;
-              const real* bp = dyp + nb * dy_block + y0 * a.b_row + (ptrdiff_t)x0 * L;
-              TileTable<InputTile, L, input_pixels<L>()>::find(th, tw, c.stride_w)(
-                  a, x + at, dx + at, bp, at, (ptrdiff_t)nb * g.channels, r0, r1);
+                                   y0 * all.a_row + (ptrdiff_t)x0 * c.stride_w * L;
+              const real* bp = dyp + nb * dy_block + y0 * all.b_row + (ptrdiff_t)x0 * L;
+              const auto tile_of = TileTable<InputTile, L, input_pixels<L>()>::find(th, tw, c.stride_w);
+              BackwardArgs a = all;
+              for (int run = 0; run < t.runs; run++, a.start += classes * g.channels) {
+                a.first = run == 0;
+                a.last = run == t.runs - 1;
+                tile_of(a, x + at, dx + at, bp, at, (ptrdiff_t)nb * g.channels, r0, r1);
+              }
             });
     });
   }
@@ -302,7 +331,7 @@ int weights_only(const FeStructure& s, const FeConv& c, const Geometry& g, const
   if (!offset || !start || !padded || !forward_offsets(s, c, g, 1, offset, start))
     return FE_NO_MEMORY;
   std::memset(dw, 0, sizeof(real) * s.nnz);
-  const BackwardArgs a{s.row_start.data(), offset, nullptr, dw, nullptr,
+  const BackwardArgs a{s.row_start.data(), offset, nullptr, dw, nullptr, true, true,
                        (ptrdiff_t)g.out_h * g.out_w * c.lanes, (ptrdiff_t)g.out_w * c.lanes,
                        (ptrdiff_t)g.padded_w * c.stride_h * c.lanes, 1, c.stride_w};
   FE_FOR_LANES(c.lanes, backward_weights<L>(s, c, g, a, padded, dy))
@@ -313,6 +342,7 @@ int both(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x
          const FePrologue* pro, const real* w, const real* dy, real* dx, real* dw) {
   Transposed t;
   Border& b = t.border;
+  FE_FOR_LANES(c.lanes, t.runs = row_runs<L>(s, c, g))
   axis_border(s.kernel_h, c.dilation_h, c.pad_h, c.stride_h, c.in_h, g.out_h, b.top, b.padded_h);
   axis_border(s.kernel_w, c.dilation_w, c.pad_w, c.stride_w, c.in_w, g.out_w, b.left, b.padded_w);
   if (!fits(s.rows, b.padded_h, b.padded_w, c.lanes)) return FE_TOO_LARGE;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -97,5 +98,23 @@ class FromBlocked(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(blocks, C, H, W, lanes) to (N, C, H, W), or (blocks, F, lanes) to (N, F)."""
+        y: torch.Tensor = _Leave.apply(x, self.batch.samples)
+        return y
+
+
+class _Leave(torch.autograd.Function):
+    """Out of the blocked layout; the gradient comes back contiguous.
+
+    Autograd's own way is a strided view, on which torch's ReLU backward took five times
+    as long (0.28 ms of FEMNIST's 9).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, samples: int) -> torch.Tensor:
+        ctx.lanes = x.shape[-1]
         y = x.movedim(-1, 1)
-        return y.reshape(-1, *y.shape[2:])[: self.batch.samples]
+        return y.reshape(-1, *y.shape[2:])[:samples]
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return to_blocked(dy, ctx.lanes), None
