@@ -98,7 +98,7 @@ class FromBlocked(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(blocks, C, H, W, lanes) to (N, C, H, W), or (blocks, F, lanes) to (N, F)."""
-        y: torch.Tensor = _Leave.apply(x, self.batch.samples)
+        y: torch.Tensor = _Leave.apply(x, self.batch.samples)  # type: ignore[no-untyped-call]
         return y
 
 
