@@ -24,7 +24,8 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -n 3 --dist loadfile --durations=20
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -n 3 --dist loadfile --durations=20 -m "not alone"
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -m alone tests/federation
 
 bench: bench-train bench-export bench-budget   ## figures; never gates
 

@@ -39,11 +39,10 @@ class KernelBuildHook(BuildHookInterface[Any]):
         building = _load("edge_sdk.kernels.build", root / "kernels" / "build.py")
         runtime = _load("edge_sdk.infer.build", root / "infer" / "build.py")
         machine = os.environ.get("FLASH_EDGE_TARGET") or building.this_machine()
-        folder = building.package_folder()
-        for old in folder.glob("*.so"):
-            old.unlink()
+        folder = building.package_folder(machine)
         infer_folder = runtime.package_folder(machine)
-        shutil.rmtree(infer_folder.parent, ignore_errors=True)
+        for old in (folder.parent, infer_folder.parent):
+            shutil.rmtree(old, ignore_errors=True)
         try:
             if not sys.platform.startswith("linux"):
                 raise building.BuildError(sys.platform)  # noqa: TRY301 - same end
@@ -58,11 +57,8 @@ class KernelBuildHook(BuildHookInterface[Any]):
         build_data["pure_python"] = False
         # ctypes and no CPython interface: one wheel serves every Python 3.
         build_data["tag"] = f"py3-none-{platform}"
-        for path in built:
-            inside = f"edge_sdk/kernels/lib/{path.name}"
-            build_data["force_include"][str(path)] = inside
-        inside = str(inference.relative_to(self.root))
-        build_data["force_include"][str(inference)] = inside
+        for path in (*built, inference):
+            build_data["force_include"][str(path)] = str(path.relative_to(self.root))
 
 
 def _load(name: str, path: Path) -> ModuleType:

@@ -126,9 +126,13 @@ def source_digest() -> str:
     return sha.hexdigest()[:16]
 
 
-def package_folder() -> Path:
-    """Where an installed package carries its libraries."""
-    return Path(__file__).resolve().parent / "lib"
+def package_folder(machine: str | None = None) -> Path:
+    """Where an installed package carries its libraries, by machine and sources.
+
+    So a source tree never loads one for another machine, or from before an edit.
+    """
+    name = f"{machine or this_machine()}-{source_digest()}"
+    return Path(__file__).resolve().parent / "lib" / name
 
 
 def cache_folder() -> Path:

@@ -68,7 +68,8 @@ class Values:
         floats = [
             a.astype(np.float64).reshape(-1) for a in parts if a.dtype.kind == "f"
         ]
-        # Not a @ a: threaded BLAS doubled what the coordinator's gate cost per update.
+        # Not a @ a: BLAS wakes its threads, and a 250 KB update costs the coordinator
+        # 9.3 ms of CPU where it costs 6.1 so (tests/bench/bench_protocol.py).
         return math.sqrt(sum(float(np.einsum("i,i->", a, a)) for a in floats))
 
     def csr(self, mask: Mask) -> dict[str, CsrTensor]:

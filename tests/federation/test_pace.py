@@ -12,6 +12,7 @@ import pytest
 BENCH = Path(__file__).parents[1] / "bench/bench_straggler.py"
 
 
+@pytest.mark.alone
 @pytest.mark.broker
 @pytest.mark.slow
 def test_slow_devices_do_fewer_steps_and_are_counted_every_round(

@@ -137,6 +137,20 @@ def test_all_gradients_equal_autograd(
     run(case, dtype, input_gradient=input_gradient)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_layers_beyond_the_first_level_cache_are_taken_in_runs(
+    dtype: torch.dtype, groups: int, stride: int
+) -> None:
+    """What a tile reads of 128 channels is 65 KB and more, of input or of gradient."""
+    case = Case(
+        samples=16, channels=128, units=128, groups=groups, size=(9, 9), kernel=(3, 3),
+        stride=(stride, stride), padding=(1, 1), dilation=(1, 1), lanes=16, density=0.3,
+        bias=True, relu=True, seed=4,
+    )  # fmt: skip
+    run(case, dtype, input_gradient=True)
+
+
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_any_number_of_threads_gives_the_same_bits(lanes: int, threads: int) -> None:

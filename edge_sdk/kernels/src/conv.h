@@ -47,7 +47,8 @@ bool forward_offsets(const FeStructure&, const FeConv&, const Geometry&, int blo
 // do, null if memory is short.
 const real* padded_input(const FeConv&, const Geometry&, const real* x, const FePrologue*);
 
-// Channel runs for tiles of th x tw outputs; `kept` weights over `rows` rows.
+// How many runs to take channels in so that what a tile reads of each, `region_pixels`,
+// stays in the first-level cache; `kept` weights over `rows` tiles' rows.
 int channel_blocks(int channels, int64_t region_pixels, int lanes, int64_t kept, int rows);
 
 }  // namespace fe

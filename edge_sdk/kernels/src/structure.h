@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fe.h"
+#include "support.h"
 
 // Columns are 16 bits wide wherever they fit (they do in every layer up to 65,536
 // inputs per row), so a kept conv weight costs 2 bytes of index and a linear one 4.
@@ -29,7 +30,7 @@ struct FeStructure {
 
   int32_t taps() const { return kernel_h * kernel_w; }
   int32_t rows_per_group() const { return rows / groups; }
-  int32_t run_of(int32_t row) const { return (int32_t)((int64_t)row * runs / rows); }
+  int32_t run_of(int32_t row) const { return fe::part_of(rows, row, runs); }
 };
 
 namespace fe {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 
 #ifdef _OPENMP
@@ -69,5 +70,8 @@ inline size_t l1_bytes() {
 
 // i * n / parts without overflow: where part i of n things begins.
 inline int split(int n, int i, int parts) { return (int)((int64_t)n * i / parts); }
+
+// Which of so many near-equal parts thing i of n is in.
+inline int part_of(int n, int i, int parts) { return (int)((int64_t)i * parts / n); }
 
 }  // namespace fe
