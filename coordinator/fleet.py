@@ -258,12 +258,15 @@ class Fleet:
             value_bytes=self._value_bytes(device),
             engine=engine,
         )[device]
+        before = self._choices.get(device)
         self._choices[device] = choice
         drift = self._drift.get(device, "").removeprefix(f"{device}: ")
         self._ledger.assign(
             device, choice.density, f"{choice.why}; {drift}" if drift else choice.why
         )
-        log.info("%s", choice.sentence(device))
+        said = choice.sentence(device)
+        if before is None or before.sentence(device) != said:
+            log.info("%s", said)
 
     def _value_bytes(self, device: str) -> float:
         """Bytes per kept value on its wire, the mean of up and down."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import platform
 import ssl
 import subprocess
 import sys
@@ -47,6 +48,20 @@ def test_the_doctor_does_not_import_torch_itself() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_missing_kernels_are_said_with_what_to_do_and_what_it_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No compiler, no library: said by name, not trained slowly in silence."""
+    foreign = "neon" if platform.machine() == "x86_64" else "v3"
+    monkeypatch.setenv("FLASH_EDGE_ISA", foreign)
+    found = {check.name: check for check in examine(Patient())}["native kernels"]
+    assert found.status == "problem"
+    assert foreign in found.detail
+    assert "dense speed" in found.detail
+    assert "g++" in found.fix
+    assert 'engine = "masked"' in found.fix
 
 
 @pytest.mark.parametrize(
