@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from device_profiles import load_board
-from edge_sdk.cli import micro_batch_of
+from edge_sdk.commands.agent import micro_batch_of
 from edge_sdk.models.inventory import initial_state, layers_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.probe.steps import peak_rss_mib

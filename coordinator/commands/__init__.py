@@ -1,0 +1,1 @@
+"""The commands of `flash-coordinator`: each parses, calls a function, prints."""

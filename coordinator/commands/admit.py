@@ -1,0 +1,87 @@
+"""Who may take part: tokens, revocation, and the key that signs orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordinator.commands.options import SETTINGS, Folder
+from coordinator.settings import load_run
+from edge_sdk.errors import IdentityError, SettingsError
+
+if TYPE_CHECKING:
+    from coordinator.identity.office import Office
+
+__all__ = ["enroll", "revoke", "rotate"]
+
+
+def enroll(
+    folder: Folder,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of the devices to let in.")
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Let in the named devices.")
+    ] = False,
+    bulk: Annotated[
+        int, typer.Option(help="Let in so many, with names chosen here.", min=0)
+    ] = 0,
+    prefix: Annotated[str, typer.Option(help="What bulk names begin with.")] = "device",
+    hours: Annotated[
+        float, typer.Option(help="How long an unused token works.", min=0.01)
+    ] = 24.0,
+) -> None:
+    """Print one-time tokens, a line per device, for `flash-edge enroll TOKEN` there."""
+    from coordinator.identity.gate import enroll_port, open_office  # noqa: PLC0415
+    from coordinator.identity.policy import free_names  # noqa: PLC0415
+
+    settings = load_run(folder / SETTINGS)
+    if bool(names) == bool(bulk) or (names and not new):
+        raise SettingsError(
+            "nobody is named, or both names and --bulk",
+            remedy=f"flash-coordinator enroll {folder} --new NAME... or --bulk N",
+        )
+    office = open_office(folder, settings)
+    port = enroll_port(office, settings)
+    chosen = names or free_names(prefix, bulk, office.taken())
+    for name in chosen:
+        token = office.token(name, settings.address, port, hours=hours)
+        typer.echo(f"{name}  {token}")
+    typer.echo(
+        "On each device: flash-edge enroll TOKEN, while flash-coordinator run "
+        f"{folder} runs here. A token works once, for {hours:g} hours.",
+        err=True,
+    )
+
+
+def revoke(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(help="The device.")],
+    why: Annotated[
+        str, typer.Option(help="Told to the device and to people.")
+    ] = "by the operator",
+) -> None:
+    """Take a device's identity back; a coordinator that runs acts within a second."""
+    _office(folder).revoke(name, why)
+    typer.echo(f"revoked {name}")
+
+
+def rotate(folder: Folder) -> None:
+    """Replace the key that the coordinator signs with; devices follow by themselves."""
+    number = _office(folder).rotate()
+    typer.echo(f"key {number} signs from now on")
+
+
+def _office(folder: Path) -> Office:
+    from coordinator.identity.gate import open_office  # noqa: PLC0415
+    from coordinator.identity.office import Office  # noqa: PLC0415
+
+    settings = load_run(folder / SETTINGS)
+    if not Office.exists(folder):
+        raise IdentityError(
+            f"{folder} has no enrolled devices",
+            remedy=f"flash-coordinator enroll {folder} --new NAME...",
+        )
+    return open_office(folder, settings)

@@ -1,0 +1,50 @@
+"""What a fleet could do, before there is one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from device_profiles import ProfileError, boards, load_board
+from edge_sdk.errors import SettingsError
+
+__all__ = ["plan"]
+
+
+def plan(
+    task: Annotated[str, typer.Option(help="A shipped task or module:object.")],
+    board: Annotated[
+        list[str] | None, typer.Option(help="A board; repeat for more. Default: all.")
+    ] = None,
+    density: Annotated[
+        list[float] | None, typer.Option(help="A density; repeat for more.")
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Examples per device.", min=1)] = 1000,
+    round_budget_s: Annotated[
+        float, typer.Option(help="Seconds a device's part of a round may take.")
+    ] = DEFAULT_ROUND_BUDGET_S,
+    rounds_per_day: Annotated[float, typer.Option(help="How often.")] = 24.0,
+) -> None:
+    """Say what boards could do before one is at hand: density, time, bytes a month."""
+    from coordinator.plan import plan_fleet, plan_table  # noqa: PLC0415
+    from edge_sdk.models.cost import workload_of  # noqa: PLC0415 - imports torch
+    from edge_sdk.models.task import load_task  # noqa: PLC0415
+
+    found = load_task(task)
+    work = workload_of(found, examples=examples, epochs=1, batch=found.batch_size)
+    try:
+        plan = plan_fleet(
+            {name: load_board(name) for name in board or boards()},
+            work,
+            density or (0.05, 0.1, 0.2),
+            round_budget_s,
+            rounds_per_day=rounds_per_day,
+        )
+    except ProfileError as error:
+        raise SettingsError(str(error), remedy=error.help) from error
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(plan_table(plan))

@@ -1,0 +1,115 @@
+"""A run is described, begun and gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.commands.options import (
+    SETTINGS,
+    Folder,
+    Insecure,
+    Verbose,
+    need_torch,
+)
+from coordinator.dashboard import DEFAULT_ADDRESS
+from coordinator.settings import load_run
+from coordinator.status import has_run
+from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.terminal import set_up_logging
+
+__all__ = ["init", "resume", "run"]
+
+
+def init(
+    folder: Folder,
+    task: Annotated[str, typer.Option(help="A shipped task or module:object.")],
+    evaluation: Annotated[Path, typer.Option(help="Folder with eval.npz.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")] = "home",
+    density: Annotated[
+        list[float] | None,
+        typer.Option(help="A density devices may get, in (0, 1]; repeat for more."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 20,
+    wait_for: Annotated[int, typer.Option(help="Devices to wait for.", min=1)] = 2,
+    round_budget_s: Annotated[
+        float, typer.Option(help="Seconds a device's part of a round may take.")
+    ] = DEFAULT_ROUND_BUDGET_S,
+    address: Annotated[
+        str, typer.Option(help="Where devices reach this machine.")
+    ] = "127.0.0.1",
+    broker: Annotated[
+        str, typer.Option(help="mqtts://host:port of yours; empty starts one.")
+    ] = "",
+) -> None:
+    """Write FOLDER/run.toml, to edit and then `run`."""
+    path = folder / SETTINGS
+    if path.exists():
+        raise SettingsError(
+            f"{path} exists already", remedy="Edit it, or choose another folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f'federation = "{federation}"',
+        f'task = "{task}"',
+        f'evaluation = "{evaluation.resolve()}"',
+        f"densities = {sorted(density or [0.05, 0.1, 0.2])}",
+        f"rounds = {rounds}",
+        f"wait_for = {wait_for}",
+        f"round_budget_s = {round_budget_s:g}",
+        f'address = "{address}"',
+        f'broker = "{broker}"',
+        f'page = "{DEFAULT_ADDRESS}"',
+        "",
+        "[training]",
+        "epochs = 1",
+        "rate = 0.1",
+        "rate_end = 0.01",
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        load_run(path)
+    except Exception:
+        path.unlink()
+        raise
+    typer.echo(
+        f"wrote {path}\nlet devices in with: flash-coordinator enroll {folder} --new "
+        f"NAME...\nstart with: flash-coordinator run {folder}"
+    )
+
+
+def run(folder: Folder, insecure: Insecure = False, verbose: Verbose = False) -> None:
+    """Start the run of FOLDER/run.toml."""
+    if has_run(folder):
+        raise StateError(
+            f"{folder} holds a run already",
+            remedy=f"Go on with: flash-coordinator resume {folder}",
+        )
+    _serve(folder, insecure=insecure, verbose=verbose)
+
+
+def resume(
+    folder: Folder, insecure: Insecure = False, verbose: Verbose = False
+) -> None:
+    """Go on with the run of FOLDER, wherever it was interrupted."""
+    if not has_run(folder):
+        raise StateError(
+            f"{folder} holds no run yet",
+            remedy=f"Start it with: flash-coordinator run {folder}",
+        )
+    _serve(folder, insecure=insecure, verbose=verbose)
+
+
+def _serve(folder: Path, *, insecure: bool, verbose: bool) -> None:
+    set_up_logging(verbose=verbose)
+    settings = load_run(folder / SETTINGS)
+    if insecure:
+        settings = msgspec.structs.replace(settings, insecure=True)
+    need_torch()
+    from coordinator.serve import serve  # noqa: PLC0415 - imports torch
+
+    serve(folder, settings)

@@ -1,0 +1,1 @@
+"""The commands of `flash-edge`: each parses, calls a function, prints."""

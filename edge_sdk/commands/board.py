@@ -1,0 +1,130 @@
+"""This board: its keys and settings, what it can do, and what is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_profiles import boards
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.commands.options import Verbose, need_torch
+from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
+from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.terminal import set_up_logging
+
+__all__ = ["doctor", "enroll", "list_boards", "profile"]
+
+log = logging.getLogger(__name__)
+
+
+def enroll(
+    token: Annotated[str, typer.Argument(help="The token that the operator gave.")],
+    folder: Annotated[
+        Path, typer.Option(help="Folder of this device: identity, settings, state.")
+    ] = Path(),
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with this device's private examples.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="A board of `flash-edge boards`, or a profile TOML.")
+    ] = "",
+) -> None:
+    """Make this device's keys, have them certified, and write its device.toml."""
+    from edge_sdk.identity.enroll import enroll as enroll_device  # noqa: PLC0415
+    from edge_sdk.identity.enroll import settings_text  # noqa: PLC0415
+    from edge_sdk.identity.token import read_token  # noqa: PLC0415
+    from edge_sdk.probe.board import likely_board, read_board  # noqa: PLC0415
+
+    path = folder / "device.toml"
+    if path.exists():
+        raise SettingsError(
+            f"{path} exists already", remedy="Name another --folder, or move it away."
+        )
+    answer = enroll_device(read_token(token), folder / "identity")
+    text = settings_text(
+        answer,
+        identity="identity",
+        data=str(data.expanduser().resolve()) if data else "data",
+        state="state",
+        profile=profile or likely_board(read_board()),
+    )
+    try:
+        replace_file(path, text.encode())
+    except CheckpointError as error:
+        raise SettingsError(str(error), remedy=error.help) from error
+    (folder / "state").mkdir(exist_ok=True)  # the service may write it, not make it
+    typer.echo(
+        f"{answer.name} is enrolled in {answer.federation}; wrote {path}\n"
+        f"start with: flash-edge run {path}"
+    )
+
+
+def profile(
+    settings: Annotated[Path, typer.Argument(help="The device's TOML file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default in the state folder.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds to spend measuring.", min=5)
+    ] = 45.0,
+    density: Annotated[
+        list[float] | None, typer.Option(help="A density to train at; repeat for more.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Measure this board with the settings' own task, and write its profile."""
+    set_up_logging(verbose=verbose)
+    need_torch()
+    from edge_sdk.models.task import load_task  # noqa: PLC0415 - imports torch
+    from edge_sdk.probe.report import default_path, write_profile  # noqa: PLC0415
+    from edge_sdk.probe.run import probe  # noqa: PLC0415
+
+    own = load_settings(settings, DeviceSettings)
+    task = load_task(own.task)
+    found = probe(
+        task,
+        task.train_data(own.data),
+        engine=own.engine,
+        densities=density or (0.05, 0.2),
+        broker_url=own.broker,
+        seconds=seconds,
+        progress=lambda share, what: log.info("%3.0f %%  %s", 100 * share, what),
+        folder=own.state,
+    )
+    path = out or default_path(own.state)
+    write_profile(path, found)
+    typer.echo(f"wrote {path}; use it with: profile = {str(path)!r}")
+
+
+def doctor(
+    settings: Annotated[
+        Path | None, typer.Argument(help="The device's TOML file, to check its broker.")
+    ] = None,
+) -> None:
+    """Say what is well on this board and what to mend; exit code 1 if anything."""
+    from edge_sdk.access import tls_of  # noqa: PLC0415
+    from edge_sdk.doctor import Patient, examine, render  # noqa: PLC0415
+
+    patient = Patient()
+    if settings is not None:
+        own = load_settings(settings, DeviceSettings)
+        try:
+            tls = tls_of(own)
+        except IdentityError:  # the patient's complaint; it is named below
+            tls = None
+        patient = Patient(
+            broker_url=own.broker, tls=tls, identity=own.identity, state=own.state
+        )
+    checks = examine(patient)
+    typer.echo(render(checks))
+    if any(check.status == "problem" for check in checks):
+        raise typer.Exit(1)
+
+
+def list_boards() -> None:
+    """List the boards of the catalogue."""
+    for name in boards():
+        typer.echo(name)

@@ -1,0 +1,78 @@
+"""The agent on a board for good: its systemd unit, and wheels without internet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_sdk.commands.options import profile_of
+from edge_sdk.errors import SettingsError
+from edge_sdk.settings import DeviceSettings, load_settings
+
+if TYPE_CHECKING:
+    from edge_sdk.service import Service
+
+__all__ = ["bundle", "install", "show"]
+
+ServiceFile = Annotated[Path, typer.Argument(help="The device's TOML file.")]
+
+
+def install(settings: ServiceFile = Path("device.toml")) -> None:
+    """Write the hardened systemd unit of this device; needs root."""
+    from edge_sdk.service import install_service  # noqa: PLC0415
+
+    path, commands = install_service(_unit(settings))
+    typer.echo(f"wrote {path}; start it with: {commands}")
+
+
+def show(settings: ServiceFile = Path("device.toml")) -> None:
+    """Print the unit that `install` would write."""
+    from edge_sdk.service import unit_text  # noqa: PLC0415
+
+    typer.echo(unit_text(_unit(settings)))
+
+
+def _unit(settings: Path) -> Service:
+    """The unit's facts: the owner's caps become its walls."""
+    from edge_sdk.probe.board import read_board  # noqa: PLC0415
+    from edge_sdk.service import this_service  # noqa: PLC0415
+
+    own = load_settings(settings, DeviceSettings)
+    caps = profile_of(own.profile, settings.parent).caps
+    return this_service(
+        settings,
+        own.state,
+        own.data,
+        own.identity,
+        ram_mib=caps.ram_mib,
+        cpu_share=caps.cpu_share,
+        cores=read_board().cores,
+        gpu=Path("/etc/nv_tegra_release").exists(),
+    )
+
+
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="Folder to collect the wheels in.")],
+    python: Annotated[str, typer.Option(help="The device's Python.")] = "3.11",
+    platform: Annotated[str, typer.Option(help="aarch64 or x86_64.")] = "aarch64",
+    wheel: Annotated[
+        Path | None, typer.Option(help="flash-edge's own wheel, if not on an index.")
+    ] = None,
+) -> None:
+    """Collect every wheel that a device without internet needs."""
+    from edge_sdk.bundle import make_bundle  # noqa: PLC0415
+
+    if platform not in ("aarch64", "x86_64"):
+        raise SettingsError(
+            f"--platform {platform!r} is neither aarch64 nor x86_64",
+            remedy="32-bit boards have no wheels of numpy or torch.",
+        )
+    made = make_bundle(
+        folder,
+        platform="aarch64" if platform == "aarch64" else "x86_64",
+        python=python,
+        own_wheel=wheel,
+    )
+    typer.echo(str(made))

@@ -1,0 +1,57 @@
+"""Options that several commands share, and what they ask for before they begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_profiles import DeviceProfile, ProfileError, load_board, load_profile
+from edge_sdk.errors import DependencyError, SettingsError
+
+__all__ = ["Key", "Verbose", "need_torch", "profile_of", "public_key"]
+
+Key = Annotated[
+    Path | None, typer.Option(help="Public key (PEM) that must have signed the bundle.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Say more; show tracebacks.")]
+
+
+def profile_of(reference: str, folder: Path) -> DeviceProfile:
+    """The profile a setting names: a board, or a TOML file as seen from a folder.
+
+    Raises:
+        SettingsError: If there is none, or it holds something impossible.
+    """
+    try:
+        if reference.endswith(".toml"):
+            return load_profile(folder / Path(reference).expanduser())
+        return load_board(reference)
+    except ProfileError as error:
+        raise SettingsError(str(error), remedy=error.help) from error
+
+
+def need_torch() -> None:
+    """Refuses to go on without torch.
+
+    Raises:
+        DependencyError: Then.
+    """
+    try:
+        import torch  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise DependencyError(
+            "torch is not installed: pip install 'flash-edge[device]'"
+        ) from error
+
+
+def public_key(path: Path | None) -> bytes | None:
+    """The key of a PEM file, if one is named.
+
+    Raises:
+        ExportError: If it is no Ed25519 public key.
+    """
+    from edge_sdk.infer.signature import read_public_key  # noqa: PLC0415
+
+    return None if path is None else read_public_key(path)
