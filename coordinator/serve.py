@@ -16,6 +16,7 @@ from coordinator.ledger import open_ledger
 from coordinator.server import Server
 from coordinator.settings import RunSettings
 from edge_sdk.errors import BrokerError
+from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import nested_counts, uniform
@@ -43,6 +44,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
     with ExitStack() as stack:
         ledger = open_ledger(folder)
         stack.callback(ledger.close)
+        make_run_key(folder)  # signs what is exported from here
         gate = stack.enter_context(open_gate(folder, settings, office))
         log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
         (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ import numpy as np
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import EXACT, MANIFEST, ROUNDED, check_files, digests
+from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from export.builder import build_source
 from export.extras import require
@@ -51,7 +52,8 @@ def make_bundle(
         data: Folder with evaluation examples: the golden example then is a real one.
         accuracy_points: Percentage points that a lossy format may lose.
         seconds: How long each model is timed for the manifest; 0 for not at all.
-        key: PEM file of an Ed25519 private key that signs the manifest.
+        key: PEM file of an Ed25519 private key that signs the manifest. Without one, a
+            checkpoint in a run's folder is signed with that run's key.
 
     Returns:
         The manifest.
@@ -63,6 +65,10 @@ def make_bundle(
     require()
     from export.rebuild import from_checkpoint  # noqa: PLC0415 - torch is an extra
 
+    run = None
+    if key is None and not isinstance(checkpoint, Checkpoint):
+        run = run_folder(Path(checkpoint))
+        key = None if run is None else run / PRIVATE
     signing = None if key is None else read_key(Path(key))
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(Path(checkpoint))
@@ -79,6 +85,8 @@ def make_bundle(
         folder_data = None if data is None else Path(data)
         _write_example(folder, source, folder_data)
         manifest = _manifest(source)
+        if run is not None:
+            manifest["run"] = run_name(run)
         for name in formats:
             manifest["models"][name] = _add_model(
                 folder,

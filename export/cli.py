@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from edge_sdk.errors import EdgeError, ExportError
-from edge_sdk.infer.bundle import MANIFEST
+from edge_sdk.infer.bundle import MANIFEST, read_manifest
 from edge_sdk.infer.signature import check_signature, read_public_key
 from export.builder import build
 from export.bundle import FORMATS, make_bundle, verify_bundle
@@ -107,11 +107,13 @@ def verify_command(
         trusted = None if key is None else read_public_key(key)
         differences = verify_bundle(file, trusted=trusted)
         signer = check_signature(file, (file / MANIFEST).read_bytes())
+        run = read_manifest(file).get("run")
         if as_json:
             signed = None if signer is None else signer.hex()
-            typer.echo(json.dumps({"signer": signed, "differences": differences}))
+            values = {"signer": signed, "run": run, "differences": differences}
+            typer.echo(json.dumps(values))
             return
-        typer.echo(_signed_by(signer, trusted))
+        typer.echo(_signed_by(signer, trusted, run))
         for name, error in differences.items():
             typer.echo(f"{name}: golden outputs match, largest difference {error:.1e}")
         return
@@ -135,7 +137,11 @@ def bundle_command(
     data: Data = None,
     accuracy_points: Points = 0.5,
     key: Annotated[
-        Path | None, typer.Option(help="Ed25519 private key (PEM) that signs it.")
+        Path | None,
+        typer.Option(
+            help="Ed25519 private key (PEM) that signs it; default: that of the run "
+            "whose folder CHECKPOINT lies in."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -152,6 +158,8 @@ def bundle_command(
         typer.echo(json.dumps(manifest, indent=2))
         return
     typer.echo(f"{out}: {len(manifest['files'])} files, task {manifest['task']}")
+    if "run" in manifest:
+        typer.echo(f"signed with the key of run {manifest['run']}")
     for name, entry in manifest["models"].items():
         ratio = f"{entry['size_ratio']:.1f}x smaller than dense"
         typer.echo(f"{name}: {entry['bytes']:,} bytes, {ratio}")
@@ -178,11 +186,12 @@ def bench_command(
         typer.echo(f"{row}{t.peak_rss_mib:8.1f}")
 
 
-def _signed_by(signer: bytes | None, trusted: bytes | None) -> str:
+def _signed_by(signer: bytes | None, trusted: bytes | None, run: str | None) -> str:
     if signer is None:
         return "unsigned: whoever could write the folder could have changed it"
     known = "the key you named" if trusted else "not compared: name its key with --key"
-    return f"signed by {signer.hex()} ({known})"
+    said = "" if run is None else f", says it is of run {run}"
+    return f"signed by {signer.hex()} ({known}){said}"
 
 
 def _show(report: Report, *, as_json: bool) -> None:

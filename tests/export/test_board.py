@@ -17,13 +17,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import export
-from edge_sdk.checkpoint import Checkpoint
+from edge_sdk.checkpoint import Checkpoint, save_checkpoint
 from edge_sdk.errors import DataError, ExportError, IdentityError, StateError
 from edge_sdk.infer import Bundle
 from edge_sdk.infer.prepare import Preparation, read_examples
+from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.infer.signature import read_key, read_public_key
 from edge_sdk.kernels.build import find_compiler, this_machine
 from edge_sdk.slots import look, roll_back, switch
+from export.bundle import verify_bundle
 
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
@@ -68,6 +70,13 @@ def copy_of(bundle: Path, folder: Path) -> Path:
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edge_sdk.cli", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def exporter(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "export.cli", *map(str, arguments)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -219,6 +228,54 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path) -> None:
     path.write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n")
     with pytest.raises(IdentityError, match=r"key\.pem holds no"):
         read_public_key(path)
+
+
+# ------------------------------------------------------------------ the run's own key
+
+
+def run_of(checkpoint: Checkpoint, folder: Path) -> Path:
+    """A run's folder as a coordinator leaves it, with one model to export."""
+    make_run_key(folder)
+    (folder / "run.toml").write_text('federation = "home"\n')
+    (folder / "models").mkdir()
+    path = folder / "models" / "density-0.2.safetensors"
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+def test_a_checkpoint_in_a_runs_folder_is_signed_with_the_runs_key(
+    digits: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    path = run_of(digits[0], tmp_path / "run")
+    out, public = tmp_path / "bundle", tmp_path / "run" / "models.pub.pem"
+    done = exporter("bundle", path, "--out", out, "--format", "native")
+    assert done.returncode == 0, done.stderr
+    assert "signed with the key of run home" in done.stdout
+    done = exporter("verify", out, "--key", public)
+    assert done.returncode == 0, done.stderr
+    signed = f"signed by {read_public_key(public).hex()} (the key you named)"
+    assert done.stdout.startswith(f"{signed}, says it is of run home")
+    make_run_key(tmp_path / "run")  # the coordinator starts again: the same key
+    assert verify_bundle(out, trusted=read_public_key(public))
+
+
+def test_a_checkpoint_elsewhere_is_not_signed_unasked(
+    digits: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    make_run_key(tmp_path)  # three folders up: of somebody else
+    path = tmp_path / "a" / "b" / "c.safetensors"
+    save_checkpoint(path, digits[0])
+    manifest = export.make_bundle(path, tmp_path / "o", formats=("native",), seconds=0)
+    assert "run" not in manifest
+    assert Bundle(tmp_path / "o").signer is None
+
+
+def test_the_runs_key_is_for_its_owners_eyes_only(tmp_path: Path) -> None:
+    make_run_key(tmp_path)
+    assert (tmp_path / "models.key.pem").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "models.key.pem").write_text("-----BEGIN PRIVATE KEY-----\nx\n")
+    with pytest.raises(IdentityError, match=r"models\.key\.pem holds no"):
+        make_run_key(tmp_path)
 
 
 # ------------------------------------------------------------------------ switching
