@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from coordinator.commands import admit, look, plan, play, start
+from coordinator.commands import admit, look, plan, play, report, start
 from edge_sdk.terminal import run_app
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.command()(admit.revoke)
 app.command()(admit.rotate)
 app.command()(look.status)
 app.command()(look.page)
+app.command()(report.report)
 app.command()(plan.plan)
 app.command()(play.demo)
 app.command()(play.simulate)

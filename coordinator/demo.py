@@ -18,6 +18,7 @@ from rich.console import Console
 from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.demo_table import closing_table
 from coordinator.processes import Child, stop_all
+from coordinator.report import write_report
 from coordinator.status import has_run, summary
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import RunError
@@ -87,6 +88,7 @@ def run_demo(folder: Path, *, task: str, rounds: int) -> None:
     console.print(
         f"settings, ledger, checkpoints: {main}\nper-device data, state, logs: "
         f"{folder / 'devices'}\nexported models: {main / 'exports'}\n"
+        f"report: {write_report(main)}\n"
         f"status: flash-coordinator status {main}\n"
         f"page: flash-coordinator page {main}"
     )

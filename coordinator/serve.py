@@ -13,6 +13,7 @@ from coordinator.display import live
 from coordinator.identity.gate import office_for, open_gate
 from coordinator.identity.guard import Guard
 from coordinator.ledger import open_ledger
+from coordinator.report import leave_report
 from coordinator.server import Server
 from coordinator.settings import RunSettings
 from edge_sdk.errors import BrokerError
@@ -42,6 +43,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
     if office is None:
         log.warning("plain MQTT without identities: for this machine only")
     with ExitStack() as stack:
+        stack.callback(leave_report, folder)  # last, whatever ended the run
         ledger = open_ledger(folder)
         stack.callback(ledger.close)
         make_run_key(folder)  # signs what is exported from here

@@ -16,7 +16,14 @@ from edge_sdk.errors import StateError
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import Frozen, TaskOrder
 
-__all__ = ["coverage", "device_facts", "round_facts", "run_facts", "warm_up_facts"]
+__all__ = [
+    "coverage",
+    "device_facts",
+    "flat",
+    "round_facts",
+    "run_facts",
+    "warm_up_facts",
+]
 
 OPEN = (Phase.PLAN.value, Phase.SELECT.value, Phase.RUN.value, Phase.CLOSING.value)
 
@@ -63,7 +70,7 @@ def device_facts(ledger: Ledger, name: str) -> dict[str, Any]:
     return {
         "device": _device(row, sum(r.count for r in refusals))
         | {"examples": row["examples"], "version": row["version"]},
-        "profile": list(_flat(json.loads(row["profile"]))),
+        "profile": list(flat(json.loads(row["profile"]))),
         "tasks": [
             _task(t) | {"round": t["round"]} for t in ledger.tasks_of_device(name)
         ],
@@ -248,10 +255,10 @@ def _seconds(opened: str, closed: str | None) -> float | None:
     return took.total_seconds()
 
 
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+def flat(value: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
     """A nested table as ``a.b`` and text."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{before}{key}.")
+            yield from flat(inner, f"{before}{key}.")
         elif inner is not None:
             yield f"{before}{key}", str(inner)

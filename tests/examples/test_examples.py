@@ -55,3 +55,4 @@ def test_the_readme_of_the_example_is_true(name: str, tmp_path: Path) -> None:
     models = list((folder / "federation" / "models").glob("*.onnx"))
     assert len(models) == 1
     assert onnxruntime.InferenceSession(models[0]).get_inputs()
+    assert "100 %" in (folder / "federation" / "report.html").read_text()

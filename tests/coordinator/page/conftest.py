@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, Training
 
+HERE = ("http://127.0.0.1:", "file:///")
 RUN = """federation = "greenhouse"
 task = "digits"
 evaluation = "evaluation"
@@ -211,3 +214,37 @@ def make_past() -> Iterator[Callable[[Path, int], Past]]:
     yield make
     for past in made:
         past.ledger.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Chromium, or the test is skipped where it is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None and os.environ.get("FLASH_EDGE_REQUIRE_CROSS") != "1":
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as engines:
+        found = engines.chromium.launch(
+            executable_path=chromium,
+            # Offline as the page has to be, and startable as root in a container.
+            args=["--no-sandbox", "--disable-background-networking", "--disable-quic"],
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def tab(browser) -> Iterator[object]:
+    """A tab that fails its test on any console error or request to elsewhere."""
+    context = browser.new_context()
+    found = context.new_page()
+    said: list[str] = []
+    found.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
+    found.on("pageerror", lambda error: said.append(str(error)))
+    found.on(
+        "request",
+        lambda r: None if r.url.startswith(HERE) else said.append(f"asks {r.url}"),
+    )
+    yield found
+    context.close()
+    assert said == []

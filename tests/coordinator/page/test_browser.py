@@ -2,47 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None and os.environ.get("FLASH_EDGE_REQUIRE_CROSS") != "1":
-    pytest.skip("chromium is not installed", allow_module_level=True)
-
 PAGES = ("", "devices", "devices/pi-0001", "rounds", "rounds/2", "warm-up", "exports")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as engines:
-        found = engines.chromium.launch(
-            executable_path=CHROMIUM,
-            # Offline as the page has to be, and startable as root in a container.
-            args=["--no-sandbox", "--disable-background-networking", "--disable-quic"],
-        )
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def tab(browser) -> Iterator[object]:
-    """A tab that fails its test on any console error or request to elsewhere."""
-    context = browser.new_context()
-    found = context.new_page()
-    said: list[str] = []
-    found.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
-    found.on("pageerror", lambda error: said.append(str(error)))
-    found.on(
-        "request",
-        lambda r: None if "//127.0.0.1:" in r.url else said.append(f"asks {r.url}"),
-    )
-    yield found
-    context.close()
-    assert said == []
 
 
 def _open(tab, page, hash_: str = "") -> None:

@@ -1,0 +1,23 @@
+"""`flash-coordinator report`: one file about a run, to be mailed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.commands.options import Folder
+from coordinator.report import write_report
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Folder,
+    output: Annotated[
+        Path | None, typer.Option(help="The file. Default: FOLDER/report.html.")
+    ] = None,
+) -> None:
+    """Write one HTML file about FOLDER's run: plots, tables, settings, digests."""
+    typer.echo(f"wrote {write_report(folder, output)}")
