@@ -37,6 +37,9 @@ class Post:
         federation: The federation's name.
         epoch: This coordinator's epoch.
         sign: Signs what is sent; None in a federation of one machine without keys.
+
+    Attributes:
+        life: (epoch, boot nonce): of two coordinators the greater one is the newer.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Post:
         self._transport, self._federation, self._epoch = transport, federation, epoch
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
+        self.life = epoch, self._boot
         self._announce: Announce | None = None
         self._kept: dict[str, bytes] = {}  # topic -> packet
         self._shelf: dict[
@@ -71,6 +75,11 @@ class Post:
         topic = topics.announcement(self._federation)
         packet = self._pack(announcement, "all", announcement.round_no)
         self._transport.publish(topic, packet, retain=True)
+
+    def announce_again(self) -> None:
+        """Repeats the last announcement: somebody else's lies in its place."""
+        if self._announce is not None:
+            self.announce(self._announce)
 
     def keep(self, topic: str, packet: bytes) -> None:
         """Publishes a packet made elsewhere, retained, and again after each connect."""
@@ -121,8 +130,7 @@ class Post:
         """Says everything retained again: the broker may have lost it."""
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
-        if self._announce is not None:
-            self.announce(self._announce)
+        self.announce_again()
         for name, (_, _, manifest) in self._shelf.items():
             self._publish(name, range(len(manifest.chunks)))
             if manifest.chunk_size + AROUND > self._transport.limit():

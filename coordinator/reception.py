@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from coordinator.identity.office import Office
 from coordinator.post import Post
-from edge_sdk.errors import IdentityError, RemoteProtocolError
-from edge_sdk.identity.signatures import Recent
+from edge_sdk.errors import IdentityError, RemoteProtocolError, StateError
+from edge_sdk.identity.signatures import Recent, verifier
 from edge_sdk.transport.base import Delivery
 from edge_sdk.wire import topics
-from edge_sdk.wire.codec import Envelope, decode
+from edge_sdk.wire.codec import Envelope, Verify, decode
 from edge_sdk.wire.messages import (
     Certificate,
     Data,
@@ -47,6 +47,9 @@ class Reception:
         office: Its identities; None for one machine without any.
         post: Sends.
         clock: Monotonic seconds.
+
+    Attributes:
+        taken_over: A newer coordinator of this run has announced itself.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class Reception:
         self._federation, self._office = federation, office
         self._post, self._clock = post, clock
         self._recent = Recent()
+        self._as_coordinator = None if office is None else _own_key(office)
+        self.taken_over = False
         self._explained: dict[str, float] = {}
 
     def read(self, delivery: Delivery) -> tuple[str, Message] | None:
@@ -67,9 +72,13 @@ class Reception:
         Raises:
             RemoteProtocolError: If it is no message, is not signed by whom it names, or
                 is not for us.
+            StateError: If a newer coordinator of this run has announced itself.
         """
         topic = topics.parse(delivery.topic, self._federation)
         if not delivery.payload:
+            return None
+        if isinstance(topic, topics.Announcement):
+            self._meet(decode(delivery.payload, verify=self._as_coordinator))
             return None
         seal = self._office.seal if self._office is not None else None
         try:
@@ -90,6 +99,25 @@ class Reception:
             if isinstance(message, Hello):
                 self._remind(device)
         return device, message
+
+    def _meet(self, envelope: Envelope) -> None:
+        """Our own announcement, or another coordinator's: the newer one goes on.
+
+        A copied folder has a ledger and a lock of its own, so neither shows that two
+        run; what they announce does.
+        """
+        epoch, boot = self._post.life
+        theirs = envelope.header.epoch, envelope.header.boot
+        if theirs > (epoch, boot):
+            self.taken_over = True
+            raise StateError(
+                f"another coordinator has taken over {self._federation}: it announces "
+                f"epoch {theirs[0]}, this one has {epoch}",
+                remedy="Stop one of the two: devices hear only the newer one. If no "
+                "other runs, this folder is an older copy: resume the newer one.",
+            )
+        if theirs < (epoch, boot):  # kept by the broker in the place of ours
+            self._post.announce_again()
 
     def publish_keys(self) -> None:
         """Says, retained, which keys have replaced the first."""
@@ -132,6 +160,11 @@ class Reception:
             self.dismiss(device)
         elif person is None:
             self._post.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
+
+
+def _own_key(office: Office) -> Verify:
+    """Believes what the coordinator of this run has signed, this one or another."""
+    return verifier(lambda who: (office.signing[1],) if who == "coordinator" else ())
 
 
 def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:

@@ -144,6 +144,7 @@ class Server:
             topics.all_uploads(settings.federation, data=False),
             topics.all_uploads(settings.federation, data=True),
             topics.all_statuses(settings.federation),
+            topics.announcement(settings.federation),
         ):
             self._transport.subscribe(pattern)
 
@@ -186,6 +187,7 @@ class Server:
 
         Raises:
             RunError: If no device can take part, or too many rounds in a row abort.
+            StateError: If the disk refuses, or another coordinator has taken over.
         """
         self._reception.publish_keys()
         self._announce("waiting")
@@ -205,7 +207,7 @@ class Server:
 
     def close(self) -> None:
         """Says that the run stands still, if it is not done, and disconnects."""
-        if not self._done():
+        if not self._done() and not self._reception.taken_over:
             self._announce("stopped")
         self._evaluator.close()
         self._transport.close()

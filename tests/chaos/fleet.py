@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -82,7 +83,7 @@ class Archive:
     """Keeps every blob and checkpoint: the coordinator deletes those of old rounds."""
 
     def __init__(self, run: Path) -> None:
-        self._run = run
+        self.run = run
         self._stats: dict[Path, tuple[int, int]] = {}
         self.blobs: dict[str, bytes] = {}
         self.checkpoints: dict[str, tuple[bytes, ...]] = {}
@@ -99,7 +100,7 @@ class Archive:
     def _new(self, name: str) -> list[tuple[Path, bytes]]:
         found = []
         with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self._run / name):
+            for entry in os.scandir(self.run / name):
                 if entry.name.startswith("."):
                     continue
                 with contextlib.suppress(FileNotFoundError):
@@ -189,6 +190,21 @@ class Fleet:
         """Sends a signal."""
         if name in self._pids and self.running(name):
             os.kill(self._pids[name], number)
+
+    def copy_run(self) -> int:
+        """Lets another coordinator run on a copy of the run's folder from now on.
+
+        The present one has to be stopped (SIGSTOP), so that the copy is a whole one. It
+        is not kept up any more; its process id is returned.
+        """
+        zombie = self._pids.pop(COORDINATOR)
+        log = self.folder / f"{COORDINATOR}.log"
+        log.rename(self.folder / "zombie.log")  # it goes on writing there
+        copy = self.run.with_name("copy")
+        shutil.copytree(self.run, copy, ignore=shutil.ignore_patterns("lock", "*-shm"))
+        self.run = self.archive.run = copy
+        self.keep_up(COORDINATOR)
+        return zombie
 
     def kill_broker(self, *, again_after_s: float = 0.2) -> None:
         """SIGKILL: what it had retained and queued is lost."""

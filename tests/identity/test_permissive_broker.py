@@ -130,6 +130,12 @@ class Mallory:
         self.link.publish(topics.inbox("tiny", other), self.heard[-1].payload)
         end = Announce("done", "digits", 1, 1, ["fp32"])
         self._say(topics.announcement("tiny"), end, envelope.header, "mallory")
+        # A newer coordinator, before whom this one would have to yield.
+        newer = msgspec.structs.replace(
+            envelope.header, epoch=envelope.header.epoch + 1, destination="all"
+        )
+        for key in (None, "mallory", name):
+            self._say(topics.announcement("tiny"), end, newer, key)
 
     def _say(
         self,
