@@ -30,9 +30,12 @@ def prepare(options: Mapping[str, Any]) -> None:
         options: `writes` (file that lists the durable writes), `die_at` (count of a
             durable write), `die_where` (only those are counted whose kind and place
             match this) and `die` ("before" or "after" it), `clock` (file with seconds
-            that the wall clock is off), `mutant` (a name in `mutants`).
+            that the wall clock is off), `mutant` (a name in `mutants`), `keep_steps`
+            (training keeps a checkpoint after each step).
     """
     hurry()
+    if options.get("keep_steps"):
+        keep_every_step()
     if "writes" in options or "die_at" in options:
         watch_writes(
             Path(options["writes"]) if "writes" in options else None,
@@ -61,6 +64,16 @@ def hurry() -> None:
     _set(link, "KEEPALIVE_S", 3)
     _set(mqtt, "RETRY_S", (0.2, 1.0))
     _set(conductor, "MAX_ABORTS", 50)  # a run of faults is meant to abort rounds
+
+
+def keep_every_step() -> None:
+    """Local training keeps its checkpoint after each step, not twice a minute."""
+    from edge_sdk.training.progress import Progress
+
+    defaults = Progress.__init__.__kwdefaults__
+    if "every_s" not in defaults:
+        raise AttributeError("Progress has no every_s: tell tests/chaos")
+    defaults["every_s"] = 0.0
 
 
 def _set(module: Any, name: str, value: object) -> None:

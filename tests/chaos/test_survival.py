@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ def make(zygote: Any, tmp_path: Path) -> Iterator[Make]:
         once: dict[str, Any] | None = None,
         **named: Any,
     ) -> Any:
-        fleet = Fleet(tmp_path / "fleet", broker, zygote, rounds=rounds, **named)
+        folder = tmp_path / f"fleet-{len(made)}"
+        fleet = Fleet(folder, broker, zygote, rounds=rounds, **named)
         made.append(fleet)
         fleet.once |= once or {}
         fleet.start()
@@ -145,6 +147,30 @@ def test_a_second_coordinator_of_the_same_folder_is_refused(make: Make) -> None:
     ends_well(fleet)
 
 
+def test_a_coordinator_that_comes_back_finds_one_on_a_copy_of_its_folder_and_ends(
+    make: Make,
+) -> None:
+    """A machine hung, and a copy of its disk took over: two ledgers, no common lock."""
+    fleet = make(rounds=4)
+    fleet.wait(lambda: any(u["round"] == 1 for u in fleet.rows("updates")), "an update")
+    fleet.signal("coordinator", signal.SIGSTOP)
+    old = fleet.run
+    zombie = fleet.copy_run()
+    in_round(fleet, 2)
+    os.kill(zombie, signal.SIGCONT)
+    fleet.wait(lambda: fleet.zygote.poll(zombie) is not None, "the end of the older")
+    said = (fleet.folder / "zombie.log").read_text()
+    assert "another coordinator has taken over chaos" in said
+    assert "Stop one of the two: devices hear only the newer one" in said
+    ends_well(fleet)
+    assert fleet.starts["coordinator"] == 2  # the newer one did not yield
+    newer = {u["task"]: u["blob"] for u in fleet.rows("updates")}
+    fleet.run = old  # what the older one believed was counted, was
+    assert {
+        u["task"]: u["blob"] for u in fleet.rows("updates")
+    }.items() <= newer.items()
+
+
 # -- the devices -----------------------------------------------------------------------
 
 
@@ -160,6 +186,31 @@ def test_a_device_killed_while(make: Make, phase: str) -> None:
     gate.weather.hold_up, gate.weather.latency_s = False, 0.0
     ends_well(fleet)
     assert fleet.starts["dev-2"] == 2
+
+
+def test_a_device_killed_in_local_training_goes_on_from_its_last_step(
+    make: Make,
+) -> None:
+    """And nobody can tell: its update and the model are those of a quiet run."""
+    after_two = {"die_where": r"^replace .*progress\.keep", "die_at": 2, "die": "after"}
+    hurt = make(rounds=1, options={"keep_steps": True}, once={"dev-2": after_two})
+    ends_well(hurt)
+    assert hurt.starts["dev-2"] == 2
+    said = hurt.said("dev-2")
+    assert said.count("training goes on after step 2") == 1
+    assert said.count("training goes on") == 1
+    quiet = make(rounds=1)
+    ends_well(quiet)
+    assert _update(hurt, "dev-2") == _update(quiet, "dev-2")
+    assert hurt.digest() == quiet.digest()
+
+
+def _update(fleet: Any, device: str) -> dict[str, Any]:
+    """What the ledger holds of a device's part in round 1."""
+    row = next(
+        u for u in fleet.rows("updates") if (u["round"], u["device"]) == (1, device)
+    )
+    return {name: row[name] for name in ("blob", "examples", "norm")}
 
 
 def test_a_zombie_device_comes_back_too_late(make: Make) -> None:

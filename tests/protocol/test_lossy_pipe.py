@@ -156,7 +156,9 @@ def test_a_run_over_a_lossy_pipe_with_crashes_is_whole(
     monkeypatch.setattr("coordinator.pacing.FIRST_GRACE_S", 3.0)
     monkeypatch.setattr("coordinator.pacing.GRACE_S", 2.0)
     monkeypatch.setattr("coordinator.server.LAST_WORDS_S", 0.2)
-    monkeypatch.setattr("coordinator.store.KEEP", 1000)  # every model, to recompute it
+    # Every model and update, to recompute it, however many rounds are aborted.
+    monkeypatch.setattr("coordinator.store.KEEP", 1000)
+    monkeypatch.setattr("coordinator.ledger.Ledger.forget_blobs", lambda *_: None)
     data = prepare_folders(
         "digits", tmp_path / "cache", tmp_path / "data", list(NAMES), alpha=1.0, seed=1
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,11 +14,15 @@ from edge_sdk.models.inventory import initial_state, layers_of
 from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
 from edge_sdk.training.local import Stopped
+from edge_sdk.training.progress import Progress
 from edge_sdk.training.runner import Packed, TaskRunner, mask_of
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import (
     Frozen,
+    LocalRule,
     MaskRecipe,
+    Regrow,
+    Rewire,
     TaskOrder,
     Training,
     WarmUp,
@@ -88,6 +93,34 @@ def test_equal_orders_give_equal_bytes_also_on_a_used_runner() -> None:
     other = run(used, training=Training(epochs=1, batch_size=4, learning_rate=0.1))
     assert other.payload != first.payload
     assert run(used).payload == first.payload == run().payload
+
+
+@pytest.mark.parametrize("rule", [Rewire(0.5), Regrow(0.3), WarmUp()], ids=repr)
+def test_a_task_that_moves_its_mask_starts_over_after_a_reboot_and_sends_the_same(
+    tmp_path: Path, rule: LocalRule
+) -> None:
+    """A checkpoint holds kept values on a mask that stays, and these have none."""
+    plan = Training(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9, seed=9)
+    place = Progress(tmp_path, every_s=0.0)
+
+    def rebooted(rule: LocalRule) -> tuple[Packed, list[Path]]:
+        """What is sent after a death at the seventh step, and what lay there then."""
+        asked = order(rule=rule, training=plan, moves=not isinstance(rule, Frozen))
+        left = iter(range(7))
+        first, second = (
+            TaskRunner(TASK, examples(), "masked", progress=place) for _ in range(2)
+        )
+        with pytest.raises(Stopped):
+            first.run(asked, BASE, lambda: next(left, None) is None)
+        kept = list(tmp_path.iterdir())
+        return second.run(asked, BASE, lambda: False), kept
+
+    sent, kept = rebooted(rule)
+    assert kept == []
+    assert sent.payload == run(rule=rule, training=plan, moves=True).payload
+    sent, kept = rebooted(Frozen())
+    assert kept == [place.path]
+    assert sent.payload == run(training=plan).payload
 
 
 def test_a_warm_up_returns_counts_and_nothing_else() -> None:
