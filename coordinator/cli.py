@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from coordinator.commands import admit, look, plan, play, report, start
+from coordinator.commands import admit, look, plan, play, report, start, track
 from edge_sdk.terminal import run_app
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command()(admit.rotate)
 app.command()(look.status)
 app.command()(look.page)
 app.command()(report.report)
+app.command()(track.track)
 app.command()(plan.plan)
 app.command()(play.demo)
 app.command()(play.simulate)

@@ -56,6 +56,7 @@ def make_app(source: Source, *, token: str, cookie: str, hosts: list[str]) -> St
             Route("/", _index),
             *_fact_routes(source),
             Route("/files/{path:path}", _files(source)),
+            Route("/metrics", _metrics(source)),
             Route("/events", news.events),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
@@ -94,6 +95,23 @@ def _files(source: Source) -> Callable[[Request], Awaitable[Response]]:
         if path is None:
             return PlainTextResponse("no such file", status_code=404)
         return FileResponse(path, filename=path.name)
+
+    return endpoint
+
+
+def _metrics(source: Source) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_request: Request) -> Response:
+        try:
+            from coordinator.dashboard import metrics  # noqa: PLC0415 - an extra
+        except ImportError:
+            said = "metrics need an extra: pip install 'flash-edge[metrics]'"
+            return PlainTextResponse(said, status_code=501)
+        try:
+            facts = await run_in_threadpool(source.run)
+        except EdgeError:  # not begun, which is a figure too
+            facts = {}
+        text = await run_in_threadpool(metrics.exposition, facts)
+        return Response(text, media_type=metrics.CONTENT_TYPE_LATEST)
 
     return endpoint
 

@@ -194,6 +194,8 @@ def _round(row: Mapping[str, Any], scores: Mapping[int, Any]) -> dict[str, Any]:
         "phase": row["phase"],
         "goal": row["goal"],
         "accepted": row["accepted"] or 0,
+        "opened": row["opened"],
+        "closed": row["closed"],
         "seconds": _seconds(row["opened"], row["closed"]),
         "up_bytes": row["up"] or 0,
         "down_bytes": row["down"] or 0,

@@ -99,7 +99,10 @@ class Guard:
         given = request.query_params.get("token")
         if given is not None and path == "/":
             return self._open(given)
-        known = self._is_right(request.cookies.get(self._cookie, ""))
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        known = any(
+            map(self._is_right, (request.cookies.get(self._cookie, ""), bearer))
+        )
         if known or path.startswith("/static/"):  # nothing in there is of the run
             return None
         if path == "/":

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from coordinator.dashboard.facts import (
     device_facts,
     round_facts,
@@ -18,6 +20,7 @@ from coordinator.dashboard.facts import (
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.settings import RunSettings, load_run
 from edge_sdk.errors import EdgeError, StateError
+from edge_sdk.transport.address import parse_url
 
 __all__ = ["Source"]
 
@@ -85,6 +88,18 @@ class Source:
     def file(self, wanted: str) -> Path | None:
         """A file that `exports` lists; None for any other."""
         return next((p for p in self._files() if self._name(p) == wanted), None)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as they took effect, without a broker's password.
+
+        Raises:
+            StateError: If there is no ``run.toml``.
+            SettingsError: If it cannot be read.
+        """
+        found: dict[str, Any] = msgspec.to_builtins(self._run_settings(), enc_hook=str)
+        if found["broker"]:
+            found["broker"] = parse_url(found["broker"]).url
+        return found
 
     # -- ledger ------------------------------------------------------------------------
 

@@ -7,14 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from coordinator.dashboard.source import Source
-from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import DependencyError, EdgeError, StateError
-from edge_sdk.transport.address import parse_url
 
 __all__ = ["REPORT_FILE", "gather", "leave_report", "write_report"]
 
@@ -68,9 +64,6 @@ def gather(folder: Path) -> dict[str, Any]:
     source = Source(folder)
     run = source.run()
     path = folder / "run.toml"
-    settings = msgspec.to_builtins(load_run(path), enc_hook=str)
-    if settings["broker"]:  # a report is mailed: no password goes along
-        settings["broker"] = parse_url(settings["broker"]).url
     done = [r["no"] for r in run["rounds"] if r["phase"] == "done" and r["no"] > 0]
     refused = [d["name"] for d in run["devices"] if d["refused"]]
     return run | {
@@ -81,7 +74,7 @@ def gather(folder: Path) -> dict[str, Any]:
             for name in refused
             for refusal in source.device(name)["refusals"]
         ],
-        "settings": settings,
+        "settings": source.settings(),  # it is mailed: no password goes along
         "settings_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "files": source.exports()["files"],
     }
