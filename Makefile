@@ -52,7 +52,9 @@ fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, about ten 
 bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs/scale.md
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_protocol.py --json bench/protocol.json
-	$(BIN)/python tests/bench/bench_protocol_bytes.py --json bench/protocol-bytes.json
+	$(BIN)/python tests/bench/bench_wire.py --guarded --json bench/wire.json
+	$(BIN)/python tests/bench/bench_codecs.py --json bench/codecs.json
+	$(BIN)/python tests/bench/bench_signatures.py
 
 chaos: tools $(VENV)/.dev   ## hours of faults: seeds on every broker, a kill at every durable write
 	$(BIN)/python tests/chaos/everything.py --json bench/chaos.json

@@ -35,13 +35,20 @@ def enroll(
 ) -> None:
     """Print one-time tokens, a line per device, for `flash-edge enroll TOKEN` there."""
     from coordinator.identity.gate import enroll_port, open_office  # noqa: PLC0415
+    from coordinator.identity.office import Office  # noqa: PLC0415
     from coordinator.identity.policy import free_names  # noqa: PLC0415
+    from coordinator.ledger import is_held  # noqa: PLC0415
 
     settings = load_run(folder / SETTINGS)
     if bool(names) == bool(bulk) or (names and not new):
         raise SettingsError(
             "nobody is named, or both names and --bulk",
             remedy=f"flash-coordinator enroll {folder} --new NAME... or --bulk N",
+        )
+    if is_held(folder) and not Office.exists(folder):
+        raise IdentityError(
+            f"the coordinator of {folder} runs in the clear and lets nobody enrol",
+            remedy="Stop it, enrol, and start it again: it then asks for identities.",
         )
     office = open_office(folder, settings)
     port = enroll_port(office, settings)

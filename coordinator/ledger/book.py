@@ -19,7 +19,7 @@ from edge_sdk.errors import StateError
 if os.name == "posix":
     import fcntl
 
-__all__ = ["Ledger", "open_ledger", "read_ledger"]
+__all__ = ["Ledger", "is_held", "open_ledger", "read_ledger"]
 
 
 class Ledger(RoundPages, FleetPages, HistoryPages):
@@ -136,6 +136,20 @@ def open_ledger(folder: Path) -> Ledger:
     except BaseException:
         lock.close()
         raise
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a coordinator runs in a folder; False where that cannot be told."""
+    if os.name != "posix":
+        return False
+    try:
+        with (folder / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def read_ledger(folder: Path) -> Ledger:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from coordinator.cli import app
 from coordinator.identity.office import Office
+from coordinator.ledger import open_ledger
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity.folder import NEXT, DeviceFolder
 from edge_sdk.identity.keys import key_pem
@@ -187,3 +191,28 @@ def test_in_1970_nothing_is_certified(site: Site) -> None:
         site.office.token("pi-2", "127.0.0.1", 1, hours=1)
     with pytest.raises(IdentityError, match="clock was never set"):
         site.office.enrol(bytes(16), b"")
+
+
+def test_tokens_for_a_coordinator_that_runs_in_the_clear_are_refused(
+    tmp_path: Path,
+) -> None:
+    """It listens for no enrolment: devices would only hear "connection refused"."""
+    (tmp_path / "run.toml").write_text(
+        f'federation = "home"\ntask = "digits"\nevaluation = "{tmp_path}"\n'
+        "densities = [0.4]\nrounds = 2\n"
+    )
+    enrol = ["enroll", str(tmp_path), "--new", "pi-1"]
+    running = open_ledger(tmp_path)
+    try:
+        refused = CliRunner().invoke(app, enrol)
+    finally:
+        running.close()
+    assert isinstance(refused.exception, IdentityError)
+    assert "in the clear" in str(refused.exception)
+    assert not Office.exists(tmp_path)
+    assert CliRunner().invoke(app, enrol).exit_code == 0
+    running = open_ledger(tmp_path)
+    try:
+        assert CliRunner().invoke(app, [*enrol[:-1], "pi-2"]).exit_code == 0
+    finally:
+        running.close()
