@@ -145,10 +145,16 @@ class Fleet:
 def make_fleet(
     folders: Mapping[str, Path],
     examples: Mapping[str, int],
-    workload: Workload,
+    workload: Workload | None,
     settings: SimulationSettings,
 ) -> Fleet:
     """The fleet of a simulation; groups are dealt out by a seeded shuffle.
+
+    Args:
+        folders: Device to where its examples are.
+        examples: Device to how many it has.
+        workload: Of one example's round; None where no group names a board.
+        settings: The run's.
 
     Raises:
         SettingsError: If there are fewer devices than a round wants.
@@ -169,33 +175,38 @@ def make_fleet(
     start = 0
     for group, end in zip(groups, ends, strict=True):
         for i in order[start:end]:
-            name = names[i]
-            work = replace(workload, examples=examples[name])
-            devices[name] = _one(group, folders[name], work, settings)
+            name, work = names[i], None
+            if workload is not None:
+                work = replace(workload, examples=examples[name])
+            devices[name] = _one(group, folders[name], examples[name], work, settings)
         start = end
     return Fleet(devices, settings.jitter, settings.dropout, settings.seed)
 
 
 def _one(
-    group: Group, folder: Path, work: Workload, settings: SimulationSettings
+    group: Group,
+    folder: Path,
+    examples: int,
+    work: Workload | None,
+    settings: SimulationSettings,
 ) -> Simulated:
     ladder = settings.densities
-    if not group.board:
+    if not group.board or work is None:
         affords = group.density or 1.0
         levels = {*ladder, 1.0}
-        return Simulated(folder, work.examples, affords, dict.fromkeys(levels, 0.0))
+        return Simulated(folder, examples, affords, dict.fromkeys(levels, 0.0))
     profile, bytes_per_round = load_board(group.board), group.bytes_per_round
     caps = Caps(bytes_per_round=bytes_per_round) if bytes_per_round else None
     seconds = _seconds(profile, work, ladder)
     if group.density:
-        return Simulated(folder, work.examples, group.density, seconds)
+        return Simulated(folder, examples, group.density, seconds)
     choice = assign({"it": profile}, work, ladder, settings.round_budget_s, caps)["it"]
     if choice.density is None:
         raise RunError(
             f"board {group.board} can take part at none of {ladder}: {choice.why}",
             remedy="Lower the densities, or raise round_budget_s or the caps.",
         )
-    return Simulated(folder, work.examples, choice.density, seconds)
+    return Simulated(folder, examples, choice.density, seconds)
 
 
 def _seconds(

@@ -6,10 +6,19 @@ import os
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from coordinator.aggregate import Coverage
+from coordinator.algorithm import Family
 from edge_sdk.errors import StateError
 
-__all__ = ["Journal", "RoundRecord", "read_records"]
+__all__ = [
+    "Journal",
+    "RoundRecord",
+    "coverage_figures",
+    "layer_figures",
+    "read_records",
+]
 
 METRICS = "metrics.jsonl"
 
@@ -71,6 +80,20 @@ class Journal:
         if self._path.exists() and self._path.read_bytes() != whole:
             self._path.write_bytes(whole)  # drops a line that a kill cut short
 
+    @property
+    def completed(self) -> int:
+        """Rounds that were not given up; the warm-up is none."""
+        return sum(1 for r in self.records if r.round and not r.note)
+
+    def holders(self) -> set[str]:
+        """Devices that have the masks as they are: nothing has moved since they did."""
+        held: set[str] = set()
+        for record in reversed(self.records):
+            if record.moved or not record.round:
+                break
+            held.update(record.accepted)
+        return held
+
     def add(self, record: RoundRecord) -> None:
         """Appends a round; it is on the disk when this returns."""
         with self._path.open("ab") as file:
@@ -91,6 +114,21 @@ def read_records(folder: Path) -> list[RoundRecord]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
     return [_read(path, i, line) for i, line in enumerate(lines, start=1)]
+
+
+def layer_figures(family: Family) -> dict[str, dict[str, float]]:
+    """Density (as text) to weight name to layer density."""
+    sizes = {s.name: s.numel for s in family.layers}
+    return {
+        f"{density:g}": {n: round(k / sizes[n], 6) for n, k in mask.counts.items()}
+        for density, mask in family.masks.items()
+    }
+
+
+def coverage_figures(coverage: Coverage) -> tuple[float, float]:
+    """Devices per weight on average, and the share of weights that none held."""
+    held = np.concatenate([c.reshape(-1) for c in coverage.values()])
+    return float(held.mean()), float(np.mean(held == 0))
 
 
 def _read(path: Path, number: int, line: bytes) -> RoundRecord:

@@ -52,6 +52,8 @@ Engine = Literal["sparse", "masked"]
 # Above this density the dense kernels are the faster ones; see docs/engine.md.
 DENSE = 0.5
 SCORED_MODELS = 4  # kept per worker
+# What a worker would import with its first step: with torch itself 2 s of a processor.
+PRELOADED = ("torch._dynamo",)
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,15 @@ def engine_for(task: Task, wanted: Literal["auto", "sparse", "masked"]) -> Engin
 def workers(
     count: int, task: str, evaluation: Path, engine: Engine
 ) -> Iterator[Executor]:
-    """Processes that are ready to work; they end with the one that started them."""
+    """Processes that are ready to work; they end with the one that started them.
+
+    One process imports torch and has no threads; all workers are forked from it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *PRELOADED])
     with ProcessPoolExecutor(
         count,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_start,
         initargs=(task, evaluation, engine),
     ) as pool:

@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
 from coordinator.simulation.places import places_of
-from coordinator.simulation.run import Simulation
+from coordinator.simulation.play import Simulation
 from coordinator.simulation.settings import SimulationSettings
 from coordinator.simulation.workers import workers
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-from coordinator.simulation.run import Simulation
+from coordinator.simulation.play import Simulation
 
 
 def test_four_pictures_are_drawn_and_a_folder_without_rounds_is_named(

@@ -18,8 +18,9 @@ import pytest
 
 from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
+from coordinator.simulation.play import Simulation
 from coordinator.simulation.record import RoundRecord, read_records
-from coordinator.simulation.run import Simulation, simulate
+from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import Group, SimulationSettings
 from coordinator.store import model_name
 from edge_sdk.errors import DataError, DensityError, RunError, SettingsError, StateError

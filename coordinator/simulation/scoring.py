@@ -1,0 +1,49 @@
+"""The global model scored at each deployed density, a part of the examples a job."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from coordinator.aggregate import Model
+from coordinator.algorithm import Family
+from coordinator.simulation.workers import Chunk, results, score_one
+from edge_sdk.wire.structure import encode_structure
+from edge_sdk.wire.values import pack_values
+
+__all__ = ["scores_of"]
+
+CHUNK = 1000  # examples per job: fixed, so that sums do not depend on workers
+
+
+def scores_of(
+    pool: Executor, model: Model, family: Family, examples: int
+) -> dict[str, dict[str, float]]:
+    """Density (as text) to the means over the evaluation set, such as accuracy.
+
+    Args:
+        pool: Workers.
+        model: On the family's top mask.
+        family: Whose masks are deployed.
+        examples: Size of the evaluation set.
+
+    Raises:
+        RunError: If a worker died.
+    """
+    starts = range(0, examples, CHUNK)
+    jobs = []
+    for mask in family.masks.values():
+        structure = b"" if family.drawn(mask) else encode_structure(mask)
+        values, recipe = pack_values(model.on(mask), mask), family.recipe(mask)
+        jobs += [
+            Chunk(recipe, structure, values, start, min(start + CHUNK, examples))
+            for start in starts
+        ]
+    found = results(pool, score_one, jobs)
+    scores = {}
+    for place, density in enumerate(family.masks):
+        part = found[place * len(starts) : (place + 1) * len(starts)]
+        scores[f"{density:g}"] = {
+            name: sum(s.metrics[name] * s.examples for s in part) / examples
+            for name in part[0].metrics
+        }
+    return scores
