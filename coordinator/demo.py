@@ -23,7 +23,7 @@ from coordinator.status import has_run, summary
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import RunError
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
-from edge_sdk.terminal import EXIT_ERROR, on_stop
+from edge_sdk.terminal import Exit, on_stop
 
 __all__ = ["FLEET", "run_demo"]
 
@@ -37,6 +37,8 @@ BUDGET_S = 12.0
 DENSITIES = (0.05, 0.1, 0.2)
 DENSE_ROUNDS = 2
 RESTARTS = 5
+# Starting again mends none of the errors that we know, a broker's absence aside.
+FOR_GOOD = frozenset(code for code in Exit if code.kind) - {Exit.BROKER}
 LET_END_S = 5.0  # for devices to hear that the run is done
 
 
@@ -253,7 +255,7 @@ def _revive(child: Child, logs: Path) -> None:
     """A device that died comes back, as under a service manager."""
     if child.alive() or child.process.returncode == 0:
         return
-    if child.process.returncode == EXIT_ERROR or child.starts > RESTARTS:
+    if child.process.returncode in FOR_GOOD or child.starts > RESTARTS:
         raise RunError(
             f"{child.name} ended with exit code {child.process.returncode} "
             f"after {child.starts} starts",

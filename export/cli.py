@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from edge_sdk.errors import EdgeError, ExportError
+from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
 from edge_sdk.infer.signature import check_signature, read_public_key
+from edge_sdk.terminal import Json, add, exit_codes
 from export.builder import build
 from export.bundle import FORMATS, make_bundle, verify_bundle
 from export.recheck import verify
@@ -24,11 +24,9 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     help="From a sparse checkpoint to a checked model file.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Data = Annotated[
     Path | None,
     typer.Option(help="Folder of the task's evaluation examples (with eval.npz)."),
@@ -39,20 +37,13 @@ Points = Annotated[
         "--accuracy-points", help="Percentage points a lossy format may lose."
     ),
 ]
-_VERBOSE = {"on": False}
 
 
 @app.callback()
-def options(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show the full traceback of an error.")
-    ] = False,
-) -> None:
+def _root() -> None:
     """From a sparse checkpoint to a checked model file."""
-    _VERBOSE["on"] = verbose
 
 
-@app.command("build")
 def build_command(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
     *,
@@ -86,7 +77,6 @@ def build_command(
     _show(report, as_json=as_json)
 
 
-@app.command("verify")
 def verify_command(
     file: Annotated[Path, typer.Argument(help="A file or a bundle that build wrote.")],
     *,
@@ -126,7 +116,6 @@ def verify_command(
     _show(report, as_json=as_json)
 
 
-@app.command("bundle")
 def bundle_command(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
     *,
@@ -165,7 +154,6 @@ def bundle_command(
         typer.echo(f"{name}: {entry['bytes']:,} bytes, {ratio}")
 
 
-@app.command("bench")
 def bench_command(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     *,
@@ -198,16 +186,16 @@ def _show(report: Report, *, as_json: bool) -> None:
     typer.echo(report.to_json() if as_json else "\n".join(report.lines()))
 
 
+add(app, build_command, "build")
+add(app, verify_command, "verify")
+add(app, bundle_command, "bundle")
+add(app, bench_command, "bench")
+add(app, exit_codes)
+
+
 def main() -> None:
-    """Runs the command; an error becomes two lines on stderr and exit code 3."""
-    try:
-        app()
-    except EdgeError as error:
-        if _VERBOSE["on"]:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        typer.echo(f"help: {error.help}", err=True)
-        sys.exit(3)
+    """Entry point of the console script."""
+    app()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import typer
 from coordinator.commands.options import SETTINGS, Folder
 from coordinator.settings import load_run
 from edge_sdk.errors import IdentityError, SettingsError
+from edge_sdk.terminal import Json, say, show
 
 if TYPE_CHECKING:
     from coordinator.identity.office import Office
@@ -32,6 +33,7 @@ def enroll(
     hours: Annotated[
         float, typer.Option(help="How long an unused token works.", min=0.01)
     ] = 24.0,
+    as_json: Json = False,
 ) -> None:
     """Print one-time tokens, a line per device, for `flash-edge enroll TOKEN` there."""
     from coordinator.identity.gate import enroll_port, open_office  # noqa: PLC0415
@@ -53,13 +55,15 @@ def enroll(
     office = open_office(folder, settings)
     port = enroll_port(office, settings)
     chosen = names or free_names(prefix, bulk, office.taken())
-    for name in chosen:
-        token = office.token(name, settings.address, port, hours=hours)
-        typer.echo(f"{name}  {token}")
-    typer.echo(
+    tokens = {
+        name: office.token(name, settings.address, port, hours=hours) for name in chosen
+    }
+    lines = [f"{name}  {token}" for name, token in tokens.items()]
+    show(tokens, lambda: "\n".join(lines), as_json=as_json)
+    say(
         "On each device: flash-edge enroll TOKEN, while flash-coordinator run "
         f"{folder} runs here. A token works once, for {hours:g} hours.",
-        err=True,
+        aside=True,
     )
 
 
@@ -72,13 +76,13 @@ def revoke(
 ) -> None:
     """Take a device's identity back; a coordinator that runs acts within a second."""
     _office(folder).revoke(name, why)
-    typer.echo(f"revoked {name}")
+    say(f"revoked {name}")
 
 
 def rotate(folder: Folder) -> None:
     """Replace the key that the coordinator signs with; devices follow by themselves."""
     number = _office(folder).rotate()
-    typer.echo(f"key {number} signs from now on")
+    say(f"key {number} signs from now on")
 
 
 def _office(folder: Path) -> Office:

@@ -10,19 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.commands.options import Folder, Verbose
+from coordinator.commands.options import Folder
 from coordinator.dashboard import DEFAULT_ADDRESS, page_url, serve_page
 from coordinator.display import human_bytes
 from coordinator.status import summary
 from edge_sdk.errors import StateError
-from edge_sdk.terminal import set_up_logging
+from edge_sdk.terminal import Json
 
 __all__ = ["page", "status"]
 
 
 def status(
     folder: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show where the run of FOLDER stands, also while it runs."""
     found = summary(folder)
@@ -74,7 +74,6 @@ def page(
     address: Annotated[
         bool, typer.Option("--address", help="Print where it is served, with token.")
     ] = False,
-    verbose: Verbose = False,
 ) -> None:
     """Serve the web page of FOLDER's run: before it, while it runs, and after."""
     if address:
@@ -86,5 +85,4 @@ def page(
             )
         typer.echo(url)
         return
-    set_up_logging(verbose=verbose)
     serve_page(folder, listen)

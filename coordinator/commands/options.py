@@ -9,13 +9,12 @@ import typer
 
 from edge_sdk.errors import DependencyError
 
-__all__ = ["SETTINGS", "Folder", "Insecure", "Verbose", "need_torch"]
+__all__ = ["SETTINGS", "Folder", "Insecure", "need_torch"]
 
 Folder = Annotated[Path, typer.Argument(help="The run's folder.")]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Plain MQTT; for this machine only.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Say more; show tracebacks.")]
 SETTINGS = "run.toml"
 
 

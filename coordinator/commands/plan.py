@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
-from device_profiles import ProfileError, boards, load_board
-from edge_sdk.errors import SettingsError
+from device_profiles import boards, load_board
+from edge_sdk.terminal import Json, show
 
 __all__ = ["plan"]
 
@@ -27,6 +27,7 @@ def plan(
         float, typer.Option(help="Seconds a device's part of a round may take.")
     ] = DEFAULT_ROUND_BUDGET_S,
     rounds_per_day: Annotated[float, typer.Option(help="How often.")] = 24.0,
+    as_json: Json = False,
 ) -> None:
     """Say what boards could do before one is at hand: density, time, bytes a month."""
     from coordinator.plan import plan_fleet, plan_table  # noqa: PLC0415
@@ -35,16 +36,11 @@ def plan(
 
     found = load_task(task)
     work = workload_of(found, examples=examples, epochs=1, batch=found.batch_size)
-    try:
-        plan = plan_fleet(
-            {name: load_board(name) for name in board or boards()},
-            work,
-            density or (0.05, 0.1, 0.2),
-            round_budget_s,
-            rounds_per_day=rounds_per_day,
-        )
-    except ProfileError as error:
-        raise SettingsError(str(error), remedy=error.help) from error
-    console = Console()
-    console.width = max(console.width, 140)
-    console.print(plan_table(plan))
+    plan = plan_fleet(
+        {name: load_board(name) for name in board or boards()},
+        work,
+        density or (0.05, 0.1, 0.2),
+        round_budget_s,
+        rounds_per_day=rounds_per_day,
+    )
+    show(dataclasses.asdict(plan), lambda: plan_table(plan), as_json=as_json)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import Folder, Verbose, need_torch
-from edge_sdk.terminal import set_up_logging
+from coordinator.commands.options import Folder, need_torch
+from edge_sdk.terminal import say
 
 __all__ = ["demo", "plot", "simulate"]
 
@@ -19,10 +19,8 @@ def demo(
     ] = Path("run/demo"),
     rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 24,
     task: Annotated[str, typer.Option(help="mnist, fashion or digits.")] = "mnist",
-    verbose: Verbose = False,
 ) -> None:
     """Run a whole federation here: broker, coordinator, eight devices, export."""
-    set_up_logging(verbose=verbose)
     from coordinator.demo import run_demo  # noqa: PLC0415 - imports the export room
 
     run_demo(folder, task=task, rounds=rounds)
@@ -50,10 +48,8 @@ def simulate(
     workers: Annotated[
         int, typer.Option(help="Processes; 0 takes all cores.", min=0)
     ] = 0,
-    verbose: Verbose = False,
 ) -> None:
     """Play a whole fleet here without a network; the same command goes on with it."""
-    set_up_logging(verbose=verbose)
     need_torch()
     from coordinator.simulation import command  # noqa: PLC0415 - imports torch
 
@@ -76,4 +72,4 @@ def plot(
     from coordinator.simulation.plots import draw_plots  # noqa: PLC0415 - an extra
 
     for path in draw_plots(out, runs):
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")

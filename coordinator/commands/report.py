@@ -9,6 +9,7 @@ import typer
 
 from coordinator.commands.options import Folder
 from coordinator.report import write_report
+from edge_sdk.terminal import say
 
 __all__ = ["report"]
 
@@ -20,4 +21,4 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML file about FOLDER's run: plots, tables, settings, digests."""
-    typer.echo(f"wrote {write_report(folder, output)}")
+    say(f"wrote {write_report(folder, output)}")

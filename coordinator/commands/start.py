@@ -13,14 +13,13 @@ from coordinator.commands.options import (
     SETTINGS,
     Folder,
     Insecure,
-    Verbose,
     need_torch,
 )
 from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.errors import SettingsError, StateError
-from edge_sdk.terminal import set_up_logging
+from edge_sdk.terminal import say
 
 __all__ = ["init", "resume", "run"]
 
@@ -76,36 +75,33 @@ def init(
     except Exception:
         path.unlink()
         raise
-    typer.echo(
+    say(
         f"wrote {path}\nlet devices in with: flash-coordinator enroll {folder} --new "
         f"NAME...\nstart with: flash-coordinator run {folder}"
     )
 
 
-def run(folder: Folder, insecure: Insecure = False, verbose: Verbose = False) -> None:
+def run(folder: Folder, insecure: Insecure = False) -> None:
     """Start the run of FOLDER/run.toml."""
     if has_run(folder):
         raise StateError(
             f"{folder} holds a run already",
             remedy=f"Go on with: flash-coordinator resume {folder}",
         )
-    _serve(folder, insecure=insecure, verbose=verbose)
+    _serve(folder, insecure=insecure)
 
 
-def resume(
-    folder: Folder, insecure: Insecure = False, verbose: Verbose = False
-) -> None:
+def resume(folder: Folder, insecure: Insecure = False) -> None:
     """Go on with the run of FOLDER, wherever it was interrupted."""
     if not has_run(folder):
         raise StateError(
             f"{folder} holds no run yet",
             remedy=f"Start it with: flash-coordinator run {folder}",
         )
-    _serve(folder, insecure=insecure, verbose=verbose)
+    _serve(folder, insecure=insecure)
 
 
-def _serve(folder: Path, *, insecure: bool, verbose: bool) -> None:
-    set_up_logging(verbose=verbose)
+def _serve(folder: Path, *, insecure: bool) -> None:
     settings = load_run(folder / SETTINGS)
     if insecure:
         settings = msgspec.structs.replace(settings, insecure=True)

@@ -7,11 +7,11 @@ from typing import Annotated, cast
 
 import typer
 
-from coordinator.commands.options import Folder, Verbose
+from coordinator.commands.options import Folder
 from coordinator.track import track as write_figures
 from coordinator.track.follow import Place
 from edge_sdk.errors import SettingsError
-from edge_sdk.terminal import on_stop, set_up_logging
+from edge_sdk.terminal import on_stop, say
 
 __all__ = ["track"]
 
@@ -28,14 +28,12 @@ def track(
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on until the run is done.")
     ] = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write the figures of FOLDER's run to TensorBoard or MLflow, round by round."""
-    set_up_logging(verbose=verbose)
     if to not in PLACES:
         raise SettingsError(f"--to {to!r} is none of {', '.join(PLACES)}")
     stop = threading.Event()
     on_stop(stop.set)
     place = cast("Place", to)
     count = write_figures(folder, place, where, follow=follow, stop=stop)
-    typer.echo(f"wrote {count} rounds to {to}")
+    say(f"wrote {count} rounds to {to}")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from edge_sdk.commands.options import Verbose, need_torch, profile_of
+from edge_sdk.commands.options import need_torch, profile_of
 from edge_sdk.settings import DeviceSettings, load_settings
-from edge_sdk.terminal import on_stop, set_up_logging
+from edge_sdk.terminal import on_stop
 
 if TYPE_CHECKING:
     from device_profiles import DeviceProfile
@@ -37,10 +37,8 @@ def run(
     until_done: Annotated[
         bool, typer.Option("--until-done", help="End when the run has ended.")
     ] = False,
-    verbose: Verbose = False,
 ) -> None:
     """Take part in a federation until stopped."""
-    set_up_logging(verbose=verbose)
     own = load_settings(settings, DeviceSettings)
     agent = _agent(own, settings.parent)
     on_stop(agent.stop)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from device_profiles import boards
+from device_profiles import boards, load_board
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.commands.options import Verbose, need_torch
+from edge_sdk.commands.options import need_torch
 from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.settings import DeviceSettings, load_settings
-from edge_sdk.terminal import set_up_logging
+from edge_sdk.terminal import Exit, Json, say, show
 
 __all__ = ["doctor", "enroll", "list_boards", "profile"]
 
@@ -31,6 +34,7 @@ def enroll(
     profile: Annotated[
         str, typer.Option(help="A board of `flash-edge boards`, or a profile TOML.")
     ] = "",
+    as_json: Json = False,
 ) -> None:
     """Make this device's keys, have them certified, and write its device.toml."""
     from edge_sdk.identity.enroll import enroll as enroll_device  # noqa: PLC0415
@@ -56,10 +60,15 @@ def enroll(
     except CheckpointError as error:
         raise SettingsError(str(error), remedy=error.help) from error
     (folder / "state").mkdir(exist_ok=True)  # the service may write it, not make it
-    typer.echo(
-        f"{answer.name} is enrolled in {answer.federation}; wrote {path}\n"
-        f"start with: flash-edge run {path}"
-    )
+    facts = {
+        "name": answer.name,
+        "federation": answer.federation,
+        "settings": str(path),
+    }
+    told = f"{answer.name} is enrolled in {answer.federation}; wrote {path}"
+    show(facts, lambda: told, as_json=as_json)
+    if not as_json:
+        say(f"start with: flash-edge run {path}")
 
 
 def profile(
@@ -73,10 +82,9 @@ def profile(
     density: Annotated[
         list[float] | None, typer.Option(help="A density to train at; repeat for more.")
     ] = None,
-    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Measure this board with the settings' own task, and write its profile."""
-    set_up_logging(verbose=verbose)
     need_torch()
     from edge_sdk.models.task import load_task  # noqa: PLC0415 - imports torch
     from edge_sdk.probe.report import default_path, write_profile  # noqa: PLC0415
@@ -96,13 +104,16 @@ def profile(
     )
     path = out or default_path(own.state)
     write_profile(path, found)
-    typer.echo(f"wrote {path}; use it with: profile = {str(path)!r}")
+    facts = {"file": str(path), "profile": msgspec.to_builtins(found)}
+    told = f"wrote {path}; use it with: profile = {str(path)!r}"
+    show(facts, lambda: told, as_json=as_json)
 
 
 def doctor(
     settings: Annotated[
         Path | None, typer.Argument(help="The device's TOML file, to check its broker.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Say what is well on this board and what to mend; exit code 1 if anything."""
     from edge_sdk.access import tls_of  # noqa: PLC0415
@@ -119,12 +130,13 @@ def doctor(
             broker_url=own.broker, tls=tls, identity=own.identity, state=own.state
         )
     checks = examine(patient)
-    typer.echo(render(checks))
+    facts = [dataclasses.asdict(check) for check in checks]
+    show(facts, lambda: render(checks), as_json=as_json)
     if any(check.status == "problem" for check in checks):
-        raise typer.Exit(1)
+        sys.exit(Exit.FOUND)
 
 
-def list_boards() -> None:
-    """List the boards of the catalogue."""
-    for name in boards():
-        typer.echo(name)
+def list_boards(as_json: Json = False) -> None:
+    """List the boards of the catalogue; with --json, all that is known of each."""
+    facts = {name: msgspec.to_builtins(load_board(name)) for name in boards()}
+    show(facts, lambda: "\n".join(facts), as_json=as_json)

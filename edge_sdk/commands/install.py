@@ -10,6 +10,7 @@ import typer
 from edge_sdk.commands.options import profile_of
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.terminal import say
 
 if TYPE_CHECKING:
     from edge_sdk.service import Service
@@ -24,7 +25,7 @@ def install(settings: ServiceFile = Path("device.toml")) -> None:
     from edge_sdk.service import install_service  # noqa: PLC0415
 
     path, commands = install_service(_unit(settings))
-    typer.echo(f"wrote {path}; start it with: {commands}")
+    say(f"wrote {path}; start it with: {commands}")
 
 
 def show(settings: ServiceFile = Path("device.toml")) -> None:
@@ -75,4 +76,4 @@ def bundle(
         python=python,
         own_wheel=wheel,
     )
-    typer.echo(str(made))
+    say(str(made))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from edge_sdk.commands.options import Key, Verbose, public_key
-from edge_sdk.terminal import set_up_logging
+from edge_sdk.commands.options import Key, public_key
+from edge_sdk.terminal import Json, say, show
 
 __all__ = ["infer", "rollback", "status", "switch"]
 
@@ -22,13 +23,9 @@ def infer(
     given: Annotated[Path, typer.Option("--input", help="A .npy, .npz or image file.")],
     threads: Annotated[int, typer.Option(min=1, max=256)] = 1,
     key: Key = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON list of outputs per example.")
-    ] = False,
-    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
-    """Run a bundle's model on examples and print the largest output of each."""
-    set_up_logging(verbose=verbose)
+    """Print each example's largest output; with --json all, a list per example."""
     from edge_sdk.infer import Bundle  # noqa: PLC0415 - may compile the runtime
     from edge_sdk.infer.prepare import read_examples  # noqa: PLC0415
 
@@ -42,15 +39,17 @@ def infer(
         typer.echo(f"{label}\t{outputs.reshape(-1)[top]:.6g}")
 
 
-def status(root: Root) -> None:
+def status(root: Root, as_json: Json = False) -> None:
     """Say which model is live and which one waits."""
     from edge_sdk.slots import look  # noqa: PLC0415
 
     slots = look(root)
-    for name, task in slots.tasks.items():
-        typer.echo(f"{name}: {task}{' (live)' if name == slots.live else ''}")
-    if not slots.tasks:
-        typer.echo(f"{root} holds no model")
+    lines = [
+        f"{name}: {task}{' (live)' if name == slots.live else ''}"
+        for name, task in slots.tasks.items()
+    ]
+    told = "\n".join(lines) or f"{root} holds no model"
+    show(dataclasses.asdict(slots), lambda: told, as_json=as_json)
 
 
 def switch(
@@ -60,19 +59,16 @@ def switch(
         str, typer.Option(help="Command run after the switch; its failure undoes it.")
     ] = "",
     key: Key = None,
-    verbose: Verbose = False,
 ) -> None:
     """Check BUNDLE on this board and make it live, or leave all as it was."""
-    set_up_logging(verbose=verbose)
     from edge_sdk.slots import switch  # noqa: PLC0415
 
     slot = switch(root, folder, trusted=public_key(key), health=shlex.split(health))
-    typer.echo(f"live: {root / 'current'} -> {slot}")
+    say(f"live: {root / 'current'} -> {slot}")
 
 
-def rollback(root: Root, verbose: Verbose = False) -> None:
+def rollback(root: Root) -> None:
     """Make the model before this one live again."""
-    set_up_logging(verbose=verbose)
     from edge_sdk.slots import roll_back  # noqa: PLC0415
 
-    typer.echo(f"live: {root / 'current'} -> {roll_back(root)}")
+    say(f"live: {root / 'current'} -> {roll_back(root)}")

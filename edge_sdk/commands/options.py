@@ -7,29 +7,25 @@ from typing import Annotated
 
 import typer
 
-from device_profiles import DeviceProfile, ProfileError, load_board, load_profile
-from edge_sdk.errors import DependencyError, SettingsError
+from device_profiles import DeviceProfile, load_board, load_profile
+from edge_sdk.errors import DependencyError
 
-__all__ = ["Key", "Verbose", "need_torch", "profile_of", "public_key"]
+__all__ = ["Key", "need_torch", "profile_of", "public_key"]
 
 Key = Annotated[
     Path | None, typer.Option(help="Public key (PEM) that must have signed the bundle.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Say more; show tracebacks.")]
 
 
 def profile_of(reference: str, folder: Path) -> DeviceProfile:
     """The profile a setting names: a board, or a TOML file as seen from a folder.
 
     Raises:
-        SettingsError: If there is none, or it holds something impossible.
+        ProfileError: If there is none, or it holds something impossible.
     """
-    try:
-        if reference.endswith(".toml"):
-            return load_profile(folder / Path(reference).expanduser())
-        return load_board(reference)
-    except ProfileError as error:
-        raise SettingsError(str(error), remedy=error.help) from error
+    if reference.endswith(".toml"):
+        return load_profile(folder / Path(reference).expanduser())
+    return load_board(reference)
 
 
 def need_torch() -> None:

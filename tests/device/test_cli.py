@@ -11,6 +11,7 @@ import pytest
 
 from device_profiles import load_profile
 from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.terminal import Exit
 
 
 def flash_edge(
@@ -42,7 +43,7 @@ def settings(tmp_path: Path) -> Path:
 
 def test_doctor_names_the_broker_that_does_not_answer_and_a_fix(settings: Path) -> None:
     done = flash_edge("doctor", str(settings))
-    assert done.returncode == 1
+    assert done.returncode == Exit.FOUND
     assert re.search(r"^problem +broker: .*\n +fix: ", done.stdout, re.MULTILINE)
     assert re.search(r"^PASS +torch: ", done.stdout, re.MULTILINE)
 
@@ -83,13 +84,13 @@ def test_service_install_reads_device_toml_and_refuses_what_is_not_there(
     tmp_path: Path,
 ) -> None:
     done = flash_edge("service", "install", cwd=tmp_path)
-    assert done.returncode == 3
+    assert done.returncode == Exit.SETTINGS
     assert "device.toml does not exist" in done.stderr
 
 
 def test_a_32_bit_bundle_is_refused_in_words(tmp_path: Path) -> None:
     done = flash_edge("bundle", str(tmp_path / "out"), "--platform", "armv7l")
-    assert done.returncode == 3
+    assert done.returncode == Exit.SETTINGS
     assert "32-bit" in done.stderr
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_sdk.terminal import Exit
 from export import cli
 
 
@@ -48,11 +49,15 @@ def test_a_person_reads_a_few_lines(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "code"),
     [
-        (["build", "none.safetensors"], "not a readable checkpoint"),
-        (["build", "CHECKPOINT", "--format", "zip"], "no format 'zip'"),
-        (["verify", "none.onnx", "--checkpoint", "CHECKPOINT"], "cannot be read"),
+        (["build", "none.safetensors"], "not a readable checkpoint", Exit.CHECKPOINT),
+        (["build", "CHECKPOINT", "--format", "zip"], "no format 'zip'", Exit.EXPORT),
+        (
+            ["verify", "none.onnx", "--checkpoint", "CHECKPOINT"],
+            "cannot be read",
+            Exit.EXPORT,
+        ),
     ],
 )
 def test_an_error_is_two_lines_and_a_code(
@@ -61,9 +66,10 @@ def test_an_error_is_two_lines_and_a_code(
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
+    code: Exit,
 ) -> None:
     real = [str(checkpoint_file) if a == "CHECKPOINT" else a for a in arguments]
-    assert call(monkeypatch, *real) == 3
+    assert call(monkeypatch, *real) == code
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 2
     assert error[0].startswith("error: ")

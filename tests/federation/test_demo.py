@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from edge_sdk.terminal import Exit
+
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 LINE = [sys.executable, "-m", "coordinator.cli", "demo", "--task", "digits"]
@@ -30,7 +32,7 @@ def test_ctrl_c_stops_all_it_started_and_the_same_command_goes_on(
     children = psutil.Process(first.pid).children(recursive=True)
     assert len(children) >= 9  # coordinator and eight devices, and the broker below
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 3
+    assert first.wait(60) == Exit.RUN
     assert "the same command goes on" in (tmp_path / "log").read_text().lower()
     psutil.wait_procs(children, timeout=10)
     assert not [c for c in children if c.is_running()]

@@ -17,6 +17,7 @@ from coordinator.orders import mask_seed
 from coordinator.store import ModelStore, model_name
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import load_task
+from edge_sdk.terminal import Exit
 from edge_sdk.wire.values import unpack_values
 
 pytestmark = pytest.mark.broker
@@ -152,35 +153,43 @@ def test_run_refuses_a_folder_with_a_run_and_resume_one_without(
 ) -> None:
     fleet = federation(rounds=1)
     fleet.start("coordinator", "resume", str(fleet.run))
-    assert fleet.wait_end() == 3
+    assert fleet.wait_end() == Exit.STATE
     assert "holds no run yet" in fleet.logs()
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
     assert fleet.wait_end() == 0, fleet.logs()
     fleet.start("coordinator", "run", str(fleet.run))
-    assert fleet.wait_end() == 3
+    assert fleet.wait_end() == Exit.STATE
     assert "holds a run already" in fleet.logs()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "said", "code"),
     [
-        (("rounds = 1", 'rounds = "1"'), "key rounds: Expected `int`, got `str`"),
-        (("rounds = 1", "rounds = 1\nfoo = 3"), "unknown field `foo`"),
-        (("0.1, 0.4", "0.1, 1.4"), "density 1.4 is outside (0, 1]"),
-        (('"digits"', '"nowhere:task"'), "importing nowhere failed"),
-        (('/evaluation"', '/pi-1"'), "holds no eval.npz"),
-        (("port =", 'broker = "mqtt://127.0.0.1:1"\n#'), "Connection refused"),
+        (
+            ("rounds = 1", 'rounds = "1"'),
+            "key rounds: Expected `int`, got `str`",
+            Exit.SETTINGS,
+        ),
+        (("rounds = 1", "rounds = 1\nfoo = 3"), "unknown field `foo`", Exit.SETTINGS),
+        (("0.1, 0.4", "0.1, 1.4"), "density 1.4 is outside (0, 1]", Exit.SPARSITY),
+        (('"digits"', '"nowhere:task"'), "importing nowhere failed", Exit.TASK),
+        (('/evaluation"', '/pi-1"'), "holds no eval.npz", Exit.DATA),
+        (
+            ("port =", 'broker = "mqtt://127.0.0.1:1"\n#'),
+            "Connection refused",
+            Exit.BROKER,
+        ),
     ],
     ids=["type", "unknown key", "density", "task", "empty data", "no broker"],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
-    federation: Make, change: tuple[str, str], said: str
+    federation: Make, change: tuple[str, str], said: str, code: Exit
 ) -> None:
     fleet = federation(rounds=1)
     text = (fleet.run / "run.toml").read_text()
     (fleet.run / "run.toml").write_text(text.replace(*change))
     fleet.start("coordinator", "run", str(fleet.run))
-    assert fleet.wait_end() == 3
+    assert fleet.wait_end() == code
     assert said in fleet.logs()
     assert "Traceback" not in fleet.logs()

@@ -20,6 +20,7 @@ from edge_sdk.doctor import Patient, render
 from edge_sdk.errors import StateError
 from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.terminal import Exit
 
 pytestmark = pytest.mark.broker
 WAIT_S = 90.0
@@ -151,7 +152,7 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
         key = site.folder / name / "identity" / "device.pem"
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     again = site.device("enroll", tokens["pi-1"], "--folder", "thief")
-    assert again.returncode == 3
+    assert again.returncode == Exit.IDENTITY
     assert "was used already, to enrol pi-1" in again.stderr
     assert not (site.folder / "thief" / "device.toml").exists()
 
@@ -175,7 +176,7 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
     # A device is revoked: it is told why, and the other goes on.
     site.coordinator("revoke", site.run, "pi-2", "--why", "it was stolen")
     site.wait(lambda: site.ended("pi-2"), "the end of the revoked device")
-    assert site.processes["pi-2"].returncode == 3
+    assert site.processes["pi-2"].returncode == Exit.IDENTITY
     assert "pi-2 was revoked: it was stolen" in site.log("pi-2")
     now = site.rounds_done()
     site.wait(lambda: site.rounds_done() >= now + 2, "rounds without it")

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from coordinator.simulation.play import Simulation
+from edge_sdk.terminal import Exit
 
 
 def test_four_pictures_are_drawn_and_a_folder_without_rounds_is_named(
@@ -33,5 +34,5 @@ def test_four_pictures_are_drawn_and_a_folder_without_rounds_is_named(
     failed = subprocess.run(
         [*command, "nowhere"], cwd=tmp_path, check=False, capture_output=True, text=True
     )
-    assert failed.returncode == 3
+    assert failed.returncode == Exit.STATE
     assert "nowhere holds no finished round" in failed.stderr

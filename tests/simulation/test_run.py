@@ -26,6 +26,7 @@ from coordinator.store import model_name
 from edge_sdk.errors import DataError, DensityError, RunError, SettingsError, StateError
 from edge_sdk.models.partition import save_partition
 from edge_sdk.models.task import Examples
+from edge_sdk.terminal import Exit
 
 Make = Callable[..., Simulation]
 
@@ -298,7 +299,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_remedy_and_it_goes_on(
     done = subprocess.run(
         arguments, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 3
+    assert done.returncode == Exit.RUN
     assert "a worker of the simulation died" in done.stderr
     assert "fewer --workers" in done.stderr
     assert "Traceback" not in done.stderr
@@ -322,5 +323,5 @@ def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 3
+    assert done.returncode == Exit.SETTINGS
     assert "flash-mnist" in done.stderr

@@ -1,0 +1,22 @@
+"""The rim of all three commands: how they look, what they log, how they end."""
+
+from edge_sdk.terminal.commands import Json, Look, add, look
+from edge_sdk.terminal.exits import Exit, exit_of
+from edge_sdk.terminal.logs import log_about, log_from_now_on
+from edge_sdk.terminal.paper import exit_codes, say, show
+from edge_sdk.terminal.rim import on_stop
+
+__all__ = [
+    "Exit",
+    "Json",
+    "Look",
+    "add",
+    "exit_codes",
+    "exit_of",
+    "log_about",
+    "log_from_now_on",
+    "look",
+    "on_stop",
+    "say",
+    "show",
+]

@@ -1,0 +1,121 @@
+"""Log lines: for people, or one JSON object each with run, round and device.
+
+What is true of a whole process (a device's name, the round in hand) is told once with
+`log_from_now_on`; what is true of a few lines is told around them with `log_about`, or
+for one with ``extra={"device": name}``. The nearest wins.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from typing import Any, Literal, TextIO, TypeAlias
+
+__all__ = [
+    "FACTS",
+    "JsonLines",
+    "LogFormat",
+    "TextLines",
+    "log_about",
+    "log_from_now_on",
+    "set_up",
+]
+
+LogFormat: TypeAlias = Literal["text", "json"]
+FACTS = ("run", "round", "device")
+PACKAGES = ("coordinator", "device_profiles", "edge_sdk", "export")
+_process: dict[str, Any] = {}
+_around: ContextVar[Mapping[str, Any]] = ContextVar("log_about", default={})  # noqa: B039
+
+
+def log_from_now_on(**facts: object) -> None:
+    """Facts that stand on every line of this process until they are told anew.
+
+    Args:
+        facts: Any of `FACTS`.
+    """
+    _process.update(facts)
+
+
+@contextmanager
+def log_about(**facts: object) -> Iterator[None]:
+    """Facts that stand on the lines of this thread inside the block.
+
+    Args:
+        facts: Any of `FACTS`.
+    """
+    token = _around.set({**_around.get(), **facts})
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, run, round, device.
+
+    What is not known is null. An error that ends the command also has `help` and
+    `exit`; a traceback is in `traceback`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        near = {**_process, **_around.get(), **vars(record)}
+        at = datetime.fromtimestamp(record.created, tz=timezone.utc)
+        line: dict[str, object] = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{fact: near.get(fact) for fact in FACTS},
+            **{key: near[key] for key in ("help", "exit") if key in near},
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class TextLines(logging.Formatter):
+    """One line per event for people: clock, level, logger, message."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
+        )
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever stderr is at the time: a live table replaces it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where lines go."""
+        return sys.stderr
+
+
+def set_up(*, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
+    """Sends log lines to stderr; those of other packages only from warnings on.
+
+    Args:
+        verbose: All that our packages say, and more of others.
+        quiet: Warnings and errors only.
+        log_format: For people or for programs.
+    """
+    handler = _Stderr()
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h, _Stderr)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    level = logging.WARNING if quiet else logging.INFO
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else level)

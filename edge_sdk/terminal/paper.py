@@ -1,0 +1,73 @@
+"""What a command prints: facts to stdout, as JSON or for people; remarks aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from edge_sdk.terminal.commands import Json, look
+from edge_sdk.terminal.exits import Exit
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["UNBOUNDED", "console", "exit_codes", "say", "show"]
+
+UNBOUNDED = 1000  # columns, where nobody looks: a pipe gets whole cells, unbroken
+
+
+def say(remark: str, *, aside: bool = False) -> None:
+    """A remark for the person at the keyboard; ``--quiet`` leaves it out.
+
+    Args:
+        remark: In a sentence.
+        aside: Whether it goes to stderr, beside facts that programs may read.
+    """
+    if not look().quiet:
+        typer.echo(remark, err=aside)
+
+
+def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) -> None:
+    """Prints facts.
+
+    Args:
+        facts: Plain values.
+        people: The same for people, for rich to print.
+        as_json: Whether to print the facts as JSON instead.
+    """
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    found = people()
+    if isinstance(found, str):
+        typer.echo(found)
+    else:
+        console().print(found)
+
+
+def console() -> Console:
+    """Stdout as wide as the terminal, or without bounds where it is none."""
+    from rich.console import Console  # noqa: PLC0415 - late: completion is quick
+
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if wide else UNBOUNDED, highlight=False)
+
+
+def exit_codes(*, as_json: Json = False) -> None:
+    """List the exit codes, with what each means and what to do."""
+    facts = [
+        {
+            "code": int(code),
+            "name": code.name,
+            "meaning": code.meaning,
+            "remedy": code.remedy,
+        }
+        for code in Exit
+    ]
+    lines = [f"{code:>3}  {code.meaning}\n     {code.remedy}" for code in Exit]
+    show(facts, lambda: "\n".join(lines), as_json=as_json)
