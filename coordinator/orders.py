@@ -22,6 +22,7 @@ from edge_sdk.wire.messages import (
     Regrow,
     Rewire,
     Score,
+    Swat,
     TaskOrder,
     Training,
     WarmUp,
@@ -116,7 +117,7 @@ def order_for(
         ttl_ms=int(1000 * ttl_s),
         shard=_shard(device),
         codec=codec,
-        moves=isinstance(rule, Regrow | Rewire),
+        moves=isinstance(rule, Regrow | Rewire | Swat),
     )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Coverage, Model
-from coordinator.algorithm import Family
-from edge_sdk.sparse import LayerShape, Mask, nested_counts, top_k
+from coordinator.algorithm import Family, Findings
+from edge_sdk.sparse import LayerShape, Mask, nested_counts, top_k, uniform
 
-__all__ = ["chosen", "layer_budgets", "magnitudes"]
+__all__ = ["chosen", "in_full", "layer_budgets", "magnitudes"]
 
 
 def chosen(
@@ -36,6 +36,17 @@ def chosen(
         for density, kept in counts.items()
     }
     return Family(tuple(layers), masks, None, own or {})
+
+
+def in_full(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _findings: Findings | None,
+    seed: int,
+) -> Family:
+    """A plan for a dense global model: the full mask, uniform ones deployed from it."""
+    counts = nested_counts(uniform(layers), layers, [1.0, *densities])
+    return Family.draw(layers, counts, seed)
 
 
 def magnitudes(model: Model) -> dict[str, NDArray[np.floating]]:

@@ -10,6 +10,7 @@ from coordinator.algorithms.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.nst import nst
 from coordinator.algorithms.pdst import pdst
 from coordinator.algorithms.salientgrads import salientgrads, salientgrads_steps
+from coordinator.algorithms.zerofl import zerofl
 
 __all__ = ["ALGORITHMS"]
 
@@ -27,4 +28,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "feddst": feddst(),
     "salientgrads": salientgrads(),
     "salientgrads-steps": salientgrads_steps(),
+    "zerofl": zerofl(),
 }

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from coordinator.aggregate import Coverage, Model, moving_mean
-from coordinator.algorithm import ANYONE, Algorithm, Family, Findings, Moment
-from coordinator.strongest import chosen, layer_budgets, magnitudes
-from edge_sdk.sparse import LayerShape, Mask, nested_counts, uniform
+from coordinator.algorithm import ANYONE, Algorithm, Family, Moment
+from coordinator.strongest import chosen, in_full, layer_budgets, magnitudes
+from edge_sdk.sparse import Mask
 from edge_sdk.wire.messages import LocalRule, Rewire
 
 __all__ = ["nst"]
@@ -26,23 +26,12 @@ def nst() -> Algorithm:
     return Algorithm(
         name="nst",
         evidence=None,
-        plan=_uniform_in_full,
+        plan=in_full,
         assign=_all_at_the_runs_own,
         local=_always_rewire,
         aggregate=partial(moving_mean, absent=1.0),
         revise=_deployed_by_magnitude,
     )
-
-
-def _uniform_in_full(
-    layers: Sequence[LayerShape],
-    densities: Sequence[float],
-    _findings: Findings | None,
-    seed: int,
-) -> Family:
-    """The global model is dense, so its mask is full."""
-    counts = nested_counts(uniform(layers), layers, [1.0, *densities])
-    return Family.draw(layers, counts, seed)
 
 
 def _all_at_the_runs_own(

@@ -20,12 +20,13 @@ from edge_sdk.errors import EngineError, MaskMismatchError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task
-from edge_sdk.sparse import LayerShape, Mask, draw
+from edge_sdk.sparse import LayerShape, Mask, draw, exact_counts, top_k, uniform
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome, tensors, train
 from edge_sdk.training.moving import Scorer, saliency, train_moving
 from edge_sdk.training.progress import Progress
 from edge_sdk.training.sparse import choose_engine, keep_activations
+from edge_sdk.training.swat import swat_model
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import (
@@ -36,6 +37,7 @@ from edge_sdk.wire.messages import (
     Regrow,
     Rewire,
     Score,
+    Swat,
     TaskOrder,
     WarmUp,
 )
@@ -166,18 +168,12 @@ class TaskRunner:
         match order.rule:
             case Frozen():
                 outcome, change = self._frozen(order, mask, start, stop)
-                payload = pack_values(
-                    change, mask, codec=order.codec, rng=_rounding(order)
-                )
-                norm = unpack_values(payload, mask).norm()  # of what is sent
+                payload, norm = _packed(order, change, mask)
             case OneStep():
                 once = structs.replace(order.training, epochs=1, max_steps=1)
                 order = structs.replace(order, training=once)
                 outcome, change = self._frozen(order, mask, start, stop)
-                payload = pack_values(
-                    change, mask, codec=order.codec, rng=_rounding(order)
-                )
-                norm = unpack_values(payload, mask).norm()
+                payload, norm = _packed(order, change, mask)
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(order, rule, mask, start, stop)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
@@ -190,14 +186,10 @@ class TaskRunner:
                 payload, norm = pack_values(found, mask, codec=order.codec), 0.0
             case Rewire() | Regrow() as rule:
                 mask, change, outcome = self._moving(order, rule, mask, start, stop)
-                payload = pack_values(
-                    change,
-                    mask,
-                    codec=order.codec,
-                    rng=_rounding(order),
-                    structure=True,
-                )
-                norm = unpack_values(payload, mask).norm()
+                payload, norm = _packed(order, change, mask, structure=True)
+            case Swat() as rule:
+                mask, change, outcome = self._swat(order, rule, mask, start, stop)
+                payload, norm = _packed(order, change, mask, structure=True)
             case _:
                 assert_never(order.rule)
         offer = Offer(
@@ -221,28 +213,60 @@ class TaskRunner:
         self, order: TaskOrder, mask: Mask, start: Values, stop: Callable[[], bool]
     ) -> tuple[Outcome, Values]:
         model = self._prepared(mask, order.training.batch_size)
-        model.load(start.masked, start.dense)
-        outcome = train(
-            model,
-            self.task,
-            self.examples,
-            order.training,
-            micro_batch=self._size(
-                mask.density, model.engine, order.training.batch_size
-            ),
-            ghost_norm=self._ghost_norm,
-            stop=stop,
-            clock=self._clock,
-            progress=self._progress.of(order.id, model.engine)
-            if self._progress
-            else None,
-        )
+        outcome = self._train(model, order, start, stop)
         change = Values(
             mask.digest,
             _difference(model.values(), start.masked),
             _difference(model.dense(), start.dense),
         )
         return outcome, change
+
+    def _swat(
+        self,
+        order: TaskOrder,
+        rule: Swat,
+        mask: Mask,
+        start: Values,
+        stop: Callable[[], bool],
+    ) -> tuple[Mask, Values, Outcome]:
+        """The mask of the largest weights at the end, and the change on it."""
+        profile, sizes = uniform(self.layers), self.layers
+        taking_part = exact_counts(profile, sizes, rule.density)
+        model = swat_model(self.task.model(), mask, taking_part, rule.density)
+        outcome = self._train(model, order, start, stop)
+        sent = exact_counts(profile, sizes, rule.sent)
+        after = model.values()
+        places = {n: top_k(np.abs(w), sent[n]) for n, w in after.items()}
+        largest = Mask({n: p.reshape(mask[n].shape) for n, p in places.items()})
+        moved = _difference(after, start.masked)
+        change = Values(
+            largest.digest,
+            {n: moved[n][places[n]] for n in moved},
+            _difference(model.dense(), start.dense),
+        )
+        return largest, change, outcome
+
+    def _train(
+        self,
+        model: TrainingModel,
+        order: TaskOrder,
+        start: Values,
+        stop: Callable[[], bool],
+    ) -> Outcome:
+        model.load(start.masked, start.dense)
+        size = self._size(model.mask.density, model.engine, order.training.batch_size)
+        progress = self._progress
+        return train(
+            model,
+            self.task,
+            self.examples,
+            order.training,
+            micro_batch=size,
+            ghost_norm=self._ghost_norm,
+            stop=stop,
+            clock=self._clock,
+            progress=progress.of(order.id, model.engine) if progress else None,
+        )
 
     def _warm_up(
         self,
@@ -368,6 +392,16 @@ class TaskRunner:
         if size < batch_size:
             log.info("micro-batches of %d of %d examples", size, batch_size)
         return size
+
+
+def _packed(
+    order: TaskOrder, change: Values, mask: Mask, *, structure: bool = False
+) -> tuple[bytes, float]:
+    """The payload of a change, and the norm of what is sent."""
+    payload = pack_values(
+        change, mask, codec=order.codec, rng=_rounding(order), structure=structure
+    )
+    return payload, unpack_values(payload, mask).norm()
 
 
 def _rounding(order: TaskOrder) -> np.random.Generator:

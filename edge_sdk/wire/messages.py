@@ -34,6 +34,7 @@ __all__ = [
     "Rewire",
     "Score",
     "Status",
+    "Swat",
     "TaskAck",
     "TaskOrder",
     "Training",
@@ -121,7 +122,18 @@ class Regrow(Struct, frozen=True, tag="regrow"):
     share: Annotated[float, Meta(ge=0, lt=1)]
 
 
-LocalRule: TypeAlias = Frozen | WarmUp | Score | OneStep | Rewire | Regrow
+class Swat(Struct, frozen=True, tag="swat"):
+    """Train all weights; return the change of the largest (SWAT, as ZeroFL uses it).
+
+    Forward, the largest weights take part, backward the largest activations: `density`
+    is their share of each layer's weights and input. `sent` is the share returned.
+    """
+
+    density: Annotated[float, Meta(gt=0, le=1)]
+    sent: Annotated[float, Meta(gt=0, le=1)]
+
+
+LocalRule: TypeAlias = Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat
 
 
 class Announce(Struct, frozen=True, tag="announce"):

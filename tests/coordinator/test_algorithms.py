@@ -15,9 +15,9 @@ from coordinator.algorithms import ALGORITHMS
 from coordinator.families import pack_family, unpack_family
 from coordinator.steps import next_step
 from edge_sdk.errors import RunError
-from edge_sdk.sparse import LayerShape, Mask, draw
+from edge_sdk.sparse import LayerShape, Mask, draw, exact_counts, uniform
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import LocalRule, Regrow, Rewire
+from edge_sdk.wire.messages import LocalRule, Regrow, Rewire, Swat
 from edge_sdk.wire.structure import decode_structure, encode_structure
 from edge_sdk.wire.values import Values
 
@@ -117,6 +117,9 @@ def updates(
         mask = family.of(device, density)
         if isinstance(rule, Rewire | Regrow):
             mask = moved(mask, rng)
+        elif isinstance(rule, Swat):
+            kept = exact_counts(uniform(LAYERS), LAYERS, rule.sent)
+            mask = draw(LAYERS, kept, int(rng.integers(99)))
         change = {
             n: rng.normal(size=k).astype(np.float32) for n, k in mask.counts.items()
         }
