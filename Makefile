@@ -68,7 +68,7 @@ wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-comp
 
 arm: tools wheels   ## the boards' processors, emulated: our wheel, its kernels, a real round
 	PATH="$(abspath $(BIN)):$$PATH" sh tests/arm/prepare.sh $(ARM) dist/*aarch64.whl
-	FLASH_EDGE_ARM=$(ARM) FLASH_EDGE_REQUIRE_ARM=1 $(BIN)/pytest -q --durations=10 tests/arm
+	FLASH_EDGE_ARM=$(ARM) FLASH_EDGE_REQUIRE_ARM=1 $(BIN)/pytest -q -n 2 --durations=10 tests/arm
 
 tools:   # what a package index cannot give; skipped without apt or without root
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -41,7 +41,6 @@ def on_arm(arm_folder: Path) -> Run:
             "HOME": str(arm_folder),
             "QEMU_LD_PREFIX": str(root),
             "PYTHONPATH": str(arm_folder / "site"),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "FLASH_EDGE_BUILD": "0",  # the wheel's own kernels or none
         }

@@ -13,10 +13,12 @@ wheel=$2
 if [ ! -x "$folder/root/usr/bin/python3.11" ]; then
   debootstrap --download-only --arch=arm64 --variant=minbase \
     --include=python3,ca-certificates,libgomp1 bookworm "$folder/packages" >/dev/null
-  mkdir -p "$folder/root"
+  rm -rf "$folder/root" "$folder/root.part"
+  mkdir "$folder/root.part"
   for package in "$folder"/packages/var/cache/apt/archives/*.deb; do
-    dpkg-deb -x "$package" "$folder/root"
+    dpkg-deb -x "$package" "$folder/root.part"
   done
+  mv "$folder/root.part" "$folder/root"   # whole or not there
   rm -rf "$folder/packages"
 fi
 # Wheels only: a board has no compiler.

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.broker import open_broker
-from edge_sdk import doctor
-from edge_sdk.doctor import Check, Patient, examine, render, torch_complaint
+from edge_sdk.doctor import Check, Patient, board, examine, link, programs, render
 from edge_sdk.transport.address import Tls
 
 
@@ -80,15 +79,15 @@ def test_missing_kernels_are_said_with_what_to_do_and_what_it_costs(
 def test_the_builds_of_torch_that_trap_are_known(
     version: str, machine: str, trapped: bool
 ) -> None:
-    assert (torch_complaint(version, machine) is not None) == trapped
+    assert (programs.torch_complaint(version, machine) is not None) == trapped
 
 
 def test_a_torch_that_dies_of_an_illegal_instruction_is_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     program = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
-    monkeypatch.setattr(doctor, "_TORCH_TRIAL", program)
-    check = doctor._torch(Patient())
+    monkeypatch.setattr(programs, "_TORCH_TRIAL", program)
+    check = programs.torch(Patient())
     assert check.status == "problem"
     assert "illegal instruction" in check.detail
     assert "torch>=2.7,<2.10" in check.fix
@@ -102,12 +101,12 @@ def test_a_clock_in_1970_a_full_disk_and_little_memory_are_problems(
     (tmp_path / "proc/self/status").write_text("RssAnon: 90 kB\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 400 kB\nMemAvailable: 300 kB")
     (tmp_path / "proc/cpuinfo").write_text("flags : sse4_1\n")
-    monkeypatch.setattr(doctor, "LEAST_DISK_MIB", 1 << 40)
+    monkeypatch.setattr(board, "LEAST_DISK_MIB", 1 << 40)
     for look, said in (
-        (doctor._clock, "1970-01-01"),
-        (doctor._ram, "MiB for the agent"),
-        (doctor._disk, "MiB free"),
-        (doctor._simd, "only sse4_1"),
+        (board.clock, "1970-01-01"),
+        (board.ram, "MiB for the agent"),
+        (board.disk, "MiB free"),
+        (board.simd, "only sse4_1"),
     ):
         check = look(sick)
         assert check.status == "problem", check
@@ -117,7 +116,7 @@ def test_a_clock_in_1970_a_full_disk_and_little_memory_are_problems(
 
 def test_a_32_bit_system_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
-    check = doctor._word_size(Patient())
+    check = board.word_size(Patient())
     assert check.status == "problem"
     assert "64-bit" in check.fix
 
@@ -126,7 +125,7 @@ def test_under_voltage_is_a_problem_with_the_right_fix(tmp_path: Path) -> None:
     file = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
     file.parent.mkdir(parents=True)
     file.write_text("0x50005")
-    check = doctor._thermal(Patient(root=tmp_path))
+    check = board.thermal(Patient(root=tmp_path))
     assert check.status == "problem"
     assert "power supply" in check.fix
 
@@ -135,13 +134,13 @@ def test_under_voltage_is_a_problem_with_the_right_fix(tmp_path: Path) -> None:
 def test_a_broker_that_answers_passes_and_one_that_does_not_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "WAIT_S", 1.0)
+    monkeypatch.setattr(link, "WAIT_S", 1.0)
     with open_broker(None, tmp_path) as broker:
-        assert doctor._broker(Patient(broker_url=broker.url)).status == "PASS"
-    check = doctor._broker(Patient(broker_url="mqtt://127.0.0.1:9"))
+        assert link.broker(Patient(broker_url=broker.url)).status == "PASS"
+    check = link.broker(Patient(broker_url="mqtt://127.0.0.1:9"))
     assert check.status == "problem"
     assert "127.0.0.1:9" in check.detail
-    assert doctor._broker(Patient(broker_url="gopher://x")).status == "problem"
+    assert link.broker(Patient(broker_url="gopher://x")).status == "problem"
 
 
 # -- TLS, against a real handshake ---
@@ -198,18 +197,18 @@ def test_tls_is_tried_for_real(tmp_path: Path) -> None:
     listener = Listener(good, key)
     url = f"mqtts://127.0.0.1:{listener.port}"
     try:
-        check = doctor._tls(Patient(broker_url=url, tls=Tls(good)))
+        check = link.tls(Patient(broker_url=url, tls=Tls(good)))
         assert check.status == "PASS", check
         assert "good for 9" in check.detail or "good for 8" in check.detail
         other, _ = certificate(tmp_path, days=80)
-        stranger = doctor._tls(Patient(broker_url=url, tls=Tls(other)))
+        stranger = link.tls(Patient(broker_url=url, tls=Tls(other)))
         assert stranger.status == "problem"
         assert "not believed" in stranger.detail
-        absent = doctor._tls(Patient(broker_url=url, tls=Tls(tmp_path / "none.pem")))
+        absent = link.tls(Patient(broker_url=url, tls=Tls(tmp_path / "none.pem")))
         assert absent.status == "problem"
     finally:
         listener.close()
-    gone = doctor._tls(Patient(broker_url=url, tls=Tls(good)))
+    gone = link.tls(Patient(broker_url=url, tls=Tls(good)))
     assert "no encrypted link" in gone.detail
 
 
@@ -218,7 +217,7 @@ def test_a_certificate_about_to_end_is_a_problem(tmp_path: Path) -> None:
     listener = Listener(soon, key)
     url = f"mqtts://127.0.0.1:{listener.port}"
     try:
-        check = doctor._tls(Patient(broker_url=url, tls=Tls(soon)))
+        check = link.tls(Patient(broker_url=url, tls=Tls(soon)))
     finally:
         listener.close()
     assert "ends in" in check.detail

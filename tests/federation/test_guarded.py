@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.status import summary
-from edge_sdk import doctor
 from edge_sdk.access import tls_of
-from edge_sdk.doctor import Patient, render
+from edge_sdk.doctor import Patient, link, render
 from edge_sdk.errors import StateError
 from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.settings import DeviceSettings, load_settings
@@ -85,7 +84,7 @@ class Site:
         """What the doctor says of a device's identity and link."""
         own = load_settings(self.settings(name), DeviceSettings)
         patient = Patient(broker_url=own.broker, tls=tls_of(own), identity=own.identity)
-        return render([doctor._identity(patient), doctor._tls(patient)])
+        return render([link.identity(patient), link.tls(patient)])
 
     def log(self, name: str) -> str:
         path = self.folder / f"{name}.log"

@@ -1,0 +1,29 @@
+"""Every check there is, in the order in which to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edge_sdk.doctor import board, link, programs
+from edge_sdk.doctor.check import Check, Patient
+
+__all__ = ["examine"]
+
+CHECKS: Sequence[Callable[[Patient], Check]] = (
+    board.word_size,
+    board.clock,
+    board.ram,
+    board.disk,
+    board.simd,
+    programs.torch,
+    programs.kernels,
+    board.thermal,
+    link.broker,
+    link.identity,
+    link.tls,
+)
+
+
+def examine(patient: Patient) -> tuple[Check, ...]:
+    """Runs every check; none of them changes anything."""
+    return tuple(check(patient) for check in CHECKS)

@@ -1,0 +1,133 @@
+"""The way to the coordinator: broker, this device's identity, the encrypted link."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from edge_sdk.doctor.check import Check, Patient
+from edge_sdk.errors import BrokerError, IdentityError
+
+if TYPE_CHECKING:
+    from edge_sdk.transport.address import Address
+
+__all__ = ["broker", "identity", "tls"]
+
+WAIT_S = 5.0
+# A certificate that ends sooner than this should be renewed now.
+RENEW_DAYS = 14
+REFUSAL_S = 0.5  # a broker that says nothing for so long has taken the certificate
+
+
+def broker(patient: Patient) -> Check:
+    """An MQTT broker answers, where the link is not encrypted."""
+    if patient.broker_url is None:
+        return Check("broker", "skipped", "none named")
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
+    from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
+
+    try:
+        address = parse_url(patient.broker_url, patient.tls)
+        if address.tls is not None:
+            return Check("broker", "skipped", "asked through TLS, see there")
+        MqttTransport(
+            address, "doctor", lambda _m: None, lambda _up: None, wait_s=WAIT_S
+        ).close()
+    except BrokerError as error:
+        return Check("broker", "problem", str(error), error.help)
+    return Check("broker", "PASS", f"MQTT answers at {address.host}:{address.port}")
+
+
+def identity(patient: Patient) -> Check:
+    """The key's mode, the pinned authority, and how long the certificate lasts."""
+    if patient.identity is None:
+        return Check("identity", "skipped", "this device is not enrolled")
+    from edge_sdk.identity.folder import DeviceFolder  # noqa: PLC0415
+    from edge_sdk.identity.token import pin_of  # noqa: PLC0415
+
+    try:
+        folder = DeviceFolder(patient.identity)
+    except IdentityError as error:
+        return Check("identity", "problem", str(error), error.help)
+    left = (folder.certificate.not_valid_after_utc.date() - _today(patient)).days
+    if left < RENEW_DAYS:
+        return Check(
+            "identity",
+            "problem",
+            f"the certificate of {folder.name} ends in {left} days",
+            "Start the agent: it renews with a coordinator that runs. If it is over, "
+            "have the operator revoke it, and enrol again.",
+        )
+    return Check(
+        "identity",
+        "PASS",
+        f"{folder.name} in {folder.federation}, for {left} days; authority "
+        f"{pin_of(folder.authority).hex()[:16]}",
+    )
+
+
+def tls(patient: Patient) -> Check:
+    """A real handshake: both certificates are believed, and the broker's lasts."""
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
+
+    if patient.broker_url is None:
+        return Check("TLS", "skipped", "no broker named")
+    try:
+        address = parse_url(patient.broker_url, patient.tls)
+        if address.tls is None:
+            return Check("TLS", "skipped", "the link is not encrypted by this device")
+        left = (_handshake(address) - _today(patient)).days
+    except BrokerError as error:
+        return Check("TLS", "problem", str(error), error.help)
+    except (OSError, ValueError) as error:
+        return Check("TLS", "problem", *_tls_complaint(error, patient.broker_url))
+    if left < RENEW_DAYS:
+        return Check(
+            "TLS",
+            "problem",
+            f"the broker's certificate ends in {left} days",
+            "Restart the coordinator: it makes a new one at each start.",
+        )
+    return Check("TLS", "PASS", f"handshake done, certificate good for {left} days")
+
+
+def _tls_complaint(error: Exception, url: str) -> tuple[str, str]:
+    """What went wrong with a handshake, and the fix."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the broker's certificate is not believed: {error.verify_message}",
+            "Check the clock, the authority's file, and the broker's name.",
+        )
+    if "CERTIFICATE_REVOKED" in str(error):
+        return (
+            "this device was revoked",
+            "Ask the operator for a token, delete the identity folder, and enrol.",
+        )
+    return (
+        f"no encrypted link to {url.rpartition('@')[2]}: {error}",
+        "Check the port (8883 as a rule), the files, and `flash-edge enroll`.",
+    )
+
+
+def _today(patient: Patient) -> dt.date:
+    return patient.today or dt.datetime.now(tz=dt.timezone.utc).date()
+
+
+def _handshake(address: Address) -> dt.date:
+    """The end of the broker's certificate, once it has taken ours too."""
+    assert address.tls is not None  # noqa: S101 - asked before
+    context = address.tls.context()
+    with (
+        socket.create_connection((address.host, address.port), timeout=WAIT_S) as raw,
+        context.wrap_socket(raw, server_hostname=address.host) as link,
+    ):
+        found = link.getpeercert() or {}
+        # In TLS 1.3 a refusal of our certificate comes after the handshake.
+        link.settimeout(REFUSAL_S)
+        with contextlib.suppress(TimeoutError):
+            link.recv(1)
+    until = ssl.cert_time_to_seconds(str(found["notAfter"]))
+    return dt.datetime.fromtimestamp(until, tz=dt.timezone.utc).date()
