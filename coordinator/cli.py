@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from coordinator.commands import admit, look, plan, play, report, start, track
+from coordinator.commands import admit, deliver, look, plan, play, report, start, track
 from edge_sdk.terminal import add, exit_codes
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ add(app, start.resume)
 add(app, admit.enroll)
 add(app, admit.revoke)
 add(app, admit.rotate)
+add(app, deliver.deliver)
 add(app, look.status)
 add(app, look.page)
 add(app, report.report)

@@ -19,13 +19,14 @@ from edge_sdk.wire.blob import (
 from edge_sdk.wire.codec import Header, Sign, encode, tag_of
 from edge_sdk.wire.messages import Announce, Manifest, Message, Need, TaskOrder
 
-__all__ = ["Post"]
+__all__ = ["KEPT", "Post"]
 
 log = logging.getLogger(__name__)
 
 STALE_S = 60  # a message that is older has been asked for again
 LEFT_S = 24 * 3600  # chunks that nobody wipes any more leave the broker by themselves
 DIGEST_BYTES = 34  # of one chunk in a manifest, as msgpack has it
+KEPT = 1 << 62  # the "round" of a blob that stays until somebody takes it away
 AROUND_ORDER = 8 * 1024  # bytes of an order beside its base's chunk list
 
 
@@ -119,12 +120,16 @@ class Post:
 
     def wipe(self, before_round: int) -> None:
         """Clears the retained chunks of rounds before this one."""
-        for name, (round_no, _, manifest) in list(self._shelf.items()):
+        for name, (round_no, _, _) in list(self._shelf.items()):
             if round_no < before_round:
-                del self._shelf[name]
-                for index in range(len(manifest.chunks)):
-                    topic = topics.chunk(self._federation, name, index)
-                    self._transport.publish(topic, b"", retain=True)
+                self.unshelve(name)
+
+    def unshelve(self, name: str) -> None:
+        """Clears the retained chunks of one blob."""
+        _, _, manifest = self._shelf.pop(name)
+        for index in range(len(manifest.chunks)):
+            topic = topics.chunk(self._federation, name, index)
+            self._transport.publish(topic, b"", retain=True)
 
     def after_connect(self) -> None:
         """Says everything retained again: the broker may have lost it."""

@@ -31,8 +31,13 @@ WATCH_S = 2.0
 WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 
 
-def serve(folder: Path, settings: RunSettings) -> None:
+def serve(folder: Path, settings: RunSettings, *, linger: bool = False) -> None:
     """Runs the federation of a folder to its end, or until a signal.
+
+    Args:
+        folder: The run's folder.
+        settings: What its ``run.toml`` says.
+        linger: Whether its end waits for every delivery, also to devices not here.
 
     Raises:
         EdgeError: If it cannot start; everything started is stopped again.
@@ -66,6 +71,7 @@ def serve(folder: Path, settings: RunSettings) -> None:
                 window=WINDOW,
             ),
             office=office,
+            linger=linger,
             observe=observe,
         )
         stack.callback(server.close)

@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.conductor import Conductor
+from coordinator.delivery.book import Book
+from coordinator.delivery.courier import Courier
 from coordinator.desk import Desk
 from coordinator.evaluate import Evaluator
 from coordinator.fleet import Fleet
@@ -29,7 +31,7 @@ from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import Announce, Status
+from edge_sdk.wire.messages import Announce, Hello, Running, Status
 from edge_sdk.wire.values import CODECS
 
 __all__ = ["Connect", "Server"]
@@ -88,6 +90,7 @@ class Server:
         ledger: Its durable memory, held exclusively.
         connect: Makes the transport.
         office: Its identities; None for one machine without any.
+        linger: Whether to go on after the last round until every delivery is over.
         observe: Told what there is to see, a few times a second.
         clock: Monotonic seconds.
     """
@@ -101,6 +104,7 @@ class Server:
         connect: Connect,
         *,
         office: Office | None = None,
+        linger: bool = False,
         observe: Observe = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,6 +129,8 @@ class Server:
             epoch,
             None if office is None else office.seal.sign,
         )
+        self._courier = Courier(Book(ledger.folder), self._post, clock)
+        self._linger = linger
         self._reception = Reception(settings.federation, office, self._post, clock)
         self._conductor = Conductor(
             settings,
@@ -198,6 +204,7 @@ class Server:
         while not self._stopping and not self._done():
             self._go_on()
             self._desk.tick()
+            self._courier.tick(self._fleet.online())
             self._take(TICK_S)
             if self._clock() >= self._look_next:
                 self._look()
@@ -295,8 +302,23 @@ class Server:
             if self._clock() > give_up:
                 break
         self._lineage.deploy(last, self._scores_of(last))
+        self._see_deliveries_through()
         self._phase = "done"
         self._collect_last_words()
+
+    def _see_deliveries_through(self) -> None:
+        """Waits for the deliveries to all devices, or to those that are here."""
+        self._courier.tick(self._fleet.online())
+        while not self._stopping:
+            waiting = set(self._courier.pending())
+            here = waiting & self._fleet.online()
+            returning = self._clock() - self._began < RETURN_S
+            if not (waiting if self._linger or returning else here):
+                return
+            self._phase = f"delivering: {len(waiting)} to go, {len(here)} here"
+            self._take(TICK_S)
+            self._courier.tick(self._fleet.online())
+            self._look()
 
     def _collect_last_words(self) -> None:
         """Devices answer the end with a last status: what they sent and received."""
@@ -320,9 +342,13 @@ class Server:
             device, message = heard
             if isinstance(message, Status):
                 self._fleet.note(device, message)
+            elif isinstance(message, Running):
+                self._courier.told(device, message)
             else:
                 self._fleet.heard(device)
                 self._desk.answer(device, message)
+                if isinstance(message, Hello):
+                    self._courier.greeted(device)
         except RemoteProtocolError as error:
             self.dropped += 1
             log.warning("dropped a message on %s: %s", delivery.topic[:120], error)

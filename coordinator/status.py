@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from coordinator.delivery.book import Book, Delivery, Live
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds import Phase
 
@@ -30,12 +31,13 @@ def summary(folder: Path) -> dict[str, Any]:
     """
     ledger = read_ledger(folder)
     try:
-        return _summary(ledger)
+        return _summary(ledger, Book(folder))
     finally:
         ledger.close()
 
 
-def _summary(ledger: Ledger) -> dict[str, Any]:
+def _summary(ledger: Ledger, book: Book) -> dict[str, Any]:
+    live, deliveries = book.live(), book.latest()
     rounds = ledger.rounds()
     scores = ledger.scores()
     refused = ledger.refusals()
@@ -86,7 +88,29 @@ def _summary(ledger: Ledger) -> dict[str, Any]:
                 "refused": refused.get(d["name"], 0),
                 "refusals": reasons.get(d["name"], []),
                 "last_seen": d["last_seen"],
+                "model": _model(live.get(d["name"])),
+                "delivery": _delivery(deliveries.get(d["name"])),
             }
             for d in ledger.devices()
         ],
+    }
+
+
+def _model(live: Live | None) -> dict[str, str] | None:
+    """What a device runs, by its own word."""
+    if live is None or live.digest is None:
+        return None
+    return {"label": live.label, "digest": live.digest.hex(), "since": live.at}
+
+
+def _delivery(last: Delivery | None) -> dict[str, Any] | None:
+    """The last delivery to a device."""
+    if last is None:
+        return None
+    return {
+        "no": last.no,
+        "label": last.label,
+        "digest": last.digest.hex(),
+        "verdict": last.verdict or "pending",
+        "why": last.why,
     }

@@ -29,8 +29,10 @@ from edge_sdk.errors import (
     RemoteProtocolError,
     StateError,
 )
+from edge_sdk.fetcher import Fetcher
 from edge_sdk.governor import Go, Pause, Verdict
 from edge_sdk.identity.signatures import Recent, Seal
+from edge_sdk.installer import ASK_S, Installed, Installer, Place
 from edge_sdk.journal import KEEP_FINISHED, Journal, Record
 from edge_sdk.session import (
     Booted,
@@ -59,7 +61,6 @@ from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport, Will
 from edge_sdk.warden import Warden
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import (
-    Assembly,
     blob_id,
     chunk_of,
     chunk_size_for,
@@ -73,9 +74,9 @@ from edge_sdk.wire.messages import (
     Data,
     Fail,
     Hello,
+    Install,
     Manifest,
     Message,
-    Need,
     NextKey,
     Offer,
     Receipt,
@@ -98,7 +99,9 @@ QUEUE = 2048  # events; a full queue drops messages, which are asked for again
 NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
 COORDINATOR = "coordinator"
 STALE_S = 60  # a message that is older has been said again
-WINDOW = 32  # chunks of 64 KiB on their way down at a time: 2 MiB
+
+
+_Item: TypeAlias = Event | Delivery | PackedTask | Verdict | Installed
 
 
 class Runner(Protocol):
@@ -188,6 +191,7 @@ class Agent:
         runner: Trains.
         badge: The device's keys; None in a federation of one machine without any.
         warden: Keeps to its owner's limits; None where there are none.
+        place: Where delivered models go; None refuses them.
         clock: Monotonic seconds.
         on_phase: Told of every change of phase, for a display.
     """
@@ -201,6 +205,7 @@ class Agent:
         *,
         badge: Badge | None = None,
         warden: Warden | None = None,
+        place: Place | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_phase: Callable[[Session], None] = lambda _: None,
     ) -> None:
@@ -209,16 +214,12 @@ class Agent:
         self._advice = ""  # why the coordinator last told us to wait
         self._me, self._journal, self._runner = identity, journal, runner
         self._clock, self._on_phase = clock, on_phase
-        self._queue: queue.Queue[Event | Delivery | PackedTask | Verdict | None] = (
-            queue.Queue(QUEUE)
-        )
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
         self._warden = warden
         self._pause = ""  # why the owner's limits hold us back
         self._back_at = 0.0  # when the coordinator wants to be asked again
         self._day = journal.record.day, journal.record.before_day
         self._session = Session()
-        self._fetching: list[Assembly] = []  # the base, and what else the task needs
-        self._asked: set[str] = set()  # topics of chunks that are on their way
         self._blobs: list[bytes] = []
         self._cancel = threading.Event()
         self._stopping = threading.Event()
@@ -230,6 +231,13 @@ class Agent:
         self.finished = False  # the coordinator announced the end
         will = Will(self._topic_status(), self._pack(self._status(online=False)))
         self._transport = connect(self._deliver, self._link, will)
+        self._fetcher = Fetcher(identity.federation, self._transport)
+        self._installer = Installer(
+            place,
+            Fetcher(identity.federation, self._transport),
+            self._say,
+            self._queue.put,
+        )
         if badge is not None:  # first: what follows may be signed with the next key
             self._await_next_key(badge)
         self._transport.subscribe(topics.announcement(identity.federation))
@@ -261,13 +269,21 @@ class Agent:
         self._feed(Booted(record.epoch, record.order, record.offer, past))
         quiet_since = self._clock()
         while not self._stopping.is_set():
-            if until_done and self.finished and self._session.phase is Phase.IDLE:
+            idle = self._session.phase is Phase.IDLE and not self._installer.busy
+            if until_done and self.finished and idle:
                 return
+            patience_s = self._patience_s(quiet_since)
+            fetching = self._installer.fetching
             try:
-                item = self._queue.get(timeout=self._patience_s(quiet_since))
+                item = self._queue.get(
+                    timeout=min(patience_s, ASK_S) if fetching else patience_s
+                )
             except queue.Empty:
-                quiet_since = self._clock()
-                self._feed(Nudge())
+                if fetching:
+                    self._installer.ask_again()
+                if not fetching or patience_s <= ASK_S:
+                    quiet_since = self._clock()
+                    self._feed(Nudge())
                 continue
             if item is None:  # told to stop
                 continue
@@ -288,6 +304,7 @@ class Agent:
         self._cancel.set()
         if self._worker is not None:
             self._worker.join(timeout=10)
+        self._installer.close(10)
         try:
             self._publish_status(online=False)
             self._keep(None)
@@ -302,9 +319,11 @@ class Agent:
             until = max(until, self._back_at)
         return max(until - self._clock(), 0.01)
 
-    def _handle(self, item: Event | Delivery | PackedTask | Verdict) -> None:
+    def _handle(self, item: _Item) -> None:
         if isinstance(item, PackedTask):
             self._finish(item)
+        elif isinstance(item, Installed):
+            self._installer.finish(item)
         elif isinstance(item, Go | Pause):
             self._mind(item)
         elif isinstance(item, Delivery):
@@ -349,10 +368,21 @@ class Agent:
         if isinstance(envelope.message, TaskOrder) and self._declines(envelope.message):
             return
         self._feed(Heard(header.epoch, envelope.message))
-        if isinstance(envelope.message, Announce) and not stale:
-            self.finished = envelope.message.state == "done"
-            if self.finished:  # the run's last word on what it cost
-                self._publish_status(online=True)
+        if not stale:
+            self._follow(envelope.message)
+
+    def _follow(self, message: Message) -> None:
+        """Does what is no part of a session."""
+        match message:
+            case Install():  # none begins where the owner's limits forbid work
+                if self._installer.busy or not isinstance(self._verdict(), Pause):
+                    self._installer.take(message)
+            case Announce(state):
+                self.finished = state == "done"
+                if self.finished:  # the run's last word on what it cost
+                    self._publish_status(online=True)
+            case _:
+                pass
 
     def _heed(self, message: Message) -> None:
         """Notes what the coordinator advises, and says it to whoever reads the log."""
@@ -450,6 +480,7 @@ class Agent:
                 self._say(message)
             case Greet():
                 self._say(self._hello())
+                self._installer.greet()
                 if self._session.phase is not Phase.TRAIN:  # there, training looks
                     self._mind(self._verdict())
             case Fetch(blobs):
@@ -484,69 +515,43 @@ class Agent:
         self._journal.keep(record)
 
     def _fetch(self, blobs: tuple[Manifest, ...]) -> None:
-        if tuple(a.manifest for a in self._fetching) != blobs:
-            self._drop_fetch()
+        if self._fetcher.wanted == blobs:
+            for need in self._fetcher.needs():
+                self._say(need)
+        else:
             try:
-                self._fetching = [self._journal.blobs.open(m, blobs) for m in blobs]
+                here = self._journal.blobs
+                self._fetcher.begin(blobs, lambda blob: here.open(blob, blobs))
             except EdgeError as error:  # asked for again, it breaks again
                 self._break_off(error)
                 return
-        else:
-            for assembly in self._fetching:
-                missing = assembly.missing()
-                if missing:  # a message was lost, or the broker started empty
-                    need = Need(blob_id(assembly.manifest), missing, credit=WINDOW)
-                    self._say(need)
         self._go_on_fetching()
 
     def _go_on_fetching(self) -> None:
-        """Asks the broker for the next chunks, or says that all are here.
-
-        By exact topics, a window at a time: what waits here is bounded, what arrived
-        is not sent again after a cut, and not every broker has retained messages for a
-        wildcard.
-        """
-        wanted = [
-            topics.chunk(self._me.federation, blob_id(assembly.manifest), index)
-            for assembly in self._fetching
-            for index in positions(assembly.missing(WINDOW), 1 << 31)
-        ][:WINDOW]
-        fresh = [topic for topic in wanted if topic not in self._asked]
-        if fresh and (len(fresh) == len(wanted) or len(fresh) >= WINDOW // 2):
-            self._asked.update(fresh)
-            self._transport.subscribe(*fresh)
-        if wanted or not self._fetching:
+        self._fetcher.ask()
+        if not self._fetcher.whole:
             return
+        base = blob_id(self._fetcher.wanted[0])
         try:
-            self._blobs = [assembly.content() for assembly in self._fetching]
+            self._blobs = self._fetcher.contents()
         except EdgeError as error:
             self._break_off(error)
             return
-        base = blob_id(self._fetching[0].manifest)
-        self._drop_fetch()
         self._feed(Fetched(base))
 
     def _take_chunk(self, topic: topics.Chunk, name: str, chunk: bytes) -> None:
-        for assembly in self._fetching:
-            if blob_id(assembly.manifest) == topic.blob and chunk:
-                try:
-                    assembly.add(topic.index, chunk)
-                except StateError as error:
-                    self._break_off(error)
-                    return
-                self._asked.discard(name)
-                self._transport.unsubscribe(name)
+        self._installer.chunk(topic, name, chunk)
+        try:
+            self._fetcher.take(topic, name, chunk)
+        except StateError as error:
+            self._break_off(error)
+            return
         self._go_on_fetching()
 
     def _break_off(self, error: EdgeError) -> None:
         """Gives the task in hand back: its base cannot be had."""
         if self._session.order is not None:
             self._feed(Broke(self._session.order.id, str(error)))
-
-    def _drop_fetch(self) -> None:
-        if self._asked:
-            self._transport.unsubscribe(*self._asked)
-        self._asked, self._fetching = set(), []
 
     def _train(self, order: TaskOrder) -> None:
         cancel, (base, *structure) = threading.Event(), self._blobs
@@ -609,7 +614,7 @@ class Agent:
 
     def _halt(self) -> None:
         self._cancel.set()
-        self._drop_fetch()
+        self._fetcher.drop()
 
     def _ship(
         self, task_id: str, ranges: tuple[tuple[int, int], ...], credit: int

@@ -7,6 +7,7 @@ believed: every chunk is checked by its digest when its blob is opened.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,6 +50,11 @@ class BlobFolder:
         except OSError as error:
             raise _no_room(path, error) from error
         return Assembly(manifest, _File(path, manifest.chunk_size))
+
+    def forget(self, manifest: Manifest) -> None:
+        """Deletes what is here of a blob."""
+        with contextlib.suppress(OSError):
+            (self._folder / blob_id(manifest)).unlink(missing_ok=True)
 
     def _make_room(self, manifest: Manifest, stay: set[str]) -> None:
         here = {p: p.stat() for p in self._folder.iterdir() if p.name not in stay}

@@ -31,11 +31,12 @@ class Service:
 
     Attributes:
         settings: The device's TOML file.
-        state: Folder of the journal: the only place the agent may write.
+        state: Folder of the journal, where the agent may write.
         data: Folder of the private examples: it may read it.
         program: The ``flash-edge`` command.
         user: Who it runs as.
         identity: Folder of its keys: the agent renews them; None without any.
+        models: Folder of the slots that delivered models go into; None without.
         ram_mib: Hard cap; None leaves the board's own.
         cpu_share: Share of all processors' time, (0, 1].
         cores: Processor cores, to express the share.
@@ -48,6 +49,7 @@ class Service:
     program: Path
     user: str
     identity: Path | None = None
+    models: Path | None = None
     ram_mib: int | None = None
     cpu_share: float = 1.0
     cores: int = 1
@@ -87,9 +89,10 @@ def install_service(
             f"systemd does not accept the unit: {faults}",
             remedy="Report the message with your version of systemd.",
         )
-    service.state.mkdir(parents=True, exist_ok=True)  # the unit works in it
-    with contextlib.suppress(LookupError, PermissionError):
-        shutil.chown(service.state, service.user)
+    for written in filter(None, (service.state, service.models)):
+        written.mkdir(parents=True, exist_ok=True)  # the unit needs it there
+        with contextlib.suppress(LookupError, PermissionError):
+            shutil.chown(written, service.user)
     path = folder / f"{name}.service"
     replace_file(path, text.encode())
     path.chmod(0o644)
@@ -220,7 +223,8 @@ def _walls(service: Service) -> list[str]:
 
 
 def _written(service: Service) -> list[Path]:
-    return [service.state, *([service.identity] if service.identity else [])]
+    more = service.identity, service.models
+    return [service.state, *(path for path in more if path is not None)]
 
 
 def _tail() -> list[str]:
@@ -228,7 +232,7 @@ def _tail() -> list[str]:
 
 
 def _check(service: Service) -> None:
-    for what in ("settings", "state", "data", "program", "identity"):
+    for what in ("settings", "state", "data", "program", "identity", "models"):
         path = getattr(service, what)
         if path is None:
             continue

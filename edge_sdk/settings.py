@@ -50,6 +50,11 @@ class DeviceSettings(
             it a model with batch norm is refused where its batch has to be split.
         activations: ``bf16`` halves what the sparse engine keeps for the backward pass
             and rounds gradients to its 8 bits of mantissa.
+        models: Folder of the two slots that delivered models go into; without one
+            deliveries are refused.
+        models_key: Public key (PEM) that must have signed them; without one, that
+            which the coordinator names.
+        health: Command that says by its exit code whether a new model is well.
     """
 
     name: Name
@@ -68,6 +73,9 @@ class DeviceSettings(
     micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"
     ghost_norm: bool = False
     activations: Literal["fp32", "bf16"] = "fp32"
+    models: Path | None = None
+    models_key: Path | None = None
+    health: str = ""
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -55,11 +55,22 @@ def status(
     console.width = max(console.width, 120)
     console.print(table)
     for device in found["devices"]:
-        for one in device["refusals"]:
-            typer.echo(
-                f"{device['name']}: {one['verdict']} {one['count']} times, "
-                f"last in round {one['round']}: {one['why']}"
-            )
+        for line in _lines(device):
+            typer.echo(f"{device['name']} {line}")
+
+
+def _lines(device: Mapping[str, Any]) -> Iterator[str]:
+    """What else there is to say of a device: its model, and what was refused."""
+    if live := device["model"]:
+        yield f"runs {live['label']} ({live['digest'][:8]})"
+    if (last := device["delivery"]) and last["verdict"] != "live":
+        why = f": {last['why']}" if last["why"] else ""
+        yield f"delivery {last['no']} of {last['label']} is {last['verdict']}{why}"
+    for one in device["refusals"]:
+        yield (
+            f"{one['verdict']} {one['count']} times, "
+            f"last in round {one['round']}: {one['why']}"
+        )
 
 
 def _paused(device: Mapping[str, Any]) -> str:

@@ -120,6 +120,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
     from edge_sdk.governor import threads_for  # noqa: PLC0415
+    from edge_sdk.installer import place_of  # noqa: PLC0415
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415
     from edge_sdk.probe.board import read_board  # noqa: PLC0415
@@ -164,6 +165,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         Frugal(runner),
         badge=badge,
         warden=warden,
+        place=place_of(settings),
         on_phase=_say_phase,
     )
 

@@ -47,6 +47,7 @@ def _unit(settings: Path) -> Service:
         own.state,
         own.data,
         own.identity,
+        models=own.models,
         ram_mib=caps.ram_mib,
         cpu_share=caps.cpu_share,
         cores=read_board().cores,

@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.infer.packed import files_in
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire import messages, topics
 from edge_sdk.wire.blob import Assembly, manifest_of
@@ -108,6 +110,8 @@ def _messages() -> Iterator[Any]:
     yield messages.Request(bytes(40))
     yield messages.Certificate(bytes(40))
     yield messages.NextKey(2, digest)
+    yield messages.Install(2, manifest, digest, digest)
+    yield messages.Running(digest, "digits, round 3", 2, "failed", "no camera")
 
 
 def _packet(message: Any) -> bytes:
@@ -135,6 +139,12 @@ def _assembled(data: bytes) -> object:
     return assembly.content() if assembly.complete else assembly.missing()
 
 
+def _bundle() -> bytes:
+    files = {"manifest.json": b"{}", "golden/input.npy": bytes(40)}
+    packed: bytes = msgpack.packb(files)
+    return packed
+
+
 def targets() -> dict[str, Target]:
     """Every decoder of bytes that come from elsewhere."""
     found = {
@@ -144,6 +154,7 @@ def targets() -> dict[str, Target]:
             [_payload(c) for c in CODECS],
             Values,
         ),
+        "bundle": Target(files_in, [_bundle()], dict),
         "moved": Target(
             lambda data: unpack_moved(data, MASK),
             [_payload("int8", structure=True)],

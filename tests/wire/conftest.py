@@ -13,6 +13,7 @@ from edge_sdk.wire.messages import (
     Fail,
     Frozen,
     Hello,
+    Install,
     MaskRecipe,
     Message,
     Need,
@@ -22,6 +23,7 @@ from edge_sdk.wire.messages import (
     Renew,
     Request,
     Revoked,
+    Running,
     Status,
     TaskAck,
     TaskOrder,
@@ -94,4 +96,7 @@ def messages() -> list[Message]:
         Request(csr=b"\x30\x03"),
         Certificate(certificate=b"\x30\x04"),
         NextKey(number=1, key=b"\x04" * 32),
+        Install(no=2, blob=_BASE, digest=b"\x05" * 32, key=b"\x04" * 32),
+        Running(live=b"\x05" * 32, label="digits, round 3", no=2, verdict="live"),
+        Running(live=None, label=""),
     ]

@@ -95,6 +95,8 @@ DIGESTS: dict[str, list[str]] = {
     "request": ["d856c2c72f9f98e7"],
     "certificate": ["95882c3e60cc6a3f"],
     "next-key": ["1eab8f97da0382d3"],
+    "install": ["0f24126958c1c944"],
+    "running": ["ae6eae99dd14c456", "a0ede9992a007a10"],
 }
 
 

@@ -1,0 +1,1 @@
+"""Models on their way to boards: what is to be delivered, sending it, what runs."""

@@ -1,0 +1,241 @@
+"""Takes the bundles that a coordinator delivers: fetched, proved here, made live.
+
+Nothing but the slots and the chunks is durable: a delivery that was cut is sent again,
+goes on with the chunks that are here, and is answered at once if it is live already.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_sdk.blobs import BlobFolder
+from edge_sdk.errors import EdgeError, StateError
+from edge_sdk.fetcher import Fetcher
+from edge_sdk.infer.packed import unpack_bundle
+from edge_sdk.infer.signature import read_public_key
+from edge_sdk.settings import DeviceSettings
+from edge_sdk.slots import install, look, recover
+from edge_sdk.wire import topics
+from edge_sdk.wire.messages import Install, Message, Need, Running
+
+__all__ = ["ASK_S", "Installed", "Installer", "Place", "place_of"]
+
+log = logging.getLogger(__name__)
+
+ASK_S = 3.0  # chunks that do not come for so long are asked for again
+MAX_BYTES = 1 << 27  # of bundles in part: the largest that can travel
+CUT = "the device stopped while the health command ran; the model before it is live"
+UNASKED = 'this device takes no models: "models" is not set in its device.toml'
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where delivered models go, as the device's owner says.
+
+    Attributes:
+        root: Folder of the two slots.
+        state: The device's state folder; chunks wait there.
+        trusted: Raw public key that must sign; None leaves it to the coordinator.
+        health: Command that says whether a new model is well.
+    """
+
+    root: Path
+    state: Path
+    trusted: bytes | None = None
+    health: Sequence[str] = ()
+
+
+def place_of(settings: DeviceSettings) -> Place | None:
+    """Where a device's settings want delivered models; None if nowhere.
+
+    Raises:
+        IdentityError: If the key that they name cannot be read.
+    """
+    if settings.models is None:
+        return None
+    key = settings.models_key
+    trusted = None if key is None else read_public_key(key)
+    health = tuple(shlex.split(settings.health))
+    return Place(settings.models, settings.state, trusted, health)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A delivery has ended here; `why` it failed, or None."""
+
+    order: Install
+    why: str | None
+
+
+class Installer:
+    """One device's deliveries; its methods are called by the agent's one loop.
+
+    Args:
+        place: Where models go; None refuses every delivery.
+        fetcher: Gets the chunks.
+        say: Sends a message to the coordinator.
+        ended: Called by the thread that installs, once.
+    """
+
+    def __init__(
+        self,
+        place: Place | None,
+        fetcher: Fetcher,
+        say: Callable[[Message], None],
+        ended: Callable[[Installed], None],
+    ) -> None:
+        self._place, self._fetcher = place, fetcher
+        self._say, self._ended = say, ended
+        self._order: Install | None = None  # being fetched or installed
+        self._last = Running(None, "")  # verdict of the latest delivery that ended
+        self._worker: threading.Thread | None = None
+        if place is not None:
+            self._blobs = BlobFolder(place.state / "bundles", MAX_BYTES)
+            cut = recover(place.root)
+            if cut:
+                log.error("a delivered model is taken back: %s", CUT)
+                self._last = Running(None, "", int(cut), "failed", CUT)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a delivery is in hand."""
+        return self._order is not None
+
+    @property
+    def fetching(self) -> bool:
+        """Whether chunks are on their way."""
+        return self.busy and self._worker is None
+
+    def greet(self) -> None:
+        """Tells the coordinator what is live here, if models are taken at all."""
+        if self._place is not None:
+            self._tell(self._last)
+
+    def take(self, order: Install) -> None:
+        """Starts, goes on with, or answers a delivery."""
+        if order.no == self._last.no:
+            self._tell(self._last)
+        elif self._place is None:
+            self._end(order, "refused", UNASKED)
+        elif self._live(self._place)[0] == order.digest:
+            self._end(order, "live")
+        elif self._order is None or (self.fetching and self._order.no < order.no):
+            self._begin(order)
+        elif self.fetching:
+            self.ask_again()
+
+    def ask_again(self) -> None:
+        """Says which chunks are missing: they may be lost."""
+        for need in self._needs():
+            self._say(need)
+        self._go_on()
+
+    def chunk(self, topic: topics.Chunk, name: str, chunk: bytes) -> None:
+        """A chunk arrived.
+
+        Raises:
+            RemoteProtocolError: If it is not what the manifest names.
+        """
+        if not self.fetching:
+            return
+        try:
+            self._fetcher.take(topic, name, chunk)
+        except StateError as error:  # the disk refuses; a false chunk is said again
+            self._break_off(error)
+            return
+        self._go_on()
+
+    def finish(self, done: Installed) -> None:
+        """The thread that installs has ended."""
+        self._order = self._worker = None
+        if done.why is None:
+            log.info("delivery %d is live", done.order.no)
+            self._end(done.order, "live")
+        else:
+            self._end(done.order, "failed", done.why)
+
+    def close(self, seconds: float) -> None:
+        """Waits for the thread that installs; `recover` mends what it leaves."""
+        if self._worker is not None:
+            self._worker.join(seconds)
+
+    def _needs(self) -> list[Need]:
+        return self._fetcher.needs() if self.fetching else []
+
+    def _begin(self, order: Install) -> None:
+        log.info("delivery %d: fetching %d bytes", order.no, order.blob.size)
+        self._order = order
+        try:
+            self._fetcher.begin([order.blob], self._blobs.open)
+        except EdgeError as error:
+            self._break_off(error)
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        order, place = self._order, self._place
+        self._fetcher.ask()
+        if order is None or place is None or not self._fetcher.whole:
+            return
+        try:
+            (content,) = self._fetcher.contents()
+        except EdgeError as error:
+            self._break_off(error)
+            return
+        self._worker = threading.Thread(
+            target=self._install, args=(order, place, content), name="install"
+        )
+        self._worker.daemon = True
+        self._worker.start()
+
+    def _install(self, order: Install, place: Place, content: bytes) -> None:
+        why = None
+        try:
+            install(
+                place.root,
+                lambda folder: unpack_bundle(content, folder),
+                name=f"delivery {order.no}",
+                trusted=place.trusted or order.key,
+                health=place.health,
+                tag=str(order.no),
+            )
+        except EdgeError as error:
+            why = str(error)
+        except Exception as error:  # whatever a hostile bundle provokes
+            log.exception("delivery %d failed", order.no)
+            why = f"{type(error).__name__}: {error}"
+        self._ended(Installed(order, why))
+
+    def _break_off(self, error: EdgeError) -> None:
+        order, self._order = self._order, None
+        self._fetcher.drop()
+        if order is not None:
+            self._end(order, "failed", str(error))
+
+    def _end(self, order: Install, verdict: str, why: str = "") -> None:
+        if verdict != "live":
+            log.warning("delivery %d %s: %s", order.no, verdict, why)
+        if self._place is not None:
+            self._blobs.forget(order.blob)
+        self._last = Running(None, "", order.no, verdict, why[:500])  # type: ignore[arg-type]
+        self._tell(self._last)
+
+    def _tell(self, last: Running) -> None:
+        live, label = (None, "") if self._place is None else self._live(self._place)
+        self._say(Running(live, label[:200], last.no, last.verdict, last.why))
+
+    @staticmethod
+    def _live(place: Place) -> tuple[bytes | None, str]:
+        """Digest and name of the bundle that is live."""
+        try:
+            slots = look(place.root)
+        except EdgeError as error:
+            return None, str(error)
+        if slots.live not in slots.digests:
+            return None, ""
+        return bytes.fromhex(slots.digests[slots.live]), slots.tasks[slots.live]

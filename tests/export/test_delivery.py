@@ -1,0 +1,337 @@
+"""A bundle on its way to a board: packed, taken, proved there, taken back."""
+
+import hashlib
+import json
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import export
+from edge_sdk.checkpoint import Checkpoint
+from edge_sdk.errors import RemoteProtocolError, StateError
+from edge_sdk.fetcher import Fetcher
+from edge_sdk.infer import Bundle
+from edge_sdk.infer.packed import files_in, pack_bundle, unpack_bundle
+from edge_sdk.installer import CUT, UNASKED, Installed, Installer, Place
+from edge_sdk.kernels.build import find_compiler, this_machine
+from edge_sdk.slots import install, look, recover, switch
+from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.wire import topics
+from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of
+from edge_sdk.wire.messages import Install, Message, Need, Running
+
+pytestmark = pytest.mark.skipif(
+    find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    digits: tuple[Checkpoint, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "digits"
+    export.make_bundle(digits[0], folder, formats=("native",), seconds=0)
+    return folder
+
+
+# ------------------------------------------------------------------------ packed
+
+
+def test_a_bundle_travels_as_it_is(bundle: Path, tmp_path: Path) -> None:
+    packed = pack_bundle(bundle)
+    assert pack_bundle(bundle) == packed
+    unpack_bundle(packed, tmp_path / "new")
+    assert Bundle(tmp_path / "new").check() <= 1e-5
+    assert pack_bundle(tmp_path / "new") == packed
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../x", "a/../../x", ".ssh/x", "a//b", "a/", "", "a\nb", "a\0b"],
+)
+def test_a_packed_bundle_writes_nowhere_else(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="a file named"):
+        unpack_bundle(msgpack.packb({name: b"x"}), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.dictionaries(st.text(max_size=20), st.binary(max_size=9), max_size=4))
+def test_whatever_is_unpacked_stays_inside(files: dict[str, bytes]) -> None:
+    try:
+        found = files_in(msgpack.packb(files))
+    except RemoteProtocolError:
+        return
+    root = Path("/srv/models/a")
+    assert all((root / name).resolve().is_relative_to(root) for name in found)
+
+
+# ------------------------------------------------------------------------ trials
+
+
+def test_a_switch_that_was_cut_in_its_health_check_is_taken_back(
+    bundle: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    switch(root, bundle)
+
+    note = tmp_path / "note"
+    keep = f"cp {root}/.trial {note}; readlink {root}/current >> {note}"
+    fill = partial(shutil.copytree, bundle)
+    install(root, fill, name="b", health=("sh", "-c", keep), tag="7")
+    text, live = note.read_text().rsplit("}", 1)
+    assert json.loads(text + "}") == {"before": "a", "tag": "7"}
+    assert live.strip() == "b"
+    assert not (root / ".trial").exists()
+    # As a power cut leaves it: the link points to the new one, the note is there.
+    (root / ".trial").write_text(text + "}")
+    (root / ".incoming-x").mkdir()
+    assert recover(root) == "7"
+    assert look(root).live == "a"
+    assert sorted(p.name for p in root.iterdir()) == ["a", "b", "current"]
+    assert recover(root) is None
+
+
+def test_a_first_model_that_was_cut_leaves_none_live(
+    bundle: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    switch(root, bundle)
+    (root / ".trial").write_text('{"before": null, "tag": "1"}')
+    assert recover(root) == "1"
+    assert look(root).live is None
+    assert switch(root, bundle) == "a"
+
+
+def test_two_do_not_switch_at_once(bundle: Path, tmp_path: Path) -> None:
+    root, inside, go = tmp_path / "models", threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        shutil.copytree(bundle, folder)
+        inside.set()
+        assert go.wait(30)
+
+    first = threading.Thread(target=install, args=(root, slow), kwargs={"name": "x"})
+    first.start()
+    assert inside.wait(30)
+    with pytest.raises(StateError, match="somebody else"):
+        switch(root, bundle)
+    assert recover(root) is None  # nor is what the first one does taken for a cut
+    go.set()
+    first.join(30)
+    assert look(root).live == "a"
+
+
+# ------------------------------------------------------------------------ taking
+
+
+class Board:
+    """An installer on a real link, and what it says."""
+
+    def __init__(self, broker: MemoryBroker, place: Place | None) -> None:
+        self.said: list[Message] = []
+        self.ended: list[Installed] = []
+        self.over = threading.Event()
+        self.link = broker.connect(
+            lambda d: self.chunks.append((d.topic, d.payload)), lambda _: None
+        )
+        self.chunks: list[tuple[str, bytes]] = []
+        fetcher = Fetcher("demo", self.link)
+        self.installer = Installer(place, fetcher, self.said.append, self._end)
+
+    def _end(self, done: Installed) -> None:
+        self.ended.append(done)
+        self.over.set()
+
+    def take_chunks(self) -> None:
+        while self.chunks:
+            name, chunk = self.chunks.pop(0)
+            topic = topics.parse(name, "demo")
+            assert isinstance(topic, topics.Chunk)
+            self.installer.chunk(topic, name, chunk)
+
+    def take(self, order: Install) -> Running:
+        self.installer.take(order)
+        self.take_chunks()
+        if self.installer.busy:
+            assert self.over.wait(60)
+            self.over.clear()
+            self.installer.finish(self.ended.pop())
+        return self.word()
+
+    def word(self) -> Running:
+        last = self.said[-1]
+        assert isinstance(last, Running)
+        return last
+
+
+def publish(broker: MemoryBroker, packed: bytes, but: int | None = None) -> None:
+    link, manifest = broker.connect(lambda _: None, lambda _: None), manifest_of(packed)
+    for index in range(len(manifest.chunks)):
+        if index != but:
+            topic = topics.chunk("demo", blob_id(manifest), index)
+            link.publish(topic, chunk_of(packed, manifest, index), retain=True)
+    link.close()
+
+
+def order_of(packed: bytes, no: int = 1) -> Install:
+    digest = hashlib.sha256(files_in(packed)["manifest.json"]).digest()
+    return Install(no, manifest_of(packed), digest)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "models", tmp_path / "state")
+
+
+def test_a_delivery_becomes_live_and_is_answered_again_when_asked_again(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    packed = pack_bundle(bundle)
+    publish(broker, packed)
+    board, order = Board(broker, place), order_of(packed)
+    assert board.take(order) == Running(order.digest, "digits, round 3", 1, "live")
+    assert look(place.root).live == "a"
+    assert list((place.state / "bundles").iterdir()) == []  # it lies in its slot now
+    again = Board(broker, place)  # the device was started anew
+    again.installer.greet()
+    assert again.word() == Running(order.digest, "digits, round 3")
+    assert again.take(order_of(packed, 2)).verdict == "live"
+    assert look(place.root).live == "a"  # nothing was done
+
+
+def test_chunks_that_are_here_are_not_asked_for_again_after_a_cut(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    packed = pack_bundle(bundle)
+    big = msgpack.packb(files_in(packed) | {"padding.bin": bytes(range(256)) * 1024})
+    publish(broker, big, but=2)
+    first = Board(broker, place)
+    first.installer.take(order_of(big))
+    first.take_chunks()
+    first.installer.ask_again()
+    assert first.said == [Need(manifest_of(big).sha256.hex(), [(2, 3)], 32)]
+    first.link.close()  # killed here
+    publish(broker, big)
+    second = Board(broker, place)
+    second.installer.take(order_of(big))
+    assert [name.rsplit("/", 1)[1] for name, _ in second.chunks] == ["2"]
+
+
+def test_a_bundle_that_was_changed_or_fails_here_leaves_the_old_one_live(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    good = pack_bundle(bundle)
+    publish(broker, good)
+    board = Board(broker, place)
+    board.take(order_of(good))
+    files = files_in(good)
+    model = bytearray(files["model.native.flsp"])
+    model[-1] ^= 1
+    changed = msgpack.packb(files | {"model.native.flsp": bytes(model)})
+    publish(broker, changed)
+    order = Install(2, manifest_of(changed), b"x" * 32)
+    said = board.take(order)
+    assert (said.no, said.verdict) == (2, "failed")
+    assert "model.native.flsp was changed" in said.why
+    assert said.live == order_of(good).digest
+    assert look(place.root).live == "a"
+    assert board.take(order) == said  # no second try of the same delivery
+
+
+def test_a_false_chunk_is_waited_for_until_the_right_one_comes(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    packed = pack_bundle(bundle)
+    board, order = Board(broker, place), order_of(packed)
+    board.installer.take(order)
+    name = topics.chunk("demo", blob_id(order.blob), 0)
+    topic = topics.parse(name, "demo")
+    assert isinstance(topic, topics.Chunk)
+    bad = bytes(len(chunk_of(packed, order.blob, 0)))
+    with pytest.raises(RemoteProtocolError, match="digest"):
+        board.installer.chunk(topic, name, bad)
+    assert board.installer.fetching
+    publish(broker, packed)
+    assert board.take(order).verdict == "live"
+
+
+def test_a_key_of_the_owner_comes_before_the_coordinators_word(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    packed = pack_bundle(bundle)  # unsigned
+    publish(broker, packed)
+    order = order_of(packed)
+    wary = Board(broker, Place(place.root, place.state, trusted=b"k" * 32))
+    assert "is not signed" in wary.take(order).why
+    asked = Install(2, order.blob, order.digest, b"k" * 32)
+    assert "is not signed" in Board(broker, place).take(asked).why
+    assert look(place.root).live is None
+
+
+def test_a_failing_health_command_takes_the_delivery_back(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    packed = pack_bundle(bundle)
+    publish(broker, packed)
+    sick = Place(place.root, place.state, health=("sh", "-c", "echo no camera; exit 3"))
+    said = Board(broker, sick).take(order_of(packed))
+    assert (said.verdict, said.live) == ("failed", None)
+    assert "no camera" in said.why
+
+
+def test_a_device_that_died_in_the_health_check_says_so_and_does_not_try_again(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    switch(place.root, bundle)
+    (place.root / ".trial").write_text('{"before": null, "tag": "5"}')
+    board = Board(broker, place)
+    board.installer.greet()
+    assert board.word() == Running(None, "", 5, "failed", CUT)
+    packed = pack_bundle(bundle)
+    publish(broker, packed)
+    assert board.take(order_of(packed, 5)).verdict == "failed"
+    assert board.take(order_of(packed, 6)).verdict == "live"
+
+
+def test_a_device_without_slots_refuses_and_says_how_to_take_models(
+    bundle: Path, broker: MemoryBroker
+) -> None:
+    board = Board(broker, None)
+    board.installer.greet()
+    assert board.said == []  # nothing to say where models are no matter
+    said = board.take(order_of(pack_bundle(bundle)))
+    assert said == Running(None, "", 1, "refused", UNASKED)
+
+
+def test_a_later_delivery_takes_the_place_of_one_that_does_not_come(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    packed = pack_bundle(bundle)
+    missing = msgpack.packb(files_in(packed) | {"other.txt": b"x"})
+    board = Board(broker, place)
+    board.installer.take(Install(1, manifest_of(missing), b"x" * 32))
+    assert board.installer.fetching
+    publish(broker, packed)
+    assert board.take(order_of(packed, 2)).verdict == "live"
+
+
+def test_a_disk_that_refuses_fails_the_delivery_and_nothing_else(
+    bundle: Path, broker: MemoryBroker, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    packed = pack_bundle(bundle)
+    publish(broker, packed)
+    board = Board(broker, Place(tmp_path / "file" / "models", tmp_path / "state"))
+    said = board.take(order_of(packed))
+    assert said.verdict == "failed"
