@@ -19,7 +19,6 @@ from edge_sdk.wire.codec import Envelope, Verify, decode
 from edge_sdk.wire.messages import (
     Certificate,
     Data,
-    Hello,
     Message,
     Renew,
     Request,
@@ -32,6 +31,7 @@ __all__ = ["Reception"]
 
 log = logging.getLogger(__name__)
 EXPLAIN_S = 60.0  # a device that is not believed is told why, at most so often
+REMIND_S = 10.0  # between two requests to renew, should the first be lost
 EXPLAINED = 1000  # names that this is remembered for
 UNSIGNED = (
     "your messages are not signed with a key that is enrolled here: ask the operator "
@@ -65,6 +65,7 @@ class Reception:
         self._as_coordinator = None if office is None else _own_key(office)
         self.taken_over = False
         self._explained: dict[str, float] = {}
+        self._reminded: dict[str, float] = {}  # only of who is enrolled
 
     def read(self, delivery: Delivery) -> tuple[str, Message] | None:
         """Who says what; None for what needs no answer.
@@ -96,8 +97,7 @@ class Reception:
             if isinstance(message, Request):
                 self._renew(device, message)
                 return None
-            if isinstance(message, Hello):
-                self._remind(device)
+            self._remind(device)
         return device, message
 
     def _meet(self, envelope: Envelope) -> None:
@@ -142,7 +142,15 @@ class Reception:
         self._post.tell(device, Certificate(certificate))
 
     def _remind(self, device: str) -> None:
-        if self._office is not None and self._office.renewal_due(device):
+        """Asks for a renewal that is due.
+
+        Whatever it says: a HELLO may be lost, and a busy device says no other.
+        """
+        if self._office is None or not self._office.renewal_due(device):
+            return
+        now = self._clock()
+        if now - self._reminded.get(device, -REMIND_S) >= REMIND_S:
+            self._reminded[device] = now
             self._post.tell(device, Renew("less than a third of its life is left"))
 
     def _explain(self, device: str) -> None:

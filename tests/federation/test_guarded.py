@@ -2,143 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import sqlite3
 import stat
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coordinator.status import summary
-from edge_sdk.access import tls_of
-from edge_sdk.doctor import Patient, link, render
-from edge_sdk.errors import StateError
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.settings import DeviceSettings, load_settings
+from coordinator.broker_check import check_broker
+from edge_sdk.errors import BrokerError
 from edge_sdk.terminal import Exit
+from edge_sdk.transport.address import Address, Tls, parse_url
 
 pytestmark = pytest.mark.broker
-WAIT_S = 90.0
 DEVICES = ("pi-1", "pi-2")
 
 
-class Site:
-    """One run and its devices, each in a folder, started as processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.run = folder, folder / "run"
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.data = prepare_folders(
-            "digits", folder / "cache", folder / "data", DEVICES, alpha=1.0, seed=1
-        )
-
-    def command(
-        self, module: str, *arguments: object
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def coordinator(self, *arguments: object) -> str:
-        done = self.command("coordinator.cli", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def device(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return self.command("edge_sdk.cli", *arguments)
-
-    def tokens(self, *names: str) -> dict[str, str]:
-        said = self.coordinator("enroll", self.run, "--new", *names)
-        return dict(line.split() for line in said.splitlines())
-
-    def start(self, name: str, module: str, *arguments: object) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, arguments)],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def start_coordinator(self, verb: str = "run") -> None:
-        self.start("coordinator", "coordinator.cli", verb, self.run)
-
-    def start_device(self, name: str) -> None:
-        self.start(name, "edge_sdk.cli", "run", self.settings(name), "--until-done")
-
-    def settings(self, name: str) -> Path:
-        return self.folder / name / "device.toml"
-
-    def doctor(self, name: str) -> str:
-        """What the doctor says of a device's identity and link."""
-        own = load_settings(self.settings(name), DeviceSettings)
-        patient = Patient(broker_url=own.broker, tls=tls_of(own), identity=own.identity)
-        return render([link.identity(patient), link.tls(patient)])
-
-    def log(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
-        return path.read_text() if path.exists() else ""
-
-    def wait(self, until: Callable[[], bool], what: str) -> None:
-        give_up = time.monotonic() + WAIT_S
-        while not until():
-            if time.monotonic() > give_up:
-                logs = "\n".join(
-                    f"--- {n}\n{self.log(n)[-3000:]}" for n in self.processes
-                )
-                broker = self.run / "broker" / "mosquitto.log"
-                pytest.fail(f"waited for {what}\n{logs}\n{broker.read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def rounds_done(self) -> int:
-        try:
-            return int(summary(self.run)["rounds_done"])
-        except StateError:
-            return 0
-
-    def ended(self, name: str) -> bool:
-        return self.processes[name].poll() is not None
-
-    def close(self) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        give_up = time.monotonic() + 15
-        for process in self.processes.values():
-            while process.poll() is None and time.monotonic() < give_up:
-                time.sleep(0.05)
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    made.coordinator(
-        *("init", made.run, "--task", "digits", "--federation", "site"),
-        *("--evaluation", made.data["evaluation"], "--density", "0.4"),
-        *("--rounds", "5000", "--wait-for", "2"),
-    )
-    text = (made.run / "run.toml").read_text()
-    text += "max_steps = 5\n[warm_up]\ndevices = 2\nepochs = 1\nmax_steps = 5\n"
-    (made.run / "run.toml").write_text(text)
-    yield made
-    made.close()
-
-
 def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
-    site: Site,
+    site: Any,
 ) -> None:
     tokens = site.tokens(*DEVICES)
     site.start_coordinator()
@@ -195,3 +76,42 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
     )
     assert old != new
     assert "Traceback" not in site.log("coordinator") + site.log("pi-1")
+
+
+def test_a_running_device_renews_its_keys_and_the_old_ones_open_nothing(
+    site: Any,
+) -> None:
+    site.admit(*DEVICES)
+    for name in DEVICES:
+        site.start_device(name)
+    site.wait(lambda: site.rounds_done() >= 1, "a round")
+    identity = site.folder / "pi-1" / "identity"
+    old = site.folder / "old.pem"
+    old.write_bytes((identity / "device.pem").read_bytes())
+    # The coordinator's book says that it is almost over: asked at the next word.
+    soon = int(time.time()) + 10 * 86_400  # noqa: TID251 - a date in a store
+    with sqlite3.connect(site.run / "identity.sqlite") as book:
+        book.execute("UPDATE certificates SET until = ? WHERE name = 'pi-1'", (soon,))
+        book.execute("UPDATE facts SET value = value + 1 WHERE key = 'version'")
+    site.wait(
+        lambda: "the new certificate is in use" in site.log("pi-1"), "the new keys"
+    )
+    assert (identity / "device.pem").read_bytes() != old.read_bytes()
+
+    # The next link stands on the new certificate, in the same process.
+    site.kill_broker()
+    now = site.rounds_done()
+    site.wait(lambda: site.rounds_done() >= now + 2, "rounds under the new keys")
+    assert not any(site.ended(name) for name in DEVICES)
+    assert "renewing" not in site.log("pi-2")
+    url = parse_url((site.run / "broker.url").read_text().strip())
+    tls = Tls(identity / "authority.pem", old)
+
+    def refused() -> bool:
+        try:
+            check_broker(Address(url.host, url.port, tls=tls))
+        except BrokerError as error:
+            return "CERTIFICATE_REVOKED" in str(error)
+        return False
+
+    site.wait(refused, "the broker's new list of revoked certificates")
