@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.display import human_bytes
+from coordinator.units import human_bytes
 
 __all__ = ["closing_table"]
 

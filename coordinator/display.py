@@ -1,4 +1,4 @@
-"""Live progress: a table on a terminal, one line per change elsewhere."""
+"""A run as people see it: a picture that goes on changing, or one line per change."""
 
 from __future__ import annotations
 
@@ -9,72 +9,40 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from coordinator.view import DeviceView, FleetView, Observe
+from coordinator.fleet_table import fleet_table, reasons
+from coordinator.view import FleetView, Observe
+from edge_sdk.terminal import Look
 
-__all__ = ["human_bytes", "live", "render"]
+__all__ = ["live", "render", "score_line"]
 
 log = logging.getLogger(__name__)
 
 
-def human_bytes(count: float) -> str:
-    """Bytes in the unit that leaves few digits.
+def render(view: FleetView, width: int, *, height: int | None = None) -> Group:
+    """The view as rich draws it.
 
-    Example:
-        >>> human_bytes(1536), human_bytes(2_000_000)
-        ('1.5 KiB', '1.9 MiB')
+    Args:
+        view: What there is to see.
+        width: Columns there are.
+        height: Lines there are; None shows every device, and why it has its density.
     """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
-
-
-def render(view: FleetView) -> Group:
-    """The view as rich draws it."""
     head = Text()
     head.append(f" {view.phase} ", style="bold reverse")
     if view.goal:
         head.append(f"  updates {view.accepted}/{view.goal}")
-    head.append(f"  rounds {max(view.round_no - 1, 0)}/{view.rounds} done")
+    head.append(f"  rounds {view.rounds_done}/{view.rounds} done")
     if view.left_s is not None:
         head.append(f"  deadline in {max(view.left_s, 0):.0f} s", style="dim")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("device", "board", "density", "now", "engine", "sent", "received"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
-    for device in view.devices:
-        table.add_row(*_cells(device))
-    return Group(head, table, _scores(view))
+    most = None if height is None else max(height - 5, 3)
+    table = fleet_table(view.devices, view.scores, width, most=most)
+    below = [] if height is not None else [reasons(view.devices, width)]
+    return Group(head, score_line(view), table, *below)
 
 
-def _cells(device: DeviceView) -> tuple[Text | str, ...]:
-    colour = {
-        "training": "yellow",
-        "uploading": "cyan",
-        "fetching": "blue",
-    }.get(device.phase, "dim")
-    now = device.phase if device.online else "offline"
-    if device.task == "accepted" and now == "idle":
-        now, colour = "done", "green"
-    if device.note and device.online:
-        now, colour = f"paused: {device.note}", "magenta"
-    if device.refused:
-        now = f"{now} ({device.refused} refused)"
-    return (
-        device.name,
-        device.board,
-        "-" if device.density is None else f"{device.density:g}",
-        Text(now, style=colour if device.online else "red"),
-        device.engine,
-        human_bytes(device.sent),
-        human_bytes(device.received),
-    )
-
-
-def _scores(view: FleetView) -> Text:
+def score_line(view: FleetView) -> Text:
+    """The latest scores, by density."""
     if not view.scores:
         return Text("accuracy: not measured yet", style="dim")
     parts = [
@@ -91,14 +59,19 @@ def _figure(metrics: object) -> str:
 
 
 @contextmanager
-def live() -> Iterator[Observe]:
-    """An observer for the server: a live table, or log lines where there is no tty."""
-    if not sys.stderr.isatty():
+def live(look: Look) -> Iterator[Observe]:
+    """An observer: a live table on a terminal, log lines elsewhere, or nothing."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    plain = look.log_format == "json" or console.is_dumb_terminal
+    if look.quiet:
+        yield lambda _view: None
+    elif plain or not sys.stderr.isatty():
         yield _lines()
-        return
-    console = Console(stderr=True)
-    with Live(console=console, refresh_per_second=4, transient=False) as screen:
-        yield lambda view: screen.update(render(view))
+    else:
+        with Live(console=console, auto_refresh=False) as screen:
+            yield lambda view: screen.update(
+                render(view, console.width, height=console.height), refresh=True
+            )
 
 
 def _lines() -> Observe:
@@ -123,6 +96,6 @@ def _lines() -> Observe:
         scored = view.scored_round, len(view.scores)
         if view.scores and scored != last[1]:
             last[1] = scored
-            log.info("%s", _scores(view).plain)
+            log.info("%s", score_line(view).plain)
 
     return observe

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from coordinator.assignment import Drift, assign, corrected
 from coordinator.ledger import Ledger
@@ -29,6 +32,7 @@ __all__ = ["SEEN_S", "Fleet"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 SEEN_S = 90.0  # a device not heard of for so long is not invited
 
 
@@ -117,6 +121,8 @@ class Fleet:
             engine=status.engine,
             online=status.online,
             phase=status.phase,
+            celsius=_or_none(status.celsius),
+            progress=_or_none(status.progress),
         )
 
     def told(self, device: str, wait_s: float) -> None:
@@ -242,7 +248,14 @@ class Fleet:
             refused=refused.get(name, 0),
             pace=str(row["pace"]),
             note=str(row["note"]),
+            celsius=None if status is None else _or_none(status.celsius),
+            progress=None if status is None else _share(status.progress),
+            seen_s=self._silent_s(name),
         )
+
+    def _silent_s(self, device: str) -> float | None:
+        at = self._seen.get(device)
+        return None if at is None else max(self._clock() - at, 0.0)
 
     def _load(self, device: str) -> Workload:
         return replace(self._workload, examples=max(1, self._said[device][1]))
@@ -275,3 +288,11 @@ class Fleet:
             encoded_size(codec.partition("+")[0], many) for codec in self.codecs(device)
         ]
         return sum(both) / (2 * many)
+
+
+def _or_none(value: T | UnsetType) -> T | None:
+    return None if value is UNSET else value
+
+
+def _share(permille: int | UnsetType) -> float | None:
+    return None if permille is UNSET else permille / 1000

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S, assign
-from coordinator.display import human_bytes
 from coordinator.pacing import expect, pace
+from coordinator.units import human_bytes
 from device_profiles import Caps, Choice, DeviceProfile, Workload
 from device_profiles.schema import Engine
 

@@ -21,7 +21,7 @@ from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import nested_counts, uniform
-from edge_sdk.terminal import on_stop
+from edge_sdk.terminal import Look, on_stop
 from edge_sdk.transport.mqtt import MqttTransport
 
 __all__ = ["serve"]
@@ -31,12 +31,15 @@ WATCH_S = 2.0
 WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 
 
-def serve(folder: Path, settings: RunSettings, *, linger: bool = False) -> None:
+def serve(
+    folder: Path, settings: RunSettings, look: Look, *, linger: bool = False
+) -> None:
     """Runs the federation of a folder to its end, or until a signal.
 
     Args:
         folder: The run's folder.
         settings: What its ``run.toml`` says.
+        look: How to show what it does.
         linger: Whether its end waits for every delivery, also to devices not here.
 
     Raises:
@@ -56,7 +59,7 @@ def serve(folder: Path, settings: RunSettings, *, linger: bool = False) -> None:
         log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
         (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")
         stack.enter_context(page_process(folder, settings.page))
-        observe = stack.enter_context(live())
+        observe = stack.enter_context(live(look))
         server = Server(
             settings,
             task,

@@ -396,6 +396,7 @@ class Server:
                 phase=conductor.phase if now else self._phase,
                 round_no=now.no if now else 0,
                 rounds=self._settings.rounds,
+                rounds_done=self._ledger.rounds_done(),
                 accepted=now.count(TaskPhase.ACCEPTED) if now else 0,
                 goal=now.goal if now else 0,
                 left_s=None if deadline is None else deadline - self._clock(),

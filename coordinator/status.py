@@ -9,7 +9,9 @@ from coordinator.delivery.book import Book, Delivery, Live
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds import Phase
 
-__all__ = ["has_run", "summary"]
+__all__ = ["NOTHING", "delivered", "has_run", "summary"]
+
+NOTHING: dict[str, Any] = {"model": None, "delivery": None}  # was delivered
 
 
 def has_run(folder: Path) -> bool:
@@ -37,7 +39,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def _summary(ledger: Ledger, book: Book) -> dict[str, Any]:
-    live, deliveries = book.live(), book.latest()
+    models = _delivered(book)
     rounds = ledger.rounds()
     scores = ledger.scores()
     refused = ledger.refusals()
@@ -88,11 +90,26 @@ def _summary(ledger: Ledger, book: Book) -> dict[str, Any]:
                 "refused": refused.get(d["name"], 0),
                 "refusals": reasons.get(d["name"], []),
                 "last_seen": d["last_seen"],
-                "model": _model(live.get(d["name"])),
-                "delivery": _delivery(deliveries.get(d["name"])),
             }
+            | models.get(d["name"], NOTHING)
             for d in ledger.devices()
         ],
+    }
+
+
+def delivered(folder: Path) -> dict[str, dict[str, Any]]:
+    """Which model each device runs, and the last delivery to it; JSON-ready."""
+    return _delivered(Book(folder))
+
+
+def _delivered(book: Book) -> dict[str, dict[str, Any]]:
+    live, deliveries = book.live(), book.latest()
+    return {
+        name: {
+            "model": _model(live.get(name)),
+            "delivery": _delivery(deliveries.get(name)),
+        }
+        for name in {*live, *deliveries}
     }
 
 

@@ -13,7 +13,13 @@ __all__ = ["DeviceView", "FleetView", "Observe"]
 class DeviceView:
     """One device; bytes are on the wire, since it was installed.
 
-    `pace` says why it does only a part of a round, `note` what it waits for itself.
+    Attributes:
+        task: Where its task of the open round is; empty without one.
+        pace: Why it does only a part of a round; empty while it does all.
+        note: What it waits for itself, by its own word.
+        celsius: Its hottest sensor; None without one.
+        progress: Share of its training's steps done; None while it does not train.
+        seen_s: Seconds since it was last heard of; None if never.
     """
 
     name: str
@@ -30,6 +36,9 @@ class DeviceView:
     refused: int
     pace: str = ""
     note: str = ""
+    celsius: float | None = None
+    progress: float | None = None
+    seen_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class FleetView:
         phase: What the coordinator is doing, in a few words.
         round_no: The round in hand; 0 is the warm-up.
         rounds: Rounds wanted.
+        rounds_done: Rounds done, the warm-up aside.
         accepted: Updates of this round that are durable.
         goal: Updates this round wants.
         left_s: Seconds until the deadline, if there is one.
@@ -51,6 +61,7 @@ class FleetView:
     phase: str
     round_no: int
     rounds: int
+    rounds_done: int
     accepted: int
     goal: int
     left_s: float | None

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import psutil
+from msgspec import UNSET
 
 from edge_sdk.errors import (
     EdgeError,
@@ -34,6 +35,7 @@ from edge_sdk.governor import Go, Pause, Verdict
 from edge_sdk.identity.signatures import Recent, Seal
 from edge_sdk.installer import ASK_S, Installed, Installer, Place
 from edge_sdk.journal import KEEP_FINISHED, Journal, Record
+from edge_sdk.probe.sensors import read_thermal
 from edge_sdk.session import (
     Booted,
     Broke,
@@ -55,6 +57,7 @@ from edge_sdk.session import (
     Train,
     advance,
 )
+from edge_sdk.training.counted import counted, steps_of
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.runner import Packed as PackedTask
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport, Will
@@ -98,10 +101,16 @@ QUEUE = 2048  # events; a full queue drops messages, which are asked for again
 # Seconds without news before asking again: short while somebody waits for us.
 NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
 COORDINATOR = "coordinator"
+STATUS_S = 15.0  # between two statuses of one training, for displays
 STALE_S = 60  # a message that is older has been said again
 
 
-_Item: TypeAlias = Event | Delivery | PackedTask | Verdict | Installed
+@dataclass(frozen=True)
+class _Trained:
+    """Training went on; who looks at the fleet may want to know."""
+
+
+_Item: TypeAlias = Event | Delivery | PackedTask | Verdict | Installed | _Trained
 
 
 class Runner(Protocol):
@@ -219,6 +228,7 @@ class Agent:
         self._pause = ""  # why the owner's limits hold us back
         self._back_at = 0.0  # when the coordinator wants to be asked again
         self._day = journal.record.day, journal.record.before_day
+        self._progress, self._told_at = 0, 0.0  # of the training, in permille; when
         self._session = Session()
         self._blobs: list[bytes] = []
         self._cancel = threading.Event()
@@ -322,6 +332,8 @@ class Agent:
     def _handle(self, item: _Item) -> None:
         if isinstance(item, PackedTask):
             self._finish(item)
+        elif isinstance(item, _Trained):
+            self._publish_status(online=True)
         elif isinstance(item, Installed):
             self._installer.finish(item)
         elif isinstance(item, Go | Pause):
@@ -562,7 +574,7 @@ class Agent:
                 before.join()  # and the runner's model is one for all tasks
             result: PackedTask | Broke
             try:
-                stop = self._between_steps(cancel)
+                stop = self._between_steps(order, cancel)
                 result = self._runner.run(order, base, stop, *structure)
             except Stopped:
                 return
@@ -577,12 +589,24 @@ class Agent:
         self._worker = threading.Thread(target=work, name="train", daemon=True)
         self._worker.start()
 
-    def _between_steps(self, cancel: threading.Event) -> Callable[[], bool]:
-        if self._warden is None:
-            return cancel.is_set
-        return self._warden.between_steps(
-            cancel.is_set, self._moved_today, self._queue.put
-        )
+    def _between_steps(
+        self, order: TaskOrder, cancel: threading.Event
+    ) -> Callable[[], bool]:
+        """What training asks before each step: whether to stop."""
+        stop: Callable[[], bool] = cancel.is_set
+        if self._warden is not None:
+            stop = self._warden.between_steps(
+                cancel.is_set, self._moved_today, self._queue.put
+            )
+        return counted(stop, steps_of(order.training, self._me.examples), self._trains)
+
+    def _trains(self, permille: int) -> None:
+        """Called by the training thread before each step."""
+        self._progress = permille
+        if self._clock() - self._told_at >= STATUS_S:
+            self._told_at = self._clock()
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(_Trained())
 
     def _finish(self, packed: PackedTask) -> None:
         """The payload lies in the outbox before the session promises it."""
@@ -672,6 +696,8 @@ class Agent:
     def _status(self, *, online: bool) -> Status:
         sent, received = self._totals()
         order = self._session.order
+        celsius = read_thermal().celsius
+        training = self._session.phase is Phase.TRAIN
         return Status(
             online=online,
             phase=self._session.phase.value,
@@ -681,12 +707,15 @@ class Agent:
             sent=sent,
             received=received,
             rss_mib=psutil.Process().memory_info().rss >> 20,
+            celsius=UNSET if celsius is None else round(celsius, 1),
+            progress=self._progress if training else UNSET,
         )
 
     def _topic_status(self) -> str:
         return topics.status(self._me.federation, self._me.name)
 
     def _publish_status(self, *, online: bool) -> None:
+        self._told_at = self._clock()
         payload = self._pack(self._status(online=online))
         self._transport.publish(self._topic_status(), payload, retain=True, sure=False)
 

@@ -14,7 +14,7 @@ from coordinator.settings import RunSettings, load_run
 from coordinator.status import summary
 from edge_sdk.errors import StateError
 from edge_sdk.infer.signature import read_public_key
-from edge_sdk.terminal import Exit, Json, say, show
+from edge_sdk.terminal import Exit, Json, look, say, show
 
 __all__ = ["deliver"]
 
@@ -62,7 +62,7 @@ def _see_through(folder: Path, settings: RunSettings, no: int) -> None:
     from coordinator.delivery.book import Book  # noqa: PLC0415
     from coordinator.serve import serve  # noqa: PLC0415 - imports torch
 
-    serve(folder, settings, linger=True)
+    serve(folder, settings, look(), linger=True)
     mine = [d for _, d in sorted(Book(folder).latest().items()) if d.no == no]
     for one in mine:
         why = f": {one.why}" if one.why else ""

@@ -2,79 +2,98 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from coordinator.commands.options import Folder
 from coordinator.dashboard import DEFAULT_ADDRESS, page_url, serve_page
-from coordinator.display import human_bytes
-from coordinator.status import summary
+from coordinator.dashboard.source import Source
+from coordinator.display import live, render
+from coordinator.fleet_table import fleet_table, reasons
+from coordinator.history_tables import (
+    device_history,
+    round_history,
+    rounds_table,
+    troubles,
+)
+from coordinator.look_back import view_of
+from coordinator.status import NOTHING, delivered
+from coordinator.view import FleetView
 from edge_sdk.errors import StateError
-from edge_sdk.terminal import Json
+from edge_sdk.terminal import Json, look, on_stop, show, width
 
-__all__ = ["page", "status"]
+__all__ = ["devices", "page", "rounds", "status"]
+
+LOOK_S = 0.5  # between two looks at the ledger
 
 
 def status(
     folder: Folder,
+    *,
+    stay: Annotated[
+        bool, typer.Option("--live", help="Stay, and show every change until its end.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show where the run of FOLDER stands, also while it runs."""
-    found = summary(folder)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
+    """Show where the run of FOLDER stands: before it, while it runs, and after."""
+    source = Source(folder)
+    if stay and not as_json:
+        _stay(source)
         return
-    typer.echo(f"rounds done: {found['rounds_done']}, open: {found['open'] or 'none'}")
-    for aborted in found["rounds_aborted"]:
-        typer.echo(f"round {aborted['round']} aborted: {aborted['why']}")
-    if found["scores"]:
-        last = max(found["scores"], key=int)
-        for density, metrics in found["scores"][last].items():
-            typer.echo(f"after round {last} at density {density}: {metrics}")
-    table = Table(box=None)
-    for column in ("device", "board", "density", "why", "memory", "sent", "received"):
-        table.add_column(column)
-    table.add_column("refused")
-    for device in found["devices"]:
-        table.add_row(
-            device["name"],
-            device["board"],
-            "-" if device["density"] is None else f"{device['density']:g}",
-            "; ".join(filter(None, (device["why"], device["pace"], _paused(device)))),
-            f"{device['peak_mib']} MiB" if device["peak_mib"] else "-",
-            human_bytes(device["sent_bytes"]),
-            human_bytes(device["received_bytes"]),
-            str(device["refused"]),
-        )
-    console = Console()
-    console.width = max(console.width, 120)
-    console.print(table)
-    for device in found["devices"]:
-        for line in _lines(device):
-            typer.echo(f"{device['name']} {line}")
+    facts = _facts(source, folder)
+    show(
+        facts,
+        lambda: Group(render(_view(source), width()), troubles(facts)),
+        as_json=as_json,
+    )
 
 
-def _lines(device: Mapping[str, Any]) -> Iterator[str]:
-    """What else there is to say of a device: its model, and what was refused."""
-    if live := device["model"]:
-        yield f"runs {live['label']} ({live['digest'][:8]})"
-    if (last := device["delivery"]) and last["verdict"] != "live":
-        why = f": {last['why']}" if last["why"] else ""
-        yield f"delivery {last['no']} of {last['label']} is {last['verdict']}{why}"
-    for one in device["refusals"]:
-        yield (
-            f"{one['verdict']} {one['count']} times, "
-            f"last in round {one['round']}: {one['why']}"
-        )
+def devices(
+    folder: Folder,
+    name: Annotated[
+        str | None, typer.Argument(help="One device, with all its rounds.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the devices: density and why, phase, bytes, memory, heat, accuracy."""
+    source = Source(folder)
+    if name is not None:
+        facts = source.device(name)
+        show(facts, lambda: device_history(facts), as_json=as_json)
+        return
+
+    def people() -> RenderableType:
+        view = _view(source)
+        table = fleet_table(view.devices, view.scores, width())
+        return Group(table, reasons(view.devices, width()))
+
+    show(_facts(source, folder)["devices"], people, as_json=as_json)
 
 
-def _paused(device: Mapping[str, Any]) -> str:
-    return f"paused: {device['note']}" if device["note"] else ""
+def rounds(
+    folder: Folder,
+    no: Annotated[
+        int | None, typer.Argument(help="One round, with its devices; 0: the warm-up.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the rounds: updates, seconds, bytes, accuracy, why one was aborted."""
+    source = Source(folder)
+    if no is not None:
+        one = source.round(no)
+        show(one, lambda: round_history(one), as_json=as_json)
+        return
+    facts = source.run()["rounds"]
+    none_yet = Text("no round has begun yet", style="dim")
+    show(facts, lambda: rounds_table(facts) if facts else none_yet, as_json=as_json)
 
 
 def page(
@@ -82,18 +101,46 @@ def page(
     listen: Annotated[
         str, typer.Option(help="host:port; a port that is taken is replaced.")
     ] = DEFAULT_ADDRESS,
+    *,
     address: Annotated[
         bool, typer.Option("--address", help="Print where it is served, with token.")
     ] = False,
 ) -> None:
     """Serve the web page of FOLDER's run: before it, while it runs, and after."""
-    if address:
-        url = page_url(folder)
-        if url is None:
-            raise StateError(
-                f"no page of {folder} has been served yet",
-                remedy=f"Serve it with: flash-coordinator page {folder}",
-            )
-        typer.echo(url)
+    if not address:
+        serve_page(folder, listen)
         return
-    serve_page(folder, listen)
+    url = page_url(folder)
+    if url is None:
+        raise StateError(
+            f"no page of {folder} has been served yet",
+            remedy=f"Serve it with: flash-coordinator page {folder}",
+        )
+    typer.echo(url)
+
+
+def _facts(source: Source, folder: Path) -> dict[str, Any]:
+    """The run, and what was delivered to its devices."""
+    facts, models = source.run(), delivered(folder)
+    known = [
+        device | models.get(device["name"], NOTHING) for device in facts["devices"]
+    ]
+    return {**facts, "devices": known}
+
+
+def _view(source: Source) -> FleetView:
+    return view_of(source.run(), datetime.now(timezone.utc))
+
+
+def _stay(source: Source) -> None:
+    over = threading.Event()
+    view = _view(
+        source
+    )  # what is wrong with the folder is said before anything is drawn
+    on_stop(over.set)
+    with live(look()) as observe:
+        while True:
+            observe(view)
+            if view.rounds_done >= view.rounds or over.wait(LOOK_S):
+                return
+            view = _view(source)

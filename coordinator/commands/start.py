@@ -19,7 +19,7 @@ from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.errors import SettingsError, StateError
-from edge_sdk.terminal import say
+from edge_sdk.terminal import look, say
 
 __all__ = ["init", "resume", "run"]
 
@@ -108,4 +108,4 @@ def _serve(folder: Path, *, insecure: bool) -> None:
     need_torch()
     from coordinator.serve import serve  # noqa: PLC0415 - imports torch
 
-    serve(folder, settings)
+    serve(folder, settings, look())

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from coordinator.ledger import Ledger
+from coordinator.ledger import Ledger, RefusalRow
 from coordinator.rounds import Phase
 from coordinator.settings import RunSettings
 from edge_sdk.errors import StateError
@@ -52,6 +52,7 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
             _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}
             for d in ledger.devices()
         ],
+        "refusals": [_refusal(r) | {"device": r.device} for r in ledger.refused()],
     }
 
 
@@ -75,14 +76,7 @@ def device_facts(ledger: Ledger, name: str) -> dict[str, Any]:
             _task(t) | {"round": t["round"]} for t in ledger.tasks_of_device(name)
         ],
         "refusals": [
-            {
-                "at": r.at,
-                "round": r.round_no,
-                "verdict": r.verdict,
-                "count": r.count,
-                "why": r.why,
-            }
-            for r in sorted(refusals, key=lambda r: r.at, reverse=True)
+            _refusal(r) for r in sorted(refusals, key=lambda r: r.at, reverse=True)
         ],
     }
 
@@ -183,6 +177,16 @@ def coverage(
     return found
 
 
+def _refusal(row: RefusalRow) -> dict[str, Any]:
+    return {
+        "at": row.at,
+        "round": row.round_no,
+        "verdict": row.verdict,
+        "count": row.count,
+        "why": row.why,
+    }
+
+
 def _sizes(ledger: Ledger) -> dict[str, int]:
     sizes: dict[str, int] = ledger.get("layers") or {}
     return sizes
@@ -216,6 +220,8 @@ def _device(row: Mapping[str, Any], refused: int) -> dict[str, Any]:
         "sent": row["sent"],
         "received": row["received"],
         "rss_mib": row["rss_mib"],
+        "celsius": row["celsius"],
+        "progress": None if row["progress"] is None else row["progress"] / 1000,
         "pace": row["pace"],
         "waits": row["note"],
         "refused": refused,

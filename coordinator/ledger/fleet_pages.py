@@ -75,6 +75,8 @@ class FleetPages(Pages):
         engine: str,
         online: bool,
         phase: str,
+        celsius: float | None = None,
+        progress: int | None = None,
     ) -> None:
         """What a device says of itself; bytes count since it was installed."""
         with self._commits.joined() as db:
@@ -82,10 +84,10 @@ class FleetPages(Pages):
                 "UPDATE devices SET sent = max(sent, ?), received = max(received, ?), "
                 "rss_mib = max(rss_mib, ?), "
                 "engine = CASE WHEN ? = '' THEN engine ELSE ? END, last_seen = ?, "
-                "online = ?, phase = ? WHERE name = ?",
+                "online = ?, phase = ?, celsius = ?, progress = ? WHERE name = ?",
                 (
                     *(sent, received, rss_mib, engine, engine, now()),
-                    *(online, phase, name),
+                    *(online, phase, celsius, progress, name),
                 ),
             )
 

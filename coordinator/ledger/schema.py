@@ -10,7 +10,7 @@ from edge_sdk.errors import StateError
 
 __all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS devices (
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS devices (
   received INTEGER NOT NULL DEFAULT 0, rss_mib INTEGER NOT NULL DEFAULT 0,
   pace TEXT NOT NULL DEFAULT '', note TEXT NOT NULL DEFAULT '',
   last_seen TEXT NOT NULL, online INTEGER NOT NULL DEFAULT 0,
-  phase TEXT NOT NULL DEFAULT '');
+  phase TEXT NOT NULL DEFAULT '', celsius REAL, progress INTEGER);
 CREATE TABLE IF NOT EXISTS rounds (
   no INTEGER PRIMARY KEY, phase TEXT NOT NULL, goal INTEGER NOT NULL,
   quorum INTEGER NOT NULL, rate REAL NOT NULL, base TEXT NOT NULL,

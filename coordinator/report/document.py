@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from coordinator.display import human_bytes
 from coordinator.report.charts import Curves, Point, Rows, curves
 from coordinator.report.tables import percent, score, short, tables
+from coordinator.units import human_bytes
 
 __all__ = ["render"]
 

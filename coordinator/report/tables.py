@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.dashboard.facts import flat
-from coordinator.display import human_bytes
+from coordinator.units import human_bytes
 
 __all__ = ["Table", "percent", "score", "short", "tables"]
 

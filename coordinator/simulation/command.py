@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from coordinator.display import human_bytes
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.units import human_bytes
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import load_toml
 

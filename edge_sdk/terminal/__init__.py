@@ -3,7 +3,8 @@
 from edge_sdk.terminal.commands import Json, Look, add, look
 from edge_sdk.terminal.exits import Exit, exit_of
 from edge_sdk.terminal.logs import log_about, log_from_now_on
-from edge_sdk.terminal.paper import exit_codes, say, show
+from edge_sdk.terminal.paper import exit_codes, say, show, width
+from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.rim import on_stop
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "log_from_now_on",
     "look",
     "on_stop",
+    "plain",
     "say",
     "show",
+    "width",
 ]

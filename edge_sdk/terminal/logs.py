@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any, Literal, TextIO, TypeAlias
 
+from edge_sdk.terminal.plain import plain
+
 __all__ = [
     "FACTS",
     "JsonLines",
@@ -77,7 +79,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)
 
 
 class TextLines(logging.Formatter):
@@ -87,6 +89,10 @@ class TextLines(logging.Formatter):
         super().__init__(
             "%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
         )
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        """The line without a traceback: one line, whatever a peer put into it."""
+        return plain(super().formatMessage(record))
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ from edge_sdk.terminal.commands import Json, look
 from edge_sdk.terminal.exits import Exit
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
-__all__ = ["UNBOUNDED", "console", "exit_codes", "say", "show"]
+__all__ = ["UNBOUNDED", "exit_codes", "say", "show", "width"]
 
 UNBOUNDED = 1000  # columns, where nobody looks: a pipe gets whole cells, unbroken
 
@@ -41,21 +42,26 @@ def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) 
         as_json: Whether to print the facts as JSON instead.
     """
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(facts, indent=2))
         return
     found = people()
     if isinstance(found, str):
         typer.echo(found)
     else:
-        console().print(found)
+        from rich.console import Console  # noqa: PLC0415 - late: completion is quick
+
+        # No markup: brackets in what others say are brackets.
+        Console(width=width(), highlight=False, markup=False, emoji=False).print(found)
 
 
-def console() -> Console:
-    """Stdout as wide as the terminal, or without bounds where it is none."""
-    from rich.console import Console  # noqa: PLC0415 - late: completion is quick
+def width() -> int:
+    """Columns of the terminal that stdout is, or many where it is none.
 
-    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if wide else UNBOUNDED, highlight=False)
+    ``COLUMNS`` wins, as with other programs.
+    """
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return shutil.get_terminal_size((80, 24)).columns
+    return UNBOUNDED
 
 
 def exit_codes(*, as_json: Json = False) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
     "Announce",
@@ -260,7 +260,8 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 class Status(Struct, frozen=True, tag="status"):
     """Device to all, retained, and its will: a hint for displays, never for decisions.
 
-    `sent` and `received` are bytes on the wire since the device was installed.
+    `sent` and `received` are bytes on the wire since the device was installed,
+    `celsius` its hottest sensor, `progress` the steps of the task done, in permille.
     """
 
     online: bool
@@ -271,6 +272,9 @@ class Status(Struct, frozen=True, tag="status"):
     sent: Count = 0
     received: Count = 0
     rss_mib: Count = 0
+    # Absent, not null, where there is nothing to say: older bytes stay as they were.
+    celsius: Annotated[float, Meta(ge=-60, le=200)] | UnsetType = UNSET
+    progress: Annotated[int, Meta(ge=0, le=1000)] | UnsetType = UNSET
 
 
 class Revoked(Struct, frozen=True, tag="revoked"):

@@ -400,7 +400,7 @@ def test_a_ledger_of_another_version_is_left_alone(ledger: Ledger) -> None:
     ledger.put("schema", 99)
     ledger.close()
     for opener in (open_ledger, read_ledger, open_ledger):
-        with pytest.raises(StateError, match="schema 99, this version 4"):
+        with pytest.raises(StateError, match="schema 99, this version 5"):
             opener(ledger.folder)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from device_profiles import Caps
 from edge_sdk import agent as agent_module
@@ -281,6 +282,22 @@ def test_two_devices_through_a_whole_round(
 
 def _is_idle(device: Device) -> bool:
     return device.status().phase == "idle"
+
+
+def test_a_device_that_trains_says_how_far_it_is(
+    boss: Coordinator, device: Device, order: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "STATUS_S", 0.03)
+    device.trainer.go.clear()
+    boss.hears(Hello)
+    boss.shelve()
+    boss.tell("pi-1", order("1-a", 1, BASE))
+    boss.hears(TaskAck)
+    until(lambda: device.status().progress == 1000)
+    assert device.status().phase == "training"
+    device.trainer.go.set()
+    boss.hears(Offer)
+    until(lambda: device.status().progress is UNSET)
 
 
 def a_task(boss: Coordinator, order: Orders, task_id: str = "1-a") -> None:

@@ -91,6 +91,7 @@ def messages() -> list[Message]:
         Receipt(task_id="1-abc", verdict="accepted"),
         Cancel(task_id="1-abc", why="the round was aborted"),
         Status(online=True, phase="training", sent=10, received=20),
+        Status(online=True, phase="training", celsius=51.5, progress=455),
         Revoked(key=b"\x03" * 32, why="it was stolen"),
         Renew(why="its certificate ends soon"),
         Request(csr=b"\x30\x03"),

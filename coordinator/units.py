@@ -1,0 +1,50 @@
+"""Figures as people read them: bytes and times in few characters."""
+
+from __future__ import annotations
+
+__all__ = ["human_bytes", "short_bytes", "short_time"]
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in the unit that leaves few digits.
+
+    Example:
+        >>> human_bytes(1536), human_bytes(2_000_000)
+        ('1.5 KiB', '1.9 MiB')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def short_bytes(count: float) -> str:
+    """Bytes in at most five characters; K, M and G are powers of 1024.
+
+    Example:
+        >>> short_bytes(999), short_bytes(1536), short_bytes(300 * 1024)
+        ('999', '1.5K', '300K')
+    """
+    for unit in ("", "K", "M", "G"):
+        if count < 1000 or unit == "G":
+            digits = 1 if unit and count < 10 else 0
+            return f"{count:.{digits}f}{unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def short_time(seconds: float | None) -> str:
+    """Seconds in at most four characters.
+
+    Example:
+        >>> short_time(4.2), short_time(200), short_time(9000), short_time(None)
+        ('4s', '3m', '2h', '-')
+    """
+    if seconds is None:
+        return "-"
+    for unit, size in (("s", 120.0), ("m", 120.0), ("h", 48.0)):
+        if seconds < size:
+            return f"{seconds:.0f}{unit}"
+        seconds /= 24 if unit == "h" else 60
+    return f"{seconds:.0f}d"
