@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from coordinator.commands.options import Folder, need_torch
 from edge_sdk.terminal import say
 
-__all__ = ["demo", "plot", "simulate"]
+__all__ = ["demo", "plot", "reproduce", "simulate"]
 
 
 def demo(
@@ -62,6 +62,47 @@ def simulate(
     }
     found = command.settings_from(folder, preset, settings, flags)
     command.run_simulation(folder, found, workers)
+
+
+def reproduce(
+    table: Annotated[
+        str,
+        typer.Argument(help="flash-2, flash-3, flash-4, salientgrads-2 or controls."),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Where its runs lie.")],
+    settings: Annotated[
+        Literal["paper", "released"],
+        typer.Option(help="As resolved, or with the released code's quirks."),
+    ] = "paper",
+    seeds: Annotated[int, typer.Option(help="Seeds of each cell.", min=1)] = 3,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds, if not as published.", min=1)
+    ] = None,
+    only: Annotated[
+        str, typer.Option(help="Cells with this in their name, such as mnist.")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(help="Processes; 0 takes all cores.", min=0)
+    ] = 0,
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing; print what is there.")
+    ] = False,
+) -> None:
+    """Run a published table cell by cell and print it; the same command goes on."""
+    need_torch()
+    from coordinator.simulation import reproduce as table_run  # noqa: PLC0415 - torch
+
+    text = table_run.reproduce(
+        folder,
+        table,
+        kind=settings,
+        seeds=seeds,
+        rounds=rounds,
+        only=only,
+        worker_count=workers,
+        report=report,
+    )
+    say(text)
 
 
 def plot(

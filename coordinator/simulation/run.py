@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -73,7 +75,10 @@ def load_simulation(folder: Path) -> SimulationSettings | None:
     if not path.exists():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SimulationSettings)
+        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if "alpha" in raw and raw["alpha"] is None:  # JSON has no infinity
+            raw["alpha"] = math.inf
+        return msgspec.convert(raw, SimulationSettings)
     except msgspec.MsgspecError as error:
         raise StateError(f"{path} cannot be read: {error}") from error
 

@@ -91,6 +91,8 @@ class Task:
 
 
 _SHIPPED = {
+    "cifar10": "edge_sdk.models.tasks.cifar10:task",
+    "femnist": "edge_sdk.models.tasks.femnist:task",
     "mnist": "edge_sdk.models.tasks.mnist:task",
     "fashion": "edge_sdk.models.tasks.fashion:task",
     "digits": "edge_sdk.models.tasks.digits:task",

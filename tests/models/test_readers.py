@@ -46,6 +46,26 @@ def test_cifar10_is_label_then_planes(tmp_path: Path) -> None:
     assert train.inputs[7, 1, 2, 3] == whole[7, 1 + 1024 + 2 * 32 + 3]  # green plane
 
 
+def test_cifar10_is_cut_into_devices_from_the_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SimulationSettings(
+        task="cifar10", data="cifar10", devices=2, alpha=1.0, densities=[0.1]
+    )
+    monkeypatch.setenv("FLASH_EDGE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="CIFAR-10 is not in") as refused:
+        places_of(settings, cache=tmp_path / "cache")
+    assert "cifar-10-binary.tar.gz" in refused.value.help
+    place = tmp_path / "cifar-10-batches-bin"
+    place.mkdir()
+    for i in range(1, 6):
+        cifar(place / f"data_batch_{i}.bin", 4, 1)
+    cifar(place / "test_batch.bin", 3, 1)
+    folders, evaluation = places_of(settings, cache=tmp_path / "cache")
+    assert [len(load_partition(f)) for f in folders.values()] == [10, 10]
+    assert len(load_partition(evaluation, part="eval")) == 3
+
+
 def test_cifar100_takes_the_fine_class(tmp_path: Path) -> None:
     table = cifar(tmp_path / "train.bin", 4, 2)
     cifar(tmp_path / "test.bin", 2, 2)

@@ -16,7 +16,12 @@ from edge_sdk.models.fetch import fetch_mnist
 from edge_sdk.models.inventory import layers_of, make_model
 from edge_sdk.models.prepare_data import prepare_folders
 
-MASKABLE = {"digits": 12_800, "fashion": 261_000, "mnist": 261_000}
+MASKABLE = {
+    "cifar10": 11_159_232,
+    "digits": 12_800,
+    "fashion": 261_000,
+    "mnist": 261_000,
+}
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -105,3 +110,36 @@ def test_mnistnet_learns_real_digits(cache: Path) -> None:
     with torch.no_grad():
         guess = model(task.prepare(torch.from_numpy(test.inputs[:2000]))).argmax(1)
     assert (guess.numpy() == test.targets[:2000]).mean() > 0.93
+
+
+def test_femnist_masks_its_middle_layers() -> None:
+    task = load_task("femnist")
+    model = make_model(task, 0)
+    raw = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    assert model(task.prepare(raw)).shape == (2, len(task.labels)) == (2, 62)
+    assert sum(s.numel for s in layers_of(model, task.dense_layers)) == 6_473_728
+
+
+def test_a_photograph_is_cropped_out_of_black_and_half_are_mirrored() -> None:
+    task = load_task("cifar10")
+    assert task.augment is not None
+    raw = torch.randint(1, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    inputs, black = task.prepare(raw), task.prepare(torch.zeros_like(raw))
+    found = task.augment(inputs, torch.Generator().manual_seed(1))
+    assert torch.equal(found, task.augment(inputs, torch.Generator().manual_seed(1)))
+    assert found.shape == inputs.shape
+    framed = torch.nn.functional.pad(inputs - black, (4, 4, 4, 4))
+    mirrored = 0
+    for image, crop in zip(framed, found - black, strict=True):
+        places = [
+            (flip, y, x)
+            for flip in (False, True)
+            for y in range(9)
+            for x in range(9)
+            if torch.allclose(
+                image[:, y : y + 32, x : x + 32], crop.flip(2) if flip else crop
+            )
+        ]
+        assert len(places) == 1
+        mirrored += places[0][0]
+    assert 20 <= mirrored <= 44

@@ -1,0 +1,162 @@
+"""`flash-coordinator reproduce`: a published table, run cell by cell."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from coordinator.simulation.record import RoundRecord, read_records
+from coordinator.simulation.run import simulate
+from coordinator.simulation.tables import Cell, Kind, cells_of
+from edge_sdk.errors import DataError, SettingsError
+from edge_sdk.models.task import load_task
+
+__all__ = ["reproduce", "table_text"]
+
+log = logging.getLogger(__name__)
+
+Run = Sequence[RoundRecord]
+
+
+def reproduce(
+    folder: Path,
+    table: str,
+    *,
+    kind: Kind,
+    seeds: int,
+    rounds: int | None = None,
+    only: str = "",
+    worker_count: int = 0,
+    report: bool = False,
+    cache: Path | None = None,
+) -> str:
+    """Runs what is missing of a table, then gives it as Markdown.
+
+    Every cell at seed 1 comes before any at seed 2, so that a table that is stopped is
+    whole at fewer seeds. The same command goes on with it.
+
+    Args:
+        folder: One subfolder per cell, horizon and seed.
+        table: One of `TABLES`.
+        kind: The settings as resolved, or with the released code's quirks.
+        seeds: Seeds 1, 2, ... of each cell.
+        rounds: A shorter horizon than the published one.
+        only: Cells whose name contains this.
+        worker_count: Processes; 0 takes all cores.
+        report: Run nothing; give what is there.
+        cache: Where fetched and partitioned data stay.
+
+    Raises:
+        SettingsError: If there is no such table or cell.
+        EdgeError: If a run cannot start, or a worker dies. A cell whose data is not
+            here is left out and named in the log.
+    """
+    cells = [cell for cell in cells_of(table, kind) if only in cell.name]
+    if not cells:
+        raise SettingsError(
+            f"table {table} has no cell with {only!r} in its name",
+            remedy="Cells: " + ", ".join(c.name for c in cells_of(table, kind)) + ".",
+        )
+    count = worker_count or len(os.sched_getaffinity(0))
+    for seed in range(1, seeds + 1):
+        for cell in cells if not report else []:
+            _run(_place(folder, cell, rounds, seed), cell, rounds, seed, count, cache)
+    return table_text(folder, cells, rounds, seeds)
+
+
+def table_text(
+    folder: Path, cells: Sequence[Cell], rounds: int | None, seeds: int
+) -> str:
+    """What is there of the cells, as Markdown; a cell without a run has no figures."""
+    lines = [
+        "| cell | rounds | seeds | accuracy | published | "
+        "bytes down | bytes up | fewer than dense |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells:
+        places = [_place(folder, cell, rounds, s) for s in range(1, seeds + 1)]
+        runs = [read_records(place) for place in places]
+        whole = [run for run in runs if _is_whole(run, rounds or cell.settings.rounds)]
+        lines.append(_line(cell, rounds, whole))
+    return "\n".join(lines) + "\n"
+
+
+def _run(
+    place: Path,
+    cell: Cell,
+    rounds: int | None,
+    seed: int,
+    count: int,
+    cache: Path | None,
+) -> None:
+    settings = msgspec.structs.replace(
+        cell.settings, seed=seed, rounds=rounds or cell.settings.rounds
+    )
+    try:
+        simulate(
+            place,
+            settings,
+            worker_count=count,
+            cache=cache,
+            observe=_say(place.name),
+        )
+    except DataError as error:
+        log.warning("%s is left out: %s %s", place.name, error, error.help)
+
+
+def _say(name: str) -> Callable[[RoundRecord], None]:
+    """Tells of every tenth round."""
+
+    def say(record: RoundRecord) -> None:
+        if record.round % 10 == 0:
+            log.info("%s: round %d (%.1f s)", name, record.round, record.wall_s)
+
+    return say
+
+
+def _place(folder: Path, cell: Cell, rounds: int | None, seed: int) -> Path:
+    return folder / f"{cell.name}-r{rounds or cell.settings.rounds}-s{seed}"
+
+
+def _is_whole(run: Run, rounds: int) -> bool:
+    return sum(1 for r in run if r.round and not r.note) >= rounds
+
+
+def _line(cell: Cell, rounds: int | None, runs: Sequence[Run]) -> str:
+    density = f"{cell.density:g}"
+    found = [100 * run[-1].scores[density]["accuracy"] for run in runs]
+    heads = [cell.name, str(rounds or cell.settings.rounds), str(len(runs))]
+    figures = [_mean(found), _published(cell)]
+    return "| " + " | ".join([*heads, *figures, *_bytes(cell, runs)]) + " |"
+
+
+def _mean(found: Sequence[float]) -> str:
+    if not found:
+        return ""
+    if len(found) == 1:
+        return f"{found[0]:.2f}"
+    return f"{statistics.mean(found):.2f} +- {statistics.stdev(found):.2f}"
+
+
+def _published(cell: Cell) -> str:
+    if cell.published is None:
+        return ""
+    mean, deviation = cell.published
+    return f"{mean:.2f}" + ("" if deviation is None else f" +- {deviation:.2f}")
+
+
+def _bytes(cell: Cell, runs: Sequence[Run]) -> tuple[str, str, str]:
+    """Per update, warm-up included, and how many times fewer than dense fp32."""
+    if not runs:
+        return "", "", ""
+    updates = sum(len(r.accepted) for run in runs for r in run if r.round)
+    down = sum(run[-1].total_down for run in runs) / updates
+    up = sum(run[-1].total_up for run in runs) / updates
+    model = load_task(cell.settings.task).model()
+    dense = 4 * sum(p.numel() for p in model.parameters())
+    return f"{down:,.0f}", f"{up:,.0f}", f"{dense / down:.1f}x / {dense / up:.1f}x"

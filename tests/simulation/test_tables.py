@@ -1,0 +1,133 @@
+"""Published tables: every cell is a run that can be, and a table is run and told."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.record import read_records
+from coordinator.simulation.reproduce import reproduce
+from coordinator.simulation.run import load_simulation, simulate
+from coordinator.simulation.settings import SimulationSettings, check_simulation
+from coordinator.simulation.tables import TABLES, Cell, Kind, cells_of
+from edge_sdk.errors import SettingsError
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.task import load_task
+
+KINDS: tuple[Kind, ...] = ("paper", "released")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_run_of_a_task_that_loads(name: str) -> None:
+    settings = check_simulation(msgspec.convert(PRESETS[name], SimulationSettings))
+    task = load_task(settings.task)
+    assert layers_of(task.model(), task.dense_layers)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tables_cells_are_runs_with_names_of_their_own(
+    table: str, kind: Kind
+) -> None:
+    cells = cells_of(table, kind)
+    assert len({cell.name for cell in cells}) == len(cells) > 0
+    for cell in cells:
+        check_simulation(cell.settings)
+        assert cell.density in {1.0, *cell.settings.densities}
+        if "released" in cell.name and "flash" in table:
+            assert cell.settings.training.horizon == 1000
+
+
+def test_the_paper_s_tables_are_whole() -> None:
+    """FLASH v1: 21 settings, dense in seven of them; SalientGrads: five ResNets."""
+    assert len(cells_of("flash-2", "paper")) == 14 * 3 + 7
+    assert len(cells_of("flash-4", "paper")) == 7
+    assert len(cells_of("salientgrads-2", "paper")) == 5
+    first = cells_of("flash-2", "paper")[0]
+    assert (first.name, first.published) == ("mnist-a1-d0.05-flash", (97.30, 0.26))
+
+
+def tiny(_kind: Kind) -> list[Cell]:
+    raw = {
+        **PRESETS["digits"],
+        "devices": 4,
+        "cohort": 2,
+        "training": {"batch_size": 8, "max_steps": 3},
+    }
+    digits = msgspec.convert({**raw, "algorithm": "pdst"}, SimulationSettings)
+    absent = msgspec.structs.replace(digits, task="cifar10", data="cifar10")
+    return [
+        Cell("digits-pdst", digits, 0.1, (12.3, 0.4)),
+        Cell("absent", absent, 0.1, (12.3, None)),
+    ]
+
+
+def test_a_table_is_run_over_its_seeds_and_goes_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(TABLES, "tiny", tiny)
+    monkeypatch.setenv("FLASH_EDGE_DATA", str(tmp_path))
+    runs, cache = tmp_path / "runs", tmp_path / "cache"
+
+    def told(*, report: bool) -> list[str]:
+        return reproduce(
+            runs,
+            "tiny",
+            kind="paper",
+            seeds=2,
+            rounds=2,
+            worker_count=1,
+            report=report,
+            cache=cache,
+        ).splitlines()
+
+    assert "| digits-pdst | 2 | 0 |  | 12.30 +- 0.40 |" in told(report=True)[2]
+    with caplog.at_level(logging.WARNING):
+        lines = told(report=False)
+    assert "absent-r2-s1 is left out: CIFAR-10 is not in" in caplog.text
+    _, name, rounds, seeds, accuracy, published, down, up, fewer, _ = (
+        part.strip() for part in lines[2].split("|")
+    )
+    assert (name, rounds, seeds, published) == (
+        "digits-pdst",
+        "2",
+        "2",
+        "12.30 +- 0.40",
+    )
+    ends = [read_records(runs / f"digits-pdst-r2-s{seed}")[-1] for seed in (1, 2)]
+    own = [100 * end.scores["0.1"]["accuracy"] for end in ends]
+    assert accuracy.startswith(f"{sum(own) / 2:.2f} +- ")
+    assert int(up.replace(",", "")) == round(sum(e.total_up for e in ends) / 8)
+    assert int(down.replace(",", "")) > int(up.replace(",", "")) > 4 * 1280
+    assert fewer.endswith("x")
+    assert "| absent | 2 | 0 |" in lines[3]
+    assert told(report=False) == told(report=True) == lines  # nothing runs twice
+    assert len(read_records(runs / "digits-pdst-r2-s1")) == 3
+
+
+def test_an_unknown_table_or_cell_lists_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no table 'flash-9'") as refused:
+        reproduce(tmp_path, "flash-9", kind="paper", seeds=1)
+    assert "flash-2" in refused.value.help
+    with pytest.raises(SettingsError, match="no cell with 'svhn'") as refused:
+        reproduce(tmp_path, "flash-4", kind="paper", seeds=1, only="svhn")
+    assert "mnist-hetero-a1-d0.2-hetero-flash" in refused.value.help
+
+
+def test_devices_that_are_all_alike_go_on_too(tmp_path: Path) -> None:
+    """JSON has no infinity; the settings come back with it."""
+    settings = msgspec.structs.replace(
+        tiny("paper")[0].settings, alpha=math.inf, rounds=1
+    )
+    for _ in range(2):
+        simulate(tmp_path / "run", settings, worker_count=1, cache=tmp_path / "cache")
+    known = load_simulation(tmp_path / "run")
+    assert known is not None
+    assert known.alpha == math.inf
