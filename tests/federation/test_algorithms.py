@@ -1,8 +1,10 @@
-"""Every algorithm in a whole federation over the in-memory broker."""
+"""Every algorithm in a whole federation over MQTT, and the same model in simulation."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 
+from coordinator.aggregate import Model
 from coordinator.algorithms import ALGORITHMS
+from coordinator.broker import Broker, open_broker
 from coordinator.ledger import open_ledger
 from coordinator.lineage import Lineage
 from coordinator.server import Server
@@ -21,13 +26,17 @@ from coordinator.settings import (
     TrainingSettings,
     WarmUpSettings,
 )
+from coordinator.simulation.play import Simulation
+from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers import workers
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.journal import Journal
 from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.models.task import load_task
 from edge_sdk.training.runner import TaskRunner
-from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.transport.address import Address
+from edge_sdk.transport.mqtt import MqttTransport
 
 DEVICES = ("a-1", "b-1", "c-1")
 TASK = load_task("digits")
@@ -41,9 +50,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
 
 
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One real broker for all; every algorithm's run has a name of its own."""
+    with open_broker(None, tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pool(data: dict[str, Path]) -> Iterator[Executor]:
+    with workers(1, "digits", data["evaluation"], "masked") as ready:
+        yield ready
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in a simulation's workers: sums of two threads may round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def settings(name: str) -> RunSettings:
     return RunSettings(
-        federation="test",
+        federation=f"test-{name}",
         task="digits",
         evaluation=Path(),
         densities=[0.1, 0.4],
@@ -56,24 +87,63 @@ def settings(name: str) -> RunSettings:
     )
 
 
+def simulated(
+    folder: Path, data: dict[str, Path], name: str, pool: Executor
+) -> Simulation:
+    """The same run without a network, to its end."""
+    same = settings(name)
+    folder.mkdir()
+    simulation = Simulation(
+        folder,
+        SimulationSettings(
+            task="digits",
+            folder=str(data["evaluation"].parent),
+            densities=same.densities,
+            rounds=same.rounds,
+            algorithm=name,
+            cohort=len(DEVICES),
+            engine="masked",
+            training=same.training,
+            warm_up=same.warm_up,
+            codec=same.codec,
+        ),
+        {device: data[device] for device in DEVICES},
+        data["evaluation"],
+    )
+    while not simulation.done:
+        simulation.step(pool)
+    return simulation
+
+
+def client(address: Address, name: str) -> Callable[..., MqttTransport]:
+    """How one party reaches the broker."""
+
+    def connect(deliver: Any, on_link: Any, will: Any = None) -> MqttTransport:
+        return MqttTransport(address, name, deliver, on_link, will=will, wait_s=30)
+
+    return connect
+
+
 def federate(
-    folder: Path, data: dict[str, Path], name: str
+    folder: Path, data: dict[str, Path], name: str, broker: Broker
 ) -> tuple[Server, list[BaseException]]:
     """Runs it to its end; returns the server and whatever an agent died of."""
-    broker, errors = MemoryBroker(), list[BaseException]()
+    ours, errors = settings(name), list[BaseException]()
+    address = Address(broker.host, broker.port)
     profile = load_board("raspberry_pi_4b_4gb")
     threads, agents, journals = [], [], []
     with closing(open_ledger(folder / "run")) as ledger:
         evaluation = TASK.eval_data(data["evaluation"])
-        connect: Any = broker.connect
-        server = Server(settings(name), TASK, evaluation, ledger, connect)
+        connect = client(address, ours.federation)
+        server = Server(ours, TASK, evaluation, ledger, connect)
         for device in DEVICES:
             examples = TASK.train_data(data[device])
             runner = TaskRunner(TASK, examples, "masked")
             told = msgspec.to_builtins(profile)
-            me = Identity(device, "test", "digits", len(examples), told)
+            me = Identity(device, ours.federation, "digits", len(examples), told)
             journals.append(Journal(folder / device))
-            agent = Agent(me, broker.connect, journals[-1], runner)
+            reach = client(address, f"{ours.federation}-{device}")
+            agent = Agent(me, reach, journals[-1], runner)
             agents.append(agent)
 
             def run(one: Agent = agent) -> None:
@@ -102,10 +172,10 @@ def federate(
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_it_trains_over_the_transport_and_goes_on_from_the_disk(
-    tmp_path: Path, data: dict[str, Path], name: str
+def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
+    tmp_path: Path, data: dict[str, Path], name: str, broker: Broker, pool: Executor
 ) -> None:
-    server, errors = federate(tmp_path, data, name)
+    server, errors = federate(tmp_path, data, name, broker)
     assert errors == []
     lineage = server._lineage
     assert lineage.model is not None
@@ -123,3 +193,20 @@ def test_it_trains_over_the_transport_and_goes_on_from_the_disk(
             np.testing.assert_array_equal(again.model.masked[layer], values)
         scores = ledger.scores()[2]
         assert set(scores) == set(lineage.family.masks)
+    simulation = simulated(tmp_path / "simulated", data, name, pool)
+    assert simulation.family is not None
+    assert simulation.model is not None
+    assert simulation.family.masks == lineage.family.masks
+    assert simulation.family.own == lineage.family.own
+    same_bits(simulation.model, lineage.model)
+    last = simulation.journal.records[-1].scores
+    for density, own in scores.items():
+        for metric, value in own.items():
+            assert last[f"{density:g}"][metric] == pytest.approx(value)
+
+
+def same_bits(one: Model, other: Model) -> None:
+    for mine, theirs in ((one.masked, other.masked), (one.dense, other.dense)):
+        assert set(mine) == set(theirs)
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name])
