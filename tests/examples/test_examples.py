@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -9,17 +10,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
+from edge_sdk.infer import NativeModel
+from edge_sdk.models import load_task
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
+MADE = shutil.ignore_patterns(
+    *("data", "state", "cache", "run", "*.sqlite*", "*.onnx", "*.flsp"),
+    *("classify", "input.f32"),
+)
 MODULES = {
     "flash-coordinator": "coordinator.cli",
     "flash-edge": "edge_sdk.cli",
     "flash-export": "export.cli",
 }
-
-pytestmark = pytest.mark.broker
+SPOKEN = Path(os.environ.get("FLASH_EDGE_DATA", "nowhere")) / "fsdd.npz"
 
 
 def commands(folder: Path) -> list[list[str]]:
@@ -30,17 +38,24 @@ def commands(folder: Path) -> list[list[str]]:
         words = shlex.split(line)
         if words[0] == "python":
             found.append([sys.executable, *words[1:]])
-        else:
+        elif words[0] in MODULES:
             found.append([sys.executable, "-m", MODULES[words[0]], *words[1:]])
+        else:
+            found.append(words)
     return found
 
 
-@pytest.mark.parametrize("name", ["01_three_terminals", "02_your_own_model"])
-def test_the_readme_of_the_example_is_true(name: str, tmp_path: Path) -> None:
+def ran(name: str, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of the example after its README: the folder, and what each command said.
+
+    Examples that use another's files find it beside them. A coordinator and its
+    devices run side by side.
+    """
+    for path in sorted(EXAMPLES.iterdir()):
+        shutil.copytree(path, tmp_path / path.name, ignore=MADE)
     folder = tmp_path / name
-    made = shutil.ignore_patterns("data", "state", "cache", "*.sqlite*")
-    shutil.copytree(EXAMPLES / name, folder, ignore=made)
-    together = []  # a coordinator and its devices run side by side
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    together, said = [], []
     for command in commands(folder):
         if command[2:4] in (["coordinator.cli", "run"], ["edge_sdk.cli", "run"]):
             together.append(
@@ -51,8 +66,105 @@ def test_the_readme_of_the_example_is_true(name: str, tmp_path: Path) -> None:
             _, error = process.communicate(timeout=120)
             assert process.returncode == 0, error.decode()
         together.clear()
-        subprocess.run(command, cwd=folder, check=True, timeout=120)
-    models = list((folder / "federation" / "models").glob("*.onnx"))
-    assert len(models) == 1
-    assert onnxruntime.InferenceSession(models[0]).get_inputs()
+        done = subprocess.run(
+            *(command,),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    return folder, said
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("name", ["01_three_terminals", "02_your_own_model"])
+def test_devices_and_coordinator_as_processes_of_their_own(
+    name: str, tmp_path: Path
+) -> None:
+    folder, _ = ran(name, tmp_path)
+    (model,) = (folder / "federation" / "models").glob("*.onnx")
+    assert onnxruntime.InferenceSession(model).get_inputs()
     assert "100 %" in (folder / "federation" / "report.html").read_text()
+
+
+def test_a_federation_in_one_process_learns(tmp_path: Path) -> None:
+    _, (said, status) = ran("03_one_process", tmp_path)
+    assert float(re.search(r"density 0.4: accuracy ([\d.]+)", said)[1]) > 0.5
+    assert "rounds done: 10" in status
+
+
+def test_eight_processes_are_the_demo_that_another_test_runs_twice() -> None:
+    """It takes a minute of processor time; `tests/federation/test_demo.py` has it."""
+    demo, status = commands(EXAMPLES / "04_eight_processes")
+    tested = (EXAMPLES.parent / "tests" / "federation" / "test_demo.py").read_text()
+    line = '"-m", "coordinator.cli", "demo", "--task", "digits"]'
+    assert line in tested
+    assert demo[2:6] == ["coordinator.cli", "demo", "--task", "digits"]
+    assert status[2:] == ["coordinator.cli", "status", "run/federation"]
+
+
+@pytest.mark.skipif(not SPOKEN.exists(), reason="needs fsdd.npz in FLASH_EDGE_DATA")
+def test_a_device_per_speaker(tmp_path: Path) -> None:
+    folder, said = ran("05_keywords_by_speaker", tmp_path)
+    assert said[0].count("clips in") == 6
+    assert onnxruntime.InferenceSession(folder / "keywords.onnx").get_inputs()
+
+
+def test_a_device_per_subject_learns(tmp_path: Path) -> None:
+    folder, said = ran("06_motion_by_subject", tmp_path)
+    assert said[0].count("windows in") == 10
+    accuracy = float(re.search(r"accuracy ([\d.]+)", said[1])[1])
+    assert accuracy > 2 / 7  # guessing gives 1 / 7
+    assert onnxruntime.InferenceSession(folder / "motion.onnx").get_inputs()
+
+
+def test_a_cpp_program_says_what_the_library_says(tmp_path: Path) -> None:
+    folder, said = ran("07_cpp_program", tmp_path)
+    example = np.fromfile(folder / "input.f32", np.float32).reshape(1, 1, 8, 8)
+    outputs = NativeModel(folder / "digits.flsp").run(example)
+    assert int(said[-1]) == outputs.argmax()
+
+
+PHONES = {
+    "08_android": ("kotlin", "*.kt*", "app/src/main/assets/digits.onnx"),
+    "09_ios": ("swift", "*.swift", "Sources/Resources/digits.onnx"),
+}
+
+
+@pytest.mark.parametrize("name", PHONES)
+def test_a_phones_sources_parse_and_fit_the_model_put_into_it(
+    name: str, tmp_path: Path
+) -> None:
+    """Names, shape and preparation in the source are those of the exported model."""
+    language, pattern, model = PHONES[name]
+    folder, _ = ran(name, tmp_path)
+    sources = {path.name: path.read_text() for path in folder.rglob(pattern)}
+    assert len(sources) >= 3
+    for file, text in sources.items():
+        assert not _broken(language, text), f"{file} does not parse"
+
+    session = onnxruntime.InferenceSession(folder / model)
+    (given,), (out,) = session.get_inputs(), session.get_outputs()
+    whole = "".join(sources.values())
+    constants = dict(re.findall(r"(\w+)(?:: \w+)? = \"?([\w.]+?)f?\"?\n", whole))
+    constants = {key.lower(): value for key, value in constants.items()}
+    assert constants["input"] == given.name
+    assert constants.get("output", out.name) == out.name
+    assert given.shape == [1, 1, int(constants["side"]), int(constants["side"])]
+    task = load_task("digits")
+    import torch
+
+    raw = torch.arange(64).reshape(1, 1, 8, 8) % 17
+    ours = (raw.numpy() - float(constants["mean"])) / float(constants["deviation"])
+    np.testing.assert_allclose(task.prepare(raw).numpy(), ours, rtol=1e-5, atol=1e-6)
+
+
+def _broken(language: str, text: str) -> bool:
+    tree_sitter = pytest.importorskip("tree_sitter")
+    grammar = pytest.importorskip(f"tree_sitter_{language}")
+    parser = tree_sitter.Parser(tree_sitter.Language(grammar.language()))
+    return parser.parse(text.encode()).root_node.has_error
