@@ -7,7 +7,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: bench-protocol demo test check types unit bench bench-train bench-export bench-budget bench-page \
+.PHONY: bench-protocol docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
   fuzz chaos wheels arm tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -26,6 +26,9 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -n 3 --dist loadfile --durations=20 -m "not alone"
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -m alone tests/federation
+
+docs: $(VENV)/.dev   ## the documentation site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: bench-train bench-export bench-budget   ## figures; never gates
 

@@ -1,0 +1,112 @@
+"""What the documents promise: commands, links, names, bytes, a site that builds."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+shell, reference = _beside("shell.py"), _beside("reference.py")
+DOCUMENTS = shell.documents()
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_every_command_shown_is_one_that_the_project_knows(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    wrong = [
+        f"{line}: {said}"
+        for line in shell.shown(text)
+        if (said := shell.trouble(line, path.parent)) is not None
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("flash-coordinator start x", "start is none of"),
+        ("flash-edge run device.toml --untill-done", "no option --untill-done"),
+        ("flash-coordinator revoke my-run pi-2 pi-3", "so many arguments"),
+        ("make demos", "knows no demos"),
+        ("pip install 'flash-edge[phones]'", "no extra phones"),
+        ("python tests/bench/bench_nothing.py", "does not exist"),
+        ("fl4sh", "none of the project's"),
+    ],
+)
+def test_a_command_that_is_wrong_would_be_noticed(line: str, said: str) -> None:
+    assert said in shell.trouble(line, ROOT)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    dead = []
+    for path in [*DOCUMENTS, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]:
+        text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+        dead += [
+            f"{path.relative_to(ROOT)}: {target}"
+            for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+            if not re.match(r"\w+:", target) and not (path.parent / target).exists()
+        ]
+    assert not dead
+
+
+def test_every_public_name_is_documented() -> None:
+    undocumented = []
+    for name in reference.modules():
+        module = importlib.import_module(name)
+        undocumented += [] if module.__doc__ else [name]
+        for public in getattr(module, "__all__", ()):
+            found = getattr(module, public)
+            if inspect.isclass(found) or inspect.isfunction(found):
+                undocumented += [] if inspect.getdoc(found) else [f"{name}.{public}"]
+    assert not undocumented
+    for door in reference.PUBLIC:  # a room that moved takes its reference along
+        assert any(n == door or n.startswith(f"{door}.") for n in reference.modules())
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"),
+            *("--site-dir", str(tmp_path / "site")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    site = tmp_path / "site"
+    assert "recalibrate" in (
+        site / "reference/edge_sdk.sparse.density/index.html"
+    ).read_text(encoding="utf-8")
+    golden = (site / "protocol-bytes/index.html").read_text(encoding="utf-8")
+    for expected in ("TASK-ACK", "94 01 c4 5f 88 a4 74 79", 'id="install"'):
+        assert expected in golden
+    # Nothing is fetched from elsewhere, but for the diagrams' script of one page.
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'<(script|link)[^>]+(src|href)="https?://', text), page
