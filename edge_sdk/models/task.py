@@ -96,6 +96,8 @@ _SHIPPED = {
     "mnist": "edge_sdk.models.tasks.mnist:task",
     "fashion": "edge_sdk.models.tasks.fashion:task",
     "digits": "edge_sdk.models.tasks.digits:task",
+    "spoken": "edge_sdk.models.tasks.spoken:task",
+    "watch": "edge_sdk.models.tasks.watch:task",
 }
 
 
