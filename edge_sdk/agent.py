@@ -297,7 +297,8 @@ class Agent:
                 continue
             if item is None:  # told to stop
                 continue
-            quiet_since = self._clock()
+            if not self._is_for_all(item):  # others' rounds are no answer to us
+                quiet_since = self._clock()
             self._handle(item)
             if self._revoked is not None:
                 raise IdentityError(f"{self._me.name} was revoked: {self._revoked}")
@@ -321,6 +322,10 @@ class Agent:
         finally:  # a full disk must not hold the link and the folder
             self._transport.close()
             self._journal.close()
+
+    def _is_for_all(self, item: object) -> bool:
+        announced = topics.announcement(self._me.federation)
+        return isinstance(item, Delivery) and item.topic == announced
 
     def _patience_s(self, quiet_since: float) -> float:
         """Seconds until somebody is asked again."""

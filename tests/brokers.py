@@ -32,6 +32,7 @@ __all__ = ["KINDS", "AnyBroker", "Rabbit", "open_kind", "require"]
 
 KINDS = ("mosquitto", "embedded", "rabbitmq")
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # Debian's own needs a service
+EPMD_S = 20.0  # for Erlang's name server to end
 READY_S = 240.0  # Erlang takes 5 s on two idle cores and 80 s on busy ones
 
 CONFIG = """\
@@ -184,13 +185,26 @@ class Rabbit:
         self._end_epmd()
 
     def _end_epmd(self) -> None:
-        """Erlang's name server makes itself a daemon; it ends when told and empty."""
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self._epmd), timeout=2) as link,
-        ):
-            link.sendall(b"\x00\x01k")  # EPMD's KILL_REQ
-            link.recv(2)
+        """Ends Erlang's name server, which has made itself a daemon.
+
+        It says no while a node is registered, and takes a moment to see one dead.
+        """
+        give_up = time.monotonic() + EPMD_S
+        while self._told_to_end():
+            assert time.monotonic() < give_up, f"epmd on port {self._epmd} stays"
+            time.sleep(0.05)
+
+    def _told_to_end(self) -> bool:
+        """Tells it to end; whether there was one to tell."""
+        try:
+            with socket.create_connection(("127.0.0.1", self._epmd), timeout=2) as link:
+                link.sendall(b"\x00\x01k")  # EPMD's KILL_REQ
+                link.recv(2)
+        except ConnectionRefusedError:
+            return False
+        except OSError:  # it ends while we speak
+            pass
+        return True
 
 
 def _unprivileged() -> str:

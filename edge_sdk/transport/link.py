@@ -44,7 +44,7 @@ MAX_INCOMING = 128 * 1024  # bytes; said to a broker of MQTT 5, which drops larg
 # 3.1.1, which paho translates.
 REMEDIES = {
     "Bad user name or password": "check user and password in the broker's URL",
-    "Not authorized": "the broker's access list does not allow it; check user and ACL",
+    "Not authorized": "check user and password in its URL, and its access list",
     "Client identifier not valid": "the broker wants another client id",
     "Session taken over": "another process uses this device's name",
     "Packet too large": "raise the broker's limit for packets",

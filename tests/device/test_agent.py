@@ -350,6 +350,22 @@ def test_a_chunk_that_never_came_is_asked_for(
     assert device.agent.dropped == 1
 
 
+def test_rounds_of_others_do_not_keep_a_device_from_asking_again(
+    boss: Coordinator, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its HELLO was lost, and what is announced to all comes oftener than it asks."""
+    monkeypatch.setitem(agent_module.NUDGE_S, Phase.IDLE, 0.2)
+    boss.hears(Hello)
+    boss.announce("running")
+    boss.hears(Hello)  # an epoch that is new to it is greeted at once
+    for _ in range(400):
+        boss.announce("running")
+        threading.Event().wait(0.02)
+        if not boss.said.empty():
+            break
+    assert isinstance(boss.said.get_nowait().message, Hello)
+
+
 def test_a_mask_that_moved_is_fetched_with_the_base_and_only_once(
     boss: Coordinator, device: Device, order: Orders
 ) -> None:

@@ -1,0 +1,123 @@
+"""Rounds on a broker of the user's: its own authority, passwords and access list."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.broker_config import find_mosquitto
+from edge_sdk.terminal import Exit
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+PASSWORD = "p@ss/word:1"  # noqa: S105 - of a broker that lives for this test
+QUOTED = "p%40ss%2Fword%3A1"  # as URLs have it
+USERS = ("operator", "pi-1", "pi-2")
+
+CONFIG = """\
+listener {port} 127.0.0.1
+certfile {folder}/broker.pem
+keyfile {folder}/broker.key
+password_file {folder}/passwords
+acl_file {folder}/access
+allow_anonymous false
+persistence false
+user root
+log_dest file {folder}/log
+"""
+# The second table of docs/security.md, in mosquitto's words.
+ACCESS = """\
+user operator
+topic readwrite fl/1/site/#
+pattern write fl/1/site/d/%u/up/#
+pattern write fl/1/site/d/%u/st
+pattern read fl/1/site/d/%u/in
+pattern read fl/1/site/c/#
+pattern read fl/1/site/m/#
+"""
+
+
+class OwnBroker:
+    """Mosquitto as somebody else has set it up, with the usual tools."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.authority = folder, folder / "ca.pem"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        (folder / "passwords").touch()
+        make = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        for line in (
+            ("openssl", "req", "-x509", *make, "-keyout", "ca.key", "-out", "ca.pem",
+             "-subj", "/CN=somebody else", "-days", "2"),
+            ("openssl", "req", *make, "-keyout", "broker.key", "-out", "broker.csr",
+             "-subj", "/CN=broker", "-addext", "subjectAltName=IP:127.0.0.1"),
+            ("openssl", "x509", "-req", "-in", "broker.csr", "-out", "broker.pem",
+             "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+             "-copy_extensions", "copy", "-days", "2"),
+            *(("mosquitto_passwd", "-b", "passwords", u, PASSWORD) for u in USERS),
+        ):  # fmt: skip
+            subprocess.run(line, cwd=folder, check=True, capture_output=True)
+        (folder / "access").write_text(ACCESS)
+        config = folder / "mosquitto.conf"
+        config.write_text(CONFIG.format(port=self.port, folder=folder))
+        self.process = subprocess.Popen([str(find_mosquitto()), "-c", str(config)])
+
+    def url(self, user: str) -> str:
+        return f"mqtts://{user}:{QUOTED}@127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnBroker]:
+    made = OwnBroker(tmp_path / "theirs")
+    yield made
+    made.close()
+
+
+def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_passwords(
+    site: Any, own: OwnBroker
+) -> None:
+    settings = site.run / "run.toml"
+    theirs = f'broker = "{own.url("operator")}"\nbroker_ca = "{own.authority}"\n'
+    assert 'broker = ""\n' in settings.read_text()
+    settings.write_text(settings.read_text().replace('broker = ""\n', theirs))
+    site.admit("pi-1", "pi-2")
+    for name in ("pi-1", "pi-2"):
+        path = site.settings(name)
+        given = f'broker = "mqtts://127.0.0.1:{own.port}"\n'
+        assert given in path.read_text()
+        if name == "pi-2":  # without its password it is told what is missing
+            site.start_device(name)
+            site.wait(
+                lambda: "check user and password" in site.log("pi-2"), "the refusal"
+            )
+            site.processes[name].kill()
+            site.processes[name].wait()
+        path.write_text(
+            path.read_text().replace(given, f'broker = "{own.url(name)}"\n')
+        )
+        site.start_device(name)
+    site.wait(lambda: site.rounds_done() >= 3, "rounds on their broker")
+    logs = "".join(site.log(n) for n in ("coordinator", "pi-1", "pi-2"))
+    assert PASSWORD not in logs
+    assert QUOTED not in logs
+
+    # Their broker lets a revoked device in; nothing of it is believed.
+    site.coordinator("revoke", site.run, "pi-2", "--why", "it was stolen")
+    site.wait(lambda: site.ended("pi-2"), "the end of the revoked device")
+    assert site.processes["pi-2"].returncode == Exit.IDENTITY
+    site.start_device("pi-2")
+    site.wait(lambda: site.ended("pi-2"), "its end, told again")
+    assert site.log("pi-2").count("pi-2 was revoked: it was stolen") == 2
+    now = site.rounds_done()
+    site.wait(lambda: site.rounds_done() >= now + 2, "rounds without it")
+    assert own.process.poll() is None
