@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.ledger import open_ledger
+from coordinator.ledger import open_ledger, read_ledger
 from coordinator.server import Server
 from coordinator.settings import CodecSettings, RunSettings, TrainingSettings
 from coordinator.status import summary
@@ -28,7 +31,8 @@ from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.values import pack_values, unpack_values
 
-DEVICES = ("pi-1", "pi-2", "pi-3", "poisoner")
+DEVICES = ("pi-1", "pi-2", "pi-3", "boaster", "poisoner")
+CLAIMED = 10**6  # examples
 
 
 class Poisoner(TaskRunner):
@@ -56,6 +60,34 @@ class Poisoner(TaskRunner):
         return dataclasses.replace(packed, offer=offer, payload=payload)
 
 
+class Boaster(TaskRunner):
+    """Trains honestly, sends a change a thousand times as long, claims a million."""
+
+    def run(
+        self,
+        order: TaskOrder,
+        base: bytes,
+        stop: Callable[[], bool],
+        structure: bytes = b"",
+    ) -> Packed:
+        packed = super().run(order, base, stop, structure)
+        mask = self._mask(order.mask, structure)
+        values = unpack_values(packed.payload, mask)
+        masked = {name: 1000 * array for name, array in values.masked.items()}
+        longer = dataclasses.replace(values, masked=masked)
+        payload = pack_values(longer, mask)
+        offer = msgspec.structs.replace(
+            packed.offer,
+            manifest=manifest_of(payload),
+            examples=CLAIMED,
+            norm=longer.norm(),
+        )
+        return dataclasses.replace(packed, offer=offer, payload=payload)
+
+
+KINDS = {"poisoner": Poisoner, "boaster": Boaster}
+
+
 def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,13 +105,18 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
     for name in DEVICES:
         examples = load_partition(data[name])
         profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
-        kind = Poisoner if name == "poisoner" else TaskRunner
-        runner = kind(task, examples, "masked")
+        runner = KINDS.get(name, TaskRunner)(task, examples, "masked")
         if isinstance(runner, Poisoner):
             runner.noise = make_noise
         agents.append(
             Agent(
-                Identity(name, "poison", "digits", len(examples), profile),
+                Identity(
+                    name,
+                    "poison",
+                    "digits",
+                    CLAIMED if name == "boaster" else len(examples),
+                    profile,
+                ),
                 broker.connect,
                 Journal(tmp_path / name),
                 runner,
@@ -92,7 +129,7 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
         densities=[0.2],
         rounds=1,
         algorithm="erk",
-        wait_for=4,
+        wait_for=5,
         training=TrainingSettings(max_steps=3),
         codec=CodecSettings(up="fp32", down="fp32", zstd=False),
     )
@@ -118,14 +155,53 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
         ledger.close()
     found = summary(tmp_path / "run")
     assert found["rounds_done"] == 1
-    assert found["updates"] == {"1": 3}
+    assert found["updates"] == {"1": 4}
     refused = {d["name"]: d["refused"] for d in found["devices"]}
-    assert refused == {"pi-1": 0, "pi-2": 0, "pi-3": 0, "poisoner": 1}
+    assert refused == dict.fromkeys(DEVICES, 0) | {"poisoner": 1}
     assert "rejected the update of poisoner" in caplog.text
     reasons = {d["name"]: d["refusals"] for d in found["devices"]}
     ((poison,), (noise,)) = reasons.pop("poisoner"), reasons.pop("pi-1")
     assert (poison["verdict"], poison["count"], poison["round"]) == ("rejected", 1, 1)
     assert "not finite" in poison["why"]
     assert (noise["verdict"], noise["count"]) == ("malformed", 3)
+    (cut,) = reasons.pop("boaster")
+    assert (cut["verdict"], cut["count"]) == ("clipped", 1)
+    assert re.search(
+        r"its change is .* long; .* counts, it says 1000000 ex", cut["why"]
+    )
     assert reasons == {"pi-2": [], "pi-3": []}
     assert server.dropped == 3  # an empty payload wipes a retained topic: not noise
+    _weighs_ten_times_the_median(tmp_path / "run")
+    _who_is_refused_learns_why_and_so_does_the_operator(tmp_path / "run", caplog.text)
+
+
+def _weighs_ten_times_the_median(run: Path) -> None:
+    ledger = read_ledger(run)
+    rows = {row.device: row for row in ledger.frozen(1)}
+    ledger.close()
+    boaster = rows.pop("boaster")
+    norms = sorted([boaster.norm, *(row.norm for row in rows.values())])
+    assert boaster.norm * boaster.scale == pytest.approx(5 * norms[1])
+    counts = sorted(row.examples for row in rows.values())
+    assert boaster.weight == 10 * counts[1]
+    assert {row.scale for row in rows.values()} == {1.0}
+
+
+def _who_is_refused_learns_why_and_so_does_the_operator(run: Path, logged: str) -> None:
+    told = r"task 1-\w+: rejected: .*not finite.*Lower the learning rate, or look for"
+    assert re.search(told, logged)  # in the device's own log
+    (run / "run.toml").write_text(
+        'federation = "poison"\ntask = "digits"\nevaluation = "."\n'
+        "densities = [0.2]\nrounds = 1\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", "status", str(run)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(
+        r"poisoner: rejected 1 times, last in round 1: .*finite", done.stdout
+    )
+    assert "pi-1: malformed 3 times" in done.stdout
+    assert "boaster: clipped 1 times" in done.stdout
