@@ -6,10 +6,16 @@ import ast
 import importlib
 import subprocess
 import sys
-from importlib.metadata import distribution, packages_distributions
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    packages_distributions,
+)
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["coordinator", "device_profiles", "edge_sdk", "export"]
@@ -63,6 +69,35 @@ def test_the_console_scripts_are_installed_and_load() -> None:
     assert set(scripts) == {"flash-edge", "flash-coordinator", "flash-export"}
     for entry in scripts.values():
         assert callable(entry.load())
+
+
+def brought(name: str) -> set[str]:
+    """Every distribution that comes with one, extras left out, where all are here."""
+    found, waiting = set[str](), [name]
+    while waiting:
+        one = canonicalize_name(waiting.pop())
+        if one in found:
+            continue
+        found.add(one)
+        try:
+            lines = distribution(one).requires or []
+        except PackageNotFoundError:
+            continue
+        wanted = [Requirement(line) for line in lines]
+        waiting += [
+            w.name for w in wanted if not w.marker or w.marker.evaluate({"extra": ""})
+        ]
+    return found
+
+
+def test_a_device_installs_nothing_that_only_an_operator_or_an_exporter_needs() -> None:
+    """83 MB on a board; each of these would add 7 MB to a gigabyte."""
+    operators = {"amqtt", "scipy", "starlette", "uvicorn", "matplotlib", "websockets"}
+    exporters = {"onnx", "onnxruntime", "onnxscript", "ml-dtypes", "protobuf"}
+    heavy = {"pydantic", "pydantic-core", "torch", "pillow", "scikit-learn", "uv"}
+    device = brought("flash-edge")
+    assert {"numpy", "cryptography", "pygments"} <= device  # a table that finds things
+    assert device & (operators | exporters | heavy) == set()
 
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - BARE))

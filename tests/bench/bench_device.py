@@ -4,9 +4,10 @@ Run from the root of the project:
     python tests/bench/bench_device.py [--no-install]
 
 Each measurement is a process of its own. Memory is what the kernel counts as held:
-anonymous pages, without libraries that it can drop. The installs are wheels for 64-bit
-ARM and Python 3.11, unpacked by uv (1 GB is downloaded the first time; --no-install
-leaves them out). Figures of the day stand in docs/devices.md.
+anonymous pages, without libraries that it can drop. The task is tried without a limit,
+under the agent's own cap, and in a control group that the kernel kills in. The installs
+are wheels for 64-bit ARM and Python 3.11, unpacked by uv (1 GB is downloaded the first
+time; --no-install leaves them out). Figures of the day stand in docs/devices.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from pathlib import Path
 CAP_MB = 512
 BATCH, MOMENTUM = 32, 0.9
 PROJECT = Path(__file__).resolve().parents[2]
+sys.path.append(str(PROJECT / "tests"))
 
+from memory_group import inside, memory_group  # noqa: E402 - a neighbour, not a package
 
 # -- in a process of its own -----------------------------------------------------------
 
@@ -163,9 +166,10 @@ PARTS = {
 }
 
 
-def in_process(*arguments: str) -> dict[str, float]:
+def in_process(*arguments: str, group: Path | None = None) -> dict[str, float]:
+    command = [sys.executable, __file__, "--part", *arguments]
     done = subprocess.run(
-        [sys.executable, __file__, "--part", *arguments],
+        command if group is None else inside(group, command),
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -173,28 +177,50 @@ def in_process(*arguments: str) -> dict[str, float]:
         check=False,
     )
     if done.returncode:
-        return {"died": done.returncode}
+        return {"died": done.returncode}  # -9 or 137: the kernel killed it
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 # -- the report ------------------------------------------------------------------------
 
 
-def installed_mb(package: str) -> float:
-    """Bytes on disk of a device's install, in 1e6."""
+def installed_mb(*extra: str) -> dict[str, float]:
+    """What a device's install takes on disk, in 1e6 bytes: all, then the largest."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
                 *("uv", "pip", "install", "--quiet", "--only-binary", ":all:"),
                 *("--target", folder, "--python-version", "3.11"),
                 *("--python-platform", "aarch64-manylinux_2_28", "-r"),
-                *("pyproject.toml", *package.split()),
+                *("pyproject.toml", *extra),
             ],
             cwd=PROJECT,
             check=True,
             timeout=550,
         )
-        return sum(f.stat().st_size for f in Path(folder).rglob("*")) / 1e6
+        sizes: dict[str, float] = {}
+        for file in (f for f in Path(folder).rglob("*") if f.is_file()):
+            top = file.relative_to(folder).parts[0].partition(".")[0]
+            sizes[top] = sizes.get(top, 0.0) + file.stat().st_size / 1e6
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    return {"all": round(sum(sizes.values()), 1)} | {k: round(v, 1) for k, v in largest}
+
+
+def show_trials() -> None:
+    cap = CAP_MB * 10**6 >> 20
+    print(f"FemnistCnn, a task of batch {BATCH}, momentum {MOMENTUM}:")
+    with memory_group(CAP_MB * 10**6) as group:
+        for density, engine in (("0.05", "sparse"), ("1.0", "masked")):
+            print(
+                f"  d={density}, no limit:", in_process("trial", density, engine, "0")
+            )
+            capped = in_process("trial", density, engine, str(cap))
+            print(f"    our own cap of {cap} MiB:", capped)
+            if group is None:
+                print("    no control group can be made here (root, cgroup v1 or v2)")
+                continue
+            alone = in_process("trial", density, engine, "0", group=group)
+            print(f"    a control group of {CAP_MB} MB, no cap of ours:", alone)
 
 
 def main() -> int:
@@ -212,18 +238,12 @@ def main() -> int:
         f"probe of FemnistCnn: {whole['seconds']:.0f} s, peak {whole['peak_mib']:.0f}"
     )
     print(f"  MiB; the training that it measures: {training['peak_mib']:.0f} MiB")
-    cap = CAP_MB * 10**6 >> 20
-    print(f"FemnistCnn, a task of batch {BATCH}, momentum {MOMENTUM}, cap {cap} MiB:")
-    for name, density, engine in (
-        ("sparse", "0.05", "sparse"),
-        ("dense", "1.0", "masked"),
-    ):
-        for limit in (0, cap):
-            print(f"  {name} d={density}, {'capped' if limit else 'free'}:", end=" ")
-            print(in_process("trial", density, engine, str(limit)))
+    show_trials()
     if not options.no_install:
-        print(f"install without torch: {installed_mb(''):.0f} MB and our own 2 MB")
-        print(f"install with torch: {installed_mb('--extra torch'):.0f} MB")
+        print("MB installed, before our own 3 MB and the bytecode that pip compiles:")
+        print("  without torch:", installed_mb())
+        print("  without torch, numpy<2.3:", installed_mb("numpy<2.3"))
+        print("  with torch:", installed_mb("--extra", "torch"))
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_group import inside, memory_group
 
 TASK = '''
 """A task whose activations dwarf its weights, and a device that trains one step."""
@@ -152,3 +153,21 @@ def test_bf16_activations_take_less_memory_and_change_the_update_a_little(
 def test_a_warm_up_keeps_to_the_ceiling_too(tmp_path: Path) -> None:
     peak, _ = device(tmp_path, CEILING, "sparse", rule="warm-up")
     assert peak <= CEILING
+
+
+BENCH = Path(__file__).parents[1] / "bench/bench_device.py"
+
+
+@pytest.mark.slow
+def test_in_512_mb_the_kernel_kills_femnist_trained_dense_and_not_sparse() -> None:
+    with memory_group(512 * 10**6) as group:
+        if group is None:
+            pytest.skip("no control group can be made here: it takes root")
+        ends = []
+        for density, engine in (("0.05", "sparse"), ("1.0", "masked")):
+            trial = [sys.executable, str(BENCH), "--part", "trial", density, engine]
+            done = subprocess.run(
+                inside(group, [*trial, "0"]), check=False, timeout=250
+            )
+            ends.append(done.returncode)
+    assert ends == [0, -9]
