@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from coordinator.commands import admit, deliver, look, plan, play, report, start, track
+from coordinator.commands import (
+    admit,
+    deliver,
+    look,
+    plan,
+    play,
+    report,
+    start,
+    tend,
+    track,
+)
 from edge_sdk.terminal import add, exit_codes
 
 __all__ = ["app", "main"]
@@ -31,6 +41,9 @@ add(app, deliver.deliver)
 add(app, look.status)
 add(app, look.devices)
 add(app, look.rounds)
+add(app, tend.logs)
+add(app, tend.stop)
+add(app, tend.doctor)
 add(app, look.page)
 add(app, report.report)
 add(app, track.track)

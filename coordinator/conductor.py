@@ -180,7 +180,11 @@ class Conductor:
         tasks = self._ledger.tasks(row.no)
         self.orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in tasks}
         self._tasks = {t.device: t for t in tasks}
-        log.info("picking up round %d in phase %s", row.no, row.phase.value)
+        log.info(
+            "picking up round %d in phase %s",
+            *(row.no, row.phase.value),
+            extra={"round": row.no},
+        )
         base, family = self._lineage.base_of(row.no)
         self._shelve_again(row.no, base, family)
         phases = {t.device: t.phase for t in tasks}
@@ -404,7 +408,7 @@ class Conductor:
         self._leave()
 
     def _give_up(self, no: int, why: str) -> None:
-        log.warning("round %d aborted: %s", no, why)
+        log.warning("round %d aborted: %s", no, why, extra={"round": no})
         self._watch.close(self._fleet.present())
         self._ledger.abort(no, why)
         for task in self._ledger.tasks(no):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from coordinator.fleet_table import fleet_table, reasons
 from coordinator.view import FleetView, Observe
-from edge_sdk.terminal import Look
+from edge_sdk.terminal import Look, not_on_stderr
 
 __all__ = ["live", "render", "score_line"]
 
@@ -60,18 +60,22 @@ def _figure(metrics: object) -> str:
 
 @contextmanager
 def live(look: Look) -> Iterator[Observe]:
-    """An observer: a live table on a terminal, log lines elsewhere, or nothing."""
+    """An observer: a live table on a terminal, log lines elsewhere."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     plain = look.log_format == "json" or console.is_dumb_terminal
-    if look.quiet:
-        yield lambda _view: None
-    elif plain or not sys.stderr.isatty():
-        yield _lines()
-    else:
-        with Live(console=console, auto_refresh=False) as screen:
-            yield lambda view: screen.update(
+    lines = _lines()
+    if look.quiet or plain or not sys.stderr.isatty():
+        yield lines
+        return
+    with Live(console=console, auto_refresh=False) as screen, not_on_stderr(__name__):
+
+        def observe(view: FleetView) -> None:
+            lines(view)  # for the run's own log
+            screen.update(
                 render(view, console.width, height=console.height), refresh=True
             )
+
+        yield observe
 
 
 def _lines() -> Observe:

@@ -69,7 +69,11 @@ class Evaluator:
                 try:
                     self._report(round_no, density, self._score(mask, model))
                 except Exception:  # the run goes on without this figure
-                    log.exception("evaluating round %d at %s failed", round_no, density)
+                    log.exception(
+                        "evaluating round %d at %s failed",
+                        *(round_no, density),
+                        extra={"round": round_no},
+                    )
 
     def _next(self) -> tuple[int, Model, Family] | None:
         with self._changed:

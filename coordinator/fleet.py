@@ -132,7 +132,11 @@ class Fleet:
     def rests(self, device: str, seconds: float, why: str) -> None:
         """It cannot work for so long, by its own word; 0 seconds end that."""
         if seconds > 0 and why != self._ledger.note_of(device):
-            log.info("%s pauses for %.0f s: %s", device, seconds, why)
+            log.info(
+                "%s pauses for %.0f s: %s",
+                *(device, seconds, why),
+                extra={"device": device},
+            )
         self._rests[device] = self._clock() + seconds
         self._ledger.note(device, why)
 
@@ -200,7 +204,7 @@ class Fleet:
             profile = self._corrected.get(device, self._said[device][0])
             self._corrected[device] = corrected(profile, found)
             if found.times > 1:
-                log.warning("%s", found.sentence)
+                log.warning("%s", found.sentence, extra={"device": device})
             self._choose(device)
 
     def paced(self, why: Mapping[str, str]) -> None:
@@ -279,7 +283,7 @@ class Fleet:
         )
         said = choice.sentence(device)
         if before is None or before.sentence(device) != said:
-            log.info("%s", said)
+            log.info("%s", said, extra={"device": device})
 
     def _value_bytes(self, device: str) -> float:
         """Bytes per kept value on its wire, the mean of up and down."""

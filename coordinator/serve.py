@@ -13,6 +13,7 @@ from coordinator.display import live
 from coordinator.identity.gate import office_for, open_gate
 from coordinator.identity.guard import Guard
 from coordinator.ledger import open_ledger
+from coordinator.log_file import keep_log
 from coordinator.report import leave_report
 from coordinator.server import Server
 from coordinator.settings import RunSettings
@@ -21,10 +22,10 @@ from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import nested_counts, uniform
-from edge_sdk.terminal import Look, on_stop
+from edge_sdk.terminal import Look, log_from_now_on, on_stop
 from edge_sdk.transport.mqtt import MqttTransport
 
-__all__ = ["serve"]
+__all__ = ["check_run", "serve"]
 
 log = logging.getLogger(__name__)
 WATCH_S = 2.0
@@ -45,8 +46,9 @@ def serve(
     Raises:
         EdgeError: If it cannot start; everything started is stopped again.
     """
+    log_from_now_on(run=settings.federation)
     task = load_task(settings.task)
-    examples = _check(settings, task)
+    examples = check_run(settings, task)
     office = office_for(folder, settings)
     if office is None:
         log.warning("plain MQTT without identities: for this machine only")
@@ -54,6 +56,7 @@ def serve(
         stack.callback(leave_report, folder)  # last, whatever ended the run
         ledger = open_ledger(folder)
         stack.callback(ledger.close)
+        stack.enter_context(keep_log(folder))
         make_run_key(folder)  # signs what is exported from here
         gate = stack.enter_context(open_gate(folder, settings, office))
         log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
@@ -93,7 +96,7 @@ def serve(
         server.run()
 
 
-def _check(settings: RunSettings, task: Task) -> Examples:
+def check_run(settings: RunSettings, task: Task) -> Examples:
     """Refuses at the door what cannot work; returns the evaluation examples.
 
     Raises:

@@ -29,9 +29,10 @@ from device_profiles import Workload
 from edge_sdk.errors import EdgeError, RemoteProtocolError
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import Examples, Task
+from edge_sdk.terminal import log_about, log_from_now_on
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import Announce, Hello, Running, Status
+from edge_sdk.wire.messages import Announce, Hello, Message, Running, Status
 from edge_sdk.wire.values import CODECS
 
 __all__ = ["Connect", "Server"]
@@ -203,6 +204,8 @@ class Server:
             self._conductor.reopen(rounds[-1])
         while not self._stopping and not self._done():
             self._go_on()
+            now = self._conductor.round
+            log_from_now_on(round=None if now is None else now.no)
             self._desk.tick()
             self._courier.tick(self._fleet.online())
             self._take(TICK_S)
@@ -339,36 +342,46 @@ class Server:
             heard = self._reception.read(delivery)
             if heard is None:
                 return
-            device, message = heard
-            if isinstance(message, Status):
-                self._fleet.note(device, message)
-            elif isinstance(message, Running):
-                self._courier.told(device, message)
-            else:
-                self._fleet.heard(device)
-                self._desk.answer(device, message)
-                if isinstance(message, Hello):
-                    self._courier.greeted(device)
+            with log_about(device=heard[0]):
+                self._heed(*heard)
         except RemoteProtocolError as error:
             self.dropped += 1
-            log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
+            with log_about(device=self._speaker(delivery.topic)):
+                log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
             self._blame(delivery.topic, str(error))
         except EdgeError:
             raise
         except Exception:  # a surprise in one message must not end the federation
             self.dropped += 1
-            log.exception("a message on %s could not be handled", delivery.topic[:120])
+            with log_about(device=self._speaker(delivery.topic)):
+                what = delivery.topic[:120]
+                log.exception("a message on %s could not be handled", what)
+
+    def _heed(self, device: str, message: Message) -> None:
+        if isinstance(message, Status):
+            self._fleet.note(device, message)
+        elif isinstance(message, Running):
+            self._courier.told(device, message)
+        else:
+            self._fleet.heard(device)
+            self._desk.answer(device, message)
+            if isinstance(message, Hello):
+                self._courier.greeted(device)
+
+    def _speaker(self, name: str) -> str | None:
+        """The device whose topic this is; None for any other topic."""
+        with contextlib.suppress(RemoteProtocolError):
+            topic = topics.parse(name, self._settings.federation)
+            if isinstance(topic, topics.Upload | topics.Status):
+                return topic.device
+        return None
 
     def _blame(self, name: str, why: str) -> None:
         """Counts a malformed message against the device whose topic it came on."""
-        with contextlib.suppress(RemoteProtocolError):
-            topic = topics.parse(name, self._settings.federation)
-            if not isinstance(topic, topics.Upload | topics.Status):
-                return
-            if self._fleet.examples(topic.device):  # it said hello: names are bounded
-                now = self._conductor.round
-                no = now.no if now else 0
-                self._ledger.refuse(topic.device, no, "malformed", why)
+        device = self._speaker(name)
+        if device and self._fleet.examples(device):  # it said hello: names are bounded
+            now = self._conductor.round
+            self._ledger.refuse(device, now.no if now else 0, "malformed", why)
 
     def _announce(
         self, state: Literal["waiting", "running", "done", "stopped"]

@@ -63,7 +63,11 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
         hosts=sorted(LOOPBACK) if is_loopback(host) else [],
     )
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        log_config=None,  # its lines look like ours
     )
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -69,7 +69,12 @@ class Courier:
         self._book.end(mine.no, device, running.verdict, running.why)
         level = logging.INFO if running.verdict == "live" else logging.WARNING
         why = f": {running.why}" if running.why else ""
-        log.log(level, "%s on %s is %s%s", mine.label, device, running.verdict, why)
+        log.log(
+            level,
+            "%s on %s is %s%s",
+            *(mine.label, device, running.verdict, why),
+            extra={"device": device},
+        )
         del self._pending[device]
         self._clear()
 

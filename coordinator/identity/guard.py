@@ -108,4 +108,8 @@ class Guard:
         try:
             check_broker(self._ghost(name), timeout_s=2.0)
         except BrokerError as error:
-            log.warning("the link of %s could not be cut: %s", name, error)
+            log.warning(
+                "the link of %s could not be cut: %s",
+                *(name, error),
+                extra={"device": name},
+            )

@@ -134,7 +134,7 @@ class Listener:
         except EdgeError as error:
             log.warning("refused to enrol %s: %s", peer, error)
             return Refused(str(error)[:500], error.help[:500])
-        log.info("enrolled %s from %s", name, peer)
+        log.info("enrolled %s from %s", name, peer, extra={"device": name})
         number, key = self._office.signing
         return Enrolled(
             name=name,

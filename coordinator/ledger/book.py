@@ -19,7 +19,7 @@ from edge_sdk.errors import StateError
 if os.name == "posix":
     import fcntl
 
-__all__ = ["Ledger", "is_held", "open_ledger", "read_ledger"]
+__all__ = ["Ledger", "holder", "is_held", "open_ledger", "read_ledger"]
 
 
 class Ledger(RoundPages, FleetPages, HistoryPages):
@@ -115,12 +115,15 @@ def open_ledger(folder: Path) -> Ledger:
     """
     try:
         (folder / "blobs").mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / "lock").open("a+")  # not w: it may name another process
     except OSError as error:
         raise StateError(f"run folder {folder} is not usable: {error}") from error
     try:
         if os.name == "posix":
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
         return Ledger(folder, open_to_write(folder / "ledger.sqlite"), lock)
     except BlockingIOError as error:
         lock.close()
@@ -150,6 +153,14 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def holder(folder: Path) -> int | None:
+    """The process that runs as the coordinator of a folder, on this machine."""
+    if not is_held(folder):
+        return None
+    text = (folder / "lock").read_text(encoding="ascii", errors="replace").strip()
+    return int(text) if text.isdecimal() else None
 
 
 def read_ledger(folder: Path) -> Ledger:

@@ -18,6 +18,7 @@ from coordinator.simulation.settings import SimulationSettings
 from coordinator.units import human_bytes
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import load_toml
+from edge_sdk.terminal import log_from_now_on
 
 __all__ = ["run_simulation", "settings_from"]
 
@@ -62,6 +63,7 @@ def run_simulation(
     folder: Path, settings: SimulationSettings, worker_count: int
 ) -> None:
     """Runs it and says after every round where it stands."""
+    log_from_now_on(run=folder.resolve().name)
     count = worker_count or len(os.sched_getaffinity(0))
     records = simulate(folder, settings, worker_count=count, observe=_say)
     last = records[-1]
@@ -75,7 +77,11 @@ def run_simulation(
 def _say(record: RoundRecord) -> None:
     name = f"round {record.round}" if record.round else "plan"
     what = record.note or _scores(record)
-    log.info("%s: %s (%.1f s)", name, what or "done", record.wall_s)
+    log.info(
+        "%s: %s (%.1f s)",
+        *(name, what or "done", record.wall_s),
+        extra={"round": record.round},
+    )
 
 
 def _scores(record: RoundRecord) -> str:

@@ -14,7 +14,7 @@ import typer
 
 from edge_sdk.commands.options import need_torch, profile_of
 from edge_sdk.settings import DeviceSettings, load_settings
-from edge_sdk.terminal import on_stop
+from edge_sdk.terminal import log_from_now_on, on_stop
 
 if TYPE_CHECKING:
     from device_profiles import DeviceProfile
@@ -155,6 +155,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         examples=len(examples),
         profile=msgspec.to_builtins(profile),
     )
+    log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)
     return Agent(
         identity,
@@ -171,5 +172,6 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
 
 
 def _say_phase(session: Session) -> None:
-    round_no = f" round {session.order.round_no}" if session.order else ""
-    log.info("%s%s", session.phase.value, round_no)
+    no = session.order.round_no if session.order else None
+    log_from_now_on(round=no)
+    log.info("%s%s", session.phase.value, "" if no is None else f" round {no}")

@@ -2,7 +2,12 @@
 
 from edge_sdk.terminal.commands import Json, Look, add, look
 from edge_sdk.terminal.exits import Exit, exit_of
-from edge_sdk.terminal.logs import log_about, log_from_now_on
+from edge_sdk.terminal.logs import (
+    log_about,
+    log_from_now_on,
+    log_to_file,
+    not_on_stderr,
+)
 from edge_sdk.terminal.paper import exit_codes, say, show, width
 from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.rim import on_stop
@@ -16,7 +21,9 @@ __all__ = [
     "exit_of",
     "log_about",
     "log_from_now_on",
+    "log_to_file",
     "look",
+    "not_on_stderr",
     "on_stop",
     "plain",
     "say",

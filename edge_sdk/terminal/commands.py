@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -107,6 +108,7 @@ def _dressed(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         global _look  # noqa: PLW0603 - a process runs one command
         _look = Look(verbose, quiet, log_format)
+        os.environ[LOG_FORMAT] = log_format  # what this command starts logs alike
         set_up(verbose=verbose, quiet=quiet, log_format=log_format)
         with rim(verbose=verbose, log_format=log_format):
             command(**given)

@@ -11,11 +11,14 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timezone
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any, Literal, TextIO, TypeAlias
 
+from edge_sdk.errors import EdgeError
 from edge_sdk.terminal.plain import plain
 
 __all__ = [
@@ -25,11 +28,14 @@ __all__ = [
     "TextLines",
     "log_about",
     "log_from_now_on",
+    "log_to_file",
+    "not_on_stderr",
     "set_up",
 ]
 
 LogFormat: TypeAlias = Literal["text", "json"]
 FACTS = ("run", "round", "device")
+FILE_BYTES = 8 << 20
 PACKAGES = ("coordinator", "device_profiles", "edge_sdk", "export")
 _process: dict[str, Any] = {}
 _around: ContextVar[Mapping[str, Any]] = ContextVar("log_about", default={})  # noqa: B039
@@ -116,12 +122,62 @@ def set_up(*, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
         log_format: For people or for programs.
     """
     handler = _Stderr()
+    handler.setLevel(logging.WARNING if quiet else logging.DEBUG)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, _Stderr)]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.INFO if verbose else logging.WARNING)
-    level = logging.WARNING if quiet else logging.INFO
     for name in PACKAGES:
-        logging.getLogger(name).setLevel(logging.DEBUG if verbose else level)
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def log_to_file(path: Path) -> AbstractContextManager[None]:
+    """Opens a file that gets every log line of the block too, as JSON.
+
+    It is followed by a second one at 8 MiB, then the older one goes.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    handler = RotatingFileHandler(
+        path, maxBytes=FILE_BYTES, backupCount=1, encoding="utf-8"
+    )
+    handler.setFormatter(JsonLines())
+    return _writing(handler)
+
+
+@contextmanager
+def _writing(handler: logging.Handler) -> Iterator[None]:
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    except EdgeError as error:  # told to people at the rim, and here only to the file
+        said = logging.makeLogRecord(
+            {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR"}
+        )
+        said.msg, said.help = str(error), error.help
+        handler.handle(said)
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def not_on_stderr(name: str) -> Iterator[None]:
+    """Lines of a logger stay out of stderr inside the block; files get them."""
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, _Stderr)]
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.name != name
+
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)

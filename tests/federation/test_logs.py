@@ -1,0 +1,115 @@
+"""A real run's log lines: run, round and device on each; shown, followed, and ended."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from screens import on_screen
+
+from coordinator.log_file import LOG
+from edge_sdk.terminal import Exit
+
+Make = Callable[..., Any]
+KEYS = ["time", "level", "logger", "message", "run", "round", "device"]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_every_line_of_a_real_run_names_run_round_and_device(
+    federation: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASH_EDGE_LOG_FORMAT", "json")
+    fleet = federation(rounds=2)
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+    fleet.wait(lambda: fleet.rounds_done() >= 1, "the first round")
+    assert run("stop", fleet.run).returncode == Exit.DONE
+    assert fleet.wait_end() == Exit.DONE
+    assert run("stop", fleet.run).returncode == Exit.STATE  # nobody is there any more
+    fleet.start("coordinator", "resume", str(fleet.run), "--quiet")
+    assert fleet.wait_end() == Exit.DONE
+    fleet.close()
+
+    for name in ("pi-1", "pi-2", "orin-1"):
+        lines = read(fleet.folder / f"{name}.log")
+        assert all(list(line)[:7] == KEYS for line in lines)
+        told = [line for line in lines if line["logger"] != "edge_sdk.commands.options"]
+        assert {(line["run"], line["device"]) for line in told} == {("test", name)}
+        trained = {x["round"] for x in lines if x["message"].startswith("training")}
+        assert trained >= {1, 2}
+    shown, kept = read(fleet.folder / "coordinator.log"), read(fleet.run / LOG)
+    for line in (*shown, *kept):
+        assert list(line)[:7] == KEYS
+        assert line["run"] == "test"
+    about = [x for x in kept if re.match(r"(pi|orin)-\d", x["message"])]
+    assert about
+    assert all(line["message"].startswith(line["device"]) for line in about)
+    assert {x["round"] for x in kept} >= {None, 0, 1, 2}
+    again = max(at for at, x in enumerate(shown) if "plain MQTT" in x["message"])
+    assert {x["level"] for x in shown[again:]} <= {"warning", "error"}  # --quiet
+    assert "done: 0/0 updates" in [x["message"] for x in kept]  # the file has it all
+
+    only = run("logs", fleet.run, "--device", "pi-1", "--json").stdout.splitlines()
+    assert only
+    assert {json.loads(line)["device"] for line in only} == {"pi-1"}
+    people = run("logs", fleet.run, "--round", "1").stdout
+    assert re.search(r"^\d{4}-\d\d-\d\d [\d:]{8} INFO +coordinator\.", people, re.M)
+    assert "round 2" not in people
+
+
+def test_a_log_is_followed_over_a_change_of_files_until_ctrl_c(tmp_path: Path) -> None:
+    log = tmp_path / LOG
+    entry = {"time": "2026-01-05T10:00:01.500Z", "level": "info", "logger": "a"}
+    with log.open("w") as file:
+        file.writelines(json.dumps({**entry, "message": f"m{n}"}) + "\n" for n in "12")
+        file.write('{"cut off')
+    with on_screen("coordinator", "logs", tmp_path, "--follow", "-n", "1") as screen:
+        screen.wait(lambda text: "a: m2" in text)
+        log.rename(tmp_path / f"{LOG}.1")
+        log.write_text(json.dumps({**entry, "message": "m3\x1b[2J"}) + "\n")
+        screen.wait(lambda text: r"a: m3\x1b[2J" in text)
+        screen.process.send_signal(2)
+        assert screen.end() == Exit.DONE
+    assert "m1" not in screen.text
+
+
+def test_a_run_that_cannot_start_says_so_in_its_log(federation: Make) -> None:
+    fleet = federation(rounds=1)
+    text = (fleet.run / "run.toml").read_text()
+    (fleet.run / "run.toml").write_text(
+        text.replace("port =", 'broker = "mqtt://127.0.0.1:1"\n#')
+    )
+    fleet.start("coordinator", "run", str(fleet.run))
+    assert fleet.wait_end() == Exit.BROKER
+    last = read(fleet.run / LOG)[-1]
+    assert last["level"] == "error"
+    assert "Connection refused" in last["message"]
+    assert last["help"]
+
+
+def test_logs_and_stop_of_a_folder_without_a_run_are_refused(tmp_path: Path) -> None:
+    done = run("logs", tmp_path)
+    assert done.returncode == Exit.STATE
+    assert "has no log yet" in done.stderr
+    done = run("stop", tmp_path)
+    assert done.returncode == Exit.STATE
+    assert "no coordinator runs in" in done.stderr
