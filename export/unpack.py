@@ -9,8 +9,8 @@ from export.passes.fold_constants import fold
 __all__ = ["dense_form"]
 
 _PACKING = {
-    "BitShift", "BitwiseAnd", "Cast", "ConstantOfShape", "CumSum", "Gather", "Mul",
-    "Reshape", "ScatterElements", "Slice",
+    "Add", "BitShift", "BitwiseAnd", "Cast", "ConstantOfShape", "CumSum",
+    "GatherElements", "Less", "Mul", "Reshape", "ScatterElements", "Slice", "Sub",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ _SMALL = 256  # bytes; below it no packing pays for its nodes
 
 @dataclass(frozen=True)
 class PackSparse:
-    """Replaces each sparse initializer by the smallest of gaps, bitmask or dense.
+    """Replaces each sparse initializer by the smallest of four forms.
 
     onnxruntime folds the added nodes when it loads the model, so the graph that runs is
     the dense one, bit for bit. Size shrinks; speed and memory at run time do not.
@@ -32,7 +32,7 @@ class PackSparse:
         keep: list[onnx.TensorProto] = []
         nodes: list[onnx.NodeProto] = []
         constants: list[onnx.TensorProto] = []
-        counts = {"gaps": 0, "bitmask": 0, "dense": 0}
+        counts = {"gaps": 0, "nibbles": 0, "bitmask": 0, "dense": 0}
         for index, tensor in enumerate(model.graph.initializer):
             array = numpy_helper.to_array(tensor)
             fragment = (

@@ -12,6 +12,8 @@ from export.packing import (
     bitmask_fragment,
     gap_list,
     gaps_fragment,
+    nibble_list,
+    nibbles_fragment,
     shared_constants,
     smallest,
 )
@@ -40,9 +42,16 @@ def sparse_arrays(draw: st.DrawFn) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(array=sparse_arrays(), make=st.sampled_from([gaps_fragment, bitmask_fragment]))
+@given(
+    array=sparse_arrays(),
+    make=st.sampled_from([gaps_fragment, nibbles_fragment, bitmask_fragment]),
+)
 def test_any_sparse_array_comes_back_bit_for_bit(array: np.ndarray, make) -> None:
-    back = unpacked(model_of(make("w", array, prefix="p0")), ["w"])["w"]
+    fragment = make("w", array, prefix="p0")
+    if fragment is None:  # nothing is kept, or no zero makes the number of codes even
+        assert make is nibbles_fragment
+        return
+    back = unpacked(model_of(fragment), ["w"])["w"]
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     assert back.tobytes() == array.tobytes()
@@ -58,6 +67,37 @@ def test_long_distances_are_bridged_by_fillers(first: int, distance: int) -> Non
     assert np.unique(spots).size == spots.size  # no position is written twice
 
 
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(0, 3))
+def test_nibbles_lead_to_every_kept_weight_and_no_other(
+    distances: list[int], tail: int
+) -> None:
+    positions = np.cumsum(distances) - 1
+    flat = np.zeros(positions[-1] + 1 + tail, np.float32)
+    flat[positions] = 1 + np.arange(positions.size)
+    found = nibble_list(flat)
+    if found is None:
+        assert tail == 0
+        assert all((d - 1) % 15 == 0 for d in np.diff(positions, prepend=-1)[1:])
+        return
+    codes, values = found
+    assert codes.size % 2 == 0
+    kept = codes < 15
+    spots = np.cumsum(np.where(kept, codes + 1, 15)) - (flat[0] != 0)
+    assert np.unique(spots).size == spots.size  # no position is written twice
+    assert spots[-1] < flat.size
+    back = np.zeros_like(flat)
+    back[spots[kept]] = values
+    assert back.tobytes() == flat.tobytes()
+
+
+def test_the_nibble_format_does_not_change() -> None:
+    flat = np.zeros(60, np.float32)
+    flat[[0, 1, 16, 48]] = 1, 2, 3, 4
+    codes, values = nibble_list(flat) or (None, None)
+    assert codes.tolist() == [0, 0, 14, 15, 15, 1]
+    assert values.tolist() == [1, 2, 3, 4]
+
+
 def test_the_gap_format_does_not_change() -> None:
     gaps, values = gap_list(
         np.array([0, 1, 256, 900]), np.array([1, 2, 3, 4], np.float32)
@@ -67,7 +107,8 @@ def test_the_gap_format_does_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("density", "encoding"), [(0.03, "gaps"), (0.1, "gaps"), (0.3, "bitmask")]
+    ("density", "encoding"),
+    [(0.03, "gaps"), (0.1, "nibbles"), (0.2, "nibbles"), (0.4, "bitmask")],
 )
 def test_the_smaller_encoding_is_chosen(density: float, encoding: str) -> None:
     rng = np.random.default_rng(0)
@@ -76,9 +117,11 @@ def test_the_smaller_encoding_is_chosen(density: float, encoding: str) -> None:
     fragment = smallest("w", array, prefix="p")
     assert fragment is not None
     assert fragment.encoding == encoding
-    # 8 bits per gap or 1 bit per weight, and under a kilobyte of nodes
+    # 8 bits per gap, 4 per step or 1 per weight, and under a kilobyte of nodes
     kept = np.count_nonzero(array)
-    ideal = kept * 5 if encoding == "gaps" else kept * 4 + array.size / 8
+    steps = 4 * kept / (1 - (1 - density) ** 15)  # those that land on none included
+    bits = {"gaps": 8 * kept, "nibbles": steps, "bitmask": array.size}[encoding]
+    ideal = kept * 4 + bits / 8
     assert fragment.size < ideal + 1000
 
 
