@@ -62,6 +62,16 @@ def test_a_mutant_is_caught_and_the_code_it_mutates_is_not(
             "test_a_coordinator_of_an_older_epoch_is_not_heard",
         ),
         (
+            "no-epoch-fence",
+            "tests/coordinator/test_reception.py::"
+            "test_a_coordinator_ends_when_a_newer_one_has_announced_itself",
+        ),
+        (
+            "no-epoch-fence",
+            "tests/coordinator/test_ledger.py::"
+            "test_an_older_coordinator_is_fenced_off_where_a_lock_does_not_hold",
+        ),
+        (
             "no-signature-check",
             "tests/identity/test_signatures.py::"
             "test_a_signature_is_of_its_key_and_nobody_elses",

@@ -147,11 +147,16 @@ def test_a_second_coordinator_of_the_same_folder_is_refused(make: Make) -> None:
     ends_well(fleet)
 
 
+@pytest.mark.parametrize("broker", ["mosquitto", "rabbitmq"])
 def test_a_coordinator_that_comes_back_finds_one_on_a_copy_of_its_folder_and_ends(
-    make: Make,
+    make: Make, broker: str
 ) -> None:
     """A machine hung, and a copy of its disk took over: two ledgers, no common lock."""
-    fleet = make(rounds=4)
+    from chaos.brokers import missing
+
+    if missing(broker):
+        pytest.skip(missing(broker))
+    fleet = make(broker, rounds=4)
     fleet.wait(lambda: any(u["round"] == 1 for u in fleet.rows("updates")), "an update")
     fleet.signal("coordinator", signal.SIGSTOP)
     old = fleet.run
