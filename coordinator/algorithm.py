@@ -1,6 +1,6 @@
-"""An algorithm is a frozen value of six slots; a round is what the slots say.
+"""An algorithm is a frozen value of seven slots; a round is what the slots say.
 
-Five slots are pure functions that the coordinator calls; what `local` gives for a round
+Six slots are pure functions that the coordinator calls; what `local` gives for a round
 is a small value that travels to the devices. A user's own algorithm is another such
 value.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,9 @@ __all__ = [
     "Plan",
     "Replay",
     "Saliency",
+    "Trained",
     "always_frozen",
+    "as_initialised",
     "keep_masks",
     "layer_densities",
     "same_for_all",
@@ -41,6 +43,10 @@ Counts: TypeAlias = dict[float, dict[str, int]]  # density -> weight name -> kep
 # (layers, the run's densities, what the warm-up found or None, mask seed) -> masks
 Plan: TypeAlias = Callable[
     [Sequence[LayerShape], Sequence[float], "Findings | None", int], "Family"
+]
+# (first masks, the seed's initial weights, what the warm-up found) -> first model
+Start: TypeAlias = Callable[
+    ["Family", Mapping[str, NDArray[Any]], "Findings | None"], Model
 ]
 # (what each device affords, the family's densities) -> density per device
 Assign: TypeAlias = Callable[[Mapping[str, float], Sequence[float]], dict[str, float]]
@@ -89,16 +95,31 @@ class Saliency:
     batches: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Evidence wanted: the weights that the same warm-up ends with, and their places.
+
+    Attributes:
+        epochs: As of `LayerSensitivity`.
+        prune_rate: Alike.
+    """
+
+    epochs: int = 10
+    prune_rate: float = 0.25
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What a warm-up found, averaged over its devices.
 
     Attributes:
         kept: Weight name to mean kept count.
+        model: The mean of the devices' models, on the union of their masks.
         saliency: Weight name to scores >= 0, float64 of the layer's shape.
     """
 
     kept: Mapping[str, float] = field(default_factory=dict)
+    model: Model | None = None
     saliency: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
@@ -117,6 +138,15 @@ class Moment:
     density: float
 
 
+def as_initialised(
+    family: Family, state: Mapping[str, NDArray[Any]], _findings: Findings | None
+) -> Model:
+    """The seed's initial weights, kept on the top mask."""
+    top = family.top
+    masked = {name: state[name][top[name]] for name in top}
+    return Model(top, masked, {n: a for n, a in state.items() if n not in top.layers})
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """How a federation trains.
@@ -129,20 +159,22 @@ class Algorithm:
         local: What a device does with its task.
         aggregate: How updates become the next model.
         revise: The masks of the next round.
+        start: The weights on the first masks.
     """
 
     name: str
-    evidence: LayerSensitivity | Replay | Saliency | None
+    evidence: LayerSensitivity | Replay | Saliency | Trained | None
     plan: Plan
     assign: Assign
     local: Local
     aggregate: Aggregate
     revise: Revise
+    start: Start = as_initialised
 
     @property
     def warms_up(self) -> bool:
         """Whether devices have to do something before the first masks."""
-        return isinstance(self.evidence, LayerSensitivity | Saliency)
+        return isinstance(self.evidence, LayerSensitivity | Saliency | Trained)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from functools import partial
 from hashlib import sha256
 
 from coordinator.aggregate import Model
-from coordinator.algorithm import Algorithm, Family, LayerSensitivity
+from coordinator.algorithm import Algorithm, Family, LayerSensitivity, Trained
 from coordinator.assignment import Drift
 from coordinator.cohort import choose
 from coordinator.fleet import Fleet
@@ -348,7 +348,7 @@ class Conductor:
             return self._run_until(self._watch.deadline_s())
         self._watch.start({})
         told, warm_up = self._algorithm.evidence, self._settings.warm_up
-        own = told.epochs if isinstance(told, LayerSensitivity) else 1
+        own = told.epochs if isinstance(told, LayerSensitivity | Trained) else 1
         epochs = warm_up.epochs or own
         slowest = max(
             self._fleet.warm_up_s(d, epochs, warm_up.max_steps) for d in cohort

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from coordinator.aggregate import Contribution, Model, clipped
-from coordinator.algorithm import Algorithm, Family, Findings, Saliency
+from coordinator.algorithm import Algorithm, Family, Findings, Saliency, Trained
 from coordinator.gate import read_update
 from coordinator.ledger import Ledger, UpdateRow
 from coordinator.orders import mask_seed
@@ -16,9 +16,11 @@ from coordinator.rounds import Phase
 from coordinator.settings import RunSettings
 from coordinator.steps import (
     findings_at_hand,
+    first_model,
     mean_findings,
     next_step,
     start_model,
+    trained_findings,
     warm_up_family,
 )
 from coordinator.store import ModelStore, model_name
@@ -104,7 +106,7 @@ class Lineage:
             )
         at = mask_seed(seed, warm_up=False)
         self.family = algorithm.plan(self.layers, densities, findings, at)
-        self.model = start_model(self._task, seed, self.family)
+        self.model = first_model(algorithm, self._task, seed, self.family, findings)
         self._warm_up = None
         if self.family.seed is None:
             self._store.save_family(0, self.family)
@@ -121,7 +123,11 @@ class Lineage:
         """
         if no == 0:
             sizes = {layer.name: layer.numel for layer in self.layers}
-            _, family = self.base_of(0)
+            first, family = self.base_of(0)
+            if isinstance(self._algorithm.evidence, Trained):
+                updates = _Updates(self._ledger, rows, family)
+                self.plan_masks(trained_findings(first, updates))
+                return model_name(0)
             blobs = (self._ledger.blob(row.blob) for row in rows)
             found = (
                 unpack_values(blob, family.top)

@@ -11,6 +11,7 @@ from coordinator.algorithm import (
     LayerSensitivity,
     Moment,
     Saliency,
+    Trained,
 )
 from coordinator.cohort import choose
 from coordinator.settings import RunSettings
@@ -91,6 +92,9 @@ def order_for(
     match algorithm.evidence if round_no == 0 else None:
         case LayerSensitivity(own_epochs, prune_rate):
             rule = WarmUp(prune_rate=prune_rate)
+            epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
+        case Trained(epochs=own_epochs, prune_rate=prune_rate):
+            rule = Rewire(prune_rate=prune_rate)
             epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
         case Saliency(batches):
             rule = Score(batches=batches)

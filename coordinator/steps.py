@@ -7,8 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Contribution, Coverage, Model
-from coordinator.algorithm import Algorithm, Family, Findings, Replay, Saliency
+from coordinator.aggregate import Contribution, Coverage, Model, moving_mean
+from coordinator.algorithm import (
+    Algorithm,
+    Family,
+    Findings,
+    Replay,
+    Saliency,
+    as_initialised,
+)
 from coordinator.orders import mask_seed, warm_up_counts
 from edge_sdk.models.inventory import initial_state
 from edge_sdk.models.task import Task
@@ -18,9 +25,11 @@ from edge_sdk.wire.values import Evidence, Values
 
 __all__ = [
     "findings_at_hand",
+    "first_model",
     "mean_findings",
     "next_step",
     "start_model",
+    "trained_findings",
     "warm_up_family",
 ]
 
@@ -41,10 +50,19 @@ def warm_up_family(
 
 
 def start_model(task: Task, seed: int, family: Family) -> Model:
-    """The model a family starts from: the seed's initial weights, kept on its mask."""
-    state = initial_state(task, seed)
-    masked = {name: state.pop(name)[family.top[name]] for name in family.top}
-    return Model(family.top, masked, state)
+    """What the warm-up starts from: the seed's initial weights, on the top mask."""
+    return as_initialised(family, initial_state(task, seed), None)
+
+
+def first_model(
+    algorithm: Algorithm,
+    task: Task,
+    seed: int,
+    family: Family,
+    findings: Findings | None,
+) -> Model:
+    """What round 1 starts from."""
+    return algorithm.start(family, initial_state(task, seed), findings)
 
 
 def findings_at_hand(
@@ -86,6 +104,19 @@ def mean_findings(
     if scored:
         return Findings(saliency={n: total / count for n, total in scores.items()})
     return Findings(kept={n: total / count for n, total in kept.items()})
+
+
+def trained_findings(base: Model, contributions: Iterable[Contribution]) -> Findings:
+    """The mean of the warm-up's models; a weight's over the devices that kept it.
+
+    Args:
+        base: What the warm-up started from.
+        contributions: Sorted by device, each on a mask of its own.
+    """
+    reports = list(contributions)
+    model, coverage = moving_mean(base, reports)
+    kept = {n: float(held.sum()) / len(reports) for n, held in coverage.items()}
+    return Findings(kept=kept, model=model)
 
 
 def next_step(

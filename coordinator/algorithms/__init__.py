@@ -5,7 +5,13 @@ from coordinator.algorithms.equal_counts import equal_counts
 from coordinator.algorithms.erk import erk_frozen
 from coordinator.algorithms.fedavg import fedavg
 from coordinator.algorithms.feddst import feddst
-from coordinator.algorithms.flash import flash_edge, hetero_flash, spdst
+from coordinator.algorithms.flash import (
+    flash_edge,
+    flash_scaled,
+    flash_trained,
+    hetero_flash,
+    spdst,
+)
 from coordinator.algorithms.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.nst import nst
 from coordinator.algorithms.pdst import pdst
@@ -22,6 +28,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "flash": spdst(),
     "hetero-flash": hetero_flash(),
     "flash-edge": flash_edge(),
+    "flash-scaled": flash_scaled(),
+    "flash-learned": flash_trained("flash-learned", learned=True, warm=False),
+    "flash-warm": flash_trained("flash-warm", learned=False, warm=True),
+    "flash-lottery": flash_trained("flash-lottery", learned=True, warm=True),
     "nst": nst(),
     "jmwst": jmwst(),
     "jmwst-10": jmwst_every(10),

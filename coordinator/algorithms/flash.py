@@ -18,15 +18,28 @@ from coordinator.algorithm import (
     Family,
     Findings,
     LayerSensitivity,
+    Trained,
     always_frozen,
+    as_initialised,
     keep_masks,
     layer_densities,
     same_for_all,
     the_devices_own,
 )
+from coordinator.starts import from_the_warm_up, scaled_by_fan_in
+from coordinator.strongest import chosen, magnitudes
+from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, nested_counts
 
-__all__ = ["flash_edge", "hetero_flash", "random_at_layer_densities", "spdst"]
+__all__ = [
+    "flash_edge",
+    "flash_scaled",
+    "flash_trained",
+    "hetero_flash",
+    "largest_at_layer_densities",
+    "random_at_layer_densities",
+    "spdst",
+]
 
 
 def spdst(*, epochs: int = 10) -> Algorithm:
@@ -55,6 +68,42 @@ def flash_edge(*, epochs: int = 10) -> Algorithm:
     """
     step = partial(coverage_mean, damping=1.0)
     return replace(hetero_flash(epochs=epochs), name="flash-edge", aggregate=step)
+
+
+def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:
+    """SPDST that keeps more of its warm-up than layer densities; one upload more each.
+
+    Args:
+        name: Its name in settings and results.
+        learned: Whether the mask keeps the largest weights of the warm-up's mean; it is
+            drawn at random else, as in FLASH.
+        warm: Whether training starts from the warm-up's mean weights.
+    """
+    plan = largest_at_layer_densities if learned else random_at_layer_densities
+    start = from_the_warm_up if warm else as_initialised
+    return replace(spdst(), name=name, evidence=Trained(), plan=plan, start=start)
+
+
+def flash_scaled() -> Algorithm:
+    """SPDST whose first weights are scaled to the inputs that each unit keeps."""
+    return replace(spdst(), name="flash-scaled", start=scaled_by_fan_in)
+
+
+def largest_at_layer_densities(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: Findings | None,
+    _seed: int,
+) -> Family:
+    """As `random_at_layer_densities`, at the places of the warm-up's largest weights.
+
+    Raises:
+        RunError: If there is no evidence.
+    """
+    profile = layer_densities(layers, findings, "FLASH")
+    if findings is None or findings.model is None:
+        raise RunError("FLASH plans from its warm-up's weights, and there is none")
+    return chosen(layers, densities, profile, magnitudes(findings.model))
 
 
 def random_at_layer_densities(

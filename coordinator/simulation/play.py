@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
 import msgspec
 
-from coordinator.aggregate import Model
-from coordinator.algorithm import Family, Findings
+from coordinator.aggregate import Contribution, Model
+from coordinator.algorithm import Family, Findings, Trained
 from coordinator.algorithms import ALGORITHMS
 from coordinator.orders import mask_seed, warm_up_cohort
 from coordinator.simulation.fleet import Fleet, Outcome, make_fleet
@@ -34,9 +34,11 @@ from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers import results, train_one
 from coordinator.steps import (
     findings_at_hand,
+    first_model,
     mean_findings,
     next_step,
     start_model,
+    trained_findings,
     warm_up_family,
 )
 from edge_sdk.errors import RunError
@@ -131,7 +133,7 @@ class Simulation:
             )
         at = mask_seed(seed, warm_up=False)
         family = algorithm.plan(self.layers, densities, findings, at)
-        model = start_model(self.task, seed, family)
+        model = first_model(algorithm, self.task, seed, family, findings)
         self._kept.begin(model, family, findings)
         self.model, self.family = model, family
         return RoundRecord(
@@ -165,6 +167,9 @@ class Simulation:
         chosen = dict.fromkeys(outcome.accepted, level)
         out = self._outgoing(0, chosen, base, family)
         packed = results(pool, train_one, out.jobs)
+        if isinstance(self.algorithm.evidence, Trained):
+            updates = self._contributions(chosen, out, packed, base, family)
+            return outcome, out, packed, trained_findings(base, updates)
         reports = [
             checked(order, done, base, family.top, self._most)
             for order, done in zip(out.orders, packed, strict=True)
@@ -201,11 +206,8 @@ class Simulation:
         chosen = {d: densities[d] for d in outcome.accepted}
         out = self._outgoing(no, chosen, base, family)
         packed = results(pool, train_one, out.jobs)
-        contributions = [
-            contribution(device, order, done, base, family, self._most)
-            for device, order, done in zip(chosen, out.orders, packed, strict=True)
-        ]
-        model, after, coverage = next_step(self.algorithm, base, family, contributions)
+        updates = self._contributions(chosen, out, packed, base, family)
+        model, after, coverage = next_step(self.algorithm, base, family, updates)
         scores = {}
         if self._is_scored(no):
             scores = scores_of(pool, model, after, self._eval_size)
@@ -245,6 +247,19 @@ class Simulation:
             folders={device: devices[device].folder for device in chosen},
             known=self.journal.holders(),
         )
+
+    def _contributions(
+        self,
+        chosen: Iterable[str],
+        out: Outgoing,
+        packed: Sequence[Packed],
+        base: Model,
+        family: Family,
+    ) -> list[Contribution]:
+        return [
+            contribution(device, order, done, base, family, self._most)
+            for device, order, done in zip(chosen, out.orders, packed, strict=True)
+        ]
 
     def _is_scored(self, no: int) -> bool:
         last = self.journal.completed + 1 >= self.settings.rounds

@@ -27,7 +27,11 @@ LAYERS = (
     LayerShape("fc.weight", (10, 32)),
 )
 RNG = np.random.default_rng(7)
+ALL = Mask({s.name: np.ones(s.shape, np.bool_) for s in LAYERS})
 FINDINGS = Findings(
+    model=Model(
+        ALL, {s.name: RNG.normal(size=s.numel).astype(np.float32) for s in LAYERS}, {}
+    ),
     kept={"conv.weight": 40.0, "dw.weight": 60.5, "fc.weight": 20.0},
     saliency={s.name: RNG.exponential(size=s.shape) for s in LAYERS},
 )
@@ -77,6 +81,20 @@ def test_its_masks_spend_their_density_and_nest(
     assert set(family.masks) - {1.0} == (
         set() if algorithm.name == "fedavg" else set(wanted) - {1.0}
     )
+
+
+@every
+def test_its_first_model_stands_on_its_top_mask(algorithm: Algorithm) -> None:
+    family = planned(algorithm, [0.5, 0.2])
+    state = {s.name: np.ones(s.shape, np.float32) for s in LAYERS}
+    state["bias"] = np.zeros(3, np.float32)
+    model = algorithm.start(family, state, FINDINGS if algorithm.evidence else None)
+    assert model.mask.digest == family.top.digest
+    for name, kept in family.top.counts.items():
+        assert model.masked[name].shape == (kept,)
+        assert model.masked[name].dtype == np.float32
+        assert np.isfinite(model.masked[name]).all()
+        assert model.masked[name].any()
 
 
 @every
