@@ -7,7 +7,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: bench-protocol docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
+.PHONY: bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
   fuzz chaos wheels arm tools clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -48,6 +48,11 @@ bench-budget: $(VENV)/.dev
 
 bench-page: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_page.py --json bench/page.json
+
+bench-card: $(VENV)/.dev   ## recovery and bytes into docs/benchmarks.md
+	mkdir -p bench
+	$(BIN)/python tests/bench/bench_recover.py --json bench/recover.json
+	$(BIN)/python tests/bench/card.py --write
 
 fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, about ten minutes
 	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1

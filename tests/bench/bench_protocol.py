@@ -80,7 +80,9 @@ def _large(row: dict[str, Any]) -> str:
     )
 
 
-def _measure(task: str, density: float, count: int, rounds: int) -> dict[str, Any]:
+def _measure(
+    task: str, density: float, count: int, rounds: int, *, page: str = ""
+) -> dict[str, Any]:
     """One run of a coordinator with so many light devices, from start to end."""
     with tempfile.TemporaryDirectory(prefix="flash-scale-") as name:
         folder = Path(name)
@@ -92,7 +94,7 @@ def _measure(task: str, density: float, count: int, rounds: int) -> dict[str, An
         (folder / "run.toml").write_text(
             f'federation = "scale"\ntask = "{task}"\nevaluation = "{folder}"\n'
             f'densities = [{density}]\nrounds = {rounds}\nalgorithm = "erk"\n'
-            f"wait_for = {count}\nround_budget_s = 600.0\n"
+            f'wait_for = {count}\nround_budget_s = 600.0\npage = "{page}"\n'
             "[training]\nmax_steps = 1\n"
             '[codec]\nup = "fp32"\ndown = "fp32"\nzstd = false\n'
         )
