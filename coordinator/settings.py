@@ -12,6 +12,7 @@ from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
 from coordinator.dashboard.access import parse_page
+from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
@@ -188,7 +189,7 @@ def load_run(path: Path) -> RunSettings:
     if settings.algorithm not in ALGORITHMS:
         raise SettingsError(
             f"{path}: key algorithm: {settings.algorithm!r} is none of "
-            f"{', '.join(ALGORITHMS)}"
+            f"{', '.join(ALGORITHMS)}{meant(settings.algorithm, ALGORITHMS)}"
         )
     moves = ALGORITHMS[settings.algorithm].revise is not keep_masks
     if settings.aggregate == "trimmed-mean" and moves:

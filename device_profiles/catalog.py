@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
@@ -13,6 +12,7 @@ import msgspec
 
 from device_profiles.errors import ProfileError
 from device_profiles.schema import DeviceProfile, parse_profile
+from device_profiles.words import meant
 
 __all__ = ["boards", "load_board", "load_profile"]
 
@@ -67,11 +67,9 @@ def _find(name: str, folder: Path | None, *, seen: tuple[str, ...]) -> DevicePro
     if name in _shipped():
         return _shipped_profile(name)
     known = boards(folder)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise ProfileError(
         file=f"board {name!r}",
-        expected=f"no board of this name is known{hint}",
+        expected=f"no board of this name is known{meant(name, known)}",
         remedy=f"Known boards: {', '.join(known)}.",
     )
 

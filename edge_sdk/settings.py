@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 
 if sys.version_info >= (3, 11):
@@ -90,7 +91,7 @@ def load_settings(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{path}: {_explain(str(error))}") from error
+        raise SettingsError(f"{path}: {_explain(str(error), kind)}") from error
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -120,10 +121,24 @@ def _decode(kind: type, value: object, base: Path) -> object:
     raise ValueError(f"Expected `{kind.__name__}`, got {value!r}")
 
 
-def _explain(text: str) -> str:
-    """Msgspec's message with its path written as TOML writes it."""
+def _explain(text: str, kind: type[msgspec.Struct]) -> str:
+    """Msgspec's message with its path written as TOML writes it, and the key meant."""
     match = re.fullmatch(r"(?P<what>.*?)(?: - at `\$(?P<at>[^`]*)`)?", text, re.DOTALL)
     if match is None:
         return text
     at = (match["at"] or "").removeprefix(".").replace("[...]", "[]")
-    return f"key {at}: {match['what']}" if at else match["what"]
+    what = match["what"]
+    unknown = re.search(r"unknown field `(.*)`", what)
+    if unknown:
+        what += meant(unknown[1], _fields_at(kind, at))
+    return f"key {at}: {what}" if at else what
+
+
+def _fields_at(kind: type[msgspec.Struct], at: str) -> tuple[str, ...]:
+    """The keys of a table of the file; none where the path leaves plain tables."""
+    for name in filter(None, at.split(".")):
+        inner = get_type_hints(kind).get(name)
+        if not (isinstance(inner, type) and issubclass(inner, msgspec.Struct)):
+            return ()
+        kind = inner
+    return kind.__struct_fields__

@@ -39,6 +39,13 @@ Points = Annotated[
 ]
 
 
+def format_names(begun: str) -> list[str]:
+    """What a shell offers for a format after Tab."""
+    from export.targets.table import TARGETS  # noqa: PLC0415 - imports onnx
+
+    return [name for name in TARGETS if name.startswith(begun)]
+
+
 @app.callback()
 def _root() -> None:
     """From a sparse checkpoint to a checked model file."""
@@ -51,7 +58,8 @@ def build_command(
         str,
         typer.Option(
             help="onnx-sparse, onnx, onnx-fp16, onnx-int8, ort, native, native-int8; "
-            "with their extras executorch, litert, coreml."
+            "with their extras executorch, litert, coreml.",
+            autocompletion=format_names,
         ),
     ] = "onnx-sparse",
     out: Annotated[
@@ -121,7 +129,8 @@ def bundle_command(
     *,
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     format: Annotated[  # noqa: A002
-        list[str] | None, typer.Option(help="May be given more than once.")
+        list[str] | None,
+        typer.Option(help="May be given more than once.", autocompletion=format_names),
     ] = None,
     data: Data = None,
     accuracy_points: Points = 0.5,

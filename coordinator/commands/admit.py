@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordinator.commands import complete
 from coordinator.commands.options import SETTINGS, Folder
 from coordinator.settings import load_run
 from edge_sdk.errors import IdentityError, SettingsError
@@ -69,7 +70,9 @@ def enroll(
 
 def revoke(
     folder: Folder,
-    name: Annotated[str, typer.Argument(help="The device.")],
+    name: Annotated[
+        str, typer.Argument(help="The device.", autocompletion=complete.devices)
+    ],
     why: Annotated[
         str, typer.Option(help="Told to the device and to people.")
     ] = "by the operator",

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.commands import complete
 from coordinator.commands.options import SETTINGS, Folder, need_torch
 from coordinator.settings import RunSettings, load_run
 from coordinator.status import summary
@@ -23,7 +24,11 @@ def deliver(
     folder: Folder,
     bundle: Annotated[Path, typer.Argument(help="A bundle of flash-export bundle.")],
     device: Annotated[
-        list[str] | None, typer.Option(help="Whom it is for; repeat. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="Whom it is for; repeat. Default: all.",
+            autocompletion=complete.devices,
+        ),
     ] = None,
     key: Annotated[
         Path | None,

@@ -11,6 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from coordinator.commands import complete
 from coordinator.commands.options import Folder
 from coordinator.dashboard import DEFAULT_ADDRESS, page_url, serve_page
 from coordinator.dashboard.source import Source
@@ -57,7 +58,10 @@ def status(
 def devices(
     folder: Folder,
     name: Annotated[
-        str | None, typer.Argument(help="One device, with all its rounds.")
+        str | None,
+        typer.Argument(
+            help="One device, with all its rounds.", autocompletion=complete.devices
+        ),
     ] = None,
     *,
     as_json: Json = False,

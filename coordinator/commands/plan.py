@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.commands import complete
 from device_profiles import boards, load_board
 from edge_sdk.terminal import Json, show
 
@@ -15,9 +16,18 @@ __all__ = ["plan"]
 
 
 def plan(
-    task: Annotated[str, typer.Option(help="A shipped task or module:object.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="A shipped task or module:object.", autocompletion=complete.tasks
+        ),
+    ],
     board: Annotated[
-        list[str] | None, typer.Option(help="A board; repeat for more. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="A board; repeat for more. Default: all.",
+            autocompletion=complete.board_names,
+        ),
     ] = None,
     density: Annotated[
         list[float] | None, typer.Option(help="A density; repeat for more.")

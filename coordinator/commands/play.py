@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from coordinator.commands import complete
 from coordinator.commands.options import Folder, need_torch
 from edge_sdk.terminal import say
 
@@ -29,13 +30,19 @@ def demo(
 def simulate(
     folder: Folder,
     preset: Annotated[
-        str | None, typer.Option(help="Published settings by name.")
+        str | None,
+        typer.Option(
+            help="Published settings by name.", autocompletion=complete.presets
+        ),
     ] = None,
     settings: Annotated[
         Path | None, typer.Option(help="A TOML file, over the preset.")
     ] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="One of the algorithms, over both.")
+        str | None,
+        typer.Option(
+            help="One of the algorithms, over both.", autocompletion=complete.algorithms
+        ),
     ] = None,
     density: Annotated[
         list[float] | None, typer.Option(help="A density; repeat for more.")

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.commands import complete
 from coordinator.commands.options import (
     SETTINGS,
     Folder,
@@ -26,7 +27,12 @@ __all__ = ["init", "resume", "run"]
 
 def init(
     folder: Folder,
-    task: Annotated[str, typer.Option(help="A shipped task or module:object.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="A shipped task or module:object.", autocompletion=complete.tasks
+        ),
+    ],
     evaluation: Annotated[Path, typer.Option(help="Folder with eval.npz.")],
     federation: Annotated[str, typer.Option(help="The federation's name.")] = "home",
     density: Annotated[

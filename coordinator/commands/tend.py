@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from coordinator.commands import complete
 from coordinator.commands.options import Folder
 from coordinator.log_file import Wanted, follow_log, line_of, read_log
 from coordinator.stop import stop_coordinator
@@ -23,7 +24,10 @@ def logs(
     folder: Folder,
     *,
     device: Annotated[
-        str | None, typer.Option(help="Lines about this device only.")
+        str | None,
+        typer.Option(
+            help="Lines about this device only.", autocompletion=complete.devices
+        ),
     ] = None,
     round_no: Annotated[
         int | None, typer.Option("--round", help="Lines of this round only.")

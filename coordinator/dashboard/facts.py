@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.ledger import Ledger, RefusalRow
 from coordinator.rounds import Phase
 from coordinator.settings import RunSettings
+from device_profiles.words import meant
 from edge_sdk.errors import StateError
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import Frozen, TaskOrder
@@ -62,10 +63,12 @@ def device_facts(ledger: Ledger, name: str) -> dict[str, Any]:
     Raises:
         StateError: If the run has not seen it.
     """
-    row = next((d for d in ledger.devices() if d["name"] == name), None)
+    devices = {d["name"]: d for d in ledger.devices()}
+    row = devices.get(name)
     if row is None:
         raise StateError(
-            f"this run has seen no device {name}", remedy="Choose one of the list."
+            f"this run has seen no device {name}{meant(name, devices)}",
+            remedy="Choose one of the list.",
         )
     refusals = [r for r in ledger.refused() if r.device == name]
     return {

@@ -30,6 +30,7 @@ from coordinator.identity.policy import (
     renewal_due,
 )
 from coordinator.identity.store import CertificateRow, IdentityStore, SigningRow
+from device_profiles.words import meant
 from edge_sdk.errors import IdentityError
 from edge_sdk.identity.keys import (
     key_pem,
@@ -230,7 +231,7 @@ class Office:
         if not self._store.revoke(name, why) and not waiting:
             known = ", ".join(sorted(self.enrolled())) or "none"
             raise IdentityError(
-                f"no device {name} is enrolled",
+                f"no device {name} is enrolled{meant(name, self.enrolled())}",
                 remedy=f"Name one of those enrolled: {known}.",
             )
 

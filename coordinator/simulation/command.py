@@ -16,6 +16,7 @@ from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings
 from coordinator.units import human_bytes
+from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import load_toml
 from edge_sdk.terminal import log_from_now_on
@@ -46,7 +47,7 @@ def settings_from(
         raw = msgspec.to_builtins(known)
     elif preset is not None and preset not in PRESETS:
         raise SettingsError(
-            f"there is no preset {preset!r}",
+            f"there is no preset {preset!r}{meant(preset, PRESETS)}",
             remedy=f"Choose one of {', '.join(PRESETS)}.",
         )
     else:

@@ -16,6 +16,7 @@ from coordinator.settings import (
     TrainingSettings,
     WarmUpSettings,
 )
+from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import check_density
 
@@ -103,6 +104,7 @@ def check_simulation(settings: SimulationSettings) -> SimulationSettings:
     if settings.algorithm not in ALGORITHMS:
         raise SettingsError(
             f"key algorithm: {settings.algorithm!r} is none of {', '.join(ALGORITHMS)}"
+            f"{meant(settings.algorithm, ALGORITHMS)}"
         )
     if bool(settings.data) == bool(settings.folder):
         raise SettingsError("name one of data (a shipped data set) and folder (yours)")

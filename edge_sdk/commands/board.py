@@ -23,6 +23,11 @@ __all__ = ["doctor", "enroll", "list_boards", "profile"]
 log = logging.getLogger(__name__)
 
 
+def board_names(begun: str) -> list[str]:
+    """What a shell offers for a board after Tab."""
+    return [name for name in boards() if name.startswith(begun)]
+
+
 def enroll(
     token: Annotated[str, typer.Argument(help="The token that the operator gave.")],
     folder: Annotated[
@@ -32,7 +37,11 @@ def enroll(
         Path | None, typer.Option(help="Folder with this device's private examples.")
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="A board of `flash-edge boards`, or a profile TOML.")
+        str,
+        typer.Option(
+            help="A board of `flash-edge boards`, or a profile TOML.",
+            autocompletion=board_names,
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:

@@ -21,7 +21,9 @@ Root = Annotated[Path, typer.Argument(help="Folder of the two slots.")]
 def infer(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle.")],
     given: Annotated[Path, typer.Option("--input", help="A .npy, .npz or image file.")],
-    threads: Annotated[int, typer.Option(min=1, max=256)] = 1,
+    threads: Annotated[
+        int, typer.Option(help="Threads for the model.", min=1, max=256)
+    ] = 1,
     key: Key = None,
     as_json: Json = False,
 ) -> None:

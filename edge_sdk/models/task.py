@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Examples", "Task", "load_task"]
+__all__ = ["SHIPPED", "Examples", "Task", "load_task"]
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
@@ -90,7 +91,7 @@ class Task:
     batch_size: int = 32
 
 
-_SHIPPED = {
+SHIPPED = {
     "cifar10": "edge_sdk.models.tasks.cifar10:task",
     "femnist": "edge_sdk.models.tasks.femnist:task",
     "mnist": "edge_sdk.models.tasks.mnist:task",
@@ -113,12 +114,13 @@ def load_task(reference: str) -> Task:
         >>> load_task("mnist").input_shape
         (1, 28, 28)
     """
-    target = _SHIPPED.get(reference, reference)
+    target = SHIPPED.get(reference, reference)
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
-        known = ", ".join(sorted(_SHIPPED))
+        known = ", ".join(sorted(SHIPPED))
         raise TaskError(
             f"task {reference!r} is neither one of {known} nor package.module:object"
+            f"{meant(reference, SHIPPED)}"
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

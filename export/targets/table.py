@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from device_profiles.words import meant
 from edge_sdk.errors import ExportError
 from export.targets import (
     Target,
@@ -49,7 +50,7 @@ def find_target(name: str) -> Target:
     """
     if name not in TARGETS:
         raise ExportError(
-            f"there is no format {name!r}",
+            f"there is no format {name!r}{meant(name, TARGETS)}",
             remedy=f"Choose one of {', '.join(TARGETS)}.",
         )
     return TARGETS[name]
