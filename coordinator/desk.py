@@ -110,6 +110,8 @@ class Desk:
         refused = self._fleet.hello(device, hello)
         if refused is not None:
             log.warning("%s cannot take part: %s", device, refused)
+            now = self._conductor.round
+            self._ledger.refuse(device, now.no if now else 0, "turned-away", refused)
             self._tell(device, Wait(REFUSED_MS, refused[:500]))
             return
         task = self._conductor.open_task(device)
@@ -121,7 +123,8 @@ class Desk:
         elif task is None and hello.task_id is None:
             back = max(IDLE_S, self._conductor.come_back_s(device))
             self._fleet.told(device, back)
-            self._tell(device, Wait(int(1000 * back), "no task for you just now"))
+            why = self._fleet.cannot(device) or "no task for you just now"
+            self._tell(device, Wait(int(1000 * back), why[:500]))
 
     def _pauses(self, device: str, seconds: float, why: str) -> None:
         """Its owner's limits hold it back; a round does not wait for longer pauses."""

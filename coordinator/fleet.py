@@ -76,11 +76,15 @@ class Fleet:
     def hello(self, device: str, hello: Hello) -> str | None:
         """Takes a device in; returns why not, if it cannot take part."""
         if hello.task != self._settings.task:
-            return f"this run trains {self._settings.task}, not {hello.task}"
+            ours = self._settings.task
+            return (
+                f"this run trains {ours}, not {hello.task}: put task = {ours!r} into "
+                "the device's settings, with examples for it"
+            )
         try:
             profile = parse_profile(hello.profile, file=f"profile of {device}")
         except ProfileError as error:
-            return str(error)
+            return f"{error} {error.help}"
         self._ledger.see_device(
             device,
             profile=hello.profile,
@@ -214,6 +218,16 @@ class Fleet:
             if now != self._paces.get(device, ""):
                 self._ledger.pace(device, now)
         self._paces = dict(why)
+
+    def cannot(self, device: str) -> str:
+        """Why a device gets no task at all, and what to do; empty if it may get one."""
+        choice = self._choices.get(device)
+        if choice is None or choice.density is not None:
+            return ""
+        return (
+            f"{choice.sentence(device)}. Raise the caps of its profile if they are too "
+            "low, or ask the operator for a lower density."
+        )
 
     def refusals(self) -> str:
         """Why devices cannot take part, in one line; empty if any can."""

@@ -107,7 +107,8 @@ class FleetPages(Pages):
         """How many updates of each device were refused; late or cut ones were not."""
         rows = self._db.execute(
             "SELECT device, sum(count) AS n FROM refusals "
-            "WHERE verdict NOT IN ('late', 'clipped', 'malformed') GROUP BY device"
+            "WHERE verdict NOT IN ('late', 'clipped', 'malformed', 'turned-away') "
+            "GROUP BY device"
         ).fetchall()
         return {row["device"]: row["n"] for row in rows}
 

@@ -1,21 +1,28 @@
-"""Two coordinators of one run on one broker: which one goes on."""
+"""Whom a coordinator believes, whom it tells why not, and to whom it yields."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import CertificateSigningRequestBuilder, Name
 
+from coordinator.identity.office import Office
 from coordinator.post import Post
 from coordinator.reception import Reception
-from edge_sdk.errors import StateError
+from edge_sdk.errors import RemoteProtocolError, StateError
+from edge_sdk.identity.signatures import signer
+from edge_sdk.identity.token import read_token
 from edge_sdk.transport.base import Delivery, Transport
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
-from edge_sdk.wire.codec import decode
-from edge_sdk.wire.messages import Announce
+from edge_sdk.wire.codec import Header, decode, encode
+from edge_sdk.wire.messages import Announce, Message, Revoked, TaskAck, Wait
 
 Connect: TypeAlias = Callable[[list[Delivery]], Transport]
 RUNNING = Announce("running", "digits", 1, 3, ["fp32"])
@@ -85,3 +92,51 @@ def test_of_two_copies_started_from_one_state_exactly_one_goes_on(
             with contextlib.suppress(StateError):
                 reception.read(word)
     assert sum(one.taken_over for one in receptions) == 1
+
+
+def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
+    tmp_path: Path,
+) -> None:
+    """A stranger is to enrol, a revoked device hears why; anybody else is ignored."""
+    broker, clock = MemoryBroker(), [0.0]
+    office = Office(tmp_path, "home")
+    link = broker.connect(lambda _: None, lambda _: None)
+    post = Post(link, "home", 7, office.seal.sign)
+    reception = Reception("home", office, post, lambda: clock[0])
+    heard: list[Delivery] = []
+    device = broker.connect(heard.append, lambda _: None)
+    device.subscribe(topics.inbox("home", "pi-9"))
+
+    def says() -> list[Message]:
+        """What a HELLO with a key that nobody knows is answered."""
+        heard.clear()
+        header = Header("task-ack", "home", "pi-9", "coordinator", 7, 1, 1)
+        stranger = signer(Ed25519PrivateKey.generate)
+        packet = encode(header, TaskAck("1-a"), sign=stranger)
+        topic = topics.upload("home", "pi-9", 0, data=False)
+        with pytest.raises(RemoteProtocolError, match="signature of pi-9"):
+            reception.read(Delivery(topic, packet))
+        return [decode(one.payload).message for one in heard]
+
+    (wait,) = says()
+    assert isinstance(wait, Wait)
+    assert "ask the operator for a token, then run flash-edge enroll" in wait.why
+    assert says() == []  # it may be an impostor: seldom
+    clock[0] += 61
+    assert len(says()) == 1
+    _enrol(office, "pi-9")
+    clock[0] += 61
+    assert says() == []  # somebody speaks in the name of a device that is well
+    office.revoke("pi-9", "it was stolen")
+    office.refresh()
+    clock[0] += 61
+    (gone,) = says()
+    assert isinstance(gone, Revoked)
+    assert gone.why == "it was stolen"
+
+
+def _enrol(office: Office, name: str) -> None:
+    token = read_token(office.token(name, "127.0.0.1", 1, hours=1))
+    key = Ed25519PrivateKey.generate()
+    request = CertificateSigningRequestBuilder(Name([])).sign(key, None)
+    office.enrol(token.secret, request.public_bytes(Encoding.DER))
