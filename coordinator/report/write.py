@@ -65,15 +65,9 @@ def gather(folder: Path) -> dict[str, Any]:
     run = source.run()
     path = folder / "run.toml"
     done = [r["no"] for r in run["rounds"] if r["phase"] == "done" and r["no"] > 0]
-    refused = [d["name"] for d in run["devices"] if d["refused"]]
     return run | {
         "warm_up": _or_none(source),
         "last": source.round(done[-1]) if done else None,
-        "refusals": [
-            {"device": name} | refusal
-            for name in refused
-            for refusal in source.device(name)["refusals"]
-        ],
         "settings": source.settings(),  # it is mailed: no password goes along
         "settings_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "files": source.exports()["files"],
