@@ -66,6 +66,7 @@ class Reception:
         self.taken_over = False
         self._explained: dict[str, float] = {}
         self._reminded: dict[str, float] = {}  # only of who is enrolled
+        self._deaf: set[str] = set()
 
     def read(self, delivery: Delivery) -> tuple[str, Message] | None:
         """Who says what; None for what needs no answer.
@@ -98,7 +99,23 @@ class Reception:
                 self._renew(device, message)
                 return None
             self._remind(device)
-        return device, message
+        return (
+            None if self._is_deaf(device, envelope.header.epoch) else (device, message)
+        )
+
+    def _is_deaf(self, device: str, epoch: int) -> bool:
+        """Whether a device has heard a newer coordinator, and so does not hear us."""
+        ours, _ = self._post.life
+        if epoch > ours and device not in self._deaf:
+            self._deaf.add(device)
+            log.warning(
+                "%s has heard a coordinator of epoch %d and is deaf to this one, of "
+                "epoch %d: this folder is an older copy of the run's; resume the newer "
+                "one, or start this run in a new folder",
+                *(device, epoch, ours),
+                extra={"device": device},
+            )
+        return epoch > ours
 
     def _meet(self, envelope: Envelope) -> None:
         """Our own announcement, or another coordinator's: the newer one goes on.

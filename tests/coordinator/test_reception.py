@@ -94,6 +94,24 @@ def test_of_two_copies_started_from_one_state_exactly_one_goes_on(
     assert sum(one.taken_over for one in receptions) == 1
 
 
+def test_a_device_that_has_heard_a_newer_coordinator_is_not_counted_on_and_named(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be asked in each round and never answer: the folder is an old copy."""
+    reception = Reception("home", None, Post(connect([]), "home", 7), lambda: 0.0)
+    topic = topics.upload("home", "pi-1", 0, data=False)
+
+    def reads(epoch: int) -> bool:
+        header = Header("task-ack", "home", "pi-1", "coordinator", epoch, 1, 1)
+        packet = encode(header, TaskAck("1-a"))
+        return reception.read(Delivery(topic, packet)) is not None
+
+    assert [reads(epoch) for epoch in (0, 7, 8, 8)] == [True, True, False, False]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "pi-1 has heard a coordinator of epoch 8 and is deaf to this one" in said
+    assert "resume the newer one" in said
+
+
 def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
     tmp_path: Path,
 ) -> None:
