@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from device_profiles import load_profile
+from device_profiles import load_board, load_profile
 from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.probe.report import write_profile
 from edge_sdk.terminal import Exit
 
 
@@ -60,6 +61,26 @@ def test_profile_measures_this_board_and_writes_what_run_can_read(
     written = load_profile(settings.parent / "state" / "profile.toml")
     assert written.provenance.kind == "measured"
     assert written.ram_mib > 0
+
+
+def test_a_reboot_during_the_probe_leaves_the_profile_of_before(settings: Path) -> None:
+    """Killed while it trains, without a warning; only the old file is there."""
+    state = settings.parent / "state"
+    state.mkdir()
+    path, before = state / "profile.toml", load_board("jetson_nano")
+    write_profile(path, before)
+    with subprocess.Popen(
+        [sys.executable, "-m", "edge_sdk.cli", "profile", str(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as probing:
+        assert probing.stdout is not None
+        said = next((line for line in probing.stdout if "training at" in line), "")
+        probing.kill()
+    assert said
+    assert load_profile(path) == before
+    assert list(state.iterdir()) == [path]
 
 
 def test_service_prints_a_unit_that_may_only_write_its_state(settings: Path) -> None:
