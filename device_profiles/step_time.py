@@ -33,6 +33,9 @@ OPTIMIZER_BYTES = 20
 SCATTER_BYTES = 28
 # ... and per kept value: int64 positions twice, values and gradients.
 KEPT_BYTES = 20
+# The sparse engine's passes over a kept weight of a layer: its value and column forward;
+# its row, that row's cursor, its value and its gradient backward (linear.cpp; counted).
+SPARSE_WEIGHT_BYTES = 28
 # Operator calls of the step whose overhead `step_overhead_ms` is (MnistNet has 51).
 REFERENCE_CALLS = 50
 # The masked engine's scatter and gather per masked layer, forward and backward.
@@ -115,6 +118,8 @@ def _terms(
     if engine == "masked":
         per_step += SCATTER_BYTES * workload.masked_numel + KEPT_BYTES * kept
         per_step += FAULT_BYTES * _faulting(workload)
+    else:
+        per_step += SPARSE_WEIGHT_BYTES * kept
     flops = FLOPS_PER_MAC * _macs(workload, density, engine) * passes
     traffic = _traffic(workload, engine) * passes + per_step * steps
     # The sparse engine's own pooling keeps maxima in vector registers: no branches.
