@@ -33,8 +33,8 @@ OPTIMIZER_BYTES = 20
 SCATTER_BYTES = 28
 # ... and per kept value: int64 positions twice, values and gradients.
 KEPT_BYTES = 20
-# The sparse engine's passes over a kept weight of a layer: its value and column forward;
-# its row, that row's cursor, its value and its gradient backward (linear.cpp; counted).
+# The sparse engine per kept weight: its value and column forward; its row, that row's
+# cursor, its value and its gradient backward (counted in kernels/src/linear.cpp).
 SPARSE_WEIGHT_BYTES = 28
 # Operator calls of the step whose overhead `step_overhead_ms` is (MnistNet has 51).
 REFERENCE_CALLS = 50

@@ -77,4 +77,7 @@ def bundle(
         python=python,
         own_wheel=wheel,
     )
-    say(str(made))
+    say(
+        f"{len(made.wheels)} wheels, {made.size / 1e6:.0f} MB, for {made.platform} "
+        f"with Python {made.python} in {made.folder}; on the device: sh install.sh"
+    )
