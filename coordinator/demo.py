@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.demo_table import closing_table
 from coordinator.processes import Child, stop_all
@@ -23,7 +21,7 @@ from coordinator.status import has_run, summary
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import RunError
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
-from edge_sdk.terminal import Exit, on_stop
+from edge_sdk.terminal import Exit, on_stop, say, show, width
 
 __all__ = ["FLEET", "run_demo"]
 
@@ -65,8 +63,6 @@ def run_demo(folder: Path, *, task: str, rounds: int) -> None:
     Raises:
         RunError: If a process fails for good; its log is named.
     """
-    console = Console()
-    console.width = max(console.width, 100)  # the closing table needs it
     folder.mkdir(parents=True, exist_ok=True)
     devices = _names()
     data = _data(folder, task, devices)
@@ -86,8 +82,10 @@ def run_demo(folder: Path, *, task: str, rounds: int) -> None:
         log.info("measuring a dense federation's bytes: %d rounds", DENSE_ROUNDS)
         _federate(dense, dense, pair, stopped)
     reports = _export(main, data, stopped)
-    console.print(closing_table(summary(main), summary(dense), reports, rounds))
-    console.print(
+    both = summary(main), summary(dense)
+    table = closing_table(*both, reports, rounds, width())
+    show(both[0], lambda: table, as_json=False)
+    say(
         f"settings, ledger, checkpoints: {main}\nper-device data, state, logs: "
         f"{folder / 'devices'}\nexported models: {main / 'exports'}\n"
         f"report: {write_report(main)}\n"

@@ -17,7 +17,11 @@ Reports = Mapping[float, Mapping[str, Any]]
 
 
 def closing_table(
-    run: Mapping[str, Any], dense: Mapping[str, Any], reports: Reports, rounds: int
+    run: Mapping[str, Any],
+    dense: Mapping[str, Any],
+    reports: Reports,
+    rounds: int,
+    width: int,
 ) -> Group:
     """One row per density, beside the same run dense.
 
@@ -26,9 +30,11 @@ def closing_table(
         dense: The same of the dense reference, fewer rounds.
         reports: Density to its export report.
         rounds: Rounds of the federation, to which the dense bytes are scaled.
+        width: Columns there are; below 100 a ratio stands under its figure.
     """
     scores = run["scores"][max(run["scores"], key=int)]
     up0, down0 = _dense_bytes(dense, rounds)
+    space = " " if width >= 100 else "\n"
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "density",
@@ -50,9 +56,9 @@ def closing_table(
             f"{100 * scores[str(density)]['accuracy']:.2f} %",
             f"{sum(counts.values()):,}",
             str(number),
-            _against(up, up0),
-            _against(down, down0),
-            f"{human_bytes(model['file_bytes'])} ({model['size_ratio']:.1f}x)",
+            _against(up, up0, space),
+            _against(down, down0, space),
+            f"{human_bytes(model['file_bytes'])}{space}({model['size_ratio']:.1f}x)",
             f"{model['findings']['parity']['max_relative']:.1e}",
         )
     note = Text(style="dim")
@@ -90,8 +96,8 @@ def _mean_bytes(
     return sent, received, len(mine)
 
 
-def _against(count: float, dense: float) -> str:
-    return f"{human_bytes(count)} ({dense / count:.1f}x)" if count else "-"
+def _against(count: float, dense: float, space: str) -> str:
+    return f"{human_bytes(count)}{space}({dense / count:.1f}x)" if count else "-"
 
 
 def _range(run: Mapping[str, Any]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S, assign
 from coordinator.pacing import expect, pace
@@ -14,6 +16,8 @@ from device_profiles import Caps, Choice, DeviceProfile, Workload
 from device_profiles.schema import Engine
 
 __all__ = ["Plan", "Planned", "plan_fleet", "plan_table"]
+
+WIDE = 120  # columns from which on reasons have room beside the figures
 
 DAYS_PER_MONTH = 30.4
 
@@ -140,22 +144,20 @@ def _row(
     )
 
 
-def plan_table(plan: Plan) -> Table:
-    """The plan as rich draws it; an asterisk marks estimated profiles."""
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-        caption=(
-            f"a round takes about {plan.round_s:.0f} s, "
-            f"{plan.rounds_per_month:.0f} a month, "
-            f"{human_bytes(plan.broker_bytes_per_month)} through the broker; "
-            "* not measured: run `flash-edge profile` on the board"
-        ),
-        caption_justify="left",
-    )
-    for column in ("board", "density", "round", "memory", "a month", "energy", "why"):
-        table.add_column(column, overflow="fold")
+def plan_table(plan: Plan, width: int) -> Group:
+    """The plan as rich draws it; an asterisk marks estimated profiles.
+
+    Args:
+        plan: What to draw.
+        width: Columns there are; where they are few, reasons stand below the table.
+    """
+    wide = width >= WIDE
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for column in ("board", "density", "round", "memory", "a month", "energy"):
+        right = column != "board"
+        table.add_column(column, no_wrap=True, justify="right" if right else "left")
+    if wide:
+        table.add_column("why", overflow="fold")
     for row in plan.boards:
         name = f"{row.board}{'*' if row.estimated else ''}"
         joules = row.joules_per_month
@@ -166,6 +168,13 @@ def plan_table(plan: Plan) -> Table:
             f"{row.peak_mib:.0f} MiB",
             human_bytes(row.bytes_per_month),
             "?" if joules is None else f"{joules / 3600:.0f} Wh",
-            row.why,
+            *((row.why,) if wide else ()),
         )
-    return table
+    below = [] if wide else [f"{row.board}: {row.why}" for row in plan.boards]
+    below.append(
+        f"a round takes about {plan.round_s:.0f} s, "
+        f"{plan.rounds_per_month:.0f} a month, "
+        f"{human_bytes(plan.broker_bytes_per_month)} through the broker; "
+        "* not measured: run `flash-edge profile` on the board"
+    )
+    return Group(table, *(Text(line, style="dim", overflow="fold") for line in below))

@@ -10,7 +10,7 @@ import typer
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
 from coordinator.commands import complete
 from device_profiles import boards, load_board
-from edge_sdk.terminal import Json, show
+from edge_sdk.terminal import Json, show, width
 
 __all__ = ["plan"]
 
@@ -53,4 +53,4 @@ def plan(
         round_budget_s,
         rounds_per_day=rounds_per_day,
     )
-    show(dataclasses.asdict(plan), lambda: plan_table(plan), as_json=as_json)
+    show(dataclasses.asdict(plan), lambda: plan_table(plan, width()), as_json=as_json)

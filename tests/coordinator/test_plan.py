@@ -54,9 +54,11 @@ def test_a_board_that_cannot_take_part_moves_nothing_and_says_why() -> None:
 def test_the_table_reads_on_eighty_columns_and_marks_estimates() -> None:
     text = io.StringIO()
     plan = plan_fleet(BOARDS, LOAD, (0.05, 0.1, 0.2), counts={NAMES[1]: 3})
-    Console(file=text, width=80).print(plan_table(plan))
+    Console(file=text, width=80).print(plan_table(plan, 80))
     shown = text.getvalue()
     assert "3 x" in shown
+    table = [line.split()[-2:] for line in shown.splitlines()[1 : len(BOARDS) + 1]]
+    assert all(unit == "Wh" or "?" in (joules, unit) for joules, unit in table)
     assert " Wh" in shown
     assert "not measured" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80

@@ -14,6 +14,7 @@ from past import Past
 from rich.cells import cell_len
 from screens import on_screen
 
+from coordinator.ledger import is_held
 from edge_sdk.terminal import Exit
 
 Make = Callable[..., Any]
@@ -96,3 +97,19 @@ def test_the_doctor_names_what_is_in_the_way(federation: Make) -> None:
     code, found = doctor(fleet.folder / "nowhere")
     assert code == Exit.FOUND
     assert "run.toml does not exist" in found["settings"]["detail"]
+
+
+def test_a_brokers_port_that_is_taken_is_named_and_nothing_is_left_running(
+    federation: Make,
+) -> None:
+    fleet = federation(rounds=1)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", fleet.port))
+        other.listen()
+        fleet.start("coordinator", "run", str(fleet.run))
+        assert fleet.wait_end() == Exit.BROKER
+    said = fleet.logs()
+    assert str(fleet.port) in said.split("error: ")[1]
+    assert "\nhelp: " in said
+    assert "Traceback" not in said
+    assert not is_held(fleet.run)

@@ -119,6 +119,15 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"#!{sys.executable}\nfrom {module}.cli import main\nmain()\n"
         )
         script.chmod(0o755)
+        told = subprocess.run(
+            ["bash", "--norc", "-c", f"{name} --show-completion"],
+            env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        (folder / f"{name}.bash").write_text(told.stdout)
     return folder
 
 
@@ -128,7 +137,7 @@ def completed(commands: Path, line: str) -> list[str]:
     function = f"_{name.replace('-', '_')}_completion"
     quoted = " ".join(f"'{word}'" for word in (name, *words))
     script = (
-        f"source <({name} --show-completion bash); COMP_WORDS=({quoted}); "
+        f"source {commands / name}.bash; COMP_WORDS=({quoted}); "
         f"COMP_CWORD={len(words)}; {function} {name}; printf '%s\\n' "
         '"${COMPREPLY[@]}"'
     )
