@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 Vector: TypeAlias = NDArray[np.float64]
+FLOOR_SHARE = 0.5  # of the budget that floors of input units may take; see ADR 35
 
 
 def check_density(density: float, *, what: str = "density") -> float:
@@ -97,8 +98,9 @@ def exact_counts(
     """Kept weights per layer, integers that sum to floor(target * sum(numel)).
 
     The profile is scaled until the budget is spent, each layer between its unit floor
-    (`LayerShape.floor`; one per output unit where the budget is below all floors) and
-    its size, then rounded by largest remainder.
+    and its size, then rounded by largest remainder. Floors touch every output and input
+    unit (`LayerShape.floor`) where that takes at most half of the budget, or they would
+    be the profile; below that they touch every output unit.
 
     Args:
         profile: (layers,); relative densities.
@@ -124,7 +126,7 @@ def exact_counts(
     # 1e-9: 0.29 * 100 is 28.999999999999996, and 29 is meant.
     budget = int(np.floor(target * size.sum() + 1e-9))
     lower = np.minimum([s.floor for s in layers], upper)
-    if budget < lower.sum():  # not even one per input unit: one per output unit
+    if FLOOR_SHARE * budget < lower.sum():
         lower = np.minimum([s.shape[0] for s in layers], upper)
     if budget < lower.sum():
         raise DensityError(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge_sdk.errors import DensityError
@@ -80,13 +80,24 @@ def test_counts_are_exact_and_above_every_floor(
 ) -> None:
     size = sum(s.numel for s in layers)
     floors = sum(min(s.floor, s.numel) for s in layers)
-    budget = data.draw(st.integers(floors, size))
+    budget = data.draw(st.integers(2 * floors, max(size, 2 * floors)))
+    assume(budget <= size)
     profile = np.array([data.draw(positive) for _ in layers])
     counts = exact_counts(profile, layers, budget / size)
     assert sum(counts.values()) == budget
     assert list(counts) == [s.name for s in layers]
     for layer in layers:
         assert layer.floor <= counts[layer.name] <= layer.numel
+
+
+def test_floors_of_inputs_do_not_become_the_profile() -> None:
+    """MNISTNet's 5,120 inputs of fc1 would take 98 % of the budget at d = .02."""
+    layers = LayerShape("conv2", (20, 10, 5, 5)), LayerShape("fc1", (50, 5120))
+    profile = np.array([1.0, 0.03])
+    conv2 = [exact_counts(profile, layers, d)["conv2"] for d in (0.05, 0.03, 0.02)]
+    assert conv2 == sorted(conv2, reverse=True)
+    assert conv2[-1] > 1500
+    assert exact_counts(profile, layers, 0.05)["fc1"] >= 5120
 
 
 @given(stacks(), st.data())
