@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import open_kind
+from brokers import KINDS, open_kind
 
 from coordinator.aggregate import Contribution
 from coordinator.algorithm import Family
@@ -58,15 +58,17 @@ def recomputed(run: Path, no: int) -> bool:
     return all(same)
 
 
-@pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_three_devices_as_processes_train_one_model(
-    federation: Make, kind: str, tmp_path: Path
+    federation: Make, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     with contextlib.ExitStack() as stack:
         broker = ""  # the coordinator starts mosquitto
         if kind == "embedded":
             own = stack.enter_context(open_kind(kind, tmp_path / "own-broker"))
             broker = f"mqtt://127.0.0.1:{own.port}"
+        elif kind == "rabbitmq":
+            broker = f"mqtt://127.0.0.1:{request.getfixturevalue('rabbit').port}"
         _three_devices_train_one_model(federation(rounds=3, broker=broker))
 
 
