@@ -1,13 +1,12 @@
 """The algorithms, one file each, in one literal table."""
 
 from coordinator.algorithm import Algorithm
-from coordinator.algorithms.equal_counts import equal_counts
+from coordinator.algorithms.equal_counts import equal_counts, equal_counts_scaled
 from coordinator.algorithms.erk import erk_frozen
 from coordinator.algorithms.fedavg import fedavg
 from coordinator.algorithms.feddst import feddst
 from coordinator.algorithms.flash import (
     flash_edge,
-    flash_scaled,
     flash_trained,
     hetero_flash,
     spdst,
@@ -25,10 +24,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "pdst": pdst(),
     "erk": erk_frozen(),
     "equal-counts": equal_counts(),
+    "equal-counts-scaled": equal_counts_scaled(),
     "flash": spdst(),
     "hetero-flash": hetero_flash(),
     "flash-edge": flash_edge(),
-    "flash-scaled": flash_scaled(),
     "flash-learned": flash_trained("flash-learned", learned=True, warm=False),
     "flash-warm": flash_trained("flash-warm", learned=False, warm=True),
     "flash-lottery": flash_trained("flash-lottery", learned=True, warm=True),

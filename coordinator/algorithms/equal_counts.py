@@ -8,6 +8,7 @@ trains for it is what this control measures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coordinator.aggregate import coverage_mean
 from coordinator.algorithm import (
@@ -20,9 +21,10 @@ from coordinator.algorithm import (
     layer_densities,
     same_for_all,
 )
+from coordinator.starts import scaled_by_fan_in
 from edge_sdk.sparse import LayerShape, nested_counts
 
-__all__ = ["equal_counts"]
+__all__ = ["equal_counts", "equal_counts_scaled"]
 
 
 def equal_counts() -> Algorithm:
@@ -36,6 +38,15 @@ def equal_counts() -> Algorithm:
         aggregate=coverage_mean,
         revise=keep_masks,
     )
+
+
+def equal_counts_scaled() -> Algorithm:
+    """The same, its first weights scaled to the inputs that each unit keeps.
+
+    Measured (docs/results.md): no warm-up, no byte more, and ahead of it.
+    """
+    start = scaled_by_fan_in
+    return replace(equal_counts(), name="equal-counts-scaled", start=start)
 
 
 def random_at_replayed_densities(

@@ -26,14 +26,13 @@ from coordinator.algorithm import (
     same_for_all,
     the_devices_own,
 )
-from coordinator.starts import from_the_warm_up, scaled_by_fan_in
+from coordinator.starts import from_the_warm_up
 from coordinator.strongest import chosen, magnitudes
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, nested_counts
 
 __all__ = [
     "flash_edge",
-    "flash_scaled",
     "flash_trained",
     "hetero_flash",
     "largest_at_layer_densities",
@@ -82,11 +81,6 @@ def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:
     plan = largest_at_layer_densities if learned else random_at_layer_densities
     start = from_the_warm_up if warm else as_initialised
     return replace(spdst(), name=name, evidence=Trained(), plan=plan, start=start)
-
-
-def flash_scaled() -> Algorithm:
-    """SPDST whose first weights are scaled to the inputs that each unit keeps."""
-    return replace(spdst(), name="flash-scaled", start=scaled_by_fan_in)
 
 
 def largest_at_layer_densities(
