@@ -11,6 +11,7 @@ __all__ = [
     "Curve",
     "Curves",
     "Mark",
+    "Point",
     "Rows",
     "curves",
     "ticks",
