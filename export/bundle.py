@@ -96,8 +96,13 @@ def make_bundle(
                 accuracy_points=accuracy_points,
                 seconds=seconds,
             )
+        one = next(iter(manifest["models"].values()))["golden"]
         text = readme(
-            source.task, manifest["models"], source.input_shape, len(source.labels)
+            source.task,
+            manifest["models"],
+            source.input_shape,
+            labels=len(source.labels),
+            outputs=int(np.load(folder / one)[0].size),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
         manifest["files"] = digests(folder)

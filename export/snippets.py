@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,20 +58,59 @@ from edge_sdk.infer import NativeModel
 output = NativeModel("{file}").run(np.load("golden/input.npy")[:1])
 ```
 """
+# A whole program, C and C++ at once: a test compiles and runs it as both.
 _C_NATIVE = """\
+This compiles `libflsp.so` here, and prints the folder of `flsp.h`:
+
+```sh
+python - <<END
+from pathlib import Path
+from edge_sdk.infer.build import SOURCES, build
+print(build(Path()), SOURCES)
+END
+```
+
 ```c
-char error[256];
-flsp_model* model = flsp_open("{file}", error, sizeof error);
-flsp_session* session = flsp_session_new(model, 1, error, sizeof error);
-flsp_run(session, input, output, 1);
+// cc run.c -I FOLDER -L . -lflsp -Wl,-rpath,. -o run && ./run   (or c++ run.cpp ...)
+#include <stdio.h>
+#include "flsp.h"
+
+int main(void) {{
+  static float input[{inputs}], output[{outputs}];
+  char error[256];
+  FILE* file = fopen("golden/input.npy", "rb");
+  if (!file || fseek(file, 128, SEEK_SET)) return 2;  // behind numpy's header
+  if (fread(input, sizeof input, 1, file) != 1) return 2;
+  flsp_model* model = flsp_open("{file}", error, sizeof error);
+  if (!model) return fprintf(stderr, "%s\\n", error), 1;
+  flsp_session* session = flsp_session_new(model, 1, error, sizeof error);
+  flsp_run(session, input, output, 1);
+  for (int i = 0; i < {outputs}; i++) printf("%.9g\\n", output[i]);
+  flsp_session_free(session);
+  flsp_close(model);
+  return 0;
+}}
 ```
 """
 
 
 def readme(
-    task: str, models: Mapping[str, Any], input_shape: tuple[int, ...], labels: int
+    task: str,
+    models: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    *,
+    labels: int,
+    outputs: int,
 ) -> str:
-    """Markdown: what is in the bundle, and a few lines of code per language."""
+    """Markdown: what is in the bundle, and a few lines of code per language.
+
+    Args:
+        task: The task's name.
+        models: Format to its entry in the manifest.
+        input_shape: Of one prepared example.
+        labels: How many labels there are.
+        outputs: Values of one output.
+    """
     shape = ", ".join(map(str, (1, *input_shape)))
     lines = [
         f"# {task}",
@@ -89,6 +129,7 @@ def readme(
         lines.append(f"{row} | {exact} |")
         del name
     ort = next((e for n, e in models.items() if n.startswith("onnx")), None)
+    inputs = math.prod(input_shape)
     fields = {"shape": shape, "rank": len(input_shape) + 1}
     if ort is not None:
         fields |= {"file": ort["file"], "stem": ort["file"].removesuffix(".onnx")}
@@ -101,7 +142,7 @@ def readme(
             lines += ["", f"## {title}, onnxruntime", "", text.format(**fields)]
     native = next((e for n, e in models.items() if n.startswith("native")), None)
     if native is not None:
-        fields |= {"file": native["file"]}
+        fields |= {"file": native["file"], "inputs": inputs, "outputs": outputs}
         lines += ["", "## Python, native", "", _PYTHON_NATIVE.format(**fields)]
-        lines += ["", "## C, native", "", _C_NATIVE.format(**fields)]
+        lines += ["", "## C and C++, native", "", _C_NATIVE.format(**fields)]
     return "\n".join(lines)

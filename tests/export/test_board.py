@@ -1,6 +1,7 @@
 """On the board: a bundle is checked, believed, run, switched to and taken back."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import export
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
 from edge_sdk.errors import DataError, ExportError, IdentityError, StateError
 from edge_sdk.infer import Bundle
+from edge_sdk.infer.build import SOURCES
+from edge_sdk.infer.library import runtime_library
 from edge_sdk.infer.prepare import Preparation, read_examples
 from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.infer.signature import read_key, read_public_key
@@ -121,6 +124,29 @@ def test_the_command_reads_arrays_and_images(
     done = command("infer", bundle, "--input", given, "--json")
     outputs = np.array([json.loads(line) for line in done.stdout.splitlines()])
     assert outputs.argmax(1).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(("kind", "standard"), [("c", "c99"), ("c++", "c++11")])
+def test_the_program_in_a_bundles_readme_runs_as_c_and_as_cpp(
+    bundle: Path, tmp_path: Path, kind: str, standard: str
+) -> None:
+    text = (bundle / "README.md").read_text()
+    (source,) = re.findall(r"^```c\n(.*?)^```$", text, re.M | re.S)
+    assert len(source.splitlines()) <= 20
+    (tmp_path / "run.c").write_text(source)
+    library = Path(runtime_library()._name).parent
+    compiler = find_compiler(this_machine())
+    assert compiler is not None
+    flags = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-std={standard}"]
+    link = ["-L", library, "-lflsp", f"-Wl,-rpath,{library}", "-o", tmp_path / "run"]
+    call = [compiler, "-x", kind, *flags, "-I", SOURCES, tmp_path / "run.c", *link]
+    subprocess.run(call, check=True)
+    done = subprocess.run(
+        [tmp_path / "run"], cwd=bundle, capture_output=True, text=True, check=True
+    )
+    wanted = np.load(bundle / "golden" / "output.native.npy")[0]
+    outputs = np.array(done.stdout.split(), np.float32)
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"nonsense"])
