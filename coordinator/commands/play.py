@@ -74,7 +74,9 @@ def simulate(
 def reproduce(
     table: Annotated[
         str,
-        typer.Argument(help="flash-2, flash-3, flash-4, salientgrads-2 or controls."),
+        typer.Argument(
+            help="flash-2, flash-3, flash-4, salientgrads-2, controls or candidates."
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="Where its runs lie.")],
     settings: Annotated[

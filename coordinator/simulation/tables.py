@@ -122,6 +122,17 @@ def _controls(kind: Kind) -> list[Cell]:
     ]
 
 
+def _candidates(kind: Kind) -> list[Cell]:
+    """What may become our default, beside FLASH at the same density."""
+    methods = ("flash", "flash-lottery", "equal-counts-scaled", "equal-counts")
+    halves = ("flash-warm", "flash-learned")  # of flash-lottery
+    return [
+        _cell(kind, data, 1, 0.05, method, None)
+        for data in ("mnist", "fashion")
+        for method in (*methods, *halves)
+    ]
+
+
 def _salient_2(kind: Kind) -> list[Cell]:
     """The released code has no cell: its model and algorithm are others."""
     if kind == "released":
@@ -141,6 +152,7 @@ TABLES: dict[str, Callable[[Kind], list[Cell]]] = {
     "flash-4": _flash_4,
     "salientgrads-2": _salient_2,
     "controls": _controls,
+    "candidates": _candidates,
 }
 
 
