@@ -67,6 +67,8 @@ for agent in agents:
 server.close()
 ledger.close()
 
-scores = summary(run)["scores"]
-for density, found in scores[max(scores, key=int)].items():
-    print(f"density {density}: accuracy {found['accuracy']:.3f}")
+found = summary(run)
+print(f"rounds done: {found['rounds_done']}")
+scores = found["scores"]
+for density, score in scores[max(scores, key=int)].items():
+    print(f"density {density}: accuracy {score['accuracy']:.3f}")

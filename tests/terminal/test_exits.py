@@ -108,7 +108,9 @@ def without_a_broker(folder: Path) -> int:
 
 
 def interrupted(folder: Path) -> int:
-    what = "pathlib.Path('here').touch(); time.sleep(60)"
+    # A shell starts what it puts into the background with SIGINT ignored.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    what = f"{heard}; pathlib.Path('here').touch(); time.sleep(60)"
     process = subprocess.Popen(
         profiled(folder, what), cwd=folder, stderr=subprocess.DEVNULL
     )

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from coordinator.cli import app
 from coordinator.track import points, track
 from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.terminal import Exit
 
 
 def _metrics(page) -> dict[tuple[str, ...], float]:
@@ -170,8 +171,9 @@ def test_a_round_waits_for_its_score_unless_a_later_one_has_it() -> None:
 def test_the_command_says_what_it_wrote_and_refuses_other_places(past) -> None:
     run = CliRunner().invoke
     done = run(app, ["track", str(past.folder), "--to", "tensorboard"])
-    assert (done.exit_code, done.output) == (0, "wrote 2 rounds to tensorboard\n")
+    assert (done.exit_code, done.stdout) == (0, "wrote 2 rounds to tensorboard\n")
     refused = run(app, ["track", str(past.folder), "--to", "paper"])
-    assert isinstance(refused.exception, SettingsError)
+    assert refused.exit_code == Exit.SETTINGS
+    assert "paper" in refused.stderr
     with pytest.raises(StateError, match="holds no run"):
         track(past.folder / "nowhere", "tensorboard")
