@@ -102,7 +102,8 @@ def test_a_pipe_gets_whole_lines_without_colours(past: Past) -> None:
 
 def test_what_a_device_says_cannot_move_the_cursor(past: Past) -> None:
     for command in (["devices"], ["devices", "pi-0003"], ["status"]):
-        with on_screen("coordinator", *command[:1], past.folder, *command[1:]) as it:
+        line = [command[0], past.folder, *command[1:]]
+        with on_screen("coordinator", *line, columns=200) as it:
             assert it.end() == Exit.DONE
         assert "\x1b[2J" not in it.raw
         assert "22:00" in it.raw
