@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from logging.handlers import RotatingFileHandler
@@ -113,6 +113,13 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _File(RotatingFileHandler):
+    """Lets a line go that cannot be written: a full disk is not the log's to tell."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's
+        """Nothing; stderr has the line."""
+
+
 def set_up(*, verbose: bool, quiet: bool, log_format: LogFormat) -> None:
     """Sends log lines to stderr; those of other packages only from warnings on.
 
@@ -141,9 +148,7 @@ def log_to_file(path: Path) -> AbstractContextManager[None]:
     Raises:
         OSError: If it cannot be opened.
     """
-    handler = RotatingFileHandler(
-        path, maxBytes=FILE_BYTES, backupCount=1, encoding="utf-8"
-    )
+    handler = _File(path, maxBytes=FILE_BYTES, backupCount=1, encoding="utf-8")
     handler.setFormatter(JsonLines())
     return _writing(handler)
 
@@ -163,7 +168,8 @@ def _writing(handler: logging.Handler) -> Iterator[None]:
         raise
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what a full disk did not take
+            handler.close()
 
 
 @contextmanager
