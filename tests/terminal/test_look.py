@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,3 +61,21 @@ def test_every_command_takes_the_options_of_the_look_and_explains_all_its_own(
 
 def test_the_list_of_silent_commands_names_real_ones() -> None:
     assert {name for name, _ in ALL} >= SILENT
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "key"),
+    [
+        ("edge_sdk", ["boards"], "jetson_nano"),
+        ("edge_sdk", ["model", "status", "nowhere"], "live"),
+        ("coordinator", ["plan", "--task", "digits"], "round_s"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_json_is_one_document_and_nothing_else(
+    module: str, arguments: list[str], key: str
+) -> None:
+    line = [sys.executable, "-m", f"{module}.cli", *arguments, "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=90)
+    assert key in json.loads(done.stdout)
+    assert done.stderr == ""
