@@ -194,6 +194,8 @@ class Link:
         self._ours = True
         self._client.disconnect()
         self._client.loop_stop()
+        # paho does it only when it is collected, which warns of sockets left open.
+        self._client._reset_sockets()  # noqa: SLF001
         self.gone.set()
 
     # -- paho --------------------------------------------------------------------------
