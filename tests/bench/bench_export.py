@@ -5,10 +5,11 @@ Run from the root of the project:
         [--densities 0.05,0.1] [--arm]
     python tests/bench/bench_export.py --checkpoint FILE --data FOLDER   (your own)
 
-What is trained, and how little: trained.py. Times are bursts of one runtime after the
-other, medians of all but each burst's first runs: single interleaved calls would
-measure a cache that the other side's weights have emptied. Load times are the least of
-three processes. Every format passes its gates on the way, or the bench ends there.
+What is trained, and how little: trained.py. Times are processor time of the one thread
+that computes, in bursts of one runtime after the other, medians of all but each burst's
+first runs: single interleaved calls would measure a cache that the other side's weights
+have emptied. Load times are the least of three processes. Every format passes its gates
+on the way, or the bench ends there.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ BURST, BURSTS = 20, 12
 
 
 def latencies(runs: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
-    """p50 and p90 microseconds of each, bursts alternating."""
+    """p50 and p90 microseconds of processor time of each, bursts alternating."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(BURSTS):
         for name, run in runs.items():
             taken = []
             for _ in range(BURST):
-                start = time.perf_counter()
+                start = time.thread_time()  # not the turns of other processes
                 run()
-                taken.append(1e6 * (time.perf_counter() - start))
+                taken.append(1e6 * (time.thread_time() - start))
             found[name] += taken[BURST // 4 :]
     return {
         name: (float(np.percentile(all_, 50)), float(np.percentile(all_, 90)))
