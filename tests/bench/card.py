@@ -95,15 +95,18 @@ def _flower() -> Iterator[str]:
         return
     yield "\n## Beside Flower's simulation\n"
     yield "MNISTNet, 10 clients of 600 images, all in every round, one epoch of SGD at"
-    yield "batch 32, nobody evaluates; rounds a second, runs interleaved, medians."
+    yield "batch 32, nobody evaluates; seconds a round, medians, runs in turn."
     yield "Flower 1.41.0 with Ray in an environment of its own:"
     yield f"`python tests/bench/bench_flower.py PYTHON`; {_machine(found)}.\n"
-    yield "| training | simulation | rounds/s | against Flower |"
+    yield "| training | simulation | wall | processor, all processes |"
     yield "|---|---|---|---|"
-    for kind, rates in found["rounds_per_s"].items():
-        for name, rate in rates.items():
-            ratio = rate / rates["Flower"]
-            yield f"| {kind} | {name} | {rate:.3g} | {ratio:.1f}x |"
+    for kind, rows in found["rounds"].items():
+        for name, row in rows.items():
+            cells = [
+                f"{row[key]:.3g} s ({rows['Flower'][key] / row[key]:.1f}x)"
+                for key in ("seconds", "processor")
+            ]
+            yield f"| {kind} | {name} | {cells[0]} | {cells[1]} |"
 
 
 def _machine(found: dict[str, Any]) -> str:

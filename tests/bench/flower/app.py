@@ -7,6 +7,7 @@ that both train the same one. `tests/bench/bench_flower.py` starts it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from clients import client_app, network
 from flwr.app import ArrayRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -22,12 +24,22 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
 
+def processor_s() -> float:
+    """Of this process and of all below it, Ray's among them."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 class Timed(FedAvg):
     """FedAvg that notes when each round's aggregate is there."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.ends: list[float] = []
+        self.ends: list[tuple[float, float]] = []
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
         """As FedAvg; a client that failed ends the measurement."""
@@ -35,7 +47,7 @@ class Timed(FedAvg):
         if any(reply.has_error() for reply in replies):
             sys.exit(f"round {server_round}: a client failed")
         found = super().aggregate_train(server_round, replies)
-        self.ends.append(time.monotonic())
+        self.ends.append((time.monotonic(), processor_s()))
         return found
 
 
@@ -71,9 +83,12 @@ def main() -> None:
         num_supernodes=clients,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
-    ends = strategy.ends
-    seconds = [b - a for a, b in itertools.pairwise(ends)]
-    sys.stdout.write("\n" + json.dumps({"seconds": seconds}) + "\n")
+    steps = list(itertools.pairwise(strategy.ends))
+    found = {
+        "seconds": [after[0] - before[0] for before, after in steps],
+        "processor": [after[1] - before[1] for before, after in steps],
+    }
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
