@@ -54,7 +54,7 @@ bench-card: $(VENV)/.dev   ## recovery and bytes into docs/benchmarks.md
 	$(BIN)/python tests/bench/bench_recover.py --json bench/recover.json
 	$(BIN)/python tests/bench/card.py --write
 
-fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, about ten minutes
+fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, some minutes
 	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1
 
 bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs/scale.md

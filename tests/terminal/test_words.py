@@ -120,7 +120,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         script.chmod(0o755)
         told = subprocess.run(
-            ["bash", "--norc", "-c", f"{name} --show-completion"],
+            # Not its last command: bash stays its parent, which says what shell it is.
+            ["bash", "--norc", "-c", f"{name} --show-completion; exit $?"],
             env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
