@@ -75,7 +75,8 @@ def reproduce(
     table: Annotated[
         str,
         typer.Argument(
-            help="flash-2, flash-3, flash-4, salientgrads-2, controls or candidates."
+            help="flash-2, flash-3, flash-4, salientgrads-2, controls, candidates, "
+            "methods or hetero."
         ),
     ],
     folder: Annotated[Path, typer.Argument(help="Where its runs lie.")],
@@ -86,6 +87,10 @@ def reproduce(
     seeds: Annotated[int, typer.Option(help="Seeds of each cell.", min=1)] = 3,
     rounds: Annotated[
         int | None, typer.Option(help="Rounds, if not as published.", min=1)
+    ] = None,
+    score_every: Annotated[
+        int | None,
+        typer.Option(help="Score after every so many rounds.", min=1),
     ] = None,
     only: Annotated[
         str, typer.Option(help="Cells with this in their name, such as mnist.")
@@ -107,6 +112,7 @@ def reproduce(
         kind=settings,
         seeds=seeds,
         rounds=rounds,
+        score_every=score_every,
         only=only,
         worker_count=workers,
         report=report,

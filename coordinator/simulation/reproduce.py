@@ -12,6 +12,7 @@ import msgspec
 
 from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import simulate
+from coordinator.simulation.settings import SimulationSettings
 from coordinator.simulation.tables import Cell, Kind, cells_of
 from edge_sdk.errors import DataError, SettingsError
 from edge_sdk.models.task import load_task
@@ -30,6 +31,7 @@ def reproduce(
     kind: Kind,
     seeds: int,
     rounds: int | None = None,
+    score_every: int | None = None,
     only: str = "",
     worker_count: int = 0,
     report: bool = False,
@@ -46,6 +48,7 @@ def reproduce(
         kind: The settings as resolved, or with the released code's quirks.
         seeds: Seeds 1, 2, ... of each cell.
         rounds: A shorter horizon than the published one.
+        score_every: Score after every so many rounds, if not as published.
         only: Cells whose name contains this.
         worker_count: Processes; 0 takes all cores.
         report: Run nothing; give what is there.
@@ -64,8 +67,9 @@ def reproduce(
         )
     count = worker_count or len(os.sched_getaffinity(0))
     for seed in range(1, seeds + 1):
-        for cell in cells if not report else []:
-            _run(_place(folder, cell, rounds, seed), cell, rounds, seed, count, cache)
+        for cell in {c.run: c for c in cells}.values() if not report else []:
+            place = _place(folder, cell, rounds, seed)
+            _run(place, _scaled(cell, rounds, score_every, seed), count, cache)
     return table_text(folder, cells, rounds, seeds)
 
 
@@ -86,17 +90,21 @@ def table_text(
     return "\n".join(lines) + "\n"
 
 
-def _run(
-    place: Path,
-    cell: Cell,
-    rounds: int | None,
-    seed: int,
-    count: int,
-    cache: Path | None,
-) -> None:
-    settings = msgspec.structs.replace(
-        cell.settings, seed=seed, rounds=rounds or cell.settings.rounds
+def _scaled(
+    cell: Cell, rounds: int | None, score_every: int | None, seed: int
+) -> SimulationSettings:
+    settings = cell.settings
+    return msgspec.structs.replace(
+        settings,
+        seed=seed,
+        rounds=rounds or settings.rounds,
+        evaluate_every=score_every or settings.evaluate_every,
     )
+
+
+def _run(
+    place: Path, settings: SimulationSettings, count: int, cache: Path | None
+) -> None:
     try:
         simulate(
             place,
@@ -120,7 +128,7 @@ def _say(name: str) -> Callable[[RoundRecord], None]:
 
 
 def _place(folder: Path, cell: Cell, rounds: int | None, seed: int) -> Path:
-    return folder / f"{cell.name}-r{rounds or cell.settings.rounds}-s{seed}"
+    return folder / f"{cell.run}-r{rounds or cell.settings.rounds}-s{seed}"
 
 
 def _is_whole(run: Run, rounds: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -23,17 +23,24 @@ class Cell:
     """One figure of a table.
 
     Attributes:
-        name: Of its runs' folders.
+        name: Of its own.
         settings: Its run, at seed 1.
         density: Where its accuracy is read.
         published: Top-1 accuracy in percent and its deviation, None where none was
             given; None for a run that nobody published.
+        folder: As `run`; empty for its name.
     """
 
     name: str
     settings: SimulationSettings
     density: float
     published: Figure | None
+    folder: str = ""
+
+    @property
+    def run(self) -> str:
+        """Of its runs' folders, which cells that read one run share."""
+        return self.folder or self.name
 
 
 # FLASH v1, Table 2: (data, alpha, density) -> NST, PDST, FLASH; dense under density 1.
@@ -133,6 +140,50 @@ def _candidates(kind: Kind) -> list[Cell]:
     ]
 
 
+# Every method that keeps one density; salientgrads-steps takes one batch a round.
+_METHODS = (
+    "flash",
+    "equal-counts",
+    "pdst",
+    "erk",
+    "nst",
+    "jmwst",
+    "jmwst-10",
+    "feddst",
+    "salientgrads",
+    "salientgrads-steps",
+    "zerofl",
+    "fedavg",
+)
+
+
+def _methods(kind: Kind) -> list[Cell]:
+    """Every method at one density, over three degrees of skew."""
+    return [
+        _cell(kind, "mnist", alpha, 1 if method == "fedavg" else 0.05, method, None)
+        for alpha in (1, 0.1, 1000)
+        for method in _METHODS
+    ]
+
+
+def _hetero(kind: Kind) -> list[Cell]:
+    """Table 4's fleet, beside equal devices at its mean density of 0.155."""
+    found = [_cell(kind, "mnist", 1, d, "flash", None) for d in (0.155, 0.1)]
+    for method in ("flash-edge", "hetero-flash"):
+        top = _cell(kind, "mnist-hetero", 1, 0.2, method, None)
+        found.append(top)
+        found += [
+            replace(
+                top,
+                name=top.name.replace("d0.2", f"d{d:g}"),
+                density=d,
+                folder=top.name,
+            )
+            for d in (0.15, 0.1)
+        ]
+    return found
+
+
 def _salient_2(kind: Kind) -> list[Cell]:
     """The released code has no cell: its model and algorithm are others."""
     if kind == "released":
@@ -153,6 +204,8 @@ TABLES: dict[str, Callable[[Kind], list[Cell]]] = {
     "salientgrads-2": _salient_2,
     "controls": _controls,
     "candidates": _candidates,
+    "methods": _methods,
+    "hetero": _hetero,
 }
 
 
