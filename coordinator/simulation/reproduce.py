@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from scipy import stats
 
 from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import simulate
@@ -17,11 +18,12 @@ from coordinator.simulation.tables import Cell, Kind, cells_of
 from edge_sdk.errors import DataError, SettingsError
 from edge_sdk.models.task import load_task
 
-__all__ = ["reproduce", "table_text"]
+__all__ = ["difference_text", "reproduce", "table_text"]
 
 log = logging.getLogger(__name__)
 
 Run = Sequence[RoundRecord]
+BySeed = Mapping[int, float]
 
 
 def reproduce(
@@ -66,7 +68,7 @@ def reproduce(
             remedy="Cells: " + ", ".join(c.name for c in cells_of(table, kind)) + ".",
         )
     count = worker_count or len(os.sched_getaffinity(0))
-    for seed in range(1, seeds + 1):
+    for seed in _to(seeds):
         for cell in {c.run: c for c in cells}.values() if not report else []:
             place = _place(folder, cell, rounds, seed)
             _run(place, _scaled(cell, rounds, score_every, seed), count, cache)
@@ -76,18 +78,57 @@ def reproduce(
 def table_text(
     folder: Path, cells: Sequence[Cell], rounds: int | None, seeds: int
 ) -> str:
-    """What is there of the cells, as Markdown; a cell without a run has no figures."""
+    """What is there of the cells, as Markdown; a cell without a run has no figures.
+
+    A cell's difference is to the last FLASH above it, seed by seed: two methods at one
+    seed have the same partition and the same initial weights.
+    """
     lines = [
-        "| cell | rounds | seeds | accuracy | published | "
+        "| cell | rounds | seeds | accuracy | against FLASH (95 %) | published | "
         "bytes down | bytes up | fewer than dense |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
+    above: BySeed = {}
     for cell in cells:
-        places = [_place(folder, cell, rounds, s) for s in range(1, seeds + 1)]
-        runs = [read_records(place) for place in places]
-        whole = [run for run in runs if _is_whole(run, rounds or cell.settings.rounds)]
-        lines.append(_line(cell, rounds, whole))
+        runs = {s: read_records(_place(folder, cell, rounds, s)) for s in _to(seeds)}
+        wanted = rounds or cell.settings.rounds
+        whole = {s: run for s, run in runs.items() if _is_whole(run, wanted)}
+        found = {s: _percent(cell, run) for s, run in whole.items()}
+        is_flash = cell.settings.algorithm == "flash"
+        difference = "" if is_flash else difference_text(found, above)
+        above = found if is_flash else above
+        lines.append(_line(cell, rounds, found, difference, list(whole.values())))
     return "\n".join(lines) + "\n"
+
+
+def difference_text(one: BySeed, other: BySeed) -> str:
+    """The mean of one minus other over the seeds of both, and its 95 % interval.
+
+    Args:
+        one: Seed to percent.
+        other: Alike.
+
+    Returns:
+        Points, Student's t over the paired differences; the mean alone at one seed, and
+        nothing where no seed has both.
+    """
+    points = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+    if not points:
+        return ""
+    mean = statistics.mean(points)
+    if len(points) == 1:
+        return f"{mean:+.2f}"
+    spread = statistics.stdev(points) / len(points) ** 0.5
+    half = float(stats.t.ppf(0.975, len(points) - 1)) * spread
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+def _to(seeds: int) -> range:
+    return range(1, seeds + 1)
+
+
+def _percent(cell: Cell, run: Run) -> float:
+    return 100 * run[-1].scores[f"{cell.density:g}"]["accuracy"]
 
 
 def _scaled(
@@ -135,11 +176,11 @@ def _is_whole(run: Run, rounds: int) -> bool:
     return sum(1 for r in run if r.round and not r.note) >= rounds
 
 
-def _line(cell: Cell, rounds: int | None, runs: Sequence[Run]) -> str:
-    density = f"{cell.density:g}"
-    found = [100 * run[-1].scores[density]["accuracy"] for run in runs]
+def _line(
+    cell: Cell, rounds: int | None, found: BySeed, difference: str, runs: Sequence[Run]
+) -> str:
     heads = [cell.name, str(rounds or cell.settings.rounds), str(len(runs))]
-    figures = [_mean(found), _published(cell)]
+    figures = [_mean(list(found.values())), difference, _published(cell)]
     return "| " + " | ".join([*heads, *figures, *_bytes(cell, runs)]) + " |"
 
 

@@ -168,7 +168,7 @@ def _methods(kind: Kind) -> list[Cell]:
 
 def _hetero(kind: Kind) -> list[Cell]:
     """Table 4's fleet, beside equal devices at its mean density of 0.155."""
-    found = [_cell(kind, "mnist", 1, d, "flash", None) for d in (0.155, 0.1)]
+    found = [_cell(kind, "mnist", 1, d, "flash", None) for d in (0.1, 0.155)]
     for method in ("flash-edge", "hetero-flash"):
         top = _cell(kind, "mnist-hetero", 1, 0.2, method, None)
         found.append(top)

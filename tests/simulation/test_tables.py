@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.record import read_records
-from coordinator.simulation.reproduce import reproduce
+from coordinator.simulation.reproduce import difference_text, reproduce
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings, check_simulation
 from coordinator.simulation.tables import TABLES, Cell, Kind, cells_of
@@ -88,11 +88,11 @@ def test_a_table_is_run_over_its_seeds_and_goes_on(
             cache=cache,
         ).splitlines()
 
-    assert "| digits-pdst | 2 | 0 |  | 12.30 +- 0.40 |" in told(report=True)[2]
+    assert "| digits-pdst | 2 | 0 |  |  | 12.30 +- 0.40 |" in told(report=True)[2]
     with caplog.at_level(logging.WARNING):
         lines = told(report=False)
     assert "absent-r2-s1 is left out: CIFAR-10 is not in" in caplog.text
-    _, name, rounds, seeds, accuracy, published, down, up, fewer, _ = (
+    _, name, rounds, seeds, accuracy, _, published, down, up, fewer, _ = (
         part.strip() for part in lines[2].split("|")
     )
     assert (name, rounds, seeds, published) == (
@@ -110,6 +110,14 @@ def test_a_table_is_run_over_its_seeds_and_goes_on(
     assert "| absent | 2 | 0 |" in lines[3]
     assert told(report=False) == told(report=True) == lines  # nothing runs twice
     assert len(read_records(runs / "digits-pdst-r2-s1")) == 3
+
+
+def test_a_difference_is_paired_by_seed_and_has_students_interval() -> None:
+    one, other = {1: 97.0, 2: 98.0, 3: 96.0, 4: 1.0}, {1: 96.0, 2: 96.0, 3: 95.0}
+    # differences 1, 2, 1: mean 4/3, deviation .577, half-width 4.303 x .577 / sqrt(3)
+    assert difference_text(one, other) == "+1.33 [-0.10, +2.77]"
+    assert difference_text({1: 95.0}, other) == "-1.00"
+    assert difference_text({9: 95.0}, other) == ""
 
 
 def test_an_unknown_table_or_cell_lists_those_there_are(tmp_path: Path) -> None:
