@@ -95,6 +95,14 @@ class Book:
             if db is not None:
                 db.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing, and no other process writes meanwhile."""
+        with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")  # closing takes back what was not committed
+
     def version(self) -> tuple[int, int]:
         """Differs once something was written; (0, 0) before the first delivery."""
         wal = self._path.with_name(self._path.name + "-wal")
@@ -131,12 +139,11 @@ class Book:
         Raises:
             StateError: If it cannot be kept.
         """
-        try:
-            replace_file(self._folder / blob, packed)
-        except CheckpointError as error:
-            raise StateError(str(error), remedy=error.help) from error
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
+        with self._writing() as db:
+            try:  # while nobody can `forget` what no row asks for yet
+                replace_file(self._folder / blob, packed)
+            except CheckpointError as error:
+                raise StateError(str(error), remedy=error.help) from error
             last = db.execute("SELECT max(no) FROM deliveries").fetchone()[0]
             no = 1 + (last or 0)
             db.executemany(
@@ -149,7 +156,6 @@ class Book:
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(no, d, label, digest, blob, key, _now()) for d in devices],
             )
-            db.execute("COMMIT")
         return no
 
     def content(self, blob: str) -> bytes:
@@ -166,11 +172,14 @@ class Book:
             raise StateError(f"{self._folder / blob} no longer has its digest")
         return packed
 
-    def forget(self, but: set[str]) -> None:
+    def forget(self) -> None:
         """Deletes packed bundles that nobody waits for any more."""
-        for path in self._folder.glob("[0-9a-f]" * 64):
-            if path.name not in but:
-                path.unlink(missing_ok=True)
+        with self._writing() as db:
+            rows = db.execute("SELECT blob FROM deliveries WHERE verdict = ''")
+            wanted = {row["blob"] for row in rows}
+            for path in self._folder.glob("[0-9a-f]" * 64):
+                if path.name not in wanted:
+                    path.unlink(missing_ok=True)
 
     def end(self, no: int, device: str, verdict: str, why: str) -> None:
         """A delivery has ended on a device; what ended before stays as it is."""

@@ -113,4 +113,4 @@ class Courier:
             self._post.unshelve(blob)
             del self._shelf[blob]
         if gone:
-            self._book.forget(wanted)
+            self._book.forget()
