@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from msgspec import UNSET
+
 from coordinator.algorithm import (
     Algorithm,
     Counts,
@@ -17,9 +19,11 @@ from coordinator.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import (
+    Frozen,
     LocalRule,
     Manifest,
     MaskRecipe,
+    OneStep,
     Regrow,
     Rewire,
     Score,
@@ -102,6 +106,7 @@ def order_for(
         case _:
             moment = Moment(round_no, settings.rounds, max(settings.densities))
             rule = algorithm.local(moment)
+    frozen = isinstance(rule, Frozen | OneStep)
     return TaskOrder(
         id=task_id(epoch, round_no, device),
         round_no=round_no,
@@ -117,6 +122,8 @@ def order_for(
             weight_decay=training.weight_decay,
             max_steps=max_steps,
             seed=_order_seed(settings.seed, round_no, device),
+            power=training.power if frozen and training.power != 1 else UNSET,
+            clip=training.clip if training.clip and round_no else UNSET,
         ),
         ttl_ms=int(1000 * ttl_s),
         shard=_shard(device),

@@ -23,6 +23,7 @@ __all__ = [
     "RunSettings",
     "TrainingSettings",
     "WarmUpSettings",
+    "check_power",
     "load_run",
 ]
 
@@ -46,6 +47,13 @@ class TrainingSettings(
         momentum: SGD momentum.
         weight_decay: L2 penalty on what is kept.
         horizon: Rounds over which the rate falls, T; 0 takes the run's own.
+        lag: Rounds that keep the first rate before it falls; the last rate is then
+            that of so many rounds before.
+        power: Kept values are trained as this power of what SGD moves, so that large
+            ones move more and small ones less (power-propagation, Schwarz et al.,
+            arXiv:2110.00296); 1 is plain SGD. For masks that stay.
+        clip: Longest gradient of a step, by its norm over all that trains; 0 for no
+            bound. The warm-up has none.
     """
 
     epochs: Positive = 1
@@ -56,10 +64,14 @@ class TrainingSettings(
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     horizon: Annotated[int, Meta(ge=0)] = 0
+    lag: Annotated[int, Meta(ge=0)] = 0
+    power: Annotated[float, Meta(ge=1, le=4)] = 1.0
+    clip: Annotated[float, Meta(ge=0)] = 0.0
 
     def rate_at(self, round_no: int, rounds: int) -> float:
         """Learning rate of round 1, 2, ...; the warm-up has that of round 1."""
-        share = max(round_no - 1, 0) / max((self.horizon or rounds) - 1, 1)
+        fallen = max(round_no - 1 - self.lag, 0)
+        share = fallen / max((self.horizon or rounds) - 1, 1)
         return float(self.rate * (self.rate_end / self.rate) ** share)
 
 
@@ -176,6 +188,25 @@ class RunSettings(
     aggregate: Literal["mean", "trimmed-mean"] = "mean"
 
 
+def check_power(algorithm: str, training: TrainingSettings, *, where: str = "") -> None:
+    """Refuses power-propagation where a weight may begin at 0: it would stay there.
+
+    Args:
+        algorithm: One of the table.
+        training: The run's.
+        where: What the message begins with.
+
+    Raises:
+        SettingsError: If the algorithm moves its masks and the power is not 1.
+    """
+    if training.power != 1 and ALGORITHMS[algorithm].revise is not keep_masks:
+        raise SettingsError(
+            f"{where}key training.power: {algorithm} moves its masks, and a weight "
+            "that enters a mask at 0 does not move under a power",
+            remedy="Take power = 1, or an algorithm with frozen masks.",
+        )
+
+
 def load_run(path: Path) -> RunSettings:
     """The run's settings, checked beyond their types.
 
@@ -198,6 +229,7 @@ def load_run(path: Path) -> RunSettings:
             f"{settings.algorithm} moves them",
             remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
         )
+    check_power(settings.algorithm, settings.training, where=f"{path}: ")
     if settings.page:
         parse_page(settings.page)
     return settings

@@ -15,6 +15,7 @@ from coordinator.settings import (
     RunSettings,
     TrainingSettings,
     WarmUpSettings,
+    check_power,
 )
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
@@ -106,6 +107,7 @@ def check_simulation(settings: SimulationSettings) -> SimulationSettings:
             f"key algorithm: {settings.algorithm!r} is none of {', '.join(ALGORITHMS)}"
             f"{meant(settings.algorithm, ALGORITHMS)}"
         )
+    check_power(settings.algorithm, settings.training)
     if bool(settings.data) == bool(settings.folder):
         raise SettingsError("name one of data (a shipped data set) and folder (yours)")
     shares = sum(group.share for group in settings.fleet)

@@ -36,6 +36,10 @@ class TrainingModel(Protocol):
         """Everything an optimizer may change: kept values and dense parameters."""
         ...
 
+    def kept(self) -> Iterator[nn.Parameter]:
+        """Of these the kept values, one parameter of nnz entries per masked layer."""
+        ...
+
     def train(self, mode: bool = True) -> object:  # noqa: FBT001, FBT002 - as in torch
         """Switches batch norm and dropout to training or evaluation."""
         ...

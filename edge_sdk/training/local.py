@@ -16,6 +16,7 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.progress import TaskProgress
+from edge_sdk.training.step import kept_parameters, sgd, take_step
 from edge_sdk.wire.messages import Training
 
 __all__ = [
@@ -90,13 +91,13 @@ def train(
     clock: Callable[[], float] = time.monotonic,
     progress: TaskProgress | None = None,
 ) -> Outcome:
-    """Trains in place, plain SGD with a new optimizer, as FLASH does every round.
+    """Trains in place, SGD with a new optimizer, as FLASH does every round.
 
     Args:
         model: In place.
         task: Gives loss, preparation and augmentation.
         examples: The device's own.
-        plan: Epochs, batch size, rates, seed.
+        plan: Epochs, batch size, rates, seed, and what `take_step` does with them.
         micro_batch: Most examples that go through at once; 0 takes the whole batch.
             The update is the same: see `accumulate`.
         ghost_norm: Accept batch norm's statistics per micro-batch.
@@ -110,12 +111,7 @@ def train(
         EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
     began = clock()
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=plan.learning_rate,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-    )
+    optimizer, kept = sgd(model, plan), kept_parameters(model, plan)
     noise = torch.Generator().manual_seed(plan.seed)
     model.train()
     steps, total = progress.resume(model, optimizer, noise) if progress else (0, 0.0)
@@ -130,7 +126,7 @@ def train(
             model, task.loss, inputs, targets,
             micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
         )  # fmt: skip
-        optimizer.step()
+        take_step(optimizer, plan, kept)
         steps += 1
         if progress is not None:
             progress.keep(steps, total, model, optimizer, noise)

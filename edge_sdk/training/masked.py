@@ -55,6 +55,10 @@ class MaskedModel:
         yield from self._kept.values()
         yield from (p for p in self._dense.values() if p.requires_grad)
 
+    def kept(self) -> Iterator[nn.Parameter]:
+        """Kept values, one flat parameter per masked layer."""
+        return iter(self._kept.values())
+
     def train(self, mode: bool = True) -> MaskedModel:  # noqa: FBT001, FBT002 - as torch
         """Switches batch norm and dropout."""
         self.module.train(mode)

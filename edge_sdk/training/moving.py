@@ -18,6 +18,7 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask, top_k
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.local import Outcome, Stopped, batches, check_finite, tensors
+from edge_sdk.training.step import sgd, take_step
 from edge_sdk.training.warmup import rewire
 from edge_sdk.wire.messages import Regrow, Rewire, Training
 
@@ -87,12 +88,7 @@ def train_moving(
     """
     weights = dict(model.named_parameters())
     patterns: Patterns = {n: np.array(mask[n]) for n in mask}
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=plan.learning_rate,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-    )
+    optimizer = sgd(model, plan)
     rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0x30E]))
     noise = torch.Generator().manual_seed(plan.seed)
     steps = list(batches(len(scorer.examples), plan))
@@ -109,7 +105,7 @@ def train_moving(
             _apply(weights, patterns)
         optimizer.zero_grad(set_to_none=True)
         total += scorer.backward(model, index, noise)
-        optimizer.step()
+        take_step(optimizer, plan)
         _apply(weights, patterns)
     check_finite(total, scorer.task)
     if isinstance(rule, Regrow) and rule.share:

@@ -81,6 +81,8 @@ class Training(Struct, frozen=True):
     """Local training: SGD on the task's loss.
 
     `max_steps` bounds one task's steps (0: whole epochs); `seed` orders the examples.
+    `power` has the kept values trained as a power of what SGD moves (absent: 1);
+    `clip` bounds the norm of a step's gradient (absent: no bound).
     """
 
     epochs: Annotated[int, Meta(ge=1)]
@@ -90,6 +92,8 @@ class Training(Struct, frozen=True):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     max_steps: Count = 0
     seed: Count = 0
+    power: Annotated[float, Meta(gt=1, le=4)] | UnsetType = UNSET
+    clip: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
 
 
 class Frozen(Struct, frozen=True, tag="frozen"):

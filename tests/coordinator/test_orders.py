@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET, structs
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.orders import (
@@ -37,6 +39,7 @@ def an_order(
     device: str = "pi-1",
     epoch: int = 3,
     steps: int = 0,
+    settings: RunSettings = SETTINGS,
 ) -> TaskOrder:
     return order_for(
         device,
@@ -46,7 +49,7 @@ def an_order(
         base=manifest_of(b"base"),
         mask=MaskRecipe(1, {"fc": 2}, bytes(32)),
         algorithm=ALGORITHMS[algorithm],
-        settings=SETTINGS,
+        settings=settings,
         batch_size=16,
         ttl_s=12.5,
         steps=steps,
@@ -61,6 +64,21 @@ def test_an_order_of_a_round_says_what_the_settings_say() -> None:
     assert order.training.learning_rate == pytest.approx(0.001)
     assert order.ttl_ms == 12_500
     assert unpack(pack(order), TaskOrder) == order
+
+
+def test_a_power_and_a_bound_are_asked_of_frozen_masks_and_never_of_a_warm_up() -> None:
+    training = structs.replace(SETTINGS.training, power=1.5, clip=10.0)
+    asked = partial(an_order, settings=structs.replace(SETTINGS, training=training))
+    for algorithm, no, power, clip in (
+        ("flash", 4, 1.5, 10.0),
+        ("flash", 0, UNSET, UNSET),
+        ("flash-lottery", 0, UNSET, UNSET),
+        ("salientgrads-steps", 4, 1.5, 10.0),
+        ("nst", 4, UNSET, 10.0),
+    ):
+        plan = asked(no, algorithm).training
+        assert (plan.power, plan.clip) == (power, clip)
+    assert an_order(4).training.power is UNSET
 
 
 def test_round_zero_is_the_warm_up_where_the_algorithm_wants_evidence() -> None:

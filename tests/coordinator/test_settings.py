@@ -59,6 +59,11 @@ def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
             ),
             ["key aggregate", "feddst moves them"],
         ),
+        (("rate = 0.1", "power = 0.5"), ["key training.power", ">= 1"]),
+        (
+            ("[training]", 'algorithm = "jmwst"\n[training]\npower = 1.5'),
+            ["key training.power", "jmwst moves its masks"],
+        ),
         (("[training]", "[gate]\ntrim = 0.5\n[training]"), ["key gate.trim", "< 0.5"]),
         (("rounds = 3", "rounds = 3\nport = 70000"), ["key port", "<= 65535"]),
         (('"demo"', '"Demo fleet"'), ["key federation", "regex"]),
@@ -86,5 +91,8 @@ def test_the_rate_goes_from_its_first_to_its_last_value(
     assert rates[0] == rates[1] == rate
     if rounds > 1:
         assert math.isclose(rates[-1], end, rel_tol=1e-9)
+    late = TrainingSettings(rate=rate, rate_end=end, lag=2, horizon=rounds)
+    assert [late.rate_at(no + 2, 900) for no in range(1, rounds + 1)] == rates[1:]
+    assert late.rate_at(2, 900) == late.rate_at(3, 900) == rate
     steps = [b - a for a, b in pairwise(rates[1:])]
     assert all(s <= 1e-12 for s in steps) or all(s >= -1e-12 for s in steps)

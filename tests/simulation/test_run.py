@@ -18,6 +18,7 @@ import pytest
 
 from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
+from coordinator.settings import TrainingSettings
 from coordinator.simulation.play import Simulation
 from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import simulate
@@ -213,6 +214,10 @@ def test_a_device_without_examples_is_named(tmp_path: Path) -> None:
     [
         ({"algorithm": "magic"}, "'magic' is none of"),
         ({"folder": "x"}, "name one of data"),
+        (
+            {"algorithm": "nst", "training": TrainingSettings(power=1.5)},
+            "nst moves its masks",
+        ),
         ({"cohort": 7}, "wants 7 updates and there are 6 devices"),
         ({"fleet": [Group(share=0.5)]}, "sum to 0.5"),
         ({"fleet": [Group(share=1.0, density=0.3)]}, "none of the run's densities"),

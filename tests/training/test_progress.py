@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import nn
 
 from edge_sdk.models.task import Examples, Task
@@ -51,7 +52,9 @@ TASK = Task(
 )
 
 
-def trained(progress: TaskProgress | None, steps: int = 1000) -> dict[str, bytes]:
+def trained(
+    progress: TaskProgress | None, steps: int = 1000, plan: Training = PLAN
+) -> dict[str, bytes]:
     """The model's bytes after training, cut off after so many steps of this life."""
     model = masked_model(module(), MASK)
     left = iter(range(steps))
@@ -60,24 +63,28 @@ def trained(progress: TaskProgress | None, steps: int = 1000) -> dict[str, bytes
         model,
         TASK,
         EXAMPLES,
-        PLAN,
+        plan,
         stop=lambda: next(left, None) is None,
         progress=progress,
     )
     return {n: a.tobytes() for n, a in (model.values() | model.dense()).items()}
 
 
+POWERED = structs.replace(PLAN, power=1.5, clip=1.0)  # theta is in no checkpoint
+
+
+@pytest.mark.parametrize("plan", [PLAN, POWERED], ids=["plain", "powered"])
 @pytest.mark.parametrize("first", [1, 4, 5, 14])
 def test_a_training_cut_off_twice_gives_the_same_bytes(
-    tmp_path: Path, first: int
+    tmp_path: Path, first: int, plan: Training
 ) -> None:
-    whole = trained(None)
+    whole = trained(None, plan=plan)
     place = Progress(tmp_path, every_s=0.0)
     for steps in (first, 1):
         if first + steps <= 15:
             with pytest.raises(Stopped):
-                trained(place.of("1-a", "masked"), steps)
-    assert trained(place.of("1-a", "masked")) == whole
+                trained(place.of("1-a", "masked"), steps, plan)
+    assert trained(place.of("1-a", "masked"), plan=plan) == whole
 
 
 def test_another_tasks_checkpoint_and_a_damaged_one_are_thrown_away(

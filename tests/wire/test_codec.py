@@ -114,6 +114,16 @@ def test_every_message_round_trips(messages: list[Message]) -> None:
         assert decode(encode(head, message)) == Envelope(head, message)
 
 
+def test_what_an_order_may_leave_out_costs_no_bytes_and_travels_when_it_is_set() -> (
+    None
+):
+    plain = Training(epochs=1, batch_size=8, learning_rate=0.1)
+    assert b"power" not in pack(plain)
+    assert b"clip" not in pack(plain)
+    more = msgspec.structs.replace(plain, power=1.5, clip=10.0)
+    assert unpack(pack(more), Training) == more
+
+
 def test_every_message_type_is_here(messages: list[Message]) -> None:
     assert {type(m) for m in messages} == set(Message.__args__)
 
@@ -292,6 +302,8 @@ def test_the_signature_covers_header_and_body_and_comes_first() -> None:
         (Training, {"epochs": 1, "batch_size": 1, "learning_rate": 0.0}),
         (Training, {"epochs": 1, "batch_size": 1, "learning_rate": float("nan")}),
         (Training, {"epochs": True, "batch_size": 1, "learning_rate": 0.1}),
+        (Training, {"epochs": 1, "batch_size": 1, "learning_rate": 0.1, "power": 1}),
+        (Training, {"epochs": 1, "batch_size": 1, "learning_rate": 0.1, "clip": 0}),
         (Need, {"type": "need", "blob": "a", "ranges": [[0, -1]], "credit": 1}),
         (Need, {"type": "need", "blob": "a", "ranges": [[0]], "credit": 1}),
         (Need, {"type": "need", "blob": "a", "ranges": [], "credit": 0}),

@@ -45,6 +45,10 @@ class SparseModel:
         """Kept values and dense parameters, in the model's order."""
         return (p for p in self.module.parameters() if p.requires_grad)
 
+    def kept(self) -> Iterator[nn.Parameter]:
+        """Kept values, one parameter of nnz entries per masked layer."""
+        return (self.module.get_parameter(name) for name in self.mask)
+
     def train(self, mode: bool = True) -> SparseModel:  # noqa: FBT001, FBT002 - as torch
         """Switches batch norm and dropout to training or evaluation."""
         self.module.train(mode)
