@@ -52,10 +52,10 @@ def prepare(options: Mapping[str, Any]) -> None:
 def hurry() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
     from coordinator import conductor, pacing, server
-    from edge_sdk import agent
+    from edge_sdk.agent import loop
     from edge_sdk.transport import link, mqtt
 
-    _set(agent, "NUDGE_S", {p: s / 8 for p, s in agent.NUDGE_S.items()})
+    _set(loop, "NUDGE_S", {p: s / 8 for p, s in loop.NUDGE_S.items()})
     _set(pacing, "FIRST_GRACE_S", 8.0)
     _set(pacing, "GRACE_S", 2.5)
     _set(server, "RETURN_S", 6.0)

@@ -50,7 +50,8 @@ def no_epoch_fence() -> None:
     """Devices hear coordinators of any epoch; two write one ledger, none yields."""
     from coordinator.ledger.commits import Commits
     from coordinator.reception import Reception
-    from edge_sdk import agent, session
+    from edge_sdk import session
+    from edge_sdk.agent import duty
 
     advance = session.advance
 
@@ -59,7 +60,7 @@ def no_epoch_fence() -> None:
             event = replace(event, epoch=max(event.epoch, now.epoch))
         return advance(now, event)
 
-    _replace(agent, "advance", hear_all)
+    _replace(duty, "advance", hear_all)
     begin = Commits._begin
 
     def begin_anyway(self: Any) -> None:

@@ -17,8 +17,7 @@ import pytest
 from msgspec import UNSET
 
 from device_profiles import Caps
-from edge_sdk import agent as agent_module
-from edge_sdk.agent import Agent, Identity
+from edge_sdk.agent import Agent, Identity, loop, work
 from edge_sdk.errors import EngineError, StateError
 from edge_sdk.governor import Conditions
 from edge_sdk.journal import Journal
@@ -198,13 +197,12 @@ class Device:
     def kill(self) -> None:
         """As kill -9 does: the will is spoken, nothing is said or kept."""
         self.link.die()
-        self.agent._transport = self.broker.connect(lambda _: None, lambda _: None)
-        self.agent._transport.publish = lambda *_a, **_k: None  # type: ignore[method-assign]
+        self.agent._duty.transport = self.broker.connect(lambda _: None, lambda _: None)
+        self.agent._duty.transport.publish = lambda *_a, **_k: None  # type: ignore[method-assign]
         self.agent.stop()
         self.thread.join(WAIT_S)
-        if self.agent._worker is not None:
-            self.agent._worker.join(WAIT_S)
-        self.agent._journal.close()
+        self.agent._duty._work.join(WAIT_S)
+        self.agent._duty._journal.close()
 
     def leave(self) -> None:
         self.agent.stop()
@@ -287,7 +285,7 @@ def _is_idle(device: Device) -> bool:
 def test_a_device_that_trains_says_how_far_it_is(
     boss: Coordinator, device: Device, order: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "STATUS_S", 0.03)
+    monkeypatch.setattr(work, "STATUS_S", 0.03)
     device.trainer.go.clear()
     boss.hears(Hello)
     boss.shelve()
@@ -337,7 +335,7 @@ def test_malformed_and_foreign_messages_are_counted_and_dropped(
 def test_a_chunk_that_never_came_is_asked_for(
     boss: Coordinator, device: Device, order: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(agent_module.NUDGE_S, Phase.FETCH, 0.05)
+    monkeypatch.setitem(loop.NUDGE_S, Phase.FETCH, 0.05)
     boss.shelve(without=1)
     a_task(boss, order)
     need = boss.hears(Need)
@@ -354,7 +352,7 @@ def test_rounds_of_others_do_not_keep_a_device_from_asking_again(
     boss: Coordinator, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its HELLO was lost, and what is announced to all comes oftener than it asks."""
-    monkeypatch.setitem(agent_module.NUDGE_S, Phase.IDLE, 0.2)
+    monkeypatch.setitem(loop.NUDGE_S, Phase.IDLE, 0.2)
     boss.hears(Hello)
     boss.announce("running")
     boss.hears(Hello)  # an epoch that is new to it is greeted at once
@@ -599,7 +597,7 @@ def test_stop_ends_it_also_when_its_queue_is_full(
 ) -> None:
     device.leave()
     device.start()
-    for _ in range(agent_module.QUEUE + 50):
+    for _ in range(loop.QUEUE + 50):
         device.agent._deliver(Delivery("fl/1/demo/c/ann", b""))
     device.agent.stop()
     device.thread.join(WAIT_S)
@@ -722,7 +720,7 @@ def test_a_days_bytes_are_counted_over_restarts_and_end_with_the_day(
 def test_a_device_without_a_task_comes_back_when_the_coordinator_said(
     device: Device, boss: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(agent_module.NUDGE_S, Phase.IDLE, 0.1)
+    monkeypatch.setitem(loop.NUDGE_S, Phase.IDLE, 0.1)
     boss.hears(Hello)
     boss.tell("pi-1", Wait(700, "no task for you just now"))
     while not boss.said.empty():

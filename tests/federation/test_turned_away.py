@@ -72,7 +72,9 @@ def test_who_cannot_take_part_is_told_why_and_what_to_do_and_the_operator_sees_i
             one.close()
         server.close()
         ledger.close()
-    told = [r.getMessage() for r in caplog.records if r.name == "edge_sdk.agent"]
+    told = [
+        r.getMessage() for r in caplog.records if r.name.startswith("edge_sdk.agent")
+    ]
     away = "this run trains digits, not mine:task: put task = 'digits' into the"
     assert any(f"the coordinator says: {away}" in one for one in told)
     assert any(

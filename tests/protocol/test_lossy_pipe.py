@@ -24,8 +24,7 @@ from coordinator.server import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from coordinator.store import ModelStore, model_name
 from device_profiles import load_board
-from edge_sdk import agent as agent_module
-from edge_sdk.agent import Agent, Identity
+from edge_sdk.agent import Agent, Identity, loop
 from edge_sdk.journal import Journal
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.partition import load_partition
@@ -102,12 +101,13 @@ class Device:
     def kill(self) -> None:
         """As kill -9: nothing more is said or kept."""
         self.link.die()
-        self.agent._transport = MemoryBroker().connect(lambda _: None, lambda _: None)
+        self.agent._duty.transport = MemoryBroker().connect(
+            lambda _: None, lambda _: None
+        )
         self.agent.stop()
         self.thread.join(WAIT_S)
-        if self.agent._worker is not None:
-            self.agent._worker.join(WAIT_S)
-        self.agent._journal.close()
+        self.agent._duty._work.join(WAIT_S)
+        self.agent._duty._journal.close()
 
     def end(self) -> None:
         self.agent.stop()
@@ -152,7 +152,7 @@ def test_a_run_over_a_lossy_pipe_with_crashes_is_whole(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for phase in Phase:
-        monkeypatch.setitem(agent_module.NUDGE_S, phase, 0.2)
+        monkeypatch.setitem(loop.NUDGE_S, phase, 0.2)
     monkeypatch.setattr("coordinator.pacing.FIRST_GRACE_S", 3.0)
     monkeypatch.setattr("coordinator.pacing.GRACE_S", 2.0)
     monkeypatch.setattr("coordinator.server.LAST_WORDS_S", 0.2)

@@ -1,0 +1,192 @@
+"""The loop: one bounded queue, emptied by one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from edge_sdk.agent.duty import Duty
+from edge_sdk.agent.parts import Badge, Connect, Identity, Runner
+from edge_sdk.agent.work import Outcome
+from edge_sdk.errors import IdentityError, RemoteProtocolError
+from edge_sdk.governor import Go, Pause
+from edge_sdk.installer import ASK_S, Installed, Place
+from edge_sdk.journal import Journal
+from edge_sdk.session import Event, Linked, Nudge, Phase, Session
+from edge_sdk.training.runner import Packed as PackedTask
+from edge_sdk.transport.base import Delivery
+from edge_sdk.warden import Warden
+from edge_sdk.wire import topics
+
+__all__ = ["Agent"]
+
+log = logging.getLogger(__name__)
+
+QUEUE = 2048  # events; a full queue drops messages, which are asked for again
+# Seconds without news before asking again: short while somebody waits for us.
+NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
+
+
+@dataclass(frozen=True)
+class _Stepped:
+    """Training went on; who looks at the fleet may want to know."""
+
+
+_Item: TypeAlias = Event | Delivery | Outcome | Installed | _Stepped
+
+
+class Agent:
+    """Runs one device until told to stop.
+
+    Args:
+        identity: Who the device is.
+        connect: Makes the transport.
+        journal: The device's durable state.
+        runner: Trains.
+        badge: The device's keys; None in a federation of one machine without any.
+        warden: Keeps to its owner's limits; None where there are none.
+        place: Where delivered models go; None refuses them.
+        clock: Monotonic seconds.
+        on_phase: Told of every change of phase, for a display.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        connect: Connect,
+        journal: Journal,
+        runner: Runner,
+        *,
+        badge: Badge | None = None,
+        warden: Warden | None = None,
+        place: Place | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_phase: Callable[[Session], None] = lambda _: None,
+    ) -> None:
+        self._announced, self._clock = topics.announcement(identity.federation), clock
+        self._name = identity.name
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
+        self._stopping = threading.Event()
+        self.dropped = 0  # malformed or foreign messages
+        self._duty = Duty(
+            identity,
+            partial(connect, self._deliver, self._link),
+            journal,
+            runner,
+            self._queue.put,
+            self._stepped,
+            badge=badge,
+            warden=warden,
+            place=place,
+            clock=clock,
+            on_phase=on_phase,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the coordinator announced the end."""
+        return self._duty.finished
+
+    # -- other threads: enqueue and nothing else ---------------------------------------
+
+    def _deliver(self, delivery: Delivery) -> None:
+        try:
+            self._queue.put_nowait(delivery)
+        except queue.Full:
+            delivery.ack()
+
+    def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
+        if up:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(Linked())
+
+    def _stepped(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(_Stepped())
+
+    # -- loop --------------------------------------------------------------------------
+
+    def run(self, *, until_done: bool = False) -> None:
+        """Runs until `stop`, or until the coordinator announces the end.
+
+        Raises:
+            IdentityError: If the coordinator revokes this device.
+        """
+        duty = self._duty
+        duty.boot()
+        quiet_since = self._clock()
+        while not self._stopping.is_set():
+            idle = duty.session.phase is Phase.IDLE and not duty.installer.busy
+            if until_done and duty.finished and idle:
+                return
+            patience_s = self._patience_s(quiet_since)
+            fetching = duty.installer.fetching
+            try:
+                item = self._queue.get(
+                    timeout=min(patience_s, ASK_S) if fetching else patience_s
+                )
+            except queue.Empty:
+                if fetching:
+                    duty.installer.ask_again()
+                if not fetching or patience_s <= ASK_S:
+                    quiet_since = self._clock()
+                    duty.feed(Nudge())
+                continue
+            if item is None:  # told to stop
+                continue
+            if not self._is_for_all(item):  # others' rounds are no answer to us
+                quiet_since = self._clock()
+            self._handle(item)
+            why = duty.revoked
+            if why is not None:
+                raise IdentityError(f"{self._name} was revoked: {why}")
+
+    def stop(self) -> None:
+        """Ends `run` soon; the journal keeps the task for the next start."""
+        self._stopping.set()  # the queue may be full
+        self._duty.halt()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+
+    def close(self) -> None:
+        """Says goodbye, disconnects, lets the journal go."""
+        self._duty.end()
+
+    def _is_for_all(self, item: object) -> bool:
+        return isinstance(item, Delivery) and item.topic == self._announced
+
+    def _patience_s(self, quiet_since: float) -> float:
+        """Seconds until somebody is asked again."""
+        phase = self._duty.session.phase
+        until = quiet_since + NUDGE_S[phase]
+        if phase is Phase.IDLE:
+            until = max(until, self._duty.hold.back_at)
+        return max(until - self._clock(), 0.01)
+
+    def _handle(self, item: _Item) -> None:
+        duty = self._duty
+        if isinstance(item, PackedTask):
+            duty.finish(item)
+        elif isinstance(item, _Stepped):
+            duty.say_status(online=True)
+        elif isinstance(item, Installed):
+            duty.installer.finish(item)
+        elif isinstance(item, Go | Pause):
+            duty.mind(item)
+        elif isinstance(item, Delivery):
+            try:
+                duty.hear(item)
+            except RemoteProtocolError as error:
+                self.dropped += 1
+                log.warning("dropped a message on %s: %s", item.topic, error)
+            finally:
+                item.ack()
+        else:
+            duty.feed(item)

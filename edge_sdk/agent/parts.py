@@ -1,0 +1,93 @@
+"""What an agent is made of: who the device is, its keys, its trainer, its link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from edge_sdk.identity.signatures import Seal
+from edge_sdk.training.runner import Packed
+from edge_sdk.transport.base import Deliver, OnLink, Transport, Will
+from edge_sdk.wire.messages import TaskOrder
+
+__all__ = ["Badge", "Connect", "Identity", "Runner"]
+
+Connect: TypeAlias = Callable[[Deliver, OnLink, Will], Transport]
+
+
+class Runner(Protocol):
+    """What the agent asks of training; `edge_sdk.training.runner.TaskRunner` is one."""
+
+    @property
+    def engine(self) -> str:
+        """Engine of the last task."""
+        ...
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that can run here."""
+        ...
+
+    def run(
+        self,
+        order: TaskOrder,
+        base: bytes,
+        stop: Callable[[], bool],
+        structure: bytes = b"",
+    ) -> Packed:
+        """Carries out an order; `structure` is there when its mask names one."""
+        ...
+
+
+class Badge(Protocol):
+    """A device's keys; `edge_sdk.identity.folder.DeviceFolder` is one.
+
+    Each method that changes something is durable before it returns.
+    """
+
+    @property
+    def seal(self) -> Seal:
+        """Signs as this device, believes the pinned coordinator."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw key that this device signs with."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """Which of its keys the coordinator signs with, by what is pinned here."""
+        ...
+
+    def adopt(self, number: int, key: bytes) -> bool:
+        """Pins the coordinator's next key; whether it is newer than the present one."""
+        ...
+
+    def request(self) -> bytes:
+        """A signing request for the next keys, made if there are none yet."""
+        ...
+
+    def install(self, certificate: bytes) -> bool:
+        """Takes the next keys into use with their certificate; whether it fitted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a device says of itself.
+
+    Attributes:
+        name: The device's name.
+        federation: The federation's name.
+        task: The task's reference.
+        examples: How many private examples it has.
+        profile: Its device profile, as plain values.
+    """
+
+    name: str
+    federation: str
+    task: str
+    examples: int
+    profile: dict[str, Any]

@@ -1,0 +1,116 @@
+"""What a device says: messages numbered and signed, its HELLO and its status."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+from msgspec import UNSET
+
+from edge_sdk.agent.parts import Badge, Identity
+from edge_sdk.probe.sensors import read_thermal
+from edge_sdk.session import Phase, Session
+from edge_sdk.transport.base import Traffic
+from edge_sdk.wire.codec import Header, encode, tag_of
+from edge_sdk.wire.messages import Hello, Message, Status
+from edge_sdk.wire.values import CODECS
+
+__all__ = ["COORDINATOR", "Voice", "hello_of", "status_of"]
+
+COORDINATOR = "coordinator"
+
+
+class Voice:
+    """Packs what one life of a device says.
+
+    Args:
+        me: Who speaks.
+        badge: Its keys; None signs nothing.
+    """
+
+    def __init__(self, me: Identity, badge: Badge | None) -> None:
+        self._me, self._badge = me, badge
+        self._boot = int.from_bytes(os.urandom(6), "big")
+        self._seq = 0
+
+    def pack(self, message: Message, session: Session) -> bytes:
+        """The next packet, as it is said in a session."""
+        self._seq += 1
+        header = Header(
+            type=tag_of(message),
+            federation=self._me.federation,
+            source=self._me.name,
+            destination=COORDINATOR,
+            epoch=session.epoch,
+            seq=self._seq,
+            boot=self._boot,
+            round_no=session.order.round_no if session.order else 0,
+        )
+        return encode(
+            header, message, sign=self._badge.seal.sign if self._badge else None
+        )
+
+
+def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
+    """Who the device is, where it stands and what it can do.
+
+    Args:
+        me: Who it is.
+        session: Where it stands.
+        engines: Engines that can run here.
+    """
+    return Hello(
+        phase=session.phase.value,
+        task_id=session.order.id if session.order else None,
+        version=_version(),
+        task=me.task,
+        examples=me.examples,
+        profile=me.profile,
+        codecs=list(CODECS),
+        engines=list(engines),
+        free_disk_mib=shutil.disk_usage(Path.cwd()).free >> 20,
+    )
+
+
+def status_of(
+    session: Session,
+    totals: Traffic,
+    *,
+    online: bool,
+    engine: str,
+    detail: str,
+    progress: int,
+) -> Status:
+    """What displays show of a device, and what its board measures right now.
+
+    Args:
+        session: Where it stands.
+        totals: Bytes that it moved.
+        online: Whether it is here; False is its will and its goodbye.
+        engine: Engine of the last task.
+        detail: Why it pauses, or "".
+        progress: Permille of the training in hand; not told in other phases.
+    """
+    celsius = read_thermal().celsius
+    return Status(
+        online=online,
+        phase=session.phase.value,
+        round_no=session.order.round_no if session.order else 0,
+        engine=engine,
+        detail=detail,
+        sent=totals.sent,
+        received=totals.received,
+        rss_mib=psutil.Process().memory_info().rss >> 20,
+        celsius=UNSET if celsius is None else round(celsius, 1),
+        progress=progress if session.phase is Phase.TRAIN else UNSET,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("flash-edge")
+    except PackageNotFoundError:
+        return "unknown"
