@@ -20,7 +20,13 @@ from edge_sdk.errors import CheckpointError, SparsityError
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.mask import LayerShape, Mask
 
-__all__ = ["Checkpoint", "load_checkpoint", "replace_file", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "replace_file",
+    "round_of",
+    "save_checkpoint",
+]
 
 FORMAT = 1
 
@@ -88,6 +94,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": json.dumps(dict(checkpoint.metrics), sort_keys=True),
     }
     replace_file(path, _canonical(save(tensors, metadata)))
+
+
+def round_of(path: Path) -> int | None:
+    """The round that a checkpoint's file names, unchecked; None if it names none."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int((file.metadata() or {})["round"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -26,6 +26,7 @@ from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, ExportError, StateError
 from edge_sdk.infer import Bundle
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
+from edge_sdk.leash import run_leashed
 
 if os.name == "posix":
     import fcntl
@@ -243,20 +244,20 @@ def _point(root: Path, slot: str) -> None:
 
 
 def _failure(command: Sequence[str]) -> str | None:
-    """What went wrong with the health command; None if nothing did."""
+    """What went wrong with the health command; None if nothing did.
+
+    It dies with this process: a check that outlived its agent would judge a switch that
+    was taken back long ago, or restart an app for it.
+    """
     if not command:
         return None
     try:
-        done = subprocess.run(  # noqa: S603 - the user's own command
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
+        code, said = run_leashed(command, timeout_s=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{command[0]} did not run: {error}"
-    if done.returncode == 0:
+    if code == 0:
         return None
-    said = done.stderr.strip() or done.stdout.strip() or "no output"
-    last = said.splitlines()[-1]
-    return f"{command[0]} ended with code {done.returncode}: {last}"
+    return f"{command[0]} ended with code {code}: {said or 'no output'}"
 
 
 def _sync_tree(folder: Path) -> None:

@@ -26,6 +26,7 @@ from export.timing import machine, time_file
 
 if TYPE_CHECKING:
     from export.rebuild import Source
+    from export.targets import Target
 
 __all__ = ["FORMATS", "make_bundle", "verify_bundle"]
 
@@ -65,6 +66,7 @@ def make_bundle(
     require()
     from export.rebuild import from_checkpoint  # noqa: PLC0415 - torch is an extra
 
+    kinds = [_kind(name) for name in formats]
     run = None
     if key is None and not isinstance(checkpoint, Checkpoint):
         run = run_folder(Path(checkpoint))
@@ -87,11 +89,11 @@ def make_bundle(
         manifest = _manifest(source)
         if run is not None:
             manifest["run"] = run_name(run)
-        for name in formats:
-            manifest["models"][name] = _add_model(
+        for kind in kinds:
+            manifest["models"][kind.name] = _add_model(
                 folder,
                 source,
-                name,
+                kind,
                 data=folder_data,
                 accuracy_points=accuracy_points,
                 seconds=seconds,
@@ -150,15 +152,8 @@ def verify_bundle(
     return differences
 
 
-def _add_model(
-    folder: Path,
-    source: Source,
-    name: str,
-    *,
-    data: Path | None,
-    accuracy_points: float,
-    seconds: float,
-) -> dict[str, Any]:
+def _kind(name: str) -> Target:
+    """A format that may go into a bundle: asked before any model is exported."""
     from export.targets.table import find_target  # noqa: PLC0415
 
     target = find_target(name)
@@ -167,6 +162,19 @@ def _add_model(
             f"format {name} does not go into a bundle: verify could not run it",
             remedy=f"Export it alone: flash-export build --format {name}.",
         )
+    return target
+
+
+def _add_model(
+    folder: Path,
+    source: Source,
+    target: Target,
+    *,
+    data: Path | None,
+    accuracy_points: float,
+    seconds: float,
+) -> dict[str, Any]:
+    name = target.name
     file = folder / f"model.{name}{target.suffix}"
     report = build_source(
         source, format=name, out=file, data=data, accuracy_points=accuracy_points

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from edge_sdk.errors import ExportError
+from edge_sdk.checkpoint import round_of
+from edge_sdk.errors import EdgeError, ExportError
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
+from edge_sdk.infer.run_key import run_folder, run_name
 from edge_sdk.infer.signature import check_signature, read_public_key
-from edge_sdk.terminal import Json, add, exit_codes
+from edge_sdk.terminal import Json, add, exit_codes, log_from_now_on
 from export.builder import build
 from export.bundle import FORMATS, make_bundle, verify_bundle
 from export.recheck import verify
@@ -74,6 +77,7 @@ def build_command(
     as_json: Json = False,
 ) -> None:
     """Export CHECKPOINT, check the result, and only then write it."""
+    _log_about(checkpoint)
     report = build(
         checkpoint,
         format=format,
@@ -101,6 +105,7 @@ def verify_command(
     as_json: Json = False,
 ) -> None:
     """Run every gate again on FILE; on a bundle, digests and the golden example."""
+    _log_about(file if checkpoint is None else checkpoint)
     if file.is_dir():
         trusted = None if key is None else read_public_key(key)
         differences = verify_bundle(file, trusted=trusted)
@@ -144,6 +149,7 @@ def bundle_command(
     as_json: Json = False,
 ) -> None:
     """Write a folder with models, labels, a golden example and a manifest."""
+    _log_about(checkpoint)
     manifest = make_bundle(
         checkpoint,
         out,
@@ -171,6 +177,7 @@ def bench_command(
     as_json: Json = False,
 ) -> None:
     """Time every model of BUNDLE beside dense onnxruntime, one example at a time."""
+    _log_about(bundle)
     timings = bench(bundle, threads=threads, seconds=seconds)
     if as_json:
         values = {"machine": machine(), "timings": [asdict(t) for t in timings]}
@@ -181,6 +188,21 @@ def bench_command(
     for t in timings:
         row = f"{t.name:20}{t.p50_ms:10.3f}{t.p90_ms:10.3f}{t.load_ms:10.1f}"
         typer.echo(f"{row}{t.peak_rss_mib:8.1f}")
+
+
+def _log_about(path: Path) -> None:
+    """From now on log lines name the run and round of a checkpoint or a bundle.
+
+    As far as they are known: what is wrong with `path` is for the command to say.
+    """
+    run, round_no = None, round_of(path)
+    with suppress(EdgeError, KeyError):
+        if path.is_dir():
+            manifest = read_manifest(path)
+            run, round_no = manifest.get("run"), manifest["round"]
+        elif (folder := run_folder(path)) is not None:
+            run = run_name(folder)
+    log_from_now_on(run=run, round=round_no)
 
 
 def _signed_by(signer: bytes | None, trusted: bytes | None, run: str | None) -> str:

@@ -358,7 +358,7 @@ def test_a_failing_health_command_takes_the_switch_back(
         switch(root, bundle, health=("sh", "-c", f"{note}; echo no camera >&2; exit 3"))
     assert seen.read_text().split() == ["a", "b"]  # live while the command ran
     assert look(root).live == "a"
-    with pytest.raises(ExportError, match="did not run"):
+    with pytest.raises(ExportError, match="code 127: it cannot be started"):
         switch(tmp_path / "fresh", bundle, health=("/no/such/tool",))
     assert look(tmp_path / "fresh").live is None
 

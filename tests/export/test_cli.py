@@ -1,12 +1,15 @@
 """The command line: one report or two lines of error, never a traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from edge_sdk.checkpoint import Checkpoint
+from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.terminal import Exit
 from export import cli
 
@@ -94,3 +97,40 @@ def test_the_door_imports_without_torch_or_onnx() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "pip install 'flash-edge[export]'"
+
+
+def error_line(*arguments: object) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-m", "export.cli", *map(str, arguments),
+         "--log-format", "json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    line: dict[str, object] = json.loads(done.stderr.splitlines()[-1])
+    return line
+
+
+def test_json_lines_name_the_checkpoints_run_and_round(
+    checkpoint: Checkpoint, checkpoint_file: Path, tmp_path: Path
+) -> None:
+    line = error_line("build", checkpoint_file, "--format", "zip")
+    assert (line["run"], line["round"]) == (None, checkpoint.round_no)
+    (tmp_path / "models").mkdir()
+    shutil.copy(checkpoint_file, tmp_path / "models" / "m.safetensors")
+    make_run_key(tmp_path)
+    (tmp_path / "run.toml").write_text('federation = "home"\n')
+    for command in (("build",), ("bundle", "--out", tmp_path / "new")):
+        at = tmp_path / "models" / "m.safetensors"
+        line = error_line(command[0], at, *command[1:], "--format", "zip")
+        assert (line["run"], line["round"]) == ("home", checkpoint.round_no)
+        assert "zip" in str(line["message"])
+    line = error_line("verify", tmp_path / "none.onnx", "--checkpoint", at)
+    assert (line["run"], line["round"]) == ("home", checkpoint.round_no)
+
+
+def test_json_lines_name_a_bundles_run_and_round(tmp_path: Path) -> None:
+    manifest = {"format": "flash-edge bundle 1", "run": "home", "round": 7}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.sig").write_text("nonsense")
+    for command in ("verify", "bench"):
+        line = error_line(command, tmp_path)
+        assert (line["run"], line["round"]) == ("home", 7)
