@@ -14,6 +14,12 @@ from coordinator.algorithms.flash import (
 from coordinator.algorithms.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.nst import nst
 from coordinator.algorithms.pdst import pdst
+from coordinator.algorithms.released import (
+    flash_released,
+    flash_unfloored,
+    hetero_flash_released,
+    pdst_released,
+)
 from coordinator.algorithms.salientgrads import salientgrads, salientgrads_steps
 from coordinator.algorithms.zerofl import zerofl
 
@@ -31,6 +37,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "flash-learned": flash_trained("flash-learned", learned=True, warm=False),
     "flash-warm": flash_trained("flash-warm", learned=False, warm=True),
     "flash-lottery": flash_trained("flash-lottery", learned=True, warm=True),
+    "flash-unfloored": flash_unfloored(),
+    "flash-released": flash_released(),
+    "hetero-flash-released": hetero_flash_released(),
+    "pdst-released": pdst_released(),
     "nst": nst(),
     "jmwst": jmwst(),
     "jmwst-10": jmwst_every(10),

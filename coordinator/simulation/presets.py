@@ -2,15 +2,16 @@
 
 Where FLASH's text and code disagree, the presets without `released` take exact counts,
 water-filling, unit floors, a rate that falls over the run's own rounds, the mean by
-examples, and logits into the cross entropy. `released` takes the code's horizon of 1000
-rounds whatever the run's, and on MNIST its softmax before the cross entropy.
+examples, and logits into the cross entropy. `released` takes the code's masks, its
+horizon of 1000 rounds whatever the run's and one round late, and on MNIST its softmax
+before the cross entropy.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PRESETS"]
+__all__ = ["PRESETS", "RELEASED"]
 
 Raw = dict[str, Any]
 
@@ -39,7 +40,14 @@ _DATA: dict[str, Raw] = {
     },
 }
 _RELEASED_TASK = {"mnist": "edge_sdk.models.tasks.mnist_released:task"}
-_RELEASED: Raw = {"training": {**_FLASH["training"], "horizon": 1000}}
+# After round r the code sets 0.1 * exp(r / 1000 * ln .01): rounds 0 and 1 have .1.
+_RELEASED: Raw = {"training": {**_FLASH["training"], "horizon": 1001, "lag": 1}}
+# What draws its masks as the released code does, in place of ours.
+RELEASED: dict[str, str] = {
+    "flash": "flash-released",
+    "hetero-flash": "hetero-flash-released",
+    "pdst": "pdst-released",
+}
 # Table 4: 40 / 30 / 30 % of the devices at .2 / .15 / .1.
 _HETERO: Raw = {
     "algorithm": "hetero-flash",
@@ -57,11 +65,12 @@ def _flash() -> dict[str, Raw]:
     for name, data in _DATA.items():
         paper = {**_FLASH, **data}
         task = _RELEASED_TASK.get(name, data["task"])
-        released = {**paper, **_RELEASED, "task": task}
+        released = {**paper, **_RELEASED, "task": task, "algorithm": RELEASED["flash"]}
+        unequal = {**released, **_HETERO, "algorithm": RELEASED["hetero-flash"]}
         found[f"flash-{name}"] = paper
         found[f"flash-{name}-released"] = released
         found[f"flash-{name}-hetero"] = {**paper, **_HETERO}
-        found[f"flash-{name}-hetero-released"] = {**released, **_HETERO}
+        found[f"flash-{name}-hetero-released"] = unequal
     return found
 
 
@@ -84,8 +93,8 @@ _SALIENT: Raw = {
     "codec": _FLASH["codec"],
 }
 # Its released code is another algorithm: FedAvg on the mask, 100 clients, 10 a round,
-# five epochs, Dirichlet 0.3, ResNet18 with group norm, rate 0.1 x 0.998 a round, all
-# clients scored, no gradient clipping here.
+# five epochs, Dirichlet 0.3, ResNet18 with group norm, rate 0.1 x 0.998 a round,
+# gradients clipped at 10, all clients scored.
 _SALIENT_RELEASED: Raw = {
     **_SALIENT,
     "task": "edge_sdk.models.tasks.cifar10:resnet18_group",
@@ -101,6 +110,7 @@ _SALIENT_RELEASED: Raw = {
         "batch_size": 16,
         "epochs": 5,
         "weight_decay": 5e-4,
+        "clip": 10.0,
     },
     "warm_up": {"devices": 100},
 }

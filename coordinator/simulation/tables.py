@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.presets import PRESETS, RELEASED
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.errors import SettingsError
 
@@ -231,7 +231,8 @@ def _cell(
     published: Figure | None,
 ) -> Cell:
     preset = f"flash-{data}" + ("-released" if kind == "released" else "")
-    more: dict[str, Any] = {"algorithm": method}
+    as_drawn = RELEASED.get(method, method) if kind == "released" else method
+    more: dict[str, Any] = {"algorithm": as_drawn}
     if "-hetero" not in data:
         more["densities"] = [density]
     if "femnist" not in data:  # its parts are its writers

@@ -94,6 +94,7 @@ def exact_counts(
     target: float,
     *,
     within: Mapping[str, int] | None = None,
+    floors: bool = True,
 ) -> dict[str, int]:
     """Kept weights per layer, integers that sum to floor(target * sum(numel)).
 
@@ -107,6 +108,7 @@ def exact_counts(
         layers: The maskable layers.
         target: Density over all of them, in (0, 1].
         within: Upper bounds per layer: the counts of a larger mask to nest in.
+        floors: Whether there are floors at all; without them a layer may be empty.
 
     Raises:
         DensityError: If the target is out of range or below the unit floors.
@@ -125,7 +127,7 @@ def exact_counts(
     )
     # 1e-9: 0.29 * 100 is 28.999999999999996, and 29 is meant.
     budget = int(np.floor(target * size.sum() + 1e-9))
-    lower = np.minimum([s.floor for s in layers], upper)
+    lower = np.minimum([floors * s.floor for s in layers], upper)
     if FLOOR_SHARE * budget < lower.sum():
         lower = np.minimum([s.shape[0] for s in layers], upper)
     if budget < lower.sum():
@@ -157,7 +159,11 @@ def exact_counts(
 
 
 def nested_counts(
-    profile: Vector, layers: Sequence[LayerShape], densities: Sequence[float]
+    profile: Vector,
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    *,
+    floors: bool = True,
 ) -> dict[float, dict[str, int]]:
     """`exact_counts` per density, each layer's count never above a larger density's.
 
@@ -167,7 +173,7 @@ def nested_counts(
     family: dict[float, dict[str, int]] = {}
     outer: dict[str, int] | None = None
     for density in sorted(set(densities), reverse=True):
-        outer = exact_counts(profile, layers, density, within=outer)
+        outer = exact_counts(profile, layers, density, within=outer, floors=floors)
         family[density] = outer
     return family
 

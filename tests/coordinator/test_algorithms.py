@@ -40,11 +40,21 @@ densities = st.lists(st.floats(0.15, 1.0), min_size=1, max_size=4, unique=True)
 
 every = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 
+FLOORLESS = "released", "unfloored"  # what their names end with
+
 frozen = pytest.mark.parametrize(
     "algorithm",
     [a for a in ALGORITHMS.values() if a.revise is keep_masks],
     ids=lambda a: a.name,
 )
+
+
+def spends(algorithm: Algorithm, mask: Mask, density: float) -> bool:
+    """All of its density and no more; at most about that where counts are drawn."""
+    wanted = int(np.floor(density * SIZE + 1e-9))
+    if not algorithm.name.endswith("released"):
+        return mask.nnz == wanted
+    return mask.nnz <= wanted + 1 + 5 * np.sqrt(SIZE * density * (1 - density))
 
 
 def planned(algorithm: Algorithm, wanted: list[float]) -> Family:
@@ -74,9 +84,9 @@ def test_its_masks_spend_their_density_and_nest(
     family = planned(algorithm, wanted)
     assert list(family.masks) == sorted(family.masks, reverse=True)
     for density, mask in family.masks.items():
-        assert mask.nnz == int(np.floor(density * SIZE + 1e-9))
+        assert spends(algorithm, mask, density)
         assert mask.issubset(family.top)
-        for layer in LAYERS:
+        for layer in LAYERS if not algorithm.name.endswith(FLOORLESS) else ():
             assert mask.counts[layer.name] >= layer.floor
     assert set(family.masks) - {1.0} == (
         set() if algorithm.name == "fedavg" else set(wanted) - {1.0}
@@ -159,7 +169,7 @@ def test_the_next_masks_spend_the_budget_nest_and_hold_the_model(
     assert model.mask.digest == after.top.digest
     assert set(after.masks) == set(family.masks)
     for density, mask in after.masks.items():
-        assert mask.nnz == int(np.floor(density * SIZE + 1e-9))
+        assert spends(algorithm, mask, density)
         assert mask.issubset(after.top)
     for mask in after.own.values():
         assert mask.issubset(after.top)

@@ -181,7 +181,9 @@ def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
     assert lineage.model is not None
     assert lineage.family is not None
     for density, mask in lineage.family.masks.items():
-        assert mask.nnz == int(density * mask.numel + 1e-9)
+        wanted = int(density * mask.numel + 1e-9)
+        drawn = name.endswith("released")  # its counts are drawn, too
+        assert abs(mask.nnz - wanted) <= (5 * wanted**0.5 if drawn else 0)
     with closing(open_ledger(tmp_path / "run")) as ledger:
         again = Lineage(settings(name), TASK, ALGORITHMS[name], ledger)
         again.load()

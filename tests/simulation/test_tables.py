@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.presets import PRESETS, RELEASED
 from coordinator.simulation.record import read_records
 from coordinator.simulation.reproduce import difference_text, reproduce
 from coordinator.simulation.run import load_simulation, simulate
@@ -40,7 +40,10 @@ def test_a_tables_cells_are_runs_with_names_of_their_own(
         check_simulation(cell.settings)
         assert cell.density in {1.0, *cell.settings.densities}
         if "released" in cell.name and "flash" in table:
-            assert cell.settings.training.horizon == 1000
+            training = cell.settings.training
+            assert [training.rate_at(no, 400) for no in (1, 2)] == [0.1, 0.1]
+            assert training.rate_at(400, 400) == pytest.approx(0.1 * 0.01**0.398)
+            assert cell.settings.algorithm not in RELEASED
 
 
 def test_the_paper_s_tables_are_whole() -> None:
