@@ -1,0 +1,102 @@
+"""What a round's orders name by digest: bases and masks, public before the orders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from coordinator.aggregate import Model
+from coordinator.algorithm import Family
+from coordinator.post import Post
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.blob import blob_id
+from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder
+from edge_sdk.wire.structure import encode_structure
+from edge_sdk.wire.values import CODECS, pack_values
+
+__all__ = ["Named", "shelve", "shelve_again"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What one device's order names.
+
+    Attributes:
+        base: The values that it starts from, on its mask.
+        mask: How it has its mask.
+    """
+
+    base: Manifest
+    mask: MaskRecipe
+
+
+def shelve(
+    post: Post,
+    no: int,
+    base: Model,
+    family: Family,
+    masks: Mapping[str, Mask],
+    codecs: Mapping[str, str],
+) -> dict[str, Named]:
+    """Publishes each mask and each base once; returns what each device's order names.
+
+    Args:
+        post: Sends.
+        no: The round.
+        base: The global model.
+        family: The masks there are.
+        masks: Device -> its mask, one of the family's.
+        codecs: Device -> the codec of its base.
+    """
+    recipes: dict[bytes, MaskRecipe] = {}
+    bases: dict[tuple[bytes, str], Manifest] = {}
+    named = {}
+    for device, mask in sorted(masks.items()):
+        if mask.digest not in recipes:
+            recipes[mask.digest] = _recipe(post, family, mask, no)
+        key = mask.digest, codecs[device]
+        if key not in bases:
+            bases[key] = post.shelve(pack_values(base.on(mask), mask, codec=key[1]), no)
+        named[device] = Named(bases[key], recipes[mask.digest])
+    return named
+
+
+def shelve_again(
+    post: Post,
+    no: int,
+    base: Model,
+    family: Family,
+    orders: Iterable[tuple[str, TaskOrder]],
+) -> None:
+    """Publishes what a round's orders name, after a crash.
+
+    An order names its base by digest only: the codec is the one that gives it.
+
+    Args:
+        post: Sends.
+        no: The round.
+        base: The global model.
+        family: The masks there are.
+        orders: (device, its order) of the round.
+    """
+    wanted = {order.base.sha256: (device, order) for device, order in orders}
+    for digest, (device, order) in sorted(wanted.items()):
+        mask = family.of(device, order.density)
+        _recipe(post, family, mask, no)
+        packed = (pack_values(base.on(mask), mask, codec=codec) for codec in CODECS)
+        found = next((p for p in packed if sha256(p).digest() == digest), None)
+        if found is None:
+            log.warning("base %s cannot be made again", blob_id(order.base)[:12])
+        else:
+            post.shelve(found, no)
+
+
+def _recipe(post: Post, family: Family, mask: Mask, no: int) -> MaskRecipe:
+    """What a device needs to have the mask; publishes its structure if need be."""
+    if family.drawn(mask):
+        return family.recipe(mask)
+    return family.recipe(mask, post.shelve(encode_structure(mask), no))
