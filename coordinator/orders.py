@@ -118,7 +118,7 @@ def order_for(
             epochs=epochs,
             batch_size=training.batch_size or batch_size,
             learning_rate=training.rate_at(round_no, settings.rounds),
-            momentum=training.momentum,
+            momentum=training.momentum if round_no else 0.0,
             weight_decay=training.weight_decay,
             max_steps=max_steps,
             seed=_order_seed(settings.seed, round_no, device),

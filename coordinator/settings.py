@@ -44,7 +44,8 @@ class TrainingSettings(
         batch_size: Examples per step; 0 takes the task's own.
         rate: Learning rate of the first round.
         rate_end: Learning rate that the last round reaches.
-        momentum: SGD momentum.
+        momentum: SGD momentum, in rounds. The warm-up has none: its devices train for
+            epochs apart, and with momentum end too far apart for a mean.
         weight_decay: L2 penalty on what is kept.
         horizon: Rounds over which the rate falls, T; 0 takes the run's own.
         lag: Rounds that keep the first rate before it falls; the last rate is then

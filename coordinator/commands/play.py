@@ -76,7 +76,7 @@ def reproduce(
         str,
         typer.Argument(
             help="flash-2, flash-3, flash-4, salientgrads-2, controls, candidates, "
-            "methods or hetero."
+            "recipe, methods or hetero."
         ),
     ],
     folder: Annotated[Path, typer.Argument(help="Where its runs lie.")],

@@ -72,8 +72,9 @@ def init(
         "",
         "[training]",
         "epochs = 1",
-        "rate = 0.1",
-        "rate_end = 0.01",
+        "rate = 0.05",
+        "rate_end = 0.005",
+        "momentum = 0.9",
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:

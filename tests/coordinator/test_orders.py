@@ -81,6 +81,13 @@ def test_a_power_and_a_bound_are_asked_of_frozen_masks_and_never_of_a_warm_up() 
     assert an_order(4).training.power is UNSET
 
 
+@pytest.mark.parametrize("algorithm", ["flash", "flash-edge", "salientgrads"])
+def test_momentum_is_asked_of_rounds_and_never_of_a_warm_up(algorithm: str) -> None:
+    settings = structs.replace(SETTINGS, training=TrainingSettings(momentum=0.9))
+    asked = [an_order(no, algorithm, settings=settings) for no in (0, 1)]
+    assert [order.training.momentum for order in asked] == [0, 0.9]
+
+
 def test_round_zero_is_the_warm_up_where_the_algorithm_wants_evidence() -> None:
     order = an_order(0)
     assert order.rule == WarmUp(prune_rate=0.25)
