@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError
+from edge_sdk.terminal import LASTING
 
 __all__ = ["Service", "check_unit", "install_service", "this_service", "unit_text"]
 
@@ -169,6 +170,7 @@ def _run(service: Service) -> list[str]:
         f"WorkingDirectory={service.state}",
         "Restart=always",
         "RestartSec=10",
+        f"RestartPreventExitStatus={' '.join(str(int(code)) for code in LASTING)}",
         f"TimeoutStopSec={STOP_S}",
         "Environment=PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE",
         "",

@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS refusals (
 CREATE TABLE IF NOT EXISTS scores (
   round INTEGER NOT NULL, density REAL NOT NULL, metrics TEXT NOT NULL,
   PRIMARY KEY (round, density));
+INSERT INTO meta VALUES ('schema', '5') ON CONFLICT DO NOTHING;
 """
 
 
@@ -59,11 +60,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.executescript(SCHEMA)
-        db.execute(
-            "INSERT INTO meta VALUES ('schema', ?) ON CONFLICT DO NOTHING",
-            (json.dumps(SCHEMA_VERSION),),
-        )
+        # At once: who looks on meanwhile sees all of it or nothing.
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         check_version(db, path.parent)
     except BaseException:
         db.close()
@@ -97,8 +95,13 @@ def check_version(db: sqlite3.Connection, folder: Path) -> None:
     """Refuses a ledger that another version wrote.
 
     Raises:
-        StateError: Then.
+        StateError: Then, and where a coordinator is making it at this moment.
     """
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+        raise StateError(
+            f"the ledger in {folder} is being made",
+            remedy="Give the command again in a moment; it has just begun.",
+        )
     row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
     found = None if row is None else json.loads(row["value"])
     if found != SCHEMA_VERSION:

@@ -1,7 +1,7 @@
 """The rim of all three commands: how they look, what they log, how they end."""
 
 from edge_sdk.terminal.commands import Json, Look, add, look
-from edge_sdk.terminal.exits import Exit, exit_of
+from edge_sdk.terminal.exits import LASTING, Exit, exit_of
 from edge_sdk.terminal.logs import (
     log_about,
     log_from_now_on,
@@ -13,6 +13,7 @@ from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.rim import on_stop
 
 __all__ = [
+    "LASTING",
     "Exit",
     "Json",
     "Look",

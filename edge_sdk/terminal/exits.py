@@ -12,7 +12,7 @@ from typing_extensions import Self
 from edge_sdk import errors
 from edge_sdk.errors import EdgeError
 
-__all__ = ["Exit", "exit_of"]
+__all__ = ["LASTING", "Exit", "exit_of"]
 
 
 class Exit(IntEnum):
@@ -151,6 +151,18 @@ class Exit(IntEnum):
         "Whoever read the output stopped reading.",
         "Nothing to do; it comes of `| head`.",
     )
+
+
+# Ends that come again at every start until somebody mends what is wrong: a service that
+# starts the command again stops here, and is shown as failed.
+LASTING = (
+    Exit.USAGE,
+    Exit.SETTINGS,
+    Exit.TASK,
+    Exit.DEPENDENCY,
+    Exit.IDENTITY,
+    Exit.PROTOCOL,
+)
 
 
 def exit_of(error: EdgeError) -> Exit:

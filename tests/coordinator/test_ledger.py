@@ -396,6 +396,36 @@ def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
         open_ledger(tmp_path / "file")
 
 
+def test_a_ledger_is_made_at_once_for_whoever_looks_on(tmp_path: Path) -> None:
+    folders = [tmp_path / str(no) for no in range(40)]
+    seen: set[str] = set()
+
+    def look(folder: Path) -> bool:
+        try:
+            read_ledger(folder).close()
+        except StateError as error:
+            seen.add(str(error).replace(str(folder), "it"))
+            return False
+        return True
+
+    def look_on() -> None:
+        for folder in folders:
+            while not look(folder):
+                pass
+
+    looking = threading.Thread(target=look_on)
+    looking.start()
+    for folder in folders:
+        open_ledger(folder).close()
+    looking.join(60)
+    assert seen <= {"it holds no run yet", "the ledger in it is being made"}
+    (tmp_path / "begun").mkdir()
+    sqlite3.connect(tmp_path / "begun" / "ledger.sqlite").close()
+    with pytest.raises(StateError, match="is being made") as caught:
+        read_ledger(tmp_path / "begun")
+    assert "in a moment" in caught.value.help
+
+
 def test_a_ledger_of_another_version_is_left_alone(ledger: Ledger) -> None:
     ledger.put("schema", 99)
     ledger.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_sdk import service
-from edge_sdk.errors import CheckpointError, SettingsError
+from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.service import (
     Service,
     check_unit,
@@ -16,6 +16,7 @@ from edge_sdk.service import (
     this_service,
     unit_text,
 )
+from edge_sdk.terminal import Exit, exit_of
 
 
 @pytest.fixture
@@ -50,6 +51,16 @@ def test_a_unit_runs_the_agent_within_what_its_owner_lends(mine: Service) -> Non
     assert unit["ExecStart"] == f"{mine.program} run {mine.settings}"
     assert (unit["MemoryMax"], unit["CPUQuota"], unit["Nice"]) == ("608M", "200%", "10")
     assert (unit["User"], unit["Restart"]) == ("root", "always")
+
+
+def test_an_end_that_would_only_come_again_is_not_started_again(mine: Service) -> None:
+    unit = parsed(unit_text(mine))["Service"]
+    kept = {Exit(int(code)) for code in unit["RestartPreventExitStatus"].split()}
+    revoked, bad_settings = IdentityError("revoked"), SettingsError("no such key")
+    assert {exit_of(revoked), exit_of(bad_settings), Exit.PROTOCOL} <= kept
+    # A full disk, data on a disk that is mounted late, a broker that is down: all pass.
+    passing = {Exit.STATE, Exit.CHECKPOINT, Exit.DATA, Exit.BROKER, Exit.BUG}
+    assert not kept & {Exit.DONE, *passing}
 
 
 def test_a_unit_may_write_its_state_and_nothing_else(mine: Service) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from edge_sdk import errors
 from edge_sdk.errors import EdgeError
-from edge_sdk.terminal import Exit, exit_of
+from edge_sdk.terminal import LASTING, Exit, exit_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "exit-codes.md"
@@ -192,6 +192,12 @@ def test_the_page_has_one_heading_per_code_and_says_what_the_table_says() -> Non
         flat = " ".join(part.split())
         assert code.meaning in flat
         assert " ".join(code.remedy.split()) in flat
+
+
+def test_the_page_says_after_which_codes_a_service_is_not_started_again() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    (said,) = re.findall(r"would only come\nagain: ([^.]+)\.", text)
+    assert re.split(r", | and ", said) == [f"{int(c)} {c.name}" for c in LASTING]
 
 
 def test_the_command_prints_the_table() -> None:
