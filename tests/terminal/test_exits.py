@@ -26,6 +26,7 @@ OWN_PROGRAMS = {
     "coordinator/bound_child.py",
     "coordinator/simulation/workers.py",
     "edge_sdk/kernels/build.py",
+    "edge_sdk/leash.py",
     "export/timing_child.py",
 }
 TASK = """
