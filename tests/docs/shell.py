@@ -120,7 +120,7 @@ def _made(targets: list[str], folder: Path) -> str | None:
 def _installed(words: list[str]) -> str | None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = set(project["project"]["optional-dependencies"])
-    asked = re.findall(r"flash-edge\[([\w,-]+)\]", " ".join(words))
+    asked = re.findall(r"(?:flash-edge|\.)\[([\w,-]+)\]", " ".join(words))
     unknown = {e for found in asked for e in found.split(",")} - extras
     return f"there is no extra {', '.join(sorted(unknown))}" if unknown else None
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -106,7 +107,38 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     golden = (site / "protocol-bytes/index.html").read_text(encoding="utf-8")
     for expected in ("TASK-ACK", "94 01 c4 5f 88 a4 74 79", 'id="install"'):
         assert expected in golden
-    # Nothing is fetched from elsewhere, but for the diagrams' script of one page.
-    for page in site.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        assert not re.search(r'<(script|link)[^>]+(src|href)="https?://', text), page
+    assert not list(_fetched_from_elsewhere(site))
+
+
+# An <a> is followed by a person; everything else here is fetched without being asked.
+FETCHES = re.compile(
+    r"<(?!a[ >])\w+[^>]*\s(?:src|href|srcset|data|action)=[\"']?(?:https?:)?//[^\s>]*"
+    r"|url\([\"']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*"
+    r"|<\w+ class=\"mermaid\"",  # the theme would ask another host for its program
+)
+
+
+def _fetched_from_elsewhere(site: Path) -> Iterator[str]:
+    for path in sorted([*site.rglob("*.html"), *site.rglob("*.css")]):
+        text = path.read_text(encoding="utf-8")
+        yield from (f"{path.relative_to(site)}: {x}" for x in FETCHES.findall(text))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<link rel="preconnect" href="https://fonts.gstatic.com" crossorigin>',
+        '<script src="//unpkg.com/mermaid"></script>',
+        "<img alt=x src=https://img.shields.io/badge>",
+        "<style>@import 'https://fonts.googleapis.com/css';</style>",
+        "<p style=\"background: url('https://example.org/x.png')\">",
+        '<pre class="mermaid"><code>graph TD',
+    ],
+)
+def test_what_a_page_would_fetch_from_elsewhere_would_be_noticed(
+    page: str, tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text(page)
+    assert list(_fetched_from_elsewhere(tmp_path))
+    (tmp_path / "index.html").write_text('<a href="https://example.org">there</a>')
+    assert not list(_fetched_from_elsewhere(tmp_path))

@@ -4,7 +4,8 @@
 
 A table maps (phase, event) to a rule, and a rule says the next phase only when it runs.
 So each rule is run on samples of every situation of its phase, and what happened is
-drawn: an arrow for a change of phase, and a list for what only has effects.
+drawn: what leads from the phase of a row to that of a column; on the diagonal what only
+has effects. A table needs no program to be drawn, here or in a site without internet.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,22 +134,33 @@ def _round_edges() -> set[Edge]:
     return edges
 
 
-def drawn(edges: Iterable[Edge]) -> str:
-    """The edges as a mermaid diagram; events between the same two phases share one."""
-    arrows: dict[tuple[str, str], list[str]] = defaultdict(list)
+def drawn(edges: Iterable[Edge], phases: Sequence[str]) -> str:
+    """The edges as a table in Markdown, with phases in the order given.
+
+    A phase that nothing leads to has no column, one that nothing leaves no row.
+    """
+    cells: dict[tuple[str, str], list[str]] = defaultdict(list)
     for start, event, end in sorted(edges):
-        arrows[start, end].append(event)
-    lines = [f"    {a} --> {b}: {', '.join(e)}" for (a, b), e in arrows.items()]
-    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
+        cells[start, end].append(event)
+    ends = [phase for phase in phases if any(end == phase for _, end in cells)]
+    lines = [["from", *(f"to {end}" for end in ends)], ["---"] * (1 + len(ends))]
+    for start in phases:
+        row = [", ".join(cells[start, end]) for end in ends]
+        lines += [[f"**{start}**", *row]] if any(row) else []
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def render(text: str) -> str:
     """The document with both diagrams as the tables have them now."""
-    for name, edges in (("session", _session_edges()), ("round", _round_edges())):
+    for name, edges, phases in (
+        ("session", _session_edges(), session.Phase),
+        ("round", _round_edges(), rounds.Phase),
+    ):
         begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
+        drawing = drawn(edges, [p.name for p in phases])
         pattern = re.escape(begin) + ".*?" + re.escape(end)
         text, count = re.subn(
-            pattern, f"{begin}\n{drawn(edges)}\n{end}", text, flags=re.DOTALL
+            pattern, f"{begin}\n\n{drawing}\n\n{end}", text, flags=re.DOTALL
         )
         if count != 1:
             raise ValueError(f"{DOCUMENT} has no place for the diagram of the {name}")

@@ -24,7 +24,9 @@ def test_every_phase_and_every_event_that_does_something_is_drawn() -> None:
 
 
 def test_a_table_that_changes_changes_its_diagram() -> None:
-    one = diagrams.drawn({("IDLE", "TaskOrder", "FETCH")})
-    other = diagrams.drawn({("IDLE", "TaskOrder", "TRAIN")})
+    phases = ("IDLE", "FETCH", "TRAIN")
+    one = diagrams.drawn({("IDLE", "TaskOrder", "FETCH")}, phases)
+    other = diagrams.drawn({("IDLE", "TaskOrder", "TRAIN")}, phases)
     assert one != other
-    assert "IDLE --> FETCH: TaskOrder" in one
+    assert "| from | to FETCH |" in one
+    assert "| **IDLE** | TaskOrder |" in one
