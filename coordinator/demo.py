@@ -57,7 +57,7 @@ FLEET = (
 )
 
 
-def run_demo(folder: Path, *, task: str, rounds: int) -> None:
+def run_demo(folder: Path, *, task: str, rounds: int, as_json: bool) -> None:
     """Runs, or goes on with, the demo in a folder, and prints its closing table.
 
     Raises:
@@ -84,13 +84,22 @@ def run_demo(folder: Path, *, task: str, rounds: int) -> None:
     reports = _export(main, data, stopped)
     both = summary(main), summary(dense)
     table = closing_table(*both, reports, rounds, width())
-    show(both[0], lambda: table, as_json=False)
+    report = write_report(main)
+    facts = {
+        "folder": str(main),
+        "report": str(report),
+        "run": both[0],
+        "dense": both[1],
+        "exports": {f"{density:g}": found for density, found in reports.items()},
+    }
+    show(facts, lambda: table, as_json=as_json)
     say(
         f"settings, ledger, checkpoints: {main}\nper-device data, state, logs: "
         f"{folder / 'devices'}\nexported models: {main / 'exports'}\n"
-        f"report: {write_report(main)}\n"
+        f"report: {report}\n"
         f"status: flash-coordinator status {main}\n"
-        f"page: flash-coordinator page {main}"
+        f"page: flash-coordinator page {main}",
+        aside=as_json,
     )
 
 

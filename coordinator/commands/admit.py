@@ -11,7 +11,7 @@ from coordinator.commands import complete
 from coordinator.commands.options import SETTINGS, Folder
 from coordinator.settings import load_run
 from edge_sdk.errors import IdentityError, SettingsError
-from edge_sdk.terminal import Json, say, show
+from edge_sdk.terminal import Json, say, show, tell
 
 if TYPE_CHECKING:
     from coordinator.identity.office import Office
@@ -76,16 +76,17 @@ def revoke(
     why: Annotated[
         str, typer.Option(help="Told to the device and to people.")
     ] = "by the operator",
+    as_json: Json = False,
 ) -> None:
     """Take a device's identity back; a coordinator that runs acts within a second."""
     _office(folder).revoke(name, why)
-    say(f"revoked {name}")
+    tell({"revoked": name, "why": why}, f"revoked {name}", as_json=as_json)
 
 
-def rotate(folder: Folder) -> None:
+def rotate(folder: Folder, as_json: Json = False) -> None:
     """Replace the key that the coordinator signs with; devices follow by themselves."""
     number = _office(folder).rotate()
-    say(f"key {number} signs from now on")
+    tell({"key": number}, f"key {number} signs from now on", as_json=as_json)
 
 
 def _office(folder: Path) -> Office:

@@ -109,6 +109,7 @@ def page(
     address: Annotated[
         bool, typer.Option("--address", help="Print where it is served, with token.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Serve the web page of FOLDER's run: before it, while it runs, and after."""
     if not address:
@@ -120,7 +121,7 @@ def page(
             f"no page of {folder} has been served yet",
             remedy=f"Serve it with: flash-coordinator page {folder}",
         )
-    typer.echo(url)
+    show({"address": url}, lambda: url, as_json=as_json)
 
 
 def _facts(source: Source, folder: Path) -> dict[str, Any]:

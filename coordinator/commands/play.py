@@ -9,7 +9,7 @@ import typer
 
 from coordinator.commands import complete
 from coordinator.commands.options import Folder, need_torch
-from edge_sdk.terminal import say
+from edge_sdk.terminal import Json, show, tell
 
 __all__ = ["demo", "plot", "reproduce", "simulate"]
 
@@ -20,11 +20,12 @@ def demo(
     ] = Path("run/demo"),
     rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 24,
     task: Annotated[str, typer.Option(help="mnist, fashion or digits.")] = "mnist",
+    as_json: Json = False,
 ) -> None:
     """Run a whole federation here: broker, coordinator, eight devices, export."""
     from coordinator.demo import run_demo  # noqa: PLC0415 - imports the export room
 
-    run_demo(folder, task=task, rounds=rounds)
+    run_demo(folder, task=task, rounds=rounds, as_json=as_json)
 
 
 def simulate(
@@ -55,6 +56,7 @@ def simulate(
     workers: Annotated[
         int, typer.Option(help="Processes; 0 takes all cores.", min=0)
     ] = 0,
+    as_json: Json = False,
 ) -> None:
     """Play a whole fleet here without a network; the same command goes on with it."""
     need_torch()
@@ -68,7 +70,8 @@ def simulate(
         "seed": seed,
     }
     found = command.settings_from(folder, preset, settings, flags)
-    command.run_simulation(folder, found, workers)
+    facts, told = command.run_simulation(folder, found, workers)
+    show(facts, lambda: told, as_json=as_json)
 
 
 def reproduce(
@@ -101,6 +104,7 @@ def reproduce(
     report: Annotated[
         bool, typer.Option("--report", help="Run nothing; print what is there.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Run a published table cell by cell and print it; the same command goes on."""
     need_torch()
@@ -117,15 +121,17 @@ def reproduce(
         worker_count=workers,
         report=report,
     )
-    say(text)
+    show(table_run.rows_of(text), lambda: text, as_json=as_json)
 
 
 def plot(
     out: Annotated[Path, typer.Argument(help="Folder for the pictures.")],
     runs: Annotated[list[Path], typer.Argument(help="Folders of simulated runs.")],
+    as_json: Json = False,
 ) -> None:
     """Draw simulated runs: accuracy by round and bytes, layer densities, mismatch."""
     from coordinator.simulation.plots import draw_plots  # noqa: PLC0415 - an extra
 
-    for path in draw_plots(out, runs):
-        say(f"wrote {path}")
+    paths = [str(path) for path in draw_plots(out, runs)]
+    told = "\n".join(f"wrote {path}" for path in paths)
+    tell({"pictures": paths}, told, as_json=as_json)

@@ -9,7 +9,7 @@ import typer
 
 from coordinator.commands.options import Folder
 from coordinator.report import write_report
-from edge_sdk.terminal import say
+from edge_sdk.terminal import Json, tell
 
 __all__ = ["report"]
 
@@ -19,6 +19,8 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="The file. Default: FOLDER/report.html.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write one HTML file about FOLDER's run: plots, tables, settings, digests."""
-    say(f"wrote {write_report(folder, output)}")
+    path = write_report(folder, output)
+    tell({"report": str(path)}, f"wrote {path}", as_json=as_json)

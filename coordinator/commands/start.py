@@ -20,7 +20,7 @@ from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.errors import SettingsError, StateError
-from edge_sdk.terminal import look, say
+from edge_sdk.terminal import Json, look, tell
 
 __all__ = ["init", "resume", "run"]
 
@@ -50,6 +50,7 @@ def init(
     broker: Annotated[
         str, typer.Option(help="mqtts://host:port of yours; empty starts one.")
     ] = "",
+    as_json: Json = False,
 ) -> None:
     """Write FOLDER/run.toml, to edit and then `run`."""
     path = folder / SETTINGS
@@ -82,10 +83,11 @@ def init(
     except Exception:
         path.unlink()
         raise
-    say(
+    told = (
         f"wrote {path}\nlet devices in with: flash-coordinator enroll {folder} --new "
         f"NAME...\nstart with: flash-coordinator run {folder}"
     )
+    tell({"settings": str(path)}, told, as_json=as_json)
 
 
 def run(folder: Folder, insecure: Insecure = False) -> None:

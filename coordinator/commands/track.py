@@ -11,7 +11,7 @@ from coordinator.commands.options import Folder
 from coordinator.track import track as write_figures
 from coordinator.track.follow import Place
 from edge_sdk.errors import SettingsError
-from edge_sdk.terminal import on_stop, say
+from edge_sdk.terminal import Json, on_stop, tell
 
 __all__ = ["track"]
 
@@ -28,6 +28,7 @@ def track(
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on until the run is done.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the figures of FOLDER's run to TensorBoard or MLflow, round by round."""
     if to not in PLACES:
@@ -36,4 +37,4 @@ def track(
     on_stop(stop.set)
     place = cast("Place", to)
     count = write_figures(folder, place, where, follow=follow, stop=stop)
-    say(f"wrote {count} rounds to {to}")
+    tell({"to": to, "rounds": count}, f"wrote {count} rounds to {to}", as_json=as_json)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,17 +61,28 @@ def settings_from(
 
 def run_simulation(
     folder: Path, settings: SimulationSettings, worker_count: int
-) -> None:
-    """Runs it and says after every round where it stands."""
+) -> tuple[dict[str, Any], str]:
+    """Runs it and logs after every round where it stands.
+
+    Returns:
+        How it ended, as plain values and in words for people.
+    """
     log_from_now_on(run=folder.resolve().name)
     count = worker_count or len(os.sched_getaffinity(0))
     records = simulate(folder, settings, worker_count=count, observe=_say)
     last = records[-1]
-    sys.stdout.write(
+    facts = {
+        "algorithm": settings.algorithm,
+        "seed": settings.seed,
+        "metrics": str(folder / "metrics.jsonl"),
+        "last": msgspec.to_builtins(last),
+    }
+    told = (
         f"{settings.algorithm}: {last.round} rounds, {_scores(last)}, "
         f"{human_bytes(last.total_up)} up, {human_bytes(last.total_down)} down\n"
-        f"every round: {folder / 'metrics.jsonl'}\n"
+        f"every round: {folder / 'metrics.jsonl'}"
     )
+    return facts, told
 
 
 def _say(record: RoundRecord) -> None:

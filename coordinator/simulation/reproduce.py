@@ -18,7 +18,7 @@ from coordinator.simulation.tables import Cell, Kind, cells_of
 from edge_sdk.errors import DataError, SettingsError
 from edge_sdk.models.task import load_task
 
-__all__ = ["difference_text", "reproduce", "table_text"]
+__all__ = ["difference_text", "reproduce", "rows_of", "table_text"]
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,12 @@ def difference_text(one: BySeed, other: BySeed) -> str:
     spread = statistics.stdev(points) / len(points) ** 0.5
     half = float(stats.t.ppf(0.975, len(points) - 1)) * spread
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+def rows_of(table: str) -> list[dict[str, str]]:
+    """A table of `table_text`, a dict per line: column to what stands there."""
+    heads, _, *lines = [line[2:-2].split(" | ") for line in table.splitlines()]
+    return [dict(zip(heads, line, strict=True)) for line in lines]
 
 
 def _to(seeds: int) -> range:

@@ -10,7 +10,7 @@ import typer
 from edge_sdk.commands.options import profile_of
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import DeviceSettings, load_settings
-from edge_sdk.terminal import say
+from edge_sdk.terminal import Json, tell
 
 if TYPE_CHECKING:
     from edge_sdk.service import Service
@@ -20,12 +20,13 @@ __all__ = ["bundle", "install", "show"]
 ServiceFile = Annotated[Path, typer.Argument(help="The device's TOML file.")]
 
 
-def install(settings: ServiceFile = Path("device.toml")) -> None:
+def install(settings: ServiceFile = Path("device.toml"), as_json: Json = False) -> None:
     """Write the hardened systemd unit of this device; needs root."""
     from edge_sdk.service import install_service  # noqa: PLC0415
 
     path, commands = install_service(_unit(settings))
-    say(f"wrote {path}; start it with: {commands}")
+    told = f"wrote {path}; start it with: {commands}"
+    tell({"unit": str(path), "start": commands}, told, as_json=as_json)
 
 
 def show(settings: ServiceFile = Path("device.toml")) -> None:
@@ -62,6 +63,7 @@ def bundle(
     wheel: Annotated[
         Path | None, typer.Option(help="flash-edge's own wheel, if not on an index.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Collect every wheel that a device without internet needs."""
     from edge_sdk.bundle import make_bundle  # noqa: PLC0415
@@ -77,7 +79,15 @@ def bundle(
         python=python,
         own_wheel=wheel,
     )
-    say(
+    told = (
         f"{len(made.wheels)} wheels, {made.size / 1e6:.0f} MB, for {made.platform} "
         f"with Python {made.python} in {made.folder}; on the device: sh install.sh"
     )
+    facts = {
+        "folder": str(made.folder),
+        "platform": made.platform,
+        "python": made.python,
+        "bytes": made.size,
+        "wheels": made.wheels,
+    }
+    tell(facts, told, as_json=as_json)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from edge_sdk.commands.options import Key, public_key
-from edge_sdk.terminal import Json, say, show
+from edge_sdk.terminal import Json, show, tell
 
 __all__ = ["infer", "rollback", "status", "switch"]
 
@@ -61,16 +61,21 @@ def switch(
         str, typer.Option(help="Command run after the switch; its failure undoes it.")
     ] = "",
     key: Key = None,
+    as_json: Json = False,
 ) -> None:
     """Check BUNDLE on this board and make it live, or leave all as it was."""
     from edge_sdk.slots import switch  # noqa: PLC0415
 
     slot = switch(root, folder, trusted=public_key(key), health=shlex.split(health))
-    say(f"live: {root / 'current'} -> {slot}")
+    _tell(root, slot, as_json=as_json)
 
 
-def rollback(root: Root) -> None:
+def rollback(root: Root, as_json: Json = False) -> None:
     """Make the model before this one live again."""
     from edge_sdk.slots import roll_back  # noqa: PLC0415
 
-    say(f"live: {root / 'current'} -> {roll_back(root)}")
+    _tell(root, roll_back(root), as_json=as_json)
+
+
+def _tell(root: Path, slot: str, *, as_json: bool) -> None:
+    tell({"live": slot}, f"live: {root / 'current'} -> {slot}", as_json=as_json)

@@ -8,7 +8,7 @@ from edge_sdk.terminal.logs import (
     log_to_file,
     not_on_stderr,
 )
-from edge_sdk.terminal.paper import exit_codes, say, show, width
+from edge_sdk.terminal.paper import exit_codes, say, show, tell, width
 from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.rim import on_stop
 
@@ -29,5 +29,6 @@ __all__ = [
     "plain",
     "say",
     "show",
+    "tell",
     "width",
 ]

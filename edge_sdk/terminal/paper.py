@@ -17,7 +17,7 @@ from edge_sdk.terminal.exits import Exit
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["UNBOUNDED", "exit_codes", "say", "show", "width"]
+__all__ = ["UNBOUNDED", "exit_codes", "say", "show", "tell", "width"]
 
 UNBOUNDED = 1000  # columns, where nobody looks: a pipe gets whole cells, unbroken
 
@@ -52,6 +52,20 @@ def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) 
 
         # No markup: brackets in what others say are brackets.
         Console(width=width(), highlight=False, markup=False, emoji=False).print(found)
+
+
+def tell(facts: object, remark: str, *, as_json: bool) -> None:
+    """What a command has done: a remark for people, or facts for programs.
+
+    Args:
+        facts: Plain values.
+        remark: In a sentence; ``--quiet`` leaves it out.
+        as_json: Whether to print the facts as JSON instead.
+    """
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        say(remark)
 
 
 def width() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -38,7 +39,12 @@ def test_ctrl_c_stops_all_it_started_and_the_same_command_goes_on(
     assert not [c for c in children if c.is_running()]
 
     again = subprocess.run(
-        line, capture_output=True, text=True, timeout=200, check=True
+        [*line, "--json"], capture_output=True, text=True, timeout=200, check=True
     )
-    assert "updates per round: 8 to 8" in again.stdout
+    found = json.loads(again.stdout)
+    assert set(found["exports"]) == {"0.05", "0.1", "0.2"}
+    updates = found["run"]["updates"]
+    assert {no: n for no, n in updates.items() if no != "0"} == {
+        str(no): 8 for no in range(1, 7)
+    }
     assert len(list((tmp_path / "demo" / "federation" / "exports").glob("*.onnx"))) == 3
