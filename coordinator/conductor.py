@@ -170,6 +170,7 @@ class Conductor:
         self.round = Round(row.no, row.goal, row.quorum, row.phase, phases)
         had = max((o.ttl_ms / 1000 for o in self.orders.values()), default=0.0)
         self._timing.start_again(had)
+        self._ledger.wait_until(row.no, self.left_s())
         if row.phase is Phase.CLOSING:
             self._close()
         elif self.round.count(TaskPhase.ACCEPTED) >= row.goal:
@@ -201,19 +202,24 @@ class Conductor:
         """The device's update is durable; its metrics tell how fast it is."""
         self._timing.watch.took(device, metrics)
         self.advance(Accepted(device))
-        self._timing.hurry(self.round)
+        self._hurry()
 
     def rejected(self, device: str) -> None:
         """The device's update did not pass the gate."""
         self._timing.watch.failed(device)
         self.advance(Rejected(device))
-        self._timing.hurry(self.round)
+        self._hurry()
 
     def failed(self, device: str) -> None:
         """The device cannot do its task."""
         self._timing.watch.failed(device)
         self.advance(Failed(device))
-        self._timing.hurry(self.round)
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """People look for the deadline in the ledger, so it says what comes nearer."""
+        if self._timing.hurry(self.round) and self.round is not None:
+            self._ledger.wait_until(self.round.no, self.left_s())
 
     def pauses(self, device: str, seconds: float) -> None:
         """The device's owner holds it back for so long."""
@@ -259,6 +265,7 @@ class Conductor:
             {device: codec for device, (_, codec) in codecs.items()},
         )
         ttl = self._timing.start(draft)
+        self._ledger.wait_until(no, ttl)
         orders = {
             device: order_for(
                 device,

@@ -8,7 +8,7 @@ from typing import Any
 
 from coordinator.view import DeviceView, FleetView
 
-__all__ = ["device_view", "view_of"]
+__all__ = ["device_view", "left_s", "view_of"]
 
 
 def view_of(facts: Mapping[str, Any], now: datetime) -> FleetView:
@@ -28,11 +28,22 @@ def view_of(facts: Mapping[str, Any], now: datetime) -> FleetView:
         rounds_done=facts["rounds_done"],
         accepted=0 if in_hand is None else in_hand["accepted"],
         goal=0 if in_hand is None else in_hand["goal"],
-        left_s=None,
+        left_s=left_s(in_hand, now),
         devices=tuple(device_view(device, now) for device in facts["devices"]),
         scores={float(density): found for density, found in scores.items()},
         scored_round=scored[-1]["no"] if scored else 0,
     )
+
+
+def left_s(in_hand: Mapping[str, Any] | None, now: datetime) -> float | None:
+    """Seconds until the deadline of the round in hand; 0 when it has passed.
+
+    None between rounds, and of a round whose deadline its coordinator has not noted.
+    """
+    if in_hand is None or in_hand["deadline"] is None:
+        return None
+    until = datetime.fromisoformat(in_hand["deadline"]) - now
+    return max(until.total_seconds(), 0.0)
 
 
 def device_view(device: Mapping[str, Any], now: datetime) -> DeviceView:

@@ -89,12 +89,19 @@ class Timing:
         """Whether the deadline has passed."""
         return self.deadline is not None and self._clock() >= self.deadline
 
-    def hurry(self, now: Round | None) -> None:
-        """Once the quorum is in, nobody overdue is waited for."""
+    def hurry(self, now: Round | None) -> bool:
+        """Once the quorum is in, nobody overdue is waited for.
+
+        Returns:
+            Whether the deadline has come nearer.
+        """
         if now is None or self.deadline is None or now.phase is not Phase.RUN:
-            return
-        if now.count(TaskPhase.ACCEPTED) >= now.quorum:
-            self.deadline = min(self.deadline, self._opened + self.watch.hurry_s())
+            return False
+        if now.count(TaskPhase.ACCEPTED) < now.quorum:
+            return False
+        before = self.deadline
+        self.deadline = min(before, self._opened + self.watch.hurry_s())
+        return self.deadline < before
 
     def end(self) -> None:
         """There is no round in hand any more."""

@@ -23,7 +23,7 @@ from coordinator.history_tables import (
     rounds_table,
     troubles,
 )
-from coordinator.look_back import view_of
+from coordinator.look_back import left_s, view_of
 from coordinator.status import NOTHING, delivered
 from coordinator.view import FleetView
 from edge_sdk.errors import StateError
@@ -48,6 +48,9 @@ def status(
         _stay(source)
         return
     facts = _facts(source, folder)
+    if facts["open"] is not None:
+        left = left_s(facts["open"], datetime.now(timezone.utc))
+        facts["open"] = facts["open"] | {"left_s": left}
     show(
         facts,
         lambda: Group(render(_view(source), width()), troubles(facts)),

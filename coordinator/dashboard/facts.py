@@ -47,7 +47,8 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
         },
         "state": _state(last_open, done, settings.rounds),
         "rounds_done": done,
-        "open": last_open,
+        "open": last_open
+        and last_open | {"deadline": ledger.deadline_of(last_open["no"])},
         "rounds": rounds,
         "devices": [
             _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Pages:
             db.execute("REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
 
-def now() -> str:
-    """Wall time for people; no decision reads it."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def now(later_s: float = 0.0) -> str:
+    """Wall time for people, or so many seconds later; no decision reads it."""
+    at = datetime.now(timezone.utc) + timedelta(seconds=later_s)
+    return at.isoformat(timespec="milliseconds")

@@ -51,6 +51,17 @@ class RoundPages(Pages):
             )
             db.execute("UPDATE rounds SET phase = 'run' WHERE no = ?", (no,))
 
+    def wait_until(self, no: int, seconds: float) -> None:
+        """Notes, for people, in how many seconds an open round's deadline is."""
+        with self._commits.joined() as db:
+            value = json.dumps([no, now(seconds)])
+            db.execute("REPLACE INTO meta VALUES ('deadline', ?)", (value,))
+
+    def deadline_of(self, no: int) -> str | None:
+        """The wall time of a round's deadline, in ISO 8601; None if none was noted."""
+        found = self.get("deadline")
+        return str(found[1]) if found is not None and found[0] == no else None
+
     def move_task(self, task_id: str, phase: TaskPhase, why: str = "") -> None:
         """Where a task is now; joins the open group."""
         with self._commits.joined() as db:

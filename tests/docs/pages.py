@@ -50,10 +50,10 @@ beside() {
 }
 when_done() { for job in "${runs[@]}"; do wait "$job"; done; }
 in_time() {
-  for _ in $(seq 100); do
+  for _ in $(seq 40); do
     if "$@"; then return; fi
     [ ${#runs[@]} = 0 ] || kill -0 "${runs[-1]}"  # in vain without its coordinator
-    sleep 0.6
+    sleep 2
   done
   "$@"
 }

@@ -14,7 +14,7 @@ from past import Past
 from rich.cells import cell_len
 from screens import on_screen
 
-from coordinator.ledger import is_held
+from coordinator.ledger import is_held, read_ledger
 from edge_sdk.terminal import Exit
 
 Make = Callable[..., Any]
@@ -51,6 +51,11 @@ def test_the_live_table_fits_80_columns_and_log_lines_stand_above_it(
     assert max(map(cell_len, table)) <= 80
     assert "coordinator.display:" not in screen.text  # the table says it already
     assert "coordinator.display" in (fleet.run / "coordinator.jsonl").read_text()
+    ledger = read_ledger(fleet.run)
+    (_, one), deadline = ledger.round_history(), ledger.deadline_of(1)
+    ledger.close()
+    assert deadline is not None  # what `status` counts down to while a round is open
+    assert one["opened"] < deadline
 
 
 def test_the_doctor_finds_a_run_well_before_and_after_it(federation: Make) -> None:

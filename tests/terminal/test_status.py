@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from rich.console import Console
 from screens import on_screen
 
 from coordinator.fleet_table import fleet_table
+from coordinator.look_back import left_s
 from coordinator.view import DeviceView
 from edge_sdk.terminal import Exit
 
@@ -83,6 +85,9 @@ def test_at_80_columns_a_device_is_one_line_that_has_it_all(past: Past) -> None:
     assert re.search(r"^pi-0000 .* done ", screen.text, re.MULTILINE)
     assert "0.05  pi-0000, pi-0002, pi-0004: 0.05, because" in screen.text
     assert "pi-0001: rejected 1 times, last in round 2: its norm is not" in screen.text
+    assert re.search(
+        r"updates 1/5  rounds 2/3 done  deadline in [1-4]\d\d s", screen.text
+    )
 
 
 def test_a_wide_terminal_says_why_beside_each_device(past: Past) -> None:
@@ -163,6 +168,7 @@ def test_quiet_leaves_only_facts(past: Past) -> None:
 def test_json_is_one_document_with_the_same_facts(past: Past) -> None:
     found = json.loads(run("status", past.folder, "--json").stdout)
     assert found["rounds_done"] == 2
+    assert 0 < found["open"]["left_s"] < 500
     two = next(d for d in found["devices"] if d["name"] == "pi-0002")
     assert (two["celsius"], two["progress"], two["phase"]) == (61.2, 0.455, "training")
     assert json.loads(run("devices", past.folder, "--json").stdout) == found["devices"]
@@ -171,6 +177,19 @@ def test_json_is_one_document_with_the_same_facts(past: Past) -> None:
     assert [t["device"] for t in one["tasks"]] == past.names
     own = json.loads(run("devices", past.folder, "pi-0001", "--json").stdout)
     assert own["refusals"][0]["why"] == "its norm is not finite"
+
+
+@given(st.none() | st.floats(-1e6, 1e6))
+def test_the_time_left_is_that_to_the_deadline_and_never_less_than_none(
+    seconds: float | None,
+) -> None:
+    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    at = None if seconds is None else (now + timedelta(seconds=seconds)).isoformat()
+    found = left_s({"deadline": at}, now)
+    assert found == (
+        None if seconds is None else pytest.approx(max(seconds, 0), abs=1e-3)
+    )
+    assert left_s(None, now) is None
 
 
 def test_rounds_show_accuracy_bytes_and_one_rounds_devices(past: Past) -> None:

@@ -42,6 +42,12 @@ export function bytes(count) {
 export const number = (value) => (value === null || value === undefined ? "-" : value.toLocaleString("en"));
 export const percent = (share) => (share === null || share === undefined ? "-" : `${(100 * share).toFixed(2)} %`);
 export const seconds = (value) => (value === null || value === undefined ? "-" : `${value.toFixed(1)} s`);
+// Seconds left until then, counted down by `tick`.
+export const countdown = (iso) => h("time", { datetime: iso, "data-until": iso }, left(iso));
+const left = (iso) => `in ${Math.max(0, (Date.parse(iso) - Date.now()) / 1000).toFixed(0)} s`;
+export function tick() {
+  for (const e of document.querySelectorAll("time[data-until]")) e.textContent = left(e.dataset.until);
+}
 export const density = (value) => (value === null || value === undefined ? "-" : String(value));
 export const moment = (iso) => h("time", { datetime: iso }, new Date(iso).toLocaleString());
 export const score = (metrics) =>

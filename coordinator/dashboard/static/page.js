@@ -1,6 +1,6 @@
 // Routes, live updates, and putting a view in place without losing focus or open details.
 
-import { h } from "./dom.js";
+import { h, tick } from "./dom.js";
 import { device, devices, exports_, overview, round, rounds, warmUp } from "./views.js";
 
 const view = document.getElementById("view");
@@ -17,6 +17,8 @@ const ROUTES = [
   [/^#\/warm-up$/, () => "api/warm-up", warmUp],
   [/^#\/exports$/, () => "api/exports", exports_],
 ];
+
+setInterval(tick, 1000);
 
 let shown = null; // the facts on the page, as text: what has not changed is not redrawn
 let wanted = false, busy = false, latest = 0;

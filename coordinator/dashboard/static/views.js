@@ -1,7 +1,7 @@
 // What each page shows, from the facts that the coordinator gives.
 
 import { lineChart } from "./charts.js";
-import { bytes, card, density, facts, h, moment, number, percent, score, seconds, table } from "./dom.js";
+import { bytes, card, countdown, density, facts, h, moment, number, percent, score, seconds, table } from "./dom.js";
 
 const accuracy = (metrics) => metrics?.accuracy;
 const toDevice = (name) => h("a", { href: `#/devices/${name}`, "data-key": `device ${name}` }, name);
@@ -31,6 +31,7 @@ export function overview(run) {
       ["rounds done", `${run.rounds_done} of ${run.run.rounds}`],
       ["devices online", `${run.devices.filter((d) => d.online).length} of ${run.devices.length}`],
       ["this round", run.open ? `${run.open.accepted} of ${run.open.goal} updates` : "-"],
+      ["deadline", run.open?.deadline ? countdown(run.open.deadline) : "-"],
       ["model bytes moved", bytes(moved)],
       ...(last ? names.map((d) => [`accuracy at ${d}`, score(last.scores[d])]) : []),
     ]),

@@ -18,6 +18,9 @@ def test_every_page_shows_what_the_run_did(past, serve, tab) -> None:
     _open(tab, page)
     assert tab.inner_text("#state") == "round 3: 1 of 4 updates"
     assert "greenhouse" in tab.inner_text("#run")
+    tab.wait_for_selector(
+        "#view dd :text-matches('^in [1-4][0-9][0-9] s$')"
+    )  # the deadline
     assert tab.locator("svg.chart").count() == 2
     assert tab.locator(".fleet a").count() == 4
     tab.click('.fleet a[href="#/devices/pi-0001"]')
