@@ -7,6 +7,7 @@ from coordinator.algorithms.fedavg import fedavg
 from coordinator.algorithms.feddst import feddst
 from coordinator.algorithms.flash import (
     flash_edge,
+    flash_scaled,
     flash_trained,
     hetero_flash,
     spdst,
@@ -32,6 +33,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "equal-counts": equal_counts(),
     "equal-counts-scaled": equal_counts_scaled(),
     "flash": spdst(),
+    "flash-scaled": flash_scaled(),
     "hetero-flash": hetero_flash(),
     "flash-edge": flash_edge(),
     "flash-learned": flash_trained("flash-learned", learned=True, warm=False),

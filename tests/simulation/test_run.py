@@ -168,11 +168,6 @@ def test_a_round_without_its_quorum_leaves_the_model_and_five_end_the_run(
     assert last == 5
 
 
-def test_a_device_with_one_class_only_is_no_trouble(make: Make, pool: Executor) -> None:
-    records = play(make(algorithm="pdst", alpha=1e-6), pool)
-    assert all(np.isfinite(r.loss) for r in records[1:] if r.loss is not None)
-
-
 def test_a_density_below_the_unit_floors_names_the_smallest(
     make: Make, pool: Executor
 ) -> None:
@@ -190,11 +185,13 @@ def test_without_floors_a_layer_may_be_empty_and_the_run_goes_on(
     assert all(np.isfinite(r.loss) for r in records[1:] if r.loss is not None)
 
 
-def own_folder(folder: Path, empty: bool = False) -> SimulationSettings:
+def own_folder(
+    folder: Path, empty: bool = False, classes: int = 10, count: int = 20
+) -> SimulationSettings:
     rng = np.random.default_rng(0)
     for name in ("a", "b", "evaluation"):
-        inputs = rng.integers(0, 17, (20, 1, 8, 8)).astype(np.uint8)
-        found = Examples(inputs, rng.integers(0, 10, 20))
+        inputs = rng.integers(0, 17, (count, 1, 8, 8)).astype(np.uint8)
+        found = Examples(inputs, rng.integers(0, classes, count))
         save_partition(
             folder / name, found, part="eval" if name == "evaluation" else "train"
         )
@@ -219,6 +216,29 @@ def test_a_device_without_examples_is_named(tmp_path: Path) -> None:
     settings = own_folder(tmp_path / "data", empty=True)
     with pytest.raises(DataError, match=r"device b cannot train.*no examples"):
         simulate(tmp_path / "run", settings, worker_count=1)
+
+
+@pytest.mark.parametrize(("classes", "count"), [(1, 20), (10, 1)])
+def test_one_class_only_and_one_example_only_are_no_trouble(
+    tmp_path: Path, classes: int, count: int
+) -> None:
+    settings = own_folder(tmp_path / "data", classes=classes, count=count)
+    settings = msgspec.structs.replace(settings, algorithm="flash")
+    last = simulate(tmp_path / "run", settings, worker_count=1)[-1]
+    assert last.loss is not None
+    assert np.isfinite(last.loss)
+    assert len(last.accepted) == 2
+    if classes == 1 and count > 1:
+        assert last.scores["0.2"]["accuracy"] == 1.0
+
+
+def test_fewer_examples_than_devices_is_an_error_with_both_numbers(
+    make: Make, tmp_path: Path, cache: Path
+) -> None:
+    settings = msgspec.structs.replace(make().settings, devices=1500)
+    with pytest.raises(DataError, match="1433 examples cannot be cut into 1500") as one:
+        simulate(tmp_path / "x", settings, worker_count=1, cache=cache)
+    assert "fewer devices" in one.value.help
 
 
 @pytest.mark.parametrize(
