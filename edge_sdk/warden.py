@@ -19,7 +19,8 @@ from edge_sdk.governor import (
     rest_after_s,
     shrinking,
 )
-from edge_sdk.training.runner import Packed, TaskRunner
+from edge_sdk.training.change import Packed
+from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.messages import TaskOrder
 
 __all__ = ["Frugal", "Read", "Warden"]
@@ -188,9 +189,9 @@ class Frugal:
         batch = order.training.batch_size
 
         def attempt(size: int) -> Packed:
-            if size < batch and size != self._runner.most:
+            if size < batch and size != self._runner.allowance.most:
                 log.warning("memory ran out: %d of %d examples at once", size, batch)
-            self._runner.most = size if size < batch else 0
+            self._runner.allowance.most = size if size < batch else 0
             return self._runner.run(order, base, stop, structure)
 
-        return shrinking(attempt, min(self._runner.most or batch, batch))
+        return shrinking(attempt, min(self._runner.allowance.most or batch, batch))

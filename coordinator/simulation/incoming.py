@@ -11,7 +11,7 @@ from coordinator.algorithm import Family
 from coordinator.gate import Refused, check_offer, check_payload, read_update
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
-from edge_sdk.training.runner import Packed
+from edge_sdk.training.change import Packed
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.values import Evidence, Values

@@ -26,13 +26,15 @@ from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import Mask, nested_counts, uniform
 from edge_sdk.sparse.select import draw
+from edge_sdk.training.change import Packed
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import score
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.runner import Packed, TaskRunner, mask_of
+from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder
+from edge_sdk.wire.recipe import mask_of
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import unpack_values
 

@@ -38,7 +38,7 @@ from edge_sdk.session import (
     Train,
     advance,
 )
-from edge_sdk.training.runner import Packed as PackedTask
+from edge_sdk.training.change import Packed as PackedTask
 from edge_sdk.transport.base import Delivery, Transport, Will
 from edge_sdk.warden import Warden
 from edge_sdk.wire import topics

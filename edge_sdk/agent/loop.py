@@ -20,7 +20,7 @@ from edge_sdk.governor import Go, Pause
 from edge_sdk.installer import ASK_S, Installed, Place
 from edge_sdk.journal import Journal
 from edge_sdk.session import Event, Linked, Nudge, Phase, Session
-from edge_sdk.training.runner import Packed as PackedTask
+from edge_sdk.training.change import Packed as PackedTask
 from edge_sdk.transport.base import Delivery
 from edge_sdk.warden import Warden
 from edge_sdk.wire import topics

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from edge_sdk.identity.signatures import Seal
-from edge_sdk.training.runner import Packed
+from edge_sdk.training.change import Packed
 from edge_sdk.transport.base import Deliver, OnLink, Transport, Will
 from edge_sdk.wire.messages import TaskOrder
 

@@ -11,9 +11,9 @@ from edge_sdk.agent.parts import Runner
 from edge_sdk.errors import EdgeError
 from edge_sdk.governor import Verdict
 from edge_sdk.session import Broke
+from edge_sdk.training.change import Packed
 from edge_sdk.training.counted import counted, steps_of
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.runner import Packed
 from edge_sdk.warden import Warden
 from edge_sdk.wire.messages import TaskOrder
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edge_sdk.agent import Agent
     from edge_sdk.models.task import Examples, Task
     from edge_sdk.session import Session
-    from edge_sdk.training.runner import MicroBatch
+    from edge_sdk.training.allowance import MicroBatch
 
 __all__ = ["micro_batch_of", "run"]
 

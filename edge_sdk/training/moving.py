@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from edge_sdk.training.local import Outcome, Stopped, batches, check_finite, ten
 from edge_sdk.training.step import sgd, take_step
 from edge_sdk.training.warmup import rewire
 from edge_sdk.wire.messages import Regrow, Rewire, Training
+from edge_sdk.wire.values import Values
 
-__all__ = ["Scorer", "regrow", "saliency", "train_moving"]
+__all__ = ["Scorer", "dense_model", "regrow", "saliency", "train_moving"]
 
 Patterns = Mapping[str, NDArray[np.bool_]]
 
@@ -61,6 +63,18 @@ class Scorer:
             micro_batch=self.micro_batch or len(inputs),
             ghost_norm=self.ghost_norm,
         )
+
+
+def dense_model(task: Task, mask: Mask, start: Values) -> nn.Module:
+    """The task's model at a mask's values, its weights dense and 0 off the mask."""
+    module = task.model()
+    state: dict[str, NDArray[Any]] = dict(start.dense)
+    for name in mask:
+        weight = np.zeros(mask[name].shape, np.float32)
+        weight[mask[name]] = start.masked[name]
+        state[name] = weight
+    module.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in state.items()})
+    return module
 
 
 def train_moving(

@@ -107,7 +107,7 @@ def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
     return {
         "done": True,
         "steps": packed.offer.metrics["steps"],
-        "at_once": runner.most or BATCH,
+        "at_once": runner.allowance.most or BATCH,
         "peak_mib": peak_rss_mib(),
     }
 

@@ -23,8 +23,8 @@ from edge_sdk.governor import Conditions
 from edge_sdk.journal import Journal
 from edge_sdk.probe.sensors import Power, Thermal
 from edge_sdk.session import Phase
+from edge_sdk.training.change import Packed
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.runner import Packed
 from edge_sdk.transport.base import Delivery
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.warden import Warden

@@ -25,7 +25,8 @@ from edge_sdk.journal import Journal
 from edge_sdk.models.partition import load_partition
 from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.models.task import load_task
-from edge_sdk.training.runner import Packed, TaskRunner
+from edge_sdk.training.change import Packed
+from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import TaskOrder

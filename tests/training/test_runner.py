@@ -13,9 +13,10 @@ from edge_sdk.errors import EdgeError, MaskMismatchError, RemoteProtocolError
 from edge_sdk.models.inventory import initial_state, layers_of
 from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.training.change import Packed
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.progress import Progress
-from edge_sdk.training.runner import Packed, TaskRunner, mask_of
+from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import (
     Frozen,
@@ -27,6 +28,7 @@ from edge_sdk.wire.messages import (
     Training,
     WarmUp,
 )
+from edge_sdk.wire.recipe import mask_of
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import Values, pack_values, unpack_evidence, unpack_values
 

@@ -1,0 +1,100 @@
+"""Round 0: the warm-up where there is one, then the first masks and the first model."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from coordinator.aggregate import Model
+from coordinator.algorithm import Family, Findings, Trained
+from coordinator.orders import mask_seed, warm_up_cohort
+from coordinator.simulation.exchange import Exchange, Trip
+from coordinator.simulation.fleet import Outcome
+from coordinator.simulation.record import RoundRecord, layer_figures
+from coordinator.steps import (
+    findings_at_hand,
+    first_model,
+    mean_findings,
+    start_model,
+    trained_findings,
+    warm_up_family,
+)
+from edge_sdk.errors import RunError
+
+__all__ = ["Beginning", "begin"]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What round 1 starts from.
+
+    Attributes:
+        model: On the family's top mask.
+        family: The first masks.
+        findings: What they were planned from, None for nothing.
+        record: Round 0's line.
+    """
+
+    model: Model
+    family: Family
+    findings: Findings | None
+    record: RoundRecord
+
+
+def begin(exchange: Exchange, pool: Executor) -> Beginning:
+    """Plays round 0.
+
+    Raises:
+        RunError: If the warm-up has too few devices, or a worker dies.
+        DensityError: If a density is below the unit floors.
+    """
+    settings, algorithm, task = exchange.settings, exchange.algorithm, exchange.task
+    layers, densities, seed = exchange.layers, settings.densities, settings.seed
+    outcome, trip = Outcome((), (), {}, 0.0, ""), None
+    findings: Findings | None
+    if algorithm.warms_up:
+        outcome, trip = _warm_up(exchange, pool)
+        findings = _findings(exchange, trip)
+    else:
+        findings = findings_at_hand(algorithm, task, layers, densities, seed)
+    at = mask_seed(seed, warm_up=False)
+    family = algorithm.plan(layers, densities, findings, at)
+    record = RoundRecord(
+        round=0,
+        accepted=list(outcome.accepted),
+        asked=len(outcome.asked),
+        rate=settings.training.rate_at(0, settings.rounds),
+        loss=trip.loss if trip else None,
+        bytes_up=(up := trip.bytes_up if trip else 0),
+        bytes_down=(down := trip.bytes_down if trip else 0),
+        total_up=up,
+        total_down=down,
+        layers=layer_figures(family),
+        seconds=dict(outcome.seconds),
+        clock_s=outcome.clock_s,
+        wall_s=0.0,
+    )
+    model = first_model(algorithm, task, seed, family, findings)
+    return Beginning(model, family, findings, record)
+
+
+def _warm_up(exchange: Exchange, pool: Executor) -> tuple[Outcome, Trip]:
+    settings, fleet, seed = exchange.settings, exchange.fleet, exchange.settings.seed
+    family = warm_up_family(
+        exchange.algorithm, exchange.layers, settings.densities, seed
+    )
+    base = start_model(exchange.task, seed, family)
+    wanted = min(settings.warm_up.devices, len(fleet.devices))
+    cohort = warm_up_cohort(seed, fleet.affordable, wanted)
+    level = max(family.masks)
+    outcome = fleet.play(0, dict.fromkeys(cohort, level), wanted)
+    if outcome.note:
+        raise RunError(f"the warm-up failed: {outcome.note}")
+    chosen = dict.fromkeys(outcome.accepted, level)
+    return outcome, exchange.trip(pool, 0, chosen, base, family)
+
+
+def _findings(exchange: Exchange, trip: Trip) -> Findings:
+    if isinstance(exchange.algorithm.evidence, Trained):
+        return trained_findings(trip.base, trip.contributions())
+    return mean_findings(trip.evidence(), exchange.layers)

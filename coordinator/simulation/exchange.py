@@ -1,0 +1,146 @@
+"""What goes out to a round's devices and what comes back; the same in every round."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from coordinator.aggregate import Contribution, Model
+from coordinator.algorithm import Algorithm, Family
+from coordinator.settings import RunSettings
+from coordinator.simulation.fleet import Fleet
+from coordinator.simulation.incoming import (
+    checked,
+    contribution,
+    mean_loss,
+    received_bytes,
+)
+from coordinator.simulation.outgoing import Outgoing, outgoing
+from coordinator.simulation.workers import results, train_one
+from edge_sdk.models.task import Task
+from edge_sdk.sparse import LayerShape
+from edge_sdk.training.change import Packed
+from edge_sdk.wire.values import Evidence, Values
+
+__all__ = ["Exchange", "Trip"]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A run's unchanging side: who there is, what they train, how they are asked.
+
+    Attributes:
+        task: What is trained.
+        layers: Its maskable layers.
+        algorithm: How.
+        settings: The run's, as a coordinator has them.
+        fleet: The devices.
+        batch_size: Examples per step.
+        most: Examples of the device that has most.
+    """
+
+    task: Task
+    layers: tuple[LayerShape, ...]
+    algorithm: Algorithm
+    settings: RunSettings
+    fleet: Fleet
+    batch_size: int
+    most: int
+
+    def trip(
+        self,
+        pool: Executor,
+        no: int,
+        chosen: Mapping[str, float],
+        base: Model,
+        family: Family,
+        known: Collection[str] = (),
+    ) -> Trip:
+        """Has the chosen devices carry out their part of a round.
+
+        Args:
+            pool: Workers.
+            no: The round.
+            chosen: Device to the density it trains at.
+            base: The model they start from.
+            family: The round's masks.
+            known: Devices that have the masks already.
+
+        Raises:
+            RunError: If a worker died.
+        """
+        devices = self.fleet.devices
+        out = outgoing(
+            no,
+            chosen,
+            base,
+            family,
+            algorithm=self.algorithm,
+            settings=self.settings,
+            batch_size=self.batch_size,
+            folders={device: devices[device].folder for device in chosen},
+            known=known,
+        )
+        packed = results(pool, train_one, out.jobs)
+        return Trip(tuple(chosen), base, family, self.most, out, packed)
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One round's way out and back.
+
+    Attributes:
+        devices: Who was asked, in the order of all that follows.
+        base: The model they started from.
+        family: The round's masks.
+        most: Most examples that any device has.
+        out: What went to them.
+        packed: What they made of it.
+    """
+
+    devices: tuple[str, ...]
+    base: Model
+    family: Family
+    most: int
+    out: Outgoing
+    packed: list[Packed]
+
+    @property
+    def bytes_up(self) -> int:
+        """Offers and payloads."""
+        return received_bytes(self.packed)
+
+    @property
+    def bytes_down(self) -> int:
+        """Orders, bases and structures."""
+        return self.out.sent_bytes
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss."""
+        return mean_loss(self.packed)
+
+    def contributions(self) -> list[Contribution]:
+        """Updates as the aggregate takes them.
+
+        Raises:
+            RunError: If one does not pass the gate.
+        """
+        return [
+            contribution(device, order, done, self.base, self.family, self.most)
+            for device, order, done in zip(
+                self.devices, self.out.orders, self.packed, strict=True
+            )
+        ]
+
+    def evidence(self) -> list[Values | Evidence]:
+        """What a warm-up returned, on the family's top mask.
+
+        Raises:
+            RunError: If one does not pass the gate.
+        """
+        return [
+            checked(order, done, self.base, self.family.top, self.most)
+            for order, done in zip(self.out.orders, self.packed, strict=True)
+        ]
