@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Family, Findings, as_initialised
+from coordinator.algorithm import Family, Findings, Start, as_initialised
 from coordinator.starts import from_the_warm_up, scaled_by_fan_in
 from coordinator.steps import trained_findings
 from edge_sdk.errors import RunError
+from edge_sdk.models.inventory import initial_state, layers_of
+from edge_sdk.models.task import load_task
 from edge_sdk.sparse import LayerShape, Mask, nested_counts, uniform
 from edge_sdk.wire.values import Values
 
@@ -80,3 +83,25 @@ def test_what_nobody_scales_is_what_the_seed_gives() -> None:
     model = as_initialised(family(0.3), STATE, None)
     assert isinstance(model, Model)
     assert all((values == 0.5).all() for values in model.masked.values())
+
+
+@pytest.mark.parametrize("name", ["digits", "watch"])
+def test_thin_layers_whisper_and_scaled_ones_speak_up(name: str) -> None:
+    """Deviation of the logits over examples, against that of the dense model."""
+    task = load_task(name)
+    layers = layers_of(task.model(), task.dense_layers)
+    inputs = torch.randn(200, *task.input_shape, generator=torch.manual_seed(1))
+    state = initial_state(task, 1)
+
+    def spread(density: float, start: Start) -> float:
+        counts = nested_counts(uniform(layers), layers, [density])
+        first = start(Family.draw(layers, counts, 1), state, None)
+        model = task.model()
+        whole = {**first.dense, **{n: first.full(n) for n in first.mask}}
+        model.load_state_dict({n: torch.from_numpy(a) for n, a in whole.items()})
+        with torch.inference_mode():
+            return float(model(inputs).std(0).mean())
+
+    dense = spread(1.0, as_initialised)
+    assert spread(0.1, as_initialised) < dense / 5
+    assert dense / 2 < spread(0.1, scaled_by_fan_in) < dense * 2
