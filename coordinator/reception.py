@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 EXPLAIN_S = 60.0  # a device that is not believed is told why, at most so often
 REMIND_S = 10.0  # between two requests to renew, should the first be lost
 EXPLAINED = 1000  # names that this is remembered for
+TWIN_S = 60.0  # between two complaints about one device
+TWIN_WORDS = 6  # more than the last words of a process that ended
+TWIN = (
+    "two processes have this device's identity and cut each other off, as copied cards "
+    "do. Give each board a token of its own: flash-edge enroll TOKEN"
+)
 UNSIGNED = (
     "your messages are not signed with a key that is enrolled here: ask the operator "
     "for a token, then run flash-edge enroll TOKEN"
@@ -67,6 +73,7 @@ class Reception:
         self._explained: dict[str, float] = {}
         self._reminded: dict[str, float] = {}  # only of who is enrolled
         self._deaf: set[str] = set()
+        self._twins: dict[str, float] = {}  # only of who is enrolled
 
     def read(self, delivery: Delivery) -> tuple[str, Message] | None:
         """Who says what; None for what needs no answer.
@@ -94,6 +101,7 @@ class Reception:
         # A status is retained and is its own will, so it comes again, and late.
         if seal and not isinstance(message, Status):
             if not self._recent.take(envelope.header):
+                self._look_for_twin(device)
                 return None  # delivered twice, or sent again by somebody else
             if isinstance(message, Request):
                 self._renew(device, message)
@@ -102,6 +110,15 @@ class Reception:
         return (
             None if self._is_deaf(device, envelope.header.epoch) else (device, message)
         )
+
+    def _look_for_twin(self, device: str) -> None:
+        """Two boards with one identity cut each other off, and neither knows why."""
+        now = self._clock()
+        told = self._twins.get(device, -TWIN_S)
+        if self._recent.echoes(device) >= TWIN_WORDS and now - told >= TWIN_S:
+            self._twins[device] = now
+            log.warning("%s: %s", device, TWIN, extra={"device": device})
+            self._post.tell(device, Wait(0, TWIN))
 
     def _is_deaf(self, device: str, epoch: int) -> bool:
         """Whether a device has heard a newer coordinator, and so does not hear us."""

@@ -133,11 +133,21 @@ def this_service(
     identity: Path | None = None,
     **other: object,
 ) -> Service:
-    """A `Service` for the program that runs now and the user at the keyboard."""
+    """A `Service` for the program that runs now and the user at the keyboard.
+
+    Raises:
+        SettingsError: That user has no name, so a unit cannot name it.
+    """
     beside = Path(sys.executable).with_name("flash-edge")
     found = shutil.which("flash-edge")
     program = beside if beside.exists() else Path(found or beside)
-    user = os.environ.get("SUDO_USER") or getpass.getuser()
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise SettingsError(
+            f"the user with the number {os.getuid()} has no name on this system",
+            remedy="Give the command as a user that the system knows, with sudo.",
+        ) from error
     return Service(
         settings=settings.resolve(),
         state=state.resolve(),

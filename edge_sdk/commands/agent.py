@@ -136,7 +136,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         lent = threads_for(cores, share) if share < 1.0 else settings.threads
         torch.set_num_threads(min(settings.threads or lent, lent))
     warden = Warden(profile.caps, cores=cores)
-    task = load_task(settings.task)
+    task = load_task(settings.task, beside=folder)
     examples = task.train_data(settings.data)
     runner = TaskRunner(
         task,

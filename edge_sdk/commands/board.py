@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -18,9 +19,16 @@ from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.terminal import Exit, Json, say, show
 
+if TYPE_CHECKING:
+    from edge_sdk.identity.exchange import Enrolled
+
 __all__ = ["doctor", "enroll", "list_boards", "profile"]
 
 log = logging.getLogger(__name__)
+NO_ECHO = (
+    "the broker lets an enrolled device hear only what is sent to it; enter the link's "
+    "rate by hand"
+)
 
 
 def board_names(begun: str) -> list[str]:
@@ -29,7 +37,12 @@ def board_names(begun: str) -> list[str]:
 
 
 def enroll(
-    token: Annotated[str, typer.Argument(help="The token that the operator gave.")],
+    token: Annotated[
+        list[str],
+        typer.Argument(
+            help="The token that the operator gave, or the whole line of it."
+        ),
+    ],
     folder: Annotated[
         Path, typer.Option(help="Folder of this device: identity, settings, state.")
     ] = Path(),
@@ -48,27 +61,37 @@ def enroll(
     """Make this device's keys, have them certified, and write its device.toml."""
     from edge_sdk.identity.enroll import enroll as enroll_device  # noqa: PLC0415
     from edge_sdk.identity.enroll import settings_text  # noqa: PLC0415
+    from edge_sdk.identity.folder import begun  # noqa: PLC0415
     from edge_sdk.identity.token import read_token  # noqa: PLC0415
     from edge_sdk.probe.board import likely_board, read_board  # noqa: PLC0415
 
     path = folder / "device.toml"
-    if path.exists():
+    identity = folder / "identity"
+    if path.exists() and not begun(identity):
         raise SettingsError(
-            f"{path} exists already", remedy="Name another --folder, or move it away."
+            f"{path} exists already",
+            remedy=f"Name another --folder. To enrol this device anew: move {path} "
+            f"away and delete {identity}.",
         )
-    answer = enroll_device(read_token(token), folder / "identity")
-    text = settings_text(
-        answer,
-        identity="identity",
-        data=str(data.expanduser().resolve()) if data else "data",
-        state="state",
-        profile=profile or likely_board(read_board()),
-    )
-    try:
-        replace_file(path, text.encode())
-    except CheckpointError as error:
-        raise SettingsError(str(error), remedy=error.help) from error
-    (folder / "state").mkdir(exist_ok=True)  # the service may write it, not make it
+
+    def write_settings(answer: Enrolled) -> None:
+        text = settings_text(
+            answer,
+            identity="identity",
+            data=str(data.expanduser().resolve()) if data else "data",
+            state="state",
+            profile=profile or likely_board(read_board()),
+        )
+        try:
+            replace_file(path, text.encode())
+            (folder / "state").mkdir(exist_ok=True)  # the service may only write it
+        except (CheckpointError, OSError) as error:
+            raise SettingsError(
+                f"{error}", remedy="Free some space, or name another --folder."
+            ) from error
+
+    token_text = " ".join(token)
+    answer = enroll_device(read_token(token_text), identity, before_end=write_settings)
     facts = {
         "name": answer.name,
         "federation": answer.federation,
@@ -96,22 +119,27 @@ def profile(
     """Measure this board with the settings' own task, and write its profile."""
     need_torch()
     from edge_sdk.models.task import load_task  # noqa: PLC0415 - imports torch
+    from edge_sdk.probe.board import nearest_folder  # noqa: PLC0415
     from edge_sdk.probe.report import default_path, write_profile  # noqa: PLC0415
     from edge_sdk.probe.run import probe  # noqa: PLC0415
 
     own = load_settings(settings, DeviceSettings)
-    task = load_task(own.task)
+    path = out or default_path(own.state)
+    if not os.access(nearest_folder(path.parent), os.W_OK):
+        raise CheckpointError(f"{path} cannot be written by this user")
+    task = load_task(own.task, beside=settings.parent)
     found = probe(
         task,
         task.train_data(own.data),
         engine=own.engine,
         densities=density or (0.05, 0.2),
-        broker_url=own.broker,
+        # An enrolled device hears what is sent to it and nothing else: no echo.
+        broker_url=own.broker if own.identity is None else None,
+        why_no_link=NO_ECHO if own.identity is not None else "",
         seconds=seconds,
         progress=lambda share, what: log.info("%3.0f %%  %s", 100 * share, what),
         folder=own.state,
     )
-    path = out or default_path(own.state)
     write_profile(path, found)
     facts = {"file": str(path), "profile": msgspec.to_builtins(found)}
     told = f"wrote {path}; use it with: profile = {str(path)!r}"
@@ -136,7 +164,13 @@ def doctor(
         except IdentityError:  # the patient's complaint; it is named below
             tls = None
         patient = Patient(
-            broker_url=own.broker, tls=tls, identity=own.identity, state=own.state
+            broker_url=own.broker,
+            tls=tls,
+            identity=own.identity,
+            state=own.state,
+            task=own.task,
+            data=own.data,
+            beside=settings.parent,
         )
     checks = examine(patient)
     facts = [dataclasses.asdict(check) for check in checks]

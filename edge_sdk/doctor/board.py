@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import platform
 
 from edge_sdk.doctor.check import Check, Patient
@@ -10,6 +11,7 @@ from edge_sdk.probe.board import (
     clock_complaint,
     free_disk_mib,
     is_32_bit,
+    nearest_folder,
     read_board,
 )
 from edge_sdk.probe.ram import ram_for_agent
@@ -60,7 +62,15 @@ def ram(patient: Patient) -> Check:
 
 def disk(patient: Patient) -> Check:
     """Room for the journal, an update and the logs."""
-    free = free_disk_mib(patient.state)
+    free, there = free_disk_mib(patient.state), nearest_folder(patient.state)
+    if not os.access(there, os.W_OK):
+        return Check(
+            "disk",
+            "problem",
+            f"{there} cannot be written by this user, and the agent keeps its state "
+            f"in {patient.state}",
+            "Give the folder to the agent's user, or set `state` to another.",
+        )
     if free < LEAST_DISK_MIB:
         return Check(
             "disk",

@@ -42,6 +42,9 @@ class Patient:
         tls: For an encrypted link.
         identity: The folder that `flash-edge enroll` wrote; None for none.
         state: The agent's state folder.
+        task: The task's reference; None for none.
+        data: Folder of the private examples.
+        beside: Folder of the settings, where the task may lie.
         root: Where ``proc`` and ``sys`` are.
         today: The date; the clock's if not given.
     """
@@ -50,6 +53,9 @@ class Patient:
     tls: Tls | None = None
     identity: Path | None = None
     state: Path = Path()
+    task: str | None = None
+    data: Path = Path()
+    beside: Path = Path()
     root: Path = Path("/")
     today: dt.date | None = None
 

@@ -15,7 +15,7 @@ from importlib import metadata
 
 from edge_sdk.doctor.check import Check, Patient
 
-__all__ = ["kernels", "torch", "torch_complaint"]
+__all__ = ["examples", "kernels", "torch", "torch_complaint"]
 
 TORCH_FIX = "pip install 'torch>=2.7,<2.10'"
 _TORCH_TRIAL = """
@@ -28,6 +28,18 @@ _KERNEL_TRIAL = """
 from edge_sdk.kernels.library import available, unavailable_reason
 name = available()
 print(name if name else "-" + str(unavailable_reason()))
+"""
+
+_DATA_TRIAL = """
+import sys, pathlib
+from edge_sdk.errors import EdgeError
+from edge_sdk.models.task import load_task
+beside, folder = map(pathlib.Path, sys.argv[2:])
+try:
+    found = load_task(sys.argv[1], beside=beside).train_data(folder)
+except EdgeError as error:
+    sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
+print(len(found))
 """
 
 
@@ -95,11 +107,25 @@ def kernels(_: Patient) -> Check:
     )
 
 
-def _trial(program: str) -> tuple[int, str]:
+def examples(patient: Patient) -> Check:
+    """The task can be imported, and finds its examples."""
+    if patient.task is None:
+        return Check("examples", "skipped", "no settings were named")
+    code, said = _trial(
+        _DATA_TRIAL, patient.task, str(patient.beside), str(patient.data)
+    )
+    if code == 0:
+        return Check("examples", "PASS", f"{said} of task {patient.task}")
+    what, _, fix = said.partition("\t")
+    fix = fix or "Run the task's own train_data on that folder to see more."
+    return Check("examples", "problem", what, fix)
+
+
+def _trial(program: str, *arguments: str) -> tuple[int, str]:
     """Exit status and last line of a Python program in a process of its own."""
     try:
         done = subprocess.run(  # noqa: S603 - a program of ours
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", program, *arguments],
             capture_output=True,
             text=True,
             timeout=120,

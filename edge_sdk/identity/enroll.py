@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,12 +32,19 @@ __all__ = ["enroll", "settings_text"]
 WAIT_S = 20.0
 
 
-def enroll(token: Token, folder: Path) -> Enrolled:
+def enroll(
+    token: Token,
+    folder: Path,
+    *,
+    before_end: Callable[[Enrolled], None] = lambda _: None,
+) -> Enrolled:
     """Enrols a device in an identity folder; after a cut, the same command goes on.
 
     Args:
         token: What the operator gave.
         folder: Where its identity will lie.
+        before_end: Told what the coordinator answered while the same command could
+            still be given again: what has to be there with the identity is kept here.
 
     Raises:
         IdentityError: If the coordinator cannot be reached, is not the pinned one, or
@@ -64,6 +71,7 @@ def enroll(token: Token, folder: Path) -> Enrolled:
         ) from error
     match answer:
         case Enrolled():
+            before_end(answer)
             device.finish(answer, authority)
             return answer
         case Refused(why, remedy):

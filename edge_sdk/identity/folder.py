@@ -34,7 +34,7 @@ from edge_sdk.identity.keys import (
 )
 from edge_sdk.identity.signatures import Seal, signer, verifier
 
-__all__ = ["DeviceFolder", "NewDevice", "mode_complaint"]
+__all__ = ["DeviceFolder", "NewDevice", "begun", "mode_complaint"]
 
 DEVICE, NEXT = "device.pem", "next.pem"
 AUTHORITY, COORDINATOR = "authority.pem", "coordinator.json"
@@ -49,6 +49,11 @@ def mode_complaint(path: Path) -> str | None:
     return None
 
 
+def begun(folder: Path) -> bool:
+    """Whether an enrolment was cut off in a folder: the same token ends it."""
+    return (folder / NEXT).exists() and not (folder / DEVICE).exists()
+
+
 class NewDevice:
     """A folder in which a device is being enrolled.
 
@@ -61,7 +66,8 @@ class NewDevice:
         if (folder / DEVICE).exists():
             raise IdentityError(
                 f"{folder} holds a device's identity already",
-                remedy="Name another --folder, or delete this one if it was revoked.",
+                remedy="Name another --folder. To enrol this device anew: delete "
+                f"{folder}.",
             )
         self._key = _pending_key(folder)
 

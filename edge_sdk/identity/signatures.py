@@ -87,6 +87,8 @@ class _Window:
     top: int = 0
     seen: int = 0
     ended: deque[int] = field(default_factory=lambda: deque(maxlen=BOOTS))
+    echoes: int = 0  # new words of lives that had ended
+    latest: int = 0  # sequence number of the latest of them
 
 
 class Recent:
@@ -98,6 +100,14 @@ class Recent:
 
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
+
+    def echoes(self, source: str) -> int:
+        """How often a life of a peer that had ended said something new.
+
+        Its last words may come late; beyond some, two processes have one identity.
+        """
+        window = self._windows.get(source)
+        return window.echoes if window is not None else 0
 
     def take(self, header: Header) -> bool:
         """Whether the message is new; from now on it is not.
@@ -111,8 +121,13 @@ class Recent:
         window = self._windows.setdefault(header.source, _Window(header.boot))
         if header.boot != window.boot:
             if header.boot in window.ended:
+                # A repetition has a number that was heard; a process that lives on
+                # counts up.
+                window.echoes += header.seq > window.latest
+                window.latest = max(window.latest, header.seq)
                 return False
             window.ended.append(window.boot)
+            window.latest = max(window.latest, window.top)
             window.boot, window.top, window.seen = header.boot, 0, 0
         ahead = header.seq - window.top
         if ahead > 0:

@@ -65,10 +65,15 @@ def write_token(token: Token) -> str:
 def read_token(text: str) -> Token:
     """The token in a text; spaces and line breaks around or inside do not matter.
 
+    Nor does a device's name before it: a whole line of what the operator has.
+
     Raises:
         IdentityError: If it is none, or was not copied whole.
     """
-    joined = "".join(text.split())
+    words = text.split()
+    if len(words) > 1 and not words[0].startswith(PREFIX):
+        words = words[1:]
+    joined = "".join(words)
     if not joined.startswith(PREFIX):
         raise _mistyped(f"a token begins with {PREFIX}")
     coded = joined.removeprefix(PREFIX)
@@ -96,5 +101,6 @@ def _parts(body: bytes) -> Token:
 def _mistyped(why: str) -> IdentityError:
     return IdentityError(
         f"this is not a whole enrolment token: {why}",
-        remedy="Copy the whole line that flash-coordinator enroll printed.",
+        remedy="Copy the whole line that flash-coordinator enroll printed for this "
+        "device.",
     )

@@ -115,7 +115,8 @@ def load_partition(folder: Path, *, part: Part = "train") -> Examples:
     """
     path = folder / f"{part}.npz"
     remedy = (
-        f"Put a {part}.npz with arrays inputs (n, ...) and targets (n,) into {folder}."
+        f"Put a file {part}.npz with arrays inputs (n, ...) and targets (n,) into "
+        f"{folder}."
     )
     try:
         # Opened here: np.load leaves a damaged zip open when given its path.

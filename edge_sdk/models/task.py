@@ -102,10 +102,12 @@ SHIPPED = {
 }
 
 
-def load_task(reference: str) -> Task:
+def load_task(reference: str, *, beside: Path = Path()) -> Task:
     """The task named by ``package.module:object``, or a shipped one by its short name.
 
-    The current folder is importable, so a task beside the settings file is found.
+    Args:
+        reference: The task's name.
+        beside: A folder that it may lie in: that of the settings file which names it.
 
     Raises:
         TaskError: If it cannot be imported or is not a `Task`; says which part failed.
@@ -122,8 +124,9 @@ def load_task(reference: str) -> Task:
             f"task {reference!r} is neither one of {known} nor package.module:object"
             f"{meant(reference, SHIPPED)}"
         )
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    folder = str(beside.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -19,6 +19,7 @@ __all__ = [
     "free_disk_mib",
     "is_32_bit",
     "likely_board",
+    "nearest_folder",
     "read_board",
 ]
 
@@ -96,9 +97,14 @@ def likely_board(board: Board, ram_mib: int | None = None) -> str:
 
 def free_disk_mib(folder: Path) -> int:
     """Free space where this folder is, or will be."""
+    return shutil.disk_usage(nearest_folder(folder)).free >> 20
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder itself, or the one that it will be made in."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free >> 20
+    return folder
 
 
 def is_32_bit() -> bool:

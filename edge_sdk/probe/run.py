@@ -47,6 +47,7 @@ def probe(
     engine: EngineChoice = "auto",
     densities: Sequence[float] = (0.05, 0.2),
     broker_url: str | None = None,
+    why_no_link: str = "",
     seconds: float = 45.0,
     progress: Progress = lambda _share, _what: None,
     folder: Path | None = None,
@@ -67,6 +68,7 @@ def probe(
         engine: Which engine will train it.
         densities: Two or three that the run may ask for.
         broker_url: The broker to measure the link to; None assumes a home link.
+        why_no_link: Why there is no `broker_url`, for the notes.
         seconds: Time to spend; a model whose single step takes longer overruns it.
         progress: Told the share done, 0 to 1, and what is being measured.
         folder: Where the agent's state will be, for the free space.
@@ -84,7 +86,7 @@ def probe(
     # Before anything is allocated: what the probe itself frees counts as free.
     ram, board, cool = ram_for_agent(root), read_board(root), read_thermal(root)
     progress(0.03, "link to the broker")
-    link, link_note = _link(broker_url, LINK_SHARE * seconds)
+    link, link_note = _link(broker_url, LINK_SHARE * seconds, why_no_link)
     progress(0.15, "memory bandwidth and arithmetic")
     rates = measure_rates()
     batch = min(task.batch_size, len(examples))
@@ -178,10 +180,13 @@ def _start(
     )
 
 
-def _link(url: str | None, seconds: float) -> tuple[Link, dict[str, str]]:
+def _link(
+    url: str | None, seconds: float, why_none: str
+) -> tuple[Link, dict[str, str]]:
     if url is None:
         return Link(ASSUMED_MBIT_S, ASSUMED_RTT_MS, 0), {
-            "uplink_mbit_s": "estimate: no broker was named to measure against"
+            "uplink_mbit_s": "estimate: "
+            + (why_none or "no broker was named to measure against")
         }
     try:
         link = measure_link(url, seconds=seconds, wait_s=max(1.0, seconds))

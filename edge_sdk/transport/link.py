@@ -47,6 +47,8 @@ REMEDIES = {
     "Not authorized": "check user and password in its URL, and its access list",
     "Client identifier not valid": "the broker wants another client id",
     "Session taken over": "another process uses this device's name",
+    "Unspecified error": "it was cut without a word; if that goes on, another board "
+    "or process uses a copy of this identity",
     "Packet too large": "raise the broker's limit for packets",
     "Quota exceeded": "the broker's quota is used up; raise it, or its disk is full",
     "Server busy": "the broker has no room for more clients",

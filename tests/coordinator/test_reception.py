@@ -153,8 +153,43 @@ def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
     assert gone.why == "it was stolen"
 
 
-def _enrol(office: Office, name: str) -> None:
+def test_two_boards_with_one_identity_are_named_and_a_restart_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A card was copied: each board cuts the other off, and its messages are late."""
+    broker, office = MemoryBroker(), Office(tmp_path, "home")
+    key = _enrol(office, "pi-9")
+    post = Post(
+        broker.connect(lambda _: None, lambda _: None), "home", 7, office.seal.sign
+    )
+    reception = Reception("home", office, post, lambda: 0.0)
+    heard: list[Delivery] = []
+    broker.connect(heard.append, lambda _: None).subscribe(topics.inbox("home", "pi-9"))
+
+    def says(boot: int, seq: int) -> None:
+        header = Header("task-ack", "home", "pi-9", "coordinator", 7, seq, boot)
+        packet = encode(header, TaskAck("1-a"), sign=signer(lambda: key))
+        topic = topics.upload("home", "pi-9", 0, data=False)
+        reception.read(Delivery(topic, packet))
+
+    for boot, seq in ((1, 40), (2, 1), (1, 41), (1, 41), (1, 40), (1, 42), (2, 2)):
+        says(boot, seq)  # it was started again; its last words come late, and twice
+    assert not heard
+    for seq in range(43, 50):
+        says(1, seq)
+        says(2, seq)
+    (one,) = [decode(delivery.payload).message for delivery in heard]
+    assert isinstance(one, Wait)
+    assert "token of its own: flash-edge enroll TOKEN" in one.why
+    (said,) = [
+        text for r in caplog.records if "two processes" in (text := r.getMessage())
+    ]
+    assert said.startswith("pi-9: two processes have this device's identity")
+
+
+def _enrol(office: Office, name: str) -> Ed25519PrivateKey:
     token = read_token(office.token(name, "127.0.0.1", 1, hours=1))
     key = Ed25519PrivateKey.generate()
     request = CertificateSigningRequestBuilder(Name([])).sign(key, None)
     office.enrol(token.secret, request.public_bytes(Encoding.DER))
+    return key

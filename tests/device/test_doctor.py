@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import os
 import platform
 import ssl
 import subprocess
@@ -14,6 +16,19 @@ from coordinator.broker import open_broker
 from edge_sdk.doctor import Check, Patient, board, examine, link, programs, render
 from edge_sdk.transport.address import Tls
 
+OWN_TASK = """
+import dataclasses
+from edge_sdk.errors import DataError
+from edge_sdk.models.task import load_task
+
+def data(folder):
+    if not folder.is_dir():
+        raise DataError(f"{folder} is empty", remedy="Plug it in.")
+    return "abc"
+
+task = dataclasses.replace(load_task("digits"), train_data=data)
+"""
+
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
@@ -24,7 +39,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
 def test_every_promised_thing_is_looked_at(healthy: dict[str, Check]) -> None:
     assert set(healthy) == {
         *("system", "clock", "memory", "disk", "vector units", "torch"),
-        *("native kernels", "heat", "broker", "identity", "TLS"),
+        *("native kernels", "examples", "heat", "broker", "identity", "TLS"),
     }
 
 
@@ -112,6 +127,37 @@ def test_a_clock_in_1970_a_full_disk_and_little_memory_are_problems(
         assert check.status == "problem", check
         assert said in check.detail
         assert check.fix
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="becomes nobody")
+def test_a_state_folder_that_the_agent_cannot_write_is_a_problem(
+    tmp_path: Path,
+) -> None:
+    tmp_path.chmod(0o500)
+    os.setresuid(65534, 0, 0)  # `access` asks for the real user
+    try:
+        check = board.disk(Patient(state=tmp_path / "state"))
+    finally:
+        os.setresuid(0, 0, 0)
+    assert check.status == "problem"
+    assert f"{tmp_path} cannot be written" in check.detail
+    assert board.disk(Patient(state=tmp_path / "state")).status == "PASS"
+
+
+def test_examples_are_looked_for_where_the_settings_say(tmp_path: Path) -> None:
+    """A task beside the settings is found from any folder, as a service starts it."""
+    beside = tmp_path / "home"
+    beside.mkdir()
+    (beside / "own_task_here.py").write_text(OWN_TASK)
+    at_home = Patient(task="own_task_here:task", beside=beside, data=tmp_path / "data")
+    missing = programs.examples(at_home)
+    assert (missing.status, missing.detail) == ("problem", f"{at_home.data} is empty")
+    assert missing.fix == "Plug it in."
+    at_home.data.mkdir()
+    assert programs.examples(at_home).detail == "3 of task own_task_here:task"
+    nowhere = programs.examples(dataclasses.replace(at_home, beside=tmp_path))
+    assert nowhere.status == "problem"
+    assert "own_task_here" in nowhere.detail
 
 
 def test_a_32_bit_system_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:

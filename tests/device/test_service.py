@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,22 @@ def test_the_program_that_runs_now_is_the_one_installed(tmp_path: Path) -> None:
     assert found.program.name == "flash-edge"
     assert found.ram_mib == 300
     assert found.user
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="changes the user")
+def test_a_user_without_a_name_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs as a bare number."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "SUDO_USER"):
+        monkeypatch.delenv(name, raising=False)
+    os.setresuid(54321, 0, 0)
+    try:
+        with pytest.raises(SettingsError, match="number 54321 has no name") as caught:
+            this_service(tmp_path / "a.toml", tmp_path, tmp_path)
+    finally:
+        os.setresuid(0, 0, 0)
+    assert "sudo" in caught.value.help
 
 
 def test_a_device_that_is_enrolled_may_renew_its_keys(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from edge_sdk.identity.folder import DEVICE, NEXT, DeviceFolder, NewDevice
 from edge_sdk.identity.keys import key_pem
 from edge_sdk.identity.token import Token, read_token
 from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.terminal import Exit
 from edge_sdk.wire.codec import Header, decode, encode
 from edge_sdk.wire.messages import TaskAck, Wait
 
@@ -151,6 +154,43 @@ def test_a_device_killed_before_it_has_kept_its_certificate_goes_on(
         monkeypatch.undo()
         enroll(token, site.folder / "pi-1")
     assert DeviceFolder(site.folder / "pi-1").name == "pi-1"
+
+
+KILLED_AT_DEVICE = """
+import os, sys
+from edge_sdk.identity import folder
+write = folder._write
+def dies(path, *rest):
+    if path.name == "device.pem":
+        os.kill(os.getpid(), 9)
+    write(path, *rest)
+folder._write = dies
+from edge_sdk.cli import main
+main()
+"""
+
+
+def test_enrol_killed_at_its_last_write_is_ended_by_the_same_line(
+    site: Site, tmp_path: Path
+) -> None:
+    """The operator's whole line, name and token, as it was pasted."""
+    with site.listening() as listener:
+        text = site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        words = ["enroll", "pi-1", text, "--folder", str(tmp_path / "pi-1")]
+        first = subprocess.run(
+            [sys.executable, "-c", KILLED_AT_DEVICE, *words], check=False
+        )
+        assert first.returncode == -9
+        assert not (tmp_path / "pi-1/identity" / DEVICE).exists()
+        again = [sys.executable, "-m", "edge_sdk.cli", *words]
+        subprocess.run(again, check=True, capture_output=True)
+        twice = subprocess.run(again, check=False, capture_output=True, text=True)
+    settings = load_settings(tmp_path / "pi-1/device.toml", DeviceSettings)
+    assert settings.identity is not None
+    assert DeviceFolder(settings.identity).name == settings.name == "pi-1"
+    assert settings.state.is_dir()
+    assert twice.returncode == Exit.SETTINGS
+    assert "To enrol this device anew: move" in twice.stderr
 
 
 def test_a_token_too_old_replaced_unknown_or_of_a_taken_name_is_refused(
