@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from coordinator.broker import Broker
+from coordinator.broker_watch import watched
 from coordinator.dashboard import page_process
 from coordinator.display import live
 from coordinator.identity.gate import office_for, open_gate
@@ -17,7 +16,6 @@ from coordinator.log_file import keep_log
 from coordinator.report import leave_report
 from coordinator.server import Server
 from coordinator.settings import RunSettings
-from edge_sdk.errors import BrokerError
 from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task, load_task
@@ -28,7 +26,6 @@ from edge_sdk.transport.mqtt import MqttTransport
 __all__ = ["check_run", "serve"]
 
 log = logging.getLogger(__name__)
-WATCH_S = 2.0
 WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 
 
@@ -82,7 +79,7 @@ def serve(
         )
         stack.callback(server.close)
         on_stop(server.stop)
-        stack.enter_context(_watched(gate.broker))
+        stack.enter_context(watched(gate.broker))
         if office is not None:
             guard = Guard(
                 office,
@@ -107,30 +104,3 @@ def check_run(settings: RunSettings, task: Task) -> Examples:
     layers = layers_of(task.model(), task.dense_layers)
     nested_counts(uniform(layers), layers, settings.densities)
     return task.eval_data(settings.evaluation)
-
-
-class _watched:  # noqa: N801 - reads as a with statement
-    """Starts a broker of ours again when it dies."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker, self._over = broker, threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="broker", daemon=True)
-
-    def __enter__(self) -> None:
-        if self._broker.kind != "user":
-            self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(WATCH_S):
-            if self._broker.alive():
-                continue
-            log.warning("the broker died; starting it again")
-            try:
-                self._broker.restart()
-            except BrokerError as error:
-                log.error("the broker does not start again: %s", error)  # noqa: TRY400

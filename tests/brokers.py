@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -25,10 +26,11 @@ from typing_extensions import Self
 
 from coordinator.broker import open_broker
 from coordinator.broker_check import check_broker
+from coordinator.broker_config import find_mosquitto
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 
-__all__ = ["KINDS", "AnyBroker", "Rabbit", "open_kind", "require"]
+__all__ = ["KINDS", "AnyBroker", "Rabbit", "mosquitto", "open_kind", "require"]
 
 KINDS = ("mosquitto", "embedded", "rabbitmq")
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # Debian's own needs a service
@@ -77,6 +79,30 @@ def open_kind(kind: str, folder: Path) -> AnyBroker:
     if kind == "rabbitmq":
         return Rabbit()
     return open_broker(None, folder, kind=kind)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def mosquitto(folder: Path, *lines: str) -> Iterator[Address]:
+    """mosquitto with a configuration of the test's own."""
+    program = find_mosquitto()
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    config = folder / "mosquitto.conf"
+    config.write_text("\n".join([f"listener {port} 127.0.0.1", "user root", *lines]))
+    process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1000):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.02)
+        yield Address("127.0.0.1", port)
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Rabbit:

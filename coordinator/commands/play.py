@@ -56,6 +56,19 @@ def simulate(
     workers: Annotated[
         int, typer.Option(help="Processes; 0 takes all cores.", min=0)
     ] = 0,
+    pool: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(help="Workers here, or of a Ray cluster."),
+    ] = "processes",
+    ray_address: Annotated[
+        str, typer.Option(help="The cluster, such as auto or host:6379; else this one.")
+    ] = "",
+    transport: Annotated[
+        str,
+        typer.Option(
+            help="Take everything through a broker: mqtt (started here) or its URL."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Play a whole fleet here without a network; the same command goes on with it."""
@@ -70,7 +83,8 @@ def simulate(
         "seed": seed,
     }
     found = command.settings_from(folder, preset, settings, flags)
-    facts, told = command.run_simulation(folder, found, workers)
+    where = command.workers_from(pool, ray_address)
+    facts, told = command.run_simulation(folder, found, workers, where, transport)
     show(facts, lambda: told, as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from coordinator.aggregate import Model
@@ -11,6 +10,7 @@ from coordinator.orders import mask_seed, warm_up_cohort
 from coordinator.simulation.exchange import Exchange, Trip
 from coordinator.simulation.fleet import Outcome
 from coordinator.simulation.record import RoundRecord, layer_figures
+from coordinator.simulation.way import Way
 from coordinator.steps import (
     findings_at_hand,
     first_model,
@@ -41,7 +41,7 @@ class Beginning:
     record: RoundRecord
 
 
-def begin(exchange: Exchange, pool: Executor) -> Beginning:
+def begin(exchange: Exchange, way: Way) -> Beginning:
     """Plays round 0.
 
     Raises:
@@ -53,7 +53,7 @@ def begin(exchange: Exchange, pool: Executor) -> Beginning:
     outcome, trip = Outcome((), (), {}, 0.0, ""), None
     findings: Findings | None
     if algorithm.warms_up:
-        outcome, trip = _warm_up(exchange, pool)
+        outcome, trip = _warm_up(exchange, way)
         findings = _findings(exchange, trip)
     else:
         findings = findings_at_hand(algorithm, task, layers, densities, seed)
@@ -78,7 +78,7 @@ def begin(exchange: Exchange, pool: Executor) -> Beginning:
     return Beginning(model, family, findings, record)
 
 
-def _warm_up(exchange: Exchange, pool: Executor) -> tuple[Outcome, Trip]:
+def _warm_up(exchange: Exchange, way: Way) -> tuple[Outcome, Trip]:
     settings, fleet, seed = exchange.settings, exchange.fleet, exchange.settings.seed
     family = warm_up_family(
         exchange.algorithm, exchange.layers, settings.densities, seed
@@ -91,7 +91,7 @@ def _warm_up(exchange: Exchange, pool: Executor) -> tuple[Outcome, Trip]:
     if outcome.note:
         raise RunError(f"the warm-up failed: {outcome.note}")
     chosen = dict.fromkeys(outcome.accepted, level)
-    return outcome, exchange.trip(pool, 0, chosen, base, family)
+    return outcome, exchange.trip(way, 0, chosen, base, family)
 
 
 def _findings(exchange: Exchange, trip: Trip) -> Findings:

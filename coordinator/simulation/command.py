@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.process_pool import process_pool
+from coordinator.simulation.ray_pool import ray_pool
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers import OpenWorkers
 from coordinator.units import human_bytes
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import load_toml
 from edge_sdk.terminal import log_from_now_on
 
-__all__ = ["run_simulation", "settings_from"]
+__all__ = ["run_simulation", "settings_from", "workers_from"]
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +62,28 @@ def settings_from(
         raise SettingsError(f"{where}: {error}") from error
 
 
+def workers_from(pool: Literal["processes", "ray"], ray_address: str) -> OpenWorkers:
+    """What starts the workers that the flags name.
+
+    Raises:
+        SettingsError: If a cluster is named that is not asked for.
+    """
+    if pool == "ray":
+        return partial(ray_pool, address=ray_address)
+    if ray_address:
+        raise SettingsError(
+            f"--ray-address {ray_address} is given without --pool ray",
+            remedy="Add --pool ray, or leave the address out.",
+        )
+    return process_pool
+
+
 def run_simulation(
-    folder: Path, settings: SimulationSettings, worker_count: int
+    folder: Path,
+    settings: SimulationSettings,
+    worker_count: int,
+    open_workers: OpenWorkers,
+    transport: str,
 ) -> tuple[dict[str, Any], str]:
     """Runs it and logs after every round where it stands.
 
@@ -68,8 +91,14 @@ def run_simulation(
         How it ended, as plain values and in words for people.
     """
     log_from_now_on(run=folder.resolve().name)
-    count = worker_count or len(os.sched_getaffinity(0))
-    records = simulate(folder, settings, worker_count=count, observe=_say)
+    records = simulate(
+        folder,
+        settings,
+        worker_count=worker_count,
+        open_workers=open_workers,
+        transport=transport,
+        observe=_say,
+    )
     last = records[-1]
     facts = {
         "algorithm": settings.algorithm,
@@ -93,6 +122,14 @@ def _say(record: RoundRecord) -> None:
         *(name, what or "done", record.wall_s),
         extra={"round": record.round},
     )
+    if record.wire is not None:
+        wire = record.wire
+        log.info(
+            "on the wire: %s up and %s down, of them packed %s and %s",
+            *map(human_bytes, (wire.stream_up, wire.stream_down)),
+            *map(human_bytes, (wire.packed_up, wire.packed_down)),
+            extra={"round": record.round},
+        )
 
 
 def _scores(record: RoundRecord) -> str:

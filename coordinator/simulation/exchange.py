@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from coordinator.aggregate import Contribution, Model
@@ -17,7 +16,7 @@ from coordinator.simulation.incoming import (
     received_bytes,
 )
 from coordinator.simulation.outgoing import Outgoing, outgoing
-from coordinator.simulation.workers import results, train_one
+from coordinator.simulation.way import Way
 from edge_sdk.models.task import Task
 from edge_sdk.sparse import LayerShape
 from edge_sdk.training.change import Packed
@@ -50,7 +49,7 @@ class Exchange:
 
     def trip(
         self,
-        pool: Executor,
+        way: Way,
         no: int,
         chosen: Mapping[str, float],
         base: Model,
@@ -60,7 +59,7 @@ class Exchange:
         """Has the chosen devices carry out their part of a round.
 
         Args:
-            pool: Workers.
+            way: How orders reach those who train.
             no: The round.
             chosen: Device to the density it trains at.
             base: The model they start from.
@@ -68,7 +67,7 @@ class Exchange:
             known: Devices that have the masks already.
 
         Raises:
-            RunError: If a worker died.
+            RunError: If a worker died, or nothing gets through.
         """
         devices = self.fleet.devices
         out = outgoing(
@@ -81,8 +80,9 @@ class Exchange:
             batch_size=self.batch_size,
             folders={device: devices[device].folder for device in chosen},
             known=known,
+            shelve=way.shelve,
         )
-        packed = results(pool, train_one, out.jobs)
+        packed = way.carry(no, list(chosen), out)
         return Trip(tuple(chosen), base, family, self.most, out, packed)
 
 

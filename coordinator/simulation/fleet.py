@@ -50,12 +50,14 @@ class Simulated:
         examples: How many.
         affords: The largest of the run's densities that it can train at.
         seconds: Density to its part of a round, in virtual seconds.
+        board: Whose profile it has; empty where it takes no time.
     """
 
     folder: Path
     examples: int
     affords: float
     seconds: Mapping[float, float]
+    board: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,14 +201,14 @@ def _one(
     caps = Caps(bytes_per_round=bytes_per_round) if bytes_per_round else None
     seconds = _seconds(profile, work, ladder)
     if group.density:
-        return Simulated(folder, examples, group.density, seconds)
+        return Simulated(folder, examples, group.density, seconds, group.board)
     choice = assign({"it": profile}, work, ladder, settings.round_budget_s, caps)["it"]
     if choice.density is None:
         raise RunError(
             f"board {group.board} can take part at none of {ladder}: {choice.why}",
             remedy="Lower the densities, or raise round_budget_s or the caps.",
         )
-    return Simulated(folder, examples, choice.density, seconds)
+    return Simulated(folder, examples, choice.density, seconds, group.board)
 
 
 def _seconds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,12 @@ from coordinator.algorithm import Algorithm, Family
 from coordinator.orders import order_for
 from coordinator.settings import RunSettings
 from coordinator.simulation.workers import Work
-from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack
-from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.messages import Manifest, TaskOrder
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import CODECS, agreed, pack_values
 
-__all__ = ["Outgoing", "outgoing"]
+__all__ = ["EPOCH", "Outgoing", "outgoing"]
 
 EPOCH = 1
 
@@ -48,6 +47,7 @@ def outgoing(
     batch_size: int,
     folders: Mapping[str, Path],
     known: Collection[str],
+    shelve: Callable[[bytes, int], Manifest],
 ) -> Outgoing:
     """What goes to the chosen devices.
 
@@ -61,6 +61,7 @@ def outgoing(
         batch_size: Examples per step.
         folders: Device to where its examples are.
         known: Devices that have the masks already.
+        shelve: Makes a blob ready to be fetched in a round; gives its digests.
     """
     codec = settings.codec
     down, up = (agreed(c, CODECS, zstd=codec.zstd) for c in (codec.down, codec.up))
@@ -73,10 +74,11 @@ def outgoing(
     }
     recipes = {
         digest: family.recipe(
-            mask, manifest_of(structures[digest]) if structures[digest] else None
+            mask, shelve(structures[digest], round_no) if structures[digest] else None
         )
         for digest, mask in shared.items()
     }
+    manifests = {digest: shelve(base, round_no) for digest, base in bases.items()}
     orders, jobs, sent = [], [], 0
     for device, density in chosen.items():
         digest = masks[device].digest
@@ -85,7 +87,7 @@ def outgoing(
             epoch=EPOCH,
             round_no=round_no,
             density=density,
-            base=manifest_of(bases[digest]),
+            base=manifests[digest],
             mask=recipes[digest],
             algorithm=algorithm,
             settings=settings,

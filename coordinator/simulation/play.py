@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,8 @@ from coordinator.simulation.record import (
 )
 from coordinator.simulation.scoring import scores_of
 from coordinator.simulation.settings import SimulationSettings, run_settings
+from coordinator.simulation.way import Direct, Way
+from coordinator.simulation.workers import Workers
 from coordinator.steps import next_step
 from edge_sdk.errors import RunError
 from edge_sdk.models.cost import workload_of
@@ -88,20 +89,25 @@ class Simulation:
         """Whether all rounds are complete."""
         return self.journal.completed >= self.settings.rounds
 
-    def step(self, pool: Executor) -> RoundRecord:
+    def step(self, pool: Workers, way: Way | None = None) -> RoundRecord:
         """Plays the next round and writes it down; round 0 makes the masks.
+
+        Args:
+            pool: Who score, and train.
+            way: How orders reach those who train; None hands them over.
 
         Raises:
             RunError: If a worker dies or too many rounds in a row are given up.
         """
-        began = time.monotonic()
+        began, way = time.monotonic(), way or Direct(pool)
         if self.model is None or self.family is None:
-            first = begin(self._exchange, pool)
+            first = begin(self._exchange, way)
             self._kept.begin(first.model, first.family, first.findings)
             self.model, self.family, record = first.model, first.family, first.record
         else:
-            record = self._round(pool, self.model, self.family)
-        record = msgspec.structs.replace(record, wall_s=time.monotonic() - began)
+            record = self._round(pool, way, self.model, self.family)
+        took = time.monotonic() - began
+        record = msgspec.structs.replace(record, wall_s=took, wire=way.cost())
         self.journal.add(record)
         last = self.journal.records[-MAX_ABORTS:]
         if len(last) == MAX_ABORTS and all(r.note for r in last):
@@ -110,7 +116,9 @@ class Simulation:
             )
         return record
 
-    def _round(self, pool: Executor, base: Model, family: Family) -> RoundRecord:
+    def _round(
+        self, pool: Workers, way: Way, base: Model, family: Family
+    ) -> RoundRecord:
         before = self.journal.records[-1]
         no = before.round + 1
         densities = self.algorithm.assign(self.fleet.affordable, list(family.masks))
@@ -137,7 +145,7 @@ class Simulation:
             return record
         chosen = {d: densities[d] for d in outcome.accepted}
         trip = self._exchange.trip(
-            pool, no, chosen, base, family, self.journal.holders()
+            way, no, chosen, base, family, self.journal.holders()
         )
         model, after, coverage = next_step(
             self.algorithm, base, family, trip.contributions()

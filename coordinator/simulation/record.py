@@ -15,12 +15,40 @@ from edge_sdk.errors import StateError
 __all__ = [
     "Journal",
     "RoundRecord",
+    "Wire",
     "coverage_figures",
     "layer_figures",
     "read_records",
 ]
 
 METRICS = "metrics.jsonl"
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes on the links of all devices.
+
+    Attributes:
+        packed_up: Offers and payloads, each once: what simulation counts without links.
+        packed_down: Orders, bases and structures, alike.
+        payload_up: Those and all else said, in envelopes and with repetitions: what
+            MQTT carried. Not reproducible, and so those below.
+        payload_down: Alike.
+        stream_up: Those and all that MQTT adds, as the kernel counts the TCP streams;
+            0 where it does not count.
+        stream_down: Alike.
+    """
+
+    packed_up: int = 0
+    packed_down: int = 0
+    payload_up: int = 0
+    payload_down: int = 0
+    stream_up: int = 0
+    stream_down: int = 0
+
+    def less(self, before: Wire) -> Wire:
+        """What has come since."""
+        names = self.__struct_fields__
+        return Wire(**{n: getattr(self, n) - getattr(before, n) for n in names})
 
 
 class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,6 +75,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         clock_s: Virtual seconds since the start of the run.
         wall_s: Real seconds that the round took to simulate; not reproducible.
         note: Why the round was given up; its model is that of the round before.
+        wire: What its devices' links carried, with a transport in the loop.
     """
 
     round: int
@@ -68,6 +97,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     layers: dict[str, dict[str, float]] = {}
     seconds: dict[str, float] = {}
     note: str = ""
+    wire: Wire | None = None
 
 
 class Journal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import msgspec
 
 from coordinator.simulation.places import places_of
 from coordinator.simulation.play import Simulation
+from coordinator.simulation.process_pool import process_pool
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.settings import SimulationSettings, check_simulation
-from coordinator.simulation.workers import engine_for, workers
+from coordinator.simulation.transport.open import check_transport, over_mqtt
+from coordinator.simulation.way import Direct, Way
+from coordinator.simulation.workers import OpenWorkers, engine_for
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
 from edge_sdk.models.task import load_task
@@ -31,6 +35,8 @@ def simulate(
     settings: SimulationSettings,
     *,
     worker_count: int,
+    open_workers: OpenWorkers = process_pool,
+    transport: str = "",
     cache: Path | None = None,
     observe: Callable[[RoundRecord], None] = lambda _: None,
 ) -> list[RoundRecord]:
@@ -39,7 +45,11 @@ def simulate(
     Args:
         folder: Settings, metrics and checkpoints; made if missing.
         settings: The run; those of the folder, if it has some.
-        worker_count: Processes that train; the result does not depend on it.
+        worker_count: Workers that train, 0 for one per core; the result does not
+            depend on it.
+        open_workers: Starts them, as processes of this machine or by Ray.
+        transport: Empty hands orders over; ``mqtt`` takes them through a broker that is
+            started here, a URL through that one. The model does not depend on it.
         cache: Where fetched and partitioned data stay.
         observe: Told of every round.
 
@@ -51,6 +61,7 @@ def simulate(
         EdgeError: If the run cannot start, a worker dies, or too many rounds abort.
     """
     check_simulation(settings)
+    check_transport(transport)
     task = load_task(settings.task)
     engine = engine_for(task, settings.engine)
     settings = msgspec.structs.replace(settings, engine=engine)
@@ -59,9 +70,19 @@ def simulate(
     simulation = Simulation(folder, settings, folders, evaluation)
     if simulation.done:
         return simulation.journal.records
-    with workers(worker_count, settings.task, evaluation, engine) as pool:
+    with ExitStack() as stack:
+        pool = stack.enter_context(
+            open_workers(worker_count, settings.task, evaluation, engine)
+        )
+        way: Way = Direct(pool)
+        if transport:
+            fleet, rounds = simulation.fleet.devices, settings.rounds
+            opened = over_mqtt(
+                folder, transport, fleet, pool, task=settings.task, rounds=rounds
+            )
+            way = stack.enter_context(opened)
         while not simulation.done:
-            observe(simulation.step(pool))
+            observe(simulation.step(pool, way))
     return simulation.journal.records
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
-
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
-from coordinator.simulation.workers import Chunk, results, score_one
+from coordinator.simulation.workers import Chunk, Workers, results
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import pack_values
 
@@ -16,7 +14,7 @@ CHUNK = 1000  # examples per job: fixed, so that sums do not depend on workers
 
 
 def scores_of(
-    pool: Executor, model: Model, family: Family, examples: int
+    pool: Workers, model: Model, family: Family, examples: int
 ) -> dict[str, dict[str, float]]:
     """Density (as text) to the means over the evaluation set, such as accuracy.
 
@@ -38,7 +36,7 @@ def scores_of(
             Chunk(recipe, structure, values, start, min(start + CHUNK, examples))
             for start in starts
         ]
-    found = results(pool, score_one, jobs)
+    found = results(pool.score, jobs)
     scores = {}
     for place, density in enumerate(family.masks):
         part = found[place * len(starts) : (place + 1) * len(starts)]

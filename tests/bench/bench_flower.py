@@ -31,8 +31,8 @@ from bench_simulate import processor_s
 from coordinator.simulation.places import places_of
 from coordinator.simulation.play import Simulation
 from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.process_pool import process_pool
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import workers
 
 Times = dict[str, list[float]]
 CLIENTS = 10
@@ -158,7 +158,7 @@ def _play(data: Path, asked: argparse.Namespace) -> Times:
     count = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation(Path(folder), settings, folders, evaluation)
-        with workers(count, settings.task, evaluation, raw["engine"]) as pool:
+        with process_pool(count, settings.task, evaluation, raw["engine"]) as pool:
             for step in range(asked.rounds + 2):
                 began, before = time.monotonic(), processor_s()
                 simulation.step(pool)

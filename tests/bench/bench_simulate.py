@@ -20,8 +20,8 @@ import psutil
 from coordinator.simulation.places import places_of
 from coordinator.simulation.play import Simulation
 from coordinator.simulation.presets import PRESETS
+from coordinator.simulation.process_pool import process_pool
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import workers
 
 WORKERS = 2
 
@@ -40,7 +40,7 @@ def main(rounds: int) -> None:
     wall, processor = [], []
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation(Path(folder), settings, folders, evaluation)
-        with workers(WORKERS, settings.task, evaluation, "sparse") as pool:
+        with process_pool(WORKERS, settings.task, evaluation, "sparse") as pool:
             for _ in range(2):  # the plan, and a round that warms up
                 simulation.step(pool)
             for _ in range(rounds):

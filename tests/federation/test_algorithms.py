@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from coordinator.settings import (
     WarmUpSettings,
 )
 from coordinator.simulation.play import Simulation
+from coordinator.simulation.process_pool import process_pool
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import workers
+from coordinator.simulation.workers import Workers
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.journal import Journal
@@ -58,8 +58,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="module")
-def pool(data: dict[str, Path]) -> Iterator[Executor]:
-    with workers(1, "digits", data["evaluation"], "masked") as ready:
+def pool(data: dict[str, Path]) -> Iterator[Workers]:
+    with process_pool(1, "digits", data["evaluation"], "masked") as ready:
         yield ready
 
 
@@ -88,7 +88,7 @@ def settings(name: str) -> RunSettings:
 
 
 def simulated(
-    folder: Path, data: dict[str, Path], name: str, pool: Executor
+    folder: Path, data: dict[str, Path], name: str, pool: Workers
 ) -> Simulation:
     """The same run without a network, to its end."""
     same = settings(name)
@@ -173,7 +173,7 @@ def federate(
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
-    tmp_path: Path, data: dict[str, Path], name: str, broker: Broker, pool: Executor
+    tmp_path: Path, data: dict[str, Path], name: str, broker: Broker, pool: Workers
 ) -> None:
     server, errors = federate(tmp_path, data, name, broker)
     assert errors == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import pytest
 from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
 from coordinator.simulation.places import places_of
 from coordinator.simulation.play import Simulation
+from coordinator.simulation.process_pool import process_pool
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import workers
+from coordinator.simulation.workers import Workers
 
 DIGITS = SimulationSettings(
     task="digits",
@@ -39,9 +39,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pool(cache: Path) -> Iterator[Executor]:
+def pool(cache: Path) -> Iterator[Workers]:
     _, evaluation = places_of(DIGITS, cache=cache)
-    with workers(2, "digits", evaluation, "sparse") as ready:
+    with process_pool(2, "digits", evaluation, "sparse") as ready:
         yield ready
 
 

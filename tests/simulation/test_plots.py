@@ -5,15 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 
 from coordinator.simulation.play import Simulation
+from coordinator.simulation.workers import Workers
 from edge_sdk.terminal import Exit
 
 
 def test_four_pictures_are_drawn_and_a_folder_without_rounds_is_named(
-    make: Callable[..., Simulation], pool: Executor, tmp_path: Path
+    make: Callable[..., Simulation], pool: Workers, tmp_path: Path
 ) -> None:
     for name in ("pdst", "jmwst"):
         simulation = make(name, algorithm=name, densities=[0.1, 0.2])

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from coordinator.simulation.play import Simulation
 from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import Group, SimulationSettings
+from coordinator.simulation.workers import Workers
 from coordinator.store import model_name
 from edge_sdk.errors import DataError, DensityError, RunError, SettingsError, StateError
 from edge_sdk.models.partition import save_partition
@@ -32,7 +32,7 @@ from edge_sdk.terminal import Exit
 Make = Callable[..., Simulation]
 
 
-def play(simulation: Simulation, pool: Executor) -> list[RoundRecord]:
+def play(simulation: Simulation, pool: Workers) -> list[RoundRecord]:
     while not simulation.done:
         simulation.step(pool)
     return simulation.journal.records
@@ -48,7 +48,7 @@ def model_bytes(folder: Path, no: int) -> bytes:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_plays_stops_and_goes_on_with_the_same_bytes(
-    make: Make, pool: Executor, tmp_path: Path, name: str
+    make: Make, pool: Workers, tmp_path: Path, name: str
 ) -> None:
     change = {"algorithm": name, "densities": [0.1, 0.4]}
     records = play(make("whole", **change), pool)
@@ -75,7 +75,7 @@ def test_every_algorithm_plays_stops_and_goes_on_with_the_same_bytes(
 
 
 def test_masks_that_move_cost_their_structure_and_show_as_mismatch(
-    make: Make, pool: Executor
+    make: Make, pool: Workers
 ) -> None:
     frozen = play(make("flash"), pool)
     moving = play(make("jmwst", algorithm="jmwst"), pool)
@@ -87,7 +87,7 @@ def test_masks_that_move_cost_their_structure_and_show_as_mismatch(
 
 
 def test_any_number_of_workers_gives_the_same_bytes(
-    make: Make, pool: Executor, cache: Path, tmp_path: Path
+    make: Make, pool: Workers, cache: Path, tmp_path: Path
 ) -> None:
     two = play(make("two"), pool)
     settings = msgspec.structs.replace(make("two").settings, engine="auto")
@@ -97,7 +97,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
         assert model_bytes(tmp_path / "one", no) == model_bytes(tmp_path / "two", no)
 
 
-def test_bytes_are_those_of_the_packed_payloads(make: Make, pool: Executor) -> None:
+def test_bytes_are_those_of_the_packed_payloads(make: Make, pool: Workers) -> None:
     simulation = make(algorithm="pdst")
     records = play(simulation, pool)
     dense = 13_706 - 12_800
@@ -112,7 +112,7 @@ def test_bytes_are_those_of_the_packed_payloads(make: Make, pool: Executor) -> N
 
 
 def test_a_frozen_mask_does_not_move_and_is_held_by_all(
-    make: Make, pool: Executor
+    make: Make, pool: Workers
 ) -> None:
     last = play(make(), pool)[-1]
     assert (last.mismatch, last.uncovered, last.coverage) == (0.0, 0.0, 3.0)
@@ -122,7 +122,7 @@ def test_a_frozen_mask_does_not_move_and_is_held_by_all(
 
 
 def test_two_methods_at_one_seed_share_partition_cohorts_and_first_weights(
-    make: Make, pool: Executor
+    make: Make, pool: Workers
 ) -> None:
     first, second = make("a", algorithm="pdst"), make("b", algorithm="erk")
     one, two = play(first, pool), play(second, pool)
@@ -135,7 +135,7 @@ def test_two_methods_at_one_seed_share_partition_cohorts_and_first_weights(
 
 
 def test_weak_devices_train_a_nested_mask_and_stragglers_cost_no_training(
-    make: Make, pool: Executor
+    make: Make, pool: Workers
 ) -> None:
     fleet = [
         Group(share=0.5, density=0.1, board="raspberry_pi_zero_2_w"),
@@ -153,7 +153,7 @@ def test_weak_devices_train_a_nested_mask_and_stragglers_cost_no_training(
 
 
 def test_a_round_without_its_quorum_leaves_the_model_and_five_end_the_run(
-    make: Make, pool: Executor, tmp_path: Path
+    make: Make, pool: Workers, tmp_path: Path
 ) -> None:
     simulation = make(algorithm="pdst", dropout=0.99)
     with pytest.raises(RunError, match="5 rounds in a row were given up"):
@@ -169,7 +169,7 @@ def test_a_round_without_its_quorum_leaves_the_model_and_five_end_the_run(
 
 
 def test_a_density_below_the_unit_floors_names_the_smallest(
-    make: Make, pool: Executor
+    make: Make, pool: Workers
 ) -> None:
     with pytest.raises(DensityError, match="the smallest density is"):
         make(algorithm="pdst", densities=[0.001]).step(pool)
@@ -177,7 +177,7 @@ def test_a_density_below_the_unit_floors_names_the_smallest(
 
 @pytest.mark.parametrize("engine", ["sparse", "masked"])
 def test_without_floors_a_layer_may_be_empty_and_the_run_goes_on(
-    make: Make, pool: Executor, engine: str
+    make: Make, pool: Workers, engine: str
 ) -> None:
     simulation = make(algorithm="pdst-released", densities=[0.0001], engine=engine)
     records = play(simulation, pool)

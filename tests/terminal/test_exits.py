@@ -24,7 +24,7 @@ PACKAGES = ("coordinator", "device_profiles", "edge_sdk", "export")
 # Programs of their own, that a command starts: only the command sees how they end.
 OWN_PROGRAMS = {
     "coordinator/bound_child.py",
-    "coordinator/simulation/workers.py",
+    "coordinator/simulation/process_pool.py",
     "edge_sdk/kernels/build.py",
     "edge_sdk/leash.py",
     "export/timing_child.py",

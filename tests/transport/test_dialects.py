@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import queue
 import socket
-import subprocess
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import KINDS, AnyBroker, open_kind
+from brokers import KINDS, AnyBroker, mosquitto, open_kind
 from typing_extensions import Self
 
-from coordinator.broker_config import find_mosquitto
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import NO_LIMIT, Delivery
@@ -24,30 +20,6 @@ from edge_sdk.transport.mqtt import MqttTransport
 
 WAIT_S = 20.0
 HERE = Address("127.0.0.1", 1)
-
-
-@contextlib.contextmanager
-def mosquitto(folder: Path, *lines: str) -> Iterator[Address]:
-    """mosquitto with a configuration of the test's own."""
-    program = find_mosquitto()
-    if program is None:
-        pytest.skip("mosquitto is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    config = folder / "mosquitto.conf"
-    config.write_text("\n".join([f"listener {port} 127.0.0.1", "user root", *lines]))
-    process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(1000):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            time.sleep(0.02)
-        yield Address("127.0.0.1", port)
-    finally:
-        process.kill()
-        process.wait()
 
 
 class Client:

@@ -1,0 +1,78 @@
+"""What one worker does: trains an order, scores a part of the evaluation set."""
+
+from __future__ import annotations
+
+from coordinator.simulation.workers import DENSE, Chunk, Engine, Score, Work
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.sparse import Mask
+from edge_sdk.training.change import Packed
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.local import score
+from edge_sdk.training.masked import masked_model
+from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.wire.codec import unpack
+from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.structure import decode_structure
+from edge_sdk.wire.values import unpack_values
+
+__all__ = ["Bench"]
+
+SCORED_MODELS = 4  # kept per worker
+
+
+class Bench:
+    """What a worker keeps between jobs, all of it only to be faster.
+
+    Args:
+        task: What is trained.
+        evaluation: The whole evaluation set.
+        engine: The run's; above `DENSE` the masked one is taken all the same.
+    """
+
+    def __init__(self, task: Task, evaluation: Examples, engine: Engine) -> None:
+        self._task, self._evaluation, self._engine = task, evaluation, engine
+        self._layers = layers_of(task.model(), task.dense_layers)
+        self._runners: dict[Engine, TaskRunner] = {}
+        self._scored: dict[bytes, TrainingModel] = {}
+
+    def train(self, work: Work, examples: Examples) -> Packed:
+        """Carries out a device's order on its examples."""
+        order = unpack(work.order, TaskOrder)
+        engine = self._engine if order.density <= DENSE else "masked"
+        if engine not in self._runners:
+            self._runners[engine] = TaskRunner(self._task, examples, engine)
+        runner = self._runners[engine]
+        runner.examples = examples
+        return runner.run(order, work.base, lambda: False, work.structure)
+
+    def score(self, chunk: Chunk) -> Score:
+        """Scores a model on a part of the evaluation set."""
+        model = self._model(chunk)
+        values = unpack_values(chunk.values, model.mask)
+        model.load(values.masked, values.dense)
+        model.train(False)  # noqa: FBT003 - as in torch
+        part = Examples(
+            self._evaluation.inputs[chunk.start : chunk.stop],
+            self._evaluation.targets[chunk.start : chunk.stop],
+        )
+        return Score(score(model, self._task, part), len(part))
+
+    def _model(self, chunk: Chunk) -> TrainingModel:
+        recipe = chunk.recipe
+        if recipe.digest not in self._scored:
+            while len(self._scored) >= SCORED_MODELS:
+                self._scored.pop(next(iter(self._scored)))
+            if chunk.structure:
+                mask = decode_structure(chunk.structure, self._layers, recipe.digest)
+            else:
+                mask = mask_of(recipe, self._layers)
+            self._scored[recipe.digest] = self._make(mask)
+        return self._scored[recipe.digest]
+
+    def _make(self, mask: Mask) -> TrainingModel:
+        if self._engine == "sparse" and mask.density <= DENSE:
+            return sparse_model(self._task.model(), mask)
+        return masked_model(self._task.model(), mask)
