@@ -1,7 +1,8 @@
-"""The bytes of a ``.flsp`` file: arena layout, weight encodings, header, checksum."""
+"""The bytes of a ``.flsp`` file: weights as kernels read them, header, checksum."""
 
 from __future__ import annotations
 
+import enum
 import json
 import struct
 import zlib
@@ -12,21 +13,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.native.program import Program, Weight
+from export.native.arena import buffer_order, place_buffers
+from export.native.program import Kind, Operation, Program, Weight
 from export.packing import gap_list
 
-__all__ = ["LEAST_INT8", "VERSION", "Stored", "dequantised", "store_weight", "write"]
+__all__ = [
+    "LEAST_INT8",
+    "VERSION",
+    "Encoding",
+    "Stored",
+    "dequantised",
+    "store_weights",
+    "write",
+]
 
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<4sIQIIIIQQQQQQ")
 _BUFFER = struct.Struct("<iiiiQ")
 _WEIGHT = struct.Struct("<iiiiQQQQQQ")
 _OPERATION = struct.Struct("<16iff")
 _ALIGN = 64
-_GUARD = 32  # floats
-_DENSE, _GAPS, _BITMASK = 0, 1, 2
 _FLOAT, _INT8 = 0, 1
 LEAST_INT8 = 1024  # smaller matrices stay float32: nothing is saved
+# Above these densities the runtime's dense kernels are faster than its sparse ones.
+_DENSE_CONV, _DENSE_LINEAR = 0.7, 0.5
+_GROUP = 4  # rows of a dense convolution that lie beside each other
+
+
+class Encoding(enum.IntEnum):
+    """How a matrix lies in the file, and so what it runs on (src/format.h)."""
+
+    ROWS = 0
+    GAPS = 1
+    GROUPS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,26 +53,18 @@ class Stored:
     """A weight as it is stored.
 
     Attributes:
-        encoding: 0 dense, 1 gaps, 2 bitmask.
-        value_type: 0 float32, 1 int8 with a scale per row.
-        values: (entries,).
-        pattern: uint8; empty when dense.
-        counts: uint32 (rows,) for gaps, else empty.
-        scales: float32 (rows,) for int8, else empty.
+        encoding: How its values are ordered.
+        values: float32 or int8 (entries,).
+        gaps: uint8 (entries,) of `Encoding.GAPS`, else empty.
+        counts: uint32 (rows,) likewise.
+        scales: float32 (rows,) of int8 values, else empty.
     """
 
-    encoding: int
-    value_type: int
+    encoding: Encoding
     values: NDArray[Any]
-    pattern: NDArray[np.uint8]
+    gaps: NDArray[np.uint8]
     counts: NDArray[np.uint32]
     scales: NDArray[np.float32]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all parts."""
-        parts = (self.values, self.pattern, self.counts, self.scales)
-        return sum(part.nbytes for part in parts)
 
 
 def dequantised(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -62,54 +73,77 @@ def dequantised(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return quantised.astype(np.float32) * scales[:, None]
 
 
-def store_weight(weight: Weight, *, int8: bool) -> Stored:
-    """The smallest of the three encodings."""
+def store_weights(program: Program, *, int8: bool) -> list[Stored]:
+    """Every weight of a program, ordered for the kernel that its operation runs on."""
+    users = {o.weight: o for o in program.operations if o.weight >= 0}
+    return [
+        _store(weight, users[index], int8=int8)
+        for index, weight in enumerate(program.weights)
+    ]
+
+
+def _store(weight: Weight, user: Operation, *, int8: bool) -> Stored:
     values: NDArray[Any] = weight.matrix
     scales = np.zeros(0, np.float32)
-    if int8 and weight.matrix.size >= LEAST_INT8:
+    if int8 and values.size >= LEAST_INT8 and user.kind is not Kind.AFFINE:
         values, scales = _quantised(weight.matrix)
-    kind = _INT8 if scales.size else _FLOAT
     keep = weight.matrix != 0
-    empty = np.zeros(0, np.uint8)
-    none = np.zeros(0, np.uint32)
-    bits = np.packbits(keep.reshape(-1), bitorder="little")
+    encoding = _encoding(user, float(keep.mean()))
+    if encoding is not Encoding.GAPS:
+        if encoding is Encoding.GROUPS:
+            values = _grouped(values)
+        none = np.zeros(0, np.uint8), np.zeros(0, np.uint32)
+        return Stored(encoding, values.reshape(-1), *none, scales)
     rows = [
         gap_list(np.flatnonzero(k), v[k]) for k, v in zip(keep, values, strict=True)
     ]
-    counts = np.array([len(g) for g, _ in rows], np.uint32)
-    gaps = np.concatenate([g for g, _ in rows])
-    filled = np.concatenate([v for _, v in rows])
-    options = (
-        Stored(_DENSE, kind, values.reshape(-1), empty, none, scales),
-        Stored(_GAPS, kind, filled, gaps, counts, scales),
-        Stored(_BITMASK, kind, values[keep], bits, none, scales),
+    return Stored(
+        encoding,
+        np.concatenate([filled for _, filled in rows]),
+        np.concatenate([gaps for gaps, _ in rows]),
+        np.array([len(gaps) for gaps, _ in rows], np.uint32),
+        scales,
     )
-    return min(options, key=lambda stored: stored.size)
+
+
+def _encoding(user: Operation, density: float) -> Encoding:
+    if user.kind is Kind.AFFINE:
+        return Encoding.ROWS
+    if user.kind is Kind.LINEAR:
+        return Encoding.ROWS if density >= _DENSE_LINEAR else Encoding.GAPS
+    dense = user.groups == 1 and density >= _DENSE_CONV
+    return Encoding.GROUPS if dense else Encoding.GAPS
+
+
+def _grouped(values: NDArray[Any]) -> NDArray[Any]:
+    """(rows, columns) to (groups, columns, 4); the last group is filled with zeros."""
+    rows, columns = values.shape
+    padded = np.pad(values, ((0, -rows % _GROUP), (0, 0)))
+    return np.swapaxes(padded.reshape(-1, _GROUP, columns), 1, 2)
 
 
 def write(program: Program, facts: Mapping[str, Any], *, int8: bool = False) -> bytes:
     """The file's bytes; equal programs and facts give equal bytes."""
-    offsets, arena = _arena(program)
-    order = _order(program)
+    offsets, arena = place_buffers(program)
+    order = buffer_order(program)
     body = bytearray(_HEADER.size)
-    stored = [store_weight(weight, int8=int8) for weight in program.weights]
+    stored = store_weights(program, int8=int8)
     records = []
     for weight, item in zip(program.weights, stored, strict=True):
         parts = [
             _append(body, part)
             for part in (
                 item.values,
-                item.pattern,
+                item.gaps,
                 item.counts,
                 item.scales,
                 weight.bias,
             )
         ]
         rows, columns = weight.matrix.shape
+        kind = _INT8 if item.scales.size else _FLOAT
         records.append(
-            _WEIGHT.pack(
-                item.encoding, item.value_type, rows, columns, item.values.size, *parts
-            )
+            _WEIGHT.pack(item.encoding, kind, rows, columns, item.values.size, *parts)
         )
     buffers = b"".join(
         _BUFFER.pack(
@@ -157,45 +191,3 @@ def _append(body: bytearray, part: NDArray[Any]) -> int:
     at = len(body)
     body.extend(np.ascontiguousarray(part).tobytes())
     return at
-
-
-def _order(program: Program) -> list[int]:
-    """Buffers as the file numbers them: the input first, the output last, no unused."""
-    used = {b for o in program.operations for b in (*o.reads(), o.out)}
-    middle = sorted(used - {0, program.output})
-    return [0, *middle, program.output]
-
-
-def _arena(program: Program) -> tuple[dict[int, int], int]:
-    """Where each buffer lies: largest first, each as low as its neighbours in time let.
-
-    A buffer lives from the first operation that writes it to the last that reads it.
-    Between two buffers stay a few floats that nobody writes: packing reads whole
-    vectors and drops what lies beside a row; another thread must not be writing that.
-    """
-    room = {b: shape.floats + _GUARD for b, shape in enumerate(program.shapes)}
-    last = len(program.operations)
-    begin: dict[int, int] = {0: -1}
-    end: dict[int, int] = {program.output: last}
-    for index, operation in enumerate(program.operations):
-        begin.setdefault(operation.out, index)
-        end[operation.out] = max(end.get(operation.out, 0), index)
-        for buffer in operation.reads():
-            end[buffer] = max(end.get(buffer, 0), index)
-    order = sorted(begin, key=lambda b: (-room[b], b))
-    offsets: dict[int, int] = {}
-    for buffer in order:
-        size = room[buffer]
-        taken = sorted(
-            (offsets[o], offsets[o] + room[o])
-            for o in offsets
-            if begin[o] <= end.get(buffer, last) and begin[buffer] <= end.get(o, last)
-        )
-        at = 0
-        for low, high in taken:
-            if at + size <= low:
-                break
-            at = max(at, high)
-        offsets[buffer] = at
-    arena = max(offsets[b] + room[b] for b in offsets)
-    return offsets, arena

@@ -10,7 +10,13 @@ import onnx
 from onnx import numpy_helper
 
 from export.graph import attribute, replace_array
-from export.native.fileformat import LEAST_INT8, dequantised, store_weight, write
+from export.native.fileformat import (
+    LEAST_INT8,
+    Encoding,
+    dequantised,
+    store_weights,
+    write,
+)
 from export.native.fuse import fuse
 from export.native.lower import lower
 from export.native.program import Program
@@ -32,9 +38,9 @@ def _make(material: Material, *, int8: bool) -> Product:
     program = fuse(lower(material.copy()))
     content = write(program, _facts(material, name, program), int8=int8)
     model = _rounded(material.copy()) if int8 else material.copy()
-    kinds = [store_weight(weight, int8=int8).encoding for weight in program.weights]
-    words = {"gaps": 1, "bitmask": 2, "dense": 0}
-    note = ", ".join(f"{kinds.count(code)} {word}" for word, code in words.items())
+    stored = [item.encoding for item in store_weights(program, int8=int8)]
+    sparse = stored.count(Encoding.GAPS)
+    note = f"{sparse} sparse, {len(stored) - sparse} dense"
     return Product(content, model, None, (note,))
 
 

@@ -389,6 +389,22 @@ def test_an_app_that_opens_current_all_the_while_always_finds_a_whole_bundle(
         assert app.wait(30) == 0
 
 
+def test_a_model_that_runs_outlives_the_files_of_its_slot(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """Weights are used in the mapped file: a slot's next bundle is another file."""
+    root = tmp_path / "models"
+    switch(root, bundle)
+    app = Bundle(root / "current")
+    given = np.load(bundle / "golden" / "input.npy")
+    outputs = app.run(given)
+    inode = (root / "a" / "model.native.flsp").stat().st_ino
+    for slot in ("b", "a", "b"):
+        assert switch(root, bundle) == slot
+    assert (root / "a" / "model.native.flsp").stat().st_ino != inode
+    np.testing.assert_array_equal(app.run(given), outputs)
+
+
 def test_a_folder_that_holds_no_slots_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="no earlier model"):
         roll_back(tmp_path / "none")

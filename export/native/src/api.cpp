@@ -15,10 +15,6 @@
 
 using namespace flsp;
 
-struct flsp_model {
-  Model model;
-};
-
 namespace {
 
 struct Free {
@@ -54,9 +50,11 @@ auto guarded(char* error, size_t size, Make make) -> decltype(make()) {
   return nullptr;
 }
 
+// A file, mapped.
 struct Mapping {
   void* data = MAP_FAILED;
   size_t size = 0;
+  Mapping() = default;
   explicit Mapping(const char* path) {
     const int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) throw Error(std::string(path) + " cannot be opened");
@@ -76,6 +74,21 @@ struct Mapping {
 };
 
 }  // namespace
+
+// The model, and the file that its weights lie in: mapped, or a copy of the caller's.
+struct flsp_model {
+  const Mapping file;
+  const Floats copy;
+  Model model;
+
+  explicit flsp_model(const char* path) : file(path) {
+    load_model(model, static_cast<const uint8_t*>(file.data), file.size);
+  }
+  flsp_model(const void* data, size_t size) : copy(floats(size / sizeof(float) + 1)) {
+    std::memcpy(copy.get(), data, size);
+    load_model(model, reinterpret_cast<const uint8_t*>(copy.get()), size);
+  }
+};
 
 struct flsp_session {
   const Model& model;
@@ -125,18 +138,11 @@ int flsp_abi(void) { return FLSP_ABI; }
 
 flsp_model* flsp_open_memory(const void* data, size_t size, char* error,
                              size_t error_size) {
-  return guarded(error, error_size, [&] {
-    auto made = std::make_unique<flsp_model>();
-    load_model(made->model, static_cast<const uint8_t*>(data), size);
-    return made.release();
-  });
+  return guarded(error, error_size, [&] { return new flsp_model(data, size); });
 }
 
 flsp_model* flsp_open(const char* path, char* error, size_t error_size) {
-  return guarded(error, error_size, [&]() -> flsp_model* {
-    const Mapping file(path);
-    return flsp_open_memory(file.data, file.size, error, error_size);
-  });
+  return guarded(error, error_size, [&] { return new flsp_model(path); });
 }
 
 void flsp_close(flsp_model* model) { delete model; }

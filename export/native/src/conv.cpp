@@ -57,7 +57,8 @@ Tile make_tile(const Job& j, int64_t pixel) {
   t.y_plane = j.out.plane();
   t.y_last = j.model.kernels->lanes;
   t.finish = {j.residual ? j.residual + pixel : nullptr, o.low, o.high};
-  t.bias = j.op.conv.bias.data();
+  t.bias = j.op.weight.bias;
+  t.scale = j.op.weight.values.scale;
   return t;
 }
 
@@ -65,30 +66,38 @@ Tile make_tile(const Job& j, int64_t pixel) {
 void run_block(const Job& j, const ConvBlock& b, Tile t, int th, int tw, int begin,
                int end) {
   const ConvPlan& p = j.op.conv;
+  const Weight& w = j.op.weight;
+  const int type = w.values.scale ? 1 : 0;
   t.first = &b == &p.blocks.front();
   t.last = &b == &p.blocks.back();
+  t.x += b.base;
   if (!p.dense) {
     for (int s = begin; s < end; s++) {
-      const int32_t row = b.shard[s];
-      const SparseBlock rows{b.entries.data(), b.start.data() + row, b.row.data() + row,
-                             b.shard[s + 1] - row};
-      j.model.kernels->sparse(t, rows, th, tw);
+      const SparseBlock part{b.segments.data() + b.shard[s], b.shard[s + 1] - b.shard[s],
+                             w.values.at, w.gaps, p.offset.data()};
+      j.model.kernels->sparse[type](t, part, th, tw);
     }
     return;
   }
-  const int32_t rows = j.out.channels, columns = static_cast<int32_t>(b.offset.size());
-  const int32_t groups = (rows + kDenseRows - 1) / kDenseRows;
-  const int32_t from = static_cast<int32_t>(int64_t{groups} * begin / p.shards) * kDenseRows;
+  const OpRecord& o = j.op.record;
+  const int32_t rows = j.out.channels, taps = o.kernel_h * o.kernel_w;
+  const int32_t first = b.channel * taps, columns = b.channels * taps;
+  const int32_t groups = (rows + kGroupRows - 1) / kGroupRows;
+  const int32_t from = static_cast<int32_t>(int64_t{groups} * begin / p.shards) * kGroupRows;
   const int32_t to = std::min<int32_t>(
-      rows, static_cast<int32_t>(int64_t{groups} * end / p.shards) * kDenseRows);
+      rows, static_cast<int32_t>(int64_t{groups} * end / p.shards) * kGroupRows);
   if (from >= to) return;
   t.y += from * t.y_plane;
   t.bias += from;
+  if (t.scale) t.scale += from;
   if (t.finish.residual) t.finish.residual += from * t.y_plane;
-  const DenseBlock part{b.values.data() + static_cast<int64_t>(from) * columns,
-                        b.offset.data(), columns, to - from};
+  const int64_t at = int64_t{from} * w.columns + int64_t{first} * kGroupRows;
+  const auto* values = static_cast<const uint8_t*>(w.values.at);
+  const DenseBlock part{values + at * static_cast<int64_t>(type ? 1 : sizeof(float)),
+                        int64_t{w.columns} * kGroupRows, p.offset.data() + first, columns,
+                        to - from};
   const int most = j.model.kernels->max_dense, lanes = j.model.kernels->lanes;
-  if (th > 1 || tw <= most) return j.model.kernels->dense(t, part, th, tw);
+  if (th > 1 || tw <= most) return j.model.kernels->dense[type](t, part, th, tw);
   // Only packed tiles are wider: their vectors lie behind each other.
   for (int at = 0; at < tw; at += most) {
     Tile piece = t;
@@ -97,7 +106,7 @@ void run_block(const Job& j, const ConvBlock& b, Tile t, int th, int tw, int beg
     std::copy_n(t.y_at + at, wide, piece.y_at);
     if (at + wide < tw) piece.y_last = lanes;
     piece.x_tail = static_cast<ptrdiff_t>(wide - 1) * lanes;
-    j.model.kernels->dense(piece, part, 1, wide);
+    j.model.kernels->dense[type](piece, part, 1, wide);
   }
 }
 

@@ -25,9 +25,11 @@ typedef struct flsp_session flsp_session;
 
 int flsp_abi(void);
 
-/* Opens a file, mapping it into memory, and checks all of it. */
+/* Maps a file into memory and checks all of it. Weights are used where they lie: open
+ * models share the pages of their file, and whoever replaces the file renames another one
+ * over it: one that is written to or cut under an open model breaks the program. */
 flsp_model* flsp_open(const char* path, char* error, size_t error_size);
-/* The same from memory, which may be freed afterwards. */
+/* The same from a copy of what lies in memory, which may be freed afterwards. */
 flsp_model* flsp_open_memory(const void* data, size_t size, char* error,
                              size_t error_size);
 void flsp_close(flsp_model* model);
@@ -39,7 +41,7 @@ void flsp_output_shape(const flsp_model* model, int64_t shape[3]);
 const char* flsp_metadata(const flsp_model* model);
 /* Name of the kernels in use: v4, v3 or base. FLSP_ISA in the environment limits it. */
 const char* flsp_isa(const flsp_model* model);
-/* Bytes that the model and one session hold. */
+/* Bytes of its own that the model and one session hold; a mapped file's come beside. */
 int64_t flsp_model_bytes(const flsp_model* model);
 
 /* Memory and threads for one caller at a time; threads counts the caller. */

@@ -1,5 +1,8 @@
-// The .flsp file, version 1. Little endian; offsets in bytes from the start of the file;
+// The .flsp file, version 2. Little endian; offsets in bytes from the start of the file;
 // every section starts at a multiple of 64. The exporter writes it, load.cpp checks it.
+//
+// Weights are used where they lie, in the mapped file: no layout here depends on the
+// width of a processor's vectors, and the exporter has chosen what each layer runs on.
 #ifndef FLSP_FORMAT_H
 #define FLSP_FORMAT_H
 
@@ -7,7 +10,10 @@
 
 namespace flsp {
 
-constexpr uint32_t kVersion = 1;
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file is little endian");
+
+constexpr uint32_t kVersion = 2;
+constexpr uint64_t kAlignment = 64;  // of sections
 
 struct Header {
   char magic[4];  // "FLSP"
@@ -29,18 +35,24 @@ struct BufferRecord {
 };
 static_assert(sizeof(BufferRecord) == 24, "the file format is fixed");
 
-enum Encoding : int32_t { kDense = 0, kGaps = 1, kBitmask = 2 };
+// kRows: every weight, row by row; for linear and affine layers. kGaps: kept weights, row
+// by row, each with its distance in columns from the one before (a row's first: from
+// column 0), where 255 with the value 0 is a bridge. kGroups: every weight, for
+// convolutions: kGroupRows rows beside each other, column by column, the last group
+// filled with zeros: value [(row / kGroupRows) * columns + column][row % kGroupRows].
+enum Encoding : int32_t { kRows = 0, kGaps = 1, kGroups = 2 };
 enum ValueType : int32_t { kFloat = 0, kInt8 = 1 };
+constexpr int kGroupRows = 4;
 
 // A rows x columns matrix: a convolution (O, I / groups, kh, kw) is O x rest.
 struct WeightRecord {
   int32_t encoding, value_type, rows, columns;
-  uint64_t entries;     // stored values, fillers of kGaps included
-  uint64_t values_at;   // float or int8 (entries,)
-  uint64_t pattern_at;  // kGaps: uint8 (entries,); kBitmask: bits of all weights, low first
-  uint64_t counts_at;   // kGaps: uint32 (rows,), stored values per row
-  uint64_t scales_at;   // kInt8: float (rows,)
-  uint64_t bias_at;     // float (rows,)
+  uint64_t entries;    // stored values, bridges and filling zeros included
+  uint64_t values_at;  // float or int8 (entries,)
+  uint64_t gaps_at;    // kGaps: uint8 (entries,)
+  uint64_t counts_at;  // kGaps: uint32 (rows,), stored values per row
+  uint64_t scales_at;  // kInt8: float (rows,)
+  uint64_t bias_at;    // float (rows,)
 };
 static_assert(sizeof(WeightRecord) == 64, "the file format is fixed");
 

@@ -7,10 +7,10 @@
 
 namespace flsp {
 
-// One kept weight: where its input lies relative to the tile, and its value.
-struct Entry {
-  int32_t offset;
-  float value;
+// Values in the file: float32, or int8 with a scale per row.
+struct Values {
+  const void* at;
+  const float* scale;  // (rows,) of int8 values; null for float32
 };
 
 // What a layer does to a sum before it is stored: clip(sum + residual, low, high).
@@ -32,27 +32,35 @@ struct Tile {
   int y_last;             // floats of the last vector that are stored
   Finish finish;          // residual already moved to the tile's first pixel
   const float* bias;      // per output channel
+  const float* scale;     // likewise, of int8 values
   int first, last;        // first block of inputs sets the bias, last one finishes
 };
 
-// Kept weights of one block of inputs; rows sorted by how many they keep, so that the
-// inner loop's length changes rarely: an unpredicted end costs as much as 30 weights.
-struct SparseBlock {
-  const Entry* entries;
-  const int32_t* start;  // (rows + 1,)
-  const int32_t* row;    // (rows,): output channel
-  int32_t rows;
+// Kept weights of one row that read one block of inputs: they lie beside each other.
+struct Segment {
+  int32_t row;     // output channel
+  int32_t begin, count;  // entries in the file
+  int32_t column;  // where the first one's gap starts
+  int32_t base;    // added to the tile's input: the first input of the row's group
 };
 
-// All weights of one block of inputs, in groups of `kDenseRows` output channels:
-// values[(group * columns + column) * kDenseRows + row].
+// Segments sorted by length, so that the inner loop's length changes rarely: an
+// unpredicted end costs as much as 30 weights.
+struct SparseBlock {
+  const Segment* segments;
+  int32_t count;
+  const void* values;     // of the whole layer
+  const uint8_t* gaps;    // likewise
+  const int32_t* offset;  // of every column: its input relative to the tile's
+};
+
+// All weights of one block of inputs, in groups of kGroupRows output channels.
 struct DenseBlock {
-  const float* values;
+  const void* values;     // of the first group and column
+  ptrdiff_t group;        // values between two groups
   const int32_t* offset;  // (columns,)
   int32_t columns, rows;  // rows of all groups; the last group is filled with zeros
 };
-
-constexpr int kDenseRows = 4;
 
 // Rows of input pixels to copy beside each other, once per horizontal shift, so that the
 // tile reads aligned vectors. Pixels outside the plane become zeros.
@@ -70,13 +78,13 @@ struct Pack {
   ptrdiff_t step;          // floats between two copies in the target
 };
 
-// A sparse matrix by rows. 16-bit offsets where they suffice: a large layer is as fast
-// as its weights can be read.
-struct SparseRows {
-  const float* value;
-  const uint16_t* near;  // offsets, or null where `far` has them
-  const int32_t* far;
-  const int32_t* start;  // (rows + 1,)
+// A linear layer: rows of a matrix in the file.
+struct Rows {
+  Values values;
+  const uint8_t* gaps;   // null where every weight is stored
+  const int32_t* start;  // (rows + 1,), with gaps
+  int32_t columns;
+  const float* bias;
 };
 
 // A sparse matrix in steps of one kept weight for each of 16 rows, whose inputs lie
@@ -106,22 +114,20 @@ struct Kernels {
   int lanes;        // floats per vector
   int max_sparse;   // most vectors of a sparse tile
   int max_dense;    // most vectors of a dense tile
-  void (*sparse)(const Tile&, const SparseBlock&, int th, int tw);
-  void (*dense)(const Tile&, const DenseBlock&, int th, int tw);
+  // [0] for float32 values, [1] for int8
+  void (*sparse[2])(const Tile&, const SparseBlock&, int th, int tw);
+  void (*dense[2])(const Tile&, const DenseBlock&, int th, int tw);
   void (*pack)(const Pack&, float* target);
   void (*every_second)(const float* from, float* to, int32_t count);
   void (*max_pool)(const MaxPool&);  // dilation_w 1
-  // y[r] = clip(bias[r] + sum value * x[offset]) for rows begin..end
-  void (*linear)(const float* x, float* y, const SparseRows& rows, const float* bias,
-                 int32_t begin, int32_t end, float low, float high);
+  // y[r] = clip(bias[r] + sum of row r times x) for rows begin..end
+  void (*linear[2])(const float* x, float* y, const Rows&, int32_t begin, int32_t end,
+                    float low, float high);
   // The same for groups of rows begin..end, of `rows` rows in all; null where the
   // processor has no permutation of two vectors.
   void (*linear_window)(const float* x, float* y, const WindowRows& steps,
                         const float* bias, int32_t begin, int32_t end, int32_t rows,
                         float low, float high);
-  void (*linear_dense)(const float* x, float* y, const float* weight, int32_t columns,
-                       const float* bias, int32_t begin, int32_t end, float low,
-                       float high);
 };
 
 // Null where the processor or the build lacks the instruction set.

@@ -35,40 +35,32 @@ void compact(const View& in, float* out) {
 }
 
 void run_linear(const Args& a) {
-  const LinearPlan& p = a.op.linear;
+  const Weight& w = a.op.weight;
   const OpRecord& o = a.op.record;
   const float* x = a.in.data;
-  const int64_t pixels = a.in.buffer.pixels();
-  if (p.dense && a.in.buffer.plane() != pixels) {
+  if (a.in.buffer.plane() != a.in.buffer.pixels()) {
     compact(a.in, a.space.source);
     x = a.space.source;
   }
-  const int32_t rows = a.out.buffer.channels;
-  const int32_t columns = static_cast<int32_t>(a.in.buffer.channels * pixels);
-  const int64_t work = p.dense ? int64_t{rows} * columns : static_cast<int64_t>(p.values.size());
+  const Rows rows{w.values, w.gaps, w.start.data(), w.columns, w.bias};
+  const WindowPlan& p = a.op.windows;
+  const WindowRows steps{p.values.data(), p.index.data(), p.base.data(), p.start.data()};
+  const bool windows = !p.start.empty();
+  const int32_t units = windows ? static_cast<int32_t>(p.start.size()) - 1 : w.rows;
   // Below some 20 microseconds of work a second thread costs more than it saves.
-  const bool windows = !p.base.empty();
-  const int32_t units = windows ? static_cast<int32_t>(p.start.size()) - 1 : rows;
-  const int parts = work < 20000 ? 1 : std::min<int>(units, a.space.pool->threads() * 2);
+  const int parts = w.entries < 20000 ? 1 : std::min<int>(units, a.space.pool->threads() * 2);
   const float infinity = std::numeric_limits<float>::infinity();
   const float low = a.second ? -infinity : o.low, high = a.second ? infinity : o.high;
   a.space.pool->each(parts, [&](int part, int) {
     int32_t begin = static_cast<int32_t>(int64_t{units} * part / parts);
     int32_t end = static_cast<int32_t>(int64_t{units} * (part + 1) / parts);
     if (windows) {
-      a.kernels.linear_window(
-          x, a.out.data, {p.values.data(), p.index.data(), p.base.data(), p.start.data()},
-          p.bias.data(), begin, end, rows, low, high);
+      a.kernels.linear_window(x, a.out.data, steps, w.bias, begin, end, w.rows, low, high);
       begin *= kWindowRows;
-      end = std::min(rows, end * kWindowRows);
-    } else if (p.dense)
-      a.kernels.linear_dense(x, a.out.data, p.values.data(), columns, p.bias.data(), begin,
-                             end, low, high);
-    else
-      a.kernels.linear(x, a.out.data,
-                       {p.values.data(), p.near.empty() ? nullptr : p.near.data(),
-                        p.far.data(), p.start.data()},
-                       p.bias.data(), begin, end, low, high);
+      end = std::min(w.rows, end * kWindowRows);
+    } else {
+      a.kernels.linear[w.values.scale ? 1 : 0](x, a.out.data, rows, begin, end, low, high);
+    }
     if (a.second)
       for (int32_t r = begin; r < end; r++)
         a.out.data[r] = clip(a.out.data[r] + a.second[r], o);
@@ -151,8 +143,9 @@ void add(const Args& a) {
 
 void affine(const Args& a) {
   const int64_t plane = a.in.buffer.plane();
+  const float* values = static_cast<const float*>(a.op.weight.values.at);
   for (int32_t c = 0; c < a.in.buffer.channels; c++) {
-    const float scale = a.op.linear.values[c], shift = a.op.linear.bias[c];
+    const float scale = values[c], shift = a.op.weight.bias[c];
     const float* x = a.in.channel(c);
     float* y = a.out.channel(c);
     for (int64_t i = 0; i < plane; i++) y[i] = clip(x[i] * scale + shift, a.op.record);

@@ -1,4 +1,4 @@
-// A loaded model: checked records, decoded weights, and a plan for every layer.
+// A loaded model: checked records, weights in the file, and a plan for every layer.
 #ifndef FLSP_MODEL_H
 #define FLSP_MODEL_H
 
@@ -12,6 +12,8 @@
 
 namespace flsp {
 
+constexpr int64_t kMostFloats = int64_t{1} << 29;  // 2 GiB of activations or weights
+
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -24,28 +26,23 @@ struct Buffer {
   int64_t floats() const { return channels * plane(); }
 };
 
-// Kept weights by row, columns ascending; `dense` where none was left out.
-struct Matrix {
+// A weight as it lies in the file, checked; format.h says how.
+struct Weight {
   int32_t rows = 0, columns = 0;
-  bool dense = false;
-  std::vector<int32_t> start;    // (rows + 1,)
-  std::vector<int32_t> column;   // (kept,); empty when dense
-  std::vector<float> value;      // (kept,)
-  std::vector<float> bias;       // (rows,)
-  int64_t kept() const { return static_cast<int64_t>(value.size()); }
-  int32_t column_at(int32_t i, int32_t row) const {
-    return dense ? i - start[row] : column[i];
-  }
+  Encoding encoding = kRows;
+  Values values{};
+  const uint8_t* gaps = nullptr;  // kGaps: (entries,)
+  const float* bias = nullptr;    // (rows,)
+  std::vector<int32_t> start;     // kGaps: (rows + 1,), where each row's entries begin
+  int64_t entries = 0;
 };
 
 // One block of input channels of a convolution.
 struct ConvBlock {
   int32_t channel = 0, channels = 0;  // what is packed
-  std::vector<Entry> entries;
-  std::vector<int32_t> start, row;
-  std::vector<int32_t> shard;         // (shards + 1,): ranges of `row`
-  std::vector<float> values;          // dense layers
-  std::vector<int32_t> offset;        // of every column: dense layers
+  int64_t base = 0;                   // added to the tile's input
+  std::vector<Segment> segments;      // sparse layers: by shard, the longest first
+  std::vector<int32_t> shard;         // (shards + 1,): ranges of `segments`
 };
 
 // How a convolution runs on this processor; see plan.cpp.
@@ -68,24 +65,24 @@ struct ConvPlan {
   int32_t tile_rows = 0;    // output rows of a tile of whole rows; 0: any pixels
   int64_t step = 0;         // floats per copy
   int64_t source_floats = 0, pack_floats = 0;
+  std::vector<int32_t> offset;  // (columns,): where a column's input lies
   std::vector<ConvBlock> blocks;
-  std::vector<float> bias;
 };
 
-struct LinearPlan {
-  bool dense = false;
-  std::vector<float> values, bias;
-  std::vector<uint16_t> near;   // offsets of sparse values, or `far` where they are large
-  std::vector<int32_t> far, start;
-  // instead of offsets: steps of 16 rows (kernels.h)
+// A sparse linear layer in steps of 16 rows (kernels.h): the one layout that depends on
+// the processor, and so the one that is made when a file is opened; see windows.cpp.
+struct WindowPlan {
+  std::vector<float> values;
   std::vector<uint8_t> index;
   std::vector<uint16_t> base;
+  std::vector<int32_t> start;  // empty: rows are used as they lie in the file
 };
 
 struct Op {
   OpRecord record;
+  Weight weight;  // of layers that have one
   ConvPlan conv;
-  LinearPlan linear;
+  WindowPlan windows;
 };
 
 struct Model {
@@ -97,12 +94,14 @@ struct Model {
   int64_t bytes() const;
 };
 
-// Checks and loads; throws Error with one sentence.
+// Checks a file and plans its layers; throws Error with one sentence. The file starts at a
+// multiple of 64 and stays where it is: the model's weights point into it.
 void load_model(Model& model, const uint8_t* data, size_t size);
 // Plans one convolution.
 ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
-                   const Buffer& out, const Matrix& weight);
-LinearPlan plan_linear(const Kernels& kernels, const Buffer& in, Matrix weight);
+                   const Buffer& out, const Weight& weight);
+// Steps of a linear layer; none where rows are faster, or the processor knows no steps.
+WindowPlan plan_windows(const Kernels& kernels, const Weight& weight);
 const Kernels* best_kernels();
 
 }  // namespace flsp

@@ -15,11 +15,9 @@ namespace flsp {
 namespace {
 
 constexpr int64_t kCacheFloats = 8192;   // 32 KB: first-level caches have 32 to 64 KB
-constexpr double kDenseFrom = 0.7;       // above it, dense tiles are faster
 constexpr double kPackCycles = 1.5;      // per copied vector
 constexpr int32_t kEntryVectors = 64;    // per row and block: sums are reloaded between
 constexpr int64_t kThreads = 8;          // as many parts of a layer as can be had
-constexpr double kStepCycles = 4.5;      // of a step of 16 rows; one weight alone: 1
 constexpr int64_t kMostScratch = int64_t{1} << 28;
 
 struct Tap {  // one kernel position
@@ -46,7 +44,7 @@ struct Shape {
   const OpRecord& op;
   const Buffer& in;
   const Buffer& out;
-  const Matrix& weight;
+  const Weight& weight;
   int32_t taps() const { return op.kernel_h * op.kernel_w; }
   bool strided() const { return op.stride_h > 1 || op.stride_w > 1; }
   bool padded() const {
@@ -62,7 +60,7 @@ bool cheaper_packed(const Shape& s, int32_t copies, bool dense) {
   const double lanes = s.kernels.lanes;
   const double crossing = 0.5 * (1 + (lanes - 1) / 16);  // cycles of an unaligned load
   const double width = s.out.width;
-  const double used = static_cast<double>(s.weight.kept()) * (dense ? 0.4 : 1.0);
+  const double used = static_cast<double>(s.weight.entries) * (dense ? 0.4 : 1.0);
   if (width < lanes) return true;  // a direct tile would be wider than a row
   const double vectors = static_cast<int>((width + lanes - 1) / lanes);
   const double rounded = vectors * lanes / width;  // rows of whole vectors
@@ -189,7 +187,7 @@ int32_t block_channels(const Shape& s, const ConvPlan& p) {
   }
   const int64_t per = p.step * static_cast<int64_t>(p.origin.size());
   const int64_t fit = kCacheFloats / std::max<int64_t>(1, per);
-  const double per_channel = static_cast<double>(s.weight.kept()) / s.weight.rows *
+  const double per_channel = static_cast<double>(s.weight.entries) / s.weight.rows *
                              s.op.groups / s.in.channels;
   const double entries = std::clamp(kEntryVectors / p.vectors, 12, 64);
   const int64_t enough = static_cast<int64_t>(entries / std::max(per_channel, 1e-3));
@@ -197,90 +195,74 @@ int32_t block_channels(const Shape& s, const ConvPlan& p) {
       std::clamp<int64_t>(std::max<int64_t>({fit, enough, 1}), 1, s.in.channels));
 }
 
-// Offset of every column of the weight, relative to the block's first channel.
-struct Offsets {
-  const Shape& s;
-  const ConvPlan& p;
-  std::vector<int32_t> copy_of_tap;
-
-  int64_t at(int32_t channel, int32_t k) const {
-    const Tap t = tap_of(s.op, k, p.phases);
-    if (!p.packed)
-      return channel * p.source_plane + phase_origin(s, p, t) +
-             static_cast<int64_t>(t.row) * p.source_row + t.column;
-    const int64_t copy = channel * static_cast<int64_t>(p.origin.size()) + copy_of_tap[k];
-    return copy * p.step + static_cast<int64_t>(t.row - p.row_from) * p.pack_row;
-  }
-};
-
 int32_t checked(int64_t offset) {
   if (offset < INT32_MIN || offset > INT32_MAX)
     throw Error("a convolution is too large for 32-bit offsets");
   return static_cast<int32_t>(offset);
 }
 
-void fill_sparse(const Shape& s, const Offsets& offsets, ConvPlan& p) {
-  const int32_t own = s.in.channels / s.op.groups, rows = s.weight.rows, taps = s.taps();
-  const int32_t per_group = rows / s.op.groups;
-  for (auto& block : p.blocks) {
-    std::vector<std::vector<Entry>> found(rows);
-    for (int32_t r = 0; r < rows; r++)
-      for (int32_t i = s.weight.start[r]; i < s.weight.start[r + 1]; i++) {
-        const int32_t column = s.weight.column_at(i, r);
-        const int32_t channel = r / per_group * own + column / taps - block.channel;
-        if (channel < 0 || channel >= block.channels) continue;
-        const int32_t from = p.packed ? channel : channel + block.channel;
-        found[r].push_back({checked(offsets.at(from, column % taps)), s.weight.value[i]});
-      }
-    const bool ends = &block == &p.blocks.front() || &block == &p.blocks.back();
-    block.start.push_back(0);
-    block.shard.push_back(0);
-    for (int32_t shard = 0; shard < p.shards; shard++) {
-      std::vector<int32_t> own_rows;
-      for (int32_t r = shard; r < rows; r += p.shards)
-        if (ends || !found[r].empty()) own_rows.push_back(r);
-      std::stable_sort(own_rows.begin(), own_rows.end(), [&](int32_t a, int32_t b) {
-        return found[a].size() > found[b].size();
-      });
-      for (int32_t r : own_rows) {
-        block.entries.insert(block.entries.end(), found[r].begin(), found[r].end());
-        block.start.push_back(static_cast<int32_t>(block.entries.size()));
-        block.row.push_back(r);
-      }
-      block.shard.push_back(static_cast<int32_t>(block.row.size()));
-    }
-    block.entries.shrink_to_fit();
+// Floats between the inputs of two channels, as tiles see them.
+int64_t channel_step(const ConvPlan& p) {
+  return p.packed ? p.step * static_cast<int64_t>(p.origin.size()) : p.source_plane;
+}
+
+// Where the input of every column lies, of the first channel of its group on.
+void fill_offsets(const Shape& s, const std::vector<int32_t>& copy_of_tap, ConvPlan& p) {
+  for (int32_t column = 0; column < s.weight.columns; column++) {
+    const int32_t k = column % s.taps();
+    const Tap t = tap_of(s.op, k, p.phases);
+    const int64_t tap =
+        p.packed ? copy_of_tap[k] * p.step + int64_t{t.row - p.row_from} * p.pack_row
+                 : phase_origin(s, p, t) + int64_t{t.row} * p.source_row + t.column;
+    p.offset.push_back(checked(column / s.taps() * channel_step(p) + tap));
   }
 }
 
-void fill_dense(const Shape& s, const Offsets& offsets, ConvPlan& p) {
-  const int32_t rows = s.weight.rows, taps = s.taps();
-  const int32_t groups = (rows + kDenseRows - 1) / kDenseRows;
-  for (auto& block : p.blocks) {
-    const int32_t columns = block.channels * taps, first = block.channel * taps;
-    block.values.assign(static_cast<size_t>(groups) * kDenseRows * columns, 0.0f);
-    for (int32_t r = 0; r < rows; r++)
-      for (int32_t i = s.weight.start[r]; i < s.weight.start[r + 1]; i++) {
-        const int32_t column = s.weight.column_at(i, r) - first;
-        if (column < 0 || column >= columns) continue;
-        const size_t group = static_cast<size_t>(r / kDenseRows) * columns + column;
-        block.values[group * kDenseRows + r % kDenseRows] = s.weight.value[i];
-      }
-    for (int32_t c = 0; c < columns; c++) {
-      const int32_t channel = c / taps + (p.packed ? 0 : block.channel);
-      block.offset.push_back(checked(offsets.at(channel, c % taps)));
+// Each row's entries, cut where the blocks of input channels end.
+void fill_segments(const Shape& s, ConvPlan& p) {
+  const int32_t own = s.in.channels / s.op.groups, rows = s.weight.rows;
+  const int32_t per_group = rows / s.op.groups;
+  std::vector<std::vector<Segment>> found(p.blocks.size());
+  for (int32_t r = 0; r < rows; r++) {
+    const int32_t group = r / per_group * own;  // its first channel
+    const int32_t base = checked(group * channel_step(p));
+    const int32_t end = s.weight.start[r + 1];
+    int32_t at = s.weight.start[r], column = 0;
+    for (size_t b = 0; b < p.blocks.size(); b++) {
+      const ConvBlock& block = p.blocks[b];
+      const int64_t stop = int64_t{block.channel + block.channels - group} * s.taps();
+      Segment segment{r, at, 0, column, base};
+      for (; at < end && column + s.weight.gaps[at] < stop; at++, segment.count++)
+        column += s.weight.gaps[at];
+      // The first block sets the bias, the last one finishes: of every row.
+      const bool ends = b == 0 || b + 1 == p.blocks.size();
+      if (ends || segment.count) found[b].push_back(segment);
     }
+  }
+  for (size_t b = 0; b < p.blocks.size(); b++) {
+    ConvBlock& block = p.blocks[b];
+    block.shard.push_back(0);
+    for (int32_t shard = 0; shard < p.shards; shard++) {
+      const size_t first = block.segments.size();
+      for (const Segment& segment : found[b])
+        if (segment.row % p.shards == shard) block.segments.push_back(segment);
+      std::stable_sort(block.segments.begin() + static_cast<ptrdiff_t>(first),
+                       block.segments.end(), [](const Segment& a, const Segment& c) {
+                         return a.count > c.count;
+                       });
+      block.shard.push_back(static_cast<int32_t>(block.segments.size()));
+    }
+    block.segments.shrink_to_fit();
   }
 }
 
 }  // namespace
 
 ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
-                   const Buffer& out, const Matrix& weight) {
+                   const Buffer& out, const Weight& weight) {
   const Shape s{kernels, op, in, out, weight};
   ConvPlan p;
-  const double all = static_cast<double>(weight.rows) * weight.columns;
-  p.dense = op.groups == 1 && static_cast<double>(weight.kept()) >= kDenseFrom * all;
+  p.dense = weight.encoding == kGroups;
   std::vector<int32_t> columns;
   for (int32_t k = 0; k < s.taps(); k++) {
     const Tap t = tap_of(op, k, s.strided());
@@ -291,9 +273,9 @@ ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
   plan_source(s, p);
   plan_tiles(s, p);
   p.shards = plan_shards(s, p);
-  Offsets offsets{s, p, {}};
+  std::vector<int32_t> copy_of_tap;
   if (p.packed) {
-    offsets.copy_of_tap = plan_copies(s, p);
+    copy_of_tap = plan_copies(s, p);
     int32_t last = INT32_MIN;
     p.row_from = INT32_MAX;
     for (int32_t k = 0; k < s.taps(); k++) {
@@ -310,85 +292,15 @@ ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
     ConvBlock block;
     block.channel = c;
     block.channels = std::min(channels, in.channels - c);
+    block.base = p.packed ? -c * channel_step(p) : 0;
     p.blocks.push_back(std::move(block));
   }
   if (p.packed)  // a tile's last vectors may read past its last row
-    p.pack_floats = p.step * static_cast<int64_t>(p.origin.size()) * channels +
-                    p.pack_row + p.vectors * kernels.lanes + 64;
+    p.pack_floats = channel_step(p) * channels + p.pack_row + p.vectors * kernels.lanes + 64;
   if (p.source_floats > kMostScratch || p.pack_floats > kMostScratch)
     throw Error("a convolution needs too much scratch memory");
-  if (p.dense) fill_dense(s, offsets, p);
-  else fill_sparse(s, offsets, p);
-  p.bias = weight.bias;
-  return p;
-}
-
-namespace {
-
-// Steps of 16 rows: each takes, of every row, the next weight if its input lies within
-// the window that starts at the first input still to come. False where the rows have too
-// little in common for that to pay.
-bool fill_windows(const Matrix& w, const std::vector<int32_t>& offset, LinearPlan& p) {
-  p.start.assign(1, 0);
-  std::vector<int32_t> next(w.start.begin(), w.start.end() - 1);
-  std::vector<float> values;
-  for (int32_t row = 0; row < w.rows; row += kWindowRows) {
-    const int32_t last = std::min(w.rows, row + kWindowRows);
-    for (;;) {
-      int32_t base = INT32_MAX;
-      for (int32_t r = row; r < last; r++)
-        if (next[r] < w.start[r + 1]) base = std::min(base, offset[next[r]]);
-      if (base == INT32_MAX) break;
-      float value[kWindowRows] = {};
-      uint8_t index[kWindowRows] = {};  // `base` itself: an input that some row reads
-      for (int32_t r = row; r < last; r++)
-        if (next[r] < w.start[r + 1] && offset[next[r]] < base + kWindow) {
-          index[r - row] = static_cast<uint8_t>(offset[next[r]] - base);
-          value[r - row] = w.value[next[r]++];
-        }
-      p.base.push_back(static_cast<uint16_t>(base));
-      p.index.insert(p.index.end(), index, index + kWindowRows);
-      values.insert(values.end(), value, value + kWindowRows);
-    }
-    p.start.push_back(static_cast<int32_t>(p.base.size()));
-  }
-  if (static_cast<double>(p.base.size()) * kStepCycles >= static_cast<double>(w.kept())) {
-    p.base.clear();
-    p.index.clear();
-    return false;
-  }
-  p.values = std::move(values);
-  return true;
-}
-
-}  // namespace
-
-LinearPlan plan_linear(const Kernels& kernels, const Buffer& in, Matrix weight) {
-  LinearPlan p;
-  const double all = static_cast<double>(weight.rows) * weight.columns;
-  p.bias = std::move(weight.bias);
-  p.dense = weight.dense || static_cast<double>(weight.kept()) >= 0.5 * all;
-  if (p.dense && weight.dense) {
-    p.values = std::move(weight.value);
-    return p;
-  }
-  if (p.dense) {
-    p.values.assign(static_cast<size_t>(weight.rows) * weight.columns, 0.0f);
-    for (int32_t r = 0; r < weight.rows; r++)
-      for (int32_t i = weight.start[r]; i < weight.start[r + 1]; i++)
-        p.values[static_cast<size_t>(r) * weight.columns + weight.column[i]] =
-            weight.value[i];
-    return p;
-  }
-  const int64_t pixels = in.pixels(), plane = in.plane();
-  std::vector<int32_t> offset = std::move(weight.column);
-  for (int32_t& c : offset) c = static_cast<int32_t>(c / pixels * plane + c % pixels);
-  const bool near = in.floats() <= 65536;
-  if (near && kernels.linear_window && fill_windows(weight, offset, p)) return p;
-  if (near) p.near.assign(offset.begin(), offset.end());
-  else p.far = std::move(offset);
-  p.values = std::move(weight.value);
-  p.start = std::move(weight.start);
+  fill_offsets(s, copy_of_tap, p);
+  if (!p.dense) fill_segments(s, p);
   return p;
 }
 

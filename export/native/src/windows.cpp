@@ -1,0 +1,70 @@
+// Linear layers on AVX-512: 16 rows go together, which needs their weights side by side.
+//
+// Rows as they lie in the file take a cycle per kept weight. Measured on Zen 5, McMahan's
+// network at density 0.05 / 0.1 / 0.2: the whole of it runs 1.3 / 1.5 / 1.8 times as fast
+// with steps, whose memory is 1.4 to 2 times the layer's bytes in the file.
+#include <algorithm>
+
+#include "model.h"
+
+namespace flsp {
+namespace {
+
+constexpr double kStepCycles = 4.5;  // of a step of 16 rows; one weight alone: 1
+
+// Where each row's next weight is.
+struct Cursor {
+  int32_t at, end;  // entries
+  int32_t column;   // of entry `at`
+};
+
+float value_at(const Weight& w, int32_t entry, int32_t row) {
+  if (!w.values.scale) return static_cast<const float*>(w.values.at)[entry];
+  return static_cast<const int8_t*>(w.values.at)[entry] * w.values.scale[row];
+}
+
+// Steps of the rows first..last: each takes, of every row, the next weight if its input
+// lies within the window that starts at the first input still to come.
+void add_steps(const Weight& w, int32_t first, int32_t last, WindowPlan& p) {
+  std::vector<Cursor> rows;
+  for (int32_t r = first; r < last; r++) {
+    const int32_t at = w.start[r], end = w.start[r + 1];
+    rows.push_back({at, end, at < end ? w.gaps[at] : 0});
+  }
+  for (;;) {
+    int32_t base = INT32_MAX;
+    for (const Cursor& row : rows)
+      if (row.at < row.end) base = std::min(base, row.column);
+    if (base == INT32_MAX) return;
+    float value[kWindowRows] = {};
+    uint8_t index[kWindowRows] = {};  // `base` itself: an input that some row reads
+    for (size_t r = 0; r < rows.size(); r++) {
+      Cursor& row = rows[r];
+      if (row.at >= row.end || row.column >= base + kWindow) continue;
+      index[r] = static_cast<uint8_t>(row.column - base);
+      value[r] = value_at(w, row.at, first + static_cast<int32_t>(r));
+      if (++row.at < row.end) row.column += w.gaps[row.at];
+    }
+    p.base.push_back(static_cast<uint16_t>(base));
+    p.index.insert(p.index.end(), index, index + kWindowRows);
+    p.values.insert(p.values.end(), value, value + kWindowRows);
+  }
+}
+
+}  // namespace
+
+WindowPlan plan_windows(const Kernels& kernels, const Weight& w) {
+  if (!kernels.linear_window || w.encoding != kGaps || w.columns > 65536) return {};
+  WindowPlan p;
+  p.start.push_back(0);
+  for (int32_t row = 0; row < w.rows; row += kWindowRows) {
+    add_steps(w, row, std::min(w.rows, row + kWindowRows), p);
+    p.start.push_back(static_cast<int32_t>(p.base.size()));
+  }
+  // The rows may have too little in common for steps to pay.
+  if (static_cast<double>(p.base.size()) * kStepCycles >= static_cast<double>(w.entries))
+    return {};
+  return p;
+}
+
+}  // namespace flsp
