@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -119,6 +127,56 @@ def test_mlflow_reads_one_run_that_a_second_call_goes_on_with(
     assert track(past.folder, "mlflow", uri) == 2
     past.end(3, accuracy=0.75)
     assert track(past.folder, "mlflow", uri) == 1
+    _holds_three_rounds(mlflow, uri)
+
+
+@pytest.fixture
+def tracking_server(tmp_path: Path) -> Iterator[str]:
+    """MLflow's own, over HTTP; its address."""
+    for module in ("mlflow", "flask", "flask_cors", "sqlalchemy", "alembic"):
+        pytest.importorskip(module)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = {"_MLFLOW_SERVER_FILE_STORE": (tmp_path / "server").as_uri()}
+    allow = {"MLFLOW_ALLOW_FILE_STORE": "true"}
+    line = [sys.executable, "-m", "flask", "--app", "mlflow.server:app", "run"]
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*line, "--port", str(port)],
+            env=os.environ | store | allow,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        give_up = time.monotonic() + 200
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            said = (tmp_path / "server.log").read_text()
+            assert server.poll() is None, said
+            assert time.monotonic() < give_up, said
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http, above
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def test_mlflows_tracking_server_gets_the_same_over_http(past, tracking_server) -> None:
+    assert track(past.folder, "mlflow", tracking_server) == 2
+    past.end(3, accuracy=0.75)
+    assert track(past.folder, "mlflow", tracking_server) == 1
+    _holds_three_rounds(pytest.importorskip("mlflow"), tracking_server)
+
+
+def _holds_three_rounds(mlflow: Any, uri: str) -> None:
     client = mlflow.MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("greenhouse")
     (run,) = client.search_runs([experiment.experiment_id])
