@@ -89,10 +89,12 @@ tools:   # what a package index cannot give; skipped without apt or without root
 	      $(APT_PACKAGES) || echo "some tools are missing: their tests will be skipped"; \
 	  fi; \
 	fi
-	@if command -v npm >/dev/null && [ ! -d tests/export/web/node_modules ]; then \
-	  npm install --silent --no-audit --no-fund --prefix tests/export/web \
-	    || echo "onnxruntime-web is missing: its test will be skipped"; \
-	fi
+	@for folder in tests/export/web tests/examples/kotlin; do \
+	  if command -v npm >/dev/null && [ ! -d $$folder/node_modules ]; then \
+	    npm install --silent --no-audit --no-fund --prefix $$folder \
+	      || echo "packages of $$folder are missing: its test will be skipped"; \
+	  fi; \
+	done
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)

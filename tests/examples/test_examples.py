@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnxruntime
@@ -184,6 +185,68 @@ def test_a_phones_sources_parse_and_fit_the_model_put_into_it(
     raw = torch.arange(64).reshape(1, 1, 8, 8) % 17
     ours = (raw.numpy() - float(constants["mean"])) / float(constants["deviation"])
     np.testing.assert_allclose(task.prepare(raw).numpy(), ours, rtol=1e-5, atol=1e-6)
+
+
+KOTLIN = Path(__file__).parent / "kotlin"
+COMPILER = KOTLIN / "node_modules" / "kotlin-compiler"
+
+
+@pytest.mark.skipif(
+    not COMPILER.exists() or shutil.which("java") is None,
+    reason="needs Java and the Kotlin compiler (make tools)",
+)
+def test_the_android_app_compiles(tmp_path: Path) -> None:
+    """Against stubs of what it uses of Android and onnxruntime: no SDK is here."""
+    sources = EXAMPLES / "08_android" / "app" / "src" / "main" / "kotlin"
+    done = subprocess.run(
+        [
+            *("java", "-cp", f"{COMPILER}/lib/*"),
+            *("org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-kotlin-home", COMPILER),
+            *("-no-reflect", "-jvm-target", "17", "-Werror", "-d", tmp_path / "out"),
+            *(KOTLIN / "onnxruntime.kt", *sorted((KOTLIN / "android").iterdir())),
+            sources,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "example" / "digits" / "DigitClassifier.class").exists()
+
+
+def test_the_phones_projects_name_what_is_there() -> None:
+    """One version of each tool, the same model, classes that the manifest starts."""
+    android, ios = EXAMPLES / "08_android", EXAMPLES / "09_ios"
+    main = android / "app" / "src" / "main"
+    gradle = (android / "app" / "build.gradle.kts").read_text()
+    (package,) = set(re.findall(r'(?:namespace|applicationId) = "(.+)"', gradle))
+    levels = [
+        int(x) for x in re.findall(r"(?:minSdk|targetSdk|compileSdk) = (\d+)", gradle)
+    ]
+    compiled, least, target = levels
+    assert least <= target <= compiled
+    plugins = re.findall(r'id\("(.+)"\)\n', gradle)
+    assert plugins == re.findall(
+        r'id\("(.+)"\) version', (android / "build.gradle.kts").read_text()
+    )
+    manifest = ElementTree.parse(main / "AndroidManifest.xml")  # noqa: S314 - our own
+    name = "{http://schemas.android.com/apk/res/android}name"
+    (activity,) = manifest.iter("activity")
+    source = main / "kotlin" / package.replace(".", "/")
+    assert (source / f"{activity.get(name).removeprefix('.')}.kt").exists()
+    assert all(f"package {package}\n" in p.read_text() for p in source.glob("*.kt"))
+    model = Path(PHONES["08_android"][2])
+    assert f'assets.open("{model.name}")' in (source / "MainActivity.kt").read_text()
+    assert model.parent.as_posix() == "app/src/main/assets"
+
+    package_swift = (ios / "Package.swift").read_text()
+    (path,) = re.findall(r'path: "(.+)"', package_swift)
+    (resource,) = re.findall(r'\.copy\("(.+)"\)', package_swift)
+    assert f"{path}/{resource}" == PHONES["09_ios"][2]
+    stem, _, kind = Path(resource).name.partition(".")
+    asked = f'forResource: "{stem}", ofType: "{kind}"'
+    assert asked in (ios / path / "DigitClassifier.swift").read_text()
 
 
 def _broken(language: str, text: str) -> bool:
