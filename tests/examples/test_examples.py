@@ -66,34 +66,39 @@ def ran(
         shutil.copytree(trained / "run", folder / "run")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"} | variables
-    together, said = [], []
-    for command in commands(folder):
-        if command[2:4] in (["coordinator.cli", "run"], ["edge_sdk.cli", "run"]):
-            together.append(
-                subprocess.Popen(
-                    command, cwd=folder, stderr=subprocess.PIPE, env=environment
+    together: list[subprocess.Popen[bytes]] = []
+    said = []
+    try:
+        for command in commands(folder):
+            if command[2:4] in (["coordinator.cli", "run"], ["edge_sdk.cli", "run"]):
+                together.append(
+                    subprocess.Popen(
+                        command, cwd=folder, stderr=subprocess.PIPE, env=environment
+                    )
                 )
+                continue
+            for process in [p for p in together if p.returncode is None]:
+                _, error = process.communicate(timeout=250)
+                assert process.returncode == 0, error.decode()
+            done = subprocess.run(
+                *(command,),
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=250,
+                check=False,
+                env=environment,
             )
-            continue
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout)
+    finally:
         for process in together:
-            _, error = process.communicate(timeout=120)
-            assert process.returncode == 0, error.decode()
-        together.clear()
-        done = subprocess.run(
-            *(command,),
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
+            process.kill()  # nothing of one that has ended
     return folder, said
 
 
 @pytest.mark.broker
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["01_three_terminals", "02_your_own_model"])
 def test_devices_and_coordinator_as_processes_of_their_own(
     name: str, tmp_path: Path
