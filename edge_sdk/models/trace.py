@@ -90,6 +90,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators = self.bytes = self.saved = self.compares = 0
         self.activations = self.kernel_bytes = self.norm_bytes = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nobody compiles here; to be skipped, torch would import its compiler."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -106,3 +109,14 @@ def test_a_shipped_task_becomes_a_workload() -> None:
     assert load.masked_numel + load.dense_numel == 261_840
     assert (load.steps, load.passes, load.input_bytes) == (8, 200, 784)
     assert load.operators == 25
+
+
+def test_counting_does_not_import_torchs_compiler() -> None:
+    """69 MiB of a coordinator, and seconds of its start, for nothing."""
+    program = (
+        "import sys; from edge_sdk.models.cost import workload_of; "
+        "from edge_sdk.models.task import load_task; "
+        "workload_of(load_task('digits'), examples=8, epochs=1, batch=8); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
