@@ -121,7 +121,7 @@ def train(
         inputs, targets = tensors(task, examples, index)
         if task.augment is not None:
             inputs = task.augment(inputs, noise)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         total += accumulate(
             model, task.loss, inputs, targets,
             micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,

@@ -117,13 +117,13 @@ def train_moving(
             rate = rule.prune_rate * (1 - at / len(steps))
             patterns = rewire(_values(weights, patterns), patterns, rate, rng)
             _apply(weights, patterns)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         total += scorer.backward(model, index, noise)
         take_step(optimizer, plan)
         _apply(weights, patterns)
     check_finite(total, scorer.task)
     if isinstance(rule, Regrow) and rule.share:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         scorer.backward(model, steps[0][1])
         slopes = {n: _gradient(weights[n]) for n in patterns}
         patterns = regrow(_values(weights, patterns), slopes, patterns, rule.share)

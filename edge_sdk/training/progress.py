@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, EngineError
 from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.sgd import Sgd
 
 __all__ = ["Progress", "TaskProgress"]
 
@@ -66,7 +67,7 @@ class TaskProgress:
     def resume(
         self,
         model: TrainingModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Sgd,
         noise: torch.Generator,
     ) -> tuple[int, float]:
         """Puts everything back; returns steps done and the sum of their losses."""
@@ -88,10 +89,8 @@ class TaskProgress:
             with contextlib.suppress(OSError):
                 path.unlink()
             return 0, 0.0
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for place, buffer in _part(arrays, "m/").items():
-            parameter = parameters[int(place)]
-            optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(buffer)
+            optimizer.buffers[int(place)] = torch.from_numpy(buffer)
         noise.set_state(torch.from_numpy(arrays["noise"]))
         torch.set_rng_state(torch.from_numpy(arrays["random"]))
         log.info("training goes on after step %d", steps)
@@ -102,7 +101,7 @@ class TaskProgress:
         steps: int,
         loss: float,
         model: TrainingModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Sgd,
         noise: torch.Generator,
     ) -> None:
         """Writes a checkpoint if it is time for one."""
@@ -114,11 +113,8 @@ class TaskProgress:
             **{f"v/{name}": array for name, array in model.values().items()},
             **{f"d/{name}": array for name, array in model.dense().items()},
         }
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for place, parameter in enumerate(parameters):
-            buffer = optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                arrays[f"m/{place}"] = buffer.detach().numpy()
+        for place, buffer in optimizer.buffers.items():
+            arrays[f"m/{place}"] = buffer.detach().numpy()
         told = {"task": self._key, "steps": str(steps), "loss": loss.hex()}
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         try:

@@ -9,18 +9,19 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
 
 __all__ = ["kept_parameters", "sgd", "take_step"]
 
 
-def sgd(model: TrainingModel | nn.Module, plan: Training) -> torch.optim.SGD:
+def sgd(model: TrainingModel | nn.Module, plan: Training) -> Sgd:
     """A new optimizer over everything that may change, as FLASH has one each round."""
-    return torch.optim.SGD(
+    return Sgd(
         model.parameters(),
-        lr=plan.learning_rate,
+        rate=plan.learning_rate,
         momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
+        decay=plan.weight_decay,
     )
 
 
@@ -30,7 +31,7 @@ def kept_parameters(model: TrainingModel, plan: Training) -> list[nn.Parameter]:
 
 
 def take_step(
-    optimizer: torch.optim.Optimizer, plan: Training, kept: Sequence[nn.Parameter] = ()
+    optimizer: Sgd, plan: Training, kept: Sequence[nn.Parameter] = ()
 ) -> None:
     """Takes the step that the gradients at hand ask for.
 
@@ -54,8 +55,7 @@ def take_step(
             gradient.mul_(theta.abs().pow_(power - 1).mul_(power))
             w.copy_(theta)
         if plan.clip:
-            every = [p for group in optimizer.param_groups for p in group["params"]]
-            clip_grad_norm_(every, plan.clip)
+            clip_grad_norm_(optimizer.parameters, plan.clip)
         optimizer.step()
         for w, _ in moved:
             w.mul_(w.abs().pow_(power - 1))

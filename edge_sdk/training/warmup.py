@@ -26,6 +26,7 @@ from edge_sdk.training.local import (
     check_finite,
     tensors,
 )
+from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training, WarmUp
 
 __all__ = ["measure_sensitivity", "rewire"]
@@ -107,7 +108,7 @@ def measure_sensitivity(
     weights = dict(model.named_parameters())
     patterns: Patterns = {n: np.array(mask[n]) for n in mask}
     keep = {n: torch.from_numpy(p).float() for n, p in patterns.items()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=plan.learning_rate)
+    optimizer = Sgd(model.parameters(), rate=plan.learning_rate)
     rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0xF1A5]))
     epoch_steps = -(-plan.max_steps // plan.epochs) if plan.max_steps else 0
     per_epoch = max(1, -(-len(examples) // plan.batch_size))
@@ -127,7 +128,7 @@ def measure_sensitivity(
             keep = {n: torch.from_numpy(p).float() for n, p in patterns.items()}
             _apply(weights, keep)
         inputs, targets = tensors(task, examples, index)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss_sum += accumulate(
             model, task.loss, inputs, targets,
             micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,

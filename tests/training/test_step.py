@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +20,7 @@ from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
+from edge_sdk.training.sgd import Sgd
 from edge_sdk.training.sparse import densify, sparse_model
 from edge_sdk.training.step import sgd, take_step
 from edge_sdk.wire.messages import Training
@@ -120,6 +123,56 @@ def test_no_step_is_longer_than_its_bound(clip: float, seed: int) -> None:
     take_step(optimizer, plan)
     moved = torch.linalg.vector_norm(torch.cat([p.detach() for p in own]) - before)
     assert moved <= plan.learning_rate * clip * (1 + 1e-6)
+
+
+@given(
+    st.sampled_from([0.0, 0.5, 0.9]),
+    st.sampled_from([0.0, 1e-4, 0.1]),
+    st.integers(0, 99),
+)
+def test_our_sgd_is_torchs_bit_for_bit(
+    momentum: float, decay: float, seed: int
+) -> None:
+    runs = []
+    for make in (
+        lambda own: Sgd(own, rate=0.07, momentum=momentum, decay=decay),
+        lambda own: torch.optim.SGD(own, 0.07, momentum, weight_decay=decay),
+    ):
+        own = [nn.Parameter(p.detach().float()) for p in leaves(seed)]
+        idle = nn.Parameter(torch.ones(3))
+        optimizer = make([*own, idle])
+        for step in range(5):
+            optimizer.zero_grad()
+            loss_of([p.double() for p in own], step).backward()
+            optimizer.step()
+        runs.append([p.detach().numpy().tobytes() for p in (*own, idle)])
+    assert runs[0] == runs[1]
+
+
+TRAINS = """
+import sys
+import numpy as np
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.task import Examples, load_task
+from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.training.local import train
+from edge_sdk.training.masked import masked_model
+from edge_sdk.training.sparse import sparse_model
+from edge_sdk.wire.messages import Training
+task = load_task("digits")
+layers = layers_of(task.model(), task.dense_layers)
+mask = draw(layers, exact_counts(uniform(layers), layers, 0.2), 5)
+examples = Examples(np.zeros((8, 1, 8, 8), np.uint8), np.zeros(8, np.int64))
+plan = Training(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.9)
+for engine in (masked_model, sparse_model):
+    train(engine(task.model(), mask), task, examples, plan)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_training_a_task_does_not_import_torchs_compiler() -> None:
+    """68 MiB of a board, and seconds of its start, for nothing."""
+    subprocess.run([sys.executable, "-c", TRAINS], check=True, timeout=120)
 
 
 # -- both engines ----------------------------------------------------------------------
