@@ -12,7 +12,7 @@ import msgspec
 
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.process_pool import process_pool
-from coordinator.simulation.ray_pool import ray_pool
+from coordinator.simulation.ray_pool import import_ray, ray_pool
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings
@@ -67,8 +67,10 @@ def workers_from(pool: Literal["processes", "ray"], ray_address: str) -> OpenWor
 
     Raises:
         SettingsError: If a cluster is named that is not asked for.
+        DependencyError: If Ray is asked for and is not installed.
     """
     if pool == "ray":
+        import_ray()  # refused at the door, before any data are prepared
         return partial(ray_pool, address=ray_address)
     if ray_address:
         raise SettingsError(

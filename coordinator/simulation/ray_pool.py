@@ -29,7 +29,7 @@ from edge_sdk.errors import DependencyError, RunError, SettingsError
 from edge_sdk.models.task import SHIPPED, Examples, Task, load_task
 from edge_sdk.training.change import Packed
 
-__all__ = ["ray_pool"]
+__all__ = ["import_ray", "ray_pool"]
 
 READY_S = 120.0  # a machine of the cluster may import torch from a slow disk
 
@@ -57,7 +57,7 @@ def ray_pool(
         RunError: If the cluster cannot be reached, or its machines cannot work.
         SettingsError: If it has fewer processors than workers are wanted.
     """
-    ray = _import_ray()
+    ray = import_ray()
     with ExitStack() as stack:
         stack.enter_context(_cluster(ray, count, address))
         here = int(ray.cluster_resources().get("CPU", 0))
@@ -138,7 +138,12 @@ class _Actors:
             self._idle.put(actor)
 
 
-def _import_ray() -> ModuleType:
+def import_ray() -> ModuleType:
+    """Ray itself, told to keep its use to itself.
+
+    Raises:
+        DependencyError: If it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     try:
         import ray  # noqa: PLC0415 - an extra

@@ -166,6 +166,7 @@ def test_without_ray_its_extra_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == Exit.DEPENDENCY
     assert "pip install 'flash-edge[ray]'" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_address_without_ray_asked_for_is_refused(tmp_path: Path) -> None:
