@@ -20,7 +20,6 @@ from hypothesis.stateful import (
 
 from edge_sdk.session import (
     NEXT,
-    REMEMBERED,
     Booted,
     Broke,
     Effect,
@@ -41,6 +40,7 @@ from edge_sdk.session import (
     Train,
     advance,
 )
+from edge_sdk.session.table import REMEMBERED
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import (
     Announce,

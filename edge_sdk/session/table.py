@@ -1,204 +1,46 @@
-"""The device's side of the protocol as a pure state machine: no clock, no I/O.
-
-Rule 1. What is promised is first kept: `Keep` comes before the `Say` that promises it.
-Rule 2. Duplicates and late arrivals are normal: each has a row in the table.
-Rule 3. A message of an older coordinator epoch is not heard at all.
-Rule 4. An update leaves the outbox by a receipt, a cancel, or a later round's task.
-Rule 5. A task that has ended here is never trained again, however often it is sent.
-
-::
-
-    BOOT -> IDLE -> FETCH -> TRAIN -> UPLOAD -> IDLE
-"""
+"""The table, (phase, event) -> rule, the rules, and the one `advance`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
+from edge_sdk.session.words import (
+    Booted,
+    Broke,
+    Event,
+    Fetch,
+    Fetched,
+    Greet,
+    Halt,
+    Heard,
+    Keep,
+    Linked,
+    Nudge,
+    Packed,
+    Phase,
+    Say,
+    Session,
+    Ship,
+    Step,
+    Train,
+)
 from edge_sdk.wire.messages import (
     Announce,
     Cancel,
     Fail,
-    Manifest,
-    Message,
     Need,
-    Offer,
     Receipt,
     TaskAck,
     TaskOrder,
     Wait,
 )
 
-__all__ = [
-    "Booted",
-    "Broke",
-    "Effect",
-    "Event",
-    "Fetch",
-    "Fetched",
-    "Greet",
-    "Halt",
-    "Heard",
-    "Keep",
-    "Linked",
-    "Nudge",
-    "Packed",
-    "Phase",
-    "Say",
-    "Session",
-    "Ship",
-    "Train",
-    "advance",
-]
-
+__all__ = ["NEXT", "advance"]
 
 REMEMBERED = 64  # ended tasks that are known when they are sent again
-
-
-class Phase(str, Enum):
-    """Where a device is in its part of a round."""
-
-    BOOT = "boot"
-    IDLE = "idle"
-    FETCH = "fetching"
-    TRAIN = "training"
-    UPLOAD = "uploading"
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A device's state: what `Keep` has made durable, and the phase.
-
-    `finished` holds the latest (task id, verdict), newest last.
-    """
-
-    phase: Phase = Phase.BOOT
-    epoch: int = 0
-    order: TaskOrder | None = None
-    offer: Offer | None = None
-    finished: tuple[tuple[str, str], ...] = ()
-
-
-# -- events --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Booted:
-    """The journal was read."""
-
-    epoch: int
-    order: TaskOrder | None
-    offer: Offer | None
-    finished: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Linked:
-    """The transport connected, for the first time or again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message of the coordinator arrived."""
-
-    epoch: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A task's base is whole, and with it every blob that `Fetch` named."""
-
-    blob: str
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Training is done and its update packed."""
-
-    offer: Offer
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """Fetching or training cannot be done."""
-
-    task_id: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Nudge:
-    """Nothing was heard for a while: ask again."""
-
-
-Event: TypeAlias = Booted | Linked | Heard | Fetched | Packed | Broke | Nudge
-
-
-# -- effects, carried out in order ----------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Make the session's epoch, order and offer durable.
-
-    `finished` is the (task id, verdict) to remember.
-    """
-
-    finished: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Send a message to the coordinator."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Greet:
-    """Send HELLO with the device's facts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Get a task's base and what else it needs, or what is missing; `Fetched` follows.
-
-    The base is the first.
-    """
-
-    blobs: tuple[Manifest, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Train:
-    """Start local training; `Packed` or `Broke` follows."""
-
-    order: TaskOrder
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """Stop fetching or training for a task; nothing follows."""
-
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ship:
-    """Send at most `credit` chunks of the outbox from these ranges."""
-
-    task_id: str
-    ranges: tuple[tuple[int, int], ...]
-    credit: int
-
-
-Effect: TypeAlias = Keep | Say | Greet | Fetch | Train | Halt | Ship
-Step: TypeAlias = tuple[Session, tuple[Effect, ...]]
 
 
 def advance(session: Session, event: Event) -> Step:
