@@ -5,8 +5,8 @@ and onnxruntime are imported only when they run.
 """
 
 from export.builder import build, build_source
-from export.bundle import make_bundle, verify_bundle
-from export.recheck import verify
+from export.bundle import make_bundle
+from export.recheck import verify, verify_bundle
 from export.report import Accuracy, Findings, Parity, Report
 from export.timing import Timing, bench
 

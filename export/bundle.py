@@ -16,11 +16,12 @@ import numpy as np
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError
-from edge_sdk.infer.bundle import EXACT, MANIFEST, ROUNDED, check_files, digests
+from edge_sdk.infer.bundle import MANIFEST, digests
 from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from export.builder import build_source
 from export.extras import require
+from export.recheck import outputs_of
 from export.snippets import readme
 from export.timing import machine, time_file
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from export.rebuild import Source
     from export.targets import Target
 
-__all__ = ["FORMATS", "make_bundle", "verify_bundle"]
+__all__ = ["FORMATS", "make_bundle"]
 
 FORMATS = ("onnx-sparse", "native")
 _GOLDEN = 4  # examples
@@ -80,76 +81,48 @@ def make_bundle(
             f"{target} exists and is not a bundle", remedy="Name another folder."
         )
     source = from_checkpoint(checkpoint)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundle-") as scratch:
-        folder = Path(scratch) / "bundle"
-        (folder / "golden").mkdir(parents=True)
-        folder_data = None if data is None else Path(data)
-        _write_example(folder, source, folder_data)
-        manifest = _manifest(source)
-        if run is not None:
-            manifest["run"] = run_name(run)
-        for kind in kinds:
-            manifest["models"][kind.name] = _add_model(
-                folder,
-                source,
-                kind,
-                data=folder_data,
-                accuracy_points=accuracy_points,
-                seconds=seconds,
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=".bundle-"
+        ) as scratch:
+            folder = Path(scratch) / "bundle"
+            (folder / "golden").mkdir(parents=True)
+            folder_data = None if data is None else Path(data)
+            _write_example(folder, source, folder_data)
+            manifest = _manifest(source)
+            if run is not None:
+                manifest["run"] = run_name(run)
+            for kind in kinds:
+                manifest["models"][kind.name] = _add_model(
+                    folder,
+                    source,
+                    kind,
+                    data=folder_data,
+                    accuracy_points=accuracy_points,
+                    seconds=seconds,
+                )
+            one = next(iter(manifest["models"].values()))["golden"]
+            text = readme(
+                source.task,
+                manifest["models"],
+                source.input_shape,
+                labels=len(source.labels),
+                outputs=int(np.load(folder / one)[0].size),
             )
-        one = next(iter(manifest["models"].values()))["golden"]
-        text = readme(
-            source.task,
-            manifest["models"],
-            source.input_shape,
-            labels=len(source.labels),
-            outputs=int(np.load(folder / one)[0].size),
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        manifest["files"] = digests(folder)
-        _write_json(folder / MANIFEST, manifest)
-        if signing is not None:
-            signature = sign((folder / MANIFEST).read_bytes(), signing)
-            (folder / SIGNATURE).write_text(signature, encoding="utf-8")
-        _replace(folder, target)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            manifest["files"] = digests(folder)
+            _write_json(folder / MANIFEST, manifest)
+            if signing is not None:
+                signature = sign((folder / MANIFEST).read_bytes(), signing)
+                (folder / SIGNATURE).write_text(signature, encoding="utf-8")
+            _replace(folder, target)
+    except OSError as error:
+        raise ExportError(
+            f"{target} could not be written: {error}",
+            remedy="Free some space, or name a folder that you may write.",
+        ) from error
     return manifest
-
-
-def verify_bundle(
-    folder: Path | str, *, trusted: bytes | None = None
-) -> dict[str, float]:
-    """Checks signature, every file's SHA-256 and the golden example; needs no torch.
-
-    Args:
-        folder: The bundle.
-        trusted: Raw public key that must have signed it; None accepts an unsigned one.
-
-    Returns:
-        Model name to the relative difference from the golden output.
-
-    Raises:
-        ExportError: If a file is missing, changed or unlisted, the signature is false
-            or by another key, or an output differs.
-    """
-    root = Path(folder)
-    manifest, _ = check_files(root, trusted=trusted)
-    given = np.load(root / "golden" / "input.npy")
-    differences = {}
-    for name, entry in manifest["models"].items():
-        wanted = np.load(root / entry["golden"])
-        outputs = _run(root / entry["file"], given)
-        scale = float(np.abs(wanted).max()) or 1.0
-        error = float(np.abs(outputs - wanted).max()) / scale
-        limit = EXACT if entry["exact"] else ROUNDED
-        if not error <= limit:
-            raise ExportError(
-                f"{entry['file']}: outputs differ from the golden ones by {error:.2e} "
-                f"of the largest; {limit:.0e} is allowed",
-                remedy="This machine's runtime computes something else: report it.",
-            )
-        differences[name] = error
-    return differences
 
 
 def _kind(name: str) -> Target:
@@ -181,7 +154,7 @@ def _add_model(
     )
     golden = f"golden/output.{name}.npy"
     example = folder / "golden" / "input.npy"
-    _save(folder / golden, _run(file, np.load(example)))
+    _save(folder / golden, outputs_of(file, np.load(example)))
     entry = {
         "file": file.name,
         "golden": golden,
@@ -224,17 +197,6 @@ def _write_example(folder: Path, source: Source, data: Path | None) -> None:
     _write_json(folder / "preprocess.json", describe_preparation(source, inputs))
 
 
-def _run(file: Path, batch: np.typing.NDArray[np.float32]) -> Any:
-    if file.suffix == ".flsp":
-        from edge_sdk.infer import NativeModel  # noqa: PLC0415
-
-        return NativeModel(file).run(batch)
-    require("onnx", "onnxruntime")
-    from export.runtime import open_session, predict  # noqa: PLC0415
-
-    return predict(open_session(str(file)), batch)
-
-
 def _save(path: Path, array: np.typing.NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
@@ -248,14 +210,10 @@ def _write_json(path: Path, value: object) -> None:
 
 def _replace(folder: Path, target: Path) -> None:
     """Puts the finished folder in place; an old bundle goes only then."""
-    try:
-        if target.exists():
-            old = folder.parent / "old"
-            target.replace(old)
-        folder.replace(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise ExportError(f"{target} could not be written: {error}") from error
+    if target.exists():
+        target.replace(folder.parent / "old")
+    folder.replace(target)
+    _sync(target.parent)
     shutil.rmtree(folder.parent / "old", ignore_errors=True)
 
 

@@ -17,8 +17,8 @@ from edge_sdk.infer.run_key import run_folder, run_name
 from edge_sdk.infer.signature import check_signature, read_public_key
 from edge_sdk.terminal import Json, add, exit_codes, log_from_now_on
 from export.builder import build
-from export.bundle import FORMATS, make_bundle, verify_bundle
-from export.recheck import verify
+from export.bundle import FORMATS, make_bundle
+from export.recheck import verify, verify_bundle
 from export.report import Report
 from export.timing import bench, machine
 

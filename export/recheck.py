@@ -1,14 +1,18 @@
-"""`verify`: runs every gate again on a file, against the checkpoint it came from."""
+"""`verify`: runs every gate again on a file or a bundle."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.bundle import EXACT, ROUNDED, check_files
 from export.builder import build, checked, prepare
 from export.extras import require
 from export.report import Report
@@ -16,7 +20,7 @@ from export.report import Report
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["verify"]
+__all__ = ["outputs_of", "verify", "verify_bundle"]
 
 
 def verify(
@@ -74,6 +78,54 @@ def verify(
         accuracy_points=accuracy_points,
     )
     return replace(report, file=str(file))
+
+
+def verify_bundle(
+    folder: Path | str, *, trusted: bytes | None = None
+) -> dict[str, float]:
+    """Checks signature, every file's SHA-256 and the golden example; needs no torch.
+
+    Args:
+        folder: The bundle.
+        trusted: Raw public key that must have signed it; None accepts an unsigned one.
+
+    Returns:
+        Model name to the relative difference from the golden output.
+
+    Raises:
+        ExportError: If a file is missing, changed or unlisted, the signature is false
+            or by another key, or an output differs.
+    """
+    root = Path(folder)
+    manifest, _ = check_files(root, trusted=trusted)
+    given = np.load(root / "golden" / "input.npy")
+    differences = {}
+    for name, entry in manifest["models"].items():
+        wanted = np.load(root / entry["golden"])
+        outputs = outputs_of(root / entry["file"], given)
+        scale = float(np.abs(wanted).max()) or 1.0
+        error = float(np.abs(outputs - wanted).max()) / scale
+        limit = EXACT if entry["exact"] else ROUNDED
+        if not error <= limit:
+            raise ExportError(
+                f"{entry['file']}: outputs differ from the golden ones by {error:.2e} "
+                f"of the largest; {limit:.0e} is allowed",
+                remedy="This machine's runtime computes something else: report it.",
+            )
+        differences[name] = error
+    return differences
+
+
+def outputs_of(file: Path, batch: NDArray[np.float32]) -> Any:
+    """Outputs of a model file of a bundle, in the runtime that it is for."""
+    if file.suffix == ".flsp":
+        from edge_sdk.infer import NativeModel  # noqa: PLC0415
+
+        return NativeModel(file).run(batch)
+    require("onnx", "onnxruntime")
+    from export.runtime import open_session, predict  # noqa: PLC0415
+
+    return predict(open_session(str(file)), batch)
 
 
 def _again(

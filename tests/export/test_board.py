@@ -28,7 +28,7 @@ from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.infer.signature import read_key, read_public_key
 from edge_sdk.kernels.build import find_compiler, this_machine
 from edge_sdk.slots import look, roll_back, switch
-from export.bundle import verify_bundle
+from export.recheck import verify_bundle
 
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"

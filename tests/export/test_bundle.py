@@ -195,3 +195,12 @@ def test_the_command_line_bundles_verifies_and_measures(
     values = json.loads(call("bench", out, "--seconds", "0.02", "--json"))
     assert len(values["timings"]) == 3
     assert NativeModel(out / "model.native.flsp").metadata["task"] == "tiny"
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    digits: tuple[Checkpoint, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "bundle"
+    with pytest.raises(ExportError, match="file/bundle could not be written"):
+        export.make_bundle(digits[0], out, formats=("native",), seconds=0)
