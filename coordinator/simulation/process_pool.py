@@ -20,9 +20,6 @@ from edge_sdk.training.change import Packed
 
 __all__ = ["process_pool"]
 
-# What a worker would import with its first step: with torch itself 2 s of a processor.
-PRELOADED = ("torch._dynamo",)
-
 
 @contextmanager
 def process_pool(
@@ -33,7 +30,7 @@ def process_pool(
     One process imports torch and has no threads; all workers are forked from it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *PRELOADED])
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(
         count or len(os.sched_getaffinity(0)),
         mp_context=context,
