@@ -99,14 +99,25 @@ def ran(
 
 @pytest.mark.broker
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["01_three_terminals", "02_your_own_model"])
-def test_devices_and_coordinator_as_processes_of_their_own(
-    name: str, tmp_path: Path
-) -> None:
-    folder, _ = ran(name, tmp_path)
+def test_devices_and_coordinator_as_processes_of_their_own(tmp_path: Path) -> None:
+    folder, _ = ran("01_three_terminals", tmp_path)
     (model,) = (folder / "federation" / "models").glob("*.onnx")
     assert onnxruntime.InferenceSession(model).get_inputs()
     assert "100 %" in (folder / "federation" / "report.html").read_text()
+
+
+def test_your_own_model_is_what_the_tutorial_trains_and_its_page_is_run() -> None:
+    """Half a minute of processor time; `tests/docs/test_commands.py` has it."""
+    tutorial = (EXAMPLES.parent / "docs" / "tutorial.md").read_text()
+    assert "cd examples/02_your_own_model\n" in tutorial
+    text = (EXAMPLES / "02_your_own_model" / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    *runs, export = [line for block in blocks for line in block.splitlines()]
+    assert len(runs) == 3
+    assert all(f"\n{line}\n```" in tutorial for line in runs)
+    model, data = export.split()[2], export.split()[-1]
+    assert f"flash-export build {model.replace('federation', 'my-run')}" in tutorial
+    assert (EXAMPLES / "02_your_own_model" / data).exists()
 
 
 def test_a_federation_in_one_process_learns(tmp_path: Path) -> None:
