@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from in_threads import run_around
 
 from coordinator.ledger import open_ledger
 from coordinator.server import Server
@@ -58,25 +59,12 @@ def federation(tmp_path: Path) -> Path:
     )
     broker = MemoryBroker()
     agents = [agent(n, data[n], tmp_path / n, broker) for n in BOARDS]
-    threads = [
-        threading.Thread(target=one.run, kwargs={"until_done": True}) for one in agents
-    ]
-    for thread in threads:
-        thread.start()
     ledger = open_ledger(tmp_path / "run")
     task = load_task("digits")
     scored_on = task.eval_data(settings.evaluation)
     server = Server(settings, task, scored_on, ledger, broker.connect)
-    try:
-        server.run()
-        for thread in threads:
-            thread.join(timeout=20)
-    finally:
-        for one in agents:
-            one.stop()
-            one.close()
-        server.close()
-        ledger.close()
+    with closing(ledger):
+        assert run_around(server, agents) == []
     return tmp_path
 
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from in_threads import run_around
 
 from coordinator.aggregate import Model
 from coordinator.algorithms import ALGORITHMS
@@ -128,10 +129,10 @@ def federate(
     folder: Path, data: dict[str, Path], name: str, broker: Broker
 ) -> tuple[Server, list[BaseException]]:
     """Runs it to its end; returns the server and whatever an agent died of."""
-    ours, errors = settings(name), list[BaseException]()
+    ours = settings(name)
     address = Address(broker.host, broker.port)
     profile = load_board("raspberry_pi_4b_4gb")
-    threads, agents, journals = [], [], []
+    agents = []
     with closing(open_ledger(folder / "run")) as ledger:
         evaluation = TASK.eval_data(data["evaluation"])
         connect = client(address, ours.federation)
@@ -141,32 +142,14 @@ def federate(
             runner = TaskRunner(TASK, examples, "masked")
             told = msgspec.to_builtins(profile)
             me = Identity(device, ours.federation, "digits", len(examples), told)
-            journals.append(Journal(folder / device))
             reach = client(address, f"{ours.federation}-{device}")
-            agent = Agent(me, reach, journals[-1], runner)
-            agents.append(agent)
-
-            def run(one: Agent = agent) -> None:
-                try:
-                    one.run(until_done=True)
-                except BaseException as error:  # noqa: BLE001 - the test looks at it
-                    errors.append(error)
-
-            threads.append(threading.Thread(target=run, daemon=True))
-            threads[-1].start()
+            agents.append(Agent(me, reach, Journal(folder / device), runner))
         watchdog = threading.Timer(120, server.stop)
         watchdog.start()
         try:
-            server.run()
+            errors = run_around(server, agents)
         finally:
             watchdog.cancel()
-            server.close()
-        for agent in agents:
-            agent.stop()
-        for thread in threads:
-            thread.join(30)
-        for journal in journals:
-            journal.close()
         assert len([r for r in ledger.rounds() if r.no and r.model]) == 2
     return server, errors
 

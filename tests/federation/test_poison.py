@@ -7,13 +7,14 @@ import logging
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from in_threads import run_around
 
 from coordinator.ledger import open_ledger, read_ledger
 from coordinator.server import Server
@@ -50,7 +51,7 @@ class Poisoner(TaskRunner):
     ) -> Packed:
         self.noise()  # now: the devices it names have said HELLO
         packed = super().run(order, base, stop, structure)
-        mask = self._mask(order.mask, structure)
+        mask = self._ready.mask(order.mask, structure)
         values = unpack_values(packed.payload, mask)
         first = next(iter(mask))
         poison = values.masked[first].copy()
@@ -72,7 +73,7 @@ class Boaster(TaskRunner):
         structure: bytes = b"",
     ) -> Packed:
         packed = super().run(order, base, stop, structure)
-        mask = self._mask(order.mask, structure)
+        mask = self._ready.mask(order.mask, structure)
         values = unpack_values(packed.payload, mask)
         masked = {name: 1000 * array for name, array in values.masked.items()}
         longer = dataclasses.replace(values, masked=masked)
@@ -138,22 +139,8 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
     server = Server(
         settings, task, task.eval_data(settings.evaluation), ledger, broker.connect
     )
-    threads = [
-        threading.Thread(target=a.run, kwargs={"until_done": True}) for a in agents
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        with caplog.at_level(logging.WARNING):
-            server.run()
-        for thread in threads:
-            thread.join(timeout=20)
-    finally:
-        for one in agents:
-            one.stop()
-            one.close()
-        server.close()
-        ledger.close()
+    with closing(ledger), caplog.at_level(logging.WARNING):
+        assert run_around(server, agents) == []
     found = summary(tmp_path / "run")
     assert found["rounds_done"] == 1
     assert found["updates"] == {"1": 4}

@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
+from in_threads import run_around
 
 from coordinator.ledger import open_ledger
 from coordinator.server import Server
@@ -56,22 +57,8 @@ def test_who_cannot_take_part_is_told_why_and_what_to_do_and_the_operator_sees_i
     ledger, settings = open_ledger(run), load_run(run / "run.toml")
     scored_on = task.eval_data(settings.evaluation)
     server = Server(settings, task, scored_on, ledger, broker.connect)
-    threads = [
-        threading.Thread(target=one.run, kwargs={"until_done": True}) for one in agents
-    ]
-    try:
-        with caplog.at_level(logging.INFO):
-            for thread in threads:
-                thread.start()
-            server.run()
-            for thread in threads:
-                thread.join(timeout=20)
-    finally:
-        for one in agents:
-            one.stop()
-            one.close()
-        server.close()
-        ledger.close()
+    with closing(ledger), caplog.at_level(logging.INFO):
+        assert run_around(server, agents) == []
     told = [
         r.getMessage() for r in caplog.records if r.name.startswith("edge_sdk.agent")
     ]
