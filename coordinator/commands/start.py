@@ -73,8 +73,8 @@ def init(
         "",
         "[training]",
         "epochs = 1",
-        "rate = 0.05",
-        "rate_end = 0.005",
+        "rate = 0.02",
+        "rate_end = 0.002",
         "momentum = 0.9",
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -99,9 +99,13 @@ def _recipe(kind: Kind) -> list[Cell]:
     found = []
     for data in ("mnist", "fashion"):
         found.append(_cell(kind, data, 1, 0.05, "flash", None))
-        found.append(
-            Cell(f"{data}-a1-d0.05-ours", _settings(f"ours-{data}"), 0.05, None)
+        ours = (
+            ("flash-momentum", f"flash-{data}-momentum"),
+            ("ours", f"ours-{data}"),
         )
+        for name, preset in ours:
+            settings = _settings(preset)
+            found.append(Cell(f"{data}-a1-d0.05-{name}", settings, 0.05, None))
     return found
 
 
