@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import queue
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from coordinator.algorithms import ALGORITHMS
@@ -17,7 +14,9 @@ from coordinator.delivery.courier import Courier
 from coordinator.desk import Desk
 from coordinator.evaluate import Evaluator
 from coordinator.fleet import Fleet
+from coordinator.hearing import Hearing
 from coordinator.identity.office import Office
+from coordinator.inbox import Inbox, Item, Linked, Revoked, Rotated, Scored
 from coordinator.ledger import Ledger
 from coordinator.lineage import Lineage
 from coordinator.post import Post
@@ -26,59 +25,25 @@ from coordinator.rounds import Phase, TaskPhase
 from coordinator.settings import RunSettings
 from coordinator.view import FleetView, Observe
 from device_profiles import Workload
-from edge_sdk.errors import EdgeError, RemoteProtocolError
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import Examples, Task
-from edge_sdk.terminal import log_about, log_from_now_on
+from edge_sdk.terminal import log_from_now_on
 from edge_sdk.transport.base import Deliver, Delivery, OnLink, Transport
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import Announce, Hello, Message, Running, Status
+from edge_sdk.wire.messages import Announce
 from edge_sdk.wire.values import CODECS
 
 __all__ = ["Connect", "Server"]
 
-log = logging.getLogger(__name__)
-
 Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
-QUEUE = 8192  # packets; a full queue drops, and devices ask again
 TICK_S = 0.5
 LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet,
 LOOK_SHARE = 50  # and at most a fiftieth of the time goes into drawing it
-GROUP_S = 0.05  # the longest that a receipt waits for others to share its commit
 GROUP = 64  # receipts that share one commit at most
 TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
 RETURN_S = 20.0  # a resumed run gives the fleet this long to come back before a round
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
-
-
-@dataclass(frozen=True)
-class _Linked:
-    """The transport connected."""
-
-
-@dataclass(frozen=True)
-class _Revoked:
-    """A device is not accepted any more."""
-
-    device: str
-
-
-@dataclass(frozen=True)
-class _Rotated:
-    """Another key signs from now on."""
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """An evaluation is done."""
-
-    round_no: int
-    density: float
-    metrics: Mapping[str, float]
-
-
-_Item: TypeAlias = Delivery | _Linked | _Revoked | _Rotated | _Scored
 
 
 class Server:
@@ -111,19 +76,18 @@ class Server:
     ) -> None:
         self._settings, self._ledger, self._clock = settings, ledger, clock
         self._observe = observe
-        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
+        self._inbox = Inbox(clock)
         self._stopping = False
         self._phase = ""
         self._began = self._settled = self._look_next = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
-        self.dropped = 0  # malformed or foreign messages
         epoch = ledger.next_epoch()
         algorithm = ALGORITHMS[settings.algorithm]
         batch = settings.training.batch_size or task.batch_size
         self._lineage = Lineage(settings, task, algorithm, ledger)
         self._fleet = Fleet(settings, _workload(settings, task, batch), ledger, clock)
-        self._evaluator = Evaluator(task, evaluation, self._scored)
-        self._transport = connect(self._deliver, self._link)
+        self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
+        self._transport = connect(self._inbox.deliver, self._inbox.link)
         self._post = Post(
             self._transport,
             settings.federation,
@@ -147,6 +111,15 @@ class Server:
         self._desk = Desk(
             ledger, self._lineage, self._fleet, self._conductor, self._post, clock
         )
+        self._hearing = Hearing(
+            settings.federation,
+            self._reception,
+            self._fleet,
+            self._courier,
+            self._desk,
+            self._conductor,
+            ledger,
+        )
         for pattern in (
             topics.all_uploads(settings.federation, data=False),
             topics.all_uploads(settings.federation, data=True),
@@ -155,37 +128,25 @@ class Server:
         ):
             self._transport.subscribe(pattern)
 
-    # -- other threads: enqueue and nothing else ---------------------------------------
+    @property
+    def dropped(self) -> int:
+        """Malformed or foreign messages so far."""
+        return self._hearing.dropped
 
-    def _deliver(self, delivery: Delivery) -> None:
-        try:
-            self._queue.put_nowait(delivery)
-        except queue.Full:
-            delivery.ack()
-
-    def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
-        if up:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(_Linked())
-
-    def _scored(
-        self, round_no: int, density: float, metrics: Mapping[str, float]
-    ) -> None:
-        self._queue.put(_Scored(round_no, density, metrics))
+    # -- other threads -----------------------------------------------------------------
 
     def revoked(self, device: str) -> None:
         """Tells the loop that a device is not accepted any more."""
-        self._queue.put(_Revoked(device))
+        self._inbox.put(Revoked(device))
 
     def rotated(self) -> None:
         """Tells the loop that another key signs from now on."""
-        self._queue.put(_Rotated())
+        self._inbox.put(Rotated())
 
     def stop(self) -> None:
         """Ends `run` soon; the ledger keeps everything for `resume`."""
         self._stopping = True
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
+        self._inbox.wake()
 
     # -- the loop ----------------------------------------------------------------------
 
@@ -246,41 +207,31 @@ class Server:
             self._announce("running")
 
     def _take(self, timeout: float) -> None:
-        """Handles what waits, as one group, and commits it if anybody waits for that.
-
-        A group ends when nothing more waits, so a lone receipt is not held up; under
-        load others join it while the one before is being committed.
-        """
-        try:
-            item = self._queue.get(timeout=timeout)
-            until = self._clock() + GROUP_S
-            while item is not None:
-                self._handle(item)
-                if self._ledger.promised >= GROUP or self._clock() >= until:
-                    break
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            pass
+        """Handles a group of what waits; commits it if anybody waits for that."""
+        for item in self._inbox.group(timeout):
+            self._handle(item)
+            if self._ledger.promised >= GROUP:
+                break
         late = self._clock() - self._settled >= TELEMETRY_S
         if self._ledger.promised or (late and self._ledger.unsettled):
             self._ledger.settle()
             self._settled = self._clock()
 
-    def _handle(self, item: _Item) -> None:
+    def _handle(self, item: Item) -> None:
         match item:
-            case _Linked():
+            case Linked():
                 self._post.after_connect()
-            case _Revoked(device):
+            case Revoked(device):
                 self._reception.dismiss(device)
                 self._desk.dismiss(device)
-            case _Rotated():
+            case Rotated():
                 self._reception.publish_keys()
                 self._post.after_connect()
-            case _Scored(round_no, density, metrics):
+            case Scored(round_no, density, metrics):
                 self._ledger.record_score(round_no, density, metrics)
             case Delivery():
                 try:
-                    self._hear(item)
+                    self._hearing.hear(item)
                 finally:
                     item.ack()
 
@@ -335,53 +286,7 @@ class Server:
     def _scores_of(self, no: int) -> Mapping[float, Mapping[str, float]]:
         return self._ledger.scores().get(no, {})
 
-    # -- messages ----------------------------------------------------------------------
-
-    def _hear(self, delivery: Delivery) -> None:
-        try:
-            heard = self._reception.read(delivery)
-            if heard is None:
-                return
-            with log_about(device=heard[0]):
-                self._heed(*heard)
-        except RemoteProtocolError as error:
-            self.dropped += 1
-            with log_about(device=self._speaker(delivery.topic)):
-                log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
-            self._blame(delivery.topic, str(error))
-        except EdgeError:
-            raise
-        except Exception:  # a surprise in one message must not end the federation
-            self.dropped += 1
-            with log_about(device=self._speaker(delivery.topic)):
-                what = delivery.topic[:120]
-                log.exception("a message on %s could not be handled", what)
-
-    def _heed(self, device: str, message: Message) -> None:
-        if isinstance(message, Status):
-            self._fleet.note(device, message)
-        elif isinstance(message, Running):
-            self._courier.told(device, message)
-        else:
-            self._fleet.heard(device)
-            self._desk.answer(device, message)
-            if isinstance(message, Hello):
-                self._courier.greeted(device)
-
-    def _speaker(self, name: str) -> str | None:
-        """The device whose topic this is; None for any other topic."""
-        with contextlib.suppress(RemoteProtocolError):
-            topic = topics.parse(name, self._settings.federation)
-            if isinstance(topic, topics.Upload | topics.Status):
-                return topic.device
-        return None
-
-    def _blame(self, name: str, why: str) -> None:
-        """Counts a malformed message against the device whose topic it came on."""
-        device = self._speaker(name)
-        if device and self._fleet.examples(device):  # it said hello: names are bounded
-            now = self._conductor.round
-            self._ledger.refuse(device, now.no if now else 0, "malformed", why)
+    # -- what others see ---------------------------------------------------------------
 
     def _announce(
         self, state: Literal["waiting", "running", "done", "stopped"]

@@ -1,0 +1,107 @@
+"""What other threads tell the loop: one queue, taken in groups."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edge_sdk.transport.base import Delivery
+
+__all__ = ["Inbox", "Item", "Linked", "Revoked", "Rotated", "Scored"]
+
+QUEUE = 8192  # packets; a full queue drops, and devices ask again
+GROUP_S = 0.05  # the longest that a receipt waits for others to share its commit
+
+
+@dataclass(frozen=True)
+class Linked:
+    """The transport connected."""
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A device is not accepted any more."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """Another key signs from now on."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation is done."""
+
+    round_no: int
+    density: float
+    metrics: Mapping[str, float]
+
+
+Item: TypeAlias = Delivery | Linked | Revoked | Rotated | Scored
+
+
+class Inbox:
+    """Filled by other threads, emptied by the loop.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._queue: queue.Queue[Item | None] = queue.Queue(QUEUE)
+
+    # -- other threads: enqueue and nothing else ---------------------------------------
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A packet; dropped where too many wait."""
+        try:
+            self._queue.put_nowait(delivery)
+        except queue.Full:
+            delivery.ack()
+
+    def link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
+        """The transport connected, or no longer is."""
+        if up:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(Linked())
+
+    def scored(
+        self, round_no: int, density: float, metrics: Mapping[str, float]
+    ) -> None:
+        """The evaluator's word."""
+        self._queue.put(Scored(round_no, density, metrics))
+
+    def put(self, item: Item) -> None:
+        """Waits for room."""
+        self._queue.put(item)
+
+    def wake(self) -> None:
+        """Ends a wait of `group` soon."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+
+    # -- the loop ----------------------------------------------------------------------
+
+    def group(self, timeout: float) -> Iterator[Item]:
+        """What waits, for at most `GROUP_S` after the first.
+
+        A group ends when nothing more waits, so a lone receipt is not held up; under
+        load others join it while the one before is being committed.
+
+        Args:
+            timeout: Seconds to wait for the first.
+        """
+        with contextlib.suppress(queue.Empty):
+            item = self._queue.get(timeout=timeout)
+            until = self._clock() + GROUP_S
+            while item is not None:
+                yield item
+                if self._clock() >= until:
+                    return
+                item = self._queue.get_nowait()
