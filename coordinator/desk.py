@@ -30,7 +30,7 @@ from edge_sdk.wire.messages import (
 )
 from edge_sdk.wire.values import Values
 
-__all__ = ["Desk"]
+__all__ = ["IDLE_S", "TURN_MS", "Desk"]
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from edge_sdk.errors import StateError
 from edge_sdk.terminal import log_to_file, plain
 
 __all__ = ["LOG", "Wanted", "follow_log", "keep_log", "line_of", "read_log"]
 
+Place: TypeAlias = "tuple[int, int]"  # a file's inode, and bytes of it
 LOG = "coordinator.jsonl"
 LEVELS = ("debug", "info", "warning", "error", "critical")
 LOOK_S = 0.2
@@ -67,11 +68,11 @@ def keep_log(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_log(folder: Path, wanted: Wanted) -> tuple[list[dict[str, Any]], int]:
+def read_log(folder: Path, wanted: Wanted) -> tuple[list[dict[str, Any]], Place]:
     """The lines of a run's log, the oldest first; a line cut off by a crash is skipped.
 
     Returns:
-        The lines, and where in the newest file `follow_log` goes on.
+        The lines, and where `follow_log` goes on.
 
     Raises:
         StateError: If there is no log.
@@ -83,26 +84,32 @@ def read_log(folder: Path, wanted: Wanted) -> tuple[list[dict[str, Any]], int]:
             remedy=f"It begins with: flash-coordinator run {folder}",
         )
     old = path.with_name(f"{LOG}.1")
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        inode, content = os.fstat(file.fileno()).st_ino, file.read()
     whole = content[: content.rfind(b"\n") + 1]
     before = old.read_bytes() if old.exists() else b""
-    return list(_entries((before + whole).split(b"\n"), wanted)), len(whole)
+    return list(_entries((before + whole).split(b"\n"), wanted)), (
+        inode,
+        len(whole),
+    )
 
 
 def follow_log(
-    folder: Path, wanted: Wanted, start: int, over: Callable[[float], bool]
+    folder: Path, wanted: Wanted, start: Place, over: Callable[[float], bool]
 ) -> Iterator[dict[str, Any]]:
     """The lines that come from there on, also over a change of files.
 
     Args:
         folder: The run's folder.
         wanted: Which lines.
-        start: Where to begin, in bytes.
+        start: Where to begin, as `read_log` says.
         over: Waits for so many seconds; whether to end.
     """
     path = folder / LOG
+    yield from _entries(_left_behind(path, start), wanted)
     file, rest = path.open("rb"), b""
-    file.seek(start)
+    if os.fstat(file.fileno()).st_ino == start[0]:
+        file.seek(start[1])
     try:
         while True:
             ended = over(LOOK_S)
@@ -117,6 +124,14 @@ def follow_log(
                 file, rest = path.open("rb"), b""
     finally:
         file.close()
+
+
+def _left_behind(path: Path, start: Place) -> list[bytes]:
+    """What a file that was put aside between reading and following still got."""
+    old, (inode, offset) = path.with_name(f"{LOG}.1"), start
+    if not old.exists() or old.stat().st_ino != inode:
+        return []
+    return old.read_bytes()[offset:].split(b"\n")
 
 
 def line_of(entry: Mapping[str, Any]) -> str:

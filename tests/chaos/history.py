@@ -20,7 +20,7 @@ from coordinator.algorithms import ALGORITHMS
 from coordinator.gate import read_update
 from coordinator.orders import mask_seed
 from coordinator.settings import RunSettings
-from coordinator.steps import mean_findings, next_step, start_model
+from coordinator.steps import first_model, mean_findings, next_step
 from coordinator.store import ModelStore, model_name
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.errors import EdgeError
@@ -307,7 +307,7 @@ class _Chain:
             if {str(d): kept for d, kept in plan.counts.items()} != history.counts:
                 yield "the masks do not follow from the warm-up's evidence"
         name = model_name(0)
-        start = start_model(self._task, seed, self.family)
+        start = first_model(self.algorithm, self._task, seed, self.family, None)
         if name in history.checkpoints and not _same(start, self.model(name)):
             yield "the first model does not follow from the seed and the masks"
 

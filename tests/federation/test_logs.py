@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from screens import on_screen
 
-from coordinator.log_file import LOG
+from coordinator.log_file import LOG, Wanted, follow_log, read_log
 from edge_sdk.terminal import Exit
 
 Make = Callable[..., Any]
@@ -113,3 +113,21 @@ def test_logs_and_stop_of_a_folder_without_a_run_are_refused(tmp_path: Path) -> 
     done = run("stop", tmp_path)
     assert done.returncode == Exit.STATE
     assert "no coordinator runs in" in done.stderr
+
+
+def test_a_log_put_aside_between_reading_and_following_loses_no_line(
+    tmp_path: Path,
+) -> None:
+    log, entry = tmp_path / LOG, {"level": "info", "logger": "a"}
+
+    def line(no: int) -> str:
+        return json.dumps({**entry, "message": f"m{no}"}) + "\n"
+
+    log.write_text(line(1))
+    past, place = read_log(tmp_path, Wanted())
+    with log.open("a") as file:
+        file.write(line(2))
+    log.rename(tmp_path / f"{LOG}.1")
+    log.write_text(line(3))
+    rest = follow_log(tmp_path, Wanted(), place, over=lambda _: True)
+    assert [x["message"] for x in (*past, *rest)] == ["m1", "m2", "m3"]
