@@ -73,7 +73,7 @@ def hetero_flash(*, epochs: int = 10) -> Algorithm:
 def flash_edge(*, epochs: int = 10) -> Algorithm:
     """hetero-FLASH with scaled first weights and each step scaled by its coverage.
 
-    Both are measured in docs/results.md.
+    Measured in docs/results.md and, of the step, docs/adr/0006.
     """
     return replace(
         hetero_flash(epochs=epochs),
