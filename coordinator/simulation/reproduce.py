@@ -94,7 +94,8 @@ def table_text(
         wanted = rounds or cell.settings.rounds
         whole = {s: run for s, run in runs.items() if _is_whole(run, wanted)}
         found = {s: _percent(cell, run) for s, run in whole.items()}
-        is_flash = cell.name.removesuffix("-released").endswith("-flash")
+        drawn = cell.settings.algorithm in {"flash", "flash-released"}
+        is_flash = drawn and not cell.settings.training.momentum
         difference = "" if is_flash else difference_text(found, above)
         above = found if is_flash else above
         lines.append(_line(cell, rounds, found, difference, list(whole.values())))
