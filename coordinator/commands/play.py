@@ -124,7 +124,7 @@ def reproduce(
     need_torch()
     from coordinator.simulation import reproduce as table_run  # noqa: PLC0415 - torch
 
-    text = table_run.reproduce(
+    rows = table_run.reproduce(
         folder,
         table,
         kind=settings,
@@ -135,7 +135,7 @@ def reproduce(
         worker_count=workers,
         report=report,
     )
-    show(table_run.rows_of(text), lambda: text, as_json=as_json)
+    show(rows, lambda: table_run.markdown(rows), as_json=as_json)
 
 
 def plot(

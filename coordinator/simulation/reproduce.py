@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,13 @@ from coordinator.simulation.tables import Cell, Kind, cells_of
 from edge_sdk.errors import DataError, SettingsError
 from edge_sdk.models.task import load_task
 
-__all__ = ["difference_text", "reproduce", "rows_of", "table_text"]
+__all__ = ["difference_text", "markdown", "reproduce"]
 
 log = logging.getLogger(__name__)
 
 Run = Sequence[RoundRecord]
 BySeed = Mapping[int, float]
+Row = dict[str, str]  # column to what stands there
 
 
 def reproduce(
@@ -38,8 +38,8 @@ def reproduce(
     worker_count: int = 0,
     report: bool = False,
     cache: Path | None = None,
-) -> str:
-    """Runs what is missing of a table, then gives it as Markdown.
+) -> list[Row]:
+    """Runs what is missing of a table, then gives it.
 
     Every cell at seed 1 comes before any at seed 2, so that a table that is stopped is
     whole at fewer seeds. The same command goes on with it.
@@ -56,6 +56,11 @@ def reproduce(
         report: Run nothing; give what is there.
         cache: Where fetched and partitioned data stay.
 
+    Returns:
+        A row per cell; one without a run has no figures. Its difference is to the last
+        FLASH above it, seed by seed: two methods at one seed have the same partition
+        and the same initial weights.
+
     Raises:
         SettingsError: If there is no such table or cell.
         EdgeError: If a run cannot start, or a worker dies. A cell whose data is not
@@ -67,27 +72,25 @@ def reproduce(
             f"table {table} has no cell with {only!r} in its name",
             remedy="Cells: " + ", ".join(c.name for c in cells_of(table, kind)) + ".",
         )
-    count = worker_count or len(os.sched_getaffinity(0))
     for seed in _to(seeds):
         for cell in {c.run: c for c in cells}.values() if not report else []:
             place = _place(folder, cell, rounds, seed)
-            _run(place, _scaled(cell, rounds, score_every, seed), count, cache)
-    return table_text(folder, cells, rounds, seeds)
+            _run(place, _scaled(cell, rounds, score_every, seed), worker_count, cache)
+    return _rows(folder, cells, rounds, seeds)
 
 
-def table_text(
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of `reproduce`; at least one row."""
+    head, *lines = (
+        f"| {' | '.join(line)} |" for line in (rows[0], *(r.values() for r in rows))
+    )
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *lines]) + "\n"
+
+
+def _rows(
     folder: Path, cells: Sequence[Cell], rounds: int | None, seeds: int
-) -> str:
-    """What is there of the cells, as Markdown; a cell without a run has no figures.
-
-    A cell's difference is to the last FLASH above it, seed by seed: two methods at one
-    seed have the same partition and the same initial weights.
-    """
-    lines = [
-        "| cell | rounds | seeds | accuracy | against FLASH (95 %) | published | "
-        "bytes down | bytes up | fewer than dense |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+) -> list[Row]:
+    rows: list[Row] = []
     above: BySeed = {}
     for cell in cells:
         runs = {s: read_records(_place(folder, cell, rounds, s)) for s in _to(seeds)}
@@ -98,8 +101,21 @@ def table_text(
         is_flash = drawn and not cell.settings.training.momentum
         difference = "" if is_flash else difference_text(found, above)
         above = found if is_flash else above
-        lines.append(_line(cell, rounds, found, difference, list(whole.values())))
-    return "\n".join(lines) + "\n"
+        down, up, fewer = _bytes(cell, list(whole.values()))
+        rows.append(
+            {
+                "cell": cell.name,
+                "rounds": str(wanted),
+                "seeds": str(len(whole)),
+                "accuracy": _mean(list(found.values())),
+                "against FLASH (95 %)": difference,
+                "published": _published(cell),
+                "bytes down": down,
+                "bytes up": up,
+                "fewer than dense": fewer,
+            }
+        )
+    return rows
 
 
 def difference_text(one: BySeed, other: BySeed) -> str:
@@ -122,12 +138,6 @@ def difference_text(one: BySeed, other: BySeed) -> str:
     spread = statistics.stdev(points) / len(points) ** 0.5
     half = float(stats.t.ppf(0.975, len(points) - 1)) * spread
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
-
-
-def rows_of(table: str) -> list[dict[str, str]]:
-    """A table of `table_text`, a dict per line: column to what stands there."""
-    heads, _, *lines = [line[2:-2].split(" | ") for line in table.splitlines()]
-    return [dict(zip(heads, line, strict=True)) for line in lines]
 
 
 def _to(seeds: int) -> range:
@@ -181,14 +191,6 @@ def _place(folder: Path, cell: Cell, rounds: int | None, seed: int) -> Path:
 
 def _is_whole(run: Run, rounds: int) -> bool:
     return sum(1 for r in run if r.round and not r.note) >= rounds
-
-
-def _line(
-    cell: Cell, rounds: int | None, found: BySeed, difference: str, runs: Sequence[Run]
-) -> str:
-    heads = [cell.name, str(rounds or cell.settings.rounds), str(len(runs))]
-    figures = [_mean(list(found.values())), difference, _published(cell)]
-    return "| " + " | ".join([*heads, *figures, *_bytes(cell, runs)]) + " |"
 
 
 def _mean(found: Sequence[float]) -> str:

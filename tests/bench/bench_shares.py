@@ -17,8 +17,8 @@ import json
 import logging
 import sqlite3
 import statistics
+import sys
 import tempfile
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -37,6 +37,10 @@ from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.models.task import Examples, load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.memory import MemoryBroker
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from in_threads import run_around
 
 BOARDS = ("raspberry_pi_4b_4gb", "jetson_orin_nano")
 
@@ -89,24 +93,12 @@ def _train(folder: Path, alpha: float, devices: int, rounds: int) -> Path:
         me = Identity(name, "home", "digits", count, board)
         runner = TaskRunner(task, examples, "masked")
         agents.append(Agent(me, broker.connect, Journal(folder / name), runner))
-    threads = [
-        threading.Thread(target=one.run, kwargs={"until_done": True}) for one in agents
-    ]
-    for thread in threads:
-        thread.start()
     ledger = open_ledger(folder / "run")
     scored_on = task.eval_data(settings.evaluation)
     server = Server(settings, task, scored_on, ledger, broker.connect)
-    try:
-        server.run()
-        for thread in threads:
-            thread.join(timeout=20)
-    finally:
-        for one in agents:
-            one.stop()
-            one.close()
-        server.close()
-        ledger.close()
+    with closing(ledger):
+        for error in run_around(server, agents):
+            raise error
     return folder / "run"
 
 

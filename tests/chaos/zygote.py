@@ -32,7 +32,6 @@ WARM = (
     "coordinator.cli",
     "coordinator.serve",
     "chaos.child",
-    "torch._dynamo",  # an optimizer imports it at its first step: four seconds
 )
 
 

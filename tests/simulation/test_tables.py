@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.simulation.presets import PRESETS, RELEASED
 from coordinator.simulation.record import read_records
-from coordinator.simulation.reproduce import difference_text, reproduce
+from coordinator.simulation.reproduce import difference_text, markdown, reproduce
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings, check_simulation
 from coordinator.simulation.tables import TABLES, Cell, Kind, cells_of
@@ -80,7 +80,7 @@ def test_a_table_is_run_over_its_seeds_and_goes_on(
     runs, cache = tmp_path / "runs", tmp_path / "cache"
 
     def told(*, report: bool) -> list[str]:
-        return reproduce(
+        rows = reproduce(
             runs,
             "tiny",
             kind="paper",
@@ -89,7 +89,8 @@ def test_a_table_is_run_over_its_seeds_and_goes_on(
             worker_count=1,
             report=report,
             cache=cache,
-        ).splitlines()
+        )
+        return markdown(rows).splitlines()
 
     assert "| digits-pdst | 2 | 0 |  |  | 12.30 +- 0.40 |" in told(report=True)[2]
     with caplog.at_level(logging.WARNING):
