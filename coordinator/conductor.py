@@ -165,7 +165,7 @@ class Conductor:
         )
         base, family = self._lineage.base_of(row.no)
         orders = [(t.device, self.orders[t.id]) for t in tasks]
-        shelve_again(self._post, row.no, base, family, orders)
+        shelve_again(self._post.shelve, row.no, base, family, orders)
         phases = {t.device: t.phase for t in tasks}
         self.round = Round(row.no, row.goal, row.quorum, row.phase, phases)
         had = max((o.ttl_ms / 1000 for o in self.orders.values()), default=0.0)
@@ -257,7 +257,7 @@ class Conductor:
         self._post.wipe(before_round=no - 1)
         codecs = {device: self._fleet.codecs(device) for device in draft.cohort}
         named = shelve(
-            self._post,
+            self._post.shelve,
             no,
             base,
             family,

@@ -88,6 +88,16 @@ class Inbox:
 
     # -- the loop ----------------------------------------------------------------------
 
+    def take(self, timeout: float) -> Item | None:
+        """What waits longest; None if nothing comes within so many seconds, or `wake`.
+
+        Args:
+            timeout: Seconds; 0 does not wait.
+        """
+        with contextlib.suppress(queue.Empty):
+            return self._queue.get(block=timeout > 0, timeout=timeout or None)
+        return None
+
     def group(self, timeout: float) -> Iterator[Item]:
         """What waits, for at most `GROUP_S` after the first.
 
@@ -97,11 +107,10 @@ class Inbox:
         Args:
             timeout: Seconds to wait for the first.
         """
-        with contextlib.suppress(queue.Empty):
-            item = self._queue.get(timeout=timeout)
-            until = self._clock() + GROUP_S
-            while item is not None:
-                yield item
-                if self._clock() >= until:
-                    return
-                item = self._queue.get_nowait()
+        item = self.take(timeout)
+        until = self._clock() + GROUP_S
+        while item is not None:
+            yield item
+            if self._clock() >= until:
+                return
+            item = self.take(0.0)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeAlias
 
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
-from coordinator.post import Post
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import CODECS, pack_values
 
-__all__ = ["Named", "shelve", "shelve_again"]
+__all__ = ["Named", "Publish", "shelve", "shelve_again"]
 
 log = logging.getLogger(__name__)
+
+Publish: TypeAlias = Callable[[bytes, int], Manifest]  # (content, round) -> its digests
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Named:
 
 
 def shelve(
-    post: Post,
+    publish: Publish,
     no: int,
     base: Model,
     family: Family,
@@ -45,7 +47,7 @@ def shelve(
     """Publishes each mask and each base once; returns what each device's order names.
 
     Args:
-        post: Sends.
+        publish: Makes a blob ready to be fetched in a round.
         no: The round.
         base: The global model.
         family: The masks there are.
@@ -57,16 +59,16 @@ def shelve(
     named = {}
     for device, mask in sorted(masks.items()):
         if mask.digest not in recipes:
-            recipes[mask.digest] = _recipe(post, family, mask, no)
+            recipes[mask.digest] = _recipe(publish, family, mask, no)
         key = mask.digest, codecs[device]
         if key not in bases:
-            bases[key] = post.shelve(pack_values(base.on(mask), mask, codec=key[1]), no)
+            bases[key] = publish(pack_values(base.on(mask), mask, codec=key[1]), no)
         named[device] = Named(bases[key], recipes[mask.digest])
     return named
 
 
 def shelve_again(
-    post: Post,
+    publish: Publish,
     no: int,
     base: Model,
     family: Family,
@@ -77,7 +79,7 @@ def shelve_again(
     An order names its base by digest only: the codec is the one that gives it.
 
     Args:
-        post: Sends.
+        publish: Makes a blob ready to be fetched in a round.
         no: The round.
         base: The global model.
         family: The masks there are.
@@ -86,17 +88,17 @@ def shelve_again(
     wanted = {order.base.sha256: (device, order) for device, order in orders}
     for digest, (device, order) in sorted(wanted.items()):
         mask = family.of(device, order.density)
-        _recipe(post, family, mask, no)
+        _recipe(publish, family, mask, no)
         packed = (pack_values(base.on(mask), mask, codec=codec) for codec in CODECS)
         found = next((p for p in packed if sha256(p).digest() == digest), None)
         if found is None:
             log.warning("base %s cannot be made again", blob_id(order.base)[:12])
         else:
-            post.shelve(found, no)
+            publish(found, no)
 
 
-def _recipe(post: Post, family: Family, mask: Mask, no: int) -> MaskRecipe:
+def _recipe(publish: Publish, family: Family, mask: Mask, no: int) -> MaskRecipe:
     """What a device needs to have the mask; publishes its structure if need be."""
     if family.drawn(mask):
         return family.recipe(mask)
-    return family.recipe(mask, post.shelve(encode_structure(mask), no))
+    return family.recipe(mask, publish(encode_structure(mask), no))

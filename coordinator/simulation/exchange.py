@@ -80,7 +80,7 @@ class Exchange:
             batch_size=self.batch_size,
             folders={device: devices[device].folder for device in chosen},
             known=known,
-            shelve=way.shelve,
+            make_ready=way.shelve,
         )
         packed = way.carry(no, list(chosen), out)
         return Trip(tuple(chosen), base, family, self.most, out, packed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from coordinator.aggregate import Model
 from coordinator.algorithm import Algorithm, Family
 from coordinator.orders import order_for
 from coordinator.settings import RunSettings
+from coordinator.shelf import Publish, shelve
 from coordinator.simulation.workers import Work
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Manifest, TaskOrder
-from edge_sdk.wire.structure import encode_structure
-from edge_sdk.wire.values import CODECS, agreed, pack_values
+from edge_sdk.wire.values import CODECS, agreed
 
 __all__ = ["EPOCH", "Outgoing", "outgoing"]
 
@@ -47,7 +47,7 @@ def outgoing(
     batch_size: int,
     folders: Mapping[str, Path],
     known: Collection[str],
-    shelve: Callable[[bytes, int], Manifest],
+    make_ready: Publish,
 ) -> Outgoing:
     """What goes to the chosen devices.
 
@@ -61,41 +61,37 @@ def outgoing(
         batch_size: Examples per step.
         folders: Device to where its examples are.
         known: Devices that have the masks already.
-        shelve: Makes a blob ready to be fetched in a round; gives its digests.
+        make_ready: Makes a blob ready to be fetched in a round.
     """
     codec = settings.codec
     down, up = (agreed(c, CODECS, zstd=codec.zstd) for c in (codec.down, codec.up))
     masks = {device: family.of(device, density) for device, density in chosen.items()}
-    shared = {mask.digest: mask for mask in masks.values()}
-    bases = {d: pack_values(base.on(m), m, codec=down) for d, m in shared.items()}
-    structures = {
-        digest: b"" if family.drawn(mask) else encode_structure(mask)
-        for digest, mask in shared.items()
-    }
-    recipes = {
-        digest: family.recipe(
-            mask, shelve(structures[digest], round_no) if structures[digest] else None
-        )
-        for digest, mask in shared.items()
-    }
-    manifests = {digest: shelve(base, round_no) for digest, base in bases.items()}
+    contents: dict[bytes, bytes] = {}
+
+    def publish(content: bytes, no: int) -> Manifest:
+        manifest = make_ready(content, no)
+        contents[manifest.sha256] = content
+        return manifest
+
+    named = shelve(publish, round_no, base, family, masks, dict.fromkeys(masks, down))
     orders, jobs, sent = [], [], 0
     for device, density in chosen.items():
-        digest = masks[device].digest
+        start, mask = named[device].base, named[device].mask
         order = order_for(
             device,
             epoch=EPOCH,
             round_no=round_no,
             density=density,
-            base=manifests[digest],
-            mask=recipes[digest],
+            base=start,
+            mask=mask,
             algorithm=algorithm,
             settings=settings,
             batch_size=batch_size,
             ttl_s=0.0,
             codec=up,
         )
-        job = Work(folders[device], pack(order), bases[digest], structures[digest])
+        structure = contents[mask.structure.sha256] if mask.structure else b""
+        job = Work(folders[device], pack(order), contents[start.sha256], structure)
         orders.append(order)
         jobs.append(job)
         sent += len(job.order) + len(job.base)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from coordinator.desk import IDLE_S, TURN_MS
+from coordinator.inbox import Inbox, Linked
 from coordinator.intake import Intake
 from coordinator.post import Post
 from coordinator.reception import Reception
@@ -47,15 +46,9 @@ __all__ = ["PATIENCE_S", "Desk"]
 
 log = logging.getLogger(__name__)
 
-QUEUE = 8192  # messages; a full queue drops, and devices ask again
 TICK_S = 0.2
 GOODBYE_S = 5.0  # for the devices' last statuses
 PATIENCE_S = 120.0  # without any progress: a broker that restarts is back sooner
-
-
-@dataclass(frozen=True)
-class _Linked:
-    """The transport connected."""
 
 
 class Desk:
@@ -85,9 +78,9 @@ class Desk:
         self._federation, self._devices = federation, devices
         self._task, self._rounds = task, rounds
         self._patience, self._clock = patience_s, clock
-        self._queue: queue.Queue[Delivery | _Linked] = queue.Queue(QUEUE)
+        self._inbox = Inbox(clock)
         self._up = False
-        self._transport = connect(self._deliver, self._link)
+        self._transport = connect(self._inbox.deliver, self._link)
         self._post = Post(self._transport, federation, EPOCH)
         self._reception = Reception(federation, None, self._post, clock)
         self._intake = Intake(clock)
@@ -146,7 +139,7 @@ class Desk:
     def _await(self, waiting: set[str], last: Callable[[Delivery], bool]) -> None:
         give_up = self._clock() + GOODBYE_S
         while waiting and self._up and self._clock() < give_up:
-            item = self._next()
+            item = self._inbox.take(TICK_S)
             if isinstance(item, Delivery):
                 item.ack()
                 if item.topic in waiting and last(item):
@@ -154,17 +147,9 @@ class Desk:
 
     # -- network thread ----------------------------------------------------------------
 
-    def _deliver(self, delivery: Delivery) -> None:
-        try:
-            self._queue.put_nowait(delivery)
-        except queue.Full:
-            delivery.ack()
-
     def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         self._up = up
-        if up:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(_Linked())
+        self._inbox.link(up)
 
     # -- one turn ----------------------------------------------------------------------
 
@@ -176,18 +161,13 @@ class Desk:
             self._moved = self._clock()
         elif self._clock() - self._moved > self._patience:
             raise self._stuck()
-        match self._next():
+        match self._inbox.take(TICK_S):
             case Delivery() as delivery:
                 self._hear(delivery)
-            case _Linked():
+            case Linked():
                 self._post.after_connect()
-            case None:
+            case _:  # nothing came
                 pass
-
-    def _next(self) -> Delivery | _Linked | None:
-        with contextlib.suppress(queue.Empty):
-            return self._queue.get(timeout=TICK_S)
-        return None
 
     def _hear(self, delivery: Delivery) -> None:
         try:
