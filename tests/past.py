@@ -59,7 +59,7 @@ class Past:
     def begin(self, no: int) -> None:
         """A round opens with every device in it."""
         self.ledger.plan_round(no, goal=len(self.names), quorum=1, rate=0.1, base="")
-        self.ledger.wait_until(no, 500.0)
+        self.ledger.wait_until(no, 450.0)
         self.ledger.issue_tasks(no, [self._task(name, no) for name in self.names])
 
     def accept(self, name: str, no: int) -> None:

@@ -147,6 +147,8 @@ class Link:
         self._answer: ReasonCode | None = None
         self._trouble = ""  # what TLS said; in 1.3 a refusal comes after the handshake
         self._ours = False  # we are the ones who end it
+        # paho's client is used until `close`: later it would write to closed sockets.
+        self._using, self._ended = threading.RLock(), False
         self._said: set[str] = set()
         self._topics: dict[int, str] = {}  # of what is not yet acknowledged
         self._client = self._make(address, client_id, will, meter)
@@ -169,13 +171,16 @@ class Link:
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = parcel.expires_s
-        info = self._client.publish(
-            parcel.topic,
-            parcel.payload,
-            qos=1 if parcel.sure else 0,
-            retain=parcel.retain,
-            properties=properties,
-        )
+        with self._using:
+            if self._ended:
+                return
+            info = self._client.publish(
+                parcel.topic,
+                parcel.payload,
+                qos=1 if parcel.sure else 0,
+                retain=parcel.retain,
+                properties=properties,
+            )
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             log.warning("send queue full: dropped a message to %s", parcel.topic)
         elif parcel.sure and self._dialect is Dialect.V5:
@@ -183,18 +188,23 @@ class Link:
 
     def subscribe(self, patterns: list[str]) -> None:
         """Asks for filters."""
-        if patterns:
-            self._client.subscribe([(pattern, 1) for pattern in patterns])
+        with self._using:
+            if patterns and not self._ended:
+                self._client.subscribe([(pattern, 1) for pattern in patterns])
 
     def unsubscribe(self, patterns: list[str]) -> None:
         """Gives filters back."""
-        if patterns:
-            self._client.unsubscribe(patterns)
+        with self._using:
+            if patterns and not self._ended:
+                self._client.unsubscribe(patterns)
 
     def close(self) -> None:
-        """Ends it in good order, if it has not ended."""
-        self._ours = True
-        self._client.disconnect()
+        """Ends it in good order, if it has not ended; any thread may, at any time."""
+        with self._using:
+            if self._ended:
+                return
+            self._ended = self._ours = True
+            self._client.disconnect()
         self._client.loop_stop()
         # paho does it only when it is collected, which warns of sockets left open.
         self._client._reset_sockets()  # noqa: SLF001

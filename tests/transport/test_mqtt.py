@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import queue
 import signal
@@ -20,6 +21,9 @@ from coordinator.broker import open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, parse_url
 from edge_sdk.transport.base import Delivery, Will
+from edge_sdk.transport.dialect import Dialect
+from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 
 WAIT_S = 20.0
@@ -130,6 +134,9 @@ def test_a_killed_broker_is_found_again_with_all_filters(
 DIES = """
 import sys, threading
 from edge_sdk.transport.base import Will
+from edge_sdk.transport.dialect import Dialect
+from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.address import Address
 MqttTransport(Address(sys.argv[1], int(sys.argv[2])), "mortal", print, lambda _: None,
@@ -215,6 +222,49 @@ def test_traffic_is_what_a_wire_tap_counts(tmp_path: Path) -> None:
     # The last bytes may not be acknowledged, or not be read, when the socket closes.
     assert sent == pytest.approx(tap.up, rel=0.01)
     assert received == pytest.approx(tap.down, rel=0.01)
+
+
+@pytest.mark.broker
+def test_a_link_may_be_closed_by_many_while_others_publish(tmp_path: Path) -> None:
+    """As when a broker goes while a coordinator stops: both end the same link."""
+    broken: list[BaseException] = []
+
+    def do(action: Callable[[], None], times: int) -> None:
+        try:
+            for _ in range(times):
+                action()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            broken.append(error)
+
+    with open_broker(None, tmp_path, kind="mosquitto") as broker:
+        for number in range(60):
+            link = Link(
+                Address(broker.host, broker.port),
+                f"link-{number}",
+                Dialect.V5,
+                lambda delivery: delivery.ack(),
+                will=None,
+                window=None,
+                meter=Meter(),
+            )
+            parcel = Parcel("t/1", b"x" * 100, False, True, None)
+            threads = [threading.Thread(target=do, args=(link.close, 1)) for _ in "ab"]
+            threads.append(
+                threading.Thread(
+                    target=do, args=(functools.partial(link.publish, parcel), 300)
+                )
+            )
+            threads.append(
+                threading.Thread(
+                    target=do, args=(functools.partial(link.subscribe, ["a/+"]), 100)
+                )
+            )
+            for thread in reversed(threads):
+                thread.start()
+            for thread in threads:
+                thread.join(WAIT_S)
+            assert link.gone.is_set()
+    assert broken == []
 
 
 @pytest.mark.broker
