@@ -167,11 +167,11 @@ class Server:
             self._go_on()
             now = self._conductor.round
             log_from_now_on(round=None if now is None else now.no)
+            if self._clock() >= self._look_next:
+                self._look()
             self._desk.tick()
             self._courier.tick(self._fleet.online())
             self._take(TICK_S)
-            if self._clock() >= self._look_next:
-                self._look()
         if not self._stopping:
             self._finish()
         self._look()
@@ -204,6 +204,7 @@ class Server:
         self._phase = "waiting for devices"
         if here:
             conductor.open()
+            self._look_next = self._clock()  # a round is seen, however short it is
             self._announce("running")
 
     def _take(self, timeout: float) -> None:

@@ -38,7 +38,7 @@ def test_every_line_of_a_real_run_names_run_round_and_device(
     federation: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLASH_EDGE_LOG_FORMAT", "json")
-    fleet = federation(rounds=2)
+    fleet = federation(rounds=20)  # on idle cores two end before `stop` has started
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
     fleet.wait(lambda: fleet.rounds_done() >= 1, "the first round")
