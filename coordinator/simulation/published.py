@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-__all__ = ["SALIENT", "TABLE_2", "TABLE_3", "TABLE_4", "Figure"]
+__all__ = ["PUBLISHED", "SALIENT", "TABLE_2", "TABLE_3", "TABLE_4", "Figure"]
 
 Figure: TypeAlias = "tuple[float, float | None]"  # mean and deviation
 
@@ -58,3 +58,20 @@ SALIENT: dict[str, float] = {
     "resnet56": 93.74,
     "resnet110": 93.25,
 }
+
+
+def _by_method() -> dict[tuple[str, float, float, str], Figure]:
+    found: dict[tuple[str, float, float, str], Figure] = {}
+    for (data, alpha, density), figures in TABLE_2.items():
+        methods = ("nst", "pdst", "flash") if len(figures) > 1 else ("fedavg",)
+        for method, figure in zip(methods, figures, strict=True):
+            found[data, alpha, density, method] = figure
+    for (data, alpha, density), (zerofl, _) in TABLE_3.items():
+        found[data, alpha, density, "zerofl"] = zerofl
+    for (data, alpha), figure in TABLE_4.items():
+        found[f"{data}-hetero", alpha, 0.2, "hetero-flash"] = figure
+    return found
+
+
+# FLASH v1: (data, alpha, density, method) -> what it published for it.
+PUBLISHED = _by_method()

@@ -109,7 +109,7 @@ def _rows(
                 "seeds": str(len(whole)),
                 "accuracy": _mean(list(found.values())),
                 "against FLASH (95 %)": difference,
-                "published": _published(cell),
+                "published": _published(cell, wanted),
                 "bytes down": down,
                 "bytes up": up,
                 "fewer than dense": fewer,
@@ -201,11 +201,13 @@ def _mean(found: Sequence[float]) -> str:
     return f"{statistics.mean(found):.2f} +- {statistics.stdev(found):.2f}"
 
 
-def _published(cell: Cell) -> str:
+def _published(cell: Cell, rounds: int) -> str:
     if cell.published is None:
         return ""
     mean, deviation = cell.published
-    return f"{mean:.2f}" + ("" if deviation is None else f" +- {deviation:.2f}")
+    text = f"{mean:.2f}" + ("" if deviation is None else f" +- {deviation:.2f}")
+    theirs = cell.settings.rounds
+    return text if rounds == theirs else f"{text} ({theirs:,} rounds)"
 
 
 def _bytes(cell: Cell, runs: Sequence[Run]) -> tuple[str, str, str]:

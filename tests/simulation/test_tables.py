@@ -53,6 +53,17 @@ def test_the_paper_s_tables_are_whole() -> None:
     assert len(cells_of("salientgrads-2", "paper")) == 5
     first = cells_of("flash-2", "paper")[0]
     assert (first.name, first.published) == ("mnist-a1-d0.05-flash", (97.30, 0.26))
+    # One method has one published figure, whichever table of ours it stands in.
+    methods = {cell.name: cell.published for cell in cells_of("methods", "paper")}
+    assert methods["mnist-a0.1-d0.05-pdst"] == (91.06, 1.10)
+    assert methods["mnist-a1000-d1-fedavg"] == (98.79, 0.06)
+    assert methods["mnist-a1-d0.05-erk"] is None
+    third = {cell.name: cell.published for cell in cells_of("flash-3", "paper")}
+    assert third["cifar10-a1000-d0.05-zerofl"] == (78.22, 0.35)
+    fourth = {cell.name: cell.published for cell in cells_of("flash-4", "paper")}
+    assert fourth["mnist-hetero-a0.1-d0.2-hetero-flash"] == (97.63, 0.22)
+    unequal = {cell.name: cell.published for cell in cells_of("hetero", "paper")}
+    assert unequal["mnist-hetero-a1-d0.1-hetero-flash"] is None
 
 
 def tiny(_kind: Kind) -> list[Cell]:
@@ -93,7 +104,10 @@ def test_a_table_is_run_over_its_seeds_and_goes_on(
         )
         return markdown(rows).splitlines()
 
-    assert "| digits-pdst | 2 | 0 |  |  | 12.30 +- 0.40 |" in told(report=True)[2]
+    assert (
+        "| digits-pdst | 2 | 0 |  |  | 12.30 +- 0.40 (20 rounds) |"
+        in told(report=True)[2]
+    )
     with caplog.at_level(logging.WARNING):
         lines = told(report=False)
     assert "absent-r2-s1 is left out: cifar10 is not in" in caplog.text
@@ -104,7 +118,7 @@ def test_a_table_is_run_over_its_seeds_and_goes_on(
         "digits-pdst",
         "2",
         "2",
-        "12.30 +- 0.40",
+        "12.30 +- 0.40 (20 rounds)",
     )
     ends = [read_records(runs / f"digits-pdst-r2-s{seed}")[-1] for seed in (1, 2)]
     own = [100 * end.scores["0.1"]["accuracy"] for end in ends]
