@@ -103,4 +103,4 @@ def check_run(settings: RunSettings, task: Task) -> Examples:
     """
     layers = layers_of(task.model(), task.dense_layers)
     nested_counts(uniform(layers), layers, settings.densities)
-    return task.eval_data(settings.evaluation)
+    return task.read_eval(settings.evaluation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator.simulation.workers import DENSE, Chunk, Engine, Score, Work
+from edge_sdk.models.blame import blamed
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
@@ -39,17 +40,26 @@ class Bench:
         self._scored: dict[bytes, TrainingModel] = {}
 
     def train(self, work: Work, examples: Examples) -> Packed:
-        """Carries out a device's order on its examples."""
+        """Carries out a device's order on its examples.
+
+        Raises:
+            TaskError: If the model or loss raises; names the device and the line.
+        """
         order = unpack(work.order, TaskOrder)
         engine = self._engine if order.density <= DENSE else "masked"
         if engine not in self._runners:
             self._runners[engine] = TaskRunner(self._task, examples, engine)
         runner = self._runners[engine]
         runner.examples = examples
-        return runner.run(order, work.base, lambda: False, work.structure)
+        with blamed(self._task.name, f"training on {work.folder.name}"):
+            return runner.run(order, work.base, lambda: False, work.structure)
 
     def score(self, chunk: Chunk) -> Score:
-        """Scores a model on a part of the evaluation set."""
+        """Scores a model on a part of the evaluation set.
+
+        Raises:
+            TaskError: If the task's model, loss or metrics raise; names the line.
+        """
         model = self._model(chunk)
         values = unpack_values(chunk.values, model.mask)
         model.load(values.masked, values.dense)
@@ -58,7 +68,8 @@ class Bench:
             self._evaluation.inputs[chunk.start : chunk.stop],
             self._evaluation.targets[chunk.start : chunk.stop],
         )
-        return Score(score(model, self._task, part), len(part))
+        with blamed(self._task.name, "scoring"):
+            return Score(score(model, self._task, part), len(part))
 
     def _model(self, chunk: Chunk) -> TrainingModel:
         recipe = chunk.recipe

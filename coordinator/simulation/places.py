@@ -52,7 +52,7 @@ def counted(task: Task, folders: Mapping[str, Path]) -> dict[str, int]:
 
 def _count(task: Task, name: str, folder: Path) -> int:
     try:
-        return len(task.train_data(folder))
+        return len(task.read_train(folder))
     except DataError as error:
         raise DataError(
             f"device {name} cannot train: {error}",

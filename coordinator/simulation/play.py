@@ -56,7 +56,7 @@ class Simulation:
     ) -> None:
         self.settings, task = settings, load_task(settings.task)
         self.task, layers = task, layers_of(task.model(), task.dense_layers)
-        self._eval_size = len(task.eval_data(evaluation))
+        self._eval_size = len(task.read_eval(evaluation))
         batch = settings.training.batch_size or task.batch_size
         epochs, boards = settings.training.epochs, any(g.board for g in settings.fleet)
         work = (

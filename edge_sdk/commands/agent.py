@@ -137,7 +137,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         torch.set_num_threads(min(settings.threads or lent, lent))
     warden = Warden(profile.caps, cores=cores)
     task = load_task(settings.task, beside=folder)
-    examples = task.train_data(settings.data)
+    examples = task.read_train(settings.data)
     runner = TaskRunner(
         task,
         examples,

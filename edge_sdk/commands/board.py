@@ -130,7 +130,7 @@ def profile(
     task = load_task(own.task, beside=settings.parent)
     found = probe(
         task,
-        task.train_data(own.data),
+        task.read_train(own.data),
         engine=own.engine,
         densities=density or (0.05, 0.2),
         # An enrolled device hears what is sent to it and nothing else: no echo.

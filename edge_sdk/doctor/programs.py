@@ -36,7 +36,7 @@ from edge_sdk.errors import EdgeError
 from edge_sdk.models.task import load_task
 beside, folder = map(pathlib.Path, sys.argv[2:])
 try:
-    found = load_task(sys.argv[1], beside=beside).train_data(folder)
+    found = load_task(sys.argv[1], beside=beside).read_train(folder)
 except EdgeError as error:
     sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
 print(len(found))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
+from edge_sdk.models.blame import blamed
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,29 @@ class Task:
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
     dense_layers: frozenset[str] = field(default_factory=frozenset)
     batch_size: int = 32
+
+    def read_train(self, folder: Path) -> Examples:
+        """What `train_data` gives for a device's folder.
+
+        Raises:
+            DataError: As `train_data` raises it.
+            TaskError: If it raises anything else, or gives anything but `Examples`.
+        """
+        return self._read(self.train_data, folder)
+
+    def read_eval(self, folder: Path) -> Examples:
+        """What `eval_data` gives for the folder; raises as `read_train` does."""
+        return self._read(self.eval_data, folder)
+
+    def _read(self, read: Callable[[Path], Examples], folder: Path) -> Examples:
+        with blamed(self.name, f"reading the examples of {folder}"):
+            found = read(folder)
+        if not isinstance(found, Examples):
+            raise TaskError(
+                f"task {self.name}: reading the examples of {folder} gave a "
+                f"{type(found).__name__}, not an edge_sdk.models.Examples"
+            )
+        return found
 
 
 SHIPPED = {

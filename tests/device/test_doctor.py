@@ -18,13 +18,14 @@ from edge_sdk.transport.address import Tls
 
 OWN_TASK = """
 import dataclasses
+import numpy
 from edge_sdk.errors import DataError
-from edge_sdk.models.task import load_task
+from edge_sdk.models.task import Examples, load_task
 
 def data(folder):
     if not folder.is_dir():
         raise DataError(f"{folder} is empty", remedy="Plug it in.")
-    return "abc"
+    return Examples(numpy.zeros((3, 1, 8, 8), numpy.uint8), numpy.zeros(3, int))
 
 task = dataclasses.replace(load_task("digits"), train_data=data)
 """

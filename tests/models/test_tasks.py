@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle  # noqa: TID251 - process pools send tasks this way
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from edge_sdk.errors import DataError
-from edge_sdk.models import load_task
+from edge_sdk.errors import DataError, TaskError
+from edge_sdk.models import Examples, load_task
 from edge_sdk.models.datasets import DATASETS, load_digits, load_idx_folder
 from edge_sdk.models.fetch import fetch_mnist
 from edge_sdk.models.inventory import layers_of, make_model
@@ -143,3 +144,21 @@ def test_a_photograph_is_cropped_out_of_black_and_half_are_mirrored() -> None:
         assert len(places) == 1
         mirrored += places[0][0]
     assert 20 <= mirrored <= 44
+
+
+def test_a_loader_that_raises_or_gives_something_else_is_named_with_its_line(
+    tmp_path: Path,
+) -> None:
+    def absent(folder: Path) -> Examples:
+        return {}[str(folder)]  # type: ignore[no-any-return]
+
+    def pair(_folder: Path) -> Examples:
+        return np.zeros(3), np.zeros(3)  # type: ignore[return-value]
+
+    task = replace(load_task("digits"), name="own", train_data=absent, eval_data=pair)
+    with pytest.raises(TaskError, match=r"task own: reading .* raised KeyError") as one:
+        task.read_train(tmp_path)
+    line = absent.__code__.co_firstlineno + 1
+    assert str(one.value).endswith(f"(test_tasks.py, line {line})")
+    with pytest.raises(TaskError, match=r"gave a tuple, not an .*Examples"):
+        task.read_eval(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -350,6 +351,28 @@ def test_a_worker_that_dies_ends_the_run_with_a_remedy_and_it_goes_on(
         env=env,
     )
     assert [r.round for r in read_records(tmp_path / "run")] == [0, 1, 2]
+
+
+def test_a_task_that_raises_is_named_with_the_device_and_the_line(
+    tmp_path: Path,
+) -> None:
+    write_settings(tmp_path, 1, "own:task")
+    wrong = "def wrong(out, wanted):\n    return out.view(wanted.shape + (7,)).sum()\n"
+    text = TASK.replace("train_data=deadly", "loss=wrong")
+    (tmp_path / "own.py").write_text(text.replace("task = ", f"{wrong}task = "))
+    done = subprocess.run(
+        command(tmp_path / "run"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Exit.TASK, done.stderr
+    assert re.search(
+        r"task digits: training on [ab] raised RuntimeError: .*\(own\.py, line 14\)",
+        done.stderr,
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ evaluation = "."
 densities = [0.00001]
 rounds = 1
 """
+# A fault of ours, not of a task: nothing that a user writes can provoke one.
+BROKEN = (
+    "from coordinator.simulation import command; command.settings_from = None\n"
+    "from coordinator.cli import main; main()"
+)
 WITHOUT_TORCH = (
     "import sys; sys.modules['torch'] = None\nfrom coordinator.cli import main; main()"
 )
@@ -160,7 +165,9 @@ WAYS: dict[Exit, Callable[[Path], int]] = {
     Exit.PROTOCOL: raising("errors.LocalProtocolError('too large')"),
     Exit.RUN: raising("errors.RunError('nobody can take part')"),
     Exit.EXPORT: plain("export", "verify", "model.onnx"),
-    Exit.BUG: raising("ZeroDivisionError"),
+    Exit.BUG: lambda folder: ended(
+        [sys.executable, "-c", BROKEN, "simulate", "run", "--preset", "digits"], folder
+    ),
     Exit.INTERRUPTED: interrupted,
     Exit.PIPE: unread,
 }
