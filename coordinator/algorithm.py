@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Contribution, Coverage, Model
-from edge_sdk.errors import RunError
+from coordinator.evidence import (
+    Evidence,
+    Findings,
+    LayerSensitivity,
+    Saliency,
+    Trained,
+)
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire.messages import Frozen, LocalRule, Manifest, MaskRecipe
 
@@ -24,17 +29,11 @@ __all__ = [
     "Algorithm",
     "Counts",
     "Family",
-    "Findings",
-    "LayerSensitivity",
     "Moment",
     "Plan",
-    "Replay",
-    "Saliency",
-    "Trained",
     "always_frozen",
     "as_initialised",
     "keep_masks",
-    "layer_densities",
     "same_for_all",
     "the_devices_own",
 ]
@@ -56,71 +55,6 @@ Aggregate: TypeAlias = Callable[[Model, Iterable[Contribution]], tuple[Model, Co
 # the mask that each device's update stands on)
 Revise: TypeAlias = Callable[["Family", Model, Coverage, Mapping[str, Mask]], "Family"]
 ANYONE = ""  # in `Family.own`: the mask of devices that have none of their own yet
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSensitivity:
-    """Evidence wanted: kept counts per layer after a prune-and-regrow warm-up.
-
-    Attributes:
-        epochs: Local epochs of the warm-up, E_d in FLASH.
-        prune_rate: Initial prune rate, p_r in FLASH.
-    """
-
-    epochs: int = 10
-    prune_rate: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """Evidence that needs no device: the warm-up's mask moves on the initial weights.
-
-    Attributes:
-        moves: Prune-and-regrow steps; FLASH's ten epochs make nine.
-        prune_rate: Initial prune rate.
-    """
-
-    moves: int = 9
-    prune_rate: float = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Saliency:
-    """Evidence wanted: |weight x gradient| of every weight at the initial model.
-
-    Attributes:
-        batches: Minibatches over which a device averages.
-    """
-
-    batches: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """Evidence wanted: the weights that the same warm-up ends with, and their places.
-
-    Attributes:
-        epochs: As of `LayerSensitivity`.
-        prune_rate: Alike.
-    """
-
-    epochs: int = 10
-    prune_rate: float = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """What a warm-up found, averaged over its devices.
-
-    Attributes:
-        kept: Weight name to mean kept count.
-        model: The mean of the devices' models, on the union of their masks.
-        saliency: Weight name to scores >= 0, float64 of the layer's shape.
-    """
-
-    kept: Mapping[str, float] = field(default_factory=dict)
-    model: Model | None = None
-    saliency: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +97,7 @@ class Algorithm:
     """
 
     name: str
-    evidence: LayerSensitivity | Replay | Saliency | Trained | None
+    evidence: Evidence | None
     plan: Plan
     assign: Assign
     local: Local
@@ -264,16 +198,3 @@ def keep_masks(
 ) -> Family:
     """Frozen masks: the next round has the same."""
     return family
-
-
-def layer_densities(
-    layers: Sequence[LayerShape], findings: Findings | None, name: str
-) -> NDArray[np.float64]:
-    """The evidence as layer densities, (layers,).
-
-    Raises:
-        RunError: If there is none.
-    """
-    if findings is None or not findings.kept:
-        raise RunError(f"{name} plans from a warm-up's evidence, and there is none")
-    return np.array([findings.kept[s.name] / s.numel for s in layers])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from coordinator.algorithm import Algorithm, LayerSensitivity, Trained
+from coordinator.algorithm import Algorithm
 from coordinator.cohort import choose
+from coordinator.evidence import LayerSensitivity, Trained
 from coordinator.orders import warm_up_cohort
 from coordinator.pacing import Pace, over_selected
 from coordinator.settings import RunSettings

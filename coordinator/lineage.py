@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from coordinator.aggregate import Contribution, Model, clipped
-from coordinator.algorithm import Algorithm, Family, Findings, Saliency, Trained
+from coordinator.algorithm import Algorithm, Family
+from coordinator.evidence import Findings, Saliency, Trained
 from coordinator.gate import read_update
 from coordinator.ledger import Ledger, UpdateRow
 from coordinator.orders import mask_seed

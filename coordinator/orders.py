@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 
-from coordinator.algorithm import (
-    Algorithm,
-    Counts,
-    LayerSensitivity,
-    Moment,
-    Saliency,
-    Trained,
-)
+from coordinator.algorithm import Algorithm, Counts, Moment
 from coordinator.cohort import choose
+from coordinator.evidence import LayerSensitivity, Saliency, Trained
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import (

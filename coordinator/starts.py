@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Model
-from coordinator.algorithm import Family, Findings, as_initialised
+from coordinator.algorithm import Family, as_initialised
+from coordinator.evidence import Findings
 from edge_sdk.errors import RunError
 
 __all__ = ["from_the_warm_up", "scaled_by_fan_in"]

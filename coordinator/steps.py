@@ -8,14 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Contribution, Coverage, Model, moving_mean
-from coordinator.algorithm import (
-    Algorithm,
-    Family,
-    Findings,
-    Replay,
-    Saliency,
-    as_initialised,
-)
+from coordinator.algorithm import Algorithm, Family, as_initialised
+from coordinator.evidence import Findings, Replay, Saliency
 from coordinator.orders import mask_seed, warm_up_counts
 from edge_sdk.models.inventory import initial_state
 from edge_sdk.models.task import Task

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Coverage, Model
-from coordinator.algorithm import Family, Findings
+from coordinator.algorithm import Family
+from coordinator.evidence import Findings
 from edge_sdk.sparse import LayerShape, Mask, nested_counts, top_k, uniform
 
 __all__ = ["chosen", "in_full", "layer_budgets", "magnitudes"]

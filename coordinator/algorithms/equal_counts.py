@@ -14,13 +14,11 @@ from coordinator.aggregate import coverage_mean
 from coordinator.algorithm import (
     Algorithm,
     Family,
-    Findings,
-    Replay,
     always_frozen,
     keep_masks,
-    layer_densities,
     same_for_all,
 )
+from coordinator.evidence import Findings, Replay, layer_densities
 from coordinator.starts import scaled_by_fan_in
 from edge_sdk.sparse import LayerShape, nested_counts
 

@@ -12,13 +12,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from coordinator.aggregate import Coverage, Model, moving_mean
-from coordinator.algorithm import (
-    Algorithm,
-    Family,
-    Findings,
-    Moment,
-    same_for_all,
-)
+from coordinator.algorithm import Algorithm, Family, Moment, same_for_all
+from coordinator.evidence import Findings
 from coordinator.strongest import chosen, magnitudes
 from edge_sdk.sparse import LayerShape, Mask, erk, nested_counts
 from edge_sdk.wire.messages import Frozen, LocalRule, Regrow

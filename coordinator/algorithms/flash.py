@@ -17,16 +17,13 @@ from coordinator.aggregate import coverage_mean
 from coordinator.algorithm import (
     Algorithm,
     Family,
-    Findings,
-    LayerSensitivity,
-    Trained,
     always_frozen,
     as_initialised,
     keep_masks,
-    layer_densities,
     same_for_all,
     the_devices_own,
 )
+from coordinator.evidence import Findings, LayerSensitivity, Trained, layer_densities
 from coordinator.starts import from_the_warm_up, scaled_by_fan_in
 from coordinator.strongest import chosen, magnitudes
 from edge_sdk.errors import RunError

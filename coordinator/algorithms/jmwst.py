@@ -12,15 +12,8 @@ from dataclasses import replace
 from functools import partial
 
 from coordinator.aggregate import Coverage, Model, moving_mean
-from coordinator.algorithm import (
-    Algorithm,
-    Family,
-    Findings,
-    LayerSensitivity,
-    Moment,
-    layer_densities,
-    same_for_all,
-)
+from coordinator.algorithm import Algorithm, Family, Moment, same_for_all
+from coordinator.evidence import Findings, LayerSensitivity, layer_densities
 from coordinator.strongest import chosen, layer_budgets, magnitudes
 from edge_sdk.sparse import LayerShape, Mask, nested_counts
 from edge_sdk.wire.messages import Frozen, LocalRule, Rewire

@@ -8,11 +8,11 @@ from coordinator.aggregate import coverage_mean
 from coordinator.algorithm import (
     Algorithm,
     Family,
-    Findings,
     always_frozen,
     keep_masks,
     same_for_all,
 )
+from coordinator.evidence import Findings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 
 __all__ = ["pdst"]

@@ -17,15 +17,13 @@ from coordinator.aggregate import Coverage, Model, coverage_mean, moving_mean
 from coordinator.algorithm import (
     Algorithm,
     Family,
-    Findings,
-    LayerSensitivity,
     Plan,
     always_frozen,
     keep_masks,
-    layer_densities,
     same_for_all,
     the_devices_own,
 )
+from coordinator.evidence import Findings, LayerSensitivity, layer_densities
 from coordinator.strongest import magnitudes
 from edge_sdk.sparse import (
     LayerShape,

@@ -15,13 +15,12 @@ from coordinator.aggregate import coverage_mean
 from coordinator.algorithm import (
     Algorithm,
     Family,
-    Findings,
     Moment,
-    Saliency,
     always_frozen,
     keep_masks,
     same_for_all,
 )
+from coordinator.evidence import Findings, Saliency
 from coordinator.strongest import chosen
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, check_density, top_k

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.aggregate import Model
-from coordinator.algorithm import Family, Findings, Trained
+from coordinator.algorithm import Family
+from coordinator.evidence import Findings, Trained
 from coordinator.orders import mask_seed, warm_up_cohort
 from coordinator.simulation.exchange import Exchange, Trip
 from coordinator.simulation.fleet import Outcome

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from coordinator.aggregate import Model
-from coordinator.algorithm import Family, Findings
+from coordinator.algorithm import Family
+from coordinator.evidence import Findings
 from coordinator.orders import mask_seed
 from coordinator.store import ModelStore, model_name
 from edge_sdk.checkpoint import replace_file

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family, Findings, Moment, keep_masks
+from coordinator.algorithm import Algorithm, Family, Moment, keep_masks
 from coordinator.algorithms import ALGORITHMS
+from coordinator.evidence import Findings
 from coordinator.families import pack_family, unpack_family
 from coordinator.steps import next_step
 from edge_sdk.errors import RunError

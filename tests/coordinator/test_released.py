@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family, Findings, Moment
+from coordinator.algorithm import Algorithm, Family, Moment
 from coordinator.algorithms import ALGORITHMS
+from coordinator.evidence import Findings
 from coordinator.steps import next_step
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import LayerShape, exact_counts, recalibrate

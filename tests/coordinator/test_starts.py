@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Family, Findings, Start, as_initialised
+from coordinator.algorithm import Family, Start, as_initialised
+from coordinator.evidence import Findings
 from coordinator.starts import from_the_warm_up, scaled_by_fan_in
 from coordinator.steps import trained_findings
 from edge_sdk.errors import RunError
