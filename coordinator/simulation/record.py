@@ -10,6 +10,7 @@ import numpy as np
 
 from coordinator.aggregate import Coverage
 from coordinator.algorithm import Family
+from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
 
 __all__ = [
@@ -108,7 +109,7 @@ class Journal:
         self.records = read_records(folder)
         whole = b"".join(_line(record) for record in self.records)
         if self._path.exists() and self._path.read_bytes() != whole:
-            self._path.write_bytes(whole)  # drops a line that a kill cut short
+            replace_file(self._path, whole)  # drops a line that a kill cut short
 
     @property
     def completed(self) -> int:
