@@ -10,8 +10,8 @@ from typing import TypeVar
 from msgspec import UNSET, UnsetType
 
 from coordinator.assignment import Drift, assign, corrected
+from coordinator.expectation import Expectation, expect
 from coordinator.ledger import Ledger
-from coordinator.pacing import Expectation, expect
 from coordinator.rounds import Round
 from coordinator.settings import RunSettings
 from coordinator.view import DeviceView

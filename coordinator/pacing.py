@@ -11,23 +11,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
-from device_profiles import Cost, Workload
+from coordinator.expectation import Expectation
 
 __all__ = [
     "FIRST_GRACE_S",
-    "Expectation",
     "Pace",
     "come_back_s",
-    "expect",
     "hurry_s",
-    "observe",
     "over_selected",
-    "overdue",
     "pace",
-    "rested",
     "round_deadline_s",
 ]
 
@@ -45,41 +40,10 @@ TOLERANCE = 1.3  # ... once the quorum is in
 # answer: a round closes with its last update.
 GRACE_S = 10.0
 FIRST_GRACE_S = 30.0  # imports, the first download, kernels being built
-# Weight of a newest observation that is slower: half. One that is faster counts whole:
-# a busy moment has many causes, being fast has one.
-NEWEST = 0.5
-# A device that was not heard of is taken to need at least twice what it has had.
-SILENT = 2.0
 # Asked per update wanted while nothing is known; PROTOCOL: 1.3.
 OVERSELECT, MOST_OVERSELECT = 1.3, 2.0
 # Reconnects a broker takes without a queue: 1.2 ms of its time each with mTLS.
 RETURNS_PER_S = 200.0
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What one device's part of a round should take.
-
-    Attributes:
-        fixed_s: Seconds that no step pays for: download, upload, round trips.
-        step_s: Seconds of one training step.
-        steps: Steps of the whole part, nothing cut.
-        rounds: Observations behind it; 0 is a prediction.
-    """
-
-    fixed_s: float
-    step_s: float
-    steps: int
-    rounds: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """The whole part."""
-        return self.seconds_for(self.steps)
-
-    def seconds_for(self, steps: int) -> float:
-        """So many steps of it."""
-        return self.fixed_s + self.step_s * steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,56 +61,6 @@ class Pace:
     steps: Mapping[str, int]
     why: Mapping[str, str]
     resting: Mapping[str, str]
-
-
-def expect(cost: Cost, workload: Workload) -> Expectation:
-    """The prediction for a device, from its cost at its density."""
-    return Expectation(
-        fixed_s=max(0.0, cost.seconds - cost.training_seconds),
-        step_s=cost.training_seconds / workload.steps,
-        steps=workload.steps,
-    )
-
-
-def observe(
-    before: Expectation, *, training_s: float, steps: int, total_s: float
-) -> Expectation:
-    """The expectation after an update came in.
-
-    Args:
-        before: What was expected.
-        training_s: Seconds of training that the device reports.
-        steps: Steps it took.
-        total_s: Seconds from the task to its update, on the coordinator's clock.
-    """
-    # A device cannot have trained longer than it was gone: the clock here decides.
-    training = min(max(training_s, 0.0), total_s)
-    step = training / max(steps, 1)
-    rest = max(0.0, total_s - training)
-    if not before.rounds:
-        return replace(before, fixed_s=rest, step_s=step, rounds=1)
-    return replace(
-        before,
-        fixed_s=min(rest, _blend(before.fixed_s, rest)),
-        step_s=min(step, _blend(before.step_s, step)),
-        rounds=before.rounds + 1,
-    )
-
-
-def overdue(before: Expectation, *, steps: int, elapsed_s: float) -> Expectation:
-    """The expectation after a device was not heard of in time.
-
-    Nothing says what it needs, so it is taken to need twice what it had; a device
-    that is slow beyond its profile gets less work each time until it answers.
-    """
-    told, needs = before.seconds_for(steps), SILENT * elapsed_s
-    if needs <= told:
-        return before
-    return replace(
-        before,
-        step_s=before.step_s * needs / max(told, 1e-9),
-        rounds=max(before.rounds, 1),  # no longer excused by its start
-    )
 
 
 def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
@@ -212,19 +126,6 @@ def _fitting(one: Expectation, target_s: float) -> int:
     # A thousandth of a step is rounding, not work.
     room = (target_s - one.fixed_s) / max(one.step_s, 1e-12) + 1e-3
     return max(0, min(one.steps, int(room)))
-
-
-def rested(before: Expectation, predicted: Expectation) -> Expectation:
-    """The expectation after a device was not asked: half way back to its profile.
-
-    What kept it away may have passed, and only asking tells; one whose profile alone
-    says that it does not fit goes on resting.
-    """
-    return replace(
-        before,
-        fixed_s=_blend(before.fixed_s, min(predicted.fixed_s, before.fixed_s)),
-        step_s=_blend(before.step_s, min(predicted.step_s, before.step_s)),
-    )
 
 
 def round_deadline_s(
@@ -301,7 +202,3 @@ def come_back_s(device: str, *, left_s: float, devices: int, salt: str = "") -> 
 def _grace_s(one: Expectation) -> float:
     """A device that has answered nothing yet may still be starting."""
     return GRACE_S + (0.0 if one.rounds else FIRST_GRACE_S)
-
-
-def _blend(before: float, newest: float) -> float:
-    return (1 - NEWEST) * before + NEWEST * newest

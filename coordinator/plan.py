@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.assignment import DEFAULT_ROUND_BUDGET_S, assign
-from coordinator.pacing import expect, pace
+from coordinator.expectation import expect
+from coordinator.pacing import pace
 from coordinator.units import human_bytes
 from device_profiles import Caps, Choice, DeviceProfile, Workload
 from device_profiles.schema import Engine

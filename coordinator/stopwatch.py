@@ -7,15 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.assignment import Drift, drift_of
-from coordinator.pacing import (
-    FIRST_GRACE_S,
-    Expectation,
-    hurry_s,
-    observe,
-    overdue,
-    rested,
-    round_deadline_s,
-)
+from coordinator.expectation import Expectation, observe, overdue, rested
+from coordinator.pacing import FIRST_GRACE_S, hurry_s, round_deadline_s
 
 __all__ = ["Stopwatch"]
 

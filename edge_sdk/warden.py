@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 
 from device_profiles import Caps
-from edge_sdk.governor import (
+from edge_sdk.governor.memory import shrinking
+from edge_sdk.governor.processor import rest_after_s
+from edge_sdk.governor.verdict import (
     Conditions,
     Go,
     Pause,
     Verdict,
     decide,
     read_conditions,
-    rest_after_s,
-    shrinking,
 )
 from edge_sdk.training.change import Packed
 from edge_sdk.training.runner import TaskRunner
@@ -154,8 +154,9 @@ class Warden:
 class Frugal:
     """A runner that goes on with half the examples at once when memory runs out.
 
-    Under a hard cap (`edge_sdk.governor.hold_to`) an allocation fails where the kernel
-    would have killed the process. What was found to fit is remembered for later tasks.
+    Under a hard cap (`edge_sdk.governor.memory.hold_to`) an allocation fails where the
+    kernel would have killed the process. What was found to fit is remembered for later
+    tasks.
 
     Args:
         runner: Trains; repeats an order from its start.

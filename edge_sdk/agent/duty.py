@@ -15,7 +15,7 @@ from edge_sdk.agent.voice import Voice, hello_of, status_of
 from edge_sdk.agent.work import Outcome, Work
 from edge_sdk.errors import EdgeError
 from edge_sdk.fetcher import Fetcher
-from edge_sdk.governor import Go, Pause, Verdict
+from edge_sdk.governor.verdict import Go, Pause, Verdict
 from edge_sdk.installer import Installed, Installer, Place
 from edge_sdk.journal import Journal
 from edge_sdk.session import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_sdk.governor import Pause, Verdict
+from edge_sdk.governor.verdict import Pause, Verdict
 from edge_sdk.wire.messages import Wait
 
 __all__ = ["Hold", "held"]
@@ -30,7 +30,7 @@ def held(hold: Hold, verdict: Verdict, now: float) -> tuple[Hold, Wait] | None:
     A pause is told when it begins, when it lasts longer than told, and when it ends.
 
     Example:
-        >>> from edge_sdk.governor import Go
+        >>> from edge_sdk.governor.verdict import Go
         >>> warm = Pause(60.0, "78 degrees")
         >>> first, said = held(Hold(), warm, now=100.0)
         >>> first, said

@@ -16,7 +16,7 @@ from edge_sdk.agent.duty import Duty
 from edge_sdk.agent.parts import Badge, Connect, Identity, Runner
 from edge_sdk.agent.work import Outcome
 from edge_sdk.errors import IdentityError, RemoteProtocolError
-from edge_sdk.governor import Go, Pause
+from edge_sdk.governor.verdict import Go, Pause
 from edge_sdk.installer import ASK_S, Installed, Place
 from edge_sdk.journal import Journal
 from edge_sdk.session import Event, Linked, Nudge, Phase, Session

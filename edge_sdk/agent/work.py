@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from edge_sdk.agent.parts import Runner
 from edge_sdk.errors import EdgeError
-from edge_sdk.governor import Verdict
+from edge_sdk.governor.verdict import Verdict
 from edge_sdk.session import Broke
 from edge_sdk.training.change import Packed
 from edge_sdk.training.counted import counted, steps_of

@@ -63,7 +63,7 @@ def micro_batch_of(
         return settings.micro_batch
     if ceiling is None:
         return 0
-    from edge_sdk.governor import micro_batch  # noqa: PLC0415 - late, like torch
+    from edge_sdk.governor.memory import micro_batch  # noqa: PLC0415 - late, like torch
     from edge_sdk.models.cost import workload_of  # noqa: PLC0415 - imports torch
     from edge_sdk.training.accumulate import coupling_layer  # noqa: PLC0415 - torch
 
@@ -100,7 +100,8 @@ def micro_batch_of(
 @contextlib.contextmanager
 def _restrained(profile: DeviceProfile) -> Iterator[None]:
     """Whatever else the board does comes first, and memory stays under its cap."""
-    from edge_sdk.governor import be_nice, hold_to, ram_cap  # noqa: PLC0415 - late
+    from edge_sdk.governor.memory import hold_to, ram_cap  # noqa: PLC0415 - late
+    from edge_sdk.governor.processor import be_nice  # noqa: PLC0415 - late
     from edge_sdk.probe.ram import ceilings  # noqa: PLC0415
 
     be_nice()
@@ -119,7 +120,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
 
     from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
-    from edge_sdk.governor import threads_for  # noqa: PLC0415
+    from edge_sdk.governor.processor import threads_for  # noqa: PLC0415
     from edge_sdk.installer import place_of  # noqa: PLC0415
     from edge_sdk.journal import Journal  # noqa: PLC0415
     from edge_sdk.models.task import load_task  # noqa: PLC0415

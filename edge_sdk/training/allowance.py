@@ -24,8 +24,8 @@ class Allowance:
     Args:
         micro_batch: Most examples that go through at once, 0 for the whole batch; or a
             function that is asked anew for every order, so its answer may follow what
-            the device's owner allows at that moment (`edge_sdk.governor.micro_batch` is
-            the arithmetic).
+            the device's owner allows at that moment (the arithmetic is
+            `edge_sdk.governor.memory.micro_batch`).
 
     Attributes:
         most: Most examples that go through at once whatever was foreseen; 0 is no

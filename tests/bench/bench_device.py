@@ -87,7 +87,7 @@ def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
     import torch
 
     from edge_sdk.errors import EngineError
-    from edge_sdk.governor import hold_to
+    from edge_sdk.governor.memory import hold_to
     from edge_sdk.probe.steps import peak_rss_mib, release, reset_peak
     from edge_sdk.training.runner import TaskRunner
     from edge_sdk.warden import Frugal

@@ -10,19 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.expectation import Expectation, expect, observe, overdue, rested
 from coordinator.pacing import (
     GAP,
     GRACE_S,
     LEAST_ROUND_S,
-    Expectation,
     come_back_s,
-    expect,
     hurry_s,
-    observe,
     over_selected,
-    overdue,
     pace,
-    rested,
     round_deadline_s,
 )
 from coordinator.rounds import quorum_of

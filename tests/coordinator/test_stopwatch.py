@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.pacing import FIRST_GRACE_S, GRACE_S, Expectation
+from coordinator.expectation import Expectation
+from coordinator.pacing import FIRST_GRACE_S, GRACE_S
 from coordinator.stopwatch import Stopwatch
 
 TOLD = Expectation(fixed_s=1.0, step_s=0.1, steps=100)

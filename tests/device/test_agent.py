@@ -19,7 +19,7 @@ from msgspec import UNSET
 from device_profiles import Caps
 from edge_sdk.agent import Agent, Identity, loop, work
 from edge_sdk.errors import EngineError, StateError
-from edge_sdk.governor import Conditions
+from edge_sdk.governor.verdict import Conditions
 from edge_sdk.journal import Journal
 from edge_sdk.probe.sensors import Power, Thermal
 from edge_sdk.session import Phase

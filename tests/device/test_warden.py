@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles import Caps
-from edge_sdk.governor import Conditions, Go, Pause, Verdict
+from edge_sdk.governor.verdict import Conditions, Go, Pause, Verdict
 from edge_sdk.probe.sensors import Power, Thermal
 from edge_sdk.warden import Warden
 
