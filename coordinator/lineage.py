@@ -29,7 +29,8 @@ from coordinator.trimmed import trimmed_mean
 from edge_sdk.errors import RunError
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import Task
-from edge_sdk.wire.values import unpack_evidence, unpack_values
+from edge_sdk.wire.evidence import unpack_evidence
+from edge_sdk.wire.values import unpack_values
 
 __all__ = ["Lineage"]
 

@@ -15,7 +15,8 @@ from edge_sdk.models.inventory import initial_state
 from edge_sdk.models.task import Task
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.training.warmup import rewire
-from edge_sdk.wire.values import Evidence, Values
+from edge_sdk.wire.evidence import Evidence
+from edge_sdk.wire.values import Values
 
 __all__ = [
     "findings_at_hand",

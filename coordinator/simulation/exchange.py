@@ -20,7 +20,8 @@ from coordinator.simulation.way import Way
 from edge_sdk.models.task import Task
 from edge_sdk.sparse import LayerShape
 from edge_sdk.training.change import Packed
-from edge_sdk.wire.values import Evidence, Values
+from edge_sdk.wire.evidence import Evidence
+from edge_sdk.wire.values import Values
 
 __all__ = ["Exchange", "Trip"]
 

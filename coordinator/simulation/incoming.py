@@ -13,8 +13,9 @@ from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.training.change import Packed
 from edge_sdk.wire.codec import pack
+from edge_sdk.wire.evidence import Evidence
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import Evidence, Values
+from edge_sdk.wire.values import Values
 
 __all__ = ["checked", "contribution", "mean_loss", "received_bytes"]
 

@@ -30,6 +30,7 @@ from edge_sdk.training.progress import Progress
 from edge_sdk.training.ready import Activations, ReadyModel
 from edge_sdk.training.swat import swat_model
 from edge_sdk.training.warmup import measure_sensitivity
+from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import (
     Frozen,
     OneStep,
@@ -41,13 +42,7 @@ from edge_sdk.wire.messages import (
     Training,
     WarmUp,
 )
-from edge_sdk.wire.values import (
-    Evidence,
-    Values,
-    pack_evidence,
-    pack_values,
-    unpack_values,
-)
+from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 __all__ = ["TaskRunner"]
 

@@ -1,4 +1,4 @@
-"""Payloads: a model's or an update's kept values, and a warm-up's evidence, as bytes.
+"""Payloads of a model or an update: its kept values and dense remainder, as bytes.
 
 Under a frozen mask both sides know the pattern, so an update is a CSR matrix per layer
 of which only the values travel, in canonical order (layers in the model's order, rows
@@ -26,19 +26,17 @@ from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.compress import ZSTD, compress, decompress
-from edge_sdk.wire.quantize import NAMES, Toward, decode, encode, encoded_size
+from edge_sdk.wire.dense import Entry, from_wire, to_wire
+from edge_sdk.wire.quantize import NAMES, decode, encode, encoded_size
 from edge_sdk.wire.structure import decode_structure, encode_structure
 
 __all__ = [
     "CODECS",
-    "Evidence",
     "Values",
     "agreed",
     "largest_payload",
     "mask_in",
-    "pack_evidence",
     "pack_values",
-    "unpack_evidence",
     "unpack_moved",
     "unpack_values",
 ]
@@ -77,35 +75,15 @@ class Values:
         return {n: CsrTensor.from_values(mask[n], v) for n, v in self.masked.items()}
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a warm-up returns: kept weights per layer, and nothing else."""
-
-    counts: Mapping[str, int]
-
-
-class _Entry(msgspec.Struct, frozen=True, array_like=True):
-    codec: Literal["i8", "fp32", "fp16", "int8"]
-    shape: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=32)
-    ]
-    data: bytes
-
-
 class _ValuesBody(msgspec.Struct, frozen=True, tag="values", omit_defaults=True):
     version: Literal[1]
     codec: Literal["fp32", "fp16", "int8", "int4"]
     mask: Digest
     nnz: Annotated[int, msgspec.Meta(ge=0)]
     values: bytes  # each layer's tensor in the codec, one after the other
-    dense: Annotated[dict[str, _Entry], msgspec.Meta(max_length=1 << 16)]
+    dense: Annotated[dict[str, Entry], msgspec.Meta(max_length=1 << 16)]
     packing: Literal["raw", "zstd"] = "raw"  # of `values`
     structure: bytes = b""
-
-
-class _EvidenceBody(msgspec.Struct, frozen=True, tag="evidence"):
-    version: Literal[1]
-    counts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
 
 def agreed(wanted: str, theirs: Sequence[str], *, zstd: bool = True) -> str:
@@ -167,7 +145,7 @@ def pack_values(
             mask=mask.digest,
             nnz=mask.nnz,
             values=min(raw, small, key=len),
-            dense={k: _to_wire(k, a, name, rng) for k, a in values.dense.items()},
+            dense={k: to_wire(k, a, name, rng) for k, a in values.dense.items()},
             packing="zstd" if len(small) < len(raw) else "raw",
             structure=encode_structure(mask) if structure else b"",
         )
@@ -206,7 +184,7 @@ def unpack_values(payload: bytes, mask: Mask, *, codec: str | None = None) -> Va
     for name, size in zip(mask, sizes, strict=True):
         masked[name] = decode(body.codec, raw[start : start + size], mask.counts[name])
         start += size
-    dense = {name: _from_wire(name, entry) for name, entry in body.dense.items()}
+    dense = {name: from_wire(name, entry) for name, entry in body.dense.items()}
     return Values(mask.digest, masked, dense)
 
 
@@ -260,67 +238,9 @@ def largest_payload(
     return masked + sum(array.nbytes for array in dense.values())
 
 
-def pack_evidence(evidence: Evidence) -> bytes:
-    """The payload of a warm-up: a few dozen bytes."""
-    return pack(_EvidenceBody(version=1, counts=dict(evidence.counts)))
-
-
-def unpack_evidence(payload: bytes, sizes: Mapping[str, int]) -> Evidence:
-    """The evidence in a payload, checked against the layers' sizes.
-
-    Raises:
-        RemoteProtocolError: If it is malformed, names other layers, or counts more
-            weights than a layer has.
-    """
-    body = unpack(payload, _EvidenceBody)
-    if set(body.counts) != set(sizes):
-        raise RemoteProtocolError("the evidence names other layers than the model's")
-    for name, count in body.counts.items():
-        if count > sizes[name]:
-            raise RemoteProtocolError(
-                f"layer {name} cannot keep {count} of {sizes[name]} weights"
-            )
-    return Evidence(body.counts)
-
-
 def _check_codec(body: _ValuesBody, codec: str) -> None:
     name = codec.removesuffix(_ZSTD)
     if body.codec != name or (body.packing == "zstd" and codec == name):
         raise RemoteProtocolError(
             f"it is in codec {body.codec}, {body.packing}; {codec} was agreed"
         )
-
-
-def _to_wire(
-    name: str, array: NDArray[Any], codec: str, rng: np.random.Generator | None
-) -> _Entry:
-    shape = list(array.shape)
-    if array.dtype.kind == "i":
-        return _Entry("i8", shape, np.ascontiguousarray(array, "<i8").tobytes())
-    if array.dtype.kind != "f":
-        raise LocalProtocolError(f"entry {name} has dtype {array.dtype}; float or int")
-    toward: Toward = "nearest"
-    if codec != "fp32" and name.endswith(("running_mean", "running_var")):
-        codec = "fp16"
-    if name.endswith("running_var"):
-        # Rounded base plus rounded change must never be a negative variance.
-        toward = "down" if rng is None else "up"
-    kind: Literal["fp32", "fp16", "int8"] = (
-        "fp32" if codec == "fp32" else "fp16" if codec == "fp16" else "int8"
-    )
-    return _Entry(kind, shape, encode(kind, array, rng=rng, toward=toward))
-
-
-def _from_wire(name: str, entry: _Entry) -> NDArray[Any]:
-    count = math.prod(entry.shape)
-    if entry.codec == "i8" and 8 * count != len(entry.data):
-        raise RemoteProtocolError(
-            f"entry {name} has {len(entry.data)} bytes for {count} integers"
-        )
-    try:
-        if entry.codec != "i8":
-            return decode(entry.codec, entry.data, count).reshape(entry.shape)
-        integers = np.frombuffer(entry.data, "<i8").astype(np.int64, copy=False)
-        return integers.reshape(entry.shape)
-    except (RemoteProtocolError, ValueError) as error:  # too long an axis for numpy
-        raise RemoteProtocolError(f"entry {name}: {error}") from error

@@ -28,8 +28,8 @@ from edge_sdk.journal import KEEP_FINISHED, Record
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.task import load_task
 from edge_sdk.wire.codec import unpack
+from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import unpack_evidence
 
 __all__ = ["History", "check"]
 

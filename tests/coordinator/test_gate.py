@@ -11,8 +11,9 @@ import pytest
 from coordinator.gate import Refused, check_offer, check_payload
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
-from edge_sdk.wire.values import Evidence, Values, pack_evidence, pack_values
+from edge_sdk.wire.values import Values, pack_values
 
 Orders = Callable[..., TaskOrder]
 Offers = Callable[..., Offer]

@@ -30,15 +30,13 @@ from edge_sdk.wire import messages, topics
 from edge_sdk.wire.blob import Assembly, manifest_of
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, pack, tag_of, unpack
 from edge_sdk.wire.compress import ZSTD, compress, decompress
+from edge_sdk.wire.evidence import Evidence, pack_evidence, unpack_evidence
 from edge_sdk.wire.structure import CODES, decode_structure, encode_structure
 from edge_sdk.wire.values import (
     CODECS,
-    Evidence,
     Values,
     mask_in,
-    pack_evidence,
     pack_values,
-    unpack_evidence,
     unpack_moved,
     unpack_values,
 )

@@ -18,6 +18,7 @@ from edge_sdk.training.local import Stopped
 from edge_sdk.training.progress import Progress
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import (
     Frozen,
     LocalRule,
@@ -30,7 +31,7 @@ from edge_sdk.wire.messages import (
 )
 from edge_sdk.wire.recipe import mask_of
 from edge_sdk.wire.structure import encode_structure
-from edge_sdk.wire.values import Values, pack_values, unpack_evidence, unpack_values
+from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 TASK = load_task("digits")
 LAYERS = layers_of(TASK.model(), TASK.dense_layers)

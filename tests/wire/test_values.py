@@ -15,18 +15,16 @@ from hypothesis.extra import numpy as hnp
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.compress import ZSTD, compress
+from edge_sdk.wire.evidence import Evidence, pack_evidence, unpack_evidence
 from edge_sdk.wire.quantize import NAMES
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import (
     CODECS,
-    Evidence,
     Values,
     agreed,
     largest_payload,
     mask_in,
-    pack_evidence,
     pack_values,
-    unpack_evidence,
     unpack_moved,
     unpack_values,
 )

@@ -1,0 +1,86 @@
+"""Entries of the dense remainder, each in a codec of its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
+from edge_sdk.wire.quantize import Toward, decode, encode
+
+__all__ = [
+    "Entry",
+    "from_wire",
+    "to_wire",
+]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One ``state_dict`` entry on the wire.
+
+    Attributes:
+        codec: Of its data; ``i8`` is 64-bit integers, exact.
+        shape: Its shape.
+        data: Little-endian, C order.
+    """
+
+    codec: Literal["i8", "fp32", "fp16", "int8"]
+    shape: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=32)
+    ]
+    data: bytes
+
+
+def to_wire(
+    name: str, array: NDArray[Any], codec: str, rng: np.random.Generator | None
+) -> Entry:
+    """An entry in the payload's codec, or a more exact one where its kind asks for it.
+
+    Args:
+        name: Its name, which says what it is.
+        array: Floats or integers.
+        codec: The payload's.
+        rng: As of `edge_sdk.wire.values.pack_values`.
+
+    Raises:
+        LocalProtocolError: If it is neither floats nor integers.
+    """
+    shape = list(array.shape)
+    if array.dtype.kind == "i":
+        return Entry("i8", shape, np.ascontiguousarray(array, "<i8").tobytes())
+    if array.dtype.kind != "f":
+        raise LocalProtocolError(f"entry {name} has dtype {array.dtype}; float or int")
+    toward: Toward = "nearest"
+    if codec != "fp32" and name.endswith(("running_mean", "running_var")):
+        codec = "fp16"
+    if name.endswith("running_var"):
+        # Rounded base plus rounded change must never be a negative variance.
+        toward = "down" if rng is None else "up"
+    kind: Literal["fp32", "fp16", "int8"] = (
+        "fp32" if codec == "fp32" else "fp16" if codec == "fp16" else "int8"
+    )
+    return Entry(kind, shape, encode(kind, array, rng=rng, toward=toward))
+
+
+def from_wire(name: str, entry: Entry) -> NDArray[Any]:
+    """The array of an entry: float32 or int64.
+
+    Raises:
+        RemoteProtocolError: If its data are not of its shape, or not finite.
+    """
+    count = math.prod(entry.shape)
+    if entry.codec == "i8" and 8 * count != len(entry.data):
+        raise RemoteProtocolError(
+            f"entry {name} has {len(entry.data)} bytes for {count} integers"
+        )
+    try:
+        if entry.codec != "i8":
+            return decode(entry.codec, entry.data, count).reshape(entry.shape)
+        integers = np.frombuffer(entry.data, "<i8").astype(np.int64, copy=False)
+        return integers.reshape(entry.shape)
+    except (RemoteProtocolError, ValueError) as error:  # too long an axis for numpy
+        raise RemoteProtocolError(f"entry {name}: {error}") from error
