@@ -22,7 +22,8 @@ from coordinator.evidence import (
     Trained,
 )
 from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.wire.messages import Frozen, LocalRule, Manifest, MaskRecipe
+from edge_sdk.wire.messages import Manifest, MaskRecipe
+from edge_sdk.wire.rules import Frozen, LocalRule
 
 __all__ = [
     "ANYONE",

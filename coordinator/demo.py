@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.dashboard import DEFAULT_ADDRESS
+from coordinator.demo_files import (
+    ALPHA,
+    DENSE_ROUNDS,
+    DENSITIES,
+    FLEET,
+    SEED,
+    device_names,
+    write_dense,
+    write_devices,
+    write_run,
+)
 from coordinator.demo_table import closing_table
 from coordinator.processes import Child, stop_all
 from coordinator.report import write_report
@@ -23,38 +31,14 @@ from edge_sdk.errors import RunError
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
 from edge_sdk.terminal import Exit, on_stop, say, show, width
 
-__all__ = ["FLEET", "run_demo"]
+__all__ = ["run_demo"]
 
 log = logging.getLogger(__name__)
 
-ALPHA, SEED = 1.0, 1
-MAX_STEPS = 80  # of 32 examples per round: 24 rounds see 60 000 examples per device
-# MNISTNet is small: in this time every board could train at d = 0.2 (a Zero 2 W is
-# predicted to take 5.7 s). What binds here is what the owners lend of their links.
-BUDGET_S = 12.0
-DENSITIES = (0.05, 0.1, 0.2)
-DENSE_ROUNDS = 2
 RESTARTS = 5
 # Starting again mends none of the errors that we know, a broker's absence aside.
 FOR_GOOD = frozenset(code for code in Exit if code.kind) - {Exit.BROKER}
 LET_END_S = 5.0  # for devices to hear that the run is done
-
-
-@dataclass(frozen=True)
-class Board:
-    """One kind of simulated board, and the bytes its owner lends per round."""
-
-    prefix: str
-    count: int
-    like: str
-    bytes_per_round: int | None = None
-
-
-FLEET = (
-    Board("pi-zero", 2, "raspberry_pi_zero_2_w", bytes_per_round=60_000),
-    Board("pi-4b", 2, "raspberry_pi_4b_4gb", bytes_per_round=110_000),
-    Board("orin", 4, "jetson_orin_nano"),
-)
 
 
 def run_demo(folder: Path, *, task: str, rounds: int, as_json: bool) -> None:
@@ -64,21 +48,21 @@ def run_demo(folder: Path, *, task: str, rounds: int, as_json: bool) -> None:
         RunError: If a process fails for good; its log is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    devices = _names()
+    devices = device_names()
     data = _data(folder, task, devices)
     main, dense = folder / "federation", folder / "dense-reference"
-    _write_run(main, task, data, rounds)
-    _write_devices(folder, main, task, devices, data)
+    write_run(main, task, data, rounds)
+    write_devices(folder, main, task, devices, data)
     stopped = _Stop()
     on_stop(stopped.set)
     began = time.monotonic()
     if not _done(main, rounds):
         _federate(folder, main, devices, stopped)
     log.info("federation done in %.0f s", time.monotonic() - began)
-    _write_dense(dense, main, task, data)
+    write_dense(dense, main, task, data)
     pair = [next(n for n in devices if n.startswith(b.prefix)) for b in FLEET[:2]]
     if not _done(dense, DENSE_ROUNDS):
-        _write_devices(dense, dense, task, pair, data)
+        write_devices(dense, dense, task, pair, data)
         log.info("measuring a dense federation's bytes: %d rounds", DENSE_ROUNDS)
         _federate(dense, dense, pair, stopped)
     reports = _export(main, data, stopped)
@@ -119,113 +103,12 @@ class _Stop:
             )
 
 
-def _names() -> list[str]:
-    return [f"{b.prefix}-{i + 1}" for b in FLEET for i in range(b.count)]
-
-
 def _data(folder: Path, task: str, devices: list[str]) -> Mapping[str, Path]:
     cache = Path("~/.cache/flash-edge").expanduser()
     log.info("data of task %s: fetching and partitioning (LDA, alpha %g)", task, ALPHA)
     return prepare_folders(
         task, cache, folder / "data", devices, alpha=ALPHA, seed=SEED, progress=log.info
     )
-
-
-# -- settings files ------------------------------------------------------------------
-
-
-def _write_run(main: Path, task: str, data: Mapping[str, Path], rounds: int) -> None:
-    lines = [
-        'federation = "demo"',
-        f"task = {json.dumps(task)}",
-        f"evaluation = {json.dumps(str(data[EVALUATION_FOLDER].resolve()))}",
-        f"densities = {list(DENSITIES)}",
-        f"rounds = {rounds}",
-        f"wait_for = {len(_names())}",
-        f"round_budget_s = {BUDGET_S}",
-        f"seed = {SEED}",
-        f"port = {_port(main)}",
-        f'page = "{DEFAULT_ADDRESS}"',
-        "",
-        "[training]",
-        f"max_steps = {MAX_STEPS}",
-        "rate = 0.02",
-        "rate_end = 0.002",
-        "momentum = 0.9",
-        "",
-        "[warm_up]",
-        "devices = 2",
-        "max_steps = 200",
-    ]
-    _write(main / "run.toml", lines)
-
-
-def _write_dense(dense: Path, main: Path, task: str, data: Mapping[str, Path]) -> None:
-    lines = [
-        'federation = "dense"',
-        f"task = {json.dumps(task)}",
-        f"evaluation = {json.dumps(str(data[EVALUATION_FOLDER].resolve()))}",
-        f"densities = {list(DENSITIES)}",
-        'algorithm = "fedavg"',
-        f"rounds = {DENSE_ROUNDS}",
-        "wait_for = 2",
-        "round_budget_s = 60",
-        f"port = {_port(dense)}",
-        "",
-        "[training]",
-        "max_steps = 1  # only the bytes are measured",
-        "",
-        "[codec]",
-        'up = "fp32"',
-        'down = "fp32"',
-        "zstd = false  # plain FedAvg; one step's changes would squeeze too well",
-    ]
-    _write(dense / "run.toml", lines)
-
-
-def _write_devices(
-    folder: Path, run: Path, task: str, devices: list[str], data: Mapping[str, Path]
-) -> None:
-    federation = "demo" if run.name == "federation" else "dense"
-    for board in FLEET:
-        profile = [f'like = "{board.like}"']
-        if board.bytes_per_round is not None and federation == "demo":
-            profile += ["[caps]", f"bytes_per_round = {board.bytes_per_round}"]
-        _write(folder / "devices" / f"{board.prefix}.profile.toml", profile)
-    for name in devices:
-        board = next(b for b in FLEET if name.startswith(b.prefix))
-        _write(
-            folder / "devices" / f"{name}.toml",
-            [
-                f'name = "{name}"',
-                f'federation = "{federation}"',
-                f'broker = "mqtt://127.0.0.1:{_port(run)}"',
-                f"task = {json.dumps(task)}",
-                f"data = {json.dumps(str(data[name].resolve()))}",
-                f'state = "{name}/state"',
-                f'profile = "{board.prefix}.profile.toml"',
-                "threads = 1",
-            ],
-        )
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    replace_file(path, ("\n".join(lines) + "\n").encode())
-
-
-def _port(run: Path) -> int:
-    """The broker's port: the one this run had before, or a free one."""
-    kept = run / "port"
-    if kept.exists():
-        return int(kept.read_text(encoding="utf-8"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    replace_file(kept, str(port).encode())
-    return port
-
-
-# -- processes -----------------------------------------------------------------------
 
 
 def _done(run: Path, rounds: int) -> bool:

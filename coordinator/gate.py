@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.evidence import Evidence, unpack_evidence
-from edge_sdk.wire.messages import Offer, Score, TaskOrder, WarmUp
+from edge_sdk.wire.messages import Offer, TaskOrder
+from edge_sdk.wire.rules import Score, WarmUp
 from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Values,

@@ -12,18 +12,15 @@ from coordinator.cohort import choose
 from coordinator.evidence import LayerSensitivity, Saliency, Trained
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
-from edge_sdk.wire.messages import (
+from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.rules import (
     Frozen,
     LocalRule,
-    Manifest,
-    MaskRecipe,
     OneStep,
     Regrow,
     Rewire,
     Score,
     Swat,
-    TaskOrder,
-    Training,
     WarmUp,
 )
 

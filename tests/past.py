@@ -8,7 +8,8 @@ from coordinator.ledger import Ledger, TaskRow, open_ledger
 from coordinator.rounds import TaskPhase
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack
-from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.rules import Frozen
 
 RUN = """federation = "greenhouse"
 task = "digits"

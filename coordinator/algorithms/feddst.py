@@ -16,7 +16,7 @@ from coordinator.algorithm import Algorithm, Family, Moment, same_for_all
 from coordinator.evidence import Findings
 from coordinator.strongest import chosen, magnitudes
 from edge_sdk.sparse import LayerShape, Mask, erk, nested_counts
-from edge_sdk.wire.messages import Frozen, LocalRule, Regrow
+from edge_sdk.wire.rules import Frozen, LocalRule, Regrow
 
 __all__ = ["feddst"]
 

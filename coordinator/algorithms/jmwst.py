@@ -16,7 +16,7 @@ from coordinator.algorithm import Algorithm, Family, Moment, same_for_all
 from coordinator.evidence import Findings, LayerSensitivity, layer_densities
 from coordinator.strongest import chosen, layer_budgets, magnitudes
 from edge_sdk.sparse import LayerShape, Mask, nested_counts
-from edge_sdk.wire.messages import Frozen, LocalRule, Rewire
+from edge_sdk.wire.rules import Frozen, LocalRule, Rewire
 
 __all__ = ["jmwst", "jmwst_every"]
 

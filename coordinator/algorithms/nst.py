@@ -16,7 +16,7 @@ from coordinator.aggregate import Coverage, Model, moving_mean
 from coordinator.algorithm import ANYONE, Algorithm, Family, Moment
 from coordinator.strongest import chosen, in_full, layer_budgets, magnitudes
 from edge_sdk.sparse import Mask
-from edge_sdk.wire.messages import LocalRule, Rewire
+from edge_sdk.wire.rules import LocalRule, Rewire
 
 __all__ = ["nst"]
 

@@ -24,7 +24,7 @@ from coordinator.evidence import Findings, Saliency
 from coordinator.strongest import chosen
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, check_density, top_k
-from edge_sdk.wire.messages import LocalRule, OneStep
+from edge_sdk.wire.rules import LocalRule, OneStep
 
 __all__ = ["salientgrads", "salientgrads_steps"]
 

@@ -15,7 +15,7 @@ from coordinator.aggregate import Coverage, Model, coverage_mean
 from coordinator.algorithm import Algorithm, Family, Moment, same_for_all
 from coordinator.strongest import chosen, in_full, magnitudes
 from edge_sdk.sparse import Mask, uniform
-from edge_sdk.wire.messages import LocalRule, Swat
+from edge_sdk.wire.rules import LocalRule, Swat
 
 __all__ = ["zerofl"]
 

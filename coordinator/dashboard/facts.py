@@ -15,7 +15,8 @@ from coordinator.settings import RunSettings
 from device_profiles.words import meant
 from edge_sdk.errors import StateError
 from edge_sdk.wire.codec import unpack
-from edge_sdk.wire.messages import Frozen, TaskOrder
+from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.rules import Frozen
 
 __all__ = [
     "coverage",

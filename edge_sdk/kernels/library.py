@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p
+from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,13 +22,10 @@ from edge_sdk.kernels.build import (
     targets_for,
     this_machine,
 )
+from edge_sdk.kernels.interface import SIGNATURES
 
 __all__ = [
-    "ConvArguments",
     "Kernels",
-    "NormArguments",
-    "PoolArguments",
-    "PrologueArguments",
     "available",
     "kernels",
     "pointer",
@@ -47,72 +43,6 @@ _MEANING = {
     1: "an argument is out of range",
     2: "the machine is out of memory",
     3: "the layer is too large for 32-bit offsets",
-}
-
-
-class ConvArguments(Structure):
-    """FeConv of fe.h: a convolution's batch and geometry."""
-
-    _fields_ = [
-        (name, c_int32)
-        for name in (
-            *("samples", "lanes", "blocks", "threads", "in_h", "in_w"),
-            *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
-        )
-    ]
-
-
-class PrologueArguments(Structure):
-    """FePrologue of fe.h: what happens to a conv's input on the way in."""
-
-    _fields_ = [
-        ("scale", c_void_p),
-        ("shift", c_void_p),
-        ("residual", c_void_p),
-        ("relu", c_int32),
-    ]
-
-
-class NormArguments(Structure):
-    """FeNorm of fe.h: a normalisation's batch and constants."""
-
-    _fields_ = [
-        *(
-            (name, c_int32)
-            for name in (
-                *("samples", "lanes", "blocks", "threads"),
-                *("channels", "pixels", "groups", "training"),
-            )
-        ),
-        ("momentum", c_double),
-        ("eps", c_double),
-    ]
-
-
-class PoolArguments(Structure):
-    """FePool of fe.h: a pooling's planes and windows."""
-
-    _fields_ = [
-        (name, c_int32)
-        for name in (
-            *("lanes", "planes", "threads", "in_h", "in_w", "out_h", "out_w"),
-            *("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "relu"),
-        )
-    ]
-
-
-_P, _I, _PRO = c_void_p, c_int32, POINTER(PrologueArguments)
-_SIGNATURES: dict[str, list[Any]] = {
-    "fe_structure_create": [_P, *[_I] * 6, POINTER(c_void_p)],
-    "fe_conv_forward": [_P, POINTER(ConvArguments), _P, _PRO, *[_P] * 3],
-    "fe_conv_backward": [_P, POINTER(ConvArguments), _P, _PRO, *[_P] * 5],
-    "fe_linear_forward": [_P, *[_I] * 3, *[_P] * 4],
-    "fe_linear_backward": [_P, *[_I] * 3, *[_P] * 6],
-    "fe_norm_prepare": [POINTER(NormArguments), *[_P] * 9],
-    "fe_norm_apply": [POINTER(NormArguments), _P, _PRO, _P],
-    "fe_norm_backward": [POINTER(NormArguments), *[_P] * 10],
-    "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
-    "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
 }
 
 
@@ -259,7 +189,7 @@ def _load(name: str, path: Path) -> Kernels:
         raise EngineError(f"{path.name} does not load: {error}") from error
     if abi != _ABI:
         raise EngineError(f"{path} has interface {abi}, not {_ABI}: build it again")
-    for function, arguments in _SIGNATURES.items():
+    for function, arguments in SIGNATURES.items():
         getattr(library, function).argtypes = arguments
         getattr(library, function).restype = c_int32
     library.fe_structure_free.argtypes = [c_void_p]

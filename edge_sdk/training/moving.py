@@ -21,7 +21,8 @@ from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.local import Outcome, Stopped, batches, check_finite, tensors
 from edge_sdk.training.step import sgd, take_step
 from edge_sdk.training.warmup import rewire
-from edge_sdk.wire.messages import Regrow, Rewire, Training
+from edge_sdk.wire.messages import Training
+from edge_sdk.wire.rules import Regrow, Rewire
 from edge_sdk.wire.values import Values
 
 __all__ = ["Scorer", "dense_model", "regrow", "saliency", "train_moving"]

@@ -31,17 +31,8 @@ from edge_sdk.training.ready import Activations, ReadyModel
 from edge_sdk.training.swat import swat_model
 from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.evidence import Evidence, pack_evidence
-from edge_sdk.wire.messages import (
-    Frozen,
-    OneStep,
-    Regrow,
-    Rewire,
-    Score,
-    Swat,
-    TaskOrder,
-    Training,
-    WarmUp,
-)
+from edge_sdk.wire.messages import TaskOrder, Training
+from edge_sdk.wire.rules import Frozen, OneStep, Regrow, Rewire, Score, Swat, WarmUp
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 __all__ = ["TaskRunner"]

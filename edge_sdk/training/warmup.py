@@ -27,7 +27,8 @@ from edge_sdk.training.local import (
     tensors,
 )
 from edge_sdk.training.sgd import Sgd
-from edge_sdk.wire.messages import Training, WarmUp
+from edge_sdk.wire.messages import Training
+from edge_sdk.wire.rules import WarmUp
 
 __all__ = ["measure_sensitivity", "rewire"]
 

@@ -22,8 +22,9 @@ from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.compress import compress
-from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.quantize import encode
+from edge_sdk.wire.rules import Frozen
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 ROUNDS = (1, 2, 5, 10, 20)

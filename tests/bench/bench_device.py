@@ -40,7 +40,8 @@ def femnist_order(density: float):  # type: ignore[no-untyped-def]
     from edge_sdk.models.zoo import FemnistCnn
     from edge_sdk.sparse import draw, exact_counts, uniform
     from edge_sdk.wire.blob import manifest_of
-    from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, Training
+    from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
+    from edge_sdk.wire.rules import Frozen
     from edge_sdk.wire.values import Values, pack_values
 
     rng = np.random.default_rng(0)

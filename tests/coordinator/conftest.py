@@ -7,14 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.messages import (
-    Frozen,
-    MaskRecipe,
-    Offer,
-    TaskOrder,
-    Training,
-    WarmUp,
-)
+from edge_sdk.wire.messages import MaskRecipe, Offer, TaskOrder, Training
+from edge_sdk.wire.rules import Frozen, WarmUp
 
 
 def _order(

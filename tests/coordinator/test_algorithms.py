@@ -18,7 +18,7 @@ from coordinator.steps import next_step
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, draw, exact_counts, uniform
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import LocalRule, Regrow, Rewire, Swat
+from edge_sdk.wire.rules import LocalRule, Regrow, Rewire, Swat
 from edge_sdk.wire.structure import decode_structure, encode_structure
 from edge_sdk.wire.values import Values
 

@@ -23,15 +23,9 @@ from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.messages import (
-    Frozen,
-    Hello,
-    MaskRecipe,
-    Offer,
-    TaskOrder,
-    Training,
-)
+from edge_sdk.wire.messages import Hello, MaskRecipe, Offer, TaskOrder, Training
 from edge_sdk.wire.quantize import NAMES
+from edge_sdk.wire.rules import Frozen
 from edge_sdk.wire.values import CODECS, Values, pack_values
 
 TASK = load_task("digits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.demo import BUDGET_S, DENSITIES, FLEET, MAX_STEPS
+from coordinator.demo_files import BUDGET_S, DENSITIES, FLEET, MAX_STEPS
 from device_profiles import Caps, largest_density, load_board
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import load_task

@@ -12,7 +12,8 @@ from coordinator.gate import Refused, check_offer, check_payload
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import Evidence, pack_evidence
-from edge_sdk.wire.messages import Offer, TaskOrder, WarmUp
+from edge_sdk.wire.messages import Offer, TaskOrder
+from edge_sdk.wire.rules import WarmUp
 from edge_sdk.wire.values import Values, pack_values
 
 Orders = Callable[..., TaskOrder]

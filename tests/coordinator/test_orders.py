@@ -20,7 +20,8 @@ from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from edge_sdk.sparse import LayerShape
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, WarmUp
+from edge_sdk.wire.messages import MaskRecipe, TaskOrder
+from edge_sdk.wire.rules import Frozen, WarmUp
 
 SETTINGS = RunSettings(
     federation="demo",

@@ -14,7 +14,7 @@ from coordinator.evidence import Findings
 from coordinator.steps import next_step
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import LayerShape, exact_counts, recalibrate
-from edge_sdk.wire.messages import Frozen
+from edge_sdk.wire.rules import Frozen
 from edge_sdk.wire.values import Values
 
 LAYERS = LayerShape("conv.weight", (20, 10, 5, 5)), LayerShape("fc.weight", (50, 400))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.messages import Frozen, MaskRecipe, Offer, TaskOrder, Training
+from edge_sdk.wire.messages import MaskRecipe, Offer, TaskOrder, Training
+from edge_sdk.wire.rules import Frozen
 
 
 def _order(task_id: str, round_no: int = 1, base: bytes = b"base") -> TaskOrder:

@@ -29,7 +29,8 @@ from edge_sdk.settings import DeviceSettings
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.messages import Frozen, MaskRecipe, TaskOrder, Training, WarmUp
+from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.rules import Frozen, WarmUp
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 from msgspec.structs import replace
 

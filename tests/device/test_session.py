@@ -46,7 +46,6 @@ from edge_sdk.wire.messages import (
     Announce,
     Cancel,
     Fail,
-    Frozen,
     MaskRecipe,
     Message,
     Need,
@@ -58,6 +57,7 @@ from edge_sdk.wire.messages import (
     Verdict,
     Wait,
 )
+from edge_sdk.wire.rules import Frozen
 
 Orders = Callable[..., TaskOrder]
 Offers = Callable[..., Offer]

@@ -14,7 +14,8 @@ from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.moving import Scorer, regrow, saliency, train_moving
-from edge_sdk.wire.messages import Regrow, Rewire, Training
+from edge_sdk.wire.messages import Training
+from edge_sdk.wire.rules import Regrow, Rewire
 
 TASK = load_task("digits")
 LAYERS = layers_of(TASK.model(), TASK.dense_layers)

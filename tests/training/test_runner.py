@@ -19,17 +19,9 @@ from edge_sdk.training.progress import Progress
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import unpack_evidence
-from edge_sdk.wire.messages import (
-    Frozen,
-    LocalRule,
-    MaskRecipe,
-    Regrow,
-    Rewire,
-    TaskOrder,
-    Training,
-    WarmUp,
-)
+from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.rules import Frozen, LocalRule, Regrow, Rewire, WarmUp
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 

@@ -13,7 +13,8 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.warmup import measure_sensitivity, rewire
-from edge_sdk.wire.messages import Training, WarmUp
+from edge_sdk.wire.messages import Training
+from edge_sdk.wire.rules import WarmUp
 
 Layers = dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]
 

@@ -11,7 +11,6 @@ from edge_sdk.wire.messages import (
     Certificate,
     Data,
     Fail,
-    Frozen,
     Hello,
     Install,
     MaskRecipe,
@@ -29,8 +28,8 @@ from edge_sdk.wire.messages import (
     TaskOrder,
     Training,
     Wait,
-    WarmUp,
 )
+from edge_sdk.wire.rules import Frozen, WarmUp
 
 _BASE = manifest_of(bytes(range(256)), chunk_size=100)
 _MASK = MaskRecipe(seed=3, counts={"fc.weight": 7}, digest=b"\x01" * 32)

@@ -9,14 +9,8 @@ from typing import Any
 import torch
 
 from edge_sdk.errors import EngineError
-from edge_sdk.kernels.library import (
-    ConvArguments,
-    Kernels,
-    NormArguments,
-    PrologueArguments,
-    kernels,
-    pointer,
-)
+from edge_sdk.kernels.interface import ConvArguments, NormArguments, PrologueArguments
+from edge_sdk.kernels.library import Kernels, kernels, pointer
 from edge_sdk.training.sparse.memory import empty, empty_like
 from edge_sdk.training.sparse.plans import ConvGeometry, ConvPlan, NormState
 

@@ -9,7 +9,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from edge_sdk.errors import EngineError
-from edge_sdk.kernels.library import PoolArguments, pointer
+from edge_sdk.kernels.interface import PoolArguments
+from edge_sdk.kernels.library import pointer
 from edge_sdk.kernels.structure import Structure
 from edge_sdk.training.sparse.calls import (
     conv_backward,

@@ -1,0 +1,80 @@
+"""The kernels' C interface, fe.h, as ctypes sees it."""
+
+from __future__ import annotations
+
+from ctypes import POINTER, Structure, c_double, c_int32, c_void_p
+from typing import Any
+
+__all__ = [
+    "SIGNATURES",
+    "ConvArguments",
+    "NormArguments",
+    "PoolArguments",
+    "PrologueArguments",
+]
+
+
+class ConvArguments(Structure):
+    """FeConv of fe.h: a convolution's batch and geometry."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("samples", "lanes", "blocks", "threads", "in_h", "in_w"),
+            *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
+        )
+    ]
+
+
+class PrologueArguments(Structure):
+    """FePrologue of fe.h: what happens to a conv's input on the way in."""
+
+    _fields_ = [
+        ("scale", c_void_p),
+        ("shift", c_void_p),
+        ("residual", c_void_p),
+        ("relu", c_int32),
+    ]
+
+
+class NormArguments(Structure):
+    """FeNorm of fe.h: a normalisation's batch and constants."""
+
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in (
+                *("samples", "lanes", "blocks", "threads"),
+                *("channels", "pixels", "groups", "training"),
+            )
+        ),
+        ("momentum", c_double),
+        ("eps", c_double),
+    ]
+
+
+class PoolArguments(Structure):
+    """FePool of fe.h: a pooling's planes and windows."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("lanes", "planes", "threads", "in_h", "in_w", "out_h", "out_w"),
+            *("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "relu"),
+        )
+    ]
+
+
+_P, _I, _PRO = c_void_p, c_int32, POINTER(PrologueArguments)
+SIGNATURES: dict[str, list[Any]] = {
+    "fe_structure_create": [_P, *[_I] * 6, POINTER(c_void_p)],
+    "fe_conv_forward": [_P, POINTER(ConvArguments), _P, _PRO, *[_P] * 3],
+    "fe_conv_backward": [_P, POINTER(ConvArguments), _P, _PRO, *[_P] * 5],
+    "fe_linear_forward": [_P, *[_I] * 3, *[_P] * 4],
+    "fe_linear_backward": [_P, *[_I] * 3, *[_P] * 6],
+    "fe_norm_prepare": [POINTER(NormArguments), *[_P] * 9],
+    "fe_norm_apply": [POINTER(NormArguments), _P, _PRO, _P],
+    "fe_norm_backward": [POINTER(NormArguments), *[_P] * 10],
+    "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
+    "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
+}

@@ -1,0 +1,64 @@
+"""What a device does with its part of a round; one of these is in every order."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+__all__ = [
+    "Frozen",
+    "LocalRule",
+    "OneStep",
+    "Regrow",
+    "Rewire",
+    "Score",
+    "Swat",
+    "WarmUp",
+]
+
+
+class Frozen(Struct, frozen=True, tag="frozen"):
+    """Train with the mask frozen; return the change of the kept values."""
+
+
+class WarmUp(Struct, frozen=True, tag="warm-up"):
+    """FLASH stage 1: prune and regrow after each epoch; return counts per layer."""
+
+    prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+
+
+class Score(Struct, frozen=True, tag="score"):
+    """Train nothing; return |weight x gradient| of every weight (SalientGrads)."""
+
+    batches: Annotated[int, Meta(ge=1)] = 1
+
+
+class OneStep(Struct, frozen=True, tag="one-step"):
+    """Frozen training of one minibatch: the change is the gradient times the rate."""
+
+
+class Rewire(Struct, frozen=True, tag="rewire"):
+    """Prune and regrow at random while training; return the change on the new mask."""
+
+    prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+
+
+class Regrow(Struct, frozen=True, tag="regrow"):
+    """Train, then replace a share of each layer by gradient magnitude (FedDST)."""
+
+    share: Annotated[float, Meta(ge=0, lt=1)]
+
+
+class Swat(Struct, frozen=True, tag="swat"):
+    """Train all weights; return the change of the largest (SWAT, as ZeroFL uses it).
+
+    Forward, the largest weights take part, backward the largest activations: `density`
+    is their share of each layer's weights and input. `sent` is the share returned.
+    """
+
+    density: Annotated[float, Meta(gt=0, le=1)]
+    sent: Annotated[float, Meta(gt=0, le=1)]
+
+
+LocalRule: TypeAlias = Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat
