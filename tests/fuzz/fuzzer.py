@@ -26,7 +26,7 @@ import numpy as np
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.infer.packed import files_in
 from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.wire import messages, topics
+from edge_sdk.wire import messages, rules, topics
 from edge_sdk.wire.blob import Assembly, manifest_of
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, pack, tag_of, unpack
 from edge_sdk.wire.compress import ZSTD, compress, decompress
@@ -88,12 +88,12 @@ def _messages() -> Iterator[Any]:
         "idle", None, "0.1", "digits", 9, profile, ["fp32"], ["masked"], 9
     )
     yield messages.Wait(1000, "others are uploading")
-    for rule in (messages.Frozen(), messages.WarmUp()):
+    for rule in (rules.Frozen(), rules.WarmUp()):
         yield messages.TaskOrder(
             "1-a", 1, 0.1, manifest, mask, rule, training, 60_000, 0, "int8"
         )
     yield messages.TaskOrder(
-        "1-a", 1, 0.1, manifest, moved, messages.Frozen(), training, 1, 0, "fp32", True
+        "1-a", 1, 0.1, manifest, moved, rules.Frozen(), training, 1, 0, "fp32", True
     )
     yield messages.TaskAck("1-a")
     yield messages.Fail("1-a", "no memory")
