@@ -21,7 +21,7 @@ import msgspec
 
 from coordinator import rounds
 from edge_sdk import session
-from edge_sdk.wire import messages
+from edge_sdk.wire import messages, rules
 from edge_sdk.wire.blob import manifest_of
 
 __all__ = ["DOCUMENT", "drawn", "render"]
@@ -36,7 +36,7 @@ ORDER = messages.TaskOrder(
     0.5,
     BASE,
     messages.MaskRecipe(1, {"fc": 2}, bytes(32)),
-    messages.Frozen(),
+    rules.Frozen(),
     messages.Training(1, 4, 0.1),
     1000,
     0,
