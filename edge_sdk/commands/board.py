@@ -74,13 +74,15 @@ def enroll(
             f"away and delete {identity}.",
         )
 
+    board = profile or likely_board(read_board())
+
     def write_settings(answer: Enrolled) -> None:
         text = settings_text(
             answer,
             identity="identity",
             data=str(data.expanduser().resolve()) if data else "data",
             state="state",
-            profile=profile or likely_board(read_board()),
+            profile=board,
         )
         try:
             replace_file(path, text.encode())
@@ -96,10 +98,16 @@ def enroll(
         "name": answer.name,
         "federation": answer.federation,
         "settings": str(path),
+        "profile": board,
     }
     told = f"{answer.name} is enrolled in {answer.federation}; wrote {path}"
     show(facts, lambda: told, as_json=as_json)
     if not as_json:
+        if not profile:
+            say(
+                f"profile: {board}, guessed from what the kernel says; "
+                f"measured by: flash-edge profile {path}"
+            )
         say(f"start with: flash-edge run {path}")
 
 

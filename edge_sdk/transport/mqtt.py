@@ -129,7 +129,7 @@ class MqttTransport:
     # -- the keeper's thread -----------------------------------------------------------
 
     def _keep(self) -> None:
-        delay, most = RETRY_S
+        (delay, most), said = RETRY_S, ""
         while not self._closing.is_set():
             try:
                 link = self._open()
@@ -137,7 +137,10 @@ class MqttTransport:
                 if isinstance(error, RefusedError):
                     self._why = error
                     self._first.set()
-                log.info("no link to %s: %s", self._address.url, error)
+                # A broker away for a night is one line, not a thousand.
+                level = logging.DEBUG if str(error) == said else logging.INFO
+                log.log(level, "no link to %s: %s", self._address.url, error)
+                said = str(error)
                 # Not all at once when a broker comes back.
                 self._closing.wait(delay * self._jitter.uniform(0.5, 1.5))
                 delay = min(2 * delay, most)
@@ -148,7 +151,7 @@ class MqttTransport:
                 self._link = None
             link.close()
             self._call(self._on_link, False)  # noqa: FBT003 - a callback
-            delay = RETRY_S[0]
+            delay, said = RETRY_S[0], ""
             self._closing.wait(delay * self._jitter.uniform())
 
     def _open(self) -> Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 import time
@@ -29,6 +30,7 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
             "enroll", tokens[name], "--folder", name, "--data", site.data[name]
         )
         assert done.returncode == 0, done.stderr
+        assert re.search(r"profile: \w+, guessed from", done.stderr + done.stdout)
         key = site.folder / name / "identity" / "device.pem"
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     again = site.device("enroll", tokens["pi-1"], "--folder", "thief")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import queue
 import signal
@@ -288,6 +289,31 @@ def test_a_callback_that_raises_does_not_make_us_deaf(
         assert got.get(timeout=WAIT_S).payload == b"good"
         transport.close()
     assert "a transport callback failed" in caplog.text
+
+
+def test_a_broker_that_stays_away_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 0.02))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tried = threading.Semaphore(0)
+    watched = logging.Handler()
+    watched.emit = lambda line: (  # type: ignore[method-assign]
+        tried.release() if "no link to" in line.getMessage() else None
+    )
+    logger = logging.getLogger("edge_sdk.transport.mqtt")
+    logger.addHandler(watched)
+    with caplog.at_level(logging.DEBUG, logger=logger.name):
+        transport = MqttTransport(Address("127.0.0.1", port), "x", print, print)
+        try:
+            assert all(tried.acquire(timeout=WAIT_S) for _ in range(3))
+        finally:
+            transport.close()
+            logger.removeHandler(watched)
+    levels = [r.levelno for r in caplog.records if "no link to" in r.getMessage()]
+    assert levels[:3] == [logging.INFO, logging.DEBUG, logging.DEBUG]
 
 
 def test_no_broker_is_one_sentence_with_a_remedy() -> None:
