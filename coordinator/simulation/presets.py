@@ -76,6 +76,7 @@ def _flash() -> dict[str, Raw]:
         found[f"flash-{name}-hetero-released"] = unequal
         found[f"flash-{name}-momentum"] = {**paper, "training": _MOMENTUM}
         found[f"ours-{name}"] = {**paper, **_OURS}
+        found[f"ours-{name}-hetero"] = {**paper, **_HETERO, **_OURS}
     return found
 
 

@@ -58,8 +58,9 @@ def reproduce(
 
     Returns:
         A row per cell; one without a run has no figures. Its difference is to the last
-        FLASH above it, seed by seed: two methods at one seed have the same partition
-        and the same initial weights.
+        row above it that others are measured against (FLASH where it is there), seed
+        by seed: two methods at one seed have the same partition and the same initial
+        weights.
 
     Raises:
         SettingsError: If there is no such table or cell.
@@ -97,10 +98,8 @@ def _rows(
         wanted = rounds or cell.settings.rounds
         whole = {s: run for s, run in runs.items() if _is_whole(run, wanted)}
         found = {s: _percent(cell, run) for s, run in whole.items()}
-        drawn = cell.settings.algorithm in {"flash", "flash-released"}
-        is_flash = drawn and not cell.settings.training.momentum
-        difference = "" if is_flash else difference_text(found, above)
-        above = found if is_flash else above
+        difference = "" if cell.measure else difference_text(found, above)
+        above = found if cell.measure else above
         down, up, fewer = _bytes(cell, list(whole.values()))
         rows.append(
             {
@@ -108,7 +107,7 @@ def _rows(
                 "rounds": str(wanted),
                 "seeds": str(len(whole)),
                 "accuracy": _mean(list(found.values())),
-                "against FLASH (95 %)": difference,
+                "difference (95 %)": difference,
                 "published": _published(cell, wanted),
                 "bytes down": down,
                 "bytes up": up,

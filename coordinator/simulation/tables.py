@@ -36,6 +36,7 @@ class Cell:
         published: Top-1 accuracy in percent and its deviation, None where none was
             given; None for a run that nobody published.
         folder: As `run`; empty for its name.
+        measure: Whether rows below it say how far they are from it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Cell:
     density: float
     published: Figure | None
     folder: str = ""
+    measure: bool = False
 
     @property
     def run(self) -> str:
@@ -137,22 +139,29 @@ def _methods(kind: Kind) -> list[Cell]:
 
 
 def _hetero(kind: Kind) -> list[Cell]:
-    """Table 4's fleet, beside equal devices at its mean density of 0.155."""
+    """Table 4's fleet beside equal devices at its mean density, theirs and ours."""
     found = [_cell(kind, "mnist", 1, d, "flash") for d in (0.1, 0.155)]
     for method in ("flash-edge", "hetero-flash"):
-        top = _cell(kind, "mnist-hetero", 1, 0.2, method)
-        found.append(top)
-        found += [
-            replace(
-                top,
-                name=top.name.replace("d0.2", f"d{d:g}"),
-                density=d,
-                published=None,
-                folder=top.name,
-            )
-            for d in (0.15, 0.1)
-        ]
-    return found
+        found += _each_density(_cell(kind, "mnist-hetero", 1, 0.2, method))
+    equal = _settings("ours-mnist", densities=[0.155])
+    found.append(Cell("mnist-a1-d0.155-ours", equal, 0.155, None, measure=True))
+    unequal = _settings("ours-mnist-hetero")
+    return found + _each_density(Cell("mnist-hetero-a1-d0.2-ours", unequal, 0.2, None))
+
+
+def _each_density(top: Cell) -> list[Cell]:
+    """One run's cell at its top density, and at the two below."""
+    lower = [
+        replace(
+            top,
+            name=top.name.replace("d0.2", f"d{density:g}"),
+            density=density,
+            published=None,
+            folder=top.name,
+        )
+        for density in (0.15, 0.1)
+    ]
+    return [top, *lower]
 
 
 def _salient_2(kind: Kind) -> list[Cell]:
@@ -209,7 +218,8 @@ def _cell(kind: Kind, data: str, alpha: float, density: float, method: str) -> C
         name += "-released"
         # NST's published accuracy is that of the union of its devices' masks.
         density = 1 if method == "nst" else density
-    return Cell(name, _settings(preset, **more), density, published)
+    settings = _settings(preset, **more)
+    return Cell(name, settings, density, published, measure=method == "flash")
 
 
 def _settings(preset: str, **changes: Any) -> SimulationSettings:
