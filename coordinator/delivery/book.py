@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from edge_sdk.wire.messages import Running
 __all__ = ["PENDING", "SUPERSEDED", "Book", "Delivery", "Live"]
 
 PENDING, SUPERSEDED = "", "superseded"
+BUSY_S = 10.0  # as long as one process waits for the other
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS deliveries (
   no INTEGER NOT NULL, device TEXT NOT NULL, label TEXT NOT NULL, digest BLOB NOT NULL,
@@ -84,9 +86,9 @@ class Book:
         db = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self._path, isolation_level=None, timeout=10)
+            db = sqlite3.connect(self._path, isolation_level=None, timeout=BUSY_S)
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode = WAL")
+            _journal_ahead(db)
             db.executescript(SCHEMA)
             yield db
         except (sqlite3.Error, OSError) as error:
@@ -222,3 +224,21 @@ class Book:
 def _now() -> str:
     """Wall time for people; no decision reads it."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _journal_ahead(db: sqlite3.Connection) -> None:
+    """Has a new file keep a write-ahead log; of an old one it is known.
+
+    SQLite does not wait for this as for other locks: of two who make the file at once,
+    one is refused at once.
+    """
+    give_up = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:  # noqa: PERF203 - that is the loop
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -144,13 +144,13 @@ class Gate:
             while data := await reader.read(READ):
                 if one.half_open:
                     continue
-                while self.weather.hold_up if up else self.weather.hold_down:  # noqa: ASYNC110
-                    await asyncio.sleep(HELD_S)
                 weather = self.weather
                 if weather.latency_s:
                     await asyncio.sleep(weather.latency_s)
                 if weather.rate:
                     await asyncio.sleep(len(data) / weather.rate)
+                while self.weather.hold_up if up else self.weather.hold_down:  # noqa: ASYNC110
+                    await asyncio.sleep(HELD_S)
                 one.passed += len(data)
                 self.bytes += len(data)
                 if weather.cut_after is not None and one.passed > weather.cut_after:

@@ -221,10 +221,12 @@ def _update(fleet: Any, device: str) -> dict[str, Any]:
 def test_a_zombie_device_comes_back_too_late(make: Make) -> None:
     """Its update arrives after its round was closed: told so, and not counted."""
     fleet = make(rounds=4)
+    weather = fleet.gates["dev-3"].weather
+    weather.latency_s = 0.3  # it trains in less than it takes to see that it does
     in_phase(fleet, "dev-3", "training round 1")
-    fleet.gates["dev-3"].weather.hold_up = True
+    weather.hold_up, weather.latency_s = True, 0.0
     in_round(fleet, 2)
-    fleet.gates["dev-3"].weather.hold_up = False
+    weather.hold_up = False
     ends_well(fleet)
     members = {u["device"] for u in fleet.rows("updates") if u["round"] == 1}
     assert "dev-3" not in members

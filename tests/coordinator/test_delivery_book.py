@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_a_bundle_just_recorded_outlives_another_processs_clearing(
     finally:
         done.set()
         clearing.join()
+
+
+def test_two_who_make_the_book_at_once_both_have_it(tmp_path: Path) -> None:
+    for no in range(30):
+        start, folder = threading.Barrier(2), tmp_path / str(no)
+
+        def make(start: threading.Barrier = start, folder: Path = folder) -> str:
+            start.wait(10)
+            return Book(folder).forget() or "made"
+
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(lambda _: make(), range(2))) == ["made", "made"]
 
 
 def test_a_bundle_leaves_once_nobody_waits_for_it(tmp_path: Path) -> None:

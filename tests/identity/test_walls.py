@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,8 +120,12 @@ def test_a_device_writes_its_own_topics_and_nobody_elses(site: Site) -> None:
     address = site.addresses["pi-1"]
     assert address.tls is not None
     device.tls_set_context(address.tls.context())
+    linked = threading.Event()
+    device.on_connect = lambda *_: linked.set()
     device.connect(address.host, address.port)
     device.loop_start()
+    # Not before: of what was said while it connected paho may leave some unsaid.
+    assert linked.wait(WAIT_S)
     chunk = topics.chunk("home", "ab" * 32, 0)
     for topic in (
         topics.upload("home", "pi-2", 0, data=False),
