@@ -31,7 +31,7 @@ def blamed(task: str, doing: str) -> Iterator[None]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if "site-packages" not in frame.filename]
-        at = own[-1]  # this function's own at the least
+        at = (own or frames)[-1]  # installed, we lie among the packages ourselves
         raise TaskError(
             f"task {task}: {doing} raised {type(error).__name__}: {error} "
             f"({Path(at.filename).name}, line {at.lineno})",

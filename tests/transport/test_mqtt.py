@@ -135,9 +135,6 @@ def test_a_killed_broker_is_found_again_with_all_filters(
 DIES = """
 import sys, threading
 from edge_sdk.transport.base import Will
-from edge_sdk.transport.dialect import Dialect
-from edge_sdk.transport.link import Link, Parcel
-from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.address import Address
 MqttTransport(Address(sys.argv[1], int(sys.argv[2])), "mortal", print, lambda _: None,
