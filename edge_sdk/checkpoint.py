@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from edge_sdk.errors import CheckpointError, SparsityError
+from edge_sdk.json_text import floats_from_json, to_json
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.mask import LayerShape, Mask
 
@@ -91,7 +92,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             [[s.name, list(s.shape), s.groups] for s in checkpoint.layers]
         ),
         "dense": json.dumps(list(checkpoint.dense)),
-        "metrics": json.dumps(dict(checkpoint.metrics), sort_keys=True),
+        "metrics": to_json(dict(checkpoint.metrics), sort_keys=True),
     }
     replace_file(path, _canonical(save(tensors, metadata)))
 
@@ -148,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             mask=mask,
             values={name: tensor.values for name, tensor in csr.items()},
             dense={n: tensors[f"dense/{n}"] for n in json.loads(meta["dense"])},
-            metrics=json.loads(meta["metrics"]),
+            metrics=floats_from_json(meta["metrics"]),
         )
     except (
         AttributeError,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint, replace_file
 from edge_sdk.errors import DataError
+from edge_sdk.json_text import to_json
 from export.extras import require
 from export.report import Report
 
@@ -128,9 +128,9 @@ def prepare(
         "mac_density": repr(macs.density),
         "macs": str(macs.dense),
         "mask_digest": source.mask.digest.hex(),
-        "labels": json.dumps(list(source.labels)),
-        "input_shape": json.dumps(list(source.input_shape)),
-        "metrics": json.dumps(dict(source.metrics), sort_keys=True),
+        "labels": to_json(list(source.labels)),
+        "input_shape": to_json(list(source.input_shape)),
+        "metrics": to_json(dict(source.metrics), sort_keys=True),
         "torch": versions()["torch"],
     }
     calibration = None if data is None else source.inputs(data, _CALIBRATED, half=1)

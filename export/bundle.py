@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, digests
 from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
+from edge_sdk.json_text import to_json
 from export.builder import build_source
 from export.extras import require
 from export.recheck import outputs_of
@@ -204,7 +204,7 @@ def _save(path: Path, array: np.typing.NDArray[Any]) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=2, sort_keys=True)
+    text = to_json(value, indent=2, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
 
 

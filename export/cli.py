@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from edge_sdk.errors import EdgeError, ExportError
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
 from edge_sdk.infer.run_key import run_folder, run_name
 from edge_sdk.infer.signature import check_signature, read_public_key
+from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Json, add, exit_codes, log_from_now_on
 from export.builder import build
 from export.bundle import FORMATS, make_bundle
@@ -114,7 +114,7 @@ def verify_command(
         if as_json:
             signed = None if signer is None else signer.hex()
             values = {"signer": signed, "run": run, "differences": differences}
-            typer.echo(json.dumps(values))
+            typer.echo(to_json(values))
             return
         typer.echo(_signed_by(signer, trusted, run))
         for name, error in differences.items():
@@ -159,7 +159,7 @@ def bundle_command(
         key=key,
     )
     if as_json:
-        typer.echo(json.dumps(manifest, indent=2))
+        typer.echo(to_json(manifest, indent=2))
         return
     typer.echo(f"{out}: {len(manifest['files'])} files, task {manifest['task']}")
     if "run" in manifest:
@@ -181,7 +181,7 @@ def bench_command(
     timings = bench(bundle, threads=threads, seconds=seconds)
     if as_json:
         values = {"machine": machine(), "timings": [asdict(t) for t in timings]}
-        typer.echo(json.dumps(values, indent=2))
+        typer.echo(to_json(values, indent=2))
         return
     typer.echo(f"{machine()['processor']}, {threads} thread(s), batch 1")
     typer.echo(f"{'model':20}{'p50 ms':>10}{'p90 ms':>10}{'load ms':>10}{'MiB':>8}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+
+from edge_sdk.json_text import to_json
 
 __all__ = ["Accuracy", "Findings", "Parity", "Report"]
 
@@ -128,7 +129,7 @@ class Report:
         if self.findings.accuracy is not None:
             lost = round(self.findings.accuracy.lost_points, 4)
             values["findings"]["accuracy"]["lost_points"] = lost
-        return json.dumps(values, indent=2, sort_keys=True)
+        return to_json(values, indent=2, sort_keys=True)
 
     def lines(self) -> list[str]:
         """The report for a person: a few lines."""

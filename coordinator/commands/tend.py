@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import threading
 from itertools import chain
@@ -15,6 +14,7 @@ from coordinator.commands import complete
 from coordinator.commands.options import Folder
 from coordinator.log_file import Wanted, follow_log, line_of, read_log
 from coordinator.stop import stop_coordinator
+from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Exit, Json, on_stop, say, show
 
 __all__ = ["doctor", "logs", "stop"]
@@ -52,7 +52,7 @@ def logs(
         on_stop(over.set)
     to_come = follow_log(folder, wanted, end, over.wait) if follow else ()
     for entry in chain(past[-lines:], to_come):
-        typer.echo(json.dumps(entry) if as_json else line_of(entry))
+        typer.echo(to_json(entry) if as_json else line_of(entry))
 
 
 def stop(

@@ -15,7 +15,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
-    JSONResponse,
     PlainTextResponse,
     Response,
     StreamingResponse,
@@ -26,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 from coordinator.dashboard.guard import Guard
 from coordinator.dashboard.source import Source
 from edge_sdk.errors import EdgeError
+from edge_sdk.json_text import to_json
 
 __all__ = ["make_app"]
 
@@ -76,7 +76,7 @@ def _fact_routes(source: Source) -> list[Route]:
                 found = await run_in_threadpool(answer, request.path_params)
             except EdgeError as error:  # an answer too: a run may not have begun
                 found = {"missing": str(error), "help": error.help}
-            return JSONResponse(found)
+            return Response(to_json(found), media_type="application/json")
 
         return Route(path, endpoint)
 

@@ -5,12 +5,12 @@ No round is decided by these, so none of them costs a commit of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from coordinator.ledger.pages import Pages, now
 from coordinator.ledger.rows import RefusalRow
+from edge_sdk.json_text import floats_from_json, to_json
 
 __all__ = ["FleetPages"]
 
@@ -28,7 +28,7 @@ class FleetPages(Pages):
                 "VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
                 "profile = excluded.profile, examples = excluded.examples, "
                 "version = excluded.version, last_seen = excluded.last_seen",
-                (name, json.dumps(profile), examples, version, now()),
+                (name, to_json(profile), examples, version, now()),
             )
 
     def assign(self, name: str, density: float | None, why: str) -> None:
@@ -61,7 +61,7 @@ class FleetPages(Pages):
         """Most memory that each device reported with an update, MiB."""
         rows = self._db.execute(
             "SELECT device, max(json_extract(metrics, '$.peak_mib')) AS peak "
-            "FROM updates GROUP BY device"
+            "FROM updates WHERE json_valid(metrics) GROUP BY device"
         ).fetchall()
         return {r["device"]: float(r["peak"]) for r in rows if r["peak"] is not None}
 
@@ -98,7 +98,8 @@ class FleetPages(Pages):
         time with 600 devices, as this is asked a few times a second.
         """
         rows = self._db.execute(
-            "SELECT *, coalesce(json_extract(profile, '$.board'), '') AS board "
+            "SELECT *, CASE WHEN json_valid(profile) THEN "
+            "coalesce(json_extract(profile, '$.board'), '') ELSE '' END AS board "
             "FROM devices ORDER BY name"
         ).fetchall()
         return [dict(row) for row in rows]
@@ -126,7 +127,7 @@ class FleetPages(Pages):
         with self._commits.alone() as db:
             db.execute(
                 "REPLACE INTO scores VALUES (?, ?, ?)",
-                (round_no, density, json.dumps(dict(metrics))),
+                (round_no, density, to_json(dict(metrics))),
             )
 
     def scores(self) -> dict[int, dict[float, dict[str, float]]]:
@@ -135,7 +136,7 @@ class FleetPages(Pages):
         for row in self._db.execute(
             "SELECT * FROM scores ORDER BY round, density DESC"
         ):
-            found.setdefault(row["round"], {})[row["density"]] = json.loads(
+            found.setdefault(row["round"], {})[row["density"]] = floats_from_json(
                 row["metrics"]
             )
         return found

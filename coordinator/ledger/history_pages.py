@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from coordinator.ledger.pages import Pages
+from edge_sdk.json_text import floats_from_json
 
 __all__ = ["HistoryPages"]
 
@@ -53,4 +53,7 @@ class HistoryPages(Pages):
 
 
 def _with_metrics(rows: Iterable[Any]) -> list[dict[str, Any]]:
-    return [dict(row) | {"metrics": json.loads(row["metrics"] or "{}")} for row in rows]
+    return [
+        dict(row) | {"metrics": floats_from_json(row["metrics"] or "{}")}
+        for row in rows
+    ]

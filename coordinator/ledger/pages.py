@@ -10,6 +10,7 @@ from typing import Any
 
 from coordinator.ledger.blobs import Blobs
 from coordinator.ledger.commits import Commits
+from edge_sdk.json_text import to_json
 
 __all__ = ["Pages", "now"]
 
@@ -38,7 +39,7 @@ class Pages:
     def put(self, key: str, value: Any) -> None:
         """Stores a JSON value."""
         with self._commits.alone() as db:
-            db.execute("REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            db.execute("REPLACE INTO meta VALUES (?, ?)", (key, to_json(value)))
 
 
 def now(later_s: float = 0.0) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -11,6 +10,7 @@ from coordinator.ledger.pages import Pages, now
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
 from coordinator.limits import PAST, Share
 from coordinator.rounds import Phase, TaskPhase
+from edge_sdk.json_text import to_json
 
 __all__ = ["Limit", "RoundPages"]
 
@@ -54,7 +54,7 @@ class RoundPages(Pages):
     def wait_until(self, no: int, seconds: float) -> None:
         """Notes, for people, in how many seconds an open round's deadline is."""
         with self._commits.joined() as db:
-            value = json.dumps([no, now(seconds)])
+            value = to_json([no, now(seconds)])
             db.execute("REPLACE INTO meta VALUES ('deadline', ?)", (value,))
 
     def deadline_of(self, no: int) -> str | None:
@@ -99,7 +99,7 @@ class RoundPages(Pages):
                     len(content),
                     examples,
                     norm,
-                    json.dumps(dict(metrics)),
+                    to_json(dict(metrics)),
                     now(),
                     task.round_no,
                 ),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from dataclasses import dataclass
 
 from coordinator.rounds import Phase, TaskPhase
+from edge_sdk.json_text import floats_from_json
 
 __all__ = ["RefusalRow", "RoundRow", "TaskRow", "UpdateRow"]
 
@@ -106,7 +106,7 @@ class UpdateRow:
             row["blob"],
             row["examples"],
             row["norm"],
-            json.loads(row["metrics"]),
+            floats_from_json(row["metrics"]),
             row["scale"],
             row["weight"],
         )

@@ -11,6 +11,7 @@ from coordinator.evidence import Findings
 from coordinator.orders import mask_seed
 from coordinator.store import ModelStore, model_name
 from edge_sdk.checkpoint import replace_file
+from edge_sdk.json_text import to_json
 from edge_sdk.sparse import LayerShape
 
 __all__ = ["Kept"]
@@ -43,7 +44,7 @@ class Kept:
             "evidence": None if findings is None else dict(findings.kept),
             "counts": {str(d): kept for d, kept in family.counts.items()},
         }
-        replace_file(self._folder / PLAN, json.dumps(plan, indent=1).encode())
+        replace_file(self._folder / PLAN, to_json(plan, indent=1).encode())
 
     def save(self, round_no: int, model: Model, moved: Family | None) -> None:
         """Writes the model after a round, and its masks if they have moved."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,7 +63,8 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         asked: How many were asked.
         rate: Learning rate.
         loss: Mean training loss over the accepted devices.
-        scores: Density to loss and accuracy on the evaluation set, at that density.
+        scores: Density to loss and accuracy on the evaluation set, at that density;
+            one that is not finite is null in the file.
         bytes_up: Payloads and offers of this round, as packed for the wire.
         bytes_down: Bases and orders of this round, alike.
         total_up: Of all rounds so far, the warm-up included.
@@ -164,8 +167,12 @@ def coverage_figures(coverage: Coverage) -> tuple[float, float]:
 
 def _read(path: Path, number: int, line: bytes) -> RoundRecord:
     try:
-        return msgspec.json.decode(line, type=RoundRecord)
-    except msgspec.MsgspecError as error:
+        raw = msgspec.json.decode(line, type=dict[str, Any])
+        for scores in raw.get("scores", {}).values():
+            # JSON has no NaN: what was not finite is null there.
+            scores.update({k: math.nan for k, v in scores.items() if v is None})
+        return msgspec.convert(raw, RoundRecord)
+    except (msgspec.MsgspecError, AttributeError) as error:
         raise StateError(
             f"{path}, line {number}: {error}",
             remedy="Delete the line and all after it; the run goes on from there.",

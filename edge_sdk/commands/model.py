@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from edge_sdk.commands.options import Key, public_key
+from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Json, show, tell
 
 __all__ = ["infer", "rollback", "status", "switch"]
@@ -34,7 +34,7 @@ def infer(
     model = Bundle(folder, threads=threads, trusted=public_key(key))
     for outputs in model.predict(read_examples(given, model.preparation)):
         if as_json:
-            typer.echo(json.dumps(outputs.tolist()))
+            typer.echo(to_json(outputs.tolist()))
             continue
         top = int(outputs.reshape(-1).argmax())
         label = model.labels[top] if top < len(model.labels) else str(top)

@@ -7,7 +7,6 @@ for one with ``extra={"device": name}``. The nearest wins.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, TypeAlias
 
 from edge_sdk.errors import EdgeError
+from edge_sdk.json_text import to_json
 from edge_sdk.terminal.plain import plain
 
 __all__ = [
@@ -85,7 +85,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return to_json(line)
 
 
 class TextLines(logging.Formatter):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from edge_sdk.json_text import to_json
 from edge_sdk.terminal.commands import Json, look
 from edge_sdk.terminal.exits import Exit
 
@@ -42,7 +42,7 @@ def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) 
         as_json: Whether to print the facts as JSON instead.
     """
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(to_json(facts, indent=2))
         return
     found = people()
     if isinstance(found, str):
@@ -63,7 +63,7 @@ def tell(facts: object, remark: str, *, as_json: bool) -> None:
         as_json: Whether to print the facts as JSON instead.
     """
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(to_json(facts, indent=2))
     else:
         say(remark)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 import struct
 import zlib
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.json_text import to_json
 from export.native.arena import buffer_order, place_buffers
 from export.native.program import Kind, Operation, Program, Weight
 from export.packing import gap_list
@@ -164,7 +164,7 @@ def write(program: Program, facts: Mapping[str, Any], *, int8: bool = False) -> 
         )
         for o in program.operations
     )  # fmt: skip
-    meta = json.dumps(dict(facts), sort_keys=True).encode()
+    meta = to_json(dict(facts), sort_keys=True).encode()
     at = [_append(body, np.frombuffer(part, np.uint8)) for part in (
         buffers, b"".join(records), operations, meta
     )]  # fmt: skip

@@ -30,6 +30,7 @@ from device_profiles import DeviceProfile, Workload, load_board
 from device_profiles.calibrate import Observation, calibrate
 from device_profiles.memory import peak_mib
 from device_profiles.step_time import REFERENCE_CALLS, step_terms
+from edge_sdk.json_text import to_json
 
 CHECKED = ("MnistNet", "McMahanCnn", "FemnistCnn", "ResNet20", "Vgg11")
 DENSITIES = (0.05, 0.1, 0.2, 0.5)
@@ -218,7 +219,7 @@ def main() -> int:
     print(f"{len(rows) - missed} of {len(rows)} within {WITHIN:.0%} in both")
     if options.json:
         table = [asdict(row) for row in (*base, *rows)]
-        options.json.write_text(json.dumps(table, indent=1))
+        options.json.write_text(to_json(table, indent=1))
     return 0
 
 

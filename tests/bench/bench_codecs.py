@@ -10,7 +10,6 @@ tests/bench/bench_wire.py. Figures of the day: docs/codecs.md.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edge_sdk.json_text import to_json
 from edge_sdk.models.inventory import layers_of
 from edge_sdk.models.zoo.resnet import ResNet18Cifar
 from edge_sdk.models.zoo.small import MnistNet
@@ -46,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {name: _model(name, chosen.density) for name in MODELS}
     if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        chosen.json.write_text(to_json(found, indent=1), encoding="utf-8")
 
 
 def _model(name: str, density: float) -> dict[str, Any]:

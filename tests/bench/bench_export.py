@@ -15,7 +15,6 @@ on the way, or the bench ends there.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from trained import MODELS, evaluation, task_of, trained
 import export
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.infer import NativeModel
+from edge_sdk.json_text import to_json
 from export.rebuild import Source, from_checkpoint
 from export.runtime import open_session
 from export.timing import Timing, machine, time_file
@@ -212,7 +212,7 @@ def main() -> int:
         values = {"machine": machine(), "versions": export.builder.versions(),
                   "rows": everything}  # fmt: skip
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(values, indent=2))
+        options.json.write_text(to_json(values, indent=2))
     return 0
 
 

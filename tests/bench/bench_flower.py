@@ -33,6 +33,7 @@ from coordinator.simulation.play import Simulation
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.process_pool import process_pool
 from coordinator.simulation.settings import SimulationSettings
+from edge_sdk.json_text import to_json
 
 Times = dict[str, list[float]]
 CLIENTS = 10
@@ -76,7 +77,7 @@ def main() -> None:
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
-        asked.json.write_text(json.dumps({"rounds": rounds, **machine}, indent=2))
+        asked.json.write_text(to_json({"rounds": rounds, **machine}, indent=2))
 
 
 def _commands(asked: argparse.Namespace, data: Path) -> dict[str, list[str]]:

@@ -10,7 +10,6 @@ page is served by a process of its own, as beside a coordinator.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -23,6 +22,8 @@ from playwright.sync_api import sync_playwright
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "coordinator" / "page"))
 from conftest import Page, Past
+
+from edge_sdk.json_text import to_json
 
 ROUNDS, LOADS, UPDATES = 20, 5, 15
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-quic"]
@@ -53,7 +54,7 @@ def main() -> None:
         print(f"{name:24} {value:10.1f}")
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(found, indent=2))
+        asked.json.write_text(to_json(found, indent=2))
 
 
 def _measure(past: Past, page: Page) -> dict[str, float]:

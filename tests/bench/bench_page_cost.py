@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import json
 import os
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import bench_protocol
 
 from coordinator.dashboard.access import token_of
+from edge_sdk.json_text import to_json
 
 ROUNDS, ASK_S = 15, 0.25
 
@@ -43,7 +43,7 @@ def main() -> None:
     if asked.json:
         machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
         facts = {"devices": asked.devices, "round_ms": found, **machine}
-        asked.json.write_text(json.dumps(facts, indent=2))
+        asked.json.write_text(to_json(facts, indent=2))
 
 
 def _rounds(devices: int, *, looked_at: bool) -> list[float]:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from edge_sdk.json_text import to_json
 from edge_sdk.models.partition import save_partition
 from edge_sdk.models.task import Examples
 
@@ -57,7 +58,7 @@ def main() -> None:
             found["large"].append(_measure("mnist", args.density, count, 1))
             print(_large(found["large"][-1]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1))
+        args.json.write_text(to_json(found, indent=1))
 
 
 def _noop(row: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ it: that alone is printed too.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from pathlib import Path
 from coordinator.ledger import read_ledger
 from coordinator.processes import Child, stop_all
 from edge_sdk.errors import StateError
+from edge_sdk.json_text import to_json
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
 
 DEVICES = ("dev-1", "dev-2", "dev-3", "dev-4")
@@ -70,7 +70,7 @@ def main() -> None:
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
-        asked.json.write_text(json.dumps({"seconds": found, **machine}, indent=2))
+        asked.json.write_text(to_json({"seconds": found, **machine}, indent=2))
 
 
 def _coordinator(folder: Path, children: list[Child]) -> float:

@@ -11,7 +11,6 @@ tries to come in again at once.
 from __future__ import annotations
 
 import argparse
-import json
 import queue
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from edge_sdk.access import access_of
 from edge_sdk.errors import BrokerError
 from edge_sdk.identity.enroll import enroll, settings_text
 from edge_sdk.identity.token import read_token
+from edge_sdk.json_text import to_json
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.mqtt import MqttTransport
@@ -54,7 +54,7 @@ def main() -> None:
         print(f"{what:34} {value:8.3f}")
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(found, indent=2))
+        asked.json.write_text(to_json(found, indent=2))
 
 
 def _measure(

@@ -13,7 +13,6 @@ largest count passed the median that the bound is a multiple of. The bounds are 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sqlite3
 import statistics
@@ -32,6 +31,7 @@ from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.journal import Journal
+from edge_sdk.json_text import to_json
 from edge_sdk.models.partition import load_partition
 from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.models.task import Examples, load_task
@@ -63,7 +63,7 @@ def main() -> None:
         print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()))
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(found, indent=2))
+        asked.json.write_text(to_json(found, indent=2))
 
 
 def _train(folder: Path, alpha: float, devices: int, rounds: int) -> Path:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from coordinator.status import summary
 from device_profiles.step_time import REFERENCE_CALLS, step_terms
+from edge_sdk.json_text import to_json
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.models.tasks.digits import task as digits
@@ -202,7 +203,7 @@ def main() -> int:
         )
         print(f"round time with over without: {ratio:.2f}")
     if options.json:
-        options.json.write_text(json.dumps(asdict(mixed)))
+        options.json.write_text(to_json(asdict(mixed)))
     return 0
 
 

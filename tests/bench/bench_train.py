@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from edge_sdk.json_text import to_json
 from edge_sdk.kernels.library import Kernels
 from edge_sdk.models.zoo.resnet import ResNet18Cifar
 from edge_sdk.models.zoo.small import FemnistCnn, McMahanCnn, MnistNet
@@ -450,7 +451,7 @@ def main() -> int:
                 report["memory"].append(row)
         show_memory(report["memory"])
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(to_json(report, indent=1))
     return 0
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from coordinator.processes import Child, stop_all
 from coordinator.status import summary
+from edge_sdk.json_text import to_json
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
 
 PAIRS = "fp32/fp32,fp16/fp16,int8/fp16,int8/int8"
@@ -70,7 +71,7 @@ def main() -> None:
             )
     if chosen.json:
         found = {"rounds": chosen.rounds, "dense": dense, "codecs": rows}
-        chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        chosen.json.write_text(to_json(found, indent=1), encoding="utf-8")
     shutil.rmtree(folder)
 
 
