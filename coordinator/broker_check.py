@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from edge_sdk.deadline import cut_after
 from edge_sdk.transport.address import Address, unusable
 
 __all__ = ["check_broker"]
@@ -28,7 +29,13 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     """
     client = f"flash-edge-check-{os.getpid()}"
     try:
-        with _link(address, timeout_s) as link:
+        with (
+            socket.create_connection(
+                (address.host, address.port), timeout=timeout_s
+            ) as raw,
+            cut_after(raw, timeout_s),
+            _secured(raw, address) as link,
+        ):
             link.sendall(_connect_packet(client, address))
             answer = _read_exactly(link, 4)
             if len(answer) == 4 and answer[3] == 0:
@@ -45,15 +52,10 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
         raise unusable(f"the MQTT broker at {address.url} refuses us: {reason}")
 
 
-def _link(address: Address, timeout_s: float) -> socket.socket:
-    raw = socket.create_connection((address.host, address.port), timeout=timeout_s)
+def _secured(raw: socket.socket, address: Address) -> socket.socket:
     if address.tls is None:
         return raw
-    try:
-        return address.tls.context().wrap_socket(raw, server_hostname=address.host)
-    except BaseException:
-        raw.close()
-        raise
+    return address.tls.context().wrap_socket(raw, server_hostname=address.host)
 
 
 def _connect_packet(client: str, address: Address) -> bytes:

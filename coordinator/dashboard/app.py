@@ -51,7 +51,7 @@ def make_app(source: Source, *, token: str, cookie: str, hosts: list[str]) -> St
         yield
         looking.cancel()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", _index),
             *_fact_routes(source),
@@ -63,6 +63,10 @@ def make_app(source: Source, *, token: str, cookie: str, hosts: list[str]) -> St
         middleware=[Middleware(Guard, token=token, cookie=cookie, hosts=hosts)],
         lifespan=lifespan,
     )
+    # A redirect to the path without its last slash would be put together from the Host
+    # header; nothing here links to such a path.
+    app.router.redirect_slashes = False
+    return app
 
 
 async def _index(_request: Request) -> Response:

@@ -2,15 +2,20 @@
 
 A page on loopback can still be reached by any web site that the browser has open,
 through a host name that points to 127.0.0.1; the Host header tells them apart.
+
+What is asked for is the path that the router sees, ``scope["path"]``, and nothing put
+together from headers: ``Host: 127.0.0.1/static/?`` once made starlette's `request.url`
+name a path that was never asked for.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterable
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     HTMLResponse,
     PlainTextResponse,
@@ -19,9 +24,13 @@ from starlette.responses import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "host_of"]
 
 LONGEST_LOGIN = 512  # bytes of a login form
+FILE = re.compile(r"[\w-]+(?:\.[\w-]+)+", re.A)  # one name; no folder, no ..
+HOST = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.A
+)
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -48,6 +57,28 @@ LOGIN = """<!doctype html>
 """
 
 
+def host_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The host that a request names, in lower case, without its port.
+
+    None where it names none, several, or something that is no host: a name ends with
+    its port, and nothing that a URL has after it may follow.
+
+    Args:
+        headers: Names in lower case, as ASGI has them.
+
+    Example:
+        >>> host_of([(b"host", b"LocalHost:80")]), host_of([(b"host", b"a/static/?")])
+        ('localhost', None)
+    """
+    given = [value for name, value in headers if name == b"host"]
+    if len(given) != 1:
+        return None
+    match = HOST.fullmatch(given[0].decode("latin-1"))
+    if match is None:
+        return None
+    return (match["six"] or match["name"]).lower().removesuffix(".")
+
+
 class Guard:
     """Lets those with the token through, and writes the headers on every answer.
 
@@ -66,8 +97,11 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # a WebSocket: nothing here speaks it
+            await send({"type": "websocket.close", "code": 1008})
             return
 
         async def send_guarded(message: Message) -> None:
@@ -89,11 +123,12 @@ class Guard:
 
     async def _answer(self, request: Request) -> Response | None:
         """What to say instead of the page; None lets the request through."""
-        if self._hosts and request.url.hostname not in self._hosts:
+        host = host_of(request.scope["headers"])
+        if host is None or (self._hosts and host not in self._hosts):
             return PlainTextResponse(
                 "this page is not served under that name", status_code=421
             )
-        path = request.url.path
+        path, reads = request.scope["path"], request.method in ("GET", "HEAD")
         if path == "/login" and request.method == "POST":
             return await self._login(request)
         given = request.query_params.get("token")
@@ -103,7 +138,7 @@ class Guard:
         known = any(
             map(self._is_right, (request.cookies.get(self._cookie, ""), bearer))
         )
-        if known or path.startswith("/static/"):  # nothing in there is of the run
+        if known or (reads and _is_static(path)):  # nothing in there is of the run
             return None
         if path == "/":
             return HTMLResponse(LOGIN.format(said=""), status_code=401)
@@ -111,10 +146,13 @@ class Guard:
 
     async def _login(self, request: Request) -> Response:
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LONGEST_LOGIN:
-                return PlainTextResponse("too long", status_code=413)
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > LONGEST_LOGIN:
+                    return PlainTextResponse("too long", status_code=413)
+        except ClientDisconnect:
+            return PlainTextResponse("cut off", status_code=400)
         fields = parse_qs(body.decode("ascii", "replace"))
         return self._open(fields.get("token", [""])[0])
 
@@ -129,3 +167,9 @@ class Guard:
 
     def _is_right(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token.encode())
+
+
+def _is_static(path: str) -> bool:
+    """Whether a path, decoded, is of one of the page's own files and stays there."""
+    name = path.removeprefix("/static/")
+    return name != path and FILE.fullmatch(name) is not None

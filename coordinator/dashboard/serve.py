@@ -60,12 +60,15 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
         Source(folder),
         token=token,
         cookie=f"flash-edge-{port}",
-        hosts=sorted(LOOPBACK) if is_loopback(host) else [],
+        hosts=sorted({*LOOPBACK, host.lower()}) if is_loopback(host) else [],
     )
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # nothing of what others say they forward is believed
+        server_header=False,
+        ws="none",
         timeout_graceful_shutdown=1,
         log_config=None,  # its lines look like ours
     )

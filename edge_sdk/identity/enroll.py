@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edge_sdk.deadline import cut_after
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity.exchange import (
     AskAuthority,
@@ -120,6 +121,7 @@ def _link(token: Token, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
     address = token.host, token.port
     with (
         socket.create_connection(address, timeout=WAIT_S) as raw,
+        cut_after(raw, WAIT_S),
         context.wrap_socket(raw, server_hostname=token.host) as link,
     ):
         yield link

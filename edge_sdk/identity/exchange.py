@@ -24,6 +24,8 @@ __all__ = [
     "Question",
     "Refused",
     "ask",
+    "body_size",
+    "frame_of",
     "receive",
     "send",
     "unpack_question",
@@ -85,10 +87,27 @@ Question: TypeAlias = AskAuthority | Enrol
 Answer: TypeAlias = AuthorityIs | Enrolled | Refused
 
 
+def frame_of(message: Question | Answer) -> bytes:
+    """A message as one frame."""
+    body = pack(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+def body_size(head: bytes) -> int:
+    """Bytes that follow the four of a frame's head.
+
+    Raises:
+        RemoteProtocolError: If they would be too many.
+    """
+    size = int.from_bytes(head, "big")
+    if size > MAX_FRAME:
+        raise RemoteProtocolError(f"a frame of {size} bytes passes the limit")
+    return size
+
+
 def send(link: socket.socket, message: Question | Answer) -> None:
     """Sends one frame."""
-    body = pack(message)
-    link.sendall(len(body).to_bytes(4, "big") + body)
+    link.sendall(frame_of(message))
 
 
 def receive(link: socket.socket) -> bytes:
@@ -98,10 +117,7 @@ def receive(link: socket.socket) -> bytes:
         RemoteProtocolError: If it is too long or ends early.
         OSError: If the link breaks.
     """
-    size = int.from_bytes(_exactly(link, 4), "big")
-    if size > MAX_FRAME:
-        raise RemoteProtocolError(f"a frame of {size} bytes passes the limit")
-    return _exactly(link, size)
+    return _exactly(link, body_size(_exactly(link, 4)))
 
 
 def _exactly(link: socket.socket, size: int) -> bytes:

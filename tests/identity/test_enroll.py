@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import ssl
@@ -9,18 +10,22 @@ import stat
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.identity import listener as listener_module
+from coordinator.identity.listener import to_cut
 from coordinator.identity.store import IdentityStore
 from edge_sdk.errors import IdentityError
 from edge_sdk.identity import enroll as enroll_module
 from edge_sdk.identity import folder as folder_module
 from edge_sdk.identity.enroll import enroll, settings_text
-from edge_sdk.identity.exchange import AskAuthority, send
+from edge_sdk.identity.exchange import AskAuthority
 from edge_sdk.identity.folder import DEVICE, NEXT, DeviceFolder, NewDevice
 from edge_sdk.identity.keys import key_pem
 from edge_sdk.identity.token import Token, read_token
@@ -266,37 +271,129 @@ def test_a_folder_with_an_identity_is_not_overwritten(site: Site) -> None:
 
 
 def test_strangers_that_say_nothing_noise_or_too_much_leave_it_running(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
 ) -> None:
-    monkeypatch.setattr(listener_module, "PATIENCE_S", 0.3)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with site.listening() as listener:
         where = "127.0.0.1", listener.port
-        silent = [socket.create_connection(where) for _ in range(12)]
+        silent = [socket.create_connection(where) for _ in range(100)]
         for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4 + bytes(100_000)):
             with socket.create_connection(where) as link:
                 link.sendall(noise)
-        token = token_of(site, listener)
-        for _ in range(50):  # the silent ones hold all places for their patience
-            try:
-                with (
-                    socket.create_connection(where, timeout=1) as raw,
-                    context.wrap_socket(raw) as link,
-                ):
-                    send(link, AskAuthority())
-                    link.recv(4)
-                break
-            except OSError:
-                threading.Event().wait(0.1)
         with (
             socket.create_connection(where) as raw,
             context.wrap_socket(raw) as link,
         ):
             link.sendall(b"\xff\xff\xff\xff")
+        token = token_of(site, listener)
         assert enroll(token, site.folder / "pi-1").name == "pi-1"
         for one in silent:
             one.close()
+
+
+class Slow(threading.Thread):
+    """Holds links open that say a byte now and then, in TLS or before it."""
+
+    def __init__(self, where: tuple[str, int], count: int, *, tls: bool) -> None:
+        super().__init__(daemon=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.links: list[socket.socket] = []
+        for _ in range(count):
+            raw = socket.create_connection(where, timeout=20)
+            self.links.append(context.wrap_socket(raw) if tls else raw)
+        self.words = b"\x00\x00\x40\x00" if tls else b"\x16\x03\x01\x40\x00\x01"
+        self.over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        word = 0
+        while not self.over.wait(0.05):
+            for link in self.links:
+                with contextlib.suppress(OSError):
+                    link.send(self.words[word : word + 1] or b"\x00")
+            word += 1
+
+    def close(self) -> None:
+        self.over.set()
+        self.join()
+        for link in self.links:
+            link.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["before TLS", "in TLS"])
+def test_slow_links_shut_nobody_out_and_delay_no_end(site: Site, tls: bool) -> None:
+    with site.listening() as listener:
+        token = token_of(site, listener)
+        slow = Slow(("127.0.0.1", listener.port), 8, tls=tls)
+        assert enroll(token, site.folder / "pi-1").name == "pi-1"
+        listener.close()  # does not wait for their deadline, ten seconds away
+        assert all(_is_over(link) for link in slow.links)
+        slow.close()
+
+
+def _is_over(link: socket.socket) -> bool:
+    try:
+        link.settimeout(20)
+        return link.recv(1) == b""
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["before TLS", "in TLS"])
+def test_a_link_that_speaks_slowly_has_one_deadline_for_all_it_says(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    with site.listening() as listener:
+        monkeypatch.setattr(listener_module, "PATIENCE_S", 1.0)
+        slow = Slow(("127.0.0.1", listener.port), 2, tls=tls)  # a byte each 50 ms
+        assert all(_is_over(link) for link in slow.links)
+        slow.close()
+
+
+def test_room_is_made_by_the_oldest_of_who_holds_most() -> None:
+    cut = partial(to_cut, at_once=6, per_address=3)
+    assert cut([], "a") is None
+    assert cut(["a", "b", "a"], "a") is None
+    assert cut(["b", "a", "a", "a"], "a") == 1  # its own oldest
+    assert cut(["b", "a", "c", "a", "d", "a"], "e") == 1
+    assert cut(["b", "a", "a"], "b") is None
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=300))
+def test_the_bounds_of_the_listener_hold_whoever_comes(peers: list[str]) -> None:
+    links: list[str] = []
+    for peer in peers:
+        place = to_cut(links, peer, at_once=5, per_address=2)
+        if place is not None:
+            del links[place]
+        links.append(peer)
+        assert len(links) <= 5
+        assert links.count(peer) <= 2
+
+
+def test_a_coordinator_that_answers_a_byte_at_a_time_holds_no_device(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enroll_module, "WAIT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        over = threading.Event()
+
+        def drip() -> None:
+            link, _ = server.accept()
+            with link, contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    link.send(b"\x16")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        token = Token("127.0.0.1", port, bytes(20), bytes(16))
+        with pytest.raises(IdentityError, match="no enrolment at"):
+            enroll(token, site.folder / "pi-1")
+        over.set()
+        thread.join()
 
 
 def test_a_taken_port_is_named(site: Site) -> None:

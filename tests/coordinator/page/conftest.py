@@ -22,7 +22,7 @@ HERE = ("http://127.0.0.1:", "file:///")
 class Page:
     """The page of one run in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
             [
@@ -32,6 +32,7 @@ class Page:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **env},
         )
         until = time.monotonic() + 60
         while not (folder / "page.url").exists():
@@ -91,8 +92,8 @@ def serve() -> Iterator[Callable[[Path], Page]]:
     """Serves pages and stops them."""
     pages: list[Page] = []
 
-    def start(folder: Path) -> Page:
-        pages.append(Page(folder))
+    def start(folder: Path, **env: str) -> Page:
+        pages.append(Page(folder, **env))
         return pages[-1]
 
     yield start

@@ -1,0 +1,62 @@
+"""Token buckets under any course of time, and what is said seldom."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.rate_limit import Bucket, Buckets, Rate, Seldom
+
+steps = st.lists(st.floats(0, 100), min_size=1, max_size=200)
+
+
+@given(steps, st.floats(0.1, 10), st.integers(1, 20))
+def test_no_more_passes_than_the_burst_and_what_comes_back(
+    steps: list[float], per_s: float, burst: int
+) -> None:
+    buckets, rate, now, passed = Buckets(4), Rate(per_s, burst), 0.0, 0
+    for step in steps:
+        now += step
+        passed += buckets.take("pi-1", rate, now)
+        assert passed <= burst + per_s * now + 1e-6
+
+
+def test_what_is_refused_costs_nothing_so_a_flood_gets_its_rate() -> None:
+    buckets, rate = Buckets(4), Rate(per_s=1.0, burst=2.0)
+    passed = sum(buckets.take("pi-1", rate, tick / 1000) for tick in range(10_000))
+    assert passed == 2 + 9
+
+
+def test_one_that_floods_takes_nothing_from_others_nor_from_another_kind() -> None:
+    buckets, rate = Buckets(10), Rate(0.1, 1.0)
+    for _ in range(100):
+        buckets.take(("pi-1", "hello"), rate, 0.0)
+    assert buckets.take(("pi-2", "hello"), rate, 0.0)
+    assert buckets.take(("pi-1", "offer"), rate, 0.0)
+
+
+def test_names_made_up_by_strangers_fill_no_memory() -> None:
+    buckets, seldom = Buckets(10), Seldom(60.0, most=10)
+    for number in range(1000):
+        buckets.take(number, Rate(1, 1), float(number))
+        seldom.say(number, float(number))
+    assert len(buckets) == 10
+    assert len(seldom._said) == 10
+
+
+def test_a_clock_that_stands_back_gives_nothing_and_breaks_nothing() -> None:
+    bucket, enough = Bucket(1.0, 100.0).take(Rate(1.0, 2.0), 50.0)
+    assert (bucket, enough) == (Bucket(0.0, 100.0), True)
+
+
+def test_more_than_a_full_bucket_holds_is_had_by_a_full_one() -> None:
+    rate = Rate(1.0, 2.0)
+    assert Bucket(2.0, 0.0).take(rate, 0.0, cost=99.0) == (Bucket(0.0, 0.0), True)
+    assert Bucket(1.9, 0.0).take(rate, 0.0, cost=99.0)[1] is False
+
+
+def test_a_thing_is_said_again_with_how_often_it_was_not() -> None:
+    seldom = Seldom(10.0)
+    said = [seldom.say("a", float(at)) for at in range(25)]
+    assert [n for n in said if n is not None] == [0, 9, 9]
+    assert seldom.say("b", 24.5) == 0
