@@ -9,6 +9,7 @@ from types import MappingProxyType
 import msgspec
 
 from device_profiles import Caps, Choice, DeviceProfile, Engine, largest_density
+from device_profiles.schema import LEAST_RATE
 from device_profiles.step_time import pool_rate
 from device_profiles.workload import Workload
 
@@ -124,8 +125,8 @@ def corrected(profile: DeviceProfile, drift: Drift) -> DeviceProfile:
         return profile
     return msgspec.structs.replace(
         profile,
-        train_gflops=max(profile.train_gflops / drift.times, 1e-6),
-        memory_gb_s=max(profile.memory_gb_s / drift.times, 1e-6),
+        train_gflops=max(profile.train_gflops / drift.times, LEAST_RATE),
+        memory_gb_s=max(profile.memory_gb_s / drift.times, LEAST_RATE),
         step_overhead_ms=min(profile.step_overhead_ms * drift.times, 60_000.0),
-        pool_m_s=max(pool_rate(profile) / drift.times, 1e-6),
+        pool_m_s=max(pool_rate(profile) / drift.times, LEAST_RATE),
     )

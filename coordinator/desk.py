@@ -34,8 +34,13 @@ __all__ = ["IDLE_S", "TURN_MS", "Desk"]
 
 log = logging.getLogger(__name__)
 
+_NUMBERS = (
+    "Correct the device's settings, profile or examples, or update flash-edge on it."
+)
+
 IDLE_S = 30.0  # a device without a task need not ask sooner: tasks are sent to it
 REFUSED_MS = 60_000
+REMIND_S = 60.0  # between two words on numbers that cannot be, to one device
 TURN_MS = 30_000  # a device that waits for its turn is called; this is if that is lost
 
 
@@ -62,7 +67,8 @@ class Desk:
     ) -> None:
         self._ledger, self._lineage, self._fleet = ledger, lineage, fleet
         self._conductor, self._post = conductor, post
-        self._intake = Intake(clock)
+        self._intake, self._clock = Intake(clock), clock
+        self._reminded: dict[str, float] = {}  # only of who said hello
         self._serves = -1  # the round whose uploads the intake holds
 
     def answer(self, device: str, message: Message) -> None:
@@ -94,6 +100,21 @@ class Desk:
             case _:
                 raise RemoteProtocolError("a device does not send that")
 
+    def turn_away(self, device: str, message: Message, why: str) -> None:
+        """A number in the message cannot be: nothing of the message is believed."""
+        if isinstance(message, Hello):
+            self._not_let_in(device, f"{why}. {_NUMBERS}")
+        elif isinstance(message, Offer) and self._is_open(device, message.task_id):
+            order = self._conductor.orders[message.task_id]
+            self._reject(device, order, Refused(why, _NUMBERS))
+        elif self._fleet.examples(device):  # it said hello: names are bounded
+            now, at = self._conductor.round, self._clock()
+            self._ledger.refuse(device, now.no if now else 0, "malformed", why)
+            if at - self._reminded.get(device, -REMIND_S) >= REMIND_S:
+                self._reminded[device] = at
+                log.warning("dropped a message of %s: %s", device, why)
+                self._tell(device, Wait(0, f"{why}. {_NUMBERS}"[:500]))
+
     def tick(self) -> None:
         """Calls the devices whose turn to upload has come."""
         for device, need in self._intake.called():
@@ -109,10 +130,7 @@ class Desk:
     def _hello(self, device: str, hello: Hello) -> None:
         refused = self._fleet.hello(device, hello)
         if refused is not None:
-            log.warning("%s cannot take part: %s", device, refused)
-            now = self._conductor.round
-            self._ledger.refuse(device, now.no if now else 0, "turned-away", refused)
-            self._tell(device, Wait(REFUSED_MS, refused[:500]))
+            self._not_let_in(device, refused)
             return
         task = self._conductor.open_task(device)
         if hello.task_id is not None and (task is None or task.id != hello.task_id):
@@ -125,6 +143,12 @@ class Desk:
             self._fleet.told(device, back)
             why = self._fleet.cannot(device) or "no task for you just now"
             self._tell(device, Wait(int(1000 * back), why[:500]))
+
+    def _not_let_in(self, device: str, why: str) -> None:
+        log.warning("%s cannot take part: %s", device, why)
+        now = self._conductor.round
+        self._ledger.refuse(device, now.no if now else 0, "turned-away", why)
+        self._tell(device, Wait(REFUSED_MS, why[:500]))
 
     def _pauses(self, device: str, seconds: float, why: str) -> None:
         """Its owner's limits hold it back; a round does not wait for longer pauses."""

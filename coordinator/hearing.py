@@ -15,6 +15,7 @@ from edge_sdk.errors import EdgeError, RemoteProtocolError
 from edge_sdk.terminal import log_about
 from edge_sdk.transport.base import Delivery
 from edge_sdk.wire import topics
+from edge_sdk.wire.bounds import beyond
 from edge_sdk.wire.messages import Hello, Message, Running, Status
 
 __all__ = ["Hearing"]
@@ -77,7 +78,11 @@ class Hearing:
                 log.exception("a message on %s could not be handled", what)
 
     def _heed(self, device: str, message: Message) -> None:
-        if isinstance(message, Status):
+        impossible = beyond(message)
+        if impossible:
+            self.dropped += 1
+            self._desk.turn_away(device, message, impossible)
+        elif isinstance(message, Status):
             self._fleet.note(device, message)
         elif isinstance(message, Running):
             self._courier.told(device, message)

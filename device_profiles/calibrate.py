@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from device_profiles.errors import ProfileError
-from device_profiles.schema import DeviceProfile
+from device_profiles.schema import LEAST_RATE, DeviceProfile
 from device_profiles.step_time import REFERENCE_CALLS, Terms, pool_rate
 
 __all__ = ["Observation", "calibrate"]
@@ -107,4 +107,4 @@ def _solve(parts: Vector, logs: Vector, sigma: Vector) -> Vector:
 
 def _rate(value: float) -> float:
     """Four digits, inside what a profile may hold."""
-    return float(f"{min(max(float(value), 1e-6), 1e6):.4g}")
+    return float(f"{min(max(float(value), LEAST_RATE), 1e6):.4g}")

@@ -12,14 +12,24 @@ from msgspec import Meta
 from device_profiles.errors import ProfileError
 from device_profiles.hours import check_windows, common
 
-__all__ = ["Caps", "DeviceProfile", "Engine", "Provenance", "parse_profile"]
+__all__ = [
+    "LEAST_RATE",
+    "Caps",
+    "DeviceProfile",
+    "Engine",
+    "Provenance",
+    "parse_profile",
+]
 
 Engine: TypeAlias = Literal["masked", "sparse"]
 
 # Upper ends are ten times the largest board known to us: beyond is a unit mistake.
 Mebibytes = Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)]
-Rate = Annotated[float, Meta(gt=0, le=1e6)]
+LEAST_RATE = 1e-5  # a hundred times below a microcontroller's; less is a unit mistake
+Rate = Annotated[float, Meta(ge=LEAST_RATE, le=1e6)]
 Number = TypeVar("Number", int, float)
+Bytes = Annotated[int, Meta(ge=1, le=1 << 60)]  # fits the integers of any database
+LEAST_SHARE = 1e-3  # of the processors' time: below, a step never ends
 Milliseconds = Annotated[float, Meta(ge=0, le=60_000)]
 
 
@@ -67,7 +77,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         ram_mib: Most memory the agent may hold.
-        cpu_share: Share of the processors' time lent to training, (0, 1].
+        cpu_share: Share of the processors' time lent to training, [0.001, 1].
         bytes_per_round: Most bytes a round may move over the link, both ways together.
         joules_per_round: Most energy a round of training may take.
         bytes_per_day: Most bytes a day may move over the link, both ways together.
@@ -79,10 +89,10 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     ram_mib: Mebibytes | None = None
-    cpu_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    bytes_per_round: Annotated[int, Meta(ge=1)] | None = None
+    cpu_share: Annotated[float, Meta(ge=LEAST_SHARE, le=1)] = 1.0
+    bytes_per_round: Bytes | None = None
     joules_per_round: Annotated[float, Meta(gt=0, le=1e9)] | None = None
-    bytes_per_day: Annotated[int, Meta(ge=1)] | None = None
+    bytes_per_day: Bytes | None = None
     hours: tuple[str, ...] = ()
     metered: bool = True
     battery_percent: Annotated[int, Meta(ge=0, le=100)] | None = None

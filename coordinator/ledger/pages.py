@@ -14,6 +14,8 @@ from edge_sdk.json_text import to_json
 
 __all__ = ["Pages", "now"]
 
+FARTHEST_S = 1e9  # thirty years; later instants are not told apart
+
 
 class Pages:
     """Base of the ledger's parts, and its plain values.
@@ -44,5 +46,6 @@ class Pages:
 
 def now(later_s: float = 0.0) -> str:
     """Wall time for people, or so many seconds later; no decision reads it."""
-    at = datetime.now(timezone.utc) + timedelta(seconds=later_s)
+    # A ledger may hold a deadline of thousands of years that a device once claimed.
+    at = datetime.now(timezone.utc) + timedelta(seconds=min(later_s, FARTHEST_S))
     return at.isoformat(timespec="milliseconds")

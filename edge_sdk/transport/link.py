@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 30
 CONNECT_S = 5.0  # for TCP and TLS
+MOST_EXPIRY_S = (1 << 32) - 1  # MQTT 5 has 32 bits for it
 MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
 MAX_INFLIGHT = 64
 MAX_INCOMING = 128 * 1024  # bytes; said to a broker of MQTT 5, which drops larger ones
@@ -170,7 +171,7 @@ class Link:
         properties = None
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = parcel.expires_s
+            properties.MessageExpiryInterval = min(parcel.expires_s, MOST_EXPIRY_S)
         with self._using:
             if self._ended:
                 return

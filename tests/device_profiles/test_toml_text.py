@@ -29,7 +29,7 @@ def test_whatever_a_sensor_or_a_dmi_table_says_reads_back(
         base,
         board=board,
         watts=None,
-        pool_m_s=1e-6,
+        pool_m_s=1e-5,
         engine="sparse",
         caps=Caps(hours=("22:00-06:00",), metered=False, cpu_share=0.25),
         provenance=msgspec.structs.replace(base.provenance, notes={key: note}),

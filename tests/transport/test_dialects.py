@@ -96,6 +96,17 @@ def test_a_packet_larger_than_the_broker_takes_is_never_sent(
 
 
 @pytest.mark.broker
+def test_an_expiry_beyond_its_32_bits_is_the_longest_there_is(tmp_path: Path) -> None:
+    with (
+        mosquitto(tmp_path, "allow_anonymous true") as there,
+        Client(there) as client,
+    ):
+        client.transport.subscribe("t")
+        client.transport.publish("t", b"x", expires_s=111_000_000_000)
+        assert client.got.get(timeout=WAIT_S).payload == b"x"
+
+
+@pytest.mark.broker
 def test_what_waited_for_a_link_is_held_to_the_next_brokers_limit(
     tmp_path: Path,
 ) -> None:
