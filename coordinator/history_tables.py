@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,19 +81,39 @@ def device_history(facts: Mapping[str, Any]) -> RenderableType:
 
 
 def troubles(facts: Mapping[str, Any]) -> Group:
-    """Aborted rounds, refused updates, delivered models: a line for each."""
+    """Aborted rounds, devices that do not take part, refused updates, models."""
     lines = [
         f"round {r['no']} aborted: {r['note']}"
         for r in facts["rounds"]
         if r["phase"] == "aborted"
     ][-ABORTED:]
+    lines += [
+        f"{d['name']}: {d['warning']}: {d['reason']}"
+        if d["warning"]
+        else f"{d['name']} {d['sits_out']}"
+        for d in facts["participation"]["devices"]
+        if d["warning"] or d["sits_out"]
+    ]
     lines += [f"{r['device']}: {_refusal(r)}" for r in facts["refusals"]]
     models = [
         f"{d['name']} {line}" for d in facts["devices"] for line in _deliveries(d)
     ]
     return Group(
+        *_participation(facts["participation"]),
         *(Text(plain(line), style="red", overflow="fold") for line in lines),
         *map(_line, models),
+    )
+
+
+def _participation(found: Mapping[str, Any]) -> Iterator[Text]:
+    """How much of the data has trained; rounds per device where not all are alike."""
+    if not found["rounds"] or found["share"] is None:
+        return
+    counts = Counter(d["trained"] for d in found["devices"])
+    each = ", ".join(f"{n} in {k}" for k, n in sorted(counts.items(), reverse=True))
+    yield _line(
+        f"participation: {100 * found['share']:.0f} % of all examples have trained; "
+        f"of {found['rounds']} rounds done, devices: {each}"
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 from coordinator.ledger import Ledger, RefusalRow
+from coordinator.participation import participation
 from coordinator.rounds import Phase
 from coordinator.settings import RunSettings
 from device_profiles.words import meant
@@ -22,6 +24,7 @@ __all__ = [
     "coverage",
     "device_facts",
     "flat",
+    "participation_facts",
     "round_facts",
     "run_facts",
     "warm_up_facts",
@@ -55,7 +58,26 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
             _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}
             for d in ledger.devices()
         ],
+        "participation": participation_facts(settings, ledger),
         "refusals": [_refusal(r) | {"device": r.device} for r in ledger.refused()],
+    }
+
+
+def participation_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
+    """Whose data has trained how often, and why somebody's has not."""
+    found = participation(
+        ledger.devices(),
+        ledger.parts(),
+        ledger.standing(),
+        ledger.round_history(),
+        cohort=settings.cohort,
+    )
+    return {
+        "rounds": found.rounds,
+        "examples": found.examples,
+        "examples_trained": found.examples_trained,
+        "share": found.share,
+        "devices": [asdict(one) for one in found.devices],
     }
 
 

@@ -46,6 +46,7 @@ class _Facts(Collector):
             yield from _run(self._facts)
             yield from _rounds(self._facts)
             yield from _devices(self._facts["devices"])
+            yield from _participation(self._facts["participation"])
 
 
 def _run(facts: Mapping[str, Any]) -> Iterator[Metric]:
@@ -141,6 +142,30 @@ def _devices(devices: list[Mapping[str, Any]]) -> Iterator[Metric]:
             if (found := value(device)) is not None:
                 family.add_metric([device["name"]], float(found))
         yield family
+
+
+def _participation(found: Mapping[str, Any]) -> Iterator[Metric]:
+    if found["share"] is not None:
+        yield _gauge(
+            "examples_trained_ratio",
+            "Share of all examples that are in at least one model.",
+            found["share"],
+        )
+    for name, text, key in (
+        ("device_rounds_asked", "Rounds it got a task of, the warm-up aside.", "asked"),
+        ("device_rounds_trained", "Of them, those whose model it is in.", "trained"),
+    ):
+        family = CounterMetricFamily(f"{P}{name}", text, labels=["device"])
+        for one in found["devices"]:
+            family.add_metric([one["name"]], one[key])
+        yield family
+    never = GaugeMetricFamily(
+        f"{P}device_warning", "1 for who never took part.", labels=["device", "warning"]
+    )
+    for one in found["devices"]:
+        if one["warning"]:
+            never.add_metric([one["name"], one["warning"]], 1.0)
+    yield never
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -57,6 +57,24 @@ class FleetPages(Pages):
         ).fetchone()
         return "" if row is None else str(row["note"])
 
+    def stand(self, name: str, failures: float, until: int | None, why: str) -> None:
+        """How often a device failed in a row, and until which round it sits out."""
+        with self._commits.joined() as db:
+            db.execute(
+                "INSERT INTO standing VALUES (?, 0, ?, ?, ?) ON CONFLICT (device) "
+                "DO UPDATE SET failures = excluded.failures, until = excluded.until, "
+                "why = excluded.why",
+                (name, failures, until, why),
+            )
+
+    def standing(self) -> dict[str, dict[str, Any]]:
+        """Device -> joined, failures, until, why; none in a ledger of 0.1.0."""
+        known = self._db.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'standing'"
+        ).fetchone()
+        rows = self._db.execute("SELECT * FROM standing") if known else ()
+        return {row["device"]: dict(row) for row in rows}
+
     def peaks(self) -> dict[str, float]:
         """Most memory that each device reported with an update, MiB."""
         rows = self._db.execute(

@@ -26,6 +26,15 @@ ORDER BY r.no
 """
 
 
+PARTS = """
+SELECT t.device, count(*) AS asked, count(u.task) AS trained, max(u.round) AS last,
+  '' AS why
+FROM tasks t LEFT JOIN updates u ON u.task = t.id AND u.frozen = 1
+  AND u.round IN (SELECT no FROM rounds WHERE phase = 'done')
+WHERE t.round > 0 GROUP BY t.device
+"""
+
+
 class HistoryPages(Pages):
     """The part of the ledger that pages and reports are made from."""
 
@@ -36,6 +45,20 @@ class HistoryPages(Pages):
     def round_history(self) -> list[dict[str, Any]]:
         """Every round, with the updates accepted and the bytes of both ways."""
         return [dict(row) for row in self._db.execute(ROUNDS)]
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Device -> asked, trained, last: its rounds, the warm-up aside; and why.
+
+        ``why`` is of a task that was refused or failed, if one was.
+        """
+        found = {row["device"]: dict(row) for row in self._db.execute(PARTS)}
+        for row in self._db.execute(
+            # SQLite takes `why` from the row of the maximum.
+            "SELECT device, why, max(round) FROM tasks WHERE why != '' AND round > 0 "
+            "GROUP BY device"
+        ):
+            found[row["device"]]["why"] = row["why"]
+        return found
 
     def tasks_of_round(self, no: int) -> list[dict[str, Any]]:
         """A round's tasks by device, each with its update if there is one."""

@@ -42,6 +42,7 @@ def tables(facts: Facts) -> list[Table]:
     return [
         _rounds(facts),
         _devices(facts["devices"]),
+        _participation(facts["participation"]),
         _refusals(facts["refusals"]),
         _layers(facts["warm_up"], facts["last"]),
         _files(facts["files"]),
@@ -128,6 +129,27 @@ def _devices(devices: Sequence[Facts]) -> Table:
                 "; ".join(filter(None, (d["waits"], d["pace"]))),
             )
             for d in devices
+        ),
+        empty="No device has said hello yet.",
+    )
+
+
+def _participation(found: Facts) -> Table:
+    share = "-" if found["share"] is None else percent(found["share"])
+    return _table(
+        "Participation",
+        f"Rounds of each device; {share} of all examples have trained at least once",
+        ("device", "#examples", "#asked", "#in the model", "#last in round", "note"),
+        rows=(
+            (
+                d["name"],
+                d["examples"],
+                d["asked"],
+                d["trained"],
+                "-" if d["last"] is None else d["last"],
+                f"{d['warning']}: {d['reason']}" if d["warning"] else d["sits_out"],
+            )
+            for d in found["devices"]
         ),
         empty="No device has said hello yet.",
     )

@@ -1,0 +1,164 @@
+"""Who has taken part in a run, and why somebody has not: pure, from ledger rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["NEVER_ASKED", "Participation", "Share", "participation", "sits_out"]
+
+NEVER_ASKED, NEVER_COUNTED = "never asked", "asked, never counted"
+# Where a round draws some of many, one that should have been drawn so often and was not
+# (5 % by chance) is worth a word.
+DRAWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One device's part in the rounds after the warm-up.
+
+    Attributes:
+        name: The device.
+        examples: How many it says it has.
+        asked: Rounds that it got a task of.
+        trained: Rounds whose model its update is in.
+        last: The last of those; None if there is none.
+        sits_out: Until when and why it is not asked at all; empty while it may be.
+        warning: `NEVER_ASKED`, `NEVER_COUNTED`, or empty.
+        reason: Why, in a sentence; empty without a warning.
+    """
+
+    name: str
+    examples: int
+    asked: int
+    trained: int
+    last: int | None
+    sits_out: str = ""
+    warning: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """A run's participation.
+
+    Attributes:
+        rounds: Rounds done, the warm-up aside.
+        examples: Of all devices together.
+        examples_trained: Of the devices whose update is in at least one model.
+        devices: By name.
+    """
+
+    rounds: int
+    examples: int
+    examples_trained: int
+    devices: tuple[Share, ...]
+
+    @property
+    def share(self) -> float | None:
+        """Share of all examples that have trained at least once; None without any."""
+        return self.examples_trained / self.examples if self.examples else None
+
+    @property
+    def warnings(self) -> tuple[Share, ...]:
+        """Devices with a warning."""
+        return tuple(one for one in self.devices if one.warning)
+
+
+def participation(
+    devices: Sequence[Mapping[str, Any]],
+    parts: Mapping[str, Mapping[str, Any]],
+    standing: Mapping[str, Mapping[str, Any]],
+    rounds: Sequence[Mapping[str, Any]],
+    *,
+    cohort: int = 0,
+) -> Participation:
+    """Who took part, from rows of the ledger.
+
+    Args:
+        devices: Its devices: ``name``, ``examples``, ``density``, ``why``, ``online``,
+            ``note``, ``pace``.
+        parts: Device -> ``asked``, ``trained``, ``last`` and ``why`` over all rounds
+            after the warm-up; devices without a task are not in.
+        standing: Device -> ``joined`` (the round at its first HELLO), ``until`` and
+            ``why`` of a device that sits out; devices that the ledger has nothing of
+            are not in.
+        rounds: ``no`` and ``phase`` of every round.
+        cohort: Updates that a round wants; 0 is one of every device.
+
+    Example:
+        >>> pi = {"name": "pi-1", "examples": 90, "density": 0.1, "why": "", "note": "",
+        ...       "pace": "", "online": False}
+        >>> found = participation([pi], {}, {}, [{"no": 1, "phase": "done"}])
+        >>> found.share, found.devices[0].warning, found.devices[0].reason
+        (0.0, 'never asked', 'it is offline')
+    """
+    opened = [r["no"] for r in rounds if r["no"] > 0]
+    crowded = 0 < cohort < len(devices)
+    shares = []
+    for device in devices:
+        name = device["name"]
+        part, stands = parts.get(name, {}), standing.get(name, {})
+        asked, trained = part.get("asked", 0), part.get("trained", 0)
+        missed = sum(no >= stands.get("joined", 0) for no in opened)
+        out = sits_out(stands)
+        warning = reason = ""
+        drawn = missed * (cohort / len(devices) if crowded else DRAWS)
+        if not asked and drawn >= DRAWS:
+            warning, reason = NEVER_ASKED, _why_not(device, out, crowded=crowded)
+        elif asked > 1 and not trained:
+            warning, reason = NEVER_COUNTED, out or part.get("why") or "it was late"
+        shares.append(
+            Share(
+                name=name,
+                examples=device["examples"],
+                asked=asked,
+                trained=trained,
+                last=part.get("last"),
+                sits_out=out,
+                warning=warning,
+                reason=reason,
+            )
+        )
+    return Participation(
+        rounds=sum(r["phase"] == "done" for r in rounds if r["no"] > 0),
+        examples=sum(one.examples for one in shares),
+        examples_trained=sum(one.examples for one in shares if one.trained),
+        devices=tuple(shares),
+    )
+
+
+def sits_out(stands: Mapping[str, Any]) -> str:
+    """Until when and why a device is not asked, in a sentence; empty if it may be.
+
+    Args:
+        stands: Its ``until`` (a round; None until its HELLO says something else) and
+            ``why``; empty for a device that may be asked.
+
+    Example:
+        >>> sits_out({"until": 9, "why": "failed 2 times: disk full"})
+        'sits out until round 9: failed 2 times: disk full'
+        >>> sits_out({"until": None, "why": "ValueError"})
+        'sits out until its HELLO says something else: ValueError'
+    """
+    if not stands.get("why"):
+        return ""
+    until = stands["until"]
+    when = "its HELLO says something else" if until is None else f"round {until}"
+    return f"sits out until {when}: {stands['why']}"
+
+
+def _why_not(device: Mapping[str, Any], out: str, *, crowded: bool) -> str:
+    """Why a device was never asked, as far as the ledger tells now."""
+    cannot = device["density"] is None
+    said = (
+        (cannot, f"it cannot take part: {device['why'] or 'its HELLO was not taken'}"),
+        (out, f"it {out}"),
+        (not device["online"], "it is offline"),
+        (device["note"], f"it pauses: {device['note']}"),
+        (device["pace"], device["pace"]),
+        (crowded, "a round asks only some, and it was not drawn yet"),
+    )
+    lost = "it was not here when rounds opened, or its HELLO was lost: read its log"
+    return next((str(words) for holds, words in said if holds), lost)

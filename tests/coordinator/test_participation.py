@@ -1,0 +1,140 @@
+"""Whose data has trained, and why somebody's has not: from rows, and from a ledger."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from past import Past
+from typer.testing import CliRunner
+
+from coordinator.cli import app
+from coordinator.dashboard.metrics import exposition
+from coordinator.dashboard.source import Source
+from coordinator.participation import participation
+from coordinator.report.write import gather, write_report
+
+DONE = [{"no": 0, "phase": "done"}, {"no": 1, "phase": "done"}]
+PI = {
+    "name": "pi-1",
+    "examples": 90,
+    "density": 0.1,
+    "why": "",
+    "note": "",
+    "pace": "",
+    "online": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("device", "standing", "said"),
+    [
+        ({}, {}, "it was not here when rounds opened"),
+        ({"online": False}, {}, "it is offline"),
+        ({"note": "quiet until 22:00"}, {}, "it pauses: quiet until 22:00"),
+        (
+            {"density": None, "why": "needs 215 MiB of 20"},
+            {},
+            "it cannot take part: needs 215 MiB of 20",
+        ),
+        ({"pace": "one step takes 9.0 s"}, {}, "one step takes 9.0 s"),
+        (
+            {"online": False},
+            {"joined": 0, "until": 7, "why": "failed 3 times"},
+            "it sits out until round 7: failed 3 times",
+        ),
+    ],
+)
+def test_who_was_never_asked_is_named_with_its_reason(
+    device: dict[str, Any], standing: dict[str, Any], said: str
+) -> None:
+    found = participation([PI | device], {}, {"pi-1": standing}, DONE)
+    (one,) = found.warnings
+    assert one.warning == "never asked"
+    assert one.reason.startswith(said)
+    assert found.share == 0.0
+
+
+def test_who_came_after_the_last_round_had_opened_is_no_warning() -> None:
+    assert not participation([PI], {}, {"pi-1": {"joined": 2}}, DONE).warnings
+
+
+def test_where_a_round_draws_few_of_many_it_takes_a_while_to_be_a_warning() -> None:
+    fleet = [PI | {"name": f"pi-{i}"} for i in range(10)]
+    for rounds, expected in ((14, 0), (15, 10)):
+        opened = [{"no": no + 1, "phase": "done"} for no in range(rounds)]
+        found = participation(fleet, {}, {}, opened, cohort=2)
+        assert len(found.warnings) == expected
+        assert all("drawn" in one.reason for one in found.warnings)
+
+
+def test_the_share_counts_examples_of_whoever_is_in_a_model_that_is_done(
+    tmp_path: Path,
+) -> None:
+    past = Past(tmp_path / "run")
+    past.hello()
+    for name, examples in zip(past.names, (10, 20, 30, 40), strict=True):
+        past.ledger.see_device(name, profile={}, examples=examples, version="1")
+    past.begin(1)
+    past.accept(past.names[0], 1)
+    past.accept(past.names[1], 1)
+    past.end(1, accuracy=0.5)
+    past.begin(2)
+    past.accept(past.names[2], 2)  # its round is not done
+    past.ledger.move_task(f"2-{past.names[3]}", past.ledger.tasks(2)[3].phase, "full")
+    past.ledger.settle()
+    found = Source(past.folder).run()["participation"]
+    past.ledger.close()
+    assert (found["rounds"], found["examples"], found["examples_trained"]) == (
+        *(1, 100, 30),
+    )
+    assert found["share"] == 0.3
+    rows = {d["name"]: (d["asked"], d["trained"], d["last"]) for d in found["devices"]}
+    assert list(rows.values()) == [(2, 1, 1), (2, 1, 1), (2, 0, None), (2, 0, None)]
+    warned = {d["name"]: d["reason"] for d in found["devices"] if d["warning"]}
+    assert warned == {past.names[2]: "it was late", past.names[3]: "full"}
+
+
+def test_it_is_in_status_report_metrics_and_json(tmp_path: Path) -> None:
+    past = Past(tmp_path / "run")
+    past.names.append("pi-idle")
+    past.hello()
+    past.names.remove("pi-idle")
+    past.begin(1)
+    past.accept_all(1)
+    past.end(1, accuracy=0.5)
+    past.ledger.stand("pi-idle", 3, 9, "failed 3 times: disk full")
+    past.ledger.settle()
+    past.ledger.close()
+    run = str(past.folder)
+    why = "sits out until round 9: failed 3 times: disk full"
+    said = " ".join(CliRunner().invoke(app, ["status", run]).output.split())
+    assert "participation: 80 % of all examples have trained" in said
+    assert "of 1 rounds done, devices: 4 in 1, 1 in 0" in said
+    assert f"pi-idle: never asked: it {why}" in said
+    told = json.loads(CliRunner().invoke(app, ["status", run, "--json"]).output)
+    assert told["participation"]["share"] == 0.8
+    figures = exposition(gather(past.folder)).decode()
+    assert "flash_edge_examples_trained_ratio 0.8" in figures
+    assert 'flash_edge_device_rounds_trained_total{device="pi-0001"} 1.0' in figures
+    assert (
+        'flash_edge_device_warning{device="pi-idle",warning="never asked"} 1.0'
+        in figures
+    )
+    report = write_report(past.folder).read_text()
+    assert "80.00 % of all examples have trained at least once" in report
+    assert f"never asked: it {why}" in report
+
+
+def test_a_ledger_of_0_1_0_is_read_without_the_table(tmp_path: Path) -> None:
+    past = Past(tmp_path / "run")
+    past.hello()
+    past.begin(1)
+    past.ledger.close()
+    with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+        db.execute("DROP TABLE standing")
+    found = Source(past.folder).run()["participation"]
+    assert [d["asked"] for d in found["devices"]] == [1] * 4
