@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Callable
+
+from msgspec import UNSET
 
 from edge_sdk.errors import LocalProtocolError, RunError
 from edge_sdk.transport.base import Transport
@@ -24,6 +28,7 @@ __all__ = ["KEPT", "Post"]
 log = logging.getLogger(__name__)
 
 STALE_S = 60  # a message that is older has been asked for again
+VALID_S = 600  # so long a signed message holds at least; brokers of MQTT 3 keep it on
 LEFT_S = 24 * 3600  # chunks that nobody wipes any more leave the broker by themselves
 DIGEST_BYTES = 34  # of one chunk in a manifest, as msgpack has it
 KEPT = 1 << 62  # the "round" of a blob that stays until somebody takes it away
@@ -38,6 +43,7 @@ class Post:
         federation: The federation's name.
         epoch: This coordinator's epoch.
         sign: Signs what is sent; None in a federation of one machine without keys.
+        clock: Monotonic seconds.
 
     Attributes:
         life: (epoch, boot nonce): of two coordinators the greater one is the newer.
@@ -49,8 +55,10 @@ class Post:
         federation: str,
         epoch: int,
         sign: Sign | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sign = sign
+        self._sign, self._clock = sign, clock
+        self._heard: dict[str, tuple[int, int, float]] = {}  # boot, seq, when
         self._transport, self._federation, self._epoch = transport, federation, epoch
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
@@ -61,13 +69,23 @@ class Post:
             str, tuple[int, bytes, Manifest]
         ] = {}  # blob -> round, content
 
+    def heard(self, device: str, boot: int, seq: int) -> None:
+        """A device's signed word has come: what is said to it now is an answer.
+
+        So it can tell what is said in this life of it from what was recorded in an
+        earlier one, and how old it is at most, without a date of its own.
+        """
+        known = self._heard.get(device, (0, 0, 0.0))
+        if (boot, seq) != known[:2] and (boot != known[0] or seq > known[1]):
+            self._heard[device] = boot, seq, self._clock()
+
     def tell(self, device: str, message: Message, *, round_no: int = 0) -> None:
         """Sends a message to one device."""
         topic = topics.inbox(self._federation, device)
         stale_s = STALE_S
         if isinstance(message, TaskOrder):
             stale_s = max(STALE_S, message.ttl_ms // 1000)
-        packet = self._pack(message, device, round_no)
+        packet = self._pack(message, device, round_no, max(VALID_S, stale_s))
         self._transport.publish(topic, packet, expires_s=stale_s)
 
     def announce(self, announcement: Announce) -> None:
@@ -154,8 +172,12 @@ class Post:
             chunk = chunk_of(content, manifest, index)
             self._transport.publish(topic, chunk, retain=True, expires_s=LEFT_S)
 
-    def _pack(self, message: Message, destination: str, round_no: int) -> bytes:
+    def _pack(
+        self, message: Message, destination: str, round_no: int, valid_s: int = 0
+    ) -> bytes:
         self._seq += 1
+        boot, seq, at = self._heard.get(destination, (0, 0, 0.0))
+        answer = self._sign is not None and boot != 0
         header = Header(
             type=tag_of(message),
             federation=self._federation,
@@ -165,5 +187,7 @@ class Post:
             seq=self._seq,
             boot=self._boot,
             round_no=round_no,
+            echo=(boot, seq) if answer else UNSET,
+            valid_s=valid_s + round(self._clock() - at) if answer else UNSET,
         )
         return encode(header, message, sign=self._sign)

@@ -103,6 +103,7 @@ class Reception:
             if not self._recent.take(envelope.header):
                 self._look_for_twin(device)
                 return None  # delivered twice, or sent again by somebody else
+            self._post.heard(device, envelope.header.boot, envelope.header.seq)
             if isinstance(message, Request):
                 self._renew(device, message)
                 return None

@@ -93,6 +93,7 @@ class Server:
             settings.federation,
             epoch,
             None if office is None else office.seal.sign,
+            clock,
         )
         self._courier = Courier(Book(ledger.folder), self._post, clock)
         self._linger = linger

@@ -1,7 +1,8 @@
 """Takes the bundles that a coordinator delivers: fetched, proved here, made live.
 
-Nothing but the slots and the chunks is durable: a delivery that was cut is sent again,
-goes on with the chunks that are here, and is answered at once if it is live already.
+Durable are the slots, the chunks and which delivery was last taken: one that was cut is
+sent again, goes on with the chunks that are here, and is answered at once if it has
+ended here already; one that came before it is refused, over restarts.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
 
 from edge_sdk.blobs import BlobFolder
+from edge_sdk.delivered import Delivered, DeliveredFile
 from edge_sdk.errors import EdgeError, StateError
 from edge_sdk.fetcher import Fetcher
 from edge_sdk.infer.packed import unpack_bundle
@@ -27,9 +32,17 @@ __all__ = ["ASK_S", "Installed", "Installer", "Place", "place_of"]
 
 log = logging.getLogger(__name__)
 
+Verdict: TypeAlias = Literal["live", "failed", "refused"]
+
 ASK_S = 3.0  # chunks that do not come for so long are asked for again
 MAX_BYTES = 1 << 27  # of bundles in part: the largest that can travel
 CUT = "the device stopped while the health command ran; the model before it is live"
+REPEATED = (
+    "delivery {no} was ordered before delivery {last}, which this device has taken: "
+    "somebody repeats an old order, so nothing was changed. To go back to an older "
+    "model, deliver its bundle again"
+)
+REPEATED_TOLD = 64  # numbers of old orders that are complained of once in a life
 UNASKED = 'this device takes no models: "models" is not set in its device.toml'
 
 
@@ -92,14 +105,18 @@ class Installer:
         self._place, self._fetcher = place, fetcher
         self._say, self._ended = say, ended
         self._order: Install | None = None  # being fetched or installed
-        self._last = Running(None, "")  # verdict of the latest delivery that ended
+        self._ended_here = False  # whether the last delivery ended in this life
+        self._told: set[tuple[int, int]] = set()  # old orders that were complained of
         self._worker: threading.Thread | None = None
+        self._file: DeliveredFile | None = None
+        self._unkept = Delivered()  # where no models are taken, nothing is durable
         if place is not None:
             self._blobs = BlobFolder(place.state / "bundles", MAX_BYTES)
+            self._file = DeliveredFile(place.state)
             cut = recover(place.root)
             if cut:
                 log.error("a delivered model is taken back: %s", CUT)
-                self._last = Running(None, "", int(cut), "failed", CUT)
+                self._keep_cut(int(cut))
 
     @property
     def busy(self) -> bool:
@@ -114,20 +131,49 @@ class Installer:
     def greet(self) -> None:
         """Tells the coordinator what is live here, if models are taken at all."""
         if self._place is not None:
-            self._tell(self._last)
+            self._tell(self._last if self._ended_here else Delivered())
 
-    def take(self, order: Install) -> None:
-        """Starts, goes on with, or answers a delivery."""
-        if order.no == self._last.no:
-            self._tell(self._last)
+    def take(self, order: Install, epoch: int = 0) -> None:
+        """Starts, goes on with, answers or refuses a delivery.
+
+        Args:
+            order: What is to be live.
+            epoch: Of the coordinator that ordered it.
+        """
+        last = self._last
+        same = last.is_repeated_by(order.no, order.digest)
+        if not same and last.is_after(epoch, order.no):
+            self.decline(order, epoch, "")
+        elif self._worker is not None:
+            pass  # one at a time; what is wanted is said again
+        elif same and last.verdict:
+            self._tell(last)
         elif self._place is None:
-            self._end(order, "refused", UNASKED)
+            self._end(order, "refused", UNASKED, epoch)
         elif self._live(self._place)[0] == order.digest:
-            self._end(order, "live")
-        elif self._order is None or (self.fetching and self._order.no < order.no):
-            self._begin(order)
-        elif self.fetching:
+            self._end(order, "live", "", epoch)
+        elif self._order is None or not same:
+            self._begin(order, epoch)
+        else:
             self.ask_again()
+
+    def decline(self, order: Install, epoch: int, why: str) -> None:
+        """Takes no order that does not hold any more, and names one that was repeated.
+
+        Args:
+            order: What was ordered.
+            epoch: Of the coordinator that ordered it.
+            why: It does not hold, as a predicate; "" for its number alone.
+        """
+        last, version = self._last, (epoch, order.no)
+        if order.no == last.no or not last.is_after(epoch, order.no):
+            log.info("delivery %d %s; it is said again if it is wanted", order.no, why)
+        elif version not in self._told and len(self._told) < REPEATED_TOLD:
+            self._told.add(version)
+            told = REPEATED.format(no=order.no, last=last.no)
+            log.warning("refused: %s", told)
+            live, label = self._live_here()
+            self._say(Running(live, label, order.no, "refused", told))
 
     def ask_again(self) -> None:
         """Says which chunks are missing: they may be lost."""
@@ -167,10 +213,42 @@ class Installer:
     def _needs(self) -> list[Need]:
         return self._fetcher.needs() if self.fetching else []
 
-    def _begin(self, order: Install) -> None:
+    @property
+    def _last(self) -> Delivered:
+        """The last delivery that was begun here."""
+        return self._unkept if self._file is None else self._file.last
+
+    def _keep(self, delivered: Delivered) -> None:
+        """Makes a delivery the last one.
+
+        Raises:
+            StateError: If the disk refuses.
+        """
+        if self._file is None:
+            self._unkept = delivered
+        else:
+            self._file.keep(delivered)
+
+    def _keep_cut(self, no: int) -> None:
+        """Notes that a delivery failed when the power went in its health check."""
+        before = self._last if self._last.no == no else Delivered(no=no)
+        cut = msgspec.structs.replace(before, no=no, verdict="failed", why=CUT)
+        self._keep_ended(cut)
+
+    def _keep_ended(self, delivered: Delivered) -> None:
+        """Notes a verdict, which counts here even where the disk refuses it."""
+        self._ended_here = True
+        try:
+            self._keep(delivered)
+        except StateError as error:
+            log.error("%s", error)  # noqa: TRY400 - a sentence, no trace
+
+    def _begin(self, order: Install, epoch: int) -> None:
         log.info("delivery %d: fetching %d bytes", order.no, order.blob.size)
         self._order = order
         try:
+            self._ended_here = False
+            self._keep(Delivered(epoch, order.no, order.digest))
             self._fetcher.begin([order.blob], self._blobs.open)
         except EdgeError as error:
             self._break_off(error)
@@ -217,17 +295,29 @@ class Installer:
         if order is not None:
             self._end(order, "failed", str(error))
 
-    def _end(self, order: Install, verdict: str, why: str = "") -> None:
+    def _end(
+        self, order: Install, verdict: Verdict, why: str = "", epoch: int | None = None
+    ) -> None:
+        """A delivery has ended; `epoch` is that of its beginning unless it had none."""
         if verdict != "live":
             log.warning("delivery %d %s: %s", order.no, verdict, why)
         if self._place is not None:
             self._blobs.forget(order.blob)
-        self._last = Running(None, "", order.no, verdict, why[:500])  # type: ignore[arg-type]
-        self._tell(self._last)
+        begun = self._last.epoch if epoch is None else epoch
+        ended = Delivered(begun, order.no, order.digest, verdict, why[:500])
+        self._keep_ended(ended)
+        self._tell(ended)
 
-    def _tell(self, last: Running) -> None:
+    def _tell(self, last: Delivered) -> None:
+        live, label = self._live_here()
+        if last.verdict:
+            self._say(Running(live, label, last.no, last.verdict, last.why))
+        else:  # none yet, or one under way
+            self._say(Running(live, label))
+
+    def _live_here(self) -> tuple[bytes | None, str]:
         live, label = (None, "") if self._place is None else self._live(self._place)
-        self._say(Running(live, label[:200], last.no, last.verdict, last.why))
+        return live, label[:200]
 
     @staticmethod
     def _live(place: Place) -> tuple[bytes | None, str]:

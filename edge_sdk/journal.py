@@ -36,6 +36,9 @@ class Record(msgspec.Struct, frozen=True):
             the device's own account of which models it is in.
         day: The local date that bytes were last counted on.
         before_day: Bytes sent and received before that day began.
+        heard: Boot and highest sequence number of the coordinator's messages: after a
+            restart, what came before is not new.
+        announced: The same of its announcements.
     """
 
     epoch: int = 0
@@ -47,6 +50,9 @@ class Record(msgspec.Struct, frozen=True):
     packed: list[tuple[str, bytes]] = []
     day: str = ""
     before_day: int = 0
+    # Absent where nothing was heard: older bytes stay as they were.
+    heard: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+    announced: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Journal:

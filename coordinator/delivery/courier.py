@@ -65,6 +65,8 @@ class Courier:
             self._book.runs(device, running)
         mine = self._pending.get(device)
         if mine is None or mine.no != running.no or not running.verdict:
+            if running.verdict == "refused":
+                log.warning("%s: %s", device, running.why, extra={"device": device})
             return
         self._book.end(mine.no, device, running.verdict, running.why)
         level = logging.INFO if running.verdict == "live" else logging.WARNING

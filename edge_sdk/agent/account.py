@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import UNSET, UnsetType
 
 from edge_sdk.journal import KEEP_FINISHED, Record
 from edge_sdk.session import Session
 from edge_sdk.transport.base import Traffic
 
-__all__ = ["Meter", "record_after"]
+__all__ = ["Marks", "Meter", "record_after"]
+
+
+class Marks(NamedTuple):
+    """(boot, highest sequence number) heard of the coordinator; absent before any.
+
+    Attributes:
+        heard: Of what it said to this device.
+        announced: Of what it said to all.
+    """
+
+    heard: tuple[int, int] | UnsetType = UNSET
+    announced: tuple[int, int] | UnsetType = UNSET
 
 
 class Meter:
@@ -49,7 +64,11 @@ class Meter:
 
 
 def record_after(
-    past: Record, session: Session, finished: tuple[str, str] | None, meter: Meter
+    past: Record,
+    session: Session,
+    finished: tuple[str, str] | None,
+    meter: Meter,
+    marks: Marks,
 ) -> Record:
     """What the journal keeps of a session.
 
@@ -58,6 +77,7 @@ def record_after(
         session: The epoch, the order and the offer to promise.
         finished: (task id, verdict) of the task that has just ended, if one has.
         meter: The bytes moved.
+        marks: What was heard of the coordinator.
     """
     ended = list(past.finished)
     if finished is not None and finished[0]:
@@ -76,4 +96,6 @@ def record_after(
         packed=made[-KEEP_FINISHED:],
         day=day,
         before_day=before_day,
+        heard=marks.heard,
+        announced=marks.announced,
     )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge_sdk.agent.account import Meter, record_after
+from edge_sdk.agent.account import Marks, Meter, record_after
 from edge_sdk.agent.cargo import Base, chunks_asked_for, in_chunks
 from edge_sdk.agent.hold import Hold, held
 from edge_sdk.agent.parts import Badge, Identity, Runner
@@ -96,7 +96,8 @@ class Duty:
         self.session, self.hold = Session(), Hold()
         self._advice = ""  # why the coordinator last told us to wait
         self.finished = False  # the coordinator announced the end
-        self._voice, self._meter = Voice(me, badge), Meter(journal.record)
+        kept = journal.record
+        self._voice, self._meter = Voice(me, badge, clock), Meter(kept)
         moved = self._moved_today
         self._work = Work(runner, me.examples, warden, moved, put, stepped, clock)
         will = Will(self._topic_status(), self._pack_status(online=False))
@@ -105,7 +106,10 @@ class Duty:
         self._base = Base(Fetcher(me.federation, transport), journal, self._say)
         fetcher = Fetcher(me.federation, transport)
         self.installer = Installer(place, fetcher, self._say, put)
-        self._reception = Reception(me, badge, transport, self._say)
+        marks = Marks(kept.heard, kept.announced)
+        self._reception = Reception(
+            me, badge, transport, self._say, self._voice.age_s, marks
+        )
 
     @property
     def revoked(self) -> str | None:
@@ -147,11 +151,15 @@ class Duty:
             return
         if not delivery.payload:  # a retained topic was wiped
             return
-        envelope = self._reception.read(delivery.payload)
-        if envelope is None:
+        read = self._reception.read(delivery.payload)
+        if read is None:
             return
+        envelope, late = read
         message, epoch = envelope.message, envelope.header.epoch
         stale = epoch < self.session.epoch
+        if isinstance(message, Install) and (stale or late):
+            self.installer.decline(message, epoch, late or "is of an earlier epoch")
+            return
         if self._reception.tend(message, stale=stale):
             return
         if not stale:
@@ -160,14 +168,14 @@ class Duty:
             return
         self.feed(Heard(epoch, message))
         if not stale:
-            self._follow(message)
+            self._follow(message, epoch)
 
-    def _follow(self, message: Message) -> None:
+    def _follow(self, message: Message, epoch: int) -> None:
         """Does what is no part of a session."""
         match message:
             case Install():  # none begins where the owner's limits forbid work
                 if self.installer.busy or not isinstance(self._verdict(), Pause):
-                    self.installer.take(message)
+                    self.installer.take(message, epoch)
             case Announce(state):
                 self.finished = state == "done"
                 if self.finished:  # the run's last word on what it cost
@@ -256,8 +264,15 @@ class Duty:
     def _keep(self, finished: tuple[str, str] | None) -> None:
         if finished is not None and finished[0]:
             log.info("task %s: %s", *finished)
-        past = self._journal.record
-        self._journal.keep(record_after(past, self.session, finished, self._meter))
+        self._journal.keep(
+            record_after(
+                self._journal.record,
+                self.session,
+                finished,
+                self._meter,
+                self._reception.marks,
+            )
+        )
 
     def _fetched(self, found: Fetched | EdgeError | None) -> None:
         """The base is here; or it cannot be had, and the task is given back."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from msgspec import UNSET
+
+from edge_sdk.agent.account import Marks
 from edge_sdk.agent.parts import Badge, Identity
 from edge_sdk.agent.voice import COORDINATOR
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.identity.signatures import Recent
 from edge_sdk.transport.base import Transport
 from edge_sdk.wire import topics
-from edge_sdk.wire.codec import Envelope, decode
+from edge_sdk.wire.codec import Envelope, Header, decode
 from edge_sdk.wire.messages import (
     Announce,
     Certificate,
+    Install,
     Message,
     NextKey,
     Renew,
@@ -26,6 +30,8 @@ __all__ = ["Reception"]
 
 log = logging.getLogger(__name__)
 
+AGAIN = "was heard before"
+
 
 class Reception:
     """Lets in what the coordinator said to this device, once, and sees to keys.
@@ -35,6 +41,9 @@ class Reception:
         badge: Its keys; None believes everybody, in a federation without any.
         transport: Where its topics are subscribed.
         say: Sends a message to the coordinator.
+        age_s: (boot, seq) -> at most how long ago this life of the device said that;
+            None if it never did.
+        marks: What earlier lives have heard.
     """
 
     def __init__(
@@ -43,17 +52,30 @@ class Reception:
         badge: Badge | None,
         transport: Transport,
         say: Callable[[Message], None],
+        age_s: Callable[[int, int], float | None],
+        marks: Marks,
     ) -> None:
         self._me, self._badge, self._transport, self._say = me, badge, transport, say
-        self._recent = Recent()
+        self._age_s = age_s
+        self._recent, self._announced = Recent(), marks.announced
+        if marks.heard is not UNSET:
+            self._recent.resume(COORDINATOR, *marks.heard)
         self.revoked: str | None = None  # why, if the coordinator says so
         if badge is not None:  # first: what follows may be signed with the next key
             self._await_next_key(badge)
         transport.subscribe(topics.announcement(me.federation))
         transport.subscribe(topics.inbox(me.federation, me.name))
 
-    def read(self, payload: bytes) -> Envelope | None:
-        """What the coordinator says; None if it was said before.
+    @property
+    def marks(self) -> Marks:
+        """What this life and those before have heard; for the journal."""
+        return Marks(self._recent.latest(COORDINATOR) or UNSET, self._announced)
+
+    def read(self, payload: bytes) -> tuple[Envelope, str] | None:
+        """What the coordinator says, and why it is not to be heeded, or "".
+
+        Only an order to install is handed on although it does not hold any more: it is
+        refused in words. Anything else that was said before is None.
 
         Raises:
             RemoteProtocolError: If it is no message, not signed, or to somebody else.
@@ -69,10 +91,18 @@ class Reception:
             raise RemoteProtocolError(
                 f"it goes from {header.source[:64]!r} to {header.destination[:64]!r}"
             )
-        retained = isinstance(envelope.message, Announce | NextKey)
-        if seal and not retained and not self._recent.take(header):
-            return None  # delivered twice, or sent again by somebody else
-        return envelope
+        if seal is None or isinstance(envelope.message, NextKey):
+            return envelope, ""  # of keys, the number decides
+        if isinstance(envelope.message, Announce):
+            return (envelope, "") if self._is_latest(header) else None
+        why = self._late(header) if self._recent.take(header) else AGAIN
+        if isinstance(envelope.message, Revoked) and why != AGAIN:
+            return envelope, ""  # it is about a key, and stays true
+        if not why or isinstance(envelope.message, Install):
+            return envelope, why
+        if why != AGAIN:
+            log.info("not heeded: %s %s", header.type, why)
+        return None
 
     def tend(self, message: Message, *, stale: bool) -> bool:
         """Sees to a message about keys; whether this was one.
@@ -101,6 +131,25 @@ class Reception:
             case _:
                 return False
         return True
+
+    def _is_latest(self, header: Header) -> bool:
+        """Whether no later announcement of the same coordinator was heard before."""
+        latest = self._announced
+        if latest is not UNSET and latest[0] == header.boot and header.seq < latest[1]:
+            return False
+        self._announced = header.boot, header.seq
+        return True
+
+    def _late(self, header: Header) -> str:
+        """Why a message does not hold any more; "" if it does, or says no end."""
+        if header.echo is UNSET:
+            return ""
+        age_s = self._age_s(*header.echo)
+        if age_s is None:
+            return "was said to an earlier start of this device"
+        if header.valid_s is not UNSET and age_s > header.valid_s:
+            return f"held for {header.valid_s} s and comes after {age_s:.0f} s"
+        return ""
 
     def _follow_key(self, badge: Badge, number: int, key: bytes) -> None:
         if badge.adopt(number, key):

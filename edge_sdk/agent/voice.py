@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_right
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from edge_sdk.wire.values import CODECS
 __all__ = ["COORDINATOR", "Voice", "hello_of", "status_of"]
 
 COORDINATOR = "coordinator"
+STEP_S = 5.0  # between two moments that are remembered
+DAY_S = 86_400.0  # what was said before is older than any answer may be
 
 
 class Voice:
@@ -29,16 +33,33 @@ class Voice:
     Args:
         me: Who speaks.
         badge: Its keys; None signs nothing.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, me: Identity, badge: Badge | None) -> None:
-        self._me, self._badge = me, badge
+    def __init__(
+        self, me: Identity, badge: Badge | None, clock: Callable[[], float]
+    ) -> None:
+        self._me, self._badge, self._clock = me, badge, clock
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
+        self._said: list[tuple[int, float]] = []  # sequence number, when; ascending
+
+    def age_s(self, boot: int, seq: int) -> float | None:
+        """At most how long ago this life said a message; None if it never did.
+
+        Args:
+            boot: Of the life that said it.
+            seq: Its sequence number.
+        """
+        known = bisect_right(self._said, seq, key=lambda one: one[0])
+        if boot != self._boot or seq > self._seq or not known:
+            return None
+        return self._clock() - self._said[known - 1][1]
 
     def pack(self, message: Message, session: Session) -> bytes:
         """The next packet, as it is said in a session."""
         self._seq += 1
+        self._note()
         header = Header(
             type=tag_of(message),
             federation=self._me.federation,
@@ -52,6 +73,13 @@ class Voice:
         return encode(
             header, message, sign=self._badge.seal.sign if self._badge else None
         )
+
+    def _note(self) -> None:
+        now, said = self._clock(), self._said
+        if not said or now - said[-1][1] >= STEP_S:
+            said.append((self._seq, now))
+            while now - said[0][1] > DAY_S:
+                said.pop(0)
 
 
 def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:

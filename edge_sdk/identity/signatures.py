@@ -101,6 +101,15 @@ class Recent:
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
 
+    def resume(self, source: str, boot: int, seq: int) -> None:
+        """Takes up from an earlier life: what a peer had said up to then is not new."""
+        self._windows[source] = _Window(boot, seq, (1 << WINDOW) - 1)
+
+    def latest(self, source: str) -> tuple[int, int] | None:
+        """Boot and highest sequence number heard of a peer; None before the first."""
+        window = self._windows.get(source)
+        return None if window is None else (window.boot, window.top)
+
     def echoes(self, source: str) -> int:
         """How often a life of a peer that had ended said something new.
 

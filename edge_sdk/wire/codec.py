@@ -42,7 +42,11 @@ class Header(msgspec.Struct, frozen=True):
     """Who says what to whom, and in which life of the coordinator.
 
     `epoch` grows at every start of a coordinator; `boot` differs at every start of the
-    sender; `seq` counts its messages since then.
+    sender; `seq` counts its messages since then. `echo` is boot and seq of the latest
+    message of the destination that the sender had heard, and `valid_s` the seconds
+    after that one was sent for which this one holds: an end that is judged by the
+    destination's own monotonic clock, so a board needs no date for it. Both are absent
+    where nothing was heard, and in what 0.1.0 says.
     """
 
     type: str
@@ -53,6 +57,9 @@ class Header(msgspec.Struct, frozen=True):
     seq: int
     boot: int
     round_no: int = 0
+    # Absent, not null: older bytes stay as they were.
+    echo: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+    valid_s: int | msgspec.UnsetType = msgspec.UNSET
 
 
 Verify: TypeAlias = Callable[[Header, bytes, bytes], bool]

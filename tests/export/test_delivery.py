@@ -20,7 +20,7 @@ from edge_sdk.infer import Bundle
 from edge_sdk.infer.packed import files_in, pack_bundle, unpack_bundle
 from edge_sdk.installer import CUT, UNASKED, Installed, Installer, Place
 from edge_sdk.kernels.build import find_compiler, this_machine
-from edge_sdk.slots import install, look, recover, switch
+from edge_sdk.slots import install, look, recover, roll_back, switch
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of
@@ -155,8 +155,8 @@ class Board:
             assert isinstance(topic, topics.Chunk)
             self.installer.chunk(topic, name, chunk)
 
-    def take(self, order: Install) -> Running:
-        self.installer.take(order)
+    def take(self, order: Install, epoch: int = 0) -> Running:
+        self.installer.take(order, epoch)
         self.take_chunks()
         if self.installer.busy:
             assert self.over.wait(60)
@@ -312,6 +312,104 @@ def test_a_device_without_slots_refuses_and_says_how_to_take_models(
     assert board.said == []  # nothing to say where models are no matter
     said = board.take(order_of(pack_bundle(bundle)))
     assert said == Running(None, "", 1, "refused", UNASKED)
+
+
+def changed(packed: bytes, word: bytes) -> bytes:
+    """Another bundle: the same model, with one more file."""
+    files = files_in(packed)
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"]["word.txt"] = hashlib.sha256(word).hexdigest()
+    more = {"word.txt": word, "manifest.json": json.dumps(manifest).encode()}
+    return bytes(msgpack.packb(files | more))
+
+
+def test_an_earlier_delivery_is_refused_after_a_restart_and_a_rollback_is_a_new_one(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
+    for packed in (four, five):
+        publish(broker, packed)
+    board = Board(broker, place)
+    assert board.take(order_of(four, 4), 7).verdict == "live"
+    assert board.take(order_of(five, 5), 7).verdict == "live"
+    board.link.close()
+    again = Board(broker, place)  # the device was started anew
+    said = again.take(order_of(four, 4), 7)
+    assert (said.no, said.verdict) == (4, "refused")
+    assert said.live == order_of(five).digest
+    assert "delivery 4 was ordered before delivery 5" in said.why
+    for epoch in (1, 6, 7):  # and by a coordinator of an earlier epoch
+        again.take(order_of(four, 3), epoch)
+    assert again.take(order_of(five, 5), 7).verdict == "live"  # what counts is 5
+    assert again.take(order_of(four, 6), 7) == Running(
+        order_of(four).digest, "digits, round 3", 6, "live"
+    )
+
+
+def test_what_the_owner_took_back_by_hand_does_not_come_back_by_a_repetition(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
+    for packed in (four, five):
+        publish(broker, packed)
+    board = Board(broker, place)
+    for no, packed in ((4, four), (5, five)):
+        board.take(order_of(packed, no), 7)
+    roll_back(place.root)  # `flash-edge model rollback`, with nobody to ask
+    again = Board(broker, place)
+    said = again.take(order_of(five, 5), 7)
+    assert (said.no, said.verdict, said.live) == (5, "live", order_of(four).digest)
+    assert look(place.root).live == "a"
+    assert again.take(order_of(five, 6), 7).live == order_of(five).digest
+
+
+def test_a_coordinator_that_lost_its_deliveries_counts_again_from_its_next_start(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
+    for packed in (four, five):
+        publish(broker, packed)
+    Board(broker, place).take(order_of(five, 5), 7)
+    board = Board(broker, place)
+    assert board.take(order_of(four, 1), 7).verdict == "refused"
+    assert board.take(order_of(four, 1), 8).verdict == "live"
+    # the same number as one that ended here, for another bundle
+    assert board.take(order_of(five, 1), 9).live == order_of(five).digest
+
+
+def test_a_delivery_that_was_cut_goes_on_and_one_before_it_does_not(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
+    publish(broker, four)
+    first = Board(broker, place)
+    first.installer.take(order_of(five, 5), 7)  # none of its chunks is there
+    first.link.close()  # killed here
+    again = Board(broker, place)
+    assert again.take(order_of(four, 4), 7).verdict == "refused"
+    assert look(place.root).live is None
+    publish(broker, five)
+    assert again.take(order_of(five, 5), 7).verdict == "live"
+
+
+def test_a_board_of_an_older_version_goes_on(
+    bundle: Path, broker: MemoryBroker, place: Place
+) -> None:
+    switch(place.root, bundle)  # and no record of deliveries beside it
+    packed = changed(pack_bundle(bundle), b"next")
+    publish(broker, packed)
+    said = Board(broker, place).take(order_of(packed, 3))  # nor an epoch
+    assert said == Running(order_of(packed).digest, "digits, round 3", 3, "live")
+
+
+def test_a_damaged_record_of_deliveries_is_named_with_the_remedy(
+    broker: MemoryBroker, place: Place
+) -> None:
+    place.state.mkdir()
+    (place.state / "delivery.msgpack").write_bytes(b"\xc1")
+    with pytest.raises(StateError, match=r"delivery\.msgpack") as why:
+        Board(broker, place)
+    assert "Move the file away" in why.value.help
 
 
 def test_a_later_delivery_takes_the_place_of_one_that_does_not_come(

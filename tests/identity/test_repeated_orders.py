@@ -1,0 +1,314 @@
+"""What the coordinator once signed and somebody says again, later or after a restart.
+
+Whoever runs the broker can keep every packet and send it when it likes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from coordinator.delivery.book import Book
+from coordinator.delivery.courier import Courier
+from coordinator.post import VALID_S, Post
+from coordinator.reception import Reception
+from edge_sdk.agent import Agent, Identity
+from edge_sdk.identity.folder import DeviceFolder
+from edge_sdk.installer import Place
+from edge_sdk.journal import Journal
+from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.wire import topics
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.codec import decode
+from edge_sdk.wire.messages import (
+    Announce,
+    Install,
+    MaskRecipe,
+    Message,
+    Running,
+    TaskAck,
+    TaskOrder,
+    Training,
+    Wait,
+)
+from edge_sdk.wire.rules import Frozen
+
+Site = Any
+INBOX = topics.inbox("home", "pi-1")
+RUNNING = Announce("running", "digits", 1, 9, ["fp32"])
+DONE = Announce("done", "digits", 9, 9, ["fp32"])
+WAIT_S = 60.0
+
+
+class NoTrainer:
+    """Never comes to train: no base ever arrives."""
+
+    engine, engines = "masked", ("masked",)
+
+    def run(self, *_: Any) -> Any:
+        raise AssertionError
+
+
+class Scene:
+    """An enrolled device, a coordinator's messages, all that a broker has kept."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.office = site, site.office
+        self.badge: DeviceFolder = site.device("pi-1")
+        self.broker = MemoryBroker()
+        self.said: list[tuple[str, Message]] = []
+        self.kept: list[bytes] = []  # every packet to the device, as a broker may
+        tap = self.broker.connect(self._keep, lambda _: None)
+        tap.subscribe(INBOX)
+        tap.subscribe(topics.announcement("home"))
+        self.now = 1000.0
+        self.link = self.broker.connect(self._hear, lambda _: None)
+        for data in (False, True):
+            self.link.subscribe(topics.all_uploads("home", data=data))
+        self.restart_coordinator(epoch=7)
+        self.agent: Agent | None = None
+        self.ends = 0
+
+    def restart_coordinator(self, epoch: int) -> None:
+        self.post = Post(
+            self.link, "home", epoch, self.office.seal.sign, lambda: self.now
+        )
+        self.reception = Reception("home", self.office, self.post, lambda: self.now)
+
+    def _keep(self, delivery: Delivery) -> None:
+        self.kept.append(delivery.payload)
+
+    def _hear(self, delivery: Delivery) -> None:
+        heard = self.reception.read(delivery)
+        if heard is not None:
+            self.said.append(heard)
+
+    def start(self, clock: Callable[[], float] | None = None) -> None:
+        """The device, in a new process; its clock may be turned by hand."""
+        state = self.site.folder / "state"
+        self.agent = Agent(
+            Identity("pi-1", "home", "digits", 8, {"board": "pi-4b"}),
+            self.broker.connect,
+            Journal(state),
+            NoTrainer(),
+            badge=self.badge,
+            place=Place(self.site.folder / "models", state),
+            clock=clock or (lambda: self.now),
+        )
+        self.thread = threading.Thread(target=self.agent.run, daemon=True)
+        self.said.clear()
+        self.thread.start()
+        self.hears(Running)  # follows HELLO
+
+    def stop(self) -> None:
+        if self.agent is not None:
+            self.agent.stop()
+            self.thread.join(WAIT_S)
+            self.agent.close()
+            self.agent = None
+
+    def hears(self, kind: type, but: int = 0) -> Any:
+        """The device's next word of a kind since `said` was cleared."""
+        give_up = time.monotonic() + WAIT_S
+        while time.monotonic() < give_up:
+            found = [m for _, m in self.said if isinstance(m, kind)]
+            if len(found) > but:
+                return found[but]
+            time.sleep(0.01)
+        raise AssertionError(f"no {kind.__name__} in {self.said}")
+
+    def packets(self, kind: str) -> list[bytes]:
+        return [p for p in self.kept if decode(p).header.type == kind]
+
+    def settle(self) -> None:
+        """The agent has handled everything that was sent to it up to now."""
+        self.ends += 1
+        before = len([m for _, m in self.said if isinstance(m, TaskAck)])
+        self.post.tell("pi-1", order(f"{100 + self.ends}-end", 100 + self.ends))
+        self.hears(TaskAck, before)
+
+
+def order(task_id: str, round_no: int) -> TaskOrder:
+    return TaskOrder(
+        id=task_id,
+        round_no=round_no,
+        density=0.5,
+        base=manifest_of(b"a base that never comes"),
+        mask=MaskRecipe(1, {"fc": 2}, bytes(32)),
+        rule=Frozen(),
+        training=Training(epochs=1, batch_size=4, learning_rate=0.1),
+        ttl_ms=1000,
+        shard=0,
+        codec="fp32",
+    )
+
+
+def install(no: int) -> Install:
+    bundle = b"bundle %d" % no
+    return Install(no, manifest_of(bundle), manifest_of(bundle).sha256)
+
+
+@pytest.fixture
+def scene(site: Site) -> Iterator[Scene]:
+    made = Scene(site)
+    yield made
+    made.stop()
+
+
+def test_an_order_to_install_that_is_repeated_after_a_restart_is_refused_and_named(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    courier = Courier(Book(scene.site.folder), scene.post, lambda: scene.now)
+    scene.start()
+    for no in (4, 5):
+        scene.post.tell("pi-1", install(no))
+    scene.settle()
+    scene.stop()
+    (old, new) = scene.packets("install")
+    scene.start()
+    scene.said.clear()
+    with caplog.at_level(logging.WARNING):
+        scene.link.publish(INBOX, old)
+        said = scene.hears(Running)
+        assert (said.no, said.verdict) == (4, "refused")
+        assert "before delivery 5" in said.why
+        assert any("delivery 4" in r.getMessage() for r in caplog.records)
+        caplog.clear()
+        courier.told("pi-1", said)
+    assert any("pi-1: delivery 4" in r.getMessage() for r in caplog.records)
+    scene.said.clear()
+    scene.link.publish(INBOX, old)  # the same packet again is not answered again
+    scene.settle()
+    assert not any(isinstance(m, Running) for _, m in scene.said)
+    assert decode(new).message == install(5)
+
+
+def test_the_latest_order_still_holds_when_it_is_said_again_after_a_restart(
+    scene: Scene,
+) -> None:
+    scene.start()
+    scene.post.tell("pi-1", install(5))
+    scene.settle()
+    scene.stop()
+    scene.start()
+    scene.post.tell("pi-1", install(5))
+    scene.settle()
+    assert scene.agent is not None
+    assert scene.agent._duty.installer.fetching
+
+
+def test_a_task_that_was_recorded_before_a_restart_is_not_trained_again(
+    scene: Scene,
+) -> None:
+    """The device remembers 64 verdicts; a recorded order may be far older."""
+    scene.start()
+    scene.post.tell("pi-1", order("1-old", 1))
+    scene.hears(TaskAck)
+    scene.stop()
+    (old,) = scene.packets("task")
+    (scene.site.folder / "state" / "journal.msgpack").unlink()  # all verdicts forgotten
+    scene.start()
+    scene.said.clear()
+    scene.link.publish(INBOX, old)
+    scene.post.tell("pi-1", order("2-new", 2))
+    assert scene.hears(TaskAck).task_id == "2-new"
+
+
+def test_an_order_without_an_echo_that_was_heard_before_a_restart_is_not_new(
+    scene: Scene,
+) -> None:
+    """As a coordinator of 0.1 signs it, or one that has not heard the device yet."""
+    scene.start()
+    mute = Post(scene.link, "home", 7, scene.office.seal.sign, lambda: scene.now)
+    mute.tell("pi-1", order("1-old", 1))
+    scene.hears(TaskAck)
+    mute.tell("pi-1", order("2-newer", 2))
+    scene.hears(TaskAck, 1)
+    scene.stop()
+    old = scene.packets("task")[0]
+    assert decode(old).header.echo.__class__.__name__ == "UnsetType"
+    scene.start()
+    scene.said.clear()
+    scene.link.publish(INBOX, old)
+    mute.tell("pi-1", order("3-new", 3))
+    assert scene.hears(TaskAck).task_id == "3-new"
+
+
+def test_a_message_that_was_held_back_ends_by_itself_whatever_the_boards_date(
+    scene: Scene,
+) -> None:
+    """No date is asked: a board in 1970 and one in 2099 judge it alike."""
+    scene.start()
+    held = Post(
+        MemoryBroker().connect(lambda _: None, lambda _: None), "home", 7,
+        scene.office.seal.sign, lambda: scene.now,
+    )  # fmt: skip
+    packets: list[bytes] = []
+    held._transport.publish = lambda _t, p, **_k: packets.append(p)  # type: ignore[method-assign]
+    held._boot, held._heard = scene.post._boot, scene.post._heard
+    held._seq = 500
+    held.tell("pi-1", install(4))
+    held.tell("pi-1", order("4-held", 4))
+    held.tell("pi-1", order("5-in-time", 5))
+    scene.now += VALID_S - 60
+    scene.link.publish(INBOX, packets[2])
+    assert scene.hears(TaskAck).task_id == "5-in-time"
+    scene.now += 120
+    scene.said.clear()
+    for packet in packets[:2]:
+        scene.link.publish(INBOX, packet)
+    scene.settle()
+    assert [m.task_id for _, m in scene.said if isinstance(m, TaskAck)] == ["101-end"]
+    assert scene.agent is not None
+    assert not scene.agent._duty.installer.busy
+
+
+def test_a_device_that_was_silent_for_long_is_answered_all_the_same(
+    scene: Scene,
+) -> None:
+    """What holds is counted from when the coordinator signs, not from HELLO."""
+    scene.start()
+    scene.now += 20 * VALID_S
+    scene.post.tell("pi-1", order("1-a", 1))
+    assert scene.hears(TaskAck).task_id == "1-a"
+
+
+def test_an_older_announcement_of_the_same_coordinator_is_not_heard_again(
+    scene: Scene,
+) -> None:
+    scene.post.announce(DONE)
+    scene.post.announce(RUNNING)
+    done, running = scene.packets("announce")
+    scene.start()
+    topic = topics.announcement("home")
+    scene.link.publish(topic, running, retain=True)
+    scene.settle()
+    scene.link.publish(topic, done, retain=True)
+    scene.settle()
+    assert scene.agent is not None
+    assert not scene.agent.finished
+    scene.stop()
+    scene.start()  # the old word is what the broker has kept
+    scene.settle()
+    assert scene.agent is not None
+    assert not scene.agent.finished
+
+
+def test_a_wait_of_an_earlier_life_does_not_hold_the_device_back(scene: Scene) -> None:
+    scene.start()
+    scene.post.tell("pi-1", Wait(3_600_000, "long"))
+    scene.settle()
+    scene.stop()
+    (old,) = scene.packets("wait")
+    (scene.site.folder / "state" / "journal.msgpack").unlink()
+    scene.start()
+    scene.link.publish(INBOX, old)
+    scene.settle()
+    assert scene.agent is not None
+    assert scene.agent._duty.hold.back_at == 0.0
