@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from coordinator.fleet_table import fleet_table, reasons
+from coordinator.scores import score_text
 from coordinator.view import FleetView, Observe
 from edge_sdk.terminal import Look, not_on_stderr
 
@@ -44,18 +45,12 @@ def render(view: FleetView, width: int, *, height: int | None = None) -> Group:
 def score_line(view: FleetView) -> Text:
     """The latest scores, by density."""
     if not view.scores:
-        return Text("accuracy: not measured yet", style="dim")
+        return Text("not evaluated yet", style="dim")
     parts = [
-        f"d={density:g}: {_figure(metrics)}"
+        f"d={density:g}: {score_text(metrics)}"
         for density, metrics in sorted(view.scores.items())
     ]
     return Text(f"after round {view.scored_round}:  " + "   ".join(parts))
-
-
-def _figure(metrics: object) -> str:
-    if isinstance(metrics, dict) and "accuracy" in metrics:
-        return f"{100 * metrics['accuracy']:.2f} %"
-    return f"loss {metrics['loss']:.4f}" if isinstance(metrics, dict) else ""
 
 
 @contextmanager

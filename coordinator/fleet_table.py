@@ -114,6 +114,8 @@ def reasons(devices: Sequence[DeviceView], width: int) -> Group:
 def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Row:
     now, colour = _now(device)
     accuracy = scores.get(device.density or 0.0, {}).get("accuracy")
+    if accuracy is not None and not 0 <= accuracy <= 1:  # NaN is not, either
+        accuracy = None
     return _Row(
         device=device.name,
         board=plain(device.board),
@@ -126,7 +128,10 @@ def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Ro
             short_bytes(device.received),
             str(device.rss_mib or "-"),
             "-" if device.celsius is None else f"{device.celsius:.0f}",
-            "-" if accuracy is None else f"{100 * accuracy:.1f}",
+            # A share that is none, or not finite, is not shown as one.
+            f"{100 * accuracy:.1f}"
+            if accuracy is not None and 0 <= accuracy <= 1
+            else "-",
         ),
         engine=plain(device.engine),
         why=plain("; ".join(filter(None, (device.why, device.pace)))),

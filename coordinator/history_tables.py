@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.scores import score_text
 from coordinator.units import short_bytes, short_time
 from edge_sdk.terminal import plain
 
@@ -33,7 +34,7 @@ def rounds_table(rounds: Rows) -> Table:
             short_time(row["seconds"]),
             short_bytes(row["up_bytes"]),
             short_bytes(row["down_bytes"]),
-            *(_score(scores.get(density)) for density in densities),
+            *(score_text(scores.get(density)) for density in densities),
             plain(row["note"]),
         )
     return table
@@ -51,7 +52,7 @@ def round_history(facts: Mapping[str, Any]) -> RenderableType:
         + (f", took {found['seconds']:.0f} s" if found["seconds"] else ""),
     ]
     for density, scores in sorted((found["scores"] or {}).items()):
-        head.append(f"at density {density}: {_score(scores)}")
+        head.append(f"at density {density}: {score_text(scores)}")
     if found["note"]:
         head.append(str(found["note"]))
     return Group(*map(_line, head), _tasks(facts["tasks"], "device"))
@@ -167,14 +168,6 @@ def _table(first: str, *numbers: str, words: Sequence[str]) -> Table:
     for name in words:
         table.add_column(name, overflow="fold")
     return table
-
-
-def _score(metrics: Mapping[str, float] | None) -> str:
-    if not metrics:
-        return "-"
-    if "accuracy" in metrics:
-        return f"{100 * metrics['accuracy']:.2f} %"
-    return f"loss {metrics['loss']:.4f}"
 
 
 def _figure(value: float | None, form: str) -> str:

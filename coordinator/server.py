@@ -85,7 +85,9 @@ class Server:
         algorithm = ALGORITHMS[settings.algorithm]
         batch = settings.training.batch_size or task.batch_size
         self._lineage = Lineage(settings, task, algorithm, ledger)
-        self._fleet = Fleet(settings, _workload(settings, task, batch), ledger, clock)
+        load = _workload(settings, task, batch)
+        _note_workload(ledger, load)
+        self._fleet = Fleet(settings, load, ledger, clock)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
         self._transport = connect(self._inbox.deliver, self._inbox.link)
         self._post = Post(
@@ -327,6 +329,20 @@ class Server:
         )
         took = self._clock() - began  # grows with the fleet; its share does not
         self._look_next = began + max(LOOK_S, LOOK_SHARE * took)
+
+
+def _note_workload(ledger: Ledger, load: Workload) -> None:
+    """Keeps, for people, what a dense device would reckon and send; once."""
+    if ledger.get("workload") is None:
+        dense = [layer.macs for layer in load.layers if not layer.masked]
+        ledger.put(
+            "workload",
+            {
+                "macs": {layer.name: layer.macs for layer in load.masked_layers},
+                "dense_macs": sum(dense),
+                "dense_numel": load.dense_numel,
+            },
+        )
 
 
 def _workload(settings: RunSettings, task: Task, batch: int) -> Workload:

@@ -9,11 +9,11 @@ def human_bytes(count: float) -> str:
     """Bytes in the unit that leaves few digits.
 
     Example:
-        >>> human_bytes(1536), human_bytes(2_000_000)
-        ('1.5 KiB', '1.9 MiB')
+        >>> human_bytes(1536), human_bytes(2_000_000), human_bytes(1024**2 - 1)
+        ('1.5 KiB', '1.9 MiB', '1.0 MiB')
     """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if round(abs(count), 1) < 1024 or unit == "TiB":
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError

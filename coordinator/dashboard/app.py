@@ -85,7 +85,7 @@ def _fact_routes(source: Source) -> list[Route]:
         return Route(path, endpoint)
 
     return [
-        facts("/api/run", lambda _: source.run()),
+        facts("/api/run", lambda _: source.page()),
         facts("/api/devices/{name}", lambda path: source.device(path["name"])),
         facts("/api/rounds/{no:int}", lambda path: source.round(path["no"])),
         facts("/api/warm-up", lambda _: source.warm_up()),

@@ -10,9 +10,12 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+from coordinator.dashboard.savings import savings
+from coordinator.dashboard.slow import slowest
 from coordinator.ledger import Ledger, RefusalRow
 from coordinator.participation import participation
 from coordinator.rounds import Phase
+from coordinator.scores import metric_of
 from coordinator.settings import RunSettings
 from device_profiles.words import meant
 from edge_sdk.errors import StateError
@@ -32,6 +35,14 @@ __all__ = [
 
 OPEN = (Phase.PLAN.value, Phase.SELECT.value, Phase.RUN.value, Phase.CLOSING.value)
 
+# What a verdict did; every other refused an update.
+KINDS = {
+    "clipped": "accepted, bounded",
+    "late": "too late",
+    "malformed": "message dropped",
+    "turned-away": "turned away",
+}
+
 
 def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
     """The run at a glance: rounds with scores and bytes, devices with their state."""
@@ -41,6 +52,12 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
     phases = {} if last_open is None else _phases(ledger, last_open["no"])
     done = sum(r["phase"] == Phase.DONE.value and r["no"] > 0 for r in rounds)
     refused = ledger.refusals()
+    shares = ledger.examples_trained()
+    metric = metric_of(m for by in scores.values() for m in by.values())
+    devices = [
+        _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}
+        for d in ledger.devices()
+    ]
     return {
         "run": {
             "federation": settings.federation,
@@ -49,15 +66,17 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
             "rounds": settings.rounds,
             "densities": sorted(settings.densities),
         },
+        "began": rounds[0]["opened"] if rounds else None,
+        "ended": max((r["closed"] for r in rounds if r["closed"]), default=None),
         "state": _state(last_open, done, settings.rounds),
         "rounds_done": done,
+        "metric": {"name": metric.name, "is_share": metric.is_share},
         "open": last_open
         and last_open | {"deadline": ledger.deadline_of(last_open["no"])},
         "rounds": rounds,
-        "devices": [
-            _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}
-            for d in ledger.devices()
-        ],
+        "devices": devices,
+        "savings": _savings(ledger, rounds, devices, shares),
+        "slow": _slow(ledger, rounds, devices),
         "participation": participation_facts(settings, ledger),
         "refusals": [_refusal(r) | {"device": r.device} for r in ledger.refused()],
     }
@@ -135,10 +154,7 @@ def round_facts(ledger: Ledger, no: int) -> dict[str, Any]:
             "model": row["model"],
             "deadline_s": max((o.ttl_ms for o in orders), default=0) / 1000 or None,
         },
-        "tasks": [
-            _task(t) | {"device": t["device"], "late": t["phase"] == "expired"}
-            for t in tasks
-        ],
+        "tasks": [_task_of(t) for t in tasks],
         # Only nested frozen masks can be told from counts; moving ones cannot.
         "coverage": coverage(
             _sizes(ledger), [o.mask.counts for o in in_it if isinstance(o.rule, Frozen)]
@@ -209,6 +225,7 @@ def _refusal(row: RefusalRow) -> dict[str, Any]:
         "at": row.at,
         "round": row.round_no,
         "verdict": row.verdict,
+        "kind": KINDS.get(row.verdict, "refused"),
         "count": row.count,
         "why": row.why,
     }
@@ -230,6 +247,7 @@ def _round(row: Mapping[str, Any], scores: Mapping[int, Any]) -> dict[str, Any]:
         "seconds": _seconds(row["opened"], row["closed"]),
         "up_bytes": row["up"] or 0,
         "down_bytes": row["down"] or 0,
+        "asked": row["asked"] or 0,
         "scores": {str(d): m for d, m in scores.get(row["no"], {}).items()} or None,
         "note": row["note"],
     }
@@ -270,6 +288,39 @@ def _task(row: Mapping[str, Any]) -> dict[str, Any]:
         "up_bytes": row["size"],
         "down_bytes": row["base_bytes"],
     }
+
+
+def _task_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    return _task(row) | {"device": row["device"], "late": row["phase"] == "expired"}
+
+
+def _savings(
+    ledger: Ledger,
+    rounds: Sequence[Mapping[str, Any]],
+    devices: Iterable[Mapping[str, Any]],
+    shares: Iterable[Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    engines = {d["name"]: d["engine"] for d in devices}
+    return savings(
+        rounds,
+        [(s["density"], engines.get(s["device"], ""), s["examples"]) for s in shares],
+        sizes=_sizes(ledger),
+        counts=ledger.get("counts") or {},
+        workload=ledger.get("workload"),
+    )
+
+
+def _slow(
+    ledger: Ledger,
+    rounds: Sequence[Mapping[str, Any]],
+    devices: Sequence[Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """Who held up the last round that ended; None before one has."""
+    ended = [r["no"] for r in rounds if r["closed"] is not None]
+    if not ended:
+        return None
+    tasks = [_task_of(t) for t in ledger.tasks_of_round(ended[-1])]
+    return {"round": ended[-1], "devices": slowest(tasks, devices)}
 
 
 def _phases(ledger: Ledger, no: int) -> dict[str, str]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import psutil
 
+from coordinator.dashboard.advice import next_step
 from coordinator.dashboard.facts import (
     device_facts,
     round_facts,
     run_facts,
     warm_up_facts,
 )
-from coordinator.ledger import Ledger, read_ledger
+from coordinator.ledger import Ledger, holder, read_ledger
 from coordinator.settings import RunSettings, load_run
 from edge_sdk.errors import EdgeError, StateError
 from edge_sdk.transport.address import parse_url
@@ -26,6 +29,7 @@ __all__ = ["Source"]
 
 T = TypeVar("T")
 EXPORTS, MODELS = "exports", "models"
+EXPORTED = (".onnx", ".ort", ".flsp", ".pte", ".tflite")
 
 
 class Source:
@@ -46,7 +50,7 @@ class Source:
     def version(self) -> object:
         """A value that differs once the run has changed."""
         with self._lock:
-            return self._version()
+            return self._version(), self._runs()
 
     def run(self) -> dict[str, Any]:
         """Rounds, devices and scores.
@@ -56,6 +60,21 @@ class Source:
             SettingsError: If ``run.toml`` cannot be read.
         """
         return self._ask("run", lambda ledger: run_facts(self._run_settings(), ledger))
+
+    def page(self) -> dict[str, Any]:
+        """What the page's overview shows: `run`, whether it runs, and what to do next.
+
+        Raises:
+            StateError: As `run`.
+            SettingsError: As `run`.
+        """
+        found = self.run()
+        runs = self._runs()
+        evaluation = str(self._run_settings().evaluation)
+        return found | {
+            "runs": runs,
+            "next": next_step(found, self._folder, evaluation, runs=runs),
+        }
 
     def device(self, name: str) -> dict[str, Any]:
         """One device: profile, density and why, its rounds, what was refused.
@@ -141,7 +160,7 @@ class Source:
 
     def _files(self) -> list[Path]:
         found = [
-            *(self._folder / MODELS).glob("density-*.safetensors"),
+            *(self._folder / MODELS).glob("density-*"),  # exports lie beside, too
             *(self._folder / EXPORTS).rglob("*"),
         ]
         inside = self._folder.resolve()
@@ -157,14 +176,38 @@ class Source:
         return path.relative_to(self._folder).as_posix()
 
     def _export(self, path: Path) -> dict[str, Any]:
-        is_model = path.suffix in (".onnx", ".ort", ".flsp")
         return {
             "path": self._name(path),
             "size": path.stat().st_size,
             "sha256": self._digest(path),
-            "checks": _checks(path.with_suffix(".json")) if is_model else [],
-            "command": f"flash-export verify {path}" if is_model else None,
+            "checks": _checks(path.with_suffix(".json")) if _is_model(path) else [],
+            "command": self._command(path),
         }
+
+    def _command(self, path: Path) -> str:
+        """What checks a file, or makes one of it that can be checked."""
+        here = shlex.quote(str(path))
+        if path.suffix == ".safetensors":
+            return f"flash-export build {here}"
+        if (path.parent / "manifest.json").exists():  # of a bundle: checked whole
+            return f"flash-export verify {shlex.quote(str(path.parent))}"
+        for checkpoint in (self._folder / MODELS).glob("density-*.safetensors"):
+            if _is_model(path) and path.name.startswith(f"{checkpoint.stem}."):
+                given = f"--checkpoint {shlex.quote(str(checkpoint))}"
+                return f"flash-export verify {here} {given}"
+        return f"sha256sum {here}"
+
+    def _runs(self) -> bool:
+        """Whether a coordinator runs here.
+
+        Asked several times a second: the lock, which a coordinator that starts wants
+        for itself, is only tried where the process that wrote it is alive.
+        """
+        try:
+            pid = int((self._folder / "lock").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return False
+        return psutil.pid_exists(pid) and holder(self._folder) is not None
 
     def _digest(self, path: Path) -> str:
         stat = path.stat()
@@ -176,6 +219,11 @@ class Source:
                     digest.update(block)
             self._digests[key] = digest.hexdigest()
         return self._digests[key]
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a file is an exported model, by its name."""
+    return path.suffix in EXPORTED
 
 
 def _checks(report: Path) -> list[tuple[str, str]]:

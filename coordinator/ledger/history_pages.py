@@ -17,12 +17,17 @@ SELECT t.round, t.device, t.density, t.phase, t.why, t.base_bytes, t.order_bytes
 FROM tasks t LEFT JOIN updates u ON u.task = t.id
 """
 ROUNDS = """
-SELECT r.*, t.down, u.up, u.accepted FROM rounds r
-LEFT JOIN (SELECT round, sum(base_bytes) AS down FROM tasks GROUP BY round) t
-  ON t.round = r.no
+SELECT r.*, t.down, t.asked, u.up, u.accepted FROM rounds r
+LEFT JOIN (SELECT round, sum(base_bytes) AS down, count(*) AS asked FROM tasks
+  GROUP BY round) t ON t.round = r.no
 LEFT JOIN (SELECT round, sum(size) AS up, count(*) AS accepted FROM updates
   GROUP BY round) u ON u.round = r.no
 ORDER BY r.no
+"""
+EXAMPLES = """
+SELECT t.device, t.density, sum(u.examples) AS examples
+FROM tasks t JOIN updates u ON u.task = t.id WHERE t.round > 0
+GROUP BY t.device, t.density
 """
 
 
@@ -59,6 +64,10 @@ class HistoryPages(Pages):
         ):
             found[row["device"]]["why"] = row["why"]
         return found
+
+    def examples_trained(self) -> list[dict[str, Any]]:
+        """Examples of all accepted updates by device and density; the warm-up aside."""
+        return [dict(row) for row in self._db.execute(EXAMPLES)]
 
     def tasks_of_round(self, no: int) -> list[dict[str, Any]]:
         """A round's tasks by device, each with its update if there is one."""
