@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,6 +14,7 @@ from edge_sdk.transport.base import Delivery
 __all__ = ["Inbox", "Item", "Linked", "Revoked", "Rotated", "Scored"]
 
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
+ROOM_S = 0.5  # between two looks at whether the loop has ended
 GROUP_S = 0.05  # the longest that a receipt waits for others to share its commit
 
 
@@ -55,6 +57,7 @@ class Inbox:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._queue: queue.Queue[Item | None] = queue.Queue(QUEUE)
+        self._closed = threading.Event()
 
     # -- other threads: enqueue and nothing else ---------------------------------------
 
@@ -75,11 +78,14 @@ class Inbox:
         self, round_no: int, density: float, metrics: Mapping[str, float]
     ) -> None:
         """The evaluator's word."""
-        self._queue.put(Scored(round_no, density, metrics))
+        self.put(Scored(round_no, density, metrics))
 
     def put(self, item: Item) -> None:
-        """Waits for room."""
-        self._queue.put(item)
+        """Waits for room, as long as somebody makes room."""
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=ROOM_S)
+                return
 
     def wake(self) -> None:
         """Ends a wait of `group` soon."""
@@ -87,6 +93,10 @@ class Inbox:
             self._queue.put_nowait(None)
 
     # -- the loop ----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The loop has ended: nobody waits for room any more."""
+        self._closed.set()
 
     def take(self, timeout: float) -> Item | None:
         """What waits longest; None if nothing comes within so many seconds, or `wake`.

@@ -160,6 +160,12 @@ class Server:
             RunError: If no device can take part, or too many rounds in a row abort.
             StateError: If the disk refuses, or another coordinator has taken over.
         """
+        try:
+            self._run()
+        finally:
+            self._inbox.close()  # whoever waits for room there waits in vain
+
+    def _run(self) -> None:
         self._reception.publish_keys()
         self._announce("waiting")
         self._lineage.load()

@@ -29,6 +29,7 @@ __all__ = ["Agent"]
 
 log = logging.getLogger(__name__)
 
+ROOM_S = 0.5  # between two looks at whether the loop has ended
 QUEUE = 2048  # events; a full queue drops messages, which are asked for again
 # Seconds without news before asking again: short while somebody waits for us.
 NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
@@ -80,7 +81,7 @@ class Agent:
             partial(connect, self._deliver, self._link),
             journal,
             runner,
-            self._queue.put,
+            self._put,
             self._stepped,
             badge=badge,
             warden=warden,
@@ -106,6 +107,13 @@ class Agent:
         if up:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(Linked())
+
+    def _put(self, item: _Item) -> None:
+        """Waits for room, as long as the loop makes room."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=ROOM_S)
+                return
 
     def _stepped(self) -> None:
         with contextlib.suppress(queue.Full):
@@ -157,6 +165,7 @@ class Agent:
 
     def close(self) -> None:
         """Says goodbye, disconnects, lets the journal go."""
+        self._stopping.set()  # `run` may have ended by an error
         self._duty.end()
 
     def _is_for_all(self, item: object) -> bool:

@@ -10,13 +10,15 @@ waiting there longer than 1.5 keepalives fires the will. They only enqueue.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -26,17 +28,22 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
+from edge_sdk.transport.backoff import Ending, Parted
 from edge_sdk.transport.base import NO_LIMIT, Deliver, Delivery, Will
+from edge_sdk.transport.client import Client, name_of
 from edge_sdk.transport.dialect import ANSWER_S, Dialect, RefusedError, SilentError
 from edge_sdk.transport.meter import Meter
 
 __all__ = ["Link", "Parcel"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 KEEPALIVE_S = 30
 CONNECT_S = 5.0  # for TCP and TLS
 MOST_EXPIRY_S = (1 << 32) - 1  # MQTT 5 has 32 bits for it
+TRY_AGAIN_S = (60.0, 900.0)  # what the broker refused as too large: at first, at last
+NO_RETAIN, TOO_LARGE = "Retain not supported", 0x95  # of MQTT 5.0, section 2.4
 MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
 MAX_INFLIGHT = 64
 MAX_INCOMING = 128 * 1024  # bytes; said to a broker of MQTT 5, which drops larger ones
@@ -50,9 +57,12 @@ REMEDIES = {
     "Session taken over": "another process uses this device's name",
     "Unspecified error": "it was cut without a word; if that goes on, another board "
     "or process uses a copy of this identity",
-    "Packet too large": "raise the broker's limit for packets",
+    "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "
+    "(max_packet_size, message_size_limit)",
     "Quota exceeded": "the broker's quota is used up; raise it, or its disk is full",
+    "Server unavailable": "the broker has no room for more clients, or is going down",
     "Server busy": "the broker has no room for more clients",
+    "Unsupported protocol version": "it speaks neither MQTT 5 nor 3.1.1",
     "Banned": "the broker has banned us",
     "Keep alive timeout": "the link or this machine stood still for too long",
     "Retain not supported": "the broker has to keep retained messages; allow them",
@@ -80,6 +90,14 @@ TLS = (
         "CERTIFICATE_VERIFY_FAILED",
         "the broker's certificate is not believed: it is another federation's, has "
         "another name, or this clock runs ahead",
+    ),
+    *(
+        (
+            sign,
+            "what listens there does not speak TLS: name the broker's TLS port (8883 "
+            "as a rule), or mqtt:// where the link is meant to be plain",
+        )
+        for sign in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF", "handshake operation")
     ),
 )
 
@@ -121,8 +139,11 @@ class Link:
         meter: Counts its bytes.
 
     Attributes:
-        limit: Bytes that one packet may take.
+        limit: Bytes that one packet may take, as the broker says or has shown.
         gone: Set when the connection has ended.
+
+    Whatever it hands out may be called at any time by any thread, also after its end:
+    nothing happens then.
 
     Raises:
         OSError: Nobody listens there.
@@ -141,7 +162,7 @@ class Link:
         window: int | None,
         meter: Meter,
     ) -> None:
-        self.limit = NO_LIMIT
+        self.limit = self._declared = NO_LIMIT
         self.gone = threading.Event()
         self._deliver, self._window, self._dialect = deliver, window, dialect
         self._answered = threading.Event()
@@ -150,8 +171,17 @@ class Link:
         self._ours = False  # we are the ones who end it
         # paho's client is used until `close`: later it would write to closed sockets.
         self._using, self._ended = threading.RLock(), False
+        self._cleared = False  # its thread and its sockets are gone, or about to
         self._said: set[str] = set()
-        self._topics: dict[int, str] = {}  # of what is not yet acknowledged
+        self._book = threading.Lock()  # held for a look-up, never around paho
+        self._under_way: dict[int, Parted] = {}  # what is not yet acknowledged
+        self._early: dict[int, tuple[ReasonCode, int | None]] = {}
+        self._largest_taken = 0  # bytes; of the messages that were acknowledged
+        self._keeps = True  # retained messages
+        self._qos = 1  # the most that the broker takes
+        self._since: float | None = None  # monotonic; when it was up
+        self._refused = _Refused()
+        self._thread: threading.Thread | None = None  # of the callbacks
         self._client = self._make(address, client_id, will, meter)
         try:
             self._open(address)
@@ -161,10 +191,13 @@ class Link:
 
     def publish(self, parcel: Parcel) -> None:
         """Queues for sending; what cannot be sent is dropped and said."""
-        if parcel.size > self.limit:
+        size = parcel.size
+        if size > self._declared or (
+            size > self.limit and not self._refused.may_try(size)
+        ):
             self._once(
                 f"the broker takes packets of {self.limit} bytes; dropped one of "
-                f"{parcel.size} bytes to {parcel.topic}",
+                f"{size} bytes to {parcel.topic}",
                 REMEDIES["Packet too large"],
             )
             return
@@ -172,52 +205,84 @@ class Link:
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = min(parcel.expires_s, MOST_EXPIRY_S)
-        with self._using:
-            if self._ended:
-                return
-            info = self._client.publish(
+        sure = parcel.sure and self._qos > 0
+
+        def send(client: Client) -> paho.MQTTMessageInfo:
+            info = client.publish(
                 parcel.topic,
                 parcel.payload,
-                qos=1 if parcel.sure else 0,
+                qos=int(sure),
                 retain=parcel.retain,
                 properties=properties,
             )
-        if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
+            if sure and info.rc != paho.MQTT_ERR_QUEUE_SIZE:
+                self._sent(info.mid, Parted(parcel.topic, parcel.size))
+            return info
+
+        info = self._use(send)
+        if info is not None and info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             log.warning("send queue full: dropped a message to %s", parcel.topic)
-        elif parcel.sure and self._dialect is Dialect.V5:
-            self._topics[info.mid] = parcel.topic
 
     def subscribe(self, patterns: list[str]) -> None:
         """Asks for filters."""
-        with self._using:
-            if patterns and not self._ended:
-                self._client.subscribe([(pattern, 1) for pattern in patterns])
+        if patterns:
+            self._use(lambda client: client.subscribe([(p, 1) for p in patterns]))
 
     def unsubscribe(self, patterns: list[str]) -> None:
         """Gives filters back."""
-        with self._using:
-            if patterns and not self._ended:
-                self._client.unsubscribe(patterns)
+        if patterns:
+            self._use(lambda client: client.unsubscribe(patterns))
+
+    def ending(self) -> Ending:
+        """How it ended, once it has."""
+        lived = 0.0 if self._since is None else time.monotonic() - self._since
+        lost = max(list(self._under_way.values()), key=lambda p: p.size, default=None)
+        if lost is not None and lost.size <= self._largest_taken:
+            lost = None
+        return Ending(lived, lost)
+
+    def runs_this_thread(self) -> bool:
+        """Whether the caller is a callback of this link: it cannot wait for its end."""
+        return threading.current_thread() is self._thread
 
     def close(self) -> None:
         """Ends it in good order, if it has not ended; any thread may, at any time."""
         with self._using:
-            if self._ended:
+            if not self._ended:
+                self._ended = self._ours = True
+                with contextlib.suppress(OSError):  # the broker has closed it meanwhile
+                    self._client.disconnect()
+            # paho's thread holds locks in its callbacks, and ends once it has left.
+            if self._cleared or self.runs_this_thread():
                 return
-            self._ended = self._ours = True
-            self._client.disconnect()
+            self._cleared = True
         self._client.loop_stop()
         # paho does it only when it is collected, which warns of sockets left open.
         self._client._reset_sockets()  # noqa: SLF001
         self.gone.set()
 
+    def _use(self, ask: Callable[[Client], T]) -> T | None:
+        """Asks something of paho's client; None on a link that has ended.
+
+        Between the end of a connection and our `close` paho's thread takes the socket
+        away under us: what it raises then says no more than `gone` does.
+        """
+        with self._using:
+            if self._ended:
+                return None
+            try:
+                return ask(self._client)
+            except OSError as error:
+                log.debug("asked of a link that ends: %s", error)
+                return None
+
     # -- paho --------------------------------------------------------------------------
 
     def _make(
         self, address: Address, client_id: str, will: Will | None, meter: Meter
-    ) -> paho.Client:
+    ) -> Client:
         five = self._dialect is Dialect.V5
-        client = paho.Client(
+        client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=(
@@ -227,6 +292,7 @@ class Link:
             reconnect_on_failure=False,
             manual_ack=self._window is not None,
         )
+        client.reasons = {}
         client.connect_timeout = CONNECT_S
         client.max_queued_messages_set(MAX_QUEUED)
         client.max_inflight_messages_set(MAX_INFLIGHT)
@@ -263,15 +329,28 @@ class Link:
             )
         except ssl.SSLError as error:
             raise RefusedError(_in_tls_words(str(error))) from error
+        except TimeoutError as error:
+            raise SilentError(_in_tls_words(str(error))) from error
         self._client.loop_start()
-        if not self._answered.wait(ANSWER_S):
+        self._judge(answered=self._answered.wait(ANSWER_S))
+
+    def _judge(self, *, answered: bool) -> None:
+        """Raises what the broker's answer, or its silence, comes to."""
+        if not answered:
             raise SilentError(f"no answer to a CONNECT of MQTT {self._dialect.value}")
         if self._answer is None and self._trouble:
             raise RefusedError(_in_tls_words(self._trouble))
-        if self._answer is None or self._answer.getName().startswith("Unsupported"):
+        if self._answer is None:
+            raise SilentError(
+                f"it hung up on our CONNECT in MQTT {self._dialect.value}: it has no "
+                "room for more clients, wants TLS (mqtts://), or is no MQTT broker"
+            )
+        if self._answer.getName().startswith("Unsupported"):
             raise SilentError(f"it does not speak MQTT {self._dialect.value}")
         if self._answer.is_failure:
             raise RefusedError(_in_words(self._answer))
+        if not self._keeps:  # it would cut the link behind our first word
+            raise RefusedError(f"Retain not supported ({REMEDIES[NO_RETAIN]})")
 
     def _logged(self, _c: paho.Client, _u: object, _level: int, text: str) -> None:
         if "SSL" in text:
@@ -280,9 +359,13 @@ class Link:
     def _connected(
         self, client: paho.Client, _u: object, _f: object, code: ReasonCode, given: Any
     ) -> None:
-        self._answer = code
+        self._answer, self._thread = code, threading.current_thread()
+        self._since = time.monotonic()
         if given is not None:
-            self.limit = min(getattr(given, "MaximumPacketSize", NO_LIMIT), NO_LIMIT)
+            declared = getattr(given, "MaximumPacketSize", NO_LIMIT)
+            self.limit = self._declared = min(declared, NO_LIMIT)
+            self._qos = min(getattr(given, "MaximumQoS", 1), 1)
+            self._keeps = bool(getattr(given, "RetainAvailable", 1))
             most = getattr(given, "ReceiveMaximum", MAX_INFLIGHT)
             # Its setter refuses once the socket is open; the answer comes later.
             client._max_inflight_messages = min(most, MAX_INFLIGHT)  # noqa: SLF001
@@ -292,14 +375,14 @@ class Link:
         self, _c: paho.Client, _u: object, _f: object, code: ReasonCode, _p: object
     ) -> None:
         if self._answer is not None and not self._answer.is_failure and not self._ours:
-            log.warning("the link to the broker is down: %s", _in_words(code))
+            log.warning("the link to the broker is down: %s", self._why(code))
         self._answered.set()
         self.gone.set()
 
     def _message(self, c: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
         ack: Callable[[], object] = lambda: None  # noqa: E731
         if self._window is not None:
-            ack = partial(c.ack, message.mid, message.qos)
+            ack = partial(self._use, lambda _: c.ack(message.mid, message.qos))
         delivery = Delivery(message.topic, bytes(message.payload), ack)
         try:
             self._deliver(delivery)
@@ -309,12 +392,42 @@ class Link:
     def _published(
         self, _c: paho.Client, _u: object, mid: int, code: ReasonCode, _p: object
     ) -> None:
-        topic = self._topics.pop(mid, "a topic")
-        if code.is_failure:
-            kind = "/".join(topic.split("/")[3:4])
-            self._once(
-                f"the broker refused a message to {topic}", _in_words(code), kind
-            )
+        odd = self._client.reasons.pop(mid, None)
+        with self._book:
+            parted = self._under_way.pop(mid, None)
+            if parted is None:  # answered before `publish` has returned
+                self._early[mid] = code, odd
+                return
+        self._settle(parted, code, odd)
+
+    def _sent(self, mid: int, parted: Parted) -> None:
+        with self._book:
+            answer = self._early.pop(mid, None)
+            if answer is None:
+                self._under_way[mid] = parted
+                return
+        self._settle(parted, *answer)
+
+    def _settle(self, parted: Parted, code: ReasonCode, odd: int | None) -> None:
+        """The broker's answer to a message."""
+        if not code.is_failure:
+            self._largest_taken = max(self._largest_taken, parted.size)
+            return
+        if odd == TOO_LARGE:
+            self._refused.note(parted.size)
+            self.limit = min(self.limit, parted.size - 1)
+        self._once(
+            f"the broker refused a message to {parted.topic} ({parted.size} bytes)",
+            _in_words(code) if odd is None else _with_remedy(name_of(odd)),
+            "/".join(parted.topic.split("/")[3:4]),
+        )
+
+    def _why(self, code: ReasonCode) -> str:
+        """Why the link ended, and which message was too large if that is why."""
+        words, lost = _in_words(code), self.ending().unanswered
+        if code.getName() != name_of(TOO_LARGE) or lost is None:
+            return words
+        return f"{words}; the message of {lost.size} bytes to {lost.topic}"
 
     def _subscribed(
         self, _c: paho.Client, _u: object, _m: int, codes: list[ReasonCode], _p: object
@@ -335,6 +448,33 @@ def _in_tls_words(text: str) -> str:
 
 
 def _in_words(code: ReasonCode) -> str:
-    name = code.getName()
+    return _with_remedy(code.getName())
+
+
+def _with_remedy(name: str) -> str:
     remedy = REMEDIES.get(name, "")
     return f"{name} ({remedy})" if remedy else name
+
+
+class _Refused:
+    """When a message of a size that the broker has refused may be tried again.
+
+    A person may have raised the limit without starting the broker anew; so it is tried
+    again, after a wait that doubles.
+    """
+
+    def __init__(self) -> None:
+        self._size, self._wait_s, self._next = NO_LIMIT, TRY_AGAIN_S[0], 0.0
+
+    def note(self, size: int) -> None:
+        """The broker has refused a message of this size."""
+        self._size = min(self._size, size)
+        self._next = time.monotonic() + self._wait_s
+        self._wait_s = min(2 * self._wait_s, TRY_AGAIN_S[1])
+
+    def may_try(self, size: int) -> bool:
+        """Whether a message that is too large may go out all the same."""
+        if size < self._size or time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._wait_s
+        return True

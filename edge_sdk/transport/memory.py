@@ -59,6 +59,11 @@ class MemoryBroker:
             found = [Delivery(t, p) for t, p in self._retained.items()]
         return (d for d in found if _matches(pattern, d.topic))
 
+    def knows(self, link: MemoryTransport) -> bool:
+        """Whether a transport has not left."""
+        with self._lock:
+            return link in self._links
+
     def leave(self, link: MemoryTransport, *, will: Will | None) -> None:
         """Takes a transport out, publishing its will if it died."""
         with self._lock:
@@ -90,8 +95,8 @@ class MemoryTransport:
         sure: bool = True,
         expires_s: int | None = None,
     ) -> None:
-        """Routes at once."""
-        if len(payload) > self.broker.limit:
+        """Routes at once; nothing goes out of one that has left."""
+        if len(payload) > self.broker.limit or not self.broker.knows(self):
             return
         self._sent += len(payload)
         self.broker.route(topic, payload, retain=retain)

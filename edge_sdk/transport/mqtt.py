@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
+from edge_sdk.transport.backoff import Backoff
 from edge_sdk.transport.base import NO_LIMIT, Deliver, OnLink, Traffic, Will
 from edge_sdk.transport.dialect import Memory, RefusedError, SilentError
 from edge_sdk.transport.link import Link, Parcel
@@ -63,7 +64,8 @@ class MqttTransport:
         self._meter = Meter()
         self._link: Link | None = None
         self._first = threading.Event()  # the first answer, whatever it is
-        self._why: ConnectionError | None = None
+        self._why: ConnectionError | None = None  # we are refused
+        self._silent = ""  # what else listens there
         self._closing = threading.Event()
         self._jitter = np.random.default_rng()  # of waits only
         self._keeper = threading.Thread(
@@ -117,33 +119,33 @@ class MqttTransport:
         return self._meter.read()
 
     def close(self) -> None:
-        """Disconnects and joins the threads."""
+        """Disconnects and joins the threads; a callback of ours does not wait for them.
+
+        What is called later does nothing.
+        """
         self._closing.set()
         with self._lock:
             link = self._link
         if link is not None:
             link.close()
-        self._keeper.join()
-        self._meter.settle()
+            if link.runs_this_thread():
+                return
+        if threading.current_thread() is not self._keeper:
+            self._keeper.join()
+            self._meter.settle()
 
     # -- the keeper's thread -----------------------------------------------------------
 
     def _keep(self) -> None:
-        (delay, most), said = RETRY_S, ""
+        backoff, said = Backoff(*RETRY_S), ""
         while not self._closing.is_set():
             try:
                 link = self._open()
             except (OSError, ValueError) as error:
-                if isinstance(error, RefusedError):
-                    self._why = error
-                    self._first.set()
-                # A broker away for a night is one line, not a thousand.
-                level = logging.DEBUG if str(error) == said else logging.INFO
-                log.log(level, "no link to %s: %s", self._address.url, error)
-                said = str(error)
+                backoff, wait_s = backoff.failed()
+                said = self._say_failure(error, said)
                 # Not all at once when a broker comes back.
-                self._closing.wait(delay * self._jitter.uniform(0.5, 1.5))
-                delay = min(2 * delay, most)
+                self._closing.wait(wait_s * self._jitter.uniform(0.5, 1.5))
                 continue
             self._up(link)
             link.gone.wait()
@@ -151,8 +153,36 @@ class MqttTransport:
                 self._link = None
             link.close()
             self._call(self._on_link, False)  # noqa: FBT003 - a callback
-            delay, said = RETRY_S[0], ""
-            self._closing.wait(delay * self._jitter.uniform())
+            said, before = "", backoff
+            backoff, wait_s = backoff.ended(link.ending())
+            self._say_suspect(before, backoff)
+            least = 0.0 if backoff.suspect is None else 0.5  # it comes back at once
+            self._closing.wait(wait_s * self._jitter.uniform(least, 1.0))
+
+    def _say_failure(self, error: Exception, said: str) -> str:
+        """Logs why there is no link; a broker away for a night is one line."""
+        refused = isinstance(error, RefusedError)
+        if isinstance(error, RefusedError):
+            self._why = error
+            self._first.set()
+        self._silent = str(error) if isinstance(error, SilentError) else ""
+        level = logging.WARNING if refused else logging.INFO
+        level = logging.DEBUG if str(error) == said else level
+        log.log(level, "no link to %s: %s", self._address.url, error)
+        return str(error)
+
+    def _say_suspect(self, before: Backoff, now: Backoff) -> None:
+        """Names the message that the broker cuts one link after the other for."""
+        blamed = now.suspect
+        if blamed is None or (before.suspect and before.blamed == blamed):
+            return
+        log.error(
+            "the broker at %s cuts the link each time it is sent a message of %d bytes "
+            "to %s (%d times now): it is larger than the broker takes (raise "
+            "max_packet_size or message_size_limit, to 128 KiB if you can), or its "
+            "access list forbids the topic; trying again, later each time",
+            *(self._address.url, blamed.size, blamed.topic, now.cuts),
+        )
 
     def _open(self) -> Link:
         silent = SilentError("it speaks no MQTT that we know")
@@ -206,7 +236,8 @@ class MqttTransport:
                 remedy="Do what its reason asks for, or name another broker.",
             )
         return BrokerError(
-            f"no MQTT broker answers at {where}",
+            f"no MQTT broker answers at {where}"
+            + (f": {self._silent}" if self._silent else ""),
             remedy="Check the address, the firewall, and that the broker runs.",
         )
 

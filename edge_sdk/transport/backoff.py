@@ -1,0 +1,84 @@
+"""How long to wait before the next link, from how the last one ended; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["Backoff", "Ending", "Parted"]
+
+CUT = 8  # times the longest wait: where only a person can end it
+SETTLED_S = 60.0  # a link that lasted two keepalives is not cut for what it first sends
+SUSPECT = 2  # links cut in a row behind the same message before it is blamed
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """A message that was under way when its link ended.
+
+    Attributes:
+        topic: Where to.
+        size: Bytes of its packet.
+    """
+
+    topic: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a link ended.
+
+    Attributes:
+        lived_s: Seconds that it was up.
+        unanswered: The largest message that the broker had not acknowledged; None if
+            it had acknowledged all, or a larger one.
+    """
+
+    lived_s: float
+    unanswered: Parted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """What the next wait is reckoned from.
+
+    Attributes:
+        first_s: The wait after a first failure.
+        most_s: The longest while nobody answers: a broker that is back is found soon.
+        delay_s: The next wait; 0 for the first.
+        blamed: The message behind which links were cut.
+        cuts: How often in a row.
+    """
+
+    first_s: float
+    most_s: float
+    delay_s: float = 0.0
+    blamed: Parted | None = None
+    cuts: int = 0
+
+    @property
+    def suspect(self) -> Parted | None:
+        """The message that the broker seems to cut links for; None without one."""
+        return self.blamed if self.cuts >= SUSPECT else None
+
+    def failed(self) -> tuple[Backoff, float]:
+        """After an attempt that brought no link: what comes next, seconds to wait."""
+        wait_s = max(self.delay_s, self.first_s)
+        longest = max(self.most_s, wait_s)
+        return replace(self, delay_s=min(2 * wait_s, longest)), wait_s
+
+    def ended(self, how: Ending) -> tuple[Backoff, float]:
+        """After a link that was up: what comes next, and seconds to wait.
+
+        The first cut is met at once, as networks are what they are; a link that is cut
+        again behind a message to the same topic is waited for longer each time.
+        """
+        lost = how.unanswered
+        fresh = Backoff(self.first_s, self.most_s)
+        if how.lived_s >= SETTLED_S or lost is None:
+            return fresh, self.first_s
+        if self.blamed is None or self.blamed.topic != lost.topic:
+            return replace(fresh, blamed=lost, cuts=1), self.first_s
+        cuts = self.cuts + 1
+        wait_s = min(self.first_s * 2.0 ** min(cuts, 30), CUT * self.most_s)
+        return replace(fresh, delay_s=wait_s, blamed=lost, cuts=cuts), wait_s

@@ -1,0 +1,230 @@
+"""A broker's limits: what it refuses or cuts links for is said, and waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from brokers import mosquitto
+
+from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import Address, Tls
+from edge_sdk.transport.backoff import SUSPECT, Backoff, Ending, Parted
+from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.mqtt import MqttTransport
+
+WAIT_S = 20.0
+HELLO = Parted("flash/1/f/up/dev-1", 1800)
+
+
+def connect(
+    address: Address, *, wait_s: float = WAIT_S
+) -> tuple[MqttTransport, queue.Queue[Delivery], queue.Queue[bool]]:
+    got: queue.Queue[Delivery] = queue.Queue()
+    links: queue.Queue[bool] = queue.Queue()
+    return (
+        MqttTransport(address, "x1", got.put, links.put, wait_s=wait_s),
+        got,
+        links,
+    )
+
+
+# -- the wait, as a table --------------------------------------------------------------
+
+
+def test_each_failure_is_waited_for_twice_as_long_up_to_a_bound() -> None:
+    now, waits = Backoff(0.5, 15.0), []
+    for _ in range(8):
+        now, wait = now.failed()
+        waits.append(wait)
+    assert waits == [0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+def test_a_link_that_carried_what_it_was_given_starts_the_waits_anew() -> None:
+    now = Backoff(0.5, 15.0)
+    for _ in range(5):
+        now, _ = now.failed()
+    for how in (Ending(3.0), Ending(3600.0, HELLO)):
+        assert now.ended(how) == (Backoff(0.5, 15.0), 0.5)
+
+
+def test_links_cut_behind_one_message_are_waited_for_longer_each_time() -> None:
+    now, waits, suspects = Backoff(0.5, 15.0), [], []
+    for size in (1800, 1801, 1799, 1800, 1800, 1800, 1800, 1800, 1800, 1800):
+        now, wait = now.ended(Ending(0.1, Parted(HELLO.topic, size)))
+        waits.append(wait)
+        suspects.append(now.suspect is not None)
+    assert waits == sorted(waits)
+    assert waits[0] == 0.5
+    assert waits[-1] == 120.0
+    assert suspects == [n >= SUSPECT for n in range(1, 11)]
+    now, wait = now.failed()  # a broker that is away meanwhile does not shorten it
+    assert wait == 120.0
+    other, wait = now.ended(Ending(0.1, Parted("another", 100)))
+    assert (wait, other.suspect) == (0.5, None)
+
+
+# -- brokers ---------------------------------------------------------------------------
+
+
+@pytest.mark.broker
+def test_a_message_above_the_size_limit_is_named_and_the_link_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mosquitto answers by a PUBACK that MQTT 5 does not have; paho would hang up."""
+    with mosquitto(
+        tmp_path, "allow_anonymous true", "message_size_limit 1500"
+    ) as there:
+        transport, got, links = connect(there)
+        with contextlib.closing(transport):
+            assert links.get(timeout=WAIT_S)
+            transport.subscribe("t/+")
+            transport.publish("t/hello", bytes(2000))
+            transport.publish("t/small", bytes(100))
+            assert got.get(timeout=WAIT_S).topic == "t/small"
+            for _ in range(3):
+                transport.publish("t/hello", bytes(2000))
+            transport.publish("t/last", bytes(100))
+            assert got.get(timeout=WAIT_S).topic == "t/last"
+            assert 1500 < transport.limit() < 2100  # chunks are made to fit
+            assert links.empty()
+    assert "link to the broker is down" not in caplog.text
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert "refused a message to t/hello" in said[0]
+    assert "Packet too large" in said[0]
+    assert "message_size_limit" in said[0]
+    assert len([line for line in said if "t/hello" in line]) <= 2
+
+
+class Cutter:
+    """Speaks enough MQTT 3.1.1 and 5 to take a CONNECT, and cuts at each PUBLISH."""
+
+    def __init__(self, *, connack: bytes | None = b"\x20\x03\x00\x00\x00") -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = Address("127.0.0.1", self._server.getsockname()[1])
+        self._connack = connack
+        self.links = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                link, _ = self._server.accept()
+                with link:
+                    self._one(link)
+
+    def _one(self, link: socket.socket) -> None:
+        link.settimeout(WAIT_S)
+        with contextlib.suppress(OSError):
+            packet = link.recv(65536)
+            if self._connack is None or not packet:
+                return
+            self.links += 1
+            link.sendall(self._connack)
+            while packet := link.recv(65536):
+                if packet[0] & 0xF0 == 0x30:  # PUBLISH
+                    return
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
+@pytest.fixture
+def cutter() -> Iterator[Cutter]:
+    one = Cutter()
+    yield one
+    one.close()
+
+
+def test_a_broker_that_cuts_the_link_behind_a_message_is_told_which(
+    cutter: Cutter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 0.5))
+    got: queue.Queue[Delivery] = queue.Queue()
+    told = threading.Event()
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "cuts the link each time" in record.getMessage():
+                told.set()
+
+    watch = Watch()
+    logging.getLogger("edge_sdk.transport.mqtt").addHandler(watch)
+    transport: list[MqttTransport] = []
+
+    def on_link(up: bool) -> None:
+        if up:
+            transport[0].publish("f/hello", bytes(1800))
+
+    ready = threading.Event()
+    transport.append(
+        MqttTransport(
+            cutter.address,
+            "x1",
+            got.put,
+            lambda up: (ready.wait(WAIT_S), on_link(up)),  # type: ignore[func-returns-value]
+        )
+    )
+    ready.set()
+    try:
+        assert told.wait(WAIT_S)
+    finally:
+        transport[0].close()
+        logging.getLogger("edge_sdk.transport.mqtt").removeHandler(watch)
+    (line,) = [m for m in caplog.messages if "cuts the link each time" in m]
+    assert "18" in line  # the size
+    assert "f/hello" in line
+    assert "message_size_limit" in line
+
+
+def test_a_broker_that_hangs_up_on_every_connect_says_what_that_may_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    cutter = Cutter(connack=None)
+    try:
+        with pytest.raises(BrokerError, match="hung up on our CONNECT"):
+            connect(cutter.address, wait_s=0.5)
+    finally:
+        cutter.close()
+    (said,) = {m for m in caplog.messages if "no link to" in m}
+    assert "no room for more clients" in said
+
+
+@pytest.mark.broker
+def test_a_broker_that_keeps_nothing_is_refused_by_us_in_words(tmp_path: Path) -> None:
+    with (
+        mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as there,
+        pytest.raises(BrokerError, match="has to keep retained messages"),
+    ):
+        connect(there)
+
+
+@pytest.mark.broker
+def test_a_broker_of_qos_0_alone_is_served(tmp_path: Path) -> None:
+    with mosquitto(tmp_path, "allow_anonymous true", "max_qos 0") as there:
+        transport, got, links = connect(there)
+        with contextlib.closing(transport):
+            assert links.get(timeout=WAIT_S)
+            transport.subscribe("t/+")
+            transport.publish("t/1", b"x")
+            assert got.get(timeout=WAIT_S).topic == "t/1"
+            assert links.empty()
+
+
+def test_tls_to_a_plain_port_says_which_port_is_meant() -> None:
+    cutter = Cutter(connack=b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    wrong = Address("127.0.0.1", cutter.address.port, tls=Tls())
+    try:
+        with pytest.raises(BrokerError, match="does not speak TLS"):
+            connect(wrong)
+    finally:
+        cutter.close()

@@ -1,0 +1,208 @@
+"""What a link has handed out may be called when it has ended: nothing raises."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.broker import open_broker
+from edge_sdk.transport.address import Address
+from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.dialect import Dialect
+from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.meter import Meter
+from edge_sdk.transport.mqtt import MqttTransport
+
+WAIT_S = 20.0
+CUTS = 60
+
+
+class Scissors:
+    """A TCP relay in front of a broker whose connections can be cut."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.address = Address("127.0.0.1", self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(self._target)
+                self._pairs.append((near, far))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(
+                        target=self._pump, args=(source, sink), daemon=True
+                    ).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Ends every connection."""
+        while self._pairs:
+            for each in self._pairs.pop():
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+
+    def close(self) -> None:
+        self.cut()
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
+class Users:
+    """Threads that use a link in every way there is, without a look at its state."""
+
+    def __init__(self, link: Link, got: list[Delivery]) -> None:
+        self.broken: list[BaseException] = []
+        self._stop = threading.Event()
+        small = Parcel("t/1", b"x" * 100)
+        plain = Parcel("t/2", b"x", sure=False)
+        self._threads = [
+            threading.Thread(target=self._do, args=(what,))
+            for what in (
+                lambda: link.publish(small),
+                lambda: link.publish(plain),
+                lambda: link.subscribe(["a/+"]),
+                lambda: link.unsubscribe(["a/+"]),
+                lambda: [each.ack() for each in got[-8:]],
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _do(self, what: Callable[[], object]) -> None:
+        try:
+            while not self._stop.wait(0.0005):
+                what()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.broken.append(error)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("dialect", Dialect)
+def test_nothing_that_a_cut_link_handed_out_raises(
+    dialect: Dialect, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(7)
+    broken: list[BaseException] = []
+    with open_broker(None, tmp_path, kind="mosquitto") as broker:
+        scissors = Scissors((broker.host, broker.port))
+        for number in range(CUTS // 2):
+            got: list[Delivery] = []
+            link = Link(
+                scissors.address,
+                f"cut-{number}",
+                dialect,
+                got.append,
+                will=None,
+                window=8,
+                meter=Meter(),
+            )
+            link.subscribe(["t/+"])
+            users = Users(link, got)
+            threading.Event().wait(rng.uniform(0, 0.03))
+            if number % 2:
+                link.close()
+            else:
+                scissors.cut()
+                assert link.gone.wait(WAIT_S)
+            link.close()
+            for each in got:
+                each.ack()
+            link.publish(Parcel("t/1", b"late"))
+            users.stop()
+            broken += users.broken
+        scissors.close()
+    assert broken == []
+
+
+@pytest.mark.broker
+def test_a_transport_may_be_used_by_callbacks_and_after_its_end(tmp_path: Path) -> None:
+    """As an agent does that is told to stop by a message: it closes in a callback."""
+    done = threading.Event()
+    broken: list[BaseException] = []
+
+    with open_broker(None, tmp_path, kind="mosquitto") as broker:
+        kept: list[Delivery] = []
+
+        def use() -> None:
+            for each in kept:
+                each.ack()
+            transport.publish("t/again", b"x")
+            transport.subscribe("u/+")
+            transport.unsubscribe("u/+")
+            transport.limit()
+            transport.traffic()
+            transport.close()
+
+        def deliver(delivery: Delivery) -> None:
+            kept.append(delivery)
+            if delivery.topic != "t/stop":
+                return
+            try:
+                use()
+                use()
+            except BaseException as error:  # noqa: BLE001 - the test looks at it
+                broken.append(error)
+            finally:
+                done.set()
+
+        transport = MqttTransport(
+            Address(broker.host, broker.port),
+            "x1",
+            deliver,
+            lambda _: None,
+            wait_s=WAIT_S,
+            window=8,
+        )
+        transport.subscribe("t/+")
+        transport.publish("t/first", b"x")
+        transport.publish("t/stop", b"x")
+        assert done.wait(WAIT_S)
+        use()
+    assert broken == []
+
+
+@pytest.mark.broker
+def test_a_transport_closed_by_its_own_link_callback_ends(tmp_path: Path) -> None:
+    said: list[bool] = []
+    with open_broker(None, tmp_path, kind="mosquitto") as broker:
+        ready, ended = threading.Event(), threading.Event()
+
+        def on_link(up: bool) -> None:
+            ready.wait(WAIT_S)
+            said.append(up)
+            transport.close()
+            if not up:
+                ended.set()
+
+        transport = MqttTransport(
+            Address(broker.host, broker.port), "x1", print, on_link
+        )
+        ready.set()
+        assert ended.wait(WAIT_S)
+        transport.close()
+    assert said == [True, False]
