@@ -16,6 +16,7 @@ from coordinator.broker_check import check_broker
 from coordinator.broker_command import Command, OwnKind
 from coordinator.broker_config import Walls, keep_port, kept_port
 from edge_sdk.errors import BrokerError
+from edge_sdk.private import make_private
 from edge_sdk.transport.address import Address, Tls, parse_url
 
 __all__ = ["Broker", "Kind", "open_broker"]
@@ -65,7 +66,7 @@ def open_broker(
         return Broker("user", address)
     command = Command.choose(kind, folder, walls)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
     except OSError as error:
         raise BrokerError(
             f"the broker's folder {folder} cannot be made: {error.strerror}"

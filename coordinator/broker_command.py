@@ -15,6 +15,7 @@ from typing import IO, Literal, TypeAlias
 
 from coordinator.broker_config import Walls, find_mosquitto, mosquitto_config
 from edge_sdk.errors import BrokerError
+from edge_sdk.private import private_file
 
 __all__ = ["Command", "OwnKind"]
 
@@ -85,8 +86,9 @@ class Command:
                 for field, path in self._write_walls().items():
                     files[field] = stack.enter_context(path.open("rb")).fileno()
                 names = {field: f"/dev/fd/{number}" for field, number in files.items()}
-                config.write_text(mosquitto_config(host, port, names or None))
-                config.chmod(0o644)
+                self._for_the_broker(
+                    config, mosquitto_config(host, port, names or None).encode()
+                )
                 given = stack.enter_context(config.open("rb"))
                 log = stack.enter_context(self.log.open("ab"))
                 return self._spawn(host, port, given, log, tuple(files.values()))
@@ -116,14 +118,19 @@ class Command:
         paths = {}
         for field in fields(self._walls):
             path = self._folder / f"broker.{field.name}"
-            path.touch(mode=0o600)
-            path.chmod(0o600)
-            path.write_bytes(getattr(self._walls, field.name))
-            if user := _unprivileged():
-                account = pwd.getpwnam(user)
-                os.chown(path, account.pw_uid, account.pw_gid)
+            self._for_the_broker(path, getattr(self._walls, field.name))
             paths[field.name] = path
         return paths
+
+    def _for_the_broker(self, path: Path, content: bytes) -> None:
+        """A file that the broker's user may read, and nobody else but root."""
+        private_file(path)
+        path.chmod(0o600)
+        path.write_bytes(content)
+        user = _unprivileged() if self.kind == "mosquitto" else ""
+        if user:
+            account = pwd.getpwnam(user)
+            os.chown(path, account.pw_uid, account.pw_gid)
 
     def _spawn(
         self,

@@ -29,6 +29,7 @@ from coordinator.status import has_run, summary
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import RunError
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
+from edge_sdk.private import keep_private
 from edge_sdk.terminal import Exit, on_stop, say, show, width
 
 __all__ = ["run_demo"]
@@ -47,7 +48,7 @@ def run_demo(folder: Path, *, task: str, rounds: int, as_json: bool) -> None:
     Raises:
         RunError: If a process fails for good; its log is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    keep_private(folder, ("*",))
     devices = device_names()
     data = _data(folder, task, devices)
     main, dense = folder / "federation", folder / "dense-reference"

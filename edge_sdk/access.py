@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge_sdk.errors import IdentityError, SettingsError
 from edge_sdk.identity.folder import DeviceFolder
 from edge_sdk.settings import DeviceSettings
+from edge_sdk.terminal import hide
 from edge_sdk.transport.address import Address, Tls, parse_url
 
 __all__ = ["access_of", "tls_of"]
@@ -31,6 +32,7 @@ def access_of(settings: DeviceSettings) -> tuple[Address, DeviceFolder | None]:
         SettingsError: If the identity is of another device or federation.
     """
     address = parse_url(settings.broker, tls_of(settings))
+    hide(address.password)
     if settings.identity is None:
         if not address.local:
             raise IdentityError(

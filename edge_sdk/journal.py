@@ -11,6 +11,7 @@ import msgspec
 from edge_sdk.blobs import BlobFolder
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, RemoteProtocolError, StateError
+from edge_sdk.private import make_private
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import Offer, TaskOrder
 
@@ -70,7 +71,7 @@ class Journal:
         self._path, self._outbox = folder / "journal.msgpack", folder / "outbox.bin"
         self.blobs = BlobFolder(folder / "blobs")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private(folder)
             self._lock = (folder / "lock").open("w")
         except OSError as error:
             raise StateError(f"state folder {folder} is not usable: {error}") from error

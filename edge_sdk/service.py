@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError
+from edge_sdk.private import make_private
 from edge_sdk.terminal import LASTING
 
 __all__ = ["Service", "check_unit", "install_service", "this_service", "unit_text"]
@@ -91,7 +92,7 @@ def install_service(
             remedy="Report the message with your version of systemd.",
         )
     for written in filter(None, (service.state, service.models)):
-        written.mkdir(parents=True, exist_ok=True)  # the unit needs it there
+        make_private(written)  # the unit needs it there
         with contextlib.suppress(LookupError, PermissionError):
             shutil.chown(written, service.user)
     path = folder / f"{name}.service"

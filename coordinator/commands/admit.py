@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.commands import complete
-from coordinator.commands.options import SETTINGS, Folder
+from coordinator.commands.options import SETTINGS, Folder, own_folder
 from coordinator.settings import load_run
 from edge_sdk.errors import IdentityError, SettingsError
 from edge_sdk.terminal import Json, say, show, tell
@@ -53,6 +53,7 @@ def enroll(
             f"the coordinator of {folder} runs in the clear and lets nobody enrol",
             remedy="Stop it, enrol, and start it again: it then asks for identities.",
         )
+    own_folder(folder)
     office = open_office(folder, settings)
     port = enroll_port(office, settings)
     chosen = names or free_names(prefix, bulk, office.taken())
@@ -99,4 +100,5 @@ def _office(folder: Path) -> Office:
             f"{folder} has no enrolled devices",
             remedy=f"flash-coordinator enroll {folder} --new NAME...",
         )
+    own_folder(folder)
     return open_office(folder, settings)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from coordinator.commands import complete
-from coordinator.commands.options import SETTINGS, Folder, need_torch
+from coordinator.commands.options import SETTINGS, Folder, need_torch, own_folder
 from coordinator.settings import RunSettings, load_run
 from coordinator.status import summary
 from edge_sdk.errors import StateError
@@ -41,6 +41,7 @@ def deliver(
     from coordinator.ledger import is_held  # noqa: PLC0415
 
     settings = load_run(folder / SETTINGS)
+    own_folder(folder)
     trusted = None if key is None else read_public_key(key)
     made = prepare(folder, settings, bundle, device or (), trusted=trusted)
     told = f"delivery {made.no}: {made.label} for {', '.join(made.devices)}"

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from coordinator.commands import complete
-from coordinator.commands.options import Folder
+from coordinator.commands.options import Folder, own_folder
 from coordinator.dashboard import DEFAULT_ADDRESS, page_url, serve_page
 from coordinator.dashboard.source import Source
 from coordinator.display import live, render
@@ -116,6 +116,7 @@ def page(
 ) -> None:
     """Serve the web page of FOLDER's run: before it, while it runs, and after."""
     if not address:
+        own_folder(folder)
         serve_page(folder, listen)
         return
     url = page_url(folder)

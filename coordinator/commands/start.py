@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +16,13 @@ from coordinator.commands.options import (
     Folder,
     Insecure,
     need_torch,
+    own_folder,
 )
 from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.errors import SettingsError, StateError
-from edge_sdk.terminal import Json, look, tell
+from edge_sdk.terminal import Json, given_secret, look, tell
 
 __all__ = ["init", "resume", "run"]
 
@@ -48,7 +50,12 @@ def init(
         str, typer.Option(help="Where devices reach this machine.")
     ] = "127.0.0.1",
     broker: Annotated[
-        str, typer.Option(help="mqtts://host:port of yours; empty starts one.")
+        str,
+        typer.Option(
+            help="mqtts://host:port of yours; empty starts one. With a password in it, "
+            "- reads it from standard input.",
+            envvar="FLASH_EDGE_BROKER",
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -58,7 +65,9 @@ def init(
         raise SettingsError(
             f"{path} exists already", remedy="Edit it, or choose another folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    if broker == "-":
+        broker = given_secret(broker, variable="FLASH_EDGE_BROKER", what="broker's URL")
+    own_folder(folder)
     lines = [
         f'federation = "{federation}"',
         f'task = "{task}"',
@@ -68,7 +77,7 @@ def init(
         f"wait_for = {wait_for}",
         f"round_budget_s = {round_budget_s:g}",
         f'address = "{address}"',
-        f'broker = "{broker}"',
+        f"broker = {json.dumps(broker)}",
         f'page = "{DEFAULT_ADDRESS}"',
         "",
         "[training]",
@@ -115,6 +124,7 @@ def _serve(folder: Path, *, insecure: bool) -> None:
     if insecure:
         settings = msgspec.structs.replace(settings, insecure=True)
     need_torch()
+    own_folder(folder)
     from coordinator.serve import serve  # noqa: PLC0415 - imports torch
 
     serve(folder, settings, look())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.terminal import at_terminal, hide
 
 __all__ = [
     "ADDRESS_FILE",
@@ -16,11 +18,14 @@ __all__ = [
     "keep_url",
     "page_url",
     "parse_page",
+    "tell_address",
     "token_of",
 ]
 
+log = logging.getLogger(__name__)
 DEFAULT_ADDRESS = "127.0.0.1:8484"
 ADDRESS_FILE, TOKEN_FILE = "page.url", "page.token"
+LEAST_TOKEN = 16  # characters; an empty one would be everybody's
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -71,6 +76,20 @@ def page_url(folder: Path) -> str | None:
     return f"{path.read_text(encoding='ascii').strip()}?token={token_of(folder)}"
 
 
+def tell_address(folder: Path) -> None:
+    """Says where a run's page is served: with its token to a terminal, never to a log.
+
+    Raises:
+        StateError: If the token cannot be kept.
+    """
+    url = page_url(folder)
+    if url is None or at_terminal(f"page: {url}"):
+        return
+    shown = url.partition("?")[0]
+    how = f"flash-coordinator page {folder} --address"
+    log.info("page: %s (with its token: %s)", shown, how)
+
+
 def token_of(folder: Path) -> str:
     """The token of a run's page; made at the first call, readable by its owner only.
 
@@ -79,8 +98,11 @@ def token_of(folder: Path) -> str:
     """
     path = folder / TOKEN_FILE
     try:
-        if not path.exists():
-            replace_file(path, secrets.token_urlsafe(24).encode(), mode=0o600)
-        return path.read_text(encoding="ascii").strip()
+        token = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        if len(token) < LEAST_TOKEN:  # none yet, or what a full disk left of one
+            token = secrets.token_urlsafe(24)
+            replace_file(path, token.encode(), mode=0o600)
+        hide(token)
     except (OSError, ValueError) as error:
         raise StateError(f"{path} cannot be used: {error}") from error
+    return token

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.dashboard.access import ADDRESS_FILE, page_url
+from coordinator.dashboard.access import ADDRESS_FILE, page_url, tell_address
 from coordinator.processes import Child, stop_all
 
 __all__ = ["page_process"]
@@ -50,7 +50,7 @@ def _tell(folder: Path, child: Child, over: threading.Event) -> None:
     while child.alive() and time.monotonic() < until and not over.wait(0.1):
         url = page_url(folder)
         if url is not None:
-            log.info("page: %s", url)
+            tell_address(folder)
             return
     if not over.is_set():
         log.warning("the page could not be served; its log: %s", folder / "page.log")

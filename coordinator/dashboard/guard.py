@@ -51,8 +51,8 @@ LOGIN = """<!doctype html>
 <form method="post" action="login"><p><label for="token">Token</label></p>
 <p><input id="token" name="token" type="password" autocomplete="off" autofocus required>
 <button>Open</button></p></form>
-<p class="dim">The coordinator printed an address with the token when it started;
-<code>flash-coordinator page FOLDER --address</code> prints it again.</p>
+<p class="dim">It is in <code>page.token</code> of the run's folder;
+<code>flash-coordinator page FOLDER --address</code> prints an address with it.</p>
 </main></body></html>
 """
 
@@ -166,7 +166,8 @@ class Guard:
         return answer
 
     def _is_right(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self._token.encode())
+        right = hmac.compare_digest(given.encode(), self._token.encode())
+        return right and bool(self._token)
 
 
 def _is_static(path: str) -> bool:

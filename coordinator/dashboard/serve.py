@@ -11,11 +11,12 @@ from coordinator.dashboard.access import (
     LOOPBACK,
     is_loopback,
     keep_url,
-    page_url,
     parse_page,
+    tell_address,
     token_of,
 )
 from edge_sdk.errors import DependencyError, SettingsError
+from edge_sdk.private import make_private
 
 __all__ = ["serve_page"]
 
@@ -47,10 +48,10 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
     port = int(listener.getsockname()[1])
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - asked for
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     token = token_of(folder)  # before others can read where it opens
     keep_url(folder, url)
-    log.info("page: %s", page_url(folder))
+    tell_address(folder)
     if not is_loopback(host):
         log.warning(
             "the page is plain HTTP and reachable from other machines: "

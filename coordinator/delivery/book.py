@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, StateError
+from edge_sdk.private import make_private, private_file
 from edge_sdk.wire.messages import Running
 
 __all__ = ["PENDING", "SUPERSEDED", "Book", "Delivery", "Live"]
@@ -85,7 +86,8 @@ class Book:
         # One connection per use: processes come here seldom.
         db = None
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private(self._folder)
+            private_file(self._path)
             db = sqlite3.connect(self._path, isolation_level=None, timeout=BUSY_S)
             db.row_factory = sqlite3.Row
             _journal_ahead(db)

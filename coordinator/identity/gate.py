@@ -17,6 +17,7 @@ from coordinator.identity.policy import is_guarded
 from coordinator.settings import RunSettings
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import IdentityError
+from edge_sdk.terminal import hide
 from edge_sdk.transport.address import Address, Tls, is_local, parse_url
 
 __all__ = ["Gate", "enroll_port", "office_for", "open_gate", "open_office"]
@@ -80,6 +81,8 @@ def open_gate(
         IdentityError: The enrolment listener's port is taken.
     """
     where = folder / "broker"
+    if settings.broker:
+        hide(parse_url(settings.broker).password)
     if office is None:
         port = settings.port or None
         with open_broker(settings.broker or None, where, port=port) as broker:

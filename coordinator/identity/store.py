@@ -6,7 +6,6 @@ write raises `version`, which the coordinator watches. Tokens are kept as SHA-25
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from coordinator.identity.policy import TokenRow
 from edge_sdk.errors import StateError
+from edge_sdk.private import make_private, private_file
 
 __all__ = ["CertificateRow", "IdentityStore", "SigningRow"]
 
@@ -63,10 +63,8 @@ class IdentityStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Before SQLite does: what it creates has the umask's mode, and its
-            # journals take the mode of this file.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            make_private(folder)
+            private_file(self.path)
             self.path.chmod(0o600)
         except OSError as error:
             raise StateError(f"{self.path} cannot be made: {error}") from error

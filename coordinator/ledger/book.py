@@ -15,6 +15,7 @@ from coordinator.ledger.history_pages import HistoryPages
 from coordinator.ledger.round_pages import RoundPages
 from coordinator.ledger.schema import open_to_read, open_to_write
 from edge_sdk.errors import StateError
+from edge_sdk.private import make_private, private_file
 
 if os.name == "posix":
     import fcntl
@@ -114,7 +115,9 @@ def open_ledger(folder: Path) -> Ledger:
         StateError: If another coordinator holds it, or it is of another version.
     """
     try:
-        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        make_private(folder)
+        make_private(folder / "blobs")
+        private_file(folder / "ledger.sqlite")
         lock = (folder / "lock").open("a+")  # not w: it may name another process
     except OSError as error:
         raise StateError(f"run folder {folder} is not usable: {error}") from error

@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from edge_sdk.commands.options import need_torch, profile_of
+from edge_sdk.private import keep_private
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.terminal import log_from_now_on, on_stop
 
@@ -40,6 +41,8 @@ def run(
 ) -> None:
     """Take part in a federation until stopped."""
     own = load_settings(settings, DeviceSettings)
+    keep_private(settings.parent, [settings.name], shut=False)
+    keep_private(own.state, ["*"])
     agent = _agent(own, settings.parent)
     on_stop(agent.stop)
     try:

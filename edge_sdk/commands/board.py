@@ -14,10 +14,11 @@ import typer
 
 from device_profiles import boards, load_board
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.commands.options import need_torch
+from edge_sdk.commands.options import OWN, need_torch
 from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
+from edge_sdk.private import keep_private
 from edge_sdk.settings import DeviceSettings, load_settings
-from edge_sdk.terminal import Exit, Json, say, show
+from edge_sdk.terminal import Exit, Json, given_secret, hide, say, show
 
 if TYPE_CHECKING:
     from edge_sdk.identity.exchange import Enrolled
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["doctor", "enroll", "list_boards", "profile"]
 
 log = logging.getLogger(__name__)
+TOKEN_VARIABLE = "FLASH_EDGE_TOKEN"  # noqa: S105 - the variable's name
 NO_ECHO = (
     "the broker lets an enrolled device hear only what is sent to it; enter the link's "
     "rate by hand"
@@ -38,11 +40,15 @@ def board_names(begun: str) -> list[str]:
 
 def enroll(
     token: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="The token that the operator gave, or the whole line of it."
+            help="The token that the operator gave, or the whole line of it; - reads "
+            f"it from standard input. Default: ${TOKEN_VARIABLE}."
         ),
-    ],
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File that holds the token; - as above.")
+    ] = None,
     folder: Annotated[
         Path, typer.Option(help="Folder of this device: identity, settings, state.")
     ] = Path(),
@@ -65,6 +71,10 @@ def enroll(
     from edge_sdk.identity.token import read_token  # noqa: PLC0415
     from edge_sdk.probe.board import likely_board, read_board  # noqa: PLC0415
 
+    given = given_secret(
+        " ".join(token or ()), file=token_file, variable=TOKEN_VARIABLE, what="token"
+    )
+    hide(given)
     path = folder / "device.toml"
     identity = folder / "identity"
     if path.exists() and not begun(identity):
@@ -74,6 +84,7 @@ def enroll(
             f"away and delete {identity}.",
         )
 
+    keep_private(folder, OWN, shut=False)
     board = profile or likely_board(read_board())
 
     def write_settings(answer: Enrolled) -> None:
@@ -92,8 +103,7 @@ def enroll(
                 f"{error}", remedy="Free some space, or name another --folder."
             ) from error
 
-    token_text = " ".join(token)
-    answer = enroll_device(read_token(token_text), identity, before_end=write_settings)
+    answer = enroll_device(read_token(given), identity, before_end=write_settings)
     facts = {
         "name": answer.name,
         "federation": answer.federation,

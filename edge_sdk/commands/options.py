@@ -10,8 +10,9 @@ import typer
 from device_profiles import DeviceProfile, load_board, load_profile
 from edge_sdk.errors import DependencyError
 
-__all__ = ["Key", "need_torch", "profile_of", "public_key"]
+__all__ = ["OWN", "Key", "need_torch", "profile_of", "public_key"]
 
+OWN = ("device.toml", "identity", "state")  # what `enroll` writes into a folder
 Key = Annotated[
     Path | None, typer.Option(help="Public key (PEM) that must have signed the bundle.")
 ]

@@ -8,9 +8,10 @@ from edge_sdk.terminal.logs import (
     log_to_file,
     not_on_stderr,
 )
-from edge_sdk.terminal.paper import exit_codes, say, show, tell, width
+from edge_sdk.terminal.paper import at_terminal, exit_codes, say, show, tell, width
 from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.rim import on_stop
+from edge_sdk.terminal.secrets import given_secret, hide, redacted
 
 __all__ = [
     "LASTING",
@@ -18,8 +19,11 @@ __all__ = [
     "Json",
     "Look",
     "add",
+    "at_terminal",
     "exit_codes",
     "exit_of",
+    "given_secret",
+    "hide",
     "log_about",
     "log_from_now_on",
     "log_to_file",
@@ -27,6 +31,7 @@ __all__ = [
     "not_on_stderr",
     "on_stop",
     "plain",
+    "redacted",
     "say",
     "show",
     "tell",

@@ -20,6 +20,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 from edge_sdk.errors import EdgeError
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal.plain import plain
+from edge_sdk.terminal.secrets import redacted
 
 __all__ = [
     "FACTS",
@@ -79,12 +80,16 @@ class JsonLines(logging.Formatter):
             "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
             **{fact: near.get(fact) for fact in FACTS},
-            **{key: near[key] for key in ("help", "exit") if key in near},
+            **{
+                key: redacted(near[key]) if key == "help" else near[key]
+                for key in ("help", "exit")
+                if key in near
+            },
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = redacted(self.formatException(record.exc_info))
         return to_json(line)
 
 
@@ -98,7 +103,11 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
         """The line without a traceback: one line, whatever a peer put into it."""
-        return plain(super().formatMessage(record))
+        return plain(redacted(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's
+        """The traceback; its last line may be a peer's words."""
+        return plain(redacted(super().formatException(ei)), lines=True)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -13,11 +13,12 @@ import typer
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal.commands import Json, look
 from edge_sdk.terminal.exits import Exit
+from edge_sdk.terminal.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["UNBOUNDED", "exit_codes", "say", "show", "tell", "width"]
+__all__ = ["UNBOUNDED", "at_terminal", "exit_codes", "say", "show", "tell", "width"]
 
 UNBOUNDED = 1000  # columns, where nobody looks: a pipe gets whole cells, unbroken
 
@@ -30,7 +31,22 @@ def say(remark: str, *, aside: bool = False) -> None:
         aside: Whether it goes to stderr, beside facts that programs may read.
     """
     if not look().quiet:
-        typer.echo(remark, err=aside)
+        typer.echo(plain(remark, lines=True), err=aside)
+
+
+def at_terminal(remark: str) -> bool:
+    """Says something on stderr if a person sees it there, and never into a file.
+
+    Args:
+        remark: What has a secret in it.
+
+    Returns:
+        Whether it was said.
+    """
+    seen = sys.stderr.isatty()
+    if seen:
+        typer.echo(remark, err=True)
+    return seen
 
 
 def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) -> None:

@@ -1,16 +1,18 @@
-"""Text of others on our terminal: a device must not move its cursor or forge a line."""
+"""Text of others where people read: it must not move a cursor, forge or turn a line."""
 
 from __future__ import annotations
 
-__all__ = ["plain"]
+import unicodedata
 
-# C0, DEL and C1; what a terminal obeys begins with one of them.
-_SHOWN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_LINES = {ord("\n"): "\n", ord("\t"): "\t"}
+__all__ = ["plain"]
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    r"""The text with its control characters shown instead of sent.
+    r"""The text with what cannot be seen in it shown instead of sent.
+
+    That is what a terminal obeys (C0, DEL, C1), what turns the direction of text or
+    hides in it (U+202E, U+2066, zero-width signs, tags), ends of lines of any kind, and
+    what cannot be encoded (half of a surrogate pair). Other spaces stay.
 
     Args:
         text: Of whoever.
@@ -19,5 +21,21 @@ def plain(text: str, *, lines: bool = False) -> str:
     Example:
         >>> plain("hot\x1b[2J\n")
         'hot\\x1b[2J\\x0a'
+        >>> plain("pay\u202e001")
+        'pay\\u202e001'
     """
-    return text.translate({**_SHOWN, **_LINES} if lines else _SHOWN)
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(c if c in kept or _is_seen(c) else _shown(c) for c in text)
+
+
+def _is_seen(sign: str) -> bool:
+    return sign.isprintable() or unicodedata.category(sign) == "Zs"
+
+
+def _shown(sign: str) -> str:
+    code = ord(sign)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -17,6 +17,8 @@ from device_profiles import ProfileError
 from edge_sdk.errors import EdgeError, SettingsError
 from edge_sdk.terminal.exits import Exit, exit_of
 from edge_sdk.terminal.logs import LogFormat
+from edge_sdk.terminal.plain import plain
+from edge_sdk.terminal.secrets import redacted
 
 __all__ = ["on_stop", "rim"]
 
@@ -56,7 +58,13 @@ def _end(
         log.error("%s", said, extra={"help": remedy, "exit": code}, exc_info=trace)
     else:
         if trace:
-            traceback.print_exc()
+            told = plain(redacted(traceback.format_exc()), lines=True)
+            typer.echo(told, err=True, nl=False)
+        # Whoever's words it quotes, a line of them does not begin like one of ours.
+        said, remedy = (
+            plain(redacted(text), lines=True).replace("\n", "\n  ")
+            for text in (said, remedy)
+        )
         typer.echo(f"error: {said}\nhelp: {remedy}", err=True)
     sys.exit(code)
 

@@ -118,11 +118,16 @@ def parse_url(url: str, tls: Tls | None = None) -> Address:
         parts = urlsplit(url if "://" in url else f"mqtt://{url}")
         port = parts.port
     except ValueError as error:
-        raise unusable(f"the broker's URL cannot be read: {error}") from error
+        # Not the error's own words: they quote a piece of the password.
+        raise unusable(
+            "the broker's URL cannot be read: its port is no number up to 65535, or "
+            "its user or password holds a sign that has to be written as %2F, %40 or "
+            "the like"
+        ) from error
     if parts.scheme not in DEFAULT_PORT:
         raise unusable(
-            f"the broker's URL must begin with mqtt:// or mqtts://, not "
-            f"{parts.scheme or url!r}"
+            "the broker's URL must begin with mqtt:// or mqtts://"
+            + (f", not {parts.scheme}" if parts.scheme else "")
         )
     if not parts.hostname or port == 0:
         raise unusable("the broker's URL needs a host and a port above 0")

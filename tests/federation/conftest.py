@@ -156,6 +156,7 @@ class Site:
     def admit(self, *names: str) -> None:
         """Starts the coordinator and lets devices in, each into its own folder."""
         tokens = self.tokens(*names)  # first: a run that knows of none is plain
+        self.given = tokens
         self.start_coordinator()
         self.wait((self.run / "broker.url").exists, "the broker")
         for name, token in tokens.items():

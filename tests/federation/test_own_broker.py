@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import leaks, open_to_others, private_keys
 
 from coordinator.broker_config import find_mosquitto
 from edge_sdk.terminal import Exit
@@ -90,7 +93,13 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     theirs = f'broker = "{own.url("operator")}"\nbroker_ca = "{own.authority}"\n'
     assert 'broker = ""\n' in settings.read_text()
     settings.write_text(settings.read_text().replace('broker = ""\n', theirs))
-    site.admit("pi-1", "pi-2")
+    for path in (site.run, *site.run.rglob("*")):  # as an older version left it
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    before = os.umask(0o022)  # of this process, and so of all that it starts
+    try:
+        site.admit("pi-1", "pi-2")
+    finally:
+        os.umask(before)
     for name in ("pi-1", "pi-2"):
         path = site.settings(name)
         given = f'broker = "mqtts://127.0.0.1:{own.port}"\n'
@@ -110,7 +119,6 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     logs = "".join(site.log(n) for n in ("coordinator", "pi-1", "pi-2"))
     assert PASSWORD not in logs
     assert QUOTED not in logs
-
     # Their broker lets a revoked device in; nothing of it is believed.
     site.coordinator("revoke", site.run, "pi-2", "--why", "it was stolen")
     site.wait(lambda: site.ended("pi-2"), "the end of the revoked device")
@@ -121,3 +129,25 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     now = site.rounds_done()
     site.wait(lambda: site.rounds_done() >= now + 2, "rounds without it")
     assert own.process.poll() is None
+
+    # Nobody else can read what was written, and no secret lies where it has no home.
+    site.coordinator("stop", site.run)
+    folders = site.run, site.folder / "pi-1", site.folder / "pi-2"
+    assert open_to_others(site.run) == []
+    for own_folder in folders[1:]:
+        assert open_to_others(own_folder / "identity", own_folder / "state") == []
+        assert stat.S_IMODE((own_folder / "device.toml").stat().st_mode) == 0o600
+    secrets = {
+        "the broker's password": PASSWORD.encode(),
+        "the password as in a URL": QUOTED.encode(),
+        "the page's token": (site.run / "page.token").read_bytes(),
+        **{f"the token of {n}": t.encode() for n, t in site.given.items()},
+        **{f"key {n}": key for n, key in enumerate(private_keys(*folders))},
+    }
+    homes = ("run.toml", "device.toml", "page.token", "device.pem", "identity.sqlite",
+             "models.key.pem")  # fmt: skip
+    assert len(secrets) >= 7
+    logs = [site.folder / f"{name}.log" for name in ("coordinator", "pi-1", "pi-2")]
+    assert leaks(folders, secrets, homes) == []
+    for log in logs:
+        assert not any(secret in log.read_bytes() for secret in secrets.values())
