@@ -127,7 +127,7 @@ def parse_url(url: str, tls: Tls | None = None) -> Address:
     if parts.scheme not in DEFAULT_PORT:
         raise unusable(
             "the broker's URL must begin with mqtt:// or mqtts://"
-            + (f", not {parts.scheme}" if parts.scheme else "")
+            + (f", not {parts.scheme!r}" if parts.scheme else "")
         )
     if not parts.hostname or port == 0:
         raise unusable("the broker's URL needs a host and a port above 0")
