@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -132,6 +133,7 @@ def load_task(reference: str, *, beside: Path = Path()) -> Task:
     Args:
         reference: The task's name.
         beside: A folder that it may lie in: that of the settings file which names it.
+            The current folder is looked into after it, both after what is installed.
 
     Raises:
         TaskError: If it cannot be imported or is not a `Task`; says which part failed.
@@ -148,9 +150,10 @@ def load_task(reference: str, *, beside: Path = Path()) -> Task:
             f"task {reference!r} is neither one of {known} nor package.module:object"
             f"{meant(reference, SHIPPED)}"
         )
-    folder = str(beside.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    folders = dict.fromkeys((beside.resolve(), Path.cwd()))
+    for folder in map(str, folders):
+        if folder not in sys.path:  # behind ours: a psutil.py there is not imported
+            sys.path.append(folder)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -160,9 +163,28 @@ def load_task(reference: str, *, beside: Path = Path()) -> Task:
         ) from error
     task = getattr(module, attribute, None)
     if not isinstance(task, Task):
+        _check_not_hidden(module_name, module, folders)
         found = "nothing" if task is None else f"a {type(task).__name__}"
         raise TaskError(
             f"task {reference!r}: {module_name} has {found} named {attribute!r}, "
             "not an edge_sdk.models.Task"
         )
     return task
+
+
+def _check_not_hidden(name: str, module: ModuleType, folders: Iterable[Path]) -> None:
+    """Refuses a file of the user's that has the name of an installed module.
+
+    Raises:
+        TaskError: If so.
+    """
+    own = [folder.joinpath(*name.split(".")) for folder in folders]
+    files = [f for one in own for f in (one.with_suffix(".py"), one / "__init__.py")]
+    where = getattr(module, "__file__", None)
+    mine = [file for file in files if file.exists()]
+    if mine and (where is None or Path(where).resolve() not in mine):
+        raise TaskError(
+            f"{mine[0]} has the name of an installed module, {name}, which is imported "
+            "in its place",
+            remedy="Give the file another name, also in the task's reference.",
+        )
