@@ -71,14 +71,14 @@ def _disk(folder: Path) -> Check:
     return Check("disk", "PASS", f"{free} MiB free")
 
 
-def _task(_: Path, settings: RunSettings) -> Check:
+def _task(folder: Path, settings: RunSettings) -> Check:
     if find_spec("torch") is None:
         fix = "pip install 'flash-edge[coordinator]'"
         return Check("task", "problem", "torch is not installed", fix)
     from coordinator.serve import check_run  # noqa: PLC0415 - imports torch
     from edge_sdk.models.task import load_task  # noqa: PLC0415
 
-    task = load_task(settings.task)
+    task = load_task(settings.task, beside=folder)
     examples = check_run(settings, task)
     return Check("task", "PASS", f"{task.name}, evaluated on {len(examples)} examples")
 

@@ -44,7 +44,7 @@ def serve(
         EdgeError: If it cannot start; everything started is stopped again.
     """
     log_from_now_on(run=settings.federation)
-    task = load_task(settings.task)
+    task = load_task(settings.task, beside=folder)
     examples = check_run(settings, task)
     office = office_for(folder, settings)
     if office is None:

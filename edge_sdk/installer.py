@@ -55,16 +55,22 @@ class Place:
         state: The device's state folder; chunks wait there.
         trusted: Raw public key that must sign; None leaves it to the coordinator.
         health: Command that says whether a new model is well.
+        home: Folder that it runs in; the current one if not given.
     """
 
     root: Path
     state: Path
     trusted: bytes | None = None
     health: Sequence[str] = ()
+    home: Path | None = None
 
 
-def place_of(settings: DeviceSettings) -> Place | None:
+def place_of(settings: DeviceSettings, folder: Path) -> Place | None:
     """Where a device's settings want delivered models; None if nowhere.
+
+    Args:
+        settings: The settings.
+        folder: Folder of their file.
 
     Raises:
         IdentityError: If the key that they name cannot be read.
@@ -74,7 +80,7 @@ def place_of(settings: DeviceSettings) -> Place | None:
     key = settings.models_key
     trusted = None if key is None else read_public_key(key)
     health = tuple(shlex.split(settings.health))
-    return Place(settings.models, settings.state, trusted, health)
+    return Place(settings.models, settings.state, trusted, health, folder.resolve())
 
 
 @dataclass(frozen=True)
@@ -280,6 +286,7 @@ class Installer:
                 name=f"delivery {order.no}",
                 trusted=place.trusted or order.key,
                 health=place.health,
+                home=place.home,
                 tag=str(order.no),
             )
         except EdgeError as error:

@@ -13,13 +13,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["run_leashed"]
 
 _MOST = 4096  # bytes of what a command said that are read: its last words
 
 
-def run_leashed(command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
+def run_leashed(
+    command: Sequence[str], *, timeout_s: float, cwd: Path | None = None
+) -> tuple[int, str]:
     """Runs a command to its end.
 
     What it leaves running in the background is left alone if it ends by itself, and
@@ -28,6 +31,7 @@ def run_leashed(command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
     Args:
         command: Program and arguments.
         timeout_s: Seconds after which the command is killed.
+        cwd: Folder to run it in; the current one if not given.
 
     Returns:
         Exit code (128 + n after signal n, 127 if it could not be started), and the last
@@ -38,15 +42,14 @@ def run_leashed(command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
         subprocess.TimeoutExpired: If the time is up.
     """
     # Files and not pipes: a daemon that the command starts would keep a pipe open.
-    from edge_sdk.interpreter import standalone  # noqa: PLC0415 - not in the guard
-
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         guard = subprocess.Popen(  # noqa: S603 - the user's own command
-            standalone(__file__, *command),
+            [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *command],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
             start_new_session=True,
+            cwd=cwd,
         )
         try:
             code = guard.wait(timeout_s)

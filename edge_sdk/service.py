@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError
-from edge_sdk.interpreter import beside
 from edge_sdk.private import make_private
 from edge_sdk.terminal import LASTING
 
@@ -42,6 +42,7 @@ class Service:
         ram_mib: Hard cap; None leaves the board's own.
         cpu_share: Share of all processors' time, (0, 1].
         cores: Processor cores, to express the share.
+        work: Folder that it runs in, where a task may lie; None for its state's.
         gpu: Whether it needs device nodes, as torch on a Jetson does.
     """
 
@@ -56,6 +57,7 @@ class Service:
     cpu_share: float = 1.0
     cores: int = 1
     gpu: bool = False
+    work: Path | None = None
 
 
 def unit_text(service: Service) -> str:
@@ -139,9 +141,9 @@ def this_service(
     Raises:
         SettingsError: That user has no name, so a unit cannot name it.
     """
-    installed = beside("flash-edge")
+    beside = Path(sys.executable).with_name("flash-edge")
     found = shutil.which("flash-edge")
-    program = installed if installed.exists() else Path(found or installed)
+    program = beside if beside.exists() else Path(found or beside)
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError) as error:
@@ -178,7 +180,7 @@ def _run(service: Service) -> list[str]:
         "Type=exec",
         f"User={service.user}",
         f"ExecStart={_quoted(service.program)} run {_quoted(service.settings)}",
-        f"WorkingDirectory={service.state}",
+        f"WorkingDirectory={service.work or service.state}",
         "Restart=always",
         "RestartSec=10",
         f"RestartPreventExitStatus={' '.join(str(int(code)) for code in LASTING)}",
@@ -245,7 +247,7 @@ def _tail() -> list[str]:
 
 
 def _check(service: Service) -> None:
-    for what in ("settings", "state", "data", "program", "identity", "models"):
+    for what in ("settings", "state", "data", "program", "identity", "models", "work"):
         path = getattr(service, what)
         if path is None:
             continue

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from device_profiles import DeviceProfile, load_board, load_profile
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 
@@ -18,7 +19,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DeviceSettings", "Name", "load_settings", "load_toml"]
+__all__ = [
+    "DeviceSettings",
+    "Name",
+    "load_settings",
+    "load_toml",
+    "profile_of",
+    "seen_from",
+]
 
 # \Z, not $: the latter lets a trailing newline through.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,62}\Z")]
@@ -94,6 +102,30 @@ def load_settings(path: Path, kind: type[T]) -> T:
         raise SettingsError(f"{path}: {_explain(str(error), kind)}") from error
 
 
+def seen_from(base: Path, path: str | Path) -> Path:
+    """An absolute path: a relative one counts from a settings file's own folder.
+
+    On a command line relative paths count from the current folder; a command that
+    writes one into a settings file makes it absolute so, with this.
+
+    Args:
+        base: The folder it counts from.
+        path: The path; ``~`` is the user's home.
+    """
+    return (base / Path(path).expanduser()).resolve()
+
+
+def profile_of(reference: str, folder: Path) -> DeviceProfile:
+    """The profile a setting names: a board, or a TOML file as seen from a folder.
+
+    Raises:
+        ProfileError: If there is none, or it holds something impossible.
+    """
+    if reference.endswith(".toml"):
+        return load_profile(seen_from(folder, reference))
+    return load_board(reference)
+
+
 def load_toml(path: Path) -> dict[str, Any]:
     """What a TOML file says, as plain values.
 
@@ -114,7 +146,7 @@ def load_toml(path: Path) -> dict[str, Any]:
 def _decode(kind: type, value: object, base: Path) -> object:
     if kind is Path and isinstance(value, str):
         try:
-            return (base / Path(value).expanduser()).resolve()
+            return seen_from(base, value)
         except RuntimeError as error:  # ~ of a user that does not exist
             raise ValueError(f"{value!r} names no folder: {error}") from error
     # msgspec adds the key's path to a ValueError, not to its own ValidationError.

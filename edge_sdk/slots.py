@@ -112,6 +112,7 @@ def install(
     name: str,
     trusted: bytes | None = None,
     health: Sequence[str] = (),
+    home: Path | None = None,
     tag: str = "",
 ) -> str:
     """Puts a bundle into the free slot, checks it there and makes it live.
@@ -123,6 +124,7 @@ def install(
         trusted: Raw public key that must have signed it.
         health: A command run after the switch, such as one that restarts an app; if it
             fails, the old bundle is live again.
+        home: Folder that `health` runs in; the current one if not given.
         tag: What `recover` gives back, should the power go while `health` runs.
 
     Returns:
@@ -154,7 +156,7 @@ def install(
         except (OSError, CheckpointError) as error:
             why = f"{root}: the model could not be switched: {error}"
             raise StateError(why) from error
-        failure = _failure(health)
+        failure = _failure(health, home)
         if failure is None:
             (root / _TRIAL).unlink(missing_ok=True)
             return slot
@@ -243,7 +245,7 @@ def _point(root: Path, slot: str) -> None:
     _sync(root)
 
 
-def _failure(command: Sequence[str]) -> str | None:
+def _failure(command: Sequence[str], home: Path | None) -> str | None:
     """What went wrong with the health command; None if nothing did.
 
     It dies with this process: a check that outlived its agent would judge a switch that
@@ -252,7 +254,7 @@ def _failure(command: Sequence[str]) -> str | None:
     if not command:
         return None
     try:
-        code, said = run_leashed(command, timeout_s=_TIMEOUT_S)
+        code, said = run_leashed(command, timeout_s=_TIMEOUT_S, cwd=home)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{command[0]} did not run: {error}"
     if code == 0:

@@ -55,12 +55,13 @@ def build(
             written.
     """
     require()
-    from export.rebuild import from_checkpoint  # noqa: PLC0415 - torch is an extra
+    from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415 - torch
     from export.targets.table import find_target  # noqa: PLC0415
 
     target = find_target(format)
     if not isinstance(checkpoint, Checkpoint):
         path = Path(checkpoint)
+        look_beside(path)
         checkpoint = load_checkpoint(path)
         out = path.with_suffix(f".{format}{target.suffix}") if out is None else out
     return build_source(

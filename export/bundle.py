@@ -65,7 +65,7 @@ def make_bundle(
         IdentityError: If the key cannot be read; before anything is exported.
     """
     require()
-    from export.rebuild import from_checkpoint  # noqa: PLC0415 - torch is an extra
+    from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415 - torch
 
     kinds = [_kind(name) for name in formats]
     run = None
@@ -74,6 +74,7 @@ def make_bundle(
         key = None if run is None else run / PRIVATE
     signing = None if key is None else read_key(Path(key))
     if not isinstance(checkpoint, Checkpoint):
+        look_beside(Path(checkpoint))
         checkpoint = load_checkpoint(Path(checkpoint))
     target = Path(out)
     if target.exists() and not (target / MANIFEST).is_file():

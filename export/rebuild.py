@@ -16,7 +16,8 @@ from torch.nn.utils import parametrize, prune
 
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError
-from edge_sdk.models.task import Examples, Task, load_task
+from edge_sdk.infer.run_key import run_folder
+from edge_sdk.models.task import Examples, Task, find_tasks_beside, load_task
 from edge_sdk.sparse import Mask
 
 __all__ = ["Inputs", "Source", "from_checkpoint", "from_module"]
@@ -121,6 +122,14 @@ class Source:
                 for start in range(0, len(batch), 64)
             ]
         return np.concatenate(parts)
+
+
+def look_beside(checkpoint: Path) -> None:
+    """Lets the task of a checkpoint's file be found where its run's commands find it.
+
+    That is beside the settings of the run's folder, else beside the file itself.
+    """
+    find_tasks_beside(run_folder(checkpoint) or checkpoint.parent)
 
 
 def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Source:

@@ -44,12 +44,13 @@ def verify(
     """
     require()
     from export.passes.describe import description  # noqa: PLC0415
-    from export.rebuild import from_checkpoint  # noqa: PLC0415
+    from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415
     from export.targets import Product  # noqa: PLC0415
     from export.targets.table import find_target  # noqa: PLC0415
     from export.unpack import dense_form  # noqa: PLC0415
 
     if not isinstance(checkpoint, Checkpoint):
+        look_beside(Path(checkpoint))
         checkpoint = load_checkpoint(Path(checkpoint))
     path = Path(file)
     if path.suffix in {".flsp", ".ort"}:

@@ -74,6 +74,7 @@ def simulate(
     """Play a whole fleet here without a network; the same command goes on with it."""
     need_torch()
     from coordinator.simulation import command  # noqa: PLC0415 - imports torch
+    from edge_sdk.models.task import find_tasks_beside  # noqa: PLC0415
 
     flags = {
         "algorithm": algorithm,
@@ -83,6 +84,7 @@ def simulate(
         "seed": seed,
     }
     found = command.settings_from(folder, preset, settings, flags)
+    find_tasks_beside(folder if settings is None else settings.parent)
     where = command.workers_from(pool, ray_address)
     facts, told = command.run_simulation(folder, found, workers, where, transport)
     show(facts, lambda: told, as_json=as_json)

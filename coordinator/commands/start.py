@@ -22,6 +22,7 @@ from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.settings import seen_from
 from edge_sdk.terminal import Json, given_secret, look, tell
 
 __all__ = ["init", "resume", "run"]
@@ -69,14 +70,14 @@ def init(
         broker = given_secret(broker, variable="FLASH_EDGE_BROKER", what="broker's URL")
     own_folder(folder)
     lines = [
-        f'federation = "{federation}"',
-        f'task = "{task}"',
-        f'evaluation = "{evaluation.resolve()}"',
+        f"federation = {json.dumps(federation)}",
+        f"task = {json.dumps(task)}",
+        f"evaluation = {json.dumps(str(seen_from(Path(), evaluation)))}",
         f"densities = {sorted(density or [0.05, 0.1, 0.2])}",
         f"rounds = {rounds}",
         f"wait_for = {wait_for}",
         f"round_budget_s = {round_budget_s:g}",
-        f'address = "{address}"',
+        f"address = {json.dumps(address)}",
         f"broker = {json.dumps(broker)}",
         f'page = "{DEFAULT_ADDRESS}"',
         "",

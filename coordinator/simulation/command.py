@@ -20,7 +20,7 @@ from coordinator.simulation.workers import OpenWorkers
 from coordinator.units import human_bytes
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
-from edge_sdk.settings import load_toml
+from edge_sdk.settings import load_toml, seen_from
 from edge_sdk.terminal import log_from_now_on
 
 __all__ = ["run_simulation", "settings_from", "workers_from"]
@@ -54,12 +54,20 @@ def settings_from(
         )
     else:
         raw = dict(PRESETS[preset]) if preset else {}
-        raw = _merged(raw, load_toml(file) if file else {})
+        raw = _merged(raw, _from_file(file) if file else {})
     try:
         return msgspec.convert({**raw, **given}, SimulationSettings)
     except msgspec.ValidationError as error:
         where = file or (f"preset {preset}" if preset else folder)
         raise SettingsError(f"{where}: {error}") from error
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """What a TOML file says; a relative folder counts from the file's own."""
+    raw = load_toml(path)
+    if isinstance(raw.get("folder"), str) and raw["folder"]:
+        raw["folder"] = str(seen_from(path.resolve().parent, raw["folder"]))
+    return raw
 
 
 def workers_from(pool: Literal["processes", "ray"], ray_address: str) -> OpenWorkers:

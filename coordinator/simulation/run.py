@@ -22,6 +22,7 @@ from coordinator.simulation.workers import OpenWorkers, engine_for
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
 from edge_sdk.models.task import load_task
+from edge_sdk.settings import seen_from
 
 __all__ = ["SETTINGS", "load_simulation", "simulate"]
 
@@ -110,13 +111,21 @@ def _claim(folder: Path, settings: SimulationSettings) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = msgspec.json.format(msgspec.json.encode(settings), indent=1)
         replace_file(folder / SETTINGS, text)
-    elif before != settings:
+    elif _absolute(before) != _absolute(settings):
         differ = [
             name
             for name in settings.__struct_fields__
-            if getattr(before, name) != getattr(settings, name)
+            if getattr(_absolute(before), name) != getattr(_absolute(settings), name)
         ]
         raise StateError(
             f"{folder} holds a simulation with other settings: {', '.join(differ)}",
             remedy="Choose another folder, or give only the folder to go on with it.",
         )
+
+
+def _absolute(settings: SimulationSettings) -> SimulationSettings:
+    """The same with the folder as it is seen from here: older runs keep it relative."""
+    if not settings.folder:
+        return settings
+    folder = str(seen_from(Path(), settings.folder))
+    return msgspec.structs.replace(settings, folder=folder)

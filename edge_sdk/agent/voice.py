@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from bisect import bisect_right
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ import psutil
 from msgspec import UNSET
 
 from edge_sdk.agent.parts import Badge, Identity
+from edge_sdk.probe.board import free_disk_mib
 from edge_sdk.probe.sensors import read_thermal
 from edge_sdk.session import Phase, Session
 from edge_sdk.transport.base import Traffic
@@ -99,7 +99,7 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
         profile=me.profile,
         codecs=list(CODECS),
         engines=list(engines),
-        free_disk_mib=shutil.disk_usage(Path.cwd()).free >> 20,
+        free_disk_mib=free_disk_mib(me.folder or Path()),
     )
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from edge_sdk.commands.options import need_torch, profile_of
+from edge_sdk.commands.options import need_torch
 from edge_sdk.private import keep_private
-from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.settings import DeviceSettings, load_settings, profile_of
 from edge_sdk.terminal import log_from_now_on, on_stop
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         task=settings.task,
         examples=len(examples),
         profile=msgspec.to_builtins(profile),
+        folder=settings.state,
     )
     log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)
@@ -170,7 +171,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         Frugal(runner),
         badge=badge,
         warden=warden,
-        place=place_of(settings),
+        place=place_of(settings, folder),
         on_phase=_say_phase,
     )
 

@@ -17,7 +17,7 @@ from edge_sdk.checkpoint import replace_file
 from edge_sdk.commands.options import OWN, need_torch
 from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.private import keep_private
-from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.settings import DeviceSettings, load_settings, profile_of, seen_from
 from edge_sdk.terminal import Exit, Json, given_secret, hide, say, show
 
 if TYPE_CHECKING:
@@ -86,12 +86,15 @@ def enroll(
 
     keep_private(folder, OWN, shut=False)
     board = profile or likely_board(read_board())
+    profile_of(board, Path())  # refused before the token is used up
+    if board.endswith(".toml"):
+        board = str(seen_from(Path(), board))
 
     def write_settings(answer: Enrolled) -> None:
         text = settings_text(
             answer,
             identity="identity",
-            data=str(data.expanduser().resolve()) if data else "data",
+            data=str(seen_from(Path(), data)) if data else "data",
             state="state",
             profile=board,
         )
@@ -189,6 +192,7 @@ def doctor(
             task=own.task,
             data=own.data,
             beside=settings.parent,
+            profile=own.profile,
         )
     checks = examine(patient)
     facts = [dataclasses.asdict(check) for check in checks]

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_sdk.commands.options import profile_of
 from edge_sdk.errors import SettingsError
-from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.settings import DeviceSettings, load_settings, profile_of
 from edge_sdk.terminal import Json, tell
 
 if TYPE_CHECKING:
@@ -53,7 +52,17 @@ def _unit(settings: Path) -> Service:
         cpu_share=caps.cpu_share,
         cores=read_board().cores,
         gpu=Path("/etc/nv_tegra_release").exists(),
+        work=_work_of(own.task, settings.parent),
     )
+
+
+def _work_of(task: str, folder: Path) -> Path | None:
+    """The current folder, where `run` from here finds the task only there."""
+    here, name = Path.cwd(), task.partition(":")[0].partition(".")[0]
+    found = [
+        (at / name).is_dir() or (at / f"{name}.py").is_file() for at in (folder, here)
+    ]
+    return here if found == [False, True] else None
 
 
 def bundle(

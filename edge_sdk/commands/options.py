@@ -7,26 +7,14 @@ from typing import Annotated
 
 import typer
 
-from device_profiles import DeviceProfile, load_board, load_profile
 from edge_sdk.errors import DependencyError
 
-__all__ = ["OWN", "Key", "need_torch", "profile_of", "public_key"]
+__all__ = ["OWN", "Key", "need_torch", "public_key"]
 
 OWN = ("device.toml", "identity", "state")  # what `enroll` writes into a folder
 Key = Annotated[
     Path | None, typer.Option(help="Public key (PEM) that must have signed the bundle.")
 ]
-
-
-def profile_of(reference: str, folder: Path) -> DeviceProfile:
-    """The profile a setting names: a board, or a TOML file as seen from a folder.
-
-    Raises:
-        ProfileError: If there is none, or it holds something impossible.
-    """
-    if reference.endswith(".toml"):
-        return load_profile(folder / Path(reference).expanduser())
-    return load_board(reference)
 
 
 def need_torch() -> None:

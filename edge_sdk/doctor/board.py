@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import platform
 
+from device_profiles import ProfileError
 from edge_sdk.doctor.check import Check, Patient
 from edge_sdk.probe.board import (
     clock_complaint,
@@ -16,8 +17,9 @@ from edge_sdk.probe.board import (
 )
 from edge_sdk.probe.ram import ram_for_agent
 from edge_sdk.probe.sensors import read_thermal
+from edge_sdk.settings import profile_of
 
-__all__ = ["clock", "disk", "ram", "simd", "thermal", "word_size"]
+__all__ = ["clock", "disk", "profile", "ram", "simd", "thermal", "word_size"]
 
 # `import torch` and a first step hold 214 MiB; a small model needs some more.
 LEAST_RAM_MIB = 260
@@ -79,6 +81,18 @@ def disk(patient: Patient) -> Check:
             "Free some space, or set `state` to a folder on another disk.",
         )
     return Check("disk", "PASS", f"{free} MiB free")
+
+
+def profile(patient: Patient) -> Check:
+    """The profile that the settings name can be read."""
+    if patient.profile is None:
+        return Check("profile", "skipped", "no settings were named")
+    try:
+        found = profile_of(patient.profile, patient.beside)
+    except ProfileError as error:
+        return Check("profile", "problem", str(error), error.help)
+    which = "measured" if found.provenance.kind == "measured" else "estimated"
+    return Check("profile", "PASS", f"{found.board}, {which} {found.provenance.on}")
 
 
 def simd(patient: Patient) -> Check:

@@ -45,6 +45,7 @@ class Patient:
         task: The task's reference; None for none.
         data: Folder of the private examples.
         beside: Folder of the settings, where the task may lie.
+        profile: The profile's reference; None for none.
         root: Where ``proc`` and ``sys`` are.
         today: The date; the clock's if not given.
     """
@@ -56,6 +57,7 @@ class Patient:
     task: str | None = None
     data: Path = Path()
     beside: Path = Path()
+    profile: str | None = None
     root: Path = Path("/")
     today: dt.date | None = None
 

@@ -17,6 +17,7 @@ CHECKS: Sequence[Callable[[Patient], Check]] = (
     board.simd,
     programs.torch,
     programs.kernels,
+    board.profile,
     programs.examples,
     board.thermal,
     link.broker,

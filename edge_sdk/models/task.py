@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from edge_sdk.models.blame import blamed
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHIPPED", "Examples", "Task", "load_task"]
+__all__ = ["SHIPPED", "Examples", "Task", "find_tasks_beside", "load_task"]
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
@@ -127,13 +127,31 @@ SHIPPED = {
 }
 
 
-def load_task(reference: str, *, beside: Path = Path()) -> Task:
+def find_tasks_beside(folder: Path | None) -> tuple[Path, ...]:
+    """Where a task of one's own may lie, for every command alike.
+
+    That is the folder of the settings file which names it, if there is one, and then
+    the current folder. Both come last on the import path, so that a file there stands
+    in for no module of ours or of Python's.
+
+    Returns:
+        The folders, in the order in which they are looked at.
+    """
+    folders = tuple(
+        dict.fromkeys(p.resolve() for p in (folder, Path()) if p is not None)
+    )
+    for each in map(str, folders):
+        if each not in sys.path:
+            sys.path.append(each)
+    return folders
+
+
+def load_task(reference: str, *, beside: Path | None = None) -> Task:
     """The task named by ``package.module:object``, or a shipped one by its short name.
 
     Args:
         reference: The task's name.
-        beside: A folder that it may lie in: that of the settings file which names it.
-            The current folder is looked into after it, both after what is installed.
+        beside: Folder of the settings file which names it; see `find_tasks_beside`.
 
     Raises:
         TaskError: If it cannot be imported or is not a `Task`; says which part failed.
@@ -150,41 +168,38 @@ def load_task(reference: str, *, beside: Path = Path()) -> Task:
             f"task {reference!r} is neither one of {known} nor package.module:object"
             f"{meant(reference, SHIPPED)}"
         )
-    folders = dict.fromkeys((beside.resolve(), Path.cwd()))
-    for folder in map(str, folders):
-        if folder not in sys.path:  # behind ours: a psutil.py there is not imported
-            sys.path.append(folder)
+    folders = find_tasks_beside(beside)
+    importlib.invalidate_caches()  # the file may have been written a moment ago
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
+        where = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+            where = f" (looked in {', '.join(map(str, folders))} too)"
         raise TaskError(
             f"task {reference!r}: importing {module_name} failed: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{where}"
         ) from error
     task = getattr(module, attribute, None)
     if not isinstance(task, Task):
-        _check_not_hidden(module_name, module, folders)
         found = "nothing" if task is None else f"a {type(task).__name__}"
         raise TaskError(
             f"task {reference!r}: {module_name} has {found} named {attribute!r}, "
-            "not an edge_sdk.models.Task"
+            f"not an edge_sdk.models.Task{_hidden(module_name, module, folders)}"
         )
     return task
 
 
-def _check_not_hidden(name: str, module: ModuleType, folders: Iterable[Path]) -> None:
-    """Refuses a file of the user's that has the name of an installed module.
-
-    Raises:
-        TaskError: If so.
-    """
-    own = [folder.joinpath(*name.split(".")) for folder in folders]
-    files = [f for one in own for f in (one.with_suffix(".py"), one / "__init__.py")]
-    where = getattr(module, "__file__", None)
-    mine = [file for file in files if file.exists()]
-    if mine and (where is None or Path(where).resolve() not in mine):
-        raise TaskError(
-            f"{mine[0]} has the name of an installed module, {name}, which is imported "
-            "in its place",
-            remedy="Give the file another name, also in the task's reference.",
-        )
+def _hidden(name: str, module: ModuleType, folders: Sequence[Path]) -> str:
+    """Which file of the user's an installed module of the same name has hidden."""
+    ours = getattr(module, "__file__", None)
+    relative = Path(*name.split("."))
+    for folder in folders:
+        for file in (relative.with_suffix(".py"), relative / "__init__.py"):
+            path = folder / file
+            if path.is_file() and (ours is None or not path.samefile(ours)):
+                return (
+                    f"; that is {ours or 'built into Python'}, which has the name of "
+                    f"{path}: give your file another name"
+                )
+    return ""

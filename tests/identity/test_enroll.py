@@ -29,7 +29,7 @@ from edge_sdk.identity.exchange import AskAuthority
 from edge_sdk.identity.folder import DEVICE, NEXT, DeviceFolder, NewDevice
 from edge_sdk.identity.keys import key_pem
 from edge_sdk.identity.token import Token, read_token
-from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.settings import DeviceSettings, load_settings, profile_of
 from edge_sdk.terminal import Exit
 from edge_sdk.wire.codec import Header, decode, encode
 from edge_sdk.wire.messages import TaskAck, Wait
@@ -196,6 +196,35 @@ def test_enrol_killed_at_its_last_write_is_ended_by_the_same_line(
     assert settings.state.is_dir()
     assert twice.returncode == Exit.SETTINGS
     assert "To enrol this device anew: move" in twice.stderr
+
+
+def test_a_profile_of_ones_own_is_written_so_that_run_finds_it(
+    site: Site, tmp_path: Path
+) -> None:
+    """Relative to the current folder, as every path on a command line."""
+    (tmp_path / "own.toml").write_text('like = "raspberry_pi_4b_4gb"\n')
+    with site.listening() as listener:
+        token = site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+
+        def enroll_with(profile: str) -> subprocess.CompletedProcess[str]:
+            words = ["enroll", token, "--folder", "pi-1", "--profile", profile]
+            return subprocess.run(
+                [sys.executable, "-m", "edge_sdk.cli", *words],
+                cwd=tmp_path,
+                check=False,
+                capture_output=True,
+                encoding="utf-8",
+            )
+
+        wrong = enroll_with("onw.toml")  # and the token is still good
+        right = enroll_with("own.toml")
+    assert wrong.returncode == Exit.SETTINGS
+    assert "onw.toml" in wrong.stderr
+    assert right.returncode == 0, right.stderr
+    settings = load_settings(tmp_path / "pi-1/device.toml", DeviceSettings)
+    assert settings.profile == str(tmp_path / "own.toml")
+    found = profile_of(settings.profile, tmp_path / "pi-1")
+    assert found.board == "raspberry_pi_4b_4gb"
 
 
 def test_a_token_too_old_replaced_unknown_or_of_a_taken_name_is_refused(
