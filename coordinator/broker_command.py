@@ -7,7 +7,6 @@ import importlib.util
 import os
 import pwd
 import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import IO, Literal, TypeAlias
 
 from coordinator.broker_config import Walls, find_mosquitto, mosquitto_config
 from edge_sdk.errors import BrokerError
+from edge_sdk.interpreter import child_module, standalone
 from edge_sdk.private import private_file
 
 __all__ = ["Command", "OwnKind"]
@@ -66,7 +66,7 @@ class Command:
             )
         if kind != "mosquitto":
             if importlib.util.find_spec("amqtt") is not None:
-                return cls("embedded", folder, Path(sys.executable))
+                return cls("embedded", folder, Path())
             missing.append("the Python package amqtt is not installed")
         raise BrokerError(f"no MQTT broker can be started: {' and '.join(missing)}")
 
@@ -145,10 +145,9 @@ class Command:
             command = [str(self._program), "-c", "/dev/stdin"]
         else:
             user = ""  # an interpreter under root's home is closed to others
-            module = "coordinator.embedded_broker"
-            command = [str(self._program), "-m", module, host, str(port)]
-        wrapper = str(Path(__file__).with_name("bound_child.py"))
-        prefix = [sys.executable, "-I", "-S", wrapper, str(os.getpid()), user]
+            command = child_module("coordinator.embedded_broker", host, str(port))
+        wrapper = Path(__file__).with_name("bound_child.py")
+        prefix = standalone(wrapper, str(os.getpid()), user)
         return subprocess.Popen(  # noqa: S603 - our own command, no shell
             prefix + command,
             stdin=given,

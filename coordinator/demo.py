@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from coordinator.report import write_report
 from coordinator.status import has_run, summary
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import RunError
+from edge_sdk.interpreter import child_module
 from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
 from edge_sdk.private import keep_private
 from edge_sdk.terminal import Exit, on_stop, say, show, width
@@ -179,7 +179,7 @@ def _export(
     running = {
         density: subprocess.Popen(  # noqa: S603 - our own module
             [
-                *(sys.executable, "-m", "export.cli", "build"),
+                *child_module("export.cli", "build"),
                 str(main / "models" / f"density-{density:g}.safetensors"),
                 *("--out", str(out / f"density-{density:g}.onnx")),
                 *("--json", "--data", str(data[EVALUATION_FOLDER])),

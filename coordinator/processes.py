@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from coordinator import bound_child
+from edge_sdk.interpreter import child_module, standalone
 
 __all__ = ["Child", "stop_all"]
 
@@ -25,9 +25,10 @@ class Child:
     def __init__(self, command: str, arguments: list[str], log: Path | None) -> None:
         self.name = " ".join([command, *arguments])
         # Bound to us: were the demo killed, its processes would not outlive it.
-        bound = [str(bound_child.__file__), str(os.getpid()), ""]
-        ours = [sys.executable, "-m", MODULES[command], *arguments]
-        self._line = [sys.executable, *bound, *ours]
+        self._line = standalone(
+            bound_child.__file__, str(os.getpid()), "",
+            *child_module(MODULES[command], *arguments),
+        )  # fmt: skip
         self._log = log
         self.starts = 0
         self.process = self._start()

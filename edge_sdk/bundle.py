@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Literal, TypeAlias
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import DependencyError, ExportError
+from edge_sdk.interpreter import beside, child_module
 
 __all__ = ["PLATFORMS", "Bundle", "Platform", "make_bundle", "verify_bundle"]
 
@@ -153,7 +153,7 @@ def _download(
     # manylinux_2_17 and its old name are what most wheels carry; pip takes no ranges.
     tags = [f"manylinux_2_{minor}_{platform}" for minor in range(17, GLIBC + 1)]
     tags += [f"manylinux2014_{platform}", f"linux_{platform}"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = child_module("pip", "download", "--quiet", "--no-deps")
     command += ["--only-binary=:all:", "--implementation", "cp"]
     command += ["--python-version", python, "--dest", str(wheels)]
     for tag in tags:
@@ -243,8 +243,8 @@ def _sha256(path: Path) -> str:
 
 
 def _uv() -> str:
-    beside = Path(sys.executable).with_name("uv")
-    found = str(beside) if beside.exists() else shutil.which("uv")
+    installed = beside("uv")
+    found = str(installed) if installed.exists() else shutil.which("uv")
     if found is None:
         raise DependencyError(
             "uv is not installed: it finds the wheels of another processor",

@@ -42,9 +42,11 @@ def run_leashed(
         subprocess.TimeoutExpired: If the time is up.
     """
     # Files and not pipes: a daemon that the command starts would keep a pipe open.
+    from edge_sdk.interpreter import standalone  # noqa: PLC0415 - not in the guard
+
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         guard = subprocess.Popen(  # noqa: S603 - the user's own command
-            [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *command],
+            standalone(__file__, *command),
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,

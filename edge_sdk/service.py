@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError
+from edge_sdk.interpreter import beside
 from edge_sdk.private import make_private
 from edge_sdk.terminal import LASTING
 
@@ -141,9 +141,9 @@ def this_service(
     Raises:
         SettingsError: That user has no name, so a unit cannot name it.
     """
-    beside = Path(sys.executable).with_name("flash-edge")
+    installed = beside("flash-edge")
     found = shutil.which("flash-edge")
-    program = beside if beside.exists() else Path(found or beside)
+    program = installed if installed.exists() else Path(found or installed)
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError) as error:

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import read_manifest
+from edge_sdk.interpreter import child_module
 from export.extras import require
 
 __all__ = ["Timing", "bench", "machine", "time_file"]
@@ -70,13 +70,12 @@ def time_file(
     Raises:
         ExportError: If the process fails; with its last line.
     """
-    call = [sys.executable, "-m", "export.timing_child", str(file), str(example)]
+    where = str(file), str(example)
     done = subprocess.run(  # noqa: S603 - this interpreter and our own module
-        [*call, str(threads), str(seconds)],
+        child_module("export.timing_child", *where, str(threads), str(seconds)),
         capture_output=True,
         text=True,
         check=False,
-        env=_environment(),
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -129,10 +128,3 @@ def _write_dense(folder: Path, models: Mapping[str, Any], out: Path) -> bool:
     model = dense_form(onnx.load(folder / models[name]["file"]))
     out.write_bytes(model.SerializeToString())
     return True
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with our packages importable from a source tree."""
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

