@@ -67,11 +67,15 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """One accepted update: a device's change on its mask, and its weight."""
+    """One accepted update: a device's change on its mask, and its weight.
+
+    Attributes:
+        examples: Its weight in the mean: its examples, or what of them counts.
+    """
 
     device: str
     mask: Mask
-    examples: int
+    examples: float
     change: Values
 
 

@@ -80,7 +80,10 @@ class Conductor:
         self._lineage, self._fleet, self._post = lineage, fleet, post
         self._epoch, self._batch = epoch, batch_size
         self._limit = partial(
-            shares, clip=settings.gate.clip, weight=settings.gate.weight
+            shares,
+            clip=settings.gate.clip,
+            weight=settings.gate.weight,
+            influence=settings.gate.influence,
         )
         self._aborts = 0
         self._timing = Timing(settings, algorithm, fleet, clock)

@@ -117,6 +117,9 @@ class GateSettings(
         clip: An update's norm may be so many times the median of this round's and the
             last three rounds'; what is longer is scaled down. 0 for no bound.
         weight: A device may weigh so many times the median of its round; 0: no bound.
+        influence: Its weight times its norm may be so many times the median of its
+            round; what passes that is taken from its weight. At 1 an honest majority
+            decides (docs/adr/0044-one-bound-on-a-devices-influence.md); 0: no bound.
         trim: With ``aggregate = "trimmed-mean"``, the share of a weight's changes left
             out at either end.
     """
@@ -124,6 +127,7 @@ class GateSettings(
     clip: Annotated[float, Meta(ge=0)] = 5.0
     weight: Annotated[float, Meta(ge=0)] = 10.0
     trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
+    influence: Annotated[float, Meta(ge=0)] = 1.0
 
 
 class RunSettings(

@@ -1,7 +1,8 @@
 """The trimmed mean: each weight averaged without its largest and smallest changes.
 
 Yin et al., "Byzantine-Robust Distributed Learning" (ICML 2018), made aware of coverage:
-of the c devices that hold a weight, floor(trim * c) are left out at either end. Devices
+of the c devices that hold a weight, ceil(trim * c) are left out at either end, as long
+as one is left: of three or more devices somebody always is. Devices
 count the same however many examples they say they have: a weight that a liar chooses
 would undo the trimming.
 """
@@ -86,7 +87,8 @@ def _trimmed(
     """Mean of each column without its ends, 0 where nobody held it; and its count."""
     held = np.count_nonzero(~np.isnan(rows), axis=0)
     rows.sort(axis=0)  # NaN goes last
-    out = np.floor(trim * held).astype(np.int64)
+    out = np.ceil(trim * held - 1e-9).astype(np.int64)  # 0.1 * 30 is above 3
+    out = np.minimum(out, np.maximum(held - 1, 0) // 2)
     place = np.arange(len(rows))[:, None]
     kept = (place >= out) & (place < held - out)
     total = np.where(kept, rows, 0).sum(axis=0, dtype=np.float64)

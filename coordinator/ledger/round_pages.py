@@ -130,7 +130,7 @@ class RoundPages(Pages):
                 "UPDATE updates SET frozen = 1, weight = examples WHERE round = ?",
                 (no,),
             )
-            if limit is not None and no > 0:  # a warm-up sends evidence, no change
+            if limit is not None:
                 self._cut(no, limit)
             db.execute("UPDATE rounds SET phase = 'closing' WHERE no = ?", (no,))
             _expire(db, no)
@@ -145,11 +145,11 @@ class RoundPages(Pages):
         norms, examples = [r.norm for r in rows], [r.examples for r in rows]
         found = limit(norms, examples, [row["norm"] for row in past])
         for row, share in zip(rows, found, strict=True):
+            self._db.execute(
+                "UPDATE updates SET scale = ?, weight = ? WHERE task = ?",
+                (share.scale, share.weight, row.task),
+            )
             if share.why:
-                self._db.execute(
-                    "UPDATE updates SET scale = ?, weight = ? WHERE task = ?",
-                    (share.scale, share.weight, row.task),
-                )
                 self.refuse(row.device, no, "clipped", share.why)
 
     def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:

@@ -94,7 +94,7 @@ class UpdateRow:
     norm: float
     metrics: dict[str, float]
     scale: float
-    weight: int
+    weight: float
 
     @classmethod
     def read(cls, row: sqlite3.Row) -> UpdateRow:

@@ -240,7 +240,7 @@ def test_the_freeze_takes_an_open_group_along(ledger: Ledger) -> None:
 def test_what_is_too_long_or_too_heavy_is_cut_at_the_freeze_and_counted(
     ledger: Ledger,
 ) -> None:
-    limit = partial(shares, clip=5.0, weight=10.0)
+    limit = partial(shares, clip=5.0, weight=10.0, influence=1.0)
     for no, boost in ((1, 1.0), (2, 100.0)):
         with_round(ledger, ["a1", "b1", "c1"], no)
         for device in ("a1", "b1", "c1"):
@@ -260,13 +260,11 @@ def test_what_is_too_long_or_too_heavy_is_cut_at_the_freeze_and_counted(
     assert [(r.scale, r.weight) for r in ledger.frozen(2)] == [
         (1.0, 7),
         (1.0, 7),
-        (0.05, 70),
+        (0.05, 1.4),
     ]
     (row,) = ledger.refused()
     assert (row.device, row.verdict) == ("c1", "clipped")
-    assert (
-        row.why == "its change is 200 long; 10 counts, it says 700 examples; 70 count"
-    )
+    assert row.why == "its change is 200 long; 10 counts, it says 700 examples; 7 count"
     assert ledger.refusals() == {}
     ledger.close()
 

@@ -52,6 +52,24 @@ def test_each_weight_is_trimmed_by_how_many_hold_it() -> None:
     assert coverage["fc"].tolist() == [5, 2, 5, 2, 5, 2]
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 9])
+def test_of_three_or_more_somebody_is_always_trimmed(count: int) -> None:
+    honest = [one(TOP, [1.0] * 6, b=1.0, n=1) for _ in range(count - 1)]
+    liar = one(TOP, [-1e30] * 6, b=-1e30, n=-(10**6))
+    after, _ = trimmed_mean(BASE, [*honest, liar], trim=0.1)
+    assert np.allclose(after.masked["fc"], BASE.masked["fc"] + 1.0)
+    assert np.allclose(after.dense["b"], 2.0)
+    assert after.dense["n"] == 8
+
+
+def test_a_share_of_nothing_trims_nobody_and_two_are_averaged() -> None:
+    three = [one(TOP, [value] * 6) for value in (1.0, 2.0, 9.0)]
+    after, _ = trimmed_mean(BASE, three, trim=0.0)
+    assert np.allclose(after.masked["fc"], BASE.masked["fc"] + 4.0)
+    after, _ = trimmed_mean(BASE, three[:2], trim=0.4)
+    assert np.allclose(after.masked["fc"], BASE.masked["fc"] + 1.5)
+
+
 def test_a_weight_that_nobody_holds_keeps_its_value() -> None:
     after, coverage = trimmed_mean(BASE, [one(SMALL, [1.0, 1.0, 1.0])], trim=0.1)
     assert after.masked["fc"].tolist() == [1.0, 1.0, 3.0, 3.0, 5.0, 5.0]
