@@ -44,6 +44,7 @@ class Post:
         epoch: This coordinator's epoch.
         sign: Signs what is sent; None in a federation of one machine without keys.
         clock: Monotonic seconds.
+        key: Number of the key that signs right now.
 
     Attributes:
         life: (epoch, boot nonce): of two coordinators the greater one is the newer.
@@ -56,8 +57,9 @@ class Post:
         epoch: int,
         sign: Sign | None = None,
         clock: Callable[[], float] = time.monotonic,
+        key: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._sign, self._clock = sign, clock
+        self._sign, self._clock, self._key = sign, clock, key
         self._heard: dict[str, tuple[int, int, float]] = {}  # boot, seq, when
         self._transport, self._federation, self._epoch = transport, federation, epoch
         self._boot = int.from_bytes(os.urandom(6), "big")
@@ -189,5 +191,6 @@ class Post:
             round_no=round_no,
             echo=(boot, seq) if answer else UNSET,
             valid_s=valid_s + round(self._clock() - at) if answer else UNSET,
+            key=self._key() or UNSET,
         )
         return encode(header, message, sign=self._sign)

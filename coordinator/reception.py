@@ -39,6 +39,10 @@ TWIN = (
     "two processes have this device's identity and cut each other off, as copied cards "
     "do. Give each board a token of its own: flash-edge enroll TOKEN"
 )
+OVER = (
+    "ask the operator for a token (flash-coordinator enroll RUN --new NAME), delete "
+    "the identity folder, then run flash-edge enroll TOKEN"
+)
 UNSIGNED = (
     "your messages are not signed with a key that is enrolled here: ask the operator "
     "for a token, then run flash-edge enroll TOKEN"
@@ -68,7 +72,10 @@ class Reception:
         self._federation, self._office = federation, office
         self._post, self._clock = post, clock
         self._recent = Recent()
-        self._as_coordinator = None if office is None else _own_key(office)
+        self._key_of_word: bytes | None = None  # that our latest own word was under
+        self._as_coordinator = (
+            None if office is None else _own_keys(office, self._note_key)
+        )
         self.taken_over = False
         self._explained: dict[str, float] = {}
         self._reminded: dict[str, float] = {}  # only of who is enrolled
@@ -87,14 +94,18 @@ class Reception:
         if not delivery.payload:
             return None
         if isinstance(topic, topics.Announcement):
+            self._key_of_word = None
             self._meet(decode(delivery.payload, verify=self._as_coordinator))
             return None
         seal = self._office.seal if self._office is not None else None
         try:
             envelope = decode(delivery.payload, verify=seal.verify if seal else None)
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
             if isinstance(topic, topics.Upload):
                 self._explain(topic.device)
+            over = self._over(topic)
+            if over is not None:
+                raise RemoteProtocolError(over) from error
             raise
         device = _sender(topic, envelope, self._federation)
         message = envelope.message
@@ -143,6 +154,11 @@ class Reception:
         """
         epoch, boot = self._post.life
         theirs = envelope.header.epoch, envelope.header.boot
+        newest = None if self._office is None else self._office.signing[1]
+        if theirs > (epoch, boot) and self._key_of_word != newest:
+            raise RemoteProtocolError(
+                "a coordinator announces itself under a key that was replaced"
+            )
         if theirs > (epoch, boot):
             self.taken_over = True
             raise StateError(
@@ -154,11 +170,24 @@ class Reception:
         if theirs < (epoch, boot):  # kept by the broker in the place of ours
             self._post.announce_again()
 
+    def _note_key(self, _who: str, key: bytes) -> None:
+        self._key_of_word = key
+
     def publish_keys(self) -> None:
         """Says, retained, which keys have replaced the first."""
         if self._office is not None:
             for number, notice in self._office.notices:
                 self._post.keep(topics.next_key(self._federation, number), notice)
+
+    def rotated(self) -> None:
+        """Another key signs from now on; its announcement, under the last, comes first.
+
+        So whoever hears it in order never meets a signature that it cannot check.
+        """
+        self.publish_keys()
+        if self._office is not None:
+            self._office.take_up()
+        self._post.announce_again()
 
     def dismiss(self, device: str) -> None:
         """Tells a device that it was revoked."""
@@ -203,11 +232,25 @@ class Reception:
             self.dismiss(device)
         elif person is None:
             self._post.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
+        elif ended := self._office.ended(device):
+            why = f"{ended}: {OVER}"
+            self._post.tell(device, Wait(int(1000 * EXPLAIN_S), why[:500]))
+
+    def _over(self, topic: topics.Topic) -> str | None:
+        """That a message is by a device whose certificate is over; None if not."""
+        if self._office is None or not isinstance(topic, topics.Upload | topics.Status):
+            return None
+        return self._office.ended(topic.device)
 
 
-def _own_key(office: Office) -> Verify:
-    """Believes what the coordinator of this run has signed, this one or another."""
-    return verifier(lambda who: (office.signing[1],) if who == "coordinator" else ())
+def _own_keys(office: Office, held: Callable[[str, bytes], None]) -> Verify:
+    """Believes what the coordinator of this run has signed, this one or another.
+
+    Under keys that were replaced, too: their words stay on the broker until the next.
+    """
+    return verifier(
+        lambda who: office.own_keys if who == "coordinator" else (), held=held
+    )
 
 
 def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:

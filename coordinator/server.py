@@ -96,6 +96,7 @@ class Server:
             epoch,
             None if office is None else office.seal.sign,
             clock,
+            (lambda: 0) if office is None else office.seal.number,
         )
         self._courier = Courier(Book(ledger.folder), self._post, clock)
         self._linger = linger
@@ -235,8 +236,7 @@ class Server:
                 self._reception.dismiss(device)
                 self._desk.dismiss(device)
             case Rotated():
-                self._reception.publish_keys()
-                self._post.after_connect()
+                self._reception.rotated()
             case Scored(round_no, density, metrics):
                 self._ledger.record_score(round_no, density, metrics)
             case Delivery():

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
 )
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import UNSET
 
 from coordinator.identity.authority import Authority, check_request
 from coordinator.identity.policy import (
@@ -28,6 +29,7 @@ from coordinator.identity.policy import (
     check_new_name,
     redeem,
     renewal_due,
+    valid_keys,
 )
 from coordinator.identity.store import CertificateRow, IdentityStore, SigningRow
 from device_profiles.words import meant
@@ -47,7 +49,9 @@ from edge_sdk.wire.topics import check_id
 
 __all__ = ["Office", "Person"]
 
-BROKER_DAYS = 730  # the broker's certificate is new at each start of the coordinator
+# The broker's certificate is new at each start of the coordinator, so its life is only
+# how long one may run. Ten years: nobody could renew it under a broker that serves.
+BROKER_DAYS = 3650
 SUPERSEDED = "a newer certificate took its place"
 
 
@@ -57,6 +61,7 @@ class Person:
 
     Attributes:
         keys: The keys it may sign with, newest first: two while it renews.
+        ends: Unix seconds of the end of each key's certificate.
         last_key: The key of its newest certificate, accepted or not.
         until: Unix seconds of the end of its newest certificate.
         certificate: The newest, DER.
@@ -64,10 +69,15 @@ class Person:
     """
 
     keys: tuple[bytes, ...]
+    ends: tuple[int, ...]
     last_key: bytes
     until: int
     certificate: bytes
     revoked: str | None
+
+    def valid(self, now: int) -> tuple[bytes, ...]:
+        """The keys that are believed at a time, in Unix seconds."""
+        return valid_keys(self.keys, self.ends, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class _Snapshot:
     signing: SigningRow
     key: Ed25519PrivateKey
     notices: tuple[tuple[int, bytes], ...]
+    own_keys: tuple[bytes, ...]
 
 
 class Office:
@@ -111,9 +122,11 @@ class Office:
         self._authority = self._load_authority(federation)
         self._lock = threading.Lock()
         self._snapshot = self._read()
+        self._hand = self._snapshot.signing.number, self._snapshot.key
         self.seal = Seal(
-            signer(lambda: self._snapshot.key),
+            signer(lambda: self._hand[1]),
             verifier(self._keys_of, held=self._held),
+            lambda: self._hand[0],
         )
 
     @staticmethod
@@ -130,6 +143,11 @@ class Office:
     def signing(self) -> tuple[int, bytes]:
         """Number and raw public key of what signs now."""
         return self._snapshot.signing.number, self._snapshot.signing.public
+
+    @property
+    def own_keys(self) -> Sequence[bytes]:
+        """Raw public keys that sign or have signed for this run, newest first."""
+        return self._snapshot.own_keys
 
     @property
     def notices(self) -> Sequence[tuple[int, bytes]]:
@@ -152,7 +170,7 @@ class Office:
         """
         check_clock(self._now())
         check_id(name, what="device")
-        check_new_name(name, self.enrolled())
+        check_new_name(name, self._in_force())
         secret = os.urandom(SECRET_BYTES)
         until = self._now() + int(hours * 3600)
         self._store.put_token(_hash(secret), TokenRow(name, until))
@@ -180,12 +198,14 @@ class Office:
         grant = redeem(row, key, now)
         assert row is not None  # noqa: S101 - redeem refuses None
         if grant == "new":
-            check_new_name(row.name, self.enrolled())
+            check_new_name(row.name, self._in_force())
             if not self._issue(row.name, key, hashed):
                 return self.enrol(secret, csr)  # somebody was faster; asked anew
         person = self._fresh().people[row.name]
         if person.revoked is not None:
             raise IdentityError(f"{row.name} was revoked: {person.revoked}")
+        if key not in person.valid(now):
+            raise IdentityError(self.ended(row.name) or f"{row.name} has another key")
         return row.name, person.certificate
 
     def renew(self, name: str, csr: bytes) -> bytes:
@@ -199,7 +219,7 @@ class Office:
         person = self._fresh().people.get(name)
         if person is None or person.revoked is not None:
             raise IdentityError(f"{name} is not enrolled")
-        if key not in person.keys:
+        if key not in person.valid(self._now()):
             self._issue(name, key, None)
             person = self._fresh().people[name]
         return person.certificate
@@ -209,14 +229,32 @@ class Office:
         person = self.people.get(name)
         if person is None or person.revoked is not None:
             return False
-        return renewal_due(person.until, self._now(), self._days * DAY_S)
+        # With two keys the device still signs with the older one: the answer that
+        # carried the new certificate was lost.
+        return renewal_due(min(person.ends), self._now(), self._days * DAY_S)
+
+    def ended(self, name: str) -> str | None:
+        """That a device's certificate is over, in words; None if it is not."""
+        person, now = self.people.get(name), self._now()
+        if person is None or person.revoked is not None or person.valid(now):
+            return None
+        return (
+            f"the certificate of {name} ended on {_date(person.until)}, and the "
+            f"coordinator's clock says {_date(now)}"
+        )
+
+    def _in_force(self) -> set[str]:
+        """Names that cannot be enrolled: of devices that are believed."""
+        people, now = self._fresh().people, self._now()
+        return {n for n, p in people.items() if p.revoked is None and p.valid(now)}
 
     def _issue(self, name: str, key: bytes, token: bytes | None) -> bool:
         until = self._now() + self._days * DAY_S
         end = dt.datetime.fromtimestamp(until, dt.timezone.utc)
         certificate = self._authority.for_device(name, key, end)
         der = certificate.public_bytes(Encoding.DER)
-        row = CertificateRow(name, key, der, certificate.serial_number, until, None)
+        last = int(certificate.not_valid_after_utc.timestamp())  # not after 2049
+        row = CertificateRow(name, key, der, certificate.serial_number, last, None)
         return self._store.issue(row, token)
 
     # -- taking back -------------------------------------------------------------------
@@ -243,11 +281,19 @@ class Office:
         """
         now = self._fresh()
         number, key = now.signing.number + 1, self._new_key()
-        header = Header("next-key", self.federation, "coordinator", "all", 0, number, 0)
+        header = Header(
+            "next-key", self.federation, "coordinator", "all", 0, number, 0,
+            key=number - 1 or UNSET,
+        )  # fmt: skip
         sign = signer(lambda: now.key)
         notice = encode(header, NextKey(number, raw_key(key)), sign=sign)
         self._store.rotate(SigningRow(number, raw_key(key), key_pem(key), notice))
         return number
+
+    def take_up(self) -> None:
+        """Signs with the newest key from now on, once it has been announced."""
+        now = self._fresh()
+        self._hand = now.signing.number, now.key
 
     # -- watching ----------------------------------------------------------------------
 
@@ -310,7 +356,9 @@ class Office:
 
     def _keys_of(self, name: str) -> Collection[bytes]:
         person = self._snapshot.people.get(name)
-        return person.keys if person is not None and person.revoked is None else ()
+        if person is None or person.revoked is not None:
+            return ()
+        return person.valid(self._now())
 
     def _held(self, name: str, key: bytes) -> None:
         """A signature held: once by a renewed key, the older ones are out of use."""
@@ -358,14 +406,27 @@ class Office:
             current,
             load_key(current.private),
             tuple((s.number, s.notice) for s in signing if s.notice is not None),
+            tuple(s.public for s in reversed(signing)),
         )
 
 
 def _person(rows: Sequence[CertificateRow]) -> Person:
     """What a device's certificates, oldest first, say together."""
     newest = rows[-1]
-    keys = [r.key for r in reversed(rows) if r.revoked is None]
-    return Person(tuple(keys[:2]), newest.key, newest.until, newest.der, newest.revoked)
+    held = [(r.key, r.until) for r in reversed(rows) if r.revoked is None][:2]
+    return Person(
+        keys=tuple(key for key, _ in held),
+        ends=tuple(until for _, until in held),
+        last_key=newest.key,
+        until=newest.until,
+        certificate=newest.der,
+        revoked=newest.revoked,
+    )
+
+
+def _date(seconds: int) -> str:
+    """A day, in UTC, for people."""
+    return dt.datetime.fromtimestamp(seconds, dt.timezone.utc).date().isoformat()
 
 
 def _hash(secret: bytes) -> bytes:

@@ -19,6 +19,7 @@ __all__ = [
     "is_guarded",
     "redeem",
     "renewal_due",
+    "valid_keys",
 ]
 
 RESERVED = frozenset({"all", "authority", "broker", "check", "coordinator"})
@@ -118,6 +119,23 @@ def check_clock(now: int) -> None:
 def renewal_due(until: int, now: int, lifetime_s: int) -> bool:
     """Whether less than a third of a certificate's life is left."""
     return until - now < lifetime_s / 3
+
+
+def valid_keys(
+    keys: Sequence[bytes], ends: Sequence[int], now: int
+) -> tuple[bytes, ...]:
+    """The keys whose certificates have not ended; every one has an end of its own.
+
+    Args:
+        keys: Raw public keys.
+        ends: Unix seconds of the end of each one's certificate.
+        now: Unix seconds.
+
+    Example:
+        >>> valid_keys([b"new", b"old"], [200, 100], now=100)
+        (b'new',)
+    """
+    return tuple(k for k, end in zip(keys, ends, strict=True) if now < end)
 
 
 def is_guarded(*, insecure: bool, local: bool, enrolled: bool) -> bool:

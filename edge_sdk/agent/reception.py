@@ -60,6 +60,7 @@ class Reception:
         self._recent, self._announced = Recent(), marks.announced
         if marks.heard is not UNSET:
             self._recent.resume(COORDINATOR, *marks.heard)
+        self._unheld: Header | None = None  # of the latest that no key fitted
         self.revoked: str | None = None  # why, if the coordinator says so
         if badge is not None:  # first: what follows may be signed with the next key
             self._await_next_key(badge)
@@ -81,7 +82,13 @@ class Reception:
             RemoteProtocolError: If it is no message, not signed, or to somebody else.
         """
         seal = self._badge.seal if self._badge else None
-        envelope = decode(payload, verify=seal.verify if seal else None)
+        self._unheld = None
+        try:
+            envelope = decode(payload, verify=self._verify if seal else None)
+        except RemoteProtocolError:
+            if self._is_of_another_key():
+                return None
+            raise
         header = envelope.header
         if (
             header.source != COORDINATOR
@@ -132,6 +139,28 @@ class Reception:
                 return False
         return True
 
+    def _verify(self, header: Header, signed: bytes, signature: bytes) -> bool:
+        assert self._badge is not None  # noqa: S101 - only given with one
+        held = self._badge.seal.verify(header, signed, signature)
+        if not held:
+            self._unheld = header
+        return held
+
+    def _is_of_another_key(self) -> bool:
+        """Whether what did not hold says itself that another key signed it.
+
+        While keys are replaced, a word under the next one can overtake its
+        announcement, and one under the last is still retained: both come again.
+        """
+        header, badge = self._unheld, self._badge
+        if header is None or badge is None or header.source != COORDINATOR:
+            return False
+        number = 0 if header.key is UNSET else header.key
+        if number != badge.number:
+            text = "not heeded: %s under key %d of the coordinator, which signs with %d"
+            log.info(text, header.type[:40], number, badge.number)
+        return number != badge.number
+
     def _is_latest(self, header: Header) -> bool:
         """Whether no later announcement of the same coordinator was heard before."""
         latest = self._announced
@@ -154,6 +183,8 @@ class Reception:
     def _follow_key(self, badge: Badge, number: int, key: bytes) -> None:
         if badge.adopt(number, key):
             log.info("the coordinator signs with key %d from now on", number)
+            # It is said again at each connection, under a key that is no more believed.
+            self._transport.unsubscribe(topics.next_key(self._me.federation, number))
             self._await_next_key(badge)
             # What came before this key was not believed: hear it again.
             self._transport.subscribe(topics.announcement(self._me.federation))

@@ -52,14 +52,23 @@ def identity(patient: Patient) -> Check:
         folder = DeviceFolder(patient.identity)
     except IdentityError as error:
         return Check("identity", "problem", str(error), error.help)
-    left = (folder.certificate.not_valid_after_utc.date() - _today(patient)).days
+    end, today = folder.certificate.not_valid_after_utc.date(), _today(patient)
+    left = (end - today).days
+    if left < 0:
+        return Check(
+            "identity",
+            "problem",
+            f"the certificate of {folder.name} ended on {end}, and this board's clock "
+            f"says {today}",
+            "If the clock is wrong, set it (timedatectl set-ntp true). If it is right, "
+            "ask the operator for a token, delete the identity folder, and enrol.",
+        )
     if left < RENEW_DAYS:
         return Check(
             "identity",
             "problem",
             f"the certificate of {folder.name} ends in {left} days",
-            "Start the agent: it renews with a coordinator that runs. If it is over, "
-            "have the operator revoke it, and enrol again.",
+            "Start the agent: it renews with a coordinator that runs.",
         )
     return Check(
         "identity",
@@ -97,6 +106,13 @@ def tls(patient: Patient) -> Check:
 def _tls_complaint(error: Exception, url: str) -> tuple[str, str]:
     """What went wrong with a handshake, and the fix."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in (9, 10):  # not yet valid, expired: by this clock
+            today = dt.datetime.now(tz=dt.timezone.utc).date()
+            return (
+                f"{error.verify_message} by this board's clock, which says {today}",
+                "Set the clock (timedatectl set-ntp true); if it is right, restart "
+                "the coordinator.",
+            )
         return (
             f"the broker's certificate is not believed: {error.verify_message}",
             "Check the clock, the authority's file, and the broker's name.",

@@ -7,6 +7,7 @@ then through TLS that this authority vouches for, and only then the secret is se
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
 import ssl
@@ -31,6 +32,7 @@ from edge_sdk.identity.token import Token, pin_of
 __all__ = ["enroll", "settings_text"]
 
 WAIT_S = 20.0
+NOT_YET, OVER = 9, 10  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED
 
 
 def enroll(
@@ -59,6 +61,15 @@ def enroll(
         with _link(token, context) as link:
             answer = ask(link, Enrol(token.secret, device.request()))
     except ssl.SSLCertVerificationError as error:
+        if error.verify_code in (NOT_YET, OVER):
+            over = "is over" if error.verify_code == OVER else "is not valid yet"
+            today = dt.datetime.now(dt.timezone.utc).date()
+            raise IdentityError(
+                f"by this board's clock, which says {today}, the certificate of the "
+                f"coordinator at {token.host}:{token.port} {over}",
+                remedy="Set the clock (timedatectl set-ntp true, or date -s), then use "
+                "the same token again. If it is right, restart the coordinator.",
+            ) from error
         raise IdentityError(
             f"who answers at {token.host}:{token.port} is not the coordinator of this "
             f"token: {error.verify_message}",

@@ -6,6 +6,8 @@ board without a battery-backed clock, which wakes there, refuses none of them.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_sdk.errors import IdentityError
 
@@ -33,6 +35,8 @@ __all__ = [
     "request_for",
     "subject_of",
 ]
+
+E = TypeVar("E", bound=x509.ExtensionType)
 
 
 def raw_key(key: Ed25519PrivateKey) -> bytes:
@@ -111,7 +115,9 @@ def subject_of(certificate: x509.Certificate) -> tuple[str, str]:
 def check_issued(
     certificate: x509.Certificate, authority: x509.Certificate, key: bytes
 ) -> None:
-    """Refuses a certificate that the authority did not sign, or of another key.
+    """Refuses one of another authority, of another key or for another purpose.
+
+    Its dates are judged by the coordinator: a board's clock may stand in 1970.
 
     Raises:
         IdentityError: If so.
@@ -122,3 +128,14 @@ def check_issued(
         raise IdentityError("the certificate is not by the pinned authority") from error
     if key_of_certificate(certificate) != key:
         raise IdentityError("the certificate is about another key")
+    purposes = _extension(certificate, x509.ExtendedKeyUsage) or ()
+    limits = _extension(certificate, x509.BasicConstraints)
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes or limits is None or limits.ca:
+        raise IdentityError("the certificate is not a device's: it has another purpose")
+
+
+def _extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return None

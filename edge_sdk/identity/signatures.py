@@ -39,10 +39,12 @@ class Seal:
     Attributes:
         sign: Signed bytes -> signature.
         verify: What `edge_sdk.wire.codec.decode` asks before it reads a body.
+        number: Which of this side's keys signs right now; a device's has none.
     """
 
     sign: Sign
     verify: Verify
+    number: Callable[[], int] = lambda: 0
 
 
 def signer(key_of: Callable[[], Ed25519PrivateKey]) -> Sign:

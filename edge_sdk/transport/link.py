@@ -87,6 +87,16 @@ TLS = (
         "the broker asks for a certificate: flash-edge enroll TOKEN",
     ),
     (
+        "certificate has expired",
+        "by this machine's clock the broker's certificate is over: set the clock "
+        "(timedatectl set-ntp true); if it is right, restart the coordinator",
+    ),
+    (
+        "certificate is not yet valid",
+        "by this machine's clock the broker's certificate is not valid yet: set the "
+        "clock (timedatectl set-ntp true)",
+    ),
+    (
         "CERTIFICATE_VERIFY_FAILED",
         "the broker's certificate is not believed: it is another federation's, has "
         "another name, or this clock runs ahead",

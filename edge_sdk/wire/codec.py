@@ -46,7 +46,8 @@ class Header(msgspec.Struct, frozen=True):
     message of the destination that the sender had heard, and `valid_s` the seconds
     after that one was sent for which this one holds: an end that is judged by the
     destination's own monotonic clock, so a board needs no date for it. Both are absent
-    where nothing was heard, and in what 0.1.0 says.
+    where nothing was heard, and in what 0.1.0 says. `key` is the number of the
+    coordinator's key that signs; absent for the first.
     """
 
     type: str
@@ -60,6 +61,7 @@ class Header(msgspec.Struct, frozen=True):
     # Absent, not null: older bytes stay as they were.
     echo: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
     valid_s: int | msgspec.UnsetType = msgspec.UNSET
+    key: int | msgspec.UnsetType = msgspec.UNSET
 
 
 Verify: TypeAlias = Callable[[Header, bytes, bytes], bool]

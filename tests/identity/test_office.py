@@ -147,7 +147,8 @@ def test_devices_follow_the_coordinators_key_also_those_that_slept(site: Site) -
     device, sleeper = site.device("pi-1"), site.device("pi-2")
     for number in (1, 2, 3):
         assert site.reopen().rotate() == number  # by a command in another process
-        site.office.refresh()
+        assert believed(device, site.office)  # until it is announced
+        site.office.take_up()
         assert not believed(device, site.office)
         follow(device, site.office)
         assert believed(device, site.office)

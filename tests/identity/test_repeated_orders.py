@@ -76,8 +76,9 @@ class Scene:
         self.ends = 0
 
     def restart_coordinator(self, epoch: int) -> None:
+        seal = self.office.seal
         self.post = Post(
-            self.link, "home", epoch, self.office.seal.sign, lambda: self.now
+            self.link, "home", epoch, seal.sign, lambda: self.now, seal.number
         )
         self.reception = Reception("home", self.office, self.post, lambda: self.now)
 
@@ -122,6 +123,12 @@ class Scene:
                 return found[but]
             time.sleep(0.01)
         raise AssertionError(f"no {kind.__name__} in {self.said}")
+
+    def until(self, what: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + WAIT_S
+        while not what():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
 
     def packets(self, kind: str) -> list[bytes]:
         return [p for p in self.kept if decode(p).header.type == kind]
@@ -312,3 +319,78 @@ def test_a_wait_of_an_earlier_life_does_not_hold_the_device_back(scene: Scene) -
     scene.settle()
     assert scene.agent is not None
     assert scene.agent._duty.hold.back_at == 0.0
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def rotate(scene: Scene) -> None:
+    scene.site.reopen().rotate()  # by a command in another process
+    scene.office.refresh()  # as the guard does, before the loop hears of it
+    scene.post.tell("pi-1", Wait(0, "said in between"))
+    scene.reception.rotated()
+
+
+def test_a_rotation_is_followed_without_a_warning_of_any_signature(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.reception.publish_keys()
+    scene.post.announce(RUNNING)
+    scene.start()
+    for _ in range(3):
+        rotate(scene)
+        scene.settle()
+        scene.post.after_connect()  # the broker was restarted: all of it is said again
+        scene.settle()
+    assert scene.badge.number == 3
+    assert warned(caplog) == []
+    assert scene.agent is not None
+    assert scene.agent.dropped == 0
+
+
+def test_a_device_that_slept_through_rotations_follows_them_without_a_warning(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.post.announce(RUNNING)
+    for _ in range(3):
+        rotate(scene)
+    scene.start()
+    scene.until(lambda: scene.badge.number == 3)
+    scene.settle()
+    assert warned(caplog) == []
+
+
+def test_a_coordinator_that_was_down_in_a_rotation_is_followed_without_a_warning(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its last word, under the old key, is retained until it is back."""
+    scene.post.announce(RUNNING)
+    scene.start()
+    scene.settle()
+    scene.office.rotate()
+    scene.office = scene.site.reopen()
+    scene.restart_coordinator(epoch=8)
+    scene.reception.publish_keys()
+    scene.stop()
+    scene.start()  # between the two words of the coordinator's start
+    scene.post.announce(RUNNING)
+    scene.settle()
+    assert scene.badge.number == 1
+    assert warned(caplog) == []
+
+
+def test_a_word_under_the_pinned_key_that_does_not_hold_is_still_warned_of(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.start()
+    forged = bytearray(scene_packet(scene))
+    forged[-1] ^= 1
+    scene.link.publish(INBOX, bytes(forged))
+    scene.settle()
+    assert any("does not hold" in text for text in warned(caplog))
+
+
+def scene_packet(scene: Scene) -> bytes:
+    scene.post.tell("pi-1", Wait(0, "x"))
+    return scene.packets("wait")[-1]
