@@ -35,13 +35,22 @@ listener {port} {host}
 # empty, and coordinator and devices publish again what is still wanted.
 persistence false
 
-# By default message 1001 for a slow receiver is dropped and still acknowledged.
-# What may be under way is bounded by the coordinator's upload credit instead.
+# By default message 1001 for a slow receiver is dropped and still acknowledged. What
+# may be under way to a device is one model (128 MiB at most), so bytes are bounded
+# instead; nobody's queue can take all the memory.
 max_queued_messages 0
+max_queued_bytes 268435456
 max_inflight_messages 64
 
-# A chunk is 64 KiB; anything far larger is a mistake, refused before it takes memory.
-max_packet_size 1048576
+# A chunk is 64 KiB and its envelope some hundred bytes; what is larger is refused
+# before it takes memory. A device may write three topics, so that is all that it can
+# have retained.
+max_packet_size 131072
+
+# Nobody here keeps a session over its links, nor speaks QoS 2: what a client asks for
+# beyond that would be held in memory for its sake.
+persistent_client_expiration 1h
+max_qos 1
 
 # Plans and receipts are small and somebody waits for each.
 set_tcp_nodelay true
@@ -75,7 +84,8 @@ ACCESS = """\
 user coordinator
 topic readwrite fl/1/{federation}/#
 {revoked}
-pattern write fl/1/{federation}/d/%u/up/#
+pattern write fl/1/{federation}/d/%u/up/0/ctl
+pattern write fl/1/{federation}/d/%u/up/0/dat
 pattern write fl/1/{federation}/d/%u/st
 pattern read fl/1/{federation}/d/%u/in
 pattern read fl/1/{federation}/c/#

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from coordinator.assignment import Drift, assign, corrected
@@ -107,6 +108,15 @@ class Fleet:
         """It is not here any more, whatever it said last."""
         self._seen.pop(device, None)
         self._status.pop(device, None)
+
+    def unlinked(self) -> None:
+        """Whether they are here is not known any more; who is says so again.
+
+        Only displays: a round waits for devices whatever happens to our own link.
+        """
+        for device, status in self._status.items():
+            self._status[device] = msgspec.structs.replace(status, online=False)
+        self._ledger.nobody_online()
 
     def note(self, device: str, status: Status) -> None:
         """Takes a status over for displays; going offline ends its presence."""
@@ -257,7 +267,7 @@ class Fleet:
             density=row["density"] if isinstance(row["density"], float) else None,
             why=str(row["why"]),
             online=bool(status and status.online),
-            phase=status.phase if status else "",
+            phase=status.phase if status else _left(row),
             task=task,
             engine=str(row["engine"]),
             sent=int(str(row["sent"])),
@@ -310,6 +320,11 @@ class Fleet:
 
 def _or_none(value: T | UnsetType) -> T | None:
     return None if value is UNSET else value
+
+
+def _left(row: Mapping[str, object]) -> str:
+    """The phase of a device that says none: revoked, or not known."""
+    return "revoked" if row["phase"] == "revoked" else ""
 
 
 def _share(permille: int | UnsetType) -> float | None:

@@ -141,6 +141,8 @@ def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Ro
 def _now(device: DeviceView) -> tuple[str, str]:
     """What it does, and the colour of that."""
     now = (device.phase or "-") if device.online else "offline"
+    if device.phase == "revoked":
+        return "revoked", COLOURS["offline"]
     if device.online and device.note:
         return _refused(f"paused: {device.note}", device), "magenta"
     if device.online and device.task == "accepted" and now == "idle":

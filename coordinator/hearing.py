@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+from collections.abc import Callable
 
 from coordinator.conductor import Conductor
 from coordinator.delivery.courier import Courier
 from coordinator.desk import Desk
 from coordinator.fleet import Fleet
+from coordinator.flood import Excess, Flood
 from coordinator.ledger import Ledger
+from coordinator.rate_limit import Seldom
 from coordinator.reception import Reception
+from coordinator.wiping import Wiping
 from edge_sdk.errors import EdgeError, RemoteProtocolError
-from edge_sdk.terminal import log_about
+from edge_sdk.terminal import log_about, plain
 from edge_sdk.transport.base import Delivery
 from edge_sdk.wire import topics
 from edge_sdk.wire.bounds import beyond
@@ -21,6 +24,7 @@ from edge_sdk.wire.messages import Hello, Message, Running, Status
 __all__ = ["Hearing"]
 
 log = logging.getLogger(__name__)
+SAY_S = 60.0  # between two lines about what one device sent that was dropped
 
 
 class Hearing:
@@ -34,6 +38,8 @@ class Hearing:
         desk: Answers the rest.
         conductor: Whose round is in hand.
         ledger: Keeps refusals.
+        wiping: Clears what revoked devices have retained.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -45,10 +51,15 @@ class Hearing:
         desk: Desk,
         conductor: Conductor,
         ledger: Ledger,
+        wiping: Wiping,
+        clock: Callable[[], float],
     ) -> None:
         self._federation, self._reception = federation, reception
         self._fleet, self._courier, self._desk = fleet, courier, desk
         self._conductor, self._ledger = conductor, ledger
+        self._wiping, self._clock = wiping, clock
+        self._flood = Flood(clock, self._tell_excess)
+        self._seldom = Seldom(SAY_S)
         self.dropped = 0  # malformed or foreign messages
 
     def hear(self, delivery: Delivery) -> None:
@@ -58,24 +69,29 @@ class Hearing:
             RunError: If the run cannot go on.
             StateError: If the disk refuses.
         """
+        self._wiping.saw(delivery.topic, delivery.payload)
+        device = topics.device_of(delivery.topic, self._federation)
         try:
+            topic = topics.parse(delivery.topic, self._federation)
+            if not self._flood.lets_in(topic):
+                return
             heard = self._reception.read(delivery)
-            if heard is None:
+            if heard is None or not self._flood.lets_say(*heard):
                 return
             with log_about(device=heard[0]):
                 self._heed(*heard)
         except RemoteProtocolError as error:
             self.dropped += 1
-            with log_about(device=self._speaker(delivery.topic)):
-                log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
-            self._blame(delivery.topic, str(error))
+            self._blame(device, delivery.topic, plain(str(error)))
         except EdgeError:
             raise
         except Exception:  # a surprise in one message must not end the federation
             self.dropped += 1
-            with log_about(device=self._speaker(delivery.topic)):
-                what = delivery.topic[:120]
-                log.exception("a message on %s could not be handled", what)
+            before = self._seldom.say((device, "surprise"), self._clock())
+            if before is not None:
+                with log_about(device=device):
+                    what = f"{delivery.topic[:120]}{_more(before)}"
+                    log.exception("a message on %s could not be handled", what)
 
     def _heed(self, device: str, message: Message) -> None:
         impossible = beyond(message)
@@ -92,17 +108,30 @@ class Hearing:
             if isinstance(message, Hello):
                 self._courier.greeted(device)
 
-    def _speaker(self, name: str) -> str | None:
-        """The device whose topic this is; None for any other topic."""
-        with contextlib.suppress(RemoteProtocolError):
-            topic = topics.parse(name, self._federation)
-            if isinstance(topic, topics.Upload | topics.Status):
-                return topic.device
-        return None
+    def _blame(self, device: str | None, topic: str, why: str) -> None:
+        """Counts what was not understood, or not believed, against whose topic it is.
 
-    def _blame(self, name: str, why: str) -> None:
-        """Counts a malformed message against the device whose topic it came on."""
-        device = self._speaker(name)
-        if device and self._fleet.examples(device):  # it said hello: names are bounded
-            now = self._conductor.round
-            self._ledger.refuse(device, now.no if now else 0, "malformed", why)
+        Every one is counted and few are logged: who sends many must not fill the log.
+        """
+        revoked = device is not None and self._reception.is_revoked(device)
+        before = self._seldom.say((device, revoked), self._clock())
+        if before is not None:
+            with log_about(device=device):
+                said = why if revoked else f"dropped a message on {topic[:120]}: {why}"
+                log.warning("%s%s", said, _more(before))
+        # Names are bounded: it said hello once, or was enrolled.
+        if device and (revoked or self._fleet.examples(device)):
+            self._count(device, "revoked" if revoked else "malformed", why)
+
+    def _tell_excess(self, excess: Excess) -> None:
+        log.warning("%s", excess, extra={"device": excess.device})
+        if self._fleet.examples(excess.device):
+            self._count(excess.device, "flooding", str(excess))
+
+    def _count(self, device: str, verdict: str, why: str) -> None:
+        now = self._conductor.round
+        self._ledger.refuse(device, now.no if now else 0, verdict, why)
+
+
+def _more(before: int) -> str:
+    return f" ({before} more like it before)" if before else ""

@@ -63,7 +63,8 @@ def device_history(facts: Mapping[str, Any]) -> RenderableType:
     device = facts["device"]
     density = "none" if device["density"] is None else f"{device['density']:g}"
     heat = "" if device["celsius"] is None else f", {device['celsius']:.0f} °C"
-    where = f"online, {device['phase']}" if device["online"] else "offline"
+    gone = "revoked" if device["phase"] == "revoked" else "offline"
+    where = f"online, {device['phase']}" if device["online"] else gone
     head = [
         f"{device['name']}: {device['board']}, {where}, {device['examples']} examples, "
         f"engine {device['engine'] or 'not known yet'}, version {device['version']}",

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from edge_sdk.transport.base import Delivery
 
-__all__ = ["Inbox", "Item", "Linked", "Revoked", "Rotated", "Scored"]
+__all__ = ["Inbox", "Item", "Linked", "Revoked", "Rotated", "Scored", "Unlinked"]
 
 QUEUE = 8192  # packets; a full queue drops, and devices ask again
 ROOM_S = 0.5  # between two looks at whether the loop has ended
@@ -21,6 +21,11 @@ GROUP_S = 0.05  # the longest that a receipt waits for others to share its commi
 @dataclass(frozen=True)
 class Linked:
     """The transport connected."""
+
+
+@dataclass(frozen=True)
+class Unlinked:
+    """The transport is no longer connected."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Scored:
     metrics: Mapping[str, float]
 
 
-Item: TypeAlias = Delivery | Linked | Revoked | Rotated | Scored
+Item: TypeAlias = Delivery | Linked | Unlinked | Revoked | Rotated | Scored
 
 
 class Inbox:
@@ -70,9 +75,8 @@ class Inbox:
 
     def link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         """The transport connected, or no longer is."""
-        if up:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(Linked())
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(Linked() if up else Unlinked())
 
     def scored(
         self, round_no: int, density: float, metrics: Mapping[str, float]

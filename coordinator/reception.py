@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from coordinator.identity.office import Office
 from coordinator.post import Post
+from coordinator.said import showable
 from edge_sdk.errors import IdentityError, RemoteProtocolError, StateError
 from edge_sdk.identity.signatures import Recent, verifier
 from edge_sdk.transport.base import Delivery
@@ -97,6 +98,8 @@ class Reception:
             self._key_of_word = None
             self._meet(decode(delivery.payload, verify=self._as_coordinator))
             return None
+        if isinstance(topic, topics.Upload | topics.Status):
+            self._refuse_revoked(topic)
         seal = self._office.seal if self._office is not None else None
         try:
             envelope = decode(delivery.payload, verify=seal.verify if seal else None)
@@ -108,7 +111,7 @@ class Reception:
                 raise RemoteProtocolError(over) from error
             raise
         device = _sender(topic, envelope, self._federation)
-        message = envelope.message
+        message = showable(envelope.message)
         # A status is retained and is its own will, so it comes again, and late.
         if seal and not isinstance(message, Status):
             if not self._recent.take(envelope.header):
@@ -121,6 +124,22 @@ class Reception:
             self._remind(device)
         return (
             None if self._is_deaf(device, envelope.header.epoch) else (device, message)
+        )
+
+    def is_revoked(self, device: str) -> bool:
+        """Whether a device was enrolled and is not accepted any more."""
+        person = self._office.people.get(device) if self._office is not None else None
+        return person is not None and person.revoked is not None
+
+    def _refuse_revoked(self, topic: topics.Upload | topics.Status) -> None:
+        """Nothing of a revoked device is looked at; it is told why, seldom."""
+        if self._office is None or not self.is_revoked(topic.device):
+            return
+        if isinstance(topic, topics.Upload):
+            self._explain(topic.device)
+        why = self._office.people[topic.device].revoked
+        raise RemoteProtocolError(
+            f"{topic.device} was revoked ({why}); nothing of it is heard"
         )
 
     def _look_for_twin(self, device: str) -> None:

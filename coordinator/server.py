@@ -16,7 +16,7 @@ from coordinator.evaluate import Evaluator
 from coordinator.fleet import Fleet
 from coordinator.hearing import Hearing
 from coordinator.identity.office import Office
-from coordinator.inbox import Inbox, Item, Linked, Revoked, Rotated, Scored
+from coordinator.inbox import Inbox, Item, Linked, Revoked, Rotated, Scored, Unlinked
 from coordinator.ledger import Ledger
 from coordinator.lineage import Lineage
 from coordinator.post import Post
@@ -24,6 +24,7 @@ from coordinator.reception import Reception
 from coordinator.rounds import Phase, TaskPhase
 from coordinator.settings import RunSettings
 from coordinator.view import FleetView, Observe
+from coordinator.wiping import Wiping
 from device_profiles import Workload
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.task import Examples, Task
@@ -100,6 +101,8 @@ class Server:
         )
         self._courier = Courier(Book(ledger.folder), self._post, clock)
         self._linger = linger
+        self._wiping = Wiping(settings.federation, self._transport, clock)
+        self._refused = () if office is None else sorted(office.refused())
         self._reception = Reception(settings.federation, office, self._post, clock)
         self._conductor = Conductor(
             settings,
@@ -123,6 +126,8 @@ class Server:
             self._desk,
             self._conductor,
             ledger,
+            self._wiping,
+            clock,
         )
         for pattern in (
             topics.all_uploads(settings.federation, data=False),
@@ -167,6 +172,9 @@ class Server:
             self._inbox.close()  # whoever waits for room there waits in vain
 
     def _run(self) -> None:
+        self._fleet.unlinked()  # what an earlier life was told of who is here
+        for device in self._refused:  # also while no coordinator ran
+            self._dismiss(device)
         self._reception.publish_keys()
         self._announce("waiting")
         self._lineage.load()
@@ -180,6 +188,7 @@ class Server:
             if self._clock() >= self._look_next:
                 self._look()
             self._desk.tick()
+            self._wiping.tick()
             self._courier.tick(self._fleet.online())
             self._take(TICK_S)
         if not self._stopping:
@@ -232,9 +241,12 @@ class Server:
         match item:
             case Linked():
                 self._post.after_connect()
+            case Unlinked():
+                self._fleet.unlinked()
             case Revoked(device):
                 self._reception.dismiss(device)
                 self._desk.dismiss(device)
+                self._dismiss(device)
             case Rotated():
                 self._reception.rotated()
             case Scored(round_no, density, metrics):
@@ -244,6 +256,11 @@ class Server:
                     self._hearing.hear(item)
                 finally:
                     item.ack()
+
+    def _dismiss(self, device: str) -> None:
+        """Displays say that it was revoked; the broker keeps nothing of it."""
+        self._ledger.dismiss(device)
+        self._wiping.begin(device)
 
     def _done(self) -> bool:
         return self._ledger.rounds_done() >= self._settings.rounds

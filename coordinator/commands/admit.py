@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from coordinator.commands import complete
 from coordinator.commands.options import SETTINGS, Folder, own_folder
 from coordinator.settings import load_run
-from edge_sdk.errors import IdentityError, SettingsError
+from edge_sdk.errors import IdentityError, SettingsError, StateError
 from edge_sdk.terminal import Json, say, show, tell
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def revoke(
 ) -> None:
     """Take a device's identity back; a coordinator that runs acts within a second."""
     _office(folder).revoke(name, why)
+    _mark(folder, name)
     tell({"revoked": name, "why": why}, f"revoked {name}", as_json=as_json)
 
 
@@ -88,6 +90,20 @@ def rotate(folder: Folder, as_json: Json = False) -> None:
     """Replace the key that the coordinator signs with; devices follow by themselves."""
     number = _office(folder).rotate()
     tell({"key": number}, f"key {number} signs from now on", as_json=as_json)
+
+
+def _mark(folder: Path, name: str) -> None:
+    """Displays say so, too; a coordinator that runs, or starts, sees to it itself."""
+    from coordinator.ledger import is_held, open_ledger  # noqa: PLC0415
+
+    if is_held(folder) or not (folder / "ledger.sqlite").exists():
+        return
+    with contextlib.suppress(StateError):
+        ledger = open_ledger(folder)
+        try:
+            ledger.dismiss(name)
+        finally:
+            ledger.close()
 
 
 def _office(folder: Path) -> Office:

@@ -55,7 +55,11 @@ def next_step(
     if last is not None and last["phase"] == "aborted":
         name = f"Round {last['no']}" if last["no"] else "The warm-up"
         return _step(f"{name} was given up: {last['note']}", logs)
-    off = [d["name"] for d in facts["devices"] if not d["online"]]
+    off = [
+        d["name"]
+        for d in facts["devices"]
+        if not d["online"] and d["phase"] != "revoked"
+    ]
     status = ("the same on a terminal", f"flash-coordinator status {here} --live")
     if off:
         named = ", ".join(off[:FEW])

@@ -59,8 +59,10 @@ def _run(facts: Mapping[str, Any]) -> Iterator[Metric]:
     devices = GaugeMetricFamily(
         f"{P}devices", "Devices ever seen, by presence.", labels=["presence"]
     )
+    revoked = sum(d["phase"] == "revoked" for d in facts["devices"])
     devices.add_metric(["online"], online)
-    devices.add_metric(["offline"], len(facts["devices"]) - online)
+    devices.add_metric(["offline"], len(facts["devices"]) - online - revoked)
+    devices.add_metric(["revoked"], revoked)
     yield devices
 
 

@@ -59,7 +59,12 @@ class Source:
             StateError: If there is no ledger, or one of another version.
             SettingsError: If ``run.toml`` cannot be read.
         """
-        return self._ask("run", lambda ledger: run_facts(self._run_settings(), ledger))
+
+        def answer(ledger: Ledger) -> dict[str, Any]:
+            found = run_facts(self._run_settings(), ledger)
+            return found | {"devices": [self._now(d) for d in found["devices"]]}
+
+        return self._ask("run", answer)
 
     def page(self) -> dict[str, Any]:
         """What the page's overview shows: `run`, whether it runs, and what to do next.
@@ -82,7 +87,12 @@ class Source:
         Raises:
             StateError: As `run`, and for a device that the run has not seen.
         """
-        return self._ask(f"device {name}", lambda ledger: device_facts(ledger, name))
+
+        def answer(ledger: Ledger) -> dict[str, Any]:
+            found = device_facts(ledger, name)
+            return found | {"device": self._now(found["device"])}
+
+        return self._ask(f"device {name}", answer)
 
     def round(self, no: int) -> dict[str, Any]:
         """One round: cohort, deadline, coverage.
@@ -141,9 +151,13 @@ class Source:
 
     def _version(self) -> object:
         try:
-            return self._open().data_version()
+            return self._open().data_version(), self._runs()
         except EdgeError as error:  # not begun, or of another version: said by `run`
             return str(error)
+
+    def _now(self, device: dict[str, Any]) -> dict[str, Any]:
+        """Nobody is known to be online where no coordinator hears them go."""
+        return device if self._runs() else device | {"online": False}
 
     def _run_settings(self) -> RunSettings:
         if self._settings is None:

@@ -24,9 +24,11 @@ from msgspec import UNSET
 from coordinator.identity.authority import Authority, check_request
 from coordinator.identity.policy import (
     DAY_S,
+    NEW_KEYS_A_DAY,
     TokenRow,
     check_clock,
     check_new_name,
+    check_renewal,
     redeem,
     renewal_due,
     valid_keys,
@@ -66,6 +68,7 @@ class Person:
         until: Unix seconds of the end of its newest certificate.
         certificate: The newest, DER.
         revoked: Why, if it is not accepted any more.
+        made_until: Unix seconds of the ends of its latest certificates.
     """
 
     keys: tuple[bytes, ...]
@@ -74,6 +77,7 @@ class Person:
     until: int
     certificate: bytes
     revoked: str | None
+    made_until: tuple[int, ...] = ()
 
     def valid(self, now: int) -> tuple[bytes, ...]:
         """The keys that are believed at a time, in Unix seconds."""
@@ -212,7 +216,8 @@ class Office:
         """The certificate (DER) for a device's next key; the same if asked again.
 
         Raises:
-            IdentityError: If the device is not accepted, or the request is none.
+            IdentityError: If the device is not accepted, the request is none, or no
+                certificate is due.
         """
         check_clock(self._now())
         key = check_request(csr)
@@ -220,6 +225,9 @@ class Office:
         if person is None or person.revoked is not None:
             raise IdentityError(f"{name} is not enrolled")
         if key not in person.valid(self._now()):
+            check_renewal(
+                min(person.ends), person.made_until, self._now(), self._days * DAY_S
+            )
             self._issue(name, key, None)
             person = self._fresh().people[name]
         return person.certificate
@@ -413,7 +421,10 @@ class Office:
 def _person(rows: Sequence[CertificateRow]) -> Person:
     """What a device's certificates, oldest first, say together."""
     newest = rows[-1]
-    held = [(r.key, r.until) for r in reversed(rows) if r.revoked is None][:2]
+    accepted = [(r.key, r.until) for r in reversed(rows) if r.revoked is None]
+    # The oldest is the one in use, the newest the one that was asked for last; a device
+    # that lost the keys between has them no more.
+    held = accepted[:1] + accepted[1:][-1:]
     return Person(
         keys=tuple(key for key, _ in held),
         ends=tuple(until for _, until in held),
@@ -421,6 +432,7 @@ def _person(rows: Sequence[CertificateRow]) -> Person:
         until=newest.until,
         certificate=newest.der,
         revoked=newest.revoked,
+        made_until=tuple(r.until for r in rows[-NEW_KEYS_A_DAY:]),
     )
 
 

@@ -10,11 +10,13 @@ from edge_sdk.errors import IdentityError
 
 __all__ = [
     "DAY_S",
+    "NEW_KEYS_A_DAY",
     "RESERVED",
     "Grant",
     "TokenRow",
     "check_clock",
     "check_new_name",
+    "check_renewal",
     "free_names",
     "is_guarded",
     "redeem",
@@ -25,6 +27,7 @@ __all__ = [
 RESERVED = frozenset({"all", "authority", "broker", "check", "coordinator"})
 NOT_BEFORE_2024 = 1_704_067_200  # seconds; this version is younger
 DAY_S = 86_400
+NEW_KEYS_A_DAY = 4  # for a device that loses the key it has just had certified
 
 Grant: TypeAlias = Literal["new", "again"]
 
@@ -136,6 +139,32 @@ def valid_keys(
         (b'new',)
     """
     return tuple(k for k, end in zip(keys, ends, strict=True) if now < end)
+
+
+def check_renewal(until: int, ends: Collection[int], now: int, lifetime_s: int) -> None:
+    """Refuses another certificate to a device that needs none.
+
+    Args:
+        until: Unix seconds of the end of the oldest certificate that is still accepted:
+            the one in use until a newer one is.
+        ends: The ends of its certificates.
+        now: Unix seconds.
+        lifetime_s: How long a certificate lasts.
+
+    Raises:
+        IdentityError: If the one in use is good for long, or too many were made.
+    """
+    if not renewal_due(until, now, lifetime_s):
+        raise IdentityError(
+            f"its certificate is good for {(until - now) // DAY_S} more days",
+            remedy="Let it ask when less than a third of its life is left.",
+        )
+    made = sum(now - DAY_S < end - lifetime_s <= now for end in ends)
+    if made >= NEW_KEYS_A_DAY:
+        raise IdentityError(
+            f"it had {made} certificates within a day and used none of them",
+            remedy="Look whether it can write its identity folder: flash-edge doctor.",
+        )
 
 
 def is_guarded(*, insecure: bool, local: bool, enrolled: bool) -> bool:

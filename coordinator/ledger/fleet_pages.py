@@ -109,6 +109,20 @@ class FleetPages(Pages):
                 ),
             )
 
+    def nobody_online(self) -> None:
+        """Nobody is known to be here: each says so again, or its broker does."""
+        with self._commits.joined() as db:
+            db.execute("UPDATE devices SET online = 0 WHERE online")
+
+    def dismiss(self, name: str) -> None:
+        """A device was revoked; the phase says so until it is let in again."""
+        with self._commits.joined() as db:
+            db.execute(
+                "UPDATE devices SET online = 0, phase = 'revoked', note = '', "
+                "progress = NULL WHERE name = ?",
+                (name,),
+            )
+
     def devices(self) -> list[dict[str, Any]]:
         """Every device ever seen, by name; `profile` as JSON, `board` out of it.
 
@@ -126,7 +140,8 @@ class FleetPages(Pages):
         """How many updates of each device were refused; late or cut ones were not."""
         rows = self._db.execute(
             "SELECT device, sum(count) AS n FROM refusals "
-            "WHERE verdict NOT IN ('late', 'clipped', 'malformed', 'turned-away') "
+            "WHERE verdict NOT IN ('late', 'clipped', 'malformed', 'turned-away', "
+            "'flooding', 'revoked') "
             "GROUP BY device"
         ).fetchall()
         return {row["device"]: row["n"] for row in rows}

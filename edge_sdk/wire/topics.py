@@ -30,8 +30,10 @@ __all__ = [
     "all_statuses",
     "all_uploads",
     "announcement",
+    "below",
     "check_id",
     "chunk",
+    "device_of",
     "inbox",
     "next_key",
     "parse",
@@ -147,6 +149,23 @@ def status(federation: str, device: str) -> str:
 def all_statuses(federation: str) -> str:
     """Filter for the status of all devices."""
     return f"{_prefix(federation)}/d/+/st"
+
+
+def below(federation: str, device: str) -> str:
+    """Filter for everything under one device's topics, also what has no meaning."""
+    return f"{_prefix(federation)}/d/{check_id(device, what='device')}/#"
+
+
+def device_of(topic: str, federation: str) -> str | None:
+    """The device under whose topics this one is, whatever follows; None if none.
+
+    Example:
+        >>> device_of("fl/1/demo/d/pi-1/no/such", "demo")
+        'pi-1'
+    """
+    head, _, rest = topic.partition(f"fl/1/{federation}/d/")
+    device = rest.partition("/")[0]
+    return device if not head and _ID.fullmatch(device) else None
 
 
 def parse(topic: str, federation: str) -> Topic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -129,9 +130,22 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     now = site.rounds_done()
     site.wait(lambda: site.rounds_done() >= now + 2, "rounds without it")
     assert own.process.poll() is None
-
-    # Nobody else can read what was written, and no secret lies where it has no home.
     site.coordinator("stop", site.run)
+    _is_said_to_be_revoked(site)
+    _kept_for_one_user_and_without_secrets(site)
+
+
+def _is_said_to_be_revoked(site: Any) -> None:
+    facts = json.loads(site.coordinator("status", site.run, "--json"))
+    stood = {d["name"]: (d["phase"], d["online"]) for d in facts["devices"]}
+    assert stood["pi-2"] == ("revoked", False)
+    assert stood["pi-1"][1] is False  # nobody hears whether it is there
+    verdicts = {r["verdict"] for r in facts["refusals"] if r["device"] == "pi-2"}
+    assert "malformed" not in verdicts
+
+
+def _kept_for_one_user_and_without_secrets(site: Any) -> None:
+    """Nobody else can read what was written; no secret lies where it has no home."""
     folders = site.run, site.folder / "pi-1", site.folder / "pi-2"
     assert open_to_others(site.run) == []
     for own_folder in folders[1:]:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app
 from coordinator.identity.office import Office
+from coordinator.identity.policy import NEW_KEYS_A_DAY
 from coordinator.ledger import open_ledger
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity.folder import NEXT, DeviceFolder
@@ -72,6 +73,7 @@ def test_a_certificate_is_renewed_with_other_keys_and_the_old_ones_end(
 
 def test_a_renewal_cut_anywhere_goes_on(site: Site) -> None:
     device = site.device("pi-1")
+    site.clock.pass_days(61)
     device.request()  # killed before it was sent
     again = DeviceFolder(site.folder / "pi-1")
     first = site.office.renew("pi-1", again.request())  # the answer is lost
@@ -86,6 +88,7 @@ def test_a_renewal_cut_anywhere_goes_on(site: Site) -> None:
 
 def test_a_certificate_that_fits_no_next_key_changes_nothing(site: Site) -> None:
     device, other = site.device("pi-1"), site.device("pi-2")
+    site.clock.pass_days(61)
     first = site.office.renew("pi-1", device.request())
     assert device.install(first)
     key = device.public_key
@@ -95,6 +98,41 @@ def test_a_certificate_that_fits_no_next_key_changes_nothing(site: Site) -> None
     assert not device.install(theirs)
     assert device.public_key == key
     assert (site.folder / "pi-1" / NEXT).exists()
+
+
+def test_a_device_that_asks_on_and_on_gets_a_certificate_only_when_one_is_due(
+    site: Site,
+) -> None:
+    device = site.device("pi-1")
+    for _ in range(20):  # a new key each time
+        (site.folder / "pi-1" / NEXT).unlink(missing_ok=True)
+        with pytest.raises(IdentityError, match="is good for 90 more days"):
+            site.office.renew("pi-1", device.request())
+    site.clock.pass_days(61)
+    made = set()
+    for _ in range(NEW_KEYS_A_DAY):
+        (site.folder / "pi-1" / NEXT).unlink(missing_ok=True)
+        made.add(site.office.renew("pi-1", device.request()))
+    assert len(made) == NEW_KEYS_A_DAY
+    (site.folder / "pi-1" / NEXT).unlink(missing_ok=True)
+    with pytest.raises(IdentityError, match="4 certificates within a day"):
+        site.office.renew("pi-1", device.request())
+    assert heard(site.office, device)  # under the key that it has in use
+    site.clock.pass_days(1)
+    assert device.install(site.office.renew("pi-1", device.request()))
+    assert heard(site.office, device)
+    assert not site.office.renewal_due("pi-1")
+
+
+def test_a_device_is_reminded_until_the_new_key_is_in_use(site: Site) -> None:
+    device = site.device("pi-1")
+    site.clock.pass_days(61)
+    certificate = site.office.renew("pi-1", device.request())
+    assert site.office.renewal_due("pi-1")  # it may not have heard the answer
+    assert site.office.renew("pi-1", device.request()) == certificate
+    assert device.install(certificate)
+    assert heard(site.office, device)
+    assert not site.office.renewal_due("pi-1")
 
 
 def test_a_stranger_cannot_renew(site: Site) -> None:
@@ -110,6 +148,7 @@ def test_revoked_from_another_process_a_device_is_refused_and_its_serials_listed
     site: Site,
 ) -> None:
     device, other = site.device("pi-1"), site.device("pi-2")
+    site.clock.pass_days(61)
     device.install(site.office.renew("pi-1", device.request()))
     assert heard(site.office, device)
     before = site.office.revocations()

@@ -21,6 +21,7 @@ from coordinator.identity.gate import Gate, office_for, open_gate
 from coordinator.identity.guard import Guard, walls_of
 from coordinator.identity.office import Office
 from coordinator.settings import RunSettings
+from coordinator.wiping import Wiping
 from edge_sdk.access import access_of
 from edge_sdk.errors import BrokerError, IdentityError, SettingsError
 from edge_sdk.identity.enroll import enroll, settings_text
@@ -134,11 +135,13 @@ def test_a_device_writes_its_own_topics_and_nobody_elses(site: Site) -> None:
         topics.next_key("home", 1),
         chunk,
         topics.upload("other", "pi-1", 0, data=False),
+        topics.upload("home", "pi-1", 1, data=False),  # three topics and no other
+        topics.status("home", "pi-1") + "/more",
     ):
         device.publish(topic, b"forged", qos=1)
     own = [
-        topics.upload("home", "pi-1", 3, data=False),
-        topics.upload("home", "pi-1", 3, data=True),
+        topics.upload("home", "pi-1", 0, data=False),
+        topics.upload("home", "pi-1", 0, data=True),
         topics.status("home", "pi-1"),
     ]
     for topic in own:
@@ -275,6 +278,100 @@ def test_the_embedded_broker_does_not_pretend_to_have_walls(tmp_path: Path) -> N
 
 
 # -- plain MQTT, refused where others can listen ---
+
+
+def other_client(site: Site, name: str, *, clean: bool) -> tuple[paho.Client, bool]:
+    """A client of another make under a device's name; whether a session was kept."""
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=name,
+        protocol=MQTTProtocolVersion.MQTTv311,
+        clean_session=clean,
+    )
+    tls = site.addresses[name].tls
+    assert tls is not None
+    client.tls_set_context(tls.context())
+    answers: queue.Queue[bool] = queue.Queue()
+    client.on_connect = lambda _c, _d, flags, _r, _p: answers.put(flags.session_present)
+    client.reconnect_delay_set(60, 60)
+    client.connect(site.addresses[name].host, site.addresses[name].port)
+    client.loop_start()
+    return client, answers.get(timeout=WAIT_S)
+
+
+def retained(site: Site, pattern: str) -> list[str]:
+    """Topics that the broker keeps something on."""
+    reader = site.connect(site.gate.address, "reader")
+    mark = topics.announcement("home")
+    reader.transport.subscribe(pattern)  # what is retained comes before what is new
+    reader.transport.subscribe(mark)
+    reader.transport.publish(mark, b"mark")
+    found = [topic for topic, _ in heard(reader, b"mark")[:-1]]
+    reader.transport.close()
+    return sorted(found)
+
+
+def test_what_a_revoked_device_left_at_the_broker_is_wiped(site: Site) -> None:
+    stolen, kept = other_client(site, "pi-2", clean=False)
+    assert not kept
+    own = [
+        topics.upload("home", "pi-2", 0, data=False),
+        topics.upload("home", "pi-2", 0, data=True),
+        topics.status("home", "pi-2"),
+    ]
+    for topic in own:
+        said = stolen.publish(topic, bytes(60_000), qos=1, retain=True)
+        said.wait_for_publish(WAIT_S)
+    stolen.disconnect()
+    stolen.loop_stop()
+    stolen, kept = other_client(site, "pi-2", clean=False)
+    stolen.disconnect()
+    stolen.loop_stop()
+    assert kept
+    assert retained(site, "fl/1/home/d/#") == sorted(own)
+
+    now = [0.0]
+    seen: queue.Queue[Delivery] = queue.Queue()
+    coordinator = MqttTransport(
+        site.gate.address, "coordinator", seen.put, lambda _: None, wait_s=WAIT_S
+    )
+    wiping = Wiping("home", coordinator, lambda: now[0])
+    wiping.begin("pi-2")
+    for _ in own:
+        one = seen.get(timeout=WAIT_S)
+        wiping.saw(one.topic, one.payload)
+    # What it wrote between the first look and its end is found by the second.
+    stolen, _ = other_client(site, "pi-2", clean=False)
+    stolen.publish(own[2], b"again", qos=1, retain=True).wait_for_publish(WAIT_S)
+    stolen.disconnect()
+    stolen.loop_stop()
+    site.office.revoke("pi-2", "it was stolen")
+    assert site.gate.walls is not None
+    site.gate.broker.put_walls(site.gate.walls())
+    assert site.gate.ghost is not None
+    check_broker(site.gate.ghost("pi-2"))  # as the guard cuts its link, and session
+    now[0] = 6.0
+    wiping.tick()
+    while own[2] not in wiping._work["pi-2"].cleared:
+        one = seen.get(timeout=WAIT_S)
+        wiping.saw(one.topic, one.payload)
+    now[0] = 61.0
+    wiping.tick()
+    coordinator.close()
+    assert retained(site, "fl/1/home/d/#") == []
+
+
+def test_a_packet_of_another_size_than_ours_is_refused_by_the_broker(
+    site: Site,
+) -> None:
+    big, _ = other_client(site, "pi-1", clean=True)
+    gone: queue.Queue[object] = queue.Queue()
+    big.on_disconnect = lambda *_: gone.put(None)
+    big.publish(topics.status("home", "pi-1"), bytes(200_000), qos=1, retain=True)
+    gone.get(timeout=WAIT_S)
+    big.disconnect()
+    big.loop_stop()
+    assert retained(site, "fl/1/home/d/#") == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ const toDevice = (name) => h("a", { href: `#/devices/${name}`, "data-key": `devi
 const toRound = (no) => h("a", { href: `#/rounds/${no}`, "data-key": `round ${no}` }, no === 0 ? "warm-up" : String(no));
 const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "-");
 
+const state = (d) => (d.phase === "revoked" ? "revoked" : d.online ? d.phase || "online" : "offline");
+
 function phase(text) {
   const looks = { accepted: "good", done: "good", rejected: "bad", failed: "bad", aborted: "bad", expired: "warn" };
   return h("span", { class: looks[text] ?? null }, text || "-");
@@ -57,7 +59,7 @@ function fleet(run) {
   if (!run.devices.length) return h("p", { class: "dim" }, "No device has said hello yet.");
   const all = [...run.run.densities].sort((a, b) => a - b);
   const words = (d) =>
-    `${d.name}: density ${density(d.density)}, ${d.online ? d.phase || "online" : "offline"}${d.refused ? `, ${d.refused} refused` : ""}`;
+    `${d.name}: density ${density(d.density)}, ${state(d)}${d.refused ? `, ${d.refused} refused` : ""}`;
   const ring = (kind, text) => h("li", {}, h("span", { class: `ring ${kind}` }), text);
   return [
     h("ul", { class: "fleet" }, run.devices.map((d) => h("li", {},
@@ -78,7 +80,7 @@ export function devices(run) {
           ["device", (d) => toDevice(d.name)],
           ["board", (d) => d.board],
           ["density", (d) => density(d.density), "n"],
-          ["now", (d) => (d.online ? d.phase || "online" : "offline")],
+          ["now", (d) => (state(d))],
           ["this round", (d) => phase(d.task)],
           ["engine", (d) => d.engine || "-"],
           ["sent", (d) => bytes(d.sent), "n"],
