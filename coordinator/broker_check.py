@@ -6,6 +6,7 @@ import os
 import socket
 
 from edge_sdk.deadline import cut_after
+from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, unusable
 
 __all__ = ["check_broker"]
@@ -20,6 +21,17 @@ REFUSALS = {
     5: "it does not authorise us",
 }
 
+_NAME = (
+    "Check user and password in `broker` of run.toml (mqtt://user:password@host, signs "
+    "such as @ written as %40), and the broker's password file."
+)
+REMEDIES = {
+    2: "Let the broker accept client ids of up to 23 letters.",
+    3: "Wait until the broker has started, or name another one.",
+    4: _NAME,
+    5: _NAME,
+}
+
 
 def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     """Connects as MQTT 3.1.1, waits for the broker's answer, and leaves politely.
@@ -27,7 +39,7 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     Raises:
         BrokerError: Nobody listens there, it is no MQTT broker, or it refuses us.
     """
-    client = f"flash-edge-check-{os.getpid()}"
+    client = f"flash-check-{os.getpid()}"
     try:
         with (
             socket.create_connection(
@@ -49,7 +61,10 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
         raise unusable(f"what listens at {address.url} is no MQTT broker")
     if answer[3]:
         reason = REFUSALS.get(answer[3], f"it answered code {answer[3]}")
-        raise unusable(f"the MQTT broker at {address.url} refuses us: {reason}")
+        raise BrokerError(
+            f"the MQTT broker at {address.url} refuses us: {reason}",
+            remedy=REMEDIES.get(answer[3], "Do what its reason asks for."),
+        )
 
 
 def _secured(raw: socket.socket, address: Address) -> socket.socket:

@@ -21,11 +21,18 @@ from edge_sdk.doctor import Check
 from edge_sdk.errors import EdgeError
 from edge_sdk.probe.board import clock_complaint, free_disk_mib
 from edge_sdk.transport.address import parse_url
+from edge_sdk.transport.trial import try_broker
+from edge_sdk.wire.blob import AROUND, CHUNK_SIZE
 
 __all__ = ["examine"]
 
 # A ledger, its blobs and a checkpoint a round; of a small model, for a few hundred.
 LEAST_DISK_MIB = 500
+LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
+LIMIT_FIX = (
+    "Raise its limit to 128 KiB: max_packet_size and message_size_limit of mosquitto, "
+    "or the like."
+)
 
 
 def examine(folder: Path) -> tuple[Check, ...]:
@@ -102,6 +109,10 @@ def _broker(folder: Path, settings: RunSettings) -> Check:
         if address.tls is not None:
             return Check("broker", "skipped", "asked through TLS when the run starts")
         check_broker(address)
+        trial = try_broker(address, (LEAST_PACKET, CHUNK_SIZE + AROUND))
+        if trial.stuck and (trial.stuck[0] == LEAST_PACKET or not trial.limited):
+            said = f"it does not take a message of {trial.stuck[0]} bytes"
+            return Check("broker", "problem", f"{address.url}: {said}", LIMIT_FIX)
         return Check("broker", "PASS", f"MQTT answers at {address.url}")
     if is_held(folder):
         return Check("broker", "skipped", "the coordinator runs one")

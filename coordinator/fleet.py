@@ -15,6 +15,7 @@ from coordinator.expectation import Expectation, expect
 from coordinator.ledger import Ledger
 from coordinator.rounds import Round
 from coordinator.settings import RunSettings
+from coordinator.unheard import Unheard
 from coordinator.view import DeviceView
 from device_profiles import (
     Choice,
@@ -62,6 +63,7 @@ class Fleet:
         self._codecs: dict[str, list[str]] = {}
         self._choices: dict[str, Choice] = {}
         self._status: dict[str, Status] = {}
+        self._unheard = Unheard()
         self._corrected: dict[str, DeviceProfile] = {}
         self._drift: dict[str, str] = {}
         self._paces: dict[str, str] = {}
@@ -76,6 +78,7 @@ class Fleet:
 
     def hello(self, device: str, hello: Hello) -> str | None:
         """Takes a device in; returns why not, if it cannot take part."""
+        self._unheard.hello(device)
         if hello.task != self._settings.task:
             ours = self._settings.task
             return (
@@ -166,6 +169,10 @@ class Fleet:
             and device in self._choices
             and self._rests.get(device, 0.0) <= now
         }
+
+    def unheard(self) -> list[str]:
+        """Devices that are connected for long, and whose HELLO has not come."""
+        return self._unheard.look(self.online(), self._clock())
 
     def online(self) -> set[str]:
         """Devices whose last status says so."""

@@ -80,6 +80,7 @@ class Server:
         self._inbox = Inbox(clock)
         self._stopping = False
         self._phase = ""
+        self._unheard: list[str] = []  # connected, and their HELLO does not come
         self._began = self._settled = self._look_next = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         epoch = ledger.next_epoch()
@@ -219,6 +220,8 @@ class Server:
         returning = self._clock() - self._began < RETURN_S
         if here < wanted and (returning or not self._ledger.rounds()):
             self._phase = f"waiting for {wanted} devices, {here} here"
+            if self._unheard:
+                self._phase += f"; not heard, see the log: {', '.join(self._unheard)}"
             return
         self._phase = "waiting for devices"
         if here:
@@ -332,6 +335,7 @@ class Server:
     def _look(self) -> None:
         """Tells the observer what there is to see."""
         began = self._clock()
+        self._unheard = self._fleet.unheard()
         now, conductor = self._conductor.round, self._conductor
         scores = self._ledger.scores()
         latest = max(scores, default=0)

@@ -21,6 +21,7 @@ CHECKS: Sequence[Callable[[Patient], Check]] = (
     programs.examples,
     board.thermal,
     link.broker,
+    link.packets,
     link.identity,
     link.tls,
 )

@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING
 
 from edge_sdk.doctor.check import Check, Patient
 from edge_sdk.errors import BrokerError, IdentityError
+from edge_sdk.wire.blob import AROUND, CHUNK_SIZE
 
 if TYPE_CHECKING:
     from edge_sdk.transport.address import Address
+    from edge_sdk.transport.trial import Trial
 
-__all__ = ["broker", "identity", "tls"]
+__all__ = ["broker", "identity", "of_trial", "packets", "tls"]
 
 WAIT_S = 5.0
 # A certificate that ends sooner than this should be renewed now.
 RENEW_DAYS = 14
+LARGEST_HELLO = 4096  # bytes; a measured profile with its notes has 2 to 3 KiB
+LIMIT_FIX = (
+    "Raise the broker's limit to 128 KiB: max_packet_size and message_size_limit of "
+    "mosquitto, or the like."
+)
 REFUSAL_S = 0.5  # a broker that says nothing for so long has taken the certificate
 
 
@@ -39,6 +46,49 @@ def broker(patient: Patient) -> Check:
     except BrokerError as error:
         return Check("broker", "problem", str(error), error.help)
     return Check("broker", "PASS", f"MQTT answers at {address.host}:{address.port}")
+
+
+def packets(patient: Patient) -> Check:
+    """The broker takes what this device says first, and the chunks of an update."""
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
+    from edge_sdk.transport.trial import try_broker  # noqa: PLC0415
+
+    if patient.broker_url is None:
+        return Check("packets", "skipped", "no broker named")
+    try:
+        address = parse_url(patient.broker_url, patient.tls)
+        if address.tls is not None:  # it would take the agent's place at the broker
+            return Check("packets", "skipped", "not tried under the device's own name")
+        trial = try_broker(address, (LARGEST_HELLO, CHUNK_SIZE + AROUND))
+    except BrokerError:
+        return Check("packets", "skipped", "no broker to try them on, see there")
+    return of_trial(trial)
+
+
+def of_trial(trial: Trial) -> Check:
+    """What a trial of `LARGEST_HELLO` and of a chunk says."""
+    if trial.stuck[:1] == (LARGEST_HELLO,):
+        return Check(
+            "packets",
+            "problem",
+            f"the broker does not take a message of {LARGEST_HELLO} bytes, and a "
+            "device's first (HELLO) may be as large: it would never be asked",
+            LIMIT_FIX,
+        )
+    if trial.stuck and not trial.limited:
+        return Check(
+            "packets",
+            "problem",
+            f"the broker does not take a message of {trial.stuck[0]} bytes and does "
+            "not say its limit; models travel in such chunks",
+            LIMIT_FIX,
+        )
+    if not trial.echoes:
+        return Check("packets", "skipped", "the broker's access list lets none return")
+    said = f"of {CHUNK_SIZE} bytes come back"
+    if trial.stuck:
+        said = f"up to {trial.limit} bytes: models will travel in smaller chunks"
+    return Check("packets", "PASS", said)
 
 
 def identity(patient: Patient) -> Check:

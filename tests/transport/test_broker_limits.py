@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 from brokers import mosquitto
 
+from coordinator.doctor import examine as examine_run
+from coordinator.unheard import UNHEARD_S, Unheard
+from edge_sdk.doctor import Check, Patient, link
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, Tls
 from edge_sdk.transport.backoff import SUSPECT, Backoff, Ending, Parted
 from edge_sdk.transport.base import Delivery
 from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.transport.trial import try_broker
 
 WAIT_S = 20.0
 HELLO = Parted("flash/1/f/up/dev-1", 1800)
@@ -228,3 +232,87 @@ def test_tls_to_a_plain_port_says_which_port_is_meant() -> None:
             connect(wrong)
     finally:
         cutter.close()
+
+
+# -- what finds it ---------------------------------------------------------------------
+
+
+def both_doctors(there: Address, folder: Path) -> tuple[Check, Check]:
+    """What the device's and the coordinator's say of packets."""
+    device = link.packets(Patient(broker_url=there.url))
+    (folder / "run.toml").write_text(
+        'federation = "home"\ntask = "digits"\nevaluation = "x"\n'
+        f'densities = [0.5]\nrounds = 1\nwait_for = 1\nbroker = "{there.url}"\n',
+        encoding="utf-8",
+    )
+    (run,) = [c for c in examine_run(folder) if c.name == "broker"]
+    return device, run
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("message_size_limit 1500", True),
+        ("max_packet_size 1500", True),
+        ("message_size_limit 20000", False),  # it says so, and chunks are made to fit
+        ("max_packet_size 20000", False),
+        ("max_packet_size 200000", False),
+    ],
+)
+def test_both_doctors_try_the_sizes_that_will_be_sent(
+    line: str, problem: bool, tmp_path: Path
+) -> None:
+    with mosquitto(tmp_path, "allow_anonymous true", line) as there:
+        found = both_doctors(there, tmp_path)
+    assert [c.status for c in found] == (["problem"] * 2 if problem else ["PASS"] * 2)
+    if problem:
+        assert all("message_size_limit" in check.fix for check in found)
+
+
+@pytest.mark.broker
+def test_a_closed_access_list_hides_no_limit(tmp_path: Path) -> None:
+    """mosquitto looks at the size first, and so says it also where nothing returns."""
+    (tmp_path / "acl").write_text("topic readwrite mine/#\n", encoding="utf-8")
+    walls = ("allow_anonymous true", f"acl_file {tmp_path / 'acl'}")
+    with mosquitto(tmp_path, *walls) as there:
+        trial = try_broker(there, (4096,), echo_s=0.5)
+        assert (trial.echoes, trial.stuck) == (False, ())
+    with mosquitto(tmp_path, *walls, "message_size_limit 1500") as there:
+        trial = try_broker(there, (4096,), echo_s=0.5)
+        assert (trial.echoes, trial.stuck) == (False, (4096,))
+
+
+@pytest.mark.broker
+def test_a_wrong_password_of_the_coordinator_is_said_as_such(tmp_path: Path) -> None:
+    (tmp_path / "passwords").write_text("", encoding="utf-8")
+    lines = ("allow_anonymous false", f"password_file {tmp_path / 'passwords'}")
+    with mosquitto(tmp_path, *lines) as there:
+        wrong = Address(there.host, there.port)
+        (tmp_path / "run.toml").write_text(
+            'federation = "home"\ntask = "digits"\nevaluation = "x"\n'
+            "densities = [0.5]\nrounds = 1\nwait_for = 1\n"
+            f'broker = "mqtt://me:wrong@{wrong.host}:{wrong.port}"\n',
+            encoding="utf-8",
+        )
+        (run,) = [c for c in examine_run(tmp_path) if c.name == "broker"]
+    assert run.status == "problem"
+    assert "refuses us" in run.detail
+    assert "wrong" not in run.detail
+    assert "Check user and password" in run.fix
+
+
+def test_who_is_connected_and_never_says_hello_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unheard = Unheard()
+    unheard.hello("fine")
+    assert unheard.look({"fine", "mute", "late"}, 0.0) == []
+    unheard.hello("late")
+    for now in (UNHEARD_S, UNHEARD_S + 1):
+        assert unheard.look({"fine", "mute", "late"}, now) == ["mute"]
+    assert unheard.look({"fine", "late"}, UNHEARD_S + 2) == []
+    assert unheard.look({"mute"}, UNHEARD_S + 3) == []  # it came anew
+    (said,) = [m for m in caplog.messages if "HELLO has not come" in m]
+    assert said.startswith("mute is connected")
+    assert "message_size_limit" in said

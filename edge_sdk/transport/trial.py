@@ -1,0 +1,104 @@
+"""What a broker lets through: messages to ourselves, of the sizes that we need."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_sdk.transport.address import Address
+from edge_sdk.transport.base import NO_LIMIT, Delivery
+from edge_sdk.transport.link import Parcel
+from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.wire import topics
+
+__all__ = ["Trial", "try_broker"]
+
+CONNECT_S = 5.0
+ECHO_S = 5.0  # a broker that takes a message gives it back in far less
+MUTE_S = 1.0  # after nothing came back at all
+SMALL = 16  # bytes; no broker is so strict
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a trial went.
+
+    Attributes:
+        echoes: Whether even a small message came back; False under an access list.
+        stuck: The sizes that did not come back, or that the broker refused; bytes of
+            the payload.
+        limit: Bytes that a packet may take, as the broker says or has shown.
+    """
+
+    echoes: bool
+    stuck: tuple[int, ...]
+    limit: int
+
+    @property
+    def limited(self) -> bool:
+        """Whether the broker has named a limit."""
+        return self.limit < NO_LIMIT
+
+
+def try_broker(
+    address: Address, sizes: Sequence[int], *, echo_s: float = ECHO_S
+) -> Trial:
+    """Sends messages of these sizes to a topic of our own and looks what comes back.
+
+    Args:
+        address: The broker; nobody else may use our client id there.
+        sizes: Bytes of the payloads, ascending.
+        echo_s: Seconds to wait for each.
+
+    Raises:
+        BrokerError: If it does not answer, or refuses us.
+    """
+    client = f"trial-{os.urandom(6).hex()}"
+    topic = topics.upload("trial", client, 0, data=True)
+    got: queue.Queue[Delivery] = queue.Queue()
+    transport = MqttTransport(
+        address, client, got.put, lambda _up: None, wait_s=CONNECT_S
+    )
+    try:
+        transport.subscribe(topic)
+        echoes = _comes_back(transport, topic, SMALL, got, echo_s)
+        stuck = []
+        for size in sizes:
+            wait_s = echo_s if echoes else min(MUTE_S, echo_s)
+            back = _comes_back(transport, topic, size, got, wait_s)
+            if not back and (echoes or _is_too_large(transport, topic, size)):
+                stuck.append(size)
+        return Trial(echoes, tuple(stuck), transport.limit())
+    finally:
+        transport.close()
+
+
+def _comes_back(
+    transport: MqttTransport,
+    topic: str,
+    size: int,
+    got: queue.Queue[Delivery],
+    wait_s: float,
+) -> bool:
+    """Whether a message comes back; it is sent once more, should the link be new."""
+    until = time.monotonic() + wait_s
+    for _ in range(2):
+        transport.publish(topic, bytes(size))
+        if _is_too_large(transport, topic, size):
+            return False
+        while (left := until - time.monotonic()) > 0:
+            try:
+                back = got.get(timeout=min(left, wait_s / 2))
+            except queue.Empty:
+                break
+            if len(back.payload) == size:
+                return True
+    return False
+
+
+def _is_too_large(transport: MqttTransport, topic: str, size: int) -> bool:
+    """Whether the broker has said that such a message is."""
+    return Parcel(topic, bytes(size)).size > transport.limit()
