@@ -224,7 +224,9 @@ class Desk:
         base, family = self._lineage.base_of(now.no)
         content = upload.assembly.content()
         mask = family.of(device, order.density)
-        checked = check_payload(content, order, mask, base.dense)
+        checked = check_payload(
+            content, order, mask, base.dense, examples=offer.examples
+        )
         if isinstance(checked, Refused):
             self._reject(device, order, checked)
             return

@@ -10,11 +10,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from coordinator.entries import impossible_change
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.evidence import Evidence, unpack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder
-from edge_sdk.wire.rules import Score, WarmUp
+from edge_sdk.wire.rules import Regrow, Score, WarmUp
 from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Values,
@@ -26,6 +27,7 @@ from edge_sdk.wire.values import (
 
 __all__ = ["Refused", "check_offer", "check_payload", "read_update"]
 
+LEAST_LEFT = 0.01  # of a layer: ten prunings by a falling quarter leave a third
 SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is large
 
 
@@ -43,6 +45,7 @@ class Refused:
 
 
 _BROKEN = "Lower the learning rate, or look for broken examples on the device."
+_IMPOSSIBLE = "Run the shipped training; look for broken examples or a damaged memory."
 _DAMAGED = "If it comes again, check the device's memory and disk."
 
 
@@ -97,7 +100,12 @@ def read_update(payload: bytes, mask: Mask) -> tuple[Mask, Values]:
 
 
 def check_payload(
-    payload: bytes, order: TaskOrder, mask: Mask, dense: Mapping[str, NDArray[Any]]
+    payload: bytes,
+    order: TaskOrder,
+    mask: Mask,
+    dense: Mapping[str, NDArray[Any]],
+    *,
+    examples: int,
 ) -> Values | Evidence | Refused:
     """The update itself, or why it does not pass.
 
@@ -105,17 +113,25 @@ def check_payload(
         payload: The whole blob, its digest already checked.
         order: The task it answers.
         mask: The task's mask.
-        dense: The global model's dense remainder: names and shapes must be its own.
+        dense: The global model's dense remainder: names and shapes must be its own, and
+            what the change makes of it must be possible.
+        examples: What its device says that it trained on.
     """
     try:
         if isinstance(order.rule, WarmUp):
             sizes = {name: mask[name].size for name in mask}
             evidence = unpack_evidence(payload, sizes)
-            if not any(evidence.counts.values()):
-                return Refused("the warm-up kept no weight at all")
+            kept, wanted = sum(evidence.counts.values()), mask.nnz
+            if kept != wanted:  # its rule moves weights and keeps their number
+                return Refused(
+                    f"the warm-up kept {kept} weights; its mask has {wanted}"
+                )
             return evidence
         if order.moves:
-            _, change = unpack_moved(payload, mask, codec=order.codec)
+            moved, change = unpack_moved(payload, mask, codec=order.codec)
+            wrong = _moved_too_far(order, mask, moved)
+            if wrong:
+                return Refused(wrong)
         else:
             change = unpack_values(payload, mask, codec=order.codec)
     except RemoteProtocolError as error:
@@ -123,6 +139,14 @@ def check_payload(
         return Refused(str(error), _BROKEN if broken else _DAMAGED)
     if isinstance(order.rule, Score):
         dense = {}  # scores of the masked weights, and nothing else
+    batches = order.training.epochs * max(examples, 1)  # micro-batches of one example
+    return _misfit(change, dense, batches) or change
+
+
+def _misfit(
+    change: Values, dense: Mapping[str, NDArray[Any]], batches: int
+) -> Refused | None:
+    """Why a change's dense entries are none of the model's, or make them impossible."""
     if set(change.dense) != set(dense):
         return Refused("the dense remainder names other entries than the model's")
     for name, array in change.dense.items():
@@ -131,4 +155,20 @@ def check_payload(
             or array.dtype.kind != dense[name].dtype.kind
         ):
             return Refused(f"entry {name} has another shape or type than the model's")
-    return change
+    wrong = impossible_change(dense, change.dense, batches=batches)
+    return Refused(wrong, _IMPOSSIBLE) if wrong else None
+
+
+def _moved_too_far(order: TaskOrder, mask: Mask, moved: Mask) -> str:
+    """Why a mask cannot be what the order's rule makes of the task's; empty if it can.
+
+    No rule all but empties a layer of some size, and regrowing replaces a share of each
+    layer in its place.
+    """
+    for name in mask:
+        before, after = mask.counts[name], moved.counts[name]
+        if LEAST_LEFT * before > max(after, 1):
+            return f"its mask leaves {after} of {before} weights of layer {name}"
+        if isinstance(order.rule, Regrow) and after != before:
+            return f"its mask keeps {after} of layer {name}; regrowing keeps {before}"
+    return ""

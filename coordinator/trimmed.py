@@ -64,6 +64,8 @@ def trimmed_mean(
     dense = {}
     for name, array in base.dense.items():
         moved = array + step[at : at + array.size].reshape(array.shape)
+        if name.endswith("running_var"):  # rounding may leave it just below 0
+            moved = np.maximum(moved, 0.0)
         whole = np.rint(moved) if array.dtype.kind == "i" else moved
         dense[name] = np.asarray(whole).astype(array.dtype)
         at += array.size

@@ -39,7 +39,9 @@ def checked(
     refused = check_offer(
         done.offer, order, max_examples=max_examples, dense=base.dense, sizes=sizes
     )
-    found = refused or check_payload(done.payload, order, mask, base.dense)
+    found = refused or check_payload(
+        done.payload, order, mask, base.dense, examples=done.offer.examples
+    )
     if isinstance(found, Refused):
         raise RunError(f"task {order.id} gave an update that is no good: {found.why}")
     return found

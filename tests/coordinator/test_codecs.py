@@ -82,7 +82,10 @@ def test_an_update_in_every_codec_passes_the_gate_and_adds_up_the_same_twice(
     assert packed.payload == again.payload  # a restarted device rounds the same way
     offer = packed.offer
     assert check_offer(offer, order, max_examples=40, dense=model.dense) is None
-    found = [check_payload(packed.payload, order, MASK, model.dense) for _ in range(2)]
+    found = [
+        check_payload(packed.payload, order, MASK, model.dense, examples=8)
+        for _ in range(2)
+    ]
     assert isinstance(found[0], Values)
     norm = np.sqrt(sum((a.astype(float) ** 2).sum() for a in _floats(found[0])))
     assert offer.norm == pytest.approx(norm, rel=1e-6)  # of what was sent
@@ -123,7 +126,7 @@ def test_the_gate_refuses_another_codec_and_what_is_too_large_for_it(
     model = a_model()
     order = an_order(b"base", "int8")
     change = pack_values(model.on(MASK), MASK, codec="fp16")
-    found = check_payload(change, order, MASK, model.dense)
+    found = check_payload(change, order, MASK, model.dense, examples=8)
     assert isinstance(found, Refused)
     assert "int8 was agreed" in found.why
     most = MASK.nnz + 2 * len(MASK) + 2 * (MASK.nnz // 256 + len(MASK))
