@@ -214,9 +214,9 @@ class _DenseMean:
         for name, square in self._square.items():
             spread = square / self.weight - mean[name] ** 2
             mean[_variance_of(name)] += np.maximum(spread, 0.0)
-        for name in mean:
+        for name, value in mean.items():
             if name.endswith("running_var"):  # rounding may leave it just below 0
-                mean[name] = np.maximum(mean[name], 0.0)
+                np.maximum(value, 0.0, out=value)
         return {
             name: np.asarray(
                 np.rint(value) if self._base[name].dtype.kind == "i" else value

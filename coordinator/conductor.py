@@ -10,7 +10,7 @@ from coordinator.aggregate import Model
 from coordinator.algorithm import Algorithm, Family
 from coordinator.draft import Draft, draft_round
 from coordinator.fleet import Fleet
-from coordinator.ledger import Ledger, RoundRow, TaskRow
+from coordinator.ledger import Ledger, RoundRow, TaskRow, UpdateRow
 from coordinator.limits import shares
 from coordinator.lineage import Lineage
 from coordinator.orders import order_for
@@ -39,12 +39,13 @@ from coordinator.shelf import shelve, shelve_again
 from coordinator.timing import Timing
 from edge_sdk.errors import RunError
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.messages import Cancel, TaskOrder
+from edge_sdk.wire.messages import Cancel, TaskOrder, Wait
 
 __all__ = ["Conductor"]
 
 log = logging.getLogger(__name__)
 
+SPOILED = "Lower the learning rate, or look for broken examples on the device."
 MAX_ABORTS = 5  # rounds in a row; more means something is wrong with the run
 
 
@@ -302,7 +303,9 @@ class Conductor:
             return
         no = self.round.no
         self._timing.watch.close(self._fleet.present())
-        rows = self._ledger.frozen(no)
+        rows = self._sound_rows(self.round)
+        if rows is None:
+            return
         name = self._lineage.grow(no, rows)
         self._ledger.finish(no, model=name)
         self._ledger.forget_blobs(no - 2)
@@ -310,6 +313,34 @@ class Conductor:
         self.finished.append(no)
         self.advance(Saved())
         self._leave()
+
+    def _sound_rows(self, now: Round) -> list[UpdateRow] | None:
+        """The frozen updates that make a sound model; who spoils it is left out.
+
+        Those are no part of its goal any more. None if too few are left: the round is
+        given up then, and its base stays.
+        """
+        no, goal = now.no, now.goal
+        while True:
+            rows = self._ledger.frozen(no)
+            wrong = self._lineage.unsound(no, rows)
+            if wrong is None:
+                return rows
+            why = f"its update spoils the model of the round: {wrong.why}"
+            for device in wrong.devices:
+                log.warning(
+                    "left out the update of %s: %s",
+                    *(device, why),
+                    extra={"round": no, "device": device},
+                )
+                self._post.tell(device, Wait(0, f"{why}. {SPOILED}"[:500]))
+            self._ledger.leave_out(no, wrong.devices, why, self._limit)
+            goal -= len(wrong.devices)
+            left = len(rows) - len(wrong.devices)
+            if not wrong.devices or left < max(1, min(now.quorum, quorum_of(goal))):
+                named = ", ".join(wrong.devices) or "nobody can be named"
+                self._give_up(no, f"{wrong.why}; spoilt by: {named}")
+                return None
 
     def _give_up(self, no: int, why: str) -> None:
         log.warning("round %d aborted: %s", no, why, extra={"round": no})

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from coordinator.aggregate import Model
@@ -16,12 +17,43 @@ from edge_sdk.sparse import Mask
 from edge_sdk.training.local import score
 from edge_sdk.training.masked import MaskedModel, masked_model
 
-__all__ = ["Evaluator", "Report"]
+__all__ = ["Evaluator", "Probe", "Report"]
+
+PROBED = 128  # examples; of a few milliseconds to a second, once a round
 
 log = logging.getLogger(__name__)
 
 # (round, density, metrics); called on the evaluator's thread
 Report: TypeAlias = Callable[[int, float, Mapping[str, float]], None]
+
+
+class Probe:
+    """The loss of a model on a few examples, while the caller waits.
+
+    Args:
+        task: Whose model and loss.
+        examples: The evaluation set; some of it is taken, evenly.
+    """
+
+    def __init__(self, task: Task, examples: Examples) -> None:
+        count = len(examples)
+        places = np.linspace(0, count - 1, min(count, PROBED)).astype(np.int64)
+        self._task, self._examples = task, examples.take(places)
+        self._made: tuple[bytes, MaskedModel] | None = None
+
+    def loss(self, model: Model) -> float | None:
+        """The loss; None where the task cannot be evaluated at all."""
+        try:
+            if self._made is None or self._made[0] != model.mask.digest:
+                ready = masked_model(self._task.model(), model.mask)
+                self._made = model.mask.digest, ready
+            ready = self._made[1]
+            ready.load(model.masked, model.dense)
+            ready.train(mode=False)
+            return score(ready, self._task, self._examples)["loss"]
+        except Exception:  # a task's own code; the run goes on unchecked
+            log.exception("the model could not be checked on the evaluation examples")
+            return None
 
 
 class Evaluator:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from coordinator.aggregate import Contribution, Model, clipped
 from coordinator.algorithm import Algorithm, Family
+from coordinator.entries import impossible_model
+from coordinator.evaluate import Probe
 from coordinator.evidence import Findings, Saliency, Trained
 from coordinator.gate import read_update
 from coordinator.ledger import Ledger, UpdateRow
 from coordinator.orders import mask_seed
 from coordinator.rounds import Phase
 from coordinator.settings import RunSettings
+from coordinator.soundness import collapsed, spoilers
 from coordinator.steps import (
     findings_at_hand,
     first_model,
@@ -32,7 +38,20 @@ from edge_sdk.models.task import Task
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.values import unpack_values
 
-__all__ = ["Lineage"]
+__all__ = ["Lineage", "Unsound"]
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """Why a round's model may not take its base's place.
+
+    Attributes:
+        why: In words.
+        devices: Whose updates spoil it; empty if it cannot be told.
+    """
+
+    why: str
+    devices: tuple[str, ...] = field(default=())
 
 
 class Lineage:
@@ -44,10 +63,16 @@ class Lineage:
         algorithm: How the first masks and each aggregate are made; a trimmed mean in
             the settings takes the place of its aggregate.
         ledger: Where counts and frozen updates are.
+        probe: Scores a round's model before it counts; None takes it unscored.
     """
 
     def __init__(
-        self, settings: RunSettings, task: Task, algorithm: Algorithm, ledger: Ledger
+        self,
+        settings: RunSettings,
+        task: Task,
+        algorithm: Algorithm,
+        ledger: Ledger,
+        probe: Probe | None = None,
     ) -> None:
         if settings.aggregate == "trimmed-mean":
             robust = partial(trimmed_mean, trim=settings.gate.trim)
@@ -59,6 +84,9 @@ class Lineage:
         self.model: Model | None = None
         self.family: Family | None = None
         self._warm_up: tuple[Model, Family] | None = None
+        self._probe = probe
+        self._made: tuple[int, list[str], Model, Family] | None = None
+        self._base_loss: tuple[Model, float | None] | None = None
 
     def load(self) -> None:
         """Takes up the chain where the ledger says it stands."""
@@ -132,22 +160,79 @@ class Lineage:
                 return model_name(0)
             blobs = (self._ledger.blob(row.blob) for row in rows)
             found = (
-                unpack_values(blob, family.top)
+                clipped(unpack_values(blob, family.top), row.scale)
                 if isinstance(self._algorithm.evidence, Saliency)
                 else unpack_evidence(blob, sizes)
-                for blob in blobs
+                for row, blob in zip(rows, blobs, strict=True)
             )
             self.plan_masks(mean_findings(found, self.layers))
             return model_name(0)
-        base, family = self.base_of(no)
-        self.model, self.family, _ = next_step(
-            self._algorithm, base, family, _Updates(self._ledger, rows, family)
-        )
+        _, family = self.base_of(no)
+        self.model, self.family = self._next(no, rows)
+        self._made = None
         if self.family is not family:
             self._store.save_family(no, self.family)
         name = self._store.save(model_name(no), self.model, no)
         self._store.prune(no)
         return name
+
+    def unsound(self, no: int, rows: Sequence[UpdateRow]) -> Unsound | None:
+        """Why these rows' model may not be the next one; None if it may.
+
+        Asked before `grow`. Repeating it gives the same answer.
+        """
+        if no == 0:  # evidence: the gate and the plan's floors bound what it can do
+            return None
+        first, before = self._losses(no)
+
+        def loss_of(kept: Collection[str]) -> float:
+            some = [row for row in rows if row.device in kept]
+            return self._judge(self._step(no, some)[0])[0]
+
+        def sound(after: float) -> bool:
+            return math.isfinite(after) and not collapsed(first, before, after)
+
+        after, why = self._judge(self._next(no, rows)[0])
+        if not why and not collapsed(first, before, after):
+            return None
+        why = why or f"the loss would go from {before:.3g} to {after:.3g}"
+        return Unsound(why, spoilers([row.device for row in rows], loss_of, sound))
+
+    def _judge(self, model: Model) -> tuple[float, str]:
+        """A model's loss, NaN where it has none, and what of it cannot be."""
+        wrong = impossible_model(model)
+        if wrong:
+            return math.nan, wrong
+        loss = None if self._probe is None else self._probe.loss(model)
+        return (0.0 if loss is None else loss), ""
+
+    def _losses(self, no: int) -> tuple[float, float]:
+        """Of the run's first model and of a round's base; NaN where it is not known."""
+        base, _ = self.base_of(no)
+        if self._base_loss is None or self._base_loss[0] is not base:
+            loss = None if self._probe is None else self._probe.loss(base)
+            self._base_loss = base, loss
+        before = self._base_loss[1]
+        if before is None:
+            return math.nan, math.nan
+        first = self._ledger.get("first_loss")
+        if first is None:  # the first round, or the first since this is kept
+            self._ledger.put("first_loss", first := before)
+        return float(first), before
+
+    def _next(self, no: int, rows: Sequence[UpdateRow]) -> tuple[Model, Family]:
+        """What the rows make of the base; made once for `unsound` and `grow`."""
+        tasks = [row.task for row in rows]
+        if self._made is None or self._made[:2] != (no, tasks):
+            self._made = no, tasks, *self._step(no, rows)
+        return self._made[2:]
+
+    def _step(self, no: int, rows: Sequence[UpdateRow]) -> tuple[Model, Family]:
+        base, family = self.base_of(no)
+        updates = _Updates(self._ledger, rows, family)
+        with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
+            model, after, _ = next_step(self._algorithm, base, family, updates)
+        return model, after
 
     def deploy(
         self, no: int, scores: Mapping[float, Mapping[str, float]]

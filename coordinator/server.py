@@ -12,7 +12,7 @@ from coordinator.conductor import Conductor
 from coordinator.delivery.book import Book
 from coordinator.delivery.courier import Courier
 from coordinator.desk import Desk
-from coordinator.evaluate import Evaluator
+from coordinator.evaluate import Evaluator, Probe
 from coordinator.fleet import Fleet
 from coordinator.hearing import Hearing
 from coordinator.identity.office import Office
@@ -86,7 +86,8 @@ class Server:
         epoch = ledger.next_epoch()
         algorithm = ALGORITHMS[settings.algorithm]
         batch = settings.training.batch_size or task.batch_size
-        self._lineage = Lineage(settings, task, algorithm, ledger)
+        probe = Probe(task, evaluation)
+        self._lineage = Lineage(settings, task, algorithm, ledger, probe)
         load = _workload(settings, task, batch)
         _note_workload(ledger, load)
         self._fleet = Fleet(settings, load, ledger, clock)

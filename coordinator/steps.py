@@ -28,6 +28,9 @@ __all__ = [
     "warm_up_family",
 ]
 
+BY_MEDIAN = 3  # reports; of two nobody can tell which lies
+FARTHEST = 4.0  # from the median; honest devices are within a few percent of it
+
 
 def warm_up_family(
     algorithm: Algorithm,
@@ -80,25 +83,36 @@ def mean_findings(
 ) -> Findings:
     """The mean of what the warm-up's devices returned, each counting the same.
 
+    Of three or more devices none says less than a quarter or more than four times what
+    the median says of a layer: one that lies neither starves a layer nor feeds it all.
+
     Args:
         reports: Kept counts, or scores of every weight; at least one.
         layers: The maskable layers.
     """
-    kept = {s.name: 0.0 for s in layers}
+    kept: dict[str, list[int]] = {s.name: [] for s in layers}
     scores = {s.name: np.zeros(s.shape) for s in layers}
     count, scored = 0, False
     for report in reports:
         count += 1
         for s in layers:
             if isinstance(report, Evidence):
-                kept[s.name] += report.counts[s.name]
+                kept[s.name].append(report.counts[s.name])
             else:
                 scored = True
                 one = report.masked[s.name].astype(np.float64)
                 scores[s.name] += np.abs(one).reshape(s.shape)
     if scored:
         return Findings(saliency={n: total / count for n, total in scores.items()})
-    return Findings(kept={n: total / count for n, total in kept.items()})
+    return Findings(kept={n: _bounded_mean(counts) for n, counts in kept.items()})
+
+
+def _bounded_mean(counts: Sequence[int]) -> float:
+    middle = sorted(counts)[(len(counts) - 1) // 2]
+    if len(counts) >= BY_MEDIAN:
+        low, high = middle / FARTHEST, middle * FARTHEST
+        return sum(min(max(count, low), high) for count in counts) / len(counts)
+    return sum(counts) / len(counts)
 
 
 def trained_findings(base: Model, contributions: Iterable[Contribution]) -> Findings:

@@ -152,6 +152,31 @@ class RoundPages(Pages):
             if share.why:
                 self.refuse(row.device, no, "clipped", share.why)
 
+    def leave_out(
+        self, no: int, devices: Sequence[str], why: str, limit: Limit | None
+    ) -> None:
+        """Takes devices' updates out of a frozen round; the others count anew."""
+        with self._commits.alone() as db:
+            for device in devices:
+                db.execute(
+                    "UPDATE updates SET frozen = 0, weight = 0 "
+                    "WHERE round = ? AND device = ?",
+                    (no, device),
+                )
+                db.execute(
+                    "UPDATE tasks SET phase = 'rejected', why = ? "
+                    "WHERE round = ? AND device = ?",
+                    (why, no, device),
+                )
+                self.refuse(device, no, "rejected", why)
+            db.execute(
+                "UPDATE updates SET scale = 1, weight = examples "
+                "WHERE round = ? AND frozen = 1",
+                (no,),
+            )
+            if limit is not None:
+                self._cut(no, limit)
+
     def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
         """Counts that a device was refused or cut; the last reason stays."""
         with self._commits.joined() as db:
@@ -178,6 +203,8 @@ class RoundPages(Pages):
                 (phase.value, model, note, now(), no),
             )
             _expire(db, no)
+            if phase is Phase.ABORTED:  # no model is made of them
+                db.execute("UPDATE updates SET frozen = 0 WHERE round = ?", (no,))
 
     def rounds(self) -> list[RoundRow]:
         """Every round, in order."""

@@ -22,6 +22,7 @@ from coordinator.lineage import Lineage
 from coordinator.server import Server
 from coordinator.settings import (
     CodecSettings,
+    GateSettings,
     RunSettings,
     TrainingSettings,
     WarmUpSettings,
@@ -85,6 +86,7 @@ def settings(name: str) -> RunSettings:
         training=TrainingSettings(max_steps=4, batch_size=8),
         warm_up=WarmUpSettings(devices=2, epochs=2, max_steps=4),
         codec=CodecSettings(up="fp32", down="fp32", zstd=False),
+        gate=GateSettings(influence=0.0),  # a simulation counts every update in full
     )
 
 

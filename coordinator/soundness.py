@@ -1,0 +1,91 @@
+"""Whether a round's model may take the place of its base, and whose update spoils it.
+
+Rule 1. A model with an entry that cannot be, or a loss that is not finite where the
+        base's is, is not sound.
+Rule 2. Nor is one that has lost what there was to lose: the base's loss was below half
+        of the untrained model's, and the new one's is above twice that. An honest round
+        may be worse than the one before, and under non-IID data by much; none of those
+        measured came near (docs/adr/0045-a-round-is-checked-before-it-counts.md).
+Rule 3. Whose update, alone, gives a model whose loss is not finite spoils it; then,
+        one after the other, whose absence helps most.
+
+Pure: losses come from a function that the caller gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeAlias
+
+__all__ = ["collapsed", "spoilers"]
+
+LEARNED, LOST = 0.5, 2.0  # of the untrained model's loss
+SUSPECTS = 8  # the worst alone; leaving each one out costs an aggregate
+
+# Devices -> loss of the model that their updates alone make; not finite if it is none.
+LossOf: TypeAlias = Callable[[Collection[str]], float]
+
+
+def collapsed(first: float, before: float, after: float) -> bool:
+    """Whether a round has lost what its run had learned.
+
+    Args:
+        first: Loss of the model that training started from.
+        before: Loss of the round's base.
+        after: Loss of what the round made of it.
+
+    Example:
+        >>> collapsed(2.3, 0.4, 9.0), collapsed(2.3, 0.4, 2.4), collapsed(2.3, 2.2, 9.0)
+        (True, False, False)
+        >>> collapsed(2.3, 2.2, math.nan), collapsed(2.3, math.nan, math.nan)
+        (True, False)
+    """
+    if not math.isfinite(before):  # nothing to compare with
+        return False
+    if not math.isfinite(after):
+        return True
+    return before < LEARNED * first and after > LOST * first
+
+
+def spoilers(
+    devices: Sequence[str], loss_of: LossOf, sound: Callable[[float], bool]
+) -> tuple[str, ...]:
+    """Whose updates to leave out so that the rest makes a sound model.
+
+    Args:
+        devices: Whose updates make the model that is not sound.
+        loss_of: Loss of the model of some of them.
+        sound: Whether a loss is that of a sound model.
+
+    Returns:
+        As few as were needed; empty if no minority's absence helps.
+
+    Example:
+        >>> bad = {"x": 9.0, "y": 9.0}
+        >>> loss = lambda kept: 0.4 + sum(bad.get(d, 0.0) for d in kept)
+        >>> spoilers(["a", "b", "c", "x", "y"], loss, lambda loss: loss < 1)
+        ('x', 'y')
+    """
+    if len(devices) == 1:
+        return tuple(devices)
+    most = max(1, (len(devices) - 1) // 2)
+    alone = {device: _number(loss_of([device])) for device in devices}
+    out = [device for device in devices if alone[device] == math.inf]
+    while len(out) <= most:
+        rest = [device for device in devices if device not in out]
+        if out and sound(loss_of(rest)):
+            return tuple(out)
+        if len(out) == most:
+            break
+        suspects = sorted(rest, key=lambda device: -alone[device])[:SUSPECTS]
+        without = {
+            one: _number(loss_of([device for device in rest if device != one]))
+            for one in suspects
+        }
+        out.append(min(suspects, key=lambda one: without[one]))
+    return ()
+
+
+def _number(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
