@@ -8,7 +8,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
 .PHONY: bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
-  fuzz chaos wheels arm tools clean
+  fuzz chaos wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -78,6 +78,9 @@ wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-comp
 arm: tools wheels   ## the boards' processors, emulated: our wheel, its kernels, a real round
 	PATH="$(abspath $(BIN)):$$PATH" sh tests/arm/prepare.sh $(ARM) dist/*aarch64.whl
 	FLASH_EDGE_ARM=$(ARM) FLASH_EDGE_REQUIRE_ARM=1 $(BIN)/pytest -q -n 2 --durations=10 tests/arm
+
+vendor: $(VENV)/.dev   ## the page's chart library anew, of the version that its README pins
+	$(BIN)/python tests/vendored.py
 
 tools:   # what a package index cannot give; skipped without apt or without root
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -73,7 +73,9 @@ def test_a_wheel_carries_the_runtime_its_header_and_the_kernels(
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
     assert any(n.startswith("device_profiles/boards/") for n in names)
-    assert any(n.startswith("coordinator/dashboard/static/") for n in names)
+    static = "coordinator/dashboard/static"
+    for name in ("page.css", "vendor/uPlot.iife.min.js", "vendor/uPlot.LICENSE"):
+        assert f"{static}/{name}" in names
 
 
 def test_a_wheel_holds_packages_and_no_tests_or_leftovers(

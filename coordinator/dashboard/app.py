@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
+    HTMLResponse,
     PlainTextResponse,
     Response,
     StreamingResponse,
@@ -30,6 +31,12 @@ from edge_sdk.json_text import to_json
 __all__ = ["make_app"]
 
 STATIC = Path(__file__).parent / "static"
+# It brings its own policy, which allows its own scripts by their digests; this one
+# keeps it from the page's cookie and facts.
+OF_REPORT = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts"
+)
 LOOK_S = 0.15  # between two looks at the ledger's change counter
 ALIVE_S = 15.0  # a comment so often, or proxies close a silent stream
 
@@ -55,6 +62,7 @@ def make_app(source: Source, *, token: str, cookie: str, hosts: list[str]) -> St
         routes=[
             Route("/", _index),
             *_fact_routes(source),
+            Route("/report.html", _report(source)),
             Route("/files/{path:path}", _files(source)),
             Route("/metrics", _metrics(source)),
             Route("/events", news.events),
@@ -91,6 +99,17 @@ def _fact_routes(source: Source) -> list[Route]:
         facts("/api/warm-up", lambda _: source.warm_up()),
         facts("/api/exports", lambda _: source.exports()),
     ]
+
+
+def _report(source: Source) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_request: Request) -> Response:
+        try:
+            text = await run_in_threadpool(source.report)
+        except EdgeError as error:
+            return PlainTextResponse(f"{error}. {error.help}", status_code=404)
+        return HTMLResponse(text, headers={"content-security-policy": OF_REPORT})
+
+    return endpoint
 
 
 def _files(source: Source) -> Callable[[Request], Awaitable[Response]]:

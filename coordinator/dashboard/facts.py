@@ -53,7 +53,6 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
     done = sum(r["phase"] == Phase.DONE.value and r["no"] > 0 for r in rounds)
     refused = ledger.refusals()
     shares = ledger.examples_trained()
-    metric = metric_of(m for by in scores.values() for m in by.values())
     devices = [
         _device(d, refused.get(d["name"], 0)) | {"task": phases.get(d["name"], "")}
         for d in ledger.devices()
@@ -70,7 +69,7 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
         "ended": max((r["closed"] for r in rounds if r["closed"]), default=None),
         "state": _state(last_open, done, settings.rounds),
         "rounds_done": done,
-        "metric": {"name": metric.name, "is_share": metric.is_share},
+        "metric": _metric(scores),
         "open": last_open
         and last_open | {"deadline": ledger.deadline_of(last_open["no"])},
         "rounds": rounds,
@@ -139,6 +138,7 @@ def round_facts(ledger: Ledger, no: int) -> dict[str, Any]:
             f"round {no} has not begun", remedy="Choose one of the list of rounds."
         )
     tasks = ledger.tasks_of_round(no)
+    scores = ledger.scores()
     orders = [unpack(t["order_bytes"], TaskOrder) for t in tasks]
     in_it = [
         order
@@ -146,7 +146,8 @@ def round_facts(ledger: Ledger, no: int) -> dict[str, Any]:
         if task["accepted"] is not None
     ]
     return {
-        "round": _round(row, ledger.scores())
+        "metric": _metric(scores),
+        "round": _round(row, scores)
         | {
             "quorum": row["quorum"],
             "rate": row["rate"],
@@ -288,6 +289,13 @@ def _task(row: Mapping[str, Any]) -> dict[str, Any]:
         "up_bytes": row["size"],
         "down_bytes": row["base_bytes"],
     }
+
+
+def _metric(
+    scores: Mapping[int, Mapping[float, Mapping[str, float]]],
+) -> dict[str, Any]:
+    found = metric_of(metrics for by in scores.values() for metrics in by.values())
+    return {"name": found.name, "is_share": found.is_share}
 
 
 def _task_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,8 +111,29 @@ class Source:
         return self._ask("warm-up", warm_up_facts)
 
     def exports(self) -> dict[str, Any]:
-        """Files to download, with their checks."""
-        return {"files": [self._export(path) for path in self._files()]}
+        """Files to download, each with its checks and a command; how to make some."""
+        model = shlex.quote(str(self._folder / MODELS / "density-DENSITY.safetensors"))
+        watch = f"flash-coordinator status {shlex.quote(str(self._folder))} --live"
+        return {
+            "files": [self._export(path) for path in self._files()],
+            "commands": [
+                {"what": "until then", "command": watch},
+                {"what": "export", "command": f"flash-export build {model}"},
+            ],
+        }
+
+    def report(self) -> str:
+        """The report of the run as it stands, one HTML document.
+
+        Raises:
+            StateError: As `run`.
+            SettingsError: As `run`.
+        """
+        # Late: the report stands on this module.
+        from coordinator.report.document import render  # noqa: PLC0415
+        from coordinator.report.write import gather  # noqa: PLC0415
+
+        return render(gather(self._folder))
 
     def file(self, wanted: str) -> Path | None:
         """A file that `exports` lists; None for any other."""

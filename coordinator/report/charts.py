@@ -1,174 +1,162 @@
-"""Where a chart's marks stand, in SVG units: pure geometry, drawn by the template."""
+"""What a figure shows: points, axes and words; the page's script draws it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
 
-__all__ = [
-    "Axis",
-    "Curve",
-    "Curves",
-    "Mark",
-    "Point",
-    "Rows",
-    "curves",
-    "ticks",
-]
+from coordinator.scores import percent
+from coordinator.units import human_bytes
 
-WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
-LOOKS = 6  # line colours of the style sheet
-DOTS = 60  # more points than this make a line of dots
-ROW = 22  # height of one layer
-NAMES = 190  # room for a layer's name
+__all__ = ["Axis", "Figure", "Kind", "figures", "in_words"]
 
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place on an axis with its text."""
-
-    at: float
-    text: str
+Kind = Literal["bytes", "count", "number", "percent"]
+Value = float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis: what it counts and its marks."""
+    """What an axis counts, and of which kind its values are."""
 
     label: str
-    marks: tuple[Mark, ...]
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One line: its colour's number, its path, its dots, its last value in words."""
+class Figure:
+    """A line chart and its numbers.
 
-    name: str
-    look: int
-    path: str
-    dots: tuple[Point, ...]
-    last: str
-
-
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """A line chart."""
+    Attributes:
+        title: Its heading.
+        x: What is counted from left to right.
+        y: What is counted upwards.
+        at: Places on x, ascending.
+        series: Name of each line to its values, one for each place; None where
+            nothing finite was measured.
+    """
 
     title: str
     x: Axis
     y: Axis
-    lines: tuple[Curve, ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The frame of a chart with a row per layer, shares from left to right.
-
-    Attributes:
-        count: Rows.
-    """
-
-    count: int
-    left: int = NAMES
-    row: int = ROW
+    at: tuple[float, ...]
+    series: Mapping[str, tuple[Value, ...]]
 
     @property
-    def width(self) -> int:
-        """All of it, in SVG units."""
-        return WIDTH
+    def is_empty(self) -> bool:
+        """Whether nothing was measured."""
+        return all(v is None for values in self.series.values() for v in values)
 
     @property
-    def height(self) -> int:
-        """All of it, in SVG units."""
-        return self.count * ROW + 24
+    def spec(self) -> dict[str, Any]:
+        """As ``drawChart`` of static/charts.js takes it."""
+        return {
+            "title": self.title,
+            "x": {"label": self.x.label, "kind": self.x.kind, "values": list(self.at)},
+            "y": {"label": self.y.label, "kind": self.y.kind},
+            "series": [
+                {"name": name, "values": list(values)}
+                for name, values in self.series.items()
+            ],
+        }
 
-    def x(self, share: float) -> float:
-        """Where a share in [0, 1] stands.
+    @property
+    def last(self) -> list[tuple[str, str]]:
+        """Name and last value of each line, in words."""
+        return [
+            (name, in_words(values[-1] if values else None, self.y.kind))
+            for name, values in self.series.items()
+        ]
 
-        Example:
-            >>> Rows(3).x(0.0), Rows(3).x(1.0)
-            (190.0, 548.0)
-        """
-        return round(NAMES + share * (WIDTH - RIGHT - NAMES), 1)
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Of the table: names, and that they hold numbers."""
+        return [(name, "n") for name in (self.x.label, *self.series)]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The same as a table, the newest first: x, then the value of each line."""
+        lines = list(self.series.values())
+        found = [
+            [in_words(at, self.x.kind), *(in_words(v[i], self.y.kind) for v in lines)]
+            for i, at in enumerate(self.at)
+        ]
+        return found[::-1]
 
 
-def ticks(low: float, high: float, wanted: int) -> list[float]:
-    """About so many round values from low to high.
+def in_words(value: Value, kind: Kind) -> str:
+    """A value as static/units.js has it.
 
     Example:
-        >>> ticks(0, 20, 5), ticks(0.43, 0.58, 3)
-        ([0.0, 5.0, 10.0, 15.0, 20.0], [0.45, 0.5, 0.55])
+        >>> in_words(0.5, "percent"), in_words(2048, "bytes"), in_words(12.0, "count")
+        ('50.00 %', '2.0 KiB', '12')
+        >>> in_words(0.123456, "number"), in_words(None, "number")
+        ('0.1235', '-')
     """
-    rough = (high - low) / wanted or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    return [round(k * step, 12) for k in range(first, last + 1)]
+    if value is None or not math.isfinite(value):
+        return "-"
+    match kind:
+        case "percent":
+            return percent(value)
+        case "bytes":
+            return human_bytes(value)
+        case "count":
+            return f"{value:,.0f}"
+        case "number":
+            return f"{value:.4g}"
 
 
-def curves(
-    title: str,
-    series: Mapping[str, Sequence[Point]],
-    *,
-    x: tuple[str, Callable[[float], str]],
-    y: tuple[str, Callable[[float], str]],
-    whole: bool = False,
-) -> Curves | None:
-    """A line chart from x = 0; None where nothing was measured.
+def figures(facts: Mapping[str, Any]) -> list[Figure]:
+    """A run's figures: its metric by round and by bytes, its bytes against dense.
 
     Args:
-        title: Of the chart.
-        series: Points of each line.
-        x: What the x axis counts, and how its values read.
-        y: The same of the y axis.
-        whole: Whether x counts things, which have no halves.
+        facts: As `coordinator.report.write.gather` finds them.
     """
-    points = [point for line in series.values() for point in line]
-    if not points:
-        return None
-    x1 = max(*(a for a, _ in points), 1e-9)
-    y0, y1 = min(b for _, b in points), max(b for _, b in points)
-    pad = (y1 - y0) * 0.05 or 0.01
-    y0, y1 = y0 - pad, y1 + pad
-
-    def place(point: Point) -> Point:
-        right, up = point[0] / x1, (point[1] - y0) / (y1 - y0)
-        return (
-            round(LEFT + right * (WIDTH - LEFT - RIGHT), 1),
-            round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1),
+    name, rounds = facts["metric"]["name"], facts["rounds"]
+    moved = list(accumulate(r["up_bytes"] + r["down_bytes"] for r in rounds))
+    scored = [(r, n) for r, n in zip(rounds, moved, strict=True) if r["scores"]]
+    series = {
+        f"density {density:g}": tuple(
+            _finite(r["scores"].get(str(density), {}).get(name)) for r, _ in scored
         )
-
-    def axis(label: str, values: Iterable[float], name: Callable[[float], str]) -> Axis:
-        side = 0 if label == x[0] else 1
-        at = [
-            (place((v, y0) if side == 0 else (0.0, v))[side], name(v)) for v in values
-        ]
-        named = {text: Mark(where, text) for where, text in at}  # no text twice
-        return Axis(label, tuple(named.values()))
-
-    across = [v for v in ticks(0, x1, 6) if v.is_integer() or not whole]
-    return Curves(
-        title,
-        axis(x[0], across, x[1]),
-        axis(y[0], ticks(y0, y1, 5), y[1]),
-        tuple(
-            _curve(name, i, [place(p) for p in line], y[1](line[-1][1]))
-            for i, (name, line) in enumerate(series.items())
-            if line
+        for density in facts["run"]["densities"]
+    }
+    y = Axis(name, "percent" if facts["metric"]["is_share"] else "number")
+    title = name[:1].upper() + name[1:]
+    by = (facts["savings"] or {"by_round": []})["by_round"]
+    return [
+        Figure(
+            f"{title} by round",
+            Axis("round", "count"),
+            y,
+            tuple(float(r["no"]) for r, _ in scored),
+            series,
         ),
-    )
+        Figure(
+            f"{title} by bytes",
+            Axis("updates and models moved", "bytes"),
+            y,
+            tuple(float(n) for _, n in scored),
+            series,
+        ),
+        Figure(
+            "Bytes, against dense",
+            Axis("round", "count"),
+            Axis("bytes moved", "bytes"),
+            _column(by, "no"),
+            {
+                "this run": _column(by, "bytes"),
+                "dense float32": _column(by, "dense_bytes"),
+            },
+        ),
+    ]
 
 
-def _curve(name: str, place: int, points: list[Point], last: str) -> Curve:
-    path = "L".join(f"{a:g} {b:g}" for a, b in points)
-    dots = tuple(points) if len(points) < DOTS else ()
-    return Curve(name, place % LOOKS, f"M{path}", dots, last)
+def _column(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[float, ...]:
+    return tuple(float(row[name]) for row in rows)
+
+
+def _finite(value: Value) -> Value:
+    return value if value is not None and math.isfinite(value) else None

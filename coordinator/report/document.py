@@ -1,23 +1,36 @@
-"""From a run's facts to the report: charts from its numbers, all of it as HTML."""
+"""From a run's facts to the report: figures, tables, scripts, all of it as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+import base64
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from coordinator.report.charts import Curves, Point, Rows, curves
-from coordinator.report.tables import percent, score, short, tables
+from coordinator.report.charts import figures
+from coordinator.report.tables import tables
+from coordinator.scores import percent, value_text
 from coordinator.units import human_bytes
+from edge_sdk.json_text import to_json
 
 __all__ = ["render"]
 
 HERE = Path(__file__).parent
-STYLE = HERE.parent / "dashboard" / "static" / "page.css"  # one look for both
-TONES = 4  # shades of the style sheet
+STATIC = HERE.parent / "dashboard" / "static"  # one look and one script for both
+STYLES = ("vendor/uPlot.min.css", "page.css")
+# What each script of the report is made of; the last is a module.
+SCRIPTS = (
+    ("theme.js",),
+    ("vendor/uPlot.iife.min.js",),
+    ("units.js", "charts.js", "report.js"),
+)
+LICENSE = "vendor/uPlot.LICENSE"  # goes wherever the library goes
+FEW = 3  # densities that are all at a glance
+FOLDED = 20  # rows of a table from which on it is folded up
 
 
 def render(facts: Mapping[str, Any]) -> str:
@@ -33,92 +46,85 @@ def render(facts: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    run, warm_up, last = facts["run"], facts["warm_up"], facts["last"]
-    moved = [r["up_bytes"] + r["down_bytes"] for r in facts["rounds"]]
-    scored = [r for r in facts["rounds"] if r["scores"]]
+    scripts = ["\n".join(_static(name) for name in names) for names in SCRIPTS]
+    shown = figures(facts)
+    drawn = [figure for figure in shown if not figure.is_empty]
     return environment.get_template("report.html.jinja").render(
-        run=run,
+        run=facts["run"],
         state=facts["state"],
-        style=STYLE.read_text(encoding="utf-8"),
-        glance=[
-            ("rounds done", f"{facts['rounds_done']} of {run['rounds']}"),
-            ("devices", len(facts["devices"])),
-            ("model bytes moved", human_bytes(sum(moved))),
-            *(
-                (f"at density {density}, round {scored[-1]['no']}", score(metrics))
-                for density, metrics in (scored[-1]["scores"] if scored else {}).items()
-            ),
+        style="\n".join(_static(name) for name in STYLES),
+        scripts=scripts,
+        digests=[_digest(script) for script in scripts],
+        license=_static(LICENSE).strip(),
+        specs=_in_script(to_json([figure.spec for figure in drawn])),
+        glance=_glance(facts),
+        figures=[
+            (figure, drawn.index(figure) if figure in drawn else None)
+            for figure in shown
         ],
-        plots=[plot for plot in _plots(facts, moved) if plot is not None],
-        kept=None if warm_up is None else _kept(warm_up),
-        last=last,
-        coverage=_coverage(last["coverage"]) if last else None,
         tables=tables(facts),
+        folded=FOLDED,
     )
 
 
-def _plots(facts: Mapping[str, Any], moved: Sequence[int]) -> list[Curves | None]:
-    rounds = facts["rounds"]
-    is_accuracy = any(
-        "accuracy" in m for r in rounds for m in (r["scores"] or {}).values()
+def _glance(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What is most worth knowing: name, value, remark."""
+    metric, savings, part = facts["metric"], facts["savings"], facts["participation"]
+    scored = [r for r in facts["rounds"] if r["scores"]]
+    found = [
+        (
+            f"{metric['name']} at density {density}",
+            value_text(found.get(metric["name"]), is_share=metric["is_share"]),
+            f"after round {scored[-1]['no']}",
+        )
+        for density, found in _ends(scored[-1]["scores"] if scored else {})
+    ]
+    found.append(
+        ("rounds done", f"{facts['rounds_done']} of {facts['run']['rounds']}", "")
     )
-    metric = "accuracy" if is_accuracy else "loss"
-
-    def lines(places: Sequence[float]) -> dict[str, list[Point]]:
-        return {
-            f"density {density:g}": [
-                (float(place), r["scores"][str(density)][metric])
-                for place, r in zip(places, rounds, strict=True)
-                if metric in (r["scores"] or {}).get(str(density), {})
-            ]
-            for density in facts["run"]["densities"]
-        }
-
-    y = metric, percent if is_accuracy else short
-    return [
-        curves(
-            f"{metric.capitalize()} by round",
-            lines([r["no"] for r in rounds]),
-            x=("round", short),
-            y=y,
-            whole=True,
-        ),
-        curves(
-            f"{metric.capitalize()} by bytes",
-            lines(list(accumulate(moved))),
-            x=("updates and models moved", human_bytes),
-            y=y,
-        ),
-    ]
+    if savings is not None:
+        moved = human_bytes(savings["bytes"])
+        remark = f"{moved}, not {human_bytes(savings['dense_bytes'])}"
+        at_least = "" if savings["is_whole"] else " at least"
+        fewer = f"{_times(savings['times_fewer_bytes'])} fewer"
+        found.append(("bytes, against dense", fewer, remark + at_least))
+        if savings["times_fewer_macs"] is not None:
+            less = f"{_times(savings['times_fewer_macs'])} less"
+            found.append(
+                ("compute, against dense", less, "multiply-accumulates of training")
+            )
+    if part["share"] is not None:
+        trained = sum(d["trained"] > 0 for d in part["devices"])
+        remark = f"{trained} of {len(part['devices'])} devices"
+        found.append(("examples that have trained", percent(part["share"]), remark))
+    found.append(("devices", str(len(facts["devices"])), ""))
+    for name in ("began", "ended"):
+        if facts[name] is not None and (name == "began" or facts["state"] == "done"):
+            at = datetime.fromisoformat(facts[name])
+            found.append((name, f"{at:%Y-%m-%d}", f"{at:%H:%M:%S} UTC"))
+    return found
 
 
-def _kept(warm_up: Mapping[str, Any]) -> dict[str, Any]:
-    """Kept share of each layer, a dot per density."""
-    frame, densities = Rows(len(warm_up["layers"])), warm_up["densities"]
-    rows = [
-        (layer["name"], [frame.x(layer["kept"][d] / layer["size"]) for d in densities])
-        for layer in warm_up["layers"]
-    ]
-    return {"frame": frame, "names": [f"density {d}" for d in densities], "rows": rows}
+def _ends(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Scores by density, ascending; of many the first and the last."""
+    found = sorted(scores.items(), key=lambda s: float(s[0]))
+    return found if len(found) <= FEW else [found[0], found[-1]]
 
 
-def _coverage(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Share of each layer's weights by how many devices held them: x, width, shade."""
-    if not layers:
-        return None
-    frame = Rows(len(layers))
-    most = max(devices for layer in layers for devices, _ in layer["held"])
-    rows = []
-    for layer in layers:
-        until = accumulate((n for _, n in layer["held"]), initial=0)
-        places = [frame.x(weights / layer["size"]) for weights in until]
-        looks = [
-            f"d{max(1, round(TONES * d / most))}" if d else "none"
-            for d, _ in layer["held"]
-        ]
-        pieces = [
-            (x, round(end - x, 1), look)
-            for (x, end), look in zip(pairwise(places), looks, strict=True)
-        ]
-        rows.append((layer["name"], pieces))
-    return {"frame": frame, "rows": rows}
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x"
+
+
+def _static(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    """What a content-security policy allows a script by."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _in_script(text: str) -> str:
+    """JSON that ends no script element, whatever a name in it says."""
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")

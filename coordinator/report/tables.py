@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coordinator.dashboard.facts import flat
+from coordinator.report.layers import layers_table
+from coordinator.report.table import Table, table
+from coordinator.scores import percent, value_text
 from coordinator.units import human_bytes
 
-__all__ = ["Table", "percent", "score", "short", "tables"]
+__all__ = ["tables"]
 
 Facts = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One table.
-
-    Attributes:
-        title: Its heading.
-        caption: What its rows are.
-        columns: Name of each, and whether it holds numbers.
-        rows: Cells as text.
-        empty: What to say without rows.
-    """
-
-    title: str
-    caption: str
-    columns: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[str, ...], ...]
-    empty: str
+FEW = 3  # densities with a column each; of more one cell has all
 
 
 def tables(facts: Facts) -> list[Table]:
@@ -43,55 +27,36 @@ def tables(facts: Facts) -> list[Table]:
         _rounds(facts),
         _devices(facts["devices"]),
         _participation(facts["participation"]),
+        _reasons(facts["devices"]),
         _refusals(facts["refusals"]),
-        _layers(facts["warm_up"], facts["last"]),
+        _verdicts(facts["refusals"]),
+        layers_table(facts["warm_up"], facts["last"]),
         _files(facts["files"]),
         _configuration(facts),
     ]
 
 
-def percent(share: float) -> str:
-    """A share in [0, 1] in words.
-
-    Example:
-        >>> percent(0.9773)
-        '97.73 %'
-    """
-    return f"{100 * share:.2f} %"
-
-
-def short(value: float) -> str:
-    """A number with few digits.
-
-    Example:
-        >>> short(0.123456)
-        '0.1235'
-    """
-    return f"{value:.4g}"
-
-
-def score(metrics: Mapping[str, float] | None) -> str:
-    """What evaluation measured, in words.
-
-    Example:
-        >>> score({"accuracy": 0.9, "loss": 0.31}), score({"loss": 0.31}), score(None)
-        ('90.00 %', 'loss 0.31', '-')
-    """
-    if not metrics:
-        return "-"
-    if "accuracy" in metrics:
-        return percent(metrics["accuracy"])
-    return f"loss {short(metrics['loss'])}"
-
-
 def _rounds(facts: Facts) -> Table:
     densities = [str(d) for d in facts["run"]["densities"]]
-    return _table(
+    metric, is_share = facts["metric"]["name"], facts["metric"]["is_share"]
+    few = len(densities) <= FEW
+
+    def scores(found: Mapping[str, Facts] | None) -> list[str]:
+        each = [
+            "-"
+            if not found or metric not in found.get(d, {})
+            else value_text(found[d][metric], is_share=is_share)
+            for d in densities
+        ]
+        both = zip(densities, each, strict=True)
+        return each if few else ["; ".join(f"{d}: {text}" for d, text in both)]
+
+    return table(
         "Rounds",
-        "Rounds, with the model's score at each density",
-        ("round", "state", "#updates", "#time", "#updates' bytes", "#models' bytes"),
-        *(f"#at {d}" for d in densities),
-        "note",
+        f"Rounds, with the model's {metric} at each density",
+        ("round", "state", "#updates", "#time", "#bytes up", "#and down"),
+        *((f"#{metric} at {d}" for d in densities) if few else [f"~{metric} at"]),
+        "~note",
         rows=(
             (
                 r["no"] or "warm-up",
@@ -100,7 +65,7 @@ def _rounds(facts: Facts) -> Table:
                 "-" if r["seconds"] is None else f"{r['seconds']:.1f} s",
                 human_bytes(r["up_bytes"]),
                 human_bytes(r["down_bytes"]),
-                *(score((r["scores"] or {}).get(d)) for d in densities),
+                *scores(r["scores"]),
                 r["note"],
             )
             for r in facts["rounds"]
@@ -110,11 +75,11 @@ def _rounds(facts: Facts) -> Table:
 
 
 def _devices(devices: Sequence[Facts]) -> Table:
-    return _table(
+    return table(
         "Devices",
         "Devices; bytes count since each was installed",
         ("device", "board", "#density", "engine", "#sent", "#received", "#memory"),
-        *("#refused", "why this density", "waits or does less, because"),
+        "#refused",
         rows=(
             (
                 d["name"],
@@ -125,6 +90,22 @@ def _devices(devices: Sequence[Facts]) -> Table:
                 human_bytes(d["received"]),
                 f"{d['rss_mib']} MiB" if d["rss_mib"] else "-",
                 d["refused"],
+            )
+            for d in devices
+        ),
+        empty="No device has said hello yet.",
+    )
+
+
+def _reasons(devices: Sequence[Facts]) -> Table:
+    return table(
+        "Reasons",
+        "Why each device has its density, and why one waits or does less",
+        ("device", "#density", "~why this density", "~waits or does less, because"),
+        rows=(
+            (
+                d["name"],
+                "-" if d["density"] is None else d["density"],
                 d["why"],
                 "; ".join(filter(None, (d["waits"], d["pace"]))),
             )
@@ -136,10 +117,10 @@ def _devices(devices: Sequence[Facts]) -> Table:
 
 def _participation(found: Facts) -> Table:
     share = "-" if found["share"] is None else percent(found["share"])
-    return _table(
+    return table(
         "Participation",
         f"Rounds of each device; {share} of all examples have trained at least once",
-        ("device", "#examples", "#asked", "#in the model", "#last in round", "note"),
+        ("device", "#examples", "#asked", "#in the model", "#last in round", "~note"),
         rows=(
             (
                 d["name"],
@@ -156,50 +137,39 @@ def _participation(found: Facts) -> Table:
 
 
 def _refusals(refusals: Sequence[Facts]) -> Table:
-    return _table(
+    return table(
         "Refused updates",
         "By device and verdict",
-        ("device", "verdict", "#times", "#last in round", "why"),
+        ("device", "verdict", "#times", "#last in round", "~why"),
         rows=(
             (r["device"], r["verdict"], r["count"], r["round"], r["why"])
             for r in refusals
+            if r["kind"] == "refused"
         ),
         empty="None.",
     )
 
 
-def _layers(warm_up: Facts | None, last: Facts | None) -> Table:
-    found = warm_up or {"densities": [], "measured": False, "layers": []}
-    held = {c["name"]: c["held"] for c in (last or {}).get("coverage", ())}
-
-    def cells(layer: Facts) -> Iterator[object]:
-        name, size = layer["name"], layer["size"]
-        yield from (name, size)
-        if found["measured"]:
-            kept = layer["measured"]
-            yield "-" if kept is None else percent(kept / size)
-        for kept in (layer["kept"][d] for d in found["densities"]):
-            yield f"{kept} ({percent(kept / size)})"
-        if held:
-            yield ", ".join(f"{d}: {percent(n / size)}" for d, n in held.get(name, ()))
-
-    return _table(
-        "Layers",
-        "Kept weights of each layer by density",
-        ("layer", "#weights"),
-        *(["#kept in the warm-up"] if found["measured"] else []),
-        *(f"#kept at {d}" for d in found["densities"]),
-        *(["devices: share they held in the last round"] if held else []),
-        rows=(tuple(cells(layer)) for layer in found["layers"]),
-        empty="The masks of this run are not drawn yet.",
+def _verdicts(refusals: Sequence[Facts]) -> Table:
+    """What was accepted within a bound, came late, or was no update at all."""
+    return table(
+        "Other verdicts",
+        "What was bounded and accepted, came too late, or was no update",
+        ("device", "what was done", "#times", "#last in round", "~why"),
+        rows=(
+            (r["device"], r["kind"], r["count"], r["round"], r["why"])
+            for r in refusals
+            if r["kind"] != "refused"
+        ),
+        empty="None.",
     )
 
 
 def _files(files: Sequence[Facts]) -> Table:
-    return _table(
+    return table(
         "Files",
         "Models and exports with their digests",
-        ("file", "#size", "SHA-256", "checks"),
+        ("file", "#size", "~SHA-256", "~checks"),
         rows=(
             (
                 f["path"],
@@ -214,23 +184,10 @@ def _files(files: Sequence[Facts]) -> Table:
 
 
 def _configuration(facts: Facts) -> Table:
-    return _table(
+    return table(
         "Configuration",
         f"As it took effect; SHA-256 of run.toml: {facts['settings_sha256']}",
-        ("key", "value"),
+        ("key", "~value"),
         rows=flat(facts["settings"]),
         empty="",
     )
-
-
-def _table(
-    title: str,
-    caption: str,
-    first: tuple[str, ...],
-    *more: str,
-    rows: Iterable[tuple[object, ...]],
-    empty: str,
-) -> Table:
-    columns = ((name.removeprefix("#"), name[0] == "#") for name in (*first, *more))
-    text = tuple(tuple(str(cell) for cell in row) for row in rows)
-    return Table(title, caption, tuple(columns), text, empty)

@@ -1,46 +1,128 @@
-// Line charts as SVG, each with its numbers as a table for those who read rather than look.
+// Line charts: uPlot draws them, in here is only how ours look. No imports: the report carries
+// this file inside itself; `marks` and `inWords` of units.js are handed in.
 
-import { h, s, table } from "./dom.js";
+const HEIGHT = 240;
+const DOTS = 60; // more points than this make a line of dots
+const DASHES = [[], [7, 4], [2, 3], [9, 3, 2, 3], [12, 4], [4, 4]]; // told apart without colour
+const SIZE = 12; // CSS pixels of an axis' text
+const BINARY_STEPS = Array.from({ length: 50 }, (_, n) => 2 ** n);
+const ROUND_STEPS = Array.from({ length: 24 }, (_, n) => [1, 2, 5].map((m) => m * 10 ** (n - 9))).flat();
+const charts = new Map(); // element -> its chart
 
-const WIDTH = 560, HEIGHT = 260, LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 36;
-
-function ticks(low, high, wanted) {
-  const rough = (high - low) / wanted || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((m) => m >= rough);
-  const found = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) found.push(at);
-  return found;
+const pen = document.createElement("canvas").getContext("2d");
+function widest(texts, font) {
+  pen.font = font;
+  return Math.max(0, ...(texts ?? []).map((text) => pen.measureText(text ?? "").width));
 }
 
-// series: [{name, points: [[x, y], ...]}]; whole: x counts things; xText and yText turn numbers into words.
-export function lineChart(title, series, { xLabel, yLabel, whole = false, xText = String, yText = String }) {
-  const all = series.flatMap((one) => one.points);
-  if (!all.length) return h("p", { class: "dim" }, "Nothing measured yet.");
-  const xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-  const x0 = Math.min(0, ...xs), x1 = Math.max(...xs, x0 + 1e-9);
-  const y0 = Math.min(...ys), y1 = Math.max(...ys, y0 + 1e-9);
-  const pad = (y1 - y0) * 0.05 || 0.01;
-  const X = (x) => LEFT + ((x - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT);
-  const Y = (y) => HEIGHT - BOTTOM - ((y - y0 + pad) / (y1 - y0 + 2 * pad)) * (HEIGHT - TOP - BOTTOM);
-  const grid = ticks(y0 - pad, y1 + pad, 5).filter((y) => y >= y0 - pad).map((y) => [
-    s("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: Y(y), y2: Y(y) }),
-    s("text", { x: LEFT - 6, y: Y(y) + 4, "text-anchor": "end" }, yText(y)),
-  ]);
-  const below = ticks(x0, x1, 6).filter((x) => !whole || Number.isInteger(x)).map((x) =>
-    s("text", { x: X(x), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, xText(x)));
-  const lines = series.map((one, i) => [
-    s("path", { class: `s${i % 6}`, d: one.points.map(([x, y], k) => `${k ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("") }),
-    one.points.length < 60 ? one.points.map(([x, y]) => s("circle", { class: `s${i % 6}`, cx: X(x), cy: Y(y), r: 2.5 })) : [],
-  ]);
-  const last = series.filter((one) => one.points.length).map((one) => `${one.name} ${yText(one.points.at(-1)[1])}`);
-  return h("figure", {},
-    s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}. Last: ${last.join(", ")}` },
-      grid, below, lines,
-      s("text", { x: WIDTH - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, `${xLabel} →`),
-      s("text", { x: 4, y: HEIGHT - 4 }, `↑ ${yLabel}`)),
-    h("ul", { class: "legend" }, series.map((one, i) => h("li", {}, h("span", { class: `s${i % 6}` }), one.name))),
-    h("details", { "data-key": `table ${title}` }, h("summary", {}, "As a table"),
-      table(title, [["series", (r) => r[0]], [xLabel, (r) => xText(r[1]), "n"], [yLabel, (r) => yText(r[2]), "n"]],
-        series.flatMap((one) => one.points.map(([x, y]) => [one.name, x, y])))));
+function ends(kind, low, high) {
+  if (kind === "bytes") return [Math.min(0, low), high > 0 ? high * 1.05 : 1];
+  if (kind === "count") return low === high ? [Math.max(0, low - 1), high + 1] : [low, high];
+  const span = high - low || Math.abs(high) * 0.1 || 0.1;
+  const pad = span * 0.08;
+  if (kind !== "percent") return [low - pad, high + pad];
+  // Above 100 % there is only room for the line itself, and no mark.
+  return [Math.max(-0.02 * span, low - pad), Math.min(1 + 0.02 * span, high + pad)];
 }
+
+const steps = (kind) => (kind === "bytes" ? BINARY_STEPS : kind === "count" ? ROUND_STEPS.filter((s) => s >= 1) : ROUND_STEPS);
+const inside = (kind, values) => (kind === "percent" ? values.map((v) => (v < 0 || v > 1 + 1e-9 ? null : v)) : values);
+
+// spec: {title, x: {label, kind, values}, y: {label, kind}, series: [{name, values}]}
+function options(box, spec, { marks }) {
+  const style = getComputedStyle(box);
+  const ink = (name) => style.getPropertyValue(name).trim();
+  const font = `${SIZE}px ${style.fontFamily}`;
+  const axis = (kind, space) => ({
+    font, stroke: ink("--dim"), space, incrs: steps(kind),
+    grid: { stroke: ink("--line"), width: 1 }, ticks: { show: false }, gap: 8,
+    filter: (_, splits) => inside(kind, splits),
+    values: (_u, splits, _i, _space, step) => marks(kind, splits, step),
+  });
+  const across = (u) => widest(u.axes[0]._values, font);
+  const count = Math.max(...spec.series.map((one) => one.values.filter((v) => v !== null).length));
+  return {
+    width: Math.max(box.clientWidth, 120), height: HEIGHT, legend: { show: false },
+    cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+    padding: [10, (u) => Math.ceil(across(u) / 2) + 6, 4, 0],
+    scales: {
+      x: { time: false, range: (_, low, high) => ends(spec.x.kind, low, high) },
+      y: { range: (_, low, high) => (low === null ? [0, 1] : ends(spec.y.kind, low, high)) },
+    },
+    axes: [
+      { ...axis(spec.x.kind, spec.x.kind === "bytes" ? 66 : 48), size: SIZE + 16, label: spec.x.label, labelFont: font, labelSize: SIZE + 8, labelGap: 0 },
+      { ...axis(spec.y.kind, 36), size: (_u, values) => Math.ceil(widest(values, font)) + 14 },
+    ],
+    series: [{}, ...spec.series.map((one, i) => ({
+      label: one.name, stroke: ink(`--s${i % 6}`), width: 2, dash: DASHES[Math.floor(i / 6 + (i % 6)) % 6], spanGaps: true,
+      points: { show: count < DOTS, size: 6, fill: ink(`--s${i % 6}`) },
+    }))],
+  };
+}
+
+const data = (spec) => [spec.x.values, ...spec.series.map((one) => one.values)];
+
+function tell(chart, at) {
+  const { spec, legend, units } = chart;
+  const found = at === null || at === undefined ? null : at;
+  spec.series.forEach((one, i) => {
+    const value = one.values.at(found ?? -1) ?? null;
+    const said = legend.children[i]?.querySelector("b");
+    if (said) said.textContent = value === null ? "-" : units.inWords[spec.y.kind](value);
+  });
+  const where = legend.querySelector(".where");
+  if (where) where.textContent = found === null ? "" : `${spec.x.label}: ${units.inWords[spec.x.kind](spec.x.values[found])}`;
+}
+
+function make(box, legend, spec, units) {
+  const plot = new globalThis.uPlot(options(box, spec, units), data(spec), box);
+  const chart = { plot, spec, legend, units };
+  plot.hooks.setCursor = [(u) => tell(chart, u.cursor.idx)];
+  charts.set(box, chart);
+  box.plot = plot; // for who measures it
+  tell(chart, null);
+  return chart;
+}
+
+// Draws a chart into an element, or gives the one that is there its new values.
+export function drawChart(box, legend, spec, units) {
+  const old = charts.get(box);
+  const same = old && old.plot.series.length === spec.series.length + 1 && old.spec.y.kind === spec.y.kind;
+  if (same) {
+    Object.assign(old, { spec, legend });
+    old.plot.setData(data(spec));
+    tell(old, null);
+    return;
+  }
+  old?.plot.destroy();
+  box.replaceChildren();
+  make(box, legend, spec, units);
+  watching.observe(box);
+}
+
+// Drops charts whose pages were turned.
+export function sweepCharts() {
+  for (const [box, { plot }] of charts) {
+    if (box.isConnected) continue;
+    watching.unobserve(box);
+    plot.destroy();
+    charts.delete(box);
+  }
+}
+
+// Other colours: drawn anew.
+export function recolourCharts() {
+  for (const [box, { plot, legend, spec, units }] of [...charts]) {
+    plot.destroy();
+    box.replaceChildren();
+    make(box, legend, spec, units);
+  }
+}
+
+const watching = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const chart = charts.get(target);
+    const width = Math.max(target.clientWidth, 120);
+    if (chart && target.isConnected && chart.plot.width !== width) chart.plot.setSize({ width, height: HEIGHT });
+  }
+});

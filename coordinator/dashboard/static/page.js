@@ -1,7 +1,12 @@
 // Routes, live updates, and putting a view in place without losing focus or open details.
 
-import { h, tick } from "./dom.js";
-import { device, devices, exports_, overview, round, rounds, warmUp } from "./views.js";
+import { recolourCharts } from "./charts.js";
+import { device, devices } from "./devices.js";
+import { card, h, tick } from "./dom.js";
+import { drawFigures } from "./figures.js";
+import { exports_, warmUp } from "./models.js";
+import { overview } from "./overview.js";
+import { round, rounds } from "./rounds.js";
 
 const view = document.getElementById("view");
 const state = document.getElementById("state");
@@ -19,6 +24,7 @@ const ROUTES = [
 ];
 
 setInterval(tick, 1000);
+document.addEventListener("themechange", recolourCharts);
 
 let shown = null; // the facts on the page, as text: what has not changed is not redrawn
 let wanted = false, busy = false, latest = 0;
@@ -27,16 +33,20 @@ let turned = false; // a page was turned: its reader starts at its top
 function place(nodes) {
   const focus = document.activeElement?.dataset?.key;
   const open = new Set([...view.querySelectorAll("details[open]")].map((d) => d.dataset.key));
-  const across = new Map([...view.querySelectorAll(".scroll")].map((d) => [d.ariaLabel, d.scrollLeft]));
+  const typed = document.activeElement?.selectionStart; // in a filter
+  const plots = new Map([...view.querySelectorAll(".plot")].map((d) => [d.dataset.key, d]));
   view.replaceChildren(...nodes.filter(Boolean));
   for (const d of view.querySelectorAll("details")) d.open = open.has(d.dataset.key);
-  for (const d of view.querySelectorAll(".scroll")) d.scrollLeft = across.get(d.ariaLabel) ?? 0;
+  drawFigures(plots);
+  view.dataset.shown = location.hash;
   if (turned) {
     turned = false;
     view.focus({ preventScroll: true });
     scrollTo(0, 0);
   } else if (focus) {
-    view.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
+    const again = view.querySelector(`[data-key="${CSS.escape(focus)}"]`);
+    again?.focus({ preventScroll: true });
+    if (typeof typed === "number") again?.setSelectionRange?.(typed, typed);
   }
 }
 
@@ -55,7 +65,7 @@ async function draw() {
   mark();
   if (!found) {
     shown = null;
-    place([h("h1", {}, "No such page"), h("p", {}, h("a", { href: "#/" }, "Overview"))]);
+    place([h("h1", {}, "No such page"), card("Perhaps you want one of these", h("p", {}, h("a", { href: "#/" }, "Overview"), ", ", h("a", { href: "#/devices" }, "Devices"), ", ", h("a", { href: "#/rounds" }, "Rounds")))]);
     return;
   }
   const [match, address, look] = found;
@@ -67,11 +77,11 @@ async function draw() {
   const facts = JSON.parse(text);
   if (facts.missing) {
     say("nothing yet");
-    place([h("h1", {}, "Nothing to show here yet"), h("p", {}, facts.missing), h("p", { class: "dim" }, facts.help)]);
+    place([h("h1", {}, "Nothing to show here yet"), card("Why, and what to do", h("p", {}, facts.missing), h("p", {}, facts.help), h("p", {}, h("a", { href: "#/" }, "Overview")))]);
     return;
   }
   if (facts.run) document.getElementById("run").textContent = `${facts.run.federation} · ${facts.run.task} · ${facts.run.algorithm}`;
-  if (facts.state) say(facts.state);
+  if (facts.state) say(facts.runs === false && facts.state !== "done" ? `${facts.state}, coordinator not running` : facts.state, facts.runs === false && facts.state !== "done");
   place(look(facts));
 }
 

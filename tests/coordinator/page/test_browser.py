@@ -21,7 +21,7 @@ def test_every_page_shows_what_the_run_did(past, serve, tab) -> None:
     tab.wait_for_selector(
         "#view dd :text-matches('^in [1-4][0-9][0-9] s$')"
     )  # the deadline
-    assert tab.locator("svg.chart").count() == 2
+    assert tab.locator(".plot canvas").count() == 3
     assert tab.locator(".fleet a").count() == 4
     tab.click('.fleet a[href="#/devices/pi-0001"]')
     tab.wait_for_selector("h1:text('pi-0001')")
@@ -33,6 +33,7 @@ def test_every_page_shows_what_the_run_did(past, serve, tab) -> None:
         ("rounds/2", "fc.weight"),
         ("warm-up", "conv1.weight"),
         ("exports", "No model has been deployed yet"),
+        ("exports", "flash-export build"),
         ("nowhere", "No such page"),
     ):
         tab.goto(f"{page.url}#/{name}")

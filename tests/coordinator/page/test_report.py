@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import math
 import re
 
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from coordinator.cli import app
 from coordinator.ledger import open_ledger
 from coordinator.report import leave_report, write_report
-from coordinator.report.charts import Rows, curves, ticks
+from coordinator.report.charts import figures
 from edge_sdk.errors import StateError
 
 
@@ -23,10 +25,14 @@ def test_the_report_shows_what_the_run_did_without_asking_anybody(past, tab) -> 
     path.write_bytes(b"a model")
     tab.goto(write_report(past.folder).as_uri())
     assert tab.inner_text(".state") == "round 3: 1 of 4 updates"
-    assert tab.locator("svg.chart").count() == 4
-    for series in ("path.s0", "path.s1"):  # two densities over two scored rounds
-        drawn = tab.locator(f"svg.chart >> nth=0 >> {series}").get_attribute("d")
-        assert len(re.findall(r"[ML]", drawn)) == 2
+    tab.wait_for_selector("#plot-2 canvas")
+    plots = "[...document.querySelectorAll('.plot')].map((box) => box.plot.data)"
+    drawn = tab.evaluate(plots)
+    assert [len(data) for data in drawn] == [3, 3, 3]  # x, and two lines
+    assert drawn[0][0] == [1, 2]
+    assert drawn[0][1:] == [pytest.approx([0.65, 0.75]), pytest.approx([0.8, 0.9])]
+    assert "training.rate" not in tab.inner_text("main")  # long, and so folded up
+    tab.click("summary:text('38 rows')")
     said = tab.inner_text("main")
     for expected in (
         "2 of 3",
@@ -68,11 +74,38 @@ def test_it_has_no_accessibility_violation_in_light_and_dark(past, tab) -> None:
         assert found.violations_count == 0, found.generate_report()
 
 
-def test_nothing_in_it_points_anywhere_else(past) -> None:
-    text = write_report(past.folder).read_text(encoding="utf-8")
-    assert not re.search(
-        r"""\b(src|href|url)\b\s*[=(]|<script|https?://|@import""", text
-    )
+def test_nothing_in_it_is_fetched_and_only_its_own_scripts_run(past, browser) -> None:
+    path = write_report(past.folder)
+    text = path.read_text(encoding="utf-8")
+    asks = r"<(script|img|link|iframe)\b[^>]*\b(src|href)\b|@import"
+    assert not re.search(asks, text)
+    assert not re.search(r"url\(", text.partition("</style>")[0])
+    policy = re.search(r'content-security-policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    assert "script-src 'sha256-" in policy[1]
+    scripts = re.findall(r"<script(?: type=\"module\")?>(.*?)</script>", text, re.S)
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()) for s in scripts]
+    assert re.findall(r"'sha256-([^']*)'", policy[1]) == [d.decode() for d in digests]
+    # What gets in, by whatever way, does not run.
+    past_it = text.replace("<main>", "<main><script>document.title = 'run'</script>")
+    path.write_text(past_it, encoding="utf-8")
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("#plot-0 canvas")
+    assert tab.title() == "greenhouse: report of a run"
+    context.close()
+
+
+def test_a_name_that_would_end_a_script_is_only_a_name(past) -> None:
+    evil = "</script><script>alert(1)</script><!--"
+    for no in (1, 2):
+        for density in (0.05, 0.2):
+            past.ledger.record_score(no, density, {evil: 1.5})
+    written = write_report(past.folder).read_text(encoding="utf-8")
+    assert evil not in written
+    assert "alert(1)" in written
 
 
 def test_the_same_ledger_gives_the_same_bytes(past) -> None:
@@ -113,31 +146,53 @@ def test_a_report_that_cannot_be_written_does_not_fail_a_run(past, caplog) -> No
     assert "no report was written" in caplog.text
 
 
-finite = st.floats(0, 1e9, allow_nan=False)
+scores = st.dictionaries(
+    st.sampled_from(["accuracy", "rmse", "loss"]), st.floats(), min_size=1
+)
 
 
-@given(points=st.lists(st.tuples(finite, finite), min_size=1, max_size=80))
-def test_every_point_of_a_chart_lies_inside_it(points) -> None:
-    chart = curves("c", {"a": points}, x=("x", str), y=("y", str))
-    assert chart is not None
-    numbers = re.findall(r"([-\d.e+]+) ([-\d.e+]+)", chart.lines[0].path)
-    assert len(numbers) == len(points)
-    for x, y in numbers:
-        assert chart.left <= float(x) <= chart.right
-        assert 0 <= float(y) <= chart.bottom
-    assert len(chart.x.marks) + len(chart.y.marks) <= 2 * 12
+@given(
+    rounds=st.lists(
+        st.fixed_dictionaries(
+            {
+                "up_bytes": st.integers(0, 2**40),
+                "down_bytes": st.integers(0, 2**40),
+                "scores": st.none() | st.fixed_dictionaries({"0.1": scores}),
+            }
+        ),
+        max_size=20,
+    ),
+    name=st.sampled_from(["accuracy", "rmse", "loss"]),
+)
+def test_every_figure_and_its_table_hold_each_finite_score_once(rounds, name) -> None:
+    facts = {
+        "metric": {"name": name, "is_share": False},
+        "rounds": [r | {"no": no} for no, r in enumerate(rounds, start=1)],
+        "run": {"densities": [0.1]},
+        "savings": None,
+    }
+    by_round, by_bytes, moved = figures(facts)
+    scored = [r for r in facts["rounds"] if r["scores"]]
+    wanted = [
+        v if v is not None and math.isfinite(v) else None
+        for v in (r["scores"]["0.1"].get(name) for r in scored)
+    ]
+    for figure in (by_round, by_bytes):
+        assert list(figure.series["density 0.1"]) == wanted
+        assert len(figure.rows) == len(figure.at) == len(scored)
+        assert list(figure.at) == sorted(figure.at)
+        assert figure.is_empty == all(v is None for v in wanted)
+        assert len(figure.spec["series"]) == 1
+    assert moved.is_empty
 
 
-@given(low=st.floats(-1e6, 1e6), width=st.floats(1e-6, 1e6))
-def test_ticks_lie_between_the_ends_and_are_few(low, width) -> None:
-    high = low + width
-    found = ticks(low, high, 5)
-    slack = 1e-5 * max(1.0, width)
-    assert len(found) <= 7
-    assert all(low - slack <= tick <= high + slack for tick in found)
-
-
-def test_shares_fill_a_row_from_left_to_right() -> None:
-    frame = Rows(2)
-    assert frame.x(0) == frame.left
-    assert frame.x(0.5) - frame.x(0) == pytest.approx(frame.x(1) - frame.x(0.5))
+def test_shares_fill_a_row_from_left_to_right(past) -> None:
+    text = write_report(past.folder).read_text(encoding="utf-8")
+    bars = re.findall(r'<span class="bar"[^>]*>(.*?)</span>', text)
+    assert len(bars) == 2 * 2 + 2  # a layer: two densities, and its coverage
+    for bar in bars:
+        widths = [float(w) for w in re.findall(r"width:([\d.]+)%", bar)]
+        assert 0 < sum(widths) <= 100.01
+    assert sum(float(w) for w in re.findall(r"width:([\d.]+)%", bars[2])) == (
+        pytest.approx(100, abs=0.05)
+    )
