@@ -138,6 +138,7 @@ def browser() -> Iterator[object]:
 def tab(browser) -> Iterator[object]:
     """A tab that fails its test on any console error or request to elsewhere."""
     context = browser.new_context()
+    context.set_default_timeout(180_000)  # ms; a slow machine is no failure
     found = context.new_page()
     said: list[str] = []
     found.on("console", lambda m: said.append(m.text) if m.type == "error" else None)

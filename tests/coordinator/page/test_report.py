@@ -32,7 +32,7 @@ def test_the_report_shows_what_the_run_did_without_asking_anybody(past, tab) -> 
     assert drawn[0][0] == [1, 2]
     assert drawn[0][1:] == [pytest.approx([0.65, 0.75]), pytest.approx([0.8, 0.9])]
     assert "training.rate" not in tab.inner_text("main")  # long, and so folded up
-    tab.click("summary:text('38 rows')")
+    tab.click(".card:has(h2:text('Configuration')) summary")
     said = tab.inner_text("main")
     for expected in (
         "2 of 3",
