@@ -38,7 +38,7 @@ from coordinator.settings import RunSettings
 from coordinator.shelf import shelve, shelve_again
 from coordinator.timing import Timing
 from edge_sdk.errors import RunError
-from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Cancel, TaskOrder, Wait
 
 __all__ = ["Conductor"]
@@ -160,7 +160,7 @@ class Conductor:
     def reopen(self, row: RoundRow) -> None:
         """Picks up a round that a crash interrupted: same tasks, same bases."""
         tasks = self._ledger.tasks(row.no)
-        self.orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in tasks}
+        self.orders = {t.id: t.order(self._ledger.folder) for t in tasks}
         self._tasks = {t.device: t for t in tasks}
         log.info(
             "picking up round %d in phase %s",

@@ -8,6 +8,7 @@ from typing import Any
 from coordinator.delivery.book import Book, Delivery, Live
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds import Phase
+from edge_sdk.errors import StateError
 
 __all__ = ["NOTHING", "delivered", "has_run", "summary"]
 
@@ -16,7 +17,15 @@ NOTHING: dict[str, Any] = {"model": None, "delivery": None}  # was delivered
 
 def has_run(folder: Path) -> bool:
     """Whether a run has begun there; one that was refused at the door has not."""
-    if not (folder / "ledger.sqlite").exists():
+    path = folder / "ledger.sqlite"
+    if not path.exists():
+        return False
+    if not path.stat().st_size:  # made by a coordinator that was killed at once, or cut
+        if any((folder / "checkpoints").glob("round-*")):
+            raise StateError(
+                f"{path} is empty although checkpoints lie beside it: it was cut off",
+                remedy="Put a copy of it back; without one, start in a new folder.",
+            )
         return False
     ledger = read_ledger(folder)
     try:

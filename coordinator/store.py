@@ -15,6 +15,7 @@ from edge_sdk.checkpoint import (
     replace_file,
     save_checkpoint,
 )
+from edge_sdk.errors import StateError
 from edge_sdk.sparse import LayerShape, Mask
 
 __all__ = ["ModelStore", "model_name"]
@@ -48,7 +49,10 @@ class ModelStore:
 
     def load(self, name: str) -> Model:
         """Reads a global model back."""
-        found = load_checkpoint(self._folder / "checkpoints" / name)
+        path = self._folder / "checkpoints" / name
+        if not path.exists():
+            raise _not_there(self._folder / "ledger.sqlite", path)
+        found = load_checkpoint(path)
         return Model(found.mask, found.values, found.dense)
 
     def save_family(self, round_no: int, family: Family) -> None:
@@ -121,3 +125,20 @@ class ModelStore:
                 metrics=metrics,
             ),
         )
+
+
+def _not_there(ledger: Path, path: Path) -> StateError:
+    """The error of a checkpoint that the ledger names and that is not on the disk."""
+    newest = max((p.name for p in path.parent.glob("round-*.safetensors")), default="")
+    if newest > path.name:
+        return StateError(
+            f"{ledger} goes on from {path.name} and the newest checkpoint is {newest}: "
+            "the ledger has lost its latest entries, as when its -wal file was cut "
+            "off or left behind, or an older copy was put in its place",
+            remedy="Put ledger.sqlite and ledger.sqlite-wal of one moment back, best "
+            "with the whole folder; without a copy, start in a new folder.",
+        )
+    return StateError(
+        f"{path} is gone, and {ledger} goes on from it",
+        remedy="Put it back from a copy; without one, start in a new folder.",
+    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from edge_sdk.errors import CheckpointError, SparsityError
+from edge_sdk.errors import CheckpointError, SparsityError, disk_remedy
 from edge_sdk.json_text import floats_from_json, to_json
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.mask import LayerShape, Mask
@@ -196,7 +196,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             temporary.unlink()
         raise CheckpointError(
             f"{path} could not be written: {error}",
-            remedy="Check the folder's permissions and the free space on its disk.",
+            remedy=disk_remedy(error),
         ) from error
 
 

@@ -24,6 +24,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "SparsityError",
     "StateError",
     "TaskError",
+    "disk_remedy",
 ]
 
 
@@ -162,3 +164,43 @@ class ExportError(EdgeError):
     """A model cannot be exported, or what came out is not exact; nothing was kept."""
 
     remedy = "Read the figures in the message; the checkpoint itself is unharmed."
+
+
+_ROOM = "Free some space on that disk, then give the same command again."
+_OWNER = (
+    "Let the user who gave the command own the folder and all in it (chown -R), or "
+    "give the command as its owner."
+)
+_LIMIT = "Too many files are open: raise the limit with ulimit -n."
+_KIND = "A file stands where a folder should be, or the other way round."
+_DISK = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: "Mount it for writing, or name a folder on another disk. A card that "
+    "was mounted read-only by itself is worn out: see dmesg.",
+    errno.EACCES: _OWNER,
+    errno.EPERM: _OWNER,
+    errno.ENOENT: "Name a folder that is there, or make it first.",
+    errno.EIO: "The disk or card fails (see dmesg and copy what can be read), or a "
+    "limit on the size of files was met (ulimit -f).",
+    errno.EMFILE: _LIMIT,
+    errno.ENFILE: _LIMIT,
+    errno.ENOTDIR: _KIND,
+    errno.EISDIR: _KIND,
+    errno.EEXIST: _KIND,
+    errno.ENAMETOOLONG: "Name a folder with a shorter path.",
+}
+
+
+def disk_remedy(error: OSError) -> str:
+    """What helps against what a file system said: room, a mode, another disk.
+
+    Args:
+        error: As the system raised it; its number decides.
+
+    Example:
+        >>> disk_remedy(OSError(errno.EROFS, "Read-only file system"))[:43]
+        'Mount it for writing, or name a folder on a'
+    """
+    other = "Check the folder's permissions and the free space on its disk."
+    return _DISK.get(error.errno or 0, other)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -12,7 +14,7 @@ from msgspec import Meta
 
 from device_profiles import DeviceProfile, load_board, load_profile
 from device_profiles.words import meant
-from edge_sdk.errors import SettingsError
+from edge_sdk.errors import SettingsError, disk_remedy
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -138,9 +140,47 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(
             f"{path} does not exist", remedy="Name the settings file that you mean."
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read: {error.strerror}", remedy=disk_remedy(error)
+        ) from error
+    except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are two
         raise SettingsError(f"{path} is not readable TOML: {error}") from error
+    for key, value in numbers_in(found):
+        if impossible := no_number(value):
+            raise SettingsError(f"{path}: key {key}: {impossible}")
     return found
+
+
+def numbers_in(value: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in plain values, with its path as TOML writes it.
+
+    Example:
+        >>> list(numbers_in({"a": {"b": [1, 2.5]}, "c": True}))
+        [('a.b[0]', 1), ('a.b[1]', 2.5)]
+    """
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from numbers_in(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from numbers_in(inner, f"{key}[{place}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+
+
+def no_number(value: float) -> str:
+    """Why a number can be none of a setting's; empty if it can.
+
+    What has no place in 64 bits goes into no message, no database and no array.
+
+    Example:
+        >>> no_number(10**30), no_number(float("nan")), no_number(7)
+        ('it does not fit into 64 bits', 'nan is no number', '')
+    """
+    if isinstance(value, int):
+        return "" if -(1 << 63) <= value < 1 << 63 else "it does not fit into 64 bits"
+    return "" if math.isfinite(value) else f"{value} is no number"
 
 
 def _decode(kind: type, value: object, base: Path) -> object:

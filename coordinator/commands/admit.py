@@ -29,11 +29,13 @@ def enroll(
         bool, typer.Option("--new", help="Let in the named devices.")
     ] = False,
     bulk: Annotated[
-        int, typer.Option(help="Let in so many, with names chosen here.", min=0)
+        int,
+        typer.Option(help="Let in so many, with names chosen here.", min=0, max=10_000),
     ] = 0,
     prefix: Annotated[str, typer.Option(help="What bulk names begin with.")] = "device",
     hours: Annotated[
-        float, typer.Option(help="How long an unused token works.", min=0.01)
+        float,
+        typer.Option(help="How long an unused token works.", min=0.01, max=87_600),
     ] = 24.0,
     as_json: Json = False,
 ) -> None:

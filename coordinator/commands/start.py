@@ -42,8 +42,12 @@ def init(
         list[float] | None,
         typer.Option(help="A density devices may get, in (0, 1]; repeat for more."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 20,
-    wait_for: Annotated[int, typer.Option(help="Devices to wait for.", min=1)] = 2,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds after the warm-up.", min=1, max=10_000_000)
+    ] = 20,
+    wait_for: Annotated[
+        int, typer.Option(help="Devices to wait for.", min=1, max=1_000_000)
+    ] = 2,
     round_budget_s: Annotated[
         float, typer.Option(help="Seconds a device's part of a round may take.")
     ] = DEFAULT_ROUND_BUDGET_S,

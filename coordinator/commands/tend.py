@@ -59,7 +59,7 @@ def stop(
     folder: Folder,
     *,
     wait_s: Annotated[
-        float, typer.Option(help="Seconds to wait for its end.", min=0)
+        float, typer.Option(help="Seconds to wait for its end.", min=0, max=86_400)
     ] = 30.0,
     as_json: Json = False,
 ) -> None:

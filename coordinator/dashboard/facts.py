@@ -12,15 +12,13 @@ from typing import Any
 
 from coordinator.dashboard.savings import savings
 from coordinator.dashboard.slow import slowest
-from coordinator.ledger import Ledger, RefusalRow
+from coordinator.ledger import Ledger, RefusalRow, read_order
 from coordinator.participation import participation
 from coordinator.rounds import Phase
 from coordinator.scores import metric_of
 from coordinator.settings import RunSettings
 from device_profiles.words import meant
 from edge_sdk.errors import StateError
-from edge_sdk.wire.codec import unpack
-from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.rules import Frozen
 
 __all__ = [
@@ -139,7 +137,7 @@ def round_facts(ledger: Ledger, no: int) -> dict[str, Any]:
         )
     tasks = ledger.tasks_of_round(no)
     scores = ledger.scores()
-    orders = [unpack(t["order_bytes"], TaskOrder) for t in tasks]
+    orders = [read_order(t["order_bytes"], t["device"], ledger.folder) for t in tasks]
     in_it = [
         order
         for task, order in zip(tasks, orders, strict=True)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from coordinator.database import database_error
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.errors import CheckpointError, StateError
+from edge_sdk.errors import CheckpointError, StateError, disk_remedy
 from edge_sdk.private import make_private, private_file
 from edge_sdk.wire.messages import Running
 
@@ -93,8 +94,12 @@ class Book:
             _journal_ahead(db)
             db.executescript(SCHEMA)
             yield db
-        except (sqlite3.Error, OSError) as error:
-            raise StateError(f"{self._path} cannot be used: {error}") from error
+        except sqlite3.Error as error:
+            raise database_error(self._path, error) from error
+        except OSError as error:
+            raise StateError(
+                f"{self._path} cannot be used: {error}", remedy=disk_remedy(error)
+            ) from error
         finally:
             if db is not None:
                 db.close()
@@ -171,9 +176,15 @@ class Book:
         try:
             packed = (self._folder / blob).read_bytes()
         except OSError as error:
-            raise StateError(f"a bundle to deliver is gone: {error}") from error
+            raise StateError(
+                f"a bundle to deliver is gone: {error}",
+                remedy="Deliver it again: flash-coordinator deliver.",
+            ) from error
         if hashlib.sha256(packed).hexdigest() != blob:
-            raise StateError(f"{self._folder / blob} no longer has its digest")
+            raise StateError(
+                f"{self._folder / blob} no longer has its digest",
+                remedy="Delete it and deliver the bundle again.",
+            )
         return packed
 
     def forget(self) -> None:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.database import database_error
 from coordinator.identity.policy import TokenRow
-from edge_sdk.errors import StateError
+from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.private import make_private, private_file
 
 __all__ = ["CertificateRow", "IdentityStore", "SigningRow"]
@@ -67,7 +68,9 @@ class IdentityStore:
             private_file(self.path)
             self.path.chmod(0o600)
         except OSError as error:
-            raise StateError(f"{self.path} cannot be made: {error}") from error
+            raise StateError(
+                f"{self.path} cannot be made: {error}", remedy=disk_remedy(error)
+            ) from error
         with self._open() as db:
             db.executescript(SCHEMA)
 
@@ -87,7 +90,7 @@ class IdentityStore:
             db.execute("PRAGMA secure_delete = ON")  # keys that are replaced are gone
             yield db
         except sqlite3.Error as error:
-            raise StateError(f"the identity store {self.path}: {error}") from error
+            raise database_error(self.path, error) from error
         finally:
             if db is not None:
                 db.close()

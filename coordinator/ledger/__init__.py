@@ -10,7 +10,13 @@ Rule 4. A group that cannot be committed breaks the ledger: nothing more is prom
 """
 
 from coordinator.ledger.book import Ledger, holder, is_held, open_ledger, read_ledger
-from coordinator.ledger.rows import RefusalRow, RoundRow, TaskRow, UpdateRow
+from coordinator.ledger.rows import (
+    RefusalRow,
+    RoundRow,
+    TaskRow,
+    UpdateRow,
+    read_order,
+)
 
 __all__ = [
     "Ledger",
@@ -22,4 +28,5 @@ __all__ = [
     "is_held",
     "open_ledger",
     "read_ledger",
+    "read_order",
 ]

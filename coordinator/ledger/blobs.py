@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.errors import StateError
+from edge_sdk.errors import StateError, disk_remedy
 
 __all__ = ["Blobs"]
 
@@ -89,7 +89,9 @@ class Blobs:
             _fsync(self._folder)
         except OSError as error:
             self.drop()
-            raise StateError(f"updates could not be kept: {error}") from error
+            raise StateError(
+                f"updates could not be kept: {error}", remedy=disk_remedy(error)
+            ) from error
         self._staged.clear()
         self._touched = False
 
@@ -111,10 +113,17 @@ class Blobs:
             content = self._staged.get(name, self._folder / name).read_bytes()
         except OSError as error:
             raise StateError(
-                f"blob {name[:12]} of the ledger is gone: {error}"
+                f"blob {name[:12]} of the ledger is gone: {error}",
+                remedy="Put it back from a copy of the folder; a round that has to be "
+                "closed again cannot do without its updates.",
             ) from error
         if hashlib.sha256(content).hexdigest() != name:
-            raise StateError(f"blob {name[:12]} of the ledger is damaged")
+            raise StateError(
+                f"blob {name[:12]} of the ledger is damaged: {self._folder / name} no "
+                "longer has the SHA-256 that it is named by",
+                remedy="Put it back from a copy of the folder, and look at the disk: "
+                "see dmesg.",
+            )
         return content
 
     def forget(self, name: str) -> None:
@@ -142,4 +151,7 @@ def _fsync(path: Path) -> None:
 
 
 def _not_kept(name: str, error: Exception) -> StateError:
-    return StateError(f"blob {name[:12]} could not be kept: {error}")
+    remedy = getattr(error, "help", None)
+    if isinstance(error, OSError):
+        remedy = disk_remedy(error)
+    return StateError(f"blob {name[:12]} could not be kept: {error}", remedy=remedy)

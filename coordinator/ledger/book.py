@@ -10,11 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
+from coordinator.database import database_error
 from coordinator.ledger.fleet_pages import FleetPages
 from coordinator.ledger.history_pages import HistoryPages
+from coordinator.ledger.readable import in_words
 from coordinator.ledger.round_pages import RoundPages
 from coordinator.ledger.schema import open_to_read, open_to_write
-from edge_sdk.errors import StateError
+from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.private import make_private, private_file
 
 if os.name == "posix":
@@ -23,6 +25,10 @@ if os.name == "posix":
 __all__ = ["Ledger", "holder", "is_held", "open_ledger", "read_ledger"]
 
 
+LEDGER = "ledger.sqlite"
+
+
+@in_words
 class Ledger(RoundPages, FleetPages, HistoryPages):
     """One run's ledger; made by `open_ledger` or, to look only, `read_ledger`."""
 
@@ -117,17 +123,19 @@ def open_ledger(folder: Path) -> Ledger:
     try:
         make_private(folder)
         make_private(folder / "blobs")
-        private_file(folder / "ledger.sqlite")
         lock = (folder / "lock").open("a+")  # not w: it may name another process
     except OSError as error:
-        raise StateError(f"run folder {folder} is not usable: {error}") from error
+        raise StateError(
+            f"run folder {folder} is not usable: {error}", remedy=disk_remedy(error)
+        ) from error
     try:
         if os.name == "posix":
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        return Ledger(folder, open_to_write(folder / "ledger.sqlite"), lock)
+        private_file(folder / LEDGER)
+        return Ledger(folder, open_to_write(folder / LEDGER), lock)
     except BlockingIOError as error:
         lock.close()
         raise StateError(
@@ -135,10 +143,12 @@ def open_ledger(folder: Path) -> Ledger:
         ) from error
     except sqlite3.Error as error:
         lock.close()
-        raise StateError(f"the ledger in {folder} cannot be used: {error}") from error
+        raise database_error(folder / LEDGER, error) from error
     except OSError as error:
         lock.close()
-        raise StateError(f"{folder} cannot be locked: {error}") from error
+        raise StateError(
+            f"{folder} cannot be locked: {error}", remedy=disk_remedy(error)
+        ) from error
     except BaseException:
         lock.close()
         raise
@@ -172,16 +182,22 @@ def read_ledger(folder: Path) -> Ledger:
     Raises:
         StateError: If there is none, or it is of another version.
     """
-    path = folder / "ledger.sqlite"
+    path = folder / LEDGER
     if not path.exists():
         raise StateError(
             f"{folder} holds no run yet",
             remedy=f"Start it with: flash-coordinator run {folder}",
         )
+    if not path.stat().st_size and not is_held(folder) and not path.stat().st_size:
+        raise StateError(
+            f"{path} is empty: it was cut off, or never written",
+            remedy=f"If the run had begun, put a copy back. Else delete it, then: "
+            f"flash-coordinator run {folder}",
+        )
     try:
         return Ledger(folder, open_to_read(path), None)
     except sqlite3.Error as error:
-        raise StateError(f"the ledger {path} cannot be read: {error}") from error
+        raise database_error(path, error) from error
 
 
 def _first_epoch() -> int:

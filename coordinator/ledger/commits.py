@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from coordinator.database import database_error
 from coordinator.ledger.blobs import Blobs
 from edge_sdk.errors import StateError
 
@@ -129,8 +130,11 @@ class Commits:
         if isinstance(error, StateError):
             self._broken = error
         else:
-            self._broken = StateError(
-                f"the ledger in {self._folder} refused: {error}",
-                remedy="Make room on its disk, then: flash-coordinator resume.",
-            )
+            self._broken = _refused(self._folder / "ledger.sqlite", error)
         return self._broken
+
+
+def _refused(path: Path, error: Exception) -> StateError:
+    if isinstance(error, sqlite3.Error):
+        return database_error(path, error)
+    return StateError(f"{path} refused: {error}")

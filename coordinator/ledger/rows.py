@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 
+from coordinator.database import damaged
 from coordinator.rounds import Phase, TaskPhase
+from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.json_text import floats_from_json
+from edge_sdk.wire.codec import unpack
+from edge_sdk.wire.messages import TaskOrder
 
-__all__ = ["RefusalRow", "RoundRow", "TaskRow", "UpdateRow"]
+__all__ = ["RefusalRow", "RoundRow", "TaskRow", "UpdateRow", "read_order"]
+
+
+def read_order(packed: bytes, task: str, folder: Path) -> TaskOrder:
+    """An order as it lies in the ledger.
+
+    Raises:
+        StateError: If it is damaged.
+    """
+    try:
+        return unpack(packed, TaskOrder)
+    except RemoteProtocolError as error:
+        raise damaged(folder / "ledger.sqlite", f"task {task}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,17 @@ class TaskRow:
     phase: TaskPhase
     order_bytes: bytes
     base_bytes: int = 0
+
+    def order(self, folder: Path) -> TaskOrder:
+        """The order that was sent.
+
+        Args:
+            folder: The run's, for the message.
+
+        Raises:
+            StateError: If the row is damaged.
+        """
+        return read_order(self.order_bytes, self.id, folder)
 
     @classmethod
     def read(cls, row: sqlite3.Row) -> TaskRow:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+from coordinator.database import damaged
 from edge_sdk.errors import StateError
 
 __all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]
@@ -107,7 +108,10 @@ def check_version(db: sqlite3.Connection, folder: Path) -> None:
             remedy="Give the command again in a moment; it has just begun.",
         )
     row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-    found = None if row is None else json.loads(row["value"])
+    try:
+        found = None if row is None else json.loads(row["value"])
+    except (TypeError, ValueError) as error:
+        raise damaged(folder / "ledger.sqlite", error) from error
     if found != SCHEMA_VERSION:
         raise StateError(
             f"the ledger in {folder} has schema {found}, this version {SCHEMA_VERSION}",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from edge_sdk.errors import SettingsError
 from edge_sdk.terminal.logs import LogFormat, set_up
 from edge_sdk.terminal.rim import rim
 
@@ -86,6 +88,27 @@ def add(
     app.command(name)(_dressed(command))
 
 
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Refuses numbers that are none: options are counts, seconds and shares.
+
+    Raises:
+        SettingsError: If one is not finite, or does not fit into 64 bits.
+    """
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise _no_option(name, f"{one} is no number")
+            if isinstance(one, int) and not -(1 << 63) <= one < 1 << 63:
+                raise _no_option(name, "it does not fit into 64 bits")
+
+
+def _no_option(name: str, why: str) -> SettingsError:
+    option = f"--{name.replace('_', '-')}"
+    return SettingsError(
+        f"{option}: {why}", remedy="Give a smaller number; see --help."
+    )
+
+
 def _dressed(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command, eval_str=True)
     ours = {
@@ -111,6 +134,7 @@ def _dressed(command: Callable[..., None]) -> Callable[..., None]:
         os.environ[LOG_FORMAT] = log_format  # what this command starts logs alike
         set_up(verbose=verbose, quiet=quiet, log_format=log_format)
         with rim(verbose=verbose, log_format=log_format):
+            _check_numbers(given)
             command(**given)
 
     signature = own.replace(parameters=parameters)

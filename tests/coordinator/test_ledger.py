@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -384,10 +385,10 @@ def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="holds no run yet"):
         read_ledger(tmp_path)
     (tmp_path / "ledger.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(StateError, match="cannot be read"):
+    with pytest.raises(StateError, match="is no SQLite database"):
         read_ledger(tmp_path)
     for _ in range(2):  # the lock is given back
-        with pytest.raises(StateError, match="cannot be used"):
+        with pytest.raises(StateError, match="is no SQLite database"):
             open_ledger(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateError, match="not usable"):
@@ -419,8 +420,10 @@ def test_a_ledger_is_made_at_once_for_whoever_looks_on(tmp_path: Path) -> None:
     assert seen <= {"it holds no run yet", "the ledger in it is being made"}
     (tmp_path / "begun").mkdir()
     sqlite3.connect(tmp_path / "begun" / "ledger.sqlite").close()
-    with pytest.raises(StateError, match="is being made") as caught:
-        read_ledger(tmp_path / "begun")
+    with (tmp_path / "begun" / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the coordinator has that makes it
+        with pytest.raises(StateError, match="is being made") as caught:
+            read_ledger(tmp_path / "begun")
     assert "in a moment" in caught.value.help
 
 
@@ -516,7 +519,7 @@ def test_a_full_disk_promises_nothing(tmp_path: Path) -> None:
     )
     blob, row, later = done.stdout.splitlines()
     assert "could not be kept" in blob
-    assert "refused" in row
+    assert "ledger.sqlite lies on a disk that fails" in row
     assert later == row  # a group that broke is not gone on with
     assert list((tmp_path / "blobs").glob(".*")) == []
     ledger = open_ledger(tmp_path)

@@ -50,7 +50,7 @@ def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
         (("[0.1, 0.05]", '[0.1, "x"]'), ["key densities[1]", "`float`"]),
         (("[0.1, 0.05]", "[1.5]"), ["key densities", "1.5", "(0, 1]"]),
         (("[0.1, 0.05]", "[0.0]"), ["key densities", "(0, 1]"]),
-        (("[0.1, 0.05]", "[nan]"), ["key densities", "(0, 1]"]),
+        (("[0.1, 0.05]", "[nan]"), ["key densities", "nan is no number"]),
         (("rounds = 3", 'rounds = 3\nalgorithm = "x"'), ["key algorithm", "fedavg"]),
         (
             (

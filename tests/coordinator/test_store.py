@@ -9,7 +9,7 @@ from coordinator.aggregate import Model
 from coordinator.algorithm import Family
 from coordinator.store import KEEP, ModelStore, model_name
 from edge_sdk.checkpoint import load_checkpoint
-from edge_sdk.errors import CheckpointError
+from edge_sdk.errors import StateError
 from edge_sdk.sparse import LayerShape
 
 LAYERS = (LayerShape("a", (6, 5)), LayerShape("b", (4, 6)))
@@ -40,7 +40,7 @@ def test_a_model_comes_back_as_it_was(store: ModelStore) -> None:
     for part in ("masked", "dense"):
         for key, value in getattr(model(), part).items():
             np.testing.assert_array_equal(getattr(found, part)[key], value, strict=True)
-    with pytest.raises(CheckpointError, match="round-00009"):
+    with pytest.raises(StateError, match="round-00009"):
         store.load(model_name(9))
 
 
