@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import threading
 import weakref
 from pathlib import Path
@@ -34,8 +35,6 @@ class NativeModel:
         EngineError: If the runtime is not built and cannot be.
 
     Attributes:
-        input_shape: One example, (channels, height, width), or (features,).
-        output_shape: One output, likewise.
         metadata: What the exporter wrote: task, labels, densities, mask digest.
         isa: Kernels in use: "v4", "v3" or "base".
     """
@@ -52,24 +51,29 @@ class NativeModel:
             )
         else:
             what = str(file)
-            handle = self._library.flsp_open(str(file).encode(), error, _ERROR_BYTES)
+            path = os.fsencode(file)
+            handle = self._library.flsp_open(path, error, _ERROR_BYTES)
         if not handle:
-            raise CheckpointError(
-                f"{what} cannot be opened: {error.value.decode()}",
-                remedy="Export it again, or copy it again and compare its SHA-256.",
-            )
+            raise _refused(what, error.value.decode(errors="replace"))
         self._handle = handle
         weakref.finalize(self, self._library.flsp_close, handle)
-        self.metadata: dict[str, Any] = json.loads(self._library.flsp_metadata(handle))
+        self.metadata: dict[str, Any] = _metadata(
+            what, self._library.flsp_metadata(handle)
+        )
         self.isa = str(self._library.flsp_isa(handle).decode())
-        self._chw = self._shape(self._library.flsp_input_shape)
-        self.input_shape: tuple[int, ...] = tuple(
-            self.metadata.get("input_shape", self._chw)
-        )
-        wanted = self._shape(self._library.flsp_output_shape)
-        self.output_shape: tuple[int, ...] = tuple(
-            self.metadata.get("output_shape", wanted)
-        )
+        given, made = self._library.flsp_input_shape, self._library.flsp_output_shape
+        self._input = self._viewed(what, "input_shape", given)
+        self._output = self._viewed(what, "output_shape", made)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One example: (channels, height, width), (channels, length) or (features,)."""
+        return self._input
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """One output, likewise."""
+        return self._output
 
     @property
     def bytes_held(self) -> int:
@@ -109,10 +113,46 @@ class NativeModel:
             self._local.session = session
         return session.handle
 
-    def _shape(self, function: Any) -> tuple[int, ...]:  # a ctypes function
-        shape = (ctypes.c_int64 * 3)()
-        function(self._handle, shape)
-        return tuple(int(v) for v in shape)
+    def _viewed(self, what: str, key: str, function: Any) -> tuple[int, ...]:
+        """A shape of the program, with as many axes as the metadata gives it.
+
+        The program alone says how much memory is read and written. The metadata may say
+        that trailing axes of one pixel are no axes, and nothing else.
+        """
+        found = (ctypes.c_int64 * 3)()
+        function(self._handle, found)  # a ctypes function
+        channels, height, width = (int(v) for v in found)
+        views: list[tuple[int, ...]] = [(channels, height, width)]
+        if height == 1:
+            views.append((channels, width))
+        if height == width == 1:
+            views.append((channels,))
+        said = self.metadata.get(key)
+        if said is None:
+            return views[0]
+        for view in views:
+            if isinstance(said, list) and said == list(view):
+                return view
+        raise _refused(
+            what, f"its metadata gives {key} {said!r:.60}, its program {views[0]}"
+        )
+
+
+def _refused(what: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} cannot be opened: {reason}",
+        remedy="Export it again, or copy it again and compare its SHA-256.",
+    )
+
+
+def _metadata(what: str, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _refused(what, f"its metadata is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise _refused(what, "its metadata is no JSON object")
+    return found
 
 
 def _address(array: NDArray[np.float32]) -> int:
@@ -128,7 +168,7 @@ class _Session:
         handle = library.flsp_session_new(model, threads, error, _ERROR_BYTES)
         if not handle:
             raise EngineError(
-                f"the model cannot run: {error.value.decode()}",
+                f"the model cannot run: {error.value.decode(errors='replace')}",
                 remedy="Use 1 to 256 threads, and free some memory.",
             )
         self.handle: int = handle

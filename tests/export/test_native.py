@@ -48,7 +48,9 @@ def model_of(
 
 def native_bytes(model: onnx.ModelProto, **options: Any) -> bytes:
     program = fuse(lower(model))
-    return write(program, {"output_shape": list(program.output_shape)}, **options)
+    given = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    shapes = {"input_shape": given[1:], "output_shape": list(program.output_shape)}
+    return write(program, shapes, **options)
 
 
 def compare(
@@ -58,7 +60,7 @@ def compare(
     batch = rng.standard_normal((2, *shape), np.float32)
     expected = predict(open_session(model.SerializeToString()), batch)
     native = NativeModel(native_bytes(model), threads=threads)
-    native.input_shape = shape
+    assert native.input_shape == shape
     outputs = native.run(batch)
     assert outputs.shape == expected.shape
     scale = np.abs(expected).max() or 1.0
@@ -410,13 +412,9 @@ def test_a_hostile_file_with_a_right_checksum_does_no_harm(
     struct.pack_into("<I", content, 16, zlib.crc32(content[80:]))
     try:
         model = NativeModel(bytes(content))
-    except (CheckpointError, ValueError):
+    except CheckpointError:
         return
-    shape = (1, *model.input_shape)
-    if np.prod(shape) < 10_000 and np.prod(model.output_shape) < 10_000:
-        model.output_shape = model._shape(model._library.flsp_output_shape)
-        model.input_shape = model._shape(model._library.flsp_input_shape)
-        model.run(np.zeros((1, *model.input_shape), np.float32))
+    model.run(np.zeros((1, *model.input_shape), np.float32))
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
@@ -514,6 +512,5 @@ def test_the_first_job_of_a_new_session_takes_each_piece_once() -> None:
     outputs = set()
     for _ in range(300):
         model = NativeModel(content, threads=2)
-        model.input_shape = (5, 4, 40)
         outputs.add(model.run(batch).tobytes())
     assert len(outputs) == 1

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 
 #include "flsp.h"
@@ -17,21 +16,43 @@ using namespace flsp;
 
 namespace {
 
-struct Free {
-  void operator()(float* p) const { std::free(p); }
+// Zeros, aligned to 64 bytes, with kSlack floats before and behind: vectors may touch a
+// few. calloc, not memset: pages that nothing uses stay the system's.
+class Floats {
+ public:
+  explicit Floats(int64_t count)
+      : base_(std::calloc(static_cast<size_t>(count + 2 * kSlack + 16), sizeof(float))) {
+    if (!base_) throw std::bad_alloc();
+  }
+  ~Floats() { std::free(base_); }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
+  float* get() const {
+    const auto at = reinterpret_cast<uintptr_t>(base_);
+    return reinterpret_cast<float*>((at + 63) / 64 * 64) + kSlack;
+  }
+
+ private:
+  void* const base_;
 };
-using Floats = std::unique_ptr<float, Free>;
 
-constexpr int64_t kSlack = 64;  // floats before and behind: packing may touch a few
+// A caller's file, aligned to 64 bytes and not a byte longer: sanitizers see its end.
+class Copy {
+ public:
+  Copy() = default;
+  Copy(const void* data, size_t size) {
+    if (!data && size) throw Error("there is no file at this address");
+    if (posix_memalign(&data_, 64, size ? size : 1)) throw std::bad_alloc();
+    if (size) std::memcpy(data_, data, size);
+  }
+  ~Copy() { std::free(data_); }
+  Copy(const Copy&) = delete;
+  Copy& operator=(const Copy&) = delete;
+  const uint8_t* get() const { return static_cast<const uint8_t*>(data_); }
 
-// Zeros, aligned to 64 bytes.
-Floats floats(int64_t count) {
-  const size_t bytes = static_cast<size_t>((count + 2 * kSlack + 15) / 16 * 16) * 4;
-  float* p = static_cast<float*>(std::aligned_alloc(64, bytes));
-  if (!p) throw std::bad_alloc();
-  std::memset(p, 0, bytes);
-  return Floats(p);
-}
+ private:
+  void* data_ = nullptr;
+};
 
 void tell(char* error, size_t size, const char* text) {
   if (error && size) std::snprintf(error, size, "%s", text);
@@ -56,10 +77,12 @@ struct Mapping {
   size_t size = 0;
   Mapping() = default;
   explicit Mapping(const char* path) {
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    // A pipe would be waited for, and cannot be mapped.
+    if (!path) throw Error("there is no path");
+    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) throw Error(std::string(path) + " cannot be opened");
     struct stat status {};
-    if (fstat(file, &status) == 0 && status.st_size > 0) {
+    if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
       size = static_cast<size_t>(status.st_size);
       data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
     }
@@ -73,36 +96,46 @@ struct Mapping {
   Mapping& operator=(const Mapping&) = delete;
 };
 
+// A session that the machine cannot hold is refused in words, not ended by the system.
+void check_machine(const Model& m, int threads) {
+  const int64_t bytes =
+      (m.arena_floats + m.source_floats + (m.pack_floats + 32) * threads) * 4;
+  const int64_t machine = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (machine > 0 && bytes > machine)
+    throw Error("a session of " + std::to_string(threads) + " threads takes " +
+                std::to_string(bytes) + " bytes, the machine has " +
+                std::to_string(machine));
+}
+
 }  // namespace
 
 // The model, and the file that its weights lie in: mapped, or a copy of the caller's.
 struct flsp_model {
   const Mapping file;
-  const Floats copy;
+  const Copy copy;
   Model model;
 
   explicit flsp_model(const char* path) : file(path) {
     load_model(model, static_cast<const uint8_t*>(file.data), file.size);
   }
-  flsp_model(const void* data, size_t size) : copy(floats(size / sizeof(float) + 1)) {
-    std::memcpy(copy.get(), data, size);
-    load_model(model, reinterpret_cast<const uint8_t*>(copy.get()), size);
+  flsp_model(const void* data, size_t size) : copy(data, size) {
+    load_model(model, copy.get(), size);
   }
 };
 
 struct flsp_session {
   const Model& model;
   Pool pool;
-  int64_t pack_step;
-  Floats arena, source, pack;
+  const int64_t pack_step;
+  const Floats arena, source, pack;
 
   flsp_session(const Model& m, int threads)
       : model(m),
         pool(threads),
         pack_step((m.pack_floats + 31) / 16 * 16),
-        arena(floats(m.arena_floats)),
-        source(floats(m.source_floats)),
-        pack(floats(pack_step * threads)) {}
+        arena(m.arena_floats),
+        source(m.source_floats),
+        pack(pack_step * threads) {}
 };
 
 namespace flsp {
@@ -172,7 +205,9 @@ int64_t flsp_model_bytes(const flsp_model* model) { return model->model.bytes();
 flsp_session* flsp_session_new(const flsp_model* model, int threads, char* error,
                                size_t error_size) {
   return guarded(error, error_size, [&]() -> flsp_session* {
+    if (!model) throw Error("there is no model");
     if (threads < 1 || threads > 256) throw Error("threads must be 1 to 256");
+    check_machine(model->model, threads);
     return new flsp_session(model->model, threads);
   });
 }
@@ -183,8 +218,8 @@ int flsp_run(flsp_session* s, const float* input, float* output, int64_t batch) 
   if (!s || !input || !output || batch < 0) return -1;
   const Buffer& in = s->model.buffers.front();
   const Buffer& out = s->model.buffers.back();
-  const Workspace space{s->arena.get() + kSlack, s->source.get() + kSlack,
-                        s->pack.get() + kSlack, s->pack_step, &s->pool};
+  const Workspace space{s->arena.get(), s->source.get(), s->pack.get(), s->pack_step,
+                        &s->pool};
   const auto copy = [](const Buffer& b, const float* from, int64_t from_step, float* to,
                        int64_t to_step) {
     for (int32_t c = 0; c < b.channels; c++)

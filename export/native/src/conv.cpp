@@ -147,6 +147,7 @@ void packed_tile(const Job& j, int tile, int begin, int end, int thread) {
     pack.out_width = width;
     pack.out_row = p.pack_row;
     pack.step = p.step;
+    pack.near = p.near;
     j.model.kernels->pack(pack, target);
     run_block(j, b, t, 1, tw, begin, end);
   }

@@ -27,8 +27,8 @@ class File {
   size_t size_;
 };
 
-// A weight of the file, every number in it checked.
-Weight read_weight(const File& file, const WeightRecord& record);
+// A weight's arrays, and its row counts if it is sparse; their contents are not checked.
+Weight read_weight(const File& file, const WeightRecord& record, const uint32_t** counts);
 
 }  // namespace flsp
 

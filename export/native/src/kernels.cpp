@@ -346,8 +346,9 @@ void pack_rows(const Pack& p, float* target) {
 // width 4, where packing was a quarter of a layer's time.
 constexpr int kNarrowCopies = 16;
 void pack_narrow(const Pack& p, float* target) {
-  const int32_t width = p.width;
-  const int32_t top = p.from < 0 ? -p.from : 0;
+  const int32_t width = p.width, rows = p.to - p.from;
+  const int32_t above = p.from < 0 ? -p.from : 0;
+  const int32_t top = above < rows ? above : rows;  // a tile may lie in padding alone
   const int32_t first = p.from + top, last = p.to < p.height ? p.to : p.height;
   const int32_t body = last > first ? (last - first) * width : 0;
   Index masks[kNarrowCopies];
@@ -363,11 +364,12 @@ void pack_narrow(const Pack& p, float* target) {
       const float* from = p.x + c * p.plane + p.origin[k] + first * p.row + p.shift[k];
       float* to = target + top * width;
       for (int32_t i = 0; i < body; i += kLanes) copy_masked(to + i, from + i, mask);
-      zero(to + body, (p.to - p.from - top) * width - body);
+      zero(to + body, (rows - top) * width - body);
     }
 }
 
 void pack(const Pack& p, float* target) {
+  if (!p.near) return pack_rows(p, target);
   const bool gapless =
       p.row == p.width && p.out_width == p.width && p.out_row == p.width;
   if (gapless && p.width <= kLanes && kLanes % p.width == 0 && p.copies <= kNarrowCopies)

@@ -76,6 +76,7 @@ struct Pack {
   int32_t out_width;       // columns per packed row
   int32_t out_row;         // floats per packed row: what is between may be anything
   ptrdiff_t step;          // floats between two copies in the target
+  bool near;               // copies stay near their planes: whole vectors may be read
 };
 
 // A linear layer: rows of a matrix in the file.

@@ -102,14 +102,13 @@ void max_pool(const Args& a, int channel, float* line) {
                       line});
 }
 
-void average_pool(const Args& a, int channel) {
+void average_pool(const Args& a, int channel, float* count) {
   const OpRecord& o = a.op.record;
   const int32_t width = a.out.buffer.width;
-  std::vector<float> count(width);
   for (int32_t h = 0; h < a.out.buffer.height; h++) {
     float* y = a.out.channel(channel) + static_cast<int64_t>(h) * width;
     std::fill_n(y, width, 0.0f);
-    std::fill(count.begin(), count.end(), 0.0f);
+    std::fill_n(count, width, 0.0f);
     each_tap(a, h, [&](int32_t row, Range r, int32_t shift) {
       const float* x =
           a.in.channel(channel) + static_cast<int64_t>(row) * a.in.buffer.width + shift;
@@ -201,7 +200,9 @@ void run_op(const Model& model, const Op& op, const Workspace& space) {
         max_pool(a, c, space.pack + thread * space.pack_step);
       });
     case kAveragePool:
-      return space.pool->each(out.channels, [&](int c, int) { average_pool(a, c); });
+      return space.pool->each(out.channels, [&](int c, int thread) {
+        average_pool(a, c, space.pack + thread * space.pack_step);
+      });
     case kGlobalAverage: return global_average(a);
     case kAdd: return add(a);
     case kPlace:
@@ -210,7 +211,7 @@ void run_op(const Model& model, const Op& op, const Workspace& space) {
     case kActivation: return activation(a);
     case kAffine: return affine(a);
     case kFlatten: return compact(a.in, a.out.data);
-    default: return;  // load.cpp lets no other kind through
+    default: return;  // check.cpp lets no other kind through
   }
 }
 

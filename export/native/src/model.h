@@ -13,6 +13,11 @@
 namespace flsp {
 
 constexpr int64_t kMostFloats = int64_t{1} << 29;  // 2 GiB of activations or weights
+constexpr int64_t kSlack = 64;  // floats before and behind what a session allocates
+// Floats outside a plane that a copy in whole vectors may begin or end, before its last
+// vector is rounded up; as many lie between two buffers of a file.
+constexpr int32_t kNear = 32;
+static_assert(kNear + 16 <= kSlack, "a copy stays in its allocation");
 
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -59,6 +64,7 @@ struct ConvPlan {
   std::vector<int32_t> phase_h, phase_w;  // phases that some weight reads
   // packing
   std::vector<int32_t> origin, shift;
+  bool near = false;        // whole vectors may be read: see kNear
   int32_t row_from = 0;     // source row of output row 0 (negative: padding)
   int32_t row_span = 0;     // source rows that one output row reads
   int32_t pack_row = 0;     // floats per packed row: the width, or rounded up to lanes

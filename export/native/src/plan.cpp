@@ -7,7 +7,12 @@
 //   64 x 64 channels, 32 x 32 pixels, density 0.23: 77 GMAC/s against 57 direct.
 // * direct: tiles read the input (padded into a scratch copy if need be). Better where
 //   few output channels use each input: depthwise layers, thin first layers.
+//
+// Whatever a file says, planning is linear in its entries, rows, columns and taps, which
+// check.h bounds.
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "model.h"
 
@@ -29,14 +34,6 @@ Tap tap_of(const OpRecord& op, int32_t k, bool phases) {
   if (!phases) return {0, 0, y - op.pad_top, x - op.pad_left};
   // The copy is padded, so positions in it are never negative.
   return {y % op.stride_h, x % op.stride_w, y / op.stride_h, x / op.stride_w};
-}
-
-// Index of `value` in `list`, added if new.
-int32_t index_of(std::vector<int32_t>& list, int32_t value) {
-  const auto found = std::find(list.begin(), list.end(), value);
-  if (found != list.end()) return static_cast<int32_t>(found - list.begin());
-  list.push_back(value);
-  return static_cast<int32_t>(list.size()) - 1;
 }
 
 struct Shape {
@@ -74,21 +71,22 @@ bool cheaper_packed(const Shape& s, int32_t copies, bool dense) {
   return packed < direct;
 }
 
+void check_scratch(int64_t floats) {
+  if (floats > kMostScratch) throw Error("a convolution needs too much scratch memory");
+}
+
 // The source: the input itself, or its padded copy split into phases by the stride.
-void plan_source(const Shape& s, ConvPlan& p) {
+void plan_source(const Shape& s, const std::vector<Tap>& taps, ConvPlan& p) {
   if (!p.phases) {
     p.source_plane = s.in.plane();
     p.source_row = p.source_width = s.in.width;
     p.source_height = s.in.height;
     return;
   }
-  for (int32_t k = 0; k < s.taps(); k++) {
-    const Tap t = tap_of(s.op, k, true);
-    const int32_t key = t.phase_h * s.op.stride_w + t.phase_w;
-    bool known = false;
-    for (size_t i = 0; i < p.phase_h.size(); i++)
-      known |= p.phase_h[i] * s.op.stride_w + p.phase_w[i] == key;
-    if (known) continue;
+  std::map<std::pair<int32_t, int32_t>, int32_t> known;
+  for (const Tap& t : taps) {
+    const auto count = static_cast<int32_t>(p.phase_h.size());
+    if (!known.try_emplace({t.phase_h, t.phase_w}, count).second) continue;
     p.phase_h.push_back(t.phase_h);
     p.phase_w.push_back(t.phase_w);
   }
@@ -97,33 +95,39 @@ void plan_source(const Shape& s, ConvPlan& p) {
   p.source_row = (p.source_width + 15) / 16 * 16;
   const int64_t plane = static_cast<int64_t>(p.source_height) * p.source_row;
   p.source_plane = (plane * static_cast<int64_t>(p.phase_h.size()) + 15) / 16 * 16;
+  check_scratch(p.source_plane);
   p.source_floats = p.source_plane * s.in.channels;
+  check_scratch(p.source_floats);
 }
 
-// Where a tap's phase starts within a channel of the source.
-int32_t phase_origin(const Shape& s, const ConvPlan& p, const Tap& t) {
+// Where each tap's phase starts within a channel of the source.
+std::vector<int32_t> phase_origins(const std::vector<Tap>& taps, const ConvPlan& p) {
+  std::map<std::pair<int32_t, int32_t>, int32_t> known;
   for (size_t i = 0; i < p.phase_h.size(); i++)
-    if (p.phase_h[i] == t.phase_h && p.phase_w[i] == t.phase_w)
-      return static_cast<int32_t>(i) * p.source_height * p.source_row;
-  (void)s;
-  return 0;
+    known[{p.phase_h[i], p.phase_w[i]}] =
+        static_cast<int32_t>(i) * p.source_height * p.source_row;
+  std::vector<int32_t> origins;
+  for (const Tap& t : taps)
+    origins.push_back(p.phases ? known.at({t.phase_h, t.phase_w}) : 0);
+  return origins;
 }
 
 // Copies of one channel: one per phase row and horizontal position that a tap reads.
-std::vector<int32_t> plan_copies(const Shape& s, ConvPlan& p) {
-  std::vector<int32_t> keys, copy_of_tap;
-  for (int32_t k = 0; k < s.taps(); k++) {
-    const Tap t = tap_of(s.op, k, p.phases);
-    const int32_t origin = phase_origin(s, p, t);
-    int32_t found = -1;
-    for (size_t i = 0; i < p.origin.size(); i++)
-      if (p.origin[i] == origin && p.shift[i] == t.column) found = static_cast<int32_t>(i);
-    if (found < 0) {
-      found = static_cast<int32_t>(p.origin.size());
-      p.origin.push_back(origin);
-      p.shift.push_back(t.column);
-    }
-    copy_of_tap.push_back(found);
+std::vector<int32_t> plan_copies(const Shape& s, const std::vector<Tap>& taps,
+                                 const std::vector<int32_t>& origins, ConvPlan& p) {
+  std::map<std::pair<int32_t, int32_t>, int32_t> known;
+  std::vector<int32_t> copy_of_tap;
+  const int32_t lanes = s.kernels.lanes;
+  const int32_t width = (s.out.width + lanes - 1) / lanes * lanes;
+  p.near = true;
+  for (size_t k = 0; k < taps.size(); k++) {
+    const int32_t column = taps[k].column, count = static_cast<int32_t>(p.origin.size());
+    const auto [found, added] = known.try_emplace({origins[k], column}, count);
+    copy_of_tap.push_back(found->second);
+    if (!added) continue;
+    p.origin.push_back(origins[k]);
+    p.shift.push_back(column);
+    p.near &= column >= -kNear && column + width - p.source_width <= kNear;
   }
   return copy_of_tap;
 }
@@ -207,52 +211,79 @@ int64_t channel_step(const ConvPlan& p) {
 }
 
 // Where the input of every column lies, of the first channel of its group on.
-void fill_offsets(const Shape& s, const std::vector<int32_t>& copy_of_tap, ConvPlan& p) {
-  for (int32_t column = 0; column < s.weight.columns; column++) {
-    const int32_t k = column % s.taps();
-    const Tap t = tap_of(s.op, k, p.phases);
-    const int64_t tap =
-        p.packed ? copy_of_tap[k] * p.step + int64_t{t.row - p.row_from} * p.pack_row
-                 : phase_origin(s, p, t) + int64_t{t.row} * p.source_row + t.column;
-    p.offset.push_back(checked(column / s.taps() * channel_step(p) + tap));
-  }
+void fill_offsets(const Shape& s, const std::vector<Tap>& taps,
+                  const std::vector<int32_t>& origins,
+                  const std::vector<int32_t>& copy_of_tap, ConvPlan& p) {
+  p.offset.reserve(static_cast<size_t>(s.weight.columns));
+  for (int32_t channel = 0; channel < s.weight.columns / s.taps(); channel++)
+    for (size_t k = 0; k < taps.size(); k++) {
+      const Tap& t = taps[k];
+      const int64_t tap =
+          p.packed ? copy_of_tap[k] * p.step + int64_t{t.row - p.row_from} * p.pack_row
+                   : origins[k] + int64_t{t.row} * p.source_row + t.column;
+      p.offset.push_back(checked(channel * channel_step(p) + tap));
+    }
 }
 
-// Each row's entries, cut where the blocks of input channels end.
-void fill_segments(const Shape& s, ConvPlan& p) {
+ConvBlock block_at(const Shape& s, const ConvPlan& p, int32_t index, int32_t channels) {
+  ConvBlock block;
+  block.channel = index * channels;
+  block.channels = std::min(channels, s.in.channels - block.channel);
+  block.base = p.packed ? -block.channel * channel_step(p) : 0;
+  return block;
+}
+
+struct Cut {
+  int32_t block;
+  Segment segment;
+};
+
+// Each row's entries, cut where the blocks of input channels end. The first block sets the
+// bias, the last one finishes: they hold every row; others only rows that read them.
+std::vector<Cut> cut_rows(const Shape& s, const ConvPlan& p, int32_t channels) {
   const int32_t own = s.in.channels / s.op.groups, rows = s.weight.rows;
-  const int32_t per_group = rows / s.op.groups;
-  std::vector<std::vector<Segment>> found(p.blocks.size());
+  const int32_t per_group = rows / s.op.groups, last = (s.in.channels - 1) / channels;
+  std::vector<Cut> cuts;
   for (int32_t r = 0; r < rows; r++) {
     const int32_t group = r / per_group * own;  // its first channel
     const int32_t base = checked(group * channel_step(p));
     const int32_t end = s.weight.start[r + 1];
-    int32_t at = s.weight.start[r], column = 0;
-    for (size_t b = 0; b < p.blocks.size(); b++) {
-      const ConvBlock& block = p.blocks[b];
-      const int64_t stop = int64_t{block.channel + block.channels - group} * s.taps();
+    int32_t at = s.weight.start[r], column = 0, block = 0;
+    const auto next = [&] {  // the block that entry `at` reads
+      return (group + (column + s.weight.gaps[at]) / s.taps()) / channels;
+    };
+    for (;;) {
       Segment segment{r, at, 0, column, base};
-      for (; at < end && column + s.weight.gaps[at] < stop; at++, segment.count++)
+      for (; at < end && next() == block; at++, segment.count++)
         column += s.weight.gaps[at];
-      // The first block sets the bias, the last one finishes: of every row.
-      const bool ends = b == 0 || b + 1 == p.blocks.size();
-      if (ends || segment.count) found[b].push_back(segment);
+      if (segment.count || block == 0 || block == last) cuts.push_back({block, segment});
+      if (block == last) break;
+      block = at < end ? next() : last;
     }
   }
-  for (size_t b = 0; b < p.blocks.size(); b++) {
-    ConvBlock& block = p.blocks[b];
+  std::stable_sort(cuts.begin(), cuts.end(),
+                   [](const Cut& a, const Cut& b) { return a.block < b.block; });
+  return cuts;
+}
+
+void fill_segments(const Shape& s, int32_t channels, ConvPlan& p) {
+  const std::vector<Cut> cuts = cut_rows(s, p, channels);
+  for (size_t from = 0, to = 0; from < cuts.size(); from = to) {
+    while (to < cuts.size() && cuts[to].block == cuts[from].block) to++;
+    ConvBlock block = block_at(s, p, cuts[from].block, channels);
+    block.segments.reserve(to - from);
     block.shard.push_back(0);
     for (int32_t shard = 0; shard < p.shards; shard++) {
-      const size_t first = block.segments.size();
-      for (const Segment& segment : found[b])
-        if (segment.row % p.shards == shard) block.segments.push_back(segment);
-      std::stable_sort(block.segments.begin() + static_cast<ptrdiff_t>(first),
-                       block.segments.end(), [](const Segment& a, const Segment& c) {
-                         return a.count > c.count;
-                       });
+      const auto first = static_cast<ptrdiff_t>(block.segments.size());
+      for (size_t i = from; i < to; i++)
+        if (cuts[i].segment.row % p.shards == shard)
+          block.segments.push_back(cuts[i].segment);
+      std::stable_sort(
+          block.segments.begin() + first, block.segments.end(),
+          [](const Segment& a, const Segment& c) { return a.count > c.count; });
       block.shard.push_back(static_cast<int32_t>(block.segments.size()));
     }
-    block.segments.shrink_to_fit();
+    p.blocks.push_back(std::move(block));
   }
 }
 
@@ -263,44 +294,42 @@ ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
   const Shape s{kernels, op, in, out, weight};
   ConvPlan p;
   p.dense = weight.encoding == kGroups;
-  std::vector<int32_t> columns;
+  std::vector<Tap> taps;
+  std::map<std::pair<int32_t, int32_t>, int32_t> columns;
   for (int32_t k = 0; k < s.taps(); k++) {
     const Tap t = tap_of(op, k, s.strided());
-    index_of(columns, (t.phase_h * op.stride_w + t.phase_w) * 65536 + t.column);
+    columns[{t.phase_h * op.stride_w + t.phase_w, t.column}]++;
   }
   p.packed = cheaper_packed(s, static_cast<int32_t>(columns.size()), p.dense);
   p.phases = s.strided() || (!p.packed && s.padded());
-  plan_source(s, p);
+  for (int32_t k = 0; k < s.taps(); k++) taps.push_back(tap_of(op, k, p.phases));
+  plan_source(s, taps, p);
   plan_tiles(s, p);
   p.shards = plan_shards(s, p);
+  const std::vector<int32_t> origins = phase_origins(taps, p);
   std::vector<int32_t> copy_of_tap;
   if (p.packed) {
-    copy_of_tap = plan_copies(s, p);
+    copy_of_tap = plan_copies(s, taps, origins, p);
     int32_t last = INT32_MIN;
     p.row_from = INT32_MAX;
-    for (int32_t k = 0; k < s.taps(); k++) {
-      const int32_t row = tap_of(op, k, p.phases).row;
-      p.row_from = std::min(p.row_from, row);
-      last = std::max(last, row);
+    for (const Tap& t : taps) {
+      p.row_from = std::min(p.row_from, t.row);
+      last = std::max(last, t.row);
     }
     p.row_span = last - p.row_from + 1;
     const int64_t rows = tile_rows(s, p) + p.row_span - 1;
     p.step = (rows * p.pack_row + 15) / 16 * 16;
+    check_scratch(channel_step(p));
   }
   const int32_t channels = block_channels(s, p);
-  for (int32_t c = 0; c < in.channels; c += channels) {
-    ConvBlock block;
-    block.channel = c;
-    block.channels = std::min(channels, in.channels - c);
-    block.base = p.packed ? -c * channel_step(p) : 0;
-    p.blocks.push_back(std::move(block));
-  }
-  if (p.packed)  // a tile's last vectors may read past its last row
+  if (p.packed) {  // a tile's last vectors may read past its last row
     p.pack_floats = channel_step(p) * channels + p.pack_row + p.vectors * kernels.lanes + 64;
-  if (p.source_floats > kMostScratch || p.pack_floats > kMostScratch)
-    throw Error("a convolution needs too much scratch memory");
-  fill_offsets(s, copy_of_tap, p);
-  if (!p.dense) fill_segments(s, p);
+    check_scratch(p.pack_floats);
+  }
+  fill_offsets(s, taps, origins, copy_of_tap, p);
+  if (!p.dense) fill_segments(s, channels, p);
+  for (int32_t c = 0; p.dense && c < in.channels; c += channels)
+    p.blocks.push_back(block_at(s, p, c / channels, channels));
   return p;
 }
 

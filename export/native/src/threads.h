@@ -20,16 +20,14 @@ class Pool {
   using Run = std::function<void(int, int)>;
 
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
-  }
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
+    try {
+      for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {  // the system gives no more threads: those that run must end first
+      stop();
+      throw;
     }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
   }
+  ~Pool() { stop(); }
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
@@ -59,6 +57,15 @@ class Pool {
  private:
   static constexpr uint32_t kClosed = 0xFFFFFFFFu;
   static constexpr int kSpins = 2000;  // some tens of microseconds: about one layer
+
+  void stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
 
   static void pause() {
 #if defined(__x86_64__)

@@ -60,10 +60,10 @@ WindowPlan plan_windows(const Kernels& kernels, const Weight& w) {
   for (int32_t row = 0; row < w.rows; row += kWindowRows) {
     add_steps(w, row, std::min(w.rows, row + kWindowRows), p);
     p.start.push_back(static_cast<int32_t>(p.base.size()));
+    // The rows may have too little in common for steps to pay.
+    if (static_cast<double>(p.base.size()) * kStepCycles >= static_cast<double>(w.entries))
+      return {};
   }
-  // The rows may have too little in common for steps to pay.
-  if (static_cast<double>(p.base.size()) * kStepCycles >= static_cast<double>(w.entries))
-    return {};
   return p;
 }
 

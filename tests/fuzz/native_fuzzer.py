@@ -1,0 +1,209 @@
+"""Fuzzes the loader and kernels of the native runtime: C++ under sanitizers.
+
+`make fuzz-native` runs it for ten minutes. The mutator knows the file format
+(``native/mutate.h``) and repairs checksums; what it keeps is chosen by the basic blocks
+that were reached. Every mutant is opened and run on every kernel set of the machine.
+
+    python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_sdk.infer.build import SOURCES, commands
+from edge_sdk.kernels.build import find_compiler, this_machine
+from export.native.fileformat import write
+from export.native.program import Function, Kind, Operation, Program, Shape, Weight
+
+HERE = Path(__file__).resolve().parent / "native"
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+CHECKED = ("-O1", "-g1", *SANITIZERS)
+
+
+def build(folder: Path) -> Path:
+    """The fuzzer as one executable; of the runtime's code it counts basic blocks."""
+    compiler = find_compiler(this_machine())
+    assert compiler is not None
+    traced = (*CHECKED, "-fsanitize-coverage=trace-pc")
+    calls, objects = commands(compiler, this_machine(), folder, extra=traced)
+    own = folder / "fuzz.o"
+    plain = [compiler, "-std=c++17", *CHECKED, f"-I{SOURCES}", "-c"]
+    calls.append([*plain, str(HERE / "fuzz.cpp"), "-o", str(own)])
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(_compile, calls))
+    out = folder / "fuzz"
+    parts = [*map(str, objects), str(own)]
+    _compile([compiler, *SANITIZERS, *parts, "-lpthread", "-o", str(out)])
+    return out
+
+
+def _compile(call: list[str]) -> None:
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(call)} failed:\n{done.stderr[-3000:]}")
+
+
+def fuzz(tool: Path, folder: Path, *, seconds: float, seed: int) -> dict[str, Any]:
+    """Figures of one process; a finding is in words under "finding"."""
+    seeds = folder / f"seeds-{seed}"
+    seeds.mkdir()
+    for name, content in seed_files().items():
+        (seeds / f"{name}.flsp").write_bytes(content)
+    finding = folder / f"finding-{seed}.flsp"
+    done = subprocess.run(
+        [tool, seeds, str(seconds), str(seed), finding],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return {"finding": f"{done.stderr[-6000:]}\nits file: {finding}"}
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def replay(tool: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    """Opens and runs one file as the fuzzer does; refusals are on stdout."""
+    return subprocess.run([tool, file], capture_output=True, text=True, check=False)
+
+
+# --------------------------------------------------------------------- seed files
+
+
+def matrix(rows: int, columns: int, density: float) -> Weight:
+    """Standard normal values of a fixed seed, kept at a density."""
+    rng = np.random.default_rng(rows * 1000 + columns)
+    values = rng.standard_normal((rows, columns), np.float32)
+    values[rng.random(values.shape) >= density] = 0
+    return Weight("w", values, rng.standard_normal(rows, np.float32))
+
+
+def convolution(
+    given: Shape,
+    channels: int,
+    kernel: tuple[int, int] = (3, 3),
+    *,
+    density: float = 0.3,
+    stride: tuple[int, int] = (1, 1),
+    pad: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Program:
+    """One convolution, padded alike on both sides, and a clip."""
+    sizes = zip((given.height, given.width), kernel, stride, pad, dilation, strict=True)
+    side = [(n + 2 * p - (k - 1) * d - 1) // s + 1 for n, k, s, p, d in sizes]
+    weight = matrix(channels, given.channels // groups * kernel[0] * kernel[1], density)
+    window = {"kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation}
+    operation = Operation(
+        Kind.CONV, 0, 1, weight=0, groups=groups, low=0.0, high=6.0, **window
+    )
+    made = Shape(channels, *side)
+    return Program((given, made), (operation,), (weight,), 1)
+
+
+def _programs() -> dict[str, Program]:
+    image = Shape(4, 9, 17)
+    pools = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1)}
+    half, flat = Shape(4, 5, 9), Shape(180)
+    whole = Program(
+        (image, image, half, half, Shape(8, 5, 9), Shape(360), Shape(24), Shape(24)),
+        (
+            Operation(Kind.AFFINE, 0, 1, weight=0),
+            Operation(Kind.MAX_POOL, 1, 2, **pools),
+            Operation(Kind.ACTIVATION, 2, 3, extra=int(Function.HARD_SWISH), high=2.0),
+            Operation(Kind.PLACE, 2, 4),
+            Operation(Kind.PLACE, 3, 4, extra=4),
+            Operation(Kind.FLATTEN, 4, 5),
+            Operation(Kind.LINEAR, 5, 6, weight=1),
+            Operation(Kind.ACTIVATION, 6, 7, extra=int(Function.SOFTMAX)),
+        ),
+        (matrix(4, 1, 1.0), matrix(24, 360, 0.2)),
+        7,
+    )
+    residual = Program(
+        (image, image, image, half, flat, Shape(10)),
+        (
+            Operation(Kind.CONV, 0, 1, weight=0, kernel=(3, 3), pad=(1, 1), low=0.0),
+            Operation(Kind.CONV, 1, 2, 0, weight=1, kernel=(3, 3), pad=(1, 1)),
+            Operation(Kind.AVERAGE_POOL, 2, 3, extra=1, **pools),
+            Operation(Kind.FLATTEN, 3, 4),
+            Operation(Kind.LINEAR, 4, 5, weight=2),
+        ),
+        (matrix(4, 36, 0.3), matrix(4, 36, 1.0), matrix(10, 180, 0.8)),
+        5,
+    )
+    ends = Program(
+        (image, image, image, Shape(4)),
+        (
+            Operation(Kind.ACTIVATION, 0, 1, extra=int(Function.TANH)),
+            Operation(Kind.ADD, 0, 2, 1, low=-1.0),
+            Operation(Kind.GLOBAL_AVERAGE, 2, 3),
+        ),
+        (),
+        3,
+    )
+    return {
+        "whole": whole,
+        "residual": residual,
+        "ends": ends,
+        "narrow": convolution(Shape(4, 4, 4), 6),
+        "vectors": convolution(Shape(4, 16, 16), 6),
+        "rows": convolution(Shape(4, 9, 21), 30),
+        "direct": convolution(Shape(3, 8, 40), 4, density=0.5),
+        "strided": convolution(Shape(4, 12, 20), 6, stride=(2, 2)),
+        "dense": convolution(Shape(8, 8, 16), 16, density=1.0),
+        "depthwise": convolution(Shape(8, 8, 32), 8, density=0.6, groups=8),
+        "sequence": convolution(Shape(4, 1, 60), 7, (1, 5), pad=(0, 2)),
+        "causal": convolution(
+            Shape(4, 1, 64), 6, (1, 3), pad=(0, 32), dilation=(1, 32)
+        ),
+    }
+
+
+def seed_files() -> dict[str, bytes]:
+    """Small exported programs of every operation, with float32 and with int8 values."""
+    return {
+        f"{name}-{'int8' if int8 else 'float'}": write(
+            program, {"task": name}, int8=int8
+        )
+        for name, program in _programs().items()
+        for int8 in (False, True)
+    }
+
+
+def main() -> int:
+    """Runs for so many seconds on so many cores; the exit status is 1 on a finding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-native-"))
+    tool = build(folder)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [
+            pool.submit(fuzz, tool, folder, seconds=options.seconds, seed=seed)
+            for seed in range(options.seed, options.seed + options.jobs)
+        ]
+        outcomes = [run.result() for run in runs]
+    for outcome in outcomes:
+        print(outcome.get("finding") or json.dumps(outcome))
+    if any("finding" in outcome for outcome in outcomes):
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
