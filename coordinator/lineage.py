@@ -80,7 +80,7 @@ class Lineage:
         self._settings, self._task = settings, task
         self._algorithm, self._ledger = algorithm, ledger
         self.layers = layers_of(task.model(), task.dense_layers)
-        self._store = ModelStore(ledger.folder, settings.task, self.layers)
+        self._store = ModelStore(ledger.folder, settings.task, self.layers, ledger)
         self.model: Model | None = None
         self.family: Family | None = None
         self._warm_up: tuple[Model, Family] | None = None

@@ -20,11 +20,14 @@ from edge_sdk.errors import CheckpointError, SparsityError, disk_remedy
 from edge_sdk.json_text import floats_from_json, to_json
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.mask import LayerShape, Mask
+from edge_sdk.sums import SUMS, check_sum, lines_with, sums_of
 
 __all__ = [
     "Checkpoint",
+    "checkpoint_bytes",
     "load_checkpoint",
     "replace_file",
+    "replace_listed",
     "round_of",
     "save_checkpoint",
 ]
@@ -74,6 +77,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: If the folder cannot be written.
     """
+    replace_file(path, checkpoint_bytes(checkpoint))
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """The checkpoint's file; equal checkpoints give equal bytes."""
     tensors: dict[str, NDArray[Any]] = {}
     for layer in checkpoint.layers:
         csr = checkpoint.csr(layer.name)
@@ -94,7 +102,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "dense": json.dumps(list(checkpoint.dense)),
         "metrics": to_json(dict(checkpoint.metrics), sort_keys=True),
     }
-    replace_file(path, _canonical(save(tensors, metadata)))
+    return _canonical(save(tensors, metadata))
 
 
 def round_of(path: Path) -> int | None:
@@ -107,12 +115,13 @@ def round_of(path: Path) -> int | None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint back, checking structure and mask digest.
+    """Reads a checkpoint back, checking structure, mask digest and `SHA256SUMS`.
 
     Raises:
         CheckpointError: If it is missing, damaged, or its mask is not the one it names.
     """
     try:
+        check_sum(path)
         with safe_open(path, framework="numpy") as file:
             meta = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -198,6 +207,20 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             f"{path} could not be written: {error}",
             remedy=disk_remedy(error),
         ) from error
+
+
+def replace_listed(path: Path, content: bytes, digest: str) -> None:
+    """As `replace_file`, and lists the file's digest in `SHA256SUMS` beside it.
+
+    Raises:
+        CheckpointError: If the folder cannot be written.
+    """
+    listed = sums_of(path)
+    if listed != {digest}:
+        replace_file(path.parent / SUMS, lines_with(path, digest, alone=False))
+    replace_file(path, content)
+    if listed - {digest}:
+        replace_file(path.parent / SUMS, lines_with(path, digest, alone=True))
 
 
 def _canonical(content: bytes) -> bytes:

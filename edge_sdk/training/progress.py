@@ -9,6 +9,7 @@ Rule 3. It is a help, not a promise: a damaged one or a full disk costs time, no
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -80,6 +81,7 @@ class TaskProgress:
             if not ours:
                 path.unlink()
                 return 0, 0.0
+            _check_digest(arrays, told)
             steps, total = int(told["steps"]), float.fromhex(told["loss"])
             model.load(_part(arrays, "v/"), _part(arrays, "d/"))
         except FileNotFoundError:
@@ -117,11 +119,30 @@ class TaskProgress:
             arrays[f"m/{place}"] = buffer.detach().numpy()
         told = {"task": self._key, "steps": str(steps), "loss": loss.hex()}
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        told["sha256"] = _digest(whole, told)
         try:
             replace_file(self._place.path, save(whole, told))
         except CheckpointError as error:
             log.warning("a reboot now starts the task over: %s", error)
         self._kept_at = self._place.clock()
+
+
+def _check_digest(arrays: dict[str, NDArray[Any]], told: dict[str, str]) -> None:
+    """Refuses what is not what was written; older versions wrote no digest."""
+    digest = _digest(arrays, told)
+    if told.get("sha256", digest) != digest:
+        raise ValueError("it is not what was written")
+
+
+def _digest(arrays: dict[str, NDArray[Any]], told: dict[str, str]) -> str:
+    """SHA-256 over all that training goes on from."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        digest.update(array.tobytes())
+    digest.update(f"{told.get('task')} {told.get('steps')} {told.get('loss')}".encode())
+    return digest.hexdigest()
 
 
 def _part(arrays: dict[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:

@@ -99,6 +99,18 @@ def test_another_tasks_checkpoint_and_a_damaged_one_are_thrown_away(
         assert trained(place.of("2-b", "masked")) == whole
 
 
+def test_one_flipped_bit_of_its_checkpoint_starts_the_task_over(tmp_path: Path) -> None:
+    whole = trained(None)
+    place = Progress(tmp_path, every_s=0.0)
+    for back in (1, 40, 300):
+        with pytest.raises(Stopped):
+            trained(place.of("1-a", "masked"), 4)
+        content = bytearray(place.path.read_bytes())
+        content[-back] ^= 64
+        place.path.write_bytes(content)
+        assert trained(place.of("1-a", "masked")) == whole
+
+
 def test_a_short_task_writes_nothing_and_a_full_disk_costs_only_the_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
