@@ -36,6 +36,11 @@ def regression(no: int, density: float) -> Mapping[str, float]:
     return {"loss": 12_345_678.9 / no, "rmse": 23_140.2 / no + density, "r2": -1.5 / no}
 
 
+def labels(no: int, density: float) -> Mapping[str, float]:
+    """A share with a long name."""
+    return {"label_accuracy": 0.9 - density / no, "loss": 1.0}
+
+
 def loss_only(no: int, density: float) -> Mapping[str, float]:
     """Tiny values."""
     return {"loss": 1e-6 / no + density * 1e-7}
@@ -222,6 +227,7 @@ SCENES: Mapping[str, Callable[[Path], Past]] = {
     "densities": densities,
     "perfect": lambda folder: Scene(folder, score=perfect).past,
     "regression": lambda folder: Scene(folder, score=regression).past,
+    "labels": lambda folder: Scene(folder, score=labels).past,
     "loss only": lambda folder: Scene(folder, score=loss_only).past,
     "not finite": lambda folder: Scene(folder, score=not_finite).past,
     "all nan": lambda folder: Scene(folder, score=all_nan).past,

@@ -123,8 +123,9 @@ def figures(facts: Mapping[str, Any]) -> list[Figure]:
         )
         for density in facts["run"]["densities"]
     }
-    y = Axis(name, "percent" if facts["metric"]["is_share"] else "number")
-    title = name[:1].upper() + name[1:]
+    words = name.replace("_", " ")
+    y = Axis(words, "percent" if facts["metric"]["is_share"] else "number")
+    title = words[:1].upper() + words[1:]
     by = (facts["savings"] or {"by_round": []})["by_round"]
     return [
         Figure(

@@ -73,7 +73,7 @@ def _glance(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     scored = [r for r in facts["rounds"] if r["scores"]]
     found = [
         (
-            f"{metric['name']} at density {density}",
+            f"{metric['name'].replace('_', ' ')} at density {density}",
             value_text(found.get(metric["name"]), is_share=metric["is_share"]),
             f"after round {scored[-1]['no']}",
         )

@@ -39,7 +39,7 @@ def tables(facts: Facts) -> list[Table]:
 def _rounds(facts: Facts) -> Table:
     densities = [str(d) for d in facts["run"]["densities"]]
     metric, is_share = facts["metric"]["name"], facts["metric"]["is_share"]
-    few = len(densities) <= FEW
+    few, words = len(densities) <= FEW, metric.replace("_", " ")
 
     def scores(found: Mapping[str, Facts] | None) -> list[str]:
         each = [
@@ -53,9 +53,9 @@ def _rounds(facts: Facts) -> Table:
 
     return table(
         "Rounds",
-        f"Rounds, with the model's {metric} at each density",
+        f"Rounds, with the model's {words} at each density",
         ("round", "state", "#updates", "#time", "#bytes up", "#and down"),
-        *((f"#{metric} at {d}" for d in densities) if few else [f"~{metric} at"]),
+        *((f"#{words} at {d}" for d in densities) if few else [f"~{words} at"]),
         "~note",
         rows=(
             (

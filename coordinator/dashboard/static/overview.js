@@ -2,7 +2,7 @@
 
 import { ago, card, countdown, dim, facts, h, moment, note, words } from "./dom.js";
 import { bar, figure, shade } from "./figures.js";
-import { score, state, times, toDevice } from "./words.js";
+import { named, score, state, times, toDevice } from "./words.js";
 import { bytes, density, number, percent, seconds } from "./units.js";
 
 const MOST = 5; // rows of what needs a look
@@ -34,7 +34,7 @@ function glance(run) {
   const measured = names.length > 3 ? [names[0], names.at(-1)] : names;
   return facts([
     ["rounds done", `${run.rounds_done} of ${run.run.rounds}`, bar([[Math.min(1, run.rounds_done / run.run.rounds), "d4"]])],
-    ...measured.map((d) => [`${metric.name} at density ${d}`, score(scored.scores[d], metric), `after round ${scored.no}`]),
+    ...measured.map((d) => [`${named(metric)} at density ${d}`, score(scored.scores[d], metric), `after round ${scored.no}`]),
     savings && ["bytes, against dense", `${times(savings.times_fewer_bytes)} fewer`, `${bytes(savings.bytes)}, not ${bytes(savings.dense_bytes)}${savings.is_whole ? "" : " at least"}`],
     savings?.times_fewer_macs && ["compute, against dense", `${times(savings.times_fewer_macs)} less`, "multiply-accumulates of training"],
     participation.share !== null && ["examples that have trained", percent(participation.share), `${trained} of ${participation.devices.length} devices`],
@@ -50,11 +50,11 @@ function glance(run) {
 function charts(run) {
   const { metric } = run;
   const scored = run.rounds.filter((r) => r.scores);
-  const name = metric.name[0].toUpperCase() + metric.name.slice(1);
+  const name = named(metric)[0].toUpperCase() + named(metric).slice(1);
   let moved = 0;
   const total = new Map(run.rounds.map((r) => [r.no, (moved += r.up_bytes + r.down_bytes)]));
   const series = run.run.densities.map((d) => ({ name: `density ${d}`, values: scored.map((r) => r.scores[d]?.[metric.name] ?? null) }));
-  const y = { label: metric.name, kind: metric.is_share ? "percent" : "number" };
+  const y = { label: named(metric), kind: metric.is_share ? "percent" : "number" };
   const by = run.savings?.by_round ?? [];
   return h("div", { class: "grid three" },
     card(`${name} by round`, figure({ title: `${name} by round`, x: { label: "round", kind: "count", values: scored.map((r) => r.no) }, y, series })),

@@ -2,7 +2,7 @@
 
 import { card, dim, facts, h, moment, note, table, words } from "./dom.js";
 import { bar } from "./figures.js";
-import { phase, score, share, toDevice, toRound } from "./words.js";
+import { named, phase, score, share, toDevice, toRound } from "./words.js";
 import { bytes, density, number, seconds } from "./units.js";
 
 const MOST = 3; // columns of scores; of more densities the ends
@@ -17,7 +17,7 @@ export function rounds(run) {
       ? table("Rounds, newest first", [
           ["round", (r) => toRound(r.no)], ["state", (r) => phase(r.phase)], ["updates", (r) => `${r.accepted} of ${r.goal}`, "n"],
           ["time", (r) => seconds(r.seconds), "n"], ["updates' bytes", (r) => bytes(r.up_bytes), "n"], ["models' bytes", (r) => bytes(r.down_bytes), "n wide"],
-          ...shown.map((d) => [`${run.metric.name} at ${d}`, (r) => score(r.scores?.[d], run.metric), "n"]), ["note", (r) => note(r.note, `round ${r.no}`), "text"],
+          ...shown.map((d) => [`${named(run.metric)} at ${d}`, (r) => score(r.scores?.[d], run.metric), "n"]), ["note", (r) => note(r.note, `round ${r.no}`), "text"],
         ], [...run.rounds].reverse())
       : [h("p", {}, "No round has begun yet."), dim(run.next.say)]),
   ];
@@ -39,7 +39,7 @@ function glance({ rounds: all, rounds_done, run }) {
 
 export function round(found) {
   const r = found.round;
-  const name = found.metric.name;
+  const name = named(found.metric);
   return [
     h("h1", {}, r.no === 0 ? "Warm-up" : `Round ${r.no}`),
     facts([["state", phase(r.phase)], ["updates", `${r.accepted} of ${r.goal}`, `quorum ${r.quorum}`], ["time", seconds(r.seconds), r.deadline_s ? `deadline ${seconds(r.deadline_s)}` : null],

@@ -11,6 +11,9 @@ export const times = (ratio) => (ratio === null || ratio === undefined ? "-" : `
 const LOOKS = { accepted: "good", done: "good", rejected: "bad", failed: "bad", aborted: "bad", expired: "warn" };
 export const phase = (text) => (text ? h("span", { class: LOOKS[text] ?? null }, text) : "");
 
+// A metric's name as words.
+export const named = (metric) => metric.name.replaceAll("_", " ");
+
 // What an evaluation measured: the run's metric by its own name, a share in percent.
 export function score(metrics, metric) {
   if (!metrics) return "";

@@ -67,8 +67,9 @@ def test_it_works_before_the_first_round_and_without_devices(
 def test_it_has_no_accessibility_violation_in_light_and_dark(past, tab) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     path = write_report(past.folder)
-    for scheme in ("light", "dark"):
+    for scheme, width in (("light", 390), ("dark", 1400)):
         tab.emulate_media(color_scheme=scheme)
+        tab.set_viewport_size({"width": width, "height": 900})
         tab.goto(path.as_uri())
         found = axe.run(tab)
         assert found.violations_count == 0, found.generate_report()

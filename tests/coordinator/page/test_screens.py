@@ -91,6 +91,21 @@ def test_no_page_is_cut_scrolls_sideways_or_stands_half_empty(
             _look(tab, tallest=TALLEST[width], least=least, scene=where)
 
 
+def test_a_page_without_a_run_says_what_to_do(tmp_path, serve, tab) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    page = serve(folder)
+    tab.goto(f"{page.url}?token={page.token}")
+    for width, height in WIDTHS.items():
+        tab.set_viewport_size({"width": width, "height": height})
+        for name in ("", "devices", "warm-up", "exports", "nowhere"):
+            tab.goto(f"{page.url}#/{name}")
+            tab.wait_for_selector(f"#view[data-shown='#/{name}']")
+            _look(tab, tallest=height, least=0.1, scene=f"none {width} /{name}")
+        tab.goto(f"{page.url}#/")
+        tab.wait_for_selector("#view :text('flash-coordinator run')")
+
+
 @pytest.mark.parametrize("scene", SCENES)
 def test_no_report_is_cut_scrolls_sideways_or_stands_half_empty(
     tmp_path, tab, scene
