@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, final
 from coordinator.broker_check import check_broker
 from coordinator.broker_command import Command, OwnKind
 from coordinator.broker_config import Walls, keep_port, kept_port
+from coordinator.child_log import keep_small
 from edge_sdk.errors import BrokerError
 from edge_sdk.private import make_private
 from edge_sdk.transport.address import Address, Tls, parse_url
@@ -158,6 +159,14 @@ class Broker:
         except BaseException:
             self._stop()
             raise
+
+    def tend_log(self) -> None:
+        """Keeps the log of our own broker small; to be called now and then.
+
+        Whoever can reach its port adds a line with each connection that fails.
+        """
+        if self._command is not None:
+            keep_small(self._command.log)
 
     def put_walls(self, walls: Walls) -> None:
         """Our own broker checks its clients by these from now on, without a restart.

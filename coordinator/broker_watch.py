@@ -32,6 +32,7 @@ class watched:  # noqa: N801 - reads as a with statement
 
     def _watch(self) -> None:
         while not self._over.wait(WATCH_S):
+            self._broker.tend_log()
             if self._broker.alive():
                 continue
             log.warning("the broker died; starting it again")

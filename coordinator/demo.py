@@ -134,6 +134,7 @@ def _federate(folder: Path, run: Path, devices: list[str], stop: _Stop) -> None:
             stop.check()
             time.sleep(0.2)
             for child in children[1:]:
+                child.tend_log()
                 _revive(child, logs)
     stop.check()
     if coordinator.process.returncode:

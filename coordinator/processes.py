@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from coordinator import bound_child
+from coordinator.child_log import keep_small
 from edge_sdk.interpreter import child_module, standalone
 
 __all__ = ["Child", "stop_all"]
@@ -50,6 +51,11 @@ class Child:
         finally:
             if sink is not None:
                 sink.close()
+
+    def tend_log(self) -> None:
+        """Keeps its log small; to be called now and then."""
+        if self._log is not None:
+            keep_small(self._log)
 
     def alive(self) -> bool:
         """Whether it still runs."""

@@ -15,6 +15,7 @@ from coordinator.processes import Child, stop_all
 __all__ = ["page_process"]
 
 log = logging.getLogger(__name__)
+TEND_S = 2.0  # between two looks at the size of its log
 START_S = 20.0  # a Pi takes seconds to import what the page needs
 
 
@@ -46,11 +47,15 @@ def page_process(folder: Path, address: str) -> Iterator[None]:
 
 
 def _tell(folder: Path, child: Child, over: threading.Event) -> None:
+    """Says where the page is once it is served, then keeps its log small."""
     until = time.monotonic() + START_S
-    while child.alive() and time.monotonic() < until and not over.wait(0.1):
-        url = page_url(folder)
-        if url is not None:
-            tell_address(folder)
+    while page_url(folder) is None:
+        if not child.alive() or time.monotonic() > until:
+            where = folder / "page.log"
+            log.warning("the page could not be served; its log: %s", where)
             return
-    if not over.is_set():
-        log.warning("the page could not be served; its log: %s", folder / "page.log")
+        if over.wait(0.1):
+            return
+    tell_address(folder)
+    while not over.wait(TEND_S):
+        child.tend_log()

@@ -10,6 +10,7 @@ name a path that was never asked for.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Guard", "host_of"]
 
 LONGEST_LOGIN = 512  # bytes of a login form
+LOGIN_S = 10.0  # for all of it
 FILE = re.compile(r"[\w-]+(?:\.[\w-]+)+", re.A)  # one name; no folder, no ..
 HOST = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.A
@@ -145,14 +147,12 @@ class Guard:
         return PlainTextResponse("log in first", status_code=401)
 
     async def _login(self, request: Request) -> Response:
-        body = b""
         try:
-            async for part in request.stream():
-                body += part
-                if len(body) > LONGEST_LOGIN:
-                    return PlainTextResponse("too long", status_code=413)
-        except ClientDisconnect:
+            body = await asyncio.wait_for(_form(request), LOGIN_S)
+        except (ClientDisconnect, asyncio.TimeoutError):
             return PlainTextResponse("cut off", status_code=400)
+        if body is None:
+            return PlainTextResponse("too long", status_code=413)
         fields = parse_qs(body.decode("ascii", "replace"))
         return self._open(fields.get("token", [""])[0])
 
@@ -168,6 +168,16 @@ class Guard:
     def _is_right(self, given: str) -> bool:
         right = hmac.compare_digest(given.encode(), self._token.encode())
         return right and bool(self._token)
+
+
+async def _form(request: Request) -> bytes | None:
+    """A login form's bytes; None if it is too long to be one."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_LOGIN:
+            return None
+    return body
 
 
 def _is_static(path: str) -> bool:

@@ -38,6 +38,7 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
         import uvicorn  # noqa: PLC0415 - an extra
 
         from coordinator.dashboard.app import make_app  # noqa: PLC0415
+        from coordinator.dashboard.patience import patient  # noqa: PLC0415
         from coordinator.dashboard.source import Source  # noqa: PLC0415
     except ImportError as error:
         raise DependencyError(
@@ -70,6 +71,7 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
         proxy_headers=False,  # nothing of what others say they forward is believed
         server_header=False,
         ws="none",
+        http=patient(),
         timeout_graceful_shutdown=1,
         log_config=None,  # its lines look like ours
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import ssl
@@ -14,9 +15,11 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from coordinator import broker_watch
 from coordinator.broker import open_broker
 from coordinator.broker_check import check_broker
 from coordinator.broker_config import access_list
+from coordinator.child_log import keep_small
 from coordinator.identity.gate import Gate, office_for, open_gate
 from coordinator.identity.guard import Guard, walls_of
 from coordinator.identity.office import Office
@@ -359,6 +362,31 @@ def test_what_a_revoked_device_left_at_the_broker_is_wiped(site: Site) -> None:
     wiping.tick()
     coordinator.close()
     assert retained(site, "fl/1/home/d/#") == []
+
+
+def test_a_strangers_knocks_do_not_fill_the_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 3000
+    monkeypatch.setattr(keep_small, "__defaults__", (most,))
+    monkeypatch.setattr(broker_watch, "WATCH_S", 0.02)
+    folder = site.folder / "run" / "broker"
+    log, aside = (folder / f"mosquitto.log{end}" for end in ("", ".1"))
+    broker, own = site.gate.broker, site.addresses["pi-1"].tls
+    assert own is not None
+    nameless = Address(broker.host, broker.port, tls=Tls(own.authority))
+    with broker_watch.watched(broker):
+        for _ in range(60):
+            with contextlib.suppress(BrokerError):
+                check_broker(nameless)
+        until = time.monotonic() + WAIT_S
+        while log.stat().st_size > most and time.monotonic() < until:
+            time.sleep(0.02)
+    assert log.stat().st_size <= most
+    written = log.read_bytes() + aside.read_bytes()
+    assert b"OpenSSL Error" in written
+    assert b"\x00" not in written
+    assert broker.alive()
 
 
 def test_a_packet_of_another_size_than_ours_is_refused_by_the_broker(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.dashboard.guard import Guard, host_of
+from coordinator.dashboard.patience import patient
 
 TOKEN = "t" * 32
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -203,3 +207,56 @@ def test_a_real_page_keeps_its_facts_under_every_trick(past, serve, version) -> 
         b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     assert b"101" not in raw(page.port, upgrade).split(b"\r\n")[0]
+
+
+def test_links_that_ask_nothing_end_and_shut_nobody_out() -> None:
+    """The page's protocol on a real listener: slow heads, and more than it holds."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"facts"})
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = listener.getsockname()
+        config = uvicorn.Config(
+            app, http=patient(ask_s=1.0, at_once=8), ws="none", lifespan="off",
+            log_config=None, log_level="error",
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            ask = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            slow = [socket.create_connection(where, timeout=30) for _ in range(20)]
+            for link in slow:
+                with contextlib.suppress(OSError):
+                    link.sendall(ask[:7])
+            with socket.create_connection(where, timeout=30) as honest:
+                for _ in range(3):  # a link that is kept, with a deadline for each
+                    honest.sendall(ask)
+                    got = b""
+                    while not got.endswith(b"0\r\n\r\n"):
+                        got += honest.recv(65_536)
+                    assert got.startswith(b"HTTP/1.1 200 OK")
+                honest.sendall(ask[:5])
+                assert cut_off(honest)
+            assert all(cut_off(link) for link in slow)
+            for link in slow:
+                link.close()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def cut_off(link: socket.socket) -> bool:
+    """Whether the other side ends a link that goes on a byte at a time."""
+    try:
+        link.settimeout(0.05)
+        for _ in range(600):
+            link.send(b"x")
+            with contextlib.suppress(TimeoutError):
+                if not link.recv(1):
+                    return True
+    except OSError:
+        return True
+    return False
