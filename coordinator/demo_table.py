@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.scores import metric_of
 from coordinator.units import human_bytes
 
 __all__ = ["closing_table"]
@@ -33,12 +34,13 @@ def closing_table(
         width: Columns there are; below 100 a ratio stands under its figure.
     """
     scores = run["scores"][max(run["scores"], key=int)]
+    metric = metric_of(scores.values())
     up0, down0 = _dense_bytes(dense, rounds)
     space = " " if width >= 100 else "\n"
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "density",
-        "accuracy",
+        metric.words,
         "kept",
         "devices",
         "up/device",
@@ -53,7 +55,7 @@ def closing_table(
         model = reports[density]
         table.add_row(
             f"{density:g}",
-            f"{100 * scores[str(density)]['accuracy']:.2f} %",
+            metric.text(scores[str(density)]),
             f"{sum(counts.values()):,}",
             str(number),
             _against(up, up0, space),
@@ -67,7 +69,7 @@ def closing_table(
         f"included; (x): times fewer than dense.\ndense: {human_bytes(up0)} up, "
         f"{human_bytes(down0)} down per device, measured over {dense['rounds_done']} "
         f"rounds of FedAvg here and scaled to {rounds}.\n"
-        "accuracy: the whole test set, at the deployed density. parity: largest "
+        f"{metric.words}: the whole test set, at the deployed density. parity: largest "
         "relative difference between onnxruntime and torch."
     )
     engines = ", ".join(f"{d['name']} {d['engine']}" for d in run["devices"])

@@ -1,4 +1,4 @@
-"""Accuracy of the global model at each deployed density, beside the running round."""
+"""Scores of the global model at each deployed density, beside the running round."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from coordinator.aggregate import Model
 from coordinator.algorithm import Family
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
-from edge_sdk.training.local import score
 from edge_sdk.training.masked import MaskedModel, masked_model
+from edge_sdk.training.scoring import measure_of, score
 
 __all__ = ["Evaluator", "Probe", "Report"]
 
@@ -71,6 +71,7 @@ class Evaluator:
 
     def __init__(self, task: Task, examples: Examples, report: Report) -> None:
         self._task, self._examples, self._report = task, examples, report
+        self._measure = measure_of(task, examples)
         self._changed = threading.Condition()
         self._waiting: tuple[int, Model, Family] | None = None
         self._closed = False
@@ -121,4 +122,4 @@ class Evaluator:
         values = model.on(mask)
         ready.load(values.masked, values.dense)
         ready.train(mode=False)
-        return score(ready, self._task, self._examples)
+        return score(ready, self._task, self._examples, self._measure)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.scores import Metric, metric_of
 from coordinator.units import short_bytes, short_time
 from coordinator.view import DeviceView
 from edge_sdk.terminal import plain
@@ -18,6 +19,7 @@ __all__ = ["fleet_table", "reasons"]
 WIDE = 130  # columns from which on board, engine and reasons have room of their own
 LEAST = 6  # characters of a name that still say something
 NUMBERS = 46  # what the columns of numbers take, with the gaps between all
+SHORT = {"accuracy": "acc.", "label_accuracy": "labels", "loss": "loss"}
 COLOURS = {
     "training": "yellow",
     "uploading": "cyan",
@@ -65,7 +67,8 @@ def fleet_table(
     table.add_column("board", no_wrap=True, max_width=room["board"])
     table.add_column("dens.", no_wrap=True, justify="right")
     table.add_column("now", no_wrap=True, max_width=room["now"])
-    for name in ("seen", "up", "down", "MiB", "°C", "acc."):
+    metric = metric_of(scores.values()) if scores else Metric("accuracy", True)  # noqa: FBT003
+    for name in ("seen", "up", "down", "MiB", "°C", SHORT.get(metric.name, "score")):
         table.add_column(name, no_wrap=True, justify="right")
     if wide:
         table.add_column("engine", no_wrap=True)
@@ -113,9 +116,6 @@ def reasons(devices: Sequence[DeviceView], width: int) -> Group:
 
 def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Row:
     now, colour = _now(device)
-    accuracy = scores.get(device.density or 0.0, {}).get("accuracy")
-    if accuracy is not None and not 0 <= accuracy <= 1:  # NaN is not, either
-        accuracy = None
     return _Row(
         device=device.name,
         board=plain(device.board),
@@ -128,14 +128,18 @@ def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Ro
             short_bytes(device.received),
             str(device.rss_mib or "-"),
             "-" if device.celsius is None else f"{device.celsius:.0f}",
-            # A share that is none, or not finite, is not shown as one.
-            f"{100 * accuracy:.1f}"
-            if accuracy is not None and 0 <= accuracy <= 1
-            else "-",
+            _score(metric_of(scores.values()), scores.get(device.density or 0.0)),
         ),
         engine=plain(device.engine),
         why=plain("; ".join(filter(None, (device.why, device.pace)))),
     )
+
+
+def _score(metric: Metric, metrics: Mapping[str, float] | None) -> str:
+    value = metric.of(metrics)
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f}" if metric.is_share else f"{value:.3g}"
 
 
 def _now(device: DeviceView) -> tuple[str, str]:

@@ -11,7 +11,10 @@ __all__ = ["LOSS", "Metric", "metric_of", "percent", "score_text", "value_text"]
 LOSS = "loss"
 # What a percent sign fits: shares of something that is right.
 SHARES = frozenset(
-    {"accuracy", "auc", "dice", "f1", "iou", "precision", "recall", "top5"}
+    {
+        *("accuracy", "label_accuracy", "top5", "auc"),
+        *("dice", "f1", "iou", "precision", "recall"),
+    }
 )
 
 
@@ -27,11 +30,27 @@ class Metric:
     name: str
     is_share: bool
 
+    @property
+    def words(self) -> str:
+        """Its name as people read it."""
+        return self.name.replace("_", " ")
+
+    def of(self, metrics: Mapping[str, float | None] | None) -> float | None:
+        """Its value there, if there is one that can be shown."""
+        value = (metrics or {}).get(self.name)
+        return value if value is not None and math.isfinite(value) else None
+
+    def text(self, metrics: Mapping[str, float | None] | None) -> str:
+        """Its value in words; a dash without one."""
+        value = self.of(metrics)
+        return "-" if value is None else value_text(value, is_share=self.is_share)
+
 
 def metric_of(scores: Iterable[Mapping[str, float | None]]) -> Metric:
     """The metric that stands for evaluations: accuracy, else their own, else the loss.
 
-    A metric with a value outside [0, 1] is no share, whatever it is called.
+    A metric with a value outside [0, 1] is no share, whatever it is called, and the
+    others stand before it: older versions wrote such for tasks without classes.
 
     Example:
         >>> metric_of([{"accuracy": 0.9, "loss": 0.3}])
@@ -45,9 +64,13 @@ def metric_of(scores: Iterable[Mapping[str, float | None]]) -> Metric:
             known = found.setdefault(name, [])
             if value is not None and math.isfinite(value):
                 known.append(value)
-    names = sorted(found, key=lambda n: (n != "accuracy", n not in SHARES, n == LOSS))
+    shares = {n for n in SHARES & set(found) if all(0 <= v <= 1 for v in found[n])}
+    named = set(found) - SHARES | shares or set(
+        found
+    )  # what is no share is passed over
+    names = sorted(named, key=lambda n: (n != "accuracy", n not in SHARES, n == LOSS))
     name = names[0] if names else LOSS
-    is_share = name in SHARES and all(0 <= v <= 1 for v in found[name])
+    is_share = name in shares
     return Metric(name, is_share)
 
 
@@ -68,7 +91,7 @@ def score_text(metrics: Mapping[str, float | None] | None) -> str:
         return f"{metric.name} is not finite"
     text = value_text(value, is_share=metric.is_share)
     is_plain = metric == Metric("accuracy", is_share=True)
-    return text if is_plain else f"{metric.name} {text}"
+    return text if is_plain else f"{metric.words} {text}"
 
 
 def value_text(value: float | None, *, is_share: bool) -> str:

@@ -88,7 +88,7 @@ class Server:
         batch = settings.training.batch_size or task.batch_size
         probe = Probe(task, evaluation)
         self._lineage = Lineage(settings, task, algorithm, ledger, probe)
-        load = _workload(settings, task, batch)
+        load = _workload(settings, task, batch, evaluation)
         _note_workload(ledger, load)
         self._fleet = Fleet(settings, load, ledger, clock)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
@@ -373,8 +373,12 @@ def _note_workload(ledger: Ledger, load: Workload) -> None:
         )
 
 
-def _workload(settings: RunSettings, task: Task, batch: int) -> Workload:
+def _workload(
+    settings: RunSettings, task: Task, batch: int, given: Examples
+) -> Workload:
     """One device's part of a round; its own examples are put in when it says hello."""
     training = settings.training
-    load = workload_of(task, examples=1, epochs=training.epochs, batch=batch)
+    load = workload_of(
+        task, examples=1, epochs=training.epochs, batch=batch, given=given
+    )
     return replace(load, max_steps=training.max_steps)

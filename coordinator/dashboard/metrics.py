@@ -103,15 +103,21 @@ def _rounds(facts: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _scores(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
-    for metric, name in (("accuracy", "accuracy_ratio"), ("loss", "loss")):
+    for metric, name in (
+        ("accuracy", "accuracy_ratio"),
+        ("label_accuracy", "label_accuracy_ratio"),
+        ("loss", "loss"),
+    ):
         family = GaugeMetricFamily(
             f"{P}{name}",
-            f"The last evaluated model's {metric} at a density.",
+            f"The last evaluated model's {metric.replace('_', ' ')} at a density.",
             labels=["density"],
         )
         for density, found in scores.items():
-            if metric in found:
-                family.add_metric([density], found[metric])
+            value = found.get(metric)
+            # A share that is none, and no number: a name would promise too much.
+            if value is not None and (metric == "loss" or 0 <= value <= 1):
+                family.add_metric([density], value)
         if family.samples:
             yield family
 

@@ -9,9 +9,9 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
 from edge_sdk.training.change import Packed
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import score
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.scoring import measure_of, tally
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
@@ -36,6 +36,7 @@ class Bench:
     def __init__(self, task: Task, evaluation: Examples, engine: Engine) -> None:
         self._task, self._evaluation, self._engine = task, evaluation, engine
         self._layers = layers_of(task.model(), task.dense_layers)
+        self._measure = measure_of(task, evaluation)
         self._runners: dict[Engine, TaskRunner] = {}
         self._scored: dict[bytes, TrainingModel] = {}
 
@@ -64,12 +65,9 @@ class Bench:
         values = unpack_values(chunk.values, model.mask)
         model.load(values.masked, values.dense)
         model.train(False)  # noqa: FBT003 - as in torch
-        part = Examples(
-            self._evaluation.inputs[chunk.start : chunk.stop],
-            self._evaluation.targets[chunk.start : chunk.stop],
-        )
+        part = self._evaluation.take(slice(chunk.start, chunk.stop))
         with blamed(self._task.name, "scoring"):
-            return Score(score(model, self._task, part), len(part))
+            return Score(tally(model, self._task, part, self._measure))
 
     def _model(self, chunk: Chunk) -> TrainingModel:
         recipe = chunk.recipe

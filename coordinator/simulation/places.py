@@ -55,8 +55,7 @@ def _count(task: Task, name: str, folder: Path) -> int:
         return len(task.read_train(folder))
     except DataError as error:
         raise DataError(
-            f"device {name} cannot train: {error}",
-            remedy="Give every device at least one example, or remove its folder.",
+            f"device {name} cannot train: {error}", remedy=error.help
         ) from error
 
 

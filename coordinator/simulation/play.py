@@ -56,11 +56,12 @@ class Simulation:
     ) -> None:
         self.settings, task = settings, load_task(settings.task)
         self.task, layers = task, layers_of(task.model(), task.dense_layers)
-        self._eval_size = len(task.read_eval(evaluation))
+        scored = task.read_eval(evaluation)
+        self._eval_size = len(scored)
         batch = settings.training.batch_size or task.batch_size
         epochs, boards = settings.training.epochs, any(g.board for g in settings.fleet)
         work = (
-            workload_of(task, examples=1, epochs=epochs, batch=batch)
+            workload_of(task, examples=1, epochs=epochs, batch=batch, given=scored)
             if boards  # it takes a second, and only boards take time
             else None
         )

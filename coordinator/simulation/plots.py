@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.scores import metric_of
 from coordinator.simulation.record import RoundRecord, read_records
 from edge_sdk.errors import DependencyError, StateError
 
@@ -70,14 +72,20 @@ def _accuracy_by_bytes(axes: Axes, runs: Runs) -> None:
 
 
 def _accuracy(axes: Axes, runs: Runs, place: Callable[[RoundRecord], float]) -> None:
+    every = (s for records in runs.values() for r in records for s in r.scores.values())
+    metric = metric_of(every)
+    scale = 100.0 if metric.is_share else 1.0
     for name, records in runs.items():
         scored = [r for r in records if r.scores]
         for density in scored[-1].scores if scored else ():
-            accuracies = [100 * r.scores[density]["accuracy"] for r in scored]
+            values = [
+                scale * r.scores[density].get(metric.name, math.nan) for r in scored
+            ]
             axes.plot(
-                [place(r) for r in scored], accuracies, label=f"{name}, d = {density}"
+                [place(r) for r in scored], values, label=f"{name}, d = {density}"
             )
-    axes.set_ylabel("accuracy at the deployed density, %")
+    unit = ", %" if metric.is_share else ""
+    axes.set_ylabel(f"{metric.words} at the deployed density{unit}")
 
 
 def _layer_densities(axes: Axes, runs: Runs) -> None:

@@ -66,12 +66,14 @@ def _start(task: str, evaluation: Path, engine: Engine) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     found = load_task(task)
-    _benches.append((found, Bench(found, found.read_eval(evaluation), engine)))
+    _benches.append(
+        (found, Bench(found, found.read_eval(evaluation, known=True), engine))
+    )
 
 
 def _train(work: Work) -> Packed:
     task, bench = _benches[-1]
-    return bench.train(work, task.read_train(work.folder))
+    return bench.train(work, task.read_train(work.folder, known=True))
 
 
 def _score(chunk: Chunk) -> Score:

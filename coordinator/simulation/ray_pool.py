@@ -68,7 +68,7 @@ def ray_pool(
             )
         found = load_task(task)
         _travel(ray, task)
-        given = ray.put((found, found.read_eval(evaluation), engine))
+        given = ray.put((found, found.read_eval(evaluation, known=True), engine))
         actor = ray.remote(num_cpus=1, max_restarts=0)(Worker)
         actors = [actor.remote(given) for _ in range(count or here)]
         stack.callback(lambda: [ray.kill(one) for one in actors])
@@ -121,7 +121,7 @@ class _Actors:
     def _part(self, folder: Path) -> Any:
         with self._lock:
             if folder not in self._parts:
-                examples = self._task.read_train(folder)
+                examples = self._task.read_train(folder, known=True)
                 self._parts[folder] = self._ray.put(examples)
             return self._parts[folder]
 

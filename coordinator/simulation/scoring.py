@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
 from coordinator.simulation.workers import Chunk, Workers, results
+from edge_sdk.training.scoring import means
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import pack_values
 
@@ -16,7 +17,7 @@ CHUNK = 1000  # examples per job: fixed, so that sums do not depend on workers
 def scores_of(
     pool: Workers, model: Model, family: Family, examples: int
 ) -> dict[str, dict[str, float]]:
-    """Density (as text) to the means over the evaluation set, such as accuracy.
+    """Density (as text) to the means over the evaluation set, the loss among them.
 
     Args:
         pool: Workers.
@@ -40,8 +41,5 @@ def scores_of(
     scores = {}
     for place, density in enumerate(family.masks):
         part = found[place * len(starts) : (place + 1) * len(starts)]
-        scores[f"{density:g}"] = {
-            name: sum(s.metrics[name] * s.examples for s in part) / examples
-            for name in part[0].metrics
-        }
+        scores[f"{density:g}"] = means(one.tally for one in part)
     return scores

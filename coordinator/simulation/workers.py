@@ -21,6 +21,7 @@ from edge_sdk.models.task import Task
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.sparse.select import draw
 from edge_sdk.training.change import Packed
+from edge_sdk.training.scoring import Tally
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.messages import MaskRecipe
 
@@ -69,8 +70,7 @@ class Chunk:
 class Score:
     """What a chunk gave: sums, so that chunks add up in a fixed order."""
 
-    metrics: dict[str, float]
-    examples: int
+    tally: Tally
 
 
 class Workers(Protocol):

@@ -84,6 +84,7 @@ def micro_batch_of(
         epochs=1,
         batch=task.batch_size,
         input_bytes=examples.inputs[0].nbytes,
+        given=examples,
     )
 
     def fits(

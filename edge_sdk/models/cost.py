@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from device_profiles import LayerLoad, Workload
+from edge_sdk.models.batch import tensors
 from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import Task
-from edge_sdk.models.trace import trace_step
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.models.trace import LARGE, trace_step
 
 __all__ = ["workload_of"]
 
@@ -19,8 +20,9 @@ def workload_of(
     epochs: int,
     batch: int,
     input_bytes: int | None = None,
+    given: Examples | None = None,
 ) -> Workload:
-    """Arithmetic, memory traffic and operator calls, from one training step on zeros.
+    """Arithmetic, memory traffic and operator calls, from one small training step.
 
     Functional calls count like modules: what is counted passes below autograd. A
     weight that the forward pass does not use is taken at one use an example.
@@ -31,16 +33,25 @@ def workload_of(
         epochs: Passes over them.
         batch: Examples per step.
         input_bytes: Bytes of one stored example; one per input element if not given.
+        given: Examples that the task has read; without them its `example_inputs`, or
+            what its model is found to take.
 
     Raises:
         TaskError: If the model cannot run forward and backward on its input shape, or
             has nothing to mask.
     """
+    some = None if given is None else tensors(task, given, slice(0, LARGE))[0]
     model = task.model()
     masked = {layer.name for layer in layers_of(model, task.dense_layers)}
     numel = {name: weight.numel() for name, weight in model.named_parameters()}
     total = sum(tensor.numel() for tensor in model.state_dict().values())
-    trace = trace_step(model, task.input_shape)
+    trace = trace_step(
+        model,
+        task.input_shape,
+        name=task.name,
+        stated=task.example_inputs,
+        examples=some,
+    )
     used = [name for name in numel if name in masked or name in trace.macs]
     loads = tuple(
         LayerLoad(name, numel[name], trace.macs.get(name, numel[name]), name in masked)

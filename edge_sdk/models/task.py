@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
+from edge_sdk.models.arrays import numbers
 from edge_sdk.models.blame import blamed
 
 if TYPE_CHECKING:
     import torch
+
+    from edge_sdk.models.casts import Casts
 
 __all__ = ["SHIPPED", "Examples", "Task", "find_tasks_beside", "load_task"]
 
@@ -27,23 +30,31 @@ Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """A finite set of examples held in memory.
+    """A finite set of examples: arrays in memory, or memory maps of files.
 
     Attributes:
-        inputs: (n, *input_shape); uint8 images stay uint8 until `Task.prepare`.
-        targets: (n,) int64 class indices, or (n, ...) float32 for a regression.
+        inputs: (n, ...) numbers of any dtype and byte order, as `Task.prepare` gets
+            them: uint8 images stay uint8 until then.
+        targets: (n, ...) numbers: class indices of any integer dtype, floats for a
+            regression, booleans for what is or is not.
+        casts: What a batch is cast to; found out where a task reads its examples.
 
     Raises:
-        DataError: If there are none, or inputs and targets differ in number.
+        DataError: If there are none, inputs and targets differ in number, or one of
+            the two is no array of numbers.
     """
 
     inputs: NDArray[np.generic]
     targets: NDArray[np.generic]
+    casts: Casts | None = None
 
     def __post_init__(self) -> None:
+        for name in ("inputs", "targets"):
+            object.__setattr__(self, name, numbers(getattr(self, name), name))
         if len(self.inputs) != len(self.targets):
             raise DataError(
-                f"{len(self.inputs)} inputs but {len(self.targets)} targets"
+                f"{len(self.inputs)} inputs but {len(self.targets)} targets",
+                remedy="Give as many targets as inputs: one row of each per example.",
             )
         if not len(self.inputs):
             raise DataError("there are no examples")
@@ -51,18 +62,20 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def take(self, index: NDArray[np.int64]) -> Examples:
-        """The examples at these positions, copied."""
-        return Examples(self.inputs[index], self.targets[index])
+    def take(self, index: NDArray[np.int64] | slice) -> Examples:
+        """The examples at these positions: copied, or by a slice as views."""
+        return Examples(self.inputs[index], self.targets[index], self.casts)
 
 
 def _identity(inputs: torch.Tensor) -> torch.Tensor:
     return inputs
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """What a federation trains; the same object serves device, coordinator and export.
+
+    Its functions cannot be compared, so two tasks are equal only if they are one.
 
     Attributes:
         name: Short name, ``[a-z0-9-]``.
@@ -72,12 +85,16 @@ class Task:
         eval_data: Folder -> the coordinator's evaluation examples.
         input_shape: Shape of one prepared example, without the batch axis.
         labels: Class names, in the order of the model's outputs.
-        prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> float32 model
-            input; deterministic, used alike in training, evaluation and export.
+        prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> model input;
+            deterministic, used alike in training, evaluation and export. Floats
+            become the model's own; token ids and masks stay what they are.
         augment: As `prepare`, with randomness from the given generator; training only.
         dense_layers: Weights kept dense although they could be masked, by their
             ``state_dict`` names (for example the first and the last layer).
         batch_size: Examples per training step unless the run says otherwise.
+        example_inputs: How many -> as many prepared inputs that the model takes, of
+            its dtype and in its range; for planning and export without data. Needed
+            only where floats are refused and small integers are not right either.
     """
 
     name: str
@@ -91,29 +108,47 @@ class Task:
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
     dense_layers: frozenset[str] = field(default_factory=frozenset)
     batch_size: int = 32
+    example_inputs: Callable[[int], torch.Tensor] | None = None
 
-    def read_train(self, folder: Path) -> Examples:
-        """What `train_data` gives for a device's folder.
+    def read_train(self, folder: Path, *, known: bool = False) -> Examples:
+        """What `train_data` gives for a device's folder, seen to fit model and loss.
+
+        Args:
+            folder: Where the examples are.
+            known: Whether they were read and looked at before; saves the looking.
 
         Raises:
-            DataError: As `train_data` raises it.
-            TaskError: If it raises anything else, or gives anything but `Examples`.
+            DataError: As `train_data` raises it, or if values are not finite, out of
+                range, or would lose in the model's precision what tells them apart.
+            TaskError: If it raises anything else or gives anything but `Examples`, or
+                if one step of model and loss on some of them fails.
         """
-        return self._read(self.train_data, folder)
+        return self._read(self.train_data, folder, known=known)
 
-    def read_eval(self, folder: Path) -> Examples:
-        """What `eval_data` gives for the folder; raises as `read_train` does."""
-        return self._read(self.eval_data, folder)
+    def read_eval(self, folder: Path, *, known: bool = False) -> Examples:
+        """What `eval_data` gives for the folder; as `read_train`."""
+        return self._read(self.eval_data, folder, known=known)
 
-    def _read(self, read: Callable[[Path], Examples], folder: Path) -> Examples:
-        with blamed(self.name, f"reading the examples of {folder}"):
-            found = read(folder)
+    def _read(
+        self, read: Callable[[Path], Examples], folder: Path, *, known: bool
+    ) -> Examples:
+        from edge_sdk.models.fitting import fitted  # noqa: PLC0415 - imports torch
+
+        try:
+            with blamed(self.name, f"reading the examples of {folder}"):
+                found = read(folder)
+        except DataError as error:
+            if str(folder) in str(error):
+                raise
+            raise DataError(
+                f"task {self.name}, examples of {folder}: {error}", remedy=error.help
+            ) from error
         if not isinstance(found, Examples):
             raise TaskError(
                 f"task {self.name}: reading the examples of {folder} gave a "
                 f"{type(found).__name__}, not an edge_sdk.models.Examples"
             )
-        return found
+        return fitted(self, found, folder, known=known)
 
 
 SHIPPED = {

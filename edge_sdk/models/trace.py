@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import TaskError
+from edge_sdk.models.blame import place_of
+from edge_sdk.models.example_inputs import inputs_without_data
+from edge_sdk.models.trial import tensors_of
 
 __all__ = ["StepTrace", "trace_step"]
 
@@ -47,22 +51,38 @@ class StepTrace:
     compares: int
 
 
-def trace_step(model: nn.Module, shape: tuple[int, ...]) -> StepTrace:
-    """Runs two small batches of zeros through the model and back, and counts.
+def trace_step(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    name: str = "",
+    stated: Callable[[int], torch.Tensor] | None = None,
+    examples: torch.Tensor | None = None,
+) -> StepTrace:
+    """Runs two small batches through the model and back, and counts.
 
     Args:
         model: A fresh model; its buffers change.
         shape: Shape of one prepared example.
+        name: The task's, for messages.
+        stated: The task's `example_inputs`.
+        examples: Prepared inputs of the model's dtype; without them what is stated, or
+            what the model is found to take. The counts depend on dtypes, not on values.
 
     Raises:
         TaskError: If the model cannot run forward and backward on such a batch.
     """
     model.train()
+    name = name or type(model).__name__
+    if examples is None:
+        examples = inputs_without_data(name, model, shape, LARGE, stated=stated)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # nothing here is worth a thread; on a busy machine they
     try:  # spin: ten seconds instead of one
         with torch.random.fork_rng(devices=[]):
-            small, large = (_run(model, shape, batch) for batch in (SMALL, LARGE))
+            small, large = (
+                _run(model, _some(examples, batch)) for batch in (SMALL, LARGE)
+            )
     finally:
         torch.set_num_threads(threads)
     step = LARGE - SMALL
@@ -143,8 +163,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.activations += fresh[0].numel()
 
 
-def _run(model: nn.Module, shape: tuple[int, ...], batch: int) -> _Counter:
-    counter = _Counter(model, batch)
+def _some(examples: torch.Tensor, count: int) -> torch.Tensor:
+    """So many of them, in turns where they are fewer."""
+    return examples[torch.arange(count) % len(examples)]
+
+
+def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
+    counter = _Counter(model, len(inputs))
     saved: dict[int, int] = {}
     kept: list[torch.Tensor] = []  # alive to the end, so that no storage is reused
 
@@ -156,14 +181,17 @@ def _run(model: nn.Module, shape: tuple[int, ...], batch: int) -> _Counter:
     model.zero_grad(set_to_none=True)
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, _same), counter:
-            out = model(torch.zeros(batch, *shape))
+            outputs = [t for t in tensors_of(model(inputs)) if t.requires_grad]
             counter.forward = False
-            out.sum().backward()
+            torch.stack([out.sum() for out in outputs]).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:
+        at, said = place_of(error), " ".join(str(error).split())
         raise TaskError(
             f"{type(model).__name__} cannot train on a batch of shape "
-            f"{(batch, *shape)}: {type(error).__name__}: {error}",
-            remedy="Check the task's input_shape, and that the model returns a tensor.",
+            f"{tuple(inputs.shape)}: {type(error).__name__}: {said}"
+            f"{f' ({at})' if at else ''}",
+            remedy="Check the task's input_shape, and that the model returns a tensor, "
+            "or a tuple or dictionary of tensors.",
         ) from error
     counter.saved = sum(saved.values())
     return counter

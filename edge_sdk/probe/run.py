@@ -90,7 +90,9 @@ def probe(
     progress(0.15, "memory bandwidth and arithmetic")
     rates = measure_rates()
     batch = min(task.batch_size, len(examples))
-    load = workload_of(task, examples=len(examples), epochs=1, batch=batch)
+    load = workload_of(
+        task, examples=len(examples), epochs=1, batch=batch, given=examples
+    )
     steps = _steps(
         lambda density, size, share_s: measure_steps(
             task,

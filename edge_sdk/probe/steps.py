@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from edge_sdk.errors import EngineError
+from edge_sdk.models.batch import tensors
 from edge_sdk.models.inventory import layers_of, make_model
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.probe.ram import read_fields
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import Stopped, tensors, train
+from edge_sdk.training.local import Stopped, train
 from edge_sdk.training.masked import masked_model
 from edge_sdk.wire.messages import Training
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
+from edge_sdk.models.batch import tensors
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import TrainingModel
@@ -19,15 +20,7 @@ from edge_sdk.training.progress import TaskProgress
 from edge_sdk.training.step import kept_parameters, sgd, take_step
 from edge_sdk.wire.messages import Training
 
-__all__ = [
-    "Outcome",
-    "Stopped",
-    "batches",
-    "check_finite",
-    "score",
-    "tensors",
-    "train",
-]
+__all__ = ["Outcome", "Stopped", "batches", "check_finite", "train"]
 
 
 class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
@@ -69,14 +62,6 @@ def batches(
             batch = order[start : start + plan.batch_size]
             if len(batch) > 1 or min(count, plan.batch_size) == 1:
                 yield epoch, batch
-
-
-def tensors(
-    task: Task, examples: Examples, index: NDArray[np.int64] | slice
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The prepared inputs and the targets at these positions."""
-    inputs = task.prepare(torch.from_numpy(np.array(examples.inputs[index])))
-    return inputs, torch.from_numpy(np.array(examples.targets[index]))
 
 
 def train(
@@ -146,26 +131,3 @@ def check_finite(loss: float, task: Task) -> None:
             f"the training loss of task {task.name} is not finite",
             remedy="Lower the learning rate, or look for broken examples.",
         )
-
-
-def score(
-    predict: Callable[[torch.Tensor], torch.Tensor],
-    task: Task,
-    examples: Examples,
-    *,
-    batch: int = 250,
-) -> dict[str, float]:
-    """Mean loss over the examples, and accuracy where the targets are classes."""
-    loss, right, classes = 0.0, 0, examples.targets.dtype.kind in "iu"
-    with torch.inference_mode():
-        for start in range(0, len(examples), batch):
-            part = slice(start, start + batch)
-            inputs, targets = tensors(task, examples, part)
-            out = predict(inputs)
-            loss += float(task.loss(out, targets)) * len(targets)
-            if classes:
-                right += int((out.argmax(1) == targets).sum())
-    found = {"loss": loss / len(examples)}
-    if classes:
-        found["accuracy"] = right / len(examples)
-    return found

@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from edge_sdk.models.batch import tensors
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.training.allowance import Allowance, EngineName
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import tensors
 from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of

@@ -16,16 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edge_sdk.models.batch import tensors
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
 from edge_sdk.training.accumulate import accumulate
-from edge_sdk.training.local import (
-    Outcome,
-    Stopped,
-    batches,
-    check_finite,
-    tensors,
-)
+from edge_sdk.training.local import Outcome, Stopped, batches, check_finite
 from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import WarmUp

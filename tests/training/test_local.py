@@ -10,8 +10,9 @@ from torch import nn
 from edge_sdk.errors import DataError
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
-from edge_sdk.training.local import Stopped, batches, score, train
+from edge_sdk.training.local import Stopped, batches, train
 from edge_sdk.training.masked import MaskedModel, masked_model
+from edge_sdk.training.scoring import measure_of, score
 from edge_sdk.wire.messages import Training
 
 
@@ -73,10 +74,10 @@ def test_a_batch_size_of_one_trains() -> None:
 
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
     one, two = a_model(), a_model()
-    before = score(one, a_task(), examples())
+    before = score(one, a_task(), examples(), measure_of(a_task(), examples()))
     outcome = train(one, a_task(), examples(), plan(epochs=20, momentum=0.9))
     train(two, a_task(), examples(), plan(epochs=20, momentum=0.9))
-    after = score(one, a_task(), examples())
+    after = score(one, a_task(), examples(), measure_of(a_task(), examples()))
     assert after["loss"] < before["loss"]
     assert outcome.steps == 60
     np.testing.assert_array_equal(one.values()["weight"], two.values()["weight"])
@@ -115,8 +116,14 @@ def test_the_time_is_the_clocks() -> None:
 
 
 def test_accuracy_is_scored_where_targets_are_classes_and_only_there() -> None:
-    right = score(lambda x: torch.stack([-x[:, 0], x[:, 0]], 1), a_task(), examples(7))
+    right = score(
+        lambda x: torch.stack([-x[:, 0], x[:, 0]], 1),
+        a_task(),
+        examples(7),
+        measure_of(a_task(), examples(7)),
+    )
     assert right["accuracy"] == 1.0
     real = Examples(examples().inputs, examples().inputs[:, :2])
-    found = score(a_model(), a_task(nn.functional.mse_loss), real, batch=5)
+    task = a_task(nn.functional.mse_loss)
+    found = score(a_model(), task, real, measure_of(task, real), batch=5)
     assert set(found) == {"loss"}

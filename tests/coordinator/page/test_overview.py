@@ -199,7 +199,7 @@ def test_every_file_has_a_command_that_checks_it_or_makes_one_of_it(past) -> Non
 def test_a_metric_that_is_no_share_has_its_name_and_no_percent_sign() -> None:
     for metrics, wanted in (
         ({"accuracy": 0.5, "loss": 1.0}, "50.00 %"),
-        ({"accuracy": 2.8083, "loss": 1.0}, "accuracy 2.808"),  # is none
+        ({"accuracy": 2.8083, "loss": 1.0}, "loss 1"),  # is none
         ({"loss": 0.25}, "loss 0.25"),
         ({"rmse": 23.1402, "loss": 1.0}, "rmse 23.14"),
         ({"iou": 0.7, "loss": 1.0}, "iou 70.00 %"),
