@@ -34,6 +34,7 @@ def build(
     batch: Literal["1", "dynamic"] = "1",
     data: Path | str | None = None,
     accuracy_points: float = 0.5,
+    loss_percent: float = 10.0,
 ) -> Report:
     """Exports a checkpoint, checks the result, and only then writes it.
 
@@ -46,6 +47,7 @@ def build(
         data: Folder with the task's evaluation examples. Without it parity is
             measured on seeded random inputs, and formats that need data are refused.
         accuracy_points: Percentage points that a lossy format may lose.
+        loss_percent: By how much its loss may grow where outputs are no answers.
 
     Raises:
         CheckpointError: If the checkpoint is damaged or not of the task's model.
@@ -71,6 +73,7 @@ def build(
         batch=batch,
         data=data,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
 
 
@@ -82,6 +85,7 @@ def build_source(
     batch: Literal["1", "dynamic"] = "1",
     data: Path | str | None = None,
     accuracy_points: float = 0.5,
+    loss_percent: float = 10.0,
 ) -> Report:
     """As `build`, for a `Source`: any sparse torch model, see `rebuild.from_module`."""
     require()
@@ -104,6 +108,7 @@ def build_source(
         batch=batch,
         notes=notes,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
     if out is None:
         return report
@@ -119,7 +124,7 @@ def prepare(
     from export.onnx_graph import dense_graph  # noqa: PLC0415
     from export.targets import Material  # noqa: PLC0415
 
-    dense, notes, kept = dense_graph(source, batch=batch)
+    dense, notes, kept = dense_graph(source, batch=batch, data=data)
     macs = count_macs(dense)
     facts = {
         "version": versions()["flash-edge"],
@@ -147,6 +152,7 @@ def checked(
     batch: Literal["1", "dynamic"],
     notes: Sequence[str] = (),
     accuracy_points: float = 0.5,
+    loss_percent: float = 10.0,
 ) -> Report:
     """Runs the format's gates and reports.
 
@@ -169,6 +175,7 @@ def checked(
         kept=material.kept,
         evaluation=evaluation,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
     plain = material.copy()
     run(plain, (Describe({**facts, "format": "onnx"}),))

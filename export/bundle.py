@@ -42,6 +42,7 @@ def make_bundle(
     formats: Sequence[str] = FORMATS,
     data: Path | str | None = None,
     accuracy_points: float = 0.5,
+    loss_percent: float = 10.0,
     seconds: float = 0.5,
     key: Path | str | None = None,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def make_bundle(
         formats: Names from `export.targets.table`.
         data: Folder with evaluation examples: the golden example then is a real one.
         accuracy_points: Percentage points that a lossy format may lose.
+        loss_percent: By how much its loss may grow where outputs are no answers.
         seconds: How long each model is timed for the manifest; 0 for not at all.
         key: PEM file of an Ed25519 private key that signs the manifest. Without one, a
             checkpoint in a run's folder is signed with that run's key.
@@ -91,7 +93,7 @@ def make_bundle(
             (folder / "golden").mkdir(parents=True)
             folder_data = None if data is None else Path(data)
             _write_example(folder, source, folder_data)
-            manifest = _manifest(source)
+            manifest = _manifest(source, folder_data)
             if run is not None:
                 manifest["run"] = run_name(run)
             for kind in kinds:
@@ -101,6 +103,7 @@ def make_bundle(
                     kind,
                     data=folder_data,
                     accuracy_points=accuracy_points,
+                    loss_percent=loss_percent,
                     seconds=seconds,
                 )
             one = next(iter(manifest["models"].values()))["golden"]
@@ -146,12 +149,18 @@ def _add_model(
     *,
     data: Path | None,
     accuracy_points: float,
+    loss_percent: float,
     seconds: float,
 ) -> dict[str, Any]:
     name = target.name
     file = folder / f"model.{name}{target.suffix}"
     report = build_source(
-        source, format=name, out=file, data=data, accuracy_points=accuracy_points
+        source,
+        format=name,
+        out=file,
+        data=data,
+        accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
     golden = f"golden/output.{name}.npy"
     example = folder / "golden" / "input.npy"
@@ -170,7 +179,7 @@ def _add_model(
     return entry
 
 
-def _manifest(source: Source) -> dict[str, Any]:
+def _manifest(source: Source, data: Path | None) -> dict[str, Any]:
     from export.builder import versions  # noqa: PLC0415
 
     return {
@@ -180,6 +189,7 @@ def _manifest(source: Source) -> dict[str, Any]:
         "density": source.mask.density,
         "mask_digest": source.mask.digest.hex(),
         "input_shape": list(source.input_shape),
+        "outputs": source.meaning(data),
         "machine": machine(),
         "versions": versions(),
         "models": {},

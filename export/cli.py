@@ -41,6 +41,14 @@ Points = Annotated[
     ),
 ]
 
+Growth = Annotated[
+    float,
+    typer.Option(
+        "--loss-percent",
+        help="By how much a lossy format's loss may grow where outputs are no answers.",
+    ),
+]
+
 
 def format_names(begun: str) -> list[str]:
     """What a shell offers for a format after Tab."""
@@ -74,6 +82,7 @@ def build_command(
     ] = "1",
     data: Data = None,
     accuracy_points: Points = 0.5,
+    loss_percent: Growth = 10.0,
     as_json: Json = False,
 ) -> None:
     """Export CHECKPOINT, check the result, and only then write it."""
@@ -85,6 +94,7 @@ def build_command(
         batch=batch,
         data=data,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
     _show(report, as_json=as_json)
 
@@ -98,6 +108,7 @@ def verify_command(
     ] = None,
     data: Data = None,
     accuracy_points: Points = 0.5,
+    loss_percent: Growth = 10.0,
     key: Annotated[
         Path | None,
         typer.Option(help="Public key (PEM) that must have signed it."),
@@ -125,7 +136,13 @@ def verify_command(
             f"{file} is a single file: name the checkpoint it was built from",
             remedy=f"flash-export verify {file} --checkpoint CHECKPOINT",
         )
-    report = verify(file, checkpoint, data=data, accuracy_points=accuracy_points)
+    report = verify(
+        file,
+        checkpoint,
+        data=data,
+        accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
+    )
     _show(report, as_json=as_json)
 
 
@@ -139,6 +156,7 @@ def bundle_command(
     ] = None,
     data: Data = None,
     accuracy_points: Points = 0.5,
+    loss_percent: Growth = 10.0,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -156,6 +174,7 @@ def bundle_command(
         formats=format or FORMATS,
         data=data,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
         key=key,
     )
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from export import runtime
+from export.drift import LOSS_PERCENT, check_accuracy, check_drift, measure_for
 from export.graph import find_initializer
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
-from export.report import Accuracy, Findings, Parity
+from export.report import Findings, Parity
 from export.targets import Product, Target
 
 __all__ = ["ACCURACY_POINTS", "PARITY", "check"]
@@ -26,7 +27,7 @@ PARITY = 1e-5  # relative max-norm; measured 1e-7..7e-7 on CNNs and ResNet18
 ACCURACY_POINTS = 0.5
 
 Array: TypeAlias = NDArray[np.float32]
-Predict: TypeAlias = Callable[[Array], Array]
+Predict: TypeAlias = Callable[[NDArray[Any]], Array]
 
 
 def check(
@@ -39,6 +40,7 @@ def check(
     predict: Predict | None = None,
     evaluation: Inputs | None = None,
     accuracy_points: float = ACCURACY_POINTS,
+    loss_percent: float = LOSS_PERCENT,
 ) -> Findings:
     """Runs every gate that the format has.
 
@@ -49,8 +51,10 @@ def check(
         inputs: What outputs are compared on.
         kept: Channels that stayed where dead ones were removed.
         predict: Runs the file; by default onnxruntime on its bytes.
-        evaluation: Examples with targets, for the accuracy of lossy formats.
+        evaluation: Examples with targets, to judge lossy formats on.
         accuracy_points: How many percentage points a lossy format may lose.
+        loss_percent: By how much the loss of a lossy format may grow where its outputs
+            are no answers.
 
     Raises:
         ExportError: If a gate fails; the message has the numbers.
@@ -78,9 +82,19 @@ def check(
         if target.reader == "onnx":
             folded = _folded(product.content, dense)
         bitwise = _bitwise(outputs, runtime.predict(reference, inputs.batch))
-    accuracy = None
-    if not target.exact and evaluation is not None:
-        accuracy = _accuracy(predict, source, evaluation, accuracy_points)
+    accuracy = drift = None
+    if not target.exact:
+        given = inputs if evaluation is None else evaluation
+        made, exact = (
+            (outputs, source.predict(inputs.batch))
+            if evaluation is None
+            else (predict(given.batch), source.predict(given.batch))
+        )
+        measure = measure_for(source, given)
+        if measure.name == "accuracy":
+            accuracy = check_accuracy(measure, made, exact, given, accuracy_points)
+        else:
+            drift = check_drift(source, made, exact, given, loss_percent=loss_percent)
     return Findings(
         checker=target.reader == "onnx",
         weights_checked=checked,
@@ -89,6 +103,7 @@ def check(
         bitwise=bitwise,
         folded=folded,
         accuracy=accuracy,
+        drift=drift,
     )
 
 
@@ -99,7 +114,7 @@ def _runner(content: bytes, target: Target) -> Predict:
         return partial(target.run, content)
     session = runtime.open_session(content)
 
-    def predict(batch: Array) -> Array:
+    def predict(batch: NDArray[Any]) -> Array:
         return runtime.predict(session, batch)
 
     return predict
@@ -194,8 +209,9 @@ def _parity(outputs: Array, expected: Array, inputs: Inputs, *, exact: bool) -> 
             f"outputs differ from torch by {error:.2e} of their largest value; "
             f"{limit:.0e} is allowed ({len(inputs)} {inputs.origin})"
         )
-    flat, wanted = (a.reshape(len(a), -1).argmax(axis=1) for a in (outputs, expected))
-    same = float(np.mean(flat == wanted))
+    same = None
+    if outputs.ndim > 1 and outputs.shape[1] > 1:
+        same = float(np.mean(outputs.argmax(axis=1) == expected.argmax(axis=1)))
     return Parity(len(inputs), inputs.origin, error, limit, same)
 
 
@@ -219,25 +235,3 @@ def _folded(content: bytes, dense: bytes) -> bool:
             remedy="Export with --format onnx: the packed file would be slow.",
         )
     return True
-
-
-def _accuracy(
-    predict: Predict, source: Source, evaluation: Inputs, limit_points: float
-) -> Accuracy:
-    if evaluation.targets is None:
-        raise ExportError("the accuracy gate needs examples with targets")
-    exact = _correct(source.predict(evaluation.batch), evaluation)
-    exported = _correct(predict(evaluation.batch), evaluation)
-    accuracy = Accuracy(len(evaluation), exact, exported, limit_points)
-    if accuracy.lost_points > limit_points:
-        raise ExportError(
-            f"accuracy falls from {exact:.4f} to {exported:.4f} on {len(evaluation)} "
-            f"examples: {accuracy.lost_points:.2f} points, {limit_points} are allowed",
-            remedy="Use an exact format, more calibration data, or --accuracy-points.",
-        )
-    return accuracy
-
-
-def _correct(outputs: Array, evaluation: Inputs) -> float:
-    top = outputs.reshape(len(outputs), -1).argmax(axis=1)
-    return float(np.mean(top == evaluation.targets))

@@ -7,12 +7,15 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import onnx
 import torch
 
 from edge_sdk.errors import ExportError
+from edge_sdk.models.blame import place_of
+from edge_sdk.models.trial import tensors_of
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.fold_batch_norm import FoldBatchNorm
@@ -23,7 +26,7 @@ from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
 from export.passes.strip_metadata import StripMetadata
 from export.rebuild import Source
 
-__all__ = ["OPSET", "Batch", "dense_graph"]
+__all__ = ["OPSET", "Batch", "dense_graph", "reason_of"]
 
 OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitmask
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
@@ -32,7 +35,7 @@ Batch: TypeAlias = Literal["1", "dynamic"]
 
 
 def dense_graph(
-    source: Source, *, batch: Batch = "1"
+    source: Source, *, batch: Batch = "1", data: Path | None = None
 ) -> tuple[onnx.ModelProto, list[str], Kept]:
     """The model as dense ONNX of opset 18, batch norms folded, metadata stripped.
 
@@ -40,6 +43,7 @@ def dense_graph(
         source: The module to export.
         batch: "1" fixes the batch, which phone accelerators need (with a free batch
             NNAPI and Core ML take no node); "dynamic" leaves it free.
+        data: Folder with evaluation examples, should the model take nothing else.
 
     Returns:
         The model, what the passes changed in words, and which channels were kept where
@@ -48,7 +52,7 @@ def dense_graph(
     Raises:
         ExportError: If the module cannot be exported; carries the exporter's reason.
     """
-    model = _exported(source, batch)
+    model = _exported(source, batch, data)
     removal = RemoveDeadChannels()
     model.ir_version = _IR_VERSION
     arrays = {
@@ -71,9 +75,12 @@ def dense_graph(
     return model, notes, removal.kept
 
 
-def _exported(source: Source, batch: Batch) -> onnx.ModelProto:
+def _exported(source: Source, batch: Batch, data: Path | None) -> onnx.ModelProto:
     # A batch of 1 is specialised by the tracer, so a free batch is traced with 2.
-    example = torch.zeros(1 if batch == "1" else 2, *source.input_shape)
+    example = source.example(1 if batch == "1" else 2, data)
+    with torch.no_grad():
+        count = len(tensors_of(source.model(example)))
+    names = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     free = None if batch == "1" else ({0: torch.export.Dim("batch")},)
     printed = io.StringIO()
     try:
@@ -82,7 +89,7 @@ def _exported(source: Source, batch: Batch) -> onnx.ModelProto:
                 source.model,
                 (example,),
                 input_names=["input"],
-                output_names=["output"],
+                output_names=names,
                 dynamo=True,
                 external_data=False,
                 optimize=True,
@@ -91,10 +98,8 @@ def _exported(source: Source, batch: Batch) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
         raise ExportError(
-            f"torch could not export {source.task}: {type(error).__name__}: "
-            f"{lines[0] if lines else printed.getvalue()[-200:]}",
+            f"torch could not export {source.task}: {reason_of(error)}",
             remedy="Every operation of the model must be traceable by torch.export.",
         ) from error
     if program is None:
@@ -105,6 +110,23 @@ def _exported(source: Source, batch: Batch) -> onnx.ModelProto:
     if opset != OPSET:
         raise ExportError(f"the exporter wrote opset {opset}, not {OPSET}")
     return proto
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the exporter failed, in one line: the first cause, and the person's line.
+
+    What the exporter itself says is which of its steps failed; it chains the reason.
+    """
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        if cause in chain:
+            break
+        chain.append(cause)
+    root = next((e for e in reversed(chain) if str(e).strip()), error)
+    said = " ".join(str(root).strip().split("\n\n")[0].split())
+    places = (place_of(e) for e in reversed(chain))
+    at = next((place for place in places if place), "")
+    return f"{type(root).__name__}: {said}{f' ({at})' if at else ''}"
 
 
 @contextlib.contextmanager

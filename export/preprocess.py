@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_sdk.models.batch import prepared
 from export.rebuild import Inputs, Source
 
 __all__ = ["describe_preparation"]
@@ -37,12 +38,12 @@ def describe_preparation(source: Source, inputs: Inputs) -> dict[str, Any]:
         "model_input": {
             "shape": [1, *source.input_shape],
             "layout": "NCHW" if len(source.input_shape) == 3 else "N...",
-            "dtype": "float32",
+            "dtype": str(inputs.batch.dtype),
         },
         "kind": "custom",
     }
     raw = inputs.raw
-    if raw is None or source.prepare is None:
+    if raw is None or source.contract is None:
         known["kind"] = "none: feed the model's input as it is"
         return known
     known["raw"] = {"shape": list(raw.shape[1:]), "dtype": str(raw.dtype)}
@@ -91,7 +92,6 @@ def _affine(
 
 
 def _prepared(source: Source, raw: NDArray[Any]) -> NDArray[np.float32]:
-    assert source.prepare is not None  # noqa: S101 - the caller looked
+    assert source.contract is not None  # noqa: S101 - the caller looked
     with torch.no_grad():
-        result: NDArray[np.float32] = source.prepare(torch.from_numpy(raw)).numpy()
-    return result
+        return prepared(source.contract, raw).float().numpy()

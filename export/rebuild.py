@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize, prune
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edge_sdk.checkpoint import Checkpoint
-from edge_sdk.errors import CheckpointError, DataError, ExportError
+from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from edge_sdk.infer.run_key import run_folder
+from edge_sdk.models.batch import tensors
+from edge_sdk.models.example_inputs import inputs_without_data
+from edge_sdk.models.measure import guess
 from edge_sdk.models.task import Examples, Task, find_tasks_beside, load_task
+from edge_sdk.models.trial import tensors_of
 from edge_sdk.sparse import Mask
+from edge_sdk.training.scoring import measure_of
 
 __all__ = ["Inputs", "Source", "from_checkpoint", "from_module"]
 
+_FEW = 2
 _SEED = 2208  # of random parity inputs; fixed, so that two exports are the same bytes
 
 
@@ -30,16 +37,18 @@ class Inputs:
     """Model inputs to compare outputs on.
 
     Attributes:
-        batch: float32 (n, *input_shape), already prepared.
-        targets: (n,) class indices, or None for random inputs.
+        batch: (n, *input_shape), prepared, of the dtype that the model takes.
+        targets: (n, ...) as the loss takes them, or None for random inputs.
         origin: Where they come from, in words, for the report.
         raw: The examples before `Task.prepare`, or None for random inputs.
+        read: The whole set that they are from, as the task reads it; None likewise.
     """
 
-    batch: NDArray[np.float32]
+    batch: NDArray[Any]
     targets: NDArray[np.generic] | None
     origin: str
     raw: NDArray[np.generic] | None = None
+    read: Examples | None = None
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -51,6 +60,7 @@ class Inputs:
             None if self.targets is None else self.targets[:count],
             self.origin,
             None if self.raw is None else self.raw[:count],
+            self.read,
         )
 
 
@@ -66,8 +76,7 @@ class Source:
         round_no: Round of the checkpoint; 0 for a module.
         labels: Class names in the order of the outputs; may be empty.
         metrics: What the checkpoint says about the model.
-        prepare: Raw batch -> model input.
-        examples: Folder -> evaluation examples; None without a task.
+        contract: The task itself; None for a module.
     """
 
     model: nn.Module
@@ -77,8 +86,32 @@ class Source:
     round_no: int = 0
     labels: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
-    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None
-    examples: Callable[[Path], Examples] | None = None
+    contract: Task | None = None
+
+    def example(self, count: int, data: Path | None = None) -> torch.Tensor:
+        """(count, *input_shape) inputs of the dtype and range that the model takes.
+
+        The same with and without data, so that a file's input is one dtype: only where
+        nothing that is made up fits, the data's are taken.
+
+        Raises:
+            TaskError: If the model takes nothing that is made up, and there is no data.
+        """
+        own = self.contract
+        try:
+            return inputs_without_data(
+                self.task,
+                self.model,
+                self.input_shape,
+                count,
+                stated=None if own is None else own.example_inputs,
+                prepare=None if own is None else own.prepare,
+                seed=_SEED,
+            )
+        except TaskError:
+            if data is None or own is None:
+                raise
+            return tensors(own, own.read_eval(data), slice(0, count))[0]
 
     def inputs(self, data: Path | None, limit: int, *, half: int = 0) -> Inputs:
         """Up to `limit` inputs: evaluation examples from a folder, else random ones.
@@ -93,35 +126,72 @@ class Source:
             DataError: If the folder holds no examples of the model's shape.
         """
         if data is None:
-            rng = np.random.Generator(np.random.Philox(_SEED))
-            batch = rng.standard_normal((min(limit, 32), *self.input_shape), np.float32)
+            batch = self.example(min(limit, 32)).numpy()
             return Inputs(batch, None, f"seeded random inputs (seed {_SEED})")
-        if self.examples is None or self.prepare is None:
+        if self.contract is None:
             raise DataError("a module without a task has no evaluation examples")
-        examples = self.examples(data)
+        examples = self.contract.read_eval(data)
         own = np.arange(half, len(examples), 2)
         step = max(1, own.size // limit)  # spread over sets sorted by class
         chosen = examples.take(own[::step][:limit])
         with torch.no_grad():
-            batch = self.prepare(torch.from_numpy(chosen.inputs)).float().numpy()
-        if batch.shape[1:] != self.input_shape:
-            raise DataError(
-                f"prepared examples have shape {batch.shape[1:]}, "
-                f"the task says {self.input_shape}"
-            )
+            inputs, targets = tensors(self.contract, chosen, slice(None))
+        batch = inputs.to(self.example(1, data).dtype).contiguous().numpy()
         origin = f"evaluation examples of {self.task}"
-        return Inputs(
-            np.ascontiguousarray(batch), chosen.targets, origin, chosen.inputs
-        )
+        return Inputs(batch, targets.numpy(), origin, chosen.inputs, examples)
 
-    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The module's outputs in torch, in small batches: float32 (n, ...)."""
+    def meaning(self, data: Path | None) -> dict[str, Any]:
+        """What the outputs are, for whoever shows them: kind and threshold.
+
+        From the task's examples, else from its loss and the outputs' shape; a module
+        without a task has classes if it has labels.
+        """
+        if self.contract is None:
+            return {"kind": "classes" if self.labels else "values", "threshold": 0.0}
+        if data is None:
+            with torch.no_grad():
+                outputs = self.model(self.example(_FEW))
+            found = guess(self.contract.loss, outputs)
+        else:
+            found = measure_of(self.contract, self.contract.read_eval(data))
+        kind = "classes" if found.kind == "one-hot" else found.kind
+        return {"kind": kind, "threshold": found.threshold}
+
+    def predict(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """The module's outputs in torch, in small batches: float32 (n, ...).
+
+        Several outputs are one after the other, flat: (n, values).
+        """
         with torch.no_grad():
             parts = [
-                self.model(torch.from_numpy(batch[start : start + 64])).numpy()
+                joined(
+                    tensors_of(self.model(torch.from_numpy(batch[start : start + 64])))
+                )
                 for start in range(0, len(batch), 64)
             ]
         return np.concatenate(parts)
+
+    def apart(self, outputs: NDArray[np.float32], batch: NDArray[Any]) -> Any:
+        """Joined outputs in the form that the model gives, as tensors, for the loss."""
+        with torch.no_grad():
+            leaves, form = tree_flatten(self.model(torch.from_numpy(batch[:2])))
+        if len(leaves) == 1:
+            return tree_unflatten([torch.from_numpy(outputs)], form)
+        sizes = [leaf[0].numel() for leaf in leaves]
+        pieces = torch.split(torch.from_numpy(outputs), sizes, dim=1)
+        shaped = [
+            piece.reshape(len(outputs), *leaf.shape[1:])
+            for piece, leaf in zip(pieces, leaves, strict=True)
+        ]
+        return tree_unflatten(shaped, form)
+
+
+def joined(outputs: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    """One output as it is; several flat, one after the other: float32 (n, ...)."""
+    if len(outputs) == 1:
+        return outputs[0].float().numpy()
+    flat = [output.float().reshape(len(output), -1) for output in outputs]
+    return torch.cat(flat, dim=1).numpy()
 
 
 def look_beside(checkpoint: Path) -> None:
@@ -164,8 +234,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         round_no=checkpoint.round_no,
         labels=tuple(task.labels),
         metrics=dict(checkpoint.metrics),
-        prepare=task.prepare,
-        examples=task.eval_data,
+        contract=task,
     )
 
 

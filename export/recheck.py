@@ -29,6 +29,7 @@ def verify(
     *,
     data: Path | str | None = None,
     accuracy_points: float = 0.5,
+    loss_percent: float = 10.0,
 ) -> Report:
     """Checks that a file is what exporting the checkpoint gives: all gates, again.
 
@@ -37,6 +38,7 @@ def verify(
         checkpoint: The checkpoint it should come from, or its file's path.
         data: Folder with the task's evaluation examples.
         accuracy_points: Percentage points that a lossy format may have lost.
+        loss_percent: By how much its loss may grow where outputs are no answers.
 
     Raises:
         CheckpointError: If the checkpoint is damaged.
@@ -54,7 +56,7 @@ def verify(
         checkpoint = load_checkpoint(Path(checkpoint))
     path = Path(file)
     if path.suffix in {".flsp", ".ort"}:
-        return _again(path, checkpoint, data, accuracy_points)
+        return _again(path, checkpoint, data, accuracy_points, loss_percent)
     content, model = _read(path)
     facts = description(model)
     digest = checkpoint.mask.digest.hex()
@@ -77,6 +79,7 @@ def verify(
         data=folder,
         batch=batch,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
     return replace(report, file=str(file))
 
@@ -130,7 +133,11 @@ def outputs_of(file: Path, batch: NDArray[np.float32]) -> Any:
 
 
 def _again(
-    path: Path, checkpoint: Checkpoint, data: Path | str | None, accuracy_points: float
+    path: Path,
+    checkpoint: Checkpoint,
+    data: Path | str | None,
+    accuracy_points: float,
+    loss_percent: float,
 ) -> Report:
     """Formats that are written deterministically are built again and compared.
 
@@ -156,6 +163,7 @@ def _again(
         format=str(facts.get("format")),
         data=data,
         accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
     )
     if report.sha256 != hashlib.sha256(content).hexdigest():
         raise ExportError(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from edge_sdk.json_text import to_json
 
-__all__ = ["Accuracy", "Findings", "Parity", "Report"]
+__all__ = ["Accuracy", "Drift", "Findings", "Parity", "Report"]
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,16 @@ class Parity:
         examples: Number of inputs compared.
         inputs: Where they come from, in words.
         max_relative: max |difference| / max |torch output|.
-        limit: What the gate allowed; None for a lossy format, gated by accuracy.
-        same_top1: Share of inputs with the same largest output.
+        limit: What the gate allowed; None for a lossy format, which has other gates.
+        same_top1: Share of places with the same largest output along axis 1; None where
+            an output has one value, or none that compete.
     """
 
     examples: int
     inputs: str
     max_relative: float
     limit: float | None
-    same_top1: float
+    same_top1: float | None
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,51 @@ class Accuracy:
         exact: Share correct before, in [0, 1].
         exported: Share correct after.
         limit_points: Allowed loss, in percentage points.
+        same_answers: Share of answers that are the same before and after.
+        measure: What is counted, as evaluation calls it.
     """
 
     examples: int
     exact: float
     exported: float
     limit_points: float
+    same_answers: float = 1.0
+    measure: str = "accuracy"
 
     @property
     def lost_points(self) -> float:
         """Percentage points lost; negative when it gained."""
         return 100.0 * (self.exact - self.exported)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the outputs of a lossy format are from the exact model's.
+
+    Attributes:
+        examples: Number of inputs compared.
+        output_error: Root of the mean squared difference over the deviation of the
+            exact outputs.
+        limit: What of it was allowed.
+        loss_exact: The task's loss before; None without a task's examples.
+        loss_exported: After.
+        loss_limit_percent: By how much it might grow.
+    """
+
+    examples: int
+    output_error: float
+    limit: float
+    loss_exact: float | None
+    loss_exported: float | None
+    loss_limit_percent: float
+
+    @property
+    def loss_growth_percent(self) -> float:
+        """By how much the loss grew; infinite from 0, or where it is no number."""
+        before, after = self.loss_exact, self.loss_exported
+        if before is None or after is None or after <= before:
+            return 0.0
+        return 100.0 * (after - before) / abs(before) if before else float("inf")
 
 
 @dataclass(frozen=True)
@@ -63,7 +98,8 @@ class Findings:
         bitwise: Equal, bit for bit, to the dense form in onnxruntime; None if it has
             none.
         folded: Same operators as the dense form after optimisation; None if not ONNX.
-        accuracy: For lossy formats with evaluation examples.
+        accuracy: For lossy formats with evaluation examples, where outputs are answers.
+        drift: For lossy formats otherwise.
     """
 
     checker: bool
@@ -73,6 +109,7 @@ class Findings:
     bitwise: bool | None = None
     folded: bool | None = None
     accuracy: Accuracy | None = None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +193,23 @@ class Report:
             a = found.accuracy
             lines.append(
                 f"accuracy {a.exported:.4f}, exact {a.exact:.4f} "
-                f"({a.lost_points:+.2f} points lost of {a.limit_points} allowed)"
+                f"({a.lost_points:+.2f} points lost of {a.limit_points} allowed), "
+                f"{100 * a.same_answers:.1f} % of answers the same"
             )
+        if found.drift is not None:
+            lines.append(_drift_line(found.drift))
         return lines
+
+
+def _drift_line(drift: Drift) -> str:
+    text = (
+        f"outputs differ by {drift.output_error:.2g} of what they vary by "
+        f"({drift.limit} allowed)"
+    )
+    if drift.loss_exact is None or drift.loss_exported is None:
+        return text
+    return (
+        f"{text}, loss {drift.loss_exported:.4g}, exact {drift.loss_exact:.4g} "
+        f"({drift.loss_growth_percent:+.1f} % of "
+        f"{drift.loss_limit_percent:g} % allowed)"
+    )

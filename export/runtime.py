@@ -64,21 +64,29 @@ def open_session(
         ) from error
 
 
-def predict(
-    session: ort.InferenceSession, batch: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Outputs for n inputs, float32 (n, ...); one by one where the batch is fixed."""
+def predict(session: ort.InferenceSession, batch: NDArray[Any]) -> NDArray[np.float32]:
+    """Outputs for n inputs, float32 (n, ...); one by one where the batch is fixed.
+
+    Several outputs are one after the other, flat: (n, values).
+    """
     spec = session.get_inputs()[0]
     step = spec.shape[0] if isinstance(spec.shape[0], int) else 64
     if step == 1 or len(batch) % step == 0 or not isinstance(spec.shape[0], int):
         parts = [
-            session.run(None, {spec.name: batch[start : start + step]})[0]
+            _joined(session.run(None, {spec.name: batch[start : start + step]}))
             for start in range(0, len(batch), step)
         ]
         return np.concatenate(parts)
     raise ExportError(
         f"the model takes batches of {step}; {len(batch)} inputs do not fit"
     )
+
+
+def _joined(outputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    if len(outputs) == 1:
+        return outputs[0].astype(np.float32, copy=False)
+    flat = [output.reshape(len(output), -1) for output in outputs]
+    return np.concatenate(flat, axis=1).astype(np.float32, copy=False)
 
 
 def metadata(session: ort.InferenceSession) -> dict[str, str]:

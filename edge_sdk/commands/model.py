@@ -27,18 +27,21 @@ def infer(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Print each example's largest output; with --json all, a list per example."""
+    """Print what each example's outputs say; with --json all of them, a list each.
+
+    A class and its output, the labels that hold, the shares of a map, or the values.
+    """
     from edge_sdk.infer import Bundle  # noqa: PLC0415 - may compile the runtime
+    from edge_sdk.infer.answers import Meaning, answer  # noqa: PLC0415
     from edge_sdk.infer.prepare import read_examples  # noqa: PLC0415
 
     model = Bundle(folder, threads=threads, trusted=public_key(key))
+    meaning = Meaning.of(model.manifest, model.labels)
     for outputs in model.predict(read_examples(given, model.preparation)):
         if as_json:
             typer.echo(to_json(outputs.tolist()))
             continue
-        top = int(outputs.reshape(-1).argmax())
-        label = model.labels[top] if top < len(model.labels) else str(top)
-        typer.echo(f"{label}\t{outputs.reshape(-1)[top]:.6g}")
+        typer.echo(answer(outputs, meaning, model.labels))
 
 
 def status(root: Root, as_json: Json = False) -> None:

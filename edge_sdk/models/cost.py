@@ -50,6 +50,7 @@ def workload_of(
         task.input_shape,
         name=task.name,
         stated=task.example_inputs,
+        prepare=task.prepare,
         examples=some,
     )
     used = [name for name in numel if name in masked or name in trace.macs]

@@ -32,6 +32,7 @@ def inputs_without_data(
     count: int,
     *,
     stated: Make | None = None,
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
     seed: int = 0,
 ) -> torch.Tensor:
     """(count, *shape) inputs on which the model gives finite numbers.
@@ -42,6 +43,7 @@ def inputs_without_data(
         shape: One prepared input.
         count: How many.
         stated: The task's `example_inputs`.
+        prepare: The task's: what it makes of token ids is what its model gets.
         seed: Of random values.
 
     Raises:
@@ -58,9 +60,8 @@ def inputs_without_data(
             )
         return given
     errors: list[Exception] = []
-    for make in _kinds(model, shape, seed):
-        inputs = make(max(count, _SOME))
-        error = _refusal(model, inputs)
+    for make in _kinds(model, shape, seed, prepare):
+        inputs, error = _tried(model, make, max(count, _SOME), shape)
         if error is None:
             return inputs[:count]
         errors.append(error)
@@ -74,18 +75,29 @@ def inputs_without_data(
     ) from first
 
 
-def _refusal(model: nn.Module, inputs: torch.Tensor) -> Exception | None:
-    """Why the model does not take these inputs; None if it does."""
+def _tried(
+    model: nn.Module, make: Make, count: int, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, Exception | None]:
+    """Inputs of a kind, and why the model does not take them; None if it does."""
+    inputs = torch.zeros(0)
     try:
+        inputs = make(count)
         _run(model, inputs)
     except EdgeError:
         raise
-    except Exception as error:  # noqa: BLE001 - a person's model raises anything
-        return error
-    return None
+    except Exception as error:  # noqa: BLE001 - a person's code raises anything
+        return inputs, error
+    if tuple(inputs.shape) != (count, *shape):
+        return inputs, ValueError("prepared inputs have another shape")
+    return inputs, None
 
 
-def _kinds(model: nn.Module, shape: tuple[int, ...], seed: int) -> Iterator[Make]:
+def _kinds(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    seed: int,
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Iterator[Make]:
     own = float_of(model)
 
     def normal(count: int) -> torch.Tensor:
@@ -104,6 +116,9 @@ def _kinds(model: nn.Module, shape: tuple[int, ...], seed: int) -> Iterator[Make
                 _run(model, torch.zeros(_SOME, *shape, dtype=dtype))
         except Exception:  # noqa: BLE001, S112 - the next kind, then
             continue
+        if rows.least and prepare is not None:
+            ids = whole(rows.least, dtype)
+            yield lambda count, ids=ids: prepare(ids(count))  # type: ignore[misc]
         if rows.least:
             yield whole(rows.least, dtype)
         yield whole(2, dtype)

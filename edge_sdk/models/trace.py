@@ -57,6 +57,7 @@ def trace_step(
     *,
     name: str = "",
     stated: Callable[[int], torch.Tensor] | None = None,
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
     examples: torch.Tensor | None = None,
 ) -> StepTrace:
     """Runs two small batches through the model and back, and counts.
@@ -66,6 +67,7 @@ def trace_step(
         shape: Shape of one prepared example.
         name: The task's, for messages.
         stated: The task's `example_inputs`.
+        prepare: The task's.
         examples: Prepared inputs of the model's dtype; without them what is stated, or
             what the model is found to take. The counts depend on dtypes, not on values.
 
@@ -75,7 +77,9 @@ def trace_step(
     model.train()
     name = name or type(model).__name__
     if examples is None:
-        examples = inputs_without_data(name, model, shape, LARGE, stated=stated)
+        examples = inputs_without_data(
+            name, model, shape, LARGE, stated=stated, prepare=prepare
+        )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # nothing here is worth a thread; on a busy machine they
     try:  # spin: ten seconds instead of one
@@ -183,7 +187,7 @@ def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, _same), counter:
             outputs = [t for t in tensors_of(model(inputs)) if t.requires_grad]
             counter.forward = False
-            torch.stack([out.sum() for out in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward([out.sum() for out in outputs])
     except Exception as error:
         at, said = place_of(error), " ".join(str(error).split())
         raise TaskError(

@@ -28,7 +28,7 @@ def _make(material: Material) -> Product:
     import coremltools as ct  # noqa: PLC0415
     import coremltools.optimize.coreml as shrink  # noqa: PLC0415
 
-    example = torch.zeros(fixed_batch(material, "coreml"))
+    example = material.source.example(fixed_batch(material, "coreml")[0])
     try:
         model = ct.convert(
             torch.jit.trace(material.source.model, example),  # type: ignore[no-untyped-call]

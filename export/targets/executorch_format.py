@@ -20,7 +20,7 @@ def _make(material: Material) -> Product:
     )
     from executorch.exir import to_edge_transform_and_lower  # noqa: PLC0415
 
-    example = (torch.zeros(fixed_batch(material, "executorch")),)
+    example = (material.source.example(fixed_batch(material, "executorch")[0]),)
     try:
         program = torch.export.export(material.source.model, example)
         lowered = to_edge_transform_and_lower(

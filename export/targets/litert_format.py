@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
@@ -20,7 +19,7 @@ def _make(material: Material) -> Product:
     require("litert_torch", "ai_edge_litert", extra="litert")
     import litert_torch  # noqa: PLC0415
 
-    example = (torch.zeros(fixed_batch(material, "litert")),)
+    example = (material.source.example(fixed_batch(material, "litert")[0]),)
     try:
         converted = litert_torch.convert(material.source.model, example)
         with tempfile.TemporaryDirectory() as folder:

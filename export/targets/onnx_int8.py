@@ -6,8 +6,8 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
@@ -32,11 +32,11 @@ __all__ = ["TARGET"]
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
     """Hands the calibration inputs over in batches of the model's size."""
 
-    def __init__(self, name: str, batch: NDArray[np.float32]) -> None:
+    def __init__(self, name: str, batch: NDArray[Any]) -> None:
         self._name = name
         self._rows = iter(batch)
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next input, or None at the end."""
         row = next(self._rows, None)
         return None if row is None else {self._name: row[None]}

@@ -1,0 +1,153 @@
+"""How far a rounded format may be from the exact model: by what its outputs mean.
+
+| outputs | decides |
+|---|---|
+| classes, one yes or no, with examples | accuracy lost, and answers that stay |
+| labels or values, with examples | error of the outputs, and growth of the loss |
+| anything, without examples | error of the outputs |
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_sdk.errors import ExportError
+from edge_sdk.models.measure import VALUES, Measure
+from edge_sdk.training.scoring import measure_of
+from export.rebuild import Inputs, Source
+from export.report import Accuracy, Drift
+
+__all__ = [
+    "AGREEMENT",
+    "LOSS_PERCENT",
+    "OUTPUT_ERROR",
+    "check_accuracy",
+    "check_drift",
+    "measure_for",
+    "output_error",
+]
+
+# Root of the mean squared difference over how much the exact outputs vary. int8 gave
+# 0.01 to 0.05 on the networks of tests/export, fp16 1e-4 to 1e-3.
+OUTPUT_ERROR = 0.1
+# Share of answers that must stay what they were: a model that guesses keeps its
+# accuracy whatever becomes of it.
+AGREEMENT = 0.9
+LOSS_PERCENT = 10.0  # by how much the loss may grow
+
+Array = NDArray[np.float32]
+
+
+def measure_for(source: Source, evaluation: Inputs) -> Measure:
+    """What the source's outputs mean on these examples."""
+    if source.contract is None or evaluation.raw is None or evaluation.read is None:
+        return VALUES
+    return measure_of(source.contract, evaluation.read)
+
+
+def output_error(outputs: Array, exact: Array) -> float:
+    """Root of the mean squared difference over the deviation of the exact outputs.
+
+    Of all outputs together; where they do not vary at all, over their size.
+    """
+    wide, other = exact.astype(np.float64), outputs.astype(np.float64)
+    off = float(np.sqrt(np.mean((other - wide) ** 2)))
+    if off == 0.0:
+        return 0.0
+    scale = float(wide.std()) or float(np.sqrt(np.mean(wide**2)))
+    return off / scale if scale else float("inf")
+
+
+def check_accuracy(
+    measure: Measure, outputs: Array, exact: Array, evaluation: Inputs, points: float
+) -> Accuracy:
+    """Accuracy before and after, and how many answers stayed.
+
+    Raises:
+        ExportError: If more points are lost than allowed, or too many answers changed.
+    """
+    targets = torch.from_numpy(np.asarray(evaluation.targets))
+    before, after = (torch.from_numpy(a) for a in (exact, outputs))
+    right, counted = measure.right(before, targets)
+    still, _ = measure.right(after, targets)
+    same = (measure.answers(before) == measure.answers(after)).double().mean()
+    found = Accuracy(
+        len(evaluation),
+        right / max(counted, 1),
+        still / max(counted, 1),
+        points,
+        float(same),
+        measure.name,
+    )
+    remedy = "Use an exact format, more calibration data, or --accuracy-points."
+    if found.lost_points > points:
+        raise ExportError(
+            f"accuracy falls from {found.exact:.4f} to {found.exported:.4f} on "
+            f"{len(evaluation)} examples: {found.lost_points:.2f} points, {points} "
+            "are allowed",
+            remedy=remedy,
+        )
+    if found.same_answers < AGREEMENT:
+        raise ExportError(
+            f"{100 * (1 - found.same_answers):.1f} % of the answers on "
+            f"{len(evaluation)} examples change, {100 * (1 - AGREEMENT):.0f} % may",
+            remedy="Use an exact format or more calibration data; a model that hardly "
+            "trained has answers that anything changes.",
+        )
+    return found
+
+
+def check_drift(
+    source: Source,
+    outputs: Array,
+    exact: Array,
+    inputs: Inputs,
+    *,
+    loss_percent: float = LOSS_PERCENT,
+) -> Drift:
+    """Error of the outputs and growth of the loss, both within their limits.
+
+    Args:
+        source: Whose loss; none without a task.
+        outputs: Of the exported model.
+        exact: Of the exact one.
+        inputs: What both were given; the loss needs its targets.
+        loss_percent: By how much the loss may grow.
+
+    Raises:
+        ExportError: If a limit is passed; the message has the numbers.
+    """
+    losses = _losses(source, (exact, outputs), inputs)
+    found = Drift(
+        len(inputs), output_error(outputs, exact), OUTPUT_ERROR, *losses, loss_percent
+    )
+    if not found.output_error <= OUTPUT_ERROR:
+        raise ExportError(
+            f"outputs on {len(inputs)} {inputs.origin} differ by "
+            f"{found.output_error:.3f} of what they vary by, {OUTPUT_ERROR} is allowed",
+            remedy="Use an exact format, or more calibration data.",
+        )
+    if found.loss_growth_percent > loss_percent:
+        raise ExportError(
+            f"the loss grows from {found.loss_exact:.4g} to {found.loss_exported:.4g} "
+            f"on {len(inputs)} examples: {found.loss_growth_percent:.1f} %, "
+            f"{loss_percent:g} % is allowed",
+            remedy="Use an exact format, more calibration data, or --loss-percent.",
+        )
+    return found
+
+
+def _losses(
+    source: Source, both: tuple[Array, Array], inputs: Inputs
+) -> tuple[float | None, float | None]:
+    if source.contract is None or inputs.targets is None:
+        return None, None
+    targets = torch.from_numpy(np.asarray(inputs.targets))
+    found = []
+    for outputs in both:
+        with torch.no_grad():
+            form = source.apart(outputs, inputs.batch)
+            found.append(float(source.contract.loss(form, targets)))
+    return found[0], found[1]
