@@ -185,6 +185,7 @@ def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
     model.zero_grad(set_to_none=True)
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, _same), counter:
+            torch.zeros(inputs.shape, dtype=inputs.dtype)  # a step makes its batch, too
             outputs = [t for t in tensors_of(model(inputs)) if t.requires_grad]
             counter.forward = False
             torch.autograd.backward([out.sum() for out in outputs])
