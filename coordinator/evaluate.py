@@ -12,6 +12,7 @@ import torch
 
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
+from edge_sdk.models.measure import VALUES
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
 from edge_sdk.training.masked import MaskedModel, masked_model
@@ -50,7 +51,7 @@ class Probe:
             ready = self._made[1]
             ready.load(model.masked, model.dense)
             ready.train(mode=False)
-            return score(ready, self._task, self._examples)["loss"]
+            return score(ready, self._task, self._examples, VALUES)["loss"]
         except Exception:  # a task's own code; the run goes on unchecked
             log.exception("the model could not be checked on the evaluation examples")
             return None
