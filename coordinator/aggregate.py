@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.dtypes import as_entry, within
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.values import Values
@@ -194,6 +195,7 @@ class _DenseMean:
 
     def __init__(self, base: Mapping[str, NDArray[Any]]) -> None:
         self._base, self.weight = base, 0.0
+        self._moved: set[str] = set()
         self._sum = {n: np.zeros(a.shape, np.float64) for n, a in base.items()}
         self._square = {
             n: np.zeros(base[n].shape, np.float64)
@@ -204,7 +206,9 @@ class _DenseMean:
     def add(self, change: Mapping[str, NDArray[Any]], share: float) -> None:
         self.weight += share
         for name, base in self._base.items():
-            after = base.astype(np.float64) + change[name]
+            if change[name].any():
+                self._moved.add(name)
+            after = within(base.astype(np.float64) + change[name], base)
             self._sum[name] += share * after
             if name in self._square:
                 self._square[name] += share * after**2
@@ -218,9 +222,7 @@ class _DenseMean:
             if name.endswith("running_var"):  # rounding may leave it just below 0
                 np.maximum(value, 0.0, out=value)
         return {
-            name: np.asarray(
-                np.rint(value) if self._base[name].dtype.kind == "i" else value
-            ).astype(self._base[name].dtype)
+            name: as_entry(value, self._base[name], moved=name in self._moved)
             for name, value in mean.items()
         }
 

@@ -63,11 +63,24 @@ def _impossible_step(
     if name.endswith("num_batches_tracked") and not 0 <= low <= high <= batches:
         counted = low if low < 0 else high
         return f"would count {counted} batches; from 0 to {batches} were asked for"
-    room = np.iinfo(base.dtype)
-    least_now, most_now = int(base.min()), int(base.max())
-    if low + least_now < room.min or high + most_now > room.max:
+    if not _stays_in_range(base, step):
         return f"would leave the range of {base.dtype}"
     return ""
+
+
+def _stays_in_range(base: NDArray[Any], step: NDArray[Any]) -> bool:
+    """Whether every sum is a value of the entry's dtype, which may be bool."""
+    whole = base.dtype.kind == "b"
+    low, high = (0, 1) if whole else _limits(base.dtype)
+    # Python's integers: 64 bits and a change of 64 bits would wrap around.
+    pairs = np.nonzero(step.reshape(-1))[0]
+    now, by = base.reshape(-1)[pairs].tolist(), step.reshape(-1)[pairs].tolist()
+    return all(low <= int(a) + b <= high for a, b in zip(now, by, strict=True))
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    room = np.iinfo(dtype)
+    return int(room.min), int(room.max)
 
 
 def _impossible_floats(name: str, base: NDArray[Any], after: NDArray[Any]) -> str:

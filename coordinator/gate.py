@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coordinator.entries import impossible_change
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.wire.dense import is_whole
 from edge_sdk.wire.evidence import Evidence, unpack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder
 from edge_sdk.wire.rules import Regrow, Score, WarmUp
@@ -150,9 +151,8 @@ def _misfit(
     if set(change.dense) != set(dense):
         return Refused("the dense remainder names other entries than the model's")
     for name, array in change.dense.items():
-        if (
-            array.shape != dense[name].shape
-            or array.dtype.kind != dense[name].dtype.kind
+        if array.shape != dense[name].shape or is_whole(array.dtype) != is_whole(
+            dense[name].dtype
         ):
             return Refused(f"entry {name} has another shape or type than the model's")
     wrong = impossible_change(dense, change.dense, batches=batches)

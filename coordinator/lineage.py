@@ -15,6 +15,7 @@ from coordinator.algorithm import Algorithm, Family
 from coordinator.entries import impossible_model
 from coordinator.evaluate import Probe
 from coordinator.evidence import Findings, Saliency, Trained
+from coordinator.fixed import fixed_weights, with_fixed
 from coordinator.gate import read_update
 from coordinator.ledger import Ledger, UpdateRow
 from coordinator.orders import mask_seed
@@ -83,6 +84,7 @@ class Lineage:
         self._store = ModelStore(ledger.folder, settings.task, self.layers, ledger)
         self.model: Model | None = None
         self.family: Family | None = None
+        self._fixed = fixed_weights(task, settings.seed)
         self._warm_up: tuple[Model, Family] | None = None
         self._probe = probe
         self._made: tuple[int, list[str], Model, Family] | None = None
@@ -232,7 +234,7 @@ class Lineage:
         updates = _Updates(self._ledger, rows, family)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
             model, after, _ = next_step(self._algorithm, base, family, updates)
-        return model, after
+        return with_fixed(model, base, self._fixed), after
 
     def deploy(
         self, no: int, scores: Mapping[float, Mapping[str, float]]

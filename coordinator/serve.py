@@ -18,6 +18,7 @@ from coordinator.server import Server
 from coordinator.settings import RunSettings
 from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.state import check_model
 from edge_sdk.models.task import Examples, Task, load_task
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.terminal import Look, log_from_now_on, on_stop
@@ -97,10 +98,13 @@ def check_run(settings: RunSettings, task: Task) -> Examples:
     """Refuses at the door what cannot work; returns the evaluation examples.
 
     Raises:
-        TaskError: If the model has nothing to mask.
+        TaskError: If the model has nothing to mask or to train, or its state cannot
+            travel.
         DensityError: If a density is below one weight per output unit.
         DataError: If there is nothing to evaluate on.
     """
-    layers = layers_of(task.model(), task.dense_layers)
+    model = task.model()
+    check_model(model)
+    layers = layers_of(model, task.dense_layers)
     nested_counts(uniform(layers), layers, settings.densities)
     return task.read_eval(settings.evaluation)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from coordinator.aggregate import Contribution, Coverage, Model, moving_mean
 from coordinator.algorithm import Algorithm, Family, as_initialised
 from coordinator.evidence import Findings, Replay, Saliency
+from coordinator.fixed import fixed_weights, with_fixed
 from coordinator.orders import mask_seed, warm_up_counts
 from edge_sdk.models.inventory import initial_state
 from edge_sdk.models.task import Task
@@ -59,8 +60,9 @@ def first_model(
     family: Family,
     findings: Findings | None,
 ) -> Model:
-    """What round 1 starts from."""
-    return algorithm.start(family, initial_state(task, seed), findings)
+    """What round 1 starts from; what the user has frozen starts as it was made."""
+    first = algorithm.start(family, initial_state(task, seed), findings)
+    return with_fixed(first, None, fixed_weights(task, seed))
 
 
 def findings_at_hand(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Contribution, Coverage, Model
+from coordinator.dtypes import as_entry
 from edge_sdk.errors import RunError
 
 __all__ = ["trimmed_mean"]
@@ -63,11 +64,11 @@ def trimmed_mean(
         at += value.size
     dense = {}
     for name, array in base.dense.items():
-        moved = array + step[at : at + array.size].reshape(array.shape)
+        change = step[at : at + array.size].reshape(array.shape)
+        moved = array.astype(np.float64) + change
         if name.endswith("running_var"):  # rounding may leave it just below 0
             moved = np.maximum(moved, 0.0)
-        whole = np.rint(moved) if array.dtype.kind == "i" else moved
-        dense[name] = np.asarray(whole).astype(array.dtype)
+        dense[name] = as_entry(moved, array, moved=bool(change.any()))
         at += array.size
     return Model(base.mask, masked, dense), coverage
 

@@ -11,6 +11,7 @@ import msgspec
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
+from coordinator.fixed import fixed_weights, with_fixed
 from coordinator.simulation.beginning import begin
 from coordinator.simulation.exchange import Exchange
 from coordinator.simulation.fleet import Fleet, make_fleet
@@ -30,6 +31,7 @@ from coordinator.steps import next_step
 from edge_sdk.errors import RunError
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.state import check_model
 from edge_sdk.models.task import load_task
 
 __all__ = ["Simulation"]
@@ -55,7 +57,10 @@ class Simulation:
         evaluation: Path,
     ) -> None:
         self.settings, task = settings, load_task(settings.task)
-        self.task, layers = task, layers_of(task.model(), task.dense_layers)
+        model = task.model()
+        check_model(model)
+        self.task, layers = task, layers_of(model, task.dense_layers)
+        self._fixed = fixed_weights(task, settings.seed)
         scored = task.read_eval(evaluation)
         self._eval_size = len(scored)
         batch = settings.training.batch_size or task.batch_size
@@ -151,6 +156,7 @@ class Simulation:
         model, after, coverage = next_step(
             self.algorithm, base, family, trip.contributions()
         )
+        model = with_fixed(model, base, self._fixed)
         scores = {}
         if self._is_scored(no):
             scores = scores_of(pool, model, after, self._eval_size)

@@ -33,10 +33,13 @@ print(name if name else "-" + str(unavailable_reason()))
 _DATA_TRIAL = """
 import sys, pathlib
 from edge_sdk.errors import EdgeError
+from edge_sdk.models.state import check_model
 from edge_sdk.models.task import load_task
 beside, folder = map(pathlib.Path, sys.argv[2:])
 try:
-    found = load_task(sys.argv[1], beside=beside).read_train(folder)
+    task = load_task(sys.argv[1], beside=beside)
+    check_model(task.model())
+    found = task.read_train(folder)
 except EdgeError as error:
     sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
 print(len(found))

@@ -15,6 +15,7 @@ from edge_sdk.sparse import Mask, top_k
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome
 from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.dense import is_whole
 from edge_sdk.wire.messages import Offer, TaskOrder
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
@@ -143,4 +144,9 @@ def _rounding(order: TaskOrder) -> np.random.Generator:
 def _difference(
     after: Mapping[str, NDArray[Any]], before: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    return {name: after[name] - before[name] for name in after}
+    return {name: _wide(after[name]) - _wide(before[name]) for name in after}
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    """Booleans and integers as they travel: their difference would wrap around."""
+    return array.astype(np.int64) if is_whole(array.dtype) else array

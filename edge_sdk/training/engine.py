@@ -33,7 +33,10 @@ class TrainingModel(Protocol):
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything an optimizer may change: kept values and dense parameters."""
+        """Everything an optimizer may change: kept values and dense parameters.
+
+        What the user's model has with ``requires_grad = False`` is none of it.
+        """
         ...
 
     def kept(self) -> Iterator[nn.Parameter]:

@@ -41,7 +41,10 @@ class MaskedModel:
             weight = own[name]
             flat = torch.from_numpy(mask.flat(name)).to(weight.device)
             self._flat[name], self._shape[name] = flat, weight.shape
-            self._kept[name] = nn.Parameter(weight.detach().reshape(-1)[flat].clone())
+            self._kept[name] = nn.Parameter(
+                weight.detach().reshape(-1)[flat].clone(),
+                requires_grad=weight.requires_grad,
+            )
             weight.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         self._dense = {n: p for n, p in own.items() if n not in self._kept}
 
@@ -51,9 +54,9 @@ class MaskedModel:
         return cast("torch.Tensor", functional_call(self.module, weights, (inputs,)))
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Kept values, then dense parameters."""
-        yield from self._kept.values()
-        yield from (p for p in self._dense.values() if p.requires_grad)
+        """Kept values, then dense parameters; none that the user has frozen."""
+        own = (*self._kept.values(), *self._dense.values())
+        return (p for p in own if p.requires_grad)
 
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one flat parameter per masked layer."""

@@ -21,7 +21,7 @@ from edge_sdk.sparse import Mask, top_k
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.local import Outcome, Stopped, batches, check_finite
 from edge_sdk.training.step import sgd, take_step
-from edge_sdk.training.warmup import rewire
+from edge_sdk.training.warmup import rewire, trained
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import Regrow, Rewire
 from edge_sdk.wire.values import Values
@@ -117,7 +117,7 @@ def train_moving(
             raise Stopped
         if at in moves and isinstance(rule, Rewire):
             rate = rule.prune_rate * (1 - at / len(steps))
-            patterns = rewire(_values(weights, patterns), patterns, rate, rng)
+            patterns = {**patterns, **_rewired(weights, patterns, rate, rng)}
             _apply(weights, patterns)
         optimizer.zero_grad()
         total += scorer.backward(model, index, noise)
@@ -127,8 +127,10 @@ def train_moving(
     if isinstance(rule, Regrow) and rule.share:
         optimizer.zero_grad()
         scorer.backward(model, steps[0][1])
-        slopes = {n: _gradient(weights[n]) for n in patterns}
-        patterns = regrow(_values(weights, patterns), slopes, patterns, rule.share)
+        may = trained(weights, patterns)
+        slopes = {n: _gradient(weights[n]) for n in may}
+        moved = regrow(_values(weights, may), slopes, may, rule.share)
+        patterns = {**patterns, **moved}
         _apply(weights, patterns)
     seen = min(len(scorer.examples), len(steps) * plan.batch_size)
     outcome = Outcome(seen, len(steps), total / max(len(steps), 1), 0.0)
@@ -166,7 +168,8 @@ def saliency(
 ) -> tuple[dict[str, NDArray[np.float32]], Outcome]:
     """The mean of abs(weight x gradient) over minibatches, at the model as it is.
 
-    SNIP's score (arXiv:1810.02340) averaged as SalientGrads does. Nothing is trained.
+    SNIP's score (arXiv:1810.02340) averaged as SalientGrads does. Nothing is trained,
+    so weights that the user has frozen are scored as any other.
 
     Args:
         model: Dense.
@@ -180,6 +183,8 @@ def saliency(
     """
     weights = dict(model.named_parameters())
     score = {n: np.zeros(mask[n].shape, np.float64) for n in mask}
+    for name in score:
+        weights[name].requires_grad_(True)  # noqa: FBT003 - torch's own signature
     model.train()
     total, steps = 0.0, list(batches(len(scorer.examples), plan))[:count]
     for _, index in steps:
@@ -198,6 +203,16 @@ def _moves(epochs: list[int]) -> set[int]:
     """Steps before which the mask moves."""
     ends = {at for at in range(1, len(epochs)) if epochs[at] != epochs[at - 1]}
     return ends or {len(epochs) // 2} - {0}
+
+
+def _rewired(
+    weights: Mapping[str, nn.Parameter],
+    patterns: Patterns,
+    rate: float,
+    rng: np.random.Generator,
+) -> Patterns:
+    may = trained(weights, patterns)
+    return rewire(_values(weights, may), may, rate, rng) if may else {}
 
 
 def _gradient(weight: nn.Parameter) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from typing_extensions import assert_never
 
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.state import check_model
 from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask, exact_counts, uniform
 from edge_sdk.training.allowance import Allowance, EngineName, MicroBatch
@@ -87,7 +88,9 @@ class TaskRunner:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
-        self.layers = layers_of(task.model(), task.dense_layers)
+        model = task.model()
+        check_model(model)
+        self.layers = layers_of(model, task.dense_layers)
         self._ready = ReadyModel(task, self.layers, engine, activations)
 
     @property

@@ -25,7 +25,7 @@ from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import WarmUp
 
-__all__ = ["measure_sensitivity", "rewire"]
+__all__ = ["measure_sensitivity", "rewire", "trained"]
 
 Patterns: TypeAlias = dict[str, NDArray[np.bool_]]
 GROW_CAP = 0.99  # of a layer's free places; the rule never fills a layer entirely
@@ -79,6 +79,13 @@ def rewire(
     return after
 
 
+def trained(
+    weights: Mapping[str, nn.Parameter], patterns: Mapping[str, NDArray[np.bool_]]
+) -> Patterns:
+    """The patterns that may move: of weights that the user has not frozen."""
+    return {n: p for n, p in patterns.items() if weights[n].requires_grad}
+
+
 def measure_sensitivity(
     model: nn.Module,
     mask: Mask,
@@ -94,7 +101,8 @@ def measure_sensitivity(
     """Kept weights per layer after the warm-up, and what training did.
 
     The prune rate falls linearly to 0 over the warm-up's steps. `plan.max_steps` bounds
-    all epochs together; `micro_batch` and `ghost_norm` are as in `local.train`.
+    all epochs together; `micro_batch` and `ghost_norm` are as in `local.train`. A layer
+    that the user has frozen keeps its pattern.
 
     Raises:
         Stopped: If `stop` turned true between two steps.
@@ -119,8 +127,9 @@ def measure_sensitivity(
         if epoch != at:
             at = epoch
             rate = rule.prune_rate * (1 - steps / total_steps)
-            dense = {n: weights[n].detach().numpy() for n in patterns}
-            patterns = rewire(dense, patterns, rate, rng)
+            may = trained(weights, patterns)
+            dense = {n: weights[n].detach().numpy() for n in may}
+            patterns |= rewire(dense, may, rate, rng) if may else {}
             keep = {n: torch.from_numpy(p).float() for n, p in patterns.items()}
             _apply(weights, keep)
         inputs, targets = tensors(task, examples, index)

@@ -15,6 +15,7 @@ from edge_sdk.wire.quantize import Toward, decode, encode
 __all__ = [
     "Entry",
     "from_wire",
+    "is_whole",
     "to_wire",
 ]
 
@@ -35,6 +36,16 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
+def is_whole(dtype: np.dtype[Any]) -> bool:
+    """Whether entries of a dtype travel as int64: booleans, and integers of any width.
+
+    Example:
+        >>> [is_whole(np.dtype(d)) for d in ("bool", "uint8", "int64", "float32")]
+        [True, True, True, False]
+    """
+    return dtype.kind in "biu"
+
+
 def to_wire(
     name: str, array: NDArray[Any], codec: str, rng: np.random.Generator | None
 ) -> Entry:
@@ -42,18 +53,20 @@ def to_wire(
 
     Args:
         name: Its name, which says what it is.
-        array: Floats or integers.
+        array: Floats, or whole numbers of any width, booleans among them.
         codec: The payload's.
         rng: As of `edge_sdk.wire.values.pack_values`.
 
     Raises:
-        LocalProtocolError: If it is neither floats nor integers.
+        LocalProtocolError: If it is neither.
     """
     shape = list(array.shape)
-    if array.dtype.kind == "i":
+    if is_whole(array.dtype):
         return Entry("i8", shape, np.ascontiguousarray(array, "<i8").tobytes())
     if array.dtype.kind != "f":
         raise LocalProtocolError(f"entry {name} has dtype {array.dtype}; float or int")
+    if array.dtype != np.float32:  # as the user wants it, so as exact as can be
+        codec = "fp32"
     toward: Toward = "nearest"
     if codec != "fp32" and name.endswith(("running_mean", "running_var")):
         codec = "fp16"

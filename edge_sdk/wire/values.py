@@ -26,7 +26,7 @@ from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.compress import ZSTD, compress, decompress
-from edge_sdk.wire.dense import Entry, from_wire, to_wire
+from edge_sdk.wire.dense import Entry, from_wire, is_whole, to_wire
 from edge_sdk.wire.quantize import NAMES, decode, encode, encoded_size
 from edge_sdk.wire.structure import decode_structure, encode_structure
 
@@ -53,7 +53,7 @@ class Values:
     Attributes:
         mask_digest: Digest of the mask that the values stand on.
         masked: Weight name to float32 (nnz,), canonical CSR order.
-        dense: Every other ``state_dict`` entry, float32 or int64.
+        dense: Every other ``state_dict`` entry: out of a payload float32 or int64.
     """
 
     mask_digest: bytes
@@ -235,7 +235,9 @@ def largest_payload(
     """
     name = codec.removesuffix(_ZSTD)
     masked = sum(encoded_size(name, count) for count in counts.values())
-    return masked + sum(array.nbytes for array in dense.values())
+    # As they travel, not as they lie here: a boolean takes 8 bytes, a half 4.
+    wide = sum(a.size * (8 if is_whole(a.dtype) else 4) for a in dense.values())
+    return masked + wide
 
 
 def _check_codec(body: _ValuesBody, codec: str) -> None:

@@ -170,8 +170,8 @@ def test_values_that_do_not_fit_their_mask_are_not_packed() -> None:
         pack_values(wrong, MASK)
     with pytest.raises(LocalProtocolError, match="codec 'int9'"):
         pack_values(VALUES, MASK, codec="int9")
-    odd = Values(MASK.digest, KEPT, {"flag": np.array([True])})
-    with pytest.raises(LocalProtocolError, match="entry flag has dtype bool"):
+    odd = Values(MASK.digest, KEPT, {"flag": np.array([1j])})
+    with pytest.raises(LocalProtocolError, match="entry flag has dtype complex128"):
         pack_values(odd, MASK)
 
 
