@@ -63,10 +63,16 @@ def settings_from(
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    """What a TOML file says; a relative folder counts from the file's own."""
+    """What a TOML file says; its folder is absolute.
+
+    It is looked for as a task is: from the file's own folder, then from the current.
+    """
     raw = load_toml(path)
     if isinstance(raw.get("folder"), str) and raw["folder"]:
-        raw["folder"] = str(seen_from(path.resolve().parent, raw["folder"]))
+        beside, here = (
+            seen_from(base, raw["folder"]) for base in (path.resolve().parent, Path())
+        )
+        raw["folder"] = str(here if here.exists() and not beside.exists() else beside)
     return raw
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from coordinator.simulation.places import places_of
 from coordinator.simulation.play import Simulation
-from coordinator.simulation.process_pool import process_pool
+from coordinator.simulation.process_pool import check_importable, process_pool
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.settings import SimulationSettings, check_simulation
 from coordinator.simulation.transport.open import check_transport, over_mqtt
@@ -64,6 +64,8 @@ def simulate(
     check_simulation(settings)
     check_transport(transport)
     task = load_task(settings.task)
+    if open_workers is process_pool:
+        check_importable(settings.task)
     engine = engine_for(task, settings.engine)
     settings = msgspec.structs.replace(settings, engine=engine)
     _claim(folder, settings)

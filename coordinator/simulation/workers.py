@@ -8,7 +8,8 @@ the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -132,10 +133,30 @@ def results(do: Callable[[J], Future[T]], jobs: Iterable[J]) -> list[T]:
             future.cancel()
 
 
-def worker_died() -> RunError:
-    """The error of a run whose worker died."""
+def worker_died(endings: Sequence[int] = ()) -> RunError:
+    """The error of a run whose worker died.
+
+    Args:
+        endings: Exit codes of those that did; below 0 a signal's number.
+    """
+    goes_on = "The same command goes on after the last whole round"
+    if not endings:
+        return RunError("a worker of the simulation died", remedy=f"{goes_on}.")
+    code = endings[0]
+    if code == -signal.SIGKILL:
+        return RunError(
+            "a worker of the simulation was killed (signal 9), as the kernel does "
+            "when memory is short",
+            remedy=f"{goes_on}; give it fewer --workers.",
+        )
+    if code < 0:
+        return RunError(
+            f"a worker of the simulation crashed (signal {-code})",
+            remedy=f"{goes_on}. If it comes again: torch, or a library that the task "
+            "uses, does not fit this processor; try them alone.",
+        )
     return RunError(
-        "a worker of the simulation died, perhaps for want of memory",
-        remedy="The same command goes on after the last whole round; give it "
-        "fewer --workers if memory is short.",
+        f"a worker of the simulation ended by itself with exit code {code}",
+        remedy=f"{goes_on}. Look for sys.exit or os._exit in the task and what it "
+        "imports, and at what the worker has written above.",
     )

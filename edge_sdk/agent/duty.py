@@ -318,7 +318,7 @@ class Duty:
             self._meter.totals,
             online=online,
             engine=self._runner.engine,
-            detail=self.hold.why,
+            detail=self.hold.why or self._me.note,
             progress=self._work.progress,
         )
         return self._voice.pack(status, self.session)

@@ -86,6 +86,7 @@ class Identity:
         examples: How many private examples it has.
         profile: Its device profile, as plain values.
         folder: Where it keeps its state: how much room there is is told.
+        note: What the operator should know of it; told where it does not pause.
     """
 
     name: str
@@ -94,3 +95,4 @@ class Identity:
     examples: int
     profile: dict[str, Any]
     folder: Path | None = None
+    note: str = ""

@@ -160,6 +160,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         examples=len(examples),
         profile=msgspec.to_builtins(profile),
         folder=settings.state,
+        note=_without_kernels(settings.engine),
     )
     log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)
@@ -175,6 +176,31 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         place=place_of(settings, folder),
         on_phase=_say_phase,
     )
+
+
+def _without_kernels(engine: str) -> str:
+    """What a device without native kernels does and costs; empty where it has them.
+
+    A wheel of another processor, or a tree whose kernels vanished, trains all the same:
+    only slower and larger, which nobody sees who is not told.
+    """
+    from edge_sdk.errors import EngineError  # noqa: PLC0415
+    from edge_sdk.kernels.library import kernels  # noqa: PLC0415 - imports torch
+
+    if engine == "masked":
+        return ""
+    try:
+        kernels()  # built first, where only a compiler is at hand
+    except EngineError as error:
+        note = "no native kernels here: it trains dense-masked"
+        log.warning(
+            "%s. A step takes the time and memory of the dense model, whatever the "
+            "density, so the coordinator gives this device a lower one where they are "
+            "short. %s %s",
+            *(note, error, error.help),
+        )
+        return note
+    return ""
 
 
 def _say_phase(session: Session) -> None:

@@ -114,7 +114,7 @@ def load_digits() -> Split:
     if found is None or found.origin is None:
         raise DependencyError(
             "the digits data set comes with scikit-learn, which is not installed",
-            remedy="Run `pip install scikit-learn`.",
+            remedy="Run `pip install 'flash-edge[digits]'`.",
         )
     path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -117,3 +119,26 @@ def test_a_32_bit_bundle_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_boards_lists_the_catalogue() -> None:
     assert "raspberry_pi_zero_2_w" in flash_edge("boards").stdout
+
+
+def test_an_agent_without_kernels_says_once_what_that_costs(settings: Path) -> None:
+    """As a wheel of another processor does, or a tree whose kernels vanished."""
+    foreign = "neon" if platform.machine() == "x86_64" else "v3"
+    with subprocess.Popen(
+        [sys.executable, "-m", "edge_sdk.cli", "run", str(settings)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, "FLASH_EDGE_ISA": foreign},
+    ) as agent:
+        assert agent.stderr is not None
+        said = []
+        for line in agent.stderr:
+            said.append(line)
+            if "no link to" in line:
+                agent.terminate()
+    (warning,) = [line for line in said if "no native kernels" in line]
+    assert "WARN" in warning
+    assert "dense model" in warning
+    assert "lower one" in warning
+    assert "g++" in warning

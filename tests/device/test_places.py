@@ -187,6 +187,9 @@ def test_a_simulations_folder_counts_from_its_settings_file(
     file.write_text('task = "digits"\nfolder = "data"\nrounds = 1\n', encoding="utf-8")
     found = command.settings_from(tmp_path / "run", None, file, {"densities": [0.5]})
     assert found.folder == str(tmp_path / "sub" / "data")
+    (tmp_path / "data").mkdir()  # where only the current folder has it
+    found = command.settings_from(tmp_path / "run", None, file, {"densities": [0.5]})
+    assert found.folder == str(tmp_path / "data")
 
 
 def test_a_health_command_runs_in_the_settings_folder(home: Path) -> None:

@@ -106,4 +106,4 @@ def test_digits_without_scikit_learn_say_what_to_install() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=60, capture_output=True
     )
-    assert b"pip install scikit-learn" in done.stdout
+    assert b"pip install 'flash-edge[digits]'" in done.stdout

@@ -101,7 +101,9 @@ class _Runner:
             with self._all.at_work():
                 return self._workers.train(work).result()
         except BrokenExecutor as error:
-            self._all.broke(worker_died())
+            died = worker_died()
+            died.__cause__ = error
+            self._all.broke(died)
             raise Stopped from error
         except BaseException as error:
             self._all.broke(error)
