@@ -14,6 +14,7 @@ from coordinator.ledger import Ledger, RoundRow, TaskRow, UpdateRow
 from coordinator.limits import shares
 from coordinator.lineage import Lineage
 from coordinator.orders import order_for
+from coordinator.pacing import abort_pause_s
 from coordinator.post import Post
 from coordinator.rounds import (
     OPEN,
@@ -36,17 +37,23 @@ from coordinator.rounds import (
 )
 from coordinator.settings import RunSettings
 from coordinator.shelf import shelve, shelve_again
+from coordinator.standing import LATE
+from coordinator.store import model_name
 from coordinator.timing import Timing
+from coordinator.warm_up import ATTEMPTS, Attempt, next_attempt
 from edge_sdk.errors import RunError
 from edge_sdk.wire.codec import pack
-from edge_sdk.wire.messages import Cancel, TaskOrder, Wait
+from edge_sdk.wire.messages import Cancel, Status, TaskOrder, Wait
 
 __all__ = ["Conductor"]
 
 log = logging.getLogger(__name__)
 
 SPOILED = "Lower the learning rate, or look for broken examples on the device."
-MAX_ABORTS = 5  # rounds in a row; more means something is wrong with the run
+# So many rounds in a row are aborted at once; then each waits longer than the last. The
+# run ends only where nobody is left that has not failed.
+MAX_ABORTS = 5
+RESEND_S = 15.0  # an order that is not acknowledged by then is sent again, then later
 
 
 class Conductor:
@@ -86,7 +93,11 @@ class Conductor:
             weight=settings.gate.weight,
             influence=settings.gate.influence,
         )
-        self._aborts = 0
+        self._aborts, self._not_before = 0, 0.0
+        self._clock, self._attempt = clock, 0
+        self._unheard: dict[
+            str, tuple[float, float]
+        ] = {}  # when again, after which gap
         self._timing = Timing(settings, algorithm, fleet, clock)
         self.round: Round | None = None
         self.orders: dict[str, TaskOrder] = {}
@@ -106,43 +117,55 @@ class Conductor:
         return self._timing.deadline
 
     def tick(self) -> None:
-        """Lets the deadline pass if it has."""
-        if self._timing.over():
+        """Lets the deadline pass if it has; says again what nobody acknowledged."""
+        if self._timing.over() and not self._extends():
             self.advance(Deadline())
+        if self.round is not None and self.round.phase is Phase.RUN:
+            self._say_again(self.round)
 
     def open(self) -> None:
         """Starts the warm-up or the next round with the devices present.
 
         Raises:
-            RunError: If the warm-up has failed, or no device can take part.
+            RunError: If no device that the run knows can do its part.
         """
+        if self._clock() < self._not_before:
+            return
         if self._lineage.model is None and not self._algorithm.warms_up:
             self._lineage.plan_masks()
         self._fleet.correct(self._timing.drift())
-        refusals = self._fleet.refusals()
-        if refusals:
-            raise RunError(
-                f"no device can take part: {refusals}",
-                remedy="Lower the densities, or raise round_budget_s or the caps.",
-            )
         past = [r for r in self._ledger.rounds() if r.phase is not Phase.PLAN]
-        no = self._next_number(past)
+        no = past[-1].no + 1 if past else 1
+        attempt = Attempt(0, (), frozenset())
+        if self._lineage.model is None:
+            no, attempt = 0, self._next_attempt(past)
+        able, beside = self._may_be_asked(no)
+        if not able or self._aborts >= MAX_ABORTS:
+            self._end_if_hopeless()
+        if attempt.no:
+            able = {d: own for d, own in able.items() if d in attempt.able}
+            if not able:
+                self._end_warm_up(attempt, past)
+                return
         base, family = self._lineage.base_of(no)
-        densities = self._algorithm.assign(self._fleet.affordable(), list(family.masks))
+        densities = self._algorithm.assign(able, list(family.masks))
         if not densities:
             return
         draft = draft_round(
             no,
             densities,
-            self._timing.pace(densities) if no else None,
+            self._timing.pace(densities, beside) if no else None,
             settings=self._settings,
-            affordable=self._fleet.affordable(),
+            affordable=able,
             masks=family.masks,
             asked=round(self._timing.watch.asked),
             answered=round(self._timing.watch.answered),
+            beside=beside,
+            kept=len(attempt.kept),
         )
         if draft is None:
             return
+        self._attempt = attempt.no
         quorum = quorum_of(draft.goal)
         last = [r.model for r in past if r.model]
         self._ledger.plan_round(
@@ -152,7 +175,8 @@ class Conductor:
             rate=self._settings.training.rate_at(no, self._settings.rounds),
             base=last[-1] if last else "",
         )
-        self.round = Round(no, draft.goal, quorum)
+        kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
+        self.round = Round(no, draft.goal, quorum, tasks=kept)
         self.advance(Planned())
         self._issue(draft, base, family)
         self.advance(Selected(draft.cohort))
@@ -191,9 +215,9 @@ class Conductor:
         for effect in effects:
             match effect:
                 case Issue():
+                    self._unheard = {}
                     for task in self._tasks.values():
-                        order = self.orders[task.id]
-                        self._post.tell(task.device, order, round_no=task.round_no)
+                        self._send(task, RESEND_S)
                 case Freeze():
                     self._ledger.freeze(self.round.no, self._limit)
                     self._close()
@@ -205,20 +229,44 @@ class Conductor:
     def accepted(self, device: str, metrics: Mapping[str, float]) -> None:
         """The device's update is durable; its metrics tell how fast it is."""
         self._timing.watch.took(device, metrics)
+        self._fleet.standings.succeeded(device)
         self.advance(Accepted(device))
         self._hurry()
 
-    def rejected(self, device: str) -> None:
+    def rejected(self, device: str, why: str) -> None:
         """The device's update did not pass the gate."""
         self._timing.watch.failed(device)
+        if self.round is not None:
+            self._fleet.standings.failed(device, self.round.no, why)
         self.advance(Rejected(device))
         self._hurry()
 
-    def failed(self, device: str) -> None:
-        """The device cannot do its task."""
+    def failed(self, device: str, why: str, *, lasting: bool = False) -> None:
+        """The device cannot do its task.
+
+        Args:
+            device: Its name.
+            why: In its own words.
+            lasting: Whether it says that it cannot do any other, either.
+        """
         self._timing.watch.failed(device)
+        if self.round is not None:
+            weight = LATE if self._fleet.pauses(device) else 1.0
+            self._fleet.standings.failed(
+                device, self.round.no, why, weight=weight, lasting=lasting
+            )
         self.advance(Failed(device))
         self._hurry()
+
+    def saw(self, device: str, status: Status) -> None:
+        """A device says how far it is: a deadline may wait for it."""
+        if isinstance(status.progress, int) and status.phase == "training":
+            self.advances(device, status.progress / 1000)
+
+    def advances(self, device: str, share: float = 1.0) -> None:
+        """So much of the device's task is done; 1 while its update is on its way."""
+        if self.open_task(device) is not None:
+            self._timing.advances(device, share)
 
     def _hurry(self) -> None:
         """People look for the deadline in the ledger, so it says what comes nearer."""
@@ -245,15 +293,86 @@ class Conductor:
             return None
         return self._tasks.get(device)
 
-    def _next_number(self, past: list[RoundRow]) -> int:
-        if self._lineage.model is not None:
-            return past[-1].no + 1 if past else 1
-        if past:
+    # -- whom to ask -------------------------------------------------------------------
+
+    def _may_be_asked(self, no: int) -> tuple[dict[str, float], set[str]]:
+        """What each device affords that may be asked, and who is asked beside them.
+
+        Where all who are here sit out for some rounds, they are asked early.
+        """
+        here, standings = self._fleet.affordable(), self._fleet.standings
+        able = {d: x for d, x in here.items() if standings.of(d).may_be_asked(no)}
+        if not able:
+            able = {d: x for d, x in here.items() if not standings.of(d).lasting}
+        return able, {d for d in able if standings.of(d).why}
+
+    def _end_if_hopeless(self) -> None:
+        reasons = self._fleet.hopeless(failing=self._aborts >= MAX_ABORTS)
+        if reasons:
             raise RunError(
-                f"the warm-up was aborted: {past[-1].note}",
-                remedy="Read the devices' logs, then start the run in a new folder.",
+                f"no device can take part: {reasons}",
+                remedy="Mend what each one says, or lower the densities, or raise "
+                "round_budget_s or the caps; then: flash-coordinator resume.",
             )
-        return 0
+
+    def _next_attempt(self, past: list[RoundRow]) -> Attempt:
+        """Whom the warm-up may ask; a ledger of 0.1.0 counts no attempts."""
+        given_up = self._ledger.get("warm_up_attempts") or len(past)
+        tasks = {t.device: t.phase for t in self._ledger.tasks(0)}
+        here, _ = self._may_be_asked(0)
+        return next_attempt(given_up, tasks, here)
+
+    def _end_warm_up(self, attempt: Attempt, past: list[RoundRow]) -> None:
+        """Nobody is left to ask: with the evidence that is here, else without any."""
+        why, self._attempt = past[-1].note if past else "", attempt.no
+        if attempt.kept and attempt.no <= ATTEMPTS:
+            log.warning(
+                "the warm-up goes on with the evidence of %s alone: %s",
+                *(", ".join(attempt.kept), why),
+                extra={"round": 0},
+            )
+            self._ledger.freeze(0, self._limit)
+            kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
+            self.round = Round(0, len(kept), 1, Phase.CLOSING, kept)
+            self._close()
+            return
+        note = (
+            f"nobody could do the warm-up ({why}): the run goes on with layer "
+            "densities that need no data, those of equal-counts"
+        )
+        log.warning("%s", note, extra={"round": 0})
+        self._lineage.plan_without_data()
+        self._ledger.finish(0, model=model_name(0), note=note)
+
+    # -- what goes out -----------------------------------------------------------------
+
+    def _send(self, task: TaskRow, gap_s: float) -> None:
+        order, left_s = self.orders[task.id], self._timing.left_s()
+        self._fleet.expect(task.device, left_s)
+        self._unheard[task.device] = self._clock() + gap_s, 2 * gap_s
+        self._post.tell(task.device, order, round_no=task.round_no)
+
+    def _say_again(self, now: Round) -> None:
+        """An order, or its acknowledgement, may have been lost."""
+        here = self._fleet.present()
+        for device, (at, gap_s) in list(self._unheard.items()):
+            if now.tasks.get(device) is not TaskPhase.ASSIGNED:
+                del self._unheard[device]
+            elif self._clock() >= at and device in here:
+                self._send(self._tasks[device], gap_s)
+
+    def _extends(self) -> bool:
+        """Whether the deadline waits for devices that say how far they are."""
+        now = self.round
+        if now is None or now.phase is not Phase.RUN or not self._timing.extend(now):
+            return False
+        left_s = self._timing.left_s()
+        log.info("the deadline is extended by %.0f s: devices advance", left_s)
+        self._ledger.wait_until(now.no, left_s)
+        for device, phase in now.tasks.items():
+            if phase in OPEN:
+                self._fleet.expect(device, left_s)
+        return True
 
     def _issue(self, draft: Draft, base: Model, family: Family) -> None:
         """Makes the cohort's tasks durable and its bases public."""
@@ -284,6 +403,7 @@ class Conductor:
                 ttl_s=ttl,
                 codec=codecs[device][0],
                 steps=draft.steps_of(device),
+                attempt=self._attempt,
             )
             for device, density in draft.densities.items()
         }
@@ -306,6 +426,7 @@ class Conductor:
         rows = self._sound_rows(self.round)
         if rows is None:
             return
+        self._judge(self.round)
         name = self._lineage.grow(no, rows)
         self._ledger.finish(no, model=name)
         self._ledger.forget_blobs(no - 2)
@@ -333,6 +454,7 @@ class Conductor:
                     *(device, why),
                     extra={"round": no, "device": device},
                 )
+                self._fleet.standings.failed(device, no, why)
                 self._post.tell(device, Wait(0, f"{why}. {SPOILED}"[:500]))
             self._ledger.leave_out(no, wrong.devices, why, self._limit)
             goal -= len(wrong.devices)
@@ -343,20 +465,40 @@ class Conductor:
                 return None
 
     def _give_up(self, no: int, why: str) -> None:
-        log.warning("round %d aborted: %s", no, why, extra={"round": no})
+        name = f"round {no}" if no else "the warm-up"
+        log.warning("%s aborted: %s", name, why, extra={"round": no})
+        if self.round is not None:
+            self._judge(self.round)
         self._timing.watch.close(self._fleet.present())
         self._ledger.abort(no, why)
         for task in self._ledger.tasks(no):
-            if task.phase is TaskPhase.EXPIRED:
+            if task.phase is TaskPhase.EXPIRED and task.id in self.orders:
                 self._post.tell(task.device, Cancel(task.id, why), round_no=no)
+        if no == 0:
+            self._ledger.put("warm_up_attempts", self._attempt + 1)
         self._aborts += 1
         self._leave()
         if self._aborts >= MAX_ABORTS:
-            raise RunError(
-                f"{self._aborts} rounds in a row were aborted; the last: {why}"
+            pause_s = abort_pause_s(self._aborts - MAX_ABORTS)
+            self._not_before = self._clock() + pause_s
+            log.error(
+                "%d rounds in a row were aborted; the next one begins in %.0f s. Read "
+                "the devices' logs. The last: %s",
+                *(self._aborts, pause_s, why),
             )
 
+    def _judge(self, now: Round) -> None:
+        """Who did not answer where others did has failed, a little."""
+        anybody = now.count(TaskPhase.ACCEPTED) > 0
+        for device, phase in now.tasks.items():
+            if phase in OPEN:  # the round had its goal before
+                self._fleet.standings.not_needed(device, now.no)
+            elif phase is TaskPhase.EXPIRED and anybody:
+                self._fleet.standings.failed(
+                    device, now.no, "it did not answer in time", weight=LATE
+                )
+
     def _leave(self) -> None:
-        self.orders, self._tasks = {}, {}
+        self.orders, self._tasks, self._unheard = {}, {}, {}
         self.round = None
         self._timing.end()

@@ -71,8 +71,13 @@ class Desk:
         self._reminded: dict[str, float] = {}  # only of who said hello
         self._serves = -1  # the round whose uploads the intake holds
 
-    def answer(self, device: str, message: Message) -> None:
+    def answer(self, device: str, message: Message, *, boot: int = 0) -> None:
         """Handles one message; duplicates and late ones are normal.
+
+        Args:
+            device: Whose it is.
+            message: What it says.
+            boot: Which of the device's lives says so.
 
         Raises:
             RemoteProtocolError: If it is not a message that devices send, or a chunk is
@@ -80,7 +85,7 @@ class Desk:
         """
         match message:
             case Hello():
-                self._hello(device, message)
+                self._hello(device, message, boot)
             case TaskAck(task_id):
                 if self._is_open(device, task_id):
                     self._ledger.move_task(task_id, TaskPhase.ACKED)
@@ -89,10 +94,10 @@ class Desk:
                 self._offer(device, message)
             case Data():
                 self._data(device, message)
-            case Fail(task_id, why):
+            case Fail(task_id, why, lasting):
                 if self._is_open(device, task_id):
                     log.warning("%s cannot do its task: %s", device, why)
-                    self._fail(device, task_id, why)
+                    self._fail(device, task_id, why, lasting=lasting is True)
             case Wait(ms, why):
                 self._pauses(device, ms / 1000, why)
             case Need():
@@ -127,8 +132,8 @@ class Desk:
         if task is not None:
             self._fail(device, task.id, "the device was revoked")
 
-    def _hello(self, device: str, hello: Hello) -> None:
-        refused = self._fleet.hello(device, hello)
+    def _hello(self, device: str, hello: Hello, boot: int) -> None:
+        refused = self._fleet.hello(device, hello, boot)
         if refused is not None:
             self._not_let_in(device, refused)
             return
@@ -140,7 +145,7 @@ class Desk:
             self._tell(device, self._conductor.orders[task.id])
         elif task is None and hello.task_id is None:
             back = max(IDLE_S, self._conductor.come_back_s(device))
-            self._fleet.told(device, back)
+            self._fleet.expect(device, back)
             why = self._fleet.cannot(device) or "no task for you just now"
             self._tell(device, Wait(int(1000 * back), why[:500]))
 
@@ -162,9 +167,11 @@ class Desk:
         self._tell(device, Cancel(task.id, f"the round does not wait: {why}"[:500]))
         self._fail(device, task.id, why)
 
-    def _fail(self, device: str, task_id: str, why: str) -> None:
+    def _fail(
+        self, device: str, task_id: str, why: str, *, lasting: bool = False
+    ) -> None:
         self._ledger.move_task(task_id, TaskPhase.FAILED, why)
-        self._conductor.failed(device)
+        self._conductor.failed(device, why, lasting=lasting)
 
     def _offer(self, device: str, offer: Offer) -> None:
         if not self._is_open(device, offer.task_id):
@@ -197,6 +204,7 @@ class Desk:
     def _ask(self, device: str, need: Need) -> None:
         self._ledger.move_task(need.blob, TaskPhase.OFFERED)
         self._conductor.advance(Offered(device))
+        self._conductor.advances(device)
         self._tell(device, need)
 
     def _data(self, device: str, data: Data) -> None:
@@ -206,6 +214,7 @@ class Desk:
             self._ledger.refuse(device, _round_of(data.task_id), "corrupt", str(error))
             self._tell(device, Receipt(data.task_id, "corrupt", str(error)[:500]))
             return
+        self._conductor.advances(device)
         if need is not None:
             self._tell(device, need)
         if upload is not None:
@@ -245,7 +254,7 @@ class Desk:
         self._ledger.move_task(order.id, TaskPhase.REJECTED, refused.why)
         self._ledger.refuse(device, order.round_no, "rejected", refused.why)
         self._tell(device, Receipt(order.id, "rejected", refused.told))
-        self._conductor.rejected(device)
+        self._conductor.rejected(device, refused.why)
 
     def _fate_of(self, device: str, task_id: str) -> Receipt:
         """What became of a task that is not open any more, as the ledger has it."""

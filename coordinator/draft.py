@@ -52,6 +52,8 @@ def draft_round(
     masks: Collection[float],
     asked: int,
     answered: int,
+    beside: Collection[str] = (),
+    kept: int = 0,
 ) -> Draft | None:
     """The next round; None if nobody can be asked.
 
@@ -64,19 +66,30 @@ def draft_round(
         masks: Densities that there are masks for; the warm-up is at the largest.
         asked: Tasks issued in the last rounds.
         answered: Of them, updates accepted.
+        beside: Devices that are asked, but not counted on: they have failed before.
+        kept: Devices that an earlier attempt at the warm-up has evidence of.
     """
+    counted = set(densities) - set(beside)
     if pace is not None:
         densities = {d: own for d, own in densities.items() if d in pace.steps}
-    if not densities:
+    trusted = {d: own for d, own in densities.items() if d in counted}
+    if not densities or (counted and not trusted):
         return None
+    extra = sorted(set(densities) - counted) if trusted and no else []
+    densities, every = trusted or densities, densities
     wanted = settings.cohort if no else settings.warm_up.devices
     goal = min(wanted or len(densities), len(densities))
     if no == 0:
-        strongest = warm_up_cohort(settings.seed, affordable, goal)
-        return Draft(no, goal, dict.fromkeys(strongest, max(masks)), pace)
+        goal = max(min(wanted - kept, len(densities)), 1)
+        able = {d: own for d, own in affordable.items() if d in densities}
+        strongest = warm_up_cohort(settings.seed, able, goal)
+        return Draft(no, goal + kept, dict.fromkeys(strongest, max(masks)), pace)
     count = over_selected(goal, len(densities), asked=asked, answered=answered)
-    cohort = choose(settings.seed, no, densities, count)
-    return Draft(no, goal, {device: densities[device] for device in cohort}, pace)
+    cohort = [
+        *choose(settings.seed, no, densities, count),
+        *choose(settings.seed, no, extra, max(goal, 1)),
+    ]
+    return Draft(no, goal, {device: every[device] for device in sorted(cohort)}, pace)
 
 
 def warm_up_epochs(algorithm: Algorithm, settings: RunSettings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,8 +14,10 @@ from msgspec import UNSET, UnsetType
 from coordinator.assignment import Drift, assign, corrected
 from coordinator.expectation import Expectation, expect
 from coordinator.ledger import Ledger
+from coordinator.presence import Presence, Said, is_news
 from coordinator.rounds import Round
 from coordinator.settings import RunSettings
+from coordinator.standing import Standings
 from coordinator.unheard import Unheard
 from coordinator.view import DeviceView
 from device_profiles import (
@@ -26,16 +29,16 @@ from device_profiles import (
     cost_of,
     parse_profile,
 )
+from edge_sdk.wire.codec import Header, pack
 from edge_sdk.wire.messages import Hello, Status
 from edge_sdk.wire.quantize import encoded_size
 from edge_sdk.wire.values import agreed
 
-__all__ = ["SEEN_S", "Fleet"]
+__all__ = ["Fleet"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SEEN_S = 90.0  # a device not heard of for so long is not invited
 
 
 class Fleet:
@@ -46,6 +49,10 @@ class Fleet:
         workload: What a round asks of a device.
         ledger: Where devices are recorded.
         clock: Monotonic seconds.
+
+    Attributes:
+        standings: Who may be asked.
+        reported: Devices with a status since somebody cleared it.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Fleet:
     ) -> None:
         self._settings, self._workload = settings, workload
         self._ledger, self._clock = ledger, clock
-        self._seen: dict[str, float] = {}
+        self._presence = Presence()
         self._said: dict[str, tuple[DeviceProfile, int, Engine, list[str]]] = {}
         self._examples: dict[str, int] = {}
         self._codecs: dict[str, list[str]] = {}
@@ -68,16 +75,25 @@ class Fleet:
         self._drift: dict[str, str] = {}
         self._paces: dict[str, str] = {}
         self._rests: dict[str, float] = {}  # until when, monotonic
-        self.reported: set[str] = set()  # statuses since somebody cleared it
+        self._words: dict[str, Said] = {}  # the newest status of each
+        self._boots: dict[str, int] = {}  # the life of each that said hello last
+        self.standings = Standings(ledger)
+        self.reported: set[str] = set()
 
     # -- what devices say --------------------------------------------------------------
 
     def heard(self, device: str) -> None:
         """A message came from it: it is alive."""
-        self._seen[device] = self._clock()
+        self._presence.heard(device, self._clock())
 
-    def hello(self, device: str, hello: Hello) -> str | None:
-        """Takes a device in; returns why not, if it cannot take part."""
+    def hello(self, device: str, hello: Hello, boot: int = 0) -> str | None:
+        """Takes a device in; returns why not, if it cannot take part.
+
+        Args:
+            device: Its name.
+            hello: What it says of itself.
+            boot: Which of its lives says so.
+        """
         self._unheard.hello(device)
         if hello.task != self._settings.task:
             ours = self._settings.task
@@ -89,12 +105,18 @@ class Fleet:
             profile = parse_profile(hello.profile, file=f"profile of {device}")
         except ProfileError as error:
             return f"{error} {error.help}"
-        self._ledger.see_device(
+        known = self._ledger.see_device(
             device,
             profile=hello.profile,
             examples=hello.examples,
             version=hello.version,
+            said=_digest(hello),
         )
+        rebooted = self._boots.get(device, boot) != boot
+        self._boots[device] = boot
+        if rebooted:  # what held its last life back is said again if it still does
+            self._rests.pop(device, None)
+        self.standings.hello(device, changed=not known, rebooted=rebooted)
         self._codecs[device] = hello.codecs
         engine: Engine = "sparse" if "sparse" in hello.engines else "masked"
         now = profile, hello.examples, engine, hello.codecs
@@ -109,7 +131,7 @@ class Fleet:
 
     def gone(self, device: str) -> None:
         """It is not here any more, whatever it said last."""
-        self._seen.pop(device, None)
+        self._presence.gone(device)
         self._status.pop(device, None)
 
     def unlinked(self) -> None:
@@ -121,15 +143,23 @@ class Fleet:
             self._status[device] = msgspec.structs.replace(status, online=False)
         self._ledger.nobody_online()
 
-    def note(self, device: str, status: Status) -> None:
-        """Takes a status over for displays; going offline ends its presence."""
+    def note(self, device: str, header: Header, status: Status) -> bool:
+        """Takes a status over for displays; a will or goodbye ends its presence.
+
+        Returns:
+            Whether it was news; an old one that is said again changes nothing.
+        """
+        said = is_news(self._words.get(device), header, status)
+        if said is None:
+            return False
+        self._words[device] = said
         self._status[device] = status
         self.reported.add(device)
         if status.online:
             self.heard(device)
             self._ledger.note(device, status.detail)
         else:
-            self._seen.pop(device, None)
+            self._presence.gone(device)
         self._ledger.count_traffic(
             device,
             sent=status.sent,
@@ -141,10 +171,11 @@ class Fleet:
             celsius=_or_none(status.celsius),
             progress=_or_none(status.progress),
         )
+        return True
 
-    def told(self, device: str, wait_s: float) -> None:
-        """It was told to come back after so long: until then it counts as here."""
-        self._seen[device] = self._clock() + wait_s
+    def expect(self, device: str, silent_s: float) -> None:
+        """It may be silent so long: it was told to wait, or has work to do."""
+        self._presence.expect(device, self._clock() + silent_s)
 
     def rests(self, device: str, seconds: float, why: str) -> None:
         """It cannot work for so long, by its own word; 0 seconds end that."""
@@ -155,20 +186,23 @@ class Fleet:
                 extra={"device": device},
             )
         self._rests[device] = self._clock() + seconds
+        self.expect(device, seconds)
         self._ledger.note(device, why)
 
     # -- what follows from it ----------------------------------------------------------
 
     def present(self) -> set[str]:
-        """Devices heard of lately, whose profile is known and that do not pause."""
+        """Devices that are here, whose profile is known and that do not pause."""
         now = self._clock()
         return {
             device
-            for device, at in self._seen.items()
-            if at >= now - SEEN_S
-            and device in self._choices
-            and self._rests.get(device, 0.0) <= now
+            for device in self._presence.here(now)
+            if device in self._choices and self._rests.get(device, 0.0) <= now
         }
+
+    def pauses(self, device: str) -> bool:
+        """Whether its owner's limits hold it back, by its own word."""
+        return self._rests.get(device, 0.0) > self._clock()
 
     def unheard(self) -> list[str]:
         """Devices that are connected for long, and whose HELLO has not come."""
@@ -223,7 +257,10 @@ class Fleet:
                 continue
             self._drift[device] = found.sentence
             profile = self._corrected.get(device, self._said[device][0])
-            self._corrected[device] = corrected(profile, found)
+            fixed = corrected(profile, found)
+            # Slow rounds refuse no board: its steps are cut, and it rests (`pacing`).
+            if self._assign(device, fixed).density is not None:
+                self._corrected[device] = fixed
             if found.times > 1:
                 log.warning("%s", found.sentence, extra={"device": device})
             self._choose(device)
@@ -246,11 +283,25 @@ class Fleet:
             "low, or ask the operator for a lower density."
         )
 
-    def refusals(self) -> str:
-        """Why devices cannot take part, in one line; empty if any can."""
-        if any(c.density is not None for c in self._choices.values()):
-            return ""
-        return "; ".join(c.sentence(n) for n, c in sorted(self._choices.items()))
+    def hopeless(self, *, failing: bool) -> str:
+        """Why no device that this run knows can do its part; empty if one may.
+
+        Devices that have not said hello to this coordinator may.
+
+        Args:
+            failing: Whether a device that failed last time counts as one that cannot.
+        """
+        said = {}
+        for row in self._ledger.devices():
+            name = str(row["name"])
+            choice, standing = self._choices.get(name), self.standings.of(name)
+            if standing.lasting or (failing and standing.failures):
+                said[name] = f"{name}: {standing.why or 'it failed last time'}"
+            elif choice is not None and choice.density is None:
+                said[name] = choice.sentence(name)
+            else:
+                return ""
+        return "; ".join(said[name] for name in sorted(said))
 
     def view(self, open_round: Round | None) -> tuple[DeviceView, ...]:
         """One row per device ever seen."""
@@ -285,20 +336,17 @@ class Fleet:
             note=str(row["note"]),
             celsius=None if status is None else _or_none(status.celsius),
             progress=None if status is None else _share(status.progress),
-            seen_s=self._silent_s(name),
+            seen_s=self._presence.silent_s(name, self._clock()),
         )
-
-    def _silent_s(self, device: str) -> float | None:
-        at = self._seen.get(device)
-        return None if at is None else max(self._clock() - at, 0.0)
 
     def _load(self, device: str) -> Workload:
         return replace(self._workload, examples=max(1, self._said[device][1]))
 
-    def _choose(self, device: str) -> None:
-        profile, own, engine, _ = self._said[device]
-        choice = assign(
-            {device: self._corrected.get(device, profile)},
+    def _assign(self, device: str, profile: DeviceProfile) -> Choice:
+        """What it affords by a profile."""
+        _, own, engine, _ = self._said[device]
+        return assign(
+            {device: profile},
             self._workload,
             self._settings.densities,
             self._settings.round_budget_s,
@@ -306,6 +354,11 @@ class Fleet:
             value_bytes=self._value_bytes(device),
             engine=engine,
         )[device]
+
+    def _choose(self, device: str) -> None:
+        choice = self._assign(
+            device, self._corrected.get(device, self._said[device][0])
+        )
         before = self._choices.get(device)
         self._choices[device] = choice
         drift = self._drift.get(device, "").removeprefix(f"{device}: ")
@@ -323,6 +376,12 @@ class Fleet:
             encoded_size(codec.partition("+")[0], many) for codec in self.codecs(device)
         ]
         return sum(both) / (2 * many)
+
+
+def _digest(hello: Hello) -> str:
+    """What a device says of itself, where it stands and its free disk aside."""
+    plain = msgspec.structs.replace(hello, phase="", task_id=None, free_disk_mib=0)
+    return hashlib.sha256(pack(plain)).hexdigest()[:16]
 
 
 def _or_none(value: T | UnsetType) -> T | None:

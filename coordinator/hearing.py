@@ -19,7 +19,8 @@ from edge_sdk.terminal import log_about, plain
 from edge_sdk.transport.base import Delivery
 from edge_sdk.wire import topics
 from edge_sdk.wire.bounds import beyond
-from edge_sdk.wire.messages import Hello, Message, Running, Status
+from edge_sdk.wire.codec import Envelope
+from edge_sdk.wire.messages import Hello, Running, Status
 
 __all__ = ["Hearing"]
 
@@ -76,7 +77,7 @@ class Hearing:
             if not self._flood.lets_in(topic):
                 return
             heard = self._reception.read(delivery)
-            if heard is None or not self._flood.lets_say(*heard):
+            if heard is None or not self._flood.lets_say(heard[0], heard[1].message):
                 return
             with log_about(device=heard[0]):
                 self._heed(*heard)
@@ -93,18 +94,20 @@ class Hearing:
                     what = f"{delivery.topic[:120]}{_more(before)}"
                     log.exception("a message on %s could not be handled", what)
 
-    def _heed(self, device: str, message: Message) -> None:
+    def _heed(self, device: str, envelope: Envelope) -> None:
+        header, message = envelope.header, envelope.message
         impossible = beyond(message)
         if impossible:
             self.dropped += 1
             self._desk.turn_away(device, message, impossible)
         elif isinstance(message, Status):
-            self._fleet.note(device, message)
+            if self._fleet.note(device, header, message):
+                self._conductor.saw(device, message)
         elif isinstance(message, Running):
             self._courier.told(device, message)
         else:
             self._fleet.heard(device)
-            self._desk.answer(device, message)
+            self._desk.answer(device, message, boot=header.boot)
             if isinstance(message, Hello):
                 self._courier.greeted(device)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from coordinator.aggregate import Contribution, Model, clipped
 from coordinator.algorithm import Algorithm, Family
+from coordinator.algorithms.equal_counts import data_free
 from coordinator.entries import impossible_model
 from coordinator.evaluate import Probe
 from coordinator.evidence import Findings, Saliency, Trained
@@ -130,7 +131,14 @@ class Lineage:
         Args:
             findings: The warm-up's; None where devices have none to do.
         """
-        settings, algorithm = self._settings, self._algorithm
+        self._plan(self._algorithm, findings)
+
+    def plan_without_data(self) -> None:
+        """As `plan_masks`, with a profile that needs no warm-up: nobody could do it."""
+        self._plan(data_free(self._algorithm), None)
+
+    def _plan(self, algorithm: Algorithm, findings: Findings | None) -> None:
+        settings = self._settings
         densities, seed = settings.densities, settings.seed
         if findings is None:
             findings = findings_at_hand(

@@ -35,9 +35,10 @@ __all__ = [
 SHARDS = 1
 
 
-def task_id(epoch: int, round_no: int, device: str) -> str:
-    """A single-use id: another epoch, round or device gives another."""
-    text = f"{epoch}\0{round_no}\0{device}".encode()
+def task_id(epoch: int, round_no: int, device: str, attempt: int = 0) -> str:
+    """A single-use id: another epoch, round, device or attempt gives another."""
+    again = f"\0{attempt}" if attempt else ""
+    text = f"{epoch}\0{round_no}\0{device}{again}".encode()
     return f"{round_no}-{hashlib.sha256(text).hexdigest()[:16]}"
 
 
@@ -76,10 +77,12 @@ def order_for(
     ttl_s: float,
     codec: str = "fp32",
     steps: int = 0,
+    attempt: int = 0,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
+    `attempt` counts how often the round was given up before: only a warm-up is.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -99,7 +102,7 @@ def order_for(
             rule = algorithm.local(moment)
     frozen = isinstance(rule, Frozen | OneStep)
     return TaskOrder(
-        id=task_id(epoch, round_no, device),
+        id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,
         density=density,
         base=base,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,12 +18,19 @@ from coordinator.expectation import Expectation
 
 __all__ = [
     "FIRST_GRACE_S",
+    "LONGEST_S",
+    "Advance",
     "Pace",
+    "abort_pause_s",
+    "advanced",
     "come_back_s",
+    "extended_s",
     "hurry_s",
+    "latest_s",
     "over_selected",
     "pace",
     "round_deadline_s",
+    "warm_up_deadline_s",
 ]
 
 # A device up to so many times slower than the next faster one is waited for in full:
@@ -42,6 +49,16 @@ GRACE_S = 10.0
 FIRST_GRACE_S = 30.0  # imports, the first download, kernels being built
 # Asked per update wanted while nothing is known; PROTOCOL: 1.3.
 OVERSELECT, MOST_OVERSELECT = 1.3, 2.0
+# The warm-up is closed at its quorum; a second one costs as much, so patience is long.
+WARM_UP_SLACK = 10.0
+# Whatever devices say of themselves, no round's deadline is later than this ...
+LONGEST_S = 24 * 3600.0
+# ... and one that is extended is not later than so many times its first length, or an
+# hour if that is more: who says that it advances may hold up a round so long.
+EXTENSIONS, LEAST_EXTENSION_S = 4.0, 3600.0
+STALE_S = 60.0  # a device tells four times a minute how far it is, if its steps allow
+# A device that was told to wait longer would sleep through rounds that end early.
+LONGEST_WAIT_S = 300.0
 # Reconnects a broker takes without a queue: 1.2 ms of its time each with mTLS.
 RETURNS_PER_S = 200.0
 
@@ -63,7 +80,11 @@ class Pace:
     resting: Mapping[str, str]
 
 
-def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
+def pace(
+    expected: Mapping[str, Expectation],
+    budget_s: float,
+    beside: Collection[str] = (),
+) -> Pace:
     """The pace of a round and the steps that fit each device into it.
 
     The target is the slowest device's time, not counting those that are `GAP` times
@@ -74,6 +95,7 @@ def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
     Args:
         expected: Device -> what the whole part should take it.
         budget_s: The run's round budget.
+        beside: Devices that are not counted on: they set no pace.
 
     Example:
         >>> usual = Expectation(fixed_s=0.1, step_s=0.01, steps=290)
@@ -82,7 +104,8 @@ def pace(expected: Mapping[str, Expectation], budget_s: float) -> Pace:
         >>> found.target_s, found.steps["a"], found.steps["slow"]
         (3.0, 290, 29)
     """
-    usual = _pace_of(e.seconds for e in expected.values())
+    counted = [e for device, e in expected.items() if device not in beside]
+    usual = _pace_of(e.seconds for e in counted or expected.values())
     target = min(budget_s, max(LEAST_ROUND_S, usual))
     steps: dict[str, int] = {}
     why: dict[str, str] = {}
@@ -143,7 +166,26 @@ def round_deadline_s(
         + _grace_s(expected[device])
         for device, count in steps.items()
     ]
-    return max(slack, default=GRACE_S)
+    return min(max(slack, default=GRACE_S), LONGEST_S)
+
+
+def warm_up_deadline_s(cohort: Iterable[float], present: Iterable[float]) -> float:
+    """Seconds until a warm-up is given up, its quorum not reached.
+
+    Not the word of one device decides: one behind a gap is not waited for in full.
+
+    Args:
+        cohort: What its devices should take, seconds.
+        present: What all that are here would take.
+
+    Example:
+        >>> warm_up_deadline_s([10.0, 12.0], [10.0, 12.0, 11.0])
+        150.0
+        >>> warm_up_deadline_s([10.0, 1e15], [10.0, 12.0, 1e15])
+        150.0
+    """
+    slowest = min(max(cohort), _pace_of(present))
+    return min(WARM_UP_SLACK * slowest + FIRST_GRACE_S, LONGEST_S)
 
 
 def hurry_s(
@@ -166,6 +208,108 @@ def hurry_s(
     return max(elapsed_s + GRACE_S, *due, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far a device is with its part, by its own word.
+
+    Attributes:
+        share: Of it, done.
+        at_s: When it came so far, seconds from the round's start.
+        since_share: Where this life of the device began.
+        since_s: When that was.
+        gap_s: Seconds between its last two steps forward.
+    """
+
+    share: float
+    at_s: float
+    since_share: float = 0.0
+    since_s: float = 0.0
+    gap_s: float = 0.0
+
+    def end_s(self) -> float:
+        """When it will be done at its own pace, seconds from the round's start."""
+        done = self.share - self.since_share
+        if done <= 0:
+            return math.inf
+        return self.at_s + (1.0 - self.share) * (self.at_s - self.since_s) / done
+
+
+def advanced(before: Advance | None, share: float, at_s: float) -> Advance:
+    """What is known of a device's pace after another word of it.
+
+    Who says less than before has begun anew; who says the same has not advanced.
+
+    Example:
+        >>> first = advanced(None, 0.1, 20.0)
+        >>> first.end_s(), advanced(first, 0.3, 50.0).end_s()
+        (200.0, 155.0)
+    """
+    if before is None:
+        return Advance(share, at_s)
+    if share < before.share:
+        return Advance(share, at_s, share, at_s)
+    if share == before.share:
+        return before
+    # Its pace is that since its first word: a base had to be fetched before that.
+    first = before.since_s == 0.0 and before.since_share == 0.0
+    since = (before.share, before.at_s) if first else None
+    since_share, since_s = since or (before.since_share, before.since_s)
+    return Advance(share, at_s, since_share, since_s, at_s - before.at_s)
+
+
+def latest_s(first_s: float) -> float:
+    """How late a deadline may be extended to, seconds from the round's start.
+
+    Args:
+        first_s: What it was at first.
+    """
+    return min(max(EXTENSIONS * first_s, LEAST_EXTENSION_S), LONGEST_S)
+
+
+def extended_s(
+    elapsed_s: float, first_s: float, missing: int, advances: Iterable[Advance]
+) -> float | None:
+    """A deadline that has come without its quorum, further away; None if it is final.
+
+    It moves where as many devices as are missing advance, and will be done in time.
+
+    Args:
+        elapsed_s: Seconds since the round's start.
+        first_s: What the deadline was at first.
+        missing: Updates missing to the quorum.
+        advances: How far those are that have not answered.
+
+    Example:
+        >>> extended_s(100.0, 90.0, 1, [Advance(0.5, 95.0)])
+        257.0
+        >>> extended_s(100.0, 90.0, 2, [Advance(0.5, 95.0)]) is None
+        True
+        >>> extended_s(200.0, 90.0, 1, [Advance(0.5, 95.0)]) is None
+        True
+    """
+    ends = sorted(
+        one.end_s()
+        for one in advances
+        if elapsed_s - one.at_s <= max(STALE_S, 2.0 * one.gap_s)
+    )
+    latest = latest_s(first_s)
+    if not 0 < missing <= len(ends) or ends[missing - 1] > latest:
+        return None
+    until = TOLERANCE * max(ends[missing - 1], elapsed_s) + GRACE_S
+    return min(until, latest) if elapsed_s < latest else None
+
+
+def abort_pause_s(aborts: int) -> float:
+    """Seconds to wait before another round, after rounds were aborted in a row.
+
+    What keeps a whole fleet away may pass: a network, a night.
+
+    Args:
+        aborts: How many more than are tried at once.
+    """
+    return min(10.0 * 2.0 ** min(aborts, 10), 600.0)
+
+
 def over_selected(goal: int, present: int, *, asked: int = 0, answered: int = 0) -> int:
     """Devices to ask for `goal` updates, from how many answered lately.
 
@@ -186,7 +330,8 @@ def over_selected(goal: int, present: int, *, asked: int = 0, answered: int = 0)
 def come_back_s(device: str, *, left_s: float, devices: int, salt: str = "") -> float:
     """Seconds after which a device without a task should ask again.
 
-    After the round, and spread so that a fleet does not come back at one instant.
+    After the round, and spread so that a fleet does not come back at one instant; in
+    `LONGEST_WAIT_S` at the latest, because a round may end long before its deadline.
 
     Args:
         device: Its name; it decides the place in the spread.
@@ -196,7 +341,8 @@ def come_back_s(device: str, *, left_s: float, devices: int, salt: str = "") -> 
     """
     spread = max(1.0, devices / RETURNS_PER_S)
     digest = hashlib.sha256(f"{salt}\0{device}".encode()).digest()
-    return max(left_s, 0.0) + spread * int.from_bytes(digest[:4], "big") / 2**32
+    left = min(max(left_s, 0.0), LONGEST_WAIT_S)
+    return left + spread * int.from_bytes(digest[:4], "big") / 2**32
 
 
 def _grace_s(one: Expectation) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from coordinator.identity.office import Office
 from coordinator.post import Post
@@ -20,7 +21,6 @@ from edge_sdk.wire.codec import Envelope, Verify, decode
 from edge_sdk.wire.messages import (
     Certificate,
     Data,
-    Message,
     Renew,
     Request,
     Revoked,
@@ -83,7 +83,7 @@ class Reception:
         self._deaf: set[str] = set()
         self._twins: dict[str, float] = {}  # only of who is enrolled
 
-    def read(self, delivery: Delivery) -> tuple[str, Message] | None:
+    def read(self, delivery: Delivery) -> tuple[str, Envelope] | None:
         """Who says what; None for what needs no answer.
 
         Raises:
@@ -111,20 +111,31 @@ class Reception:
                 raise RemoteProtocolError(over) from error
             raise
         device = _sender(topic, envelope, self._federation)
-        message = showable(envelope.message)
-        # A status is retained and is its own will, so it comes again, and late.
-        if seal and not isinstance(message, Status):
-            if not self._recent.take(envelope.header):
-                self._look_for_twin(device)
-                return None  # delivered twice, or sent again by somebody else
-            self._post.heard(device, envelope.header.boot, envelope.header.seq)
-            if isinstance(message, Request):
-                self._renew(device, message)
-                return None
+        envelope = replace(envelope, message=showable(envelope.message))
+        if seal and not self._is_new(device, envelope):
+            return None  # delivered twice, or sent again by somebody else
+        if seal and isinstance(envelope.message, Request):
+            self._renew(device, envelope.message)
+            return None
+        deaf = self._is_deaf(device, envelope.header.epoch)
+        return None if deaf else (device, envelope)
+
+    def _is_new(self, device: str, envelope: Envelope) -> bool:
+        """Whether it was not said before.
+
+        A status is retained and is its own will, so it comes again, and late: which of
+        one life's are news is for `presence.is_news` to say.
+        """
+        header = envelope.header
+        if isinstance(envelope.message, Status):
+            return not self._recent.is_over(header)
+        if not self._recent.take(header):
+            self._look_for_twin(device)
+            return False
+        self._post.heard(device, header.boot, header.seq)
+        if not isinstance(envelope.message, Request):
             self._remind(device)
-        return (
-            None if self._is_deaf(device, envelope.header.epoch) else (device, message)
-        )
+        return True
 
     def is_revoked(self, device: str) -> bool:
         """Whether a device was enrolled and is not accepted any more."""

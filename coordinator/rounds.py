@@ -44,7 +44,7 @@ __all__ = [
     "quorum_of",
 ]
 
-QUORUM = 0.7  # share of the goal that suffices at the deadline
+QUORUM = 0.7  # share of the goal that suffices at the deadline; one may always fail
 
 
 class Phase(str, Enum):
@@ -193,8 +193,15 @@ Step: TypeAlias = tuple[Round, tuple[Effect, ...]]
 
 
 def quorum_of(goal: int) -> int:
-    """Updates that suffice at the deadline: 70 % of the goal, at least one."""
-    return max(1, math.ceil(QUORUM * goal))
+    """Updates that suffice at the deadline: 70 % of the goal, but never all of two.
+
+    Of two or three devices one that always fails would end every round otherwise.
+
+    Example:
+        >>> [quorum_of(goal) for goal in (1, 2, 3, 4, 5, 10)]
+        [1, 1, 2, 3, 4, 7]
+    """
+    return max(1, min(math.ceil(QUORUM * goal), goal - 1))
 
 
 def advance(state: Round, event: Event) -> Step:
@@ -211,7 +218,7 @@ def _planned(state: Round, _event: Planned) -> Step:
 
 
 def _selected(state: Round, event: Selected) -> Step:
-    tasks = dict.fromkeys(event.devices, TaskPhase.ASSIGNED)
+    tasks = {**state.tasks, **dict.fromkeys(event.devices, TaskPhase.ASSIGNED)}
     return replace(state, phase=Phase.RUN, tasks=tasks), (Issue(event.devices),)
 
 

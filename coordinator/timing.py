@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from coordinator.algorithm import Algorithm
 from coordinator.assignment import Drift
 from coordinator.draft import Draft, warm_up_epochs
 from coordinator.fleet import Fleet
-from coordinator.pacing import FIRST_GRACE_S, Pace, come_back_s, pace
-from coordinator.rounds import Phase, Round, TaskPhase
+from coordinator.pacing import (
+    FIRST_GRACE_S,
+    LONGEST_S,
+    Advance,
+    Pace,
+    advanced,
+    come_back_s,
+    extended_s,
+    pace,
+    warm_up_deadline_s,
+)
+from coordinator.rounds import OPEN, Phase, Round, TaskPhase
 from coordinator.settings import RunSettings
 from coordinator.stopwatch import Stopwatch
 
 __all__ = ["Timing"]
-
-# The warm-up is closed at its quorum; without one the run is over, so patience is long.
-WARM_UP_SLACK = 10.0
 
 
 class Timing:
@@ -43,7 +50,8 @@ class Timing:
         self._settings, self._algorithm = settings, algorithm
         self._fleet, self._clock = fleet, clock
         self.watch = Stopwatch(clock)
-        self._opened = 0.0
+        self._opened, self._first_s = 0.0, 0.0
+        self._advances: dict[str, Advance] = {}  # of who has not answered
         self.deadline: float | None = None
 
     def drift(self) -> dict[str, Drift]:
@@ -51,13 +59,20 @@ class Timing:
         found = {d: self.watch.drift(d) for d in self._fleet.present()}
         return {device: drift for device, drift in found.items() if drift is not None}
 
-    def pace(self, densities: Mapping[str, float]) -> Pace:
-        """How much of the next round fits whom; who rests is told to displays."""
+    def pace(
+        self, densities: Mapping[str, float], beside: Collection[str] = ()
+    ) -> Pace:
+        """How much of the next round fits whom; who rests is told to displays.
+
+        Args:
+            densities: Device -> what it would train at.
+            beside: Of them, those that set no pace.
+        """
         expected = {
             device: self.watch.expected(device, self._fleet.predicted(device, density))
             for device, density in densities.items()
         }
-        found = pace(expected, self._settings.round_budget_s)
+        found = pace(expected, self._settings.round_budget_s, beside)
         self.watch.rest(found.resting)
         self._fleet.paced({**found.why, **found.resting})
         return found
@@ -70,8 +85,12 @@ class Timing:
         self.watch.start({})
         epochs = warm_up_epochs(self._algorithm, self._settings)
         most = self._settings.warm_up.max_steps
-        slowest = max(self._fleet.warm_up_s(d, epochs, most) for d in draft.cohort)
-        return self._run_for(WARM_UP_SLACK * slowest + FIRST_GRACE_S)
+        takes = {
+            device: self._fleet.warm_up_s(device, epochs, most)
+            for device in {*draft.cohort, *self._fleet.affordable()}
+        }
+        cohort = [takes[device] for device in draft.cohort]
+        return self._run_for(warm_up_deadline_s(cohort, takes.values()))
 
     def start_again(self, seconds: float) -> None:
         """Starts the clock of a round that a crash interrupted.
@@ -88,6 +107,32 @@ class Timing:
     def over(self) -> bool:
         """Whether the deadline has passed."""
         return self.deadline is not None and self._clock() >= self.deadline
+
+    def advances(self, device: str, share: float) -> None:
+        """A device of the round says how much of its part is done."""
+        at_s, before = self._clock() - self._opened, self._advances.get(device)
+        if share >= 1.0 and before is not None and before.share >= 1.0:
+            self._advances[device] = Advance(1.0, at_s, gap_s=at_s - before.at_s)
+        else:
+            self._advances[device] = advanced(before, share, at_s)
+
+    def extend(self, now: Round) -> bool:
+        """Moves a deadline that has come where those who advance make the quorum.
+
+        Returns:
+            Whether it has moved.
+        """
+        waited = [d for d, phase in now.tasks.items() if phase in OPEN]
+        until = extended_s(
+            self._clock() - self._opened,
+            self._first_s,
+            now.quorum - now.count(TaskPhase.ACCEPTED),
+            [self._advances[d] for d in waited if d in self._advances],
+        )
+        if until is None or self._opened + until <= self._clock():
+            return False
+        self.deadline = self._opened + until
+        return True
 
     def hurry(self, now: Round | None) -> bool:
         """Once the quorum is in, nobody overdue is waited for.
@@ -119,6 +164,7 @@ class Timing:
         )
 
     def _run_for(self, seconds: float) -> float:
-        self._opened = self._clock()
-        self.deadline = self._opened + seconds
-        return seconds
+        self._opened, self._first_s = self._clock(), min(seconds, LONGEST_S)
+        self._advances = {}
+        self.deadline = self._opened + self._first_s
+        return self._first_s

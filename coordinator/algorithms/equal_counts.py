@@ -15,14 +15,15 @@ from coordinator.algorithm import (
     Algorithm,
     Family,
     always_frozen,
+    as_initialised,
     keep_masks,
     same_for_all,
 )
 from coordinator.evidence import Findings, Replay, layer_densities
-from coordinator.starts import scaled_by_fan_in
+from coordinator.starts import from_the_warm_up, scaled_by_fan_in
 from edge_sdk.sparse import LayerShape, nested_counts
 
-__all__ = ["equal_counts", "equal_counts_scaled"]
+__all__ = ["data_free", "equal_counts", "equal_counts_scaled"]
 
 
 def equal_counts() -> Algorithm:
@@ -45,6 +46,19 @@ def equal_counts_scaled() -> Algorithm:
     """
     start = scaled_by_fan_in
     return replace(equal_counts(), name="equal-counts-scaled", start=start)
+
+
+def data_free(algorithm: Algorithm) -> Algorithm:
+    """An algorithm with a warm-up, as it begins where no device could do that one.
+
+    Its masks are those of `equal_counts`; its first weights are its own, unless they
+    come out of the warm-up.
+    """
+    start = algorithm.start
+    if start is from_the_warm_up:
+        start = as_initialised
+    plan = random_at_replayed_densities
+    return replace(algorithm, evidence=Replay(), plan=plan, start=start)
 
 
 def random_at_replayed_densities(

@@ -19,9 +19,26 @@ class FleetPages(Pages):
     """The part of the ledger that says how the fleet is doing."""
 
     def see_device(
-        self, name: str, *, profile: Mapping[str, Any], examples: int, version: str
-    ) -> None:
-        """A device said hello."""
+        self,
+        name: str,
+        *,
+        profile: Mapping[str, Any],
+        examples: int,
+        version: str,
+        said: str = "",
+    ) -> bool:
+        """A device said hello.
+
+        Args:
+            name: Its name.
+            profile: As it says.
+            examples: How many it has.
+            version: Of its agent.
+            said: A digest of all that it says of itself.
+
+        Returns:
+            Whether it said the same before.
+        """
         with self._commits.joined() as db:
             db.execute(
                 "INSERT INTO devices (name, profile, examples, version, last_seen) "
@@ -30,6 +47,17 @@ class FleetPages(Pages):
                 "version = excluded.version, last_seen = excluded.last_seen",
                 (name, to_json(profile), examples, version, now()),
             )
+            same = db.execute(
+                "SELECT 1 FROM standing WHERE device = ? AND said = ?", (name, said)
+            ).fetchone()
+            if same is None:
+                db.execute(
+                    "INSERT INTO standing (device, joined, said) "
+                    "SELECT ?, coalesce(max(no) + 1, 0), ? FROM rounds WHERE true "
+                    "ON CONFLICT (device) DO UPDATE SET said = excluded.said",
+                    (name, said),
+                )
+        return same is not None
 
     def assign(self, name: str, density: float | None, why: str) -> None:
         """The density a device got, and why."""
@@ -61,8 +89,9 @@ class FleetPages(Pages):
         """How often a device failed in a row, and until which round it sits out."""
         with self._commits.joined() as db:
             db.execute(
-                "INSERT INTO standing VALUES (?, 0, ?, ?, ?) ON CONFLICT (device) "
-                "DO UPDATE SET failures = excluded.failures, until = excluded.until, "
+                "INSERT INTO standing (device, joined, failures, until, why) "
+                "VALUES (?, 0, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET "
+                "failures = excluded.failures, until = excluded.until, "
                 "why = excluded.why",
                 (name, failures, until, why),
             )

@@ -25,19 +25,32 @@ class RoundPages(Pages):
     def plan_round(
         self, no: int, *, goal: int, quorum: int, rate: float, base: str
     ) -> None:
-        """A new round; planning one again replaces a plan that issued no task."""
+        """A new round; planning one again replaces a plan that issued no task.
+
+        A warm-up that was given up is opened again.
+        """
         with self._commits.alone() as db:
             db.execute(
                 "INSERT INTO rounds (no, phase, goal, quorum, rate, base, opened) "
                 "VALUES (?, 'plan', ?, ?, ?, ?, ?) ON CONFLICT (no) DO UPDATE SET "
+                "phase = 'plan', closed = NULL, opened = excluded.opened, "
                 "goal = excluded.goal, quorum = excluded.quorum, rate = excluded.rate, "
-                "base = excluded.base WHERE phase = 'plan'",
+                "base = excluded.base "
+                "WHERE phase = 'plan' OR (no = 0 AND phase = 'aborted')",
                 (no, goal, quorum, rate, base, now()),
             )
 
     def issue_tasks(self, no: int, tasks: list[TaskRow]) -> None:
-        """The round's tasks, before any of them is sent."""
+        """The round's tasks, before any of them is sent.
+
+        A device's task of a warm-up's earlier attempt gives way to its new one.
+        """
         with self._commits.alone() as db:
+            db.executemany(
+                "DELETE FROM tasks WHERE round = 0 AND round = ? AND device = ? "
+                "AND phase IN ('expired', 'failed', 'rejected')",
+                [(no, t.device) for t in tasks],
+            )
             db.executemany(
                 "INSERT INTO tasks (id, round, device, density, phase, order_bytes, "
                 "base_bytes) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -210,6 +223,11 @@ class RoundPages(Pages):
         """Every round, in order."""
         rows = self._db.execute("SELECT * FROM rounds ORDER BY no").fetchall()
         return [RoundRow.read(row) for row in rows]
+
+    def next_round(self) -> int:
+        """The number of the round after the last that was opened."""
+        row = self._db.execute("SELECT max(no) AS last FROM rounds").fetchone()
+        return 0 if row["last"] is None else int(row["last"]) + 1
 
     def rounds_done(self) -> int:
         """Rounds that gave a model, the warm-up left out."""

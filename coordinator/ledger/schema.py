@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS refusals (
 -- Added after 0.1.0, which does not read it; there a ledger is made to look at without.
 CREATE TABLE IF NOT EXISTS standing (
   device TEXT PRIMARY KEY, joined INTEGER NOT NULL, failures REAL NOT NULL DEFAULT 0,
-  until INTEGER, why TEXT NOT NULL DEFAULT '');
+  until INTEGER, why TEXT NOT NULL DEFAULT '', said TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS scores (
   round INTEGER NOT NULL, density REAL NOT NULL, metrics TEXT NOT NULL,
   PRIMARY KEY (round, density));

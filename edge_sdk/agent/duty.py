@@ -100,7 +100,8 @@ class Duty:
         self._voice, self._meter = Voice(me, badge, clock), Meter(kept)
         moved = self._moved_today
         self._work = Work(runner, me.examples, warden, moved, put, stepped, clock)
-        will = Will(self._topic_status(), self._pack_status(online=False))
+        self._link = 0  # how many connections a will was made for
+        will = Will(self._topic_status(), self._pack_will(), self._pack_will)
         self.transport = transport = connect(will)
         self._meter.watch(transport.traffic)
         self._base = Base(Fetcher(me.federation, transport), journal, self._say)
@@ -320,8 +321,14 @@ class Duty:
             engine=self._runner.engine,
             detail=self.hold.why or self._me.note,
             progress=self._work.progress,
+            link=self._link,
         )
         return self._voice.pack(status, self.session)
+
+    def _pack_will(self) -> bytes:
+        """The will of the next connection; called between two of them."""
+        self._link += 1
+        return self._pack_status(online=False)
 
     def _topic_status(self) -> str:
         return topics.status(self._me.federation, self._me.name)

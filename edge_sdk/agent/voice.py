@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +44,7 @@ class Voice:
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
         self._said: list[tuple[int, float]] = []  # sequence number, when; ascending
+        self._lock = threading.Lock()  # wills are packed on the network thread
 
     def age_s(self, boot: int, seq: int) -> float | None:
         """At most how long ago this life said a message; None if it never did.
@@ -51,22 +53,25 @@ class Voice:
             boot: Of the life that said it.
             seq: Its sequence number.
         """
-        known = bisect_right(self._said, seq, key=lambda one: one[0])
-        if boot != self._boot or seq > self._seq or not known:
-            return None
-        return self._clock() - self._said[known - 1][1]
+        with self._lock:
+            known = bisect_right(self._said, seq, key=lambda one: one[0])
+            if boot != self._boot or seq > self._seq or not known:
+                return None
+            return self._clock() - self._said[known - 1][1]
 
     def pack(self, message: Message, session: Session) -> bytes:
         """The next packet, as it is said in a session."""
-        self._seq += 1
-        self._note()
+        with self._lock:
+            self._seq += 1
+            seq = self._seq
+            self._note()
         header = Header(
             type=tag_of(message),
             federation=self._me.federation,
             source=self._me.name,
             destination=COORDINATOR,
             epoch=session.epoch,
-            seq=self._seq,
+            seq=seq,
             boot=self._boot,
             round_no=session.order.round_no if session.order else 0,
         )
@@ -111,6 +116,7 @@ def status_of(
     engine: str,
     detail: str,
     progress: int,
+    link: int,
 ) -> Status:
     """What displays show of a device, and what its board measures right now.
 
@@ -121,6 +127,7 @@ def status_of(
         engine: Engine of the last task.
         detail: Why it pauses, or "".
         progress: Permille of the training in hand; not told in other phases.
+        link: Which of its connections this is.
     """
     celsius = read_thermal().celsius
     return Status(
@@ -134,6 +141,7 @@ def status_of(
         rss_mib=psutil.Process().memory_info().rss >> 20,
         celsius=UNSET if celsius is None else round(celsius, 1),
         progress=progress if session.phase is Phase.TRAIN else UNSET,
+        link=link,
     )
 
 

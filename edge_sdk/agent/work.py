@@ -8,7 +8,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from edge_sdk.agent.parts import Runner
-from edge_sdk.errors import EdgeError
+from edge_sdk.errors import (
+    DensityError,
+    EdgeError,
+    EngineError,
+    SparsityError,
+    TaskError,
+)
 from edge_sdk.governor.verdict import Verdict
 from edge_sdk.session import Broke
 from edge_sdk.training.change import Packed
@@ -25,6 +31,18 @@ STATUS_S = 15.0  # between two statuses of one training, for displays
 
 
 Outcome: TypeAlias = Packed | Broke | Verdict
+
+
+# What the same examples, model and settings would bring about again, whatever the task;
+# a full disk, a memory that others use or a loss that ran away may pass.
+LASTING = (
+    *(EngineError, TaskError, DensityError, SparsityError),
+    *(TypeError, ValueError, LookupError, AttributeError, ImportError, AssertionError),
+)
+
+
+def _lasts(error: Exception) -> bool:
+    return isinstance(error, LASTING)
 
 
 class Work:
@@ -73,10 +91,11 @@ class Work:
             except Stopped:
                 return
             except EdgeError as error:
-                result = Broke(order.id, f"{error} {error.help}")
+                result = Broke(order.id, f"{error} {error.help}", _lasts(error))
             except Exception as error:  # a user's model may raise anything
                 log.exception("training of task %s failed", order.id)
-                result = Broke(order.id, f"{type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                result = Broke(order.id, why, _lasts(error))
             if not cancel.is_set():
                 self._put(result)
 

@@ -27,7 +27,7 @@ __all__ = ["KeysOf", "Recent", "Seal", "signer", "verifier"]
 # begins with this.
 CONTEXT = b"flash-edge message 1\n"
 WINDOW = 1024  # sequence numbers below the newest that may still arrive
-BOOTS = 16  # ended lives of a peer that are remembered
+BOOTS = 256  # ended lives of a peer that are remembered
 
 KeysOf: TypeAlias = Callable[[str], Iterable[bytes]]
 
@@ -91,6 +91,7 @@ class _Window:
     ended: deque[int] = field(default_factory=lambda: deque(maxlen=BOOTS))
     echoes: int = 0  # new words of lives that had ended
     latest: int = 0  # sequence number of the latest of them
+    epoch: int = 0  # the newest that it has heard, or is in
 
 
 class Recent:
@@ -120,6 +121,18 @@ class Recent:
         window = self._windows.get(source)
         return window.echoes if window is not None else 0
 
+    def is_over(self, header: Header) -> bool:
+        """Whether a message is of a life of its sender that has ended.
+
+        Of a life that is not known its epoch tells: who starts anew has kept the newest
+        that it heard. So what was recorded before this side's own start, when it knew
+        of other lives, is not taken for the newest one.
+        """
+        window = self._windows.get(header.source)
+        if window is None or header.boot == window.boot:
+            return False
+        return header.boot in window.ended or header.epoch < window.epoch
+
     def take(self, header: Header) -> bool:
         """Whether the message is new; from now on it is not.
 
@@ -131,15 +144,17 @@ class Recent:
         """
         window = self._windows.setdefault(header.source, _Window(header.boot))
         if header.boot != window.boot:
-            if header.boot in window.ended:
+            if self.is_over(header):
                 # A repetition has a number that was heard; a process that lives on
                 # counts up.
-                window.echoes += header.seq > window.latest
-                window.latest = max(window.latest, header.seq)
+                if header.boot in window.ended:
+                    window.echoes += header.seq > window.latest
+                    window.latest = max(window.latest, header.seq)
                 return False
             window.ended.append(window.boot)
             window.latest = max(window.latest, window.top)
             window.boot, window.top, window.seen = header.boot, 0, 0
+        window.epoch = max(window.epoch, header.epoch)
         ahead = header.seq - window.top
         if ahead > 0:
             # A jump beyond the window forgets it: an int of any size must not grow.

@@ -7,6 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from msgspec import UNSET
+
 from edge_sdk.session.words import (
     Booted,
     Broke,
@@ -141,7 +143,8 @@ def _broke(session: Session, event: Broke) -> Step:
     if session.order is None or session.order.id != event.task_id:
         return session, ()
     after, effects = _idle(session, "failed")
-    return after, (*effects, Say(Fail(event.task_id, event.why[:500])))
+    lasting = True if event.lasting else UNSET
+    return after, (*effects, Say(Fail(event.task_id, event.why[:500], lasting)))
 
 
 def _ship(session: Session, need: Need) -> Step:

@@ -97,10 +97,11 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Broke:
-    """Fetching or training cannot be done."""
+    """Fetching or training cannot be done; `lasting`: nor can any other task's."""
 
     task_id: str
     why: str
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,26 @@ def accumulate(
     ends = [samples * part // parts for part in range(parts + 1)]
     for start, end in itertools.pairwise(ends):
         share = (end - start) / samples
-        value = loss(model(inputs[start:end]), targets[start:end]) * share
+        try:
+            out = model(inputs[start:end])
+        except ValueError as error:
+            raise _alone(model, error) if end - start == 1 else error from error
+        value = loss(out, targets[start:end]) * share
         value.backward()  # type: ignore[no-untyped-call]
         total += float(value.detach())
     return total
+
+
+def _alone(model: TrainingModel | nn.Module, error: ValueError) -> Exception:
+    """What it means that a model did not take a batch of one example."""
+    layer = coupling_layer(model if isinstance(model, nn.Module) else model.module)
+    if layer is None:
+        return error
+    return EngineError(
+        f"layer {layer} is batch norm, which cannot train on one example at a time",
+        remedy="Give the device two examples at least and a batch size above one, or "
+        "take a model without batch norm.",
+    )
 
 
 def coupling_layer(module: nn.Module) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask, top_k
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.local import Outcome, Stopped, batches, check_finite
+from edge_sdk.training.moving_progress import (
+    Moving,
+    keep_moving,
+    resume_moving,
+)
+from edge_sdk.training.progress import TaskProgress
 from edge_sdk.training.step import sgd, take_step
 from edge_sdk.training.warmup import rewire, trained
 from edge_sdk.wire.messages import Training
@@ -87,6 +94,7 @@ def train_moving(
     plan: Training,
     *,
     stop: Callable[[], bool] = lambda: False,
+    progress: TaskProgress | None = None,
 ) -> tuple[Mask, Outcome]:
     """Trains the dense model in place under a mask that the rule moves.
 
@@ -103,7 +111,6 @@ def train_moving(
         EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
     weights = dict(model.named_parameters())
-    patterns: Patterns = {n: np.array(mask[n]) for n in mask}
     optimizer = sgd(model, plan)
     rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0x30E]))
     noise = torch.Generator().manual_seed(plan.seed)
@@ -111,18 +118,23 @@ def train_moving(
     steps = steps[: plan.max_steps] if plan.max_steps else steps
     moves = _moves([epoch for epoch, _ in steps]) if isinstance(rule, Rewire) else set()
     model.train()
-    total = 0.0
-    for at, (_, index) in enumerate(steps):
+    now = Moving(model, {n: np.array(mask[n]) for n in mask}, optimizer, rng, noise)
+    resume_moving(progress, now)
+    for at, (_, index) in islice(enumerate(steps), now.steps, None):
         if stop():
             raise Stopped
         if at in moves and isinstance(rule, Rewire):
             rate = rule.prune_rate * (1 - at / len(steps))
-            patterns = {**patterns, **_rewired(weights, patterns, rate, rng)}
-            _apply(weights, patterns)
+            moved = _rewired(weights, now.patterns, rate, rng)
+            now.patterns = {**now.patterns, **moved}
+            _apply(weights, now.patterns)
         optimizer.zero_grad()
-        total += scorer.backward(model, index, noise)
+        now.loss += scorer.backward(model, index, noise)
         take_step(optimizer, plan)
-        _apply(weights, patterns)
+        _apply(weights, now.patterns)
+        now.steps += 1
+        keep_moving(progress, now)
+    patterns, total = now.patterns, now.loss
     check_finite(total, scorer.task)
     if isinstance(rule, Regrow) and rule.share:
         optimizer.zero_grad()
@@ -142,7 +154,7 @@ def regrow(
     gradients: Mapping[str, NDArray[np.float32]],
     patterns: Patterns,
     share: float,
-) -> Patterns:
+) -> dict[str, NDArray[np.bool_]]:
     """RigL's move (arXiv:1911.11134): each layer keeps its number of weights.
 
     Args:

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +27,12 @@ from edge_sdk.errors import CheckpointError, EngineError
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.sgd import Sgd
 
-__all__ = ["Progress", "TaskProgress"]
+__all__ = ["Progress", "TaskProgress", "part", "put_back_random", "random_arrays"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Arrays: TypeAlias = dict[str, NDArray[Any]]
 EVERY_S = 30.0  # what a reboot may cost; shorter tasks never write to the card
 
 
@@ -72,31 +74,14 @@ class TaskProgress:
         noise: torch.Generator,
     ) -> tuple[int, float]:
         """Puts everything back; returns steps done and the sum of their losses."""
-        path = self._place.path
-        try:
-            with safe_open(path, framework="np") as file:
-                told = file.metadata() or {}
-                ours = told.get("task") == self._key
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if not ours:
-                path.unlink()
-                return 0, 0.0
-            _check_digest(arrays, told)
+
+        def put_back(told: dict[str, str], arrays: Arrays) -> tuple[int, float]:
             steps, total = int(told["steps"]), float.fromhex(told["loss"])
-            model.load(_part(arrays, "v/"), _part(arrays, "d/"))
-        except FileNotFoundError:
-            return 0, 0.0
-        except (OSError, SafetensorError, EngineError, KeyError, ValueError) as error:
-            log.info("training starts from its base: %s: %s", path.name, error)
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return 0, 0.0
-        for place, buffer in _part(arrays, "m/").items():
-            optimizer.buffers[int(place)] = torch.from_numpy(buffer)
-        noise.set_state(torch.from_numpy(arrays["noise"]))
-        torch.set_rng_state(torch.from_numpy(arrays["random"]))
-        log.info("training goes on after step %d", steps)
-        return steps, total
+            model.load(part(arrays, "v/"), part(arrays, "d/"))
+            put_back_random(arrays, optimizer, noise)
+            return steps, total
+
+        return self.read(put_back) or (0, 0.0)
 
     def keep(
         self,
@@ -107,18 +92,59 @@ class TaskProgress:
         noise: torch.Generator,
     ) -> None:
         """Writes a checkpoint if it is time for one."""
-        if self._place.clock() - self._kept_at < self._place.every_s:
+        if not self.due():
             return
-        arrays: dict[str, NDArray[Any]] = {
-            "noise": noise.get_state().numpy(),
-            "random": torch.get_rng_state().numpy(),
+        arrays = {
+            **random_arrays(optimizer, noise),
             **{f"v/{name}": array for name, array in model.values().items()},
             **{f"d/{name}": array for name, array in model.dense().items()},
         }
-        for place, buffer in optimizer.buffers.items():
-            arrays[f"m/{place}"] = buffer.detach().numpy()
-        told = {"task": self._key, "steps": str(steps), "loss": loss.hex()}
+        self.write({"steps": str(steps), "loss": loss.hex()}, arrays)
+
+    def read(self, put_back: Callable[[dict[str, str], Arrays], T]) -> T | None:
+        """What a checkpoint of this task gives; None without one that is whole.
+
+        Args:
+            put_back: Takes what `write` was given; what it raises over a checkpoint of
+                another shape means that there is none.
+        """
+        path = self._place.path
+        try:
+            with safe_open(path, framework="np") as file:
+                told = file.metadata() or {}
+                ours = told.get("task") == self._key
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if not ours:
+                path.unlink()
+                return None
+            _check_digest(arrays, told)
+            found = put_back(told, arrays)
+        except FileNotFoundError:
+            return None
+        except (
+            *(OSError, SafetensorError, EngineError),
+            *(KeyError, ValueError, RuntimeError),
+        ) as error:
+            log.info("training starts from its base: %s: %s", path.name, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        log.info("training goes on after step %s", told.get("steps"))
+        return found
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self._place.clock() - self._kept_at >= self._place.every_s
+
+    def write(self, told: dict[str, str], arrays: Arrays) -> None:
+        """Replaces the checkpoint; a disk that refuses costs time, no more.
+
+        Args:
+            told: Plain words beside the arrays.
+            arrays: All that the next step depends on.
+        """
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        told = {"task": self._key, **told}
         told["sha256"] = _digest(whole, told)
         try:
             replace_file(self._place.path, save(whole, told))
@@ -141,9 +167,29 @@ def _digest(arrays: dict[str, NDArray[Any]], told: dict[str, str]) -> str:
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype} {array.shape}\0".encode())
         digest.update(array.tobytes())
-    digest.update(f"{told.get('task')} {told.get('steps')} {told.get('loss')}".encode())
+    words = [str(told.get(key)) for key in ("task", "steps", "loss")]
+    words += [told[key] for key in ("epoch", "rng") if key in told]
+    digest.update(" ".join(words).encode())
     return digest.hexdigest()
 
 
-def _part(arrays: dict[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:
+def random_arrays(optimizer: Sgd, noise: torch.Generator) -> Arrays:
+    """Momentum and both random states, as arrays."""
+    return {
+        "noise": noise.get_state().numpy(),
+        "random": torch.get_rng_state().numpy(),
+        **{f"m/{at}": b.detach().numpy() for at, b in optimizer.buffers.items()},
+    }
+
+
+def put_back_random(arrays: Arrays, optimizer: Sgd, noise: torch.Generator) -> None:
+    """The inverse of `random_arrays`."""
+    for place, buffer in part(arrays, "m/").items():
+        optimizer.buffers[int(place)] = torch.from_numpy(buffer)
+    noise.set_state(torch.from_numpy(arrays["noise"]))
+    torch.set_rng_state(torch.from_numpy(arrays["random"]))
+
+
+def part(arrays: Arrays, head: str) -> Arrays:
+    """The arrays whose names begin with a head, without it."""
     return {n.removeprefix(head): a for n, a in arrays.items() if n.startswith(head)}

@@ -27,7 +27,7 @@ from edge_sdk.training.change import (
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Outcome, train
 from edge_sdk.training.moving import Scorer, dense_model, saliency, train_moving
-from edge_sdk.training.progress import Progress
+from edge_sdk.training.progress import Progress, TaskProgress
 from edge_sdk.training.ready import Activations, ReadyModel
 from edge_sdk.training.swat import swat_model
 from edge_sdk.training.warmup import measure_sensitivity
@@ -197,6 +197,7 @@ class TaskRunner:
             micro_batch=scorer.micro_batch,
             ghost_norm=self._ghost_norm,
             stop=job.stop,
+            progress=self._moving_progress(job),
         )
         return outcome, counts
 
@@ -205,9 +206,18 @@ class TaskRunner:
         module, scorer = self._dense(job)
         before = {n: module.get_parameter(n).detach().numpy().copy() for n in job.mask}
         moved, outcome = train_moving(
-            module, job.mask, scorer, rule, job.plan, stop=job.stop
+            module,
+            job.mask,
+            scorer,
+            rule,
+            job.plan,
+            stop=job.stop,
+            progress=self._moving_progress(job),
         )
         return moved, moved_change(module, before, moved, job.start), outcome
+
+    def _moving_progress(self, job: _Job) -> TaskProgress | None:
+        return self._progress.of(job.order.id, "dense") if self._progress else None
 
     def _dense(self, job: _Job) -> tuple[nn.Module, Scorer]:
         """The model with dense weights, 0 off the mask, and how batches go through."""

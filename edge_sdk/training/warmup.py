@@ -9,6 +9,7 @@ exact here where the released code draws them; a layer may run empty without a c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +22,12 @@ from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.local import Outcome, Stopped, batches, check_finite
+from edge_sdk.training.moving_progress import (
+    Moving,
+    keep_moving,
+    resume_moving,
+)
+from edge_sdk.training.progress import TaskProgress
 from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import WarmUp
@@ -97,12 +104,13 @@ def measure_sensitivity(
     micro_batch: int = 0,
     ghost_norm: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    progress: TaskProgress | None = None,
 ) -> tuple[dict[str, int], Outcome]:
     """Kept weights per layer after the warm-up, and what training did.
 
     The prune rate falls linearly to 0 over the warm-up's steps. `plan.max_steps` bounds
-    all epochs together; `micro_batch` and `ghost_norm` are as in `local.train`. A layer
-    that the user has frozen keeps its pattern.
+    all epochs together; `micro_batch`, `ghost_norm` and `progress` are as in
+    `local.train`. A layer that the user has frozen keeps its pattern.
 
     Raises:
         Stopped: If `stop` turned true between two steps.
@@ -111,40 +119,45 @@ def measure_sensitivity(
     """
     weights = dict(model.named_parameters())
     patterns: Patterns = {n: np.array(mask[n]) for n in mask}
-    keep = {n: torch.from_numpy(p).float() for n, p in patterns.items()}
     optimizer = Sgd(model.parameters(), rate=plan.learning_rate)
     rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0xF1A5]))
     epoch_steps = -(-plan.max_steps // plan.epochs) if plan.max_steps else 0
     per_epoch = max(1, -(-len(examples) // plan.batch_size))
     total_steps = (epoch_steps or per_epoch) * plan.epochs
     model.train()
-    at, steps, loss_sum = 0, 0, 0.0
-    for epoch, index in batches(len(examples), plan, epoch_steps=epoch_steps):
-        if plan.max_steps and steps == plan.max_steps:
-            break
+    now = Moving(model, patterns, optimizer, rng, torch.Generator())
+    resume_moving(progress, now)
+    keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
+    left = islice(
+        batches(len(examples), plan, epoch_steps=epoch_steps),
+        now.steps,
+        plan.max_steps or None,
+    )
+    for epoch, index in left:
         if stop():
             raise Stopped
-        if epoch != at:
-            at = epoch
-            rate = rule.prune_rate * (1 - steps / total_steps)
-            may = trained(weights, patterns)
+        if epoch != now.epoch:
+            now.epoch = epoch
+            rate = rule.prune_rate * (1 - now.steps / total_steps)
+            may = trained(weights, now.patterns)
             dense = {n: weights[n].detach().numpy() for n in may}
-            patterns |= rewire(dense, may, rate, rng) if may else {}
-            keep = {n: torch.from_numpy(p).float() for n, p in patterns.items()}
+            now.patterns |= rewire(dense, may, rate, rng) if may else {}
+            keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
             _apply(weights, keep)
         inputs, targets = tensors(task, examples, index)
         optimizer.zero_grad()
-        loss_sum += accumulate(
+        now.loss += accumulate(
             model, task.loss, inputs, targets,
             micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
         )  # fmt: skip
         optimizer.step()
         _apply(weights, keep)
-        steps += 1
-    check_finite(loss_sum, task)
-    seen = min(len(examples), steps * plan.batch_size)
-    outcome = Outcome(seen, steps, loss_sum / max(steps, 1), 0.0)
-    return {n: int(np.count_nonzero(p)) for n, p in patterns.items()}, outcome
+        now.steps += 1
+        keep_moving(progress, now)
+    check_finite(now.loss, task)
+    seen = min(len(examples), now.steps * plan.batch_size)
+    outcome = Outcome(seen, now.steps, now.loss / max(now.steps, 1), 0.0)
+    return {n: int(np.count_nonzero(p)) for n, p in now.patterns.items()}, outcome
 
 
 def _apply(

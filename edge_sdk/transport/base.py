@@ -27,10 +27,18 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker says for us, retained, when the connection dies."""
+    """What the broker says for us, retained, when the connection dies.
+
+    Attributes:
+        topic: Where to.
+        payload: What it says for the first connection.
+        renew: Makes the payload of each later one, on the network thread; None says
+            the same for all.
+    """
 
     topic: str
     payload: bytes
+    renew: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
 
 
 class Traffic(NamedTuple):

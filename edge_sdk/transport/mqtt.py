@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,7 @@ class MqttTransport:
                 continue
             self._up(link)
             link.gone.wait()
+            self._renew_will()
             with self._lock:
                 self._link = None
             link.close()
@@ -183,6 +185,11 @@ class MqttTransport:
             "access list forbids the topic; trying again, later each time",
             *(self._address.url, blamed.size, blamed.topic, now.cuts),
         )
+
+    def _renew_will(self) -> None:
+        """The next connection's will is another message than the last one's."""
+        if self._will is not None and self._will.renew is not None:
+            self._will = replace(self._will, payload=self._will.renew())
 
     def _open(self) -> Link:
         silent = SilentError("it speaks no MQTT that we know")

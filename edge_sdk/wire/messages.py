@@ -151,10 +151,14 @@ class TaskAck(Struct, frozen=True, tag="task-ack"):
 
 
 class Fail(Struct, frozen=True, tag="fail"):
-    """Device to coordinator: this task cannot be done here."""
+    """Device to coordinator: this task cannot be done here.
+
+    With `lasting` no other task can, either, until something changes on the device.
+    """
 
     task_id: TaskId
     why: Why
+    lasting: bool | UnsetType = UNSET
 
 
 class Offer(Struct, frozen=True, tag="offer"):
@@ -210,8 +214,11 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """Device to all, retained, and its will: a hint for displays, never for decisions.
+    """Device to all, retained, and its will: for displays.
 
+    Two decisions look at it: a will or goodbye ends a device's presence, and `progress`
+    may extend a deadline, within a bound. `link` numbers the device's connections since
+    it started, so that a will can be told from one of a connection that was replaced.
     `sent` and `received` are bytes on the wire since the device was installed,
     `celsius` its hottest sensor, `progress` the steps of the task done, in permille.
     """
@@ -227,6 +234,7 @@ class Status(Struct, frozen=True, tag="status"):
     # Absent, not null, where there is nothing to say: older bytes stay as they were.
     celsius: Annotated[float, Meta(ge=-60, le=200)] | UnsetType = UNSET
     progress: Annotated[int, Meta(ge=0, le=1000)] | UnsetType = UNSET
+    link: Annotated[int, Meta(ge=0, lt=1 << 31)] | UnsetType = UNSET
 
 
 class Revoked(Struct, frozen=True, tag="revoked"):

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from coordinator.assignment import drift_of
-from coordinator.fleet import SEEN_S, Fleet
+from coordinator.fleet import Fleet
 from coordinator.ledger import Ledger, open_ledger
+from coordinator.presence import SEEN_S
 from coordinator.settings import RunSettings
 from device_profiles import LayerLoad, Workload, load_board
 from edge_sdk.wire.messages import Hello
@@ -121,7 +122,7 @@ def test_a_device_told_to_come_back_later_is_here_until_then(
     fleet: Fleet, clock: Clock
 ) -> None:
     greet(fleet)
-    fleet.told("pi-7", 500.0)
+    fleet.expect("pi-7", 500.0)
     clock.now += 500.0 + SEEN_S - 1
     assert fleet.present() == {"pi-7"}
     clock.now += 2.0

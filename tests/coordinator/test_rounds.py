@@ -147,7 +147,7 @@ def test_the_deadline_is_not_waited_for_when_nobody_is_left() -> None:
     state, effects = advance(state, Rejected("b1"))
     assert state.phase is Phase.ABORTED
     assert effects == (
-        GiveUp("no device is left to wait for with 0 of at least 2 updates"),
+        GiveUp("no device is left to wait for with 0 of at least 1 updates"),
     )
 
 
@@ -158,9 +158,11 @@ def test_a_task_does_not_go_back() -> None:
 
 
 @given(st.integers(1, 100_000))
-def test_the_quorum_is_seventy_percent_rounded_up(goal: int) -> None:
+def test_the_quorum_is_seventy_percent_rounded_up_and_one_may_always_fail(
+    goal: int,
+) -> None:
     """In integers: 0.7 * goal in binary must not round to one more."""
-    assert quorum_of(goal) == -(-7 * goal // 10)
+    assert quorum_of(goal) == max(1, min(-(-7 * goal // 10), goal - 1))
 
 
 def test_every_pair_of_phase_and_event_is_in_the_table_or_changes_nothing() -> None:

@@ -88,7 +88,7 @@ class Scene:
     def _hear(self, delivery: Delivery) -> None:
         heard = self.reception.read(delivery)
         if heard is not None:
-            self.said.append(heard)
+            self.said.append((heard[0], heard[1].message))
 
     def start(self, clock: Callable[[], float] | None = None) -> None:
         """The device, in a new process; its clock may be turned by hand."""
@@ -220,6 +220,7 @@ def test_a_task_that_was_recorded_before_a_restart_is_not_trained_again(
     scene.stop()
     (old,) = scene.packets("task")
     (scene.site.folder / "state" / "journal.msgpack").unlink()  # all verdicts forgotten
+    scene.post.announce(RUNNING)  # from which it learns the epoch that it has forgotten
     scene.start()
     scene.said.clear()
     scene.link.publish(INBOX, old)
@@ -314,6 +315,7 @@ def test_a_wait_of_an_earlier_life_does_not_hold_the_device_back(scene: Scene) -
     scene.stop()
     (old,) = scene.packets("wait")
     (scene.site.folder / "state" / "journal.msgpack").unlink()
+    scene.post.announce(RUNNING)
     scene.start()
     scene.link.publish(INBOX, old)
     scene.settle()

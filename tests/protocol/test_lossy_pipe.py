@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.aggregate import Contribution
+from coordinator.aggregate import Contribution, clipped
 from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
 from coordinator.ledger import open_ledger, read_ledger
@@ -134,8 +134,11 @@ def unbroken(run: Path, settings: RunSettings) -> int:
                 Contribution(
                     r.device,
                     family.masks[r.density],
-                    r.examples,
-                    unpack_values(ledger.blob(r.blob), family.masks[r.density]),
+                    r.weight,
+                    clipped(
+                        unpack_values(ledger.blob(r.blob), family.masks[r.density]),
+                        r.scale,
+                    ),
                 )
                 for r in frozen
             ],

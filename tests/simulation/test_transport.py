@@ -125,7 +125,7 @@ def test_stragglers_boards_and_dropouts_are_those_of_the_run_without_a_broker(
         "algorithm": "flash-edge",
         "densities": [0.1, 0.4],
         "jitter": 0.3,
-        "dropout": 0.2,
+        "dropout": 0.5,
         "fleet": [
             Group(share=0.5, density=0.1, board="raspberry_pi_zero_2_w"),
             Group(share=0.5, density=0.4, board="jetson_orin_nano"),

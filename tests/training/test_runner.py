@@ -90,32 +90,38 @@ def test_equal_orders_give_equal_bytes_also_on_a_used_runner() -> None:
     assert run(used).payload == first.payload == run().payload
 
 
+@pytest.mark.parametrize("died_at", [2, 7, 12])
 @pytest.mark.parametrize("rule", [Rewire(0.5), Regrow(0.3), WarmUp()], ids=repr)
-def test_a_task_that_moves_its_mask_starts_over_after_a_reboot_and_sends_the_same(
-    tmp_path: Path, rule: LocalRule
+def test_a_task_that_moves_its_mask_goes_on_after_a_reboot_and_sends_the_same(
+    tmp_path: Path, rule: LocalRule, died_at: int
 ) -> None:
-    """A checkpoint holds kept values on a mask that stays, and these have none."""
+    """Its checkpoint holds the mask as it is, and what draws its moves."""
     plan = Training(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9, seed=9)
     place = Progress(tmp_path, every_s=0.0)
 
-    def rebooted(rule: LocalRule) -> tuple[Packed, list[Path]]:
-        """What is sent after a death at the seventh step, and what lay there then."""
+    def rebooted(rule: LocalRule) -> tuple[Packed, int]:
+        """What is sent after a death at a step, and how many more steps it took."""
         asked = order(rule=rule, training=plan, moves=not isinstance(rule, Frozen))
-        left = iter(range(7))
+        left, more = iter(range(died_at)), 0
         first, second = (
             TaskRunner(TASK, examples(), "masked", progress=place) for _ in range(2)
         )
         with pytest.raises(Stopped):
             first.run(asked, BASE, lambda: next(left, None) is None)
-        kept = list(tmp_path.iterdir())
-        return second.run(asked, BASE, lambda: False), kept
+        assert list(tmp_path.iterdir()) == [place.path]
 
-    sent, kept = rebooted(rule)
-    assert kept == []
-    assert sent.payload == run(rule=rule, training=plan, moves=True).payload
-    sent, kept = rebooted(Frozen())
-    assert kept == [place.path]
-    assert sent.payload == run(training=plan).payload
+        def step() -> bool:
+            nonlocal more
+            more += 1
+            return False
+
+        return second.run(asked, BASE, step), more
+
+    for other in (rule, Frozen()):  # the checkpoint of the other is thrown away
+        sent, more = rebooted(other)
+        whole = run(rule=other, training=plan, moves=not isinstance(other, Frozen))
+        assert sent.payload == whole.payload
+        assert more + died_at == sent.offer.metrics["steps"]
 
 
 def test_a_warm_up_returns_counts_and_nothing_else() -> None:

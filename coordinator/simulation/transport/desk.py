@@ -173,7 +173,7 @@ class Desk:
         try:
             heard = self._reception.read(delivery)
             if heard is not None:
-                self._answer(*heard)
+                self._answer(heard[0], heard[1].message)
         except RemoteProtocolError as error:
             log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
         finally:

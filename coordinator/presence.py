@@ -1,0 +1,103 @@
+"""Who is here: what a device was asked to do says until when it may be silent.
+
+Rule 1. Presence ends by the device's will or goodbye, or by a revocation; what it says
+        meanwhile never shortens it.
+Rule 2. A device is silent for as long as it was told to wait, has a task, or pauses.
+Rule 3. Whose will was lost ends too: `SEEN_S` after it should have been heard again.
+Rule 4. A status that is older than one heard, and the will of a link that was replaced,
+        decide nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from msgspec import UNSET
+
+from edge_sdk.wire.codec import Header
+from edge_sdk.wire.messages import Status
+
+__all__ = ["SEEN_S", "Presence", "Said", "is_news"]
+
+SEEN_S = 90.0  # how late a device may be with what it should say
+
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    heard: float
+    due: float
+
+
+class Presence:
+    """Until when each device counts as here; instants are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._stays: dict[str, _Stay] = {}
+
+    def heard(self, device: str, now: float) -> None:
+        """A message came from it."""
+        before = self._stays.get(device)
+        due = now if before is None else max(before.due, now)
+        self._stays[device] = _Stay(now, due)
+
+    def expect(self, device: str, until: float) -> None:
+        """It may be silent until then: it was told to wait, or has work to do.
+
+        Of a device that is not here nothing is expected.
+        """
+        before = self._stays.get(device)
+        if before is not None:
+            self._stays[device] = replace(before, due=max(before.due, until))
+
+    def gone(self, device: str) -> None:
+        """It said goodbye, its will was spoken, or it was revoked."""
+        self._stays.pop(device, None)
+
+    def here(self, now: float) -> set[str]:
+        """Whoever is here."""
+        return {d for d, stay in self._stays.items() if now <= stay.due + SEEN_S}
+
+    def silent_s(self, device: str, now: float) -> float | None:
+        """Seconds since it was heard; None of one that is not here."""
+        stay = self._stays.get(device)
+        return None if stay is None else max(now - stay.heard, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The newest status of a device.
+
+    Attributes:
+        boot: The life that it is of.
+        seq: Its number in it; of a will, that of the newest status before it.
+        link: The connection that it was said on; 0 of a device of 0.1.0.
+        online: What it said.
+    """
+
+    boot: int
+    seq: int
+    link: int
+    online: bool
+
+
+def is_news(last: Said | None, header: Header, status: Status) -> Said | None:
+    """What is known after a status; None if it is an old one said again.
+
+    A will is packed before its connection is made, so by its number it is older than
+    all that was said on it: the number of the connection decides. A device of 0.1.0 has
+    one will for all of its connections, which is believed.
+
+    Args:
+        last: The newest before it.
+        header: Of the status; its signature holds.
+        status: What it says.
+    """
+    link = 0 if status.link is UNSET else status.link
+    said = Said(header.boot, header.seq, link, status.online)
+    if last is None or last.boot != said.boot:
+        return said
+    if status.online or said.seq > last.seq:  # a goodbye has a number like any other
+        return said if said.seq > last.seq else None
+    if link < last.link or (link == last.link and link and not last.online):
+        return None
+    return replace(said, seq=last.seq)

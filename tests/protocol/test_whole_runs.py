@@ -1,0 +1,257 @@
+"""Whole runs in virtual time: whatever devices do, everybody's data trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from virtual import Device, House
+
+from coordinator.orders import warm_up_cohort
+from coordinator.settings import WarmUpSettings
+from edge_sdk.errors import RunError
+from edge_sdk.wire.messages import Wait
+
+Make = Callable[..., House]
+WARM_UP_S = 540.0  # longer than every wait and every bound there is
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[Make]:
+    made: list[House] = []
+
+    def make(**changes: Any) -> House:
+        made.append(House(tmp_path / f"house-{len(made)}", **changes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def takes(order: Any) -> float:
+    """A warm-up is long, a round is not."""
+    return 20.0 if order.round_no else WARM_UP_S
+
+
+def busy(device: Device) -> bool:
+    return device.agent is not None and device.agent._duty.session.order is not None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_everybodys_data_has_trained_by_round_three(house: Make, seed: int) -> None:
+    """Eight devices idle through a warm-up, and reconnect, at random."""
+    rng = np.random.default_rng(seed)
+    here = house(warm_up=WarmUpSettings(devices=2), rounds=3)
+    for place in range(8):
+        here.join(f"pi-{place}", takes=takes, lossy=lambda: rng.random() < 0.05)
+    cut: dict[str, float] = {}
+
+    def disturb() -> bool:
+        for name, device in here.devices.items():
+            if name in cut:
+                if here.clock() >= cut[name]:
+                    device.wire.mend()
+                    del cut[name]
+            elif not busy(device) and rng.random() < 0.02:
+                device.wire.cut(will=rng.random() < 0.7)
+                cut[name] = here.clock() + rng.uniform(0, 30)
+        return here.coordinator.done
+
+    here.until(disturb)
+    assert min(here.trained().values()) >= 1, here.state()
+
+
+def test_a_device_that_always_fails_ends_no_run_of_two_or_three(house: Make) -> None:
+    """It is asked seldom, counted on never, and named; the others go on."""
+    for devices in (2, 3):
+        here = house(algorithm="erk", rounds=8)
+        for place in range(devices):
+            fails = "loss is not finite" if place == 0 else ""
+            here.join(f"pi-{place}", cannot=fails)
+        here.run()
+        ledger = here.coordinator.ledger
+        assert [r.phase.value for r in ledger.rounds()] == ["done"] * 8
+        asked = ledger.parts()["pi-0"]["asked"]
+        assert asked == 3  # rounds 1, 3 and 6: one, two, four rounds between
+        assert set(here.trained().values()) == {0, 8}
+        out = ledger.standing()["pi-0"]
+        assert (out["until"], out["why"]) == (
+            *(11, "failed 3 times in a row: loss is not finite"),
+        )
+
+
+def test_a_failing_device_that_is_mended_is_counted_on_again(house: Make) -> None:
+    here = house(algorithm="erk", rounds=12)
+    for place in range(3):
+        here.join(f"pi-{place}", cannot="full" if place == 0 else "")
+    here.until(lambda: here.coordinator.ledger.rounds_done() >= 2)
+    here.devices["pi-0"].cannot = ""
+    here.run()
+    assert here.trained()["pi-0"] == 12 - 2  # not in 1, and out in 2
+
+
+def test_who_cannot_is_asked_once_until_it_says_something_else(house: Make) -> None:
+    """Drawn for the warm-up first: the warm-up is another device's then."""
+    names = dict.fromkeys(("a-lone", "pi-1", "pi-2"), 0.2)
+    seed = next(s for s in range(99) if "a-lone" in warm_up_cohort(s, names, 1))
+    here = house(warm_up=WarmUpSettings(devices=1), rounds=9, seed=seed)
+    lone = here.join("a-lone", cannot="one example", lasting=True, examples=1)
+    here.join("pi-1")
+    here.join("pi-2")
+    here.until(lambda: here.coordinator.ledger.rounds_done() >= 3)
+    ledger = here.coordinator.ledger
+    assert len(lone.trained) == 1
+    rounds = [(r.goal, r.quorum) for r in ledger.rounds() if r.no]
+    assert set(rounds) == {(2, 1)}
+    lone.kill()
+    lone.start()  # somebody may have mended it: asked once more, beside the others
+    here.until(lambda: len(lone.trained) == 2)
+    here.until(lambda: ledger.rounds_done() >= 5)
+    assert len(lone.trained) == 2
+    lone.kill()
+    lone.cannot, lone.examples = "", 50
+    lone.start()
+    here.run()
+    assert here.trained()["a-lone"] >= 1
+    assert {r.phase.value for r in ledger.rounds()} == {"done"}
+
+
+def test_a_warm_up_that_takes_longer_than_was_reckoned_is_waited_for(
+    house: Make,
+) -> None:
+    """Devices say how far they are; four times the first deadline is enough here."""
+    here = house(warm_up=WarmUpSettings(devices=2), rounds=1)
+    for name in ("pi-0", "pi-1"):
+        here.join(name, takes=takes)
+    here.run()
+    (warm_up, _) = here.coordinator.ledger.rounds()
+    assert (warm_up.phase.value, warm_up.note) == ("done", "")
+    assert here.devices["pi-0"].trained == [0, 1]
+
+
+def test_a_warm_up_that_nobody_answers_is_tried_with_others_then_done_without(
+    house: Make,
+) -> None:
+    for others in (0, 2):
+        here = house(warm_up=WarmUpSettings(devices=2), rounds=2)
+        for place in range(2):
+            here.join(f"a-{place}", takes=lambda o: 9.0 if o.round_no else 1e9)
+        for place in range(others):
+            here.join(f"pi-{place}", board="raspberry_pi_zero_2_w")
+        here.run(60_000.0)
+        ledger = here.coordinator.ledger
+        assert [r.phase.value for r in ledger.rounds()] == ["done"] * 3
+        note = ledger.rounds()[0].note
+        if others:
+            assert note == ""
+            assert {u.device for u in ledger.frozen(0)} == {"pi-0", "pi-1"}
+        else:
+            assert "those of equal-counts" in note
+            assert ledger.frozen(0) == []
+        assert min(here.trained().values()) >= 1
+
+
+def test_a_ledger_of_0_1_0_whose_warm_up_was_aborted_is_resumed(house: Make) -> None:
+    here = house(warm_up=WarmUpSettings(devices=2), rounds=1)
+    ledger = here.coordinator.ledger
+    ledger.plan_round(0, goal=2, quorum=2, rate=0.1, base="")
+    ledger.issue_tasks(0, [])
+    ledger.abort(0, "the deadline passed with 0 of at least 2 updates")
+    for name in ("pi-0", "pi-1"):
+        here.join(name)
+    here.run()
+    assert [r.phase.value for r in ledger.rounds()] == ["done"] * 2
+    assert len(ledger.frozen(0)) == 2
+
+
+def test_an_old_will_decides_nothing_and_a_device_that_answers_is_here(
+    house: Make,
+) -> None:
+    """Whoever can write to the status topic repeats what was said there before."""
+    here = house(algorithm="erk", rounds=7)
+    said: dict[str, list[bytes]] = {}
+    spy = here.broker.connect(
+        lambda d: said.setdefault(d.topic, []).append(d.payload), lambda _: None
+    )
+    spy.subscribe("fl/1/home/d/+/st")
+    for place in range(3):
+        here.join(f"pi-{place}")
+    for device in here.devices.values():  # a will is on the broker, the link is anew
+        here.turn()
+        device.wire.cut()
+        device.wire.mend()
+
+    def repeated() -> bool:
+        for topic, packets in list(said.items()):
+            for packet in packets[:6]:
+                spy.publish(topic, packet, retain=True)
+        return here.coordinator.done
+
+    here.until(repeated)
+    assert set(here.trained().values()) == {7}
+
+
+def test_all_wills_at_once_then_all_come_back(house: Make) -> None:
+    """As when a broker restarts in the middle of a round."""
+    here = house(algorithm="erk", rounds=3)
+    for place in range(4):
+        here.join(f"pi-{place}", takes=lambda _: 60.0)
+    here.until(lambda: busy(here.devices["pi-0"]))
+    for device in here.devices.values():
+        device.wire.cut()
+    here.turn()
+    assert here.coordinator.server._fleet.present() == set()
+    for device in here.devices.values():
+        device.wire.mend()
+    here.run()
+    assert set(here.trained().values()) == {3}
+
+
+def test_a_coordinator_that_starts_anew_finds_idle_devices(house: Make) -> None:
+    here = house(warm_up=WarmUpSettings(devices=1), rounds=3)
+    for place in range(4):
+        here.join(f"pi-{place}", takes=takes)
+    here.until(lambda: here.clock() > 1200.0)
+    here.coordinator.close()
+    here.coordinator = here.coordinate()
+    here.run()
+    assert set(here.trained().values()) == {3}
+
+
+def test_a_pause_ends_with_the_life_that_told_of_it(house: Make) -> None:
+    """The owner lifts the limits and starts the agent again: it is asked at once."""
+    here = house(algorithm="erk", rounds=5)
+    for place in range(3):
+        here.join(f"pi-{place}")
+    here.turn()
+    paused = here.devices["pi-0"]
+    assert paused.agent is not None
+    paused.agent._duty._say(Wait(8 * 3600 * 1000, "quiet until 06:00"))
+    here.turn()
+    paused.kill()
+    paused.start()
+    here.run()
+    assert here.trained()["pi-0"] >= 3
+
+
+def test_a_run_whose_rounds_all_abort_waits_longer_and_goes_on(house: Make) -> None:
+    """A network that is away for a night ends nothing."""
+    here = house(algorithm="erk", rounds=2)
+    for place in range(2):
+        here.join(f"pi-{place}", takes=lambda o: 1e9 if o.round_no < 8 else 5.0)
+    here.run(200_000.0)
+    ledger = here.coordinator.ledger
+    assert sum(r.phase.value == "aborted" for r in ledger.rounds()) == 7
+    assert set(here.trained().values()) == {2}
+
+
+def test_a_run_ends_where_everybody_has_said_that_it_cannot(house: Make) -> None:
+    here = house(algorithm="erk", rounds=2)
+    for place in range(2):
+        here.join(f"pi-{place}", cannot="no kernel", lasting=True)
+    with pytest.raises(RunError, match="pi-0: no kernel; pi-1: no kernel"):
+        here.run()
