@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
+
+import msgspec
 
 from coordinator.dashboard.savings import savings
 from coordinator.dashboard.slow import slowest
@@ -93,7 +94,7 @@ def participation_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]
         "examples": found.examples,
         "examples_trained": found.examples_trained,
         "share": found.share,
-        "devices": [asdict(one) for one in found.devices],
+        "devices": [msgspec.to_builtins(one) for one in found.devices],
     }
 
 

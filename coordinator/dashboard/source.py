@@ -62,7 +62,7 @@ class Source:
 
         def answer(ledger: Ledger) -> dict[str, Any]:
             found = run_facts(self._run_settings(), ledger)
-            return found | {"devices": [self._now(d) for d in found["devices"]]}
+            return found | {"devices": self._now(found["devices"])}
 
         return self._ask("run", answer)
 
@@ -90,7 +90,7 @@ class Source:
 
         def answer(ledger: Ledger) -> dict[str, Any]:
             found = device_facts(ledger, name)
-            return found | {"device": self._now(found["device"])}
+            return found | {"device": self._now([found["device"]])[0]}
 
         return self._ask(f"device {name}", answer)
 
@@ -176,9 +176,9 @@ class Source:
         except EdgeError as error:  # not begun, or of another version: said by `run`
             return str(error)
 
-    def _now(self, device: dict[str, Any]) -> dict[str, Any]:
+    def _now(self, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Nobody is known to be online where no coordinator hears them go."""
-        return device if self._runs() else device | {"online": False}
+        return devices if self._runs() else [d | {"online": False} for d in devices]
 
     def _run_settings(self) -> RunSettings:
         if self._settings is None:

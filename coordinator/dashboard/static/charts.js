@@ -21,12 +21,11 @@ function ends(kind, low, high) {
   const span = high - low || Math.abs(high) * 0.1 || 0.1;
   const pad = span * 0.08;
   if (kind !== "percent") return [low - pad, high + pad];
-  // Above 100 % there is only room for the line itself, and no mark.
+  // Above 100 % there is only room for the line itself: less than the step of a mark.
   return [Math.max(-0.02 * span, low - pad), Math.min(1 + 0.02 * span, high + pad)];
 }
 
 const steps = (kind) => (kind === "bytes" ? BINARY_STEPS : kind === "count" ? ROUND_STEPS.filter((s) => s >= 1) : ROUND_STEPS);
-const inside = (kind, values) => (kind === "percent" ? values.map((v) => (v < 0 || v > 1 + 1e-9 ? null : v)) : values);
 
 // spec: {title, x: {label, kind, values}, y: {label, kind}, series: [{name, values}]}
 function options(box, spec, { marks }) {
@@ -36,7 +35,6 @@ function options(box, spec, { marks }) {
   const axis = (kind, space) => ({
     font, stroke: ink("--dim"), space, incrs: steps(kind),
     grid: { stroke: ink("--line"), width: 1 }, ticks: { show: false }, gap: 8,
-    filter: (_, splits) => inside(kind, splits),
     values: (_u, splits, _i, _space, step) => marks(kind, splits, step),
   });
   const across = (u) => widest(u.axes[0]._values, font);
