@@ -89,7 +89,7 @@ class Lineage:
         self._warm_up: tuple[Model, Family] | None = None
         self._probe = probe
         self._made: tuple[int, list[str], Model, Family] | None = None
-        self._base_loss: tuple[Model, float | None] | None = None
+        self._scored: tuple[Model, float] | None = None  # the loss of a model
 
     def load(self) -> None:
         """Takes up the chain where the ledger says it stands."""
@@ -202,8 +202,10 @@ class Lineage:
         def sound(after: float) -> bool:
             return math.isfinite(after) and not collapsed(first, before, after)
 
-        after, why = self._judge(self._next(no, rows)[0])
+        model = self._next(no, rows)[0]
+        after, why = self._judge(model)
         if not why and not collapsed(first, before, after):
+            self._scored = model, after  # the next round's base
             return None
         why = why or f"the loss would go from {before:.3g} to {after:.3g}"
         return Unsound(why, spoilers([row.device for row in rows], loss_of, sound))
@@ -219,11 +221,11 @@ class Lineage:
     def _losses(self, no: int) -> tuple[float, float]:
         """Of the run's first model and of a round's base; NaN where it is not known."""
         base, _ = self.base_of(no)
-        if self._base_loss is None or self._base_loss[0] is not base:
+        if self._scored is None or self._scored[0] is not base:
             loss = None if self._probe is None else self._probe.loss(base)
-            self._base_loss = base, loss
-        before = self._base_loss[1]
-        if before is None:
+            self._scored = base, math.nan if loss is None else loss
+        before = self._scored[1]
+        if math.isnan(before):
             return math.nan, math.nan
         first = self._ledger.get("first_loss")
         if first is None:  # the first round, or the first since this is kept

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coordinator.algorithms import ALGORITHMS
 from coordinator.ledger import open_ledger
+from coordinator.lineage import Lineage
 from coordinator.server import Server
 from coordinator.settings import RunSettings, TrainingSettings
 from device_profiles import ProfileError, load_board, parse_profile
 from device_profiles.schema import LEAST_RATE
+from edge_sdk.errors import StateError
 from edge_sdk.models.task import Examples, load_task
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.wire import topics
@@ -62,6 +65,17 @@ def hello(**changes: Any) -> Hello:
     return msgspec.structs.replace(plain, **changes)
 
 
+SETTINGS = RunSettings(
+    federation="home",
+    task="digits",
+    evaluation=Path("eval"),
+    densities=[0.1, 0.4],
+    rounds=2,
+    wait_for=1,
+    training=TrainingSettings(max_steps=3),
+)
+
+
 class Clock:
     now = 50.0
 
@@ -76,15 +90,8 @@ class Room:
         task = load_task("digits")
         self.broker, self.clock = MemoryBroker(), Clock()
         self.ledger = open_ledger(folder)
-        given = {"densities": [0.1, 0.4], "rounds": 2, "wait_for": 1, **changes}
         self.server = Server(
-            RunSettings(
-                federation="home",
-                task="digits",
-                evaluation=Path("eval"),
-                training=TrainingSettings(max_steps=3),
-                **given,
-            ),
+            msgspec.structs.replace(SETTINGS, **changes),
             task,
             Examples(np.zeros((8, 1, 8, 8), np.float32), np.zeros(8, np.int64)),
             self.ledger,
@@ -334,6 +341,30 @@ def test_a_ledger_that_holds_a_deadline_of_thousands_of_years_is_picked_up(
     again.turn()
     assert again.told("pi", TaskOrder)
     again.close()
+
+
+def test_a_run_whose_checkpoint_has_a_flipped_bit_is_not_resumed(
+    tmp_path: Path,
+) -> None:
+    """Nor silently: the file and what to do are named; restored, it goes on."""
+    first = Room(tmp_path / "run", algorithm="erk")
+    first.say("pi", hello())
+    first.turn()
+    first.close()
+    (path,) = (tmp_path / "run" / "checkpoints").glob("round-*.safetensors")
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[-1] ^= 0x80  # a sign
+    path.write_bytes(changed)
+    ledger = open_ledger(tmp_path / "run")
+    task = load_task("digits")
+    with closing(ledger):
+        lineage = Lineage(SETTINGS, task, ALGORITHMS["erk"], ledger)
+        with pytest.raises(StateError, match="is not what the ledger says"):
+            lineage.load()
+        path.write_bytes(whole)
+        lineage.load()
+        assert lineage.model is not None
 
 
 def test_an_offer_that_cannot_be_true_is_rejected_and_its_task_is_over() -> None:
