@@ -125,12 +125,12 @@ class Desk:
         for device, need in self._intake.called():
             self._ask(device, need)
 
-    def dismiss(self, device: str) -> None:
-        """A device was revoked: no round waits for it; what it gave still counts."""
+    def dismiss(self, device: str, why: str = "the device was revoked") -> None:
+        """A device is out: no round waits for it; what it gave still counts."""
         self._fleet.gone(device)
         task = self._conductor.open_task(device)
         if task is not None:
-            self._fail(device, task.id, "the device was revoked")
+            self._fail(device, task.id, why)
 
     def _hello(self, device: str, hello: Hello, boot: int) -> None:
         refused = self._fleet.hello(device, hello, boot)

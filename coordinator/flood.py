@@ -38,6 +38,8 @@ RATES = MappingProxyType(
     }
 )
 OTHER = Rate(1, 20)
+EXCESS = Rate(5, 500)  # packets left unheard, until nothing of a device is heard
+SILENT_S = 60.0
 DEVICES = 2048  # that buckets are kept for; names can be made up on a plain run
 SAY_S = 60.0  # between two words about one device's excess of a kind
 
@@ -71,14 +73,19 @@ class Flood:
     Args:
         clock: Monotonic seconds.
         told: Told of a device that says too much, once a minute for each kind.
+        mute: Told of one that goes on and on, and is not heard at all for a minute.
     """
 
     def __init__(
-        self, clock: Callable[[], float], told: Callable[[Excess], None]
+        self,
+        clock: Callable[[], float],
+        told: Callable[[Excess], None],
+        mute: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self._clock, self._told = clock, told
+        self._clock, self._told, self._mute = clock, told, mute
         self._buckets = Buckets((len(RATES) + 3) * DEVICES)
         self._seldom = Seldom(SAY_S, most=len(RATES) * DEVICES)
+        self._silent: dict[str, float] = {}  # until when nothing of it is heard
 
     def lets_in(self, topic: topics.Topic) -> bool:
         """Whether a packet on a topic may be looked at."""
@@ -99,12 +106,22 @@ class Flood:
 
     def _take(self, device: str, kind: str, rate: Rate, cost: float) -> bool:
         now = self._clock()
+        if self._silent.get(device, 0.0) > now:
+            return False
         if self._buckets.take((device, kind), rate, now, cost):
             return True
+        if not self._buckets.take((device, "excess"), EXCESS, now):
+            self._silence(device, now)
         before = self._seldom.say((device, kind), now)
         if before is not None:
             self._told(Excess(device, kind, before))
         return False
+
+    def _silence(self, device: str, now: float) -> None:
+        if len(self._silent) >= DEVICES:
+            self._silent = {d: at for d, at in self._silent.items() if at > now}
+        self._silent[device] = now + SILENT_S
+        self._mute(device)
 
 
 def _chunks(need: Need) -> float:

@@ -41,6 +41,7 @@ class Hearing:
         ledger: Keeps refusals.
         wiping: Clears what revoked devices have retained.
         clock: Monotonic seconds.
+        mute: Has the broker refuse a device for a while, where it can.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class Hearing:
         ledger: Ledger,
         wiping: Wiping,
         clock: Callable[[], float],
+        mute: Callable[[str], object],
     ) -> None:
         self._federation, self._reception = federation, reception
         self._fleet, self._courier, self._desk = fleet, courier, desk
         self._conductor, self._ledger = conductor, ledger
         self._wiping, self._clock = wiping, clock
-        self._flood = Flood(clock, self._tell_excess)
+        self._flood = Flood(clock, self._tell_excess, mute)
         self._seldom = Seldom(SAY_S)
         self.dropped = 0  # malformed or foreign messages
 

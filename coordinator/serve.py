@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from coordinator.dashboard import page_process
 from coordinator.display import live
 from coordinator.identity.gate import office_for, open_gate
 from coordinator.identity.guard import Guard
+from coordinator.identity.muted import Muted
 from coordinator.ledger import open_ledger
 from coordinator.log_file import keep_log
 from coordinator.report import leave_report
@@ -61,6 +63,7 @@ def serve(
         (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")
         stack.enter_context(page_process(folder, settings.page))
         observe = stack.enter_context(live(look))
+        muted = Muted(time.monotonic)
         server = Server(
             settings,
             task,
@@ -77,6 +80,7 @@ def serve(
             office=office,
             linger=linger,
             observe=observe,
+            mute=muted.mute,
         )
         stack.callback(server.close)
         on_stop(server.stop)
@@ -89,6 +93,7 @@ def serve(
                 gate.ghost,
                 revoked=server.revoked,
                 rotated=server.rotated,
+                muted=muted,
             )
             stack.enter_context(guard)
         server.run()

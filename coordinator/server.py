@@ -58,6 +58,7 @@ class Server:
         connect: Makes the transport.
         office: Its identities; None for one machine without any.
         linger: Whether to go on after the last round until every delivery is over.
+        mute: Has the broker refuse a device that floods for a while, where it can.
         observe: Told what there is to see, a few times a second.
         clock: Monotonic seconds.
     """
@@ -73,10 +74,11 @@ class Server:
         office: Office | None = None,
         linger: bool = False,
         observe: Observe = lambda _: None,
+        mute: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._clock = settings, ledger, clock
-        self._observe = observe
+        self._observe, self._mute = observe, mute
         self._inbox = Inbox(clock)
         self._stopping = False
         self._phase = ""
@@ -130,6 +132,7 @@ class Server:
             ledger,
             self._wiping,
             clock,
+            self._silence,
         )
         for pattern in (
             topics.all_uploads(settings.federation, data=False),
@@ -260,6 +263,11 @@ class Server:
                     self._hearing.hear(item)
                 finally:
                     item.ack()
+
+    def _silence(self, device: str) -> None:
+        """A device floods: no round waits for it; the broker refuses it if it can."""
+        self._desk.dismiss(device, "it floods; nothing of it is heard for a minute")
+        self._mute(device)
 
     def _dismiss(self, device: str) -> None:
         """Displays say that it was revoked; the broker keeps nothing of it."""

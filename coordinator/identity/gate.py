@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from coordinator.broker import Broker, open_broker
@@ -36,7 +37,7 @@ class Gate:
 
     broker: Broker
     address: Address
-    walls: Callable[[], Walls] | None = None
+    walls: Callable[[Iterable[str]], Walls] | None = None
     ghost: Callable[[str], Address] | None = None
 
 
@@ -134,7 +135,7 @@ def _ours(settings: RunSettings, office: Office, where: Path) -> Iterator[Gate]:
         outside = Address(settings.address, broker.port, tls=address.tls)
         welcome = Welcome(outside.url, b"", settings.task)
         with _listening(settings, office, welcome):
-            yield Gate(broker, address, lambda: walls_of(office, server), ghost)
+            yield Gate(broker, address, partial(walls_of, office, server), ghost)
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from coordinator.broker import Broker
 from coordinator.broker_check import check_broker
 from coordinator.broker_config import Walls, access_list
+from coordinator.identity.muted import Muted
 from coordinator.identity.office import Office
 from edge_sdk.errors import BrokerError, EdgeError
 from edge_sdk.transport.address import Address
@@ -25,14 +26,20 @@ LOOK_S = 0.2
 WORDS_S = 0.2  # for the word of a revocation to reach its device before it is cut off
 
 
-def walls_of(office: Office, server: bytes) -> Walls:
-    """What the broker checks its clients by, as things stand now."""
-    revoked = access_list(office.federation, office.refused())
+def walls_of(office: Office, server: bytes, muted: Iterable[str] = ()) -> Walls:
+    """What the broker checks its clients by, as things stand now.
+
+    Args:
+        office: The identities.
+        server: PEM of the broker's key and certificate.
+        muted: Devices that may write and read nothing for the time being.
+    """
+    denied = access_list(office.federation, {*office.refused(), *muted})
     return Walls(
         authority=office.authority_pem(),
         server=server,
         revocations=office.revocations(),
-        access_list=revoked.encode(),
+        access_list=denied.encode(),
     )
 
 
@@ -47,21 +54,24 @@ class Guard:
             drop the link that has the name; None where we cannot.
         revoked: Told the name of each device that is revoked.
         rotated: Told that another key signs from now on.
+        muted: Devices that flood.
     """
 
     def __init__(
         self,
         office: Office,
         broker: Broker,
-        walls: Callable[[], Walls] | None,
+        walls: Callable[[Iterable[str]], Walls] | None,
         ghost: Callable[[str], Address] | None,
         *,
         revoked: Callable[[str], None],
         rotated: Callable[[], None],
+        muted: Muted | None = None,
     ) -> None:
         self._office, self._broker = office, broker
         self._walls, self._ghost = walls, ghost
         self._revoked, self._rotated = revoked, rotated
+        self._muted, self._resting = muted, frozenset[str]()
         self._seen = office.version, set(office.refused()), office.signing[0]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
@@ -85,6 +95,7 @@ class Guard:
 
     def _act(self) -> None:
         self._office.refresh()
+        self._rest()
         version, refused, number = self._seen
         if self._office.version == version:
             return
@@ -97,10 +108,27 @@ class Guard:
         if gone:
             self._over.wait(WORDS_S)
         if self._walls is not None:
-            self._broker.put_walls(self._walls())
+            self._broker.put_walls(self._walls(self._resting))
         for name in gone:
             self._cut(name)
         self._seen = now
+
+    def _rest(self) -> None:
+        """Who floods loses its rights at the broker, and its link, for a while."""
+        if self._muted is None or self._walls is None:
+            return
+        names = self._muted.names()
+        if names == self._resting:
+            return
+        self._broker.put_walls(self._walls(names))
+        for name in sorted(names - self._resting):
+            log.warning(
+                "%s floods: the broker refuses what it says for a while",
+                name,
+                extra={"device": name},
+            )
+            self._cut(name)
+        self._resting = names
 
     def _cut(self, name: str) -> None:
         if self._ghost is None:

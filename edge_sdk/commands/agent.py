@@ -41,6 +41,7 @@ def run(
 ) -> None:
     """Take part in a federation until stopped."""
     own = load_settings(settings, DeviceSettings)
+    log_from_now_on(run=own.federation, device=own.name)
     keep_private(settings.parent, [settings.name], shut=False)
     keep_private(own.state, ["*"])
     agent = _agent(own, settings.parent)

@@ -43,6 +43,7 @@ class House:
     def __init__(self, folder: Path, evaluation: Path) -> None:
         self.now, self.folder = 1000.0, folder
         self.broker = MemoryBroker()
+        self.muted: list[str] = []
         self.office = Office(folder, "tiny")
         self.keys = {name: Ed25519PrivateKey.generate() for name in NAMES}
         for name, key in self.keys.items():
@@ -69,6 +70,7 @@ class House:
             self.ledger,
             self.broker.connect,
             office=self.office,
+            mute=self.muted.append,
             clock=lambda: self.now,
         )
         self.seq = 0
@@ -124,11 +126,15 @@ def test_a_device_that_says_hello_on_and_on_is_named_and_costs_nothing(
     assert len(said) == 2  # too many hello, then too many packets: once each
     assert all(line.startswith("pi-1 sends more ") for line in said)
     assert house.refusals("pi-1") == {"flooding": 2}
+    assert house.muted == ["pi-1"]  # at the broker, once
     house.hello("pi-2")
     assert house.device("pi-2")["density"] == 0.4  # nobody else is held up
+    assert house.server._fleet.present() == {"pi-2"}  # and no round waits for pi-1
     shown = troubles(house.facts() | {"rounds": [], "devices": []})
     assert "pi-1: flooding" in str([str(line) for line in shown.renderables])
     house.now += 61.0
+    house.hello("pi-1")
+    assert house.server._fleet.present() == {"pi-1", "pi-2"}  # its way back
     for _ in range(700):
         house.hello("pi-1")
     said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]

@@ -22,6 +22,7 @@ from coordinator.broker_config import access_list
 from coordinator.child_log import keep_small
 from coordinator.identity.gate import Gate, office_for, open_gate
 from coordinator.identity.guard import Guard, walls_of
+from coordinator.identity.muted import Muted
 from coordinator.identity.office import Office
 from coordinator.settings import RunSettings
 from coordinator.wiping import Wiping
@@ -253,7 +254,7 @@ def test_a_session_from_before_its_revocation_opens_nothing(site: Site) -> None:
     site.office.revoke("pi-1", "stolen")
     assert site.gate.walls is not None
     site.office.refresh()
-    site.gate.broker.put_walls(site.gate.walls())
+    site.gate.broker.put_walls(site.gate.walls(()))
     until = time.monotonic() + 10
     while opened(None) and time.monotonic() < until:  # the broker reads its new list
         time.sleep(0.05)
@@ -350,7 +351,7 @@ def test_what_a_revoked_device_left_at_the_broker_is_wiped(site: Site) -> None:
     stolen.loop_stop()
     site.office.revoke("pi-2", "it was stolen")
     assert site.gate.walls is not None
-    site.gate.broker.put_walls(site.gate.walls())
+    site.gate.broker.put_walls(site.gate.walls(()))
     assert site.gate.ghost is not None
     check_broker(site.gate.ghost("pi-2"))  # as the guard cuts its link, and session
     now[0] = 6.0
@@ -362,6 +363,41 @@ def test_what_a_revoked_device_left_at_the_broker_is_wiped(site: Site) -> None:
     wiping.tick()
     coordinator.close()
     assert retained(site, "fl/1/home/d/#") == []
+
+
+def test_who_floods_is_refused_by_the_broker_for_a_while_and_comes_back(
+    site: Site,
+) -> None:
+    now = [0.0]
+    muted = Muted(lambda: now[0])
+    coordinator = site.connect(site.gate.address, "coordinator")
+    coordinator.transport.subscribe("fl/1/home/d/+/st")
+    guard = Guard(
+        site.office,
+        site.gate.broker,
+        site.gate.walls,
+        site.gate.ghost,
+        revoked=lambda _: None,
+        rotated=lambda: None,
+        muted=muted,
+    )
+    loud = site.connect(site.addresses["pi-1"], "pi-1")
+    quiet = site.connect(site.addresses["pi-2"], "pi-2")
+    with guard:
+        muted.mute("pi-1")
+        assert loud.links.get(timeout=WAIT_S) is False  # its link is cut, once
+        assert loud.links.get(timeout=WAIT_S) is True
+        loud.transport.publish(topics.status("home", "pi-1"), b"flood")
+        quiet.transport.publish(topics.status("home", "pi-2"), b"mark")
+        said = heard(coordinator, b"mark")
+        assert (topics.status("home", "pi-1"), b"flood") not in said
+        now[0] = 61.0
+        until = time.monotonic() + WAIT_S
+        while coordinator.got.empty() and time.monotonic() < until:
+            loud.transport.publish(topics.status("home", "pi-1"), b"well")
+            time.sleep(0.1)
+        heard(coordinator, b"well")
+    assert site.office.refused() == set()
 
 
 def test_a_strangers_knocks_do_not_fill_the_disk(
