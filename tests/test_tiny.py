@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from in_threads import run_around
 
-from coordinator.ledger import open_ledger
+from coordinator.ledger import open_ledger, read_ledger
 from coordinator.server import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from coordinator.status import summary
@@ -86,6 +86,13 @@ def test_two_devices_train_one_sparse_model_that_exports_exactly(
     assert large.mask.nnz == 5120
     assert small.mask.issubset(large.mask)
     assert any(np.any(v) for v in small.values.values())
+
+    with closing(read_ledger(federation / "run")) as ledger:  # what dense would cost
+        load, layers = ledger.get("workload"), ledger.get("layers")
+    state = load_task("digits").model().state_dict()
+    whole = sum(entry.numel() for entry in state.values())
+    assert sum(layers.values()) + load["dense_numel"] == whole
+    assert load["macs"].keys() == layers.keys()
 
     checkpoint = federation / "run" / "models" / "density-0.1.safetensors"
     out = federation / "digits.onnx"

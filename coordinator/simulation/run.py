@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
@@ -100,11 +100,24 @@ def load_simulation(folder: Path) -> SimulationSettings | None:
         return None
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        if "alpha" in raw and raw["alpha"] is None:  # JSON has no infinity
-            raw["alpha"] = math.inf
-        return msgspec.convert(raw, SimulationSettings)
+        return msgspec.convert(_infinite(raw, SimulationSettings), SimulationSettings)
     except msgspec.MsgspecError as error:
         raise StateError(f"{path} cannot be read: {error}") from error
+
+
+def _infinite(raw: Any, kind: Any) -> Any:
+    """What JSON says with its infinities again: a null where no None may be is one."""
+    if get_origin(kind) is list and isinstance(raw, list):
+        return [_infinite(inner, get_args(kind)[0]) for inner in raw]
+    if isinstance(raw, dict) and hasattr(kind, "__struct_fields__"):
+        types = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}
+        return {key: _infinite(value, types.get(key)) for key, value in raw.items()}
+    return math.inf if raw is None and _is_number(kind) else raw
+
+
+def _is_number(kind: Any) -> bool:
+    """Whether a setting's type is a float, within bounds or not."""
+    return kind is float or (get_origin(kind) is Annotated and kind.__origin__ is float)
 
 
 def _claim(folder: Path, settings: SimulationSettings) -> None:

@@ -93,7 +93,7 @@ function fleet(run) {
 function attention(run) {
   const rows = [
     ...run.participation.devices.filter((d) => d.warning).map((d) => [d.name, "bad", d.warning, d.reason]),
-    ...run.participation.devices.filter((d) => d.sits_out && !d.warning).map((d) => [d.name, "warn", "sits out", d.sits_out]),
+    ...run.participation.devices.filter((d) => d.sits_out && !d.warning).map((d) => [d.name, "warn", "not asked for now", d.sits_out]),
     ...(run.slow?.devices ?? []).map((d) => [d.device, "warn",
       d.seconds ? `slow in round ${run.slow.round}: ${seconds(d.seconds)}${d.times ? `, ${times(d.times)} the median` : ""}` : `late in round ${run.slow.round}`, d.why]),
     ...run.refusals.filter((r) => r.kind === "refused").map((r) => [r.device, "bad", `refused ${number(r.count)} ${r.count === 1 ? "time" : "times"}`, r.why]),

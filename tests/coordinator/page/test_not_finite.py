@@ -7,12 +7,15 @@ import math
 import sqlite3
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import app
 from coordinator.dashboard.source import Source
 from coordinator.simulation.record import Journal, RoundRecord
+from coordinator.simulation.run import load_simulation
+from coordinator.simulation.settings import SimulationSettings
 from coordinator.track import track
 from edge_sdk.json_text import to_json
 
@@ -173,3 +176,20 @@ def test_tracking_goes_on_past_a_score_that_is_not_finite(
         )
         == 2
     )
+
+
+def test_a_simulation_with_an_infinite_setting_is_gone_on_with(tmp_path) -> None:
+    settings = msgspec.convert(
+        {
+            "task": "digits",
+            "densities": [0.1],
+            "alpha": math.inf,
+            "round_budget_s": math.inf,
+            "fleet": [{"share": 1.0, "board": "raspberry_pi_5_8gb"}],
+        },
+        SimulationSettings,
+    )
+    text = msgspec.json.encode(settings)
+    _strict(text.decode())
+    (tmp_path / "settings.json").write_bytes(text)
+    assert load_simulation(tmp_path) == settings
