@@ -73,7 +73,9 @@ def fitted(task: Task, examples: Examples, folder: Path, *, known: bool) -> Exam
     if fit is None or not known:
         picks, ranges = _picks(examples)
         if fit is None or not fit.holds(ranges):
-            fit = _Fit(_tried(task, examples, picks, where), ranges)
+            fit = _Fit(
+                _tried(task, examples, picks, where, _forms(examples, ranges)), ranges
+            )
             while len(_FITS) >= _KEPT:
                 _FITS.pop(next(iter(_FITS)))
             _FITS[key] = fit
@@ -102,8 +104,26 @@ def _picks(examples: Examples) -> tuple[NDArray[np.int64], _Ranges]:
     return np.array(distinct if len(distinct) > 1 else distinct * 2), ranges
 
 
+def _forms(examples: Examples, ranges: _Ranges) -> str:
+    """What the arrays are: dtype, shape of one example, range of integers."""
+    said = []
+    for name in ("inputs", "targets"):
+        array: NDArray[np.generic] = getattr(examples, name)
+        shape = f" {array.shape[1:]}" if array.ndim > 1 else ""
+        span = ""
+        if name in ranges:
+            low, high = ranges[name]
+            span = f" from {low} to {high}"
+        said.append(f"{name} are {array.dtype}{shape}{span}")
+    return ", ".join(said)
+
+
 def _tried(
-    task: Task, examples: Examples, picks: NDArray[np.int64], where: str
+    task: Task,
+    examples: Examples,
+    picks: NDArray[np.int64],
+    where: str,
+    forms: str,
 ) -> Casts:
     with _quietly(), _located(where):
         with blamed(task.name, f"preparing {where}"):
@@ -117,7 +137,7 @@ def _tried(
         with blamed(task.name, "making the model"):
             model = make_model(task, 0).train()
         targets = torch.from_numpy(native(examples.targets[picks]))
-        return Trial(task, model, where).casts(inputs, targets)
+        return Trial(task, model, where, forms).casts(inputs, targets)
 
 
 def _loss(task: Task, examples: Examples, at: NDArray[np.int64]) -> float:

@@ -31,11 +31,13 @@ class Trial:
         task: Whose loss.
         model: Its gradients and buffers change.
         where: Which examples, for messages.
+        forms: What their arrays are, in words, for the same.
     """
 
     task: Task
     model: nn.Module
     where: str
+    forms: str = ""
 
     def casts(self, inputs: torch.Tensor, targets: torch.Tensor) -> Casts:
         """The first dtypes with which forward, loss and backward go through.
@@ -85,7 +87,7 @@ class Trial:
         said = " ".join(str(error).split())
         return TaskError(
             f"{self.where}: one step on them raised {type(error).__name__}: {said}"
-            f"{f' ({at})' if at else ''}",
+            f"{f' ({at})' if at else ''}{f'; {self.forms}' if self.forms else ''}",
             remedy="Make data, model and loss of the task fit each other.",
         )
 

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from edge_sdk.errors import TaskError
-from edge_sdk.models import load_task
+from edge_sdk.models import Examples, Task, load_task
 from edge_sdk.models.cost import workload_of
 from edge_sdk.models.trace import trace_step
 from edge_sdk.models.zoo import MnistNet, ResNet20
@@ -121,3 +124,77 @@ def test_counting_does_not_import_torchs_compiler() -> None:
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+class Words(nn.Module):
+    """Token ids, which no float can stand for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.place = nn.Embedding(50, 8), nn.Embedding(12, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        where = self.place(torch.arange(ids.shape[1]))
+        return {"words": self.out((self.words(ids) + where).mean(1))}
+
+
+class Hidden(nn.Module):
+    """What a boolean mask leaves; it takes nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, mask: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.out(torch.ones(mask.shape).masked_fill(mask, 0.0))
+        return found
+
+
+def _task(model: type[nn.Module], inputs: np.ndarray[Any, Any], **more: Any) -> Task:
+    examples = Examples(inputs, np.arange(len(inputs)) % 3)
+
+    def loss(out: Any, aim: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(
+            out["words"] if isinstance(out, dict) else out, aim
+        )
+
+    return Task(
+        name="own",
+        model=model,
+        loss=loss,
+        train_data=lambda _: examples,
+        eval_data=lambda _: examples,
+        input_shape=inputs.shape[1:],
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        _task(Words, np.arange(120).reshape(10, 12) % 50),
+        _task(Words, (np.arange(120).reshape(10, 12) % 50).astype(np.uint8)),
+        _task(Hidden, np.arange(60).reshape(10, 6) % 2 > 0),
+        _task(
+            Words,
+            np.arange(120).reshape(10, 12) % 50,
+            example_inputs=lambda count: torch.ones(count, 12, dtype=torch.int64),
+        ),
+    ],
+    ids=["tokens", "tokens of 8 bits", "a mask", "stated"],
+)
+def test_a_plan_is_the_same_with_data_and_without(task: Task, tmp_path: Path) -> None:
+    """The coordinator has evaluation examples, `plan` has none, a board has its own."""
+    known = {"examples": 10, "epochs": 1, "batch": 4}
+    bare = workload_of(task, **known)
+    given = workload_of(task, **known, given=task.read_train(tmp_path))
+    assert bare == given
+    assert bare.layers[-1].macs > 0
+
+
+def test_what_no_made_up_input_fits_is_said_with_the_remedy() -> None:
+    task = _task(Hidden, np.zeros((4, 7), np.bool_))
+    with pytest.raises(TaskError, match="neither floats nor small integers") as caught:
+        workload_of(task, examples=4, epochs=1, batch=4)
+    assert "example_inputs" in caught.value.help
