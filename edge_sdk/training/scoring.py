@@ -26,6 +26,7 @@ __all__ = ["Tally", "means", "measure_of", "score", "tally"]
 Tally: TypeAlias = Mapping[str, tuple[float, float]]
 
 _LOOKED_AT = 64  # examples that tell what an output is like
+_RUN = 2  # of them that go through the model
 _BATCH = 250
 
 
@@ -40,7 +41,7 @@ def measure_of(task: Task, examples: Examples) -> Measure:
     inputs, targets = tensors(task, examples, few)
     model = make_model(task, 0).eval()
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        outputs: Any = model(inputs)
+        outputs: Any = model(inputs[:_RUN])
     if inputs.shape == targets.shape and torch.equal(inputs, targets.to(inputs.dtype)):
         return VALUES  # an autoencoder: it has no answers, only likeness
     found = measured_by(task.loss, outputs, targets)
