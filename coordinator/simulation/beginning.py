@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from coordinator.aggregate import Model
 from coordinator.algorithm import Family
+from coordinator.algorithms.equal_counts import data_free
 from coordinator.evidence import Findings, Trained
 from coordinator.orders import mask_seed, warm_up_cohort
 from coordinator.simulation.exchange import Exchange, Trip
@@ -20,9 +22,11 @@ from coordinator.steps import (
     trained_findings,
     warm_up_family,
 )
-from edge_sdk.errors import RunError
+from coordinator.warm_up import ATTEMPTS
 
 __all__ = ["Beginning", "begin"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,20 @@ def begin(exchange: Exchange, way: Way) -> Beginning:
     layers, densities, seed = exchange.layers, settings.densities, settings.seed
     outcome, trip = Outcome((), (), {}, 0.0, ""), None
     findings: Findings | None
+    unable: dict[str, str] = {}
     if algorithm.warms_up:
-        outcome, trip = _warm_up(exchange, way)
+        outcome, trip, unable = _warm_up(exchange, way)
+    if trip is not None:
         findings = _findings(exchange, trip)
     else:
+        algorithm = data_free(algorithm) if algorithm.warms_up else algorithm
         findings = findings_at_hand(algorithm, task, layers, densities, seed)
     at = mask_seed(seed, warm_up=False)
     family = algorithm.plan(layers, densities, findings, at)
     record = RoundRecord(
         round=0,
-        accepted=list(outcome.accepted),
+        accepted=list(trip.devices if trip else outcome.accepted),
+        unable=unable,
         asked=len(outcome.asked),
         rate=settings.training.rate_at(0, settings.rounds),
         loss=trip.loss if trip else None,
@@ -79,20 +87,43 @@ def begin(exchange: Exchange, way: Way) -> Beginning:
     return Beginning(model, family, findings, record)
 
 
-def _warm_up(exchange: Exchange, way: Way) -> tuple[Outcome, Trip]:
+def _warm_up(
+    exchange: Exchange, way: Way
+) -> tuple[Outcome, Trip | None, dict[str, str]]:
+    """The warm-up's devices and what they brought; others where some cannot.
+
+    None where nobody can: the run goes on without evidence then.
+    """
     settings, fleet, seed = exchange.settings, exchange.fleet, exchange.settings.seed
     family = warm_up_family(
         exchange.algorithm, exchange.layers, settings.densities, seed
     )
     base = start_model(exchange.task, seed, family)
-    wanted = min(settings.warm_up.devices, len(fleet.devices))
-    cohort = warm_up_cohort(seed, fleet.affordable, wanted)
     level = max(family.masks)
-    outcome = fleet.play(0, dict.fromkeys(cohort, level), wanted)
-    if outcome.note:
-        raise RunError(f"the warm-up failed: {outcome.note}")
-    chosen = dict.fromkeys(outcome.accepted, level)
-    return outcome, exchange.trip(way, 0, chosen, base, family)
+    tried: set[str] = set()
+    unable: dict[str, str] = {}
+    outcome = Outcome((), (), {}, 0.0, "")
+    for _ in range(ATTEMPTS):
+        able = {d: own for d, own in fleet.affordable.items() if d not in tried}
+        wanted = min(settings.warm_up.devices, len(able))
+        if not wanted:
+            break
+        cohort = warm_up_cohort(seed, able, wanted)
+        tried.update(cohort)
+        outcome = fleet.play(0, dict.fromkeys(cohort, level), wanted)
+        if outcome.note:
+            log.warning("the warm-up failed with %s: %s", cohort, outcome.note)
+            continue
+        chosen = dict.fromkeys(outcome.accepted, level)
+        trip = exchange.trip(way, 0, chosen, base, family)
+        unable |= trip.unable
+        if trip.packed:
+            return outcome, trip, unable
+    log.warning(
+        "nobody could do the warm-up: the run goes on with layer densities that need "
+        "no data, those of equal-counts"
+    )
+    return outcome, None, unable
 
 
 def _findings(exchange: Exchange, trip: Trip) -> Findings:

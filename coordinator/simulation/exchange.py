@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -17,13 +18,17 @@ from coordinator.simulation.incoming import (
 )
 from coordinator.simulation.outgoing import Outgoing, outgoing
 from coordinator.simulation.way import Way
+from coordinator.simulation.workers import Unable
 from edge_sdk.models.task import Task
 from edge_sdk.sparse import LayerShape
 from edge_sdk.training.change import Packed
 from edge_sdk.wire.evidence import Evidence
+from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.values import Values
 
 __all__ = ["Exchange", "Trip"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,21 @@ class Exchange:
             known=known,
             make_ready=way.shelve,
         )
-        packed = way.carry(no, list(chosen), out)
-        return Trip(tuple(chosen), base, family, self.most, out, packed)
+        done = list(zip(chosen, way.carry(no, list(chosen), out), strict=True))
+        for device, one in done:
+            if isinstance(one, Unable):
+                log.warning(
+                    "%s cannot train and is not asked again: %s", device, one.why
+                )
+        return Trip(
+            base,
+            family,
+            self.most,
+            out,
+            {d: one for d, one in done if isinstance(one, Packed)},
+            {d: one.why for d, one in done if isinstance(one, Unable)},
+            dict(zip(chosen, out.orders, strict=True)),
+        )
 
 
 @dataclass(frozen=True)
@@ -92,25 +110,32 @@ class Trip:
     """One round's way out and back.
 
     Attributes:
-        devices: Who was asked, in the order of all that follows.
         base: The model they started from.
         family: The round's masks.
         most: Most examples that any device has.
         out: What went to them.
-        packed: What they made of it.
+        packed: What each device made of it, in the order of all that follows.
+        unable: Device to why it cannot train.
+        orders: Device to what it was asked.
     """
 
-    devices: tuple[str, ...]
     base: Model
     family: Family
     most: int
     out: Outgoing
-    packed: list[Packed]
+    packed: Mapping[str, Packed]
+    unable: Mapping[str, str]
+    orders: Mapping[str, TaskOrder]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Who did its part."""
+        return tuple(self.packed)
 
     @property
     def bytes_up(self) -> int:
         """Offers and payloads."""
-        return received_bytes(self.packed)
+        return received_bytes(list(self.packed.values()))
 
     @property
     def bytes_down(self) -> int:
@@ -120,7 +145,7 @@ class Trip:
     @property
     def loss(self) -> float:
         """Mean training loss."""
-        return mean_loss(self.packed)
+        return mean_loss(list(self.packed.values()))
 
     def contributions(self) -> list[Contribution]:
         """Updates as the aggregate takes them.
@@ -129,10 +154,10 @@ class Trip:
             RunError: If one does not pass the gate.
         """
         return [
-            contribution(device, order, done, self.base, self.family, self.most)
-            for device, order, done in zip(
-                self.devices, self.out.orders, self.packed, strict=True
+            contribution(
+                device, self.orders[device], done, self.base, self.family, self.most
             )
+            for device, done in self.packed.items()
         ]
 
     def evidence(self) -> list[Values | Evidence]:
@@ -142,6 +167,6 @@ class Trip:
             RunError: If one does not pass the gate.
         """
         return [
-            checked(order, done, self.base, self.family.top, self.most)
-            for order, done in zip(self.out.orders, self.packed, strict=True)
+            checked(self.orders[device], done, self.base, self.family.top, self.most)
+            for device, done in self.packed.items()
         ]

@@ -7,7 +7,7 @@ wall time, and nobody trains for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,11 +99,19 @@ class Fleet:
         slow = any(any(d.seconds.values()) for d in self.devices.values())
         return slow or self.dropout > 0
 
-    def cohort(self, no: int, count: int) -> tuple[str, ...]:
-        """Who is asked in a round: more than wanted where some may be late."""
-        here = len(self.devices)
-        wanted = over_selected(count, here) if self.timed else count
-        return choose(self.seed, no, self.devices, wanted)
+    def cohort(
+        self, no: int, count: int, unable: Collection[str] = ()
+    ) -> tuple[str, ...]:
+        """Who is asked in a round: more than wanted where some may be late.
+
+        Args:
+            no: The round.
+            count: Updates wanted.
+            unable: Devices that cannot train.
+        """
+        able = [device for device in self.devices if device not in unable]
+        wanted = over_selected(count, len(able)) if self.timed else count
+        return choose(self.seed, no, able, wanted)
 
     def play(self, no: int, densities: Mapping[str, float], goal: int) -> Outcome:
         """Plays a round's events in virtual time through the round's state machine.

@@ -12,6 +12,7 @@ from coordinator.aggregate import Model
 from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
 from coordinator.fixed import fixed_weights, with_fixed
+from coordinator.rounds import quorum_of
 from coordinator.simulation.beginning import begin
 from coordinator.simulation.exchange import Exchange
 from coordinator.simulation.fleet import Fleet, make_fleet
@@ -128,10 +129,13 @@ class Simulation:
         before = self.journal.records[-1]
         no = before.round + 1
         densities = self.algorithm.assign(self.fleet.affordable, list(family.masks))
-        cohort = self.fleet.cohort(no, self.settings.cohort)
-        outcome = self.fleet.play(
-            no, {d: densities[d] for d in cohort}, self.settings.cohort
-        )
+        unable = self.journal.unable()
+        goal = min(self.settings.cohort, len(self.fleet.devices) - len(unable))
+        if goal < 1:
+            said = "; ".join(f"{d}: {w}" for d, w in sorted(unable.items())[:3])
+            raise RunError(f"no device can train: {said}")
+        cohort = self.fleet.cohort(no, goal, unable)
+        outcome = self.fleet.play(no, {d: densities[d] for d in cohort}, goal)
         record = RoundRecord(
             round=no,
             accepted=[],
@@ -153,6 +157,10 @@ class Simulation:
         trip = self._exchange.trip(
             way, no, chosen, base, family, self.journal.holders()
         )
+        if len(trip.devices) < quorum_of(goal):
+            few = f"{len(trip.devices)} of at least {quorum_of(goal)} could train"
+            self._kept.save(no, base, None)
+            return msgspec.structs.replace(record, note=few, unable=dict(trip.unable))
         model, after, coverage = next_step(
             self.algorithm, base, family, trip.contributions()
         )
@@ -167,7 +175,8 @@ class Simulation:
         held, bare = coverage_figures(coverage)
         return msgspec.structs.replace(
             record,
-            accepted=list(chosen),
+            accepted=list(trip.devices),
+            unable=dict(trip.unable),
             loss=trip.loss,
             scores=scores,
             bytes_up=(up := trip.bytes_up),

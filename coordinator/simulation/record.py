@@ -80,6 +80,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         wall_s: Real seconds that the round took to simulate; not reproducible.
         note: Why the round was given up; its model is that of the round before.
         wire: What its devices' links carried, with a transport in the loop.
+        unable: Device to why it cannot train: it is not asked again.
     """
 
     round: int
@@ -102,6 +103,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     seconds: dict[str, float] = {}
     note: str = ""
     wire: Wire | None = None
+    unable: dict[str, str] = {}
 
 
 class Journal:
@@ -127,6 +129,10 @@ class Journal:
                 break
             held.update(record.accepted)
         return held
+
+    def unable(self) -> dict[str, str]:
+        """Devices that cannot train, and why."""
+        return {d: why for r in self.records for d, why in r.unable.items()}
 
     def add(self, record: RoundRecord) -> None:
         """Appends a round; it is on the disk when this returns."""

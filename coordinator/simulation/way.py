@@ -7,7 +7,7 @@ from typing import Protocol
 
 from coordinator.simulation.outgoing import Outgoing
 from coordinator.simulation.record import Wire
-from coordinator.simulation.workers import Workers, results
+from coordinator.simulation.workers import Unable, Workers, trained
 from edge_sdk.training.change import Packed
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import Manifest
@@ -24,7 +24,7 @@ class Way(Protocol):
 
     def carry(
         self, round_no: int, devices: Sequence[str], out: Outgoing
-    ) -> list[Packed]:
+    ) -> list[Packed | Unable]:
         """What the devices made of their orders, in their order.
 
         Raises:
@@ -52,9 +52,9 @@ class Direct:
         round_no: int,
         devices: Sequence[str],
         out: Outgoing,
-    ) -> list[Packed]:
+    ) -> list[Packed | Unable]:
         """Hands them over."""
-        return results(self._workers.train, out.jobs)
+        return trained(self._workers.train, out.jobs)
 
     def cost(self) -> None:
         """There are no links."""

@@ -32,10 +32,12 @@ __all__ = [
     "Engine",
     "OpenWorkers",
     "Score",
+    "Unable",
     "Work",
     "Workers",
     "engine_for",
     "results",
+    "trained",
     "worker_died",
 ]
 
@@ -72,6 +74,13 @@ class Score:
     """What a chunk gave: sums, so that chunks add up in a fixed order."""
 
     tally: Tally
+
+
+@dataclass(frozen=True)
+class Unable:
+    """What a device that cannot train gives: why, in words."""
+
+    why: str
 
 
 class Workers(Protocol):
@@ -113,6 +122,39 @@ def engine_for(task: Task, wanted: Literal["auto", "sparse", "masked"]) -> Engin
             raise
         return "masked"
     return "sparse"
+
+
+def trained(
+    train: Callable[[Work], Future[Packed]], jobs: Iterable[Work]
+) -> list[Packed | Unable]:
+    """What the devices made of their tasks, in their order.
+
+    One whose examples do not let it train is out; the others go on.
+
+    Raises:
+        RunError: If a worker died.
+        EdgeError: As the job raised it, where it is nothing of the device's own.
+    """
+
+    def one(work: Work) -> Future[Packed | Unable]:
+        found: Future[Packed | Unable] = Future()
+
+        def ended(job: Future[Packed]) -> None:
+            if job.cancelled():
+                found.cancel()
+                return
+            error = job.exception()
+            if isinstance(error, EngineError):
+                found.set_result(Unable(f"{error} {error.help}"))
+            elif error is not None:
+                found.set_exception(error)
+            else:
+                found.set_result(job.result())
+
+        train(work).add_done_callback(ended)
+        return found
+
+    return results(one, jobs)
 
 
 def results(do: Callable[[J], Future[T]], jobs: Iterable[J]) -> list[T]:

@@ -20,6 +20,7 @@ from coordinator.reception import Reception
 from coordinator.server import Connect
 from coordinator.simulation.outgoing import EPOCH
 from coordinator.simulation.transport.devices import Devices
+from coordinator.simulation.workers import Unable
 from edge_sdk.errors import RemoteProtocolError, RunError
 from edge_sdk.training.change import Packed
 from edge_sdk.transport.base import Delivery
@@ -85,7 +86,7 @@ class Desk:
         self._reception = Reception(federation, None, self._post, clock)
         self._intake = Intake(clock)
         self._orders: Mapping[str, TaskOrder] = {}
-        self._done: dict[str, Packed] = {}
+        self._done: dict[str, Packed | Unable] = {}
         self._here: set[str] = set()  # devices that have said HELLO
         self._accepted: set[str] = set()  # tasks of all rounds
         self._known: set[tuple[str, str]] = set()  # (task, what has come of it)
@@ -101,7 +102,7 @@ class Desk:
 
     def carry(
         self, round_no: int, orders: Mapping[str, TaskOrder]
-    ) -> Mapping[str, Packed]:
+    ) -> Mapping[str, Packed | Unable]:
         """Sends the orders and takes in what comes of them.
 
         Raises:
@@ -191,6 +192,9 @@ class Desk:
                 self._data(device, message)
             case Need():
                 self._post.send_again(message)
+            case Fail(task_id, why, True):
+                if (order := self._open(device)) and order.id == task_id:
+                    self._done[device] = Unable(why)
             case Fail(_, why):
                 raise RunError(f"{device} cannot do its task: {why}")
             case _:  # statuses, and what is said of deliveries

@@ -24,7 +24,7 @@ from coordinator.simulation.workers import Work, Workers, worker_died
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.blobs import BlobFolder
-from edge_sdk.errors import RunError
+from edge_sdk.errors import EngineError, RunError
 from edge_sdk.journal import Journal
 from edge_sdk.training.change import Packed
 from edge_sdk.training.local import Stopped
@@ -95,7 +95,7 @@ class _Runner:
         stop: Callable[[], bool],
         structure: bytes = b"",
     ) -> Packed:
-        """Waits for a worker; an error ends the run and not only this task."""
+        """Waits for a worker; an error that is not the device's own ends the run."""
         work = Work(self._folder, pack(order), base, structure)
         try:
             with self._all.at_work():
@@ -105,6 +105,8 @@ class _Runner:
             died.__cause__ = error
             self._all.broke(died)
             raise Stopped from error
+        except EngineError:  # its own examples do not let it train
+            raise
         except BaseException as error:
             self._all.broke(error)
             raise Stopped from error

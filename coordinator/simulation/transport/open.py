@@ -17,7 +17,7 @@ from coordinator.simulation.transport.desk import PATIENCE_S, Desk
 from coordinator.simulation.transport.devices import devices
 from coordinator.simulation.transport.tally import Tally
 from coordinator.simulation.way import Way
-from coordinator.simulation.workers import Workers
+from coordinator.simulation.workers import Unable, Workers
 from edge_sdk.errors import SettingsError
 from edge_sdk.training.change import Packed
 from edge_sdk.transport.address import parse_url
@@ -128,7 +128,7 @@ class _OnWire:
 
     def carry(
         self, round_no: int, devices: Sequence[str], out: Outgoing
-    ) -> list[Packed]:
+    ) -> list[Packed | Unable]:
         on_wire = [self._names[device] for device in devices]
         orders = dict(zip(on_wire, out.orders, strict=True))
         done = self._desk.carry(round_no, orders)

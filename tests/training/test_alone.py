@@ -1,0 +1,110 @@
+"""One example under batch norm: no engine can train on it, and the device says so."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from edge_sdk.agent.work import Work
+from edge_sdk.errors import EngineError
+from edge_sdk.models.inventory import layers_of
+from edge_sdk.models.task import Examples, Task
+from edge_sdk.session import Broke, Phase, Session, advance
+from edge_sdk.sparse import draw
+from edge_sdk.training.runner import TaskRunner
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.messages import Fail, MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.rules import Frozen, LocalRule, Rewire, WarmUp
+from edge_sdk.wire.values import Values, pack_values
+
+
+def model() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4)
+    )
+
+
+ONE = Examples(np.ones((1, 16), np.float32), np.zeros(1, np.int64))
+TASK = Task(
+    name="bn",
+    model=model,
+    loss=nn.functional.cross_entropy,
+    train_data=lambda _: ONE,
+    eval_data=lambda _: ONE,
+    input_shape=(16,),
+)
+LAYERS = layers_of(model())
+COUNTS = {layer.name: layer.numel // 2 for layer in LAYERS}
+MASK = draw(LAYERS, COUNTS, 5)
+DENSE = {n: t.numpy() for n, t in model().state_dict().items() if n not in MASK.layers}
+BASE = pack_values(
+    Values(MASK.digest, {n: np.ones(MASK.counts[n], np.float32) for n in MASK}, DENSE),
+    MASK,
+)
+
+
+def order(rule: LocalRule) -> TaskOrder:
+    return TaskOrder(
+        id="1-a",
+        round_no=1,
+        density=0.5,
+        base=manifest_of(BASE),
+        mask=MaskRecipe(5, COUNTS, MASK.digest),
+        rule=rule,
+        training=Training(epochs=1, batch_size=8, learning_rate=0.1),
+        ttl_ms=1000,
+        shard=0,
+        codec="fp32",
+        moves=isinstance(rule, Rewire),
+    )
+
+
+@pytest.mark.parametrize("engine", ["masked", "sparse"])
+@pytest.mark.parametrize("rule", [Frozen(), WarmUp(), Rewire(0.3)], ids=repr)
+def test_it_is_refused_by_the_layers_name_with_what_to_do(
+    rule: LocalRule, engine: Any
+) -> None:
+    runner = TaskRunner(TASK, ONE, engine)
+    with pytest.raises(EngineError, match="is batch norm, which cannot") as why:
+        runner.run(order(rule), BASE, lambda: False)
+    assert "two examples at least" in why.value.help
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [
+        (EngineError("no"), True),
+        (IndexError("class 7 of 4"), True),
+        (OSError("disk full"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_the_device_says_whether_it_lasts(error: Exception, lasting: bool) -> None:
+    class Runner:
+        engine, engines = "masked", ("masked",)
+
+        def run(self, *_: object) -> Any:
+            raise error
+
+    said: list[Any] = []
+    done = threading.Event()
+
+    def put(outcome: Any) -> None:
+        said.append(outcome)
+        done.set()
+
+    work = Work(Runner(), 1, None, lambda: 0, put, lambda: None, lambda: 0.0)
+    work.start(order(Frozen()), [BASE])
+    assert done.wait(60)
+    (broke,) = said
+    assert isinstance(broke, Broke)
+    session = Session(Phase.TRAIN, order=order(Frozen()))
+    _, effects = advance(session, broke)
+    (fail,) = [e.message for e in effects if hasattr(e, "message")]
+    assert unpack(pack(fail), Fail) == fail
+    assert (fail.lasting is True) == lasting
