@@ -23,6 +23,7 @@ from edge_sdk.errors import StateError
 from edge_sdk.wire.rules import Frozen
 
 __all__ = [
+    "KINDS",
     "coverage",
     "device_facts",
     "flat",
@@ -40,6 +41,8 @@ KINDS = {
     "late": "too late",
     "malformed": "message dropped",
     "turned-away": "turned away",
+    "flooding": "not heard for a while",
+    "revoked": "revoked",
 }
 
 

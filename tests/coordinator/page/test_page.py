@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.dashboard import parse_page
-from coordinator.dashboard.facts import coverage
+from coordinator.dashboard.facts import KINDS, coverage
+from coordinator.dashboard.source import Source
 from edge_sdk.errors import SettingsError
 
 
@@ -52,6 +53,23 @@ def test_a_device_a_round_and_the_warm_up(past, serve) -> None:
     for missing in ("api/devices/nobody", "api/rounds/9"):
         answer = json.loads(page.get(missing)[1])
         assert set(answer) == {"missing", "help"}
+
+
+def test_what_is_counted_as_refused_is_what_is_listed_as_refused(past) -> None:
+    verdicts = (*KINDS, "rejected", "corrupt")
+    for name in past.names[:2]:
+        for verdict in verdicts:
+            past.ledger.refuse(name, 2, verdict, "why")
+    past.ledger.settle()
+    facts = Source(past.folder).run()
+    for device in facts["devices"][:2]:
+        listed = [
+            r
+            for r in facts["refusals"]
+            if r["device"] == device["name"] and r["kind"] == "refused"
+        ]
+        assert {r["verdict"] for r in listed} == {"rejected", "corrupt"}
+        assert sum(r["count"] for r in listed) == device["refused"]
 
 
 def test_only_who_has_the_token_sees_anything(past, serve) -> None:
