@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -205,10 +205,10 @@ class AlwaysFails(TaskRunner):
 
 
 class Silent(TaskRunner):
-    """Takes its tasks and is gone; says old wills again, its own and a neighbour's."""
+    """Takes its tasks, answers none, and says the old will of a neighbour again."""
 
     say: Callable[[str, Message], None]
-    neighbours: Sequence[str] = ()
+    neighbour: str = ""
 
     def run(
         self,
@@ -218,8 +218,7 @@ class Silent(TaskRunner):
         structure: bytes = b"",
     ) -> Packed:
         while not stop():
-            for device in self.neighbours:
-                self.say(device, Status(online=False, phase="idle"))
+            self.say(self.neighbour, Status(online=False, phase="idle"))
             time.sleep(0.2)
         return super().run(order, base, stop, structure)
 
@@ -385,7 +384,7 @@ def _agent(
     claims = runner.claims if isinstance(runner, Liar) else 1
     if isinstance(runner, Silent):
         runner.say = say.say
-        runner.neighbours = (name, f"pi-{(own + 1) % 20}")
+        runner.neighbour = f"pi-{(own + 1) % 20}"
     me = Identity(name, FEDERATION, REFERENCE, claims * count, BOARD)
     return Agent(me, broker.connect, Journal(folder / name), runner)
 
