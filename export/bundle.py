@@ -113,6 +113,7 @@ def make_bundle(
                 source.input_shape,
                 labels=len(source.labels),
                 outputs=int(np.load(folder / one)[0].size),
+                dtype=str(np.load(folder / "golden" / "input.npy").dtype),
             )
             (folder / "README.md").write_text(text, encoding="utf-8")
             manifest["files"] = digests(folder)

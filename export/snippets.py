@@ -58,6 +58,11 @@ from edge_sdk.infer import NativeModel
 output = NativeModel("{file}").run(np.load("golden/input.npy")[:1])
 ```
 """
+_IDS = (
+    ("FloatBuffer", "LongBuffer"),
+    ("CreateTensor<float>", "CreateTensor<int64_t>"),
+    ("elementType: .float", "elementType: .int64"),
+)
 # A whole program, C and C++ at once: a test compiles and runs it as both.
 _C_NATIVE = """\
 This compiles `libflsp.so` here, and prints the folder of `flsp.h`:
@@ -101,6 +106,7 @@ def readme(
     *,
     labels: int,
     outputs: int,
+    dtype: str = "float32",
 ) -> str:
     """Markdown: what is in the bundle, and a few lines of code per language.
 
@@ -110,12 +116,13 @@ def readme(
         input_shape: Of one prepared example.
         labels: How many labels there are.
         outputs: Values of one output.
+        dtype: Of the input.
     """
     shape = ", ".join(map(str, (1, *input_shape)))
     lines = [
         f"# {task}",
         "",
-        f"Input `{shape}` float32, prepared as `preprocess.json` says; "
+        f"Input `{shape}` {dtype}, prepared as `preprocess.json` says; "
         f"{labels} labels in `labels.txt`, in the order of the outputs.",
         "`golden/` has an input and the output it must give: compare before you ship.",
         "`flash-export verify .` does so here, `flash-export bench .` measures.",
@@ -139,7 +146,11 @@ def readme(
             ("Kotlin", _KOTLIN),
             ("Swift", _SWIFT),
         ):
-            lines += ["", f"## {title}, onnxruntime", "", text.format(**fields)]
+            code = text.format(**fields)
+            if dtype == "int64":  # token ids
+                for of_floats, of_ids in _IDS:
+                    code = code.replace(of_floats, of_ids)
+            lines += ["", f"## {title}, onnxruntime", "", code]
     native = next((e for n, e in models.items() if n.startswith("native")), None)
     if native is not None:
         fields |= {"file": native["file"], "inputs": inputs, "outputs": outputs}

@@ -24,6 +24,7 @@ from export.builder import build_source
 from export.drift import check_accuracy, check_drift, output_error
 from export.onnx_graph import reason_of
 from export.rebuild import Inputs, Source
+from export.snippets import readme
 
 RNG = np.random.default_rng(3)
 BCE = F.binary_cross_entropy_with_logits
@@ -236,6 +237,15 @@ def test_an_answer_reads_as_what_it_is(
     outputs: Any, kind: str, labels: tuple[str, ...], line: str
 ) -> None:
     assert answer(np.array(outputs, np.float32), Meaning(kind), labels) == line
+
+
+def test_a_bundles_code_feeds_the_dtype_that_its_model_takes() -> None:
+    models = {"onnx": {"file": "m.onnx", "exact": True, "bytes": 9, "size_ratio": 2.0}}
+    ids = readme("words", models, (12,), labels=0, outputs=3, dtype="int64")
+    assert "`1, 12` int64" in ids
+    assert "LongBuffer" in ids
+    assert "loat" not in ids.split("## C++")[1].split("Array<FloatArray>")[0]
+    assert "FloatBuffer" in readme("net", models, (12,), labels=0, outputs=3)
 
 
 def test_a_bundle_of_before_has_classes_if_it_has_labels() -> None:
