@@ -66,7 +66,8 @@ def simulate(
     transport: Annotated[
         str,
         typer.Option(
-            help="Take everything through a broker: mqtt (started here) or its URL."
+            help="Take everything through a broker: mqtt (started here) or its URL.",
+            envvar="FLASH_EDGE_TRANSPORT",  # a password is no word of a command line
         ),
     ] = "",
     as_json: Json = False,
