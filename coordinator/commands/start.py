@@ -23,7 +23,7 @@ from coordinator.settings import load_run
 from coordinator.status import has_run
 from edge_sdk.errors import SettingsError, StateError
 from edge_sdk.settings import seen_from
-from edge_sdk.terminal import Json, given_secret, look, tell
+from edge_sdk.terminal import Json, given_secret, log_from_now_on, look, tell
 
 __all__ = ["init", "resume", "run"]
 
@@ -132,6 +132,7 @@ def _serve(folder: Path, *, insecure: bool) -> None:
     if insecure:
         settings = msgspec.structs.replace(settings, insecure=True)
     need_torch()
+    log_from_now_on(run=settings.federation)
     own_folder(folder)
     from coordinator.serve import serve  # noqa: PLC0415 - imports torch
 

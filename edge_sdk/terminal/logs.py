@@ -24,6 +24,7 @@ from edge_sdk.terminal.secrets import redacted
 
 __all__ = [
     "FACTS",
+    "FILE_BYTES",
     "JsonLines",
     "LogFormat",
     "TextLines",
