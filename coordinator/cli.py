@@ -15,7 +15,7 @@ from coordinator.commands import (
     tend,
     track,
 )
-from edge_sdk.terminal import add, exit_codes
+from edge_sdk.terminal import add, exit_codes, in_utf8
 
 __all__ = ["app", "main"]
 
@@ -57,6 +57,7 @@ add(app, exit_codes)
 
 def main() -> None:
     """Entry point of the console script."""
+    in_utf8()
     app()
 
 

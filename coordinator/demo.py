@@ -187,7 +187,8 @@ def _export(
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         for density in DENSITIES
     }

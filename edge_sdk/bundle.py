@@ -256,7 +256,12 @@ def _uv() -> str:
 def _run(command: Sequence[str], what: str) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - fixed programs
-            command, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"could not {what} within {SECONDS} s") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from edge_sdk.commands import agent, board, install, model
-from edge_sdk.terminal import add, exit_codes
+from edge_sdk.terminal import add, exit_codes, in_utf8
 
 __all__ = ["app", "main"]
 
@@ -42,6 +42,7 @@ app.add_typer(slots, name="model")
 
 def main() -> None:
     """Entry point of the console script."""
+    in_utf8()
     app()
 
 

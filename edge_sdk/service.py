@@ -119,7 +119,8 @@ def check_unit(text: str, *, name: str = "flash-edge") -> str:
         done = subprocess.run(  # noqa: S603 - a fixed command
             [tool, "verify", "--man=no", "--recursive-errors=no", str(path)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=60,
             check=False,
         )

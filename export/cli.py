@@ -15,7 +15,8 @@ from edge_sdk.infer.bundle import MANIFEST, read_manifest
 from edge_sdk.infer.run_key import run_folder, run_name
 from edge_sdk.infer.signature import check_signature, read_public_key
 from edge_sdk.json_text import to_json
-from edge_sdk.terminal import Json, add, exit_codes, log_from_now_on
+from edge_sdk.terminal import Json, add, exit_codes, in_utf8, log_from_now_on
+from edge_sdk.terminal.utf8 import echo
 from export.builder import build
 from export.bundle import FORMATS, make_bundle
 from export.recheck import verify, verify_bundle
@@ -125,11 +126,11 @@ def verify_command(
         if as_json:
             signed = None if signer is None else signer.hex()
             values = {"signer": signed, "run": run, "differences": differences}
-            typer.echo(to_json(values))
+            echo(to_json(values), json=True)
             return
-        typer.echo(_signed_by(signer, trusted, run))
+        echo(_signed_by(signer, trusted, run))
         for name, error in differences.items():
-            typer.echo(f"{name}: golden outputs match, largest difference {error:.1e}")
+            echo(f"{name}: golden outputs match, largest difference {error:.1e}")
         return
     if checkpoint is None:
         raise ExportError(
@@ -178,14 +179,14 @@ def bundle_command(
         key=key,
     )
     if as_json:
-        typer.echo(to_json(manifest, indent=2))
+        echo(to_json(manifest, indent=2), json=True)
         return
-    typer.echo(f"{out}: {len(manifest['files'])} files, task {manifest['task']}")
+    echo(f"{out}: {len(manifest['files'])} files, task {manifest['task']}")
     if "run" in manifest:
-        typer.echo(f"signed with the key of run {manifest['run']}")
+        echo(f"signed with the key of run {manifest['run']}")
     for name, entry in manifest["models"].items():
         ratio = f"{entry['size_ratio']:.1f}x smaller than dense"
-        typer.echo(f"{name}: {entry['bytes']:,} bytes, {ratio}")
+        echo(f"{name}: {entry['bytes']:,} bytes, {ratio}")
 
 
 def bench_command(
@@ -200,13 +201,13 @@ def bench_command(
     timings = bench(bundle, threads=threads, seconds=seconds)
     if as_json:
         values = {"machine": machine(), "timings": [asdict(t) for t in timings]}
-        typer.echo(to_json(values, indent=2))
+        echo(to_json(values, indent=2), json=True)
         return
-    typer.echo(f"{machine()['processor']}, {threads} thread(s), batch 1")
-    typer.echo(f"{'model':20}{'p50 ms':>10}{'p90 ms':>10}{'load ms':>10}{'MiB':>8}")
+    echo(f"{machine()['processor']}, {threads} thread(s), batch 1")
+    echo(f"{'model':20}{'p50 ms':>10}{'p90 ms':>10}{'load ms':>10}{'MiB':>8}")
     for t in timings:
         row = f"{t.name:20}{t.p50_ms:10.3f}{t.p90_ms:10.3f}{t.load_ms:10.1f}"
-        typer.echo(f"{row}{t.peak_rss_mib:8.1f}")
+        echo(f"{row}{t.peak_rss_mib:8.1f}")
 
 
 def _log_about(path: Path) -> None:
@@ -233,7 +234,8 @@ def _signed_by(signer: bytes | None, trusted: bytes | None, run: str | None) -> 
 
 
 def _show(report: Report, *, as_json: bool) -> None:
-    typer.echo(report.to_json() if as_json else "\n".join(report.lines()))
+    text = report.to_json() if as_json else "\n".join(report.lines())
+    echo(text, json=as_json)
 
 
 add(app, build_command, "build")
@@ -245,6 +247,7 @@ add(app, exit_codes)
 
 def main() -> None:
     """Entry point of the console script."""
+    in_utf8()
     app()
 
 

@@ -74,7 +74,8 @@ def time_file(
     done = subprocess.run(  # noqa: S603 - this interpreter and our own module
         child_module("export.timing_child", *where, str(threads), str(seconds)),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if done.returncode:

@@ -21,6 +21,7 @@ from coordinator.commands.options import (
 from coordinator.dashboard import DEFAULT_ADDRESS
 from coordinator.settings import load_run
 from coordinator.status import has_run
+from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
 from edge_sdk.settings import seen_from
 from edge_sdk.terminal import Json, given_secret, log_from_now_on, look, tell
@@ -94,7 +95,7 @@ def init(
         "rate_end = 0.002",
         "momentum = 0.9",
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    replace_file(path, ("\n".join(lines) + "\n").encode())
     try:
         load_run(path)
     except Exception:

@@ -16,6 +16,7 @@ from coordinator.log_file import Wanted, follow_log, line_of, read_log
 from coordinator.stop import stop_coordinator
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Exit, Json, on_stop, say, show
+from edge_sdk.terminal.utf8 import echo
 
 __all__ = ["doctor", "logs", "stop"]
 
@@ -52,7 +53,7 @@ def logs(
         on_stop(over.set)
     to_come = follow_log(folder, wanted, end, over.wait) if follow else ()
     for entry in chain(past[-lines:], to_come):
-        typer.echo(to_json(entry) if as_json else line_of(entry))
+        echo(to_json(entry) if as_json else line_of(entry), json=True)
 
 
 def stop(

@@ -10,6 +10,7 @@ import typer
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import DeviceSettings, load_settings, profile_of
 from edge_sdk.terminal import Json, tell
+from edge_sdk.terminal.utf8 import echo
 
 if TYPE_CHECKING:
     from edge_sdk.service import Service
@@ -32,7 +33,7 @@ def show(settings: ServiceFile = Path("device.toml")) -> None:
     """Print the unit that `install` would write."""
     from edge_sdk.service import unit_text  # noqa: PLC0415
 
-    typer.echo(unit_text(_unit(settings)))
+    echo(unit_text(_unit(settings)))
 
 
 def _unit(settings: Path) -> Service:

@@ -12,6 +12,7 @@ import typer
 from edge_sdk.commands.options import Key, public_key
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Json, show, tell
+from edge_sdk.terminal.utf8 import echo
 
 __all__ = ["infer", "rollback", "status", "switch"]
 
@@ -39,9 +40,9 @@ def infer(
     meaning = Meaning.of(model.manifest, model.labels)
     for outputs in model.predict(read_examples(given, model.preparation)):
         if as_json:
-            typer.echo(to_json(outputs.tolist()))
+            echo(to_json(outputs.tolist()), json=True)
             continue
-        typer.echo(answer(outputs, meaning, model.labels))
+        echo(answer(outputs, meaning, model.labels))
 
 
 def status(root: Root, as_json: Json = False) -> None:

@@ -130,7 +130,8 @@ def _trial(program: str, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(  # noqa: S603 - a program of ours
             child_code(program, *arguments),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=120,
             check=False,
         )

@@ -172,7 +172,8 @@ def _metered_in(_minute: int) -> bool | None:
         said = subprocess.run(  # noqa: S603 - a fixed command
             [tool, "-t", "-f", "GENERAL.METERED", "device", "show"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=5,
             check=False,
         ).stdout

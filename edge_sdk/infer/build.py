@@ -107,7 +107,12 @@ def _digest() -> str:
 def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - a compiler and our own sources
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} did not run: {error}") from error

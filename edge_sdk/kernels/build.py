@@ -195,7 +195,12 @@ def _build_one(compiler: str, target: Target, folder: Path, scratch: Path) -> Pa
 def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - a compiler and our own sources
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} did not run: {error}") from error

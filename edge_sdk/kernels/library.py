@@ -145,7 +145,7 @@ def _supported() -> list[str]:
     if machine != "x86_64":
         return []
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ["sse41"]
     line = next((li for li in text.splitlines() if li.startswith("flags")), "")

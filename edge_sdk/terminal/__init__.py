@@ -12,6 +12,7 @@ from edge_sdk.terminal.paper import at_terminal, exit_codes, say, show, tell, wi
 from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.rim import on_stop
 from edge_sdk.terminal.secrets import given_secret, hide, redacted
+from edge_sdk.terminal.utf8 import in_utf8
 
 __all__ = [
     "LASTING",
@@ -24,6 +25,7 @@ __all__ = [
     "exit_of",
     "given_secret",
     "hide",
+    "in_utf8",
     "log_about",
     "log_from_now_on",
     "log_to_file",

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import typer
-
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal.commands import Json, look
 from edge_sdk.terminal.exits import Exit
 from edge_sdk.terminal.plain import plain
+from edge_sdk.terminal.utf8 import echo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,7 +30,7 @@ def say(remark: str, *, aside: bool = False) -> None:
         aside: Whether it goes to stderr, beside facts that programs may read.
     """
     if not look().quiet:
-        typer.echo(plain(remark, lines=True), err=aside)
+        echo(plain(remark, lines=True), err=aside)
 
 
 def at_terminal(remark: str) -> bool:
@@ -45,7 +44,7 @@ def at_terminal(remark: str) -> bool:
     """
     seen = sys.stderr.isatty()
     if seen:
-        typer.echo(remark, err=True)
+        echo(remark, err=True)
     return seen
 
 
@@ -58,11 +57,11 @@ def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) 
         as_json: Whether to print the facts as JSON instead.
     """
     if as_json:
-        typer.echo(to_json(facts, indent=2))
+        echo(to_json(facts, indent=2), json=True)
         return
     found = people()
     if isinstance(found, str):
-        typer.echo(found)
+        echo(found)
     else:
         from rich.console import Console  # noqa: PLC0415 - late: completion is quick
 
@@ -79,7 +78,7 @@ def tell(facts: object, remark: str, *, as_json: bool) -> None:
         as_json: Whether to print the facts as JSON instead.
     """
     if as_json:
-        typer.echo(to_json(facts, indent=2))
+        echo(to_json(facts, indent=2), json=True)
     else:
         say(remark)
 

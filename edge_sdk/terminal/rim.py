@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import typer
-
 from device_profiles import ProfileError
 from edge_sdk.errors import EdgeError, SettingsError
 from edge_sdk.terminal.exits import Exit, exit_of
 from edge_sdk.terminal.logs import LogFormat
 from edge_sdk.terminal.plain import plain
 from edge_sdk.terminal.secrets import redacted
+from edge_sdk.terminal.utf8 import echo
 
 __all__ = ["on_stop", "rim"]
 
@@ -59,13 +58,13 @@ def _end(
     else:
         if trace:
             told = plain(redacted(traceback.format_exc()), lines=True)
-            typer.echo(told, err=True, nl=False)
+            echo(told, err=True, nl=False)
         # Whoever's words it quotes, a line of them does not begin like one of ours.
         said, remedy = (
             plain(redacted(text), lines=True).replace("\n", "\n  ")
             for text in (said, remedy)
         )
-        typer.echo(f"error: {said}\nhelp: {remedy}", err=True)
+        echo(f"error: {said}\nhelp: {remedy}", err=True)
     sys.exit(code)
 
 
