@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import pytest_timeout
 from brokers import Rabbit, require
 from hypothesis import HealthCheck, settings
+from patience import patience
 
 # Times on a shared machine say nothing, so no deadline; "ci" draws the same examples
 # every time, and HYPOTHESIS_PROFILE=explore looks for new ones.
@@ -19,6 +22,13 @@ settings.register_profile(
     "explore", deadline=None, max_examples=2000, suppress_health_check=_QUIET
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> object:
+    """A test's own limit, or the one of all, is for an idle machine."""
+    scaled = settings._replace(timeout=patience(settings.timeout))
+    return pytest_timeout.pytest_timeout_set_timer(item, scaled)
 
 
 @pytest.fixture(autouse=True, scope="session")

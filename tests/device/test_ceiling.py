@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from memory_group import inside, memory_group
+from patience import patience
 
 TASK = '''
 """A task whose activations dwarf its weights, and a device that trains one step."""
@@ -113,7 +114,7 @@ def device(
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=patience(300),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from device_profiles import load_board, load_profile
 from edge_sdk.models.prepare_data import prepare_folders
@@ -25,7 +26,7 @@ def flash_edge(
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
     )
 

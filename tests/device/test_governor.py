@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 from device_profiles import Caps, LayerLoad, Workload
 from device_profiles.cost import payload_bytes
@@ -191,7 +192,7 @@ def test_under_a_hard_cap_an_allocation_fails_and_nobody_is_killed() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=patience(60),
     )
     shrunk, free = done.stdout.split()
     assert 32 <= float(shrunk) - 1 < 256

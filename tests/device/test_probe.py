@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import patience
 
 from coordinator.broker import open_broker
 from device_profiles import cost_of, load_board, load_profile
@@ -152,7 +153,7 @@ def test_the_probe_holds_little_beside_the_training_it_measures() -> None:
                 capture_output=True,
                 text=True,
                 check=True,
-                timeout=120,
+                timeout=patience(120),
             ).stdout
         )
         for kind in ("probe", "train")

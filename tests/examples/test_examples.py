@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import onnxruntime
 import pytest
+from patience import patience
 
 from edge_sdk.infer import NativeModel
 from edge_sdk.models import load_task
@@ -78,14 +79,14 @@ def ran(
                 )
                 continue
             for process in [p for p in together if p.returncode is None]:
-                _, error = process.communicate(timeout=250)
+                _, error = process.communicate(timeout=patience(250))
                 assert process.returncode == 0, error.decode()
             done = subprocess.run(
                 *(command,),
                 cwd=folder,
                 capture_output=True,
                 text=True,
-                timeout=250,
+                timeout=patience(250),
                 check=False,
                 env=environment,
             )
@@ -224,7 +225,7 @@ def test_the_android_app_compiles(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=patience(250),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from patience import patience
 
 import export
 from coordinator.delivery.book import Book
@@ -65,7 +66,8 @@ class Site:
         command = [sys.executable, "-m", "coordinator.cli", "deliver"]
         return subprocess.run(
             [*command, self.run, bundle, *more],
-            capture_output=True, text=True, timeout=120, check=False, cwd=self.folder,
+            capture_output=True, text=True, timeout=patience(120), check=False,
+            cwd=self.folder,
         )  # fmt: skip
 
     def device(self, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from patience import patience
 
 from edge_sdk.terminal import Exit
 
@@ -39,7 +40,11 @@ def test_ctrl_c_stops_all_it_started_and_the_same_command_goes_on(
     assert not [c for c in children if c.is_running()]
 
     again = subprocess.run(
-        [*line, "--json"], capture_output=True, text=True, timeout=200, check=True
+        [*line, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=patience(200),
+        check=True,
     )
     found = json.loads(again.stdout)
     assert set(found["exports"]) == {"0.05", "0.1", "0.2"}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from past import Past
+from patience import patience
 from rich.cells import cell_len
 from screens import on_screen
 
@@ -26,7 +27,7 @@ def doctor(folder: object, *more: str) -> tuple[int, dict[str, dict[str, str]]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=patience(120),
     )
     found = {check["name"]: check for check in json.loads(done.stdout)}
     for check in found.values():

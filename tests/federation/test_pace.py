@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 BENCH = Path(__file__).parents[1] / "bench/bench_straggler.py"
 
@@ -26,7 +27,7 @@ def test_slow_devices_do_fewer_steps_and_are_counted_every_round(
         cwd=BENCH.parents[2],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=patience(280),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from edge_sdk.kernels.build import SOURCES, build, targets_for, this_machine
 
@@ -36,7 +37,9 @@ def compile_driver(compiler: str, flags: list[str], folder: Path) -> Path:
     def one(source: Path) -> str:
         out = folder / f"{source.stem}.o"
         command = [compiler, "-std=gnu++17", "-fopenmp", *flags, f"-I{SOURCES}"]
-        subprocess.run([*command, "-c", source, "-o", out], check=True, timeout=280)
+        subprocess.run(
+            [*command, "-c", source, "-o", out], check=True, timeout=patience(280)
+        )
         return str(out)
 
     with ThreadPoolExecutor(2) as pool:
@@ -49,7 +52,7 @@ def compile_driver(compiler: str, flags: list[str], folder: Path) -> Path:
 
 def run(*command: str | Path) -> None:
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=200, check=False
+        command, capture_output=True, text=True, timeout=patience(200), check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

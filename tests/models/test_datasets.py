@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from patience import patience
 
 from edge_sdk.errors import DataError
 from edge_sdk.models.datasets import (
@@ -88,7 +89,7 @@ def test_neither_fetching_nor_partitioning_imports_torch_or_scikit_learn() -> No
         "load_digits()\n"
         "assert not {'torch', 'sklearn', 'torchvision'} & sys.modules.keys()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=patience(60))
 
 
 def test_digits_without_scikit_learn_say_what_to_install() -> None:
@@ -104,6 +105,9 @@ def test_digits_without_scikit_learn_say_what_to_install() -> None:
         "    print(error.help)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=60, capture_output=True
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=patience(60),
+        capture_output=True,
     )
     assert b"pip install 'flash-edge[digits]'" in done.stdout

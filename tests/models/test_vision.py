@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from patience import patience
 
 from edge_sdk.errors import DataError
 from edge_sdk.models.vision import examples_of, load_torchvision
@@ -50,7 +51,10 @@ def test_it_loads_after_a_plain_import_has_failed_or_not() -> None:
         "print(load_torchvision().models.resnet18.__name__)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=patience(120),
+        capture_output=True,
     )
     assert done.stdout.decode().splitlines()[-1] == "resnet18"
 
@@ -68,7 +72,10 @@ def test_without_torchvision_the_error_says_what_to_install() -> None:
         "    print(error.help)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=60, capture_output=True
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=patience(60),
+        capture_output=True,
     )
     assert b"pip install 'flash-edge[vision]'" in done.stdout
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 from past import Past
+from patience import patience
 
 import coordinator.cli
 import edge_sdk.cli
@@ -92,7 +93,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def json_of(module: str, arguments: list[str], folder: Path) -> Any:
     line = [sys.executable, "-m", f"{module}.cli", *arguments, "--json"]
     done = subprocess.run(
-        line, capture_output=True, text=True, timeout=120, check=False, cwd=folder
+        line,
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
+        check=False,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 from coordinator.settings import load_run
 from edge_sdk.errors import EdgeError, SettingsError
@@ -85,7 +86,8 @@ def test_an_option_with_such_a_number_is_an_error_in_words(
     (tmp_path / "RUN" / "run.toml").write_text(RUN + "rounds = 1\n")
     done = subprocess.run(
         [sys.executable, "-m", "coordinator.cli", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        timeout=patience(120),
     )  # fmt: skip
     assert done.returncode in (Exit.USAGE, Exit.SETTINGS, Exit.STATE, Exit.SPARSITY)
     assert "Traceback" not in done.stderr

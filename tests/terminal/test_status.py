@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from past import Past
+from patience import patience
 from rich.cells import cell_len
 from rich.console import Console
 from screens import on_screen
@@ -64,7 +65,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patience(60),
     )
 
 

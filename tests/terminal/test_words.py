@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from past import Past
+from patience import patience
 
 from edge_sdk.errors import ExportError
 from edge_sdk.terminal import Exit
@@ -28,7 +29,7 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patience(60),
     )
 
 
@@ -126,7 +127,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=patience(60),
         )
         (folder / f"{name}.bash").write_text(told.stdout)
     return folder
@@ -148,7 +149,7 @@ def completed(commands: Path, line: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=patience(60),
     )
     assert done.stderr == ""
     return done.stdout.split()

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
+from patience import patience
 from torch import nn
 
 from edge_sdk.models.inventory import initial_state, layers_of
@@ -172,7 +173,7 @@ sys.exit("torch._dynamo" in sys.modules)
 
 def test_training_a_task_does_not_import_torchs_compiler() -> None:
     """68 MiB of a board, and seconds of its start, for nothing."""
-    subprocess.run([sys.executable, "-c", TRAINS], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", TRAINS], check=True, timeout=patience(120))
 
 
 # -- both engines ----------------------------------------------------------------------

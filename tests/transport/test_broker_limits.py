@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from brokers import mosquitto
+from patience import patience
 
 from coordinator.doctor import examine as examine_run
 from coordinator.unheard import UNHEARD_S, Unheard
@@ -23,7 +24,7 @@ from edge_sdk.transport.base import Delivery
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.trial import try_broker
 
-WAIT_S = 20.0
+WAIT_S = patience(20.0)
 HELLO = Parted("flash/1/f/up/dev-1", 1800)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from brokers import KINDS, AnyBroker, mosquitto, open_kind
+from patience import patience
 from typing_extensions import Self
 
 from edge_sdk.errors import BrokerError
@@ -18,7 +19,7 @@ from edge_sdk.transport.base import NO_LIMIT, Delivery
 from edge_sdk.transport.dialect import Dialect, Memory
 from edge_sdk.transport.mqtt import MqttTransport
 
-WAIT_S = 20.0
+WAIT_S = patience(20.0)
 HERE = Address("127.0.0.1", 1)
 
 

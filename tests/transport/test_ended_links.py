@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience
 
 from coordinator.broker import open_broker
 from edge_sdk.transport.address import Address
@@ -19,7 +20,7 @@ from edge_sdk.transport.link import Link, Parcel
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 
-WAIT_S = 20.0
+WAIT_S = patience(20.0)
 CUTS = 60
 
 

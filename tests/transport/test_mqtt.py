@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from brokers import KINDS, AnyBroker, open_kind
+from patience import patience
 
 from coordinator.broker import open_broker
 from edge_sdk.errors import BrokerError
@@ -27,7 +28,7 @@ from edge_sdk.transport.link import Link, Parcel
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 
-WAIT_S = 20.0
+WAIT_S = patience(20.0)
 
 
 @pytest.fixture(params=KINDS)

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 from coordinator.dashboard.guard import Guard, host_of
 from coordinator.dashboard.patience import patient
@@ -161,7 +162,7 @@ def test_a_host_is_a_name_and_a_port_and_nothing_else(text: str) -> None:
 
 
 def raw(port: int, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience(30)) as link:
         link.sendall(request)
         got = b""
         while more := link.recv(65_536):
@@ -227,11 +228,13 @@ def test_links_that_ask_nothing_end_and_shut_nobody_out() -> None:
         thread.start()
         try:
             ask = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-            slow = [socket.create_connection(where, timeout=30) for _ in range(20)]
+            slow = [
+                socket.create_connection(where, timeout=patience(30)) for _ in range(20)
+            ]
             for link in slow:
                 with contextlib.suppress(OSError):
                     link.sendall(ask[:7])
-            with socket.create_connection(where, timeout=30) as honest:
+            with socket.create_connection(where, timeout=patience(30)) as honest:
                 for _ in range(3):  # a link that is kept, with a deadline for each
                     honest.sendall(ask)
                     got = b""
