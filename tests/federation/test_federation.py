@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from brokers import KINDS, open_kind
 
-from coordinator.aggregate import Contribution
+from coordinator.aggregate import Contribution, clipped
 from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
 from coordinator.ledger import read_ledger
@@ -45,8 +45,11 @@ def recomputed(run: Path, no: int) -> bool:
             Contribution(
                 r.device,
                 family.masks[r.density],
-                r.examples,
-                unpack_values(ledger.blob(r.blob), family.masks[r.density]),
+                r.weight,
+                clipped(
+                    unpack_values(ledger.blob(r.blob), family.masks[r.density]),
+                    r.scale,
+                ),
             )
             for r in ledger.frozen(no)
         ],
