@@ -124,8 +124,8 @@ def prepare(
     from export.onnx_graph import dense_graph  # noqa: PLC0415
     from export.targets import Material  # noqa: PLC0415
 
-    dense, notes, kept = dense_graph(source, batch=batch, data=data)
-    macs = count_macs(dense)
+    dense = dense_graph(source, batch=batch, data=data)
+    macs = count_macs(dense.model)
     facts = {
         "version": versions()["flash-edge"],
         "task": source.task,
@@ -140,7 +140,10 @@ def prepare(
         "torch": versions()["torch"],
     }
     calibration = None if data is None else source.inputs(data, _CALIBRATED, half=1)
-    return Material(source, dense, facts, calibration, kept), notes
+    material = Material(
+        source, dense.model, facts, calibration, dense.kept, dense.left_out
+    )
+    return material, dense.notes
 
 
 def checked(
@@ -173,6 +176,7 @@ def checked(
         source,
         source.inputs(data, _COMPARED),
         kept=material.kept,
+        left_out=material.left_out,
         evaluation=evaluation,
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
@@ -196,6 +200,7 @@ def checked(
         mask_digest=source.mask.digest.hex(),
         findings=findings,
         notes=(*notes, *product.notes),
+        left_out=dict(material.left_out),
         versions=versions(),
     )
 

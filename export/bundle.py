@@ -174,6 +174,8 @@ def _add_model(
         "size_ratio": round(report.size_ratio, 3),
         "findings": asdict(report.findings),
     }
+    if report.left_out:
+        entry["left_out"] = dict(report.left_out)
     if seconds > 0:
         timing = asdict(time_file(name, file, example, seconds=seconds))
         entry["latency"] = {k: v for k, v in timing.items() if k != "name"}

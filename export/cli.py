@@ -187,6 +187,13 @@ def bundle_command(
     for name, entry in manifest["models"].items():
         ratio = f"{entry['size_ratio']:.1f}x smaller than dense"
         echo(f"{name}: {entry['bytes']:,} bytes, {ratio}")
+    left_out = {
+        n: w
+        for e in manifest["models"].values()
+        for n, w in e.get("left_out", {}).items()
+    }
+    for name, why in left_out.items():
+        echo(f"{name} is left out: {why}")
 
 
 def bench_command(

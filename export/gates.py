@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,7 +14,6 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from export import runtime
 from export.drift import LOSS_PERCENT, check_accuracy, check_drift, measure_for
-from export.graph import find_initializer
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
@@ -37,6 +36,7 @@ def check(
     inputs: Inputs,
     *,
     kept: Kept | None = None,
+    left_out: Container[str] = frozenset(),
     predict: Predict | None = None,
     evaluation: Inputs | None = None,
     accuracy_points: float = ACCURACY_POINTS,
@@ -50,6 +50,7 @@ def check(
         source: The module that was exported.
         inputs: What outputs are compared on.
         kept: Channels that stayed where dead ones were removed.
+        left_out: Masked weights that the evaluation graph does not hold.
         predict: Runs the file; by default onnxruntime on its bytes.
         evaluation: Examples with targets, to judge lossy formats on.
         accuracy_points: How many percentage points a lossy format may lose.
@@ -61,7 +62,10 @@ def check(
     """
     if target.reader == "onnx":
         _checker(product.model)
-    checked, kept_zeros = _mask(product.model, source, kept or {}, exact=target.exact)
+    layers = [layer for layer in source.mask if layer not in left_out]
+    checked, kept_zeros = _mask(
+        product.model, source, layers, kept or {}, exact=target.exact
+    )
     if target.reader == "elsewhere":
         return Findings(
             checker=False, weights_checked=checked, kept_zeros=kept_zeros, parity=None
@@ -142,21 +146,26 @@ def _checker(model: onnx.ModelProto) -> None:
 
 
 def _mask(
-    model: onnx.ModelProto, source: Source, kept: Kept, *, exact: bool
+    model: onnx.ModelProto,
+    source: Source,
+    layers: Sequence[str],
+    kept: Kept,
+    *,
+    exact: bool,
 ) -> tuple[int, int]:
-    """Compares the zeros of every masked weight: (weights compared, kept zeros)."""
+    """Compares the zeros of masked weights: (weights compared, kept zeros)."""
     names = {}
     made = {output for node in model.graph.node for output in node.output}
-    for layer in source.mask:
-        found = [
-            name
-            for name in (layer, layer + TRANSPOSED, *_quantised(layer))
-            if name in made or find_initializer(model, name) is not None
-        ]
+    made |= {tensor.name for tensor in model.graph.initializer}
+    shared = source.shared()
+    for layer in layers:
+        first = shared[layer]
+        forms = (first, first + TRANSPOSED, *_quantised(first))
+        found = [name for name in forms if name in made]
         if not found:
             raise ExportError(
                 f"layer {layer}: its weight is not in the exported graph",
-                remedy="A layer that the model does not use cannot be exported.",
+                remedy="Export with --format onnx, and report the model's operators.",
             )
         names[layer] = found[0]
     arrays = runtime.unpacked(model, list(names.values()))
@@ -165,7 +174,7 @@ def _mask(
     for layer, name in names.items():
         array = arrays[name].T if TRANSPOSED in name else arrays[name]
         keep, original = source.mask[layer], state[layer].numpy()
-        for axis, positions in kept.get(layer, ()):
+        for axis, positions in kept.get(shared[layer], ()):
             keep = np.take(keep, positions, axis=axis)
             original = np.take(original, positions, axis=axis)
         if array.shape != keep.shape:

@@ -6,7 +6,8 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -16,17 +17,18 @@ import torch
 from edge_sdk.errors import ExportError
 from edge_sdk.models.blame import place_of
 from edge_sdk.models.trial import tensors_of
+from export.graph import rename
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.fold_batch_norm import FoldBatchNorm
 from export.passes.fold_constants import FoldConstants
 from export.passes.global_pool import GlobalPool
-from export.passes.name_weights import NameWeights
+from export.passes.name_weights import TRANSPOSED, NameWeights
 from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
 from export.passes.strip_metadata import StripMetadata
 from export.rebuild import Source
 
-__all__ = ["OPSET", "Batch", "dense_graph", "reason_of"]
+__all__ = ["OPSET", "Batch", "Dense", "dense_graph", "reason_of"]
 
 OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitmask
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
@@ -34,10 +36,27 @@ _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
 Batch: TypeAlias = Literal["1", "dynamic"]
 
 
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """The model as dense ONNX of opset 18, batch norms folded, metadata stripped.
+
+    Attributes:
+        model: The graph; a masked weight has its layer's name.
+        notes: What was changed, in words.
+        kept: Which channels stayed where some were removed.
+        left_out: Masked weights that the graph does not hold, each with the reason.
+    """
+
+    model: onnx.ModelProto
+    notes: list[str]
+    kept: Kept
+    left_out: Mapping[str, str]
+
+
 def dense_graph(
     source: Source, *, batch: Batch = "1", data: Path | None = None
-) -> tuple[onnx.ModelProto, list[str], Kept]:
-    """The model as dense ONNX of opset 18, batch norms folded, metadata stripped.
+) -> Dense:
+    """The evaluation graph of a module.
 
     Args:
         source: The module to export.
@@ -45,42 +64,52 @@ def dense_graph(
             NNAPI and Core ML take no node); "dynamic" leaves it free.
         data: Folder with evaluation examples, should the model take nothing else.
 
-    Returns:
-        The model, what the passes changed in words, and which channels were kept where
-        some were removed.
-
     Raises:
         ExportError: If the module cannot be exported; carries the exporter's reason.
     """
-    model = _exported(source, batch, data)
-    removal = RemoveDeadChannels()
+    names = source.shared()
+    same = {layer: names[layer] for layer in source.mask}
+    layers = sorted(set(same.values()))
+    masked = {n: first for n, first in names.items() if first in layers}
+    model = _exported(source, batch, data, masked)
+    removal, naming = RemoveDeadChannels(), NameWeights(layers)
     model.ir_version = _IR_VERSION
-    arrays = {
-        name: tensor.numpy()
-        for name, tensor in source.model.state_dict().items()
-        if name in source.mask.layers
-    }
     notes = run(
         model,
         (
             StripMetadata(),
+            naming,
             FoldConstants(),
-            NameWeights(arrays),
             FoldBatchNorm(),
             CanonicalZeros(),
             GlobalPool(),
             removal,
         ),
     )
-    return model, notes, removal.kept
+    held = {tensor.name for tensor in model.graph.initializer}
+    left_out = {
+        layer: "no output of the model in evaluation depends on it"
+        if first in naming.unused
+        else "the graph holds it only as a part of other constants"
+        for layer, first in same.items()
+        if not held & {first, first + TRANSPOSED}
+    }
+    if len(left_out) == len(same):
+        raise ExportError(
+            f"no masked weight of {source.task} is in its evaluation graph",
+            remedy="Check what the model's forward() does after eval().",
+        )
+    return Dense(model, notes, removal.kept, left_out)
 
 
-def _exported(source: Source, batch: Batch, data: Path | None) -> onnx.ModelProto:
+def _exported(
+    source: Source, batch: Batch, data: Path | None, names: Mapping[str, str]
+) -> onnx.ModelProto:
     # A batch of 1 is specialised by the tracer, so a free batch is traced with 2.
     example = source.example(1 if batch == "1" else 2, data)
     with torch.no_grad():
         count = len(tensors_of(source.model(example)))
-    names = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+    outputs = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     free = None if batch == "1" else ({0: torch.export.Dim("batch")},)
     printed = io.StringIO()
     try:
@@ -89,14 +118,16 @@ def _exported(source: Source, batch: Batch, data: Path | None) -> onnx.ModelProt
                 source.model,
                 (example,),
                 input_names=["input"],
-                output_names=names,
+                output_names=outputs,
                 dynamo=True,
                 external_data=False,
-                optimize=True,
+                optimize=False,
                 opset_version=OPSET,
                 dynamic_shapes=free,
                 verbose=False,
             )
+            if program is not None:
+                _optimise(program, names)
     except Exception as error:
         raise ExportError(
             f"torch could not export {source.task}: {reason_of(error)}",
@@ -106,10 +137,26 @@ def _exported(source: Source, batch: Batch, data: Path | None) -> onnx.ModelProt
         raise ExportError("torch.onnx.export gave no program; torch 2.6 or later does")
     proto = onnx.ModelProto()
     proto.CopyFrom(program.model_proto)
+    rename(proto, names)
     opset = {o.domain: o.version for o in proto.opset_import}.get("", 0)
     if opset != OPSET:
         raise ExportError(f"the exporter wrote opset {opset}, not {OPSET}")
     return proto
+
+
+def _optimise(program: torch.onnx.ONNXProgram, names: Container[str]) -> None:
+    """Runs the exporter's optimiser, which leaves the masked weights as they are.
+
+    It merges initializers of equal bytes, copies of a layer or layers emptied by
+    pruning, and folds others away. What is an input as well is not constant to it.
+    """
+    graph = program.model.graph
+    held = {n: v for n, v in graph.initializers.items() if n in names}
+    graph.inputs.extend(held.values())
+    program.optimize()
+    rest = [v for v in program.model.graph.inputs if v.name not in held]
+    del program.model.graph.inputs[:]
+    program.model.graph.inputs.extend(rest)
 
 
 def reason_of(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import (
+    parametrize,
+    prune,
+    remove_spectral_norm,
+    remove_weight_norm,
+)
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from edge_sdk.infer.run_key import run_folder
 from edge_sdk.models.batch import tensors
+from edge_sdk.models.copying import copy_model
 from edge_sdk.models.example_inputs import inputs_without_data
 from edge_sdk.models.measure import guess
 from edge_sdk.models.task import Examples, Task, find_tasks_beside, load_task
@@ -112,6 +119,17 @@ class Source:
             if data is None or own is None:
                 raise
             return tensors(own, own.read_eval(data), slice(0, count))[0]
+
+    def shared(self) -> dict[str, str]:
+        """Each weight's name to the first name of its parameter.
+
+        A module that is used twice, or two with one weight, give a parameter several
+        names in the ``state_dict``; a graph knows it by one.
+        """
+        first: dict[int, str] = {}
+        state = self.model.state_dict(keep_vars=True)
+        ordered = sorted(state, key=lambda name: name not in self.mask.layers)
+        return {name: first.setdefault(id(state[name]), name) for name in ordered}
 
     def inputs(self, data: Path | None, limit: int, *, half: int = 0) -> Inputs:
         """Up to `limit` inputs: evaluation examples from a folder, else random ones.
@@ -253,6 +271,12 @@ def from_module(
     Raises:
         ExportError: If the model has no convolution or linear weight.
     """
+    for key, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ExportError(
+                f"{name}: {key} has no shape before the first batch",
+                remedy="Call the model once on an example, then export it.",
+            )
     model = _permanent(model)
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     patterns = {
@@ -271,21 +295,30 @@ def from_module(
 
 def _permanent(model: nn.Module) -> nn.Module:
     """A copy whose weights are plain parameters: pruned to zero, not times a mask."""
-    # Pruning leaves its product as a tensor with a history, which cannot be copied.
-    with torch.no_grad():
-        for module in model.modules():
-            for hook in module._forward_pre_hooks.values():  # noqa: SLF001 - torch's own way
-                if isinstance(hook, prune.BasePruningMethod):
-                    setattr(module, hook._tensor_name, hook.apply_mask(module))  # type: ignore[no-untyped-call] # noqa: SLF001
-    copy = deepcopy(model)
-    for module in copy.modules():
-        for name in [n for n, _ in module.named_buffers(recurse=False)]:
-            if name.endswith("_mask") and prune.is_pruned(module):
-                prune.remove(module, name.removesuffix("_mask"))  # type: ignore[no-untyped-call]
+    copy = copy_model(model).eval()  # spectral norm takes a step per look in training
+    for module in list(copy.modules()):
+        for hook in list(module._forward_pre_hooks.values()):  # noqa: SLF001 - torch's own way
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call] # noqa: SLF001
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
         if parametrize.is_parametrized(module):
+            _own_class(module)
             for name in list(cast("nn.ModuleDict", module.parametrizations)):
                 parametrize.remove_parametrizations(module, name)
     return copy
+
+
+def _own_class(module: nn.Module) -> None:
+    """A parametrized module's class is made for it, and torch's copies share it.
+
+    Removing a parametrization takes a property off the class: of the original, too.
+    """
+    kind = type(module)
+    body = {k: v for k, v in vars(kind).items() if k not in {"__dict__", "__weakref__"}}
+    module.__class__ = type(kind.__name__, kind.__bases__, body)
 
 
 def _frozen(model: nn.Module) -> nn.Module:

@@ -134,6 +134,7 @@ class Report:
         findings: What the gates found.
         notes: What passes and packing did, in words.
         versions: Package to version.
+        left_out: Masked weight to the reason why the file does not hold it.
     """
 
     format: str
@@ -153,6 +154,7 @@ class Report:
     findings: Findings
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size_ratio(self) -> float:
@@ -178,6 +180,7 @@ class Report:
             f"density {self.density:.4g}, MAC density {self.mac_density:.4g}, "
             f"mask {self.mask_digest[:12]}, {found.weights_checked} masked weights "
             "have exactly its zeros",
+            *(f"{name} is left out: {why}" for name, why in self.left_out.items()),
         ]
         lines.append(
             "outputs were not compared: nothing on this machine runs the format"

@@ -27,6 +27,7 @@ class Material:
         facts: Key to text: what goes into the file's metadata.
         calibration: Inputs for formats that measure activations; None without data.
         kept: Weights whose dead channels are gone: (axis, positions that stayed).
+        left_out: Masked weights that the graph does not hold, each with the reason.
     """
 
     source: Source
@@ -34,6 +35,7 @@ class Material:
     facts: Mapping[str, str]
     calibration: Inputs | None = None
     kept: Kept = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def copy(self) -> onnx.ModelProto:
         """A copy of the dense graph, to change."""

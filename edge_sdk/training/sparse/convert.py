@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from edge_sdk.errors import EngineError
+from edge_sdk.models.copying import copy_model
 from edge_sdk.sparse import Mask
 from edge_sdk.training.sparse.fuse import fuse
 from edge_sdk.training.sparse.graph import (
@@ -58,7 +58,7 @@ def sparsify(
         EngineError: If the model cannot be traced, a masked layer is of a kind that has
             no sparse form, or no kernels are available; names the layer and the reason.
     """
-    return _Converter(trace(copy.deepcopy(model)), mask, dense_chains).run()
+    return _Converter(trace(copy_model(model)), mask, dense_chains).run()
 
 
 def densify(twin: nn.Module, like: nn.Module) -> nn.Module:
@@ -72,7 +72,7 @@ def densify(twin: nn.Module, like: nn.Module) -> nn.Module:
     for name, layer in twin.named_modules():
         if isinstance(layer, _CONVERTED):
             state[f"{name}.weight"] = layer.dense_weight().detach()
-    dense = copy.deepcopy(like)
+    dense = copy_model(like)
     dense.load_state_dict(state)
     return dense
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -15,6 +14,7 @@ from torch import nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.models.copying import copy_model
 from edge_sdk.sparse import Mask
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.sparse.convert import sparsify
@@ -150,7 +150,7 @@ def _decide(
 def _contested(model: nn.Module, mask: Mask) -> list[tuple[str, ...]]:
     """Chains that keep enough weights for dense kernels to have a chance."""
     found = []
-    for chain in chains(trace(copy.deepcopy(model))):
+    for chain in chains(trace(copy_model(model))):
         masks = [mask[f"{n}.weight"] for n in chain if f"{n}.weight" in mask.layers]
         kept, size = sum(int(m.sum()) for m in masks), sum(m.size for m in masks)
         if size and kept > _CONTESTED * size:
@@ -167,7 +167,7 @@ def _mixed(
 def _masked(model: nn.Module, mask: Mask, reason: str) -> TrainingModel:
     from edge_sdk.training.masked import masked_model  # noqa: PLC0415 - its own room
 
-    return masked_model(copy.deepcopy(model), mask, reason=reason)
+    return masked_model(copy_model(model), mask, reason=reason)
 
 
 @contextmanager
