@@ -16,6 +16,7 @@ from edge_sdk.terminal import plain
 
 __all__ = ["device_history", "round_history", "rounds_table", "troubles"]
 
+PROFILE_WIDTH = 72  # columns of a value: notes are sentences
 ABORTED = 3  # of the last ones, so many are named
 Rows = Sequence[Mapping[str, Any]]
 
@@ -74,12 +75,22 @@ def device_history(facts: Mapping[str, Any]) -> RenderableType:
         *(device[key] for key in ("pace", "waits") if device[key]),
         *(_refusal(r) for r in facts["refusals"]),
     ]
-    profile = ", ".join(f"{key} {value}" for key, value in facts["profile"])
     return Group(
         *map(_line, head),
-        Text(plain(f"profile: {profile}"), style="dim"),
+        Text("profile", style="dim"),
+        _profile(facts["profile"]),
         _tasks(facts["tasks"], "round"),
     )
+
+
+def _profile(pairs: Sequence[tuple[str, object]]) -> Table:
+    """One value a line; a note is a sentence, and breaks at words beside its name."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold", max_width=PROFILE_WIDTH)
+    for key, value in pairs:
+        table.add_row(Text(plain(str(key))), Text(plain(str(value))))
+    return table
 
 
 def troubles(facts: Mapping[str, Any]) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -28,6 +29,7 @@ __all__ = [
     "load_toml",
     "profile_of",
     "seen_from",
+    "with_key",
 ]
 
 # \Z, not $: the latter lets a trailing newline through.
@@ -126,6 +128,41 @@ def profile_of(reference: str, folder: Path) -> DeviceProfile:
     if reference.endswith(".toml"):
         return load_profile(seen_from(folder, reference))
     return load_board(reference)
+
+
+def with_key(text: str, key: str, value: str) -> str:
+    r"""TOML text with another value of one of its own keys; all else stays as it is.
+
+    Args:
+        text: The file; comments and order are kept.
+        key: A plain key outside any table; added there if it is missing.
+        value: Its value, a string.
+
+    Raises:
+        SettingsError: If the key's value does not stand on one line.
+
+    Example:
+        >>> with_key('a = "x"  # why\n[t]\na = 1\n', "a", "y")
+        'a = "y"  # why\n[t]\na = 1\n'
+    """
+    first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
+    end = len(text) if first_table is None else first_table.start()
+    own, rest = text[:end], text[end:]
+    start = rf"^([ \t]*{re.escape(key)}[ \t]*=[ \t]*)"
+    line = re.compile(start + r"""("[^"\n]*"|'[^'\n]*')(?=[ \t]*(?:#|$))""", re.M)
+    written = json.dumps(value)
+    changed, count = line.subn(lambda match: match[1] + written, own, count=1)
+    if not count:
+        gap = "" if not own or own.endswith("\n") else "\n"
+        changed = f"{own}{gap}{key} = {written}\n"
+    try:
+        tomllib.loads(changed + rest)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(
+            f"key {key} cannot be changed in the file: {error}",
+            remedy=f"Write {key} = {written} into it yourself.",
+        ) from error
+    return changed + rest
 
 
 def load_toml(path: Path) -> dict[str, Any]:

@@ -17,7 +17,13 @@ from edge_sdk.checkpoint import replace_file
 from edge_sdk.commands.options import OWN, need_torch
 from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.private import keep_private
-from edge_sdk.settings import DeviceSettings, load_settings, profile_of, seen_from
+from edge_sdk.settings import (
+    DeviceSettings,
+    load_settings,
+    profile_of,
+    seen_from,
+    with_key,
+)
 from edge_sdk.terminal import Exit, Json, given_secret, hide, say, show
 
 if TYPE_CHECKING:
@@ -135,6 +141,10 @@ def profile(
     density: Annotated[
         list[float] | None, typer.Option(help="A density to train at; repeat for more.")
     ] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Name the profile in the settings file, too."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure this board with the settings' own task, and write its profile."""
@@ -161,9 +171,18 @@ def profile(
         progress=lambda share, what: log.info("%3.0f %%  %s", 100 * share, what),
         folder=own.state,
     )
-    write_profile(path, found)
+    path = path.resolve()
+    lent = profile_of(own.profile, settings.parent).caps  # the owner's, not measured
+    write_profile(path, msgspec.structs.replace(found, caps=lent) if write else found)
+    if write:
+        text = settings.read_text(encoding="utf-8")
+        replace_file(settings, with_key(text, "profile", str(path)).encode())
     facts = {"file": str(path), "profile": msgspec.to_builtins(found)}
-    told = f"wrote {path}; use it with: profile = {str(path)!r}"
+    told = (
+        f"wrote {path}, and its name into {settings}"
+        if write
+        else f'wrote {path}; use it with --write, or: profile = "{path}"'
+    )
     show(facts, lambda: told, as_json=as_json)
 
 

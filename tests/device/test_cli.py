@@ -66,6 +66,26 @@ def test_profile_measures_this_board_and_writes_what_run_can_read(
     assert written.ram_mib > 0
 
 
+def test_profile_writes_itself_into_the_settings_and_keeps_what_is_lent(
+    settings: Path,
+) -> None:
+    (settings.parent / "own.toml").write_text(
+        'like = "raspberry_pi_4b_4gb"\n[caps]\nram_mib = 3000\n'
+    )
+    text = settings.read_text().replace(
+        'profile = "raspberry_pi_4b_4gb"', 'profile = "own.toml"  # by hand'
+    )
+    settings.write_text(text)
+    line = ("profile", str(settings), "--seconds", "5", "--density", "0.2", "--write")
+    done = flash_edge(*line)
+    assert done.returncode == 0, done.stderr
+    path = settings.parent / "state" / "profile.toml"
+    after = text.replace('"own.toml"', f'"{path}"')
+    assert settings.read_text() == after
+    assert load_profile(path).provenance.kind == "measured"
+    assert load_profile(path).caps.ram_mib == 3000
+
+
 def test_a_reboot_during_the_probe_leaves_the_profile_of_before(settings: Path) -> None:
     """Killed while it trains, without a warning; only the old file is there."""
     state = settings.parent / "state"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_sdk.errors import SettingsError
-from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.settings import DeviceSettings, load_settings, with_key
 
 GOOD = """
 name = "pi-1"
@@ -83,3 +83,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b'name = "\xff"')
     with pytest.raises(SettingsError, match="not readable TOML"):
         load_settings(binary, DeviceSettings)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('name = "x"\nprofile = "a" # b\n', 'name = "x"\nprofile = "n w" # b\n'),
+        ("profile='a'\n[caps]\n", 'profile="n w"\n[caps]\n'),
+        ('name = "x"', 'name = "x"\nprofile = "n w"\n'),
+        ('[t]\nprofile = "a"\n', 'profile = "n w"\n[t]\nprofile = "a"\n'),
+        ('# profile = "a"\n', '# profile = "a"\nprofile = "n w"\n'),
+    ],
+)
+def test_one_key_is_written_and_all_else_stays(before: str, after: str) -> None:
+    assert with_key(before, "profile", "n w") == after
+
+
+def test_a_key_that_cannot_be_changed_is_left_to_its_owner() -> None:
+    with pytest.raises(SettingsError, match="key profile cannot be changed") as told:
+        with_key('profile = """\na"""\n', "profile", "b")
+    assert 'profile = "b"' in told.value.help
