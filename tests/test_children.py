@@ -26,13 +26,15 @@ POISON = (
     "site", "socket", "subprocess", "torch", "typer", "types", "typing",
 )  # fmt: skip
 POOL = """
-import multiprocessing, pathlib
+import pathlib
+import numpy
 from coordinator.simulation.process_pool import process_pool
-with process_pool(1, "digits", pathlib.Path("none"), "masked"):
-    worker = multiprocessing.get_context("forkserver").Process(target=print)
-    worker.start()
-    worker.join()
-print("ended with", worker.exitcode, "in", pathlib.Path.cwd().name)
+from edge_sdk.models.partition import save_partition
+from edge_sdk.models.task import Examples
+few = Examples(numpy.zeros((4, 1, 8, 8), numpy.uint8), numpy.arange(4))
+save_partition(pathlib.Path("evaluation"), few, part="eval")
+with process_pool(1, "digits", pathlib.Path("evaluation").resolve(), "masked"):
+    print("ready in", pathlib.Path.cwd().name)
 """
 
 
@@ -123,7 +125,7 @@ def test_the_doctors_trials_are_isolated(poisoned: Path) -> None:
 
 
 def test_the_workers_of_a_simulation_are_isolated(poisoned: Path) -> None:
-    assert run(child_code(POOL)) == "\nended with 0 in poisoned\n"
+    assert run(child_code(POOL)) == "ready in poisoned\n"
     assert executed(poisoned) == ""
 
 
