@@ -14,8 +14,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-__all__ = ["beside", "child_code", "child_module", "elsewhere", "standalone"]
+__all__ = [
+    "beside",
+    "child_code",
+    "child_module",
+    "elsewhere",
+    "standalone",
+    "start_again",
+]
 
 _ISOLATED = str(Path(__file__).with_name("isolated.py"))
 
@@ -43,6 +51,11 @@ def standalone(script: Path | str, *arguments: str) -> list[str]:
 def beside(program: str) -> Path:
     """Where an installation has a program, beside its interpreter."""
     return Path(sys.executable).with_name(program)
+
+
+def start_again() -> NoReturn:
+    """Becomes the very command line that this process was started with, once more."""
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 @contextmanager

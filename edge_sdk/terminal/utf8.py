@@ -12,6 +12,8 @@ import sys
 
 import typer
 
+from edge_sdk.interpreter import start_again
+
 __all__ = ["echo", "in_ascii", "in_utf8"]
 
 
@@ -26,7 +28,7 @@ def in_utf8() -> None:
         return
     os.environ["PYTHONUTF8"] = "1"
     os.environ.setdefault("PYTHONIOENCODING", "ascii:backslashreplace")
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+    start_again()
 
 
 def echo(text: str, *, err: bool = False, json: bool = False, nl: bool = True) -> None:
