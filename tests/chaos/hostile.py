@@ -317,6 +317,7 @@ def _run(
     torch.set_num_threads(1)
     broker, stop = MemoryBroker(), threading.Event()
     speaker, named = Speaker(broker), Named()
+    honest = [name for name in names if name not in bad]  # one of them is spoken for
     logging.getLogger().addHandler(named)
     settings = RunSettings(
         federation=FEDERATION,
@@ -342,7 +343,7 @@ def _run(
             clock=lambda: FAST * time.monotonic(),
         )
         agents = [
-            _agent(name, seed, bad.get(name, ""), broker, folder, speaker)
+            _agent(name, seed, bad.get(name, ""), broker, folder, speaker, honest[0])
             for name in names
             if bad.get(name) not in SCRIPTS
         ]
@@ -375,7 +376,13 @@ def _run(
 
 
 def _agent(
-    name: str, seed: int, kind: str, broker: MemoryBroker, folder: Path, say: Speaker
+    name: str,
+    seed: int,
+    kind: str,
+    broker: MemoryBroker,
+    folder: Path,
+    say: Speaker,
+    neighbour: str,
 ) -> Agent:
     own = int(name.removeprefix("pi-"))
     count = int(np.random.default_rng([seed, own]).integers(48, 160))
@@ -384,7 +391,7 @@ def _agent(
     claims = runner.claims if isinstance(runner, Liar) else 1
     if isinstance(runner, Silent):
         runner.say = say.say
-        runner.neighbour = f"pi-{(own + 1) % 20}"
+        runner.neighbour = neighbour
     me = Identity(name, FEDERATION, REFERENCE, claims * count, BOARD)
     return Agent(me, broker.connect, Journal(folder / name), runner)
 
