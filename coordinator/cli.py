@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from coordinator.commands import (
-    admit,
-    deliver,
-    look,
-    plan,
-    play,
-    report,
-    start,
-    tend,
-    track,
-)
+from coordinator.commands import deliver, plan, report, track
+from coordinator.commands import enroll as admit
+from coordinator.commands import maintain as tend
+from coordinator.commands import run as start
+from coordinator.commands import simulate as play
+from coordinator.commands import status as look
 from edge_sdk.terminal import add, exit_codes, in_utf8
 
 __all__ = ["app", "main"]

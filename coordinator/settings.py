@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
-from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
-from coordinator.dashboard.access import parse_page
+from coordinator.algorithms.base import keep_masks
+from coordinator.densities import DEFAULT_ROUND_BUDGET_S
+from coordinator.page_access import parse_page
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings

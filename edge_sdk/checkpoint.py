@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from edge_sdk.checksums import SUMS, check_sum, lines_with, sums_of
 from edge_sdk.errors import CheckpointError, SparsityError, disk_remedy
 from edge_sdk.json_text import floats_from_json, to_json
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.mask import LayerShape, Mask
-from edge_sdk.sums import SUMS, check_sum, lines_with, sums_of
 
 __all__ = [
     "Checkpoint",

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
-from edge_sdk.models.measure import VALUES, Measure
+from edge_sdk.tasks.metrics import VALUES, Measure
 from edge_sdk.training.scoring import measure_of
 from export.rebuild import Inputs, Source
 from export.report import Accuracy, Drift

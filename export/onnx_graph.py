@@ -15,8 +15,8 @@ import onnx
 import torch
 
 from edge_sdk.errors import ExportError
-from edge_sdk.models.blame import place_of
-from edge_sdk.models.trial import tensors_of
+from edge_sdk.tasks.trial_step import tensors_of
+from edge_sdk.tasks.user_errors import place_of
 from export.graph import rename
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros

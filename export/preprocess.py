@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.models.batch import prepared
+from edge_sdk.tasks.batch import prepared
 from export.rebuild import Inputs, Source
 
 __all__ = ["describe_preparation"]

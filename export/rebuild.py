@@ -24,16 +24,16 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from edge_sdk.infer.run_key import run_folder
-from edge_sdk.models.batch import tensors
-from edge_sdk.models.copying import copy_model
-from edge_sdk.models.example_inputs import inputs_without_data
-from edge_sdk.models.measure import guess
-from edge_sdk.models.task import Examples, Task, find_tasks_beside, load_task
-from edge_sdk.models.trial import tensors_of
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.copying import copy_model
+from edge_sdk.tasks.example_inputs import inputs_without_data
+from edge_sdk.tasks.metrics import guess
+from edge_sdk.tasks.task import Examples, Task, find_tasks_beside, load_task
+from edge_sdk.tasks.trial_step import tensors_of
 from edge_sdk.training.scoring import measure_of
 
-__all__ = ["Inputs", "Source", "from_checkpoint", "from_module"]
+__all__ = ["Inputs", "Source", "from_checkpoint", "from_module", "look_beside"]
 
 _FEW = 2
 _SEED = 2208  # of random parity inputs; fixed, so that two exports are the same bytes

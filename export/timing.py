@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_sdk.child_process import child_module
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import read_manifest
-from edge_sdk.interpreter import child_module
 from export.extras import require
 
 __all__ = ["Timing", "bench", "machine", "time_file"]

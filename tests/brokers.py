@@ -24,9 +24,9 @@ import psutil
 import pytest
 from typing_extensions import Self
 
-from coordinator.broker import open_broker
-from coordinator.broker_check import check_broker
-from coordinator.broker_config import find_mosquitto
+from coordinator.broker.check import check_broker
+from coordinator.broker.config import find_mosquitto
+from coordinator.broker.start import open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from coordinator.server import Server
+from coordinator.server.loop import Server
 from edge_sdk.agent import Agent
 
 PATIENCE_S = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coordinator.ledger import Ledger, TaskRow, open_ledger
-from coordinator.rounds import TaskPhase
+from coordinator.rounds.state import TaskPhase
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training

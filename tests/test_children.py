@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.processes import Child
-from edge_sdk.doctor import programs
+from coordinator.processes.children import ChildProcess
+from edge_sdk.child_process import child_code, child_module, elsewhere, standalone
+from edge_sdk.deploy.bound_command import run_leashed
+from edge_sdk.device.doctor import programs
 from edge_sdk.errors import TaskError
-from edge_sdk.interpreter import child_code, child_module, elsewhere, standalone
-from edge_sdk.leash import run_leashed
-from edge_sdk.models.task import load_task
+from edge_sdk.tasks.task import load_task
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("edge_sdk", "coordinator", "export", "device_profiles")
-HOME = ROOT / "edge_sdk" / "interpreter.py"
+HOME = ROOT / "edge_sdk" / "child_process.py"
 POISON = (
     "coordinator", "device_profiles", "export", "edge_sdk", "errors", "json", "msgspec",
     "multiprocessing", "numpy", "os", "pip", "psutil", "runpy", "selectors", "signal",
@@ -28,9 +28,9 @@ POISON = (
 POOL = """
 import pathlib
 import numpy
-from coordinator.simulation.process_pool import process_pool
-from edge_sdk.models.partition import save_partition
-from edge_sdk.models.task import Examples
+from coordinator.simulation.workers.process_pool import process_pool
+from edge_sdk.datasets.partition import save_partition
+from edge_sdk.tasks.task import Examples
 few = Examples(numpy.zeros((4, 1, 8, 8), numpy.uint8), numpy.arange(4))
 save_partition(pathlib.Path("evaluation"), few, part="eval")
 with process_pool(1, "digits", pathlib.Path("evaluation").resolve(), "masked"):
@@ -104,7 +104,7 @@ def test_what_the_user_puts_on_pythonpath_still_counts(
 def test_a_program_of_ours_that_is_bound_to_us_is_isolated_too(
     poisoned: Path, tmp_path: Path
 ) -> None:
-    child = Child("flash-coordinator", ["--help"], tmp_path / "log")
+    child = ChildProcess("flash-coordinator", ["--help"], tmp_path / "log")
     assert child.process.wait() == 0, (tmp_path / "log").read_text()
     assert executed(poisoned) == ""
 
@@ -147,9 +147,9 @@ def test_the_users_task_is_found_in_the_current_folder_behind_what_is_installed(
     poisoned: Path,
 ) -> None:
     (poisoned / "blobs.py").write_text(
-        "from edge_sdk.models.tasks.digits import task\nimport psutil\n"
+        "from edge_sdk.zoo.tasks.digits import task\nimport psutil\n"
     )
-    program = "from edge_sdk.models.task import *; print(load_task('blobs:task').name)"
+    program = "from edge_sdk.tasks.task import *; print(load_task('blobs:task').name)"
     assert run(child_code(program)) == "digits\n"
     assert executed(poisoned) == ""
 
@@ -194,4 +194,4 @@ def test_nobody_else_has_a_library_start_interpreters() -> None:
         for path in (ROOT / name).rglob("*.py")
         if "multiprocessing" in path.read_text() or "ProcessPool" in path.read_text()
     }
-    assert pools == {"coordinator/simulation/process_pool.py"}
+    assert pools == {"coordinator/simulation/workers/process_pool.py"}

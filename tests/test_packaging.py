@@ -32,7 +32,7 @@ SOURCES = {
     for path in sorted((ROOT / name).rglob("*.py"))
 }
 # Programs that `python -m` runs in a bare child; they may not import the package.
-BARE = {"coordinator.bound_child"}
+BARE = {"coordinator.processes.bound_child"}
 
 
 def offered(tree: ast.Module) -> list[str] | None:
@@ -148,7 +148,7 @@ LIGHT = [
     "edge_sdk.errors",
     "edge_sdk.checkpoint",
     "edge_sdk.settings",
-    "edge_sdk.journal",
+    "edge_sdk.storage.journal",
     "edge_sdk.session",
     "edge_sdk.sparse",
     "edge_sdk.wire.codec",
@@ -156,20 +156,20 @@ LIGHT = [
     "edge_sdk.transport.memory",
     "edge_sdk.transport.mqtt",
     "device_profiles",
-    "coordinator.rounds",
-    "coordinator.cohort",
-    "coordinator.aggregate",
+    "coordinator.rounds.state",
+    "coordinator.rounds.cohort",
+    "coordinator.algorithms.mean",
     "coordinator.algorithms",
-    "coordinator.assignment",
-    "coordinator.gate",
-    "coordinator.intake",
+    "coordinator.densities",
+    "coordinator.rounds.validation",
+    "coordinator.protocol.uploads",
     "coordinator.ledger",
-    "coordinator.orders",
-    "coordinator.post",
+    "coordinator.rounds.tasks",
+    "coordinator.protocol.publisher",
     "coordinator.settings",
-    "coordinator.status",
-    "coordinator.store",
-    "coordinator.broker",
+    "coordinator.views.terminal.status",
+    "coordinator.checkpoints.models",
+    "coordinator.broker.start",
     "edge_sdk.cli",
     "coordinator.cli",
     "export.cli",
@@ -178,7 +178,7 @@ LIGHT = [
 PURE = {
     "edge_sdk.sparse": {"asyncio", "socket", "sqlite3", "paho", "scipy"},
     "edge_sdk.session": {"asyncio", "socket", "sqlite3", "paho"},
-    "coordinator.rounds": {"asyncio", "socket", "sqlite3", "paho", "numpy"},
+    "coordinator.rounds.state": {"asyncio", "socket", "sqlite3", "paho", "numpy"},
     "coordinator.algorithms": {"sqlite3", "paho"},
 }
 LOADED = "import {}, sys; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"

@@ -73,7 +73,7 @@ def test_a_wheel_carries_the_runtime_its_header_and_the_kernels(
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
     assert any(n.startswith("device_profiles/boards/") for n in names)
-    static = "coordinator/dashboard/static"
+    static = "coordinator/views/page/static"
     for name in ("page.css", "vendor/uPlot.iife.min.js", "vendor/uPlot.LICENSE"):
         assert f"{static}/{name}" in names
 

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-VENDOR = Path(__file__).parents[1] / "coordinator/dashboard/static/vendor"
+VENDOR = Path(__file__).parents[1] / "coordinator/views/page/static/vendor"
 # Ours -> the package's.
 FILES = {
     "uPlot.iife.min.js": "package/dist/uPlot.iife.min.js",

@@ -17,18 +17,18 @@ import msgspec
 import numpy as np
 
 from coordinator.ledger import open_ledger
-from coordinator.server import Server
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.agent.work import Outcome
-from edge_sdk.journal import Journal
-from edge_sdk.models.task import Examples, load_task
-from edge_sdk.session import Broke, Nudge, Phase
+from edge_sdk.agent.training_thread import Outcome
+from edge_sdk.session import Broke, Nudge, SessionPhase
 from edge_sdk.sparse import draw
 from edge_sdk.sparse.mask import LayerShape
-from edge_sdk.training.change import packed, packed_change
-from edge_sdk.training.local import Outcome as Trained
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import Examples, load_task
+from edge_sdk.training.local import TrainingResult as Trained
+from edge_sdk.training.update import packed, packed_change
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import TaskOrder
@@ -187,7 +187,7 @@ class Device:
         if outcome is not None:
             agent._queue.put(outcome)
         elif (
-            duty.session.phase is Phase.TRAIN
+            duty.session.phase is SessionPhase.TRAIN
             and self.clock() - self.work.told_at >= 15.0
         ):
             duty.say_status(online=True)

@@ -1,28 +1,31 @@
 """The algorithms, one file each, in one literal table."""
 
-from coordinator.algorithm import Algorithm
-from coordinator.algorithms.equal_counts import equal_counts, equal_counts_scaled
-from coordinator.algorithms.erk import erk_frozen
-from coordinator.algorithms.fedavg import fedavg
-from coordinator.algorithms.feddst import feddst
-from coordinator.algorithms.flash import (
+from coordinator.algorithms.base import Algorithm
+from coordinator.algorithms.methods.equal_counts import (
+    equal_counts,
+    equal_counts_scaled,
+)
+from coordinator.algorithms.methods.erk import erk_frozen
+from coordinator.algorithms.methods.fedavg import fedavg
+from coordinator.algorithms.methods.feddst import feddst
+from coordinator.algorithms.methods.flash import (
     flash_edge,
     flash_scaled,
     flash_trained,
     hetero_flash,
     spdst,
 )
-from coordinator.algorithms.jmwst import jmwst, jmwst_every
-from coordinator.algorithms.nst import nst
-from coordinator.algorithms.pdst import pdst
-from coordinator.algorithms.released import (
+from coordinator.algorithms.methods.jmwst import jmwst, jmwst_every
+from coordinator.algorithms.methods.nst import nst
+from coordinator.algorithms.methods.pdst import pdst
+from coordinator.algorithms.methods.released import (
     flash_released,
     flash_unfloored,
     hetero_flash_released,
     pdst_released,
 )
-from coordinator.algorithms.salientgrads import salientgrads, salientgrads_steps
-from coordinator.algorithms.zerofl import zerofl
+from coordinator.algorithms.methods.salientgrads import salientgrads, salientgrads_steps
+from coordinator.algorithms.methods.zerofl import zerofl
 
 __all__ = ["ALGORITHMS"]
 

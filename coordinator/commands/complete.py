@@ -8,7 +8,7 @@ import typer
 
 from coordinator.algorithms import ALGORITHMS
 from device_profiles import boards
-from edge_sdk.models.task import SHIPPED
+from edge_sdk.tasks.task import SHIPPED
 
 __all__ = ["algorithms", "board_names", "devices", "presets", "tasks"]
 
@@ -30,7 +30,7 @@ def board_names(begun: str) -> list[str]:
 
 def presets(begun: str) -> list[str]:
     """Published settings of simulations."""
-    from coordinator.simulation.presets import PRESETS  # noqa: PLC0415 - late
+    from coordinator.simulation.reproduce.presets import PRESETS  # noqa: PLC0415 - late
 
     return [name for name in PRESETS if name.startswith(begun)]
 

@@ -12,7 +12,7 @@ import typer
 from coordinator.commands import complete
 from coordinator.commands.options import SETTINGS, Folder, need_torch, own_folder
 from coordinator.settings import RunSettings, load_run
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from edge_sdk.errors import StateError
 from edge_sdk.infer.signature import read_public_key
 from edge_sdk.terminal import Exit, Json, look, say, show
@@ -65,11 +65,11 @@ def _done(folder: Path, settings: RunSettings) -> bool:
 def _see_through(folder: Path, settings: RunSettings, no: int) -> None:
     """Serves the run, which is over, until every device has answered."""
     need_torch()
-    from coordinator.delivery.book import Book  # noqa: PLC0415
-    from coordinator.serve import serve  # noqa: PLC0415 - imports torch
+    from coordinator.delivery.store import DeliveryStore  # noqa: PLC0415
+    from coordinator.server.wiring import serve  # noqa: PLC0415 - imports torch
 
     serve(folder, settings, look(), linger=True)
-    mine = [d for _, d in sorted(Book(folder).latest().items()) if d.no == no]
+    mine = [d for _, d in sorted(DeliveryStore(folder).latest().items()) if d.no == no]
     for one in mine:
         why = f": {one.why}" if one.why else ""
         mark = "" if one.verdict == "live" else "problem: "

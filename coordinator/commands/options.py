@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_sdk.errors import DependencyError
-from edge_sdk.private import keep_private
+from edge_sdk.private_files import keep_private
 
 __all__ = ["SETTINGS", "Folder", "Insecure", "need_torch", "own_folder"]
 

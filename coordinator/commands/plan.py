@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
 from coordinator.commands import complete
+from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from device_profiles import boards, load_board
 from edge_sdk.terminal import Json, show, width
 
@@ -40,9 +40,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what boards could do before one is at hand: density, time, bytes a month."""
-    from coordinator.plan import plan_fleet, plan_table  # noqa: PLC0415
-    from edge_sdk.models.cost import workload_of  # noqa: PLC0415 - imports torch
-    from edge_sdk.models.task import load_task  # noqa: PLC0415
+    from coordinator.operations.planning import plan_fleet, plan_table  # noqa: PLC0415
+    from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
+    from edge_sdk.tasks.task import load_task  # noqa: PLC0415
 
     found = load_task(task)
     work = workload_of(found, examples=examples, epochs=1, batch=found.batch_size)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.commands.options import Folder
-from coordinator.report import write_report
+from coordinator.views.report import write_report
 from edge_sdk.terminal import Json, tell
 
 __all__ = ["report"]

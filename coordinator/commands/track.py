@@ -8,8 +8,8 @@ from typing import Annotated, cast
 import typer
 
 from coordinator.commands.options import Folder
-from coordinator.track import track as write_figures
-from coordinator.track.follow import Place
+from coordinator.views.track import track as write_figures
+from coordinator.views.track.follow import Place
 from edge_sdk.errors import SettingsError
 from edge_sdk.terminal import Json, on_stop, tell
 

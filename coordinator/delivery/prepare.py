@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.delivery.book import Book
-from coordinator.identity.gate import office_for
+from coordinator.delivery.store import DeliveryStore
+from coordinator.identity.broker_access import office_for
 from coordinator.ledger import read_ledger
 from coordinator.settings import RunSettings
 from edge_sdk.errors import ExportError, IdentityError, StateError
@@ -80,7 +80,7 @@ def prepare(
     packed = pack_bundle(bundle)
     manifest = checked.manifest
     label = f"{manifest['task']}, round {manifest['round']}"
-    no = Book(folder).add(
+    no = DeliveryStore(folder).add(
         packed,
         blob_id(manifest_of(packed)),
         digest=hashlib.sha256((bundle / "manifest.json").read_bytes()).digest(),

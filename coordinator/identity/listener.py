@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from coordinator.identity.office import Office
+from coordinator.identity.registry import IdentityRegistry
 from coordinator.rate_limit import Seldom
 from edge_sdk.errors import EdgeError, IdentityError, RemoteProtocolError
 from edge_sdk.identity.exchange import (
@@ -123,7 +123,13 @@ class Listener:
     """
 
     def __init__(
-        self, office: Office, welcome: Welcome, *, bind: str, port: int, address: str
+        self,
+        office: IdentityRegistry,
+        welcome: Welcome,
+        *,
+        bind: str,
+        port: int,
+        address: str,
     ) -> None:
         self._office, self._welcome = office, welcome
         self._context = _context(office.server_pem(address))

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.database import database_error
 from coordinator.identity.policy import TokenRow
+from coordinator.ledger.database import database_error
 from edge_sdk.errors import StateError, disk_remedy
-from edge_sdk.private import make_private, private_file
+from edge_sdk.private_files import make_private, private_file
 
 __all__ = ["CertificateRow", "IdentityStore", "SigningRow"]
 

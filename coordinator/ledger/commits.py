@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from coordinator.database import database_error
 from coordinator.ledger.blobs import Blobs
+from coordinator.ledger.database import database_error
 from edge_sdk.errors import StateError
 
 __all__ = ["Commits"]

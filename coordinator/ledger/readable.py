@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from coordinator.database import damaged, database_error
+from coordinator.ledger.database import damaged, database_error
 
 __all__ = ["in_words"]
 

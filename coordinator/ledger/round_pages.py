@@ -8,14 +8,14 @@ from typing import TypeAlias
 
 from coordinator.ledger.pages import Pages, now
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
-from coordinator.limits import PAST, Share
-from coordinator.rounds import Phase, TaskPhase
+from coordinator.rounds.contribution_limits import PAST, ContributionLimit
+from coordinator.rounds.state import RoundPhase, TaskPhase
 from edge_sdk.json_text import to_json
 
 __all__ = ["Limit", "RoundPages"]
 
 Limit: TypeAlias = Callable[
-    [Sequence[float], Sequence[int], Sequence[float]], Sequence[Share]
+    [Sequence[float], Sequence[int], Sequence[float]], Sequence[ContributionLimit]
 ]
 
 
@@ -202,13 +202,13 @@ class RoundPages(Pages):
 
     def finish(self, no: int, *, model: str, note: str = "") -> None:
         """The aggregate is durable under this checkpoint name."""
-        self._end(no, Phase.DONE, model, note)
+        self._end(no, RoundPhase.DONE, model, note)
 
     def abort(self, no: int, why: str) -> None:
         """The round ends without an aggregate."""
-        self._end(no, Phase.ABORTED, None, why)
+        self._end(no, RoundPhase.ABORTED, None, why)
 
-    def _end(self, no: int, phase: Phase, model: str | None, note: str) -> None:
+    def _end(self, no: int, phase: RoundPhase, model: str | None, note: str) -> None:
         with self._commits.alone() as db:
             db.execute(
                 "UPDATE rounds SET phase = ?, model = ?, note = ?, closed = ? "
@@ -216,7 +216,7 @@ class RoundPages(Pages):
                 (phase.value, model, note, now(), no),
             )
             _expire(db, no)
-            if phase is Phase.ABORTED:  # no model is made of them
+            if phase is RoundPhase.ABORTED:  # no model is made of them
                 db.execute("UPDATE updates SET frozen = 0 WHERE round = ?", (no,))
 
     def rounds(self) -> list[RoundRow]:

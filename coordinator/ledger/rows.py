@@ -6,8 +6,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.database import damaged
-from coordinator.rounds import Phase, TaskPhase
+from coordinator.ledger.database import damaged
+from coordinator.rounds.state import RoundPhase, TaskPhase
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.json_text import floats_from_json
 from edge_sdk.wire.codec import unpack
@@ -33,7 +33,7 @@ class RoundRow:
     """One round as recorded."""
 
     no: int
-    phase: Phase
+    phase: RoundPhase
     goal: int
     quorum: int
     rate: float
@@ -46,7 +46,7 @@ class RoundRow:
         """From a row of `rounds`."""
         return cls(
             row["no"],
-            Phase(row["phase"]),
+            RoundPhase(row["phase"]),
             row["goal"],
             row["quorum"],
             row["rate"],

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
-from coordinator.database import damaged
+from coordinator.ledger.database import damaged
 from edge_sdk.errors import StateError
 
 __all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]

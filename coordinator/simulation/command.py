@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from coordinator.simulation.presets import PRESETS
-from coordinator.simulation.process_pool import process_pool
-from coordinator.simulation.ray_pool import import_ray, ray_pool
 from coordinator.simulation.record import RoundRecord
+from coordinator.simulation.reproduce.presets import PRESETS
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import OpenWorkers
-from coordinator.units import human_bytes
+from coordinator.simulation.workers.interface import OpenWorkers
+from coordinator.simulation.workers.process_pool import process_pool
+from coordinator.simulation.workers.ray_pool import import_ray, ray_pool
+from coordinator.views.units import human_bytes
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import load_toml, seen_from

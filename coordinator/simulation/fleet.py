@@ -13,36 +13,36 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.assignment import assign
-from coordinator.cohort import choose, generator
-from coordinator.pacing import over_selected
-from coordinator.rounds import (
+from coordinator.densities import assign
+from coordinator.rounds.cohort import choose, generator
+from coordinator.rounds.deadlines import over_selected
+from coordinator.rounds.state import (
     Accepted,
     Deadline,
     Event,
     Failed,
     GiveUp,
-    Phase,
     Planned,
     Round,
+    RoundPhase,
     Selected,
     TaskPhase,
     advance,
     quorum_of,
 )
-from coordinator.simulation.settings import Group, SimulationSettings
+from coordinator.simulation.settings import FleetGroup, SimulationSettings
 from device_profiles import Caps, Workload, load_board
 from device_profiles.cost import cost_of
 from device_profiles.schema import DeviceProfile
 from edge_sdk.errors import RunError, SettingsError
 
-__all__ = ["Fleet", "Outcome", "Simulated", "make_fleet"]
+__all__ = ["RoundParticipants", "SimulatedDevice", "SimulatedFleet", "make_fleet"]
 
 SLACK = 3.0  # the deadline, in times of the slowest device's expected seconds
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulatedDevice:
     """One device.
 
     Attributes:
@@ -61,7 +61,7 @@ class Simulated:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundParticipants:
     """Who is in a round.
 
     Attributes:
@@ -80,10 +80,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Fleet:
+class SimulatedFleet:
     """All devices, and how unruly they are."""
 
-    devices: Mapping[str, Simulated]
+    devices: Mapping[str, SimulatedDevice]
     jitter: float
     dropout: float
     seed: int
@@ -113,7 +113,9 @@ class Fleet:
         wanted = over_selected(count, len(able)) if self.timed else count
         return choose(self.seed, no, able, wanted)
 
-    def play(self, no: int, densities: Mapping[str, float], goal: int) -> Outcome:
+    def play(
+        self, no: int, densities: Mapping[str, float], goal: int
+    ) -> RoundParticipants:
         """Plays a round's events in virtual time through the round's state machine.
 
         Args:
@@ -146,10 +148,10 @@ class Fleet:
             state, effects = advance(state, event)
             clock = at
             note = next((e.why for e in effects if isinstance(e, GiveUp)), "")
-            if state.phase is not Phase.RUN:
+            if state.phase is not RoundPhase.RUN:
                 break
         accepted = [d for d, p in state.tasks.items() if p is TaskPhase.ACCEPTED]
-        return Outcome(asked, tuple(sorted(accepted)), took, clock, note)
+        return RoundParticipants(asked, tuple(sorted(accepted)), took, clock, note)
 
 
 def make_fleet(
@@ -157,7 +159,7 @@ def make_fleet(
     examples: Mapping[str, int],
     workload: Workload | None,
     settings: SimulationSettings,
-) -> Fleet:
+) -> SimulatedFleet:
     """The fleet of a simulation; groups are dealt out by a seeded shuffle.
 
     Args:
@@ -179,9 +181,9 @@ def make_fleet(
             remedy="Lower cohort, or simulate more devices.",
         )
     order = np.random.default_rng([settings.seed, 0xF1EE]).permutation(len(names))
-    groups = settings.fleet or [Group(share=1.0)]
+    groups = settings.fleet or [FleetGroup(share=1.0)]
     ends = np.rint(np.cumsum([g.share for g in groups]) * len(names)).astype(int)
-    devices: dict[str, Simulated] = {}
+    devices: dict[str, SimulatedDevice] = {}
     start = 0
     for group, end in zip(groups, ends, strict=True):
         for i in order[start:end]:
@@ -190,33 +192,33 @@ def make_fleet(
                 work = replace(workload, examples=examples[name])
             devices[name] = _one(group, folders[name], examples[name], work, settings)
         start = end
-    return Fleet(devices, settings.jitter, settings.dropout, settings.seed)
+    return SimulatedFleet(devices, settings.jitter, settings.dropout, settings.seed)
 
 
 def _one(
-    group: Group,
+    group: FleetGroup,
     folder: Path,
     examples: int,
     work: Workload | None,
     settings: SimulationSettings,
-) -> Simulated:
+) -> SimulatedDevice:
     ladder = settings.densities
     if not group.board or work is None:
         affords = group.density or 1.0
         levels = {*ladder, 1.0}
-        return Simulated(folder, examples, affords, dict.fromkeys(levels, 0.0))
+        return SimulatedDevice(folder, examples, affords, dict.fromkeys(levels, 0.0))
     profile, bytes_per_round = load_board(group.board), group.bytes_per_round
     caps = Caps(bytes_per_round=bytes_per_round) if bytes_per_round else None
     seconds = _seconds(profile, work, ladder)
     if group.density:
-        return Simulated(folder, examples, group.density, seconds, group.board)
+        return SimulatedDevice(folder, examples, group.density, seconds, group.board)
     choice = assign({"it": profile}, work, ladder, settings.round_budget_s, caps)["it"]
     if choice.density is None:
         raise RunError(
             f"board {group.board} can take part at none of {ladder}: {choice.why}",
             remedy="Lower the densities, or raise round_budget_s or the caps.",
         )
-    return Simulated(folder, examples, choice.density, seconds, group.board)
+    return SimulatedDevice(folder, examples, choice.density, seconds, group.board)
 
 
 def _seconds(

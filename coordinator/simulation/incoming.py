@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Family
-from coordinator.gate import Refused, check_offer, check_payload, read_update
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Contribution, Model
+from coordinator.rounds.validation import (
+    Refusal,
+    check_offer,
+    check_payload,
+    read_update,
+)
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
-from edge_sdk.training.change import Packed
+from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.evidence import Evidence
 from edge_sdk.wire.messages import TaskOrder
@@ -21,7 +26,7 @@ __all__ = ["checked", "contribution", "mean_loss", "received_bytes"]
 
 
 def checked(
-    order: TaskOrder, done: Packed, base: Model, mask: Mask, max_examples: int
+    order: TaskOrder, done: PackedUpdate, base: Model, mask: Mask, max_examples: int
 ) -> Values | Evidence:
     """What a device made of its order, if the gate lets it pass.
 
@@ -42,7 +47,7 @@ def checked(
     found = refused or check_payload(
         done.payload, order, mask, base.dense, examples=done.offer.examples
     )
-    if isinstance(found, Refused):
+    if isinstance(found, Refusal):
         raise RunError(f"task {order.id} gave an update that is no good: {found.why}")
     return found
 
@@ -50,9 +55,9 @@ def checked(
 def contribution(
     device: str,
     order: TaskOrder,
-    done: Packed,
+    done: PackedUpdate,
     base: Model,
-    family: Family,
+    family: MaskFamily,
     max_examples: int,
 ) -> Contribution:
     """A device's update as the aggregate takes it.
@@ -66,11 +71,11 @@ def contribution(
     return Contribution(device, mask, done.offer.examples, change)
 
 
-def received_bytes(packed: Sequence[Packed]) -> int:
+def received_bytes(packed: Sequence[PackedUpdate]) -> int:
     """Offers and payloads, as packed for the wire."""
     return sum(len(pack(done.offer)) + len(done.payload) for done in packed)
 
 
-def mean_loss(packed: Sequence[Packed]) -> float:
+def mean_loss(packed: Sequence[PackedUpdate]) -> float:
     """Mean training loss over devices, each counting the same."""
     return float(np.mean([done.offer.metrics["loss"] for done in packed]))

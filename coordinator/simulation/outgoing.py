@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.aggregate import Model
-from coordinator.algorithm import Algorithm, Family
-from coordinator.orders import order_for
+from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.rounds.blobs import Publish, publish_blobs
+from coordinator.rounds.tasks import order_for
 from coordinator.settings import RunSettings
-from coordinator.shelf import Publish, shelve
-from coordinator.simulation.workers import Work
+from coordinator.simulation.workers.interface import TrainingJob
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Manifest, TaskOrder
 from edge_sdk.wire.values import CODECS, agreed
@@ -32,7 +32,7 @@ class Outgoing:
     """
 
     orders: list[TaskOrder]
-    jobs: list[Work]
+    jobs: list[TrainingJob]
     sent_bytes: int
 
 
@@ -40,7 +40,7 @@ def outgoing(
     round_no: int,
     chosen: Mapping[str, float],
     base: Model,
-    family: Family,
+    family: MaskFamily,
     *,
     algorithm: Algorithm,
     settings: RunSettings,
@@ -73,7 +73,9 @@ def outgoing(
         contents[manifest.sha256] = content
         return manifest
 
-    named = shelve(publish, round_no, base, family, masks, dict.fromkeys(masks, down))
+    named = publish_blobs(
+        publish, round_no, base, family, masks, dict.fromkeys(masks, down)
+    )
     orders, jobs, sent = [], [], 0
     for device, density in chosen.items():
         start, mask = named[device].base, named[device].mask
@@ -91,7 +93,9 @@ def outgoing(
             codec=up,
         )
         structure = contents[mask.structure.sha256] if mask.structure else b""
-        job = Work(folders[device], pack(order), contents[start.sha256], structure)
+        job = TrainingJob(
+            folders[device], pack(order), contents[start.sha256], structure
+        )
         orders.append(order)
         jobs.append(job)
         sent += len(job.order) + len(job.base)

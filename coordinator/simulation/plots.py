@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.scores import metric_of
 from coordinator.simulation.record import RoundRecord, read_records
+from coordinator.views.scores import metric_of
 from edge_sdk.errors import DependencyError, StateError
 
 if TYPE_CHECKING:

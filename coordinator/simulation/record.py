@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.aggregate import Coverage
-from coordinator.algorithm import Family
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Coverage
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
 
 __all__ = [
-    "Journal",
+    "RoundLog",
     "RoundRecord",
     "Wire",
     "coverage_figures",
@@ -106,7 +106,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unable: dict[str, str] = {}
 
 
-class Journal:
+class RoundLog:
     """The rounds of a run's folder: read at the start, a line more after each."""
 
     def __init__(self, folder: Path) -> None:
@@ -156,7 +156,7 @@ def read_records(folder: Path) -> list[RoundRecord]:
     return [_read(path, i, line) for i, line in enumerate(lines, start=1)]
 
 
-def layer_figures(family: Family) -> dict[str, dict[str, float]]:
+def layer_figures(family: MaskFamily) -> dict[str, dict[str, float]]:
     """Density (as text) to weight name to layer density."""
     sizes = {s.name: s.numel for s in family.layers}
     return {

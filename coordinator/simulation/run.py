@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from coordinator.simulation.places import places_of
-from coordinator.simulation.play import Simulation
-from coordinator.simulation.process_pool import check_importable, process_pool
+from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.dispatch import DirectDispatch, Dispatch
+from coordinator.simulation.mqtt.open import check_transport, over_mqtt
 from coordinator.simulation.record import RoundRecord
+from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings, check_simulation
-from coordinator.simulation.transport.open import check_transport, over_mqtt
-from coordinator.simulation.way import Direct, Way
-from coordinator.simulation.workers import OpenWorkers, engine_for
+from coordinator.simulation.workers.interface import OpenWorkers, engine_for
+from coordinator.simulation.workers.process_pool import check_importable, process_pool
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
-from edge_sdk.models.task import load_task
-from edge_sdk.settings import seen_from
+from edge_sdk.tasks.task import load_task
 
 __all__ = ["SETTINGS", "load_simulation", "simulate"]
 
@@ -71,13 +70,15 @@ def simulate(
     _claim(folder, settings)
     folders, evaluation = places_of(settings, cache=cache, progress=log.info)
     simulation = Simulation(folder, settings, folders, evaluation)
+    _check_devices(folders, simulation.journal.records)
+    _write(folder, settings)  # the examples may lie elsewhere by now
     if simulation.done:
         return simulation.journal.records
     with ExitStack() as stack:
         pool = stack.enter_context(
             open_workers(worker_count, settings.task, evaluation, engine)
         )
-        way: Way = Direct(pool)
+        way: Dispatch = DirectDispatch(pool)
         if transport:
             fleet, rounds = simulation.fleet.devices, settings.rounds
             opened = over_mqtt(
@@ -124,23 +125,39 @@ def _claim(folder: Path, settings: SimulationSettings) -> None:
     before = load_simulation(folder)
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(settings), indent=1)
-        replace_file(folder / SETTINGS, text)
-    elif _absolute(before) != _absolute(settings):
-        differ = [
-            name
-            for name in settings.__struct_fields__
-            if getattr(_absolute(before), name) != getattr(_absolute(settings), name)
-        ]
+        _write(folder, settings)
+    else:
+        _check_same(folder, before, settings)
+
+
+def _write(folder: Path, settings: SimulationSettings) -> None:
+    text = msgspec.json.format(msgspec.json.encode(settings), indent=1)
+    replace_file(folder / SETTINGS, text)
+
+
+def _check_same(
+    folder: Path, before: SimulationSettings, settings: SimulationSettings
+) -> None:
+    differ = [
+        name
+        for name in settings.__struct_fields__
+        if name != "folder" and getattr(before, name) != getattr(settings, name)
+    ]
+    # The folder says where the examples lie: a run that was moved, or copied together
+    # with them, goes on.
+    if bool(before.folder) != bool(settings.folder):
+        differ.append("folder")
+    if differ:
         raise StateError(
             f"{folder} holds a simulation with other settings: {', '.join(differ)}",
             remedy="Choose another folder, or give only the folder to go on with it.",
         )
 
 
-def _absolute(settings: SimulationSettings) -> SimulationSettings:
-    """The same with the folder as it is seen from here: older runs keep it relative."""
-    if not settings.folder:
-        return settings
-    folder = str(seen_from(Path(), settings.folder))
-    return msgspec.structs.replace(settings, folder=folder)
+def _check_devices(folders: Mapping[str, Path], records: Sequence[RoundRecord]) -> None:
+    missing = {name for record in records for name in record.accepted} - set(folders)
+    if missing:
+        raise StateError(
+            f"{min(missing)} has trained in this run and has no examples any more",
+            remedy="Name the folder that the run began with, or choose another run.",
+        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coordinator.aggregate import Model
-from coordinator.algorithm import Family
-from coordinator.simulation.workers import Chunk, Workers, results
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.simulation.workers.interface import EvaluationChunk, Workers, results
 from edge_sdk.training.scoring import means
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import pack_values
@@ -15,7 +15,7 @@ CHUNK = 1000  # examples per job: fixed, so that sums do not depend on workers
 
 
 def scores_of(
-    pool: Workers, model: Model, family: Family, examples: int
+    pool: Workers, model: Model, family: MaskFamily, examples: int
 ) -> dict[str, dict[str, float]]:
     """Density (as text) to the means over the evaluation set, the loss among them.
 
@@ -34,7 +34,9 @@ def scores_of(
         structure = b"" if family.drawn(mask) else encode_structure(mask)
         values, recipe = pack_values(model.on(mask), mask), family.recipe(mask)
         jobs += [
-            Chunk(recipe, structure, values, start, min(start + CHUNK, examples))
+            EvaluationChunk(
+                recipe, structure, values, start, min(start + CHUNK, examples)
+            )
             for start in starts
         ]
     found = results(pool.score, jobs)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.algorithms import ALGORITHMS
-from coordinator.assignment import DEFAULT_ROUND_BUDGET_S
+from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.settings import (
     CodecSettings,
     RunSettings,
@@ -21,12 +21,12 @@ from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import check_density
 
-__all__ = ["Group", "SimulationSettings", "check_simulation", "run_settings"]
+__all__ = ["FleetGroup", "SimulationSettings", "check_simulation", "run_settings"]
 
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FleetGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the fleet.
 
     Attributes:
@@ -87,7 +87,7 @@ class SimulationSettings(
     round_budget_s: Annotated[float, Meta(gt=0)] = DEFAULT_ROUND_BUDGET_S
     jitter: Annotated[float, Meta(ge=0, le=2)] = 0.0
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    fleet: list[Group] = []
+    fleet: list[FleetGroup] = []
     training: TrainingSettings = TrainingSettings()
     warm_up: WarmUpSettings = WarmUpSettings(devices=10)
     codec: CodecSettings = CodecSettings()

@@ -17,6 +17,6 @@ account    bytes that were moved, and the record that the journal keeps
 """
 
 from edge_sdk.agent.loop import Agent
-from edge_sdk.agent.parts import Badge, Connect, Identity, Runner
+from edge_sdk.agent.parts import Connect, DeviceKeys, Identity, Runner
 
-__all__ = ["Agent", "Badge", "Connect", "Identity", "Runner"]
+__all__ = ["Agent", "Connect", "DeviceKeys", "Identity", "Runner"]

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-from edge_sdk.agent.duty import Duty
-from edge_sdk.agent.parts import Badge, Connect, Identity, Runner
-from edge_sdk.agent.work import Outcome
+from edge_sdk.agent.effects import SessionEffects
+from edge_sdk.agent.parts import Connect, DeviceKeys, Identity, Runner
+from edge_sdk.agent.training_thread import Outcome
+from edge_sdk.deploy.installer import ASK_S, DeployTarget, Installed
+from edge_sdk.device.limits.decision import Go, Pause
+from edge_sdk.device.limits.enforcement import LimitsEnforcer
 from edge_sdk.errors import IdentityError, RemoteProtocolError
-from edge_sdk.governor.verdict import Go, Pause
-from edge_sdk.installer import ASK_S, Installed, Place
-from edge_sdk.journal import Journal
-from edge_sdk.session import Event, Linked, Nudge, Phase, Session
-from edge_sdk.training.change import Packed as PackedTask
-from edge_sdk.transport.base import Delivery
-from edge_sdk.warden import Warden
+from edge_sdk.session import Connected, Event, Nudge, Session, SessionPhase
+from edge_sdk.storage.journal import Journal
+from edge_sdk.training.update import PackedUpdate as PackedTask
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
 
 __all__ = ["Agent"]
@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 ROOM_S = 0.5  # between two looks at whether the loop has ended
 QUEUE = 2048  # events; a full queue drops messages, which are asked for again
 # Seconds without news before asking again: short while somebody waits for us.
-NUDGE_S = {Phase.FETCH: 3.0, Phase.UPLOAD: 5.0, Phase.IDLE: 20.0, Phase.TRAIN: 60.0}
+NUDGE_S = {
+    SessionPhase.FETCH: 3.0,
+    SessionPhase.UPLOAD: 5.0,
+    SessionPhase.IDLE: 20.0,
+    SessionPhase.TRAIN: 60.0,
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class _Stepped:
     """Training went on; who looks at the fleet may want to know."""
 
 
-_Item: TypeAlias = Event | Delivery | Outcome | Installed | _Stepped
+_Item: TypeAlias = Event | ReceivedMessage | Outcome | Installed | _Stepped
 
 
 class Agent:
@@ -65,9 +70,9 @@ class Agent:
         journal: Journal,
         runner: Runner,
         *,
-        badge: Badge | None = None,
-        warden: Warden | None = None,
-        place: Place | None = None,
+        badge: DeviceKeys | None = None,
+        warden: LimitsEnforcer | None = None,
+        place: DeployTarget | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_phase: Callable[[Session], None] = lambda _: None,
     ) -> None:
@@ -76,7 +81,7 @@ class Agent:
         self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
         self._stopping = threading.Event()
         self.dropped = 0  # malformed or foreign messages
-        self._duty = Duty(
+        self._duty = SessionEffects(
             identity,
             partial(connect, self._deliver, self._link),
             journal,
@@ -97,7 +102,7 @@ class Agent:
 
     # -- other threads: enqueue and nothing else ---------------------------------------
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: ReceivedMessage) -> None:
         try:
             self._queue.put_nowait(delivery)
         except queue.Full:
@@ -106,7 +111,7 @@ class Agent:
     def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         if up:
             with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(Linked())
+                self._queue.put_nowait(Connected())
 
     def _put(self, item: _Item) -> None:
         """Waits for room, as long as the loop makes room."""
@@ -131,7 +136,7 @@ class Agent:
         duty.boot()
         quiet_since = self._clock()
         while not self._stopping.is_set():
-            idle = duty.session.phase is Phase.IDLE and not duty.installer.busy
+            idle = duty.session.phase is SessionPhase.IDLE and not duty.installer.busy
             if until_done and duty.finished and idle:
                 return
             patience_s = self._patience_s(quiet_since)
@@ -169,13 +174,13 @@ class Agent:
         self._duty.end()
 
     def _is_for_all(self, item: object) -> bool:
-        return isinstance(item, Delivery) and item.topic == self._announced
+        return isinstance(item, ReceivedMessage) and item.topic == self._announced
 
     def _patience_s(self, quiet_since: float) -> float:
         """Seconds until somebody is asked again."""
         phase = self._duty.session.phase
         until = quiet_since + NUDGE_S[phase]
-        if phase is Phase.IDLE:
+        if phase is SessionPhase.IDLE:
             until = max(until, self._duty.hold.back_at)
         return max(until - self._clock(), 0.01)
 
@@ -189,7 +194,7 @@ class Agent:
             duty.installer.finish(item)
         elif isinstance(item, Go | Pause):
             duty.mind(item)
-        elif isinstance(item, Delivery):
+        elif isinstance(item, ReceivedMessage):
             try:
                 duty.hear(item)
             except RemoteProtocolError as error:

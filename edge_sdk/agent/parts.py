@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from edge_sdk.identity.signatures import Seal
-from edge_sdk.training.change import Packed
+from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.base import Deliver, OnLink, Transport, Will
 from edge_sdk.wire.messages import TaskOrder
 
-__all__ = ["Badge", "Connect", "Identity", "Runner"]
+__all__ = ["Connect", "DeviceKeys", "Identity", "Runner"]
 
 Connect: TypeAlias = Callable[[Deliver, OnLink, Will], Transport]
 
@@ -36,12 +36,12 @@ class Runner(Protocol):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         """Carries out an order; `structure` is there when its mask names one."""
         ...
 
 
-class Badge(Protocol):
+class DeviceKeys(Protocol):
     """A device's keys; `edge_sdk.identity.folder.DeviceFolder` is one.
 
     Each method that changes something is durable before it returns.

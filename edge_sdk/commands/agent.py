@@ -13,16 +13,16 @@ import msgspec
 import typer
 
 from edge_sdk.commands.options import need_torch
-from edge_sdk.private import keep_private
+from edge_sdk.private_files import keep_private
 from edge_sdk.settings import DeviceSettings, load_settings, profile_of
 from edge_sdk.terminal import log_from_now_on, on_stop
 
 if TYPE_CHECKING:
     from device_profiles import DeviceProfile
     from edge_sdk.agent import Agent
-    from edge_sdk.models.task import Examples, Task
     from edge_sdk.session import Session
-    from edge_sdk.training.allowance import MicroBatch
+    from edge_sdk.tasks.task import Examples, Task
+    from edge_sdk.training.memory_limit import MicroBatch
 
 __all__ = ["micro_batch_of", "run"]
 
@@ -67,8 +67,8 @@ def micro_batch_of(
         return settings.micro_batch
     if ceiling is None:
         return 0
-    from edge_sdk.governor.memory import micro_batch  # noqa: PLC0415 - late, like torch
-    from edge_sdk.models.cost import workload_of  # noqa: PLC0415 - imports torch
+    from edge_sdk.device.limits.memory import micro_batch  # noqa: PLC0415 - late, like torch
+    from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
     from edge_sdk.training.accumulate import coupling_layer  # noqa: PLC0415 - torch
 
     layer = None if settings.ghost_norm else coupling_layer(task.model())
@@ -105,9 +105,9 @@ def micro_batch_of(
 @contextlib.contextmanager
 def _restrained(profile: DeviceProfile) -> Iterator[None]:
     """Whatever else the board does comes first, and memory stays under its cap."""
-    from edge_sdk.governor.memory import hold_to, ram_cap  # noqa: PLC0415 - late
-    from edge_sdk.governor.processor import be_nice  # noqa: PLC0415 - late
-    from edge_sdk.probe.ram import ceilings  # noqa: PLC0415
+    from edge_sdk.device.limits.memory import hold_to, ram_cap  # noqa: PLC0415 - late
+    from edge_sdk.device.limits.processor import be_nice  # noqa: PLC0415 - late
+    from edge_sdk.device.probe.ram import ceilings  # noqa: PLC0415
 
     be_nice()
     cap = ram_cap(profile.caps, ceilings())
@@ -125,15 +125,15 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
 
     from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
-    from edge_sdk.governor.processor import threads_for  # noqa: PLC0415
-    from edge_sdk.installer import place_of  # noqa: PLC0415
-    from edge_sdk.journal import Journal  # noqa: PLC0415
-    from edge_sdk.models.task import load_task  # noqa: PLC0415
-    from edge_sdk.probe.board import read_board  # noqa: PLC0415
-    from edge_sdk.training.progress import Progress  # noqa: PLC0415
+    from edge_sdk.deploy.installer import place_of  # noqa: PLC0415
+    from edge_sdk.device.limits.enforcement import LimitsEnforcer, MemoryFallbackRunner  # noqa: PLC0415
+    from edge_sdk.device.limits.processor import threads_for  # noqa: PLC0415
+    from edge_sdk.device.probe.board import read_board  # noqa: PLC0415
+    from edge_sdk.storage.journal import Journal  # noqa: PLC0415
+    from edge_sdk.tasks.task import load_task  # noqa: PLC0415
+    from edge_sdk.training.checkpoint import Progress  # noqa: PLC0415
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
-    from edge_sdk.warden import Frugal, Warden  # noqa: PLC0415
 
     address, badge = access_of(settings)
     profile = profile_of(settings.profile, folder)
@@ -141,7 +141,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     if settings.threads or share < 1.0:
         lent = threads_for(cores, share) if share < 1.0 else settings.threads
         torch.set_num_threads(min(settings.threads or lent, lent))
-    warden = Warden(profile.caps, cores=cores)
+    warden = LimitsEnforcer(profile.caps, cores=cores)
     task = load_task(settings.task, beside=folder)
     examples = task.read_train(settings.data)
     runner = TaskRunner(
@@ -171,7 +171,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
             address, settings.name, deliver, on_link, will=will, window=WINDOW
         ),
         Journal(settings.state),
-        Frugal(runner),
+        MemoryFallbackRunner(runner),
         badge=badge,
         warden=warden,
         place=place_of(settings, folder),

@@ -16,7 +16,7 @@ from device_profiles import boards, load_board
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.commands.options import OWN, need_torch
 from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
-from edge_sdk.private import keep_private
+from edge_sdk.private_files import keep_private
 from edge_sdk.settings import (
     DeviceSettings,
     load_settings,
@@ -71,11 +71,11 @@ def enroll(
     as_json: Json = False,
 ) -> None:
     """Make this device's keys, have them certified, and write its device.toml."""
+    from edge_sdk.device.probe.board import likely_board, read_board  # noqa: PLC0415
     from edge_sdk.identity.enroll import enroll as enroll_device  # noqa: PLC0415
     from edge_sdk.identity.enroll import settings_text  # noqa: PLC0415
     from edge_sdk.identity.folder import begun  # noqa: PLC0415
     from edge_sdk.identity.token import read_token  # noqa: PLC0415
-    from edge_sdk.probe.board import likely_board, read_board  # noqa: PLC0415
 
     given = given_secret(
         " ".join(token or ()), file=token_file, variable=TOKEN_VARIABLE, what="token"
@@ -149,10 +149,10 @@ def profile(
 ) -> None:
     """Measure this board with the settings' own task, and write its profile."""
     need_torch()
-    from edge_sdk.models.task import load_task  # noqa: PLC0415 - imports torch
-    from edge_sdk.probe.board import nearest_folder  # noqa: PLC0415
-    from edge_sdk.probe.report import default_path, write_profile  # noqa: PLC0415
-    from edge_sdk.probe.run import probe  # noqa: PLC0415
+    from edge_sdk.device.probe.board import nearest_folder  # noqa: PLC0415
+    from edge_sdk.device.probe.report import default_path, write_profile  # noqa: PLC0415
+    from edge_sdk.device.probe.run import probe  # noqa: PLC0415
+    from edge_sdk.tasks.task import load_task  # noqa: PLC0415 - imports torch
 
     own = load_settings(settings, DeviceSettings)
     path = out or default_path(own.state)
@@ -194,16 +194,16 @@ def doctor(
 ) -> None:
     """Say what is well on this board and what to mend; exit code 1 if anything."""
     from edge_sdk.access import tls_of  # noqa: PLC0415
-    from edge_sdk.doctor import Patient, examine, render  # noqa: PLC0415
+    from edge_sdk.device.doctor import DoctorTarget, examine, render  # noqa: PLC0415
 
-    patient = Patient()
+    patient = DoctorTarget()
     if settings is not None:
         own = load_settings(settings, DeviceSettings)
         try:
             tls = tls_of(own)
         except IdentityError:  # the patient's complaint; it is named below
             tls = None
-        patient = Patient(
+        patient = DoctorTarget(
             broker_url=own.broker,
             tls=tls,
             identity=own.identity,

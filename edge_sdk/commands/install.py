@@ -13,7 +13,7 @@ from edge_sdk.terminal import Json, tell
 from edge_sdk.terminal.utf8 import echo
 
 if TYPE_CHECKING:
-    from edge_sdk.service import Service
+    from edge_sdk.device.service import Service
 
 __all__ = ["bundle", "install", "show"]
 
@@ -22,7 +22,7 @@ ServiceFile = Annotated[Path, typer.Argument(help="The device's TOML file.")]
 
 def install(settings: ServiceFile = Path("device.toml"), as_json: Json = False) -> None:
     """Write the hardened systemd unit of this device; needs root."""
-    from edge_sdk.service import install_service  # noqa: PLC0415
+    from edge_sdk.device.service import install_service  # noqa: PLC0415
 
     path, commands = install_service(_unit(settings))
     told = f"wrote {path}; start it with: {commands}"
@@ -31,15 +31,15 @@ def install(settings: ServiceFile = Path("device.toml"), as_json: Json = False) 
 
 def show(settings: ServiceFile = Path("device.toml")) -> None:
     """Print the unit that `install` would write."""
-    from edge_sdk.service import unit_text  # noqa: PLC0415
+    from edge_sdk.device.service import unit_text  # noqa: PLC0415
 
     echo(unit_text(_unit(settings)))
 
 
 def _unit(settings: Path) -> Service:
     """The unit's facts: the owner's caps become its walls."""
-    from edge_sdk.probe.board import read_board  # noqa: PLC0415
-    from edge_sdk.service import this_service  # noqa: PLC0415
+    from edge_sdk.device.probe.board import read_board  # noqa: PLC0415
+    from edge_sdk.device.service import this_service  # noqa: PLC0415
 
     own = load_settings(settings, DeviceSettings)
     caps = profile_of(own.profile, settings.parent).caps
@@ -76,7 +76,7 @@ def bundle(
     as_json: Json = False,
 ) -> None:
     """Collect every wheel that a device without internet needs."""
-    from edge_sdk.bundle import make_bundle  # noqa: PLC0415
+    from edge_sdk.device.offline_wheels import make_bundle  # noqa: PLC0415
 
     if platform not in ("aarch64", "x86_64"):
         raise SettingsError(

@@ -47,7 +47,7 @@ def infer(
 
 def status(root: Root, as_json: Json = False) -> None:
     """Say which model is live and which one waits."""
-    from edge_sdk.slots import look  # noqa: PLC0415
+    from edge_sdk.deploy.slots import look  # noqa: PLC0415
 
     slots = look(root)
     lines = [
@@ -68,7 +68,7 @@ def switch(
     as_json: Json = False,
 ) -> None:
     """Check BUNDLE on this board and make it live, or leave all as it was."""
-    from edge_sdk.slots import switch  # noqa: PLC0415
+    from edge_sdk.deploy.slots import switch  # noqa: PLC0415
 
     slot = switch(root, folder, trusted=public_key(key), health=shlex.split(health))
     _tell(root, slot, as_json=as_json)
@@ -76,7 +76,7 @@ def switch(
 
 def rollback(root: Root, as_json: Json = False) -> None:
     """Make the model before this one live again."""
-    from edge_sdk.slots import roll_back  # noqa: PLC0415
+    from edge_sdk.deploy.slots import roll_back  # noqa: PLC0415
 
     _tell(root, roll_back(root), as_json=as_json)
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_sdk.deadline import cut_after
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity.exchange import (
     AskAuthority,
@@ -28,6 +27,7 @@ from edge_sdk.identity.exchange import (
 from edge_sdk.identity.folder import NewDevice
 from edge_sdk.identity.keys import certificate_pem
 from edge_sdk.identity.token import Token, pin_of
+from edge_sdk.transport.deadline import cut_after
 
 __all__ = ["enroll", "settings_text"]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 __all__ = [
     "SOURCES",
     "BuildError",
-    "Target",
+    "LibraryTarget",
     "build",
     "cache_folder",
     "find_compiler",
@@ -43,7 +43,7 @@ class BuildError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Target:
+class LibraryTarget:
     """One shared library to build.
 
     Attributes:
@@ -64,28 +64,28 @@ class Target:
 
 _TARGETS = (
     # GCC prefers 256-bit vectors on v4 unless told: half the width for nothing.
-    Target(
+    LibraryTarget(
         "v4",
         "x86_64",
         ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DFE_VECTOR_BYTES=64"),
     ),
-    Target("v3", "x86_64", ("-march=x86-64-v3", "-DFE_VECTOR_BYTES=32")),
-    Target("sse41", "x86_64", ("-msse4.1", "-DFE_VECTOR_BYTES=16")),
+    LibraryTarget("v3", "x86_64", ("-march=x86-64-v3", "-DFE_VECTOR_BYTES=32")),
+    LibraryTarget("sse41", "x86_64", ("-msse4.1", "-DFE_VECTOR_BYTES=16")),
     # Without the flag GCC's scheduler lengthens live ranges until the tile spills:
     # 6-60 stack accesses in the inner loops.
-    Target(
+    LibraryTarget(
         "neon",
         "aarch64",
         ("-march=armv8-a", "-fno-schedule-insns", "-DFE_VECTOR_BYTES=16"),
     ),
 )
 _F64 = {
-    "x86_64": Target(
+    "x86_64": LibraryTarget(
         "f64",
         "x86_64",
         ("-march=x86-64-v3", "-DFE_VECTOR_BYTES=32", "-DFE_REAL=double"),
     ),
-    "aarch64": Target(
+    "aarch64": LibraryTarget(
         "f64",
         "aarch64",
         ("-fno-schedule-insns", "-DFE_VECTOR_BYTES=16", "-DFE_REAL=double"),
@@ -100,7 +100,7 @@ def this_machine() -> str:
     return _MACHINES.get(machine, machine)
 
 
-def targets_for(machine: str, *, f64: bool = False) -> tuple[Target, ...]:
+def targets_for(machine: str, *, f64: bool = False) -> tuple[LibraryTarget, ...]:
     """The libraries of one machine type; with `f64` only the float64 one of the tests.
 
     Raises:
@@ -150,7 +150,7 @@ def find_compiler(machine: str) -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def build(targets: Sequence[Target], folder: Path) -> list[Path]:
+def build(targets: Sequence[LibraryTarget], folder: Path) -> list[Path]:
     """Compiles the targets into a folder; a library appears whole or not at all.
 
     The link leaves the OpenMP run time out on purpose: its symbols resolve to the copy
@@ -177,7 +177,9 @@ def _source_files(suffix: str) -> list[Path]:
     return sorted(f for f in SOURCES.glob(f"*.{suffix}") if f.is_file())
 
 
-def _build_one(compiler: str, target: Target, folder: Path, scratch: Path) -> Path:
+def _build_one(
+    compiler: str, target: LibraryTarget, folder: Path, scratch: Path
+) -> Path:
     def compile_one(source: Path) -> Path:
         out = scratch / f"{source.stem}.o"
         flags = [*_COMMON, "-fopenmp", *target.flags]

@@ -1,5 +1,5 @@
-"""Models, data and the contract by which a user's own plug in."""
+"""The task contract by its name in 0.1.0; use `edge_sdk.tasks`."""
 
-from edge_sdk.models.task import Examples, Task, load_task
+from edge_sdk.tasks import Examples, Task, load_task
 
 __all__ = ["Examples", "Task", "load_task"]

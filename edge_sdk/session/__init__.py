@@ -12,9 +12,10 @@ Rule 5. A task that has ended here is never trained again, however often it is s
 """
 
 from edge_sdk.session.table import NEXT, advance
-from edge_sdk.session.words import (
+from edge_sdk.session.values import (
     Booted,
     Broke,
+    Connected,
     Effect,
     Event,
     Fetch,
@@ -23,21 +24,21 @@ from edge_sdk.session.words import (
     Halt,
     Heard,
     Keep,
-    Linked,
     Nudge,
-    Packed,
-    Phase,
     Say,
     Session,
+    SessionPhase,
     Ship,
     Step,
     Train,
+    UpdatePacked,
 )
 
 __all__ = [
     "NEXT",
     "Booted",
     "Broke",
+    "Connected",
     "Effect",
     "Event",
     "Fetch",
@@ -46,14 +47,13 @@ __all__ = [
     "Halt",
     "Heard",
     "Keep",
-    "Linked",
     "Nudge",
-    "Packed",
-    "Phase",
     "Say",
     "Session",
+    "SessionPhase",
     "Ship",
     "Step",
     "Train",
+    "UpdatePacked",
     "advance",
 ]

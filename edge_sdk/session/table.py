@@ -9,9 +9,10 @@ from typing import Any
 
 from msgspec import UNSET
 
-from edge_sdk.session.words import (
+from edge_sdk.session.values import (
     Booted,
     Broke,
+    Connected,
     Event,
     Fetch,
     Fetched,
@@ -19,15 +20,14 @@ from edge_sdk.session.words import (
     Halt,
     Heard,
     Keep,
-    Linked,
     Nudge,
-    Packed,
-    Phase,
     Say,
     Session,
+    SessionPhase,
     Ship,
     Step,
     Train,
+    UpdatePacked,
 )
 from edge_sdk.wire.messages import (
     Announce,
@@ -49,7 +49,7 @@ def advance(session: Session, event: Event) -> Step:
     """The next session and what to do, in order; unknown pairs change nothing."""
     subject: Any = event
     if isinstance(event, Heard):
-        if event.epoch < session.epoch or session.phase is Phase.BOOT:
+        if event.epoch < session.epoch or session.phase is SessionPhase.BOOT:
             return session, ()
         newer = event.epoch > session.epoch
         session = replace(session, epoch=event.epoch)
@@ -77,10 +77,10 @@ def _boot(session: Session, event: Booted) -> Step:
         finished=event.finished[-REMEMBERED:],
     )
     if event.offer is not None:
-        return replace(session, phase=Phase.UPLOAD), ()
+        return replace(session, phase=SessionPhase.UPLOAD), ()
     if event.order is not None:
-        return replace(session, phase=Phase.FETCH), (_fetch(event.order),)
-    return replace(session, phase=Phase.IDLE), ()
+        return replace(session, phase=SessionPhase.FETCH), (_fetch(event.order),)
+    return replace(session, phase=SessionPhase.IDLE), ()
 
 
 def _fetch(order: TaskOrder) -> Fetch:
@@ -94,7 +94,7 @@ def _take(session: Session, order: TaskOrder) -> Step:
         return session, (Say(Fail(order.id, "this task has failed here before")),)
     if verdict is not None:
         return session, ()
-    after = replace(session, phase=Phase.FETCH, order=order, offer=None)
+    after = replace(session, phase=SessionPhase.FETCH, order=order, offer=None)
     return after, (Keep(), Say(TaskAck(order.id)), _fetch(order))
 
 
@@ -117,17 +117,17 @@ def _take_again(session: Session, order: TaskOrder) -> Step:
 def _fetched(session: Session, event: Fetched) -> Step:
     if session.order is None or session.order.base.sha256.hex() != event.blob:
         return session, ()
-    return replace(session, phase=Phase.TRAIN), (Train(session.order),)
+    return replace(session, phase=SessionPhase.TRAIN), (Train(session.order),)
 
 
-def _packed(session: Session, event: Packed) -> Step:
+def _packed(session: Session, event: UpdatePacked) -> Step:
     if session.order is None or session.order.id != event.offer.task_id:
         return session, ()
-    after = replace(session, phase=Phase.UPLOAD, offer=event.offer)
+    after = replace(session, phase=SessionPhase.UPLOAD, offer=event.offer)
     return after, (Keep(), Say(event.offer))
 
 
-def _repacked(session: Session, event: Packed) -> Step:
+def _repacked(session: Session, event: UpdatePacked) -> Step:
     """The same update in other chunks: another broker takes smaller packets."""
     offer = session.offer
     if (
@@ -171,7 +171,7 @@ def _idle(session: Session, verdict: str) -> Step:
     done = session.order.id if session.order else ""
     after = replace(
         session,
-        phase=Phase.IDLE,
+        phase=SessionPhase.IDLE,
         order=None,
         offer=None,
         finished=(*session.finished, (done, verdict))[-REMEMBERED:],
@@ -197,55 +197,63 @@ def _stay(session: Session, _event: object) -> Step:
     return session, ()
 
 
-_B, _I, _F, _T, _U = Phase.BOOT, Phase.IDLE, Phase.FETCH, Phase.TRAIN, Phase.UPLOAD
+_B, _I, _F, _T, _U = (
+    SessionPhase.BOOT,
+    SessionPhase.IDLE,
+    SessionPhase.FETCH,
+    SessionPhase.TRAIN,
+    SessionPhase.UPLOAD,
+)
 
-NEXT: Mapping[tuple[Phase, type], Callable[[Session, Any], Step]] = MappingProxyType(
-    {
-        (_B, Booted): _boot,
-        (_I, Linked): _greet,
-        (_I, Nudge): _greet,
-        (_I, TaskOrder): _take,
-        (_F, Linked): _greet_and_fetch,
-        (_F, Nudge): _greet_and_fetch,
-        (_F, TaskOrder): _take_again,
-        (_F, Fetched): _fetched,
-        (_F, Broke): _broke,
-        (_F, Receipt): _receipt,
-        (_F, Cancel): _cancel,
-        (_T, Linked): _greet,
-        (_T, Nudge): _stay,  # busy; the coordinator's deadline decides
-        (_T, TaskOrder): _take_again,
-        (_T, Packed): _packed,
-        (_T, Broke): _broke,
-        (_T, Receipt): _receipt,
-        (_T, Cancel): _cancel,
-        (_U, Linked): _greet_and_offer,
-        (_U, Nudge): _greet_and_offer,
-        (_U, TaskOrder): _take_again,
-        (_U, Need): _ship,
-        (_U, Packed): _repacked,
-        (_U, Receipt): _receipt,
-        (_U, Cancel): _cancel,
-        # Arrivals that were overtaken, and news that changes nothing here:
-        (_I, Receipt): _stay,
-        (_I, Cancel): _stay,
-        (_I, Need): _stay,
-        (_I, Packed): _stay,
-        (_I, Fetched): _stay,
-        (_I, Broke): _stay,
-        (_I, Announce): _stay,
-        (_I, Wait): _stay,
-        (_F, Announce): _stay,
-        (_F, Wait): _stay,
-        (_F, Need): _stay,
-        (_F, Packed): _stay,
-        (_T, Announce): _stay,
-        (_T, Wait): _stay,
-        (_T, Need): _stay,
-        (_T, Fetched): _stay,
-        (_U, Announce): _stay,
-        (_U, Wait): _stay,
-        (_U, Fetched): _stay,
-        (_U, Broke): _stay,
-    }
+NEXT: Mapping[tuple[SessionPhase, type], Callable[[Session, Any], Step]] = (
+    MappingProxyType(
+        {
+            (_B, Booted): _boot,
+            (_I, Connected): _greet,
+            (_I, Nudge): _greet,
+            (_I, TaskOrder): _take,
+            (_F, Connected): _greet_and_fetch,
+            (_F, Nudge): _greet_and_fetch,
+            (_F, TaskOrder): _take_again,
+            (_F, Fetched): _fetched,
+            (_F, Broke): _broke,
+            (_F, Receipt): _receipt,
+            (_F, Cancel): _cancel,
+            (_T, Connected): _greet,
+            (_T, Nudge): _stay,  # busy; the coordinator's deadline decides
+            (_T, TaskOrder): _take_again,
+            (_T, UpdatePacked): _packed,
+            (_T, Broke): _broke,
+            (_T, Receipt): _receipt,
+            (_T, Cancel): _cancel,
+            (_U, Connected): _greet_and_offer,
+            (_U, Nudge): _greet_and_offer,
+            (_U, TaskOrder): _take_again,
+            (_U, Need): _ship,
+            (_U, UpdatePacked): _repacked,
+            (_U, Receipt): _receipt,
+            (_U, Cancel): _cancel,
+            # Arrivals that were overtaken, and news that changes nothing here:
+            (_I, Receipt): _stay,
+            (_I, Cancel): _stay,
+            (_I, Need): _stay,
+            (_I, UpdatePacked): _stay,
+            (_I, Fetched): _stay,
+            (_I, Broke): _stay,
+            (_I, Announce): _stay,
+            (_I, Wait): _stay,
+            (_F, Announce): _stay,
+            (_F, Wait): _stay,
+            (_F, Need): _stay,
+            (_F, UpdatePacked): _stay,
+            (_T, Announce): _stay,
+            (_T, Wait): _stay,
+            (_T, Need): _stay,
+            (_T, Fetched): _stay,
+            (_U, Announce): _stay,
+            (_U, Wait): _stay,
+            (_U, Fetched): _stay,
+            (_U, Broke): _stay,
+        }
+    )
 )

@@ -1,6 +1,7 @@
 """The rim of all three commands: how they look, what they log, how they end."""
 
-from edge_sdk.terminal.commands import Json, Look, add, look
+from edge_sdk.terminal.commands import Json, OutputOptions, add, look
+from edge_sdk.terminal.error_exit import on_stop
 from edge_sdk.terminal.exits import LASTING, Exit, exit_of
 from edge_sdk.terminal.logs import (
     log_about,
@@ -8,9 +9,8 @@ from edge_sdk.terminal.logs import (
     log_to_file,
     not_on_stderr,
 )
-from edge_sdk.terminal.paper import at_terminal, exit_codes, say, show, tell, width
-from edge_sdk.terminal.plain import plain
-from edge_sdk.terminal.rim import on_stop
+from edge_sdk.terminal.output import at_terminal, exit_codes, say, show, tell, width
+from edge_sdk.terminal.sanitize import plain
 from edge_sdk.terminal.secrets import given_secret, hide, redacted
 from edge_sdk.terminal.utf8 import in_utf8
 
@@ -18,7 +18,7 @@ __all__ = [
     "LASTING",
     "Exit",
     "Json",
-    "Look",
+    "OutputOptions",
     "add",
     "at_terminal",
     "exit_codes",

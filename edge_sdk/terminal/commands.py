@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from edge_sdk.errors import SettingsError
+from edge_sdk.terminal.error_exit import rim
 from edge_sdk.terminal.logs import LogFormat, set_up
-from edge_sdk.terminal.rim import rim
 
-__all__ = ["LOG_FORMAT", "Json", "Look", "add", "look"]
+__all__ = ["LOG_FORMAT", "Json", "OutputOptions", "add", "look"]
 
 PANEL = "Output"
 LOG_FORMAT = "FLASH_EDGE_LOG_FORMAT"  # for processes that a command starts
@@ -53,7 +53,7 @@ Format = Annotated[
 
 
 @dataclass(frozen=True)
-class Look:
+class OutputOptions:
     """How a command was asked to show what it does.
 
     Attributes:
@@ -67,10 +67,10 @@ class Look:
     log_format: LogFormat = "text"
 
 
-_look = Look()
+_look = OutputOptions()
 
 
-def look() -> Look:
+def look() -> OutputOptions:
     """How the command that this process runs was asked to look."""
     return _look
 
@@ -130,7 +130,7 @@ def _dressed(command: Callable[..., None]) -> Callable[..., None]:
         *, quiet: bool, verbose: bool, log_format: LogFormat, **given: Any
     ) -> None:
         global _look  # noqa: PLW0603 - a process runs one command
-        _look = Look(verbose, quiet, log_format)
+        _look = OutputOptions(verbose, quiet, log_format)
         os.environ[LOG_FORMAT] = log_format  # what this command starts logs alike
         set_up(verbose=verbose, quiet=quiet, log_format=log_format)
         with rim(verbose=verbose, log_format=log_format):

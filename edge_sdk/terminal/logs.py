@@ -19,7 +19,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 from edge_sdk.errors import EdgeError
 from edge_sdk.json_text import to_json
-from edge_sdk.terminal.plain import plain
+from edge_sdk.terminal.sanitize import plain
 from edge_sdk.terminal.secrets import redacted
 
 __all__ = [

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from edge_sdk.interpreter import start_again
+from edge_sdk.child_process import start_again
 
 __all__ = ["echo", "in_ascii", "in_utf8"]
 

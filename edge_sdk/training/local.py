@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
-from edge_sdk.models.batch import tensors
-from edge_sdk.models.task import Examples, Task
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
+from edge_sdk.training.checkpoint import TaskProgress
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.progress import TaskProgress
 from edge_sdk.training.step import kept_parameters, sgd, take_step
 from edge_sdk.wire.messages import Training
 
-__all__ = ["Outcome", "Stopped", "batches", "check_finite", "train"]
+__all__ = ["Stopped", "TrainingResult", "batches", "check_finite", "train"]
 
 
 class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
@@ -28,7 +28,7 @@ class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What local training did.
 
     Attributes:
@@ -75,7 +75,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     progress: TaskProgress | None = None,
-) -> Outcome:
+) -> TrainingResult:
     """Trains in place, SGD with a new optimizer, as FLASH does every round.
 
     Args:
@@ -117,7 +117,7 @@ def train(
             progress.keep(steps, total, model, optimizer, noise)
     check_finite(total, task)
     seen = min(len(examples), steps * plan.batch_size)
-    return Outcome(seen, steps, total / max(steps, 1), clock() - began)
+    return TrainingResult(seen, steps, total / max(steps, 1), clock() - began)
 
 
 def check_finite(loss: float, task: Task) -> None:

@@ -11,26 +11,31 @@ from torch import nn
 from typing_extensions import assert_never
 
 from edge_sdk.kernels.library import unavailable_reason
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.state import check_model
-from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask, exact_counts, uniform
-from edge_sdk.training.allowance import Allowance, EngineName, MicroBatch
-from edge_sdk.training.change import (
-    Packed,
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.checkpoint import Progress, TaskProgress
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.local import TrainingResult, train
+from edge_sdk.training.memory_limit import Allowance, EngineName, MicroBatch
+from edge_sdk.training.model_cache import Activations, ReadyModel
+from edge_sdk.training.rules.moving_masks import (
+    Scorer,
+    dense_model,
+    saliency,
+    train_moving,
+)
+from edge_sdk.training.rules.swat import swat_model
+from edge_sdk.training.rules.warm_up import measure_sensitivity
+from edge_sdk.training.update import (
+    PackedUpdate,
     change_of,
     largest_change,
     moved_change,
     packed,
     packed_change,
 )
-from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import Outcome, train
-from edge_sdk.training.moving import Scorer, dense_model, saliency, train_moving
-from edge_sdk.training.progress import Progress, TaskProgress
-from edge_sdk.training.ready import Activations, ReadyModel
-from edge_sdk.training.swat import swat_model
-from edge_sdk.training.warmup import measure_sensitivity
 from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import Frozen, OneStep, Regrow, Rewire, Score, Swat, WarmUp
@@ -109,7 +114,7 @@ class TaskRunner:
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         """Carries out an order.
 
         Args:
@@ -154,14 +159,14 @@ class TaskRunner:
         spent = time.monotonic() - began
         return packed(order, mask, payload, norm, outcome, spent)
 
-    def _frozen(self, job: _Job) -> tuple[Outcome, Values]:
+    def _frozen(self, job: _Job) -> tuple[TrainingResult, Values]:
         model = self._ready.on(
             job.mask, self.examples, self.allowance, job.plan.batch_size
         )
         outcome = self._train(model, job)
         return outcome, change_of(model, job.start)
 
-    def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, Outcome]:
+    def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, TrainingResult]:
         """The mask of the largest weights at the end, and the change on it."""
         profile, sizes = uniform(self.layers), self.layers
         taking_part = exact_counts(profile, sizes, rule.density)
@@ -170,7 +175,7 @@ class TaskRunner:
         sent = exact_counts(profile, sizes, rule.sent)
         return *largest_change(model, job.start, sent), outcome
 
-    def _train(self, model: TrainingModel, job: _Job) -> Outcome:
+    def _train(self, model: TrainingModel, job: _Job) -> TrainingResult:
         model.load(job.start.masked, job.start.dense)
         progress, engine = self._progress, model.engine
         return train(
@@ -185,7 +190,9 @@ class TaskRunner:
             progress=progress.of(job.order.id, engine) if progress else None,
         )
 
-    def _warm_up(self, job: _Job, rule: WarmUp) -> tuple[Outcome, dict[str, int]]:
+    def _warm_up(
+        self, job: _Job, rule: WarmUp
+    ) -> tuple[TrainingResult, dict[str, int]]:
         module, scorer = self._dense(job)
         counts, outcome = measure_sensitivity(
             module,
@@ -201,7 +208,9 @@ class TaskRunner:
         )
         return outcome, counts
 
-    def _moving(self, job: _Job, rule: Rewire | Regrow) -> tuple[Mask, Values, Outcome]:
+    def _moving(
+        self, job: _Job, rule: Rewire | Regrow
+    ) -> tuple[Mask, Values, TrainingResult]:
         """The mask at the end, and the change on it; what was not kept began at 0."""
         module, scorer = self._dense(job)
         before = {n: module.get_parameter(n).detach().numpy().copy() for n in job.mask}

@@ -1,7 +1,7 @@
 """A model scored on examples: its mean loss, and what share of answers is right.
 
 A share is only told where the task's outputs and targets have one, see
-`edge_sdk.models.measure`. What is counted is sums, so that parts of an evaluation set
+`edge_sdk.tasks.metrics`. What is counted is sums, so that parts of an evaluation set
 add up to the whole whatever their sizes.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.models.arrays import blocks, native
-from edge_sdk.models.batch import tensors
-from edge_sdk.models.inventory import make_model
-from edge_sdk.models.measure import VALUES, Measure, measured_by
-from edge_sdk.models.task import Examples, Task
+from edge_sdk.tasks.arrays import blocks, native
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.layers import make_model
+from edge_sdk.tasks.metrics import VALUES, Measure, measured_by
+from edge_sdk.tasks.task import Examples, Task
 
 __all__ = ["Tally", "means", "measure_of", "score", "tally"]
 

@@ -6,14 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
-__all__ = ["NO_LIMIT", "Deliver", "Delivery", "OnLink", "Traffic", "Transport", "Will"]
+__all__ = [
+    "NO_LIMIT",
+    "Deliver",
+    "OnLink",
+    "ReceivedMessage",
+    "Traffic",
+    "Transport",
+    "Will",
+]
 
 
 NO_LIMIT = 268_435_455  # bytes; the largest packet that MQTT can name
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class ReceivedMessage:
     """One message that arrived.
 
     `ack` is called when it has been dealt with: a transport that was given a window
@@ -49,7 +57,7 @@ class Traffic(NamedTuple):
 
 
 # Both are called on the network thread: they only enqueue, and never raise.
-Deliver: TypeAlias = Callable[[Delivery], None]
+Deliver: TypeAlias = Callable[[ReceivedMessage], None]
 OnLink: TypeAlias = Callable[[bool], None]
 
 

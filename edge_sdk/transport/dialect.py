@@ -13,7 +13,7 @@ from enum import Enum
 
 from edge_sdk.transport.address import Address
 
-__all__ = ["ANSWER_S", "Dialect", "Memory", "RefusedError", "SilentError"]
+__all__ = ["ANSWER_S", "Dialect", "DialectCache", "RefusedError", "SilentError"]
 
 ANSWER_S = 2.0  # a CONNACK takes one round trip after TCP and TLS are up
 
@@ -33,7 +33,7 @@ class RefusedError(ConnectionError):
     """The broker answered, and does not let us in."""
 
 
-class Memory:
+class DialectCache:
     """What each address spoke; shared by all transports of a process."""
 
     def __init__(self) -> None:

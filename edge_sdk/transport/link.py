@@ -29,12 +29,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.backoff import Ending, Parted
-from edge_sdk.transport.base import NO_LIMIT, Deliver, Delivery, Will
+from edge_sdk.transport.base import NO_LIMIT, Deliver, ReceivedMessage, Will
 from edge_sdk.transport.client import Client, name_of
 from edge_sdk.transport.dialect import ANSWER_S, Dialect, RefusedError, SilentError
 from edge_sdk.transport.meter import Meter
 
-__all__ = ["Link", "Parcel"]
+__all__ = ["Link", "OutgoingMessage"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -113,7 +113,7 @@ TLS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class OutgoingMessage:
     """One message on its way out.
 
     Attributes:
@@ -199,7 +199,7 @@ class Link:
             self.close()
             raise
 
-    def publish(self, parcel: Parcel) -> None:
+    def publish(self, parcel: OutgoingMessage) -> None:
         """Queues for sending; what cannot be sent is dropped and said."""
         size = parcel.size
         if size > self._declared or (
@@ -393,7 +393,7 @@ class Link:
         ack: Callable[[], object] = lambda: None  # noqa: E731
         if self._window is not None:
             ack = partial(self._use, lambda _: c.ack(message.mid, message.qos))
-        delivery = Delivery(message.topic, bytes(message.payload), ack)
+        delivery = ReceivedMessage(message.topic, bytes(message.payload), ack)
         try:
             self._deliver(delivery)
         except Exception:  # an escape would kill paho's thread and leave us deaf

@@ -10,7 +10,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edge_sdk.transport.base import NO_LIMIT, Deliver, Delivery, OnLink, Traffic, Will
+from edge_sdk.transport.base import (
+    NO_LIMIT,
+    Deliver,
+    OnLink,
+    ReceivedMessage,
+    Traffic,
+    Will,
+)
 
 __all__ = ["MemoryBroker", "MemoryTransport"]
 
@@ -53,10 +60,10 @@ class MemoryBroker:
         for link in links:
             link.offer(topic, payload)
 
-    def held(self, pattern: str) -> Iterator[Delivery]:
+    def held(self, pattern: str) -> Iterator[ReceivedMessage]:
         """Retained messages that match a filter."""
         with self._lock:
-            found = [Delivery(t, p) for t, p in self._retained.items()]
+            found = [ReceivedMessage(t, p) for t, p in self._retained.items()]
         return (d for d in found if _matches(pattern, d.topic))
 
     def knows(self, link: MemoryTransport) -> bool:
@@ -120,7 +127,7 @@ class MemoryTransport:
         """Delivers once if any filter matches."""
         if any(_matches(pattern, topic) for pattern in self._patterns):
             self._received += len(payload)
-            self.deliver(Delivery(topic, payload))
+            self.deliver(ReceivedMessage(topic, payload))
 
     def limit(self) -> int:
         """Bytes that a payload may take; there is nothing around it."""

@@ -14,8 +14,8 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.backoff import Backoff
 from edge_sdk.transport.base import NO_LIMIT, Deliver, OnLink, Traffic, Will
-from edge_sdk.transport.dialect import Memory, RefusedError, SilentError
-from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.dialect import DialectCache, RefusedError, SilentError
+from edge_sdk.transport.link import Link, OutgoingMessage
 from edge_sdk.transport.meter import Meter
 
 __all__ = ["MqttTransport"]
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 WAITING_BYTES = 8 << 20  # of messages while the link is down; more is dropped
 RETRY_S = (0.5, 15.0)  # between attempts: at first, at last
-_MEMORY = Memory()
+_MEMORY = DialectCache()
 
 
 class MqttTransport:
@@ -60,7 +60,7 @@ class MqttTransport:
         self._deliver, self._on_link, self._window = deliver, on_link, window
         self._lock = threading.RLock()
         self._patterns: dict[str, None] = {}  # in the order they were asked for
-        self._waiting: deque[Parcel] = deque()
+        self._waiting: deque[OutgoingMessage] = deque()
         self._waiting_bytes = 0
         self._meter = Meter()
         self._link: Link | None = None
@@ -87,7 +87,7 @@ class MqttTransport:
         expires_s: int | None = None,
     ) -> None:
         """Sends, or keeps for the next link within bounds: peers ask again."""
-        parcel = Parcel(topic, payload, retain, sure, expires_s)
+        parcel = OutgoingMessage(topic, payload, retain, sure, expires_s)
         with self._lock:
             link = self._link
             if link is None:
@@ -228,7 +228,7 @@ class MqttTransport:
         self._first.set()
         self._call(self._on_link, True)  # noqa: FBT003 - a callback
 
-    def _put_aside(self, parcel: Parcel) -> None:
+    def _put_aside(self, parcel: OutgoingMessage) -> None:
         if not parcel.sure or self._waiting_bytes + parcel.size > WAITING_BYTES:
             log.debug("no link: dropped a message to %s", parcel.topic)
             return

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import NO_LIMIT, Delivery
-from edge_sdk.transport.link import Parcel
+from edge_sdk.transport.base import NO_LIMIT, ReceivedMessage
+from edge_sdk.transport.link import OutgoingMessage
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
@@ -58,7 +58,7 @@ def try_broker(
     """
     client = f"trial-{os.urandom(6).hex()}"
     topic = topics.upload("trial", client, 0, data=True)
-    got: queue.Queue[Delivery] = queue.Queue()
+    got: queue.Queue[ReceivedMessage] = queue.Queue()
     transport = MqttTransport(
         address, client, got.put, lambda _up: None, wait_s=CONNECT_S
     )
@@ -80,7 +80,7 @@ def _comes_back(
     transport: MqttTransport,
     topic: str,
     size: int,
-    got: queue.Queue[Delivery],
+    got: queue.Queue[ReceivedMessage],
     wait_s: float,
 ) -> bool:
     """Whether a message comes back; it is sent once more, should the link be new."""
@@ -101,4 +101,4 @@ def _comes_back(
 
 def _is_too_large(transport: MqttTransport, topic: str, size: int) -> bool:
     """Whether the broker has said that such a message is."""
-    return Parcel(topic, bytes(size)).size > transport.limit()
+    return OutgoingMessage(topic, bytes(size)).size > transport.limit()

@@ -13,7 +13,7 @@ __all__ = [
     "AROUND",
     "CHUNK_SIZE",
     "Assembly",
-    "Shelf",
+    "ChunkStorage",
     "blob_id",
     "chunk_of",
     "chunk_size_for",
@@ -86,7 +86,7 @@ def positions(ranges: Sequence[tuple[int, int]], limit: int) -> Iterable[int]:
                 yield index
 
 
-class Shelf(Protocol):
+class ChunkStorage(Protocol):
     """Where an assembly keeps its chunks."""
 
     def put(self, index: int, chunk: bytes) -> None:
@@ -110,7 +110,7 @@ class Assembly:
         RemoteProtocolError: If the manifest contradicts itself.
     """
 
-    def __init__(self, manifest: Manifest, shelf: Shelf | None = None) -> None:
+    def __init__(self, manifest: Manifest, shelf: ChunkStorage | None = None) -> None:
         expected = -(-manifest.size // manifest.chunk_size)
         if expected != len(manifest.chunks):
             raise RemoteProtocolError(

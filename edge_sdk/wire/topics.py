@@ -20,13 +20,13 @@ from typing import TypeAlias
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
-    "Announcement",
-    "Chunk",
-    "Inbox",
-    "NextKey",
-    "Status",
+    "AnnouncementTopic",
+    "ChunkTopic",
+    "InboxTopic",
+    "NextKeyTopic",
+    "StatusTopic",
     "Topic",
-    "Upload",
+    "UploadTopic",
     "all_statuses",
     "all_uploads",
     "announcement",
@@ -46,19 +46,19 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class AnnouncementTopic:
     """The coordinator's retained announcement."""
 
 
 @dataclass(frozen=True, slots=True)
-class NextKey:
+class NextKeyTopic:
     """The coordinator's retained word on its next key."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ChunkTopic:
     """One retained chunk of a downward blob."""
 
     blob: str
@@ -66,14 +66,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Inbox:
+class InboxTopic:
     """Messages to one device."""
 
     device: str
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class UploadTopic:
     """Messages from one device; `data` tells chunks from control."""
 
     device: str
@@ -82,13 +82,20 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class StatusTopic:
     """A device's retained status."""
 
     device: str
 
 
-Topic: TypeAlias = Announcement | NextKey | Chunk | Inbox | Upload | Status
+Topic: TypeAlias = (
+    AnnouncementTopic
+    | NextKeyTopic
+    | ChunkTopic
+    | InboxTopic
+    | UploadTopic
+    | StatusTopic
+)
 
 
 def check_id(text: str, *, what: str) -> str:
@@ -176,25 +183,25 @@ def parse(topic: str, federation: str) -> Topic:
 
     Example:
         >>> parse("fl/1/demo/d/pi-1/up/0/ctl", "demo")
-        Upload(device='pi-1', shard=0, data=False)
+        UploadTopic(device='pi-1', shard=0, data=False)
     """
     prefix = f"fl/1/{federation}/"
     parts = topic.removeprefix(prefix).split("/") if topic.startswith(prefix) else []
     match parts:
         case ["c", "ann"]:
-            return Announcement()
+            return AnnouncementTopic()
         case ["c", "key", number] if _number(number):
-            return NextKey(int(number))
+            return NextKeyTopic(int(number))
         case ["m", blob, index] if _BLOB.fullmatch(blob) and _number(index):
-            return Chunk(blob, int(index))
+            return ChunkTopic(blob, int(index))
         case ["d", device, "in"] if _ID.fullmatch(device):
-            return Inbox(device)
+            return InboxTopic(device)
         case ["d", device, "st"] if _ID.fullmatch(device):
-            return Status(device)
+            return StatusTopic(device)
         case ["d", device, "up", shard, ("ctl" | "dat") as leaf] if _ID.fullmatch(
             device
         ) and _number(shard):
-            return Upload(device, int(shard), leaf == "dat")
+            return UploadTopic(device, int(shard), leaf == "dat")
         case _:
             pass
     raise RemoteProtocolError(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.datasets.prepare import prepare_folders
 
 here = Path(__file__).parent
 places = prepare_folders(

@@ -6,15 +6,15 @@ from pathlib import Path
 import msgspec
 
 from coordinator.ledger import open_ledger
-from coordinator.server import Server
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.journal import Journal
-from edge_sdk.models import load_task
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.memory import MemoryBroker
 

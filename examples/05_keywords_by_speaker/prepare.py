@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_sdk.models.groups import hold_out, some_groups, write_groups
-from edge_sdk.models.readers import read_spoken_digits
+from edge_sdk.datasets.groups import hold_out, some_groups, write_groups
+from edge_sdk.datasets.readers import read_spoken_digits
 
 here = Path(__file__).parent
 cloned = here / "free-spoken-digit-dataset" / "recordings"

@@ -4,9 +4,9 @@ from functools import partial
 
 from torch.nn import functional as F
 
-from edge_sdk.models import Task
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.zoo.signals import ImuNet
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.tasks import Task
+from edge_sdk.zoo.signals import ImuNet
 
 task = Task(
     name="motion",

@@ -11,11 +11,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import edge_sdk.agent
 import edge_sdk.cli
 from edge_sdk.kernels.library import available, unavailable_reason
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.zoo import DigitsNet
 from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.layers import layers_of
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.sparse import sparse_model
+from edge_sdk.zoo import DigitsNet
 
 
 def main() -> int:

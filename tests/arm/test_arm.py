@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.broker import open_broker
+from coordinator.broker.start import open_broker
 
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 HERE = Path(__file__).parent

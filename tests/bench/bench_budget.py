@@ -60,8 +60,8 @@ class Row:
 def task_of(name: str):  # type: ignore[no-untyped-def]
     import torch.nn.functional as F  # noqa: N812
 
-    from edge_sdk.models import zoo
-    from edge_sdk.models.task import Task
+    from edge_sdk import zoo
+    from edge_sdk.tasks.task import Task
 
     model = getattr(zoo, name)
     gray = {"DigitsNet": 8, "MnistNet": 28, "McMahanCnn": 28, "FemnistCnn": 28}
@@ -81,7 +81,7 @@ def task_of(name: str):  # type: ignore[no-untyped-def]
 def examples_of(name: str):  # type: ignore[no-untyped-def]
     import numpy as np
 
-    from edge_sdk.models.task import Examples
+    from edge_sdk.tasks.task import Examples
 
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((256, *task_of(name).input_shape)).astype(np.float32)
@@ -93,7 +93,7 @@ def child(name: str, density: float, batch: int, engine: str) -> None:
 
     import torch
 
-    from edge_sdk.probe.steps import measure_steps
+    from edge_sdk.device.probe.steps import measure_steps
 
     torch.set_num_threads(1)
     with contextlib.suppress(OSError):  # not allowed: a busy machine will show
@@ -120,7 +120,7 @@ def measured(name: str, density: float, batch: int, engine: str) -> Row:
 
 
 def load_of(name: str) -> Workload:
-    from edge_sdk.models.cost import workload_of
+    from edge_sdk.tasks.cost import workload_of
 
     task = task_of(name)
     item = 4 * task.input_shape[0] * task.input_shape[1] * task.input_shape[2]
@@ -141,7 +141,7 @@ def memory_of(row: Row, load: Workload, runtime_mib: float | None) -> float:
 def starting_profile() -> DeviceProfile:
     import torch
 
-    from edge_sdk.probe.rates import measure_rates
+    from edge_sdk.device.probe.rates import measure_rates
 
     torch.set_num_threads(1)
     rates = measure_rates()

@@ -21,12 +21,12 @@ import torch
 from torch import nn
 
 from edge_sdk.json_text import to_json
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.zoo.resnet import ResNet18Cifar
-from edge_sdk.models.zoo.small import MnistNet
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.tasks.layers import layers_of
 from edge_sdk.wire.structure import CODES, encode_structure
 from edge_sdk.wire.values import Values, pack_values, unpack_values
+from edge_sdk.zoo.resnet import ResNet18Cifar
+from edge_sdk.zoo.small import MnistNet
 
 CODECS = ("fp32", "fp16", "int8", "int4")
 # Weights outside the mask, as their tasks have them.

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.compress import compress

@@ -35,14 +35,14 @@ def femnist_order(density: float):  # type: ignore[no-untyped-def]
     import numpy as np
     import torch.nn.functional as F  # noqa: N812
 
-    from edge_sdk.models.inventory import initial_state, layers_of
-    from edge_sdk.models.task import Examples, Task
-    from edge_sdk.models.zoo import FemnistCnn
     from edge_sdk.sparse import draw, exact_counts, uniform
+    from edge_sdk.tasks.layers import initial_state, layers_of
+    from edge_sdk.tasks.task import Examples, Task
     from edge_sdk.wire.blob import manifest_of
     from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
     from edge_sdk.wire.rules import Frozen
     from edge_sdk.wire.values import Values, pack_values
+    from edge_sdk.zoo import FemnistCnn
 
     rng = np.random.default_rng(0)
     own = Examples(
@@ -87,11 +87,11 @@ def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
 
     import torch
 
+    from edge_sdk.device.limits.enforcement import MemoryFallbackRunner
+    from edge_sdk.device.limits.memory import hold_to
+    from edge_sdk.device.probe.steps import peak_rss_mib, release, reset_peak
     from edge_sdk.errors import EngineError
-    from edge_sdk.governor.memory import hold_to
-    from edge_sdk.probe.steps import peak_rss_mib, release, reset_peak
     from edge_sdk.training.runner import TaskRunner
-    from edge_sdk.warden import Frugal
 
     torch.set_num_threads(1)
     task, own, order, base = femnist_order(density)
@@ -102,7 +102,7 @@ def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
     held = hold_to(cap_mib) if cap_mib else contextlib.nullcontext()
     try:
         with held:
-            packed = Frugal(runner).run(order, base, lambda: False)
+            packed = MemoryFallbackRunner(runner).run(order, base, lambda: False)
     except EngineError as error:
         return {"done": False, "why": str(error), "peak_mib": peak_rss_mib()}
     return {
@@ -117,8 +117,8 @@ def probed(whole: bool) -> dict[str, object]:
     """The whole probe, or only the training that it measures."""
     import torch
 
-    from edge_sdk.probe.run import probe
-    from edge_sdk.probe.steps import measure_steps, peak_rss_mib, reset_peak
+    from edge_sdk.device.probe.run import probe
+    from edge_sdk.device.probe.steps import measure_steps, peak_rss_mib, reset_peak
 
     torch.set_num_threads(1)
     task, own, _, _ = femnist_order(0.05)
@@ -138,10 +138,10 @@ def assignment() -> dict[str, object]:
     """Ten thousand devices of every shipped board, each with its own measured rates."""
     from msgspec.structs import replace
 
-    from coordinator.assignment import assign
+    from coordinator.densities import assign
     from device_profiles import boards, load_board
-    from edge_sdk.models.cost import workload_of
-    from edge_sdk.models.task import load_task
+    from edge_sdk.tasks.cost import workload_of
+    from edge_sdk.tasks.task import load_task
 
     task = load_task("mnist")
     load = workload_of(task, examples=1000, epochs=1, batch=task.batch_size)

@@ -5,7 +5,8 @@ Run from the root of the project:
 
 The simulation's own rounds on digits, non-IID by LDA and unequal: each device keeps a
 share of its examples between an eighth and all. Every update counts as a coordinator
-would count it (`coordinator.limits`), with a bound on the influence of 1, 2 and none,
+would count it (`coordinator.rounds.contribution_limits`), with a bound on the
+influence of 1, 2 and none,
 as the plain weighted mean (no bounds at all), and by the trimmed mean. `--liars N` has
 N devices of each cohort send the opposite of their change, as long and as heavy as the
 bounds let it be.
@@ -25,18 +26,18 @@ from unittest.mock import patch
 
 import numpy as np
 
-from coordinator import steps
-from coordinator.aggregate import Contribution, clipped
-from coordinator.limits import shares
+from coordinator.algorithms.mean import Contribution, clipped
+from coordinator.algorithms.trimmed_mean import trimmed_mean
+from coordinator.rounds import round_step as steps
+from coordinator.rounds.contribution_limits import shares
 from coordinator.settings import TrainingSettings, WarmUpSettings
-from coordinator.simulation import play
+from coordinator.simulation import rounds as play
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.trimmed import trimmed_mean
+from edge_sdk.datasets.partition import load_partition, save_partition
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.json_text import to_json
-from edge_sdk.models.partition import load_partition, save_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import Examples
+from edge_sdk.tasks.task import Examples
 from edge_sdk.wire.values import Values
 
 Weigh = Callable[[list[Contribution]], list[Contribution]]
@@ -109,9 +110,9 @@ def _accuracy(alpha: float, seed: int, rounds: int, weigh: Weigh, trim: float) -
     def next_step(
         algorithm: steps.Algorithm,
         base: steps.Model,
-        family: steps.Family,
+        family: steps.MaskFamily,
         cohort: Iterable[Contribution],
-    ) -> tuple[steps.Model, steps.Family, steps.Coverage]:
+    ) -> tuple[steps.Model, steps.MaskFamily, steps.Coverage]:
         if trim:
             robust = partial(trimmed_mean, trim=trim)
             algorithm = replace(algorithm, aggregate=robust)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import bench_protocol
 
-from coordinator.dashboard.access import token_of
+from coordinator.page_access import token_of
 from edge_sdk.json_text import to_json
 
 ROUNDS, ASK_S = 15, 0.25

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from edge_sdk.datasets.partition import save_partition
 from edge_sdk.json_text import to_json
-from edge_sdk.models.partition import save_partition
-from edge_sdk.models.task import Examples
+from edge_sdk.tasks.task import Examples
 
 HERE = Path(__file__).parent
 GIVE_UP_S = 400.0

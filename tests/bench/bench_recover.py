@@ -25,10 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.ledger import read_ledger
-from coordinator.processes import Child, stop_all
+from coordinator.processes.children import ChildProcess, stop_all
+from edge_sdk.datasets.prepare import EVALUATION_FOLDER, prepare_folders
 from edge_sdk.errors import StateError
 from edge_sdk.json_text import to_json
-from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
 
 DEVICES = ("dev-1", "dev-2", "dev-3", "dev-4")
 GIVE_UP_S = 120.0
@@ -49,10 +49,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder)
-        children = [Child("flash-coordinator", ["run", str(folder / "run")], None)]
+        children = [
+            ChildProcess("flash-coordinator", ["run", str(folder / "run")], None)
+        ]
         for name in DEVICES:
             line = ["run", str(folder / f"{name}.toml")]
-            children.append(Child("flash-edge", line, folder / f"{name}.log"))
+            children.append(ChildProcess("flash-edge", line, folder / f"{name}.log"))
         try:
             _wait(lambda: _accepted(folder) > 2 * len(DEVICES))
             for _ in range(asked.repeats):
@@ -73,15 +75,17 @@ def main() -> None:
         asked.json.write_text(to_json({"seconds": found, **machine}, indent=2))
 
 
-def _coordinator(folder: Path, children: list[Child]) -> float:
+def _coordinator(folder: Path, children: list[ChildProcess]) -> float:
     _kill(children[0])
     before, began = _accepted(folder), time.monotonic()
-    children[0] = Child("flash-coordinator", ["resume", str(folder / "run")], None)
+    children[0] = ChildProcess(
+        "flash-coordinator", ["resume", str(folder / "run")], None
+    )
     _wait(lambda: _accepted(folder) > before)
     return time.monotonic() - began
 
 
-def _device(folder: Path, child: Child) -> float:
+def _device(folder: Path, child: ChildProcess) -> float:
     _kill(child)
     before, began = _accepted(folder, DEVICES[0]), time.monotonic()
     child.start_again()
@@ -89,7 +93,7 @@ def _device(folder: Path, child: Child) -> float:
     return time.monotonic() - began
 
 
-def _kill(child: Child) -> None:
+def _kill(child: ChildProcess) -> None:
     os.kill(child.process.pid, signal.SIGKILL)
     child.process.wait()
 

@@ -18,10 +18,10 @@ import threading
 import time
 from pathlib import Path
 
-from coordinator.broker_check import check_broker
-from coordinator.identity.gate import Gate, open_gate
-from coordinator.identity.guard import Guard
-from coordinator.identity.office import Office
+from coordinator.broker.check import check_broker
+from coordinator.identity.broker_access import BrokerAccess, open_gate
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.identity.revocation import RevocationWatcher
 from coordinator.settings import RunSettings
 from edge_sdk.access import access_of
 from edge_sdk.errors import BrokerError
@@ -47,7 +47,7 @@ def main() -> None:
             federation="home", task="digits", evaluation=folder, densities=[0.1],
             rounds=1,
         )  # fmt: skip
-        office = Office(folder / "run", "home")
+        office = IdentityRegistry(folder / "run", "home")
         with open_gate(folder / "run", settings, office) as gate:
             found = _measure(folder, office, gate, asked.devices)
     for what, value in found.items():
@@ -58,13 +58,15 @@ def main() -> None:
 
 
 def _measure(
-    folder: Path, office: Office, gate: Gate, devices: int
+    folder: Path, office: IdentityRegistry, gate: BrokerAccess, devices: int
 ) -> dict[str, float]:
-    command = Office(folder / "run", "home")  # what another process would open
+    command = IdentityRegistry(
+        folder / "run", "home"
+    )  # what another process would open
     names = [f"pi-{number}" for number in range(1, devices + 1)]
     addresses = {name: _admit(folder, office, name) for name in names}
     disbelieved, cut, let_in = [], [], 0
-    guard = Guard(
+    guard = RevocationWatcher(
         office,
         gate.broker,
         gate.walls,
@@ -108,7 +110,7 @@ def _measure(
     }
 
 
-def _admit(folder: Path, office: Office, name: str) -> Address:
+def _admit(folder: Path, office: IdentityRegistry, name: str) -> Address:
     token = office.token(name, "127.0.0.1", office.port(0, lambda: 0), hours=1)
     own = folder / name
     answer = enroll(read_token(token), own / "identity")
@@ -117,7 +119,7 @@ def _admit(folder: Path, office: Office, name: str) -> Address:
     return access_of(load_settings(own / "device.toml", DeviceSettings))[0]
 
 
-def _until_refused(office: Office, name: str, ends: list[float]) -> None:
+def _until_refused(office: IdentityRegistry, name: str, ends: list[float]) -> None:
     """Notes when the coordinator's own picture has the device as revoked."""
     while name not in office.refused():
         time.sleep(LOOK_S)

@@ -24,17 +24,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from coordinator import limits
 from coordinator.ledger import open_ledger
-from coordinator.server import Server
+from coordinator.rounds import contribution_limits as limits
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.journal import Journal
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.json_text import to_json
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import Examples, load_task
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.memory import MemoryBroker
 

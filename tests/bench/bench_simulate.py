@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from coordinator.simulation.places import places_of
-from coordinator.simulation.play import Simulation
-from coordinator.simulation.presets import PRESETS
-from coordinator.simulation.process_pool import process_pool
+from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.reproduce.presets import PRESETS
+from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers.process_pool import process_pool
 
 WORKERS = 2
 

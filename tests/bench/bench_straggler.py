@@ -24,14 +24,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from device_profiles.step_time import REFERENCE_CALLS, step_terms
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.json_text import to_json
-from edge_sdk.models.cost import workload_of
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.tasks.digits import task as digits
+from edge_sdk.tasks.cost import workload_of
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.zoo.tasks.digits import task as digits
 
 USUAL = ("pi-1", "pi-2", "pi-3")
 SLOW, LIAR = "slow", "liar"
@@ -40,7 +40,7 @@ STEP_S, STEPS, BATCH = 0.08, 40, 8
 TASK = """
 import os, time
 from dataclasses import replace
-from edge_sdk.models.tasks.digits import task as digits
+from edge_sdk.zoo.tasks.digits import task as digits
 
 def wait(inputs, generator):
     time.sleep(float(os.environ.get("STEP_S", "0")))
@@ -105,7 +105,7 @@ def run(
     step_s: dict[str, float],
     told: dict[str, float],
 ) -> Fleet:
-    from coordinator.broker import open_broker
+    from coordinator.broker.start import open_broker
 
     with tempfile.TemporaryDirectory(prefix="straggler-") as name:
         folder = Path(name)

@@ -34,12 +34,12 @@ from torch import nn
 
 from edge_sdk.json_text import to_json
 from edge_sdk.kernels.library import Kernels
-from edge_sdk.models.zoo.resnet import ResNet18Cifar
-from edge_sdk.models.zoo.small import FemnistCnn, McMahanCnn, MnistNet
 from edge_sdk.sparse import Mask
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.sparse import sparsify
 from edge_sdk.training.sparse.modules import SparseConv2d, SparseLinear
+from edge_sdk.zoo.resnet import ResNet18Cifar
+from edge_sdk.zoo.small import FemnistCnn, McMahanCnn, MnistNet
 
 LIMITS = {
     "v4": {},

@@ -27,10 +27,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coordinator.processes import Child, stop_all
-from coordinator.status import summary
+from coordinator.processes.children import ChildProcess, stop_all
+from coordinator.views.terminal.status import summary
+from edge_sdk.datasets.prepare import EVALUATION_FOLDER, prepare_folders
 from edge_sdk.json_text import to_json
-from edge_sdk.models.prepare_data import EVALUATION_FOLDER, prepare_folders
 
 PAIRS = "fp32/fp32,fp16/fp16,int8/fp16,int8/int8"
 DEVICES = ("dev-1", "dev-2", "dev-3", "dev-4")
@@ -95,14 +95,14 @@ def _run(
         if guarded
         else ""
     )
-    children = [Child("flash-coordinator", ["run", str(folder)], folder / "log")]
+    children = [ChildProcess("flash-coordinator", ["run", str(folder)], folder / "log")]
     try:
         made = (
             _enrolled(folder, data, tokens) if guarded else _plain(folder, data, port)
         )
         for name, settings in made.items():
             line = ["run", str(settings), "--until-done"]
-            children.append(Child("flash-edge", line, folder / f"{name}.log"))
+            children.append(ChildProcess("flash-edge", line, folder / f"{name}.log"))
         while children[0].alive():
             time.sleep(0.2)
         if children[0].process.returncode:

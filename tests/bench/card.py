@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from bench_codecs import MODELS, _random
 
-from edge_sdk.models.inventory import layers_of
 from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.layers import layers_of
 from edge_sdk.wire.values import pack_values
 
 ROOT = Path(__file__).parents[2]

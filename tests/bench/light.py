@@ -18,26 +18,26 @@ import msgspec
 import numpy as np
 
 from device_profiles import load_board
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import load_task
 from edge_sdk.session import (
     Booted,
+    Connected,
     Event,
     Fetch,
     Fetched,
     Greet,
     Heard,
-    Linked,
     Nudge,
-    Packed,
-    Phase,
     Say,
     Session,
+    SessionPhase,
     Ship,
     Train,
+    UpdatePacked,
     advance,
 )
 from edge_sdk.sparse import draw
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner  # noqa: F401 - torch before the clock
 from edge_sdk.transport.address import parse_url
 from edge_sdk.wire import topics
@@ -119,13 +119,13 @@ class LightDevice:
             topics.announcement(self._federation),
             topics.inbox(self._federation, self.name),
         )
-        self._feed(Linked())
+        self._feed(Connected())
         self._status()
 
     def _take(self, topic: str, payload: bytes) -> None:
         self.quiet_since = time.monotonic()
         where = topics.parse(topic, self._federation)
-        if isinstance(where, topics.Chunk):
+        if isinstance(where, topics.ChunkTopic):
             for assembly in self._fetching:
                 if payload and blob_id(assembly.manifest) == where.blob:
                     assembly.add(where.index, payload)
@@ -160,7 +160,7 @@ class LightDevice:
                     self._ship(task_id, ranges, credit)
                 case _:
                     pass
-        if before not in (Phase.BOOT, self._session.phase):
+        if before not in (SessionPhase.BOOT, self._session.phase):
             self._status()
 
     def _fetch(self, blobs: tuple[object, ...]) -> None:
@@ -200,7 +200,7 @@ class LightDevice:
             {"loss": 1.0, "steps": 1.0, "training_s": 0.01, "seconds": 0.02},
         )
         self._offered = time.monotonic()
-        self._feed(Packed(offer))
+        self._feed(UpdatePacked(offer))
 
     def _ship(
         self, task_id: str, ranges: tuple[tuple[int, int], ...], credit: int

@@ -19,12 +19,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from edge_sdk.models.datasets import load_dataset
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.partition import load_partition, save_partition
-from edge_sdk.models.task import Examples, Task
-from edge_sdk.models.zoo import FemnistCnn, McMahanCnn, MnistNet, ResNet18Cifar
+from edge_sdk.datasets.partition import load_partition, save_partition
+from edge_sdk.datasets.shipped import load_dataset
 from edge_sdk.sparse import draw, erk, exact_counts
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.zoo import FemnistCnn, McMahanCnn, MnistNet, ResNet18Cifar
 
 __all__ = ["MODELS", "Recipe", "evaluation", "task_of", "trained"]
 

@@ -123,7 +123,7 @@ class Broker:
 
     def _line(self) -> list[str]:
         if self.kind == "embedded":
-            module = "coordinator.embedded_broker"
+            module = "coordinator.broker.embedded"
             return [sys.executable, "-m", module, "127.0.0.1", str(self.port)]
         two = self.kind == "mosquitto-two"
         config = self._folder / "mosquitto.conf"

@@ -51,7 +51,9 @@ def prepare(options: Mapping[str, Any]) -> None:
 
 def hurry() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
-    from coordinator import conductor, pacing, server
+    from coordinator.rounds import deadlines as pacing
+    from coordinator.server import loop as server
+    from coordinator.server import round_controller as conductor
     from edge_sdk.agent import loop
     from edge_sdk.transport import link, mqtt
 
@@ -68,7 +70,7 @@ def hurry() -> None:
 
 def keep_every_step() -> None:
     """Local training keeps its checkpoint after each step, not twice a minute."""
-    from edge_sdk.training.progress import Progress
+    from edge_sdk.training.checkpoint import Progress
 
     defaults = Progress.__init__.__kwdefaults__
     if "every_s" not in defaults:

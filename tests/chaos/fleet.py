@@ -22,8 +22,8 @@ from chaos.proxy import Gate
 
 from coordinator.settings import load_run
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.journal import Record
-from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.storage.journal import JournalRecord
 from edge_sdk.wire.codec import unpack
 
 __all__ = ["COORDINATOR", "Archive", "Fleet", "Zygote"]
@@ -364,7 +364,7 @@ class Fleet:
         for name in self.devices:
             with contextlib.suppress(FileNotFoundError):
                 path = self.state(name) / "journal.msgpack"
-                journals[name] = unpack(path.read_bytes(), Record)
+                journals[name] = unpack(path.read_bytes(), JournalRecord)
         path = self.run / "ledger.sqlite"
         with contextlib.closing(
             sqlite3.connect(f"file:{path}?mode=ro", uri=True)

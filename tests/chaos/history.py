@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.aggregate import Contribution, Model, clipped
-from coordinator.algorithm import Algorithm, Family
 from coordinator.algorithms import ALGORITHMS
-from coordinator.gate import read_update
-from coordinator.orders import mask_seed
+from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.checkpoints.models import ModelStore, model_name
+from coordinator.rounds.round_step import first_model, mean_findings, next_step
+from coordinator.rounds.tasks import mask_seed
+from coordinator.rounds.validation import read_update
 from coordinator.settings import RunSettings
-from coordinator.steps import first_model, mean_findings, next_step
-from coordinator.store import ModelStore, model_name
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.errors import EdgeError
-from edge_sdk.journal import KEEP_FINISHED, Record
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import load_task
+from edge_sdk.storage.journal import KEEP_FINISHED, JournalRecord
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import TaskOrder
@@ -63,7 +63,7 @@ class History:
     counts: Any
     blobs: Mapping[str, bytes]
     checkpoints: Mapping[str, tuple[bytes, ...]]
-    journals: Mapping[str, Record]
+    journals: Mapping[str, JournalRecord]
     over: bool
 
 
@@ -162,7 +162,7 @@ def _receipts(history: History) -> Iterator[str]:
 
 
 def _remembered(
-    history: History, record: Record, task: str, row: Mapping[str, Any]
+    history: History, record: JournalRecord, task: str, row: Mapping[str, Any]
 ) -> Iterator[str]:
     """What is counted is what the device made, and it knows how that ended."""
     device, made = row["device"], dict(record.packed)
@@ -249,7 +249,7 @@ class _Chain:
         self.algorithm: Algorithm = ALGORITHMS[history.settings.algorithm]
         counts = {float(d): dict(kept) for d, kept in history.counts.items()}
         seed = mask_seed(history.settings.seed, warm_up=False)
-        self.family = Family.draw(self.layers, counts, seed)
+        self.family = MaskFamily.draw(self.layers, counts, seed)
         self._orders = {
             t: unpack(row["order_bytes"], TaskOrder) for t, row in history.tasks.items()
         }

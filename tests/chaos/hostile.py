@@ -33,16 +33,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from in_threads import run_around
 
 from coordinator.ledger import open_ledger
-from coordinator.server import Server
+from coordinator.server.loop import Server
 from coordinator.settings import CodecSettings, RunSettings, TrainingSettings
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.errors import DataError
-from edge_sdk.journal import Journal
 from edge_sdk.json_text import to_json
-from edge_sdk.models.task import Examples, Task
-from edge_sdk.training.change import Packed
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import manifest_of
@@ -128,7 +128,7 @@ class Liar(TaskRunner):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         packed = super().run(order, base, stop, structure)
         mask = self._ready.mask(order.mask, structure)
         sent = type(self).change(unpack_values(packed.payload, mask), order)
@@ -200,7 +200,7 @@ class AlwaysFails(TaskRunner):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         raise DataError("the examples of this device cannot be read")
 
 
@@ -216,7 +216,7 @@ class Silent(TaskRunner):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         while not stop():
             self.say(self.neighbour, Status(online=False, phase="idle"))
             time.sleep(0.2)

@@ -29,10 +29,10 @@ def receipt_before_commit() -> None:
 def running_sum_in_memory() -> None:
     """The aggregate is of what this process has accepted, not of the frozen rows."""
     from coordinator.ledger import Ledger
-    from coordinator.lineage import Lineage
+    from coordinator.server.global_model import GlobalModel
 
     held: set[str] = set()
-    accept, grow = Ledger.accept, Lineage.grow
+    accept, grow = Ledger.accept, GlobalModel.grow
 
     def remember(self: Any, task: Any, *arguments: Any, **named: Any) -> Any:
         held.add(task.id)
@@ -43,15 +43,15 @@ def running_sum_in_memory() -> None:
         return grow(self, no, mine or rows)
 
     _replace(Ledger, "accept", remember)
-    _replace(Lineage, "grow", grow_from_memory)
+    _replace(GlobalModel, "grow", grow_from_memory)
 
 
 def no_epoch_fence() -> None:
     """Devices hear coordinators of any epoch; two write one ledger, none yields."""
     from coordinator.ledger.commits import Commits
-    from coordinator.reception import Reception
+    from coordinator.protocol.receiver import MessageReceiver
     from edge_sdk import session
-    from edge_sdk.agent import duty
+    from edge_sdk.agent import effects as duty
 
     advance = session.advance
 
@@ -68,7 +68,7 @@ def no_epoch_fence() -> None:
         begin(self)
 
     _replace(Commits, "_begin", begin_anyway)
-    _replace(Reception, "_meet", lambda *_: None)
+    _replace(MessageReceiver, "_meet", lambda *_: None)
 
 
 def no_signature_check() -> None:

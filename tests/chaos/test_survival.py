@@ -109,9 +109,9 @@ def test_an_oversize_packet(make: Make) -> None:
 @pytest.mark.parametrize(
     ("where", "nth", "when"),
     [
-        (r"^commit .*server\._take", 2, "before"),
-        (r"^commit .*server\._take", 2, "after"),
-        (r"^replace .*coordinator\.store", 2, "before"),
+        (r"^commit .*server\.loop\._take", 2, "before"),
+        (r"^commit .*server\.loop\._take", 2, "after"),
+        (r"^replace .*coordinator\.checkpoints\.models", 2, "before"),
         (r"\.finish", 2, "after"),
     ],
     ids=[
@@ -197,7 +197,11 @@ def test_a_device_killed_in_local_training_goes_on_from_its_last_step(
     make: Make,
 ) -> None:
     """And nobody can tell: its update and the model are those of a quiet run."""
-    after_two = {"die_where": r"^replace .*progress\.keep", "die_at": 2, "die": "after"}
+    after_two = {
+        "die_where": r"^replace .*training\.checkpoint\.keep",
+        "die_at": 2,
+        "die": "after",
+    }
     hurt = make(rounds=1, options={"keep_steps": True}, once={"dev-2": after_two})
     ends_well(hurt)
     assert hurt.starts["dev-2"] == 2

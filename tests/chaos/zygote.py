@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 WARM = (
     "edge_sdk.cli",
     "edge_sdk.agent",
-    "edge_sdk.journal",
-    "edge_sdk.models.task",
+    "edge_sdk.storage.journal",
+    "edge_sdk.tasks.task",
     "edge_sdk.training.runner",
     "edge_sdk.transport.mqtt",
     "coordinator.cli",
-    "coordinator.serve",
+    "coordinator.server.wiring",
     "chaos.child",
 )
 
@@ -39,8 +39,8 @@ def main() -> None:
     """Answers requests until stdin ends; in a forked child, becomes the command."""
     for name in WARM:
         importlib.import_module(name)
-    task = importlib.import_module("edge_sdk.models.task").load_task("digits")
-    cost = importlib.import_module("edge_sdk.models.cost")
+    task = importlib.import_module("edge_sdk.tasks.task").load_task("digits")
+    cost = importlib.import_module("edge_sdk.tasks.cost")
     cost.workload_of(task, examples=8, epochs=1, batch=8)  # more imports in there
     # A fork takes only its own thread along: a second one could hold a lock for ever.
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - of the kernel, no files

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Contribution, Model, coverage_mean
+from coordinator.algorithms.mean import Contribution, Model, coverage_mean
 from edge_sdk.errors import MaskMismatchError, RunError
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire.values import Values

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family, Moment, keep_masks
 from coordinator.algorithms import ALGORITHMS
-from coordinator.evidence import Findings
-from coordinator.families import pack_family, unpack_family
-from coordinator.steps import next_step
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext, keep_masks
+from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.mean import Contribution, Model
+from coordinator.checkpoints.masks import pack_family, unpack_family
+from coordinator.rounds.round_step import next_step
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, draw, exact_counts, uniform
 from edge_sdk.wire.codec import pack, unpack
@@ -29,7 +29,7 @@ LAYERS = (
 )
 RNG = np.random.default_rng(7)
 ALL = Mask({s.name: np.ones(s.shape, np.bool_) for s in LAYERS})
-FINDINGS = Findings(
+FINDINGS = WarmUpResult(
     model=Model(
         ALL, {s.name: RNG.normal(size=s.numel).astype(np.float32) for s in LAYERS}, {}
     ),
@@ -58,11 +58,11 @@ def spends(algorithm: Algorithm, mask: Mask, density: float) -> bool:
     return mask.nnz <= wanted + 1 + 5 * np.sqrt(SIZE * density * (1 - density))
 
 
-def planned(algorithm: Algorithm, wanted: list[float]) -> Family:
+def planned(algorithm: Algorithm, wanted: list[float]) -> MaskFamily:
     return algorithm.plan(LAYERS, wanted, FINDINGS if algorithm.evidence else None, 1)
 
 
-def start(family: Family) -> Model:
+def start(family: MaskFamily) -> Model:
     rng = np.random.default_rng(0)
     top = family.top
     return Model(
@@ -136,7 +136,7 @@ def moved(mask: Mask, rng: np.random.Generator) -> Mask:
 
 
 def updates(
-    algorithm: Algorithm, family: Family, rule: LocalRule
+    algorithm: Algorithm, family: MaskFamily, rule: LocalRule
 ) -> list[Contribution]:
     """Three devices' updates, on masks of their own where the rule moves them."""
     rng = np.random.default_rng(3)
@@ -165,7 +165,7 @@ def test_the_next_masks_spend_the_budget_nest_and_hold_the_model(
     algorithm: Algorithm, round_no: int
 ) -> None:
     family = planned(algorithm, [0.5, 0.2])
-    given_ = updates(algorithm, family, algorithm.local(Moment(round_no, 8, 0.5)))
+    given_ = updates(algorithm, family, algorithm.local(RoundContext(round_no, 8, 0.5)))
     model, after, _ = next_step(algorithm, start(family), family, given_)
     assert model.mask.digest == after.top.digest
     assert set(after.masks) == set(family.masks)
@@ -183,7 +183,7 @@ def test_the_next_masks_spend_the_budget_nest_and_hold_the_model(
 @every
 def test_the_order_of_arrival_changes_nothing_that_counts(algorithm: Algorithm) -> None:
     family = planned(algorithm, [0.5, 0.2])
-    given_ = updates(algorithm, family, algorithm.local(Moment(1, 8, 0.5)))
+    given_ = updates(algorithm, family, algorithm.local(RoundContext(1, 8, 0.5)))
     one, masks, _ = next_step(algorithm, start(family), family, given_)
     two, same, _ = next_step(algorithm, start(family), family, given_[::-1])
     assert [m.digest for m in masks.masks.values()] == [
@@ -196,7 +196,7 @@ def test_the_order_of_arrival_changes_nothing_that_counts(algorithm: Algorithm) 
 @every
 def test_masks_survive_the_disk(algorithm: Algorithm, tmp_path: Path) -> None:
     family = planned(algorithm, [0.5, 0.2])
-    given_ = updates(algorithm, family, algorithm.local(Moment(1, 8, 0.5)))
+    given_ = updates(algorithm, family, algorithm.local(RoundContext(1, 8, 0.5)))
     _, after, _ = next_step(algorithm, start(family), family, given_)
     (tmp_path / "masks").write_bytes(pack_family(after))
     again = unpack_family(tmp_path / "masks", LAYERS)
@@ -250,7 +250,7 @@ def test_a_round_moves_what_was_trained_and_nothing_else(algorithm: Algorithm) -
 def test_its_local_rule_travels(
     algorithm: Algorithm, round_no: int, density: float
 ) -> None:
-    rule = algorithm.local(Moment(round_no, 9, density))
+    rule = algorithm.local(RoundContext(round_no, 9, density))
     assert isinstance(rule, LocalRule)
     assert unpack(pack(rule), type(rule)) == rule
 

@@ -5,7 +5,7 @@ import time
 import msgspec
 import pytest
 
-from coordinator.assignment import (
+from coordinator.densities import (
     DEFAULT_ROUND_BUDGET_S,
     assign,
     corrected,

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.ledger import open_ledger
-from coordinator.lineage import Lineage
-from coordinator.pacing import LONGEST_S
-from coordinator.server import Server
+from coordinator.rounds.deadlines import LONGEST_S
+from coordinator.server.global_model import GlobalModel
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings
 from device_profiles import ProfileError, load_board, parse_profile
 from device_profiles.schema import LEAST_RATE
 from edge_sdk.errors import StateError
-from edge_sdk.models.task import Examples, load_task
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import manifest_of
@@ -358,7 +358,7 @@ def test_a_run_whose_checkpoint_has_a_flipped_bit_is_not_resumed(
     ledger = open_ledger(tmp_path / "run")
     task = load_task("digits")
     with closing(ledger):
-        lineage = Lineage(SETTINGS, task, ALGORITHMS["erk"], ledger)
+        lineage = GlobalModel(SETTINGS, task, ALGORITHMS["erk"], ledger)
         with pytest.raises(StateError, match="is not what the ledger says"):
             lineage.load()
         path.write_bytes(whole)

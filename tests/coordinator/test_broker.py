@@ -14,9 +14,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from coordinator.broker import Broker, open_broker
-from coordinator.broker_check import check_broker
-from coordinator.broker_config import find_mosquitto
+from coordinator.broker.check import check_broker
+from coordinator.broker.config import find_mosquitto
+from coordinator.broker.start import Broker, open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 
@@ -146,7 +146,7 @@ def test_the_port_is_kept_from_one_run_to_the_next(tmp_path: Path, kind: str) ->
 def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path, kind: str) -> None:
     code = (
         "import pathlib, signal, sys\n"
-        "from coordinator.broker import open_broker\n"
+        "from coordinator.broker.start import open_broker\n"
         f"broker = open_broker(None, pathlib.Path({str(tmp_path)!r}), kind={kind!r})\n"
         "print(broker.pid, flush=True)\n"
         "signal.pause()\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import broker_config
-from coordinator.broker import open_broker
-from coordinator.broker_config import keep_port, kept_port
+from coordinator.broker import config as broker_config
+from coordinator.broker.config import keep_port, kept_port
+from coordinator.broker.start import open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, parse_url
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from coordinator.child_log import keep_small
+from coordinator.processes.child_log import keep_small
 
 WRITER = """
 import sys, time

@@ -10,17 +10,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.aggregate import Contribution, Model, coverage_mean
-from coordinator.fleet import Fleet
-from coordinator.gate import Refused, check_offer, check_payload
+from coordinator.algorithms.mean import Contribution, Model, coverage_mean
 from coordinator.ledger import open_ledger
+from coordinator.rounds.validation import Refusal, check_offer, check_payload
+from coordinator.server.device_registry import DeviceRegistry
 from coordinator.settings import CodecSettings, RunSettings, load_run
 from device_profiles import load_board
 from edge_sdk.errors import SettingsError
-from edge_sdk.models.cost import workload_of
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.cost import workload_of
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import Hello, MaskRecipe, Offer, TaskOrder, Training
@@ -127,7 +127,7 @@ def test_the_gate_refuses_another_codec_and_what_is_too_large_for_it(
     order = an_order(b"base", "int8")
     change = pack_values(model.on(MASK), MASK, codec="fp16")
     found = check_payload(change, order, MASK, model.dense, examples=8)
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert "int8 was agreed" in found.why
     most = MASK.nnz + 2 * len(MASK) + 2 * (MASK.nnz // 256 + len(MASK))
     most += sum(a.nbytes for a in model.dense.values()) + 64 * 1024
@@ -163,7 +163,7 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     )
     workload = workload_of(TASK, examples=100, epochs=1, batch=32)
     ledger = open_ledger(tmp_path)
-    fleet = Fleet(settings, workload, ledger, lambda: 0.0)
+    fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0)
     profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
     known = {"old": ["fp32"], "plain": list(NAMES), "new": list(CODECS)}
     for device, codecs in known.items():

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.cohort import choose, generator
+from coordinator.rounds.cohort import choose, generator
 
 names = st.lists(st.from_regex(r"[a-z]{2,5}", fullmatch=True), max_size=12)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from past import Past
 
-from coordinator.database import database_error
-from coordinator.delivery.book import Book
+from coordinator.checkpoints.models import ModelStore, model_name
+from coordinator.delivery.store import DeliveryStore
 from coordinator.identity.store import IdentityStore
 from coordinator.ledger import open_ledger, read_ledger
-from coordinator.status import has_run
-from coordinator.store import ModelStore, model_name
+from coordinator.ledger.database import database_error
+from coordinator.views.terminal.status import has_run
 from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.terminal import Exit
 
@@ -184,7 +184,7 @@ def test_the_other_databases_of_a_run_say_the_same(tmp_path: Path, kind: str) ->
         if kind == "identities":
             IdentityStore(tmp_path).certificates()
         else:
-            Book(tmp_path).latest()
+            DeliveryStore(tmp_path).latest()
 
     path = {"identities": "identity.sqlite", "deliveries": "deliveries.sqlite"}[kind]
     where = tmp_path / path if kind == "identities" else tmp_path / "deliveries" / path

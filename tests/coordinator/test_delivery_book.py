@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.delivery.book import PENDING, SUPERSEDED, Book
+from coordinator.delivery.store import PENDING, SUPERSEDED, DeliveryStore
 from edge_sdk.errors import StateError
 
 
-def add(book: Book, packed: bytes, device: str) -> str:
+def add(book: DeliveryStore, packed: bytes, device: str) -> str:
     blob = hashlib.sha256(packed).hexdigest()
     digest, devices = bytes(32), [device]
     book.add(packed, blob, digest=digest, key=None, label="mnist", devices=devices)
@@ -27,15 +27,15 @@ def test_a_bundle_just_recorded_outlives_another_processs_clearing(
 
     def clear() -> None:
         while not done.is_set():
-            Book(tmp_path).forget()
+            DeliveryStore(tmp_path).forget()
 
     clearing = threading.Thread(target=clear)
     clearing.start()
     try:
         for no in range(40):
             packed = b"bundle %d" % no
-            blob = add(Book(tmp_path), packed, f"pi-{no}")
-            assert Book(tmp_path).content(blob) == packed
+            blob = add(DeliveryStore(tmp_path), packed, f"pi-{no}")
+            assert DeliveryStore(tmp_path).content(blob) == packed
     finally:
         done.set()
         clearing.join()
@@ -47,14 +47,14 @@ def test_two_who_make_the_book_at_once_both_have_it(tmp_path: Path) -> None:
 
         def make(start: threading.Barrier = start, folder: Path = folder) -> str:
             start.wait(10)
-            return Book(folder).forget() or "made"
+            return DeliveryStore(folder).forget() or "made"
 
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(lambda _: make(), range(2))) == ["made", "made"]
 
 
 def test_a_bundle_leaves_once_nobody_waits_for_it(tmp_path: Path) -> None:
-    book = Book(tmp_path)
+    book = DeliveryStore(tmp_path)
     first = add(book, b"first", "pi-1")
     second = add(book, b"second", "pi-1")
     latest = book.latest()["pi-1"]
@@ -72,7 +72,7 @@ def test_a_bundle_leaves_once_nobody_waits_for_it(tmp_path: Path) -> None:
 
 
 def test_what_changed_on_the_disk_is_not_sent(tmp_path: Path) -> None:
-    book = Book(tmp_path)
+    book = DeliveryStore(tmp_path)
     blob = add(book, b"first", "pi-1")
     (tmp_path / "deliveries" / blob).write_bytes(b"other")
     with pytest.raises(StateError, match="no longer has its digest"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.demo_files import BUDGET_S, DENSITIES, FLEET, MAX_STEPS
+from coordinator.demo.files import BUDGET_S, DENSITIES, FLEET, MAX_STEPS
 from device_profiles import Caps, largest_density, load_board
-from edge_sdk.models.cost import workload_of
-from edge_sdk.models.task import load_task
+from edge_sdk.tasks.cost import workload_of
+from edge_sdk.tasks.task import load_task
 
 
 def test_the_demos_boards_afford_its_three_densities() -> None:

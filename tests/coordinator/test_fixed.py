@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, keep_masks
 from coordinator.algorithms import ALGORITHMS
-from coordinator.evidence import Findings
-from coordinator.fixed import fixed_weights, with_fixed
-from coordinator.steps import first_model, next_step
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, Task
+from coordinator.algorithms.base import Algorithm, keep_masks
+from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.mean import Contribution, Model
+from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
+from coordinator.rounds.round_step import first_model, next_step
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.wire.values import Values
 
 FROZEN = {"0.weight", "0.bias", "2.weight"}
@@ -44,14 +44,14 @@ LAYERS = layers_of(network())
 START = initial_state(TASK, 7)
 
 
-def findings(family_top: Mask) -> Findings:
+def findings(family_top: Mask) -> WarmUpResult:
     rng = np.random.default_rng(0)
     warm = Model(
         family_top,
         {n: normal(rng, k) for n, k in family_top.counts.items()},
         {n: a for n, a in START.items() if n not in family_top},
     )
-    return Findings(
+    return WarmUpResult(
         kept={s.name: 0.4 * s.numel for s in LAYERS},
         saliency={s.name: rng.random(s.shape) for s in LAYERS},
         model=warm,

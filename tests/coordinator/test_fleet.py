@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.assignment import drift_of
-from coordinator.fleet import Fleet
+from coordinator.densities import drift_of
 from coordinator.ledger import Ledger, open_ledger
-from coordinator.presence import SEEN_S
+from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.presence import SEEN_S
 from coordinator.settings import RunSettings
 from device_profiles import LayerLoad, Workload, load_board
 from edge_sdk.wire.messages import Hello
@@ -53,8 +53,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def fleet(ledger: Ledger, clock: Clock) -> Fleet:
-    return Fleet(SETTINGS, LOAD, ledger, clock)
+def fleet(ledger: Ledger, clock: Clock) -> DeviceRegistry:
+    return DeviceRegistry(SETTINGS, LOAD, ledger, clock)
 
 
 def hello(**changes: Any) -> Hello:
@@ -72,7 +72,7 @@ def hello(**changes: Any) -> Hello:
     )
 
 
-def greet(fleet: Fleet, device: str = "pi-7", **changes: Any) -> str | None:
+def greet(fleet: DeviceRegistry, device: str = "pi-7", **changes: Any) -> str | None:
     fleet.heard(device)
     return fleet.hello(device, hello(**changes))
 
@@ -82,7 +82,7 @@ def row(ledger: Ledger, device: str = "pi-7") -> dict[str, Any]:
 
 
 def test_a_lying_profile_is_corrected_between_rounds_and_said(
-    fleet: Fleet, ledger: Ledger
+    fleet: DeviceRegistry, ledger: Ledger
 ) -> None:
     """Observed five times slower: the next round gets what such a board affords."""
     assert greet(fleet) is None
@@ -104,7 +104,7 @@ def test_a_lying_profile_is_corrected_between_rounds_and_said(
 
 
 def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
-    fleet: Fleet, ledger: Ledger, clock: Clock
+    fleet: DeviceRegistry, ledger: Ledger, clock: Clock
 ) -> None:
     greet(fleet)
     fleet.rests("pi-7", 60.0, "quiet until 22:00")
@@ -119,7 +119,7 @@ def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
 
 
 def test_a_device_told_to_come_back_later_is_here_until_then(
-    fleet: Fleet, clock: Clock
+    fleet: DeviceRegistry, clock: Clock
 ) -> None:
     greet(fleet)
     fleet.expect("pi-7", 500.0)
@@ -130,7 +130,7 @@ def test_a_device_told_to_come_back_later_is_here_until_then(
 
 
 def test_why_a_device_does_less_is_in_the_ledger_while_it_does(
-    fleet: Fleet, ledger: Ledger
+    fleet: DeviceRegistry, ledger: Ledger
 ) -> None:
     greet(fleet)
     fleet.paced({"pi-7": "29 of 290 steps"})
@@ -150,7 +150,7 @@ def test_why_a_device_does_less_is_in_the_ledger_while_it_does(
     ],
 )
 def test_a_profile_with_impossible_or_missing_numbers_is_refused_and_said(
-    fleet: Fleet, change: dict[str, Any], said: str
+    fleet: DeviceRegistry, change: dict[str, Any], said: str
 ) -> None:
     greeting = hello()
     profile = {**greeting.profile, **change}

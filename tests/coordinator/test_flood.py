@@ -10,24 +10,24 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.dashboard.metrics import exposition
-from coordinator.dashboard.source import Source
-from coordinator.flood import Excess, Flood
-from coordinator.history_tables import troubles
-from coordinator.identity.office import Office
-from coordinator.inbox import Revoked as RevokedNow
-from coordinator.inbox import Unlinked
+from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import Ledger, open_ledger
-from coordinator.report.write import gather
-from coordinator.server import Server
+from coordinator.protocol.events import DeviceRevoked as RevokedNow
+from coordinator.protocol.events import Unlinked
+from coordinator.protocol.message_limits import Excess, Flood
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings
+from coordinator.views.page.metrics import exposition
+from coordinator.views.page.source import RunSource
+from coordinator.views.report.write import gather
+from coordinator.views.terminal.history_tables import troubles
 from device_profiles import load_board
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.identity.keys import request_for
 from edge_sdk.identity.signatures import signer
 from edge_sdk.identity.token import read_token
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
-from edge_sdk.transport.base import Delivery
+from edge_sdk.tasks.task import load_task
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import Header, encode, tag_of
@@ -44,7 +44,7 @@ class House:
         self.now, self.folder = 1000.0, folder
         self.broker = MemoryBroker()
         self.muted: list[str] = []
-        self.office = Office(folder, "tiny")
+        self.office = IdentityRegistry(folder, "tiny")
         self.keys = {name: Ed25519PrivateKey.generate() for name in NAMES}
         for name, key in self.keys.items():
             token = read_token(self.office.token(name, "127.0.0.1", 1, hours=1))
@@ -82,7 +82,7 @@ class House:
         if isinstance(message, Status):
             topic = topics.status("tiny", name)
         packet = encode(header, message, sign=signer(lambda: self.keys[name]))
-        self.server._handle(Delivery(topic, packet))
+        self.server._handle(ReceivedMessage(topic, packet))
 
     def hello(self, name: str, task: str = "digits") -> None:
         said = Hello("idle", None, "0", task, 100, PROFILE, ["fp32"], ["masked"], 100)
@@ -90,7 +90,7 @@ class House:
 
     def facts(self) -> dict[str, object]:
         self.ledger.settle()
-        return Source(self.folder).run()
+        return RunSource(self.folder).run()
 
     def device(self, name: str) -> dict[str, object]:
         return next(d for d in self.facts()["devices"] if d["name"] == name)
@@ -114,7 +114,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 def test_a_device_that_says_hello_on_and_on_is_named_and_costs_nothing(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answers: list[Delivery] = []
+    answers: list[ReceivedMessage] = []
     house.broker.connect(answers.append, lambda _: None).subscribe(
         topics.inbox("tiny", "pi-1")
     )
@@ -159,7 +159,7 @@ def test_a_device_that_talks_as_devices_do_is_never_limited() -> None:
             assert flood.lets_say("pi-1", Need("ab", [(0, 2048)], 2048))
         if second % 864 == 0:
             for _ in range(2000):
-                assert flood.lets_in(topics.Upload("pi-1", 0, data=True))
+                assert flood.lets_in(topics.UploadTopic("pi-1", 0, data=True))
     assert told == []
 
 
@@ -178,7 +178,7 @@ def test_noise_on_a_devices_topic_is_logged_seldom_and_counted(
     house.hello("pi-1")
     topic = topics.upload("tiny", "pi-1", 0, data=False)
     for number in range(300):
-        house.server._handle(Delivery(topic, bytes([number % 256]) * 9))
+        house.server._handle(ReceivedMessage(topic, bytes([number % 256]) * 9))
     lines = [r for r in caplog.records if "dropped a message" in r.getMessage()]
     assert len(lines) == 1
     assert house.refusals("pi-1")["malformed"] == 300
@@ -220,7 +220,7 @@ def test_nobody_is_online_where_no_coordinator_hears_them_go(house: House) -> No
     assert house.server._fleet.present() == {"pi-1"}  # rounds do not hang on it
     house.hear("pi-1", Status(online=True, phase="idle"))
     assert house.device("pi-1")["online"] is True
-    source = Source(house.folder)
+    source = RunSource(house.folder)
     before = source.version()
     house.ledger.settle()
     house.ledger._lock.close()  # type: ignore[union-attr] - as if it were killed
@@ -246,7 +246,7 @@ def test_what_devices_say_reaches_nobody_with_signs_that_turn_or_hide_text(
     house.hear("pi-1", said)
     house.hear("pi-1", Status(online=True, phase="tr\u202eain", detail="hot\x9b1m"))
     house.hear("pi-1", Hello("idle", None, "0", "x\u202ey", 9, PROFILE, [], [], 9))
-    everything = [house.facts(), Source(house.folder).device("pi-1")]
+    everything = [house.facts(), RunSource(house.folder).device("pi-1")]
 
     def strings(value: object) -> Iterator[str]:
         if isinstance(value, str):

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.gate import Refused, check_offer, check_payload
+from coordinator.rounds.validation import Refusal, check_offer, check_payload
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import Evidence, pack_evidence
@@ -51,7 +51,7 @@ def test_an_offer_that_cannot_be_is_refused_before_a_byte_is_asked_for(
     found = check_offer(
         msgspec.structs.replace(offer(), **changes), order(), max_examples=8
     )
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert why in found.why
 
 
@@ -79,7 +79,7 @@ def test_an_update_that_does_not_fit_is_refused_with_a_reason(
     order: Orders, content: bytes, why: str
 ) -> None:
     found = check_payload(content, order(), MASK, DENSE, examples=8)
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert why in found.why
     assert found.why
 
@@ -87,7 +87,7 @@ def test_an_update_that_does_not_fit_is_refused_with_a_reason(
 def test_an_update_on_another_mask_is_refused(order: Orders) -> None:
     other = Mask({"fc": np.fliplr(np.eye(3, dtype=bool))})
     found = check_payload(payload(), order(), other, DENSE, examples=8)
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert "stands on mask" in found.why
 
 
@@ -111,7 +111,7 @@ def test_evidence_that_cannot_be_is_refused(
     found = check_payload(
         pack_evidence(Evidence(counts)), warm_up, MASK, DENSE, examples=8
     )
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert why in found.why
 
 
@@ -157,7 +157,7 @@ def test_an_entry_is_held_against_what_its_kind_can_be(
     if not why:
         assert isinstance(found, Values)
         return
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert why in found.why
     assert "shipped training" in found.remedy
 
@@ -219,5 +219,5 @@ def test_a_mask_that_moved_too_far_is_refused(
     order: Orders, content: bytes, why: str
 ) -> None:
     found = check_payload(content, moving(order), MASK, DENSE, examples=8)
-    assert isinstance(found, Refused)
+    assert isinstance(found, Refusal)
     assert why in found.why

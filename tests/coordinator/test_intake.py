@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.intake import BUDGET, CREDIT, SLOTS, Intake
+from coordinator.protocol.uploads import BUDGET, CREDIT, SLOTS, UploadQueue
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, positions
 from edge_sdk.wire.messages import Data, Need, Offer
@@ -34,7 +34,7 @@ def chunk(offer: Offer, content: bytes, index: int) -> Data:
 def test_an_update_is_pulled_over_any_loss(size: int, seed: int, offer: Offers) -> None:
     """A device answers a NEED with at most its credit; what is lost is asked again."""
     content = bytes((seed + i) % 256 for i in range(size))
-    intake, offered = Intake(Clock()), offer(content=content)
+    intake, offered = UploadQueue(Clock()), offer(content=content)
     need = intake.offer("pi", offered)
     whole, rng = None, np.random.default_rng(seed)
     for _ in range(1000):
@@ -73,7 +73,7 @@ def test_large_updates_are_pulled_from_so_many_devices_and_a_quiet_one_loses_its
     offer: Offers,
 ) -> None:
     clock = Clock()
-    intake = Intake(clock, patience_s=20)
+    intake = UploadQueue(clock, patience_s=20)
     for i in range(SLOTS):
         assert intake.offer(f"pi-{i}", sized(offer, f"1-{i}", BUDGET)) is not None
     late = sized(offer, "1-late", BUDGET)
@@ -93,7 +93,7 @@ def test_small_updates_are_pulled_from_as_many_as_fit_and_the_next_is_called(
     offer: Offers,
 ) -> None:
     size = 250_000
-    intake, fit = Intake(Clock()), BUDGET // size
+    intake, fit = UploadQueue(Clock()), BUDGET // size
     offers = {f"pi-{i}": sized(offer, f"1-{i}", size) for i in range(fit + 3)}
     asked = [device for device, one in offers.items() if intake.offer(device, one)]
     assert asked == list(offers)[:fit]
@@ -112,7 +112,7 @@ def test_small_updates_are_pulled_from_as_many_as_fit_and_the_next_is_called(
 
 
 def test_a_new_update_for_the_same_task_starts_over(offer: Offers) -> None:
-    intake = Intake(Clock())
+    intake = UploadQueue(Clock())
     intake.offer("pi", offer(content=b"aaaa"))
     intake.data("pi", chunk(offer(content=b"aaaa"), b"aaaa", 0))
     need = intake.offer("pi", offer(content=b"bbbb"))
@@ -121,7 +121,7 @@ def test_a_new_update_for_the_same_task_starts_over(offer: Offers) -> None:
 
 
 def test_chunks_of_anothers_task_or_damaged_ones_are_refused(offer: Offers) -> None:
-    intake, offered = Intake(Clock()), offer()
+    intake, offered = UploadQueue(Clock()), offer()
     intake.offer("pi", offered)
     with pytest.raises(RemoteProtocolError, match="evil sends chunks of pi's task"):
         intake.data("evil", chunk(offered, b"update", 0))
@@ -133,7 +133,7 @@ def test_chunks_of_anothers_task_or_damaged_ones_are_refused(offer: Offers) -> N
 
 
 def test_a_round_that_is_over_forgets_its_uploads(offer: Offers) -> None:
-    intake = Intake(Clock())
+    intake = UploadQueue(Clock())
     intake.offer("pi", offer())
     intake.forget()
     assert intake.data("pi", chunk(offer(), b"update", 0)) == (None, None)

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.ledger import Ledger, TaskRow, open_ledger, read_ledger
-from coordinator.limits import shares
-from coordinator.rounds import Phase, TaskPhase
+from coordinator.rounds.contribution_limits import shares
+from coordinator.rounds.state import RoundPhase, TaskPhase
 from edge_sdk.errors import StateError
 
 
@@ -57,7 +57,7 @@ def test_a_round_told_once(ledger: Ledger) -> None:
     ]
     ledger.finish(1, model="round-00001.safetensors")
     (row,) = ledger.rounds()
-    assert (row.phase, row.model) == (Phase.DONE, "round-00001.safetensors")
+    assert (row.phase, row.model) == (RoundPhase.DONE, "round-00001.safetensors")
     ledger.close()
 
 
@@ -139,7 +139,7 @@ def test_an_aborted_round_has_no_model_and_no_open_task(ledger: Ledger) -> None:
     ledger.abort(1, "the deadline passed")
     (row,) = ledger.rounds()
     assert (row.phase, row.model, row.note) == (
-        Phase.ABORTED,
+        RoundPhase.ABORTED,
         None,
         "the deadline passed",
     )
@@ -355,7 +355,9 @@ def test_readers_see_whole_rounds_while_a_coordinator_writes(tmp_path: Path) -> 
         while not stop.is_set():
             reader = read_ledger(ledger.folder)
             rounds = reader.rounds()
-            if any(r.phase is Phase.RUN and not reader.tasks(r.no) for r in rounds):
+            if any(
+                r.phase is RoundPhase.RUN and not reader.tasks(r.no) for r in rounds
+            ):
                 wrong.append(rounds)
             seen[0] += 1
             reader.close()
@@ -438,7 +440,7 @@ def test_a_ledger_of_another_version_is_left_alone(ledger: Ledger) -> None:
 ACCEPTS = """
 import pathlib, sys
 from coordinator.ledger import TaskRow, open_ledger
-from coordinator.rounds import TaskPhase
+from coordinator.rounds.state import TaskPhase
 ledger = open_ledger(pathlib.Path(sys.argv[1]))
 no = max([r.no for r in ledger.rounds()], default=0) + 1
 tasks = [TaskRow(f"{no}-d{i}", no, f"d{i}", 0.1, TaskPhase.ASSIGNED, b"")
@@ -490,7 +492,7 @@ def test_kill_dash_nine_among_accepts_leaves_every_promise_kept(tmp_path: Path) 
 FULL = """
 import pathlib, resource, signal, sys
 from coordinator.ledger import TaskRow, open_ledger
-from coordinator.rounds import TaskPhase
+from coordinator.rounds.state import TaskPhase
 from edge_sdk.errors import StateError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = open_ledger(pathlib.Path(sys.argv[1]))

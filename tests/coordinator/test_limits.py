@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregate import Contribution, Model, clipped, coverage_mean
-from coordinator.limits import Share, shares
+from coordinator.algorithms.mean import Contribution, Model, clipped, coverage_mean
+from coordinator.rounds.contribution_limits import ContributionLimit, shares
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.values import Values
 
@@ -163,13 +163,13 @@ def test_one_of_three_weighs_no_more_than_the_others_together() -> None:
 def test_of_two_the_smaller_is_believed_and_one_alone_counts_in_full() -> None:
     bounds = FREE | {"clip": 5.0}
     assert shares([1.0, 1e9], [1, 1], [], **bounds)[1].scale == 5e-9
-    assert shares([1e9], [10**9], [], **KEPT)[0] == Share(1.0, 10**9, "")
+    assert shares([1e9], [10**9], [], **KEPT)[0] == ContributionLimit(1.0, 10**9, "")
     assert shares([1e9], [1], [1.0, 1.0], **bounds)[0].scale == 5e-9
 
 
 def test_bounds_that_are_zero_bound_nothing() -> None:
     found = shares([1.0, 1.0, 1e9], [1, 1, 10**9], [], **FREE)
-    assert found[2] == Share(1.0, 10**9, "")
+    assert found[2] == ContributionLimit(1.0, 10**9, "")
 
 
 def test_devices_that_change_nothing_bound_nobody() -> None:

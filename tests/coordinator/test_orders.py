@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
 from coordinator.algorithms import ALGORITHMS
-from coordinator.orders import (
+from coordinator.rounds.tasks import (
     mask_seed,
     order_for,
     task_id,

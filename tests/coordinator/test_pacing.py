@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.expectation import Expectation, expect, observe, overdue, rested
-from coordinator.pacing import (
+from coordinator.rounds.deadlines import (
     GAP,
     GRACE_S,
     LEAST_ROUND_S,
@@ -21,14 +20,21 @@ from coordinator.pacing import (
     pace,
     round_deadline_s,
 )
-from coordinator.rounds import quorum_of
+from coordinator.rounds.expected_time import (
+    ExpectedTime,
+    expect,
+    observe,
+    overdue,
+    rested,
+)
+from coordinator.rounds.state import quorum_of
 from device_profiles import LayerLoad, Workload, cost_of, load_board
 
 STEPS = 290
-FLEET = {f"pi-{n}": Expectation(0.1, 0.01, STEPS) for n in range(9)}
+FLEET = {f"pi-{n}": ExpectedTime(0.1, 0.01, STEPS) for n in range(9)}
 
 expectations = st.builds(
-    Expectation,
+    ExpectedTime,
     fixed_s=st.floats(0.0, 5.0),
     step_s=st.floats(1e-4, 2.0),
     steps=st.integers(1, 500),
@@ -41,7 +47,7 @@ fleets = st.dictionaries(
 
 @given(fleets, st.floats(0.1, 60.0))
 def test_nobody_is_asked_for_more_than_fits_the_pace(
-    fleet: dict[str, Expectation], budget_s: float
+    fleet: dict[str, ExpectedTime], budget_s: float
 ) -> None:
     found = pace(fleet, budget_s)
     assert set(found.steps) | set(found.resting) == set(fleet)
@@ -56,7 +62,7 @@ def test_nobody_is_asked_for_more_than_fits_the_pace(
 
 @given(fleets)
 def test_the_faster_half_is_never_cut_by_the_others(
-    fleet: dict[str, Expectation],
+    fleet: dict[str, ExpectedTime],
 ) -> None:
     found = pace(fleet, 1e9)
     ordered = sorted(fleet.values(), key=lambda one: one.seconds)
@@ -67,7 +73,7 @@ def test_the_faster_half_is_never_cut_by_the_others(
 
 def test_boards_of_one_catalogue_are_waited_for_in_full() -> None:
     usual = {"orin": 1.3, "pi-4": 4.2, "zero": 11.4}
-    fleet = {name: Expectation(0.0, s / STEPS, STEPS) for name, s in usual.items()}
+    fleet = {name: ExpectedTime(0.0, s / STEPS, STEPS) for name, s in usual.items()}
     found = pace(fleet, 12.0)
     assert found.target_s == pytest.approx(11.4)
     assert set(found.steps.values()) == {STEPS}
@@ -80,7 +86,7 @@ class World:
     """Devices that take their true times; a coordinator that only knows what it saw."""
 
     def __init__(
-        self, truth: Mapping[str, Expectation], believed: Mapping[str, Expectation]
+        self, truth: Mapping[str, ExpectedTime], believed: Mapping[str, ExpectedTime]
     ) -> None:
         self.truth, self.known = dict(truth), dict(believed)
         self.rng = np.random.default_rng(7)
@@ -120,7 +126,7 @@ class World:
         )
 
 
-def tenfold(one: Expectation) -> Expectation:
+def tenfold(one: ExpectedTime) -> ExpectedTime:
     return replace(one, fixed_s=one.fixed_s, step_s=10 * one.step_s)
 
 
@@ -152,7 +158,7 @@ def test_one_device_ten_times_slower_does_not_slow_the_fleet(
 
 
 def test_a_device_that_vanishes_costs_one_deadline_and_then_little() -> None:
-    truth = {**FLEET, "gone": Expectation(1e9, 1e9, STEPS)}
+    truth = {**FLEET, "gone": ExpectedTime(1e9, 1e9, STEPS)}
     world = World(truth, {**FLEET, "gone": FLEET["pi-0"]})
     times = [world.round() for _ in range(30)]
     assert max(times[1:]) < 3.0 + 2.0 + GRACE_S
@@ -161,7 +167,7 @@ def test_a_device_that_vanishes_costs_one_deadline_and_then_little() -> None:
 
 
 def test_a_device_whose_link_alone_takes_longer_rests_and_is_told_why() -> None:
-    found = pace({**FLEET, "far": Expectation(40.0, 0.01, STEPS)}, 12.0)
+    found = pace({**FLEET, "far": ExpectedTime(40.0, 0.01, STEPS)}, 12.0)
     assert found.resting == {
         "far": "one step takes 40.0 s with the link, the round 3.0 s"
     }
@@ -210,14 +216,14 @@ def test_silence_doubles_what_a_device_is_taken_to_need() -> None:
 
 @given(expectations, st.floats(0.0, 1e4), st.integers(1, 500))
 def test_silence_never_makes_a_device_look_faster(
-    one: Expectation, elapsed_s: float, steps: int
+    one: ExpectedTime, elapsed_s: float, steps: int
 ) -> None:
     assert overdue(one, steps=steps, elapsed_s=elapsed_s).step_s >= one.step_s
 
 
 @given(expectations, expectations)
 def test_resting_goes_back_towards_the_profile_and_never_beyond(
-    one: Expectation, told: Expectation
+    one: ExpectedTime, told: ExpectedTime
 ) -> None:
     after = one
     for _ in range(40):
@@ -240,7 +246,7 @@ def test_a_device_that_silence_sent_to_rest_is_asked_again_within_some_rounds() 
 
 @given(fleets, st.floats(0.1, 60.0))
 def test_a_deadline_leaves_every_device_more_than_it_should_need(
-    fleet: dict[str, Expectation], budget_s: float
+    fleet: dict[str, ExpectedTime], budget_s: float
 ) -> None:
     found = pace(fleet, budget_s)
     deadline = round_deadline_s(found.steps, fleet)

@@ -12,10 +12,10 @@ from past import Past
 from typer.testing import CliRunner
 
 from coordinator.cli import app
-from coordinator.dashboard.metrics import exposition
-from coordinator.dashboard.source import Source
-from coordinator.participation import participation
-from coordinator.report.write import gather, write_report
+from coordinator.views.page.metrics import exposition
+from coordinator.views.page.source import RunSource
+from coordinator.views.participation import participation
+from coordinator.views.report.write import gather, write_report
 
 DONE = [{"no": 0, "phase": "done"}, {"no": 1, "phase": "done"}]
 PI = {
@@ -86,7 +86,7 @@ def test_the_share_counts_examples_of_whoever_is_in_a_model_that_is_done(
     past.accept(past.names[2], 2)  # its round is not done
     past.ledger.move_task(f"2-{past.names[3]}", past.ledger.tasks(2)[3].phase, "full")
     past.ledger.settle()
-    found = Source(past.folder).run()["participation"]
+    found = RunSource(past.folder).run()["participation"]
     past.ledger.close()
     assert (found["rounds"], found["examples"], found["examples_trained"]) == (
         *(1, 100, 30),
@@ -136,5 +136,5 @@ def test_a_ledger_of_0_1_0_is_read_without_the_table(tmp_path: Path) -> None:
     past.ledger.close()
     with sqlite3.connect(past.folder / "ledger.sqlite") as db:
         db.execute("DROP TABLE standing")
-    found = Source(past.folder).run()["participation"]
+    found = RunSource(past.folder).run()["participation"]
     assert [d["asked"] for d in found["devices"]] == [1] * 4

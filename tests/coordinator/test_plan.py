@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from coordinator.plan import plan_fleet, plan_table
+from coordinator.operations.planning import plan_fleet, plan_table
 from device_profiles import Caps, LayerLoad, ProfileError, Workload, load_board
 
 NAMES = ("raspberry_pi_zero_2_w", "raspberry_pi_4b_4gb", "jetson_orin_nano")

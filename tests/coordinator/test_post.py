@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.post import Post
+from coordinator.protocol.publisher import Publisher
 from edge_sdk.errors import RunError
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import CHUNK_SIZE, Assembly, blob_id
@@ -15,16 +15,16 @@ ANNOUNCE = Announce("running", "digits", 1, 9, ["fp32"])
 CONTENT = bytes(range(256)) * 600  # three chunks
 
 
-def setup() -> tuple[MemoryBroker, Post, list[Delivery]]:
-    broker, got = MemoryBroker(), list[Delivery]()
+def setup() -> tuple[MemoryBroker, Publisher, list[ReceivedMessage]]:
+    broker, got = MemoryBroker(), list[ReceivedMessage]()
     device = broker.connect(got.append, lambda _: None)
     device.subscribe(topics.inbox("demo", "pi-1"))
-    post = Post(broker.connect(lambda _: None, lambda _: None), "demo", epoch=4)
+    post = Publisher(broker.connect(lambda _: None, lambda _: None), "demo", epoch=4)
     return broker, post, got
 
 
 def late_joiner(broker: MemoryBroker, blob: str) -> dict[int, bytes]:
-    got: list[Delivery] = []
+    got: list[ReceivedMessage] = []
     broker.connect(got.append, lambda _: None).subscribe(f"fl/1/demo/m/{blob}/+")
     return {int(d.topic.rsplit("/", 1)[1]): d.payload for d in got}
 
@@ -66,7 +66,7 @@ def test_a_shelved_blob_waits_in_chunks_and_is_wiped_in_time() -> None:
 def test_what_is_missed_is_sent_again_at_most_once_per_chunk() -> None:
     broker, post, _ = setup()
     blob = blob_id(post.shelve(CONTENT, 1))
-    got: list[Delivery] = []
+    got: list[ReceivedMessage] = []
     broker.connect(got.append, lambda _: None).subscribe(f"fl/1/demo/m/{blob}/+")
     got.clear()
     post.send_again(Need(blob, [(1, 2)], 64))
@@ -92,9 +92,9 @@ def test_after_a_broker_lost_everything_it_is_said_again() -> None:
     assert len(late_joiner(broker, blob)) == 3
 
 
-def limited(limit: int) -> tuple[MemoryBroker, Post]:
+def limited(limit: int) -> tuple[MemoryBroker, Publisher]:
     broker = MemoryBroker(limit)
-    return broker, Post(broker.connect(lambda _: None, lambda _: None), "demo", 4)
+    return broker, Publisher(broker.connect(lambda _: None, lambda _: None), "demo", 4)
 
 
 def test_chunks_are_as_small_as_the_broker_wants() -> None:

@@ -8,11 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from coordinator.pacing import Advance, advanced, extended_s, latest_s
-from coordinator.presence import SEEN_S, Presence, Said, is_news
-from coordinator.rounds import TaskPhase
-from coordinator.standing import FRESH, MOST, Standing, after_failure, after_hello
-from coordinator.warm_up import ATTEMPTS, next_attempt
+from coordinator.rounds.deadlines import Advance, advanced, extended_s, latest_s
+from coordinator.rounds.state import TaskPhase
+from coordinator.rounds.warm_up_attempts import ATTEMPTS, next_attempt
+from coordinator.server.presence import SEEN_S, Presence, Said, is_news
+from coordinator.server.standing import (
+    FRESH,
+    MOST,
+    Standing,
+    after_failure,
+    after_hello,
+)
 from edge_sdk.identity.signatures import Recent
 from edge_sdk.wire.codec import Header
 from edge_sdk.wire.messages import Status

@@ -12,19 +12,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import CertificateSigningRequestBuilder, Name
 
-from coordinator.identity.office import Office
-from coordinator.post import Post
-from coordinator.reception import Reception
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.protocol.publisher import Publisher
+from coordinator.protocol.receiver import MessageReceiver
 from edge_sdk.errors import RemoteProtocolError, StateError
 from edge_sdk.identity.signatures import signer
 from edge_sdk.identity.token import read_token
-from edge_sdk.transport.base import Delivery, Transport
+from edge_sdk.transport.base import ReceivedMessage, Transport
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import Header, decode, encode
 from edge_sdk.wire.messages import Announce, Message, Revoked, TaskAck, Wait
 
-Connect: TypeAlias = Callable[[list[Delivery]], Transport]
+Connect: TypeAlias = Callable[[list[ReceivedMessage]], Transport]
 RUNNING = Announce("running", "digits", 1, 3, ["fp32"])
 TOPIC = topics.announcement("home")
 
@@ -34,7 +34,7 @@ def connect() -> Connect:
     """Connects to one broker and hears what is announced there."""
     broker = MemoryBroker()
 
-    def link(heard: list[Delivery]) -> Transport:
+    def link(heard: list[ReceivedMessage]) -> Transport:
         made = broker.connect(heard.append, lambda _: None)
         made.subscribe(TOPIC)
         return made
@@ -45,9 +45,11 @@ def connect() -> Connect:
 def test_a_coordinator_ends_when_a_newer_one_has_announced_itself(
     connect: Connect,
 ) -> None:
-    heard: list[Delivery] = []
-    older = Reception("home", None, Post(connect(heard), "home", 7), lambda: 0.0)
-    Post(connect([]), "home", 8).announce(RUNNING)
+    heard: list[ReceivedMessage] = []
+    older = MessageReceiver(
+        "home", None, Publisher(connect(heard), "home", 7), lambda: 0.0
+    )
+    Publisher(connect([]), "home", 8).announce(RUNNING)
     with pytest.raises(StateError, match="it announces epoch 8, this one has 7") as why:
         older.read(heard[-1])
     assert "resume the newer one" in why.value.help
@@ -55,9 +57,9 @@ def test_a_coordinator_ends_when_a_newer_one_has_announced_itself(
 
 
 def test_a_coordinator_hears_itself_and_goes_on(connect: Connect) -> None:
-    heard: list[Delivery] = []
-    post = Post(connect(heard), "home", 7)
-    reception = Reception("home", None, post, lambda: 0.0)
+    heard: list[ReceivedMessage] = []
+    post = Publisher(connect(heard), "home", 7)
+    reception = MessageReceiver("home", None, post, lambda: 0.0)
     post.announce(RUNNING)
     assert reception.read(heard[-1]) is None
     assert len(heard) == 1
@@ -67,13 +69,13 @@ def test_a_coordinator_hears_itself_and_goes_on(connect: Connect) -> None:
 def test_an_older_coordinators_word_does_not_stay_in_the_newer_ones_place(
     connect: Connect,
 ) -> None:
-    heard: list[Delivery] = []
-    post = Post(connect(heard), "home", 8)
-    reception = Reception("home", None, post, lambda: 0.0)
+    heard: list[ReceivedMessage] = []
+    post = Publisher(connect(heard), "home", 8)
+    reception = MessageReceiver("home", None, post, lambda: 0.0)
     post.announce(RUNNING)
-    Post(connect([]), "home", 7).announce(RUNNING)
+    Publisher(connect([]), "home", 7).announce(RUNNING)
     assert reception.read(heard[-1]) is None
-    late: list[Delivery] = []
+    late: list[ReceivedMessage] = []
     connect(late)
     assert [decode(one.payload).header.epoch for one in late] == [8]
 
@@ -82,9 +84,9 @@ def test_of_two_copies_started_from_one_state_exactly_one_goes_on(
     connect: Connect,
 ) -> None:
     """Both count on to the same epoch; what they drew at their start decides."""
-    heard: list[Delivery] = []
-    posts = [Post(connect(heard), "home", 7), Post(connect([]), "home", 7)]
-    receptions = [Reception("home", None, post, lambda: 0.0) for post in posts]
+    heard: list[ReceivedMessage] = []
+    posts = [Publisher(connect(heard), "home", 7), Publisher(connect([]), "home", 7)]
+    receptions = [MessageReceiver("home", None, post, lambda: 0.0) for post in posts]
     for post in posts:
         post.announce(RUNNING)
         word = heard[-1]
@@ -98,13 +100,15 @@ def test_a_device_that_has_heard_a_newer_coordinator_is_not_counted_on_and_named
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would be asked in each round and never answer: the folder is an old copy."""
-    reception = Reception("home", None, Post(connect([]), "home", 7), lambda: 0.0)
+    reception = MessageReceiver(
+        "home", None, Publisher(connect([]), "home", 7), lambda: 0.0
+    )
     topic = topics.upload("home", "pi-1", 0, data=False)
 
     def reads(epoch: int) -> bool:
         header = Header("task-ack", "home", "pi-1", "coordinator", epoch, 1, 1)
         packet = encode(header, TaskAck("1-a"))
-        return reception.read(Delivery(topic, packet)) is not None
+        return reception.read(ReceivedMessage(topic, packet)) is not None
 
     assert [reads(epoch) for epoch in (0, 7, 8, 8)] == [True, True, False, False]
     (said,) = [record.getMessage() for record in caplog.records]
@@ -117,11 +121,11 @@ def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
 ) -> None:
     """A stranger is to enrol, a revoked device hears why; anybody else is ignored."""
     broker, clock = MemoryBroker(), [0.0]
-    office = Office(tmp_path, "home")
+    office = IdentityRegistry(tmp_path, "home")
     link = broker.connect(lambda _: None, lambda _: None)
-    post = Post(link, "home", 7, office.seal.sign)
-    reception = Reception("home", office, post, lambda: clock[0])
-    heard: list[Delivery] = []
+    post = Publisher(link, "home", 7, office.seal.sign)
+    reception = MessageReceiver("home", office, post, lambda: clock[0])
+    heard: list[ReceivedMessage] = []
     device = broker.connect(heard.append, lambda _: None)
     device.subscribe(topics.inbox("home", "pi-9"))
 
@@ -133,7 +137,7 @@ def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
         packet = encode(header, TaskAck("1-a"), sign=stranger)
         topic = topics.upload("home", "pi-9", 0, data=False)
         with pytest.raises(RemoteProtocolError, match=said):
-            reception.read(Delivery(topic, packet))
+            reception.read(ReceivedMessage(topic, packet))
         return [decode(one.payload).message for one in heard]
 
     (wait,) = says()
@@ -157,20 +161,20 @@ def test_two_boards_with_one_identity_are_named_and_a_restart_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A card was copied: each board cuts the other off, and its messages are late."""
-    broker, office = MemoryBroker(), Office(tmp_path, "home")
+    broker, office = MemoryBroker(), IdentityRegistry(tmp_path, "home")
     key = _enrol(office, "pi-9")
-    post = Post(
+    post = Publisher(
         broker.connect(lambda _: None, lambda _: None), "home", 7, office.seal.sign
     )
-    reception = Reception("home", office, post, lambda: 0.0)
-    heard: list[Delivery] = []
+    reception = MessageReceiver("home", office, post, lambda: 0.0)
+    heard: list[ReceivedMessage] = []
     broker.connect(heard.append, lambda _: None).subscribe(topics.inbox("home", "pi-9"))
 
     def says(boot: int, seq: int) -> None:
         header = Header("task-ack", "home", "pi-9", "coordinator", 7, seq, boot)
         packet = encode(header, TaskAck("1-a"), sign=signer(lambda: key))
         topic = topics.upload("home", "pi-9", 0, data=False)
-        reception.read(Delivery(topic, packet))
+        reception.read(ReceivedMessage(topic, packet))
 
     for boot, seq in ((1, 40), (2, 1), (1, 41), (1, 41), (1, 40), (1, 42), (2, 2)):
         says(boot, seq)  # it was started again; its last words come late, and twice
@@ -187,7 +191,7 @@ def test_two_boards_with_one_identity_are_named_and_a_restart_is_not(
     assert said.startswith("pi-9: two processes have this device's identity")
 
 
-def _enrol(office: Office, name: str) -> Ed25519PrivateKey:
+def _enrol(office: IdentityRegistry, name: str) -> Ed25519PrivateKey:
     token = read_token(office.token(name, "127.0.0.1", 1, hours=1))
     key = Ed25519PrivateKey.generate()
     request = CertificateSigningRequestBuilder(Name([])).sign(key, None)

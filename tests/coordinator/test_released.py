@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Algorithm, Family, Moment
 from coordinator.algorithms import ALGORITHMS
-from coordinator.evidence import Findings
-from coordinator.steps import next_step
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
+from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.mean import Contribution, Model
+from coordinator.rounds.round_step import next_step
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import LayerShape, exact_counts, recalibrate
 from edge_sdk.wire.rules import Frozen
@@ -24,8 +24,8 @@ ALL = sum(SIZES.values())
 
 def planned(
     name: str, kept: dict[str, float], densities: list[float], seed: int = 1
-) -> Family:
-    return ALGORITHMS[name].plan(LAYERS, densities, Findings(kept=kept), seed)
+) -> MaskFamily:
+    return ALGORITHMS[name].plan(LAYERS, densities, WarmUpResult(kept=kept), seed)
 
 
 def evidence(conv: float, target: float) -> dict[str, float]:
@@ -95,8 +95,8 @@ def test_counts_without_floors_follow_the_profile_alone() -> None:
 
 
 def updated(
-    algorithm: Algorithm, family: Family, base: Model, densities: list[float]
-) -> tuple[Model, Family]:
+    algorithm: Algorithm, family: MaskFamily, base: Model, densities: list[float]
+) -> tuple[Model, MaskFamily]:
     """A round in which every device adds 1 to all it holds."""
     given_ = []
     for place, density in enumerate(densities):
@@ -120,7 +120,7 @@ def test_hetero_sub_masks_are_the_largest_weights_and_what_nobody_held_is_erased
         {n: rng.normal(size=k).astype(np.float32) for n, k in top.counts.items()},
         {},
     )
-    assert algorithm.local(Moment(1, 9, 0.2)) == Frozen()
+    assert algorithm.local(RoundContext(1, 9, 0.2)) == Frozen()
     model, after = updated(algorithm, family, base, [0.2, 0.1])
     assert after.top is top
     for name in top:  # all of the top is held by the first device

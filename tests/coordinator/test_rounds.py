@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from coordinator.rounds import (
+from coordinator.rounds.state import (
     NEXT,
     Accepted,
     Acked,
@@ -26,10 +26,10 @@ from coordinator.rounds import (
     GiveUp,
     Issue,
     Offered,
-    Phase,
     Planned,
     Rejected,
     Round,
+    RoundPhase,
     Saved,
     Selected,
     TaskPhase,
@@ -38,7 +38,7 @@ from coordinator.rounds import (
 )
 
 OPEN = (TaskPhase.ASSIGNED, TaskPhase.ACKED, TaskPhase.OFFERED)
-ENDED = (Phase.DONE, Phase.ABORTED)
+ENDED = (RoundPhase.DONE, RoundPhase.ABORTED)
 NAMES = [f"pi-{i}" for i in range(6)]
 about: list[type[Any]] = [Acked, Offered, Accepted, Rejected, Failed]
 devices = st.sampled_from([*NAMES, "stranger"])
@@ -76,7 +76,7 @@ class Rounds(RuleBasedStateMachine):
     def a_device_speaks(self, kind: type, device: str) -> None:
         before = self.state
         self.feed(kind(device))
-        running = before.phase is Phase.RUN
+        running = before.phase is RoundPhase.RUN
         if kind is Accepted and running and before.tasks.get(device) in OPEN:
             self.accepted.add(device)
         if device == "stranger":
@@ -90,15 +90,17 @@ class Rounds(RuleBasedStateMachine):
     def the_deadline_passes(self) -> None:
         before = self.state
         self.feed(Deadline())
-        if before.phase is Phase.RUN:
+        if before.phase is RoundPhase.RUN:
             enough = len(self.accepted) >= before.quorum
-            assert self.state.phase is (Phase.CLOSING if enough else Phase.ABORTED)
+            assert self.state.phase is (
+                RoundPhase.CLOSING if enough else RoundPhase.ABORTED
+            )
 
-    @precondition(lambda self: self.state.phase is Phase.CLOSING)
+    @precondition(lambda self: self.state.phase is RoundPhase.CLOSING)
     @rule()
     def saved(self) -> None:
         self.feed(Saved())
-        assert self.state.phase is Phase.DONE
+        assert self.state.phase is RoundPhase.DONE
 
     @invariant()
     def accepted_never_leaves(self) -> None:
@@ -108,18 +110,18 @@ class Rounds(RuleBasedStateMachine):
 
     @invariant()
     def it_closes_exactly_once(self) -> None:
-        over = self.state.phase in (Phase.CLOSING, *ENDED)
+        over = self.state.phase in (RoundPhase.CLOSING, *ENDED)
         assert len(self.closed) == over
-        if self.state.phase is Phase.ABORTED:
+        if self.state.phase is RoundPhase.ABORTED:
             assert isinstance(self.closed[0], GiveUp)
             assert len(self.accepted) < self.state.quorum
-        if self.state.phase in (Phase.CLOSING, Phase.DONE):
+        if self.state.phase in (RoundPhase.CLOSING, RoundPhase.DONE):
             assert isinstance(self.closed[0], Freeze)
             assert len(self.accepted) >= self.state.quorum
 
     @invariant()
     def it_waits_only_for_somebody(self) -> None:
-        if self.state.phase is Phase.RUN:
+        if self.state.phase is RoundPhase.RUN:
             assert self.state.count(*OPEN) > 0
             assert len(self.accepted) < self.state.goal
 
@@ -136,7 +138,7 @@ def running(goal: int, names: list[str]) -> Round:
 def test_it_closes_at_its_goal_with_others_still_at_work() -> None:
     state = running(1, ["a1", "b1"])
     state, effects = advance(state, Accepted("a1"))
-    assert (state.phase, effects) == (Phase.CLOSING, (Freeze(),))
+    assert (state.phase, effects) == (RoundPhase.CLOSING, (Freeze(),))
     assert advance(state, Accepted("b1")) == (state, ())
     assert advance(state, Deadline()) == (state, ())
 
@@ -145,7 +147,7 @@ def test_the_deadline_is_not_waited_for_when_nobody_is_left() -> None:
     state = running(2, ["a1", "b1"])
     state, _ = advance(state, Failed("a1"))
     state, effects = advance(state, Rejected("b1"))
-    assert state.phase is Phase.ABORTED
+    assert state.phase is RoundPhase.ABORTED
     assert effects == (
         GiveUp("no device is left to wait for with 0 of at least 1 updates"),
     )
@@ -166,17 +168,17 @@ def test_the_quorum_is_seventy_percent_rounded_up_and_one_may_always_fail(
 
 
 def test_every_pair_of_phase_and_event_is_in_the_table_or_changes_nothing() -> None:
-    for phase in Phase:
+    for phase in RoundPhase:
         state = Round(1, 1, 1, phase, {"a1": TaskPhase.ASSIGNED})
         events: list[Event] = [Planned(), Saved(), Deadline()]
         events += [kind("a1") for kind in about]
         for event in events:
             if (phase, type(event)) not in NEXT:
                 assert advance(state, event) == (state, ())
-    lost = {(p, k) for p in (Phase.CLOSING, *ENDED) for k in [*about, Deadline]}
+    lost = {(p, k) for p in (RoundPhase.CLOSING, *ENDED) for k in [*about, Deadline]}
     assert lost <= set(NEXT)
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-def test_phases_are_named_as_the_ledger_has_them(phase: Phase) -> None:
-    assert Phase(phase.value) is phase
+@pytest.mark.parametrize("phase", list(RoundPhase))
+def test_phases_are_named_as_the_ledger_has_them(phase: RoundPhase) -> None:
+    assert RoundPhase(phase.value) is phase

@@ -15,28 +15,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from in_threads import run_around
 
-from coordinator.aggregate import Model
-from coordinator.entries import impossible_model
+from coordinator.algorithms.mean import Model
 from coordinator.ledger import open_ledger
-from coordinator.server import Server
+from coordinator.rounds.entry_limits import impossible_model
+from coordinator.rounds.model_check import collapsed, spoilers
+from coordinator.rounds.round_step import mean_findings
+from coordinator.server.loop import Server
 from coordinator.settings import (
     CodecSettings,
     GateSettings,
     RunSettings,
     TrainingSettings,
 )
-from coordinator.soundness import collapsed, spoilers
-from coordinator.status import summary
-from coordinator.steps import mean_findings
+from coordinator.views.terminal.status import summary
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.journal import Journal
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.sparse import LayerShape, Mask
-from edge_sdk.training.change import Packed
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import Evidence
@@ -125,7 +125,7 @@ class Spoiler(TaskRunner):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         packed = super().run(order, base, stop, structure)
         if order.round_no == 1:
             return packed

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregate import Contribution, Model
-from coordinator.algorithm import Family, Start, as_initialised
-from coordinator.evidence import Findings
-from coordinator.starts import from_the_warm_up, scaled_by_fan_in
-from coordinator.steps import trained_findings
+from coordinator.algorithms.base import MaskFamily, Start, as_initialised
+from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.initial_weights import from_the_warm_up, scaled_by_fan_in
+from coordinator.algorithms.mean import Contribution, Model
+from coordinator.rounds.round_step import trained_findings
 from edge_sdk.errors import RunError
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import load_task
 from edge_sdk.sparse import LayerShape, Mask, nested_counts, uniform
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.values import Values
 
 LAYERS = (LayerShape("conv.weight", (8, 4, 3, 3)), LayerShape("fc.weight", (10, 32)))
@@ -24,9 +24,9 @@ STATE = {s.name: np.full(s.shape, 0.5, np.float32) for s in LAYERS}
 STATE["bias"] = np.ones(10, np.float32)
 
 
-def family(density: float, seed: int = 1) -> Family:
+def family(density: float, seed: int = 1) -> MaskFamily:
     counts = nested_counts(uniform(LAYERS), LAYERS, [density])
-    return Family.draw(LAYERS, counts, seed)
+    return MaskFamily.draw(LAYERS, counts, seed)
 
 
 @given(st.floats(0.12, 1.0), st.integers(0, 50))
@@ -45,7 +45,7 @@ def test_scaled_units_have_the_norm_of_their_dense_selves(
     np.testing.assert_array_equal(model.dense["bias"], STATE["bias"])
 
 
-def warmed() -> tuple[Findings, Mask]:
+def warmed() -> tuple[WarmUpResult, Mask]:
     """Two devices whose masks have moved; where both keep a weight it is 1 and 3."""
     base = as_initialised(family(0.3), STATE, None)
     first, second = family(0.3, seed=2).top, family(0.3, seed=3).top
@@ -75,7 +75,7 @@ def test_a_warm_start_takes_the_mean_of_those_that_kept_a_weight() -> None:
 
 
 def test_a_warm_start_needs_a_warm_up() -> None:
-    for findings in (None, Findings(kept={"conv.weight": 1.0})):
+    for findings in (None, WarmUpResult(kept={"conv.weight": 1.0})):
         with pytest.raises(RunError, match="there is none"):
             from_the_warm_up(family(0.3), STATE, findings)
 
@@ -96,7 +96,7 @@ def test_thin_layers_whisper_and_scaled_ones_speak_up(name: str) -> None:
 
     def spread(density: float, start: Start) -> float:
         counts = nested_counts(uniform(layers), layers, [density])
-        first = start(Family.draw(layers, counts, 1), state, None)
+        first = start(MaskFamily.draw(layers, counts, 1), state, None)
         model = task.model()
         whole = {**first.dense, **{n: first.full(n) for n in first.mask}}
         model.load_state_dict({n: torch.from_numpy(a) for n, a in whole.items()})

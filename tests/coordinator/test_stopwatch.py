@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.expectation import Expectation
-from coordinator.pacing import FIRST_GRACE_S, GRACE_S
-from coordinator.stopwatch import Stopwatch
+from coordinator.rounds.deadlines import FIRST_GRACE_S, GRACE_S
+from coordinator.rounds.expected_time import ExpectedTime
+from coordinator.rounds.measured_time import TaskTimer
 
-TOLD = Expectation(fixed_s=1.0, step_s=0.1, steps=100)
+TOLD = ExpectedTime(fixed_s=1.0, step_s=0.1, steps=100)
 
 
 class Clock:
@@ -28,14 +28,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def watch(clock: Clock) -> Stopwatch:
-    made = Stopwatch(clock)
+def watch(clock: Clock) -> TaskTimer:
+    made = TaskTimer(clock)
     made.expected("pi", TOLD)
     return made
 
 
 def a_round(
-    watch: Stopwatch, clock: Clock, seconds: float, training_s: float, steps: int = 100
+    watch: TaskTimer, clock: Clock, seconds: float, training_s: float, steps: int = 100
 ) -> None:
     watch.start({"pi": steps})
     clock.now += seconds
@@ -43,7 +43,7 @@ def a_round(
 
 
 def test_what_was_seen_replaces_the_profile_until_there_is_a_new_one(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     a_round(watch, clock, 52.0, 50.0)
     seen = watch.expected("pi", TOLD)
@@ -53,7 +53,7 @@ def test_what_was_seen_replaces_the_profile_until_there_is_a_new_one(
 
 
 def test_a_lying_profile_is_told_after_two_rounds_in_words(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     """Observed five times slower than the profile says."""
     a_round(watch, clock, 52.0, 50.0)
@@ -66,14 +66,14 @@ def test_a_lying_profile_is_told_after_two_rounds_in_words(
     )
 
 
-def test_one_busy_round_is_no_lie(watch: Stopwatch, clock: Clock) -> None:
+def test_one_busy_round_is_no_lie(watch: TaskTimer, clock: Clock) -> None:
     for seconds in (10.0, 60.0, 10.0, 60.0):
         a_round(watch, clock, seconds + 2.0, seconds)
         assert watch.drift("pi") is None
 
 
 def test_half_a_second_more_than_told_is_nobodys_lie(clock: Clock) -> None:
-    watch = Stopwatch(clock)
+    watch = TaskTimer(clock)
     watch.expected("pi", replace(TOLD, step_s=0.001))
     for _ in range(3):
         a_round(watch, clock, 0.8, 0.6)
@@ -81,7 +81,7 @@ def test_half_a_second_more_than_told_is_nobodys_lie(clock: Clock) -> None:
 
 
 def test_a_pause_that_was_announced_is_not_slowness(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     watch.start({"pi": 100})
     watch.pauses("pi", 30.0)
@@ -91,7 +91,7 @@ def test_a_pause_that_was_announced_is_not_slowness(
 
 
 def test_who_is_silent_needs_longer_and_who_left_is_not_judged(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     watch.expected("gone", TOLD)
     watch.start({"pi": 100, "gone": 100})
@@ -110,7 +110,7 @@ def test_whatever_a_device_says_its_time_stays_a_time_that_comes(
 ) -> None:
     """The coordinator's clock decides; a claim only divides what it measured."""
     clock = Clock()
-    watch = Stopwatch(clock)
+    watch = TaskTimer(clock)
     watch.expected("pi", TOLD)
     watch.start({"pi": 100})
     clock.now += seconds
@@ -122,7 +122,7 @@ def test_whatever_a_device_says_its_time_stays_a_time_that_comes(
 
 
 def test_a_round_that_teaches_nothing_is_closed_by_what_its_quorum_took(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     """The warm-up, and a round that a crash interrupted."""
     watch.start({})
@@ -133,7 +133,7 @@ def test_a_round_that_teaches_nothing_is_closed_by_what_its_quorum_took(
 
 
 def test_an_answered_device_is_waited_for_no_more(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     watch.expected("quick", replace(TOLD, step_s=0.01, rounds=3))
     watch.start({"pi": 100, "quick": 100})
@@ -144,7 +144,7 @@ def test_an_answered_device_is_waited_for_no_more(
 
 
 def test_over_selection_follows_the_answers_of_late(
-    watch: Stopwatch, clock: Clock
+    watch: TaskTimer, clock: Clock
 ) -> None:
     for _ in range(20):
         a_round(watch, clock, 11.0, 10.0)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregate import Model
-from coordinator.algorithm import Family
-from coordinator.store import KEEP, ModelStore, model_name
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.checkpoints.models import KEEP, ModelStore, model_name
 from edge_sdk.checkpoint import load_checkpoint
+from edge_sdk.checksums import SUMS, lines_with, sums_of
 from edge_sdk.errors import CheckpointError, StateError
 from edge_sdk.sparse import LayerShape
-from edge_sdk.sums import SUMS, lines_with, sums_of
 
 LAYERS = (LayerShape("a", (6, 5)), LayerShape("b", (4, 6)))
-FAMILY = Family.draw(
+FAMILY = MaskFamily.draw(
     LAYERS, {0.5: {"a": 15, "b": 12}, 0.25: {"a": 8, "b": 6}, 0.2: {"a": 6, "b": 4}}, 1
 )
 
@@ -121,7 +121,7 @@ def test_a_flipped_bit_of_moved_masks_and_of_a_deployed_model_is_found(
     tmp_path: Path,
 ) -> None:
     own = ModelStore(tmp_path, "digits", LAYERS, Memory())
-    own.save_family(2, Family(LAYERS, FAMILY.masks, None))
+    own.save_family(2, MaskFamily(LAYERS, FAMILY.masks, None))
     assert own.load_family(3) is not None
     flip(tmp_path / "checkpoints" / "round-00002.masks", 500)
     with pytest.raises(StateError, match=r"round-00002\.masks is not what the ledger"):

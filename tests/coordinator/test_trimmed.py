@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.aggregate import Contribution, Model, clipped
-from coordinator.trimmed import trimmed_mean
+from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.algorithms.trimmed_mean import trimmed_mean
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.values import Values

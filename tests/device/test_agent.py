@@ -17,17 +17,18 @@ import pytest
 from msgspec import UNSET
 
 from device_profiles import Caps
-from edge_sdk.agent import Agent, Identity, loop, work
+from edge_sdk.agent import Agent, Identity, loop
+from edge_sdk.agent import training_thread as work
+from edge_sdk.device.limits.decision import Conditions
+from edge_sdk.device.limits.enforcement import LimitsEnforcer
+from edge_sdk.device.probe.sensors import Power, Thermal
 from edge_sdk.errors import EngineError, StateError
-from edge_sdk.governor.verdict import Conditions
-from edge_sdk.journal import Journal
-from edge_sdk.probe.sensors import Power, Thermal
-from edge_sdk.session import Phase
-from edge_sdk.training.change import Packed
+from edge_sdk.session import SessionPhase
+from edge_sdk.storage.journal import Journal
 from edge_sdk.training.local import Stopped
-from edge_sdk.transport.base import Delivery
+from edge_sdk.training.update import PackedUpdate
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
-from edge_sdk.warden import Warden
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, manifest_of
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
@@ -74,7 +75,7 @@ class Trainer:
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         self.running += 1
         self.at_once = max(self.at_once, self.running)
         try:
@@ -87,7 +88,7 @@ class Trainer:
                 raise self.breaks
             self.trained.append(order.id)
             payload = self.name.encode() * 30_000  # several chunks
-            return Packed(self.offers(order.id, payload), payload)
+            return PackedUpdate(self.offers(order.id, payload), payload)
         finally:
             self.running -= 1
 
@@ -103,7 +104,7 @@ class Coordinator:
         for data in (False, True):
             self.link.subscribe(topics.all_uploads("demo", data=data))
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: ReceivedMessage) -> None:
         self.said.put(decode(delivery.payload))
 
     def pack(self, message: Message, **changes: Any) -> bytes:
@@ -164,7 +165,7 @@ class Coordinator:
 class Device:
     """An agent on its own thread, which can be killed and started again."""
 
-    warden: Warden | None = None
+    warden: LimitsEnforcer | None = None
 
     def __init__(self, broker: MemoryBroker, name: str, state: Path, offers: Offers):
         self.broker, self.name, self.state = broker, name, state
@@ -335,7 +336,7 @@ def test_malformed_and_foreign_messages_are_counted_and_dropped(
 def test_a_chunk_that_never_came_is_asked_for(
     boss: Coordinator, device: Device, order: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loop.NUDGE_S, Phase.FETCH, 0.05)
+    monkeypatch.setitem(loop.NUDGE_S, SessionPhase.FETCH, 0.05)
     boss.shelve(without=1)
     a_task(boss, order)
     need = boss.hears(Need)
@@ -352,7 +353,7 @@ def test_rounds_of_others_do_not_keep_a_device_from_asking_again(
     boss: Coordinator, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its HELLO was lost, and what is announced to all comes oftener than it asks."""
-    monkeypatch.setitem(loop.NUDGE_S, Phase.IDLE, 0.2)
+    monkeypatch.setitem(loop.NUDGE_S, SessionPhase.IDLE, 0.2)
     boss.hears(Hello)
     boss.announce("running")
     boss.hears(Hello)  # an epoch that is new to it is greeted at once
@@ -598,7 +599,7 @@ def test_stop_ends_it_also_when_its_queue_is_full(
     device.leave()
     device.start()
     for _ in range(loop.QUEUE + 50):
-        device.agent._deliver(Delivery("fl/1/demo/c/ann", b""))
+        device.agent._deliver(ReceivedMessage("fl/1/demo/c/ann", b""))
     device.agent.stop()
     device.thread.join(WAIT_S)
     assert not device.thread.is_alive()
@@ -621,8 +622,8 @@ class Weather:
         mains = Power(on_battery=False, percent=None)
         return Conditions(60 * now.hour, heat, mains, None, moved_today)
 
-    def warden(self, caps: Caps) -> Warden:
-        return Warden(caps, now=self.now, read=self.read)
+    def warden(self, caps: Caps) -> LimitsEnforcer:
+        return LimitsEnforcer(caps, now=self.now, read=self.read)
 
 
 @pytest.fixture
@@ -640,7 +641,7 @@ def kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[Caps], Device]]:
     """Starts a device whose owner set limits; sensors are read at every look."""
-    monkeypatch.setattr("edge_sdk.warden.LOOK_S", 0.01)
+    monkeypatch.setattr("edge_sdk.device.limits.enforcement.LOOK_S", 0.01)
     made: list[Device] = []
 
     def start(caps: Caps) -> Device:
@@ -720,7 +721,7 @@ def test_a_days_bytes_are_counted_over_restarts_and_end_with_the_day(
 def test_a_device_without_a_task_comes_back_when_the_coordinator_said(
     device: Device, boss: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loop.NUDGE_S, Phase.IDLE, 0.1)
+    monkeypatch.setitem(loop.NUDGE_S, SessionPhase.IDLE, 0.1)
     boss.hears(Hello)
     boss.tell("pi-1", Wait(700, "no task for you just now"))
     while not boss.said.empty():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_sdk.blobs import BlobFolder
 from edge_sdk.errors import RemoteProtocolError, StateError
+from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of
 
 CONTENT = bytes(range(250))

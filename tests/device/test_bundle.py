@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.bundle import MANIFEST, make_bundle, verify_bundle
+from edge_sdk.device.offline_wheels import MANIFEST, make_bundle, verify_bundle
 from edge_sdk.errors import DependencyError, ExportError
 
 

@@ -23,9 +23,9 @@ from torch import nn
 
 from device_profiles import load_board
 from edge_sdk.commands.agent import micro_batch_of
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, Task
-from edge_sdk.probe.steps import peak_rss_mib
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.device.probe.steps import peak_rss_mib
 from edge_sdk.settings import DeviceSettings
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.runner import TaskRunner

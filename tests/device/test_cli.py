@@ -13,8 +13,8 @@ import pytest
 from patience import patience
 
 from device_profiles import load_board, load_profile
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.probe.report import write_profile
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.device.probe.report import write_profile
 from edge_sdk.terminal import Exit
 
 

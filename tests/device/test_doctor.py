@@ -13,15 +13,23 @@ from pathlib import Path
 import pytest
 from patience import patience
 
-from coordinator.broker import open_broker
-from edge_sdk.doctor import Check, Patient, board, examine, link, programs, render
+from coordinator.broker.start import open_broker
+from edge_sdk.device.doctor import (
+    Check,
+    DoctorTarget,
+    board,
+    examine,
+    link,
+    programs,
+    render,
+)
 from edge_sdk.transport.address import Tls
 
 OWN_TASK = """
 import dataclasses
 import numpy
 from edge_sdk.errors import DataError
-from edge_sdk.models.task import Examples, load_task
+from edge_sdk.tasks.task import Examples, load_task
 
 def data(folder):
     if not folder.is_dir():
@@ -34,7 +42,7 @@ task = dataclasses.replace(load_task("digits"), train_data=data)
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
-    checks = examine(Patient(state=tmp_path_factory.mktemp("state")))
+    checks = examine(DoctorTarget(state=tmp_path_factory.mktemp("state")))
     return {check.name: check for check in checks}
 
 
@@ -61,7 +69,8 @@ def test_a_problem_always_has_a_fix_and_nothing_else_has(
 
 def test_the_doctor_does_not_import_torch_itself() -> None:
     program = (
-        "import sys; from edge_sdk.doctor import Patient, examine; examine(Patient()); "
+        "import sys; from edge_sdk.device.doctor import DoctorTarget, examine; "
+        "examine(DoctorTarget()); "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=patience(120))
@@ -73,7 +82,7 @@ def test_missing_kernels_are_said_with_what_to_do_and_what_it_costs(
     """No compiler, no library: said by name, not trained slowly in silence."""
     foreign = "neon" if platform.machine() == "x86_64" else "v3"
     monkeypatch.setenv("FLASH_EDGE_ISA", foreign)
-    found = {check.name: check for check in examine(Patient())}["native kernels"]
+    found = {check.name: check for check in examine(DoctorTarget())}["native kernels"]
     assert found.status == "problem"
     assert foreign in found.detail
     assert "dense speed" in found.detail
@@ -105,7 +114,7 @@ def test_a_torch_that_dies_of_an_illegal_instruction_is_told_apart(
 ) -> None:
     program = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
     monkeypatch.setattr(programs, "_TORCH_TRIAL", program)
-    check = programs.torch(Patient())
+    check = programs.torch(DoctorTarget())
     assert check.status == "problem"
     assert "illegal instruction" in check.detail
     assert "torch>=2.7,<2.10" in check.fix
@@ -114,7 +123,7 @@ def test_a_torch_that_dies_of_an_illegal_instruction_is_told_apart(
 def test_a_clock_in_1970_a_full_disk_and_little_memory_are_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sick = Patient(root=tmp_path, state=tmp_path, today=dt.date(1970, 1, 1))
+    sick = DoctorTarget(root=tmp_path, state=tmp_path, today=dt.date(1970, 1, 1))
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/status").write_text("RssAnon: 90 kB\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 400 kB\nMemAvailable: 300 kB")
@@ -139,12 +148,12 @@ def test_a_state_folder_that_the_agent_cannot_write_is_a_problem(
     tmp_path.chmod(0o500)
     os.setresuid(65534, 0, 0)  # `access` asks for the real user
     try:
-        check = board.disk(Patient(state=tmp_path / "state"))
+        check = board.disk(DoctorTarget(state=tmp_path / "state"))
     finally:
         os.setresuid(0, 0, 0)
     assert check.status == "problem"
     assert f"{tmp_path} cannot be written" in check.detail
-    assert board.disk(Patient(state=tmp_path / "state")).status == "PASS"
+    assert board.disk(DoctorTarget(state=tmp_path / "state")).status == "PASS"
 
 
 def test_examples_are_looked_for_where_the_settings_say(tmp_path: Path) -> None:
@@ -152,7 +161,9 @@ def test_examples_are_looked_for_where_the_settings_say(tmp_path: Path) -> None:
     beside = tmp_path / "home"
     beside.mkdir()
     (beside / "own_task_here.py").write_text(OWN_TASK)
-    at_home = Patient(task="own_task_here:task", beside=beside, data=tmp_path / "data")
+    at_home = DoctorTarget(
+        task="own_task_here:task", beside=beside, data=tmp_path / "data"
+    )
     missing = programs.examples(at_home)
     assert (missing.status, missing.detail) == ("problem", f"{at_home.data} is empty")
     assert missing.fix == "Plug it in."
@@ -165,7 +176,7 @@ def test_examples_are_looked_for_where_the_settings_say(tmp_path: Path) -> None:
 
 def test_a_32_bit_system_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
-    check = board.word_size(Patient())
+    check = board.word_size(DoctorTarget())
     assert check.status == "problem"
     assert "64-bit" in check.fix
 
@@ -174,7 +185,7 @@ def test_under_voltage_is_a_problem_with_the_right_fix(tmp_path: Path) -> None:
     file = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
     file.parent.mkdir(parents=True)
     file.write_text("0x50005")
-    check = board.thermal(Patient(root=tmp_path))
+    check = board.thermal(DoctorTarget(root=tmp_path))
     assert check.status == "problem"
     assert "power supply" in check.fix
 
@@ -185,11 +196,11 @@ def test_a_broker_that_answers_passes_and_one_that_does_not_is_named(
 ) -> None:
     monkeypatch.setattr(link, "WAIT_S", 1.0)
     with open_broker(None, tmp_path) as broker:
-        assert link.broker(Patient(broker_url=broker.url)).status == "PASS"
-    check = link.broker(Patient(broker_url="mqtt://127.0.0.1:9"))
+        assert link.broker(DoctorTarget(broker_url=broker.url)).status == "PASS"
+    check = link.broker(DoctorTarget(broker_url="mqtt://127.0.0.1:9"))
     assert check.status == "problem"
     assert "127.0.0.1:9" in check.detail
-    assert link.broker(Patient(broker_url="gopher://x")).status == "problem"
+    assert link.broker(DoctorTarget(broker_url="gopher://x")).status == "problem"
 
 
 # -- TLS, against a real handshake ---
@@ -246,18 +257,18 @@ def test_tls_is_tried_for_real(tmp_path: Path) -> None:
     listener = Listener(good, key)
     url = f"mqtts://127.0.0.1:{listener.port}"
     try:
-        check = link.tls(Patient(broker_url=url, tls=Tls(good)))
+        check = link.tls(DoctorTarget(broker_url=url, tls=Tls(good)))
         assert check.status == "PASS", check
         assert "good for 9" in check.detail or "good for 8" in check.detail
         other, _ = certificate(tmp_path, days=80)
-        stranger = link.tls(Patient(broker_url=url, tls=Tls(other)))
+        stranger = link.tls(DoctorTarget(broker_url=url, tls=Tls(other)))
         assert stranger.status == "problem"
         assert "not believed" in stranger.detail
-        absent = link.tls(Patient(broker_url=url, tls=Tls(tmp_path / "none.pem")))
+        absent = link.tls(DoctorTarget(broker_url=url, tls=Tls(tmp_path / "none.pem")))
         assert absent.status == "problem"
     finally:
         listener.close()
-    gone = link.tls(Patient(broker_url=url, tls=Tls(good)))
+    gone = link.tls(DoctorTarget(broker_url=url, tls=Tls(good)))
     assert "no encrypted link" in gone.detail
 
 
@@ -266,7 +277,7 @@ def test_a_certificate_about_to_end_is_a_problem(tmp_path: Path) -> None:
     listener = Listener(soon, key)
     url = f"mqtts://127.0.0.1:{listener.port}"
     try:
-        check = link.tls(Patient(broker_url=url, tls=Tls(soon)))
+        check = link.tls(DoctorTarget(broker_url=url, tls=Tls(soon)))
     finally:
         listener.close()
     assert "ends in" in check.detail

@@ -14,10 +14,7 @@ from patience import patience
 from device_profiles import Caps, LayerLoad, Workload
 from device_profiles.cost import payload_bytes
 from device_profiles.memory import peak_mib
-from edge_sdk.errors import EngineError
-from edge_sdk.governor.memory import micro_batch, ram_cap, shrinking
-from edge_sdk.governor.processor import rest_after_s, threads_for
-from edge_sdk.governor.verdict import (
+from edge_sdk.device.limits.decision import (
     CELSIUS,
     COOL_BY,
     Conditions,
@@ -26,8 +23,11 @@ from edge_sdk.governor.verdict import (
     decide,
     read_conditions,
 )
-from edge_sdk.probe.ram import Ceiling
-from edge_sdk.probe.sensors import Power, Thermal
+from edge_sdk.device.limits.memory import micro_batch, ram_cap, shrinking
+from edge_sdk.device.limits.processor import rest_after_s, threads_for
+from edge_sdk.device.probe.ram import Ceiling
+from edge_sdk.device.probe.sensors import Power, Thermal
+from edge_sdk.errors import EngineError
 
 MAINS = Power(on_battery=False, percent=None)
 LOAD = Workload(
@@ -180,7 +180,7 @@ def test_under_a_hard_cap_an_allocation_fails_and_nobody_is_killed() -> None:
     """Half a gigabyte is refused under a cap; the process lives on and shrinks."""
     body = """
         import numpy as np
-        from edge_sdk.governor.memory import hold_to, shrinking
+        from edge_sdk.device.limits.memory import hold_to, shrinking
         def run(size):
             return float(np.ones(size << 20, np.uint8)[-1]) + size
         with hold_to(200):
@@ -200,7 +200,7 @@ def test_under_a_hard_cap_an_allocation_fails_and_nobody_is_killed() -> None:
 
 
 def test_a_cap_below_what_is_held_is_refused() -> None:
-    from edge_sdk.governor.memory import hold_to
+    from edge_sdk.device.limits.memory import hold_to
 
     with pytest.raises(EngineError, match="more than the cap of 1"), hold_to(1):
         pass

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_sdk.errors import StateError
-from edge_sdk.journal import Journal, Record
+from edge_sdk.storage.journal import Journal, JournalRecord
 from edge_sdk.wire.messages import Offer, TaskOrder
 
 Orders = Callable[..., TaskOrder]
@@ -22,8 +22,8 @@ def test_what_is_kept_is_there_at_the_next_start(
     tmp_path: Path, order: Orders, offer: Offers
 ) -> None:
     journal = Journal(tmp_path / "state")
-    assert journal.record == Record()
-    record = Record(3, order("1-a"), offer("1-a"), 10, 20, [("0-z", "accepted")])
+    assert journal.record == JournalRecord()
+    record = JournalRecord(3, order("1-a"), offer("1-a"), 10, 20, [("0-z", "accepted")])
     journal.stash(b"update")
     journal.keep(record)
     journal.close()
@@ -36,7 +36,9 @@ def test_what_is_kept_is_there_at_the_next_start(
 def test_a_journals_bytes_are_golden(tmp_path: Path) -> None:
     """A device that is updated reads what its older version wrote."""
     journal = Journal(tmp_path)
-    journal.keep(Record(7, None, None, 1, 2, [("1-a", "late")], [("1-a", bytes(32))]))
+    journal.keep(
+        JournalRecord(7, None, None, 1, 2, [("1-a", "late")], [("1-a", bytes(32))])
+    )
     written = (tmp_path / "journal.msgpack").read_bytes()
     journal.close()
     without = bytes.fromhex(
@@ -48,7 +50,7 @@ def test_a_journals_bytes_are_golden(tmp_path: Path) -> None:
     assert written == b"\x89" + without + packed + day
     (tmp_path / "journal.msgpack").write_bytes(b"\x86" + without)
     again = Journal(tmp_path)
-    assert again.record == Record(7, None, None, 1, 2, [("1-a", "late")])
+    assert again.record == JournalRecord(7, None, None, 1, 2, [("1-a", "late")])
     again.close()
 
 
@@ -56,12 +58,12 @@ def test_the_outbox_is_emptied_with_the_offer_and_not_before(
     tmp_path: Path, order: Orders, offer: Offers
 ) -> None:
     journal = Journal(tmp_path)
-    journal.keep(Record(1, order("1-a")))
+    journal.keep(JournalRecord(1, order("1-a")))
     journal.stash(b"update")
-    journal.keep(Record(1, order("1-a"), offer("1-a")))
-    journal.keep(Record(2, order("1-a"), offer("1-a")))
+    journal.keep(JournalRecord(1, order("1-a"), offer("1-a")))
+    journal.keep(JournalRecord(2, order("1-a"), offer("1-a")))
     assert journal.payload() == b"update"
-    journal.keep(Record(2))
+    journal.keep(JournalRecord(2))
     with pytest.raises(StateError, match=r"outbox .* is gone"):
         journal.payload()
     journal.close()
@@ -71,7 +73,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     journal = Journal(tmp_path)
     code = (
         "import sys, pathlib\n"
-        "from edge_sdk.journal import Journal\n"
+        "from edge_sdk.storage.journal import Journal\n"
         "from edge_sdk.errors import StateError\n"
         "try:\n"
         "    Journal(pathlib.Path(sys.argv[1])).close()\n"
@@ -92,7 +94,7 @@ def test_a_damaged_journal_is_refused_and_left_alone(
     tmp_path: Path, order: Orders, damage: str
 ) -> None:
     journal = Journal(tmp_path)
-    journal.keep(Record(1, order("1-a")))
+    journal.keep(JournalRecord(1, order("1-a")))
     journal.close()
     path = tmp_path / "journal.msgpack"
     content = path.read_bytes()
@@ -117,11 +119,11 @@ def test_a_state_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 WRITER = """
 import pathlib, sys
-from edge_sdk.journal import Journal, Record
+from edge_sdk.storage.journal import Journal, JournalRecord
 journal = Journal(pathlib.Path(sys.argv[1]))
 for number in range(journal.record.epoch + 1, 1_000_000):
     journal.stash(bytes([number % 251]) * 3000)
-    journal.keep(Record(epoch=number, sent=2 * number))
+    journal.keep(JournalRecord(epoch=number, sent=2 * number))
     print(number, flush=True)
 """
 
@@ -150,16 +152,16 @@ def test_kill_dash_nine_at_any_moment_keeps_what_was_kept(tmp_path: Path) -> Non
 FULL = """
 import pathlib, resource, signal, sys
 from edge_sdk.errors import StateError
-from edge_sdk.journal import Journal, Record
+from edge_sdk.storage.journal import Journal, JournalRecord
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(pathlib.Path(sys.argv[1]))
 journal.stash(b"old update")
-journal.keep(Record(epoch=1, finished=[("0-a", "accepted")]))
+journal.keep(JournalRecord(epoch=1, finished=[("0-a", "accepted")]))
 journal.stash(b"old update")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 for act in (
     lambda: journal.stash(bytes(5000)),
-    lambda: journal.keep(Record(epoch=2, finished=[("x" * 60, "late")] * 9)),
+    lambda: journal.keep(JournalRecord(epoch=2, finished=[("x" * 60, "late")] * 9)),
 ):
     try:
         act()
@@ -183,6 +185,6 @@ def test_a_full_disk_is_said_clearly_and_the_old_state_is_intact(
     assert done.stdout.count("could not be written") == 2
     assert done.stdout.count("free space") == 2
     journal = Journal(tmp_path)
-    assert journal.record == Record(epoch=1, finished=[("0-a", "accepted")])
+    assert journal.record == JournalRecord(epoch=1, finished=[("0-a", "accepted")])
     assert journal.payload() == b"old update"
     journal.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_sdk.leash import run_leashed
+from edge_sdk.deploy.bound_command import run_leashed
 
 
 def runs(pid: int) -> bool:
@@ -55,7 +55,7 @@ def test_a_program_that_is_not_there_is_said() -> None:
 def test_a_command_and_its_children_die_with_a_killed_caller(tmp_path: Path) -> None:
     note = tmp_path / "pids"
     script = f"sleep 600 & echo $$ $! > {note}.new; mv {note}.new {note}; wait"
-    code = "import sys; from edge_sdk.leash import run_leashed\n"
+    code = "import sys; from edge_sdk.deploy.bound_command import run_leashed\n"
     code += "run_leashed(sys.argv[1:], timeout_s=600)"
     caller = subprocess.Popen([sys.executable, "-c", code, "sh", "-c", script])
     try:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from coordinator.simulation import command
+from edge_sdk.deploy.bound_command import run_leashed
+from edge_sdk.deploy.installer import place_of
 from edge_sdk.errors import TaskError
 from edge_sdk.infer.run_key import PRIVATE
-from edge_sdk.installer import place_of
-from edge_sdk.leash import run_leashed
-from edge_sdk.models import task as task_module
-from edge_sdk.models.task import load_task
 from edge_sdk.settings import DeviceSettings, load_settings, profile_of
+from edge_sdk.tasks import task as task_module
+from edge_sdk.tasks.task import load_task
 from export.rebuild import look_beside
 
 BLOBS = """
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 from torch.nn import functional as F
-from edge_sdk.models import Examples, Task
+from edge_sdk.tasks import Examples, Task
 
 def read(folder: Path) -> Examples:
     return Examples(np.zeros((7, 4), np.float32), np.zeros(7, np.int64))

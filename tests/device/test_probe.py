@@ -12,21 +12,21 @@ import pytest
 import torch
 from patience import patience
 
-from coordinator.broker import open_broker
+from coordinator.broker.start import open_broker
 from device_profiles import cost_of, load_board, load_profile
 from device_profiles.step_time import step_terms
+from edge_sdk.device.probe.board import clock_complaint, free_disk_mib, read_board
+from edge_sdk.device.probe.link import measure_link
+from edge_sdk.device.probe.ram import ceilings, ram_for_agent
+from edge_sdk.device.probe.report import default_path, write_profile
+from edge_sdk.device.probe.run import probe
+from edge_sdk.device.probe.sensors import Power, read_power, read_thermal
+from edge_sdk.device.probe.steps import measure_steps
 from edge_sdk.errors import BrokerError, CheckpointError, DataError
 from edge_sdk.kernels.library import available
-from edge_sdk.models import load_task
-from edge_sdk.models.cost import workload_of
-from edge_sdk.models.task import Examples
-from edge_sdk.probe.board import clock_complaint, free_disk_mib, read_board
-from edge_sdk.probe.link import measure_link
-from edge_sdk.probe.ram import ceilings, ram_for_agent
-from edge_sdk.probe.report import default_path, write_profile
-from edge_sdk.probe.run import probe
-from edge_sdk.probe.sensors import Power, read_power, read_thermal
-from edge_sdk.probe.steps import measure_steps
+from edge_sdk.tasks import load_task
+from edge_sdk.tasks.cost import workload_of
+from edge_sdk.tasks.task import Examples
 
 TASK = load_task("digits")
 
@@ -133,10 +133,10 @@ def test_the_probe_holds_little_beside_the_training_it_measures() -> None:
         import sys, resource
         import numpy as np, torch
         torch.set_num_threads(1)
-        from edge_sdk.models import load_task
-        from edge_sdk.models.task import Examples
-        from edge_sdk.probe.run import probe
-        from edge_sdk.probe.steps import measure_steps
+        from edge_sdk.tasks import load_task
+        from edge_sdk.tasks.task import Examples
+        from edge_sdk.device.probe.run import probe
+        from edge_sdk.device.probe.steps import measure_steps
         task = load_task("digits")
         data = Examples(np.zeros((64, *task.input_shape), np.uint8),
                         np.zeros(64, np.int64))
@@ -167,7 +167,7 @@ def test_a_reboot_while_writing_leaves_a_whole_profile(tmp_path: Path) -> None:
     body = f"""
         from pathlib import Path
         from device_profiles import load_board
-        from edge_sdk.probe.report import write_profile
+        from edge_sdk.device.probe.report import write_profile
         boards = load_board("jetson_nano"), load_board("raspberry_pi_4b_4gb")
         print("ready", flush=True)
         while True:
@@ -258,7 +258,7 @@ def test_a_resource_limit_counts(tmp_path: Path) -> None:
     body = """
         import resource
         from pathlib import Path
-        from edge_sdk.probe.ram import ceilings
+        from edge_sdk.device.probe.ram import ceilings
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
         print([c.name for c in ceilings() if c.limit_mib == 1024])
     """

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk import service
-from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
-from edge_sdk.service import (
+from edge_sdk.device import service
+from edge_sdk.device.service import (
     Service,
     check_unit,
     install_service,
     this_service,
     unit_text,
 )
+from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.terminal import Exit, exit_of
 
 

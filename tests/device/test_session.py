@@ -22,6 +22,7 @@ from edge_sdk.session import (
     NEXT,
     Booted,
     Broke,
+    Connected,
     Effect,
     Event,
     Fetch,
@@ -30,14 +31,13 @@ from edge_sdk.session import (
     Halt,
     Heard,
     Keep,
-    Linked,
     Nudge,
-    Packed,
-    Phase,
     Say,
     Session,
+    SessionPhase,
     Ship,
     Train,
+    UpdatePacked,
     advance,
 )
 from edge_sdk.session.table import REMEMBERED
@@ -165,12 +165,12 @@ class Devices(RuleBasedStateMachine):
         if kept.order is not None and kept.offer is None:
             assert effects == (Fetch((kept.order.base,)),)
 
-    @rule(event=st.sampled_from([Linked(), Nudge()]))
+    @rule(event=st.sampled_from([Connected(), Nudge()]))
     def link_or_silence(self, event: Event) -> None:
         before = self.session
         effects = self.feed(event)
         assert self.session == before
-        if before.phase is Phase.UPLOAD and before.offer is not None:
+        if before.phase is SessionPhase.UPLOAD and before.offer is not None:
             assert Say(before.offer) in effects
 
     @rule()
@@ -182,8 +182,8 @@ class Devices(RuleBasedStateMachine):
     def trained_to_the_end(self) -> None:
         assert self.working is not None
         task_id, self.working = self.working, None
-        self.feed(Packed(make_offer(task_id)))
-        assert self.session.phase is Phase.UPLOAD
+        self.feed(UpdatePacked(make_offer(task_id)))
+        assert self.session.phase is SessionPhase.UPLOAD
 
     @precondition(lambda self: self.working)
     @rule()
@@ -191,7 +191,7 @@ class Devices(RuleBasedStateMachine):
         assert self.working is not None
         task_id, self.working = self.working, None
         self.feed(Broke(task_id, "no memory"))
-        assert self.session.phase is Phase.IDLE
+        assert self.session.phase is SessionPhase.IDLE
 
     # -- two coordinators, one after the other, and the pipe ---------------------------
 
@@ -302,7 +302,7 @@ class Devices(RuleBasedStateMachine):
 
     @invariant()
     def what_is_held_is_durable(self) -> None:
-        if self.session.phase is Phase.BOOT:
+        if self.session.phase is SessionPhase.BOOT:
             return
         now = self.session
         assert (now.order, now.offer) == (self.durable.order, self.durable.offer)
@@ -311,13 +311,13 @@ class Devices(RuleBasedStateMachine):
     @invariant()
     def phases_mean_what_they_say(self) -> None:
         now = self.session
-        held = {Phase.FETCH, Phase.TRAIN, Phase.UPLOAD}
+        held = {SessionPhase.FETCH, SessionPhase.TRAIN, SessionPhase.UPLOAD}
         assert (now.order is not None) == (now.phase in held)
-        assert (now.offer is not None) == (now.phase is Phase.UPLOAD)
+        assert (now.offer is not None) == (now.phase is SessionPhase.UPLOAD)
         if now.offer is not None and now.order is not None:
             assert now.offer.task_id == now.order.id
-        assert (self.working is None) or now.phase is Phase.TRAIN
-        if now.phase is Phase.TRAIN and now.order is not None:
+        assert (self.working is None) or now.phase is SessionPhase.TRAIN
+        if now.phase is SessionPhase.TRAIN and now.order is not None:
             assert self.working == now.order.id
 
 
@@ -337,13 +337,13 @@ def test_a_whole_task_told_once(order: Orders, offer: Offers) -> None:
     assert effects == (Keep(), Say(TaskAck("1-a")), Fetch((order("1-a").base,)))
     session, effects = advance(session, Fetched(order("1-a").base.sha256.hex()))
     assert effects == (Train(order("1-a")),)
-    session, effects = advance(session, Packed(offer("1-a")))
+    session, effects = advance(session, UpdatePacked(offer("1-a")))
     assert effects == (Keep(), Say(offer("1-a")))
     session, effects = advance(session, Heard(1, Need("1-a", [(0, 1)], 16)))
     assert effects == (Ship("1-a", ((0, 1),), 16),)
     session, effects = advance(session, Heard(1, Receipt("1-a", "accepted")))
     assert effects == (Halt("1-a"), Keep(("1-a", "accepted")))
-    assert session.phase is Phase.IDLE
+    assert session.phase is SessionPhase.IDLE
 
 
 @pytest.mark.parametrize("verdict", ["accepted", "late", "rejected", "cancelled"])
@@ -388,7 +388,7 @@ def test_a_restarted_coordinator_is_told_where_we_are(order: Orders) -> None:
 
 def test_nothing_is_heard_before_the_journal_is_read(order: Orders) -> None:
     """A Keep now would overwrite what the journal holds."""
-    for event in (Heard(9, order("1-a")), Linked(), Nudge(), Fetched("x")):
+    for event in (Heard(9, order("1-a")), Connected(), Nudge(), Fetched("x")):
         assert advance(Session(), event) == (Session(), ())
 
 
@@ -414,10 +414,10 @@ def test_a_long_reason_is_cut_to_what_travels(order: Orders) -> None:
 def test_every_pair_is_in_the_table_or_changes_nothing() -> None:
     """A message of the coordinator has a row in every phase after BOOT."""
     heard = {Announce, Wait, TaskOrder, Need, Receipt, Cancel}
-    own = {Linked, Nudge, Fetched, Packed, Broke}
-    phases = set(Phase) - {Phase.BOOT}
+    own = {Connected, Nudge, Fetched, UpdatePacked, Broke}
+    phases = set(SessionPhase) - {SessionPhase.BOOT}
     missing = {(p, k) for p in phases for k in heard | own} - set(NEXT)
     assert {(p, k) for p, k in missing if k in heard} == set()
     # A worker's word cannot come in these; they are left out and change nothing.
     for phase, kind in missing:
-        assert kind in (Broke, Packed, Fetched), (phase, kind)
+        assert kind in (Broke, UpdatePacked, Fetched), (phase, kind)

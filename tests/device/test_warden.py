@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles import Caps
-from edge_sdk.governor.verdict import Conditions, Go, Pause, Verdict
-from edge_sdk.probe.sensors import Power, Thermal
-from edge_sdk.warden import Warden
+from edge_sdk.device.limits.decision import Conditions, Go, Pause, Verdict
+from edge_sdk.device.limits.enforcement import LimitsEnforcer
+from edge_sdk.device.probe.sensors import Power, Thermal
 
 NIGHT = dt.datetime(2026, 11, 25, 23, 0, tzinfo=dt.timezone.utc)
 MAINS = Power(on_battery=False, percent=None)
@@ -36,8 +36,8 @@ class Board:
         heat = Thermal(self.celsius, None, "")
         return Conditions(60 * now.hour, heat, MAINS, None, moved_today)
 
-    def warden(self, caps: Caps | None = None, cores: int = 1) -> Warden:
-        return Warden(
+    def warden(self, caps: Caps | None = None, cores: int = 1) -> LimitsEnforcer:
+        return LimitsEnforcer(
             caps or Caps(),
             cores=cores,
             now=lambda: NIGHT,
@@ -47,7 +47,9 @@ class Board:
         )
 
 
-def run(board: Board, warden: Warden, steps: int, step_s: float) -> list[Verdict]:
+def run(
+    board: Board, warden: LimitsEnforcer, steps: int, step_s: float
+) -> list[Verdict]:
     """Trains so many steps under the warden; returns what it told."""
     told: list[Verdict] = []
     stop = warden.between_steps(lambda: False, lambda: 0, told.append)

@@ -102,7 +102,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_profiles_are_read_without_torch() -> None:
     code = (
-        "import sys, coordinator.assignment, device_profiles as p;"
+        "import sys, coordinator.densities, device_profiles as p;"
         "p.load_board('jetson_nano'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,10 +12,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from edge_sdk.errors import TaskError
-from edge_sdk.models import Examples, Task, load_task
-from edge_sdk.models.cost import workload_of
-from edge_sdk.models.trace import trace_step
-from edge_sdk.models.zoo import MnistNet, ResNet20
+from edge_sdk.tasks import Examples, Task, load_task
+from edge_sdk.tasks.cost import workload_of
+from edge_sdk.tasks.trace import trace_step
+from edge_sdk.zoo import MnistNet, ResNet20
 
 
 class Module(nn.Module):
@@ -118,8 +118,8 @@ def test_a_shipped_task_becomes_a_workload() -> None:
 def test_counting_does_not_import_torchs_compiler() -> None:
     """69 MiB of a coordinator, and seconds of its start, for nothing."""
     program = (
-        "import sys; from edge_sdk.models.cost import workload_of; "
-        "from edge_sdk.models.task import load_task; "
+        "import sys; from edge_sdk.tasks.cost import workload_of; "
+        "from edge_sdk.tasks.task import load_task; "
         "workload_of(load_task('digits'), examples=8, epochs=1, batch=8); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )

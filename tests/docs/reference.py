@@ -10,13 +10,21 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("edge_sdk", "coordinator", "export", "device_profiles")
 PUBLIC = (
     *("edge_sdk.agent", "edge_sdk.checkpoint", "edge_sdk.errors", "edge_sdk.infer"),
-    *("edge_sdk.models", "edge_sdk.sparse", "edge_sdk.session", "edge_sdk.settings"),
+    *("edge_sdk.tasks", "edge_sdk.sparse", "edge_sdk.session", "edge_sdk.settings"),
     *("edge_sdk.training", "edge_sdk.transport", "edge_sdk.wire", "edge_sdk.identity"),
-    *("coordinator.aggregate", "coordinator.algorithm", "coordinator.algorithms"),
-    *("coordinator.assignment", "coordinator.cohort", "coordinator.gate"),
-    *("coordinator.ledger", "coordinator.report", "coordinator.rounds"),
-    *("coordinator.settings", "coordinator.simulation", "coordinator.track"),
-    *("coordinator.trimmed", "device_profiles", "export"),
+    *(
+        "coordinator.algorithms.mean",
+        "coordinator.algorithms.base",
+        "coordinator.algorithms",
+    ),
+    *(
+        "coordinator.densities",
+        "coordinator.rounds.cohort",
+        "coordinator.rounds.validation",
+    ),
+    *("coordinator.ledger", "coordinator.views.report", "coordinator.rounds.state"),
+    *("coordinator.settings", "coordinator.simulation", "coordinator.views.track"),
+    *("coordinator.algorithms.trimmed_mean", "device_profiles", "export"),
 )
 
 

@@ -17,7 +17,7 @@ import pytest
 from patience import patience
 
 from edge_sdk.infer import NativeModel
-from edge_sdk.models import load_task
+from edge_sdk.tasks import load_task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MADE = shutil.ignore_patterns(

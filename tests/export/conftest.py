@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edge_sdk.models.task import Examples, Task
+from edge_sdk.tasks.task import Examples, Task
 
 
 class Net(nn.Module):
@@ -87,7 +87,7 @@ def make_checkpoint(reference: str, density: float, seed: int = 5) -> Checkpoint
     import torch
     from torch import nn
 
-    from edge_sdk.models.task import load_task
+    from edge_sdk.tasks.task import load_task
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -151,10 +151,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from edge_sdk.models.datasets import load_digits
-    from edge_sdk.models.inventory import layers_of
-    from edge_sdk.models.partition import save_partition
-    from edge_sdk.models.task import load_task
+    from edge_sdk.datasets.partition import save_partition
+    from edge_sdk.datasets.shipped import load_digits
+    from edge_sdk.tasks.layers import layers_of
+    from edge_sdk.tasks.task import load_task
 
     task = load_task("digits")
     train, evaluation = load_digits()

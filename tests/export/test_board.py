@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 import export
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
+from edge_sdk.deploy.slots import look, roll_back, switch
 from edge_sdk.errors import DataError, ExportError, IdentityError, StateError
 from edge_sdk.infer import Bundle
 from edge_sdk.infer.build import SOURCES
@@ -27,7 +28,6 @@ from edge_sdk.infer.prepare import Preparation, read_examples
 from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.infer.signature import read_key, read_public_key
 from edge_sdk.kernels.build import find_compiler, this_machine
-from edge_sdk.slots import look, roll_back, switch
 from export.recheck import verify_bundle
 
 pytestmark = pytest.mark.skipif(

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import export
 from edge_sdk.checkpoint import Checkpoint
+from edge_sdk.deploy.installer import CUT, UNASKED, DeployTarget, Installed, Installer
+from edge_sdk.deploy.slots import install, look, recover, roll_back, switch
 from edge_sdk.errors import RemoteProtocolError, StateError
-from edge_sdk.fetcher import Fetcher
 from edge_sdk.infer import Bundle
 from edge_sdk.infer.packed import files_in, pack_bundle, unpack_bundle
-from edge_sdk.installer import CUT, UNASKED, Installed, Installer, Place
 from edge_sdk.kernels.build import find_compiler, this_machine
-from edge_sdk.slots import install, look, recover, roll_back, switch
+from edge_sdk.storage.fetcher import Fetcher
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of
@@ -133,7 +133,7 @@ def test_two_do_not_switch_at_once(bundle: Path, tmp_path: Path) -> None:
 class Board:
     """An installer on a real link, and what it says."""
 
-    def __init__(self, broker: MemoryBroker, place: Place | None) -> None:
+    def __init__(self, broker: MemoryBroker, place: DeployTarget | None) -> None:
         self.said: list[Message] = []
         self.ended: list[Installed] = []
         self.over = threading.Event()
@@ -152,7 +152,7 @@ class Board:
         while self.chunks:
             name, chunk = self.chunks.pop(0)
             topic = topics.parse(name, "demo")
-            assert isinstance(topic, topics.Chunk)
+            assert isinstance(topic, topics.ChunkTopic)
             self.installer.chunk(topic, name, chunk)
 
     def take(self, order: Install, epoch: int = 0) -> Running:
@@ -190,12 +190,12 @@ def broker() -> MemoryBroker:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "models", tmp_path / "state")
+def place(tmp_path: Path) -> DeployTarget:
+    return DeployTarget(tmp_path / "models", tmp_path / "state")
 
 
 def test_a_delivery_becomes_live_and_is_answered_again_when_asked_again(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     packed = pack_bundle(bundle)
     publish(broker, packed)
@@ -211,7 +211,7 @@ def test_a_delivery_becomes_live_and_is_answered_again_when_asked_again(
 
 
 def test_chunks_that_are_here_are_not_asked_for_again_after_a_cut(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     packed = pack_bundle(bundle)
     big = msgpack.packb(files_in(packed) | {"padding.bin": bytes(range(256)) * 1024})
@@ -229,7 +229,7 @@ def test_chunks_that_are_here_are_not_asked_for_again_after_a_cut(
 
 
 def test_a_bundle_that_was_changed_or_fails_here_leaves_the_old_one_live(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     good = pack_bundle(bundle)
     publish(broker, good)
@@ -250,14 +250,14 @@ def test_a_bundle_that_was_changed_or_fails_here_leaves_the_old_one_live(
 
 
 def test_a_false_chunk_is_waited_for_until_the_right_one_comes(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     packed = pack_bundle(bundle)
     board, order = Board(broker, place), order_of(packed)
     board.installer.take(order)
     name = topics.chunk("demo", blob_id(order.blob), 0)
     topic = topics.parse(name, "demo")
-    assert isinstance(topic, topics.Chunk)
+    assert isinstance(topic, topics.ChunkTopic)
     bad = bytes(len(chunk_of(packed, order.blob, 0)))
     with pytest.raises(RemoteProtocolError, match="digest"):
         board.installer.chunk(topic, name, bad)
@@ -267,12 +267,12 @@ def test_a_false_chunk_is_waited_for_until_the_right_one_comes(
 
 
 def test_a_key_of_the_owner_comes_before_the_coordinators_word(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     packed = pack_bundle(bundle)  # unsigned
     publish(broker, packed)
     order = order_of(packed)
-    wary = Board(broker, Place(place.root, place.state, trusted=b"k" * 32))
+    wary = Board(broker, DeployTarget(place.root, place.state, trusted=b"k" * 32))
     assert "is not signed" in wary.take(order).why
     asked = Install(2, order.blob, order.digest, b"k" * 32)
     assert "is not signed" in Board(broker, place).take(asked).why
@@ -280,18 +280,20 @@ def test_a_key_of_the_owner_comes_before_the_coordinators_word(
 
 
 def test_a_failing_health_command_takes_the_delivery_back(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     packed = pack_bundle(bundle)
     publish(broker, packed)
-    sick = Place(place.root, place.state, health=("sh", "-c", "echo no camera; exit 3"))
+    sick = DeployTarget(
+        place.root, place.state, health=("sh", "-c", "echo no camera; exit 3")
+    )
     said = Board(broker, sick).take(order_of(packed))
     assert (said.verdict, said.live) == ("failed", None)
     assert "no camera" in said.why
 
 
 def test_a_device_that_died_in_the_health_check_says_so_and_does_not_try_again(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     switch(place.root, bundle)
     (place.root / ".trial").write_text('{"before": null, "tag": "5"}')
@@ -324,7 +326,7 @@ def changed(packed: bytes, word: bytes) -> bytes:
 
 
 def test_an_earlier_delivery_is_refused_after_a_restart_and_a_rollback_is_a_new_one(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
     for packed in (four, five):
@@ -347,7 +349,7 @@ def test_an_earlier_delivery_is_refused_after_a_restart_and_a_rollback_is_a_new_
 
 
 def test_what_the_owner_took_back_by_hand_does_not_come_back_by_a_repetition(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
     for packed in (four, five):
@@ -364,7 +366,7 @@ def test_what_the_owner_took_back_by_hand_does_not_come_back_by_a_repetition(
 
 
 def test_a_coordinator_that_lost_its_deliveries_counts_again_from_its_next_start(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
     for packed in (four, five):
@@ -378,7 +380,7 @@ def test_a_coordinator_that_lost_its_deliveries_counts_again_from_its_next_start
 
 
 def test_a_delivery_that_was_cut_goes_on_and_one_before_it_does_not(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     four, five = pack_bundle(bundle), changed(pack_bundle(bundle), b"five")
     publish(broker, four)
@@ -393,7 +395,7 @@ def test_a_delivery_that_was_cut_goes_on_and_one_before_it_does_not(
 
 
 def test_a_board_of_an_older_version_goes_on(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     switch(place.root, bundle)  # and no record of deliveries beside it
     packed = changed(pack_bundle(bundle), b"next")
@@ -403,7 +405,7 @@ def test_a_board_of_an_older_version_goes_on(
 
 
 def test_a_damaged_record_of_deliveries_is_named_with_the_remedy(
-    broker: MemoryBroker, place: Place
+    broker: MemoryBroker, place: DeployTarget
 ) -> None:
     place.state.mkdir()
     (place.state / "delivery.msgpack").write_bytes(b"\xc1")
@@ -413,7 +415,7 @@ def test_a_damaged_record_of_deliveries_is_named_with_the_remedy(
 
 
 def test_a_later_delivery_takes_the_place_of_one_that_does_not_come(
-    bundle: Path, broker: MemoryBroker, place: Place
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
 ) -> None:
     packed = pack_bundle(bundle)
     missing = msgpack.packb(files_in(packed) | {"other.txt": b"x"})
@@ -430,6 +432,8 @@ def test_a_disk_that_refuses_fails_the_delivery_and_nothing_else(
     (tmp_path / "file").touch()
     packed = pack_bundle(bundle)
     publish(broker, packed)
-    board = Board(broker, Place(tmp_path / "file" / "models", tmp_path / "state"))
+    board = Board(
+        broker, DeployTarget(tmp_path / "file" / "models", tmp_path / "state")
+    )
     said = board.take(order_of(packed))
     assert said.verdict == "failed"

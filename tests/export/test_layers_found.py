@@ -248,7 +248,7 @@ AUXILIARY = """
 import numpy as np
 from torch import nn
 from torch.nn import functional
-from edge_sdk.models import Examples, Task
+from edge_sdk.tasks import Examples, Task
 
 class Net(nn.Module):
     def __init__(self):
@@ -275,9 +275,9 @@ def test_a_checkpoint_with_a_training_head_is_built_verified_and_bundled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edge_sdk.checkpoint import Checkpoint
-    from edge_sdk.models.inventory import initial_state, layers_of
-    from edge_sdk.models.task import load_task
     from edge_sdk.sparse import draw, erk, exact_counts
+    from edge_sdk.tasks.layers import initial_state, layers_of
+    from edge_sdk.tasks.task import load_task
     from export.bundle import make_bundle
 
     (tmp_path / "flash_aux_task.py").write_text(AUXILIARY)

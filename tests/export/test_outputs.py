@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from edge_sdk.datasets.partition import load_partition, save_partition
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.answers import Meaning, answer
-from edge_sdk.models import Examples, Task
-from edge_sdk.models.partition import load_partition, save_partition
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks import Examples, Task
 from export.builder import build_source
 from export.drift import check_accuracy, check_drift, output_error
 from export.onnx_graph import reason_of
@@ -195,7 +195,7 @@ def test_outputs_far_from_the_exact_ones_are_refused_without_examples_too(
 
 def test_a_model_that_guesses_cannot_hide_what_its_export_answers() -> None:
     """Its accuracy is the same with answers that are all others."""
-    from edge_sdk.models.measure import Measure
+    from edge_sdk.tasks.metrics import Measure
 
     targets = np.arange(40) % 4
     exact = np.eye(4, dtype=np.float32)[np.zeros(40, int)]

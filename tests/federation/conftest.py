@@ -14,11 +14,11 @@ import psutil
 import pytest
 from patience import patience
 
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from edge_sdk.access import tls_of
-from edge_sdk.doctor import Patient, link, render
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.device.doctor import DoctorTarget, link, render
 from edge_sdk.errors import StateError
-from edge_sdk.models.prepare_data import prepare_folders
 from edge_sdk.settings import DeviceSettings, load_settings
 
 DEVICES = ("pi-1", "pi-2", "orin-1")
@@ -189,7 +189,9 @@ class Site:
     def doctor(self, name: str) -> str:
         """What the doctor says of a device's identity and link."""
         own = load_settings(self.settings(name), DeviceSettings)
-        patient = Patient(broker_url=own.broker, tls=tls_of(own), identity=own.identity)
+        patient = DoctorTarget(
+            broker_url=own.broker, tls=tls_of(own), identity=own.identity
+        )
         return render([link.identity(patient), link.tls(patient)])
 
     def log(self, name: str) -> str:

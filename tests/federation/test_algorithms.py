@@ -14,12 +14,12 @@ import pytest
 import torch
 from in_threads import run_around
 
-from coordinator.aggregate import Model
 from coordinator.algorithms import ALGORITHMS
-from coordinator.broker import Broker, open_broker
+from coordinator.algorithms.mean import Model
+from coordinator.broker.start import Broker, open_broker
 from coordinator.ledger import open_ledger
-from coordinator.lineage import Lineage
-from coordinator.server import Server
+from coordinator.server.global_model import GlobalModel
+from coordinator.server.loop import Server
 from coordinator.settings import (
     CodecSettings,
     GateSettings,
@@ -27,15 +27,15 @@ from coordinator.settings import (
     TrainingSettings,
     WarmUpSettings,
 )
-from coordinator.simulation.play import Simulation
-from coordinator.simulation.process_pool import process_pool
+from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import Workers
+from coordinator.simulation.workers.interface import Workers
+from coordinator.simulation.workers.process_pool import process_pool
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.journal import Journal
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.mqtt import MqttTransport
@@ -170,7 +170,7 @@ def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
         drawn = name.endswith("released")  # its counts are drawn, too
         assert abs(mask.nnz - wanted) <= (5 * wanted**0.5 if drawn else 0)
     with closing(open_ledger(tmp_path / "run")) as ledger:
-        again = Lineage(settings(name), TASK, ALGORITHMS[name], ledger)
+        again = GlobalModel(settings(name), TASK, ALGORITHMS[name], ledger)
         again.load()
         assert again.model is not None
         assert again.family is not None

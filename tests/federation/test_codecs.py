@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from coordinator.aggregate import Contribution
-from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Contribution, clipped
+from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import read_ledger
-from coordinator.orders import mask_seed
-from coordinator.store import ModelStore, model_name
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import load_task
+from coordinator.rounds.tasks import mask_seed
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.values import unpack_values
@@ -49,7 +49,7 @@ def test_rounded_updates_survive_a_crash_and_add_up_to_the_same_bytes(
     ledger, task = read_ledger(fleet.run), load_task("digits")
     layers = layers_of(task.model(), task.dense_layers)
     counts = {float(d): dict(c) for d, c in ledger.get("counts").items()}
-    family = Family.draw(layers, counts, mask_seed(1, warm_up=False))
+    family = MaskFamily.draw(layers, counts, mask_seed(1, warm_up=False))
     orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in ledger.tasks(3)}
     contributions = []
     for row in ledger.frozen(3):
@@ -58,7 +58,8 @@ def test_rounded_updates_survive_a_crash_and_add_up_to_the_same_bytes(
         assert codec.startswith("int8")
         assert len(payload) < 1.1 * (mask.nnz + 906) + 400  # one byte each, and names
         change = unpack_values(payload, mask, codec=codec)
-        contributions.append(Contribution(row.device, mask, row.examples, change))
+        change = clipped(change, row.scale)
+        contributions.append(Contribution(row.device, mask, row.weight, change))
     store = ModelStore(fleet.run, "digits", layers)
     base, kept = store.load(model_name(2)), store.load(model_name(3))
     model, _ = ALGORITHMS["flash-edge"].aggregate(base, contributions)

@@ -14,10 +14,10 @@ import pytest
 from patience import patience
 
 import export
-from coordinator.delivery.book import Book
+from coordinator.delivery.store import DeliveryStore
+from edge_sdk.deploy.slots import look
 from edge_sdk.infer.packed import files_in, pack_bundle
 from edge_sdk.kernels.build import find_compiler, this_machine
-from edge_sdk.slots import look
 from edge_sdk.wire.blob import blob_id, manifest_of
 
 pytestmark = [
@@ -135,7 +135,7 @@ def test_a_run_that_is_over_delivers_to_its_devices_which_say_what_they_run(
     files = files_in(pack_bundle(second))
     files["model.native.flsp"] = files["model.native.flsp"][::-1]
     packed = msgpack.packb(files)
-    Book(site.run).add(
+    DeliveryStore(site.run).add(
         packed, blob_id(manifest_of(packed)), digest=b"x" * 32, key=None,
         label="forged", devices=["pi-1"],
     )  # fmt: skip

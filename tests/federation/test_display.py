@@ -46,12 +46,17 @@ def test_the_live_table_fits_80_columns_and_log_lines_stand_above_it(
     shown = "\n".join(screen.lines)
     assert re.search(r"^ done +rounds 1/1 done *$", shown, re.MULTILINE), shown
     assert re.search(r"^orin-1 .* 0\.4 .* \d+\.\d *$", shown, re.MULTILINE), shown
-    assert re.search(r"INFO +coordinator.serve: broker \(\w+\): mqtt:", shown)
+    assert re.search(r"INFO +coordinator.server.wiring: broker \(\w+\): mqtt:", shown)
     table = [line for line in screen.lines if re.match(r"(device|pi-\d|orin-1) ", line)]
     assert table
     assert max(map(cell_len, table)) <= 80
-    assert "coordinator.display:" not in screen.text  # the table says it already
-    assert "coordinator.display" in (fleet.run / "coordinator.jsonl").read_text()
+    assert (
+        "coordinator.views.terminal.display:" not in screen.text
+    )  # the table says it already
+    assert (
+        "coordinator.views.terminal.display"
+        in (fleet.run / "coordinator.jsonl").read_text()
+    )
     ledger = read_ledger(fleet.run)
     (_, one), deadline = ledger.round_history(), ledger.deadline_of(1)
     ledger.close()

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from brokers import KINDS, open_kind
 
-from coordinator.aggregate import Contribution, clipped
-from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Contribution, clipped
+from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import read_ledger
-from coordinator.orders import mask_seed
-from coordinator.store import ModelStore, model_name
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import load_task
+from coordinator.rounds.tasks import mask_seed
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.terminal import Exit
 from edge_sdk.wire.values import unpack_values
 
@@ -36,7 +36,7 @@ def recomputed(run: Path, no: int) -> bool:
     task = load_task("digits")
     layers = layers_of(task.model(), task.dense_layers)
     counts = {float(d): dict(c) for d, c in ledger.get("counts").items()}
-    family = Family.draw(layers, counts, mask_seed(1, warm_up=False))
+    family = MaskFamily.draw(layers, counts, mask_seed(1, warm_up=False))
     store = ModelStore(run, "digits", layers)
     base = store.load(model_name(no - 1))
     model, _ = ALGORITHMS["flash-edge"].aggregate(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.broker_check import check_broker
+from coordinator.broker.check import check_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.terminal import Exit
 from edge_sdk.transport.address import Address, Tls, parse_url

@@ -13,16 +13,16 @@ import pytest
 from chaos.proxy import Gate
 
 import export
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
+from edge_sdk.deploy.slots import look
 from edge_sdk.infer.bundle import MANIFEST, digests
 from edge_sdk.infer.run_key import PRIVATE
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from edge_sdk.kernels.build import find_compiler, this_machine
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import load_task
-from edge_sdk.slots import look
 from edge_sdk.sparse import draw, erk, exact_counts
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.transport.address import parse_url
 
 pytestmark = [

@@ -14,7 +14,7 @@ import pytest
 from patience import patience
 from screens import on_screen
 
-from coordinator.log_file import LOG, Wanted, follow_log, read_log
+from coordinator.server.log_file import LOG, Wanted, follow_log, read_log
 from edge_sdk.terminal import Exit
 
 Make = Callable[..., Any]

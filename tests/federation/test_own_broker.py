@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kept import leaks, open_to_others, private_keys
 
-from coordinator.broker_config import find_mosquitto
+from coordinator.broker.config import find_mosquitto
 from edge_sdk.terminal import Exit
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

@@ -17,17 +17,17 @@ import pytest
 from in_threads import run_around
 
 from coordinator.ledger import open_ledger, read_ledger
-from coordinator.server import Server
+from coordinator.server.loop import Server
 from coordinator.settings import CodecSettings, RunSettings, TrainingSettings
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.journal import Journal
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
-from edge_sdk.training.change import Packed
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import TaskOrder
@@ -48,7 +48,7 @@ class Poisoner(TaskRunner):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         self.noise()  # now: the devices it names have said HELLO
         packed = super().run(order, base, stop, structure)
         mask = self._ready.mask(order.mask, structure)
@@ -71,7 +71,7 @@ class Boaster(TaskRunner):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-    ) -> Packed:
+    ) -> PackedUpdate:
         packed = super().run(order, base, stop, structure)
         mask = self._ready.mask(order.mask, structure)
         values = unpack_values(packed.payload, mask)

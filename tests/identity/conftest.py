@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.identity.listener import Listener, Welcome
-from coordinator.identity.office import Office
 from coordinator.identity.policy import DAY_S
+from coordinator.identity.registry import IdentityRegistry
 from edge_sdk.identity.enroll import enroll
 from edge_sdk.identity.folder import DeviceFolder
 from edge_sdk.identity.token import read_token
@@ -36,12 +36,12 @@ class Site:
         self.folder, self.clock = folder, Clock()
         self.office = self.reopen()
 
-    def reopen(self) -> Office:
+    def reopen(self) -> IdentityRegistry:
         """The same run in another process, or after a crash."""
-        return Office(self.folder / "run", "home", days=90, now=self.clock)
+        return IdentityRegistry(self.folder / "run", "home", days=90, now=self.clock)
 
     @contextmanager
-    def listening(self, office: Office | None = None) -> Iterator[Listener]:
+    def listening(self, office: IdentityRegistry | None = None) -> Iterator[Listener]:
         welcome = Welcome("mqtts://127.0.0.1:8883", b"", "digits")
         listener = Listener(
             office or self.office,

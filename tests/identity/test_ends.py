@@ -17,17 +17,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coordinator.identity.office import Office
-from coordinator.post import Post
-from coordinator.reception import Reception
-from edge_sdk.doctor import Patient
-from edge_sdk.doctor.link import identity
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.protocol.publisher import Publisher
+from coordinator.protocol.receiver import MessageReceiver
+from edge_sdk.device.doctor import DoctorTarget
+from edge_sdk.device.doctor.link import identity
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity import enroll as enrolment
 from edge_sdk.identity.folder import DeviceFolder
 from edge_sdk.identity.keys import check_issued, raw_key
 from edge_sdk.identity.token import read_token
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.link import _in_tls_words
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
@@ -44,7 +44,7 @@ def packet(device: DeviceFolder, boot: int = 1) -> bytes:
     return encode(header, TaskAck("1-a"), sign=device.seal.sign)
 
 
-def heard(office: Office, device: DeviceFolder) -> bool:
+def heard(office: IdentityRegistry, device: DeviceFolder) -> bool:
     try:
         decode(packet(device), verify=office.seal.verify)
     except RemoteProtocolError:
@@ -63,11 +63,11 @@ class Ear:
         )
         inbox.subscribe(topics.inbox("home", "pi-1"))
         link = broker.connect(lambda _: None, lambda _: None)
-        post = Post(link, "home", 1, site.office.seal.sign)
-        self.reception = Reception("home", site.office, post, time.monotonic)
+        post = Publisher(link, "home", 1, site.office.seal.sign)
+        self.reception = MessageReceiver("home", site.office, post, time.monotonic)
 
     def hears(self, device: DeviceFolder) -> None:
-        self.reception.read(Delivery(UP, packet(device)))
+        self.reception.read(ReceivedMessage(UP, packet(device)))
 
 
 def test_a_key_whose_certificate_is_over_is_not_believed_and_the_device_is_told(
@@ -188,9 +188,9 @@ def test_a_certificate_for_another_purpose_is_no_devices(
         "server": lambda: authority.for_server(public, "127.0.0.1", until),
         "authority": lambda: authority.certificate,
         "other key": lambda: authority.for_device("pi-1", bytes(32), until),
-        "other run": lambda: Office(tmp_path / "o", "home")._authority.for_device(
-            "pi-1", raw_key(key), until
-        ),
+        "other run": lambda: IdentityRegistry(
+            tmp_path / "o", "home"
+        )._authority.for_device("pi-1", raw_key(key), until),
     }[purpose]()
     with pytest.raises(IdentityError):
         check_issued(made, authority.certificate, raw_key(key))
@@ -235,12 +235,14 @@ def test_doctor_says_when_the_certificate_ended_and_what_the_clock_says(
     site: Site,
 ) -> None:
     site.device("pi-1")
-    patient = Patient(identity=site.folder / "pi-1", today=dt.date(2099, 1, 1))
+    patient = DoctorTarget(identity=site.folder / "pi-1", today=dt.date(2099, 1, 1))
     check = identity(patient)
     assert check.status == "problem"
     assert "this board's clock says 2099-01-01" in check.detail
     assert "set it" in check.fix
-    early = identity(Patient(identity=site.folder / "pi-1", today=dt.date(1970, 1, 1)))
+    early = identity(
+        DoctorTarget(identity=site.folder / "pi-1", today=dt.date(1970, 1, 1))
+    )
     assert early.status == "PASS"
 
 
@@ -248,19 +250,21 @@ def test_a_coordinator_restarted_after_a_rotation_knows_its_own_old_word(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = MemoryBroker()
-    words: list[Delivery] = []
+    words: list[ReceivedMessage] = []
     link = broker.connect(words.append, lambda _: None)
     link.subscribe(topics.announcement("home"))
     said = Announce("stopped", "digits", 1, 9, ["fp32"])
-    Post(link, "home", 1, site.office.seal.sign).announce(said)
+    Publisher(link, "home", 1, site.office.seal.sign).announce(said)
     site.reopen().rotate()
     with caplog.at_level(logging.WARNING):
         office = site.reopen()
-        post = Post(link, "home", 2, office.seal.sign)
-        assert Reception("home", office, post, time.monotonic).read(words[0]) is None
+        post = Publisher(link, "home", 2, office.seal.sign)
+        assert (
+            MessageReceiver("home", office, post, time.monotonic).read(words[0]) is None
+        )
     assert not caplog.records
     # Under the old key, which may have been stolen, nobody takes the run over.
     old = site.office.seal.sign
-    Post(link, "home", 9, old).announce(said)
+    Publisher(link, "home", 9, old).announce(said)
     with pytest.raises(RemoteProtocolError, match="key that was replaced"):
-        Reception("home", office, post, time.monotonic).read(words[-1])
+        MessageReceiver("home", office, post, time.monotonic).read(words[-1])

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import app
-from coordinator.identity.office import Office
 from coordinator.identity.policy import NEW_KEYS_A_DAY
+from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import open_ledger
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity.folder import NEXT, DeviceFolder
@@ -25,7 +25,7 @@ UP = Header("task-ack", "home", "pi-1", "coordinator", 1, 1, 1)
 DOWN = Header("wait", "home", "coordinator", "pi-1", 1, 1, 1)
 
 
-def heard(office: Office, device: DeviceFolder) -> bool:
+def heard(office: IdentityRegistry, device: DeviceFolder) -> bool:
     packet = encode(UP, TaskAck("1-a"), sign=device.seal.sign)
     try:
         decode(packet, verify=office.seal.verify)
@@ -34,7 +34,7 @@ def heard(office: Office, device: DeviceFolder) -> bool:
     return True
 
 
-def believed(device: DeviceFolder, office: Office) -> bool:
+def believed(device: DeviceFolder, office: IdentityRegistry) -> bool:
     packet = encode(DOWN, Wait(1, "x"), sign=office.seal.sign)
     try:
         decode(packet, verify=device.seal.verify)
@@ -43,7 +43,7 @@ def believed(device: DeviceFolder, office: Office) -> bool:
     return True
 
 
-def follow(device: DeviceFolder, office: Office) -> None:
+def follow(device: DeviceFolder, office: IdentityRegistry) -> None:
     """What an agent does with the retained words on later keys."""
     for number, notice in office.notices:
         if number == device.number + 1:
@@ -214,7 +214,7 @@ def test_a_key_that_was_replaced_is_forgotten(site: Site) -> None:
 
 def test_a_run_of_another_name_cannot_take_the_store(site: Site) -> None:
     with pytest.raises(IdentityError, match="belongs to another federation"):
-        Office(site.folder / "run", "elsewhere")
+        IdentityRegistry(site.folder / "run", "elsewhere")
 
 
 def test_the_enrolment_port_is_kept_unless_another_is_set(site: Site) -> None:
@@ -250,7 +250,7 @@ def test_tokens_for_a_coordinator_that_runs_in_the_clear_are_refused(
         running.close()
     assert refused.exit_code == Exit.IDENTITY
     assert "in the clear" in refused.stderr
-    assert not Office.exists(tmp_path)
+    assert not IdentityRegistry.exists(tmp_path)
     assert CliRunner().invoke(app, enrol).exit_code == 0
     running = open_ledger(tmp_path)
     try:

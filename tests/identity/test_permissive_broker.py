@@ -10,25 +10,25 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.identity.office import Office
+from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import open_ledger
-from coordinator.server import Server
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
-from coordinator.status import summary
+from coordinator.views.terminal.status import summary
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.checkpoint import replace_file
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.identity.exchange import Enrolled
 from edge_sdk.identity.folder import DeviceFolder, NewDevice
 from edge_sdk.identity.keys import key_pem
 from edge_sdk.identity.signatures import signer
 from edge_sdk.identity.token import read_token
-from edge_sdk.journal import Journal
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, tag_of
@@ -42,7 +42,7 @@ def key_of(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
 
 
-def enrolled(office: Office, name: str, folder: Path) -> DeviceFolder:
+def enrolled(office: IdentityRegistry, name: str, folder: Path) -> DeviceFolder:
     """A device with its identity on disk, let in by a token."""
     replace_file(folder / "next.pem", key_pem(key_of(name)))
     device = NewDevice(folder)
@@ -67,7 +67,7 @@ class Mallory:
     """Reads everything, repeats it, and speaks as others."""
 
     def __init__(self, broker: MemoryBroker) -> None:
-        self.heard: list[Delivery] = []
+        self.heard: list[ReceivedMessage] = []
         self.link = broker.connect(self._deliver, lambda _: None)
         for data in (False, True):
             self.link.subscribe(topics.all_uploads("tiny", data=data))
@@ -76,7 +76,7 @@ class Mallory:
         self.busy = False
         self.forged = self.repeated = 0
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: ReceivedMessage) -> None:
         if self.busy or not delivery.payload:
             return
         self.busy = True
@@ -173,7 +173,7 @@ def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallor
     mallory = Mallory(broker)
     task = load_task("digits")
     agents = []
-    office = Office(tmp_path / "run", "tiny")
+    office = IdentityRegistry(tmp_path / "run", "tiny")
     for name in DEVICES:
         examples = load_partition(data[name])
         me = Identity(name, "tiny", "digits", len(examples), PROFILE)

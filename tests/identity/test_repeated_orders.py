@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from coordinator.delivery.book import Book
-from coordinator.delivery.courier import Courier
-from coordinator.post import VALID_S, Post
-from coordinator.reception import Reception
+from coordinator.delivery.sender import DeliverySender
+from coordinator.delivery.store import DeliveryStore
+from coordinator.protocol.publisher import VALID_S, Publisher
+from coordinator.protocol.receiver import MessageReceiver
 from edge_sdk.agent import Agent, Identity
+from edge_sdk.deploy.installer import DeployTarget
 from edge_sdk.identity.folder import DeviceFolder
-from edge_sdk.installer import Place
-from edge_sdk.journal import Journal
-from edge_sdk.transport.base import Delivery
+from edge_sdk.storage.journal import Journal
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import manifest_of
@@ -77,15 +77,17 @@ class Scene:
 
     def restart_coordinator(self, epoch: int) -> None:
         seal = self.office.seal
-        self.post = Post(
+        self.post = Publisher(
             self.link, "home", epoch, seal.sign, lambda: self.now, seal.number
         )
-        self.reception = Reception("home", self.office, self.post, lambda: self.now)
+        self.reception = MessageReceiver(
+            "home", self.office, self.post, lambda: self.now
+        )
 
-    def _keep(self, delivery: Delivery) -> None:
+    def _keep(self, delivery: ReceivedMessage) -> None:
         self.kept.append(delivery.payload)
 
-    def _hear(self, delivery: Delivery) -> None:
+    def _hear(self, delivery: ReceivedMessage) -> None:
         heard = self.reception.read(delivery)
         if heard is not None:
             self.said.append((heard[0], heard[1].message))
@@ -99,7 +101,7 @@ class Scene:
             Journal(state),
             NoTrainer(),
             badge=self.badge,
-            place=Place(self.site.folder / "models", state),
+            place=DeployTarget(self.site.folder / "models", state),
             clock=clock or (lambda: self.now),
         )
         self.thread = threading.Thread(target=self.agent.run, daemon=True)
@@ -171,7 +173,9 @@ def scene(site: Site) -> Iterator[Scene]:
 def test_an_order_to_install_that_is_repeated_after_a_restart_is_refused_and_named(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    courier = Courier(Book(scene.site.folder), scene.post, lambda: scene.now)
+    courier = DeliverySender(
+        DeliveryStore(scene.site.folder), scene.post, lambda: scene.now
+    )
     scene.start()
     for no in (4, 5):
         scene.post.tell("pi-1", install(no))
@@ -233,7 +237,7 @@ def test_an_order_without_an_echo_that_was_heard_before_a_restart_is_not_new(
 ) -> None:
     """As a coordinator of 0.1 signs it, or one that has not heard the device yet."""
     scene.start()
-    mute = Post(scene.link, "home", 7, scene.office.seal.sign, lambda: scene.now)
+    mute = Publisher(scene.link, "home", 7, scene.office.seal.sign, lambda: scene.now)
     mute.tell("pi-1", order("1-old", 1))
     scene.hears(TaskAck)
     mute.tell("pi-1", order("2-newer", 2))
@@ -253,7 +257,7 @@ def test_a_message_that_was_held_back_ends_by_itself_whatever_the_boards_date(
 ) -> None:
     """No date is asked: a board in 1970 and one in 2099 judge it alike."""
     scene.start()
-    held = Post(
+    held = Publisher(
         MemoryBroker().connect(lambda _: None, lambda _: None), "home", 7,
         scene.office.seal.sign, lambda: scene.now,
     )  # fmt: skip

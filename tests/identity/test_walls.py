@@ -15,24 +15,24 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from coordinator import broker_watch
-from coordinator.broker import open_broker
-from coordinator.broker_check import check_broker
-from coordinator.broker_config import access_list
-from coordinator.child_log import keep_small
-from coordinator.identity.gate import Gate, office_for, open_gate
-from coordinator.identity.guard import Guard, walls_of
+from coordinator.broker import watch as broker_watch
+from coordinator.broker.check import check_broker
+from coordinator.broker.config import access_list
+from coordinator.broker.start import open_broker
+from coordinator.identity.broker_access import BrokerAccess, office_for, open_gate
 from coordinator.identity.muted import Muted
-from coordinator.identity.office import Office
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.identity.revocation import RevocationWatcher, walls_of
+from coordinator.processes.child_log import keep_small
+from coordinator.server.broker_cleanup import Wiping
 from coordinator.settings import RunSettings
-from coordinator.wiping import Wiping
 from edge_sdk.access import access_of
 from edge_sdk.errors import BrokerError, IdentityError, SettingsError
 from edge_sdk.identity.enroll import enroll, settings_text
 from edge_sdk.identity.token import read_token
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.transport.address import Address, Tls
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
@@ -55,7 +55,7 @@ class Client:
     """A transport and what it got."""
 
     def __init__(self, address: Address, name: str) -> None:
-        self.got: queue.Queue[Delivery] = queue.Queue()
+        self.got: queue.Queue[ReceivedMessage] = queue.Queue()
         self.links: queue.Queue[bool] = queue.Queue()
         self.transport = MqttTransport(
             address, name, self.got.put, self.links.put, wait_s=WAIT_S
@@ -66,7 +66,9 @@ class Client:
 class Site:
     """A gate with devices `pi-1` and `pi-2` enrolled through its own listener."""
 
-    def __init__(self, folder: Path, gate: Gate, office: Office, port: int) -> None:
+    def __init__(
+        self, folder: Path, gate: BrokerAccess, office: IdentityRegistry, port: int
+    ) -> None:
         self.folder, self.gate, self.office = folder, gate, office
         self.clients: list[Client] = []
         self.addresses: dict[str, Address] = {}
@@ -90,7 +92,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     run = settings(tmp_path)
-    office = Office(tmp_path / "run", "home")
+    office = IdentityRegistry(tmp_path / "run", "home")
     assert office_for(tmp_path / "run", run) is not None  # it exists, so it counts
     with open_gate(tmp_path / "run", run, office) as gate:
         port = office.port(0, lambda: 0)
@@ -192,7 +194,7 @@ def test_who_has_no_certificate_of_the_federation_is_not_let_in(
 ) -> None:
     host, port = site.gate.broker.host, site.gate.broker.port
     authority = tmp_path / "run" / "broker" / "authority.pem"
-    other = Office(tmp_path / "other", "home")
+    other = IdentityRegistry(tmp_path / "other", "home")
     (tmp_path / "foreign.pem").write_bytes(other.client_pem("pi-1"))
     for tls in (None, Tls(authority), Tls(authority, tmp_path / "foreign.pem")):
         with pytest.raises(BrokerError):
@@ -209,7 +211,7 @@ def test_a_revoked_device_is_cut_off_and_not_let_in_again(site: Site) -> None:
     said: list[str] = []
     device = site.connect(site.addresses["pi-1"], "pi-1")
     other = site.connect(site.addresses["pi-2"], "pi-2")
-    with Guard(
+    with RevocationWatcher(
         office,
         gate.broker,
         gate.walls,
@@ -274,7 +276,7 @@ def test_a_revoked_name_loses_its_rights_on_a_link_that_is_open() -> None:
 
 
 def test_the_embedded_broker_does_not_pretend_to_have_walls(tmp_path: Path) -> None:
-    office = Office(tmp_path, "home")
+    office = IdentityRegistry(tmp_path, "home")
     walls = walls_of(office, office.server_pem("127.0.0.1"))
     with pytest.raises(BrokerError, match="has to be mosquitto") as caught:
         open_broker(None, tmp_path / "broker", kind="embedded", walls=walls)
@@ -335,7 +337,7 @@ def test_what_a_revoked_device_left_at_the_broker_is_wiped(site: Site) -> None:
     assert retained(site, "fl/1/home/d/#") == sorted(own)
 
     now = [0.0]
-    seen: queue.Queue[Delivery] = queue.Queue()
+    seen: queue.Queue[ReceivedMessage] = queue.Queue()
     coordinator = MqttTransport(
         site.gate.address, "coordinator", seen.put, lambda _: None, wait_s=WAIT_S
     )
@@ -372,7 +374,7 @@ def test_who_floods_is_refused_by_the_broker_for_a_while_and_comes_back(
     muted = Muted(lambda: now[0])
     coordinator = site.connect(site.gate.address, "coordinator")
     coordinator.transport.subscribe("fl/1/home/d/+/st")
-    guard = Guard(
+    guard = RevocationWatcher(
         site.office,
         site.gate.broker,
         site.gate.walls,

@@ -14,14 +14,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from patience import patience
 
-from edge_sdk.errors import DataError
-from edge_sdk.models.datasets import (
+from edge_sdk.datasets.shipped import (
     load_dataset,
     load_digits,
     load_idx_folder,
     read_idx,
 )
-from edge_sdk.models.sources import idx_bytes
+from edge_sdk.datasets.sources import idx_bytes
+from edge_sdk.errors import DataError
 
 arrays = hnp.arrays(np.uint8, hnp.array_shapes(max_dims=4, max_side=5))
 
@@ -84,8 +84,8 @@ def test_an_unknown_data_set_names_the_known_ones(tmp_path: Path) -> None:
 def test_neither_fetching_nor_partitioning_imports_torch_or_scikit_learn() -> None:
     code = (
         "import sys\n"
-        "import edge_sdk.models.prepare_data, edge_sdk.models.vision\n"
-        "from edge_sdk.models.datasets import load_digits\n"
+        "import edge_sdk.datasets.prepare, edge_sdk.datasets.torchvision_data\n"
+        "from edge_sdk.datasets.shipped import load_digits\n"
         "load_digits()\n"
         "assert not {'torch', 'sklearn', 'torchvision'} & sys.modules.keys()\n"
     )
@@ -96,7 +96,7 @@ def test_digits_without_scikit_learn_say_what_to_install() -> None:
     code = (
         "import sys\n"
         "from edge_sdk.errors import DependencyError\n"
-        "from edge_sdk.models.datasets import load_digits\n"
+        "from edge_sdk.datasets.shipped import load_digits\n"
         "sys.path[:] = []\n"
         "sys.path_importer_cache.clear()\n"
         "try:\n"

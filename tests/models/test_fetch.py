@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_sdk.datasets import fetch, sources
+from edge_sdk.datasets.fetch import fetch_cifar10, fetch_fashion, fetch_mnist
+from edge_sdk.datasets.pickled import arrays_in
+from edge_sdk.datasets.readers import read_cifar10
+from edge_sdk.datasets.shipped import load_idx_folder
 from edge_sdk.errors import DataError
-from edge_sdk.models import fetch, sources
-from edge_sdk.models.datasets import load_idx_folder
-from edge_sdk.models.fetch import fetch_cifar10, fetch_fashion, fetch_mnist
-from edge_sdk.models.pickled import arrays_in
-from edge_sdk.models.readers import read_cifar10
 
 FILES = {name: name.encode() * 3 for name in sources.MNIST_FILES}
 TINY = fetch._DataSet(

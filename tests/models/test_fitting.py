@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from edge_sdk.datasets.partition import load_partition
 from edge_sdk.errors import DataError, EdgeError, TaskError
-from edge_sdk.models import Examples, Task
-from edge_sdk.models.batch import tensors
-from edge_sdk.models.partition import load_partition
+from edge_sdk.tasks import Examples, Task
+from edge_sdk.tasks.batch import tensors
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(40, 6)).astype(np.float32)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edge_sdk import zoo
 from edge_sdk.errors import TaskError
-from edge_sdk.models import load_task, zoo
-from edge_sdk.models.inventory import initial_state, layers_of, make_model
 from edge_sdk.sparse import LayerShape
+from edge_sdk.tasks import load_task
+from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 
 
 @given(widths=st.lists(st.integers(1, 6), min_size=2, max_size=6), data=st.data())

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn, zeros
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from edge_sdk.models import Examples, Task
-from edge_sdk.models.measure import Measure, guess, measured_by
+from edge_sdk.tasks import Examples, Task
+from edge_sdk.tasks.metrics import Measure, guess, measured_by
 from edge_sdk.training.scoring import means, measure_of, score, tally
 
 BCE = F.binary_cross_entropy_with_logits

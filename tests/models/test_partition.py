@@ -11,9 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge_sdk.datasets.partition import by_group, lda, load_partition, save_partition
 from edge_sdk.errors import DataError
-from edge_sdk.models import Examples
-from edge_sdk.models.partition import by_group, lda, load_partition, save_partition
+from edge_sdk.tasks import Examples
 
 targets = st.lists(st.integers(-3, 9), min_size=1, max_size=200).map(np.array)
 alphas = st.one_of(st.floats(1e-6, 1e4), st.just(math.inf))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.errors import DataError
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
 
 DEVICES = ("pi-1", "pi-2", "nano")
 

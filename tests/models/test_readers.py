@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.simulation.places import places_of
+from coordinator.simulation.data_folders import places_of
 from coordinator.simulation.settings import SimulationSettings
-from edge_sdk.errors import DataError
-from edge_sdk.models import fetch
-from edge_sdk.models.files import sha256_of
-from edge_sdk.models.groups import hold_out, some_groups, write_groups
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.readers import (
+from edge_sdk.datasets import fetch
+from edge_sdk.datasets.files import sha256_of
+from edge_sdk.datasets.groups import hold_out, some_groups, write_groups
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.readers import (
     Grouped,
     log_spectrogram,
     read_cifar10,
@@ -25,8 +24,9 @@ from edge_sdk.models.readers import (
     read_femnist,
     read_spoken_digits,
 )
-from edge_sdk.models.task import Examples
-from edge_sdk.models.tiny_imagenet import read_tiny_imagenet
+from edge_sdk.datasets.tiny_imagenet import read_tiny_imagenet
+from edge_sdk.errors import DataError
+from edge_sdk.tasks.task import Examples
 
 RNG = np.random.default_rng(5)
 

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from coordinator.aggregate import Contribution, Model, coverage_mean
-from coordinator.dtypes import as_entry, within
-from coordinator.gate import Refused, check_payload
-from coordinator.trimmed import trimmed_mean
+from coordinator.algorithms.dtypes import as_entry, within
+from coordinator.algorithms.mean import Contribution, Model, coverage_mean
+from coordinator.algorithms.trimmed_mean import trimmed_mean
+from coordinator.rounds.validation import Refusal, check_payload
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edge_sdk.errors import TaskError
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.state import check_model
-from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
@@ -150,7 +150,7 @@ def test_an_entry_comes_back_from_a_round_bit_for_bit(
     check_model(task.model())
     model, mask, order, payload, dense = trained(task, codec)
     change = check_payload(payload, order, mask, dense, examples=16)
-    assert not isinstance(change, Refused), change
+    assert not isinstance(change, Refusal), change
     assert isinstance(change, Values)
     given = [Contribution(d, mask, 3, change) for d in "abc"]
     start = dense["odd"]
@@ -244,7 +244,7 @@ def test_a_float_in_the_place_of_an_integer_is_refused() -> None:
     change = unpack_values(payload, mask)
     wrong = dict(change.dense) | {"odd": np.array(0.5, np.float32)}
     sent = pack_values(Values(mask.digest, change.masked, wrong), mask)
-    assert isinstance(check_payload(sent, order, mask, dense, examples=16), Refused)
+    assert isinstance(check_payload(sent, order, mask, dense, examples=16), Refusal)
 
 
 def test_what_is_beyond_a_dtype_ends_at_its_limits() -> None:

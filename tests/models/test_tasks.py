@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from edge_sdk.datasets.fetch import fetch_mnist
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.datasets.shipped import DATASETS, load_digits, load_idx_folder
 from edge_sdk.errors import DataError, TaskError
-from edge_sdk.models import Examples, blame, load_task
-from edge_sdk.models.datasets import DATASETS, load_digits, load_idx_folder
-from edge_sdk.models.fetch import fetch_mnist
-from edge_sdk.models.inventory import layers_of, make_model
-from edge_sdk.models.prepare_data import prepare_folders
+from edge_sdk.tasks import Examples, load_task
+from edge_sdk.tasks import user_errors as blame
+from edge_sdk.tasks.layers import layers_of, make_model
 
 MASKABLE = {
     "cifar10": 11_159_232,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from patience import patience
 
+from edge_sdk.datasets.torchvision_data import examples_of, load_torchvision
 from edge_sdk.errors import DataError
-from edge_sdk.models.vision import examples_of, load_torchvision
 
 needs_torchvision = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None,
@@ -47,7 +47,7 @@ def test_it_loads_after_a_plain_import_has_failed_or_not() -> None:
         "    import torchvision\n"
         "except RuntimeError as error:\n"
         "    print('plain import:', error)\n"
-        "from edge_sdk.models.vision import load_torchvision\n"
+        "from edge_sdk.datasets.torchvision_data import load_torchvision\n"
         "print(load_torchvision().models.resnet18.__name__)\n"
     )
     done = subprocess.run(
@@ -63,7 +63,7 @@ def test_without_torchvision_the_error_says_what_to_install() -> None:
     code = (
         "import sys\n"
         "from edge_sdk.errors import DependencyError\n"
-        "from edge_sdk.models.vision import load_torchvision\n"
+        "from edge_sdk.datasets.torchvision_data import load_torchvision\n"
         "sys.path[:] = []\n"
         "sys.path_importer_cache.clear()\n"
         "try:\n"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from edge_sdk.datasets import watch
+from edge_sdk.datasets.readers import Grouped
+from edge_sdk.datasets.watch import EXERCISES, read_watch
 from edge_sdk.errors import DataError
-from edge_sdk.models import load_task, watch
-from edge_sdk.models.inventory import make_model
-from edge_sdk.models.readers import Grouped
-from edge_sdk.models.watch import EXERCISES, read_watch
+from edge_sdk.tasks import load_task
+from edge_sdk.tasks.layers import make_model
 
 MEMBER = "seglearn/data/watch_dataset.npy"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from edge_sdk.models import zoo
+from edge_sdk import zoo
 
 MNIST, DIGIT, CIFAR = (1, 28, 28), (1, 8, 8), (3, 32, 32)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator import rounds
+from coordinator.rounds import state as rounds
 from edge_sdk import session
 from edge_sdk.wire import messages, rules
 from edge_sdk.wire.blob import manifest_of
@@ -47,8 +47,8 @@ LATER = msgspec.structs.replace(ORDER, id="2-b", round_no=2)
 
 
 def _session_edges() -> set[Edge]:
-    phase = session.Phase
-    held: dict[session.Phase, dict[str, Any]] = {
+    phase = session.SessionPhase
+    held: dict[session.SessionPhase, dict[str, Any]] = {
         phase.BOOT: {},
         phase.IDLE: {},
         phase.FETCH: {"order": ORDER},
@@ -71,10 +71,10 @@ def _session_edges() -> set[Edge]:
         session.Booted(0, None, None),
         session.Booted(0, ORDER, None),
         session.Booted(0, ORDER, OFFER),
-        session.Linked(),
+        session.Connected(),
         session.Nudge(),
         session.Fetched(BASE.sha256.hex()),
-        session.Packed(OFFER),
+        session.UpdatePacked(OFFER),
         session.Broke("1-a", "no memory"),
         *(session.Heard(0, message) for message in heard),
     ]
@@ -94,7 +94,7 @@ def _session_edges() -> set[Edge]:
 
 
 def _round_edges() -> set[Edge]:
-    phase, task = rounds.Phase, rounds.TaskPhase
+    phase, task = rounds.RoundPhase, rounds.TaskPhase
     cohorts = [
         {"a": task.ASSIGNED},
         {"a": task.ASSIGNED, "b": task.ACCEPTED},
@@ -153,8 +153,8 @@ def drawn(edges: Iterable[Edge], phases: Sequence[str]) -> str:
 def render(text: str) -> str:
     """The document with both diagrams as the tables have them now."""
     for name, edges, phases in (
-        ("session", _session_edges(), session.Phase),
-        ("round", _round_edges(), rounds.Phase),
+        ("session", _session_edges(), session.SessionPhase),
+        ("round", _round_edges(), rounds.RoundPhase),
     ):
         begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
         drawing = drawn(edges, [p.name for p in phases])

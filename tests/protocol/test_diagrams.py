@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from protocol import diagrams
 
-from coordinator import rounds
+from coordinator.rounds import state as rounds
 from edge_sdk import session
 
 
@@ -14,7 +14,7 @@ def test_the_diagrams_in_the_documents_are_those_of_the_tables() -> None:
 
 def test_every_phase_and_every_event_that_does_something_is_drawn() -> None:
     text = diagrams.DOCUMENT.read_text(encoding="utf-8")
-    for phase in (*session.Phase, *rounds.Phase):
+    for phase in (*session.SessionPhase, *rounds.RoundPhase):
         assert phase.name in text
     does = {rule.__name__ for rule in session.NEXT.values()} - {"_stay"}
     assert len(does) >= 9

@@ -14,23 +14,23 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.aggregate import Contribution, clipped
-from coordinator.algorithm import Family
 from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Contribution, clipped
+from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import open_ledger, read_ledger
-from coordinator.orders import mask_seed
-from coordinator.rounds import Phase as RoundPhase
-from coordinator.server import Server
+from coordinator.rounds.state import RoundPhase
+from coordinator.rounds.tasks import mask_seed
+from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
-from coordinator.store import ModelStore, model_name
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity, loop
-from edge_sdk.journal import Journal
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.partition import load_partition
-from edge_sdk.models.prepare_data import prepare_folders
-from edge_sdk.models.task import load_task
-from edge_sdk.session import Phase
+from edge_sdk.datasets.partition import load_partition
+from edge_sdk.datasets.prepare import prepare_folders
+from edge_sdk.session import SessionPhase
+from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.wire.values import unpack_values
@@ -120,7 +120,7 @@ def unbroken(run: Path, settings: RunSettings) -> int:
     ledger, task = read_ledger(run), load_task("digits")
     layers = layers_of(task.model(), task.dense_layers)
     counts = {float(d): dict(c) for d, c in ledger.get("counts").items()}
-    family = Family.draw(layers, counts, mask_seed(settings.seed, warm_up=False))
+    family = MaskFamily.draw(layers, counts, mask_seed(settings.seed, warm_up=False))
     store = ModelStore(run, "digits", layers)
     done = [r for r in ledger.rounds() if r.no and r.phase is RoundPhase.DONE]
     for row in done:
@@ -154,13 +154,13 @@ def unbroken(run: Path, settings: RunSettings) -> int:
 def test_a_run_over_a_lossy_pipe_with_crashes_is_whole(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for phase in Phase:
+    for phase in SessionPhase:
         monkeypatch.setitem(loop.NUDGE_S, phase, 0.2)
-    monkeypatch.setattr("coordinator.pacing.FIRST_GRACE_S", 3.0)
-    monkeypatch.setattr("coordinator.pacing.GRACE_S", 2.0)
-    monkeypatch.setattr("coordinator.server.LAST_WORDS_S", 0.2)
+    monkeypatch.setattr("coordinator.rounds.deadlines.FIRST_GRACE_S", 3.0)
+    monkeypatch.setattr("coordinator.rounds.deadlines.GRACE_S", 2.0)
+    monkeypatch.setattr("coordinator.server.loop.LAST_WORDS_S", 0.2)
     # Every model and update, to recompute it, however many rounds are aborted.
-    monkeypatch.setattr("coordinator.store.KEEP", 1000)
+    monkeypatch.setattr("coordinator.checkpoints.models.KEEP", 1000)
     monkeypatch.setattr("coordinator.ledger.Ledger.forget_blobs", lambda *_: None)
     data = prepare_folders(
         "digits", tmp_path / "cache", tmp_path / "data", list(NAMES), alpha=1.0, seed=1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from virtual import Device, House
 
-from coordinator.orders import warm_up_cohort
+from coordinator.rounds.tasks import warm_up_cohort
 from coordinator.settings import WarmUpSettings
 from edge_sdk.errors import RunError
 from edge_sdk.wire.messages import Wait

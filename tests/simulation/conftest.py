@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
-from coordinator.simulation.places import places_of
-from coordinator.simulation.play import Simulation
-from coordinator.simulation.process_pool import process_pool
+from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.simulation.workers import Workers
+from coordinator.simulation.workers.interface import Workers
+from coordinator.simulation.workers.process_pool import process_pool
 
 DIGITS = SimulationSettings(
     task="digits",

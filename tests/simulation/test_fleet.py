@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.rounds import quorum_of
-from coordinator.simulation.fleet import Fleet, Simulated, make_fleet
-from coordinator.simulation.settings import Group, SimulationSettings
+from coordinator.rounds.state import quorum_of
+from coordinator.simulation.fleet import SimulatedDevice, SimulatedFleet, make_fleet
+from coordinator.simulation.settings import FleetGroup, SimulationSettings
 from device_profiles import LayerLoad, Workload
 from edge_sdk.errors import RunError, SettingsError
 
@@ -24,11 +24,14 @@ WORK = Workload(
 seconds = st.lists(st.floats(0.1, 500.0), min_size=4, max_size=12)
 
 
-def fleet(times: list[float], jitter: float = 0.0, dropout: float = 0.0) -> Fleet:
+def fleet(
+    times: list[float], jitter: float = 0.0, dropout: float = 0.0
+) -> SimulatedFleet:
     devices = {
-        f"d{i:02d}": Simulated(Path(), 10, 0.1, {0.1: s}) for i, s in enumerate(times)
+        f"d{i:02d}": SimulatedDevice(Path(), 10, 0.1, {0.1: s})
+        for i, s in enumerate(times)
     }
-    return Fleet(devices, jitter, dropout, 1)
+    return SimulatedFleet(devices, jitter, dropout, 1)
 
 
 def settings(**changes: object) -> SimulationSettings:
@@ -77,8 +80,8 @@ def test_a_round_that_lost_its_devices_is_given_up() -> None:
 def test_boards_decide_what_a_device_affords_and_how_long_it_takes() -> None:
     names = [f"d{i}" for i in range(10)]
     groups = [
-        Group(share=0.5, board="raspberry_pi_zero_2_w", bytes_per_round=50_000),
-        Group(share=0.5, board="jetson_orin_nano"),
+        FleetGroup(share=0.5, board="raspberry_pi_zero_2_w", bytes_per_round=50_000),
+        FleetGroup(share=0.5, board="jetson_orin_nano"),
     ]
     it = make_fleet(
         dict.fromkeys(names, Path()),
@@ -94,7 +97,7 @@ def test_boards_decide_what_a_device_affords_and_how_long_it_takes() -> None:
 
 
 def test_a_board_that_affords_nothing_is_an_error_with_its_reason() -> None:
-    group = Group(share=1.0, board="raspberry_pi_zero_2_w", bytes_per_round=10)
+    group = FleetGroup(share=1.0, board="raspberry_pi_zero_2_w", bytes_per_round=10)
     with pytest.raises(RunError, match="can take part at none of"):
         make_fleet(
             {"a": Path(), "b": Path()}, {"a": 9, "b": 9}, WORK, settings(fleet=[group])

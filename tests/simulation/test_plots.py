@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.simulation.play import Simulation
-from coordinator.simulation.workers import Workers
+from coordinator.simulation.rounds import Simulation
+from coordinator.simulation.workers.interface import Workers
 from edge_sdk.terminal import Exit
 
 

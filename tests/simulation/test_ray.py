@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
+from coordinator.checkpoints.models import model_name
 from coordinator.simulation.record import RoundRecord, read_records
-from coordinator.store import model_name
-from edge_sdk.models.partition import save_partition
-from edge_sdk.models.task import Examples
+from edge_sdk.datasets.partition import save_partition
+from edge_sdk.tasks.task import Examples
 from edge_sdk.terminal import Exit
 
 ray = pytest.mark.skipif(
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 TASK = """
 import sys
 from dataclasses import replace
-from edge_sdk.models.tasks.digits import task as digits
+from edge_sdk.zoo.tasks.digits import task as digits
 
 def read_here(folder):
     assert "simulate" in sys.argv, "read by a worker"

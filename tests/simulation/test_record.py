@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.simulation.record import Journal, RoundRecord, read_records
+from coordinator.simulation.record import RoundLog, RoundRecord, read_records
 from edge_sdk.errors import StateError
 
 
@@ -21,11 +21,11 @@ def record(no: int, **changes: object) -> RoundRecord:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = RoundLog(tmp_path)
     lines = [record(0), record(1, scores={"0.1": {"accuracy": 0.5}}, note="lost")]
     for line in lines:
         journal.add(line)
-    assert read_records(tmp_path) == Journal(tmp_path).records == lines
+    assert read_records(tmp_path) == RoundLog(tmp_path).records == lines
 
 
 @given(cut=st.integers(1, 60))
@@ -33,20 +33,20 @@ def test_a_line_cut_short_is_dropped_and_written_anew(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    journal = Journal(folder)
+    journal = RoundLog(folder)
     for no in range(3):
         journal.add(record(no))
     path = folder / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    again = Journal(folder)
+    again = RoundLog(folder)
     assert [r.round for r in again.records] == [0, 1]
     again.add(record(2))
     assert path.read_bytes() == whole
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    Journal(tmp_path).add(record(0))
+    RoundLog(tmp_path).add(record(0))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"round": "one"}\n')
     with pytest.raises(StateError, match=r"metrics\.jsonl, line 2"):

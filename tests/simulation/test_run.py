@@ -16,18 +16,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.algorithm import keep_masks
 from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.base import keep_masks
+from coordinator.checkpoints.models import model_name
 from coordinator.settings import TrainingSettings
-from coordinator.simulation.play import Simulation
 from coordinator.simulation.record import RoundRecord, read_records
-from coordinator.simulation.run import simulate
-from coordinator.simulation.settings import Group, SimulationSettings
-from coordinator.simulation.workers import Workers
-from coordinator.store import model_name
+from coordinator.simulation.rounds import Simulation
+from coordinator.simulation.run import load_simulation, simulate
+from coordinator.simulation.settings import FleetGroup, SimulationSettings
+from coordinator.simulation.workers.interface import Workers
+from edge_sdk.datasets.partition import save_partition
 from edge_sdk.errors import DataError, DensityError, RunError, SettingsError, StateError
-from edge_sdk.models.partition import save_partition
-from edge_sdk.models.task import Examples
+from edge_sdk.tasks.task import Examples
 from edge_sdk.terminal import Exit
 
 Make = Callable[..., Simulation]
@@ -139,8 +139,8 @@ def test_weak_devices_train_a_nested_mask_and_stragglers_cost_no_training(
     make: Make, pool: Workers
 ) -> None:
     fleet = [
-        Group(share=0.5, density=0.1, board="raspberry_pi_zero_2_w"),
-        Group(share=0.5, density=0.4, board="jetson_orin_nano"),
+        FleetGroup(share=0.5, density=0.1, board="raspberry_pi_zero_2_w"),
+        FleetGroup(share=0.5, density=0.4, board="jetson_orin_nano"),
     ]
     simulation = make(
         algorithm="flash-edge", densities=[0.1, 0.4], fleet=fleet, jitter=0.2, cohort=2
@@ -252,8 +252,11 @@ def test_fewer_examples_than_devices_is_an_error_with_both_numbers(
             "nst moves its masks",
         ),
         ({"cohort": 7}, "wants 7 updates and there are 6 devices"),
-        ({"fleet": [Group(share=0.5)]}, "sum to 0.5"),
-        ({"fleet": [Group(share=1.0, density=0.3)]}, "none of the run's densities"),
+        ({"fleet": [FleetGroup(share=0.5)]}, "sum to 0.5"),
+        (
+            {"fleet": [FleetGroup(share=1.0, density=0.3)]},
+            "none of the run's densities",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -278,7 +281,7 @@ TASK = """
 import os
 from dataclasses import replace
 from pathlib import Path
-from edge_sdk.models.tasks.digits import task as digits
+from edge_sdk.zoo.tasks.digits import task as digits
 
 def deadly(folder):
     found = digits.train_data(folder)
@@ -305,6 +308,24 @@ def write_settings(folder: Path, rounds: int, task: str = "digits") -> None:
         f'rounds = {rounds}\nalgorithm = "flash"\n'
         "[warm_up]\ndevices = 2\nepochs = 2\n"
     )
+
+
+def test_a_run_goes_on_where_its_examples_were_moved_to_and_not_without_its_devices(
+    tmp_path: Path,
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    write_settings(first, 1)
+    subprocess.run(command(first / "run"), cwd=first, check=True, capture_output=True)
+    first.rename(second)
+    settings = load_simulation(second / "run")
+    assert settings is not None
+    moved = msgspec.structs.replace(settings, folder=str(second / "data"))
+    assert len(simulate(second / "run", moved, worker_count=1)) == 2
+    (second / "data" / "a").rename(second / "data" / "other")
+    with pytest.raises(StateError, match="a has trained in this run"):
+        simulate(second / "run", moved, worker_count=1)
+    assert load_simulation(second / "run") == moved
 
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
@@ -338,7 +359,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_remedy_and_it_goes_on(
         arguments, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == Exit.RUN
-    assert "a worker of the simulation died" in done.stderr
+    assert "a worker of the simulation was killed (signal 9)" in done.stderr
     assert "fewer --workers" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "deadly").unlink()

@@ -17,17 +17,17 @@ import psutil
 import pytest
 from brokers import mosquitto
 
-from coordinator.broker import Broker, open_broker
-from coordinator.simulation.play import Simulation
+from coordinator.broker.start import Broker, open_broker
+from coordinator.checkpoints.models import model_name
+from coordinator.simulation.mqtt import over_mqtt
 from coordinator.simulation.record import RoundRecord, Wire, read_records
-from coordinator.simulation.settings import Group
-from coordinator.simulation.transport import over_mqtt
-from coordinator.simulation.workers import Workers
-from coordinator.store import model_name
+from coordinator.simulation.rounds import Simulation
+from coordinator.simulation.settings import FleetGroup
+from coordinator.simulation.workers.interface import Workers
 from edge_sdk.errors import RunError
 from edge_sdk.terminal import Exit
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.mqtt import MqttTransport
 
 Make = Callable[..., Simulation]
@@ -127,8 +127,8 @@ def test_stragglers_boards_and_dropouts_are_those_of_the_run_without_a_broker(
         "jitter": 0.3,
         "dropout": 0.5,
         "fleet": [
-            Group(share=0.5, density=0.1, board="raspberry_pi_zero_2_w"),
-            Group(share=0.5, density=0.4, board="jetson_orin_nano"),
+            FleetGroup(share=0.5, density=0.1, board="raspberry_pi_zero_2_w"),
+            FleetGroup(share=0.5, density=0.4, board="jetson_orin_nano"),
         ],
     }
     without = play(make("without", **changes), pool)
@@ -170,7 +170,7 @@ def test_nothing_is_left_on_the_broker_and_in_the_folder(
     make: Make, pool: Workers, tmp_path: Path, broker: Broker
 ) -> None:
     play_over(make("over", rounds=1), pool, tmp_path / "over", broker.url)
-    found: list[Delivery] = []
+    found: list[ReceivedMessage] = []
     address = Address(broker.host, broker.port)
     link = MqttTransport(address, "looker", found.append, lambda _: None, wait_s=10)
     link.subscribe("fl/#")

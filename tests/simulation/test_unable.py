@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_sdk.models import Examples
-from edge_sdk.models.partition import save_partition
+from edge_sdk.datasets.partition import save_partition
+from edge_sdk.tasks import Examples
 
 TASK = """from functools import partial
 from torch import nn
 from torch.nn import functional as F
-from edge_sdk.models import Task
-from edge_sdk.models.partition import load_partition
+from edge_sdk.tasks import Task
+from edge_sdk.datasets.partition import load_partition
 
 def model():
     norm = nn.BatchNorm1d(64)

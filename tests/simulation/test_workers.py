@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.simulation.process_pool import process_pool
-from coordinator.simulation.workers import results, worker_died
+from coordinator.simulation.workers.interface import results, worker_died
+from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.errors import EdgeError, RunError, TaskError
 
 TASK = """
@@ -18,7 +18,7 @@ import os
 import numpy as np
 from torch import nn
 from torch.nn import functional as F
-from edge_sdk.models import Examples, Task
+from edge_sdk.tasks import Examples, Task
 {first}
 
 def read(folder):

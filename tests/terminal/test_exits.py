@@ -23,16 +23,16 @@ PAGE = ROOT / "docs" / "exit-codes.md"
 PACKAGES = ("coordinator", "device_profiles", "edge_sdk", "export")
 # Programs of their own, that a command starts: only the command sees how they end.
 OWN_PROGRAMS = {
-    "coordinator/bound_child.py",
-    "coordinator/simulation/process_pool.py",
+    "coordinator/processes/bound_child.py",
+    "coordinator/simulation/workers/process_pool.py",
     "edge_sdk/kernels/build.py",
-    "edge_sdk/leash.py",
+    "edge_sdk/deploy/bound_command.py",
     "export/timing_child.py",
 }
 TASK = """
 import pathlib, time
 from edge_sdk import errors
-from edge_sdk.models.task import load_task
+from edge_sdk.tasks.task import load_task
 import dataclasses
 
 def data(folder):
@@ -233,7 +233,9 @@ def test_every_end_in_the_code_is_one_of_the_table() -> None:
     said = {ast.unparse(what) for _, what in found if what is not None}
     by_name = {f"Exit.{code.name}" for code in Exit}
     assert said - by_name <= {"code"}  # the rim's own, that `exit_of` or a caller gave
-    assert all(name == "edge_sdk/terminal/rim.py" for name, w in found if named(w))
+    assert all(
+        name == "edge_sdk/terminal/error_exit.py" for name, w in found if named(w)
+    )
     assert {name for name, _ in endings()} >= OWN_PROGRAMS
 
 

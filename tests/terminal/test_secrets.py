@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge_sdk.errors import BrokerError, SettingsError
 from edge_sdk.identity.token import Token, write_token
-from edge_sdk.private import keep_private
+from edge_sdk.private_files import keep_private
 from edge_sdk.terminal import hide, plain, redacted
 from edge_sdk.terminal.logs import JsonLines, TextLines
 from edge_sdk.terminal.secrets import given_secret

@@ -22,9 +22,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from screens import on_screen
 
-from coordinator.fleet_table import fleet_table
-from coordinator.look_back import left_s
-from coordinator.view import DeviceView
+from coordinator.views.ledger_view import left_s
+from coordinator.views.run_view import DeviceView
+from coordinator.views.terminal.device_table import fleet_table
 from edge_sdk.terminal import Exit
 
 LONG = "raspberry_pi_compute_module_4_io_8gb"
@@ -155,7 +155,9 @@ def test_where_there_is_no_terminal_live_logs_lines(past: Past) -> None:
     past.end(3, accuracy=0.79)
     done = run("status", past.folder, "--live")
     assert done.returncode == Exit.DONE
-    assert re.search(r"INFO +coordinator.display: done: 0/0 updates", done.stderr)
+    assert re.search(
+        r"INFO +coordinator.views.terminal.display: done: 0/0 updates", done.stderr
+    )
     assert re.search(r"after round 3: +d=0.05: 84.00 %", done.stderr)
     assert done.stdout == ""
 

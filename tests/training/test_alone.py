@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from torch import nn
 
-from edge_sdk.agent.work import Work
+from edge_sdk.agent.training_thread import TrainingThread
 from edge_sdk.errors import EngineError
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import Examples, Task
-from edge_sdk.session import Broke, Phase, Session, advance
+from edge_sdk.session import Broke, Session, SessionPhase, advance
 from edge_sdk.sparse import draw
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack, unpack
@@ -98,12 +98,12 @@ def test_the_device_says_whether_it_lasts(error: Exception, lasting: bool) -> No
         said.append(outcome)
         done.set()
 
-    work = Work(Runner(), 1, None, lambda: 0, put, lambda: None, lambda: 0.0)
+    work = TrainingThread(Runner(), 1, None, lambda: 0, put, lambda: None, lambda: 0.0)
     work.start(order(Frozen()), [BASE])
     assert done.wait(60)
     (broke,) = said
     assert isinstance(broke, Broke)
-    session = Session(Phase.TRAIN, order=order(Frozen()))
+    session = Session(SessionPhase.TRAIN, order=order(Frozen()))
     _, effects = advance(session, broke)
     (fail,) = [e.message for e in effects if hasattr(e, "message")]
     assert unpack(pack(fail), Fail) == fail

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edge_sdk.errors import DataError
-from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.local import Stopped, batches, train
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.scoring import measure_of, score

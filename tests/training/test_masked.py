@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edge_sdk.errors import EngineError
-from edge_sdk.models.inventory import layers_of
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.tasks.layers import layers_of
 from edge_sdk.training.masked import masked_model
 
 OPTIMIZERS = {

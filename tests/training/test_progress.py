@@ -10,11 +10,11 @@ import torch
 from msgspec import structs
 from torch import nn
 
-from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.checkpoint import Progress, TaskProgress
 from edge_sdk.training.local import Stopped, train
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.progress import Progress, TaskProgress
 from edge_sdk.wire.messages import Training
 
 PLAN = Training(epochs=3, batch_size=8, learning_rate=0.1, momentum=0.9, seed=5)

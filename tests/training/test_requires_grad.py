@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from edge_sdk.errors import TaskError
 from edge_sdk.kernels.library import unavailable_reason
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
-from edge_sdk.training.allowance import EngineName
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.memory_limit import EngineName
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import unpack_evidence

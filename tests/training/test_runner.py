@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from edge_sdk.errors import EdgeError, MaskMismatchError, RemoteProtocolError
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
-from edge_sdk.training.change import Packed
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, load_task
+from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.progress import Progress
 from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
@@ -62,7 +62,7 @@ def order(**changes: Any) -> TaskOrder:
     return msgspec.structs.replace(found, **changes)
 
 
-def run(runner: TaskRunner | None = None, **changes: Any) -> Packed:
+def run(runner: TaskRunner | None = None, **changes: Any) -> PackedUpdate:
     ready = runner or TaskRunner(TASK, examples(), "masked")
     return ready.run(order(**changes), BASE, lambda: False)
 
@@ -99,7 +99,7 @@ def test_a_task_that_moves_its_mask_goes_on_after_a_reboot_and_sends_the_same(
     plan = Training(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9, seed=9)
     place = Progress(tmp_path, every_s=0.0)
 
-    def rebooted(rule: LocalRule) -> tuple[Packed, int]:
+    def rebooted(rule: LocalRule) -> tuple[PackedUpdate, int]:
         """What is sent after a death at a step, and how many more steps it took."""
         asked = order(rule=rule, training=plan, moves=not isinstance(rule, Frozen))
         left, more = iter(range(died_at)), 0

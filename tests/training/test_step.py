@@ -15,9 +15,9 @@ from msgspec import UNSET, structs
 from patience import patience
 from torch import nn
 
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
@@ -153,8 +153,8 @@ def test_our_sgd_is_torchs_bit_for_bit(
 TRAINS = """
 import sys
 import numpy as np
-from edge_sdk.models.inventory import layers_of
-from edge_sdk.models.task import Examples, load_task
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edge_sdk.errors import EngineError
-from edge_sdk.models.inventory import initial_state, layers_of
-from edge_sdk.models.task import Examples, load_task
 from edge_sdk.sparse import Mask, exact_counts, uniform
+from edge_sdk.tasks.layers import initial_state, layers_of
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.local import train
-from edge_sdk.training.swat import largest, swat_model
+from edge_sdk.training.rules.swat import largest, swat_model
 from edge_sdk.wire.messages import Training
 
 TASK = load_task("digits")

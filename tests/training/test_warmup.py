@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.errors import DataError
-from edge_sdk.models.task import Examples, Task
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.warmup import measure_sensitivity, rewire
+from edge_sdk.training.rules.warm_up import measure_sensitivity, rewire
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import WarmUp
 

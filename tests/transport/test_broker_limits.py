@@ -14,13 +14,13 @@ import pytest
 from brokers import mosquitto
 from patience import patience
 
-from coordinator.doctor import examine as examine_run
-from coordinator.unheard import UNHEARD_S, Unheard
-from edge_sdk.doctor import Check, Patient, link
+from coordinator.operations.doctor import examine as examine_run
+from coordinator.server.unheard_devices import UNHEARD_S, Unheard
+from edge_sdk.device.doctor import Check, DoctorTarget, link
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, Tls
 from edge_sdk.transport.backoff import SUSPECT, Backoff, Ending, Parted
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.trial import try_broker
 
@@ -30,8 +30,8 @@ HELLO = Parted("flash/1/f/up/dev-1", 1800)
 
 def connect(
     address: Address, *, wait_s: float = WAIT_S
-) -> tuple[MqttTransport, queue.Queue[Delivery], queue.Queue[bool]]:
-    got: queue.Queue[Delivery] = queue.Queue()
+) -> tuple[MqttTransport, queue.Queue[ReceivedMessage], queue.Queue[bool]]:
+    got: queue.Queue[ReceivedMessage] = queue.Queue()
     links: queue.Queue[bool] = queue.Queue()
     return (
         MqttTransport(address, "x1", got.put, links.put, wait_s=wait_s),
@@ -153,7 +153,7 @@ def test_a_broker_that_cuts_the_link_behind_a_message_is_told_which(
     cutter: Cutter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 0.5))
-    got: queue.Queue[Delivery] = queue.Queue()
+    got: queue.Queue[ReceivedMessage] = queue.Queue()
     told = threading.Event()
 
     class Watch(logging.Handler):
@@ -240,7 +240,7 @@ def test_tls_to_a_plain_port_says_which_port_is_meant() -> None:
 
 def both_doctors(there: Address, folder: Path) -> tuple[Check, Check]:
     """What the device's and the coordinator's say of packets."""
-    device = link.packets(Patient(broker_url=there.url))
+    device = link.packets(DoctorTarget(broker_url=there.url))
     (folder / "run.toml").write_text(
         'federation = "home"\ntask = "digits"\nevaluation = "x"\n'
         f'densities = [0.5]\nrounds = 1\nwait_for = 1\nbroker = "{there.url}"\n',

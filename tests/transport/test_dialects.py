@@ -15,8 +15,8 @@ from typing_extensions import Self
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import NO_LIMIT, Delivery
-from edge_sdk.transport.dialect import Dialect, Memory
+from edge_sdk.transport.base import NO_LIMIT, ReceivedMessage
+from edge_sdk.transport.dialect import Dialect, DialectCache
 from edge_sdk.transport.mqtt import MqttTransport
 
 WAIT_S = patience(20.0)
@@ -27,7 +27,7 @@ class Client:
     """A transport and what it got."""
 
     def __init__(self, address: Address, window: int | None = None) -> None:
-        self.got: queue.Queue[Delivery] = queue.Queue()
+        self.got: queue.Queue[ReceivedMessage] = queue.Queue()
         self.links: queue.Queue[bool] = queue.Queue()
         self.transport = MqttTransport(
             address, "x1", self.got.put, self.links.put, wait_s=WAIT_S, window=window
@@ -41,7 +41,7 @@ class Client:
 
 
 def test_5_is_tried_first_and_what_answered_is_remembered_until_it_does_not() -> None:
-    memory = Memory()
+    memory = DialectCache()
     assert memory.to_try(HERE) == (Dialect.V5, Dialect.V311)
     memory.spoke(HERE, Dialect.V311)
     assert memory.to_try(HERE) == (Dialect.V311,)
@@ -61,7 +61,7 @@ def test_the_dialect_is_found_by_asking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("DEBUG", "edge_sdk.transport")
-    monkeypatch.setattr("edge_sdk.transport.mqtt._MEMORY", Memory())
+    monkeypatch.setattr("edge_sdk.transport.mqtt._MEMORY", DialectCache())
     with contextlib.ExitStack() as stack:
         if kind == "rabbitmq":
             broker: AnyBroker = request.getfixturevalue("rabbit")
@@ -112,7 +112,7 @@ def test_what_waited_for_a_link_is_held_to_the_next_brokers_limit(
     tmp_path: Path,
 ) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 20000") as there:
-        got: queue.Queue[Delivery] = queue.Queue()
+        got: queue.Queue[ReceivedMessage] = queue.Queue()
         links: queue.Queue[bool] = queue.Queue()
         transport = MqttTransport(there, "x1", got.put, links.put)
         transport.subscribe("t/+")

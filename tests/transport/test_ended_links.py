@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from patience import patience
 
-from coordinator.broker import open_broker
+from coordinator.broker.start import open_broker
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import Delivery
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.dialect import Dialect
-from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.link import Link, OutgoingMessage
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 
@@ -71,11 +71,11 @@ class Scissors:
 class Users:
     """Threads that use a link in every way there is, without a look at its state."""
 
-    def __init__(self, link: Link, got: list[Delivery]) -> None:
+    def __init__(self, link: Link, got: list[ReceivedMessage]) -> None:
         self.broken: list[BaseException] = []
         self._stop = threading.Event()
-        small = Parcel("t/1", b"x" * 100)
-        plain = Parcel("t/2", b"x", sure=False)
+        small = OutgoingMessage("t/1", b"x" * 100)
+        plain = OutgoingMessage("t/2", b"x", sure=False)
         self._threads = [
             threading.Thread(target=self._do, args=(what,))
             for what in (
@@ -112,7 +112,7 @@ def test_nothing_that_a_cut_link_handed_out_raises(
     with open_broker(None, tmp_path, kind="mosquitto") as broker:
         scissors = Scissors((broker.host, broker.port))
         for number in range(CUTS // 2):
-            got: list[Delivery] = []
+            got: list[ReceivedMessage] = []
             link = Link(
                 scissors.address,
                 f"cut-{number}",
@@ -133,7 +133,7 @@ def test_nothing_that_a_cut_link_handed_out_raises(
             link.close()
             for each in got:
                 each.ack()
-            link.publish(Parcel("t/1", b"late"))
+            link.publish(OutgoingMessage("t/1", b"late"))
             users.stop()
             broken += users.broken
         scissors.close()
@@ -147,7 +147,7 @@ def test_a_transport_may_be_used_by_callbacks_and_after_its_end(tmp_path: Path) 
     broken: list[BaseException] = []
 
     with open_broker(None, tmp_path, kind="mosquitto") as broker:
-        kept: list[Delivery] = []
+        kept: list[ReceivedMessage] = []
 
         def use() -> None:
             for each in kept:
@@ -159,7 +159,7 @@ def test_a_transport_may_be_used_by_callbacks_and_after_its_end(tmp_path: Path) 
             transport.traffic()
             transport.close()
 
-        def deliver(delivery: Delivery) -> None:
+        def deliver(delivery: ReceivedMessage) -> None:
             kept.append(delivery)
             if delivery.topic != "t/stop":
                 return

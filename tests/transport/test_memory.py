@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_sdk.transport.base import Delivery, Will
+from edge_sdk.transport.base import ReceivedMessage, Will
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 
-Got = list[Delivery]
+Got = list[ReceivedMessage]
 
 
 def client(
@@ -45,7 +45,7 @@ def test_filters_match_as_the_standard_says(
     (listener, got), (speaker, _) = client(broker), client(broker)
     listener.subscribe(pattern)
     speaker.publish(topic, b"x")
-    assert got == ([Delivery(topic, b"x")] if matches else [])
+    assert got == ([ReceivedMessage(topic, b"x")] if matches else [])
 
 
 def test_overlapping_filters_deliver_once_and_are_given_back() -> None:
@@ -71,7 +71,7 @@ def test_retained_messages_wait_and_an_empty_one_wipes() -> None:
     speaker.publish("a/2", b"not kept")
     listener, got = client(broker)
     listener.subscribe("a/+")
-    assert got == [Delivery("a/1", b"new")]
+    assert got == [ReceivedMessage("a/1", b"new")]
     speaker.publish("a/1", b"", retain=True)
     assert broker.retained("a/1") is None
 
@@ -84,7 +84,7 @@ def test_a_will_is_spoken_on_death_and_not_on_goodbye() -> None:
         link, _ = client(broker, Will(f"s/{name}", b"gone"))
         getattr(link, leave)()
         getattr(link, leave)()
-    assert got == [Delivery("s/die", b"gone")]
+    assert got == [ReceivedMessage("s/die", b"gone")]
     assert broker.retained("s/die") == b"gone"
 
 

@@ -19,12 +19,12 @@ import pytest
 from brokers import KINDS, AnyBroker, open_kind
 from patience import patience
 
-from coordinator.broker import open_broker
+from coordinator.broker.start import open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, parse_url
-from edge_sdk.transport.base import Delivery, Will
+from edge_sdk.transport.base import ReceivedMessage, Will
 from edge_sdk.transport.dialect import Dialect
-from edge_sdk.transport.link import Link, Parcel
+from edge_sdk.transport.link import Link, OutgoingMessage
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 
@@ -44,13 +44,13 @@ class Client:
     """A transport and what it got."""
 
     def __init__(self, address: Address, name: str, will: Will | None = None) -> None:
-        self.got: queue.Queue[Delivery] = queue.Queue()
+        self.got: queue.Queue[ReceivedMessage] = queue.Queue()
         self.links: queue.Queue[bool] = queue.Queue()
         self.transport = MqttTransport(
             address, name, self.got.put, self.links.put, will=will, wait_s=WAIT_S
         )
 
-    def next(self) -> Delivery:
+    def next(self) -> ReceivedMessage:
         return self.got.get(timeout=WAIT_S)
 
 
@@ -71,7 +71,7 @@ def settled(client: Client, topic: str) -> None:
     """Waits until the broker has the subscriptions: it answers in order."""
     client.transport.subscribe(topic)
     client.transport.publish(topic, b"ready")
-    while client.next() != Delivery(topic, b"ready"):
+    while client.next() != ReceivedMessage(topic, b"ready"):
         pass
 
 
@@ -87,7 +87,7 @@ def test_messages_arrive_once_and_retained_ones_wait(
     first = two.next()
     while first.payload == b"old":  # the broker may not have had the newer one yet
         first = two.next()
-    assert first == Delivery("t/kept", b"kept")
+    assert first == ReceivedMessage("t/kept", b"kept")
     two.transport.unsubscribe("t/kept")
     two.transport.subscribe("t/+")
     settled(two, "own/two")
@@ -159,10 +159,10 @@ def test_a_will_is_spoken_for_who_is_killed_and_not_for_who_leaves(
         assert mortal.stdout is not None
         assert mortal.stdout.readline() == b"up\n"
         mortal.kill()
-        assert listener.next() == Delivery("s/mortal", b"gone")
+        assert listener.next() == ReceivedMessage("s/mortal", b"gone")
     late = connect(broker, "late")
     late.transport.subscribe("s/mortal")
-    assert late.next() == Delivery("s/mortal", b"gone")
+    assert late.next() == ReceivedMessage("s/mortal", b"gone")
 
 
 class Counting:
@@ -246,7 +246,7 @@ def test_a_link_may_be_closed_by_many_while_others_publish(tmp_path: Path) -> No
                 window=None,
                 meter=Meter(),
             )
-            parcel = Parcel("t/1", b"x" * 100, False, True, None)
+            parcel = OutgoingMessage("t/1", b"x" * 100, False, True, None)
             threads = [threading.Thread(target=do, args=(link.close, 1)) for _ in "ab"]
             threads.append(
                 threading.Thread(
@@ -271,9 +271,9 @@ def test_a_callback_that_raises_does_not_make_us_deaf(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_broker(None, tmp_path, kind="mosquitto") as broker:
-        got: queue.Queue[Delivery] = queue.Queue()
+        got: queue.Queue[ReceivedMessage] = queue.Queue()
 
-        def deliver(delivery: Delivery) -> None:
+        def deliver(delivery: ReceivedMessage) -> None:
             if delivery.payload == b"bad":
                 raise ValueError("a bug of ours")
             got.put(delivery)

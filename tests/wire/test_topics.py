@@ -16,14 +16,14 @@ BLOB = "ab" * 32
 @given(names, names, st.integers(0, 999), st.booleans())
 def test_what_is_built_is_parsed(fed: str, dev: str, number: int, data: bool) -> None:
     for topic, value in (
-        (topics.announcement(fed), topics.Announcement()),
-        (topics.next_key(fed, number), topics.NextKey(number)),
-        (topics.chunk(fed, BLOB, number), topics.Chunk(BLOB, number)),
-        (topics.inbox(fed, dev), topics.Inbox(dev)),
-        (topics.status(fed, dev), topics.Status(dev)),
+        (topics.announcement(fed), topics.AnnouncementTopic()),
+        (topics.next_key(fed, number), topics.NextKeyTopic(number)),
+        (topics.chunk(fed, BLOB, number), topics.ChunkTopic(BLOB, number)),
+        (topics.inbox(fed, dev), topics.InboxTopic(dev)),
+        (topics.status(fed, dev), topics.StatusTopic(dev)),
         (
             topics.upload(fed, dev, number, data=data),
-            topics.Upload(dev, number, data),
+            topics.UploadTopic(dev, number, data),
         ),
     ):
         assert topics.parse(topic, fed) == value

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from edge_sdk.errors import EngineError
-from edge_sdk.models.copying import copy_model
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.copying import copy_model
 from edge_sdk.training.sparse.fuse import fuse
 from edge_sdk.training.sparse.graph import (
     flattens,

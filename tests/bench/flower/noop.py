@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_sdk.models.task import Examples, Task
-from edge_sdk.models.tasks.mnist import task
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training import runner
-from edge_sdk.training.local import Outcome
+from edge_sdk.training.local import TrainingResult
+from edge_sdk.zoo.tasks.mnist import task
 
 __all__ = ["task"]
 
 
 def _no_step(
     _model: Any, _task: Task, examples: Examples, *_: Any, **__: Any
-) -> Outcome:
-    return Outcome(len(examples), 0, 0.0, 0.0)
+) -> TrainingResult:
+    return TrainingResult(len(examples), 0, 0.0, 0.0)
 
 
 runner.train = _no_step

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from past import Past
 
-from coordinator.dashboard.access import token_of
+from coordinator.page_access import token_of
 
 HERE = ("http://127.0.0.1:", "file:///")
 

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import patience
 
-from coordinator.dashboard.guard import Guard, host_of
-from coordinator.dashboard.patience import patient
+from coordinator.views.page.access_middleware import AccessMiddleware, host_of
+from coordinator.views.page.patience import patient
 
 TOKEN = "t" * 32
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -77,7 +77,7 @@ def ask(scope: dict[str, Any], *, hosts: tuple[str, ...] = LOCAL) -> tuple[int, 
     async def send(message: Any) -> None:
         said.append(message)
 
-    guard = Guard(page, token=TOKEN, cookie="flash", hosts=hosts)
+    guard = AccessMiddleware(page, token=TOKEN, cookie="flash", hosts=hosts)
     asyncio.run(guard(scope, receive, send))
     return said[0].get("status", said[0].get("code")), bool(reached)
 

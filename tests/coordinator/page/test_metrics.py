@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import app
-from coordinator.track import points, track
+from coordinator.views.track import points, track
 from edge_sdk.errors import SettingsError, StateError
 from edge_sdk.terminal import Exit
 

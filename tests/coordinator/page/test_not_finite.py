@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import app
-from coordinator.dashboard.source import Source
-from coordinator.simulation.record import Journal, RoundRecord
+from coordinator.simulation.record import RoundLog, RoundRecord
 from coordinator.simulation.run import load_simulation
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.track import track
+from coordinator.views.page.source import RunSource
+from coordinator.views.track import track
 from edge_sdk.json_text import to_json
 
 FACTS = ("api/run", "api/devices/pi-0001", "api/rounds/2", "api/warm-up", "api/exports")
@@ -60,7 +60,7 @@ def _spoil(past, bad: float) -> None:
     past.ledger.settle()
 
 
-def _asked(source: Source) -> Iterator[object]:
+def _asked(source: RunSource) -> Iterator[object]:
     yield from (source.run(), source.device("pi-0001"), source.round(2))
     yield from (source.warm_up(), source.exports(), source.settings())
 
@@ -99,7 +99,7 @@ def test_every_real_column_of_the_ledger_may_hold_an_infinity(past) -> None:
                     f"SELECT rowid, {column} FROM {table}"  # noqa: S608 - its own names
                 ).fetchall()
                 db.execute(f"UPDATE {table} SET {column} = ?", (bad,))  # noqa: S608
-            for facts in _asked(Source(past.folder)):
+            for facts in _asked(RunSource(past.folder)):
                 _strict(to_json(facts))
             with sqlite3.connect(past.folder / "ledger.sqlite") as db:
                 db.executemany(
@@ -133,14 +133,14 @@ def test_a_ledger_that_holds_a_bare_nan_is_still_read(past) -> None:
         db.execute('UPDATE updates SET metrics = \'{"loss": NaN, "peak_mib": NaN}\'')
         db.execute('UPDATE devices SET profile = \'{"board": "x", "ram": NaN}\'')
         db.execute('UPDATE scores SET metrics = \'{"accuracy": NaN, "loss": NaN}\'')
-    for facts in _asked(Source(past.folder)):
+    for facts in _asked(RunSource(past.folder)):
         _strict(to_json(facts))
     assert past.ledger.peaks() == {}
     assert [d["name"] for d in past.ledger.devices()] == past.names
 
 
 def test_a_simulation_goes_on_after_a_round_whose_score_was_not_finite(tmp_path):
-    journal = Journal(tmp_path)
+    journal = RoundLog(tmp_path)
     score = {"0.1": {"accuracy": 0.5, "loss": math.nan}}
     figures = dict.fromkeys(("bytes_up", "bytes_down", "total_up", "total_down"), 1)
     journal.add(
@@ -154,7 +154,7 @@ def test_a_simulation_goes_on_after_a_round_whose_score_was_not_finite(tmp_path)
     )
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     _strict(line)
-    (again,) = Journal(tmp_path).records
+    (again,) = RoundLog(tmp_path).records
     assert math.isnan(again.scores["0.1"]["loss"])
     assert again.scores["0.1"]["accuracy"] == 0.5
 

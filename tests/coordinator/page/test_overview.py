@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from coordinator.cli import app as coordinator_app
-from coordinator.dashboard.advice import next_step
-from coordinator.dashboard.savings import savings
-from coordinator.dashboard.slow import slowest
-from coordinator.dashboard.source import Source
-from coordinator.scores import metric_of, score_text
+from coordinator.views.page.advice import next_step
+from coordinator.views.page.savings import savings
+from coordinator.views.page.slow_devices import slowest
+from coordinator.views.page.source import RunSource
+from coordinator.views.scores import metric_of, score_text
 from edge_sdk.cli import app as edge_app
 from export.cli import app as export_app
 
@@ -145,7 +145,7 @@ def _parses(line: str) -> bool:
 def test_the_next_step_is_said_with_commands_that_exist(
     past, change, runs, says
 ) -> None:
-    facts = Source(past.folder).run() | change
+    facts = RunSource(past.folder).run() | change
     step = next_step(facts, Path("/my runs/a"), "evaluation", runs=runs)
     assert says in step["say"]
     assert step["commands"]
@@ -154,7 +154,7 @@ def test_the_next_step_is_said_with_commands_that_exist(
 
 
 def test_devices_that_are_offline_are_named_and_counted(past) -> None:
-    facts = Source(past.folder).run()
+    facts = RunSource(past.folder).run()
     facts["devices"] = [d | {"online": False} for d in facts["devices"]]
     step = next_step(facts, past.folder, "", runs=True)
     assert "4 devices are offline: pi-0000, pi-0001, pi-0002 and 1 more" in step["say"]
@@ -182,7 +182,9 @@ def test_every_file_has_a_command_that_checks_it_or_makes_one_of_it(past) -> Non
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    commands = {f["path"]: f["command"] for f in Source(past.folder).exports()["files"]}
+    commands = {
+        f["path"]: f["command"] for f in RunSource(past.folder).exports()["files"]
+    }
     assert len(commands) == 6
     checkpoint = f"--checkpoint {models / 'density-0.05.safetensors'}"
     for path, words in {

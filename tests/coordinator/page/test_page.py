@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.dashboard import parse_page
-from coordinator.dashboard.facts import KINDS, coverage
-from coordinator.dashboard.source import Source
+from coordinator.views.page import parse_page
+from coordinator.views.page.facts import KINDS, coverage
+from coordinator.views.page.source import RunSource
 from edge_sdk.errors import SettingsError
 
 
@@ -61,7 +61,7 @@ def test_what_is_counted_as_refused_is_what_is_listed_as_refused(past) -> None:
         for verdict in verdicts:
             past.ledger.refuse(name, 2, verdict, "why")
     past.ledger.settle()
-    facts = Source(past.folder).run()
+    facts = RunSource(past.folder).run()
     for device in facts["devices"][:2]:
         listed = [
             r
@@ -149,7 +149,7 @@ def test_a_ledger_of_another_version_is_said(tmp_path, serve, make_past) -> None
 
 
 def test_a_port_that_is_taken_is_replaced_by_a_free_one(tmp_path) -> None:
-    from coordinator.dashboard.serve import _listen
+    from coordinator.views.page.serve import _listen
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

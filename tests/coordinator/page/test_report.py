@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app
 from coordinator.ledger import open_ledger
-from coordinator.report import leave_report, write_report
-from coordinator.report.charts import figures
+from coordinator.views.report import leave_report, write_report
+from coordinator.views.report.charts import figures
 from edge_sdk.errors import StateError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scenes import SCENES
 
-from coordinator.report import write_report
+from coordinator.views.report import write_report
 
 WIDTHS = {390: 844, 768: 1024, 1400: 900}
 TALLEST = {390: 6000, 768: 5000, 1400: 4000}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from edge_sdk.models.zoo.resnet import ResNet18Cifar, ResNet20
-from edge_sdk.models.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
 from edge_sdk.training.sparse import sparsify
+from edge_sdk.zoo.resnet import ResNet18Cifar, ResNet20
+from edge_sdk.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
 
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "digits": (DigitsNet, (1, 8, 8)),

@@ -1,0 +1,207 @@
+"""An algorithm is a frozen value of seven slots; a round is what the slots say.
+
+Six slots are pure functions that the coordinator calls; what `local` gives for a round
+is a small value that travels to the devices. A user's own algorithm is another such
+value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from coordinator.algorithms.evidence import (
+    Evidence,
+    LayerSensitivity,
+    Saliency,
+    Trained,
+    WarmUpResult,
+)
+from coordinator.algorithms.mean import Contribution, Coverage, Model
+from edge_sdk.sparse import LayerShape, Mask, draw
+from edge_sdk.wire.messages import Manifest, MaskRecipe
+from edge_sdk.wire.rules import Frozen, LocalRule
+
+__all__ = [
+    "ANYONE",
+    "Algorithm",
+    "Counts",
+    "MaskFamily",
+    "Plan",
+    "RoundContext",
+    "always_frozen",
+    "as_initialised",
+    "keep_masks",
+    "same_for_all",
+    "the_devices_own",
+]
+
+Counts: TypeAlias = dict[float, dict[str, int]]  # density -> weight name -> kept
+# (layers, the run's densities, what the warm-up found or None, mask seed) -> masks
+Plan: TypeAlias = Callable[
+    [Sequence[LayerShape], Sequence[float], "WarmUpResult | None", int], "MaskFamily"
+]
+# (first masks, the seed's initial weights, what the warm-up found) -> first model
+Start: TypeAlias = Callable[
+    ["MaskFamily", Mapping[str, NDArray[Any]], "WarmUpResult | None"], Model
+]
+# (what each device affords, the family's densities) -> density per device
+Assign: TypeAlias = Callable[[Mapping[str, float], Sequence[float]], dict[str, float]]
+Local: TypeAlias = Callable[["RoundContext"], LocalRule]
+Aggregate: TypeAlias = Callable[[Model, Iterable[Contribution]], tuple[Model, Coverage]]
+# (this round's masks, the new model, how many devices held each of its weights, and
+# the mask that each device's update stands on)
+Revise: TypeAlias = Callable[
+    ["MaskFamily", Model, Coverage, Mapping[str, Mask]], "MaskFamily"
+]
+ANYONE = ""  # in `MaskFamily.own`: the mask of devices that have none of their own yet
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContext:
+    """Where in its run an order stands.
+
+    Attributes:
+        round_no: 1, 2, ...
+        rounds: Rounds of the whole run.
+        density: The run's largest density.
+    """
+
+    round_no: int
+    rounds: int
+    density: float
+
+
+def as_initialised(
+    family: MaskFamily,
+    state: Mapping[str, NDArray[Any]],
+    _findings: WarmUpResult | None,
+) -> Model:
+    """The seed's initial weights, kept on the top mask."""
+    top = family.top
+    masked = {name: state[name][top[name]] for name in top}
+    return Model(top, masked, {n: a for n, a in state.items() if n not in top.layers})
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How a federation trains.
+
+    Attributes:
+        name: Its name in settings and results.
+        evidence: What a warm-up has to return, or None for no warm-up.
+        plan: First masks.
+        assign: Which density each device trains at.
+        local: What a device does with its task.
+        aggregate: How updates become the next model.
+        revise: The masks of the next round.
+        start: The weights on the first masks.
+    """
+
+    name: str
+    evidence: Evidence | None
+    plan: Plan
+    assign: Assign
+    local: Local
+    aggregate: Aggregate
+    revise: Revise
+    start: Start = as_initialised
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether devices have to do something before the first masks."""
+        return isinstance(self.evidence, LayerSensitivity | Saliency | Trained)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFamily:
+    """Nested masks, one per density.
+
+    Attributes:
+        layers: The maskable layers.
+        masks: Density to mask, densest first; every other is nested in the first.
+        seed: What they were drawn from; None for masks that were chosen weight by
+            weight, whose structure has to travel.
+        own: Device to the mask that it alone trains on, nested in the first; `ANYONE`
+            to that of a device which is not in here yet.
+    """
+
+    layers: tuple[LayerShape, ...]
+    masks: Mapping[float, Mask]
+    seed: int | None
+    own: Mapping[str, Mask] = field(default_factory=dict)
+
+    @classmethod
+    def draw(
+        cls, layers: Sequence[LayerShape], counts: Counts, seed: int
+    ) -> MaskFamily:
+        """The masks of these counts."""
+        densities = sorted(counts, reverse=True)
+        masks = {d: draw(layers, counts[d], seed) for d in densities}
+        return cls(tuple(layers), masks, seed)
+
+    @property
+    def top(self) -> Mask:
+        """The largest mask, which the global model stands on."""
+        return next(iter(self.masks.values()))
+
+    @property
+    def counts(self) -> Counts:
+        """Kept weights per density and layer."""
+        return {d: dict(mask.counts) for d, mask in self.masks.items()}
+
+    def of(self, device: str, density: float) -> Mask:
+        """What a device of this density trains on."""
+        mine = self.own.get(device) or self.own.get(ANYONE)
+        return mine or self.masks[density]
+
+    def drawn(self, mask: Mask) -> bool:
+        """Whether seed and counts give this mask, so that nothing has to travel.
+
+        A mask that keeps everything is the same whatever the seed.
+        """
+        if mask.nnz == mask.numel:
+            return True
+        mine = any(mask is other for other in self.masks.values())
+        return self.seed is not None and mine
+
+    def recipe(self, mask: Mask, structure: Manifest | None = None) -> MaskRecipe:
+        """What a device needs to have one of the masks.
+
+        Args:
+            mask: One of the family's.
+            structure: The blob that says where its weights are, unless it is drawn.
+        """
+        return MaskRecipe(self.seed or 0, dict(mask.counts), mask.digest, structure)
+
+
+def same_for_all(
+    affordable: Mapping[str, float], densities: Sequence[float]
+) -> dict[str, float]:
+    """Every device trains the largest mask."""
+    return dict.fromkeys(affordable, max(densities))
+
+
+def the_devices_own(
+    affordable: Mapping[str, float], densities: Sequence[float]
+) -> dict[str, float]:
+    """Each device trains the largest mask it affords (hetero-FLASH)."""
+    return {
+        device: max((d for d in densities if d <= own), default=min(densities))
+        for device, own in affordable.items()
+    }
+
+
+def always_frozen(_moment: RoundContext) -> LocalRule:
+    """Train with the mask frozen, in every round."""
+    return Frozen()
+
+
+def keep_masks(
+    family: MaskFamily, _model: Model, _coverage: Coverage, _moved: Mapping[str, Mask]
+) -> MaskFamily:
+    """Frozen masks: the next round has the same."""
+    return family

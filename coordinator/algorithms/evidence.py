@@ -1,0 +1,106 @@
+"""What a warm-up is asked for, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.algorithms.mean import Model
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import LayerShape
+
+__all__ = [
+    "Evidence",
+    "LayerSensitivity",
+    "Replay",
+    "Saliency",
+    "Trained",
+    "WarmUpResult",
+    "layer_densities",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """Evidence wanted: kept counts per layer after a prune-and-regrow warm-up.
+
+    Attributes:
+        epochs: Local epochs of the warm-up, E_d in FLASH.
+        prune_rate: Initial prune rate, p_r in FLASH.
+    """
+
+    epochs: int = 10
+    prune_rate: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Evidence that needs no device: the warm-up's mask moves on the initial weights.
+
+    Attributes:
+        moves: Prune-and-regrow steps; FLASH's ten epochs make nine.
+        prune_rate: Initial prune rate.
+    """
+
+    moves: int = 9
+    prune_rate: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Saliency:
+    """Evidence wanted: |weight x gradient| of every weight at the initial model.
+
+    Attributes:
+        batches: Minibatches over which a device averages.
+    """
+
+    batches: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Evidence wanted: the weights that the same warm-up ends with, and their places.
+
+    Attributes:
+        epochs: As of `LayerSensitivity`.
+        prune_rate: Alike.
+    """
+
+    epochs: int = 10
+    prune_rate: float = 0.25
+
+
+# What a warm-up can be asked for.
+Evidence: TypeAlias = LayerSensitivity | Replay | Saliency | Trained
+
+
+@dataclass(frozen=True, eq=False)
+class WarmUpResult:
+    """What a warm-up found, averaged over its devices.
+
+    Attributes:
+        kept: Weight name to mean kept count.
+        model: The mean of the devices' models, on the union of their masks.
+        saliency: Weight name to scores >= 0, float64 of the layer's shape.
+    """
+
+    kept: Mapping[str, float] = field(default_factory=dict)
+    model: Model | None = None
+    saliency: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def layer_densities(
+    layers: Sequence[LayerShape], findings: WarmUpResult | None, name: str
+) -> NDArray[np.float64]:
+    """The evidence as layer densities, (layers,).
+
+    Raises:
+        RunError: If there is none.
+    """
+    if findings is None or not findings.kept:
+        raise RunError(f"{name} plans from a warm-up's evidence, and there is none")
+    return np.array([findings.kept[s.name] / s.numel for s in layers])

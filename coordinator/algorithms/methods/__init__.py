@@ -1,0 +1,3 @@
+"""The algorithms, one file each; none imports another."""
+
+__all__: list[str] = []

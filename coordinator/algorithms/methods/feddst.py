@@ -1,0 +1,74 @@
+"""FedDST (Bibikar et al., arXiv:2112.09824): dynamic masks at an ERK budget.
+
+Every `interval` rounds, until half of the run, devices replace a share of each layer by
+gradient magnitude after training; the share falls as a cosine. The server averages
+each weight over those that held it and keeps the largest of each layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from coordinator.algorithms.base import (
+    Algorithm,
+    MaskFamily,
+    RoundContext,
+    same_for_all,
+)
+from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.mean import Coverage, Model, moving_mean
+from coordinator.algorithms.top_k_masks import chosen, magnitudes
+from edge_sdk.sparse import LayerShape, Mask, erk, nested_counts
+from edge_sdk.wire.rules import Frozen, LocalRule, Regrow
+
+__all__ = ["feddst"]
+
+
+def feddst(*, interval: int = 10, share: float = 0.5) -> Algorithm:
+    """ERK counts, exact and water-filled where the authors rescale.
+
+    Their first mask keeps the largest initial magnitudes; ours is drawn, as for every
+    other method, so that it costs no bytes.
+
+    Args:
+        interval: Rounds from one adjustment to the next.
+        share: Of each layer that the first adjustment replaces.
+    """
+    return Algorithm(
+        name="feddst",
+        evidence=None,
+        plan=_erk_random,
+        assign=same_for_all,
+        local=partial(_regrow_every, interval, share),
+        aggregate=moving_mean,
+        revise=_largest_at_erk,
+    )
+
+
+def _erk_random(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    return MaskFamily.draw(layers, nested_counts(erk(layers), layers, densities), seed)
+
+
+def _regrow_every(interval: int, share: float, moment: RoundContext) -> LocalRule:
+    end = max(moment.rounds / 2, 1)
+    if (moment.round_no - 1) % interval or moment.round_no > end:
+        return Frozen()
+    falling = share / 2 * (1 + math.cos(math.pi * (moment.round_no - 1) / end))
+    return Regrow(share=falling)
+
+
+def _largest_at_erk(
+    family: MaskFamily, model: Model, _coverage: Coverage, _moved: Mapping[str, Mask]
+) -> MaskFamily:
+    """Unchanged after a frozen round."""
+    if model.mask.digest == family.top.digest:
+        return family
+    profile = erk(family.layers)
+    return chosen(family.layers, list(family.masks), profile, magnitudes(model))

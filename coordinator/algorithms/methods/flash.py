@@ -1,0 +1,131 @@
+"""FLASH (arXiv:2208.13092): SPDST for equal devices, hetero-FLASH for unequal ones.
+
+`flash_edge` is our default. It differs from hetero-FLASH twice. First weights are
+larger where a unit keeps fewer inputs, without which small networks never leave chance.
+And a weight that few devices hold has an update from few devices' data, whose bias the
+full step follows on non-IID data: its step is scaled by coverage, which is FedAvg in
+which a weight that a device does not hold did not change there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from coordinator.algorithms.base import (
+    Algorithm,
+    MaskFamily,
+    always_frozen,
+    as_initialised,
+    keep_masks,
+    same_for_all,
+    the_devices_own,
+)
+from coordinator.algorithms.evidence import (
+    LayerSensitivity,
+    Trained,
+    WarmUpResult,
+    layer_densities,
+)
+from coordinator.algorithms.initial_weights import from_the_warm_up, scaled_by_fan_in
+from coordinator.algorithms.mean import coverage_mean
+from coordinator.algorithms.top_k_masks import chosen, magnitudes
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import LayerShape, nested_counts
+
+__all__ = [
+    "flash_edge",
+    "flash_scaled",
+    "flash_trained",
+    "hetero_flash",
+    "largest_at_layer_densities",
+    "random_at_layer_densities",
+    "spdst",
+]
+
+
+def spdst(*, epochs: int = 10) -> Algorithm:
+    """Measure sensitivity once, draw one random mask, freeze it, train."""
+    return Algorithm(
+        name="flash",
+        evidence=LayerSensitivity(epochs=epochs),
+        plan=random_at_layer_densities,
+        assign=same_for_all,
+        local=always_frozen,
+        aggregate=coverage_mean,
+        revise=keep_masks,
+    )
+
+
+def flash_scaled() -> Algorithm:
+    """SPDST, its first weights scaled to the inputs that each unit keeps.
+
+    Thin layers pass on too little of their input: MNISTNet learns all the same, smaller
+    networks stay at chance (docs/results.md).
+    """
+    return replace(spdst(), name="flash-scaled", start=scaled_by_fan_in)
+
+
+def hetero_flash(*, epochs: int = 10) -> Algorithm:
+    """SPDST at the top density; weaker devices train a nested sub-mask."""
+    return replace(spdst(epochs=epochs), name="hetero-flash", assign=the_devices_own)
+
+
+def flash_edge(*, epochs: int = 10) -> Algorithm:
+    """hetero-FLASH with scaled first weights and each step scaled by its coverage.
+
+    Measured in docs/results.md and, of the step, docs/adr/0006.
+    """
+    return replace(
+        hetero_flash(epochs=epochs),
+        name="flash-edge",
+        start=scaled_by_fan_in,
+        aggregate=partial(coverage_mean, damping=1.0),
+    )
+
+
+def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:
+    """SPDST that keeps more of its warm-up than layer densities; one upload more each.
+
+    Args:
+        name: Its name in settings and results.
+        learned: Whether the mask keeps the largest weights of the warm-up's mean; it is
+            drawn at random else, as in FLASH.
+        warm: Whether training starts from the warm-up's mean weights.
+    """
+    plan = largest_at_layer_densities if learned else random_at_layer_densities
+    start = from_the_warm_up if warm else as_initialised
+    return replace(spdst(), name=name, evidence=Trained(), plan=plan, start=start)
+
+
+def largest_at_layer_densities(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: WarmUpResult | None,
+    _seed: int,
+) -> MaskFamily:
+    """As `random_at_layer_densities`, at the places of the warm-up's largest weights.
+
+    Raises:
+        RunError: If there is no evidence.
+    """
+    profile = layer_densities(layers, findings, "FLASH")
+    if findings is None or findings.model is None:
+        raise RunError("FLASH plans from its warm-up's weights, and there is none")
+    return chosen(layers, densities, profile, magnitudes(findings.model))
+
+
+def random_at_layer_densities(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """The warm-up's mean layer densities, recalibrated to each target (Eq. 2).
+
+    Raises:
+        RunError: If there is no evidence.
+    """
+    profile = layer_densities(layers, findings, "FLASH")
+    return MaskFamily.draw(layers, nested_counts(profile, layers, densities), seed)

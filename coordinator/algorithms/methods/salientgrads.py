@@ -1,0 +1,79 @@
+"""SalientGrads (arXiv:2304.07488): one static mask of the most salient weights.
+
+Devices score every weight of the initial model once. The mask keeps the largest mean
+scores over all layers, with our floors, so that no layer collapses; it is sent once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from coordinator.algorithms.base import (
+    Algorithm,
+    MaskFamily,
+    RoundContext,
+    always_frozen,
+    keep_masks,
+    same_for_all,
+)
+from coordinator.algorithms.evidence import Saliency, WarmUpResult
+from coordinator.algorithms.mean import coverage_mean
+from coordinator.algorithms.top_k_masks import chosen
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import LayerShape, check_density, top_k
+from edge_sdk.wire.rules import LocalRule, OneStep
+
+__all__ = ["salientgrads", "salientgrads_steps"]
+
+
+def salientgrads() -> Algorithm:
+    """The released code's form: FedAvg of the weights under the mask."""
+    return Algorithm(
+        name="salientgrads",
+        evidence=Saliency(),
+        plan=most_salient,
+        assign=same_for_all,
+        local=always_frozen,
+        aggregate=coverage_mean,
+        revise=keep_masks,
+    )
+
+
+def salientgrads_steps() -> Algorithm:
+    """The paper's form: a round is one minibatch, whose sparse gradients are averaged.
+
+    A device's change after one step of plain SGD is its gradient times the rate, so the
+    mean of the changes is the step on the mean gradient. Ask every device in each round
+    (cohort = devices) for the paper's fully synchronous training.
+    """
+    return replace(salientgrads(), name="salientgrads-steps", local=_one_step)
+
+
+def most_salient(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: WarmUpResult | None,
+    _seed: int,
+) -> MaskFamily:
+    """Layer budgets as the largest scores over all layers fall; exact, with floors.
+
+    Raises:
+        RunError: If there is no evidence.
+        DensityError: For a density outside (0, 1].
+    """
+    if findings is None or not findings.saliency:
+        raise RunError("SalientGrads plans from saliency, and there is none")
+    scores = {s.name: findings.saliency[s.name] for s in layers}
+    every = np.concatenate([scores[s.name].reshape(-1) for s in layers])
+    top = check_density(max(densities))
+    best = top_k(every, int(top * every.size))
+    parts = np.split(best, np.cumsum([s.numel for s in layers])[:-1])
+    profile = np.array([part.mean() for part in parts])
+    return chosen(layers, densities, profile, scores)
+
+
+def _one_step(_moment: RoundContext) -> LocalRule:
+    return OneStep()

@@ -1,0 +1,3 @@
+"""Models and masks of a run on disk."""
+
+__all__: list[str] = []

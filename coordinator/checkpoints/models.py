@@ -1,0 +1,199 @@
+"""Models of a run on disk: checkpoints in, checkpoints out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.checkpoints.masks import pack_family, unpack_family
+from edge_sdk.checkpoint import (
+    Checkpoint,
+    checkpoint_bytes,
+    load_checkpoint,
+    replace_listed,
+)
+from edge_sdk.checksums import file_digest
+from edge_sdk.errors import StateError
+from edge_sdk.sparse import LayerShape, Mask
+
+__all__ = ["Memory", "ModelStore", "model_name"]
+
+KEEP = 3  # rounds whose checkpoint stays; the last one is what resume starts from
+
+
+def model_name(round_no: int) -> str:
+    """File name of the model after a round; round 0 is where training starts."""
+    return f"round-{round_no:05d}.safetensors"
+
+
+class Memory(Protocol):
+    """Where digests are kept durably: the ledger."""
+
+    def get(self, key: str) -> Any:
+        """A stored value, or None."""
+        ...
+
+    def put(self, key: str, value: Any) -> None:
+        """Stores a JSON value."""
+        ...
+
+
+class ModelStore:
+    """Checkpoints in a run's folder.
+
+    Rule 1. The digest of what training goes on from is in the memory before the file
+            is there; a round that a crash repeats gives the same bytes.
+    Rule 2. Beside each file `SHA256SUMS` lists it, for who has no ledger.
+    Rule 3. What neither knows comes from an older version and is not checked.
+
+    Args:
+        folder: The run's folder.
+        task: The task's reference, written into each checkpoint.
+        layers: The model's maskable layers.
+        memory: Where digests are kept; None for a simulation, which has no ledger.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        layers: tuple[LayerShape, ...],
+        memory: Memory | None = None,
+    ) -> None:
+        self._folder, self._task, self._layers = folder, task, layers
+        self._memory = memory
+
+    def save(self, name: str, model: Model, round_no: int) -> str:
+        """Writes the global model; returns its file name."""
+        self._write(
+            self._folder / "checkpoints" / name, model, model.mask, round_no, {}
+        )
+        return name
+
+    def load(self, name: str) -> Model:
+        """Reads a global model back.
+
+        Raises:
+            CheckpointError: If it is damaged.
+            StateError: If it is gone, or not what the ledger says was written.
+        """
+        path = self._folder / "checkpoints" / name
+        if not path.exists():
+            raise _not_there(self._folder / "ledger.sqlite", path)
+        self._check(path)
+        found = load_checkpoint(path)
+        return Model(found.mask, found.values, found.dense)
+
+    def save_family(self, round_no: int, family: MaskFamily) -> None:
+        """Writes the masks that training goes on with after a round that moved them."""
+        self._replace(self._masks(round_no), pack_family(family))
+
+    def load_family(self, round_no: int) -> MaskFamily | None:
+        """The newest masks written up to a round, or None if none ever moved.
+
+        Raises:
+            StateError: If their file is damaged.
+        """
+        written = {int(path.stem[-5:]): path for path in self._masks_there()}
+        until = [no for no in written if no <= round_no]
+        if not until:
+            return None
+        self._check(written[max(until)])
+        return unpack_family(written[max(until)], self._layers)
+
+    def prune(self, round_no: int) -> None:
+        """Deletes checkpoints that nothing resumes from any more."""
+        if round_no <= KEEP:
+            return
+        old = self._folder / "checkpoints" / model_name(round_no - KEEP)
+        old.unlink(missing_ok=True)
+        past = sorted(self._masks_there())
+        needed = self._masks(round_no - KEEP)
+        for path, newer in itertools.pairwise(past):
+            if newer <= needed:  # a round that is kept goes on from the newer one
+                path.unlink()
+
+    def _masks(self, round_no: int) -> Path:
+        return self._folder / "checkpoints" / f"round-{round_no:05d}.masks"
+
+    def _masks_there(self) -> list[Path]:
+        return list((self._folder / "checkpoints").glob("round-*.masks"))
+
+    def deploy(
+        self,
+        model: Model,
+        family: MaskFamily,
+        round_no: int,
+        scores: Mapping[float, Mapping[str, float]],
+    ) -> dict[float, Path]:
+        """Writes one checkpoint per density, to export from."""
+        written = {}
+        for density, mask in family.masks.items():
+            path = self._folder / "models" / f"density-{density:g}.safetensors"
+            self._write(path, model, mask, round_no, scores.get(density, {}))
+            written[density] = path
+        return written
+
+    def _write(
+        self,
+        path: Path,
+        model: Model,
+        mask: Mask,
+        round_no: int,
+        metrics: Mapping[str, float],
+    ) -> None:
+        values = model.on(mask)
+        written = Checkpoint(
+            task=self._task,
+            round_no=round_no,
+            layers=self._layers,
+            mask=mask,
+            values=values.masked,
+            dense=values.dense,
+            metrics=metrics,
+        )
+        self._replace(path, checkpoint_bytes(written))
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        digest = sha256(content).hexdigest()
+        memory = self._memory if path.parent.name == "checkpoints" else None
+        if memory is not None and memory.get(_key(path)) != digest:
+            memory.put(_key(path), digest)
+        replace_listed(path, content, digest)
+
+    def _check(self, path: Path) -> None:
+        known = None if self._memory is None else self._memory.get(_key(path))
+        if known is None or not path.exists() or file_digest(path) == known:
+            return
+        raise StateError(
+            f"{path} is not what the ledger says was written: the file was damaged or "
+            "changed since",
+            remedy="Restore it from a copy of the folder, or start the run in a new "
+            "one. Then check the disk and the memory of this machine.",
+        )
+
+
+def _key(path: Path) -> str:
+    return f"sha256 of {path.name}"
+
+
+def _not_there(ledger: Path, path: Path) -> StateError:
+    """The error of a checkpoint that the ledger names and that is not on the disk."""
+    newest = max((p.name for p in path.parent.glob("round-*.safetensors")), default="")
+    if newest > path.name:
+        return StateError(
+            f"{ledger} goes on from {path.name} and the newest checkpoint is {newest}: "
+            "the ledger has lost its latest entries, as when its -wal file was cut "
+            "off or left behind, or an older copy was put in its place",
+            remedy="Put ledger.sqlite and ledger.sqlite-wal of one moment back, best "
+            "with the whole folder; without a copy, start in a new folder.",
+        )
+    return StateError(
+        f"{path} is gone, and {ledger} goes on from it",
+        remedy="Put it back from a copy; without one, start in a new folder.",
+    )

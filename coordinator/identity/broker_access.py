@@ -1,0 +1,174 @@
+"""Opens a run's broker: behind walls, with an enrolment listener, or plain."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from coordinator.broker.config import AccessControl
+from coordinator.broker.start import Broker, open_broker
+from coordinator.identity.listener import Listener, Welcome
+from coordinator.identity.policy import is_guarded
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.identity.revocation import walls_of
+from coordinator.settings import RunSettings
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import IdentityError
+from edge_sdk.terminal import hide
+from edge_sdk.transport.address import Address, Tls, is_local, parse_url
+
+__all__ = ["BrokerAccess", "enroll_port", "office_for", "open_gate", "open_office"]
+
+
+@dataclass(frozen=True)
+class BrokerAccess:
+    """An open broker, and how the coordinator reaches it.
+
+    Attributes:
+        broker: The broker.
+        address: As whom the coordinator connects.
+        walls: What a broker of ours checks its clients by, anew; None for another's.
+        ghost: An address that connects under a device's name; None for another's.
+    """
+
+    broker: Broker
+    address: Address
+    walls: Callable[[Iterable[str]], AccessControl] | None = None
+    ghost: Callable[[str], Address] | None = None
+
+
+def open_office(folder: Path, settings: RunSettings) -> IdentityRegistry:
+    """The identities of a run, founded if there are none yet."""
+    return IdentityRegistry(folder, settings.federation, days=settings.certificate_days)
+
+
+def office_for(folder: Path, settings: RunSettings) -> IdentityRegistry | None:
+    """The identities that a run asks for; None if it is plain.
+
+    Raises:
+        IdentityError: If it would be plain where other machines can listen.
+    """
+    theirs = parse_url(settings.broker) if settings.broker else None
+    local = is_local(settings.address) and (theirs is None or theirs.local)
+    enrolled = IdentityRegistry.exists(folder)
+    if not is_guarded(insecure=settings.insecure, local=local, enrolled=enrolled):
+        return None
+    if theirs is not None and not theirs.local and theirs.tls is None:
+        raise IdentityError(
+            f"the broker at {theirs.url} would be spoken to in the clear",
+            remedy="Use mqtts:// with broker_ca, or leave broker out: then "
+            "flash-coordinator starts one with certificates.",
+        )
+    return open_office(folder, settings)
+
+
+def enroll_port(office: IdentityRegistry, settings: RunSettings) -> int:
+    """The port of the enrolment listener, chosen once."""
+    return office.port(settings.enroll_port, lambda: _free_port(settings.address))
+
+
+@contextmanager
+def open_gate(
+    folder: Path, settings: RunSettings, office: IdentityRegistry | None
+) -> Iterator[BrokerAccess]:
+    """The broker of a run, answering, and its enrolment listener.
+
+    Raises:
+        BrokerError: No broker answers or can be started.
+        IdentityError: The enrolment listener's port is taken.
+    """
+    where = folder / "broker"
+    if settings.broker:
+        hide(parse_url(settings.broker).password)
+    if office is None:
+        port = settings.port or None
+        with open_broker(settings.broker or None, where, port=port) as broker:
+            address = parse_url(settings.broker) if settings.broker else broker.address
+            yield BrokerAccess(broker, address)
+    elif settings.broker:
+        yield from _theirs(settings, office, where)
+    else:
+        yield from _ours(settings, office, where)
+
+
+def _theirs(
+    settings: RunSettings, office: IdentityRegistry, where: Path
+) -> Iterator[BrokerAccess]:
+    """A broker of the user's: what it lets in is his; signatures hold all the same."""
+    own = settings.broker_ca, settings.broker_cert, settings.broker_key
+    tls = Tls(*own) if any(own) else None
+    authority = settings.broker_ca.read_bytes() if settings.broker_ca else b""
+    address = parse_url(settings.broker, tls)
+    with open_broker(settings.broker, where, tls=tls) as broker:
+        welcome = Welcome(address.url, authority, settings.task)
+        with _listening(settings, office, welcome):
+            yield BrokerAccess(broker, address)
+
+
+def _ours(
+    settings: RunSettings, office: IdentityRegistry, where: Path
+) -> Iterator[BrokerAccess]:
+    """Mosquitto behind walls, on every address if devices come from elsewhere."""
+    server = office.server_pem(settings.address)
+    authority = where / "authority.pem"
+    replace_file(authority, office.authority_pem())
+
+    def as_(name: str, file: str) -> Tls:
+        replace_file(where / file, office.client_pem(name), mode=0o600)
+        return Tls(authority, where / file)
+
+    with open_broker(
+        None,
+        where,
+        host=_bind(settings.address),
+        port=settings.port or None,
+        walls=walls_of(office, server),
+        tls=as_("check", "check.pem"),
+    ) as broker:
+
+        def ghost(name: str) -> Address:
+            return Address(broker.host, broker.port, tls=as_(name, "ghost.pem"))
+
+        address = Address(
+            broker.host, broker.port, tls=as_("coordinator", "coordinator.pem")
+        )
+        outside = Address(settings.address, broker.port, tls=address.tls)
+        welcome = Welcome(outside.url, b"", settings.task)
+        with _listening(settings, office, welcome):
+            yield BrokerAccess(
+                broker, address, partial(walls_of, office, server), ghost
+            )
+
+
+@contextmanager
+def _listening(
+    settings: RunSettings, office: IdentityRegistry, welcome: Welcome
+) -> Iterator[None]:
+    listener = Listener(
+        office,
+        welcome,
+        bind=_bind(settings.address),
+        port=enroll_port(office, settings),
+        address=settings.address,
+    )
+    try:
+        yield
+    finally:
+        listener.close()
+
+
+def _bind(address: str) -> str:
+    if is_local(address):
+        return "127.0.0.1" if address == "localhost" else address
+    return "::" if ":" in address else "0.0.0.0"  # noqa: S104 - behind certificates
+
+
+def _free_port(address: str) -> int:
+    bind = _bind(address)
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.create_server((bind, 0), family=family) as taken:
+        return int(taken.getsockname()[1])

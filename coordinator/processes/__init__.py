@@ -1,0 +1,3 @@
+"""Child processes that end with their parent."""
+
+__all__: list[str] = []

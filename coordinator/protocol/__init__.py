@@ -1,0 +1,3 @@
+"""Receives and sends messages: signatures, sequence numbers, uploads in parts."""
+
+__all__: list[str] = []

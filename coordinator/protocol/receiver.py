@@ -1,0 +1,310 @@
+"""Where messages of devices come in: whose they are, whether they are new, what is due.
+
+Without an `IdentityRegistry` this is a federation of one machine: there are no keys,
+and the name in a message is believed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.protocol.display_text import showable
+from coordinator.protocol.publisher import Publisher
+from edge_sdk.errors import IdentityError, RemoteProtocolError, StateError
+from edge_sdk.identity.signatures import Recent, verifier
+from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import Envelope, Verify, decode
+from edge_sdk.wire.messages import (
+    Certificate,
+    Data,
+    Renew,
+    Request,
+    Revoked,
+    Status,
+    Wait,
+)
+
+__all__ = ["MessageReceiver"]
+
+log = logging.getLogger(__name__)
+EXPLAIN_S = 60.0  # a device that is not believed is told why, at most so often
+REMIND_S = 10.0  # between two requests to renew, should the first be lost
+EXPLAINED = 1000  # names that this is remembered for
+TWIN_S = 60.0  # between two complaints about one device
+TWIN_WORDS = 6  # more than the last words of a process that ended
+TWIN = (
+    "two processes have this device's identity and cut each other off, as copied cards "
+    "do. Give each board a token of its own: flash-edge enroll TOKEN"
+)
+OVER = (
+    "ask the operator for a token (flash-coordinator enroll RUN --new NAME), delete "
+    "the identity folder, then run flash-edge enroll TOKEN"
+)
+UNSIGNED = (
+    "your messages are not signed with a key that is enrolled here: ask the operator "
+    "for a token, then run flash-edge enroll TOKEN"
+)
+
+
+class MessageReceiver:
+    """Reads what arrives.
+
+    Args:
+        federation: The federation's name.
+        office: Its identities; None for one machine without any.
+        post: Sends.
+        clock: Monotonic seconds.
+
+    Attributes:
+        taken_over: A newer coordinator of this run has announced itself.
+    """
+
+    def __init__(
+        self,
+        federation: str,
+        office: IdentityRegistry | None,
+        post: Publisher,
+        clock: Callable[[], float],
+    ) -> None:
+        self._federation, self._office = federation, office
+        self._post, self._clock = post, clock
+        self._recent = Recent()
+        self._key_of_word: bytes | None = None  # that our latest own word was under
+        self._as_coordinator = (
+            None if office is None else _own_keys(office, self._note_key)
+        )
+        self.taken_over = False
+        self._explained: dict[str, float] = {}
+        self._reminded: dict[str, float] = {}  # only of who is enrolled
+        self._deaf: set[str] = set()
+        self._twins: dict[str, float] = {}  # only of who is enrolled
+
+    def read(self, delivery: ReceivedMessage) -> tuple[str, Envelope] | None:
+        """Who says what; None for what needs no answer.
+
+        Raises:
+            RemoteProtocolError: If it is no message, is not signed by whom it names, or
+                is not for us.
+            StateError: If a newer coordinator of this run has announced itself.
+        """
+        topic = topics.parse(delivery.topic, self._federation)
+        if not delivery.payload:
+            return None
+        if isinstance(topic, topics.AnnouncementTopic):
+            self._key_of_word = None
+            self._meet(decode(delivery.payload, verify=self._as_coordinator))
+            return None
+        if isinstance(topic, topics.UploadTopic | topics.StatusTopic):
+            self._refuse_revoked(topic)
+        seal = self._office.seal if self._office is not None else None
+        try:
+            envelope = decode(delivery.payload, verify=seal.verify if seal else None)
+        except RemoteProtocolError as error:
+            if isinstance(topic, topics.UploadTopic):
+                self._explain(topic.device)
+            over = self._over(topic)
+            if over is not None:
+                raise RemoteProtocolError(over) from error
+            raise
+        device = _sender(topic, envelope, self._federation)
+        envelope = replace(envelope, message=showable(envelope.message))
+        if seal and not self._is_new(device, envelope):
+            return None  # delivered twice, or sent again by somebody else
+        if seal and isinstance(envelope.message, Request):
+            self._renew(device, envelope.message)
+            return None
+        deaf = self._is_deaf(device, envelope.header.epoch)
+        return None if deaf else (device, envelope)
+
+    def _is_new(self, device: str, envelope: Envelope) -> bool:
+        """Whether it was not said before.
+
+        A status is retained and is its own will, so it comes again, and late: which of
+        one life's are news is for `presence.is_news` to say.
+        """
+        header = envelope.header
+        if isinstance(envelope.message, Status):
+            return not self._recent.is_over(header)
+        if not self._recent.take(header):
+            self._look_for_twin(device)
+            return False
+        self._post.heard(device, header.boot, header.seq)
+        if not isinstance(envelope.message, Request):
+            self._remind(device)
+        return True
+
+    def is_revoked(self, device: str) -> bool:
+        """Whether a device was enrolled and is not accepted any more."""
+        person = self._office.people.get(device) if self._office is not None else None
+        return person is not None and person.revoked is not None
+
+    def _refuse_revoked(self, topic: topics.UploadTopic | topics.StatusTopic) -> None:
+        """Nothing of a revoked device is looked at; it is told why, seldom."""
+        if self._office is None or not self.is_revoked(topic.device):
+            return
+        if isinstance(topic, topics.UploadTopic):
+            self._explain(topic.device)
+        why = self._office.people[topic.device].revoked
+        raise RemoteProtocolError(
+            f"{topic.device} was revoked ({why}); nothing of it is heard"
+        )
+
+    def _look_for_twin(self, device: str) -> None:
+        """Two boards with one identity cut each other off, and neither knows why."""
+        now = self._clock()
+        told = self._twins.get(device, -TWIN_S)
+        if self._recent.echoes(device) >= TWIN_WORDS and now - told >= TWIN_S:
+            self._twins[device] = now
+            log.warning("%s: %s", device, TWIN, extra={"device": device})
+            self._post.tell(device, Wait(0, TWIN))
+
+    def _is_deaf(self, device: str, epoch: int) -> bool:
+        """Whether a device has heard a newer coordinator, and so does not hear us."""
+        ours, _ = self._post.life
+        if epoch > ours and device not in self._deaf:
+            self._deaf.add(device)
+            log.warning(
+                "%s has heard a coordinator of epoch %d and is deaf to this one, of "
+                "epoch %d: this folder is an older copy of the run's; resume the newer "
+                "one, or start this run in a new folder",
+                *(device, epoch, ours),
+                extra={"device": device},
+            )
+        return epoch > ours
+
+    def _meet(self, envelope: Envelope) -> None:
+        """Our own announcement, or another coordinator's: the newer one goes on.
+
+        A copied folder has a ledger and a lock of its own, so neither shows that two
+        run; what they announce does.
+        """
+        epoch, boot = self._post.life
+        theirs = envelope.header.epoch, envelope.header.boot
+        newest = None if self._office is None else self._office.signing[1]
+        if theirs > (epoch, boot) and self._key_of_word != newest:
+            raise RemoteProtocolError(
+                "a coordinator announces itself under a key that was replaced"
+            )
+        if theirs > (epoch, boot):
+            self.taken_over = True
+            raise StateError(
+                f"another coordinator has taken over {self._federation}: it announces "
+                f"epoch {theirs[0]}, this one has {epoch}",
+                remedy="Stop one of the two: devices hear only the newer one. If no "
+                "other runs, this folder is an older copy: resume the newer one.",
+            )
+        if theirs < (epoch, boot):  # kept by the broker in the place of ours
+            self._post.announce_again()
+
+    def _note_key(self, _who: str, key: bytes) -> None:
+        self._key_of_word = key
+
+    def publish_keys(self) -> None:
+        """Says, retained, which keys have replaced the first."""
+        if self._office is not None:
+            for number, notice in self._office.notices:
+                self._post.keep(topics.next_key(self._federation, number), notice)
+
+    def rotated(self) -> None:
+        """Another key signs from now on; its announcement, under the last, comes first.
+
+        So whoever hears it in order never meets a signature that it cannot check.
+        """
+        self.publish_keys()
+        if self._office is not None:
+            self._office.take_up()
+        self._post.announce_again()
+
+    def dismiss(self, device: str) -> None:
+        """Tells a device that it was revoked."""
+        person = self._office.people.get(device) if self._office is not None else None
+        if person is not None and person.revoked is not None:
+            log.warning("%s was revoked: %s", device, person.revoked)
+            self._post.tell(device, Revoked(person.last_key, person.revoked[:500]))
+
+    def _renew(self, device: str, request: Request) -> None:
+        assert self._office is not None  # noqa: S101 - only read with a seal
+        try:
+            certificate = self._office.renew(device, request.csr)
+        except IdentityError as error:
+            raise RemoteProtocolError(f"{device} cannot renew: {error}") from error
+        log.info("%s has a new certificate", device)
+        self._post.tell(device, Certificate(certificate))
+
+    def _remind(self, device: str) -> None:
+        """Asks for a renewal that is due.
+
+        Whatever it says: a HELLO may be lost, and a busy device says no other.
+        """
+        if self._office is None or not self._office.renewal_due(device):
+            return
+        now = self._clock()
+        if now - self._reminded.get(device, -REMIND_S) >= REMIND_S:
+            self._reminded[device] = now
+            self._post.tell(device, Renew("less than a third of its life is left"))
+
+    def _explain(self, device: str) -> None:
+        """Tells a device that is not believed why, seldom: it may be an impostor."""
+        if self._office is None:
+            return
+        now = self._clock()
+        if now - self._explained.get(device, -EXPLAIN_S) < EXPLAIN_S:
+            return
+        if len(self._explained) >= EXPLAINED:
+            self._explained.clear()
+        self._explained[device] = now
+        person = self._office.people.get(device)
+        if person is not None and person.revoked is not None:
+            self.dismiss(device)
+        elif person is None:
+            self._post.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
+        elif ended := self._office.ended(device):
+            why = f"{ended}: {OVER}"
+            self._post.tell(device, Wait(int(1000 * EXPLAIN_S), why[:500]))
+
+    def _over(self, topic: topics.Topic) -> str | None:
+        """That a message is by a device whose certificate is over; None if not."""
+        if self._office is None or not isinstance(
+            topic, topics.UploadTopic | topics.StatusTopic
+        ):
+            return None
+        return self._office.ended(topic.device)
+
+
+def _own_keys(office: IdentityRegistry, held: Callable[[str, bytes], None]) -> Verify:
+    """Believes what the coordinator of this run has signed, this one or another.
+
+    Under keys that were replaced, too: their words stay on the broker until the next.
+    """
+    return verifier(
+        lambda who: office.own_keys if who == "coordinator" else (), held=held
+    )
+
+
+def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:
+    """The device whose topic it is, if the message is by it and for us.
+
+    Raises:
+        RemoteProtocolError: If not: it was signed for somebody else, or by somebody.
+    """
+    match topic:
+        case topics.UploadTopic(device, _, data):
+            if data != isinstance(envelope.message, Data):
+                raise RemoteProtocolError("chunks and control have their own topics")
+        case topics.StatusTopic(device):
+            if not isinstance(envelope.message, Status):
+                raise RemoteProtocolError("only a status belongs there")
+        case _:
+            raise RemoteProtocolError("devices do not write there")
+    header = envelope.header
+    if header.source != device:
+        raise RemoteProtocolError(f"{device} speaks as {header.source}")
+    if (header.federation, header.destination) != (federation, "coordinator"):
+        raise RemoteProtocolError(
+            f"it is for {header.destination[:64]!r} of {header.federation[:64]!r}"
+        )
+    return device

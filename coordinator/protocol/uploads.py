@@ -1,0 +1,141 @@
+"""Uploads are pulled: which updates are on their way, and how much may be in flight.
+
+Rule 1. What all uploads under way may weigh is bounded, so broker and coordinator hold
+        the same whatever the cohort: `BUDGET` bytes, or `SLOTS` devices if their
+        updates are larger.
+Rule 2. Each sends at most `CREDIT` chunks before it is asked for more.
+Rule 3. Who has to wait is called when its turn comes, in the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.wire.blob import Assembly
+from edge_sdk.wire.messages import Data, Need, Offer
+
+__all__ = ["BUDGET", "CREDIT", "SLOTS", "Upload", "UploadQueue"]
+
+BUDGET = 8 << 20  # bytes; 128 updates of one chunk, or 33 of 250 KB
+SLOTS = 8  # so many may send, however large their updates are
+CREDIT = 16  # chunks of 64 KiB: 1 MiB per device
+
+
+@dataclass
+class Upload:
+    """One update on its way."""
+
+    device: str
+    offer: Offer
+    assembly: Assembly
+    asked: int  # chunks asked for and not yet here
+    touched: float  # monotonic seconds
+
+
+class UploadQueue:
+    """The uploads in progress, and who waits for a place among them.
+
+    Args:
+        clock: Monotonic seconds.
+        patience_s: A device that sends nothing for so long loses its place.
+    """
+
+    def __init__(self, clock: Callable[[], float], patience_s: float = 20.0) -> None:
+        self._clock, self._patience = clock, patience_s
+        self._uploads: dict[str, Upload] = {}
+        self._waiting: dict[str, tuple[str, Offer]] = {}  # by task, first come first
+        self._held = 0  # bytes of the uploads in progress
+
+    @property
+    def waiting(self) -> int:
+        """Devices that have offered and were not asked yet."""
+        return len(self._waiting)
+
+    def offer(self, device: str, offer: Offer) -> Need | None:
+        """What to ask of a device that offers; None while it has to wait.
+
+        Raises:
+            RemoteProtocolError: If the manifest contradicts itself.
+        """
+        known = self._uploads.get(offer.task_id)
+        if known is not None and known.offer.manifest == offer.manifest:
+            known.touched = self._clock()
+            return self._ask(known)
+        assembly = Assembly(offer.manifest)  # refuses what cannot be, waiting or not
+        if known is not None:
+            self._remove(offer.task_id)
+        ahead = self._waiting and offer.task_id not in self._waiting
+        if known is None and (ahead or not self._fits(offer)):
+            self._waiting[offer.task_id] = device, offer
+            return None
+        self._waiting.pop(offer.task_id, None)
+        return self._begin(device, offer, assembly)
+
+    def data(self, device: str, data: Data) -> tuple[Upload | None, Need | None]:
+        """Takes a chunk: the upload if it is now whole, and what to ask for next.
+
+        Raises:
+            RemoteProtocolError: If the chunk is not what the manifest names, or its
+                sender is not who offered.
+        """
+        upload = self._uploads.get(data.task_id)
+        if upload is None:
+            return None, None
+        if upload.device != device:
+            raise RemoteProtocolError(
+                f"{device} sends chunks of {upload.device}'s task"
+            )
+        if upload.assembly.add(data.index, data.chunk):
+            upload.asked -= 1
+            upload.touched = self._clock()
+        if upload.assembly.complete:
+            self._remove(data.task_id)
+            return upload, None
+        return None, self._ask(upload) if upload.asked <= 0 else None
+
+    def called(self) -> list[tuple[str, Need]]:
+        """Whose turn has come since the last call, and what to ask of each."""
+        calls: list[tuple[str, Need]] = []
+        while self._waiting:
+            task_id, (device, offer) = next(iter(self._waiting.items()))
+            if not self._fits(offer):
+                break
+            del self._waiting[task_id]
+            calls.append((device, self._begin(device, offer, Assembly(offer.manifest))))
+        return calls
+
+    def forget(self) -> None:
+        """Drops every upload: the round is over."""
+        self._uploads.clear()
+        self._waiting.clear()
+        self._held = 0
+
+    def _begin(self, device: str, offer: Offer, assembly: Assembly) -> Need:
+        upload = Upload(device, offer, assembly, 0, self._clock())
+        self._uploads[offer.task_id] = upload
+        self._held += offer.manifest.size
+        return self._ask(upload)
+
+    def _fits(self, offer: Offer) -> bool:
+        if self._has_room(offer):
+            return True
+        now = self._clock()
+        for task_id, upload in list(self._uploads.items()):
+            if now - upload.touched > self._patience:
+                self._remove(task_id)
+        return self._has_room(offer)
+
+    def _has_room(self, offer: Offer) -> bool:
+        return len(self._uploads) < SLOTS or self._held + offer.manifest.size <= BUDGET
+
+    def _remove(self, task_id: str) -> None:
+        self._held -= self._uploads.pop(task_id).offer.manifest.size
+
+    @staticmethod
+    def _ask(upload: Upload) -> Need:
+        ranges = upload.assembly.missing()
+        missing = sum(stop - start for start, stop in ranges)
+        upload.asked = min(CREDIT, missing)
+        return Need(upload.offer.task_id, ranges, credit=CREDIT)

@@ -1,0 +1,104 @@
+"""What a round's orders name by digest: bases and masks, public before the orders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypeAlias
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.blob import blob_id
+from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder
+from edge_sdk.wire.structure import encode_structure
+from edge_sdk.wire.values import CODECS, pack_values
+
+__all__ = ["OrderBlobs", "Publish", "publish_blobs", "publish_blobs_again"]
+
+log = logging.getLogger(__name__)
+
+Publish: TypeAlias = Callable[[bytes, int], Manifest]  # (content, round) -> its digests
+
+
+@dataclass(frozen=True)
+class OrderBlobs:
+    """What one device's order names.
+
+    Attributes:
+        base: The values that it starts from, on its mask.
+        mask: How it has its mask.
+    """
+
+    base: Manifest
+    mask: MaskRecipe
+
+
+def publish_blobs(
+    publish: Publish,
+    no: int,
+    base: Model,
+    family: MaskFamily,
+    masks: Mapping[str, Mask],
+    codecs: Mapping[str, str],
+) -> dict[str, OrderBlobs]:
+    """Publishes each mask and each base once; returns what each device's order names.
+
+    Args:
+        publish: Makes a blob ready to be fetched in a round.
+        no: The round.
+        base: The global model.
+        family: The masks there are.
+        masks: Device -> its mask, one of the family's.
+        codecs: Device -> the codec of its base.
+    """
+    recipes: dict[bytes, MaskRecipe] = {}
+    bases: dict[tuple[bytes, str], Manifest] = {}
+    named = {}
+    for device, mask in sorted(masks.items()):
+        if mask.digest not in recipes:
+            recipes[mask.digest] = _recipe(publish, family, mask, no)
+        key = mask.digest, codecs[device]
+        if key not in bases:
+            bases[key] = publish(pack_values(base.on(mask), mask, codec=key[1]), no)
+        named[device] = OrderBlobs(bases[key], recipes[mask.digest])
+    return named
+
+
+def publish_blobs_again(
+    publish: Publish,
+    no: int,
+    base: Model,
+    family: MaskFamily,
+    orders: Iterable[tuple[str, TaskOrder]],
+) -> None:
+    """Publishes what a round's orders name, after a crash.
+
+    An order names its base by digest only: the codec is the one that gives it.
+
+    Args:
+        publish: Makes a blob ready to be fetched in a round.
+        no: The round.
+        base: The global model.
+        family: The masks there are.
+        orders: (device, its order) of the round.
+    """
+    wanted = {order.base.sha256: (device, order) for device, order in orders}
+    for digest, (device, order) in sorted(wanted.items()):
+        mask = family.of(device, order.density)
+        _recipe(publish, family, mask, no)
+        packed = (pack_values(base.on(mask), mask, codec=codec) for codec in CODECS)
+        found = next((p for p in packed if sha256(p).digest() == digest), None)
+        if found is None:
+            log.warning("base %s cannot be made again", blob_id(order.base)[:12])
+        else:
+            publish(found, no)
+
+
+def _recipe(publish: Publish, family: MaskFamily, mask: Mask, no: int) -> MaskRecipe:
+    """What a device needs to have the mask; publishes its structure if need be."""
+    if family.drawn(mask):
+        return family.recipe(mask)
+    return family.recipe(mask, publish(encode_structure(mask), no))

@@ -1,0 +1,179 @@
+"""The steps from model to model, the same in a federation and in simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.algorithms.base import Algorithm, MaskFamily, as_initialised
+from coordinator.algorithms.evidence import Replay, Saliency, WarmUpResult
+from coordinator.algorithms.mean import Contribution, Coverage, Model, moving_mean
+from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
+from coordinator.rounds.tasks import mask_seed, warm_up_counts
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.tasks.layers import initial_state
+from edge_sdk.tasks.task import Task
+from edge_sdk.training.rules.warm_up import rewire
+from edge_sdk.wire.evidence import Evidence
+from edge_sdk.wire.values import Values
+
+__all__ = [
+    "findings_at_hand",
+    "first_model",
+    "mean_findings",
+    "next_step",
+    "start_model",
+    "trained_findings",
+    "warm_up_family",
+]
+
+BY_MEDIAN = 3  # reports; of two nobody can tell which lies
+FARTHEST = 4.0  # from the median; honest devices are within a few percent of it
+
+
+def warm_up_family(
+    algorithm: Algorithm,
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    seed: int,
+) -> MaskFamily:
+    """What the warm-up starts on: uniform at the top density (FLASH, stage 1).
+
+    Saliency scores every weight, so there the mask is full.
+    """
+    scored = isinstance(algorithm.evidence, Saliency)
+    counts = warm_up_counts(layers, [1.0] if scored else densities)
+    return MaskFamily.draw(layers, counts, mask_seed(seed, warm_up=True))
+
+
+def start_model(task: Task, seed: int, family: MaskFamily) -> Model:
+    """What the warm-up starts from: the seed's initial weights, on the top mask."""
+    return as_initialised(family, initial_state(task, seed), None)
+
+
+def first_model(
+    algorithm: Algorithm,
+    task: Task,
+    seed: int,
+    family: MaskFamily,
+    findings: WarmUpResult | None,
+) -> Model:
+    """What round 1 starts from; what the user has frozen starts as it was made."""
+    first = algorithm.start(family, initial_state(task, seed), findings)
+    return with_fixed(first, None, fixed_weights(task, seed))
+
+
+def findings_at_hand(
+    algorithm: Algorithm,
+    task: Task,
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    seed: int,
+) -> WarmUpResult | None:
+    """What an algorithm plans from that asks no device; None if it wants nothing."""
+    if not isinstance(algorithm.evidence, Replay):
+        return None
+    start = warm_up_family(algorithm, layers, densities, seed).top
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0xF1A5]))
+    return _replay(initial_state(task, seed), start, algorithm.evidence, rng)
+
+
+def mean_findings(
+    reports: Iterable[Evidence | Values], layers: Sequence[LayerShape]
+) -> WarmUpResult:
+    """The mean of what the warm-up's devices returned, each counting the same.
+
+    Of three or more devices none says less than a quarter or more than four times what
+    the median says of a layer: one that lies neither starves a layer nor feeds it all.
+
+    Args:
+        reports: Kept counts, or scores of every weight; at least one.
+        layers: The maskable layers.
+    """
+    kept: dict[str, list[int]] = {s.name: [] for s in layers}
+    scores = {s.name: np.zeros(s.shape) for s in layers}
+    count, scored = 0, False
+    for report in reports:
+        count += 1
+        for s in layers:
+            if isinstance(report, Evidence):
+                kept[s.name].append(report.counts[s.name])
+            else:
+                scored = True
+                one = report.masked[s.name].astype(np.float64)
+                scores[s.name] += np.abs(one).reshape(s.shape)
+    if scored:
+        return WarmUpResult(saliency={n: total / count for n, total in scores.items()})
+    return WarmUpResult(kept={n: _bounded_mean(counts) for n, counts in kept.items()})
+
+
+def _bounded_mean(counts: Sequence[int]) -> float:
+    middle = sorted(counts)[(len(counts) - 1) // 2]
+    if len(counts) >= BY_MEDIAN:
+        low, high = middle / FARTHEST, middle * FARTHEST
+        return sum(min(max(count, low), high) for count in counts) / len(counts)
+    return sum(counts) / len(counts)
+
+
+def trained_findings(
+    base: Model, contributions: Iterable[Contribution]
+) -> WarmUpResult:
+    """The mean of the warm-up's models; a weight's over the devices that kept it.
+
+    Args:
+        base: What the warm-up started from.
+        contributions: Sorted by device, each on a mask of its own.
+    """
+    reports = list(contributions)
+    model, coverage = moving_mean(base, reports)
+    kept = {n: float(held.sum()) / len(reports) for n, held in coverage.items()}
+    return WarmUpResult(kept=kept, model=model)
+
+
+def next_step(
+    algorithm: Algorithm,
+    base: Model,
+    family: MaskFamily,
+    contributions: Iterable[Contribution],
+) -> tuple[Model, MaskFamily, Coverage]:
+    """The next model and masks; coverage is on the model before it was masked anew.
+
+    Args:
+        algorithm: Whose `aggregate` and `revise`.
+        base: What every contribution is a change to.
+        family: The round's masks.
+        contributions: Sorted by device.
+    """
+    stands: dict[str, Mask] = {}
+
+    def passing() -> Iterator[Contribution]:
+        for one in contributions:
+            stands[one.device] = one.mask
+            yield one
+
+    model, coverage = algorithm.aggregate(base, passing())
+    after = algorithm.revise(family, model, coverage, stands)
+    return model.onto(after.top), after, coverage
+
+
+def _replay(
+    initial: Mapping[str, NDArray[np.float32]],
+    start: Mask,
+    rule: Replay,
+    rng: np.random.Generator,
+) -> WarmUpResult:
+    """The warm-up's prune-and-regrow with its falling rate, and no training between.
+
+    A weight that is regrown has its initial value, not 0, or the next move would prune
+    it at once.
+    """
+    patterns = {name: np.array(start[name]) for name in start}
+    for move in range(1, rule.moves + 1):
+        weights = {n: initial[n] * patterns[n] for n in patterns}
+        rate = rule.prune_rate * (1 - move / (rule.moves + 1))
+        patterns = rewire(weights, patterns, rate, rng)
+    return WarmUpResult(
+        kept={n: float(np.count_nonzero(p)) for n, p in patterns.items()}
+    )

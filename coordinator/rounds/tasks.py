@@ -1,0 +1,135 @@
+"""What a round asks of each device: pure functions from settings to orders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from msgspec import UNSET
+
+from coordinator.algorithms.base import Algorithm, Counts, RoundContext
+from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
+from coordinator.rounds.cohort import choose
+from coordinator.settings import RunSettings
+from edge_sdk.sparse import LayerShape, nested_counts, uniform
+from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.rules import (
+    Frozen,
+    LocalRule,
+    OneStep,
+    Regrow,
+    Rewire,
+    Score,
+    Swat,
+    WarmUp,
+)
+
+__all__ = [
+    "mask_seed",
+    "order_for",
+    "task_id",
+    "warm_up_cohort",
+    "warm_up_counts",
+]
+
+SHARDS = 1
+
+
+def task_id(epoch: int, round_no: int, device: str, attempt: int = 0) -> str:
+    """A single-use id: another epoch, round, device or attempt gives another."""
+    again = f"\0{attempt}" if attempt else ""
+    text = f"{epoch}\0{round_no}\0{device}{again}".encode()
+    return f"{round_no}-{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def mask_seed(seed: int, *, warm_up: bool) -> int:
+    """The masks' seed: the warm-up draws other positions than training."""
+    return 2 * seed + int(warm_up)
+
+
+def warm_up_counts(layers: Sequence[LayerShape], densities: Sequence[float]) -> Counts:
+    """The warm-up starts uniform at the top density (FLASH, stage 1)."""
+    return nested_counts(uniform(layers), layers, [max(densities)])
+
+
+def warm_up_cohort(
+    seed: int, affordable: Mapping[str, float], count: int
+) -> tuple[str, ...]:
+    """Devices for the warm-up: it trains dense for many epochs, so the strongest."""
+    ranked: list[str] = []
+    for density in sorted(set(affordable.values()), reverse=True):
+        able = [d for d, own in affordable.items() if own == density]
+        ranked += choose(seed, 0, able, min(count - len(ranked), len(able)))
+    return tuple(sorted(ranked))
+
+
+def order_for(
+    device: str,
+    *,
+    epoch: int,
+    round_no: int,
+    density: float,
+    base: Manifest,
+    mask: MaskRecipe,
+    algorithm: Algorithm,
+    settings: RunSettings,
+    batch_size: int,
+    ttl_s: float,
+    codec: str = "fp32",
+    steps: int = 0,
+    attempt: int = 0,
+) -> TaskOrder:
+    """One device's task of a round; round 0 is the warm-up.
+
+    `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
+    `attempt` counts how often the round was given up before: only a warm-up is.
+    """
+    training, warm_up = settings.training, settings.warm_up
+    epochs, max_steps = training.epochs, steps or training.max_steps
+    rule: LocalRule
+    match algorithm.evidence if round_no == 0 else None:
+        case LayerSensitivity(own_epochs, prune_rate):
+            rule = WarmUp(prune_rate=prune_rate)
+            epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
+        case Trained(epochs=own_epochs, prune_rate=prune_rate):
+            rule = Rewire(prune_rate=prune_rate)
+            epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
+        case Saliency(batches):
+            rule = Score(batches=batches)
+            codec = "fp32"  # a coarser one would round small scores to nothing
+        case _:
+            moment = RoundContext(round_no, settings.rounds, max(settings.densities))
+            rule = algorithm.local(moment)
+    frozen = isinstance(rule, Frozen | OneStep)
+    return TaskOrder(
+        id=task_id(epoch, round_no, device, attempt),
+        round_no=round_no,
+        density=density,
+        base=base,
+        mask=mask,
+        rule=rule,
+        training=Training(
+            epochs=epochs,
+            batch_size=training.batch_size or batch_size,
+            learning_rate=training.rate_at(round_no, settings.rounds),
+            momentum=training.momentum if round_no else 0.0,
+            weight_decay=training.weight_decay,
+            max_steps=max_steps,
+            seed=_order_seed(settings.seed, round_no, device),
+            power=training.power if frozen and training.power != 1 else UNSET,
+            clip=training.clip if training.clip and round_no else UNSET,
+        ),
+        ttl_ms=int(1000 * ttl_s),
+        shard=_shard(device),
+        codec=codec,
+        moves=isinstance(rule, Regrow | Rewire | Swat),
+    )
+
+
+def _order_seed(seed: int, round_no: int, device: str) -> int:
+    text = f"{seed}\0{round_no}\0{device}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+
+def _shard(device: str) -> int:
+    return hashlib.sha256(device.encode()).digest()[0] % SHARDS

@@ -1,0 +1,174 @@
+"""The gate before the sum: an update passes it, or its sender learns why it did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from coordinator.rounds.entry_limits import impossible_change
+from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.wire.dense import is_whole
+from edge_sdk.wire.evidence import Evidence, unpack_evidence
+from edge_sdk.wire.messages import Offer, TaskOrder
+from edge_sdk.wire.rules import Regrow, Score, WarmUp
+from edge_sdk.wire.structure import largest_structure
+from edge_sdk.wire.values import (
+    Values,
+    largest_payload,
+    mask_in,
+    unpack_moved,
+    unpack_values,
+)
+
+__all__ = ["Refusal", "check_offer", "check_payload", "read_update"]
+
+LEAST_LEFT = 0.01  # of a layer: ten prunings by a falling quarter leave a third
+SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is large
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an update does not pass, and what its device's owner can do."""
+
+    why: str
+    remedy: str = "Run the same task file and version of flash-edge as the coordinator."
+
+    @property
+    def told(self) -> str:
+        """Both, in the words of a receipt."""
+        return f"{self.why}. {self.remedy}"[:500]
+
+
+_BROKEN = "Lower the learning rate, or look for broken examples on the device."
+_IMPOSSIBLE = "Run the shipped training; look for broken examples or a damaged memory."
+_DAMAGED = "If it comes again, check the device's memory and disk."
+
+
+def check_offer(
+    offer: Offer,
+    order: TaskOrder,
+    *,
+    max_examples: int,
+    dense: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> Refusal | None:
+    """What can be known before a byte of the update is asked for.
+
+    Args:
+        offer: What the device offers.
+        order: What it was asked.
+        max_examples: The device's own count when it said hello: it cannot weigh more.
+        dense: The global model's dense remainder, which comes back with the update.
+        sizes: Weight name to number of weights, where the mask may move.
+    """
+    if offer.mask_digest != order.mask.digest and not order.moves:
+        return Refusal("the update stands on another mask than the task's")
+    if offer.codec != order.codec:
+        return Refusal(f"codec {offer.codec!r} was not agreed, {order.codec!r} was")
+    # A warm-up's evidence is smaller than the values.
+    most = largest_payload(order.codec, order.mask.counts, dense) + SLACK_BYTES
+    if order.moves:
+        # As many values, but blocks may fall otherwise: a scale more per layer.
+        most += largest_structure(sizes) + 64 * len(sizes)
+    if offer.manifest.size > most:
+        return Refusal(f"{offer.manifest.size} bytes; the task takes at most {most}")
+    if not all(math.isfinite(v) for v in (offer.norm, *offer.metrics.values())):
+        return Refusal("its norm or a metric is not finite", _BROKEN)
+    if not 1 <= offer.examples <= max_examples:
+        return Refusal(
+            f"{offer.examples} examples; it said hello with {max_examples}",
+            "Start the device again: it then says how many it has now.",
+        )
+    return None
+
+
+def read_update(payload: bytes, mask: Mask) -> tuple[Mask, Values]:
+    """An update that passed the gate: on its task's mask, or on one it brings along.
+
+    Raises:
+        RemoteProtocolError: If it is malformed.
+    """
+    layers = [LayerShape(n, mask[n].shape) for n in mask]
+    if mask_in(payload, layers) is None:
+        return mask, unpack_values(payload, mask)
+    return unpack_moved(payload, mask)
+
+
+def check_payload(
+    payload: bytes,
+    order: TaskOrder,
+    mask: Mask,
+    dense: Mapping[str, NDArray[Any]],
+    *,
+    examples: int,
+) -> Values | Evidence | Refusal:
+    """The update itself, or why it does not pass.
+
+    Args:
+        payload: The whole blob, its digest already checked.
+        order: The task it answers.
+        mask: The task's mask.
+        dense: The global model's dense remainder: names and shapes must be its own, and
+            what the change makes of it must be possible.
+        examples: What its device says that it trained on.
+    """
+    try:
+        if isinstance(order.rule, WarmUp):
+            sizes = {name: mask[name].size for name in mask}
+            evidence = unpack_evidence(payload, sizes)
+            kept, wanted = sum(evidence.counts.values()), mask.nnz
+            if kept != wanted:  # its rule moves weights and keeps their number
+                return Refusal(
+                    f"the warm-up kept {kept} weights; its mask has {wanted}"
+                )
+            return evidence
+        if order.moves:
+            moved, change = unpack_moved(payload, mask, codec=order.codec)
+            wrong = _moved_too_far(order, mask, moved)
+            if wrong:
+                return Refusal(wrong)
+        else:
+            change = unpack_values(payload, mask, codec=order.codec)
+    except RemoteProtocolError as error:
+        broken = "not finite" in str(error)
+        return Refusal(str(error), _BROKEN if broken else _DAMAGED)
+    if isinstance(order.rule, Score):
+        dense = {}  # scores of the masked weights, and nothing else
+    batches = order.training.epochs * max(examples, 1)  # micro-batches of one example
+    return _misfit(change, dense, batches) or change
+
+
+def _misfit(
+    change: Values, dense: Mapping[str, NDArray[Any]], batches: int
+) -> Refusal | None:
+    """Why a change's dense entries are none of the model's, or make them impossible."""
+    if set(change.dense) != set(dense):
+        return Refusal("the dense remainder names other entries than the model's")
+    for name, array in change.dense.items():
+        if array.shape != dense[name].shape or is_whole(array.dtype) != is_whole(
+            dense[name].dtype
+        ):
+            return Refusal(f"entry {name} has another shape or type than the model's")
+    wrong = impossible_change(dense, change.dense, batches=batches)
+    return Refusal(wrong, _IMPOSSIBLE) if wrong else None
+
+
+def _moved_too_far(order: TaskOrder, mask: Mask, moved: Mask) -> str:
+    """Why a mask cannot be what the order's rule makes of the task's; empty if it can.
+
+    No rule all but empties a layer of some size, and regrowing replaces a share of each
+    layer in its place.
+    """
+    for name in mask:
+        before, after = mask.counts[name], moved.counts[name]
+        if LEAST_LEFT * before > max(after, 1):
+            return f"its mask leaves {after} of {before} weights of layer {name}"
+        if isinstance(order.rule, Regrow) and after != before:
+            return f"its mask keeps {after} of layer {name}; regrowing keeps {before}"
+    return ""

@@ -1,0 +1,3 @@
+"""The running coordinator: one loop, the devices, the rounds, the global model."""
+
+__all__: list[str] = []

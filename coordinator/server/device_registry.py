@@ -1,0 +1,397 @@
+"""The fleet as the coordinator knows it: who is here and what each affords."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from coordinator.densities import Drift, assign, corrected
+from coordinator.ledger import Ledger
+from coordinator.rounds.expected_time import ExpectedTime, expect
+from coordinator.rounds.state import Round
+from coordinator.server.presence import Presence, Said, is_news
+from coordinator.server.standing import Standings
+from coordinator.server.unheard_devices import Unheard
+from coordinator.settings import RunSettings
+from coordinator.views.run_view import DeviceView
+from device_profiles import (
+    Choice,
+    DeviceProfile,
+    Engine,
+    ProfileError,
+    Workload,
+    cost_of,
+    parse_profile,
+)
+from edge_sdk.wire.codec import Header, pack
+from edge_sdk.wire.messages import Hello, Status
+from edge_sdk.wire.quantize import encoded_size
+from edge_sdk.wire.values import agreed
+
+__all__ = ["DeviceRegistry"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class DeviceRegistry:
+    """Every device of a run.
+
+    Args:
+        settings: The run.
+        workload: What a round asks of a device.
+        ledger: Where devices are recorded.
+        clock: Monotonic seconds.
+
+    Attributes:
+        standings: Who may be asked.
+        reported: Devices with a status since somebody cleared it.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        workload: Workload,
+        ledger: Ledger,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._workload = settings, workload
+        self._ledger, self._clock = ledger, clock
+        self._presence = Presence()
+        self._said: dict[str, tuple[DeviceProfile, int, Engine, list[str]]] = {}
+        self._examples: dict[str, int] = {}
+        self._codecs: dict[str, list[str]] = {}
+        self._choices: dict[str, Choice] = {}
+        self._status: dict[str, Status] = {}
+        self._unheard = Unheard()
+        self._corrected: dict[str, DeviceProfile] = {}
+        self._drift: dict[str, str] = {}
+        self._paces: dict[str, str] = {}
+        self._rests: dict[str, float] = {}  # until when, monotonic
+        self._words: dict[str, Said] = {}  # the newest status of each
+        self._boots: dict[str, int] = {}  # the life of each that said hello last
+        self.standings = Standings(ledger)
+        self.reported: set[str] = set()
+
+    # -- what devices say --------------------------------------------------------------
+
+    def heard(self, device: str) -> None:
+        """A message came from it: it is alive."""
+        self._presence.heard(device, self._clock())
+
+    def hello(self, device: str, hello: Hello, boot: int = 0) -> str | None:
+        """Takes a device in; returns why not, if it cannot take part.
+
+        Args:
+            device: Its name.
+            hello: What it says of itself.
+            boot: Which of its lives says so.
+        """
+        self._unheard.hello(device)
+        if hello.task != self._settings.task:
+            ours = self._settings.task
+            return (
+                f"this run trains {ours}, not {hello.task}: put task = {ours!r} into "
+                "the device's settings, with examples for it"
+            )
+        try:
+            profile = parse_profile(hello.profile, file=f"profile of {device}")
+        except ProfileError as error:
+            return f"{error} {error.help}"
+        known = self._ledger.see_device(
+            device,
+            profile=hello.profile,
+            examples=hello.examples,
+            version=hello.version,
+            said=_digest(hello),
+        )
+        rebooted = self._boots.get(device, boot) != boot
+        self._boots[device] = boot
+        if rebooted:  # what held its last life back is said again if it still does
+            self._rests.pop(device, None)
+        self.standings.hello(device, changed=not known, rebooted=rebooted)
+        self._codecs[device] = hello.codecs
+        engine: Engine = "sparse" if "sparse" in hello.engines else "masked"
+        now = profile, hello.examples, engine, hello.codecs
+        changed = self._said.get(device) != now
+        self._said[device] = now
+        self._examples[device] = hello.examples
+        if changed:  # a fresh profile is believed again
+            self._corrected.pop(device, None)
+            self._drift.pop(device, None)
+            self._choose(device)
+        return None
+
+    def gone(self, device: str) -> None:
+        """It is not here any more, whatever it said last."""
+        self._presence.gone(device)
+        self._status.pop(device, None)
+
+    def unlinked(self) -> None:
+        """Whether they are here is not known any more; who is says so again.
+
+        Only displays: a round waits for devices whatever happens to our own link.
+        """
+        for device, status in self._status.items():
+            self._status[device] = msgspec.structs.replace(status, online=False)
+        self._ledger.nobody_online()
+
+    def note(self, device: str, header: Header, status: Status) -> bool:
+        """Takes a status over for displays; a will or goodbye ends its presence.
+
+        Returns:
+            Whether it was news; an old one that is said again changes nothing.
+        """
+        said = is_news(self._words.get(device), header, status)
+        if said is None:
+            return False
+        self._words[device] = said
+        self._status[device] = status
+        self.reported.add(device)
+        if status.online:
+            self.heard(device)
+            self._ledger.note(device, status.detail)
+        else:
+            self._presence.gone(device)
+        self._ledger.count_traffic(
+            device,
+            sent=status.sent,
+            received=status.received,
+            rss_mib=status.rss_mib,
+            engine=status.engine,
+            online=status.online,
+            phase=status.phase,
+            celsius=_or_none(status.celsius),
+            progress=_or_none(status.progress),
+        )
+        return True
+
+    def expect(self, device: str, silent_s: float) -> None:
+        """It may be silent so long: it was told to wait, or has work to do."""
+        self._presence.expect(device, self._clock() + silent_s)
+
+    def rests(self, device: str, seconds: float, why: str) -> None:
+        """It cannot work for so long, by its own word; 0 seconds end that."""
+        if seconds > 0 and why != self._ledger.note_of(device):
+            log.info(
+                "%s pauses for %.0f s: %s",
+                *(device, seconds, why),
+                extra={"device": device},
+            )
+        self._rests[device] = self._clock() + seconds
+        self.expect(device, seconds)
+        self._ledger.note(device, why)
+
+    # -- what follows from it ----------------------------------------------------------
+
+    def present(self) -> set[str]:
+        """Devices that are here, whose profile is known and that do not pause."""
+        now = self._clock()
+        return {
+            device
+            for device in self._presence.here(now)
+            if device in self._choices and self._rests.get(device, 0.0) <= now
+        }
+
+    def pauses(self, device: str) -> bool:
+        """Whether its owner's limits hold it back, by its own word."""
+        return self._rests.get(device, 0.0) > self._clock()
+
+    def unheard(self) -> list[str]:
+        """Devices that are connected for long, and whose HELLO has not come."""
+        return self._unheard.look(self.online(), self._clock())
+
+    def online(self) -> set[str]:
+        """Devices whose last status says so."""
+        return {d for d, status in self._status.items() if status.online}
+
+    def affordable(self) -> dict[str, float]:
+        """Largest density of each device present that can take part."""
+        here = self.present()
+        return {
+            device: choice.density
+            for device, choice in self._choices.items()
+            if device in here and choice.density is not None
+        }
+
+    def examples(self, device: str) -> int:
+        """Examples it said it has; 0 for a stranger."""
+        return self._examples.get(device, 0)
+
+    def codecs(self, device: str) -> tuple[str, str]:
+        """The codecs of its updates and of the models it gets."""
+        wanted, theirs = self._settings.codec, self._codecs.get(device, [])
+        return (
+            agreed(wanted.up, theirs, zstd=wanted.zstd),
+            agreed(wanted.down, theirs, zstd=wanted.zstd),
+        )
+
+    def predicted(self, device: str, density: float) -> ExpectedTime:
+        """What its part of a round should take at a density, by its profile."""
+        choice = self._choices[device]
+        load = self._load(device)
+        profile, _, engine, _ = self._said[device]
+        cost = choice.costs.get(density) or cost_of(
+            self._corrected.get(device, profile), load, density, engine=engine
+        )
+        return expect(cost, load)
+
+    def warm_up_s(self, device: str, epochs: int, max_steps: int) -> float:
+        """What the warm-up should take it: dense, at the top density."""
+        profile = self._corrected.get(device, self._said[device][0])
+        load = replace(self._load(device), epochs=epochs, max_steps=max_steps)
+        top = max(self._settings.densities)
+        return cost_of(profile, load, top, engine="masked").seconds
+
+    def correct(self, drift: Mapping[str, Drift]) -> None:
+        """Chooses anew, between rounds, for devices whose times left their profiles."""
+        for device, found in drift.items():
+            if self._drift.get(device) == found.sentence:
+                continue
+            self._drift[device] = found.sentence
+            profile = self._corrected.get(device, self._said[device][0])
+            fixed = corrected(profile, found)
+            # Slow rounds refuse no board: its steps are cut, and it rests (`pacing`).
+            if self._assign(device, fixed).density is not None:
+                self._corrected[device] = fixed
+            if found.times > 1:
+                log.warning("%s", found.sentence, extra={"device": device})
+            self._choose(device)
+
+    def paced(self, why: Mapping[str, str]) -> None:
+        """Why devices do only a part of this round, or none; for displays."""
+        for device in {*why, *self._paces}:
+            now = why.get(device, "")
+            if now != self._paces.get(device, ""):
+                self._ledger.pace(device, now)
+        self._paces = dict(why)
+
+    def cannot(self, device: str) -> str:
+        """Why a device gets no task at all, and what to do; empty if it may get one."""
+        choice = self._choices.get(device)
+        if choice is None or choice.density is not None:
+            return ""
+        return (
+            f"{choice.sentence(device)}. Raise the caps of its profile if they are too "
+            "low, or ask the operator for a lower density."
+        )
+
+    def hopeless(self, *, failing: bool) -> str:
+        """Why no device that this run knows can do its part; empty if one may.
+
+        Devices that have not said hello to this coordinator may.
+
+        Args:
+            failing: Whether a device that failed last time counts as one that cannot.
+        """
+        said = {}
+        for row in self._ledger.devices():
+            name = str(row["name"])
+            choice, standing = self._choices.get(name), self.standings.of(name)
+            if standing.lasting or (failing and standing.failures):
+                said[name] = f"{name}: {standing.why or 'it failed last time'}"
+            elif choice is not None and choice.density is None:
+                said[name] = choice.sentence(name)
+            else:
+                return ""
+        return "; ".join(said[name] for name in sorted(said))
+
+    def view(self, open_round: Round | None) -> tuple[DeviceView, ...]:
+        """One row per device ever seen."""
+        refused: Mapping[str, int] = self._ledger.refusals()
+        tasks = open_round.tasks if open_round else {}
+        return tuple(
+            self._row(
+                row, tasks[row["name"]].value if row["name"] in tasks else "", refused
+            )
+            for row in self._ledger.devices()
+        )
+
+    def _row(
+        self, row: Mapping[str, object], task: str, refused: Mapping[str, int]
+    ) -> DeviceView:
+        name = str(row["name"])
+        status = self._status.get(name)
+        return DeviceView(
+            name=name,
+            board=str(row["board"]),
+            density=row["density"] if isinstance(row["density"], float) else None,
+            why=str(row["why"]),
+            online=bool(status and status.online),
+            phase=status.phase if status else _left(row),
+            task=task,
+            engine=str(row["engine"]),
+            sent=int(str(row["sent"])),
+            received=int(str(row["received"])),
+            rss_mib=int(str(row["rss_mib"])),
+            refused=refused.get(name, 0),
+            pace=str(row["pace"]),
+            note=str(row["note"]),
+            celsius=None if status is None else _or_none(status.celsius),
+            progress=None if status is None else _share(status.progress),
+            seen_s=self._presence.silent_s(name, self._clock()),
+        )
+
+    def _load(self, device: str) -> Workload:
+        return replace(self._workload, examples=max(1, self._said[device][1]))
+
+    def _assign(self, device: str, profile: DeviceProfile) -> Choice:
+        """What it affords by a profile."""
+        _, own, engine, _ = self._said[device]
+        return assign(
+            {device: profile},
+            self._workload,
+            self._settings.densities,
+            self._settings.round_budget_s,
+            examples={device: max(1, own)},
+            value_bytes=self._value_bytes(device),
+            engine=engine,
+        )[device]
+
+    def _choose(self, device: str) -> None:
+        choice = self._assign(
+            device, self._corrected.get(device, self._said[device][0])
+        )
+        before = self._choices.get(device)
+        self._choices[device] = choice
+        drift = self._drift.get(device, "").removeprefix(f"{device}: ")
+        self._ledger.assign(
+            device, choice.density, f"{choice.why}; {drift}" if drift else choice.why
+        )
+        said = choice.sentence(device)
+        if before is None or before.sentence(device) != said:
+            log.info("%s", said, extra={"device": device})
+
+    def _value_bytes(self, device: str) -> float:
+        """Bytes per kept value on its wire, the mean of up and down."""
+        many = 1 << 20  # so that scales and block ends count in proportion
+        both = [
+            encoded_size(codec.partition("+")[0], many) for codec in self.codecs(device)
+        ]
+        return sum(both) / (2 * many)
+
+
+def _digest(hello: Hello) -> str:
+    """What a device says of itself, where it stands and its free disk aside."""
+    plain = msgspec.structs.replace(hello, phase="", task_id=None, free_disk_mib=0)
+    return hashlib.sha256(pack(plain)).hexdigest()[:16]
+
+
+def _or_none(value: T | UnsetType) -> T | None:
+    return None if value is UNSET else value
+
+
+def _left(row: Mapping[str, object]) -> str:
+    """The phase of a device that says none: revoked, or not known."""
+    return "revoked" if row["phase"] == "revoked" else ""
+
+
+def _share(permille: int | UnsetType) -> float | None:
+    return None if permille is UNSET else permille / 1000

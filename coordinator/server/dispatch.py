@@ -1,0 +1,142 @@
+"""A packet that came in: whose it is, what it says, and who in the house needs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from coordinator.delivery.sender import DeliverySender
+from coordinator.ledger import Ledger
+from coordinator.protocol.message_limits import Excess, Flood
+from coordinator.protocol.receiver import MessageReceiver
+from coordinator.rate_limit import Seldom
+from coordinator.server.broker_cleanup import Wiping
+from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.handlers import MessageHandlers
+from coordinator.server.round_controller import RoundController
+from edge_sdk.errors import EdgeError, RemoteProtocolError
+from edge_sdk.terminal import log_about, plain
+from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.wire import topics
+from edge_sdk.wire.bounds import beyond
+from edge_sdk.wire.codec import Envelope
+from edge_sdk.wire.messages import Hello, Running, Status
+
+__all__ = ["MessageDispatcher"]
+
+log = logging.getLogger(__name__)
+SAY_S = 60.0  # between two lines about what one device sent that was dropped
+
+
+class MessageDispatcher:
+    """Passes each message on; what is none is counted against its sender.
+
+    Args:
+        federation: Its name.
+        reception: Reads packets.
+        fleet: Takes statuses.
+        courier: Takes what devices run.
+        desk: Answers the rest.
+        conductor: Whose round is in hand.
+        ledger: Keeps refusals.
+        wiping: Clears what revoked devices have retained.
+        clock: Monotonic seconds.
+        mute: Has the broker refuse a device for a while, where it can.
+    """
+
+    def __init__(
+        self,
+        federation: str,
+        reception: MessageReceiver,
+        fleet: DeviceRegistry,
+        courier: DeliverySender,
+        desk: MessageHandlers,
+        conductor: RoundController,
+        ledger: Ledger,
+        wiping: Wiping,
+        clock: Callable[[], float],
+        mute: Callable[[str], object],
+    ) -> None:
+        self._federation, self._reception = federation, reception
+        self._fleet, self._courier, self._desk = fleet, courier, desk
+        self._conductor, self._ledger = conductor, ledger
+        self._wiping, self._clock = wiping, clock
+        self._flood = Flood(clock, self._tell_excess, mute)
+        self._seldom = Seldom(SAY_S)
+        self.dropped = 0  # malformed or foreign messages
+
+    def hear(self, delivery: ReceivedMessage) -> None:
+        """Handles one packet.
+
+        Raises:
+            RunError: If the run cannot go on.
+            StateError: If the disk refuses.
+        """
+        self._wiping.saw(delivery.topic, delivery.payload)
+        device = topics.device_of(delivery.topic, self._federation)
+        try:
+            topic = topics.parse(delivery.topic, self._federation)
+            if not self._flood.lets_in(topic):
+                return
+            heard = self._reception.read(delivery)
+            if heard is None or not self._flood.lets_say(heard[0], heard[1].message):
+                return
+            with log_about(device=heard[0]):
+                self._heed(*heard)
+        except RemoteProtocolError as error:
+            self.dropped += 1
+            self._blame(device, delivery.topic, plain(str(error)))
+        except EdgeError:
+            raise
+        except Exception:  # a surprise in one message must not end the federation
+            self.dropped += 1
+            before = self._seldom.say((device, "surprise"), self._clock())
+            if before is not None:
+                with log_about(device=device):
+                    what = f"{delivery.topic[:120]}{_more(before)}"
+                    log.exception("a message on %s could not be handled", what)
+
+    def _heed(self, device: str, envelope: Envelope) -> None:
+        header, message = envelope.header, envelope.message
+        impossible = beyond(message)
+        if impossible:
+            self.dropped += 1
+            self._desk.turn_away(device, message, impossible)
+        elif isinstance(message, Status):
+            if self._fleet.note(device, header, message):
+                self._conductor.saw(device, message)
+        elif isinstance(message, Running):
+            self._courier.told(device, message)
+        else:
+            self._fleet.heard(device)
+            self._desk.answer(device, message, boot=header.boot)
+            if isinstance(message, Hello):
+                self._courier.greeted(device)
+
+    def _blame(self, device: str | None, topic: str, why: str) -> None:
+        """Counts what was not understood, or not believed, against whose topic it is.
+
+        Every one is counted and few are logged: who sends many must not fill the log.
+        """
+        revoked = device is not None and self._reception.is_revoked(device)
+        before = self._seldom.say((device, revoked), self._clock())
+        if before is not None:
+            with log_about(device=device):
+                said = why if revoked else f"dropped a message on {topic[:120]}: {why}"
+                log.warning("%s%s", said, _more(before))
+        # Names are bounded: it said hello once, or was enrolled.
+        if device and (revoked or self._fleet.examples(device)):
+            self._count(device, "revoked" if revoked else "malformed", why)
+
+    def _tell_excess(self, excess: Excess) -> None:
+        log.warning("%s", excess, extra={"device": excess.device})
+        if self._fleet.examples(excess.device):
+            self._count(excess.device, "flooding", str(excess))
+
+    def _count(self, device: str, verdict: str, why: str) -> None:
+        now = self._conductor.round
+        self._ledger.refuse(device, now.no if now else 0, verdict, why)
+
+
+def _more(before: int) -> str:
+    return f" ({before} more like it before)" if before else ""

@@ -1,0 +1,126 @@
+"""Scores of the global model at each deployed density, beside the running round."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from edge_sdk.sparse import Mask
+from edge_sdk.tasks.metrics import VALUES
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.masked import MaskedModel, masked_model
+from edge_sdk.training.scoring import measure_of, score
+
+__all__ = ["Evaluator", "Probe", "Report"]
+
+PROBED = 128  # examples; of a few milliseconds to a second, once a round
+
+log = logging.getLogger(__name__)
+
+# (round, density, metrics); called on the evaluator's thread
+Report: TypeAlias = Callable[[int, float, Mapping[str, float]], None]
+
+
+class Probe:
+    """The loss of a model on a few examples, while the caller waits.
+
+    Args:
+        task: Whose model and loss.
+        examples: The evaluation set; some of it is taken, evenly.
+    """
+
+    def __init__(self, task: Task, examples: Examples) -> None:
+        count = len(examples)
+        places = np.linspace(0, count - 1, min(count, PROBED)).astype(np.int64)
+        self._task, self._examples = task, examples.take(places)
+        self._made: tuple[bytes, MaskedModel] | None = None
+
+    def loss(self, model: Model) -> float | None:
+        """The loss; None where the task cannot be evaluated at all."""
+        try:
+            if self._made is None or self._made[0] != model.mask.digest:
+                ready = masked_model(self._task.model(), model.mask)
+                self._made = model.mask.digest, ready
+            ready = self._made[1]
+            ready.load(model.masked, model.dense)
+            ready.train(mode=False)
+            return score(ready, self._task, self._examples, VALUES)["loss"]
+        except Exception:  # a task's own code; the run goes on unchecked
+            log.exception("the model could not be checked on the evaluation examples")
+            return None
+
+
+class Evaluator:
+    """One worker thread that scores the newest model it was given.
+
+    A model that arrives while another is being scored waits; one that arrives while
+    one waits replaces it. So evaluation never holds the rounds up, and the last model
+    of a run is always scored.
+
+    Args:
+        task: Whose model and loss.
+        examples: The evaluation set.
+        report: Told of each result, densest first.
+    """
+
+    def __init__(self, task: Task, examples: Examples, report: Report) -> None:
+        self._task, self._examples, self._report = task, examples, report
+        self._measure = measure_of(task, examples)
+        self._changed = threading.Condition()
+        self._waiting: tuple[int, Model, MaskFamily] | None = None
+        self._closed = False
+        self._models: dict[bytes, MaskedModel] = {}
+        self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
+        self._thread.start()
+
+    def submit(self, round_no: int, model: Model, family: MaskFamily) -> None:
+        """Scores a round's model at every density of its family, if it can keep up."""
+        with self._changed:
+            self._waiting = round_no, model, family
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Drops what waits, finishes what is being scored, ends the thread."""
+        with self._changed:
+            self._closed, self._waiting = True, None
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)  # the devices of a demo want the other cores
+        while (job := self._next()) is not None:
+            round_no, model, family = job
+            for density, mask in family.masks.items():
+                if self._closed:
+                    return
+                try:
+                    self._report(round_no, density, self._score(mask, model))
+                except Exception:  # the run goes on without this figure
+                    log.exception(
+                        "evaluating round %d at %s failed",
+                        *(round_no, density),
+                        extra={"round": round_no},
+                    )
+
+    def _next(self) -> tuple[int, Model, MaskFamily] | None:
+        with self._changed:
+            while self._waiting is None and not self._closed:
+                self._changed.wait()
+            job, self._waiting = self._waiting, None
+            return job
+
+    def _score(self, mask: Mask, model: Model) -> dict[str, float]:
+        if mask.digest not in self._models:
+            self._models[mask.digest] = masked_model(self._task.model(), mask)
+        ready = self._models[mask.digest]
+        values = model.on(mask)
+        ready.load(values.masked, values.dense)
+        ready.train(mode=False)
+        return score(ready, self._task, self._examples, self._measure)

@@ -1,0 +1,272 @@
+"""The chain of global models: where it starts, what each round makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.evidence import Saliency, Trained, WarmUpResult
+from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.algorithms.methods.equal_counts import data_free
+from coordinator.algorithms.trimmed_mean import trimmed_mean
+from coordinator.checkpoints.models import ModelStore, model_name
+from coordinator.ledger import Ledger, UpdateRow
+from coordinator.rounds.entry_limits import impossible_model
+from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
+from coordinator.rounds.model_check import collapsed, spoilers
+from coordinator.rounds.round_step import (
+    findings_at_hand,
+    first_model,
+    mean_findings,
+    next_step,
+    start_model,
+    trained_findings,
+    warm_up_family,
+)
+from coordinator.rounds.state import RoundPhase
+from coordinator.rounds.tasks import mask_seed
+from coordinator.rounds.validation import read_update
+from coordinator.server.evaluation import Probe
+from coordinator.settings import RunSettings
+from edge_sdk.errors import RunError
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Task
+from edge_sdk.wire.evidence import unpack_evidence
+from edge_sdk.wire.values import unpack_values
+
+__all__ = ["GlobalModel", "Unsound"]
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """Why a round's model may not take its base's place.
+
+    Attributes:
+        why: In words.
+        devices: Whose updates spoil it; empty if it cannot be told.
+    """
+
+    why: str
+    devices: tuple[str, ...] = field(default=())
+
+
+class GlobalModel:
+    """The global model and its masks, as the ledger and the checkpoints have them.
+
+    Args:
+        settings: The run.
+        task: Its task.
+        algorithm: How the first masks and each aggregate are made; a trimmed mean in
+            the settings takes the place of its aggregate.
+        ledger: Where counts and frozen updates are.
+        probe: Scores a round's model before it counts; None takes it unscored.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        task: Task,
+        algorithm: Algorithm,
+        ledger: Ledger,
+        probe: Probe | None = None,
+    ) -> None:
+        if settings.aggregate == "trimmed-mean":
+            robust = partial(trimmed_mean, trim=settings.gate.trim)
+            algorithm = replace(algorithm, aggregate=robust)
+        self._settings, self._task = settings, task
+        self._algorithm, self._ledger = algorithm, ledger
+        self.layers = layers_of(task.model(), task.dense_layers)
+        self._store = ModelStore(ledger.folder, settings.task, self.layers, ledger)
+        self.model: Model | None = None
+        self.family: MaskFamily | None = None
+        self._fixed = fixed_weights(task, settings.seed)
+        self._warm_up: tuple[Model, MaskFamily] | None = None
+        self._probe = probe
+        self._made: tuple[int, list[str], Model, MaskFamily] | None = None
+        self._scored: tuple[Model, float] | None = None  # the loss of a model
+
+    def load(self) -> None:
+        """Takes up the chain where the ledger says it stands."""
+        counts = self._ledger.get("counts")
+        if counts is None:
+            return
+        done = [
+            r for r in self._ledger.rounds() if r.phase is RoundPhase.DONE and r.model
+        ]
+        self.model = self._store.load(str(done[-1].model) if done else model_name(0))
+        self.family = self._store.load_family(done[-1].no if done else 0)
+        if self.family is None:  # never moved: drawn again
+            self.family = MaskFamily.draw(
+                self.layers,
+                {float(density): dict(kept) for density, kept in counts.items()},
+                mask_seed(self._settings.seed, warm_up=False),
+            )
+
+    def base_of(self, no: int) -> tuple[Model, MaskFamily]:
+        """What a round starts from; the warm-up, round 0, has a family of its own.
+
+        Raises:
+            RunError: If there is no model yet.
+        """
+        settings = self._settings
+        if no == 0:
+            if self._warm_up is None:
+                family = warm_up_family(
+                    self._algorithm, self.layers, settings.densities, settings.seed
+                )
+                first = start_model(self._task, settings.seed, family)
+                self._warm_up = first, family
+            return self._warm_up
+        if self.model is None or self.family is None:
+            raise RunError(f"round {no} has no model to start from")
+        return self.model, self.family
+
+    def plan_masks(self, findings: WarmUpResult | None = None) -> None:
+        """Draws the run's masks and the model that training starts from.
+
+        Args:
+            findings: The warm-up's; None where devices have none to do.
+        """
+        self._plan(self._algorithm, findings)
+
+    def plan_without_data(self) -> None:
+        """As `plan_masks`, with a profile that needs no warm-up: nobody could do it."""
+        self._plan(data_free(self._algorithm), None)
+
+    def _plan(self, algorithm: Algorithm, findings: WarmUpResult | None) -> None:
+        settings = self._settings
+        densities, seed = settings.densities, settings.seed
+        if findings is None:
+            findings = findings_at_hand(
+                algorithm, self._task, self.layers, densities, seed
+            )
+        at = mask_seed(seed, warm_up=False)
+        self.family = algorithm.plan(self.layers, densities, findings, at)
+        self.model = first_model(algorithm, self._task, seed, self.family, findings)
+        self._warm_up = None
+        if self.family.seed is None:
+            self._store.save_family(0, self.family)
+        self._store.save(model_name(0), self.model, 0)
+        self._ledger.put("evidence", None if findings is None else dict(findings.kept))
+        self._ledger.put("layers", {layer.name: layer.numel for layer in self.layers})
+        self._ledger.put("counts", {str(d): k for d, k in self.family.counts.items()})
+
+    def grow(self, no: int, rows: Sequence[UpdateRow]) -> str:
+        """The next model from a round's frozen rows; returns its checkpoint's name.
+
+        A pure function of the rows and the base: a crash in here repeats it with the
+        same bytes.
+        """
+        if no == 0:
+            sizes = {layer.name: layer.numel for layer in self.layers}
+            first, family = self.base_of(0)
+            if isinstance(self._algorithm.evidence, Trained):
+                updates = _Updates(self._ledger, rows, family)
+                self.plan_masks(trained_findings(first, updates))
+                return model_name(0)
+            blobs = (self._ledger.blob(row.blob) for row in rows)
+            found = (
+                clipped(unpack_values(blob, family.top), row.scale)
+                if isinstance(self._algorithm.evidence, Saliency)
+                else unpack_evidence(blob, sizes)
+                for row, blob in zip(rows, blobs, strict=True)
+            )
+            self.plan_masks(mean_findings(found, self.layers))
+            return model_name(0)
+        _, family = self.base_of(no)
+        self.model, self.family = self._next(no, rows)
+        self._made = None
+        if self.family is not family:
+            self._store.save_family(no, self.family)
+        name = self._store.save(model_name(no), self.model, no)
+        self._store.prune(no)
+        return name
+
+    def unsound(self, no: int, rows: Sequence[UpdateRow]) -> Unsound | None:
+        """Why these rows' model may not be the next one; None if it may.
+
+        Asked before `grow`. Repeating it gives the same answer.
+        """
+        if no == 0:  # evidence: the gate and the plan's floors bound what it can do
+            return None
+        first, before = self._losses(no)
+
+        def loss_of(kept: Collection[str]) -> float:
+            some = [row for row in rows if row.device in kept]
+            return self._judge(self._step(no, some)[0])[0]
+
+        def sound(after: float) -> bool:
+            return math.isfinite(after) and not collapsed(first, before, after)
+
+        model = self._next(no, rows)[0]
+        after, why = self._judge(model)
+        if not why and not collapsed(first, before, after):
+            self._scored = model, after  # the next round's base
+            return None
+        why = why or f"the loss would go from {before:.3g} to {after:.3g}"
+        return Unsound(why, spoilers([row.device for row in rows], loss_of, sound))
+
+    def _judge(self, model: Model) -> tuple[float, str]:
+        """A model's loss, NaN where it has none, and what of it cannot be."""
+        wrong = impossible_model(model)
+        if wrong:
+            return math.nan, wrong
+        loss = None if self._probe is None else self._probe.loss(model)
+        return (0.0 if loss is None else loss), ""
+
+    def _losses(self, no: int) -> tuple[float, float]:
+        """Of the run's first model and of a round's base; NaN where it is not known."""
+        base, _ = self.base_of(no)
+        if self._scored is None or self._scored[0] is not base:
+            loss = None if self._probe is None else self._probe.loss(base)
+            self._scored = base, math.nan if loss is None else loss
+        before = self._scored[1]
+        if math.isnan(before):
+            return math.nan, math.nan
+        first = self._ledger.get("first_loss")
+        if first is None:  # the first round, or the first since this is kept
+            self._ledger.put("first_loss", first := before)
+        return float(first), before
+
+    def _next(self, no: int, rows: Sequence[UpdateRow]) -> tuple[Model, MaskFamily]:
+        """What the rows make of the base; made once for `unsound` and `grow`."""
+        tasks = [row.task for row in rows]
+        if self._made is None or self._made[:2] != (no, tasks):
+            self._made = no, tasks, *self._step(no, rows)
+        return self._made[2:]
+
+    def _step(self, no: int, rows: Sequence[UpdateRow]) -> tuple[Model, MaskFamily]:
+        base, family = self.base_of(no)
+        updates = _Updates(self._ledger, rows, family)
+        with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
+            model, after, _ = next_step(self._algorithm, base, family, updates)
+        return with_fixed(model, base, self._fixed), after
+
+    def deploy(
+        self, no: int, scores: Mapping[float, Mapping[str, float]]
+    ) -> dict[float, Path]:
+        """Writes one checkpoint per density, to export from."""
+        model, family = self.base_of(no)
+        return self._store.deploy(model, family, no, scores)
+
+
+class _Updates:
+    """A round's updates, read from the disk one at a time, as often as wanted."""
+
+    def __init__(
+        self, ledger: Ledger, rows: Sequence[UpdateRow], family: MaskFamily
+    ) -> None:
+        self._ledger, self._rows, self._family = ledger, rows, family
+
+    def __iter__(self) -> Iterator[Contribution]:
+        for row in self._rows:
+            start = self._family.of(row.device, row.density)
+            mask, change = read_update(self._ledger.blob(row.blob), start)
+            cut = clipped(change, row.scale)
+            yield Contribution(row.device, mask, row.weight, cut)

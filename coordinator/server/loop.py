@@ -1,0 +1,402 @@
+"""Turns the machine: one loop that empties the queue and opens rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+from coordinator.algorithms import ALGORITHMS
+from coordinator.delivery.sender import DeliverySender
+from coordinator.delivery.store import DeliveryStore
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.ledger import Ledger
+from coordinator.protocol.events import (
+    DeviceRevoked,
+    EvaluationDone,
+    EventQueue,
+    Item,
+    KeyRotated,
+    TransportConnected,
+    Unlinked,
+)
+from coordinator.protocol.publisher import Publisher
+from coordinator.protocol.receiver import MessageReceiver
+from coordinator.rounds.state import RoundPhase, TaskPhase
+from coordinator.server.broker_cleanup import Wiping
+from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.dispatch import MessageDispatcher
+from coordinator.server.evaluation import Evaluator, Probe
+from coordinator.server.global_model import GlobalModel
+from coordinator.server.handlers import MessageHandlers
+from coordinator.server.round_controller import RoundController
+from coordinator.settings import RunSettings
+from coordinator.views.run_view import FleetView, Observe
+from device_profiles import Workload
+from edge_sdk.tasks.cost import workload_of
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.terminal import log_from_now_on
+from edge_sdk.transport.base import Deliver, OnLink, ReceivedMessage, Transport
+from edge_sdk.wire import topics
+from edge_sdk.wire.messages import Announce
+from edge_sdk.wire.values import CODECS
+
+__all__ = ["Connect", "Server"]
+
+Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
+TICK_S = 0.5
+LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet,
+LOOK_SHARE = 50  # and at most a fiftieth of the time goes into drawing it
+GROUP = 64  # receipts that share one commit at most
+TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
+RETURN_S = 20.0  # a resumed run gives the fleet this long to come back before a round
+LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
+EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
+
+
+class Server:
+    """Runs one federation to its end, from wherever the ledger says it stands.
+
+    Args:
+        settings: The run.
+        task: Its task.
+        evaluation: What the global model is scored on.
+        ledger: Its durable memory, held exclusively.
+        connect: Makes the transport.
+        office: Its identities; None for one machine without any.
+        linger: Whether to go on after the last round until every delivery is over.
+        mute: Has the broker refuse a device that floods for a while, where it can.
+        observe: Told what there is to see, a few times a second.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        task: Task,
+        evaluation: Examples,
+        ledger: Ledger,
+        connect: Connect,
+        *,
+        office: IdentityRegistry | None = None,
+        linger: bool = False,
+        observe: Observe = lambda _: None,
+        mute: Callable[[str], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._ledger, self._clock = settings, ledger, clock
+        self._observe, self._mute = observe, mute
+        self._inbox = EventQueue(clock)
+        self._stopping = False
+        self._phase = ""
+        self._unheard: list[str] = []  # connected, and their HELLO does not come
+        self._began = self._settled = self._look_next = clock()
+        self._submitted = 0  # the round whose model the evaluator was last given
+        epoch = ledger.next_epoch()
+        algorithm = ALGORITHMS[settings.algorithm]
+        batch = settings.training.batch_size or task.batch_size
+        probe = Probe(task, evaluation)
+        self._lineage = GlobalModel(settings, task, algorithm, ledger, probe)
+        load = _workload(settings, task, batch, evaluation)
+        _note_workload(ledger, load)
+        self._fleet = DeviceRegistry(settings, load, ledger, clock)
+        self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
+        self._transport = connect(self._inbox.deliver, self._inbox.link)
+        self._post = Publisher(
+            self._transport,
+            settings.federation,
+            epoch,
+            None if office is None else office.seal.sign,
+            clock,
+            (lambda: 0) if office is None else office.seal.number,
+        )
+        self._courier = DeliverySender(DeliveryStore(ledger.folder), self._post, clock)
+        self._linger = linger
+        self._wiping = Wiping(settings.federation, self._transport, clock)
+        self._refused = () if office is None else sorted(office.refused())
+        self._reception = MessageReceiver(
+            settings.federation, office, self._post, clock
+        )
+        self._conductor = RoundController(
+            settings,
+            algorithm,
+            ledger,
+            self._lineage,
+            self._fleet,
+            self._post,
+            epoch=epoch,
+            batch_size=batch,
+            clock=clock,
+        )
+        self._desk = MessageHandlers(
+            ledger, self._lineage, self._fleet, self._conductor, self._post, clock
+        )
+        self._hearing = MessageDispatcher(
+            settings.federation,
+            self._reception,
+            self._fleet,
+            self._courier,
+            self._desk,
+            self._conductor,
+            ledger,
+            self._wiping,
+            clock,
+            self._silence,
+        )
+        for pattern in (
+            topics.all_uploads(settings.federation, data=False),
+            topics.all_uploads(settings.federation, data=True),
+            topics.all_statuses(settings.federation),
+            topics.announcement(settings.federation),
+        ):
+            self._transport.subscribe(pattern)
+
+    @property
+    def dropped(self) -> int:
+        """Malformed or foreign messages so far."""
+        return self._hearing.dropped
+
+    # -- other threads -----------------------------------------------------------------
+
+    def revoked(self, device: str) -> None:
+        """Tells the loop that a device is not accepted any more."""
+        self._inbox.put(DeviceRevoked(device))
+
+    def rotated(self) -> None:
+        """Tells the loop that another key signs from now on."""
+        self._inbox.put(KeyRotated())
+
+    def stop(self) -> None:
+        """Ends `run` soon; the ledger keeps everything for `resume`."""
+        self._stopping = True
+        self._inbox.wake()
+
+    # -- the loop ----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Runs until all rounds are done, or `stop`.
+
+        Raises:
+            RunError: If no device can take part, or too many rounds in a row abort.
+            StateError: If the disk refuses, or another coordinator has taken over.
+        """
+        try:
+            self._run()
+        finally:
+            self._inbox.close()  # whoever waits for room there waits in vain
+
+    def _run(self) -> None:
+        self._fleet.unlinked()  # what an earlier life was told of who is here
+        for device in self._refused:  # also while no coordinator ran
+            self._dismiss(device)
+        self._reception.publish_keys()
+        self._announce("waiting")
+        self._lineage.load()
+        rounds = self._ledger.rounds()
+        if rounds and rounds[-1].phase in (RoundPhase.RUN, RoundPhase.CLOSING):
+            self._conductor.reopen(rounds[-1])
+        while not self._stopping and not self._done():
+            self._go_on()
+            now = self._conductor.round
+            log_from_now_on(round=None if now is None else now.no)
+            if self._clock() >= self._look_next:
+                self._look()
+            self._desk.tick()
+            self._wiping.tick()
+            self._courier.tick(self._fleet.online())
+            self._take(TICK_S)
+        if not self._stopping:
+            self._finish()
+        self._look()
+
+    def close(self) -> None:
+        """Says that the run stands still, if it is not done, and disconnects."""
+        if not self._done() and not self._reception.taken_over:
+            self._announce("stopped")
+        self._evaluator.close()
+        self._transport.close()
+
+    def _go_on(self) -> None:
+        """Opens the next round when none is in hand; lets deadlines pass."""
+        conductor = self._conductor
+        conductor.tick()
+        for no in conductor.finished:
+            if no and self._lineage.model is not None:
+                model, family = self._lineage.base_of(no + 1)
+                self._evaluator.submit(no, model, family)
+                self._submitted = no
+        conductor.finished.clear()
+        if conductor.round is not None or self._done():
+            return
+        wanted = self._settings.wait_for
+        here = len(self._fleet.present())
+        returning = self._clock() - self._began < RETURN_S
+        if here < wanted and (returning or not self._ledger.rounds()):
+            self._phase = f"waiting for {wanted} devices, {here} here"
+            if self._unheard:
+                self._phase += f"; not heard, see the log: {', '.join(self._unheard)}"
+            return
+        self._phase = "waiting for devices"
+        if here:
+            conductor.open()
+            self._look_next = self._clock()  # a round is seen, however short it is
+            self._announce("running")
+
+    def _take(self, timeout: float) -> None:
+        """Handles a group of what waits; commits it if anybody waits for that."""
+        for item in self._inbox.group(timeout):
+            self._handle(item)
+            if self._ledger.promised >= GROUP:
+                break
+        late = self._clock() - self._settled >= TELEMETRY_S
+        if self._ledger.promised or (late and self._ledger.unsettled):
+            self._ledger.settle()
+            self._settled = self._clock()
+
+    def _handle(self, item: Item) -> None:
+        match item:
+            case TransportConnected():
+                self._post.after_connect()
+            case Unlinked():
+                self._fleet.unlinked()
+            case DeviceRevoked(device):
+                self._reception.dismiss(device)
+                self._desk.dismiss(device)
+                self._dismiss(device)
+            case KeyRotated():
+                self._reception.rotated()
+            case EvaluationDone(round_no, density, metrics):
+                self._ledger.record_score(round_no, density, metrics)
+            case ReceivedMessage():
+                try:
+                    self._hearing.hear(item)
+                finally:
+                    item.ack()
+
+    def _silence(self, device: str) -> None:
+        """A device floods: no round waits for it; the broker refuses it if it can."""
+        self._desk.dismiss(device, "it floods; nothing of it is heard for a minute")
+        self._mute(device)
+
+    def _dismiss(self, device: str) -> None:
+        """Displays say that it was revoked; the broker keeps nothing of it."""
+        self._ledger.dismiss(device)
+        self._wiping.begin(device)
+
+    def _done(self) -> bool:
+        return self._ledger.rounds_done() >= self._settings.rounds
+
+    def _finish(self) -> None:
+        """The last scores, one checkpoint per density, and the word that it is done."""
+        last = max(r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE)
+        model, family = self._lineage.base_of(last + 1)
+        self._phase = "evaluating"
+        self._look()
+        wanted = set(family.masks)
+        if self._submitted != last and wanted - set(self._scores_of(last)):
+            self._evaluator.submit(last, model, family)
+        give_up = self._clock() + EVALUATION_S
+        while wanted - set(self._scores_of(last)):
+            self._take(TICK_S)
+            self._look()
+            if self._stopping:
+                return  # `resume` scores the rest and deploys
+            if self._clock() > give_up:
+                break
+        self._lineage.deploy(last, self._scores_of(last))
+        self._see_deliveries_through()
+        self._phase = "done"
+        self._collect_last_words()
+
+    def _see_deliveries_through(self) -> None:
+        """Waits for the deliveries to all devices, or to those that are here."""
+        self._courier.tick(self._fleet.online())
+        while not self._stopping:
+            waiting = set(self._courier.pending())
+            here = waiting & self._fleet.online()
+            returning = self._clock() - self._began < RETURN_S
+            if not (waiting if self._linger or returning else here):
+                return
+            self._phase = f"delivering: {len(waiting)} to go, {len(here)} here"
+            self._take(TICK_S)
+            self._courier.tick(self._fleet.online())
+            self._look()
+
+    def _collect_last_words(self) -> None:
+        """Devices answer the end with a last status: what they sent and received."""
+        waiting = self._fleet.online()
+        self._fleet.reported.clear()
+        self._announce("done")
+        give_up = self._clock() + LAST_WORDS_S
+        while waiting - self._fleet.reported and self._clock() < give_up:
+            self._take(TICK_S)
+
+    def _scores_of(self, no: int) -> Mapping[float, Mapping[str, float]]:
+        return self._ledger.scores().get(no, {})
+
+    # -- what others see ---------------------------------------------------------------
+
+    def _announce(
+        self, state: Literal["waiting", "running", "done", "stopped"]
+    ) -> None:
+        open_round = self._conductor.round
+        self._post.announce(
+            Announce(
+                state=state,
+                task=self._settings.task,
+                round_no=open_round.no if open_round else 0,
+                rounds=self._settings.rounds,
+                codecs=list(CODECS),
+            )
+        )
+
+    def _look(self) -> None:
+        """Tells the observer what there is to see."""
+        began = self._clock()
+        self._unheard = self._fleet.unheard()
+        now, conductor = self._conductor.round, self._conductor
+        scores = self._ledger.scores()
+        latest = max(scores, default=0)
+        deadline = conductor.deadline
+        self._observe(
+            FleetView(
+                phase=conductor.phase if now else self._phase,
+                round_no=now.no if now else 0,
+                rounds=self._settings.rounds,
+                rounds_done=self._ledger.rounds_done(),
+                accepted=now.count(TaskPhase.ACCEPTED) if now else 0,
+                goal=now.goal if now else 0,
+                left_s=None if deadline is None else deadline - self._clock(),
+                devices=self._fleet.view(now),
+                scores=scores.get(latest, {}),
+                scored_round=latest,
+            )
+        )
+        took = self._clock() - began  # grows with the fleet; its share does not
+        self._look_next = began + max(LOOK_S, LOOK_SHARE * took)
+
+
+def _note_workload(ledger: Ledger, load: Workload) -> None:
+    """Keeps, for people, what a dense device would reckon and send; once."""
+    if ledger.get("workload") is None:
+        dense = [layer.macs for layer in load.layers if not layer.masked]
+        ledger.put(
+            "workload",
+            {
+                "macs": {layer.name: layer.macs for layer in load.masked_layers},
+                "dense_macs": sum(dense),
+                "dense_numel": load.dense_numel,
+            },
+        )
+
+
+def _workload(
+    settings: RunSettings, task: Task, batch: int, given: Examples
+) -> Workload:
+    """One device's part of a round; its own examples are put in when it says hello."""
+    training = settings.training
+    load = workload_of(
+        task, examples=1, epochs=training.epochs, batch=batch, given=given
+    )
+    return replace(load, max_steps=training.max_steps)

@@ -1,0 +1,115 @@
+"""Puts a server together on real parts: broker, MQTT, ledger, terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from coordinator.broker.watch import watched
+from coordinator.identity.broker_access import office_for, open_gate
+from coordinator.identity.muted import Muted
+from coordinator.identity.revocation import RevocationWatcher
+from coordinator.ledger import open_ledger
+from coordinator.server.log_file import keep_log
+from coordinator.server.loop import Server
+from coordinator.settings import RunSettings
+from coordinator.views.page import page_process
+from coordinator.views.report import leave_report
+from coordinator.views.terminal.display import live
+from edge_sdk.infer.run_key import make_run_key
+from edge_sdk.sparse import nested_counts, uniform
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.task import Examples, Task, load_task
+from edge_sdk.terminal import OutputOptions, log_from_now_on, on_stop
+from edge_sdk.transport.mqtt import MqttTransport
+
+__all__ = ["check_run", "serve"]
+
+log = logging.getLogger(__name__)
+WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
+
+
+def serve(
+    folder: Path, settings: RunSettings, look: OutputOptions, *, linger: bool = False
+) -> None:
+    """Runs the federation of a folder to its end, or until a signal.
+
+    Args:
+        folder: The run's folder.
+        settings: What its ``run.toml`` says.
+        look: How to show what it does.
+        linger: Whether its end waits for every delivery, also to devices not here.
+
+    Raises:
+        EdgeError: If it cannot start; everything started is stopped again.
+    """
+    log_from_now_on(run=settings.federation)
+    task = load_task(settings.task, beside=folder)
+    examples = check_run(settings, task)
+    office = office_for(folder, settings)
+    if office is None:
+        log.warning("plain MQTT without identities: for this machine only")
+    with ExitStack() as stack:
+        stack.callback(leave_report, folder)  # last, whatever ended the run
+        ledger = open_ledger(folder)
+        stack.callback(ledger.close)
+        stack.enter_context(keep_log(folder))
+        make_run_key(folder)  # signs what is exported from here
+        gate = stack.enter_context(open_gate(folder, settings, office))
+        log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
+        (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")
+        stack.enter_context(page_process(folder, settings.page))
+        observe = stack.enter_context(live(look))
+        muted = Muted(time.monotonic)
+        server = Server(
+            settings,
+            task,
+            examples,
+            ledger,
+            lambda deliver, on_link: MqttTransport(
+                gate.address,
+                f"{settings.federation}-coordinator",
+                deliver,
+                on_link,
+                wait_s=10.0,
+                window=WINDOW,
+            ),
+            office=office,
+            linger=linger,
+            observe=observe,
+            mute=muted.mute,
+        )
+        stack.callback(server.close)
+        on_stop(server.stop)
+        stack.enter_context(watched(gate.broker))
+        if office is not None:
+            guard = RevocationWatcher(
+                office,
+                gate.broker,
+                gate.walls,
+                gate.ghost,
+                revoked=server.revoked,
+                rotated=server.rotated,
+                muted=muted,
+            )
+            stack.enter_context(guard)
+        server.run()
+
+
+def check_run(settings: RunSettings, task: Task) -> Examples:
+    """Refuses at the door what cannot work; returns the evaluation examples.
+
+    Raises:
+        TaskError: If the model has nothing to mask or to train, or its state cannot
+            travel.
+        DensityError: If a density is below one weight per output unit.
+        DataError: If there is nothing to evaluate on.
+    """
+    model = task.model()
+    check_model(model)
+    layers = layers_of(model, task.dense_layers)
+    nested_counts(uniform(layers), layers, settings.densities)
+    return task.read_eval(settings.evaluation)

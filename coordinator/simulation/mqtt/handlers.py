@@ -1,0 +1,271 @@
+"""The coordinator's side of a simulated round on the wire.
+
+Who is asked, when a round ends and what becomes of it was decided before, in virtual
+time. What is left is what each message of a device is answered with: orders, NEED,
+receipts, as in a federation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from coordinator.protocol.events import EventQueue, TransportConnected
+from coordinator.protocol.publisher import Publisher
+from coordinator.protocol.receiver import MessageReceiver
+from coordinator.protocol.uploads import UploadQueue
+from coordinator.server.handlers import IDLE_S, TURN_MS
+from coordinator.server.loop import Connect
+from coordinator.simulation.mqtt.devices import Devices
+from coordinator.simulation.outgoing import EPOCH
+from coordinator.simulation.workers.interface import Unable
+from edge_sdk.errors import RemoteProtocolError, RunError
+from edge_sdk.training.update import PackedUpdate
+from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import decode
+from edge_sdk.wire.messages import (
+    Announce,
+    Data,
+    Fail,
+    Hello,
+    Manifest,
+    Message,
+    Need,
+    Offer,
+    Receipt,
+    Status,
+    TaskAck,
+    TaskOrder,
+    Wait,
+)
+from edge_sdk.wire.values import CODECS
+
+__all__ = ["PATIENCE_S", "MqttRounds"]
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.2
+GOODBYE_S = 5.0  # for the devices' last statuses
+PATIENCE_S = 120.0  # without any progress: a broker that restarts is back sooner
+
+
+class MqttRounds:
+    """Carries one round after the other.
+
+    Args:
+        federation: The federation's name.
+        task: The task's reference.
+        rounds: Of the whole run.
+        connect: Makes the transport.
+        devices: Who is on the other side.
+        patience_s: How long a round may stand still while nobody trains.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        federation: str,
+        task: str,
+        rounds: int,
+        connect: Connect,
+        devices: Devices,
+        *,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._federation, self._devices = federation, devices
+        self._task, self._rounds = task, rounds
+        self._patience, self._clock = patience_s, clock
+        self._inbox = EventQueue(clock)
+        self._up = False
+        self._transport = connect(self._inbox.deliver, self._link)
+        self._post = Publisher(self._transport, federation, EPOCH)
+        self._reception = MessageReceiver(federation, None, self._post, clock)
+        self._intake = UploadQueue(clock)
+        self._orders: Mapping[str, TaskOrder] = {}
+        self._done: dict[str, PackedUpdate | Unable] = {}
+        self._here: set[str] = set()  # devices that have said HELLO
+        self._accepted: set[str] = set()  # tasks of all rounds
+        self._known: set[tuple[str, str]] = set()  # (task, what has come of it)
+        self._moved = clock()
+        self._round = 0
+        for data in (False, True):
+            self._transport.subscribe(topics.all_uploads(federation, data=data))
+        self._transport.subscribe(topics.all_statuses(federation))
+
+    def shelve(self, content: bytes, round_no: int) -> Manifest:
+        """Publishes a base or a structure; its chunks fit the broker's packets."""
+        return self._post.shelve(content, round_no)
+
+    def carry(
+        self, round_no: int, orders: Mapping[str, TaskOrder]
+    ) -> Mapping[str, PackedUpdate | Unable]:
+        """Sends the orders and takes in what comes of them.
+
+        Raises:
+            RunError: If a device cannot do its task, a worker died, or nothing has
+                come for longer than anybody's patience.
+        """
+        self._orders, self._done, self._round = orders, {}, round_no
+        self._intake.forget()
+        self._post.wipe(before_round=round_no)
+        self._post.announce(
+            Announce("running", self._task, round_no, self._rounds, list(CODECS))
+        )
+        for device, order in orders.items():
+            if device in self._here:  # the others are told when they say HELLO
+                self._post.tell(device, order, round_no=round_no)
+        self._moved = self._clock()
+        while len(self._done) < len(orders):
+            self._turn()
+        return self._done
+
+    def close(self, names: Sequence[str]) -> None:
+        """Takes everything retained off the broker, and disconnects.
+
+        The devices' goodbyes are retained, too, and may come after their links have
+        gone; what we wipe comes back to us, and only then it has arrived.
+        """
+        statuses = {topics.status(self._federation, name) for name in names}
+        self._await(set(statuses), _is_goodbye)
+        self._post.wipe(before_round=self._round + 1)
+        for topic in (topics.announcement(self._federation), *statuses):
+            self._transport.publish(topic, b"", retain=True)
+        self._await(set(statuses), lambda delivery: not delivery.payload)
+        self._transport.close()
+
+    def _await(
+        self, waiting: set[str], last: Callable[[ReceivedMessage], bool]
+    ) -> None:
+        give_up = self._clock() + GOODBYE_S
+        while waiting and self._up and self._clock() < give_up:
+            item = self._inbox.take(TICK_S)
+            if isinstance(item, ReceivedMessage):
+                item.ack()
+                if item.topic in waiting and last(item):
+                    waiting.discard(item.topic)
+
+    # -- network thread ----------------------------------------------------------------
+
+    def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
+        self._up = up
+        self._inbox.link(up)
+
+    # -- one turn ----------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._devices.check()
+        for device, need in self._intake.called():
+            self._tell(device, need)
+        if self._devices.training:
+            self._moved = self._clock()
+        elif self._clock() - self._moved > self._patience:
+            raise self._stuck()
+        match self._inbox.take(TICK_S):
+            case ReceivedMessage() as delivery:
+                self._hear(delivery)
+            case TransportConnected():
+                self._post.after_connect()
+            case _:  # nothing came
+                pass
+
+    def _hear(self, delivery: ReceivedMessage) -> None:
+        try:
+            heard = self._reception.read(delivery)
+            if heard is not None:
+                self._answer(heard[0], heard[1].message)
+        except RemoteProtocolError as error:
+            log.warning("dropped a message on %s: %s", delivery.topic[:120], error)
+        finally:
+            delivery.ack()
+
+    def _answer(self, device: str, message: Message) -> None:
+        match message:
+            case Hello(task_id=task_id):
+                self._hello(device, task_id)
+            case TaskAck(task_id):
+                self._came(task_id, "ack")
+            case Offer():
+                self._offer(device, message)
+            case Data():
+                self._data(device, message)
+            case Need():
+                self._post.send_again(message)
+            case Fail(task_id, why, True):
+                if (order := self._open(device)) and order.id == task_id:
+                    self._done[device] = Unable(why)
+            case Fail(_, why):
+                raise RunError(f"{device} cannot do its task: {why}")
+            case _:  # statuses, and what is said of deliveries
+                pass
+
+    def _hello(self, device: str, task_id: str | None) -> None:
+        self._here.add(device)
+        order = self._open(device)
+        if task_id is not None and (order is None or order.id != task_id):
+            self._tell(device, self._fate(task_id))
+        if order is not None and order.id != task_id:
+            self._tell(device, order)
+        elif order is None and task_id is None:
+            self._tell(device, Wait(int(1000 * IDLE_S), "no task for you just now"))
+
+    def _offer(self, device: str, offer: Offer) -> None:
+        order = self._open(device)
+        if order is None or order.id != offer.task_id:
+            self._tell(device, self._fate(offer.task_id))
+            return
+        self._came(offer.task_id, "offer")
+        need = self._intake.offer(device, offer)
+        self._tell(device, need or Wait(TURN_MS, "others are uploading"))
+
+    def _data(self, device: str, data: Data) -> None:
+        try:
+            upload, need = self._intake.data(device, data)
+        except RemoteProtocolError as error:
+            self._tell(device, Receipt(data.task_id, "corrupt", str(error)[:500]))
+            return
+        self._came(data.task_id, str(data.index))
+        if need is not None:
+            self._tell(device, need)
+        if upload is not None:
+            self._done[device] = PackedUpdate(upload.offer, upload.assembly.content())
+            self._accepted.add(data.task_id)
+            self._tell(device, self._fate(data.task_id))
+
+    def _open(self, device: str) -> TaskOrder | None:
+        return None if device in self._done else self._orders.get(device)
+
+    def _fate(self, task_id: str) -> Receipt:
+        if task_id in self._accepted:
+            return Receipt(task_id, "accepted")
+        return Receipt(task_id, "unknown", "this run has no such task for you")
+
+    def _tell(self, device: str, message: Message) -> None:
+        self._post.tell(device, message, round_no=self._round)
+
+    def _came(self, task_id: str, what: str) -> None:
+        """Only what is new is progress: a device repeats what gets lost."""
+        if (task_id, what) not in self._known:
+            self._known.add((task_id, what))
+            self._moved = self._clock()
+
+    def _stuck(self) -> RunError:
+        open_ = [device for device in self._orders if device not in self._done]
+        some = ", ".join(open_[:3]) + (", ..." if len(open_) > 3 else "")
+        return RunError(
+            f"round {self._round} stands still: for {self._patience:.0f} s nothing has "
+            f"come through the broker from {len(open_)} devices ({some})",
+            remedy="See whether the broker runs, and in its log what it has refused or "
+            "dropped (limits for packets, queues, connections). The same command goes "
+            "on after the last whole round.",
+        )
+
+
+def _is_goodbye(delivery: ReceivedMessage) -> bool:
+    with contextlib.suppress(RemoteProtocolError):
+        message = decode(delivery.payload).message
+        return isinstance(message, Status) and not message.online
+    return False

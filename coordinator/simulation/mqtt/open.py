@@ -1,0 +1,140 @@
+"""Puts a simulated fleet on a broker: broker, devices and desk together."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from coordinator.broker.start import open_broker
+from coordinator.broker.watch import watched
+from coordinator.simulation.dispatch import Dispatch
+from coordinator.simulation.fleet import SimulatedDevice
+from coordinator.simulation.mqtt.devices import devices
+from coordinator.simulation.mqtt.handlers import PATIENCE_S, MqttRounds
+from coordinator.simulation.mqtt.traffic import TrafficSum
+from coordinator.simulation.outgoing import Outgoing
+from coordinator.simulation.record import Wire
+from coordinator.simulation.workers.interface import Unable, Workers
+from edge_sdk.errors import SettingsError
+from edge_sdk.training.update import PackedUpdate
+from edge_sdk.transport.address import parse_url
+from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.wire.messages import Manifest
+
+__all__ = ["OWN", "check_transport", "over_mqtt"]
+
+log = logging.getLogger(__name__)
+
+OWN = "mqtt"  # a broker of our own
+WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
+
+
+def check_transport(transport: str) -> str:
+    """The transport itself, if there is one of that name.
+
+    Raises:
+        SettingsError: If it is neither ``mqtt`` nor a broker's URL.
+        BrokerError: If its URL cannot be one.
+    """
+    if transport and transport != OWN:
+        if not transport.startswith(("mqtt://", "mqtts://")):
+            raise SettingsError(
+                f"--transport {transport!r} is no transport",
+                remedy="Take mqtt for a broker that is started here, or the URL of "
+                "yours: mqtt://host:port.",
+            )
+        parse_url(transport)
+    return transport
+
+
+@contextmanager
+def over_mqtt(
+    folder: Path,
+    transport: str,
+    fleet: Mapping[str, SimulatedDevice],
+    workers: Workers,
+    *,
+    task: str,
+    rounds: int,
+    patience_s: float = PATIENCE_S,
+) -> Iterator[Dispatch]:
+    """A fleet on a broker, until the end of the block.
+
+    Args:
+        folder: The run's.
+        transport: As `check_transport` lets pass.
+        fleet: Its devices.
+        workers: Who train.
+        task: The task's reference.
+        rounds: Of the whole run.
+        patience_s: How long a round may stand still while nobody trains.
+
+    Raises:
+        BrokerError: If the broker does not answer, or none can be started.
+        RunError: If the devices do not fit into this process.
+    """
+    # A device's name may be a writer's or a folder's; in topics it is its number.
+    names = {name: f"device-{i:05d}" for i, name in enumerate(sorted(fleet))}
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]
+    federation = f"simulation-{place}"
+    tally = TrafficSum(federation)
+    with ExitStack() as stack:
+        url = None if transport == OWN else transport
+        broker = stack.enter_context(open_broker(url, folder / "broker"))
+        stack.enter_context(watched(broker))
+        log.info("broker (%s): %s, topics fl/1/%s", broker.kind, broker.url, federation)
+        desk_closes = stack.enter_context(ExitStack())  # after the devices have gone
+        those = stack.enter_context(
+            devices(
+                {names[name]: one for name, one in fleet.items()},
+                workers,
+                task=task,
+                federation=federation,
+                address=broker.address,
+                state=folder / "devices",
+                tally=tally,
+            )
+        )
+        desk = MqttRounds(
+            federation,
+            task,
+            rounds,
+            lambda deliver, on_link: MqttTransport(
+                broker.address,
+                f"{federation}-coordinator",
+                deliver,
+                on_link,
+                wait_s=10.0,
+                window=WINDOW,
+            ),
+            those,
+            patience_s=patience_s,
+        )
+        desk_closes.callback(desk.close, list(names.values()))
+        yield _OnWire(desk, names, tally)
+
+
+class _OnWire:
+    """The way, by the names of the fleet."""
+
+    def __init__(
+        self, desk: MqttRounds, names: Mapping[str, str], tally: TrafficSum
+    ) -> None:
+        self._desk, self._names, self._tally = desk, names, tally
+
+    def shelve(self, content: bytes, round_no: int) -> Manifest:
+        return self._desk.shelve(content, round_no)
+
+    def carry(
+        self, round_no: int, devices: Sequence[str], out: Outgoing
+    ) -> list[PackedUpdate | Unable]:
+        on_wire = [self._names[device] for device in devices]
+        orders = dict(zip(on_wire, out.orders, strict=True))
+        done = self._desk.carry(round_no, orders)
+        return [done[name] for name in on_wire]
+
+    def cost(self) -> Wire:
+        return self._tally.since()

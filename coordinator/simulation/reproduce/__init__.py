@@ -1,0 +1,3 @@
+"""Published tables, run cell by cell."""
+
+__all__: list[str] = []

@@ -1,0 +1,203 @@
+"""What a simulation asks of its workers, wherever they run.
+
+A worker gets an order and a base as bytes and gives back an offer and a payload, just
+as a device does; it keeps nothing between two jobs but what it would compute again. So
+which worker does which job, how many there are and on which machine changes no bit of
+the result.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, TypeVar
+
+from edge_sdk.errors import EngineError, RunError
+from edge_sdk.sparse import nested_counts, uniform
+from edge_sdk.sparse.select import draw
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Task
+from edge_sdk.training.scoring import Tally
+from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.training.update import PackedUpdate
+from edge_sdk.wire.messages import MaskRecipe
+
+__all__ = [
+    "DENSE",
+    "ChunkScore",
+    "Engine",
+    "EvaluationChunk",
+    "OpenWorkers",
+    "TrainingJob",
+    "Unable",
+    "Workers",
+    "engine_for",
+    "results",
+    "trained",
+    "worker_died",
+]
+
+J = TypeVar("J")
+T = TypeVar("T")
+R = TypeVar("R")
+Engine: TypeAlias = Literal["sparse", "masked"]
+# Above this density the dense kernels are the faster ones; see docs/engine.md.
+DENSE = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One device's task: the order and the base as they would travel."""
+
+    folder: Path
+    order: bytes
+    base: bytes
+    structure: bytes = b""
+
+
+@dataclass(frozen=True)
+class EvaluationChunk:
+    """A part of the evaluation set to score a model on."""
+
+    recipe: MaskRecipe
+    structure: bytes
+    values: bytes
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ChunkScore:
+    """What a chunk gave: sums, so that chunks add up in a fixed order."""
+
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Unable:
+    """What a device that cannot train gives: why, in words."""
+
+    why: str
+
+
+class Workers(Protocol):
+    """Some workers that are ready; any thread may ask.
+
+    A future raises `BrokenExecutor` if its worker died, else what the job raised.
+    """
+
+    def train(self, work: TrainingJob) -> Future[PackedUpdate]:
+        """A device's part of a round."""
+        ...
+
+    def score(self, chunk: EvaluationChunk) -> Future[ChunkScore]:
+        """A part of an evaluation."""
+        ...
+
+
+# Workers to start (0 takes every core there is), the task's reference, the folder of
+# the evaluation examples, the engine.
+OpenWorkers: TypeAlias = Callable[
+    [int, str, Path, Engine], AbstractContextManager[Workers]
+]
+
+
+def engine_for(task: Task, wanted: Literal["auto", "sparse", "masked"]) -> Engine:
+    """The engine that a simulation uses throughout.
+
+    Raises:
+        EngineError: If the sparse one is asked for and cannot run the model.
+    """
+    if wanted == "masked":
+        return "masked"
+    layers = layers_of(task.model(), task.dense_layers)
+    (counts,) = nested_counts(uniform(layers), layers, [DENSE]).values()
+    try:
+        sparse_model(task.model(), draw(layers, counts, 0))
+    except EngineError:
+        if wanted == "sparse":
+            raise
+        return "masked"
+    return "sparse"
+
+
+def trained(
+    train: Callable[[TrainingJob], Future[PackedUpdate]], jobs: Iterable[TrainingJob]
+) -> list[PackedUpdate | Unable]:
+    """What the devices made of their tasks, in their order.
+
+    One whose examples do not let it train is out; the others go on.
+
+    Raises:
+        RunError: If a worker died.
+        EdgeError: As the job raised it, where it is nothing of the device's own.
+    """
+    return _gathered(train, jobs, _update_or_unable)
+
+
+def results(do: Callable[[J], Future[T]], jobs: Iterable[J]) -> list[T]:
+    """What the jobs gave, in their order; those not begun are dropped on an error.
+
+    Raises:
+        RunError: If a worker died.
+        EdgeError: As the job raised it.
+    """
+    return _gathered(do, jobs, lambda job: job.result())
+
+
+def _gathered(
+    do: Callable[[J], Future[T]], jobs: Iterable[J], take: Callable[[Future[T]], R]
+) -> list[R]:
+    """What is taken of the jobs, in their order."""
+    futures: list[Future[T]] = []
+    try:
+        futures.extend(map(do, jobs))
+        return [take(future) for future in futures]
+    except BrokenExecutor as error:
+        raise worker_died() from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _update_or_unable(job: Future[PackedUpdate]) -> PackedUpdate | Unable:
+    try:
+        return job.result()
+    except EngineError as error:
+        return Unable(f"{error} {error.help}")
+
+
+def worker_died(endings: Sequence[int] = ()) -> RunError:
+    """The error of a run whose worker died.
+
+    Args:
+        endings: Exit codes of those that did; below 0 a signal's number.
+    """
+    goes_on = "The same command goes on after the last whole round"
+    if not endings:
+        return RunError(
+            "a worker of the simulation died",
+            remedy=f"{goes_on}; give it fewer --workers if memory is short.",
+        )
+    code = endings[0]
+    if code == -signal.SIGKILL:
+        return RunError(
+            "a worker of the simulation was killed (signal 9), as the kernel does "
+            "when memory is short",
+            remedy=f"{goes_on}; give it fewer --workers.",
+        )
+    if code < 0:
+        return RunError(
+            f"a worker of the simulation crashed (signal {-code})",
+            remedy=f"{goes_on}. If it comes again: torch, or a library that the task "
+            "uses, does not fit this processor; try them alone.",
+        )
+    return RunError(
+        f"a worker of the simulation ended by itself with exit code {code}",
+        remedy=f"{goes_on}. Look for sys.exit or os._exit in the task and what it "
+        "imports, and at what the worker has written above.",
+    )

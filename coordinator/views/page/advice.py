@@ -1,0 +1,100 @@
+"""What to do next with a run, with the command: for the page's overview."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["next_step"]
+
+FEW = 3  # devices named; the others are counted
+
+
+def next_step(
+    facts: Mapping[str, Any], folder: Path, evaluation: str, *, runs: bool
+) -> dict[str, Any]:
+    """The one thing to do now, or to wait for.
+
+    Args:
+        facts: As `coordinator.views.page.facts.run_facts` gives them.
+        folder: The run's, as commands name it.
+        evaluation: Folder of the evaluation examples.
+        runs: Whether a coordinator runs in the folder, on this machine.
+
+    Returns:
+        `say`, a sentence or two, and `commands`: what each is for, and its text.
+    """
+    here = shlex.quote(str(folder))
+    logs = ("see what it logged", f"flash-coordinator logs {here} --level warning")
+    rounds = facts["rounds"]
+    last = rounds[-1] if rounds else None
+    if facts["state"] == "done":
+        return _done(facts, folder, evaluation)
+    if not runs:
+        verb = "resume" if rounds else "run"
+        return _step(
+            "No coordinator runs in this folder on this machine. What was accepted is "
+            "kept, and the run goes on where it was.",
+            ("go on", f"flash-coordinator {verb} {here}"),
+            ("check first", f"flash-coordinator doctor {here}"),
+            logs,
+        )
+    if not facts["devices"]:
+        return _step(
+            "No device has said hello yet. Let one in here, then start its agent there "
+            "with the line that is printed.",
+            ("let a device in", f"flash-coordinator enroll {here} pi-1 --new"),
+            (
+                "there, after that",
+                "flash-edge doctor DEVICE_FOLDER/device.toml",
+            ),
+            logs,
+        )
+    if last is not None and last["phase"] == "aborted":
+        name = f"Round {last['no']}" if last["no"] else "The warm-up"
+        return _step(f"{name} was given up: {last['note']}", logs)
+    off = [
+        d["name"]
+        for d in facts["devices"]
+        if not d["online"] and d["phase"] != "revoked"
+    ]
+    status = ("the same on a terminal", f"flash-coordinator status {here} --live")
+    if off:
+        named = ", ".join(off[:FEW])
+        more = f" and {len(off) - FEW} more" if len(off) > FEW else ""
+        return _step(
+            f"{_count(len(off), 'device is', 'devices are')} offline: {named}{more}. "
+            "The others go on; on those, look at the agent.",
+            ("on the device", "flash-edge doctor DEVICE_FOLDER/device.toml"),
+            status,
+        )
+    waits = "a round" if facts["open"] else "the next round"
+    return _step(f"Nothing: {waits} is in hand. Look again when it ends.", status)
+
+
+def _done(facts: Mapping[str, Any], folder: Path, evaluation: str) -> dict[str, Any]:
+    here = shlex.quote(str(folder))
+    density = facts["run"]["densities"][0]
+    model = shlex.quote(str(folder / "models" / f"density-{density:g}.safetensors"))
+    bundle = shlex.quote(str(folder / "exports" / f"bundle-{density:g}"))
+    data = f" --data {shlex.quote(evaluation)}" if evaluation else ""
+    return _step(
+        "The run is done. Export a model of it and check it, then deliver it to the "
+        "boards.",
+        ("export and check", f"flash-export build {model}{data}"),
+        ("sign for boards", f"flash-export bundle {model} --out {bundle}"),
+        ("deliver", f"flash-coordinator deliver {here} {bundle}"),
+    )
+
+
+def _step(say: str, *commands: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "say": say,
+        "commands": [{"what": what, "command": text} for what, text in commands],
+    }
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}"

@@ -1,0 +1,90 @@
+"""What a run moved and reckoned, beside the same rounds of dense float32 averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+__all__ = ["savings"]
+
+FLOAT = 4  # bytes of a float32
+
+
+def savings(
+    rounds: Sequence[Mapping[str, Any]],
+    trained: Iterable[tuple[float, str, int]],
+    *,
+    sizes: Mapping[str, int],
+    counts: Mapping[str, Mapping[str, int]],
+    workload: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    """Bytes and multiply-accumulates against dense federated averaging.
+
+    The dense run asks the same devices in the same rounds, sends each the whole model
+    and takes the whole model back, as float32, and has no warm-up. This one's warm-up
+    counts.
+
+    Args:
+        rounds: As `facts.py` has them, in order; `asked` is how many
+            devices got the model.
+        trained: Density, engine and examples of each accepted update.
+        sizes: Weights per maskable layer.
+        counts: Kept weights per density (as text) and layer.
+        workload: `dense_numel` (values that no mask acts on), `macs` per maskable layer
+            and `dense_macs` of the others; None in ledgers of older versions: the
+            values that no mask acts on are left out then, and so is the compute.
+
+    Returns:
+        None before the masks are drawn, or before anything has moved in a round.
+
+    Example:
+        >>> found = savings([{"no": 1, "asked": 2, "accepted": 1, "up_bytes": 100,
+        ...                   "down_bytes": 200}], [], sizes={"fc": 1000},
+        ...                 counts={"0.1": {"fc": 100}}, workload=None)
+        >>> found["dense_bytes"], found["bytes"], found["times_fewer_bytes"]
+        (12000, 300, 40.0)
+    """
+    model = FLOAT * (sum(sizes.values()) + (workload or {}).get("dense_numel", 0))
+    moved = list(accumulate(r["up_bytes"] + r["down_bytes"] for r in rounds))
+    dense = list(
+        accumulate(
+            model * (r["asked"] + r["accepted"]) if r["no"] else 0 for r in rounds
+        )
+    )
+    if not moved or not moved[-1] or not dense[-1]:
+        return None
+    return {
+        "bytes": moved[-1],
+        "dense_bytes": dense[-1],
+        "times_fewer_bytes": round(dense[-1] / moved[-1], 2),
+        "by_round": [
+            {"no": r["no"], "bytes": own, "dense_bytes": other}
+            for r, own, other in zip(rounds, moved, dense, strict=True)
+        ],
+        "times_fewer_macs": _macs(trained, counts, sizes, workload),
+        "is_whole": workload is not None,
+    }
+
+
+def _macs(
+    trained: Iterable[tuple[float, str, int]],
+    counts: Mapping[str, Mapping[str, int]],
+    sizes: Mapping[str, int],
+    workload: Mapping[str, Any] | None,
+) -> float | None:
+    """Dense over done; a device with the masked engine does all of a dense one's."""
+    if workload is None:
+        return None
+    macs, rest = workload["macs"], workload["dense_macs"]
+    kept = {
+        float(density): rest
+        + sum(macs.get(name, 0) * n / sizes[name] for name, n in layers.items())
+        for density, layers in counts.items()
+    }
+    whole = rest + sum(macs.values())
+    own = dense = 0.0
+    for density, engine, examples in trained:
+        dense += whole * examples
+        own += (kept.get(density, whole) if engine == "sparse" else whole) * examples
+    return round(dense / own, 2) if own else None

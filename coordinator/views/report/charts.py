@@ -1,0 +1,163 @@
+"""What a figure shows: points, axes and words; the page's script draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+from coordinator.views.scores import percent
+from coordinator.views.units import human_bytes
+
+__all__ = ["Axis", "Figure", "Kind", "figures", "in_words"]
+
+Kind = Literal["bytes", "count", "number", "percent"]
+Value = float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What an axis counts, and of which kind its values are."""
+
+    label: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A line chart and its numbers.
+
+    Attributes:
+        title: Its heading.
+        x: What is counted from left to right.
+        y: What is counted upwards.
+        at: Places on x, ascending.
+        series: Name of each line to its values, one for each place; None where
+            nothing finite was measured.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    at: tuple[float, ...]
+    series: Mapping[str, tuple[Value, ...]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured."""
+        return all(v is None for values in self.series.values() for v in values)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """As ``drawChart`` of static/charts.js takes it."""
+        return {
+            "title": self.title,
+            "x": {"label": self.x.label, "kind": self.x.kind, "values": list(self.at)},
+            "y": {"label": self.y.label, "kind": self.y.kind},
+            "series": [
+                {"name": name, "values": list(values)}
+                for name, values in self.series.items()
+            ],
+        }
+
+    @property
+    def last(self) -> list[tuple[str, str]]:
+        """Name and last value of each line, in words."""
+        return [
+            (name, in_words(values[-1] if values else None, self.y.kind))
+            for name, values in self.series.items()
+        ]
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """Of the table: names, and that they hold numbers."""
+        return [(name, "n") for name in (self.x.label, *self.series)]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The same as a table, the newest first: x, then the value of each line."""
+        lines = list(self.series.values())
+        found = [
+            [in_words(at, self.x.kind), *(in_words(v[i], self.y.kind) for v in lines)]
+            for i, at in enumerate(self.at)
+        ]
+        return found[::-1]
+
+
+def in_words(value: Value, kind: Kind) -> str:
+    """A value as static/units.js has it.
+
+    Example:
+        >>> in_words(0.5, "percent"), in_words(2048, "bytes"), in_words(12.0, "count")
+        ('50.00 %', '2.0 KiB', '12')
+        >>> in_words(0.123456, "number"), in_words(None, "number")
+        ('0.1235', '-')
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    match kind:
+        case "percent":
+            return percent(value)
+        case "bytes":
+            return human_bytes(value)
+        case "count":
+            return f"{value:,.0f}"
+        case "number":
+            return f"{value:.4g}"
+
+
+def figures(facts: Mapping[str, Any]) -> list[Figure]:
+    """A run's figures: its metric by round and by bytes, its bytes against dense.
+
+    Args:
+        facts: As `coordinator.views.report.write.gather` finds them.
+    """
+    name, rounds = facts["metric"]["name"], facts["rounds"]
+    moved = list(accumulate(r["up_bytes"] + r["down_bytes"] for r in rounds))
+    scored = [(r, n) for r, n in zip(rounds, moved, strict=True) if r["scores"]]
+    series = {
+        f"density {density:g}": tuple(
+            _finite(r["scores"].get(str(density), {}).get(name)) for r, _ in scored
+        )
+        for density in facts["run"]["densities"]
+    }
+    words = name.replace("_", " ")
+    y = Axis(words, "percent" if facts["metric"]["is_share"] else "number")
+    title = words[:1].upper() + words[1:]
+    by = (facts["savings"] or {"by_round": []})["by_round"]
+    return [
+        Figure(
+            f"{title} by round",
+            Axis("round", "count"),
+            y,
+            tuple(float(r["no"]) for r, _ in scored),
+            series,
+        ),
+        Figure(
+            f"{title} by bytes",
+            Axis("updates and models moved", "bytes"),
+            y,
+            tuple(float(n) for _, n in scored),
+            series,
+        ),
+        Figure(
+            "Bytes, against dense",
+            Axis("round", "count"),
+            Axis("bytes moved", "bytes"),
+            _column(by, "no"),
+            {
+                "this run": _column(by, "bytes"),
+                "dense float32": _column(by, "dense_bytes"),
+            },
+        ),
+    ]
+
+
+def _column(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[float, ...]:
+    return tuple(float(row[name]) for row in rows)
+
+
+def _finite(value: Value) -> Value:
+    return value if value is not None and math.isfinite(value) else None

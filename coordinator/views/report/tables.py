@@ -1,0 +1,193 @@
+"""The report's tables: cells as text, from a run's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordinator.views.page.facts import flat
+from coordinator.views.report.layers import layers_table
+from coordinator.views.report.table import Table, table
+from coordinator.views.scores import percent, value_text
+from coordinator.views.units import human_bytes
+
+__all__ = ["tables"]
+
+Facts = Mapping[str, Any]
+FEW = 3  # densities with a column each; of more one cell has all
+
+
+def tables(facts: Facts) -> list[Table]:
+    """All tables of a report, in order.
+
+    Args:
+        facts: As `coordinator.views.report.write.gather` finds them.
+    """
+    return [
+        _rounds(facts),
+        _devices(facts["devices"]),
+        _participation(facts["participation"]),
+        _reasons(facts["devices"]),
+        _refusals(facts["refusals"]),
+        _verdicts(facts["refusals"]),
+        layers_table(facts["warm_up"], facts["last"]),
+        _files(facts["files"]),
+        _configuration(facts),
+    ]
+
+
+def _rounds(facts: Facts) -> Table:
+    densities = [str(d) for d in facts["run"]["densities"]]
+    metric, is_share = facts["metric"]["name"], facts["metric"]["is_share"]
+    few, words = len(densities) <= FEW, metric.replace("_", " ")
+
+    def scores(found: Mapping[str, Facts] | None) -> list[str]:
+        each = [
+            "-"
+            if not found or metric not in found.get(d, {})
+            else value_text(found[d][metric], is_share=is_share)
+            for d in densities
+        ]
+        both = zip(densities, each, strict=True)
+        return each if few else ["; ".join(f"{d}: {text}" for d, text in both)]
+
+    return table(
+        "Rounds",
+        f"Rounds, with the model's {words} at each density",
+        ("round", "state", "#updates", "#time", "#bytes up", "#and down"),
+        *((f"#{words} at {d}" for d in densities) if few else [f"~{words} at"]),
+        "~note",
+        rows=(
+            (
+                r["no"] or "warm-up",
+                r["phase"],
+                f"{r['accepted']} of {r['goal']}",
+                "-" if r["seconds"] is None else f"{r['seconds']:.1f} s",
+                human_bytes(r["up_bytes"]),
+                human_bytes(r["down_bytes"]),
+                *scores(r["scores"]),
+                r["note"],
+            )
+            for r in facts["rounds"]
+        ),
+        empty="No round has begun yet.",
+    )
+
+
+def _devices(devices: Sequence[Facts]) -> Table:
+    return table(
+        "Devices",
+        "Devices; bytes count since each was installed",
+        ("device", "board", "#density", "engine", "#sent", "#received", "#memory"),
+        "#refused",
+        rows=(
+            (
+                d["name"],
+                d["board"],
+                "-" if d["density"] is None else d["density"],
+                d["engine"] or "-",
+                human_bytes(d["sent"]),
+                human_bytes(d["received"]),
+                f"{d['rss_mib']} MiB" if d["rss_mib"] else "-",
+                d["refused"],
+            )
+            for d in devices
+        ),
+        empty="No device has said hello yet.",
+    )
+
+
+def _reasons(devices: Sequence[Facts]) -> Table:
+    return table(
+        "Reasons",
+        "Why each device has its density, and why one waits or does less",
+        ("device", "#density", "~why this density", "~waits or does less, because"),
+        rows=(
+            (
+                d["name"],
+                "-" if d["density"] is None else d["density"],
+                d["why"],
+                "; ".join(filter(None, (d["waits"], d["pace"]))),
+            )
+            for d in devices
+        ),
+        empty="No device has said hello yet.",
+    )
+
+
+def _participation(found: Facts) -> Table:
+    share = "-" if found["share"] is None else percent(found["share"])
+    return table(
+        "Participation",
+        f"Rounds of each device; {share} of all examples have trained at least once",
+        ("device", "#examples", "#asked", "#in the model", "#last in round", "~note"),
+        rows=(
+            (
+                d["name"],
+                d["examples"],
+                d["asked"],
+                d["trained"],
+                "-" if d["last"] is None else d["last"],
+                f"{d['warning']}: {d['reason']}" if d["warning"] else d["sits_out"],
+            )
+            for d in found["devices"]
+        ),
+        empty="No device has said hello yet.",
+    )
+
+
+def _refusals(refusals: Sequence[Facts]) -> Table:
+    return table(
+        "Refused updates",
+        "By device and verdict",
+        ("device", "verdict", "#times", "#last in round", "~why"),
+        rows=(
+            (r["device"], r["verdict"], r["count"], r["round"], r["why"])
+            for r in refusals
+            if r["kind"] == "refused"
+        ),
+        empty="None.",
+    )
+
+
+def _verdicts(refusals: Sequence[Facts]) -> Table:
+    """What was accepted within a bound, came late, or was no update at all."""
+    return table(
+        "Other verdicts",
+        "What was bounded and accepted, came too late, or was no update",
+        ("device", "what was done", "#times", "#last in round", "~why"),
+        rows=(
+            (r["device"], r["kind"], r["count"], r["round"], r["why"])
+            for r in refusals
+            if r["kind"] != "refused"
+        ),
+        empty="None.",
+    )
+
+
+def _files(files: Sequence[Facts]) -> Table:
+    return table(
+        "Files",
+        "Models and exports with their digests",
+        ("file", "#size", "~SHA-256", "~checks"),
+        rows=(
+            (
+                f["path"],
+                human_bytes(f["size"]),
+                f["sha256"],
+                "; ".join(f"{name}: {found}" for name, found in f["checks"]) or "-",
+            )
+            for f in files
+        ),
+        empty="No model has been deployed yet.",
+    )
+
+
+def _configuration(facts: Facts) -> Table:
+    return table(
+        "Configuration",
+        f"As it took effect; SHA-256 of run.toml: {facts['settings_sha256']}",
+        ("key", "~value"),
+        rows=flat(facts["settings"]),
+        empty="",
+    )

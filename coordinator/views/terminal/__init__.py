@@ -1,0 +1,3 @@
+"""A run in the terminal: live display, status, tables."""
+
+__all__: list[str] = []

@@ -1,0 +1,144 @@
+"""What the ledger says of a run, as plain values: for `status` and closing tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coordinator.delivery.store import Delivery, DeliveryStore, LiveModel
+from coordinator.ledger import Ledger, read_ledger
+from coordinator.rounds.state import RoundPhase
+from edge_sdk.errors import StateError
+
+__all__ = ["NOTHING", "delivered", "has_run", "summary"]
+
+NOTHING: dict[str, Any] = {"model": None, "delivery": None}  # was delivered
+
+
+def has_run(folder: Path) -> bool:
+    """Whether a run has begun there; one that was refused at the door has not."""
+    path = folder / "ledger.sqlite"
+    if not path.exists():
+        return False
+    if not path.stat().st_size:  # made by a coordinator that was killed at once, or cut
+        if any((folder / "checkpoints").glob("round-*")):
+            raise StateError(
+                f"{path} is empty although checkpoints lie beside it: it was cut off",
+                remedy="Put a copy of it back; without one, start in a new folder.",
+            )
+        return False
+    ledger = read_ledger(folder)
+    try:
+        return bool(ledger.rounds())
+    finally:
+        ledger.close()
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """A run at a glance; JSON-ready.
+
+    Raises:
+        StateError: If the folder holds no run.
+    """
+    ledger = read_ledger(folder)
+    try:
+        return _summary(ledger, DeliveryStore(folder))
+    finally:
+        ledger.close()
+
+
+def _summary(ledger: Ledger, book: DeliveryStore) -> dict[str, Any]:
+    models = _delivered(book)
+    rounds = ledger.rounds()
+    scores = ledger.scores()
+    refused = ledger.refusals()
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for row in ledger.refused():
+        reasons.setdefault(row.device, []).append(
+            {
+                "verdict": row.verdict,
+                "count": row.count,
+                "round": row.round_no,
+                "why": row.why,
+            }
+        )
+    peaks = ledger.peaks()
+    done = [r for r in rounds if r.no and r.phase is RoundPhase.DONE]
+    return {
+        "epoch": ledger.get("epoch"),
+        "rounds_done": len(done),
+        "rounds_aborted": [
+            {"round": r.no, "why": r.note}
+            for r in rounds
+            if r.phase is RoundPhase.ABORTED
+        ],
+        "open": [
+            {"round": r.no, "phase": r.phase.value}
+            for r in rounds
+            if r.phase not in (RoundPhase.DONE, RoundPhase.ABORTED)
+        ],
+        "updates": {str(no): n for no, n in ledger.frozen_counts().items()},
+        "counts": ledger.get("counts"),
+        "evidence": ledger.get("evidence"),
+        "scores": {
+            str(no): {str(d): m for d, m in found.items()}
+            for no, found in scores.items()
+        },
+        "devices": [
+            {
+                "name": d["name"],
+                "board": d["board"],
+                "density": d["density"],
+                "why": d["why"],
+                "pace": d["pace"],
+                "note": d["note"],
+                "examples": d["examples"],
+                "engine": d["engine"],
+                "sent_bytes": d["sent"],
+                "received_bytes": d["received"],
+                "rss_mib": d["rss_mib"],
+                "peak_mib": round(peaks.get(d["name"], 0.0)),
+                "refused": refused.get(d["name"], 0),
+                "refusals": reasons.get(d["name"], []),
+                "last_seen": d["last_seen"],
+            }
+            | models.get(d["name"], NOTHING)
+            for d in ledger.devices()
+        ],
+    }
+
+
+def delivered(folder: Path) -> dict[str, dict[str, Any]]:
+    """Which model each device runs, and the last delivery to it; JSON-ready."""
+    return _delivered(DeliveryStore(folder))
+
+
+def _delivered(book: DeliveryStore) -> dict[str, dict[str, Any]]:
+    live, deliveries = book.live(), book.latest()
+    return {
+        name: {
+            "model": _model(live.get(name)),
+            "delivery": _delivery(deliveries.get(name)),
+        }
+        for name in {*live, *deliveries}
+    }
+
+
+def _model(live: LiveModel | None) -> dict[str, str] | None:
+    """What a device runs, by its own word."""
+    if live is None or live.digest is None:
+        return None
+    return {"label": live.label, "digest": live.digest.hex(), "since": live.at}
+
+
+def _delivery(last: Delivery | None) -> dict[str, Any] | None:
+    """The last delivery to a device."""
+    if last is None:
+        return None
+    return {
+        "no": last.no,
+        "label": last.label,
+        "digest": last.digest.hex(),
+        "verdict": last.verdict or "pending",
+        "why": last.why,
+    }

@@ -1,0 +1,80 @@
+"""Which figures a run has given so far: plain values, in the order of the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+__all__ = ["Point", "points"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One figure of one round.
+
+    Attributes:
+        round_no: The round; 0 is the warm-up.
+        at: When the round closed, seconds since 1970 (UTC).
+        name: What it is, ``group/name``; densities and units are in the name.
+        value: The figure.
+    """
+
+    round_no: int
+    at: float
+    name: str
+    value: float
+
+
+def points(facts: Mapping[str, Any], after: int = -1) -> list[Point]:
+    """The figures of all rounds that will not change any more.
+
+    A round that is done waits for its score, unless a later one has been scored: an
+    evaluation may be skipped for a newer model.
+
+    Args:
+        facts: As `coordinator.views.page.source.RunSource.run` gives them.
+        after: Rounds up to this one are left out.
+    """
+    rounds = facts["rounds"]
+    settled = _settled(rounds, is_over=facts["state"] == "done")
+    moved = {"up": 0, "down": 0}
+    found: list[Point] = []
+    for row in rounds:
+        moved["up"] += row["up_bytes"]
+        moved["down"] += row["down_bytes"]
+        if after < row["no"] <= settled and row["closed"] is not None:
+            at = datetime.fromisoformat(row["closed"]).timestamp()
+            found.extend(
+                Point(row["no"], at, name, value) for name, value in _figures(row)
+            )
+            found.extend(
+                Point(row["no"], at, f"bytes/{way}_total", float(count))
+                for way, count in moved.items()
+            )
+    return found
+
+
+def _settled(rounds: Sequence[Mapping[str, Any]], *, is_over: bool) -> int:
+    """The last round whose figures are all there."""
+    settled = -1
+    for row in rounds:
+        if row["closed"] is None:
+            break
+        waits = row["phase"] == "done" and row["no"] > 0 and not row["scores"]
+        if is_over or not waits:
+            settled = row["no"]
+    return settled
+
+
+def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for density, metrics in (row["scores"] or {}).items():
+        for metric, value in metrics.items():
+            yield f"{metric}/density_{density}", float(value)
+    yield "bytes/up", float(row["up_bytes"])
+    yield "bytes/down", float(row["down_bytes"])
+    yield "round/updates", float(row["accepted"])
+    yield "round/aborted", float(row["phase"] == "aborted")
+    if row["seconds"] is not None:
+        yield "round/seconds", row["seconds"]

@@ -1,0 +1,347 @@
+"""The session, and what each of its effects does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from edge_sdk.agent.parts import DeviceKeys, Identity, Runner
+from edge_sdk.agent.pause import TrainingPause, held
+from edge_sdk.agent.publisher import DevicePublisher, hello_of, status_of
+from edge_sdk.agent.receiver import OrderReceiver
+from edge_sdk.agent.traffic import Marks, TrafficCounter, record_after
+from edge_sdk.agent.training_thread import Outcome, TrainingThread
+from edge_sdk.agent.transfer import BaseDownload, chunks_asked_for, in_chunks
+from edge_sdk.deploy.installer import DeployTarget, Installed, Installer
+from edge_sdk.device.limits.decision import Go, Pause, Verdict
+from edge_sdk.device.limits.enforcement import LimitsEnforcer
+from edge_sdk.errors import EdgeError
+from edge_sdk.session import (
+    Booted,
+    Broke,
+    Connected,
+    Effect,
+    Event,
+    Fetch,
+    Fetched,
+    Greet,
+    Halt,
+    Heard,
+    Keep,
+    Say,
+    Session,
+    SessionPhase,
+    Ship,
+    Train,
+    UpdatePacked,
+    advance,
+)
+from edge_sdk.storage.fetcher import Fetcher
+from edge_sdk.storage.journal import Journal
+from edge_sdk.training.update import PackedUpdate as PackedTask
+from edge_sdk.transport.base import ReceivedMessage, Transport, Will
+from edge_sdk.wire import topics
+from edge_sdk.wire.messages import (
+    Announce,
+    Fail,
+    Install,
+    Message,
+    Receipt,
+    TaskOrder,
+    Wait,
+)
+
+__all__ = ["SessionEffects"]
+
+log = logging.getLogger(__name__)
+
+STALE_S = 60  # a message that is older has been said again
+
+
+class SessionEffects:
+    """What a device does as events come; every method is called by the one loop.
+
+    Args:
+        me: Who the device is.
+        connect: Makes the transport.
+        journal: The device's durable state.
+        runner: Trains.
+        put: Puts what other threads have to tell into the loop's queue.
+        stepped: Called by the training thread four times a minute.
+        badge: The device's keys; None without any.
+        warden: Keeps to its owner's limits; None where there are none.
+        place: Where delivered models go; None refuses them.
+        clock: Monotonic seconds.
+        on_phase: Told of every change of phase.
+    """
+
+    def __init__(
+        self,
+        me: Identity,
+        connect: Callable[[Will], Transport],
+        journal: Journal,
+        runner: Runner,
+        put: Callable[[Outcome | Installed], None],
+        stepped: Callable[[], None],
+        *,
+        badge: DeviceKeys | None,
+        warden: LimitsEnforcer | None,
+        place: DeployTarget | None,
+        clock: Callable[[], float],
+        on_phase: Callable[[Session], None],
+    ) -> None:
+        self._me, self._journal, self._runner = me, journal, runner
+        self._warden, self._clock, self._on_phase = warden, clock, on_phase
+        self.session, self.hold = Session(), TrainingPause()
+        self._advice = ""  # why the coordinator last told us to wait
+        self.finished = False  # the coordinator announced the end
+        kept = journal.record
+        self._voice, self._meter = (
+            DevicePublisher(me, badge, clock),
+            TrafficCounter(kept),
+        )
+        moved = self._moved_today
+        self._work = TrainingThread(
+            runner, me.examples, warden, moved, put, stepped, clock
+        )
+        self._link = 0  # how many connections a will was made for
+        will = Will(self._topic_status(), self._pack_will(), self._pack_will)
+        self.transport = transport = connect(will)
+        self._meter.watch(transport.traffic)
+        self._base = BaseDownload(Fetcher(me.federation, transport), journal, self._say)
+        fetcher = Fetcher(me.federation, transport)
+        self.installer = Installer(place, fetcher, self._say, put)
+        marks = Marks(kept.heard, kept.announced)
+        self._reception = OrderReceiver(
+            me, badge, transport, self._say, self._voice.age_s, marks
+        )
+
+    @property
+    def revoked(self) -> str | None:
+        """Why the coordinator accepts this device no more; None as long as it does."""
+        return self._reception.revoked
+
+    def boot(self) -> None:
+        """Picks up what the journal has kept."""
+        kept = self._journal.record
+        past = tuple(kept.finished)
+        self.feed(Booted(kept.epoch, kept.order, kept.offer, past))
+
+    def halt(self) -> None:
+        """Ends training before its next step; the one method for any thread."""
+        self._work.cancel()
+
+    def end(self) -> None:
+        """Says goodbye, disconnects, lets the journal go."""
+        self._work.cancel()
+        self._work.join(10)
+        self.installer.close(10)
+        try:
+            self.say_status(online=False)
+            self._keep(None)
+        finally:  # a full disk must not hold the link and the folder
+            self.transport.close()
+            self._journal.close()
+
+    def hear(self, delivery: ReceivedMessage) -> None:
+        """A message arrived.
+
+        Raises:
+            RemoteProtocolError: If it is not one that this device may believe.
+        """
+        topic = topics.parse(delivery.topic, self._me.federation)
+        if isinstance(topic, topics.ChunkTopic):
+            self.installer.chunk(topic, delivery.topic, delivery.payload)
+            self._fetched(self._base.take(topic, delivery.topic, delivery.payload))
+            return
+        if not delivery.payload:  # a retained topic was wiped
+            return
+        read = self._reception.read(delivery.payload)
+        if read is None:
+            return
+        envelope, late = read
+        message, epoch = envelope.message, envelope.header.epoch
+        stale = epoch < self.session.epoch
+        if isinstance(message, Install) and (stale or late):
+            self.installer.decline(message, epoch, late or "is of an earlier epoch")
+            return
+        if self._reception.tend(message, stale=stale):
+            return
+        if not stale:
+            self._heed(message)
+        if isinstance(message, TaskOrder) and self._declines(message):
+            return
+        self.feed(Heard(epoch, message))
+        if not stale:
+            self._follow(message, epoch)
+
+    def _follow(self, message: Message, epoch: int) -> None:
+        """Does what is no part of a session."""
+        match message:
+            case Install():  # none begins where the owner's limits forbid work
+                if self.installer.busy or not isinstance(self._verdict(), Pause):
+                    self.installer.take(message, epoch)
+            case Announce(state):
+                self.finished = state == "done"
+                if self.finished:  # the run's last word on what it cost
+                    self.say_status(online=True)
+            case _:
+                pass
+
+    def _heed(self, message: Message) -> None:
+        """Notes what the coordinator advises, and says it to whoever reads the log."""
+        match message:
+            case Wait(ms, why):
+                self.hold = replace(self.hold, back_at=self._clock() + ms / 1000)
+                if why != self._advice:
+                    self._advice = why
+                    log.info("the coordinator says: %s", why)
+            case Receipt(task_id, verdict, why) if why:
+                log.warning("task %s: %s: %s", task_id, verdict, why)
+            case _:
+                pass
+
+    def feed(self, event: Event) -> None:
+        """Advances the session and does what it says, in order."""
+        if isinstance(event, Connected):
+            self._fit_offer()
+        before = self.session
+        self.session, effects = advance(before, event)
+        for effect in effects:
+            self._do(effect)
+        if self.session.phase is not before.phase or isinstance(event, Connected):
+            self.say_status(online=True)
+            self._on_phase(self.session)
+
+    # -- the owner's limits ------------------------------------------------------------
+
+    def _verdict(self) -> Verdict:
+        return self._warden.verdict(self._moved_today()) if self._warden else Go()
+
+    def _declines(self, order: TaskOrder) -> bool:
+        """Gives a new task back at once where the owner's limits forbid work now."""
+        if self.session.order is not None and self.session.order.id == order.id:
+            return False
+        verdict = self._verdict()
+        self.mind(verdict)
+        if not isinstance(verdict, Pause):
+            return False
+        self._say(Fail(order.id, verdict.why))
+        return True
+
+    def mind(self, verdict: Verdict) -> None:
+        """Tells the coordinator when a pause begins, lasts longer, or ends."""
+        told = held(self.hold, verdict, self._clock())
+        if told is None:
+            return
+        self.hold, wait = told
+        self._say(wait)
+        self.say_status(online=True)
+
+    def _moved_today(self) -> int:
+        """Bytes both ways since local midnight, restarts included."""
+        return self._meter.moved_on(self._warden.today() if self._warden else "")
+
+    # -- effects -----------------------------------------------------------------------
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Keep(finished):
+                self._keep(finished)
+            case Say(message):
+                self._say(message)
+            case Greet():
+                hello = hello_of(self._me, self.session, self._runner.engines)
+                self._say(hello)
+                self.installer.greet()
+                if (
+                    self.session.phase is not SessionPhase.TRAIN
+                ):  # there, training looks
+                    self.mind(self._verdict())
+            case Fetch(blobs):
+                self._fetched(self._base.fetch(blobs))
+            case Train(order):
+                self._work.start(order, self._base.blobs)
+            case Halt():
+                self._work.cancel()
+                self._base.drop()
+            case Ship():
+                self._ship(effect)
+
+    def _keep(self, finished: tuple[str, str] | None) -> None:
+        if finished is not None and finished[0]:
+            log.info("task %s: %s", *finished)
+        self._journal.keep(
+            record_after(
+                self._journal.record,
+                self.session,
+                finished,
+                self._meter,
+                self._reception.marks,
+            )
+        )
+
+    def _fetched(self, found: Fetched | EdgeError | None) -> None:
+        """The base is here; or it cannot be had, and the task is given back."""
+        if isinstance(found, Fetched):
+            self.feed(found)
+        elif found is not None and self.session.order is not None:
+            self.feed(Broke(self.session.order.id, str(found)))
+
+    def finish(self, packed: PackedTask) -> None:
+        """The payload lies in the outbox before the session promises it."""
+        order = self.session.order
+        if order is None or order.id != packed.offer.task_id:
+            return
+        self._journal.stash(packed.payload)
+        limit = self.transport.limit()
+        self.feed(UpdatePacked(in_chunks(packed.offer, limit, lambda: packed.payload)))
+
+    def _fit_offer(self) -> None:
+        """Offers the same update in smaller chunks, if this broker needs them."""
+        offer = self.session.offer
+        if offer is not None:
+            fitted = in_chunks(offer, self.transport.limit(), self._journal.payload)
+            if fitted is not offer:
+                self.feed(UpdatePacked(fitted))
+
+    def _ship(self, ship: Ship) -> None:
+        offer = self.session.offer
+        if offer is not None:
+            for data in chunks_asked_for(ship, offer, self._journal.payload()):
+                self._say(data, data=True)
+
+    # -- messages ----------------------------------------------------------------------
+
+    def _say(self, message: Message, *, data: bool = False) -> None:
+        shard = self.session.order.shard if self.session.order else 0
+        topic = topics.upload(self._me.federation, self._me.name, shard, data=data)
+        packet = self._voice.pack(message, self.session)
+        self.transport.publish(topic, packet, expires_s=STALE_S)
+
+    def _pack_status(self, *, online: bool) -> bytes:
+        status = status_of(
+            self.session,
+            self._meter.totals,
+            online=online,
+            engine=self._runner.engine,
+            detail=self.hold.why or self._me.note,
+            progress=self._work.progress,
+            link=self._link,
+        )
+        return self._voice.pack(status, self.session)
+
+    def _pack_will(self) -> bytes:
+        """The will of the next connection; called between two of them."""
+        self._link += 1
+        return self._pack_status(online=False)
+
+    def _topic_status(self) -> str:
+        return topics.status(self._me.federation, self._me.name)
+
+    def say_status(self, *, online: bool) -> None:
+        """Tells displays where the device stands."""
+        self._work.told_at = self._clock()
+        payload = self._pack_status(online=online)
+        self.transport.publish(self._topic_status(), payload, retain=True, sure=False)

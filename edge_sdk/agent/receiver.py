@@ -1,0 +1,194 @@
+"""Whose message it is, whether it is new, and what it says of keys."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from msgspec import UNSET
+
+from edge_sdk.agent.parts import DeviceKeys, Identity
+from edge_sdk.agent.publisher import COORDINATOR
+from edge_sdk.agent.traffic import Marks
+from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.identity.signatures import Recent
+from edge_sdk.transport.base import Transport
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import Envelope, Header, decode
+from edge_sdk.wire.messages import (
+    Announce,
+    Certificate,
+    Install,
+    Message,
+    NextKey,
+    Renew,
+    Request,
+    Revoked,
+)
+
+__all__ = ["OrderReceiver"]
+
+log = logging.getLogger(__name__)
+
+AGAIN = "was heard before"
+
+
+class OrderReceiver:
+    """Lets in what the coordinator said to this device, once, and sees to keys.
+
+    Args:
+        me: Who the device is.
+        badge: Its keys; None believes everybody, in a federation without any.
+        transport: Where its topics are subscribed.
+        say: Sends a message to the coordinator.
+        age_s: (boot, seq) -> at most how long ago this life of the device said that;
+            None if it never did.
+        marks: What earlier lives have heard.
+    """
+
+    def __init__(
+        self,
+        me: Identity,
+        badge: DeviceKeys | None,
+        transport: Transport,
+        say: Callable[[Message], None],
+        age_s: Callable[[int, int], float | None],
+        marks: Marks,
+    ) -> None:
+        self._me, self._badge, self._transport, self._say = me, badge, transport, say
+        self._age_s = age_s
+        self._recent, self._announced = Recent(), marks.announced
+        if marks.heard is not UNSET:
+            self._recent.resume(COORDINATOR, *marks.heard)
+        self._unheld: Header | None = None  # of the latest that no key fitted
+        self.revoked: str | None = None  # why, if the coordinator says so
+        if badge is not None:  # first: what follows may be signed with the next key
+            self._await_next_key(badge)
+        transport.subscribe(topics.announcement(me.federation))
+        transport.subscribe(topics.inbox(me.federation, me.name))
+
+    @property
+    def marks(self) -> Marks:
+        """What this life and those before have heard; for the journal."""
+        return Marks(self._recent.latest(COORDINATOR) or UNSET, self._announced)
+
+    def read(self, payload: bytes) -> tuple[Envelope, str] | None:
+        """What the coordinator says, and why it is not to be heeded, or "".
+
+        Only an order to install is handed on although it does not hold any more: it is
+        refused in words. Anything else that was said before is None.
+
+        Raises:
+            RemoteProtocolError: If it is no message, not signed, or to somebody else.
+        """
+        seal = self._badge.seal if self._badge else None
+        self._unheld = None
+        try:
+            envelope = decode(payload, verify=self._verify if seal else None)
+        except RemoteProtocolError:
+            if self._is_of_another_key():
+                return None
+            raise
+        header = envelope.header
+        if (
+            header.source != COORDINATOR
+            or header.federation != self._me.federation
+            or header.destination not in (self._me.name, "all")
+        ):
+            raise RemoteProtocolError(
+                f"it goes from {header.source[:64]!r} to {header.destination[:64]!r}"
+            )
+        if seal is None or isinstance(envelope.message, NextKey):
+            return envelope, ""  # of keys, the number decides
+        if isinstance(envelope.message, Announce):
+            return (envelope, "") if self._is_latest(header) else None
+        why = self._late(header) if self._recent.take(header) else AGAIN
+        if isinstance(envelope.message, Revoked) and why != AGAIN:
+            return envelope, ""  # it is about a key, and stays true
+        if not why or isinstance(envelope.message, Install):
+            return envelope, why
+        if why != AGAIN:
+            log.info("not heeded: %s %s", header.type, why)
+        return None
+
+    def tend(self, message: Message, *, stale: bool) -> bool:
+        """Sees to a message about keys; whether this was one.
+
+        Args:
+            message: What was said.
+            stale: Whether by a coordinator of an epoch that is over.
+        """
+        badge = self._badge
+        if badge is None:
+            return False
+        match message:
+            case Revoked(key, why):
+                if key == badge.public_key:  # not one that we had before
+                    self.revoked = why
+            case NextKey(number, key):  # of any epoch: it is signed with the pinned key
+                self._follow_key(badge, number, key)
+            case Renew(why) if not stale:
+                log.info("renewing the certificate: %s", why)
+                self._say(Request(badge.request()))
+            case Certificate(certificate) if not stale:
+                if badge.install(certificate):
+                    log.info("the new certificate is in use")
+            case Renew() | Certificate():
+                pass
+            case _:
+                return False
+        return True
+
+    def _verify(self, header: Header, signed: bytes, signature: bytes) -> bool:
+        assert self._badge is not None  # noqa: S101 - only given with one
+        held = self._badge.seal.verify(header, signed, signature)
+        if not held:
+            self._unheld = header
+        return held
+
+    def _is_of_another_key(self) -> bool:
+        """Whether what did not hold says itself that another key signed it.
+
+        While keys are replaced, a word under the next one can overtake its
+        announcement, and one under the last is still retained: both come again.
+        """
+        header, badge = self._unheld, self._badge
+        if header is None or badge is None or header.source != COORDINATOR:
+            return False
+        number = 0 if header.key is UNSET else header.key
+        if number != badge.number:
+            text = "not heeded: %s under key %d of the coordinator, which signs with %d"
+            log.info(text, header.type[:40], number, badge.number)
+        return number != badge.number
+
+    def _is_latest(self, header: Header) -> bool:
+        """Whether no later announcement of the same coordinator was heard before."""
+        latest = self._announced
+        if latest is not UNSET and latest[0] == header.boot and header.seq < latest[1]:
+            return False
+        self._announced = header.boot, header.seq
+        return True
+
+    def _late(self, header: Header) -> str:
+        """Why a message does not hold any more; "" if it does, or says no end."""
+        if header.echo is UNSET:
+            return ""
+        age_s = self._age_s(*header.echo)
+        if age_s is None:
+            return "was said to an earlier start of this device"
+        if header.valid_s is not UNSET and age_s > header.valid_s:
+            return f"held for {header.valid_s} s and comes after {age_s:.0f} s"
+        return ""
+
+    def _follow_key(self, badge: DeviceKeys, number: int, key: bytes) -> None:
+        if badge.adopt(number, key):
+            log.info("the coordinator signs with key %d from now on", number)
+            # It is said again at each connection, under a key that is no more believed.
+            self._transport.unsubscribe(topics.next_key(self._me.federation, number))
+            self._await_next_key(badge)
+            # What came before this key was not believed: hear it again.
+            self._transport.subscribe(topics.announcement(self._me.federation))
+
+    def _await_next_key(self, badge: DeviceKeys) -> None:
+        topic = topics.next_key(self._me.federation, badge.number + 1)
+        self._transport.subscribe(topic)

@@ -1,0 +1,130 @@
+"""The thread that trains: one task at a time, cancelled between steps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from edge_sdk.agent.parts import Runner
+from edge_sdk.device.limits.decision import Verdict
+from edge_sdk.device.limits.enforcement import LimitsEnforcer
+from edge_sdk.errors import (
+    DensityError,
+    EdgeError,
+    EngineError,
+    SparsityError,
+    TaskError,
+)
+from edge_sdk.session import Broke
+from edge_sdk.training.local import Stopped
+from edge_sdk.training.progress_report import counted, steps_of
+from edge_sdk.training.update import PackedUpdate
+from edge_sdk.wire.messages import TaskOrder
+
+__all__ = ["STATUS_S", "Outcome", "TrainingThread"]
+
+log = logging.getLogger(__name__)
+
+STATUS_S = 15.0  # between two statuses of one training, for displays
+
+
+Outcome: TypeAlias = PackedUpdate | Broke | Verdict
+
+
+# What the same examples, model and settings would bring about again, whatever the task;
+# a full disk, a memory that others use or a loss that ran away may pass.
+LASTING = (
+    *(EngineError, TaskError, DensityError, SparsityError),
+    *(TypeError, ValueError, LookupError, AttributeError, ImportError, AssertionError),
+)
+
+
+def _lasts(error: Exception) -> bool:
+    return isinstance(error, LASTING)
+
+
+class TrainingThread:
+    """Trains on a thread of its own, and tells the agent's loop what comes of it.
+
+    Args:
+        runner: Trains.
+        examples: How many the device has, for the share of a task that is done.
+        warden: Keeps to its owner's limits between steps; None where there are none.
+        moved_today: Bytes both ways since local midnight.
+        put: Puts what comes of it into the agent's queue.
+        stepped: Told four times a minute that training goes on.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        examples: int,
+        warden: LimitsEnforcer | None,
+        moved_today: Callable[[], int],
+        put: Callable[[Outcome], None],
+        stepped: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._runner, self._examples, self._warden = runner, examples, warden
+        self._moved_today, self._put, self._clock = moved_today, put, clock
+        self._stepped = stepped
+        self._cancel = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.progress = 0  # permille of the latest task
+        self.told_at = 0.0  # when the device last said how far it is
+
+    def start(self, order: TaskOrder, blobs: list[bytes]) -> None:
+        """Begins a task; `PackedUpdate` or `Broke` follows, unless it is cancelled."""
+        cancel, (base, *structure) = threading.Event(), blobs
+        self._cancel, before = cancel, self._thread
+
+        def work() -> None:
+            if before is not None:  # a halted task may still be in its last step,
+                before.join()  # and the runner's model is one for all tasks
+            result: PackedUpdate | Broke
+            try:
+                stop = self._between_steps(order, cancel)
+                result = self._runner.run(order, base, stop, *structure)
+            except Stopped:
+                return
+            except EdgeError as error:
+                result = Broke(order.id, f"{error} {error.help}", _lasts(error))
+            except Exception as error:  # a user's model may raise anything
+                log.exception("training of task %s failed", order.id)
+                why = f"{type(error).__name__}: {error}"
+                result = Broke(order.id, why, _lasts(error))
+            if not cancel.is_set():
+                self._put(result)
+
+        self._thread = threading.Thread(target=work, name="train", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Ends the task in hand before its next step; nothing follows."""
+        self._cancel.set()
+
+    def join(self, seconds: float) -> None:
+        """Waits for the thread, at most so long."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _between_steps(
+        self, order: TaskOrder, cancel: threading.Event
+    ) -> Callable[[], bool]:
+        """What training asks before each step: whether to stop."""
+        stop: Callable[[], bool] = cancel.is_set
+        if self._warden is not None:
+            stop = self._warden.between_steps(
+                cancel.is_set, self._moved_today, self._put
+            )
+        return counted(stop, steps_of(order.training, self._examples), self._count)
+
+    def _count(self, permille: int) -> None:
+        """Called by the training thread before each step."""
+        self.progress = permille
+        if self._clock() - self.told_at >= STATUS_S:
+            self.told_at = self._clock()
+            self._stepped()

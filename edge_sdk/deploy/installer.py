@@ -1,0 +1,340 @@
+"""Takes the bundles that a coordinator delivers: fetched, proved here, made live.
+
+Durable are the slots, the chunks and which delivery was last taken: one that was cut is
+sent again, goes on with the chunks that are here, and is answered at once if it has
+ended here already; one that came before it is refused, over restarts.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from edge_sdk.deploy.last_delivery import Delivered, DeliveredFile
+from edge_sdk.deploy.slots import install, look, recover
+from edge_sdk.errors import EdgeError, StateError
+from edge_sdk.infer.packed import unpack_bundle
+from edge_sdk.infer.signature import read_public_key
+from edge_sdk.settings import DeviceSettings
+from edge_sdk.storage.blobs import BlobFolder
+from edge_sdk.storage.fetcher import Fetcher
+from edge_sdk.wire import topics
+from edge_sdk.wire.messages import Install, Message, Need, Running
+
+__all__ = ["ASK_S", "DeployTarget", "Installed", "Installer", "place_of"]
+
+log = logging.getLogger(__name__)
+
+Verdict: TypeAlias = Literal["live", "failed", "refused"]
+
+ASK_S = 3.0  # chunks that do not come for so long are asked for again
+MAX_BYTES = 1 << 27  # of bundles in part: the largest that can travel
+CUT = "the device stopped while the health command ran; the model before it is live"
+REPEATED = (
+    "delivery {no} was ordered before delivery {last}, which this device has taken: "
+    "somebody repeats an old order, so nothing was changed. To go back to an older "
+    "model, deliver its bundle again"
+)
+REPEATED_TOLD = 64  # numbers of old orders that are complained of once in a life
+UNASKED = 'this device takes no models: "models" is not set in its device.toml'
+
+
+@dataclass(frozen=True)
+class DeployTarget:
+    """Where delivered models go, as the device's owner says.
+
+    Attributes:
+        root: Folder of the two slots.
+        state: The device's state folder; chunks wait there.
+        trusted: Raw public key that must sign; None leaves it to the coordinator.
+        health: Command that says whether a new model is well.
+        home: Folder that it runs in; the current one if not given.
+    """
+
+    root: Path
+    state: Path
+    trusted: bytes | None = None
+    health: Sequence[str] = ()
+    home: Path | None = None
+
+
+def place_of(settings: DeviceSettings, folder: Path) -> DeployTarget | None:
+    """Where a device's settings want delivered models; None if nowhere.
+
+    Args:
+        settings: The settings.
+        folder: Folder of their file.
+
+    Raises:
+        IdentityError: If the key that they name cannot be read.
+    """
+    if settings.models is None:
+        return None
+    key = settings.models_key
+    trusted = None if key is None else read_public_key(key)
+    health = tuple(shlex.split(settings.health))
+    return DeployTarget(
+        settings.models, settings.state, trusted, health, folder.resolve()
+    )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A delivery has ended here; `why` it failed, or None."""
+
+    order: Install
+    why: str | None
+
+
+class Installer:
+    """One device's deliveries; its methods are called by the agent's one loop.
+
+    Args:
+        place: Where models go; None refuses every delivery.
+        fetcher: Gets the chunks.
+        say: Sends a message to the coordinator.
+        ended: Called by the thread that installs, once.
+    """
+
+    def __init__(
+        self,
+        place: DeployTarget | None,
+        fetcher: Fetcher,
+        say: Callable[[Message], None],
+        ended: Callable[[Installed], None],
+    ) -> None:
+        self._place, self._fetcher = place, fetcher
+        self._say, self._ended = say, ended
+        self._order: Install | None = None  # being fetched or installed
+        self._ended_here = False  # whether the last delivery ended in this life
+        self._told: set[tuple[int, int]] = set()  # old orders that were complained of
+        self._worker: threading.Thread | None = None
+        self._file: DeliveredFile | None = None
+        self._unkept = Delivered()  # where no models are taken, nothing is durable
+        if place is not None:
+            self._blobs = BlobFolder(place.state / "bundles", MAX_BYTES)
+            self._file = DeliveredFile(place.state)
+            cut = recover(place.root)
+            if cut:
+                log.error("a delivered model is taken back: %s", CUT)
+                self._keep_cut(int(cut))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a delivery is in hand."""
+        return self._order is not None
+
+    @property
+    def fetching(self) -> bool:
+        """Whether chunks are on their way."""
+        return self.busy and self._worker is None
+
+    def greet(self) -> None:
+        """Tells the coordinator what is live here, if models are taken at all."""
+        if self._place is not None:
+            self._tell(self._last if self._ended_here else Delivered())
+
+    def take(self, order: Install, epoch: int = 0) -> None:
+        """Starts, goes on with, answers or refuses a delivery.
+
+        Args:
+            order: What is to be live.
+            epoch: Of the coordinator that ordered it.
+        """
+        last = self._last
+        same = last.is_repeated_by(order.no, order.digest)
+        if not same and last.is_after(epoch, order.no):
+            self.decline(order, epoch, "")
+        elif self._worker is not None:
+            pass  # one at a time; what is wanted is said again
+        elif same and last.verdict:
+            self._tell(last)
+        elif self._place is None:
+            self._end(order, "refused", UNASKED, epoch)
+        elif self._live(self._place)[0] == order.digest:
+            self._end(order, "live", "", epoch)
+        elif self._order is None or not same:
+            self._begin(order, epoch)
+        else:
+            self.ask_again()
+
+    def decline(self, order: Install, epoch: int, why: str) -> None:
+        """Takes no order that does not hold any more, and names one that was repeated.
+
+        Args:
+            order: What was ordered.
+            epoch: Of the coordinator that ordered it.
+            why: It does not hold, as a predicate; "" for its number alone.
+        """
+        last, version = self._last, (epoch, order.no)
+        if order.no == last.no or not last.is_after(epoch, order.no):
+            log.info("delivery %d %s; it is said again if it is wanted", order.no, why)
+        elif version not in self._told and len(self._told) < REPEATED_TOLD:
+            self._told.add(version)
+            told = REPEATED.format(no=order.no, last=last.no)
+            log.warning("refused: %s", told)
+            live, label = self._live_here()
+            self._say(Running(live, label, order.no, "refused", told))
+
+    def ask_again(self) -> None:
+        """Says which chunks are missing: they may be lost."""
+        for need in self._needs():
+            self._say(need)
+        self._go_on()
+
+    def chunk(self, topic: topics.ChunkTopic, name: str, chunk: bytes) -> None:
+        """A chunk arrived.
+
+        Raises:
+            RemoteProtocolError: If it is not what the manifest names.
+        """
+        if not self.fetching:
+            return
+        try:
+            self._fetcher.take(topic, name, chunk)
+        except StateError as error:  # the disk refuses; a false chunk is said again
+            self._break_off(error)
+            return
+        self._go_on()
+
+    def finish(self, done: Installed) -> None:
+        """The thread that installs has ended."""
+        self._order = self._worker = None
+        if done.why is None:
+            log.info("delivery %d is live", done.order.no)
+            self._end(done.order, "live")
+        else:
+            self._end(done.order, "failed", done.why)
+
+    def close(self, seconds: float) -> None:
+        """Waits for the thread that installs; `recover` mends what it leaves."""
+        if self._worker is not None:
+            self._worker.join(seconds)
+
+    def _needs(self) -> list[Need]:
+        return self._fetcher.needs() if self.fetching else []
+
+    @property
+    def _last(self) -> Delivered:
+        """The last delivery that was begun here."""
+        return self._unkept if self._file is None else self._file.last
+
+    def _keep(self, delivered: Delivered) -> None:
+        """Makes a delivery the last one.
+
+        Raises:
+            StateError: If the disk refuses.
+        """
+        if self._file is None:
+            self._unkept = delivered
+        else:
+            self._file.keep(delivered)
+
+    def _keep_cut(self, no: int) -> None:
+        """Notes that a delivery failed when the power went in its health check."""
+        before = self._last if self._last.no == no else Delivered(no=no)
+        cut = msgspec.structs.replace(before, no=no, verdict="failed", why=CUT)
+        self._keep_ended(cut)
+
+    def _keep_ended(self, delivered: Delivered) -> None:
+        """Notes a verdict, which counts here even where the disk refuses it."""
+        self._ended_here = True
+        try:
+            self._keep(delivered)
+        except StateError as error:
+            log.error("%s", error)  # noqa: TRY400 - a sentence, no trace
+
+    def _begin(self, order: Install, epoch: int) -> None:
+        log.info("delivery %d: fetching %d bytes", order.no, order.blob.size)
+        self._order = order
+        try:
+            self._ended_here = False
+            self._keep(Delivered(epoch, order.no, order.digest))
+            self._fetcher.begin([order.blob], self._blobs.open)
+        except EdgeError as error:
+            self._break_off(error)
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        order, place = self._order, self._place
+        self._fetcher.ask()
+        if order is None or place is None or not self._fetcher.whole:
+            return
+        try:
+            (content,) = self._fetcher.contents()
+        except EdgeError as error:
+            self._break_off(error)
+            return
+        self._worker = threading.Thread(
+            target=self._install, args=(order, place, content), name="install"
+        )
+        self._worker.daemon = True
+        self._worker.start()
+
+    def _install(self, order: Install, place: DeployTarget, content: bytes) -> None:
+        why = None
+        try:
+            install(
+                place.root,
+                lambda folder: unpack_bundle(content, folder),
+                name=f"delivery {order.no}",
+                trusted=place.trusted or order.key,
+                health=place.health,
+                home=place.home,
+                tag=str(order.no),
+            )
+        except EdgeError as error:
+            why = str(error)
+        except Exception as error:  # whatever a hostile bundle provokes
+            log.exception("delivery %d failed", order.no)
+            why = f"{type(error).__name__}: {error}"
+        self._ended(Installed(order, why))
+
+    def _break_off(self, error: EdgeError) -> None:
+        order, self._order = self._order, None
+        self._fetcher.drop()
+        if order is not None:
+            self._end(order, "failed", str(error))
+
+    def _end(
+        self, order: Install, verdict: Verdict, why: str = "", epoch: int | None = None
+    ) -> None:
+        """A delivery has ended; `epoch` is that of its beginning unless it had none."""
+        if verdict != "live":
+            log.warning("delivery %d %s: %s", order.no, verdict, why)
+        if self._place is not None:
+            self._blobs.forget(order.blob)
+        begun = self._last.epoch if epoch is None else epoch
+        ended = Delivered(begun, order.no, order.digest, verdict, why[:500])
+        self._keep_ended(ended)
+        self._tell(ended)
+
+    def _tell(self, last: Delivered) -> None:
+        live, label = self._live_here()
+        if last.verdict:
+            self._say(Running(live, label, last.no, last.verdict, last.why))
+        else:  # none yet, or one under way
+            self._say(Running(live, label))
+
+    def _live_here(self) -> tuple[bytes | None, str]:
+        live, label = (None, "") if self._place is None else self._live(self._place)
+        return live, label[:200]
+
+    @staticmethod
+    def _live(place: DeployTarget) -> tuple[bytes | None, str]:
+        """Digest and name of the bundle that is live."""
+        try:
+            slots = look(place.root)
+        except EdgeError as error:
+            return None, str(error)
+        if slots.live not in slots.digests:
+            return None, ""
+        return bytes.fromhex(slots.digests[slots.live]), slots.tasks[slots.live]

@@ -1,0 +1,6 @@
+"""Looks a device over and says what to mend: PASS, or a problem and its fix."""
+
+from edge_sdk.device.doctor.check import Check, DoctorTarget, render
+from edge_sdk.device.doctor.examine import examine
+
+__all__ = ["Check", "DoctorTarget", "examine", "render"]

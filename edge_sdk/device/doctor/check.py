@@ -1,0 +1,78 @@
+"""What the doctor looks at, what it found, and how that reads."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from edge_sdk.transport.address import Tls
+
+__all__ = ["Check", "DoctorTarget", "render"]
+
+Status: TypeAlias = Literal["PASS", "problem", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        status: ``PASS``, ``problem``, or ``skipped`` when it does not apply here.
+        detail: What was found.
+        fix: What to do; empty unless it is a problem.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorTarget:
+    """What to look at.
+
+    Attributes:
+        broker_url: ``mqtt://host:port`` or ``mqtts://``; None skips.
+        tls: For an encrypted link.
+        identity: The folder that `flash-edge enroll` wrote; None for none.
+        state: The agent's state folder.
+        task: The task's reference; None for none.
+        data: Folder of the private examples.
+        beside: Folder of the settings, where the task may lie.
+        profile: The profile's reference; None for none.
+        root: Where ``proc`` and ``sys`` are.
+        today: The date; the clock's if not given.
+    """
+
+    broker_url: str | None = None
+    tls: Tls | None = None
+    identity: Path | None = None
+    state: Path = Path()
+    task: str | None = None
+    data: Path = Path()
+    beside: Path = Path()
+    profile: str | None = None
+    root: Path = Path("/")
+    today: dt.date | None = None
+
+
+def render(checks: Sequence[Check]) -> str:
+    """One line per check, and a second with the fix under each problem.
+
+    Example:
+        >>> print(render([Check("disk", "problem", "3 MiB free", "Free some space.")]))
+        problem  disk: 3 MiB free
+                 fix: Free some space.
+    """
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:<8} {check.name}: {check.detail}")
+        if check.fix:
+            lines.append(f"{'':<8} fix: {check.fix}")
+    return "\n".join(lines)

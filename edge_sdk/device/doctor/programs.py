@@ -1,0 +1,141 @@
+"""torch and the native kernels, each tried in another process.
+
+A build for another processor dies of an illegal instruction, and a doctor must survive
+that to say so.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import signal
+import subprocess
+from importlib import metadata
+
+from edge_sdk.child_process import child_code
+from edge_sdk.device.doctor.check import Check, DoctorTarget
+
+__all__ = ["examples", "kernels", "torch", "torch_complaint"]
+
+TORCH_FIX = "pip install 'torch>=2.7,<2.10'"
+_TORCH_TRIAL = """
+import torch
+layer = torch.nn.Conv2d(4, 8, 3)
+layer(torch.ones(2, 4, 8, 8)).sum().backward()
+print(torch.__version__)
+"""
+_KERNEL_TRIAL = """
+from edge_sdk.kernels.library import available, unavailable_reason
+name = available()
+print(name if name else "-" + str(unavailable_reason()))
+"""
+
+_DATA_TRIAL = """
+import sys, pathlib
+from edge_sdk.errors import EdgeError
+from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.task import load_task
+beside, folder = map(pathlib.Path, sys.argv[2:])
+try:
+    task = load_task(sys.argv[1], beside=beside)
+    check_model(task.model())
+    found = task.read_train(folder)
+except EdgeError as error:
+    sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
+print(len(found))
+"""
+
+
+def torch_complaint(version: str, machine: str) -> str | None:
+    """What is known to be wrong with a build of torch on a processor; None if nothing.
+
+    Example:
+        >>> torch_complaint("2.10.0", "aarch64") is not None
+        True
+        >>> torch_complaint("2.9.1", "aarch64") is None
+        True
+    """
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None:
+        return f"torch has the version {version!r}, which says nothing"
+    release = int(match[1]), int(match[2])
+    if release < (2, 4):
+        return f"torch {version} is older than 2.4"
+    if machine in ("aarch64", "arm64") and release == (2, 10):
+        return (
+            f"torch {version} for ARM dies of an illegal instruction on Cortex-A53 and "
+            "A72 (Raspberry Pi 3 and 4)"
+        )
+    return None
+
+
+def torch(_: DoctorTarget) -> Check:
+    """One training step; the build that traps on small ARM cores is named."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return Check(
+            "torch",
+            "problem",
+            "not installed",
+            "pip install 'flash-edge[device]'; on a Jetson take NVIDIA's own wheel.",
+        )
+    complaint = torch_complaint(version, platform.machine())
+    if complaint:
+        return Check("torch", "problem", complaint, TORCH_FIX)
+    code, said = _trial(_TORCH_TRIAL)
+    if code == -signal.SIGILL:
+        return Check(
+            "torch",
+            "problem",
+            f"torch {version} was built for another processor (illegal instruction)",
+            TORCH_FIX,
+        )
+    if code:
+        return Check("torch", "problem", f"it does not train: {said}", TORCH_FIX)
+    return Check("torch", "PASS", f"{said} trains")
+
+
+def kernels(_: DoctorTarget) -> Check:
+    """They load here, or why not."""
+    code, said = _trial(_KERNEL_TRIAL)
+    if code == 0 and not said.startswith("-"):
+        return Check("native kernels", "PASS", said)
+    return Check(
+        "native kernels",
+        "problem",
+        said.removeprefix("-") or f"the trial ended with {code}",
+        "Install a wheel for this processor, or g++ to build them; until then "
+        'engine = "masked" trains, without saving time.',
+    )
+
+
+def examples(patient: DoctorTarget) -> Check:
+    """The task can be imported, and finds its examples."""
+    if patient.task is None:
+        return Check("examples", "skipped", "no settings were named")
+    code, said = _trial(
+        _DATA_TRIAL, patient.task, str(patient.beside), str(patient.data)
+    )
+    if code == 0:
+        return Check("examples", "PASS", f"{said} of task {patient.task}")
+    what, _, fix = said.partition("\t")
+    fix = fix or "Run the task's own train_data on that folder to see more."
+    return Check("examples", "problem", what, fix)
+
+
+def _trial(program: str, *arguments: str) -> tuple[int, str]:
+    """Exit status and last line of a Python program in a process of its own."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a program of ours
+            child_code(program, *arguments),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "no answer within two minutes"
+    lines = (done.stdout if done.returncode == 0 else done.stderr).split("\n")
+    return done.returncode, next((line for line in reversed(lines) if line), "")

@@ -1,0 +1,212 @@
+"""Real training steps of a task at a density: how long one takes, what it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_sdk.device.probe.ram import read_fields
+from edge_sdk.errors import EngineError
+from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.layers import layers_of, make_model
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.local import Stopped, train
+from edge_sdk.training.masked import masked_model
+from edge_sdk.wire.messages import Training
+
+__all__ = [
+    "EngineChoice",
+    "StepTime",
+    "measure_steps",
+    "peak_rss_mib",
+    "release",
+    "reset_peak",
+]
+
+EngineChoice: TypeAlias = Literal["auto", "sparse", "masked"]
+WARM_STEPS = 2  # kernels are compiled, pages touched, the engine's race run
+MOST_STEPS = 200
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """What training at a density took.
+
+    Attributes:
+        density: Of the masked weights.
+        batch: Examples per step.
+        engine: The engine that ran.
+        reason: Why that one.
+        seconds: Median of a step, data preparation and optimizer included.
+        steps: Steps behind the median.
+        peak_mib: Most anonymous memory of this process meanwhile; None if unknown.
+    """
+
+    density: float
+    batch: int
+    engine: Literal["masked", "sparse"]
+    reason: str
+    seconds: float
+    steps: int
+    peak_mib: float | None
+
+
+def measure_steps(
+    task: Task,
+    examples: Examples,
+    density: float,
+    *,
+    batch: int,
+    engine: EngineChoice,
+    seconds: float,
+    seed: int = 1,
+    clock: Callable[[], float] = time.monotonic,
+) -> StepTime:
+    """Trains for so many seconds with the agent's own loop, then drops the model.
+
+    At least one step is timed, however long it takes.
+
+    Args:
+        task: What to train.
+        examples: The device's own.
+        density: Of the masked weights, the same in every layer.
+        batch: Examples per step.
+        engine: Which engine; "auto" races them as the agent does.
+        seconds: Time to spend, warm-up included.
+        seed: Of mask, weights and order.
+        clock: Monotonic seconds.
+
+    Raises:
+        EdgeError: As training itself.
+    """
+    release()
+    reset = reset_peak()
+    # Drawing the mask is in the peak: a large linear layer makes it the highest point.
+    model = _model(
+        task, examples, density=density, batch=batch, engine=engine, seed=seed
+    )
+    ticks = _train(model, task, examples, batch=batch, seconds=seconds, clock=clock)
+    peak = peak_rss_mib() if reset else None
+    taken = np.diff(ticks)
+    times = taken[WARM_STEPS:] if len(taken) > WARM_STEPS else taken[-1:]
+    name: Literal["masked", "sparse"] = (
+        "sparse" if model.engine == "sparse" else "masked"
+    )
+    reason = model.reason
+    del model
+    release()
+    return StepTime(
+        density, batch, name, reason, statistics.median(times), len(times), peak
+    )
+
+
+def _train(
+    model: TrainingModel,
+    task: Task,
+    examples: Examples,
+    *,
+    batch: int,
+    seconds: float,
+    clock: Callable[[], float],
+) -> list[float]:
+    """The instants between steps; the loop asks whether to stop before each."""
+    ticks: list[float] = []
+
+    def stop() -> bool:
+        ticks.append(clock())
+        spent, taken = ticks[-1] - ticks[0], len(ticks) - 1
+        over = taken > WARM_STEPS and spent > seconds
+        # On a board where steps take long there is no time to warm up in.
+        return over or taken >= MOST_STEPS or (taken > 0 and spent > 2 * seconds)
+
+    # So small a rate changes nothing that could make the loss run away.
+    plan = Training(epochs=1 << 20, batch_size=batch, learning_rate=1e-9)
+    with contextlib.suppress(Stopped):
+        train(model, task, examples, plan, stop=stop)
+    return ticks
+
+
+def _model(
+    task: Task,
+    examples: Examples,
+    *,
+    density: float,
+    batch: int,
+    engine: EngineChoice,
+    seed: int,
+) -> TrainingModel:
+    layers = layers_of(task.model(), task.dense_layers)
+    mask = draw(layers, exact_counts(uniform(layers), layers, density), seed)
+    module = make_model(task, seed)
+    if engine == "masked":
+        return masked_model(module, mask)
+    return _native(task, examples, module=module, mask=mask, batch=batch, engine=engine)
+
+
+def _native(
+    task: Task,
+    examples: Examples,
+    *,
+    module: nn.Module,
+    mask: Mask,
+    batch: int,
+    engine: EngineChoice,
+) -> TrainingModel:
+    # Imported here: it loads or builds kernels, which the masked engine never needs.
+    from edge_sdk.training.sparse import choose_engine  # noqa: PLC0415
+
+    return choose_engine(
+        module,
+        mask,
+        engine=engine,
+        example_batch=tensors(task, examples, slice(0, batch)),
+        loss=task.loss,
+        threads=torch.get_num_threads(),
+    )
+
+
+def release() -> None:
+    """Gives freed memory back, so that one measurement does not pay for the last."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # musl has none
+        return
+
+
+def reset_peak() -> bool:
+    """Starts the kernel's high-water mark anew; False where that is not allowed."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_mib() -> float:
+    """Most anonymous memory since `reset_peak`: library pages can be dropped.
+
+    Raises:
+        EngineError: On a system without ``/proc``.
+    """
+    fields = read_fields(STATUS)
+    if "VmHWM" not in fields:
+        raise EngineError(
+            "this system does not say how much memory a process holds",
+            remedy="Run the probe on Linux.",
+        )
+    return (fields["VmHWM"] - fields.get("RssFile", 0)) / 1024

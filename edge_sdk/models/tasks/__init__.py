@@ -1,3 +1,0 @@
-"""The shipped tasks; `edge_sdk.models.load_task` finds them by their short names."""
-
-__all__: list[str] = []

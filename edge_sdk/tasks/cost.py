@@ -1,0 +1,75 @@
+"""What a task asks of a device, counted by running its model once."""
+
+from __future__ import annotations
+
+import math
+
+from device_profiles import LayerLoad, Workload
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.tasks.trace import LARGE, trace_step
+
+__all__ = ["workload_of"]
+
+
+def workload_of(
+    task: Task,
+    *,
+    examples: int,
+    epochs: int,
+    batch: int,
+    input_bytes: int | None = None,
+    given: Examples | None = None,
+) -> Workload:
+    """Arithmetic, memory traffic and operator calls, from one small training step.
+
+    Functional calls count like modules: what is counted passes below autograd. A
+    weight that the forward pass does not use is taken at one use an example.
+
+    Args:
+        task: Whose model to run.
+        examples: Examples a device trains on in a round.
+        epochs: Passes over them.
+        batch: Examples per step.
+        input_bytes: Bytes of one stored example; one per input element if not given.
+        given: Examples that the task has read; without them its `example_inputs`, or
+            what its model is found to take.
+
+    Raises:
+        TaskError: If the model cannot run forward and backward on its input shape, or
+            has nothing to mask.
+    """
+    some = None if given is None else tensors(task, given, slice(0, LARGE))[0]
+    model = task.model()
+    masked = {layer.name for layer in layers_of(model, task.dense_layers)}
+    numel = {name: weight.numel() for name, weight in model.named_parameters()}
+    total = sum(tensor.numel() for tensor in model.state_dict().values())
+    trace = trace_step(
+        model,
+        task.input_shape,
+        name=task.name,
+        stated=task.example_inputs,
+        prepare=task.prepare,
+        examples=some,
+    )
+    used = [name for name in numel if name in masked or name in trace.macs]
+    loads = tuple(
+        LayerLoad(name, numel[name], trace.macs.get(name, numel[name]), name in masked)
+        for name in used
+    )
+    return Workload(
+        layers=loads,
+        other_numel=total - sum(load.numel for load in loads),
+        activations=max(trace.activations, 1),
+        input_bytes=math.prod(task.input_shape) if input_bytes is None else input_bytes,
+        examples=examples,
+        epochs=epochs,
+        batch=batch,
+        operators=trace.operators,
+        traffic_bytes=trace.example_bytes,
+        kernel_bytes=trace.kernel_bytes,
+        norm_bytes=trace.norm_bytes,
+        saved_bytes=trace.saved_bytes,
+        compares=trace.compares,
+    )

@@ -1,0 +1,175 @@
+"""Inputs that a task's model takes, without any data: for planning and for export.
+
+The task's own `example_inputs` come first. Else kinds of inputs are tried: floats,
+token ids below the number of rows that the model looks up, booleans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edge_sdk.errors import EdgeError, TaskError
+from edge_sdk.tasks.casts import float_of
+from edge_sdk.tasks.trial_step import tensors_of
+from edge_sdk.tasks.user_errors import blamed, place_of
+
+__all__ = ["inputs_without_data"]
+
+Make = Callable[[int], torch.Tensor]
+_LOOKUPS = ("embedding", "index_select", "gather", "aten::index", "one_hot")
+_SOME = 2  # examples that a kind is tried on
+
+
+def inputs_without_data(
+    name: str,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    count: int,
+    *,
+    stated: Make | None = None,
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """(count, *shape) inputs on which the model gives finite numbers.
+
+    Args:
+        name: The task's, for messages.
+        model: In whichever mode; its buffers stay as they are.
+        shape: One prepared input.
+        count: How many.
+        stated: The task's `example_inputs`.
+        prepare: The task's: what it makes of token ids is what its model gets.
+        seed: Of random values.
+
+    Raises:
+        TaskError: If the model takes none of the kinds tried, or the task's own have
+            another shape; has the model's reason.
+    """
+    if stated is not None:
+        with blamed(name, "making example inputs"):
+            given = stated(count)
+        if tuple(given.shape) != (count, *shape):
+            raise TaskError(
+                f"task {name}: example_inputs({count}) has shape {tuple(given.shape)}, "
+                f"not {(count, *shape)}"
+            )
+        return given
+    errors: list[Exception] = []
+    for make in _kinds(model, shape, seed, prepare):
+        inputs, error = _tried(model, make, max(count, _SOME), shape)
+        if error is None:
+            return inputs[:count]
+        errors.append(error)
+    first = errors[0]
+    at, said = place_of(first), " ".join(str(first).split())
+    raise TaskError(
+        f"task {name}: its model takes neither floats nor small integers of shape "
+        f"{(count, *shape)}: {type(first).__name__}: {said}{f' ({at})' if at else ''}",
+        remedy="Check the task's input_shape, or give it example_inputs: a function "
+        "of how many to that many valid prepared inputs.",
+    ) from first
+
+
+def _tried(
+    model: nn.Module, make: Make, count: int, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, Exception | None]:
+    """Inputs of a kind, and why the model does not take them; None if it does."""
+    inputs = torch.zeros(0)
+    try:
+        inputs = make(count)
+        _run(model, inputs)
+    except EdgeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a person's code raises anything
+        return inputs, error
+    if tuple(inputs.shape) != (count, *shape):
+        return inputs, ValueError("prepared inputs have another shape")
+    return inputs, None
+
+
+def _kinds(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    seed: int,
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Iterator[Make]:
+    own = float_of(model)
+
+    def normal(count: int) -> torch.Tensor:
+        return torch.randn(count, *shape, generator=_noise(seed)).to(own)
+
+    def whole(high: int, dtype: torch.dtype) -> Make:
+        return lambda count: torch.randint(
+            high, (count, *shape), generator=_noise(seed)
+        ).to(dtype)
+
+    yield normal
+    for dtype in (torch.int64, own, torch.bool):
+        rows = _Rows()
+        try:
+            with rows:
+                _run(model, torch.zeros(_SOME, *shape, dtype=dtype))
+        except Exception:  # noqa: BLE001, S112 - the next kind, then
+            continue
+        if rows.least and prepare is not None:
+            ids = whole(rows.least, dtype)
+            yield lambda count, ids=ids: prepare(ids(count))  # type: ignore[misc]
+        if rows.least:
+            yield whole(rows.least, dtype)
+        yield whole(2, dtype)
+        yield lambda count, dtype=dtype: torch.zeros(count, *shape, dtype=dtype)  # type: ignore[misc]
+    yield lambda count: torch.zeros(count, *shape, dtype=own)
+
+
+def _run(model: nn.Module, inputs: torch.Tensor) -> None:
+    """One forward pass in evaluation mode; leaves the model and the noise alone."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = tensors_of(model(inputs))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not all(bool(torch.isfinite(t).all()) for t in found):
+        raise ValueError("an output is not finite")
+
+
+def _noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class _Rows(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The least number of rows that anything is looked up in."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.least = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nobody compiles here; to be skipped, torch would import its compiler."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = func._schema.name  # noqa: SLF001 - the one place it is told
+        table = args[0] if args else None
+        if (
+            any(word in name for word in _LOOKUPS)
+            and isinstance(table, torch.Tensor)
+            and table.dim()
+        ):
+            rows = table.shape[0]
+            self.least = min(self.least or rows, rows)
+        return func(*args, **(kwargs or {}))

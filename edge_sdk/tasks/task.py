@@ -1,0 +1,244 @@
+"""The task contract: a user's model, loss and data, plugged in by ``module:object``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_profiles.words import meant
+from edge_sdk.errors import DataError, TaskError
+from edge_sdk.tasks.arrays import numbers
+from edge_sdk.tasks.user_errors import blamed
+
+if TYPE_CHECKING:
+    import torch
+
+    from edge_sdk.tasks.casts import Casts
+
+__all__ = ["SHIPPED", "Examples", "Task", "find_tasks_beside", "load_task"]
+
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """A finite set of examples: arrays in memory, or memory maps of files.
+
+    Attributes:
+        inputs: (n, ...) numbers of any dtype and byte order, as `Task.prepare` gets
+            them: uint8 images stay uint8 until then.
+        targets: (n, ...) numbers: class indices of any integer dtype, floats for a
+            regression, booleans for what is or is not.
+        casts: What a batch is cast to; found out where a task reads its examples.
+
+    Raises:
+        DataError: If there are none, inputs and targets differ in number, or one of
+            the two is no array of numbers.
+    """
+
+    inputs: NDArray[np.generic]
+    targets: NDArray[np.generic]
+    casts: Casts | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "targets"):
+            object.__setattr__(self, name, numbers(getattr(self, name), name))
+        if len(self.inputs) != len(self.targets):
+            raise DataError(
+                f"{len(self.inputs)} inputs but {len(self.targets)} targets",
+                remedy="Give as many targets as inputs: one row of each per example.",
+            )
+        if not len(self.inputs):
+            raise DataError("there are no examples")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, index: NDArray[np.int64] | slice) -> Examples:
+        """The examples at these positions: copied, or by a slice as views."""
+        return Examples(self.inputs[index], self.targets[index], self.casts)
+
+
+def _identity(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What a federation trains; the same object serves device, coordinator and export.
+
+    Its functions cannot be compared, so two tasks are equal only if they are one.
+
+    Attributes:
+        name: Short name, ``[a-z0-9-]``.
+        model: Returns a fresh ``torch.nn.Module``; called under a seeded generator.
+        loss: (predictions, targets) -> scalar tensor, the mean over the batch.
+        train_data: Folder -> this device's private examples.
+        eval_data: Folder -> the coordinator's evaluation examples.
+        input_shape: Shape of one prepared example, without the batch axis.
+        labels: Class names, in the order of the model's outputs.
+        prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> model input;
+            deterministic, used alike in training, evaluation and export. Floats
+            become the model's own; token ids and masks stay what they are.
+        augment: As `prepare`, with randomness from the given generator; training only.
+        dense_layers: Weights kept dense although they could be masked, by their
+            ``state_dict`` names (for example the first and the last layer).
+        batch_size: Examples per training step unless the run says otherwise.
+        example_inputs: How many -> as many prepared inputs that the model takes, of
+            its dtype and in its range; for planning and export without data. Needed
+            only where floats are refused and small integers are not right either.
+    """
+
+    name: str
+    model: Callable[[], torch.nn.Module]
+    loss: Loss
+    train_data: Callable[[Path], Examples]
+    eval_data: Callable[[Path], Examples]
+    input_shape: tuple[int, ...]
+    labels: Sequence[str] = ()
+    prepare: Callable[[torch.Tensor], torch.Tensor] = _identity
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    dense_layers: frozenset[str] = field(default_factory=frozenset)
+    batch_size: int = 32
+    example_inputs: Callable[[int], torch.Tensor] | None = None
+
+    def read_train(self, folder: Path, *, known: bool = False) -> Examples:
+        """What `train_data` gives for a device's folder, seen to fit model and loss.
+
+        Args:
+            folder: Where the examples are.
+            known: Whether they were read and looked at before; saves the looking.
+
+        Raises:
+            DataError: As `train_data` raises it, or if values are not finite, out of
+                range, or would lose in the model's precision what tells them apart.
+            TaskError: If it raises anything else or gives anything but `Examples`, or
+                if one step of model and loss on some of them fails.
+        """
+        return self._read(self.train_data, folder, known=known)
+
+    def read_eval(self, folder: Path, *, known: bool = False) -> Examples:
+        """What `eval_data` gives for the folder; as `read_train`."""
+        return self._read(self.eval_data, folder, known=known)
+
+    def _read(
+        self, read: Callable[[Path], Examples], folder: Path, *, known: bool
+    ) -> Examples:
+        from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - imports torch
+
+        try:
+            with blamed(self.name, f"reading the examples of {folder}"):
+                found = read(folder)
+        except DataError as error:
+            if str(folder) in str(error):
+                raise
+            raise DataError(
+                f"task {self.name}, examples of {folder}: {error}", remedy=error.help
+            ) from error
+        if not isinstance(found, Examples):
+            raise TaskError(
+                f"task {self.name}: reading the examples of {folder} gave a "
+                f"{type(found).__name__}, not an edge_sdk.tasks.Examples"
+            )
+        return fitted(self, found, folder, known=known)
+
+
+SHIPPED = {
+    "cifar10": "edge_sdk.zoo.tasks.cifar10:task",
+    "femnist": "edge_sdk.zoo.tasks.femnist:task",
+    "mnist": "edge_sdk.zoo.tasks.mnist:task",
+    "fashion": "edge_sdk.zoo.tasks.fashion:task",
+    "digits": "edge_sdk.zoo.tasks.digits:task",
+    "spoken": "edge_sdk.zoo.tasks.spoken:task",
+    "watch": "edge_sdk.zoo.tasks.watch:task",
+}
+
+
+def find_tasks_beside(folder: Path | None) -> tuple[Path, ...]:
+    """Where a task of one's own may lie, for every command alike.
+
+    That is the folder of the settings file which names it, if there is one, and then
+    the current folder. Both come last on the import path, so that a file there stands
+    in for no module of ours or of Python's.
+
+    Returns:
+        The folders, in the order in which they are looked at.
+    """
+    folders = tuple(
+        dict.fromkeys(p.resolve() for p in (folder, Path()) if p is not None)
+    )
+    for each in map(str, folders):
+        if each not in sys.path:
+            sys.path.append(each)
+    return folders
+
+
+def load_task(reference: str, *, beside: Path | None = None) -> Task:
+    """The task named by ``package.module:object``, or a shipped one by its short name.
+
+    Args:
+        reference: The task's name.
+        beside: Folder of the settings file which names it; see `find_tasks_beside`.
+
+    Raises:
+        TaskError: If it cannot be imported or is not a `Task`; says which part failed.
+
+    Example:
+        >>> load_task("mnist").input_shape
+        (1, 28, 28)
+    """
+    target = SHIPPED.get(reference, reference)
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        known = ", ".join(sorted(SHIPPED))
+        raise TaskError(
+            f"task {reference!r} is neither one of {known} nor package.module:object"
+            f"{meant(reference, SHIPPED)}"
+        )
+    folders = find_tasks_beside(beside)
+    importlib.invalidate_caches()  # the file may have been written a moment ago
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        where = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+            where = f" (looked in {', '.join(map(str, folders))} too)"
+        raise TaskError(
+            f"task {reference!r}: importing {module_name} failed: "
+            f"{type(error).__name__}: {error}{where}"
+        ) from error
+    task = getattr(module, attribute, None)
+    if not isinstance(task, Task):
+        _check_not_hidden(module_name, module, folders)
+        found = "nothing" if task is None else f"a {type(task).__name__}"
+        raise TaskError(
+            f"task {reference!r}: {module_name} has {found} named {attribute!r}, "
+            f"not an edge_sdk.tasks.Task"
+        )
+    return task
+
+
+def _check_not_hidden(name: str, module: ModuleType, folders: Iterable[Path]) -> None:
+    """Refuses a file of the user's that has the name of an installed module.
+
+    Raises:
+        TaskError: If so.
+    """
+    own = [folder.joinpath(*name.split(".")) for folder in folders]
+    files = [f for one in own for f in (one.with_suffix(".py"), one / "__init__.py")]
+    where = getattr(module, "__file__", None)
+    mine = [file for file in files if file.exists()]
+    if mine and (where is None or Path(where).resolve() not in mine):
+        raise TaskError(
+            f"{mine[0]} has the name of an installed module, {name}, which is imported "
+            "in its place",
+            remedy="Give the file another name, also in the task's reference.",
+        )

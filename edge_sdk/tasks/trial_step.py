@@ -1,0 +1,123 @@
+"""One step of a task's model and loss on a few examples: which dtypes they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from edge_sdk.errors import EdgeError, TaskError
+from edge_sdk.tasks.casts import Casts, float_of, input_choices, target_choices
+from edge_sdk.tasks.task import Task
+from edge_sdk.tasks.user_errors import place_of
+
+__all__ = ["Trial", "tensors_of"]
+
+
+def tensors_of(outputs: Any) -> list[torch.Tensor]:
+    """The tensors in a model's outputs: itself, or those of its tuple, list or dict."""
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fresh model in training mode, and what it is tried on.
+
+    Attributes:
+        task: Whose loss.
+        model: Its gradients and buffers change.
+        where: Which examples, for messages.
+        forms: What their arrays are, in words, for the same.
+    """
+
+    task: Task
+    model: nn.Module
+    where: str
+    forms: str = ""
+
+    def casts(self, inputs: torch.Tensor, targets: torch.Tensor) -> Casts:
+        """The first dtypes with which forward, loss and backward go through.
+
+        Args:
+            inputs: (n, *input_shape), prepared, of the dtype `prepare` gives.
+            targets: (n, ...) as stored.
+
+        Raises:
+            TaskError: If none does; has the reason, the shapes and the ranges.
+        """
+        own = float_of(self.model)
+        kind = self._first(inputs, input_choices(inputs.dtype, own), self._forward)
+
+        def step(aims: torch.Tensor) -> None:
+            self._step(inputs.to(kind), aims)
+
+        aim = self._first(targets, target_choices(targets.dtype, own), step)
+        return Casts(kind, aim)
+
+    def _first(
+        self,
+        given: torch.Tensor,
+        choices: tuple[torch.dtype, ...],
+        attempt: Callable[[torch.Tensor], object],
+    ) -> torch.dtype:
+        whole = not given.is_floating_point() or bool((given == given.round()).all())
+        errors = []
+        for choice in choices:
+            if not choice.is_floating_point and not whole:
+                continue
+            try:
+                attempt(given.to(choice))
+            except EdgeError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a person's code raises anything
+                errors.append(error)
+            else:
+                return choice
+        # Of integers that fit neither way the last error is the floats': what a layer
+        # says of the dtype before tells less, unless the layer wants indices.
+        first, last = errors[0], errors[-1]
+        raise self._refusal(first if _wants_indices(last) else last) from first
+
+    def _refusal(self, error: Exception) -> TaskError:
+        at = place_of(error)
+        said = " ".join(str(error).split())
+        return TaskError(
+            f"{self.where}: one step on them raised {type(error).__name__}: {said}"
+            f"{f' ({at})' if at else ''}{f'; {self.forms}' if self.forms else ''}",
+            remedy="Make data, model and loss of the task fit each other.",
+        )
+
+    def _forward(self, inputs: torch.Tensor) -> Any:
+        outputs = self.model(inputs)
+        found = tensors_of(outputs)
+        if not found or len(found) != len(tree_leaves(outputs)):
+            odd = [x for x in tree_leaves(outputs) if not isinstance(x, torch.Tensor)]
+            name = type(odd[0] if odd else outputs).__name__
+            raise TaskError(
+                f"task {self.task.name}: the model puts out a {name}",
+                remedy="Return a tensor, or a tuple, list or dictionary of tensors.",
+            )
+        return outputs
+
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.model.zero_grad(set_to_none=True)
+        loss: Any = self.task.loss(self._forward(inputs), targets)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            what = (
+                f"a tensor of shape {tuple(loss.shape)}"
+                if isinstance(loss, torch.Tensor)
+                else f"a {type(loss).__name__}"
+            )
+            raise TaskError(
+                f"task {self.task.name}: the loss gives {what}, not one number",
+                remedy="Return the mean over the batch, as a tensor.",
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _wants_indices(error: Exception) -> bool:
+    return any(word in str(error) for word in ("indices", "index", "Long", "Int64"))

@@ -1,0 +1,80 @@
+"""How many examples may go through at once, and which engines may race within that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from edge_sdk.errors import EngineError
+
+__all__ = ["Allowance", "EngineName", "MicroBatch"]
+
+log = logging.getLogger(__name__)
+
+EngineName: TypeAlias = Literal["auto", "sparse", "masked"]
+# (density, "sparse" or "masked", batch size) -> most examples that may go through at
+# once, at least 1; None where not even one fits into the memory allowed.
+MicroBatch: TypeAlias = Callable[[float, Literal["sparse", "masked"], int], int | None]
+
+
+class Allowance:
+    """What the memory that a device may use holds of a batch.
+
+    Args:
+        micro_batch: Most examples that go through at once, 0 for the whole batch; or a
+            function that is asked anew for every order, so its answer may follow what
+            the device's owner allows at that moment (the arithmetic is
+            `edge_sdk.device.limits.memory.micro_batch`).
+
+    Attributes:
+        most: Most examples that go through at once whatever was foreseen; 0 is no
+            bound. Set when memory has run out (`MemoryFallbackRunner`).
+    """
+
+    def __init__(self, micro_batch: int | MicroBatch = 0) -> None:
+        self._micro_batch, self.most = micro_batch, 0
+
+    def size(self, density: float, engine: str, batch_size: int) -> int:
+        """Most examples that go through at once.
+
+        Raises:
+            EngineError: If not even one fits into the memory allowed.
+        """
+        most = min(self.most or batch_size, batch_size)
+        if not callable(self._micro_batch):
+            return min(self._micro_batch or batch_size, most)
+        size = self._micro_batch(
+            density, "sparse" if engine == "sparse" else "masked", batch_size
+        )
+        if not size:
+            raise EngineError(
+                f"not even one example fits into the memory this device may use "
+                f"({engine} engine, density {density:.3g})",
+                remedy="Raise caps.ram_mib, or take a lower density or model.",
+            )
+        size = min(size, most)
+        if size < batch_size:
+            log.info("micro-batches of %d of %d examples", size, batch_size)
+        return size
+
+    def contest(
+        self, wanted: EngineName, density: float, batch_size: int
+    ) -> tuple[EngineName, int]:
+        """Which engines may race, and the batch that fits both.
+
+        Raises:
+            EngineError: If not even one example fits into the memory allowed.
+        """
+        if wanted != "auto":
+            return wanted, 1  # no race
+        if not callable(self._micro_batch):
+            return "auto", self.size(density, "masked", batch_size)
+        sizes = {
+            engine: self._micro_batch(density, engine, batch_size) or 0
+            for engine in ("sparse", "masked")
+        }
+        if sizes["masked"] or not sizes["sparse"]:
+            return "auto", self.size(density, "masked", batch_size)
+        log.info("engine sparse: the masked one does not fit into the memory allowed")
+        return "sparse", sizes["sparse"]

@@ -1,0 +1,94 @@
+"""The model a device keeps between two tasks, on the engine chosen for its mask."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal, TypeAlias
+
+import torch
+
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.memory_limit import Allowance, EngineName
+from edge_sdk.training.sparse import choose_engine, keep_activations
+from edge_sdk.wire.messages import MaskRecipe
+from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.structure import decode_structure
+
+__all__ = ["Activations", "ReadyModel"]
+
+log = logging.getLogger(__name__)
+
+Activations: TypeAlias = Literal["fp32", "bf16"]
+
+
+class ReadyModel:
+    """The last mask and its model; another mask races its engines anew.
+
+    Args:
+        task: Whose model.
+        layers: Its maskable layers.
+        engine: Which training engine to use.
+        activations: How activations wait for the backward pass on the sparse engine.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        layers: tuple[LayerShape, ...],
+        engine: EngineName,
+        activations: Activations,
+    ) -> None:
+        self._task, self._layers = task, layers
+        self._engine, self._activations = engine, activations
+        self._model: TrainingModel | None = None
+
+    @property
+    def engine(self) -> str:
+        """The engine of the model at hand; empty before the first."""
+        return self._model.engine if self._model else ""
+
+    def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
+        """The mask of a recipe: the one at hand, or drawn, or out of its structure.
+
+        Raises:
+            EdgeError: As `mask_of` and `decode_structure`.
+        """
+        if self._model is not None and self._model.mask.digest == recipe.digest:
+            return self._model.mask
+        if recipe.structure is not None:
+            return decode_structure(structure, self._layers, recipe.digest)
+        return mask_of(recipe, self._layers)
+
+    def on(
+        self, mask: Mask, examples: Examples, allowance: Allowance, batch_size: int
+    ) -> TrainingModel:
+        """The model on the engine chosen for this mask.
+
+        Args:
+            mask: Frozen.
+            examples: Of which the engines race on some.
+            allowance: How many examples go through at once.
+            batch_size: Examples per step.
+
+        Raises:
+            EngineError: If the engine cannot run it, or not one example fits.
+        """
+        if self._model is None or self._model.mask.digest != mask.digest:
+            self._model = None  # two models at once would not keep to a ceiling
+            engine, size = allowance.contest(self._engine, mask.density, batch_size)
+            self._model = choose_engine(
+                self._task.model(),
+                mask,
+                engine=engine,
+                example_batch=tensors(self._task, examples, slice(0, size)),
+                loss=self._task.loss,
+            )
+            log.info("engine %s: %s", self._model.engine, self._model.reason)
+            if self._activations == "bf16":
+                keep_activations(self._model.module, torch.bfloat16)
+                if self._model.engine == "masked":
+                    log.info("activations = bf16: the masked engine keeps float32")
+        return self._model

@@ -1,0 +1,246 @@
+"""Training that moves its mask, and the score of every weight before there is one.
+
+As in the warm-up the weights are dense tensors multiplied by the pattern after every
+step; what a method changes is when and how the pattern moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_sdk.sparse import Mask, top_k
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.accumulate import accumulate
+from edge_sdk.training.checkpoint import TaskProgress
+from edge_sdk.training.local import Stopped, TrainingResult, batches, check_finite
+from edge_sdk.training.rules.moving_checkpoint import (
+    Moving,
+    keep_moving,
+    resume_moving,
+)
+from edge_sdk.training.rules.warm_up import rewire, trained
+from edge_sdk.training.step import sgd, take_step
+from edge_sdk.wire.messages import Training
+from edge_sdk.wire.rules import Regrow, Rewire
+from edge_sdk.wire.values import Values
+
+__all__ = ["Scorer", "dense_model", "regrow", "saliency", "train_moving"]
+
+Patterns = Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a batch goes through: the task, its examples, and the memory allowed.
+
+    Attributes:
+        task: Gives loss, preparation and augmentation.
+        examples: The device's own.
+        micro_batch: Most examples that go through at once; 0 takes the whole batch.
+        ghost_norm: Accept batch norm's statistics per micro-batch.
+    """
+
+    task: Task
+    examples: Examples
+    micro_batch: int = 0
+    ghost_norm: bool = False
+
+    def backward(
+        self,
+        model: nn.Module,
+        index: NDArray[np.int64],
+        noise: torch.Generator | None = None,
+    ) -> float:
+        """Adds the gradient of these examples' mean loss; returns the loss."""
+        inputs, targets = tensors(self.task, self.examples, index)
+        if self.task.augment is not None and noise is not None:
+            inputs = self.task.augment(inputs, noise)
+        return accumulate(
+            model,
+            self.task.loss,
+            inputs,
+            targets,
+            micro_batch=self.micro_batch or len(inputs),
+            ghost_norm=self.ghost_norm,
+        )
+
+
+def dense_model(task: Task, mask: Mask, start: Values) -> nn.Module:
+    """The task's model at a mask's values, its weights dense and 0 off the mask."""
+    module = task.model()
+    state: dict[str, NDArray[Any]] = dict(start.dense)
+    for name in mask:
+        weight = np.zeros(mask[name].shape, np.float32)
+        weight[mask[name]] = start.masked[name]
+        state[name] = weight
+    module.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in state.items()})
+    return module
+
+
+def train_moving(
+    model: nn.Module,
+    mask: Mask,
+    scorer: Scorer,
+    rule: Rewire | Regrow,
+    plan: Training,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: TaskProgress | None = None,
+) -> tuple[Mask, TrainingResult]:
+    """Trains the dense model in place under a mask that the rule moves.
+
+    `Rewire` prunes and regrows at random after each epoch but the last, in the middle
+    of the only one, at a rate that falls linearly to 0 over all steps (FLASH's NST and
+    JMWST). `Regrow` does so once, at the end, where gradients are largest (FedDST).
+
+    Returns:
+        The mask at the end, which keeps as many weights in all, and what was done.
+
+    Raises:
+        Stopped: If `stop` turned true between two steps.
+        DataError: If the loss is not finite.
+        EngineError: If batch norm meets micro-batches without `ghost_norm`.
+    """
+    weights = dict(model.named_parameters())
+    optimizer = sgd(model, plan)
+    rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0x30E]))
+    noise = torch.Generator().manual_seed(plan.seed)
+    steps = list(batches(len(scorer.examples), plan))
+    steps = steps[: plan.max_steps] if plan.max_steps else steps
+    moves = _moves([epoch for epoch, _ in steps]) if isinstance(rule, Rewire) else set()
+    model.train()
+    now = Moving(model, {n: np.array(mask[n]) for n in mask}, optimizer, rng, noise)
+    resume_moving(progress, now)
+    for at, (_, index) in islice(enumerate(steps), now.steps, None):
+        if stop():
+            raise Stopped
+        if at in moves and isinstance(rule, Rewire):
+            rate = rule.prune_rate * (1 - at / len(steps))
+            moved = _rewired(weights, now.patterns, rate, rng)
+            now.patterns = {**now.patterns, **moved}
+            _apply(weights, now.patterns)
+        optimizer.zero_grad()
+        now.loss += scorer.backward(model, index, noise)
+        take_step(optimizer, plan)
+        _apply(weights, now.patterns)
+        now.steps += 1
+        keep_moving(progress, now)
+    patterns, total = now.patterns, now.loss
+    check_finite(total, scorer.task)
+    if isinstance(rule, Regrow) and rule.share:
+        optimizer.zero_grad()
+        scorer.backward(model, steps[0][1])
+        may = trained(weights, patterns)
+        slopes = {n: _gradient(weights[n]) for n in may}
+        moved = regrow(_values(weights, may), slopes, may, rule.share)
+        patterns = {**patterns, **moved}
+        _apply(weights, patterns)
+    seen = min(len(scorer.examples), len(steps) * plan.batch_size)
+    outcome = TrainingResult(seen, len(steps), total / max(len(steps), 1), 0.0)
+    return Mask(dict(patterns)), outcome
+
+
+def regrow(
+    weights: Mapping[str, NDArray[np.float32]],
+    gradients: Mapping[str, NDArray[np.float32]],
+    patterns: Patterns,
+    share: float,
+) -> dict[str, NDArray[np.bool_]]:
+    """RigL's move (arXiv:1911.11134): each layer keeps its number of weights.
+
+    Args:
+        weights: Name to weights of the layer's shape, 0 off the pattern.
+        gradients: Dense, alike.
+        patterns: What is kept now.
+        share: Of each layer's kept weights the share that is replaced, smallest
+            magnitudes first, by the free places of the largest gradient magnitude.
+    """
+    after: dict[str, NDArray[np.bool_]] = {}
+    for name, pattern in patterns.items():
+        kept = int(np.count_nonzero(pattern))
+        gone = min(int(share * kept), pattern.size - kept)
+        size = np.where(pattern, np.abs(weights[name]), -1.0)
+        stays = top_k(size, kept - gone)
+        slope = np.where(pattern, -1.0, np.abs(gradients[name]))
+        after[name] = stays | top_k(slope, gone)
+    return after
+
+
+def saliency(
+    model: nn.Module, mask: Mask, scorer: Scorer, plan: Training, *, count: int
+) -> tuple[dict[str, NDArray[np.float32]], TrainingResult]:
+    """The mean of abs(weight x gradient) over minibatches, at the model as it is.
+
+    SNIP's score (arXiv:1810.02340) averaged as SalientGrads does. Nothing is trained,
+    so weights that the user has frozen are scored as any other.
+
+    Args:
+        model: Dense.
+        mask: Which weights to score; canonical order.
+        scorer: How a batch goes through.
+        plan: Its batch size and seed choose the minibatches.
+        count: Minibatches.
+
+    Returns:
+        Weight name to float32 (nnz,) scores, and what was done.
+    """
+    weights = dict(model.named_parameters())
+    score = {n: np.zeros(mask[n].shape, np.float64) for n in mask}
+    for name in score:
+        weights[name].requires_grad_(True)  # noqa: FBT003 - torch's own signature
+    model.train()
+    total, steps = 0.0, list(batches(len(scorer.examples), plan))[:count]
+    for _, index in steps:
+        model.zero_grad(set_to_none=True)
+        total += scorer.backward(model, index)
+        for name in score:
+            weight = weights[name].detach().numpy()
+            score[name] += np.abs(weight * _gradient(weights[name]))
+    check_finite(total, scorer.task)
+    seen = min(len(scorer.examples), len(steps) * plan.batch_size)
+    found = {n: (s / len(steps)).astype(np.float32)[mask[n]] for n, s in score.items()}
+    return found, TrainingResult(seen, len(steps), total / len(steps), 0.0)
+
+
+def _moves(epochs: list[int]) -> set[int]:
+    """Steps before which the mask moves."""
+    ends = {at for at in range(1, len(epochs)) if epochs[at] != epochs[at - 1]}
+    return ends or {len(epochs) // 2} - {0}
+
+
+def _rewired(
+    weights: Mapping[str, nn.Parameter],
+    patterns: Patterns,
+    rate: float,
+    rng: np.random.Generator,
+) -> Patterns:
+    may = trained(weights, patterns)
+    return rewire(_values(weights, may), may, rate, rng) if may else {}
+
+
+def _gradient(weight: nn.Parameter) -> NDArray[np.float32]:
+    if weight.grad is None:  # a weight that the forward pass does not use
+        return np.zeros(tuple(weight.shape), np.float32)
+    found: NDArray[np.float32] = weight.grad.numpy()
+    return found
+
+
+def _values(
+    weights: Mapping[str, nn.Parameter], names: Patterns
+) -> dict[str, NDArray[np.float32]]:
+    return {n: weights[n].detach().numpy() for n in names}
+
+
+def _apply(weights: Mapping[str, nn.Parameter], patterns: Patterns) -> None:
+    with torch.no_grad():
+        for name, pattern in patterns.items():
+            weights[name].mul_(torch.from_numpy(pattern))

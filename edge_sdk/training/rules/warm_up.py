@@ -1,0 +1,188 @@
+"""FLASH's warm-up: train briefly with prune-and-regrow, return kept counts per layer.
+
+The rule is DNR as FLASH runs it (arXiv:2208.13092, section 3.1): after each local epoch
+but the last, prune the smallest magnitudes of each layer and regrow as many weights at
+random places, shared out by the mean magnitude of each layer's kept weights. Counts are
+exact here where the released code draws them; a layer may run empty without a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_sdk.sparse import Mask
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.accumulate import accumulate
+from edge_sdk.training.checkpoint import TaskProgress
+from edge_sdk.training.local import Stopped, TrainingResult, batches, check_finite
+from edge_sdk.training.rules.moving_checkpoint import (
+    Moving,
+    keep_moving,
+    resume_moving,
+)
+from edge_sdk.training.sgd import Sgd
+from edge_sdk.wire.messages import Training
+from edge_sdk.wire.rules import WarmUp
+
+__all__ = ["measure_sensitivity", "rewire", "trained"]
+
+Patterns: TypeAlias = dict[str, NDArray[np.bool_]]
+GROW_CAP = 0.99  # of a layer's free places; the rule never fills a layer entirely
+
+
+def rewire(
+    weights: Mapping[str, NDArray[np.float32]],
+    patterns: Mapping[str, NDArray[np.bool_]],
+    rate: float,
+    rng: np.random.Generator,
+) -> Patterns:
+    """One prune-and-regrow step; the number of kept weights in all stays the same.
+
+    Args:
+        weights: Name to weights, each of its layer's shape, zero off the pattern.
+        patterns: Name to what is kept now.
+        rate: Share of each layer's kept weights to prune.
+        rng: Draws the places to regrow.
+    """
+    names = list(weights)
+    kept = np.array([np.count_nonzero(patterns[n]) for n in names])
+    size = np.array([patterns[n].size for n in names])
+    mean = np.array(
+        [
+            float(np.abs(weights[n][patterns[n]]).mean(dtype=np.float64)) if k else 0.0
+            for n, k in zip(names, kept, strict=True)
+        ]
+    )
+    total = mean.sum()
+    usable = 0 < total < np.inf
+    share = mean / total if usable else np.full(len(names), 1 / len(names))
+    free = (size - kept) / size
+    # An important layer that is nearly full is pruned less, or it could not regrow.
+    spared = (free < 0.2) & (share > 1 / len(names))
+    rates = np.where(spared, np.minimum(free, rate), rate)
+    pruned = np.minimum(np.ceil(rates * kept), kept).astype(np.int64)
+    after: Patterns = {}
+    for name, gone in zip(names, pruned, strict=True):
+        pattern = patterns[name].copy()
+        places = np.flatnonzero(pattern)
+        magnitude = np.abs(weights[name].reshape(-1)[places])
+        order = np.argsort(magnitude, kind="stable")
+        pattern.reshape(-1)[places[order[:gone]]] = False
+        after[name] = pattern
+    room = size - kept + pruned
+    grow = _share_out(int(pruned.sum()), share, room)
+    for name, count in zip(names, grow, strict=True):
+        places = np.flatnonzero(~after[name].reshape(-1))
+        chosen = rng.choice(places, size=int(count), replace=False)
+        after[name].reshape(-1)[chosen] = True
+    return after
+
+
+def trained(
+    weights: Mapping[str, nn.Parameter], patterns: Mapping[str, NDArray[np.bool_]]
+) -> Patterns:
+    """The patterns that may move: of weights that the user has not frozen."""
+    return {n: p for n, p in patterns.items() if weights[n].requires_grad}
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    mask: Mask,
+    task: Task,
+    examples: Examples,
+    rule: WarmUp,
+    plan: Training,
+    *,
+    micro_batch: int = 0,
+    ghost_norm: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: TaskProgress | None = None,
+) -> tuple[dict[str, int], TrainingResult]:
+    """Kept weights per layer after the warm-up, and what training did.
+
+    The prune rate falls linearly to 0 over the warm-up's steps. `plan.max_steps` bounds
+    all epochs together; `micro_batch`, `ghost_norm` and `progress` are as in
+    `local.train`. A layer that the user has frozen keeps its pattern.
+
+    Raises:
+        Stopped: If `stop` turned true between two steps.
+        DataError: If the loss is not finite.
+        EngineError: If batch norm meets micro-batches without `ghost_norm`.
+    """
+    weights = dict(model.named_parameters())
+    patterns: Patterns = {n: np.array(mask[n]) for n in mask}
+    optimizer = Sgd(model.parameters(), rate=plan.learning_rate)
+    rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0xF1A5]))
+    epoch_steps = -(-plan.max_steps // plan.epochs) if plan.max_steps else 0
+    per_epoch = max(1, -(-len(examples) // plan.batch_size))
+    total_steps = (epoch_steps or per_epoch) * plan.epochs
+    model.train()
+    now = Moving(model, patterns, optimizer, rng, torch.Generator())
+    resume_moving(progress, now)
+    keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
+    left = islice(
+        batches(len(examples), plan, epoch_steps=epoch_steps),
+        now.steps,
+        plan.max_steps or None,
+    )
+    for epoch, index in left:
+        if stop():
+            raise Stopped
+        if epoch != now.epoch:
+            now.epoch = epoch
+            rate = rule.prune_rate * (1 - now.steps / total_steps)
+            may = trained(weights, now.patterns)
+            dense = {n: weights[n].detach().numpy() for n in may}
+            now.patterns |= rewire(dense, may, rate, rng) if may else {}
+            keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
+            _apply(weights, keep)
+        inputs, targets = tensors(task, examples, index)
+        optimizer.zero_grad()
+        now.loss += accumulate(
+            model, task.loss, inputs, targets,
+            micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
+        )  # fmt: skip
+        optimizer.step()
+        _apply(weights, keep)
+        now.steps += 1
+        keep_moving(progress, now)
+    check_finite(now.loss, task)
+    seen = min(len(examples), now.steps * plan.batch_size)
+    outcome = TrainingResult(seen, now.steps, now.loss / max(now.steps, 1), 0.0)
+    return {n: int(np.count_nonzero(p)) for n, p in now.patterns.items()}, outcome
+
+
+def _apply(
+    weights: Mapping[str, nn.Parameter], keep: Mapping[str, torch.Tensor]
+) -> None:
+    with torch.no_grad():
+        for name, pattern in keep.items():
+            weights[name].mul_(pattern)
+
+
+def _share_out(
+    budget: int, share: NDArray[np.float64], room: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Integers near share * budget that sum to it, none above its room."""
+    cap = np.maximum(np.floor(GROW_CAP * room), 0).astype(np.int64)
+    if cap.sum() < budget:  # nearly dense model: only the full room holds the budget
+        cap = room.astype(np.int64)
+    grow = np.zeros(len(share), np.int64)
+    while (left := budget - int(grow.sum())) > 0:
+        open_ = grow < cap
+        weight = np.where(open_, np.maximum(share, 1e-12), 0.0)
+        ideal = weight / weight.sum() * left
+        step = np.minimum(np.floor(ideal).astype(np.int64), cap - grow)
+        if not step.any():  # fewer left than layers: one each, largest claim first
+            order = np.argsort(-ideal, kind="stable")
+            step[[i for i in order if open_[i]][:left]] = 1
+        grow += step
+    return grow

@@ -1,0 +1,152 @@
+"""What an order's training changed, on its mask, and how it is packed."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_sdk.sparse import Mask, top_k
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.local import TrainingResult
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.dense import is_whole
+from edge_sdk.wire.messages import Offer, TaskOrder
+from edge_sdk.wire.values import Values, pack_values, unpack_values
+
+__all__ = [
+    "PackedUpdate",
+    "change_of",
+    "largest_change",
+    "moved_change",
+    "packed",
+    "packed_change",
+]
+
+
+@dataclass(frozen=True)
+class PackedUpdate:
+    """A finished task: what to offer and the payload behind it."""
+
+    offer: Offer
+    payload: bytes
+
+
+def change_of(model: TrainingModel, start: Values) -> Values:
+    """What a model under a frozen mask has moved away from where it started."""
+    return Values(
+        model.mask.digest,
+        _difference(model.values(), start.masked),
+        _difference(model.dense(), start.dense),
+    )
+
+
+def largest_change(
+    model: TrainingModel, start: Values, sent: Mapping[str, int]
+) -> tuple[Mask, Values]:
+    """The mask of each layer's largest weights at the end, and the change on it.
+
+    Args:
+        model: Trained under a full mask.
+        start: Where it started.
+        sent: Weight name to how many of its weights.
+    """
+    after = model.values()
+    places = {n: top_k(np.abs(w), sent[n]) for n, w in after.items()}
+    largest = Mask({n: p.reshape(model.mask[n].shape) for n, p in places.items()})
+    moved = _difference(after, start.masked)
+    change = Values(
+        largest.digest,
+        {n: moved[n][places[n]] for n in moved},
+        _difference(model.dense(), start.dense),
+    )
+    return largest, change
+
+
+def moved_change(
+    module: nn.Module,
+    before: Mapping[str, NDArray[np.float32]],
+    moved: Mask,
+    start: Values,
+) -> Values:
+    """The change on a mask that has moved; what was not kept began at 0.
+
+    Args:
+        module: The trained model with dense weights.
+        before: Its maskable weights at the start.
+        moved: The mask at the end.
+        start: Whose dense remainder it started from.
+    """
+    state = {n: t.detach().numpy() for n, t in module.state_dict().items()}
+    return Values(
+        moved.digest,
+        {n: (state[n] - before[n])[moved[n]] for n in moved},
+        _difference({n: state[n] for n in start.dense}, start.dense),
+    )
+
+
+def packed(
+    order: TaskOrder,
+    mask: Mask,
+    payload: bytes,
+    norm: float,
+    outcome: TrainingResult,
+    seconds: float,
+) -> PackedUpdate:
+    """A task's payload with the offer that tells of it.
+
+    Args:
+        order: What was asked.
+        mask: What the payload stands on.
+        payload: Packed.
+        norm: Of the change in it, 0 for evidence.
+        outcome: What training did.
+        seconds: What the whole order took.
+    """
+    offer = Offer(
+        task_id=order.id,
+        manifest=manifest_of(payload),
+        mask_digest=mask.digest,
+        codec=order.codec,
+        examples=outcome.examples,
+        norm=norm,
+        metrics={
+            "loss": outcome.loss,
+            "steps": float(outcome.steps),
+            "training_s": outcome.seconds,
+            "seconds": seconds,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        },
+    )
+    return PackedUpdate(offer, payload)
+
+
+def packed_change(
+    order: TaskOrder, change: Values, mask: Mask, *, structure: bool = False
+) -> tuple[bytes, float]:
+    """The payload of a change, and the norm of what is sent."""
+    payload = pack_values(
+        change, mask, codec=order.codec, rng=_rounding(order), structure=structure
+    )
+    return payload, unpack_values(payload, mask).norm()
+
+
+def _rounding(order: TaskOrder) -> np.random.Generator:
+    """A restarted device rounds the same update the same way."""
+    return np.random.default_rng([*b"rounding", order.round_no, order.training.seed])
+
+
+def _difference(
+    after: Mapping[str, NDArray[Any]], before: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    return {name: _wide(after[name]) - _wide(before[name]) for name in after}
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    """Booleans and integers as they travel: their difference would wrap around."""
+    return array.astype(np.int64) if is_whole(array.dtype) else array
