@@ -47,6 +47,7 @@ __all__ = [
     "StateError",
     "TaskError",
     "disk_remedy",
+    "two_sentences",
 ]
 
 
@@ -63,6 +64,22 @@ class EdgeError(Exception):
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.help = remedy or type(self).remedy
+
+
+def two_sentences(what: object, remedy: str) -> str:
+    """What happened and what to do about it, where one text has to hold both.
+
+    Args:
+        what: An error, or its words, with or without a full stop.
+        remedy: What to do.
+
+    Example:
+        >>> two_sentences(DataError("no examples in /srv"), "Copy them there.")
+        'no examples in /srv. Copy them there.'
+    """
+    said = str(what).rstrip()
+    stop = "" if not said or said[-1] in ".!?:" else "."
+    return f"{said}{stop} {remedy}".strip()
 
 
 class SettingsError(EdgeError):

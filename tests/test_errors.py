@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.errors import EdgeError
+from edge_sdk.errors import EdgeError, EngineError, two_sentences
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 
@@ -48,3 +48,23 @@ def test_the_page_gives_each_remedy(kind: type[EdgeError]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     part = text.split(f"\n## {kind.__name__}\n")[1].split("\n## ")[0]
     assert " ".join(kind.remedy.split()) in " ".join(part.split())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (EngineError("no kernel", remedy="Build it."), "no kernel. Build it."),
+        (EngineError("no kernel.", remedy="Build it."), "no kernel. Build it."),
+        (EngineError("no kernel? ", remedy="Build it."), "no kernel? Build it."),
+    ],
+)
+def test_an_error_and_its_remedy_are_two_sentences(error: EdgeError, said: str) -> None:
+    assert two_sentences(error, error.help) == said
+
+
+def test_no_text_runs_an_error_and_its_remedy_together() -> None:
+    packages = [PAGE.parents[1] / name for name in ("edge_sdk", "coordinator")]
+    files = [file for package in packages for file in package.rglob("*.py")]
+    joined = re.compile(r'f"\{error\} \{error\.help\}"')
+    assert len(files) > 100
+    assert [str(f) for f in files if joined.search(f.read_text("utf-8"))] == []

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from coordinator.rounds.entry_limits import impossible_change
-from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.errors import RemoteProtocolError, two_sentences
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.dense import is_whole
 from edge_sdk.wire.evidence import Evidence, unpack_evidence
@@ -42,7 +42,7 @@ class Refusal:
     @property
     def told(self) -> str:
         """Both, in the words of a receipt."""
-        return f"{self.why}. {self.remedy}"[:500]
+        return two_sentences(self.why, self.remedy)[:500]
 
 
 _BROKEN = "Lower the learning rate, or look for broken examples on the device."

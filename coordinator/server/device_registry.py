@@ -29,6 +29,7 @@ from device_profiles import (
     cost_of,
     parse_profile,
 )
+from edge_sdk.errors import two_sentences
 from edge_sdk.wire.codec import Header, pack
 from edge_sdk.wire.messages import Hello, Status
 from edge_sdk.wire.quantize import encoded_size
@@ -104,7 +105,7 @@ class DeviceRegistry:
         try:
             profile = parse_profile(hello.profile, file=f"profile of {device}")
         except ProfileError as error:
-            return f"{error} {error.help}"
+            return two_sentences(error, error.help)
         known = self._ledger.see_device(
             device,
             profile=hello.profile,

@@ -13,7 +13,7 @@ from coordinator.rounds.validation import Refusal, check_offer, check_payload
 from coordinator.server.device_registry import DeviceRegistry
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_controller import RoundController
-from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.errors import RemoteProtocolError, two_sentences
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import (
     Cancel,
@@ -108,7 +108,7 @@ class MessageHandlers:
     def turn_away(self, device: str, message: Message, why: str) -> None:
         """A number in the message cannot be: nothing of the message is believed."""
         if isinstance(message, Hello):
-            self._not_let_in(device, f"{why}. {_NUMBERS}")
+            self._not_let_in(device, two_sentences(why, _NUMBERS))
         elif isinstance(message, Offer) and self._is_open(device, message.task_id):
             order = self._conductor.orders[message.task_id]
             self._reject(device, order, Refusal(why, _NUMBERS))
@@ -118,7 +118,7 @@ class MessageHandlers:
             if at - self._reminded.get(device, -REMIND_S) >= REMIND_S:
                 self._reminded[device] = at
                 log.warning("dropped a message of %s: %s", device, why)
-                self._tell(device, Wait(0, f"{why}. {_NUMBERS}"[:500]))
+                self._tell(device, Wait(0, two_sentences(why, _NUMBERS)[:500]))
 
     def tick(self) -> None:
         """Calls the devices whose turn to upload has come."""

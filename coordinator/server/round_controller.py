@@ -41,7 +41,7 @@ from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_timing import RoundTiming
 from coordinator.server.standing import LATE
 from coordinator.settings import RunSettings
-from edge_sdk.errors import RunError
+from edge_sdk.errors import RunError, two_sentences
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Cancel, Status, TaskOrder, Wait
 
@@ -459,7 +459,7 @@ class RoundController:
                     extra={"round": no, "device": device},
                 )
                 self._fleet.standings.failed(device, no, why)
-                self._post.tell(device, Wait(0, f"{why}. {SPOILED}"[:500]))
+                self._post.tell(device, Wait(0, two_sentences(why, SPOILED)[:500]))
             self._ledger.leave_out(no, wrong.devices, why, self._limit)
             goal -= len(wrong.devices)
             left = len(rows) - len(wrong.devices)

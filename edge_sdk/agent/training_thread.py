@@ -16,6 +16,7 @@ from edge_sdk.errors import (
     EngineError,
     SparsityError,
     TaskError,
+    two_sentences,
 )
 from edge_sdk.session import Broke
 from edge_sdk.training.local import Stopped
@@ -91,7 +92,9 @@ class TrainingThread:
             except Stopped:
                 return
             except EdgeError as error:
-                result = Broke(order.id, f"{error} {error.help}", _lasts(error))
+                result = Broke(
+                    order.id, two_sentences(error, error.help), _lasts(error)
+                )
             except Exception as error:  # a user's model may raise anything
                 log.exception("training of task %s failed", order.id)
                 why = f"{type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from edge_sdk.errors import EdgeError, LocalProtocolError, StateError
+from edge_sdk.errors import EdgeError, LocalProtocolError, StateError, two_sentences
 from edge_sdk.session import Fetched, Ship
 from edge_sdk.storage.fetcher import Fetcher
 from edge_sdk.storage.journal import Journal
@@ -101,7 +101,7 @@ def in_chunks(offer: Offer, limit: int, payload: Callable[[], bytes]) -> Offer:
             return offer
         manifest = manifest_of(payload(), size)
     except LocalProtocolError as error:  # not through this broker
-        log.error("an update cannot be sent: %s %s", error, error.help)  # noqa: TRY400
+        log.error("an update cannot be sent: %s", two_sentences(error, error.help))  # noqa: TRY400
         return offer
     return msgspec.structs.replace(offer, manifest=manifest)
 

@@ -185,7 +185,7 @@ def _without_kernels(engine: str) -> str:
     A wheel of another processor, or a tree whose kernels vanished, trains all the same:
     only slower and larger, which nobody sees who is not told.
     """
-    from edge_sdk.errors import EngineError  # noqa: PLC0415
+    from edge_sdk.errors import EngineError, two_sentences  # noqa: PLC0415
     from edge_sdk.kernels.library import kernels  # noqa: PLC0415 - imports torch
 
     if engine == "masked":
@@ -197,8 +197,8 @@ def _without_kernels(engine: str) -> str:
         log.warning(
             "%s. A step takes the time and memory of the dense model, whatever the "
             "density, so the coordinator gives this device a lower one where they are "
-            "short. %s %s",
-            *(note, error, error.help),
+            "short. %s",
+            *(note, two_sentences(error, error.help)),
         )
         return note
     return ""

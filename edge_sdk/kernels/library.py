@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from edge_sdk.errors import EngineError
+from edge_sdk.errors import EngineError, two_sentences
 from edge_sdk.kernels.build import (
     BuildError,
     build,
@@ -87,7 +87,7 @@ def unavailable_reason() -> str:
     try:
         _first(build_missing=False)
     except EngineError as error:
-        return f"{error} {error.help}"
+        return two_sentences(error, error.help)
     return ""
 
 

@@ -7,6 +7,7 @@ instead of a minute; which decision follows is not touched.
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 import re
 import signal
@@ -31,9 +32,16 @@ def prepare(options: Mapping[str, Any]) -> None:
             durable write), `die_where` (only those are counted whose kind and place
             match this) and `die` ("before" or "after" it), `clock` (file with seconds
             that the wall clock is off), `mutant` (a name in `mutants`), `keep_steps`
-            (training keeps a checkpoint after each step).
+            (training keeps a checkpoint after each step), `waits` (module.NAME of a
+            wait to its seconds), `warm_up` (file that a device's warm-up waits for
+            before it trains).
     """
     hurry()
+    for place, seconds in options.get("waits", {}).items():
+        module, _, name = place.rpartition(".")
+        _set(importlib.import_module(module), name, seconds)
+    if "warm_up" in options:
+        hold_warm_up(Path(options["warm_up"]))
     if options.get("keep_steps"):
         keep_every_step()
     if "writes" in options or "die_at" in options:
@@ -76,6 +84,21 @@ def keep_every_step() -> None:
     if "every_s" not in defaults:
         raise AttributeError("Progress has no every_s: tell tests/chaos")
     defaults["every_s"] = 0.0
+
+
+def hold_warm_up(file: Path) -> None:
+    """A warm-up takes until there is a file, and longer than anybody had reckoned."""
+    from edge_sdk.training.runner import TaskRunner
+    from edge_sdk.wire.rules import WarmUp
+
+    real = TaskRunner.run
+
+    def run(self: TaskRunner, order: Any, base: Any, stop: Any, *more: Any) -> Any:
+        while isinstance(order.rule, WarmUp) and not file.exists() and not stop():
+            time.sleep(0.02)
+        return real(self, order, base, stop, *more)
+
+    TaskRunner.run = run  # type: ignore[method-assign]
 
 
 def _set(module: Any, name: str, value: object) -> None:

@@ -14,7 +14,7 @@ from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.reproduce.tables import Cell, Kind, cells_of
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import SimulationSettings
-from edge_sdk.errors import DataError, SettingsError
+from edge_sdk.errors import DataError, SettingsError, two_sentences
 from edge_sdk.tasks.task import load_task
 
 __all__ = ["difference_text", "markdown", "reproduce"]
@@ -171,7 +171,8 @@ def _run(
             observe=_say(place.name),
         )
     except DataError as error:
-        log.warning("%s is left out: %s %s", place.name, error, error.help)
+        why = two_sentences(error, error.help)
+        log.warning("%s is left out: %s", place.name, why)
 
 
 def _say(name: str) -> Callable[[RoundRecord], None]:

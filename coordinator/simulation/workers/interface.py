@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
-from edge_sdk.errors import EngineError, RunError
+from edge_sdk.errors import EngineError, RunError, two_sentences
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.sparse.select import draw
 from edge_sdk.tasks.layers import layers_of
@@ -168,7 +168,7 @@ def _update_or_unable(job: Future[PackedUpdate]) -> PackedUpdate | Unable:
     try:
         return job.result()
     except EngineError as error:
-        return Unable(f"{error} {error.help}")
+        return Unable(two_sentences(error, error.help))
 
 
 def worker_died(endings: Sequence[int] = ()) -> RunError:
