@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "RoundLog",
     "RoundRecord",
     "Wire",
+    "completed",
     "coverage_figures",
     "layer_figures",
     "read_records",
@@ -119,7 +121,7 @@ class RoundLog:
     @property
     def completed(self) -> int:
         """Rounds that were not given up; the warm-up is none."""
-        return sum(1 for r in self.records if r.round and not r.note)
+        return completed(self.records)
 
     def holders(self) -> set[str]:
         """Devices that have the masks as they are: nothing has moved since they did."""
@@ -154,6 +156,11 @@ def read_records(folder: Path) -> list[RoundRecord]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
     return [_read(path, i, line) for i, line in enumerate(lines, start=1)]
+
+
+def completed(records: Sequence[RoundRecord]) -> int:
+    """Rounds that were not given up; the warm-up is none."""
+    return sum(1 for r in records if r.round and not r.note)
 
 
 def layer_figures(family: MaskFamily) -> dict[str, dict[str, float]]:

@@ -13,8 +13,8 @@ import msgspec
 
 from coordinator.simulation.data_folders import places_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
-from coordinator.simulation.mqtt.open import check_transport, over_mqtt
-from coordinator.simulation.record import RoundRecord
+from coordinator.simulation.mqtt.open import check_reachable, check_transport, over_mqtt
+from coordinator.simulation.record import RoundRecord, completed, read_records
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings, check_simulation
 from coordinator.simulation.workers.interface import OpenWorkers, engine_for
@@ -62,6 +62,8 @@ def simulate(
     """
     check_simulation(settings)
     check_transport(transport)
+    if not _is_over(folder, settings):
+        check_reachable(transport)
     task = load_task(settings.task)
     if open_workers is process_pool:
         check_importable(settings.task)
@@ -133,6 +135,11 @@ def _claim(folder: Path, settings: SimulationSettings) -> None:
 def _write(folder: Path, settings: SimulationSettings) -> None:
     text = msgspec.json.format(msgspec.json.encode(settings), indent=1)
     replace_file(folder / SETTINGS, text)
+
+
+def _is_over(folder: Path, settings: SimulationSettings) -> bool:
+    """Whether the folder's run needs no broker any more."""
+    return completed(read_records(folder)) >= settings.rounds
 
 
 def _check_same(

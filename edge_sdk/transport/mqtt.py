@@ -37,12 +37,14 @@ class MqttTransport:
         on_link: Called with True after each connect and subscribe, False on a loss.
         will: Published, retained, by the broker if we vanish.
         wait_s: Seconds to wait for the first connection; 0 does not wait.
+        once: Whether a first attempt that fails is the answer, for who only asks; else
+            it is repeated until `wait_s` has passed.
         window: Deliveries that may wait for their `Delivery.ack`; None: each is
             acknowledged on arrival.
 
     Raises:
         BrokerError: If `wait_s` passes without a first connection, or the broker
-            refuses us meanwhile.
+            refuses us meanwhile, or the first attempt fails with `once`.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class MqttTransport:
         *,
         will: Will | None = None,
         wait_s: float = 0.0,
+        once: bool = False,
         window: int | None = None,
     ) -> None:
+        self._once = once
         self._address, self._client_id, self._will = address, client_id, will
         self._deliver, self._on_link, self._window = deliver, on_link, window
         self._lock = threading.RLock()
@@ -66,14 +70,16 @@ class MqttTransport:
         self._link: Link | None = None
         self._first = threading.Event()  # the first answer, whatever it is
         self._why: ConnectionError | None = None  # we are refused
-        self._silent = ""  # what else listens there
+        self._silent = ""  # what else listens there, or why nobody is reached
+        self._failed = False  # the only attempt
         self._closing = threading.Event()
         self._jitter = np.random.default_rng()  # of waits only
         self._keeper = threading.Thread(
             target=self._keep, name=f"mqtt-{client_id}", daemon=True
         )
         self._keeper.start()
-        if wait_s and (not self._first.wait(wait_s) or self._why is not None):
+        came = not wait_s or self._first.wait(wait_s)
+        if wait_s and (not came or self._failed or self._why is not None):
             self.close()
             raise self._nobody()
 
@@ -168,6 +174,10 @@ class MqttTransport:
             self._why = error
             self._first.set()
         self._silent = str(error) if isinstance(error, SilentError) else ""
+        if self._once and not self._first.is_set():
+            self._silent = getattr(error, "strerror", None) or str(error)
+            self._failed = True
+            self._first.set()
         level = logging.WARNING if refused else logging.INFO
         level = logging.DEBUG if str(error) == said else level
         log.log(level, "no link to %s: %s", self._address.url, error)

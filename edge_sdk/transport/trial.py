@@ -60,7 +60,7 @@ def try_broker(
     topic = topics.upload("trial", client, 0, data=True)
     got: queue.Queue[ReceivedMessage] = queue.Queue()
     transport = MqttTransport(
-        address, client, got.put, lambda _up: None, wait_s=CONNECT_S
+        address, client, got.put, lambda _up: None, wait_s=CONNECT_S, once=True
     )
     try:
         transport.subscribe(topic)

@@ -194,12 +194,17 @@ def test_under_voltage_is_a_problem_with_the_right_fix(tmp_path: Path) -> None:
 def test_a_broker_that_answers_passes_and_one_that_does_not_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "WAIT_S", 1.0)
     with open_broker(None, tmp_path) as broker:
         assert link.broker(DoctorTarget(broker_url=broker.url)).status == "PASS"
     check = link.broker(DoctorTarget(broker_url="mqtt://127.0.0.1:9"))
     assert check.status == "problem"
-    assert "127.0.0.1:9" in check.detail
+    assert "127.0.0.1:9: Connection refused" in check.detail
+    # A refusal is an answer: nobody waits for another, nor for the packets'.
+    monkeypatch.setattr(link, "WAIT_S", 3600.0)
+    monkeypatch.setattr("edge_sdk.transport.trial.CONNECT_S", 3600.0)
+    assert link.broker(DoctorTarget(broker_url="mqtt://127.0.0.1:9")) == check
+    tried = link.packets(DoctorTarget(broker_url="mqtt://127.0.0.1:9"))
+    assert tried.status == "skipped"
     assert link.broker(DoctorTarget(broker_url="gopher://x")).status == "problem"
 
 

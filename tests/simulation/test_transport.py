@@ -296,3 +296,4 @@ def test_a_transport_that_cannot_be_is_refused(
     )
     assert done.returncode == code, done.stderr
     assert said in done.stderr
+    assert list(tmp_path.rglob("*")) == []  # refused before anything was prepared

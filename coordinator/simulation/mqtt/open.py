@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from coordinator.broker.check import check_broker
 from coordinator.broker.start import open_broker
 from coordinator.broker.watch import watched
 from coordinator.simulation.dispatch import Dispatch
@@ -24,7 +25,7 @@ from edge_sdk.transport.address import parse_url
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire.messages import Manifest
 
-__all__ = ["OWN", "check_transport", "over_mqtt"]
+__all__ = ["OWN", "check_reachable", "check_transport", "over_mqtt"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,16 @@ def check_transport(transport: str) -> str:
             )
         parse_url(transport)
     return transport
+
+
+def check_reachable(transport: str) -> None:
+    """Asks a broker of the user's, before kernels are compiled and data written.
+
+    Raises:
+        BrokerError: If it does not answer, or refuses us.
+    """
+    if transport and transport != OWN:
+        check_broker(parse_url(transport))
 
 
 @contextmanager

@@ -41,7 +41,12 @@ def broker(patient: DoctorTarget) -> Check:
         if address.tls is not None:
             return Check("broker", "skipped", "asked through TLS, see there")
         MqttTransport(
-            address, "doctor", lambda _m: None, lambda _up: None, wait_s=WAIT_S
+            address,
+            "doctor",
+            lambda _m: None,
+            lambda _up: None,
+            wait_s=WAIT_S,
+            once=True,
         ).close()
     except BrokerError as error:
         return Check("broker", "problem", str(error), error.help)

@@ -83,7 +83,12 @@ def measure_link(
     topic = topics.upload("probe", client, 0, data=True)
     echo = _Echo()
     transport = MqttTransport(
-        parse_url(broker_url), client, echo, lambda _up: None, wait_s=wait_s
+        parse_url(broker_url),
+        client,
+        echo,
+        lambda _up: None,
+        wait_s=wait_s,
+        once=True,
     )
     try:
         transport.subscribe(topic)
