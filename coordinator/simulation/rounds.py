@@ -133,7 +133,10 @@ class Simulation:
         goal = min(self.settings.cohort, len(self.fleet.devices) - len(unable))
         if goal < 1:
             said = "; ".join(f"{d}: {w}" for d, w in sorted(unable.items())[:3])
-            raise RunError(f"no device can train: {said}")
+            raise RunError(
+                f"no device can train: {said}",
+                remedy="Mend what the devices say, then simulate in a new folder.",
+            )
         cohort = self.fleet.cohort(no, goal, unable)
         outcome = self.fleet.play(no, {d: densities[d] for d in cohort}, goal)
         record = RoundRecord(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from edge_sdk.tasks.arrays import native
 from edge_sdk.tasks.casts import default_casts
 from edge_sdk.tasks.task import Examples, Task
 
-__all__ = ["prepared", "tensors"]
+__all__ = ["augmented", "prepared", "tensors"]
 
 
 def tensors(
@@ -42,3 +44,34 @@ def prepared(task: Task, raw: NDArray[np.generic]) -> torch.Tensor:
             "them apart in its forward.",
         )
     return found
+
+
+def augmented(
+    task: Task, inputs: torch.Tensor, noise: torch.Generator | None
+) -> torch.Tensor:
+    """What `Task.augment` makes of a prepared batch: the same shape and dtype.
+
+    Args:
+        task: Without an `augment` the batch stays what it is.
+        inputs: (n, *input_shape), as the model takes them.
+        noise: Draws the randomness; None for none of it.
+
+    Raises:
+        TaskError: If it gives no tensor, or another shape.
+    """
+    if task.augment is None or noise is None:
+        return inputs
+    found: Any = task.augment(inputs, noise)
+    if isinstance(found, torch.Tensor) and found.shape == inputs.shape:
+        return found.to(inputs.dtype)
+    got = (
+        f"shape {tuple(found.shape[1:])}"
+        if isinstance(found, torch.Tensor)
+        else f"a {type(found).__name__}"
+    )
+    raise TaskError(
+        f"task {task.name}: augment gives {got} for prepared inputs of shape "
+        f"{tuple(inputs.shape[1:])}",
+        remedy="Return a tensor of the shape that augment was given: it gets what "
+        "prepare made of the batch.",
+    )

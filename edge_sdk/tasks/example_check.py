@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import extremes, native
-from edge_sdk.tasks.batch import prepared, tensors
+from edge_sdk.tasks.batch import augmented, prepared, tensors
 from edge_sdk.tasks.casts import Casts
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.task import Examples, Task
@@ -126,7 +126,7 @@ def _tried(
     forms: str,
 ) -> Casts:
     with _quietly(), _located(where):
-        with blamed(task.name, f"preparing {where}"):
+        with blamed(task.name, f"preparing {where.partition(', ')[2]}"):
             inputs = prepared(task, examples.inputs[picks])
         if tuple(inputs.shape) != (len(picks), *task.input_shape):
             raise TaskError(
@@ -137,7 +137,10 @@ def _tried(
         with blamed(task.name, "making the model"):
             model = make_model(task, 0).train()
         targets = torch.from_numpy(native(examples.targets[picks]))
-        return Trial(task, model, where, forms).casts(inputs, targets)
+        casts = Trial(task, model, where, forms).casts(inputs, targets)
+        with blamed(task.name, f"augmenting {where.partition(', ')[2]}"):
+            augmented(task, inputs.to(casts.inputs), torch.Generator().manual_seed(0))
+        return casts
 
 
 def _loss(task: Task, examples: Examples, at: NDArray[np.int64]) -> float:

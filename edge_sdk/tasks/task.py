@@ -88,7 +88,8 @@ class Task:
         prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> model input;
             deterministic, used alike in training, evaluation and export. Floats
             become the model's own; token ids and masks stay what they are.
-        augment: As `prepare`, with randomness from the given generator; training only.
+        augment: Prepared batch -> the same shape, with randomness from the given
+            generator; training only.
         dense_layers: Weights kept dense although they could be masked, by their
             ``state_dict`` names (for example the first and the last layer).
         batch_size: Examples per training step unless the run says otherwise.

@@ -16,7 +16,7 @@ _SDK = Path(__file__).resolve().parents[1]
 _OURS = [_SDK.parent / name for name in ("edge_sdk", "coordinator", "export")]
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _LIBRARIES = frozenset({"torch", "numpy", "torchvision"})
-_SHIPPED = [_SDK / "models" / name for name in ("tasks", "zoo")]
+_SHIPPED = [_SDK / "zoo"]
 
 
 @contextmanager

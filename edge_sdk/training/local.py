@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
-from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.checkpoint import TaskProgress
@@ -104,8 +104,7 @@ def train(
         if stop():
             raise Stopped
         inputs, targets = tensors(task, examples, index)
-        if task.augment is not None:
-            inputs = task.augment(inputs, noise)
+        inputs = augmented(task, inputs, noise)
         optimizer.zero_grad()
         total += accumulate(
             model, task.loss, inputs, targets,

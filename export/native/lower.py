@@ -21,6 +21,7 @@ _FUNCTIONS = {
     "Tanh": Function.TANH,
     "HardSwish": Function.HARD_SWISH,
 }
+_OTHER_FORMAT = "Export with --format onnx-sparse, which runs every operation."
 _ALIASES = {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze"}
 
 
@@ -51,7 +52,9 @@ class _Lowering:
 
     def program(self) -> Program:
         if len(self._graph.input) != 1 or len(self._graph.output) != 1:
-            raise ExportError("a native model has one input and one output")
+            raise ExportError(
+                "a native model has one input and one output", remedy=_OTHER_FORMAT
+            )
         given, made = self._graph.input[0].name, self._graph.output[0].name
         self._new(given)
         for node in self._graph.node:
@@ -105,7 +108,9 @@ class _Lowering:
         dims = self._dims.get(name)
         if not dims or 0 in dims or len(dims) > 3:
             raise ExportError(
-                f"value {name!r} has no fixed shape of 1 to 3 axes: {dims}"
+                f"value {name!r} has no fixed shape of 1 to 3 axes, which the native "
+                f"runtime needs: {dims}",
+                remedy=_OTHER_FORMAT,
             )
         if len(dims) == 2:  # a sequence (N, C, L) is an image of one row
             return Shape(dims[0], 1, dims[1])
@@ -126,7 +131,9 @@ class _Lowering:
             out = self._new(name, wanted)
             self._operations.append(Operation(Kind.FLATTEN, index, out))
             return out
-        raise ExportError(f"value {name!r}: {have} cannot be read as {wanted}")
+        raise ExportError(
+            f"value {name!r}: {have} cannot be read as {wanted}", remedy=_OTHER_FORMAT
+        )
 
     def _constant(self, node: onnx.NodeProto, position: int) -> NDArray[Any] | None:
         if position >= len(node.input) or not node.input[position]:
@@ -155,7 +162,7 @@ class _Lowering:
     def _refused(self, node: onnx.NodeProto, reason: str) -> ExportError:
         return ExportError(
             f"operation {node.op_type} (output {node.output[0]!r}) {reason}",
-            remedy="Export with --format onnx-sparse, which runs every operation.",
+            remedy=_OTHER_FORMAT,
         )
 
     # -------------------------------------------------------------------- layers

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from edge_sdk.datasets.partition import load_partition
 from edge_sdk.errors import DataError, EdgeError, TaskError
 from edge_sdk.tasks import Examples, Task
-from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.batch import augmented, tensors
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -270,3 +270,61 @@ def test_a_partition_file_is_named(
     with pytest.raises(EdgeError, match=why) as caught:
         task.read_train(tmp_path)
     assert str(tmp_path / "train.npz") in str(caught.value)
+
+
+def halves(inputs: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+    return inputs[:, :3]
+
+
+def as_array(inputs: torch.Tensor, _: torch.Generator) -> Any:
+    return inputs.numpy()
+
+
+@pytest.mark.parametrize(
+    ("augment", "said"), [(halves, r"shape \(3,\)"), (as_array, "a ndarray")]
+)
+def test_an_augment_of_another_form_is_refused_where_examples_are_read(
+    augment: Any, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TaskError, match=f"augment gives {said}"):
+        of(X, Y, augment=augment).read_train(tmp_path)
+
+
+def test_an_augment_that_raises_names_the_folder_once(tmp_path: Path) -> None:
+    def broken(inputs: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        raise ValueError("no such angle")
+
+    with pytest.raises(TaskError, match="no such angle") as caught:
+        of(X, Y, augment=broken).read_train(tmp_path)
+    assert str(caught.value).count("own") == 1
+
+
+def test_an_augment_in_float64_trains_as_one_in_float32() -> None:
+    def noisy(inputs: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        return inputs + torch.rand(inputs.shape, generator=noise)
+
+    def wide(inputs: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        return noisy(inputs, noise).double()
+
+    inputs = torch.from_numpy(X)
+    both = [
+        augmented(of(X, Y, augment=one), inputs, torch.Generator().manual_seed(3))
+        for one in (noisy, wide)
+    ]
+    assert both[1].dtype is torch.float32
+    assert torch.equal(*both)
+    assert not torch.equal(both[0], inputs)
+    assert augmented(of(X, Y, augment=noisy), inputs, None) is inputs
+
+
+def test_a_loss_that_leaves_out_missing_targets_is_believed(tmp_path: Path) -> None:
+    """On missing ones alone its mean is of nothing; beside others it is a number."""
+    targets = np.where(np.arange(40) % 9 == 5, np.nan, X[:, 0])[:, None]
+
+    def masked(outputs: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
+        return (outputs - aims)[~aims.isnan()].square().mean()
+
+    task = of(X, targets, model=bce_net, loss=masked)
+    assert len(task.read_train(tmp_path)) == 40
+    with pytest.raises(DataError, match="4 of 40 targets hold a NaN"):
+        replace(task, loss=F.mse_loss).read_train(tmp_path)

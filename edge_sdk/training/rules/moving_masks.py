@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.sparse import Mask, top_k
-from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.checkpoint import TaskProgress
@@ -62,8 +62,7 @@ class Scorer:
     ) -> float:
         """Adds the gradient of these examples' mean loss; returns the loss."""
         inputs, targets = tensors(self.task, self.examples, index)
-        if self.task.augment is not None and noise is not None:
-            inputs = self.task.augment(inputs, noise)
+        inputs = augmented(self.task, inputs, noise)
         return accumulate(
             model,
             self.task.loss,

@@ -17,6 +17,7 @@ from edge_sdk.training.sparse.fuse import fuse
 from edge_sdk.training.sparse.graph import (
     flattens,
     is_elementwise,
+    keep_unused,
     keeps_samples,
     mean_of,
     module_of,
@@ -58,7 +59,10 @@ def sparsify(
         EngineError: If the model cannot be traced, a masked layer is of a kind that has
             no sparse form, or no kernels are available; names the layer and the reason.
     """
-    return _Converter(trace(copy_model(model)), mask, dense_chains).run()
+    own = copy_model(model)
+    twin = _Converter(trace(own), mask, dense_chains).run()
+    keep_unused(twin, own)
+    return twin
 
 
 def densify(twin: nn.Module, like: nn.Module) -> nn.Module:

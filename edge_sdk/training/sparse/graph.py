@@ -22,6 +22,7 @@ __all__ = [
     "is_add",
     "is_elementwise",
     "is_relu",
+    "keep_unused",
     "keeps_samples",
     "mean_of",
     "module_of",
@@ -111,6 +112,34 @@ def trace(model: nn.Module) -> fx.GraphModule:
     graph.training = mode[model]
     _follow_mode(graph, evaluating)
     return graph
+
+
+def keep_unused(graph: fx.GraphModule, model: nn.Module) -> None:
+    """Gives a graph what the model holds and its forward never uses, by the same names.
+
+    A traced graph has only what it calls. A counter in a buffer or a spare layer stays
+    in the ``state_dict`` all the same, and travels with it.
+
+    Args:
+        graph: Traced from the model; its own entries stay.
+        model: Whose parameters and persistent buffers it shall have.
+    """
+    have = graph.state_dict()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    for name in model.state_dict():
+        if name in have or name not in parameters | buffers:
+            continue
+        path, _, last = name.rpartition(".")
+        owner: nn.Module = graph
+        for part in path.split(".") if path else ():
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        if name in parameters:
+            owner.register_parameter(last, parameters[name])
+        else:
+            owner.register_buffer(last, buffers[name])
 
 
 def _follow_mode(graph: fx.GraphModule, evaluating: fx.Graph) -> None:

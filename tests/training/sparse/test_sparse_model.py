@@ -176,3 +176,40 @@ def test_a_mask_without_layers_is_dense_training(zoo) -> None:
     own = sparse_model(model, Mask({}))
     assert own.values() == {}
     assert set(own.dense()) == set(model.state_dict())
+
+
+class Spare(nn.Module):
+    """Counters, an empty buffer, a spare layer with a second name: none is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+        self.register_buffer("classes", torch.tensor(4))
+        self.register_buffer("empty", torch.zeros(0))
+        self.register_buffer("table", torch.ones(3), persistent=False)
+        self.body.register_buffer("seen", torch.zeros(2, dtype=torch.uint8))
+        self.spare = nn.ModuleDict({"norm": nn.LayerNorm(4)})
+        self.again = self.spare["norm"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.body(x)
+        return found
+
+
+def test_entries_that_the_forward_never_uses_stay_in_the_state() -> None:
+    model = Spare()
+    rng = np.random.default_rng(0)
+    mask = Mask(
+        {n: rng.random(model.state_dict()[n].shape) < 0.4 for n in SPARE_LAYERS}
+    )
+    own = sparse_model(model, mask)
+    values, dense = own.values(), own.dense()
+    assert set(values) | set(dense) == set(model.state_dict())
+    own.load(values, {n: a + 1 for n, a in dense.items()})
+    assert own.dense()["classes"] == 5
+    assert (own.dense()["spare.norm.bias"] == 1).all()
+    own(torch.randn(2, 16)).sum().backward()
+    assert model.spare["norm"].bias.tolist() == [0, 0, 0, 0]  # the model is left alone
+
+
+SPARE_LAYERS = ("body.0.weight", "body.2.weight")
