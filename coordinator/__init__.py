@@ -1,1 +1,85 @@
-"""Run a federation: rounds, aggregation, ledger, broker."""
+"""Run a federation: rounds, aggregation, ledger, broker.
+
+``coordinator.simulate`` is a whole fleet as one call, and ``coordinator.flash()`` and
+the others are what it can train by. A name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coordinator.algorithms.base import Algorithm
+    from coordinator.algorithms.load import load_algorithm
+    from coordinator.algorithms.methods.equal_counts import equal_counts
+    from coordinator.algorithms.methods.erk import erk_frozen
+    from coordinator.algorithms.methods.fedavg import fedavg
+    from coordinator.algorithms.methods.feddst import feddst
+    from coordinator.algorithms.methods.flash import (
+        flash_edge,
+        flash_scaled,
+        hetero_flash,
+    )
+    from coordinator.algorithms.methods.flash import spdst as flash
+    from coordinator.algorithms.methods.jmwst import jmwst
+    from coordinator.algorithms.methods.nst import nst
+    from coordinator.algorithms.methods.pdst import pdst
+    from coordinator.algorithms.methods.salientgrads import salientgrads
+    from coordinator.algorithms.methods.zerofl import zerofl
+    from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
+    from coordinator.simulation.api import simulate
+    from coordinator.simulation.result import Run
+
+__all__ = [
+    "Algorithm",
+    "CodecSettings",
+    "Run",
+    "TrainingSettings",
+    "WarmUpSettings",
+    "equal_counts",
+    "erk_frozen",
+    "fedavg",
+    "feddst",
+    "flash",
+    "flash_edge",
+    "flash_scaled",
+    "hetero_flash",
+    "jmwst",
+    "load_algorithm",
+    "nst",
+    "pdst",
+    "salientgrads",
+    "simulate",
+    "zerofl",
+]
+
+_HOMES = {
+    "coordinator.algorithms.base": ("Algorithm",),
+    "coordinator.algorithms.load": ("load_algorithm",),
+    "coordinator.algorithms.methods.equal_counts": ("equal_counts",),
+    "coordinator.algorithms.methods.erk": ("erk_frozen",),
+    "coordinator.algorithms.methods.flash": (
+        "flash_edge",
+        "flash_scaled",
+        "hetero_flash",
+    ),
+    "coordinator.settings": ("CodecSettings", "TrainingSettings", "WarmUpSettings"),
+    "coordinator.simulation.api": ("simulate",),
+    "coordinator.simulation.result": ("Run",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # An algorithm that is the only one of its file has the file's name.
+    home = _HOME.get(name, f"coordinator.algorithms.methods.{name}")
+    attribute = "spdst" if name == "flash" else name
+    globals()[name] = found = getattr(importlib.import_module(home), attribute)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.algorithms import ALGORITHMS
-from coordinator.algorithms.base import keep_masks
+from coordinator.algorithms.base import Algorithm, keep_masks
+from coordinator.algorithms.load import load_algorithm
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
-from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
@@ -141,7 +140,8 @@ class RunSettings(
         evaluation: Folder with the coordinator's evaluation examples.
         densities: The densities a device may get, each in (0, 1].
         rounds: Rounds to complete after the warm-up.
-        algorithm: One of the table in `coordinator.algorithms`.
+        algorithm: One of the table in `coordinator.algorithms`, or
+            ``package.module:object``, found as a task is.
         wait_for: Devices to wait for before the first round.
         cohort: Updates wanted per round; 0 wants one of every device present.
         round_budget_s: Seconds a device's part of a round should take at most; the
@@ -193,21 +193,23 @@ class RunSettings(
     aggregate: Literal["mean", "trimmed-mean"] = "mean"
 
 
-def check_power(algorithm: str, training: TrainingSettings, *, where: str = "") -> None:
+def check_power(
+    algorithm: Algorithm, training: TrainingSettings, *, where: str = ""
+) -> None:
     """Refuses power-propagation where a weight may begin at 0: it would stay there.
 
     Args:
-        algorithm: One of the table.
+        algorithm: The run's.
         training: The run's.
         where: What the message begins with.
 
     Raises:
         SettingsError: If the algorithm moves its masks and the power is not 1.
     """
-    if training.power != 1 and ALGORITHMS[algorithm].revise is not keep_masks:
+    if training.power != 1 and algorithm.revise is not keep_masks:
         raise SettingsError(
-            f"{where}key training.power: {algorithm} moves its masks, and a weight "
-            "that enters a mask at 0 does not move under a power",
+            f"{where}key training.power: {algorithm.name} moves its masks, and a "
+            "weight that enters a mask at 0 does not move under a power",
             remedy="Take power = 1, or an algorithm with frozen masks.",
         )
 
@@ -216,25 +218,27 @@ def load_run(path: Path) -> RunSettings:
     """The run's settings, checked beyond their types.
 
     Raises:
-        SettingsError: As `load_settings`, and for an unknown algorithm.
+        SettingsError: As `load_settings`, and for an algorithm that is unknown, cannot
+            be imported, or has a wrong slot.
         DensityError: For a density outside (0, 1].
     """
     settings = load_settings(path, RunSettings)
     for density in settings.densities:
         check_density(density, what=f"{path}: key densities: density")
-    if settings.algorithm not in ALGORITHMS:
+    try:
+        algorithm = load_algorithm(settings.algorithm, beside=path.parent)
+    except SettingsError as error:
         raise SettingsError(
-            f"{path}: key algorithm: {settings.algorithm!r} is none of "
-            f"{', '.join(ALGORITHMS)}{meant(settings.algorithm, ALGORITHMS)}"
-        )
-    moves = ALGORITHMS[settings.algorithm].revise is not keep_masks
+            f"{path}: key algorithm: {error}", remedy=error.help
+        ) from error
+    moves = algorithm.revise is not keep_masks
     if settings.aggregate == "trimmed-mean" and moves:
         raise SettingsError(
             f"{path}: key aggregate: a trimmed mean needs masks that stay; "
             f"{settings.algorithm} moves them",
             remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
         )
-    check_power(settings.algorithm, settings.training, where=f"{path}: ")
+    check_power(algorithm, settings.training, where=f"{path}: ")
     if settings.page:
         parse_page(settings.page)
     return settings

@@ -1,1 +1,63 @@
-"""Federated training of one sparse model on small boards: the device SDK."""
+"""Federated training of one sparse model on small boards: the device SDK.
+
+``from edge_sdk import Examples, Task`` is how a task of one's own begins. A name is
+imported when it is first used, so that `import edge_sdk` needs neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_sdk.agent import Agent, Identity
+    from edge_sdk.errors import (
+        CheckpointError,
+        DataError,
+        DensityError,
+        EdgeError,
+        EngineError,
+        RunError,
+        SettingsError,
+        TaskError,
+    )
+    from edge_sdk.sparse import CsrTensor, LayerShape, Mask
+    from edge_sdk.tasks import Examples, Task, load_task
+
+__all__ = [
+    "Agent",
+    "CheckpointError",
+    "CsrTensor",
+    "DataError",
+    "DensityError",
+    "EdgeError",
+    "EngineError",
+    "Examples",
+    "Identity",
+    "LayerShape",
+    "Mask",
+    "RunError",
+    "SettingsError",
+    "Task",
+    "TaskError",
+    "load_task",
+]
+
+_HOMES = {
+    "edge_sdk.agent": ("Agent", "Identity"),
+    "edge_sdk.sparse": ("CsrTensor", "LayerShape", "Mask"),
+    "edge_sdk.tasks": ("Examples", "Task", "load_task"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HOME.get(name, "edge_sdk.errors"))
+    globals()[name] = found = getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

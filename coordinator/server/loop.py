@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.load import load_algorithm
 from coordinator.delivery.sender import DeliverySender
 from coordinator.delivery.store import DeliveryStore
 from coordinator.identity.registry import IdentityRegistry
@@ -94,7 +94,7 @@ class Server:
         self._began = self._settled = self._look_next = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         epoch = ledger.next_epoch()
-        algorithm = ALGORITHMS[settings.algorithm]
+        algorithm = load_algorithm(settings.algorithm)
         batch = settings.training.batch_size or task.batch_size
         probe = Probe(task, evaluation)
         self._lineage = GlobalModel(settings, task, algorithm, ledger, probe)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from coordinator.simulation.settings import SimulationSettings
+from edge_sdk.datasets.partition import load_partition
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER, prepare_folders
 from edge_sdk.errors import DataError
-from edge_sdk.tasks.task import Task
+from edge_sdk.tasks.task import Task, load_task
 
-__all__ = ["CACHE", "counted", "places_of"]
+__all__ = ["CACHE", "counted", "places_of", "read_as_partitions", "task_of"]
 
 CACHE = Path("~/.cache/flash-edge")
 
@@ -39,6 +42,25 @@ def places_of(
         settings.data, cache, out, names, alpha=alpha, seed=seed, progress=progress
     )
     return {name: found[name] for name in names}, found[EVALUATION_FOLDER]
+
+
+def task_of(settings: SimulationSettings) -> Task:
+    """The run's task by its reference, reading its examples as the settings say.
+
+    Raises:
+        TaskError: If it cannot be imported or is none.
+    """
+    task = load_task(settings.task)
+    return read_as_partitions(task) if settings.partitions else task
+
+
+def read_as_partitions(task: Task) -> Task:
+    """The same task, reading ``train.npz`` and ``eval.npz`` of a folder."""
+    return replace(
+        task,
+        train_data=load_partition,
+        eval_data=partial(load_partition, part="eval"),
+    )
 
 
 def counted(task: Task, folders: Mapping[str, Path]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from edge_sdk.errors import DependencyError, StateError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_plots"]
+__all__ = ["METRIC_BY_BYTES", "draw_plots", "need_matplotlib"]
 
 Runs = Mapping[str, Sequence[RoundRecord]]
 
@@ -31,11 +31,7 @@ def draw_plots(out: Path, folders: Sequence[Path]) -> list[Path]:
         DependencyError: If matplotlib is not installed.
         StateError: If a folder holds no finished round.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DependencyError(
-            "matplotlib is not installed",
-            remedy="Run `pip install 'flash-edge[plots]'`.",
-        )
+    need_matplotlib()
     runs = {folder.name: read_records(folder) for folder in folders}
     for name, records in runs.items():
         if len(records) < 2:
@@ -44,6 +40,19 @@ def draw_plots(out: Path, folders: Sequence[Path]) -> list[Path]:
             )
     out.mkdir(parents=True, exist_ok=True)
     return [_draw(out / f"{name}.png", plot, runs) for name, plot in PLOTS.items()]
+
+
+def need_matplotlib() -> None:
+    """Refuses to draw without it.
+
+    Raises:
+        DependencyError: If matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DependencyError(
+            "matplotlib is not installed",
+            remedy="Run `pip install 'flash-edge[plots]'`.",
+        )
 
 
 def _draw(path: Path, plot: Callable[[Axes, Runs], None], runs: Runs) -> Path:
@@ -105,6 +114,7 @@ def _mismatch(axes: Axes, runs: Runs) -> None:
     axes.set_ylabel("mask mismatch to the round before")
 
 
+METRIC_BY_BYTES = _accuracy_by_bytes
 PLOTS: Mapping[str, Callable[[Axes, Runs], None]] = {
     "accuracy-by-round": _accuracy_by_round,
     "accuracy-by-bytes": _accuracy_by_bytes,

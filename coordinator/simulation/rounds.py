@@ -8,14 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.algorithms import ALGORITHMS
-from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Model
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.round_step import next_step
 from coordinator.rounds.state import quorum_of
 from coordinator.simulation.checkpoints import SimulationCheckpoints
-from coordinator.simulation.data_folders import counted
+from coordinator.simulation.data_folders import counted, task_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.fleet import SimulatedFleet, make_fleet
 from coordinator.simulation.initial_round import begin
@@ -33,7 +33,7 @@ from edge_sdk.errors import RunError
 from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.model_state import check_model
-from edge_sdk.tasks.task import load_task
+from edge_sdk.tasks.task import Task
 
 __all__ = ["Simulation"]
 
@@ -48,6 +48,8 @@ class Simulation:
         settings: Checked, with the engine decided.
         folders: Device name to its examples' folder.
         evaluation: The evaluation set's folder.
+        task: What is trained, where the settings' reference cannot be loaded.
+        algorithm: How; alike.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class Simulation:
         settings: SimulationSettings,
         folders: Mapping[str, Path],
         evaluation: Path,
+        *,
+        task: Task | None = None,
+        algorithm: Algorithm | None = None,
     ) -> None:
-        self.settings, task = settings, load_task(settings.task)
+        self.settings, task = settings, task or task_of(settings)
         model = task.model()
         check_model(model)
         self.task, layers = task, layers_of(model, task.dense_layers)
@@ -73,7 +78,7 @@ class Simulation:
         )
         examples = counted(task, folders)
         self.fleet: SimulatedFleet = make_fleet(folders, examples, work, settings)
-        self.algorithm = ALGORITHMS[settings.algorithm]
+        self.algorithm = algorithm or load_algorithm(settings.algorithm)
         self._exchange = SimulationContext(
             task,
             layers,

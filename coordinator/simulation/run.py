@@ -6,12 +6,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from coordinator.simulation.data_folders import places_of
+from coordinator.algorithms.base import Algorithm
+from coordinator.simulation.data_folders import places_of, task_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.mqtt.open import check_reachable, check_transport, over_mqtt
 from coordinator.simulation.record import RoundRecord, completed, read_records
@@ -20,8 +22,8 @@ from coordinator.simulation.settings import SimulationSettings, check_simulation
 from coordinator.simulation.workers.interface import OpenWorkers, engine_for
 from coordinator.simulation.workers.process_pool import check_importable, process_pool
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.errors import StateError
-from edge_sdk.tasks.task import load_task
+from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.tasks.task import Task
 
 __all__ = ["SETTINGS", "load_simulation", "simulate"]
 
@@ -39,6 +41,8 @@ def simulate(
     transport: str = "",
     cache: Path | None = None,
     observe: Callable[[RoundRecord], None] = lambda _: None,
+    task: Task | None = None,
+    algorithm: Algorithm | None = None,
 ) -> list[RoundRecord]:
     """Runs a simulation in a folder to its end, or goes on with it.
 
@@ -52,6 +56,9 @@ def simulate(
             started here, a URL through that one. The model does not depend on it.
         cache: Where fetched and partitioned data stay.
         observe: Told of every round.
+        task: What is trained, where the settings' reference cannot be loaded; the
+            workers have to know it, too.
+        algorithm: How, where the settings' name cannot be loaded.
 
     Returns:
         Every round's record.
@@ -60,18 +67,27 @@ def simulate(
         StateError: If the folder holds a run with other settings.
         EdgeError: If the run cannot start, a worker dies, or too many rounds abort.
     """
-    check_simulation(settings)
+    check_simulation(settings, algorithm)
     check_transport(transport)
+    if settings.partitions and transport:
+        raise SettingsError(
+            "key partitions: devices on a broker read examples by the task itself",
+            remedy="Simulate without --transport, or let the task read the files.",
+        )
     if not _is_over(folder, settings):
         check_reachable(transport)
-    task = load_task(settings.task)
+    task = task or task_of(settings)
     if open_workers is process_pool:
         check_importable(settings.task)
+    if settings.partitions and open_workers is process_pool:
+        open_workers = partial(process_pool, partitions=True)
     engine = engine_for(task, settings.engine)
     settings = msgspec.structs.replace(settings, engine=engine)
     _claim(folder, settings)
     folders, evaluation = places_of(settings, cache=cache, progress=log.info)
-    simulation = Simulation(folder, settings, folders, evaluation)
+    simulation = Simulation(
+        folder, settings, folders, evaluation, task=task, algorithm=algorithm
+    )
     _check_devices(folders, simulation.journal.records)
     _write(folder, settings)  # the examples may lie elsewhere by now
     if simulation.done:

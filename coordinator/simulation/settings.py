@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.base import Algorithm
+from coordinator.algorithms.load import load_algorithm
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.settings import (
     CodecSettings,
@@ -17,7 +18,6 @@ from coordinator.settings import (
     WarmUpSettings,
     check_power,
 )
-from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import check_density
 
@@ -57,7 +57,8 @@ class SimulationSettings(
         alpha: Dirichlet concentration of the parts; ``inf`` for all alike.
         densities: The run's densities.
         rounds: Rounds to complete after the warm-up.
-        algorithm: One of the table in `coordinator.algorithms`.
+        algorithm: One of the table in `coordinator.algorithms`, or
+            ``package.module:object``, found as a task is.
         cohort: Updates wanted per round.
         seed: Of partition, masks, weights, cohorts and example orders. Two algorithms
             at one seed have the same partition and the same initial weights.
@@ -70,6 +71,8 @@ class SimulationSettings(
         jitter: Standard deviation of the logarithm of a device's seconds.
         dropout: Share of the devices asked that vanish in a round.
         fleet: Its parts; none for equal devices that take no time.
+        partitions: Whether the examples in `folder` are ``train.npz`` and ``eval.npz``,
+            to be read so in place of the task's own functions.
     """
 
     task: str
@@ -91,10 +94,17 @@ class SimulationSettings(
     training: TrainingSettings = TrainingSettings()
     warm_up: WarmUpSettings = WarmUpSettings(devices=10)
     codec: CodecSettings = CodecSettings()
+    partitions: bool = False
 
 
-def check_simulation(settings: SimulationSettings) -> SimulationSettings:
+def check_simulation(
+    settings: SimulationSettings, algorithm: Algorithm | None = None
+) -> SimulationSettings:
     """The settings themselves, if they go together.
+
+    Args:
+        settings: The run's.
+        algorithm: The run's, where it is no name that can be loaded.
 
     Raises:
         SettingsError: Names the key and what was expected.
@@ -102,14 +112,11 @@ def check_simulation(settings: SimulationSettings) -> SimulationSettings:
     """
     for density in settings.densities:
         check_density(density, what="key densities: density")
-    if settings.algorithm not in ALGORITHMS:
-        raise SettingsError(
-            f"key algorithm: {settings.algorithm!r} is none of {', '.join(ALGORITHMS)}"
-            f"{meant(settings.algorithm, ALGORITHMS)}"
-        )
-    check_power(settings.algorithm, settings.training)
+    check_power(algorithm or load_algorithm(settings.algorithm), settings.training)
     if bool(settings.data) == bool(settings.folder):
         raise SettingsError("name one of data (a shipped data set) and folder (yours)")
+    if settings.partitions and not settings.folder:
+        raise SettingsError("key partitions: it says how to read folder; name one")
     shares = sum(group.share for group in settings.fleet)
     if settings.fleet and abs(shares - 1) > 1e-6:
         raise SettingsError(f"key fleet: the shares sum to {shares:g}, not to 1")

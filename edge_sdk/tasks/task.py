@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import numbers
+from edge_sdk.tasks.reference import find_tasks_beside, load_object
 from edge_sdk.tasks.user_errors import blamed
 
 if TYPE_CHECKING:
@@ -71,6 +69,15 @@ def _identity(inputs: torch.Tensor) -> torch.Tensor:
     return inputs
 
 
+def _not_given(folder: Path) -> Examples:
+    """Where a task says nothing of its data, as one that is given arrays."""
+    raise DataError(
+        f"the task does not say how examples are read from {folder}",
+        remedy="Give the Task train_data and eval_data, functions of a folder; or give "
+        "coordinator.simulate arrays.",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """What a federation trains; the same object serves device, coordinator and export.
@@ -81,9 +88,10 @@ class Task:
         name: Short name, ``[a-z0-9-]``.
         model: Returns a fresh ``torch.nn.Module``; called under a seeded generator.
         loss: (predictions, targets) -> scalar tensor, the mean over the batch.
-        train_data: Folder -> this device's private examples.
-        eval_data: Folder -> the coordinator's evaluation examples.
         input_shape: Shape of one prepared example, without the batch axis.
+        train_data: Folder -> this device's private examples; left out where
+            `coordinator.simulate` is given arrays.
+        eval_data: Folder -> the coordinator's evaluation examples; alike.
         labels: Class names, in the order of the model's outputs.
         prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> model input;
             deterministic, used alike in training, evaluation and export. Floats
@@ -101,9 +109,9 @@ class Task:
     name: str
     model: Callable[[], torch.nn.Module]
     loss: Loss
-    train_data: Callable[[Path], Examples]
-    eval_data: Callable[[Path], Examples]
     input_shape: tuple[int, ...]
+    train_data: Callable[[Path], Examples] = _not_given
+    eval_data: Callable[[Path], Examples] = _not_given
     labels: Sequence[str] = ()
     prepare: Callable[[torch.Tensor], torch.Tensor] = _identity
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
@@ -147,7 +155,7 @@ class Task:
         if not isinstance(found, Examples):
             raise TaskError(
                 f"task {self.name}: reading the examples of {folder} gave a "
-                f"{type(found).__name__}, not an edge_sdk.tasks.Examples"
+                f"{type(found).__name__}, not an edge_sdk.Examples"
             )
         return fitted(self, found, folder, known=known)
 
@@ -161,25 +169,6 @@ SHIPPED = {
     "spoken": "edge_sdk.zoo.tasks.spoken:task",
     "watch": "edge_sdk.zoo.tasks.watch:task",
 }
-
-
-def find_tasks_beside(folder: Path | None) -> tuple[Path, ...]:
-    """Where a task of one's own may lie, for every command alike.
-
-    That is the folder of the settings file which names it, if there is one, and then
-    the current folder. Both come last on the import path, so that a file there stands
-    in for no module of ours or of Python's.
-
-    Returns:
-        The folders, in the order in which they are looked at.
-    """
-    folders = tuple(
-        dict.fromkeys(p.resolve() for p in (folder, Path()) if p is not None)
-    )
-    for each in map(str, folders):
-        if each not in sys.path:
-            sys.path.append(each)
-    return folders
 
 
 def load_task(reference: str, *, beside: Path | None = None) -> Task:
@@ -204,42 +193,11 @@ def load_task(reference: str, *, beside: Path | None = None) -> Task:
             f"task {reference!r} is neither one of {known} nor package.module:object"
             f"{meant(reference, SHIPPED)}"
         )
-    folders = find_tasks_beside(beside)
-    importlib.invalidate_caches()  # the file may have been written a moment ago
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        where = ""
-        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
-            where = f" (looked in {', '.join(map(str, folders))} too)"
-        raise TaskError(
-            f"task {reference!r}: importing {module_name} failed: "
-            f"{type(error).__name__}: {error}{where}"
-        ) from error
-    task = getattr(module, attribute, None)
-    if not isinstance(task, Task):
-        _check_not_hidden(module_name, module, folders)
-        found = "nothing" if task is None else f"a {type(task).__name__}"
-        raise TaskError(
-            f"task {reference!r}: {module_name} has {found} named {attribute!r}, "
-            f"not an edge_sdk.tasks.Task"
-        )
-    return task
-
-
-def _check_not_hidden(name: str, module: ModuleType, folders: Iterable[Path]) -> None:
-    """Refuses a file of the user's that has the name of an installed module.
-
-    Raises:
-        TaskError: If so.
-    """
-    own = [folder.joinpath(*name.split(".")) for folder in folders]
-    files = [f for one in own for f in (one.with_suffix(".py"), one / "__init__.py")]
-    where = getattr(module, "__file__", None)
-    mine = [file for file in files if file.exists()]
-    if mine and (where is None or Path(where).resolve() not in mine):
-        raise TaskError(
-            f"{mine[0]} has the name of an installed module, {name}, which is imported "
-            "in its place",
-            remedy="Give the file another name, also in the task's reference.",
-        )
+    return load_object(
+        target,
+        Task,
+        what="task",
+        wanted="an edge_sdk.Task",
+        error=TaskError,
+        beside=beside,
+    )

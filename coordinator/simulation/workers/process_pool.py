@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from coordinator.simulation.data_folders import read_as_partitions
 from coordinator.simulation.workers.interface import (
     ChunkScore,
     Engine,
@@ -40,11 +41,23 @@ ENDED_S = 5.0  # for the processes of a broken pool, which it has told to end
 
 @contextmanager
 def process_pool(
-    count: int, task: str, evaluation: Path, engine: Engine
+    count: int,
+    task: str,
+    evaluation: Path,
+    engine: Engine,
+    *,
+    partitions: bool = False,
 ) -> Iterator[Workers]:
     """Processes that are ready to work; they end with the one that started them.
 
     One process imports torch and has no threads; all workers are forked from it.
+
+    Args:
+        count: How many; 0 takes one per core.
+        task: The task's reference.
+        evaluation: The folder of the evaluation examples.
+        engine: The run's.
+        partitions: Whether examples are read as partition files, not by the task.
 
     Raises:
         EdgeError: If a worker cannot start, as it says itself.
@@ -60,7 +73,7 @@ def process_pool(
             count or len(os.sched_getaffinity(0)),
             mp_context=context,
             initializer=_start,
-            initargs=(task, evaluation, engine),
+            initargs=(task, evaluation, engine, partitions),
         ) as pool:
             pool.submit(_ready).result()  # what is wrong is said now
             yield _Processes(pool)
@@ -153,12 +166,14 @@ _benches: list[tuple[Task, JobRunner]] = []  # one per worker process
 _broken: list[EdgeError] = []  # why this one cannot work
 
 
-def _start(task: str, evaluation: Path, engine: Engine) -> None:
+def _start(task: str, evaluation: Path, engine: Engine, partitions: bool) -> None:  # noqa: FBT001
     """Makes ready; what goes wrong is kept for who asks: a pool would hide it."""
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         found = load_task(task)
+        if partitions:
+            found = read_as_partitions(found)
         evaluated = found.read_eval(evaluation, known=True)
         _benches.append((found, JobRunner(found, evaluated, engine)))
     except EdgeError as error:

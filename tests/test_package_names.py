@@ -1,0 +1,64 @@
+"""What `import edge_sdk` and `import coordinator` give, and what they cost."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("edge_sdk", "coordinator")
+HEAVY = ("torch", "numpy", "msgspec", "paho", "cryptography")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_name_is_there_and_is_listed(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_type_checker_sees_the_same_objects(package: str) -> None:
+    """Each import for the type checker is the name, and the object, of a first use."""
+    module = importlib.import_module(package)
+    tree = ast.parse((ROOT / package / "__init__.py").read_text("utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    seen = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted(seen) == sorted(module.__all__)
+    for name, (home, attribute) in seen.items():
+        assert home is not None
+        given = getattr(importlib.import_module(home), attribute)
+        assert getattr(module, name) is given, name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
+    code = f"import {package}, sys; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert said.stdout.split() == []
+
+
+def test_what_a_task_is_made_of_needs_no_torch() -> None:
+    code = (
+        "from edge_sdk import Examples, Task, load_task, TaskError, Mask, CsrTensor;"
+        "import sys; print('torch' in sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "False"
