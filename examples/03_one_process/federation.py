@@ -10,11 +10,11 @@ from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
 from coordinator.views.terminal.status import summary
 from device_profiles import load_board
+from edge_sdk import load_task
 from edge_sdk.agent import Agent, Identity
 from edge_sdk.datasets.partition import load_partition
 from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.storage.journal import Journal
-from edge_sdk.tasks import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.memory import MemoryBroker
 

@@ -4,8 +4,8 @@ from functools import partial
 
 from torch.nn import functional as F
 
+from edge_sdk import Task
 from edge_sdk.datasets.partition import load_partition
-from edge_sdk.tasks import Task
 from edge_sdk.zoo.signals import KeywordNet
 
 task = Task(

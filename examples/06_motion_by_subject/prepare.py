@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_sdk import Examples
 from edge_sdk.datasets.groups import hold_out, some_groups, write_groups
 from edge_sdk.datasets.readers import Grouped
-from edge_sdk.tasks.task import Examples
 
 WHEEL = "seglearn==1.2.5"
 SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from edge_sdk import load_task
 from edge_sdk.datasets.prepare import prepare_folders
-from edge_sdk.tasks import load_task
 
 here = Path.cwd()
 folders = prepare_folders(

@@ -50,7 +50,8 @@ run = coordinator.simulate(
     task, devices=[blobs(24, seed) for seed in range(2)], evaluation=blobs(24, 9),
     algorithm=mine, rounds=2, densities=[0.25], folder="run", workers={workers},
 )
-print(*run.history["round"], sum(int((p != 0).sum()) for p in run.model(0.25).parameters() if p.ndim > 1))
+weights = [p for p in run.model(0.25).parameters() if p.ndim > 1]
+print(*run.history["round"], sum(int((w != 0).sum()) for w in weights))
 """
 SIM = """
 task = "{module}:task"
