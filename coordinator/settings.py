@@ -142,7 +142,7 @@ class RunSettings(
         rounds: Rounds to complete after the warm-up.
         algorithm: One of the table in `coordinator.algorithms`, or
             ``package.module:object``, found as a task is.
-        wait_for: Devices to wait for before the first round.
+        wait_for: Devices to wait for before the first round; one that pauses has come.
         cohort: Updates wanted per round; 0 wants one of every device present.
         round_budget_s: Seconds a device's part of a round should take at most; the
             one knob behind densities and deadlines.

@@ -5,6 +5,8 @@ Rule 1. What all uploads under way may weigh is bounded, so broker and coordinat
         updates are larger.
 Rule 2. Each sends at most `CREDIT` chunks before it is asked for more.
 Rule 3. Who has to wait is called when its turn comes, in the order of arrival.
+Rule 4. Who is silent loses its place to those that wait, soon; who offers again and
+        sends no chunk, later: a chunk takes half a minute on the slowest links.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ __all__ = ["BUDGET", "CREDIT", "SLOTS", "Upload", "UploadQueue"]
 
 BUDGET = 8 << 20  # bytes; 128 updates of one chunk, or 33 of 250 KB
 SLOTS = 8  # so many may send, however large their updates are
+IDLE_TIMES = 6.0  # the patience with one that offers again and sends nothing
 CREDIT = 16  # chunks of 64 KiB: 1 MiB per device
 
 
@@ -31,7 +34,8 @@ class Upload:
     offer: Offer
     assembly: Assembly
     asked: int  # chunks asked for and not yet here
-    touched: float  # monotonic seconds
+    touched: float  # when it said something, monotonic seconds
+    advanced: float  # when a chunk came, or the first offer
 
 
 class UploadQueue:
@@ -89,7 +93,7 @@ class UploadQueue:
             )
         if upload.assembly.add(data.index, data.chunk):
             upload.asked -= 1
-            upload.touched = self._clock()
+            upload.touched = upload.advanced = self._clock()
         if upload.assembly.complete:
             self._remove(data.task_id)
             return upload, None
@@ -113,7 +117,8 @@ class UploadQueue:
         self._held = 0
 
     def _begin(self, device: str, offer: Offer, assembly: Assembly) -> Need:
-        upload = Upload(device, offer, assembly, 0, self._clock())
+        now = self._clock()
+        upload = Upload(device, offer, assembly, 0, touched=now, advanced=now)
         self._uploads[offer.task_id] = upload
         self._held += offer.manifest.size
         return self._ask(upload)
@@ -123,7 +128,9 @@ class UploadQueue:
             return True
         now = self._clock()
         for task_id, upload in list(self._uploads.items()):
-            if now - upload.touched > self._patience:
+            idle_s = now - upload.advanced
+            silent = now - upload.touched > self._patience
+            if silent or idle_s > IDLE_TIMES * self._patience:
                 self._remove(task_id)
         return self._has_room(offer)
 

@@ -89,8 +89,9 @@ def pace(
 
     The target is the slowest device's time, not counting those that are `GAP` times
     slower than the next faster one, at least three seconds and never above the round
-    budget. Whoever does not
-    fit does fewer steps; whose link alone does not fit rests.
+    budget. It is not below that of the devices that have answered before, if they are
+    half, whatever the others say of themselves. Whoever does not fit does fewer steps;
+    whose link alone does not fit rests.
 
     Args:
         expected: Device -> what the whole part should take it.
@@ -106,6 +107,10 @@ def pace(
     """
     counted = [e for device, e in expected.items() if device not in beside]
     usual = _pace_of(e.seconds for e in counted or expected.values())
+    # Nobody's profile alone hurries those that have shown how long they take.
+    shown = [e.seconds for e in counted if e.rounds]
+    if shown and 2 * len(shown) >= len(counted):
+        usual = max(usual, _pace_of(shown))
     target = min(budget_s, max(LEAST_ROUND_S, usual))
     steps: dict[str, int] = {}
     why: dict[str, str] = {}

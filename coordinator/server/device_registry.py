@@ -194,12 +194,15 @@ class DeviceRegistry:
 
     def present(self) -> set[str]:
         """Devices that are here, whose profile is known and that do not pause."""
-        now = self._clock()
-        return {
-            device
-            for device in self._presence.here(now)
-            if device in self._choices and self._rests.get(device, 0.0) <= now
-        }
+        return {device for device in self.joined() if not self.pauses(device)}
+
+    def joined(self) -> set[str]:
+        """Devices that are here and whose profile is known, those that pause too."""
+        return self._presence.here(self._clock()) & self._choices.keys()
+
+    def pausing(self) -> list[str]:
+        """Devices that are here and pause, by their own word, in order."""
+        return sorted(d for d in self.joined() if self.pauses(d))
 
     def pauses(self, device: str) -> bool:
         """Whether its owner's limits hold it back, by its own word."""

@@ -230,15 +230,18 @@ class Server:
         if conductor.round is not None or self._done():
             return
         wanted = self._settings.wait_for
-        here = len(self._fleet.present())
+        here = len(self._fleet.joined())  # who pauses has come, too
         returning = self._clock() - self._began < RETURN_S
         if here < wanted and (returning or not self._ledger.rounds()):
             self._phase = f"waiting for {wanted} devices, {here} here"
             if self._unheard:
                 self._phase += f"; not heard, see the log: {', '.join(self._unheard)}"
             return
+        pausing = self._fleet.pausing()
         self._phase = "waiting for devices"
-        if here:
+        if pausing:
+            self._phase += f"; they pause: {', '.join(pausing[:5])}"
+        if here > len(pausing):
             conductor.open()
             self._look_next = self._clock()  # a round is seen, however short it is
             self._announce("running")

@@ -3,7 +3,8 @@
 Rule 1. A device that fails sits out, twice as many rounds each time in a row: 1, 2, 4,
         ... `MOST` at most. An update that is accepted ends the row.
 Rule 2. A device that says that it cannot do any task sits out until its HELLO says
-        something else.
+        something else. Such a HELLO has it asked again, and takes nothing back of
+        what failed: who says something else each time is never counted on.
 Rule 3. Who comes back is asked beside the others, not counted on: no round's goal or
         quorum needs it until it has done its part.
 Rule 4. Being late counts a quarter: a late device gets less work each time (`pacing`).
@@ -107,12 +108,10 @@ def after_hello(
         before: Its standing so far.
         no: The next round.
         changed: Whether the HELLO says something else than the last one.
-        rebooted: Whether the device has started anew: somebody may have mended it, so
-            it is asked once more, beside the others.
+        rebooted: Whether the device has started anew. Either way somebody may have
+            mended it, so it is asked once more, beside the others.
     """
-    if changed:
-        return FRESH
-    if rebooted and before.lasting:
+    if before.why and (changed or (rebooted and before.lasting)):
         return replace(before, until=no)
     return before
 

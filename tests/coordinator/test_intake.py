@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordinator.protocol.uploads import BUDGET, CREDIT, SLOTS, UploadQueue
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, positions
+from edge_sdk.wire.blob import CHUNK_SIZE, chunk_of, manifest_of, positions
 from edge_sdk.wire.messages import Data, Need, Offer
 
 Offers = Callable[..., Offer]
@@ -139,3 +139,33 @@ def test_a_round_that_is_over_forgets_its_uploads(offer: Offers) -> None:
     assert intake.data("pi", chunk(offer(), b"update", 0)) == (None, None)
     assert intake.called() == []
     assert intake._held == 0
+
+
+def test_who_offers_again_and_sends_nothing_keeps_no_place_for_ever(
+    offer: Offers,
+) -> None:
+    """One that sends a chunk now and then, over the slowest link, does."""
+    clock = Clock()
+    intake = UploadQueue(clock, patience_s=20)
+    size = 2 * CHUNK_SIZE * CREDIT
+    content = bytes(size)
+    slow, *idle = (sized(offer, f"1-{n}", size) for n in range(SLOTS))
+    slow = msgspec.structs.replace(slow, manifest=manifest_of(content))
+    for one in (slow, *idle):
+        assert intake.offer(one.task_id, one) is not None
+    honest = sized(offer, "1-honest", BUDGET)
+    assert intake.offer("honest", honest) is None
+    for turn in range(24):
+        clock.now += 10
+        for one in (slow, *idle):
+            if intake.offer(one.task_id, one) is None:
+                continue
+        if turn % 6 == 0:
+            intake.data(slow.task_id, chunk(slow, content, turn // 6))
+        if any(device == "honest" for device, _ in intake.called()):
+            break
+    else:
+        pytest.fail("it was never called")
+    need = intake.offer(slow.task_id, slow)
+    assert need is not None
+    assert need.ranges[0][0] > 0  # what it sent is kept

@@ -45,6 +45,20 @@ fleets = st.dictionaries(
 )
 
 
+def test_a_profile_alone_hurries_nobody_that_has_answered() -> None:
+    """It says that it is a thousand times as fast; of two it would be the median."""
+    known = ExpectedTime(0.1, 0.05, STEPS, rounds=2)
+    boast = ExpectedTime(0.0, 1e-5, STEPS)
+    for many in (1, 2, 3):
+        boasts = {f"x{n}": boast for n in range(many)}
+        honest = {f"pi-{n}": known for n in range(many)}
+        found = pace({**honest, **boasts}, 60.0)
+        assert {found.steps[d] for d in honest} == {STEPS}
+        assert found.target_s == pytest.approx(known.seconds)
+    few = pace({"pi": known, **{f"x{n}": boast for n in range(9)}}, 60.0)
+    assert few.steps["pi"] < STEPS  # one of ten makes no pace
+
+
 @given(fleets, st.floats(0.1, 60.0))
 def test_nobody_is_asked_for_more_than_fits_the_pace(
     fleet: dict[str, ExpectedTime], budget_s: float

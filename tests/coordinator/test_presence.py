@@ -119,11 +119,21 @@ def test_who_cannot_comes_back_by_another_hello_or_once_by_a_new_start() -> None
     assert not out.may_be_asked(10**6)
     same = after_hello(out, 9, changed=False, rebooted=False)
     assert same == out
-    assert after_hello(out, 9, changed=True, rebooted=False) == FRESH
-    once = after_hello(out, 9, changed=False, rebooted=True)
-    assert once == Standing(1.0, 9, "one example")
-    assert once.may_be_asked(9)
-    assert once.why  # not counted on
+    assert after_hello(FRESH, 9, changed=True, rebooted=True) == FRESH
+    for changed, rebooted in ((True, False), (False, True)):
+        once = after_hello(out, 9, changed=changed, rebooted=rebooted)
+        assert once == Standing(1.0, 9, "one example")
+        assert once.may_be_asked(9)
+        assert once.why  # not counted on
+
+
+def test_who_says_something_else_each_time_keeps_what_failed() -> None:
+    standing = FRESH
+    for no in range(1, 6):
+        standing = after_failure(standing, no, "full")
+        standing = after_hello(standing, no + 1, changed=True, rebooted=False)
+        assert standing.may_be_asked(no + 1)
+    assert standing == Standing(5.0, 6, "failed 5 times in a row: full")
 
 
 @given(

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from virtual import Device, House
 
 from coordinator.rounds.tasks import warm_up_cohort
 from coordinator.settings import WarmUpSettings
+from device_profiles import load_board
 from edge_sdk.errors import RunError
-from edge_sdk.wire.messages import Wait
+from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import Header, decode, encode, tag_of
+from edge_sdk.wire.messages import Fail, Hello, Message, TaskOrder, Wait
 
 Make = Callable[..., House]
+Answer = Callable[[TaskOrder], Message | None]
 WARM_UP_S = 540.0  # longer than every wait and every bound there is
 
 
@@ -255,3 +262,82 @@ def test_a_run_ends_where_everybody_has_said_that_it_cannot(house: Make) -> None
         here.join(f"pi-{place}", cannot="no kernel", lasting=True)
     with pytest.raises(RunError, match="pi-0: no kernel; pi-1: no kernel"):
         here.run()
+
+
+def says(here: House, name: str, answer: Answer) -> Callable[[Message], None]:
+    """A device that is a script: says what a test wants, answers tasks by a function.
+
+    It is of a life with one number, and counts what it says.
+    """
+    seq = itertools.count(1)
+
+    def say(message: Message) -> None:
+        head = Header(tag_of(message), "home", name, "coordinator", 1, next(seq), 7)
+        topic = topics.upload("home", name, 0, data=False)
+        link.publish(topic, encode(head, message))
+
+    def take(packet: ReceivedMessage) -> None:
+        message = decode(packet.payload).message
+        if isinstance(message, TaskOrder):
+            said = answer(message)
+            if said is not None:
+                say(said)
+
+    link = here.broker.connect(take, lambda _: None)
+    link.subscribe(topics.inbox("home", name))
+    return say
+
+
+def hello(examples: int, board: str = "raspberry_pi_4b_4gb") -> Hello:
+    profile = msgspec.to_builtins(load_board(board))
+    own = "idle", None, "1", "digits", examples, profile
+    return Hello(*own, ["fp32"], ["masked"], 1000)
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_who_fails_and_says_something_else_each_time_aborts_no_round(
+    house: Make, devices: int
+) -> None:
+    here = house(algorithm="erk", rounds=6, wait_for=devices)
+    say = says(here, "px", lambda order: Fail(order.id, "full"))
+    for place in range(devices - 1):
+        here.join(f"pi-{place}")
+    examples = itertools.cycle(range(90, 97))
+
+    def changes() -> bool:
+        say(hello(next(examples)))
+        return here.coordinator.done
+
+    here.until(changes)
+    ledger = here.coordinator.ledger
+    assert [r.phase.value for r in ledger.rounds()] == ["done"] * 6
+    assert [r.goal for r in ledger.rounds()][2:] == [devices - 1] * 4
+    assert set(here.trained().values()) == {6}
+    assert ledger.standing()["px"]["why"] == "failed 6 times in a row: full"
+
+
+def test_who_pauses_for_ever_keeps_no_run_from_its_beginning(house: Make) -> None:
+    here = house(algorithm="erk", rounds=2, wait_for=2)
+    say = says(here, "px", lambda _: None)
+    pause = Wait(7 * 24 * 3600 * 1000, "quiet until doomsday")
+    say(hello(100))
+    say(pause)
+    here.turn()
+    assert here.coordinator.server._phase == "waiting for 2 devices, 1 here"
+    here.join("pi-0").kill()
+    say(pause)
+    here.turn()
+    here.devices["pi-0"].start()
+    here.run()
+    assert set(here.trained().values()) == {2}
+    (row,) = (d for d in here.coordinator.ledger.devices() if d["name"] == "px")
+    assert row["note"] == "quiet until doomsday"
+
+
+def test_where_all_pause_the_run_says_who(house: Make) -> None:
+    here = house(algorithm="erk", rounds=2, wait_for=1)
+    say = says(here, "px", lambda _: None)
+    say(hello(100))
+    say(Wait(3_600_000, "hot"))
+    here.turn()
+    assert here.coordinator.server._phase == "waiting for devices; they pause: px"
