@@ -13,6 +13,7 @@ from typing import Any, get_args
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Evidence
+from coordinator.algorithms.trial import wrong_result
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.tasks.reference import load_object
@@ -68,8 +69,8 @@ def load_algorithm(reference: str, *, beside: Path | None = None) -> Algorithm:
 def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
     """The value itself, if it is an algorithm whose slots can be called.
 
-    Slots that are called with plain values are tried; of the others the number of
-    their parameters is looked at.
+    The number of each slot's parameters is looked at, and each is called once, on a
+    model of one layer, for the type of what it gives.
 
     Args:
         value: What was given.
@@ -92,6 +93,9 @@ def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
         _check_callable(what, slot, getattr(value, slot), given)
     _try_local(what, value)
     _try_assign(what, value)
+    wrong = wrong_result(value)
+    if wrong is not None:
+        raise _wrong(what, *wrong)
     return value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
 import torch
 
 from coordinator.algorithms.base import Algorithm
@@ -59,6 +60,7 @@ def simulate(
     codec: CodecSettings | Table | None = None,
     fleet: Sequence[FleetGroup | Table] = (),
     data: str = "",
+    cache: str | Path | None = None,
     **more: Any,
 ) -> Run:
     """Trains a simulated fleet to the end of its run, or goes on with a folder's.
@@ -85,6 +87,7 @@ def simulate(
         codec: How values travel, or some of its keys.
         fleet: The rows of a fleet, where `devices` says how many there are.
         data: A shipped data set; empty for that of the task's name.
+        cache: Where fetched and cut up data sets stay; None for ``~/.cache``.
         **more: Other keys of a simulation's settings, such as ``alpha``.
 
     Returns:
@@ -116,6 +119,7 @@ def simulate(
     tables = {"training": training, "warm_up": warm_up, "codec": codec}
     given |= {k: _plain(v) for k, v in tables.items() if v is not None}
     rows = [d for d in found if isinstance(d, FleetGroup | Mapping)]
+    rows = rows if len(rows) == len(found) else []
     given["fleet"] = [_plain(group) for group in rows or fleet]
     parts: list[Examples] = []
     if isinstance(devices, Integral) or rows:
@@ -130,11 +134,8 @@ def simulate(
     wanted = min(COHORT, settings.devices) if cohort is None else cohort
     settings = _settings({**given, "cohort": wanted})
     check_simulation(settings, how)
-    if folder is None:
-        where = Path(tempfile.mkdtemp(prefix="flash-edge-"))
-        log.info("the run's folder is %s", where)
-    else:
-        where = Path(folder).expanduser()
+    where = Path(folder or tempfile.mkdtemp(prefix="flash-edge-")).expanduser()
+    log.info("the run's folder is %s", where)
     if isinstance(evaluation, Examples):
         _check_kind(where)
         place = write_examples(where, parts, evaluation)
@@ -148,6 +149,7 @@ def simulate(
             open_workers=process_pool if workers else open_workers,
             task=what,
             algorithm=how,
+            cache=None if cache is None else Path(cache),
         )
     return Run(where, what, settings, records)
 
@@ -236,9 +238,18 @@ def _plain(value: object) -> Any:
     return dict(value) if isinstance(value, Mapping) else msgspec.to_builtins(value)
 
 
+def _builtin(given: Any) -> Any:
+    """Plain numbers and lists of what numpy gives."""
+    if isinstance(given, Mapping):
+        return {key: _builtin(value) for key, value in given.items()}
+    if isinstance(given, list | tuple):
+        return [_builtin(value) for value in given]
+    return given.tolist() if isinstance(given, np.generic | np.ndarray) else given
+
+
 def _settings(given: Table) -> SimulationSettings:
     try:
-        return msgspec.convert(given, SimulationSettings)
+        return msgspec.convert(_builtin(given), SimulationSettings)
     except msgspec.ValidationError as error:
         raise SettingsError(
             f"simulate: {error}",

@@ -62,6 +62,12 @@ def test_every_algorithm_of_the_table_passes_and_keeps_its_name(name: str) -> No
         ("assign", lambda a, _d: a["pi"], "slot assign raised KeyError"),
         ("local", lambda: None, "slot local takes"),
         ("local", lambda _context: "frozen", "slot local gave 'frozen'"),
+        ("plan", lambda _l, _d, _f, _s: {0.1: {}}, "slot plan gave a dict, not a Mask"),
+        ("start", lambda _f, state, _w: state, "slot start gave a dict, not a Model"),
+        ("aggregate", lambda base, _u: base, "slot aggregate gave a Model, not a pair"),
+        ("aggregate", lambda _b, _u: None, "slot aggregate gave None, not a pair"),
+        ("revise", lambda _f, model, _c, _m: model, "slot revise gave a Model, not a"),
+        ("plan", lambda layers, _d, _f, _s: {}[layers[0]], None),  # knows its layers
         ("aggregate", lambda updates: updates, "slot aggregate takes"),
         ("aggregate", partial(max, 1, key=len), None),  # it does not say what it takes
         ("revise", lambda family, model: family, "slot revise takes"),

@@ -223,6 +223,7 @@ def test_a_task_made_in_a_function_is_none_that_workers_can_import(play: Play) -
         ({"devices": []}, DataError, "devices is empty"),
         ({"devices": PARTS[0]}, DataError, "devices is one Examples"),
         ({"devices": [PARTS[0], (1, 2)]}, DataError, r"devices\[1\] is a tuple"),
+        ({"devices": [PARTS[0], {"share": 1}]}, DataError, r"devices\[1\] is a dict"),
         ({"devices": 4}, DataError, "no data set of its name"),
         ({"evaluation": None}, DataError, "evaluation is a NoneType"),
         ({"algorithm": "flahs"}, SettingsError, "none of"),
@@ -250,6 +251,37 @@ def test_a_wrong_slot_is_named_before_anything_is_written(
     with pytest.raises(SettingsError, match="slot aggregate takes"):
         play(algorithm=wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_numbers_may_be_numpys(play: Play) -> None:
+    run = play(
+        densities=np.array([0.2, 0.5]),
+        rounds=np.int64(1),
+        seed=np.uint8(3),
+        training={"rate": np.float32(0.5)},
+    )
+    assert (run.settings.seed, run.settings.densities) == (3, [0.2, 0.5])
+    assert run.settings.training.rate == 0.5
+
+
+def test_a_shipped_data_set_is_cut_up_for_a_fleet_of_rows(
+    tmp_path: Path, cache: Path
+) -> None:
+    run = coordinator.simulate(
+        "digits",
+        devices=[{"share": 0.5, "density": 0.2}, {"share": 0.5, "density": 0.1}],
+        algorithm="hetero-flash-released",
+        densities=(0.1, 0.2),
+        rounds=1,
+        cohort=2,
+        warm_up={"devices": 2, "epochs": 1, "max_steps": 2},
+        training=coordinator.TrainingSettings(max_steps=2),
+        folder=tmp_path / "run",
+        cache=cache,
+    )
+    assert run.settings.devices == 100
+    assert [g.density for g in run.settings.fleet] == [0.2, 0.1]
+    assert run.history["round"].tolist() == [0, 1]
 
 
 def test_a_picture_has_a_line_per_density(play: Play) -> None:
