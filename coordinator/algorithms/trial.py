@@ -1,4 +1,4 @@
-"""An algorithm's slots on a model of one layer: what they give is what a round takes."""
+"""An algorithm's slots on a model of one layer: whether a round could use them."""
 
 from __future__ import annotations
 
