@@ -15,7 +15,7 @@ from edge_sdk.errors import DependencyError, StateError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["METRIC_BY_BYTES", "draw_plots", "need_matplotlib"]
+__all__ = ["draw_metric_by_bytes", "draw_plots", "need_matplotlib"]
 
 Runs = Mapping[str, Sequence[RoundRecord]]
 
@@ -74,7 +74,8 @@ def _accuracy_by_round(axes: Axes, runs: Runs) -> None:
     axes.set_xlabel("round")
 
 
-def _accuracy_by_bytes(axes: Axes, runs: Runs) -> None:
+def draw_metric_by_bytes(axes: Axes, runs: Runs) -> None:
+    """A line per run and density: the metric against bytes of all devices so far."""
     _accuracy(axes, runs, lambda record: (record.total_up + record.total_down) / 1e6)
     axes.set_xlabel("MB up and down, all devices, warm-up included")
     axes.set_xscale("log")
@@ -114,10 +115,9 @@ def _mismatch(axes: Axes, runs: Runs) -> None:
     axes.set_ylabel("mask mismatch to the round before")
 
 
-METRIC_BY_BYTES = _accuracy_by_bytes
 PLOTS: Mapping[str, Callable[[Axes, Runs], None]] = {
     "accuracy-by-round": _accuracy_by_round,
-    "accuracy-by-bytes": _accuracy_by_bytes,
+    "accuracy-by-bytes": draw_metric_by_bytes,
     "layer-densities": _layer_densities,
     "mask-mismatch": _mismatch,
 }

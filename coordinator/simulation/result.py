@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from coordinator.simulation.checkpoints import SimulationCheckpoints
-from coordinator.simulation.plots import METRIC_BY_BYTES, need_matplotlib
+from coordinator.simulation.plots import draw_metric_by_bytes, need_matplotlib
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.errors import DensityError, DependencyError
@@ -108,7 +108,7 @@ class Run:
             from matplotlib import pyplot  # noqa: PLC0415 - an extra
 
             _, axes = pyplot.subplots(layout="constrained")
-        METRIC_BY_BYTES(axes, {self.settings.algorithm: self.records})
+        draw_metric_by_bytes(axes, {self.settings.algorithm: self.records})
         axes.grid(visible=True, alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")

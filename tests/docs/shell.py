@@ -51,8 +51,19 @@ def shown(text: str) -> Iterator[str]:
     yield from INLINE.findall(BLOCK.sub("", text))
 
 
-def trouble(line: str, folder: Path) -> str | None:
-    """What is wrong with a command line; None if the project knows all of it."""
+def made(text: str) -> frozenset[str]:
+    """Files that a document shows in whole, for its own commands (see `pages`)."""
+    return frozenset(re.findall(r"<!-- ci: file (\S+) -->", text))
+
+
+def trouble(line: str, folder: Path, own: frozenset[str] = frozenset()) -> str | None:
+    """What is wrong with a command line; None if the project knows all of it.
+
+    Args:
+        line: The command.
+        folder: The document's.
+        own: Files that the document shows itself.
+    """
     words = shlex.split(line, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
@@ -68,7 +79,7 @@ def trouble(line: str, folder: Path) -> str | None:
     if name == "pip":
         return _installed(arguments)
     if name in ("python", "pytest"):
-        return _paths(arguments, folder)
+        return _paths([word for word in arguments if word not in own], folder)
     return None if name.startswith("./") else f"{words[0]} is none of the project's"
 
 

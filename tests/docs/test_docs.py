@@ -38,7 +38,7 @@ def test_every_command_shown_is_one_that_the_project_knows(path: Path) -> None:
     wrong = [
         f"{line}: {said}"
         for line in shell.shown(text)
-        if (said := shell.trouble(line, path.parent)) is not None
+        if (said := shell.trouble(line, path.parent, shell.made(text))) is not None
     ]
     assert not wrong
 
