@@ -28,6 +28,7 @@ from edge_sdk.sparse import Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.copying import copy_model
 from edge_sdk.tasks.example_inputs import inputs_without_data
+from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.metrics import guess
 from edge_sdk.tasks.task import Examples, Task, find_tasks_beside, load_task
 from edge_sdk.tasks.trial_step import tensors_of
@@ -232,8 +233,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         TaskError: If the task cannot be imported.
     """
     task = load_task(checkpoint.task) if task is None else task
-    with torch.random.fork_rng(devices=[]):
-        model = task.model()
+    model = make_model(task, 0)
     state = {
         name: torch.from_numpy(np.array(array))
         for name, array in checkpoint.state().items()

@@ -31,7 +31,7 @@ from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
 from edge_sdk.errors import RunError
 from edge_sdk.tasks.cost import workload_of
-from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Task
 
@@ -63,7 +63,7 @@ class Simulation:
         algorithm: Algorithm | None = None,
     ) -> None:
         self.settings, task = settings, task or task_of(settings)
-        model = task.model()
+        model = make_model(task, 0)
         check_model(model)
         self.task, layers = task, layers_of(model, task.dense_layers)
         self._fixed = fixed_weights(task, settings.seed)

@@ -6,7 +6,7 @@ import math
 
 from device_profiles import LayerLoad, Workload
 from edge_sdk.tasks.batch import tensors
-from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.trace import LARGE, trace_step
 
@@ -41,7 +41,7 @@ def workload_of(
             has nothing to mask.
     """
     some = None if given is None else tensors(task, given, slice(0, LARGE))[0]
-    model = task.model()
+    model = make_model(task, 0)
     masked = {layer.name for layer in layers_of(model, task.dense_layers)}
     numel = {name: weight.numel() for name, weight in model.named_parameters()}
     total = sum(tensor.numel() for tensor in model.state_dict().values())

@@ -12,6 +12,7 @@ from torch import nn
 from edge_sdk.errors import TaskError
 from edge_sdk.sparse.mask import LayerShape
 from edge_sdk.tasks.task import Task
+from edge_sdk.tasks.user_errors import blamed
 
 __all__ = ["initial_state", "layers_of", "make_model"]
 
@@ -51,14 +52,15 @@ def layers_of(
     # A reparametrised layer (weight norm) has no parameter of that name to mask.
     held = {name for names in owners.values() for name in names}
     found = [(name, module) for name, module in found if name in held]
-    unknown = sorted(dense_layers - {name for name, _ in found})
+    known = {name for name, _ in found}
+    unknown = sorted(dense_layers - known)
     if unknown:
         raise TaskError(
             f"dense_layers names {', '.join(unknown)}, which the model does not have",
             remedy=f"The maskable weights are: {', '.join(n for n, _ in found)}.",
         )
     layers = tuple(
-        _layer(name, module, owners[id(module.weight)])
+        _layer(name, module, owners[id(module.weight)], known)
         for name, module in found
         if name not in dense_layers
     )
@@ -74,11 +76,12 @@ def make_model(task: Task, seed: int) -> nn.Module:
     """A fresh model of the task, the same for the same seed; the global one is kept.
 
     Raises:
-        TaskError: If the task's factory does not return a module.
+        TaskError: If the task's factory raises, or does not return a module.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = task.model()
+        with blamed(task.name, "making the model"):
+            model = task.model()
     if not isinstance(model, nn.Module):
         raise TaskError(
             f"task {task.name}: model() returned a {type(model).__name__}, "
@@ -99,7 +102,9 @@ def initial_state(task: Task, seed: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _layer(name: str, module: nn.Module, owners: list[str]) -> LayerShape:
+def _layer(
+    name: str, module: nn.Module, owners: list[str], known: set[str]
+) -> LayerShape:
     weight, groups = module.weight, getattr(module, "groups", 1)
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise TaskError(
@@ -109,7 +114,8 @@ def _layer(name: str, module: nn.Module, owners: list[str]) -> LayerShape:
     if len(owners) > 1:
         raise TaskError(
             f"one weight has the names {', '.join(owners)}; a mask acts on one place",
-            remedy="Untie the weights, or name all its places in dense_layers.",
+            remedy=f"Untie the weights, or keep this one dense: dense_layers = "
+            f"frozenset({{{', '.join(repr(n) for n in owners if n in known)}}}).",
         )
     if not isinstance(weight, nn.Parameter) or not isinstance(groups, int):
         raise TaskError(f"{name} is not a plain parameter")

@@ -193,7 +193,7 @@ def load_task(reference: str, *, beside: Path | None = None) -> Task:
             f"task {reference!r} is neither one of {known} nor package.module:object"
             f"{meant(reference, SHIPPED)}"
         )
-    return load_object(
+    task = load_object(
         target,
         Task,
         what="task",
@@ -201,3 +201,26 @@ def load_task(reference: str, *, beside: Path | None = None) -> Task:
         error=TaskError,
         beside=beside,
     )
+    _check_functions(task)
+    return task
+
+
+def _check_functions(task: Task) -> None:
+    """Refuses a model that is made already, and a loss that is not.
+
+    Raises:
+        TaskError: If so; both are easily mistaken.
+    """
+    if not isinstance(task.model, type) and hasattr(task.model, "state_dict"):
+        name = type(task.model).__name__
+        raise TaskError(
+            f"task {task.name}: model is a {name}, not a function that returns one",
+            remedy="Give a function that makes it anew: model=lambda: ..., or its "
+            "class.",
+        )
+    if isinstance(task.loss, type):
+        name = task.loss.__name__
+        raise TaskError(
+            f"task {task.name}: loss is the class {name}, not a function",
+            remedy=f"Make one: loss={name}().",
+        )

@@ -108,13 +108,20 @@ class Trial:
         loss: Any = self.task.loss(self._forward(inputs), targets)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = (
-                f"a tensor of shape {tuple(loss.shape)}"
+                f"a tensor of shape {tuple(loss.shape)}, not one number"
                 if isinstance(loss, torch.Tensor)
-                else f"a {type(loss).__name__}"
+                else f"a {type(loss).__name__}, not a tensor"
             )
             raise TaskError(
-                f"task {self.task.name}: the loss gives {what}, not one number",
-                remedy="Return the mean over the batch, as a tensor.",
+                f"task {self.task.name}: the loss gives {what}",
+                remedy="Return the mean over the batch, as a tensor of one number.",
+            )
+        if not loss.requires_grad:
+            raise TaskError(
+                f"task {self.task.name}: the loss has no gradient to the model's "
+                "weights",
+                remedy="Take argmax, round, detach(), item() and no_grad() out of the "
+                "way from the weights to the loss.",
             )
         loss.backward()  # type: ignore[no-untyped-call]
 

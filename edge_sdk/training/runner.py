@@ -12,7 +12,7 @@ from typing_extensions import assert_never
 
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Mask, exact_counts, uniform
-from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.checkpoint import Progress, TaskProgress
@@ -93,7 +93,7 @@ class TaskRunner:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
-        model = task.model()
+        model = make_model(task, 0)
         check_model(model)
         self.layers = layers_of(model, task.dense_layers)
         self._ready = ReadyModel(task, self.layers, engine, activations)

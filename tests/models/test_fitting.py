@@ -164,6 +164,18 @@ TURNED_AWAY: dict[str, tuple[Callable[[], Task], str]] = {
         lambda: of(X, Y, loss=lambda o, t: F.cross_entropy(o, t, reduction="none")),
         r"a tensor of shape \(\d,\), not one number",
     ),
+    "a loss as a number": (
+        lambda: of(X, Y, loss=lambda o, t: F.cross_entropy(o, t).item()),
+        "loss gives a float, not a tensor",
+    ),
+    "a loss cut off": (
+        lambda: of(X, Y, loss=lambda o, t: F.cross_entropy(o, t).detach()),
+        "loss has no gradient",
+    ),
+    "a model that raises": (
+        lambda: of(X, Y, model=lambda: nn.Linear(6)),  # type: ignore[call-arg]
+        "making the model raised TypeError",
+    ),
     "no output": (lambda: of(X, Y, model=Nothing), "model puts out a NoneType"),
     "prepare of two": (
         lambda: of(X, Y, prepare=lambda x: (x, x)),

@@ -175,3 +175,15 @@ def test_a_factory_that_returns_no_module_is_a_task_error() -> None:
     task = replace(load_task("digits"), model=lambda: "a model")  # type: ignore[arg-type, return-value]
     with pytest.raises(TaskError, match="digits: model\\(\\) returned a str"):
         make_model(task, 0)
+
+
+def test_a_head_tied_to_an_embedding_is_kept_dense_as_the_message_says() -> None:
+    """Only the head's place can be named: an embedding is masked by nobody."""
+    model = nn.ModuleDict(
+        {"e": nn.Embedding(9, 4), "h": nn.Linear(4, 4), "o": nn.Linear(4, 9)}
+    )
+    model["o"].weight = model["e"].weight
+    with pytest.raises(TaskError, match="one weight has the names") as caught:
+        layers_of(model)
+    assert "frozenset({'o.weight'})" in caught.value.help
+    assert [s.name for s in layers_of(model, frozenset({"o.weight"}))] == ["h.weight"]

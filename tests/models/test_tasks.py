@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle  # noqa: TID251 - process pools send tasks this way
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,3 +186,29 @@ def test_blame_finds_a_line_where_all_code_is_installed(
     monkeypatch.syspath_prepend(str(place))
     with pytest.raises(TaskError, match=r"ValueError: .*installed_task\.py, line 6\)"):
         importlib.import_module("installed_task").read()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "remedy"),
+    [
+        ("model=nn.Linear(2, 2), loss=F.mse_loss", "model is a Linear", "lambda"),
+        (
+            "model=lambda: nn.Linear(2, 2), loss=nn.CrossEntropyLoss",
+            "loss is the class CrossEntropyLoss",
+            r"CrossEntropyLoss\(\)",
+        ),
+    ],
+)
+def test_a_model_made_already_and_a_loss_that_is_not_are_told(
+    changed: str, said: str, remedy: str, tmp_path: Path
+) -> None:
+    name = f"mistaken_{len(changed)}"
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\nfrom torch.nn import functional as F\n"
+        "from edge_sdk.tasks import Task\n"
+        "task = Task(name='own', train_data=str, eval_data=str, input_shape=(2,), "
+        f"{changed})\n"
+    )
+    with pytest.raises(TaskError, match=said) as caught:
+        load_task(f"{name}:task", beside=tmp_path)
+    assert re.search(remedy, caught.value.help)

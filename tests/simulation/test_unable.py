@@ -6,13 +6,31 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from coordinator.simulation.run import simulate
+from coordinator.simulation.settings import SimulationSettings, WarmUpSettings
+from coordinator.simulation.workers.interface import (
+    ChunkScore,
+    Engine,
+    EvaluationChunk,
+    TrainingJob,
+    engine_for,
+)
+from coordinator.simulation.workers.jobs import JobRunner
 from edge_sdk.datasets.partition import save_partition
-from edge_sdk.tasks import Examples
+from edge_sdk.errors import DataError, EdgeError, EngineError
+from edge_sdk.tasks import Examples, Task, load_task
+from edge_sdk.training.update import PackedUpdate
 
 TASK = """from functools import partial
 from torch import nn
@@ -67,3 +85,80 @@ def test_one_example_under_batch_norm_ends_no_run(tmp_path: Path, broker: str) -
     assert all(r["accepted"] == ["full", "odd"] for r in rounds if r["round"] > 1)
     assert "lone cannot train and is not asked again" in done.stderr
     assert "is batch norm, which cannot train on one example" in done.stderr
+
+
+def test_what_the_sparse_engine_refuses_only_in_a_pass_runs_masked() -> None:
+    """A linear layer over steps is traced, and met in three axes."""
+    task = Task(
+        name="steps",
+        model=lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5)),
+        loss=lambda outputs, aims: F.cross_entropy(outputs.transpose(1, 2), aims),
+        train_data=lambda _: some(2),
+        eval_data=lambda _: some(2),
+        input_shape=(3, 4),
+    )
+    assert engine_for(task, "auto") == "masked"
+    assert engine_for(replace(task, input_shape=(4,)), "auto") == "sparse"
+    with pytest.raises(EngineError, match="takes"):
+        engine_for(task, "sparse")
+
+
+VOID = """from functools import partial
+from torch import nn
+from torch.nn import functional as F
+from edge_sdk.tasks import Task
+from edge_sdk.datasets.partition import load_partition
+
+task = Task(name="void", model=lambda: nn.Linear(16, 4),
+            loss=partial(F.cross_entropy, ignore_index=0), train_data=load_partition,
+            eval_data=partial(load_partition, part="eval"), input_shape=(16,))
+"""
+
+
+class Here:
+    """A worker in this process."""
+
+    def __init__(self, task: Task, evaluation: Path, engine: Engine) -> None:
+        self.task = task
+        self.runner = JobRunner(task, task.read_eval(evaluation), engine)
+
+    def train(self, work: TrainingJob) -> Future[PackedUpdate]:
+        done: Future[PackedUpdate] = Future()
+        try:
+            examples = self.task.read_train(work.folder)
+            done.set_result(self.runner.train(work, examples))
+        except EdgeError as error:
+            done.set_exception(error)
+        return done
+
+    def score(self, chunk: EvaluationChunk) -> Future[ChunkScore]:
+        done: Future[ChunkScore] = Future()
+        done.set_result(self.runner.score(chunk))
+        return done
+
+
+@contextmanager
+def here(_: int, task: str, evaluation: Path, engine: Engine) -> Iterator[Here]:
+    yield Here(load_task(task), evaluation, engine)
+
+
+def test_a_device_whose_loss_is_not_finite_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a device's targets are all passed over, its loss is a mean of nothing."""
+    (tmp_path / "void_targets.py").write_text(VOID)
+    monkeypatch.syspath_prepend(tmp_path)
+    nothing = Examples(some(8).inputs, np.zeros(8, np.int64))
+    save_partition(tmp_path / "data/sound", some(40))
+    save_partition(tmp_path / "data/passed-over", nothing)
+    save_partition(tmp_path / "data/evaluation", some(30), part="eval")
+    settings = SimulationSettings(
+        task="void_targets:task",
+        folder=str(tmp_path / "data"),
+        densities=[0.4],
+        rounds=1,
+        cohort=2,
+        warm_up=WarmUpSettings(devices=1, epochs=1),
+    )
+    with pytest.raises(DataError, match="device passed-over: the training loss"):
+        simulate(tmp_path / "run", settings, worker_count=1, open_workers=here)

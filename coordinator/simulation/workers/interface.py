@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
-from edge_sdk.errors import EngineError, RunError, two_sentences
+import torch
+from torch import nn
+
+from edge_sdk.errors import EngineError, RunError, TaskError, two_sentences
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.sparse.select import draw
-from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.example_inputs import inputs_without_data
+from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.scoring import Tally
-from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.training.sparse.model import SparseModel, sparse_model
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import MaskRecipe
 
@@ -114,15 +118,35 @@ def engine_for(task: Task, wanted: Literal["auto", "sparse", "masked"]) -> Engin
     """
     if wanted == "masked":
         return "masked"
-    layers = layers_of(task.model(), task.dense_layers)
+    model = make_model(task, 0)
+    layers = layers_of(model, task.dense_layers)
     (counts,) = nested_counts(uniform(layers), layers, [DENSE]).values()
     try:
-        sparse_model(task.model(), draw(layers, counts, 0))
+        twin = sparse_model(model, draw(layers, counts, 0))
+        _check_runs(twin, task, model)
     except EngineError:
         if wanted == "sparse":
             raise
         return "masked"
     return "sparse"
+
+
+def _check_runs(twin: SparseModel, task: Task, model: nn.Module) -> None:
+    """One pass of what the model takes: some shapes are refused only then.
+
+    Raises:
+        EngineError: If the sparse engine cannot take them.
+    """
+    try:
+        some = inputs_without_data(
+            *(task.name, model, tuple(task.input_shape), 2),
+            stated=task.example_inputs,
+            prepare=task.prepare,
+        )
+    except TaskError:  # nothing is known of them; the examples will tell
+        return
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        twin.train(False)(some)  # noqa: FBT003 - as in torch
 
 
 def trained(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from coordinator.simulation.workers.interface import (
     DENSE,
     ChunkScore,
@@ -9,6 +12,7 @@ from coordinator.simulation.workers.interface import (
     EvaluationChunk,
     TrainingJob,
 )
+from edge_sdk.errors import DataError
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, Task
@@ -58,7 +62,10 @@ class JobRunner:
             self._runners[engine] = TaskRunner(self._task, examples, engine)
         runner = self._runners[engine]
         runner.examples = examples
-        with blamed(self._task.name, f"training on {work.folder.name}"):
+        with (
+            _named(work.folder.name),
+            blamed(self._task.name, f"training on {work.folder.name}"),
+        ):
             return runner.run(order, work.base, lambda: False, work.structure)
 
     def score(self, chunk: EvaluationChunk) -> ChunkScore:
@@ -91,3 +98,14 @@ class JobRunner:
         if self._engine == "sparse" and mask.density <= DENSE:
             return sparse_model(self._task.model(), mask)
         return masked_model(self._task.model(), mask)
+
+
+@contextmanager
+def _named(device: str) -> Iterator[None]:
+    """What is wrong with a device's examples or losses says whose they are."""
+    try:
+        yield
+    except DataError as error:
+        if device in str(error):
+            raise
+        raise DataError(f"device {device}: {error}", remedy=error.help) from error

@@ -34,11 +34,12 @@ _DATA_TRIAL = """
 import sys, pathlib
 from edge_sdk.errors import EdgeError
 from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.task import load_task
 beside, folder = map(pathlib.Path, sys.argv[2:])
 try:
     task = load_task(sys.argv[1], beside=beside)
-    check_model(task.model())
+    check_model(make_model(task, 0))
     found = task.read_train(folder)
 except EdgeError as error:
     sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
