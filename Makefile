@@ -58,7 +58,7 @@ fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, some minut
 	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1
 
 fuzz-native: $(VENV)/.dev   ## ten minutes of mutated native models under sanitizers, two cores
-	$(BIN)/python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
 
 bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs/scale.md
 	mkdir -p bench

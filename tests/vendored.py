@@ -12,6 +12,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from patience import patience
+
 VENDOR = Path(__file__).parents[1] / "coordinator/views/page/static/vendor"
 # Ours -> the package's.
 FILES = {
@@ -40,7 +42,7 @@ def package() -> bytes | None:
                 cwd=folder,
                 capture_output=True,
                 check=False,
-                timeout=120,
+                timeout=patience(120),
             )
         except (FileNotFoundError, subprocess.TimeoutExpired):
             return None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience
 
 from coordinator.broker.start import open_broker
 
@@ -24,11 +25,11 @@ Run = Callable[..., "subprocess.Popen[str]"]
 
 def finish(process: subprocess.Popen[str], seconds: float) -> str:
     try:
-        said, _ = process.communicate(timeout=seconds)
+        said, _ = process.communicate(timeout=patience(seconds))
     except subprocess.TimeoutExpired:
         process.kill()
         said, _ = process.communicate()
-        pytest.fail(f"not done within {seconds} s: {said[-2000:]}")
+        pytest.fail(f"not done within {seconds} s of an idle machine: {said[-2000:]}")
     assert process.returncode == 0, said[-3000:]
     return said
 

@@ -169,7 +169,7 @@ def test_in_512_mb_the_kernel_kills_femnist_trained_dense_and_not_sparse() -> No
         for density, engine in (("0.05", "sparse"), ("1.0", "masked")):
             trial = [sys.executable, str(BENCH), "--part", "trial", density, engine]
             done = subprocess.run(
-                inside(group, [*trial, "0"]), check=False, timeout=250
+                inside(group, [*trial, "0"]), check=False, timeout=patience(250)
             )
             ends.append(done.returncode)
     assert ends == [0, -9]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from patience import patience
 from torch import nn
 
 from edge_sdk.errors import TaskError
@@ -123,7 +124,7 @@ def test_counting_does_not_import_torchs_compiler() -> None:
         "workload_of(load_task('digits'), examples=8, epochs=1, batch=8); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=patience(120))
 
 
 class Words(nn.Module):

@@ -6,12 +6,15 @@ import struct
 import subprocess
 import threading
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from compiled import compiled
+from fuzz import native_fuzzer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -436,24 +439,45 @@ def program(folder: Path, machine: str, extra: tuple[str, ...]) -> Path:
     """The C example with the runtime's sources, as one executable."""
     compiler = find_compiler(machine)
     assert compiler is not None
-    calls, objects = commands(compiler, machine, folder, extra=extra)
-    for call in calls:
-        subprocess.run(call, check=True)
+
+    def make(into: Path) -> None:
+        for call in commands(compiler, machine, into, extra=extra)[0]:
+            subprocess.run(call, check=True)
+
+    # The calls without their folder: the flags of every object.
+    calls, objects = commands(compiler, machine, Path(), extra=extra)
+    flags = [word for call in calls for word in call]
+    kept = compiled(
+        f"runtime-{machine}", make, compiler=compiler, flags=flags, sources=[SOURCES]
+    )
+    return link(folder, machine, [kept / path.name for path in objects], extra)
+
+
+def link(
+    folder: Path, machine: str, objects: Iterable[Path], extra: tuple[str, ...]
+) -> Path:
+    """The C example with objects of the runtime, as one executable."""
+    compiler = find_compiler(machine)
+    assert compiler is not None
     example = SOURCES.parent / "examples" / "classify.c"
     call = [compiler, "-x", "c", *extra, f"-I{SOURCES}", "-c", str(example)]
     subprocess.run([*call, "-o", str(folder / "classify.o")], check=True)
     out = folder / "classify"
     parts = [*map(str, objects), str(folder / "classify.o")]
-    link = [compiler, *extra, *parts, "-lpthread", "-o", str(out)]
-    subprocess.run(link, check=True)
+    line = [compiler, *extra, *parts, "-lpthread", "-o", str(out)]
+    subprocess.run(line, check=True)
     return out
 
 
 def test_a_short_c_program_runs_the_model(built: Path, tmp_path: Path) -> None:
     """The C interface, from C, under the address and undefined-behaviour sanitizers."""
-    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     path, example = write_input(tmp_path)
-    tool = program(tmp_path, this_machine(), flags)
+    # The fuzzer's objects: it counts their basic blocks, this program does not.
+    trace = tmp_path / "trace.c"
+    trace.write_text("void __sanitizer_cov_trace_pc(void) {}\n")
+    subprocess.run(["cc", "-c", trace, "-o", tmp_path / "trace.o"], check=True)
+    objects = [*native_fuzzer.checked_runtime(), tmp_path / "trace.o"]
+    tool = link(tmp_path, this_machine(), objects, native_fuzzer.CHECKED)
     for isa in ISAS:
         done = subprocess.run(
             [tool, built, path], capture_output=True, text=True,

@@ -83,7 +83,7 @@ class Federation:
         self.processes[name].wait()
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
-        give_up = time.monotonic() + WAIT_S
+        give_up = time.monotonic() + patience(WAIT_S)
         while not until():
             if time.monotonic() > give_up:
                 pytest.fail(f"waited {WAIT_S:.0f} s for {what}\n{self.logs()}")
@@ -113,7 +113,7 @@ class Federation:
             if process.poll() is None:
                 process.terminate()
         for process in self.processes.values():
-            give_up = time.monotonic() + 15
+            give_up = time.monotonic() + patience(15)
             while process.poll() is None and time.monotonic() < give_up:
                 time.sleep(0.05)
             process.kill()
@@ -199,7 +199,7 @@ class Site:
         return path.read_text() if path.exists() else ""
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
-        give_up = time.monotonic() + WAIT_S
+        give_up = time.monotonic() + patience(WAIT_S)
         while not until():
             if time.monotonic() > give_up:
                 logs = "\n".join(
@@ -230,7 +230,7 @@ class Site:
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        give_up = time.monotonic() + 15
+        give_up = time.monotonic() + patience(15)
         for process in self.processes.values():
             while process.poll() is None and time.monotonic() < give_up:
                 time.sleep(0.05)

@@ -4,7 +4,7 @@
 (``native/mutate.h``) and repairs checksums; what it keeps is chosen by the basic blocks
 that were reached. Every mutant is opened and run on every kernel set of the machine.
 
-    python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
+    PYTHONPATH=tests python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compiled import compiled
 
 from edge_sdk.infer.build import SOURCES, commands
 from edge_sdk.kernels.build import find_compiler, this_machine
@@ -29,23 +30,45 @@ from export.native.program import Function, Kind, Operation, Program, Shape, Wei
 HERE = Path(__file__).resolve().parent / "native"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CHECKED = ("-O1", "-g1", *SANITIZERS)
+TRACED = (*CHECKED, "-fsanitize-coverage=trace-pc")
 
 
 def build(folder: Path) -> Path:
     """The fuzzer as one executable; of the runtime's code it counts basic blocks."""
-    compiler = find_compiler(this_machine())
-    assert compiler is not None
-    traced = (*CHECKED, "-fsanitize-coverage=trace-pc")
-    calls, objects = commands(compiler, this_machine(), folder, extra=traced)
-    own = folder / "fuzz.o"
+    compiler, own, out = _compiler(), folder / "fuzz.o", folder / "fuzz"
     plain = [compiler, "-std=c++17", *CHECKED, f"-I{SOURCES}", "-c"]
-    calls.append([*plain, str(HERE / "fuzz.cpp"), "-o", str(own)])
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(_compile, calls))
-    out = folder / "fuzz"
-    parts = [*map(str, objects), str(own)]
+    _compile([*plain, str(HERE / "fuzz.cpp"), "-o", str(own)])
+    parts = [*map(str, checked_runtime()), str(own)]
     _compile([compiler, *SANITIZERS, *parts, "-lpthread", "-o", str(out)])
     return out
+
+
+def checked_runtime() -> list[Path]:
+    """The runtime's objects under the sanitizers, compiled once per version.
+
+    They call ``__sanitizer_cov_trace_pc`` in every basic block.
+    """
+    compiler, machine = _compiler(), this_machine()
+
+    def make(folder: Path) -> None:
+        calls, _ = commands(compiler, machine, folder, extra=TRACED)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_compile, calls))
+
+    # The calls without their folder: the flags of every object.
+    calls, objects = commands(compiler, machine, Path(), extra=TRACED)
+    flags = [word for call in calls for word in call]
+    sources = [SOURCES]
+    kept = compiled(
+        "checked-runtime", make, compiler=compiler, flags=flags, sources=sources
+    )
+    return [kept / path.name for path in objects]
+
+
+def _compiler() -> str:
+    found = find_compiler(this_machine())
+    assert found is not None
+    return found
 
 
 def _compile(call: list[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 from coordinator.identity import listener as listener_module
 from coordinator.identity.listener import to_cut
@@ -330,7 +331,7 @@ class Slow(threading.Thread):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self.links: list[socket.socket] = []
         for _ in range(count):
-            raw = socket.create_connection(where, timeout=20)
+            raw = socket.create_connection(where, timeout=patience(20))
             self.links.append(context.wrap_socket(raw) if tls else raw)
         self.words = b"\x00\x00\x40\x00" if tls else b"\x16\x03\x01\x40\x00\x01"
         self.over = threading.Event()
@@ -364,7 +365,7 @@ def test_slow_links_shut_nobody_out_and_delay_no_end(site: Site, tls: bool) -> N
 
 def _is_over(link: socket.socket) -> bool:
     try:
-        link.settimeout(20)
+        link.settimeout(patience(20))
         return link.recv(1) == b""
     except OSError:
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from patience import patience
 
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import open_ledger
@@ -192,7 +193,7 @@ def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallor
     try:
         server.run()
         for thread in threads:
-            thread.join(timeout=20)
+            thread.join(timeout=patience(20))
         yield tmp_path, server, agents, mallory
     finally:
         for one in agents:

@@ -14,6 +14,7 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from patience import patience
 
 from coordinator.broker import watch as broker_watch
 from coordinator.broker.check import check_broker
@@ -237,7 +238,9 @@ def test_a_session_from_before_its_revocation_opens_nothing(site: Site) -> None:
     def connect(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
         connect_packet = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x0a\x00\x04evil"
         with (
-            socket.create_connection((address.host, address.port), timeout=5) as raw,
+            socket.create_connection(
+                (address.host, address.port), timeout=patience(5)
+            ) as raw,
             context.wrap_socket(
                 raw, server_hostname=address.host, session=session
             ) as link,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels import build as building
@@ -74,5 +75,7 @@ def test_the_build_file_needs_nothing_but_the_standard_library() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'edge_sdk')))"
     )
     subprocess.run(
-        [sys.executable, "-S", "-c", code, building.__file__], check=True, timeout=60
+        [sys.executable, "-S", "-c", code, building.__file__],
+        check=True,
+        timeout=patience(60),
     )

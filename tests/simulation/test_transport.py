@@ -16,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 from brokers import mosquitto
+from patience import patience
 
 from coordinator.broker.start import Broker, open_broker
 from coordinator.checkpoints.models import model_name
@@ -176,7 +177,7 @@ def test_nothing_is_left_on_the_broker_and_in_the_folder(
     link.subscribe("fl/#")
     link.publish("end", b"x", retain=True)
     link.subscribe("end")  # what is retained under fl comes before it
-    give_up = time.monotonic() + WAIT_S
+    give_up = time.monotonic() + patience(WAIT_S)
     while not any(d.topic == "end" for d in found) and time.monotonic() < give_up:
         time.sleep(0.02)
     link.publish("end", b"", retain=True)
@@ -259,7 +260,7 @@ def test_killed_with_a_broker_in_the_loop_it_goes_on_by_the_same_command(
         child = subprocess.Popen(
             command(run, *over), cwd=tmp_path, stderr=log, stdout=log
         )
-        give_up = time.monotonic() + WAIT_S
+        give_up = time.monotonic() + patience(WAIT_S)
         while len(read_records(run)) < 4 and time.monotonic() < give_up:
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)

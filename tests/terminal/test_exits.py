@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from edge_sdk import errors
 from edge_sdk.errors import EdgeError
@@ -70,7 +71,12 @@ def command(module: str, *arguments: object) -> list[str]:
 
 def ended(line: list[str], folder: Path) -> int:
     done = subprocess.run(
-        line, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        line,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience(120),
     )
     said = done.stdout + done.stderr
     if done.returncode not in (Exit.DONE, Exit.FOUND, Exit.USAGE):
@@ -116,17 +122,17 @@ def without_a_broker(folder: Path) -> int:
 def interrupted(folder: Path) -> int:
     # A shell starts what it puts into the background with SIGINT ignored.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    what = f"{heard}; pathlib.Path('here').touch(); time.sleep(60)"
+    what = f"{heard}; pathlib.Path('here').touch(); time.sleep(86400)"
     process = subprocess.Popen(
         profiled(folder, what), cwd=folder, stderr=subprocess.DEVNULL
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + patience(60)
     while not (folder / "here").exists():
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    return process.wait(60)
+    return process.wait(patience(60))
 
 
 def unread(folder: Path) -> int:
@@ -142,7 +148,7 @@ def unread(folder: Path) -> int:
     assert process.stderr is not None
     with process.stderr:
         assert process.stderr.read() == ""
-    return process.wait(60)
+    return process.wait(patience(60))
 
 
 WAYS: dict[Exit, Callable[[Path], int]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from past import Past
+from patience import patience
 
 from coordinator.page_access import token_of
 
@@ -50,7 +51,7 @@ class Page:
         """An answer whose body is still to be read; logged in unless cookie is None."""
         if cookie is not None:
             headers["cookie"] = f"flash-edge-{self.port}={cookie or self.token}"
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience(20))
         link.request("GET", f"/{path}", headers=headers)
         self._links.append(link)
         return link.getresponse()
@@ -66,7 +67,8 @@ class Page:
         for link in self._links:
             link.close()
         self.process.terminate()
-        sys.stdout.write(self.process.communicate(timeout=20)[1])  # shown on failure
+        said = self.process.communicate(timeout=patience(20))[1]
+        sys.stdout.write(said)  # shown on failure
 
 
 @pytest.fixture

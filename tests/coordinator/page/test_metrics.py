@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import patience
 from typer.testing import CliRunner
 
 from coordinator.cli import app
@@ -163,7 +164,7 @@ def tracking_server(tmp_path: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http, above
+        with urllib.request.urlopen(url, timeout=patience(5)) as answer:  # noqa: S310 - http, above
             return answer.status == 200
     except OSError:
         return False
