@@ -32,6 +32,7 @@ from edge_sdk.terminal import Json, look, on_stop, show, width
 __all__ = ["devices", "page", "rounds", "status"]
 
 LOOK_S = 0.5  # between two looks at the ledger
+PIPED = 80  # columns in a pipe: what is mailed or pasted is read by people
 
 
 def status(
@@ -53,8 +54,9 @@ def status(
         facts["open"] = facts["open"] | {"left_s": left}
     show(
         facts,
-        lambda: Group(render(_view(source), width()), troubles(facts)),
+        lambda: Group(render(_view(source), width(PIPED)), troubles(facts)),
         as_json=as_json,
+        columns=width(PIPED),
     )
 
 
@@ -73,15 +75,21 @@ def devices(
     source = RunSource(folder)
     if name is not None:
         facts = source.device(name)
-        show(facts, lambda: device_history(facts), as_json=as_json)
+        show(
+            facts,
+            lambda: device_history(facts),
+            as_json=as_json,
+            columns=width(PIPED),
+        )
         return
 
     def people() -> RenderableType:
         view = _view(source)
-        table = fleet_table(view.devices, view.scores, width())
-        return Group(table, reasons(view.devices, width()))
+        table = fleet_table(view.devices, view.scores, width(PIPED))
+        return Group(table, reasons(view.devices, width(PIPED)))
 
-    show(_facts(source, folder)["devices"], people, as_json=as_json)
+    found = _facts(source, folder)["devices"]
+    show(found, people, as_json=as_json, columns=width(PIPED))
 
 
 def rounds(

@@ -48,13 +48,20 @@ def at_terminal(remark: str) -> bool:
     return seen
 
 
-def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) -> None:
+def show(
+    facts: object,
+    people: Callable[[], RenderableType],
+    *,
+    as_json: bool,
+    columns: int | None = None,
+) -> None:
     """Prints facts.
 
     Args:
         facts: Plain values.
         people: The same for people, for rich to print.
         as_json: Whether to print the facts as JSON instead.
+        columns: How wide; None for `width()`.
     """
     if as_json:
         echo(to_json(facts, indent=2), json=True)
@@ -66,7 +73,8 @@ def show(facts: object, people: Callable[[], RenderableType], *, as_json: bool) 
         from rich.console import Console  # noqa: PLC0415 - late: completion is quick
 
         # No markup: brackets in what others say are brackets.
-        Console(width=width(), highlight=False, markup=False, emoji=False).print(found)
+        room = columns or width()
+        Console(width=room, highlight=False, markup=False, emoji=False).print(found)
 
 
 def tell(facts: object, remark: str, *, as_json: bool) -> None:
@@ -83,14 +91,14 @@ def tell(facts: object, remark: str, *, as_json: bool) -> None:
         say(remark)
 
 
-def width() -> int:
-    """Columns of the terminal that stdout is, or many where it is none.
+def width(piped: int = UNBOUNDED) -> int:
+    """Columns of the terminal that stdout is, or `piped` where it is none.
 
     ``COLUMNS`` wins, as with other programs.
     """
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return shutil.get_terminal_size((80, 24)).columns
-    return UNBOUNDED
+    return piped
 
 
 def exit_codes(*, as_json: Json = False) -> None:

@@ -88,6 +88,82 @@ def test_no_command_ends_as_a_bug_does(words: tuple[str, ...], folder: Path) -> 
     assert err.isascii()
 
 
+EACH = """
+import sys
+sys.dont_write_bytecode = True
+from importlib import import_module
+from pathlib import Path
+for line in Path(sys.argv[1]).read_bytes().decode("utf-8").splitlines():
+    program, *words = line.split("|")
+    sys.argv = [program, *words]
+    try:
+        code = import_module(program).main()
+    except SystemExit as ended:
+        code = ended.code
+    for stream in sys.stdout, sys.stderr:
+        stream.flush()
+    print("ended", code or 0, *words[:1], file=sys.stderr, flush=True)
+"""
+REST: tuple[tuple[str, ...], ...] = (
+    ("edge_sdk.cli", "profile", "büro.toml"),
+    ("edge_sdk.cli", "profile", "gerät.toml"),
+    ("edge_sdk.cli", "enroll", "FLASH-büro"),
+    ("edge_sdk.cli", "enroll", "--token-file", "schlüssel"),
+    ("edge_sdk.cli", "model", "status", "modelle-東"),
+    ("edge_sdk.cli", "model", "switch", "modelle-東", "bündel"),
+    ("edge_sdk.cli", "model", "rollback", "modelle-東"),
+    ("edge_sdk.cli", "infer", "bündel", "--input", "dätä.npy"),
+    ("edge_sdk.cli", "service", "show", "gerät.toml"),
+    (RUN, "resume", "büro"),
+    (RUN, "resume", "run"),
+    (RUN, "rounds", "run"),
+    (RUN, "rounds", "büro"),
+    (RUN, "logs", "run"),
+    (RUN, "logs", "büro"),
+    (RUN, "report", "run"),
+    (RUN, "revoke", "run", "gerät"),
+    (RUN, "rotate", "büro"),
+    (RUN, "deliver", "run", "bündel"),
+    (RUN, "stop", "büro"),
+    (RUN, "page", "büro", "--address"),
+    (RUN, "track", "büro", "--to", "tensorboard"),
+    (RUN, "plot", "bilder-東", "büro"),
+    ("export.cli", "verify", "büro.onnx"),
+    ("export.cli", "bundle", "büro.safetensors", "--out", "bündel"),
+    ("export.cli", "bench", "bündel"),
+)
+
+
+def test_the_rest_of_the_commands_end_in_words_too(folder: Path) -> None:
+    """In one process, as each would spend its seconds on the same imports."""
+    (folder / "run").mkdir()
+    (folder / "run" / "run.toml").write_text(
+        'federation = "home"\ntask = "digits"\nevaluation = "dätä"\n'
+        "densities = [0.5]\nrounds = 1\nwait_for = 1\n",
+        encoding="utf-8",
+    )
+    (folder / "gerät.toml").write_text(
+        'name = "pi-1"\nfederation = "home"\nbroker = "mqtt://127.0.0.1:1"\n'
+        'task = "büro:task"\ndata = "dätä"\nstate = "zustand-東"\n'
+        'models = "modelle-東"\n',
+        encoding="utf-8",
+    )
+    (folder / "schlüssel").write_text("FLASH-東", encoding="utf-8")
+    lines = "\n".join("|".join(words) for words in REST)
+    (folder / "lines").write_text(lines, encoding="utf-8")
+    (folder / "each.py").write_text(EACH, encoding="utf-8")
+    code, out, err = command("each", "lines", cwd=folder)
+    assert code == 0, err
+    assert b"Traceback" not in err
+    assert out.isascii()
+    assert err.isascii()
+    ended = [line.split() for line in err.decode().splitlines()]
+    codes = [int(words[1]) for words in ended if words[:1] == ["ended"]]
+    assert len(codes) == len(REST), err
+    for words, one in zip(REST, codes, strict=True):
+        assert one not in (Exit.BUG, Exit.USAGE), (words, err)
+
+
 def test_json_in_ascii_means_the_same() -> None:
     text = json.dumps({"büro": "東\U0001f600\n"}, ensure_ascii=False)
     assert json.loads(in_ascii(text)) == json.loads(text)

@@ -58,10 +58,10 @@ def past(tmp_path: Path) -> Iterator[Past]:
     found.ledger.close()
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "coordinator.cli", *map(str, arguments)],
-        env={k: v for k, v in os.environ.items() if k != "COLUMNS"},
+        env={k: v for k, v in os.environ.items() if k != "COLUMNS"} | more,
         capture_output=True,
         text=True,
         check=False,
@@ -99,11 +99,34 @@ def test_a_wide_terminal_says_why_beside_each_device(past: Past) -> None:
     assert "because <b>more</b> is slow" in line
 
 
-def test_a_pipe_gets_whole_lines_without_colours(past: Past) -> None:
-    done = run("status", past.folder)
-    assert "\x1b" not in done.stdout
-    (line,) = [x for x in done.stdout.splitlines() if x.startswith("pi-0003 ")]
-    assert r"paused: outside 22:00-06:00\x1b[2J [caps]" in line
+@pytest.mark.parametrize("verb", ["status", "devices"])
+@pytest.mark.parametrize("columns", [None, 60, 200])
+def test_a_pipe_gets_80_columns_or_what_columns_says_and_no_colours(
+    past: Past, verb: str, columns: int | None
+) -> None:
+    more = {} if columns is None else {"COLUMNS": str(columns)}
+    out = run(verb, past.folder, **more).stdout
+    assert "\x1b" not in out
+    assert max(map(cell_len, out.splitlines())) <= (columns or 80)
+    assert sum(line.startswith("pi-0") for line in out.splitlines()) >= 5
+    assert r"paused: outside 22:00-06:00\x1b[2J [caps]" in " ".join(out.split())
+    assert "because <b>more</b> is slow" in " ".join(out.split())
+
+
+def test_one_devices_profile_is_a_value_a_line_and_its_rounds_a_table(
+    past: Past,
+) -> None:
+    facts = json.loads(run("devices", past.folder, "pi-0001", "--json").stdout)
+    out = run("devices", past.folder, "pi-0001").stdout
+    lines = out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[0].startswith("pi-0001: ")
+    assert "its norm is not finite" in " ".join(out.split())
+    start = lines.index("profile") + 1
+    head = next(i for i, line in enumerate(lines) if line.split()[:1] == ["round"])
+    values = [line.strip().split(maxsplit=1) for line in lines[start:head]]
+    assert values == [[str(key), str(value)] for key, value in facts["profile"]]
+    assert len(lines) - head - 1 >= len(facts["tasks"])
 
 
 def test_what_a_device_says_cannot_move_the_cursor(past: Past) -> None:

@@ -91,7 +91,7 @@ def fleet_table(
 
 
 def reasons(devices: Sequence[DeviceView], width: int) -> Group:
-    """Why each device has its density, a line for all that share a reason.
+    """Who pauses and why, and why each device has its density, grouped by reason.
 
     Nothing where the table has a column for it.
     """
@@ -102,7 +102,9 @@ def reasons(devices: Sequence[DeviceView], width: int) -> Group:
         why = "; ".join(filter(None, (device.why, device.pace)))
         if why:
             groups.setdefault((_density(device.density), why), []).append(device.name)
+    notes = [f"{d.name} paused: {d.note}" for d in devices if d.online and d.note]
     return Group(
+        *(Text(plain(note), style="magenta", overflow="fold") for note in notes),
         *(
             Text(
                 plain(f"{density}  {_names(names)}: {why}"),
@@ -110,7 +112,7 @@ def reasons(devices: Sequence[DeviceView], width: int) -> Group:
                 overflow="fold",
             )
             for (density, why), names in groups.items()
-        )
+        ),
     )
 
 
