@@ -100,12 +100,14 @@ class VirtualWork:
 
     def __init__(self, device: Device) -> None:
         self._device, self.progress, self.told_at = device, 0, 0.0
+        self.first_progress = 0  # 1000: as an agent that has not forgotten the last
         self.ends: float | None = None
         self._order: TaskOrder | None = None
 
     def start(self, order: TaskOrder, blobs: list[bytes]) -> None:
         device = self._device
         self._order, self._base = order, blobs[0]
+        self.progress = self.first_progress
         self._began = device.clock()
         self.ends = self._began + device.takes(order)
         device.trained.append(order.round_no)

@@ -242,17 +242,20 @@ class Advance:
 def advanced(before: Advance | None, share: float, at_s: float) -> Advance:
     """What is known of a device's pace after another word of it.
 
-    Who says less than before has begun anew; who says the same has not advanced.
+    Who says less than before has begun anew since then: a start, or a first word that
+    was still of the last round. Who says the same has not advanced.
 
     Example:
         >>> first = advanced(None, 0.1, 20.0)
         >>> first.end_s(), advanced(first, 0.3, 50.0).end_s()
         (200.0, 155.0)
+        >>> advanced(Advance(1.0, 1.0), 0.1, 16.0).end_s()
+        151.0
     """
     if before is None:
         return Advance(share, at_s)
     if share < before.share:
-        return Advance(share, at_s, share, at_s)
+        return Advance(share, at_s, 0.0, before.at_s, at_s - before.at_s)
     if share == before.share:
         return before
     # Its pace is that since its first word: a base had to be fetched before that.

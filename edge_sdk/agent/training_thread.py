@@ -81,6 +81,7 @@ class TrainingThread:
         """Begins a task; `PackedUpdate` or `Broke` follows, unless it is cancelled."""
         cancel, (base, *structure) = threading.Event(), blobs
         self._cancel, before = cancel, self._thread
+        self.progress = 0  # that of the last task would read as all but done
 
         def work() -> None:
             if before is not None:  # a halted task may still be in its last step,
@@ -123,7 +124,12 @@ class TrainingThread:
             stop = self._warden.between_steps(
                 cancel.is_set, self._moved_today, self._put
             )
-        return counted(stop, steps_of(order.training, self._examples), self._count)
+
+        def count(permille: int) -> None:
+            if not cancel.is_set():  # a halted task may still be in its last step
+                self._count(permille)
+
+        return counted(stop, steps_of(order.training, self._examples), count)
 
     def _count(self, permille: int) -> None:
         """Called by the training thread before each step."""

@@ -341,3 +341,19 @@ def test_where_all_pause_the_run_says_who(house: Make) -> None:
     say(Wait(3_600_000, "hot"))
     here.turn()
     assert here.coordinator.server._phase == "waiting for devices; they pause: px"
+
+
+@pytest.mark.parametrize("stale", [0, 1000])
+def test_rounds_far_slower_than_the_profiles_are_waited_for_not_aborted(
+    house: Make, stale: int
+) -> None:
+    """Also where the first word of a round still says how far the last one was."""
+    here = house(algorithm="erk", rounds=4, wait_for=3)
+    for place in range(3):
+        here.join(f"pi-{place}", takes=lambda _: 200.0)
+
+    for device in here.devices.values():
+        device.work.first_progress = stale
+    here.run()
+    phases = [r.phase.value for r in here.coordinator.ledger.rounds()]
+    assert phases == ["done"] * 4, here.state()

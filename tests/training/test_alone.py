@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,3 +109,33 @@ def test_the_device_says_whether_it_lasts(error: Exception, lasting: bool) -> No
     (fail,) = [e.message for e in effects if hasattr(e, "message")]
     assert unpack(pack(fail), Fail) == fail
     assert (fail.lasting is True) == lasting
+
+
+def test_a_task_begins_at_nothing_and_a_halted_one_counts_no_more() -> None:
+    """What the last one had done would read as all but done: no deadline waits."""
+    asked: list[Callable[[], bool]] = []
+    said = threading.Event()
+
+    class Runner:
+        engine, engines = "masked", ("masked",)
+
+        def run(self, _order: object, _base: object, stop: Callable[[], bool]) -> Any:
+            asked.append(stop)
+            if len(asked) == 1:
+                stop(), stop()
+            raise EngineError("no")
+
+    def put(_: object) -> None:
+        said.set()
+
+    work = TrainingThread(Runner(), 64, None, lambda: 0, put, lambda: None, lambda: 0.0)
+    work.start(order(Frozen()), [BASE])
+    assert said.wait(60)
+    assert work.progress == 125
+    work.cancel()
+    said.clear()
+    work.start(order(Frozen()), [BASE])
+    assert said.wait(60)
+    assert work.progress == 0
+    assert asked[0]()  # the last step of the first
+    assert work.progress == 0
