@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiled import compiled
 from fuzz import native_fuzzer
 from fuzz.flsp_patch import patched
 
+from edge_sdk.infer import build as infer_build
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import write
 from export.native.program import Kind, Operation, Program, Shape, Weight
@@ -28,8 +30,15 @@ SECONDS = float(os.environ.get("FLASH_EDGE_FUZZ_SECONDS", "60"))
 
 
 @pytest.fixture(scope="module")
-def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return native_fuzzer.build(tmp_path_factory.mktemp("fuzz"))
+def tool() -> Path:
+    compiler = find_compiler(this_machine())
+    assert compiler is not None
+    own = [native_fuzzer.HERE, Path(native_fuzzer.__file__), Path(infer_build.__file__)]
+    sources = [infer_build.SOURCES, *own]
+    made = compiled(
+        "fuzzer", native_fuzzer.build, compiler=compiler, flags=(), sources=sources
+    )
+    return made / "fuzz"
 
 
 @pytest.mark.slow
