@@ -17,7 +17,7 @@ from edge_sdk.datasets.files import write_file
 from edge_sdk.errors import DataError
 from edge_sdk.tasks.task import Examples
 
-__all__ = ["by_group", "lda", "load_partition", "save_partition"]
+__all__ = ["Part", "by_group", "lda", "load_partition", "save_partition"]
 
 Index: TypeAlias = NDArray[np.int64]
 Part: TypeAlias = Literal["train", "eval"]
