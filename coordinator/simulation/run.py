@@ -168,7 +168,11 @@ def _check_same(
     ]
     # The folder says where the examples lie: a run that was moved, or copied together
     # with them, goes on.
-    if bool(before.folder) != bool(settings.folder):
+    # Another name beside the old one, which is still there, is other examples.
+    old, new = Path(before.folder), Path(settings.folder)
+    if bool(before.folder) != bool(settings.folder) or (
+        old.name != new.name and old.is_dir()
+    ):
         differ.append("folder")
     if differ:
         raise StateError(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from torch import nn
@@ -28,7 +29,7 @@ from coordinator.simulation.workers.interface import (
 )
 from coordinator.simulation.workers.jobs import JobRunner
 from edge_sdk.datasets.partition import save_partition
-from edge_sdk.errors import DataError, EdgeError, EngineError
+from edge_sdk.errors import DataError, EdgeError, EngineError, StateError
 from edge_sdk.tasks import Examples, Task, load_task
 from edge_sdk.training.update import PackedUpdate
 
@@ -162,3 +163,20 @@ def test_a_device_whose_loss_is_not_finite_is_named(
     )
     with pytest.raises(DataError, match="device passed-over: the training loss"):
         simulate(tmp_path / "run", settings, worker_count=1, open_workers=here)
+
+
+def test_other_examples_beside_the_old_ones_are_another_run(tmp_path: Path) -> None:
+    """Else the finished run's figures are printed for examples it never saw."""
+    run, first, second = (tmp_path / n for n in ("run", "first", "second"))
+    run.mkdir()
+    first.mkdir()
+    settings = SimulationSettings(
+        task="digits", folder=str(first), densities=[0.4], rounds=1, engine="masked"
+    )
+    (run / "settings.json").write_bytes(msgspec.json.encode(settings))
+    other = msgspec.structs.replace(settings, folder=str(second))
+    with pytest.raises(StateError, match="other settings: folder"):
+        simulate(run, other, worker_count=1, open_workers=here)
+    first.rename(second)  # renamed: the same examples, and only they are missing now
+    with pytest.raises(DataError, match="not a folder of devices"):
+        simulate(run, other, worker_count=1, open_workers=here)
