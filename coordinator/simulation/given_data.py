@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from edge_sdk.datasets.partition import Part, load_partition, save_partition
+from edge_sdk.datasets.partition import load_partition, save_partition
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER
 from edge_sdk.errors import DataError, StateError, disk_remedy
 from edge_sdk.private_files import make_private
@@ -79,7 +80,9 @@ def write_examples(
     return data
 
 
-def _write(run: Path, folder: Path, examples: Examples, part: Part) -> None:
+def _write(
+    run: Path, folder: Path, examples: Examples, part: Literal["train", "eval"]
+) -> None:
     if not (folder / f"{part}.npz").exists():
         save_partition(folder, examples, part=part)
         return
