@@ -90,7 +90,7 @@ class Drift:
 def drift_of(
     device: str, *, predicted_s: float, observed_s: float, rounds: int
 ) -> Drift | None:
-    """Whether a device should be profiled again; None while its profile holds.
+    """Decide if a device should be profiled again; None while its profile holds.
 
     Args:
         device: Its name.

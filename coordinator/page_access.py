@@ -1,4 +1,4 @@
-"""Where a page is served and what opens it: its address and its token."""
+"""Address and token of the web page."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def parse_page(address: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
+    """Return whether only this machine reaches an address.
 
     Example:
         >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")

@@ -15,7 +15,7 @@ __all__ = ["Bucket", "Buckets", "Rate", "Seldom"]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What is allowed: `burst` at once, and then `per_s` a second.
+    """Rate limit: `burst` at once, and then `per_s` a second.
 
     Attributes:
         per_s: Tokens that come back in a second; above 0.
@@ -78,7 +78,7 @@ class Buckets:
         return len(self._kept)
 
     def take(self, key: Hashable, rate: Rate, now: float, cost: float = 1.0) -> bool:
-        """Whether a key's bucket holds enough; it is taken then.
+        """Take tokens from a key's bucket; return whether it held enough.
 
         Args:
             key: Whose bucket; one key always has the same rate.
@@ -106,7 +106,7 @@ class Seldom:
         self._said: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
     def say(self, key: Hashable, now: float) -> int | None:
-        """How often it was kept quiet since it was said; None: keep quiet now, too.
+        """Count what was kept back since the last time; None to keep this back, too.
 
         Example:
             >>> seldom = Seldom(60.0)

@@ -94,7 +94,7 @@ class WarmUpSettings(
 class CodecSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """How values travel; a device that does not know a codec gets a more exact one.
+    """Codecs of values; a device that does not know one gets a more exact one.
 
     Attributes:
         up: Of the updates.
@@ -110,7 +110,7 @@ class CodecSettings(
 class GateSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """How much one device may count.
+    """Bounds on what one device contributes to a round.
 
     Attributes:
         clip: An update's norm may be so many times the median of this round's and the

@@ -1,4 +1,4 @@
-"""What a board can afford: profiles, the catalogue of boards, the cost model."""
+"""Profiles of boards: the schema, the catalogue of boards, the cost model."""
 
 from device_profiles.budget import Choice, largest_density
 from device_profiles.catalog import boards, load_board, load_profile

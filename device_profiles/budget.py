@@ -1,4 +1,4 @@
-"""Which density a board can afford inside a round's budget, and why in words."""
+"""Choice of the density that a board can afford in a round's budget, with reasons."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _steps_within(cost: Cost, steps: int, budget_s: float) -> int:
 
 
 def _lacks(cost: Cost, profile: DeviceProfile, budget_s: float) -> list[str]:
-    """What is missing, in words: need, unit, have."""
+    """Resources that are short, in words: need, unit, have."""
     caps = profile.caps
     wanted: list[tuple[float | None, str, float | None]] = [
         (cost.peak_mib, "MiB", _ram_mib(profile)),

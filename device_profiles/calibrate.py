@@ -31,7 +31,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one training step asked, and the seconds it took.
+    """Work of one training step, and the seconds it took.
 
     Raises:
         ProfileError: A time that cannot be.

@@ -1,4 +1,4 @@
-"""What training holds in memory at its peak, by engine."""
+"""Peak memory of training, by engine."""
 
 from __future__ import annotations
 

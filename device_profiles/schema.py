@@ -57,7 +57,7 @@ def _refuse_impossible(struct: msgspec.Struct) -> None:
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a profile's numbers come from.
+    """Origin of a profile's numbers.
 
     Attributes:
         kind: ``measured`` on the board itself, or ``estimate`` before one is at hand.
@@ -73,7 +73,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an owner allows of what a board could do; None is no cap.
+    """Limits that an owner sets on a board's use; None is no limit.
 
     Attributes:
         ram_mib: Most memory the agent may hold.
@@ -126,7 +126,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class DeviceProfile(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """What one board can afford. Rates are the whole board's, sustained.
+    """Abilities of one board. Rates are the whole board's, sustained.
 
     Attributes:
         board: Name of the board, as in the catalogue or as it calls itself.

@@ -1,4 +1,4 @@
-"""What the training steps of a workload ask of a processor, and how long that takes."""
+"""Time of a workload's training steps on a processor, from what they ask of it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ __all__ = ["meant"]
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """What to add to "there is no such name": the close ones as a question, or nothing.
+    """A question that names the close names, to add to "there is no such name"; or "".
 
     Example:
         >>> meant("flahs", ["flash", "fedavg"]), meant("xyz", ["flash"])

@@ -1,4 +1,4 @@
-"""How this device reaches its broker, and as whom: from its settings and identity."""
+"""Broker address and identity of this device, from its settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tls_of(settings: DeviceSettings) -> Tls | None:
 
 
 def access_of(settings: DeviceSettings) -> tuple[Address, DeviceFolder | None]:
-    """Where the broker is, and the identity; None where nobody else can listen.
+    """The broker's address and the identity; None for a broker on this machine.
 
     Raises:
         BrokerError: If the broker's URL cannot be read.

@@ -1,4 +1,4 @@
-"""How every child process with this interpreter is started: isolated, in one place.
+"""Start of every child process with this interpreter, isolated from the folder.
 
 ``python -m`` and ``python -c`` look for every module in the current folder first, so a
 `psutil.py` or `typing.py` that lies there would be executed in the place of the true
@@ -49,7 +49,7 @@ def standalone(script: Path | str, *arguments: str) -> list[str]:
 
 
 def beside(program: str) -> Path:
-    """Where an installation has a program, beside its interpreter."""
+    """Path of an installed program: in the folder of its interpreter."""
     return Path(sys.executable).with_name(program)
 
 

@@ -67,7 +67,7 @@ class EdgeError(Exception):
 
 
 def two_sentences(what: object, remedy: str) -> str:
-    """What happened and what to do about it, where one text has to hold both.
+    """Join an error and its remedy, where one text has to hold both.
 
     Args:
         what: An error, or its words, with or without a full stop.
@@ -210,7 +210,7 @@ _DISK = {
 
 
 def disk_remedy(error: OSError) -> str:
-    """What helps against what a file system said: room, a mode, another disk.
+    """The remedy against an error of the file system: room, a mode, another disk.
 
     Args:
         error: As the system raised it; its number decides.

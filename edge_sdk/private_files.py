@@ -23,7 +23,7 @@ OTHERS = 0o077  # what group and others may do
 
 
 def keep_private(folder: Path, own: Iterable[str], *, shut: bool = True) -> None:
-    """What this process makes from now on is its user's; so is what lies there already.
+    """Make a folder and all that it holds readable by this process's user alone.
 
     One line says so if anything could be read by others. What cannot be changed, as on
     a disk without modes, is said, too. What is another user's is left to him.

@@ -166,7 +166,7 @@ def with_key(text: str, key: str, value: str) -> str:
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file says, as plain values.
+    """Content of a TOML file, as plain values.
 
     Raises:
         SettingsError: If the file is missing or is not TOML.
@@ -207,7 +207,7 @@ def numbers_in(value: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def no_number(value: float) -> str:
-    """Why a number can be none of a setting's; empty if it can.
+    """The reason why a number cannot be a setting's value; empty if it can.
 
     What has no place in 64 bits goes into no message, no database and no array.
 

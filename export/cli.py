@@ -52,7 +52,7 @@ Growth = Annotated[
 
 
 def format_names(begun: str) -> list[str]:
-    """What a shell offers for a format after Tab."""
+    """Completions of a format's name for the shell."""
     from export.targets.table import TARGETS  # noqa: PLC0415 - imports onnx
 
     return [name for name in TARGETS if name.startswith(begun)]

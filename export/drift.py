@@ -1,4 +1,4 @@
-"""How far a rounded format may be from the exact model: by what its outputs mean.
+"""Permitted drift of a rounded format, by what the model's outputs mean.
 
 | outputs | decides |
 |---|---|
@@ -41,7 +41,7 @@ Array = NDArray[np.float32]
 
 
 def measure_for(source: Source, evaluation: Inputs) -> Measure:
-    """What the source's outputs mean on these examples."""
+    """Measure of the source's outputs on these examples."""
     if source.contract is None or evaluation.raw is None or evaluation.read is None:
         return VALUES
     return measure_of(source.contract, evaluation.read)

@@ -1,4 +1,4 @@
-"""Which optional packages the export needs, asked for only when it starts."""
+"""Optional packages that the export needs, imported only when it starts."""
 
 from __future__ import annotations
 

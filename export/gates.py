@@ -199,7 +199,7 @@ def _mask(
 
 
 def _quantised(layer: str) -> tuple[str, str]:
-    """What the int8 weight of a layer is called by onnxruntime's quantiser."""
+    """Names that onnxruntime's quantiser gives to the int8 weight of a layer."""
     return f"{layer}_quantized", f"{layer}{TRANSPOSED}_quantized"
 
 

@@ -75,7 +75,7 @@ def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:
-    """How many nodes there are of each operator, ``domain:Op``, sorted by name."""
+    """Number of nodes of each operator, ``domain:Op``, sorted by name."""
     counts: dict[str, int] = defaultdict(int)
     for node in model.graph.node:
         counts[f"{node.domain or 'ai.onnx'}:{node.op_type}"] += 1

@@ -160,7 +160,7 @@ def _optimise(program: torch.onnx.ONNXProgram, names: Container[str]) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why the exporter failed, in one line: the first cause, and the person's line.
+    """The reason why the exporter failed, in a line: first cause, the user's line.
 
     What the exporter itself says is which of its steps failed; it chains the reason.
     """

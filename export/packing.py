@@ -1,4 +1,4 @@
-"""How a sparse tensor is stored in plain ONNX: gaps, nibbles, bitmask or dense.
+"""Storage of a sparse tensor in plain ONNX: gaps, nibbles, bitmask or dense.
 
 onnxruntime computes the nodes once, when it loads the model. Only operators that it
 folds are used (not NonZero, not Compress: the weight would be rebuilt on every run),

@@ -1,4 +1,4 @@
-"""What an app must do to an example before the model: found out, not trusted."""
+"""Preprocessing that an app must do before the model: measured, not trusted."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What is exported: a module in evaluation mode, its mask, and what to call it.
+    """The model to export: a module in evaluation mode, its mask, its names.
 
     Attributes:
         model: The module; weights off the mask are exactly 0.
@@ -160,7 +160,7 @@ class Source:
         return Inputs(batch, targets.numpy(), origin, chosen.inputs, examples)
 
     def meaning(self, data: Path | None) -> dict[str, Any]:
-        """What the outputs are, for whoever shows them: kind and threshold.
+        """Meaning of the outputs, for whoever shows them: kind and threshold.
 
         From the task's examples, else from its loss and the outputs' shape; a module
         without a task has classes if it has labels.

@@ -1,4 +1,4 @@
-"""What an export is and what was measured about it, as frozen values."""
+"""Report of an export and of its measurements, as frozen values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Accuracy", "Drift", "Findings", "Parity", "Report"]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the outputs are from torch's.
+    """Distance of the outputs from torch's.
 
     Attributes:
         examples: Number of inputs compared.
@@ -58,7 +58,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the outputs of a lossy format are from the exact model's.
+    """Distance of a lossy format's outputs from the exact model's.
 
     Attributes:
         examples: Number of inputs compared.
@@ -88,7 +88,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the gates found; every one of them passed.
+    """Results of the gates; every one of them passed.
 
     Attributes:
         checker: Whether ``onnx.checker`` ran in full (it cannot read other formats).
@@ -158,7 +158,7 @@ class Report:
 
     @property
     def size_ratio(self) -> float:
-        """How many times smaller than dense fp32 ONNX."""
+        """Size of dense fp32 ONNX over this file's."""
         return self.dense_bytes / self.file_bytes if self.file_bytes else 0.0
 
     def to_json(self) -> str:

@@ -24,7 +24,7 @@ _DENSE = "dense onnxruntime"
 
 @dataclass(frozen=True)
 class Timing:
-    """What one process measured of one model, batch 1.
+    """Measurements of one model in one process, batch 1.
 
     Attributes:
         name: Format, or "dense onnxruntime" for the reference.

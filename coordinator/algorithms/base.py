@@ -62,7 +62,7 @@ ANYONE = ""  # in `MaskFamily.own`: the mask of devices that have none of their 
 
 @dataclass(frozen=True, slots=True)
 class RoundContext:
-    """Where in its run an order stands.
+    """Position of an order in its run.
 
     Attributes:
         round_no: 1, 2, ...
@@ -88,7 +88,7 @@ def as_initialised(
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How a federation trains.
+    """A federated algorithm: a frozen value of seven slots and a name.
 
     Attributes:
         name: Its name in settings and results.
@@ -112,7 +112,7 @@ class Algorithm:
 
     @property
     def warms_up(self) -> bool:
-        """Whether devices have to do something before the first masks."""
+        """True if devices have to do something before the first masks."""
         return isinstance(self.evidence, LayerSensitivity | Saliency | Trained)
 
 
@@ -154,12 +154,12 @@ class MaskFamily:
         return {d: dict(mask.counts) for d, mask in self.masks.items()}
 
     def of(self, device: str, density: float) -> Mask:
-        """What a device of this density trains on."""
+        """Mask that a device of this density trains on."""
         mine = self.own.get(device) or self.own.get(ANYONE)
         return mine or self.masks[density]
 
     def drawn(self, mask: Mask) -> bool:
-        """Whether seed and counts give this mask, so that nothing has to travel.
+        """Return whether seed and counts give this mask: then no structure is sent.
 
         A mask that keeps everything is the same whatever the seed.
         """
@@ -169,7 +169,7 @@ class MaskFamily:
         return self.seed is not None and mine
 
     def recipe(self, mask: Mask, structure: Manifest | None = None) -> MaskRecipe:
-        """What a device needs to have one of the masks.
+        """Recipe from which a device makes one of the family's masks.
 
         Args:
             mask: One of the family's.

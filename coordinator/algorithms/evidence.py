@@ -1,4 +1,4 @@
-"""What a warm-up is asked for, and what it found."""
+"""Evidence that a warm-up is asked for, and its result."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Evidence: TypeAlias = LayerSensitivity | Replay | Saliency | Trained
 
 @dataclass(frozen=True, eq=False)
 class WarmUpResult:
-    """What a warm-up found, averaged over its devices.
+    """Result of a warm-up, averaged over its devices.
 
     Attributes:
         kept: Weight name to mean kept count.

@@ -1,4 +1,4 @@
-"""Which algorithm is meant: one of the table, ``module:object``, or a value itself."""
+"""Load an algorithm: a name of the table, ``module:object``, or a value itself."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
 
 
 def name_of(algorithm: Algorithm) -> str:
-    """How settings name it: as it says, with what differs from that of the table.
+    """Name of an algorithm in settings, with what differs from the table's.
 
     Example:
         >>> from coordinator.algorithms.methods.flash import spdst

@@ -70,11 +70,11 @@ def _wrong_round(
 
 
 class _Nothing:
-    """What a slot gave that gave None."""
+    """Stand-in for the result of a slot that returned None."""
 
 
 def _given(slot: Callable[..., Any], *arguments: Any) -> Any:
-    """What a slot gives; None where it raises."""
+    """Result of a slot's trial call; None where it raises."""
     try:
         found = slot(*arguments)
     except Exception:  # noqa: BLE001 - it may be right on the run's own model

@@ -1,4 +1,4 @@
-"""How a broker of our own is started: which program, as whom, with what."""
+"""Command line of a broker of our own: program, user, configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OwnKind: TypeAlias = Literal["mosquitto", "embedded"]
 
 
 class Command:
-    """How to start one kind of broker of our own, and where it writes.
+    """Command that starts one kind of broker of our own, and its log file.
 
     Attributes:
         kind: Which broker.
@@ -97,7 +97,7 @@ class Command:
             raise BrokerError(f"{self.kind} cannot be started: {error}") from error
 
     def put_walls(self, walls: AccessControl) -> None:
-        """What the broker reads when it is told to read again, and at every start.
+        """Write the access control that the broker reads at a start or a reload.
 
         Raises:
             BrokerError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""What our own broker is told: where mosquitto lies, its config, the port it keeps."""
+"""Configuration of our own broker: mosquitto's path, its config, its port."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ pattern read fl/1/{federation}/m/#
 
 @dataclass(frozen=True, slots=True)
 class AccessControl:
-    """What a guarded broker checks its clients by.
+    """Files by which a broker with TLS checks its clients.
 
     Attributes:
         authority: PEM of the federation's authority.
@@ -111,7 +111,7 @@ class AccessControl:
 
 
 def access_list(federation: str, revoked: Iterable[str] = ()) -> str:
-    """Who may write and read what: a device its own topics, and the common ones.
+    """Access list: a device may use its own topics and the common ones.
 
     A revoked name loses its patterns too, so a link that is still open carries nothing.
 

@@ -126,7 +126,7 @@ class Broker:
         return None if self._process is None else self._process.pid
 
     def alive(self) -> bool:
-        """Whether our own process runs, or the user's broker answers right now."""
+        """Return whether our own process runs, or the user's broker answers now."""
         if self._process is not None:
             return self._process.poll() is None
         if self._command is not None:

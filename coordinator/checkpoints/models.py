@@ -32,7 +32,7 @@ def model_name(round_no: int) -> str:
 
 
 class Memory(Protocol):
-    """Where digests are kept durably: the ledger."""
+    """Durable store of digests: the ledger."""
 
     def get(self, key: str) -> Any:
         """A stored value, or None."""

@@ -1,4 +1,4 @@
-"""What a shell offers after Tab: names that a person would otherwise look up."""
+"""Shell completion of names that a person would otherwise look up."""
 
 from __future__ import annotations
 

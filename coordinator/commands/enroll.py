@@ -1,4 +1,4 @@
-"""Who may take part: tokens, revocation, and the key that signs orders."""
+"""Commands on identities: tokens, revocation, and the key that signs orders."""
 
 from __future__ import annotations
 

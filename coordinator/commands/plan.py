@@ -1,4 +1,4 @@
-"""What a fleet could do, before there is one."""
+"""Command that predicts what a fleet could do, before there is one."""
 
 from __future__ import annotations
 

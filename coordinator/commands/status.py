@@ -1,4 +1,4 @@
-"""What there is to see of a run, while it runs and after it."""
+"""Commands that show a run, while it runs and after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold before a bundle is on its way: whole, signed, for devices we know."""
+"""Checks of a bundle before its delivery: whole, signed, for devices we know."""
 
 from __future__ import annotations
 

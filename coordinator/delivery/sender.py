@@ -110,7 +110,7 @@ class DeliverySender:
         self._post.tell(row.device, Install(row.no, blob, row.digest, row.key))
 
     def _clear(self) -> None:
-        """What nobody waits for leaves the broker and the disk."""
+        """Remove blobs that no device waits for from the broker and the disk."""
         wanted = {row.blob for row in self._pending.values()}
         gone = self._shelf.keys() - wanted
         for blob in gone:

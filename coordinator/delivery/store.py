@@ -1,4 +1,4 @@
-"""What is to be delivered to whom, and what runs where: one SQLite file of a run.
+"""Store of deliveries and of what each device runs: one SQLite file of a run.
 
 `flash-coordinator deliver` writes it while a coordinator runs, which looks at `version`
 a few times a second. The packed bundles lie beside it, named by their SHA-256.
@@ -64,7 +64,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """What a device says that it runs; `digest` is None while it runs nothing."""
+    """Model that a device says it runs; `digest` is None while it runs nothing."""
 
     label: str
     digest: bytes | None
@@ -206,7 +206,7 @@ class DeliveryStore:
             )
 
     def runs(self, device: str, running: Running) -> None:
-        """What a device says that it runs."""
+        """Record the model that a device says it runs."""
         with self._open() as db:
             db.execute("PRAGMA synchronous = NORMAL")  # it says so again
             db.execute(
@@ -226,7 +226,7 @@ class DeliveryStore:
         }
 
     def live(self) -> dict[str, LiveModel]:
-        """What each device runs, by its own word."""
+        """The model that each device runs, as it reported."""
         if not self._path.exists():
             return {}
         with self._open() as db:

@@ -1,4 +1,4 @@
-"""What the demo's coordinator and devices are told: their settings files."""
+"""Settings files of the demo's coordinator and devices."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def run_demo(folder: Path, *, task: str, rounds: int, as_json: bool) -> None:
 
 
 class _Stop:
-    """Whether somebody pressed Ctrl-C."""
+    """Flag that Ctrl-C sets."""
 
     def __init__(self) -> None:
         self.now = False

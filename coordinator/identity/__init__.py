@@ -1,1 +1,1 @@
-"""Who may take part: the federation's authority, its tokens, certificates and keys."""
+"""Identity of devices: the federation's authority, tokens, certificates, keys."""

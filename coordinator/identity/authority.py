@@ -72,7 +72,7 @@ class Authority:
 
     @property
     def der(self) -> bytes:
-        """Its certificate."""
+        """The authority's certificate, as DER."""
         return self.certificate.public_bytes(Encoding.DER)
 
     def for_device(self, name: str, key: bytes, until: dt.datetime) -> x509.Certificate:

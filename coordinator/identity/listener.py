@@ -73,7 +73,7 @@ def neighbours(host: str) -> str:
 def to_cut(
     links: Sequence[str], peer: str, *, at_once: int, per_address: int
 ) -> int | None:
-    """Which link makes room for a new one: the oldest of who holds most.
+    """Index of the link to close for a new one: the oldest of whoever holds most.
 
     Args:
         links: Whose each open link is, the oldest first.
@@ -95,7 +95,7 @@ def to_cut(
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What every new device is told of the run.
+    """Facts about the run that every new device is told.
 
     Attributes:
         broker: URL of the broker, as devices reach it.

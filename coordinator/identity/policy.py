@@ -1,4 +1,4 @@
-"""What a token, a name and a certificate allow: decisions over values, no I/O."""
+"""Decisions on tokens, names and certificates, over values, with no I/O."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TokenRow:
 
 
 def redeem(row: TokenRow | None, key: bytes, now: int) -> Grant:
-    """What a token allows to the holder of a key: a certificate, or the same again.
+    """Decide what a token permits to the holder of a key: a certificate, or it again.
 
     A token is used once, by one key. Whoever comes again with the same key has not
     heard our answer, and gets it again: nobody else can hold that key.
@@ -120,7 +120,7 @@ def check_clock(now: int) -> None:
 
 
 def renewal_due(until: int, now: int, lifetime_s: int) -> bool:
-    """Whether less than a third of a certificate's life is left."""
+    """Return whether less than a third of a certificate's life is left."""
     return until - now < lifetime_s / 3
 
 
@@ -168,7 +168,7 @@ def check_renewal(until: int, ends: Collection[int], now: int, lifetime_s: int) 
 
 
 def is_guarded(*, insecure: bool, local: bool, enrolled: bool) -> bool:
-    """Whether a run asks for certificates and signatures.
+    """Return whether a run asks for certificates and signatures.
 
     Args:
         insecure: Whether the user asks for plain MQTT.

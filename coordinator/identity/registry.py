@@ -135,7 +135,7 @@ class IdentityRegistry:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a run has an authority."""
+        """Return whether a run has an authority."""
         return IdentityStore.exists(folder)
 
     @property
@@ -233,7 +233,7 @@ class IdentityRegistry:
         return person.certificate
 
     def renewal_due(self, name: str) -> bool:
-        """Whether a device should renew its certificate now."""
+        """Return whether a device should renew its certificate now."""
         person = self.people.get(name)
         if person is None or person.revoked is not None:
             return False
@@ -242,7 +242,7 @@ class IdentityRegistry:
         return renewal_due(min(person.ends), self._now(), self._days * DAY_S)
 
     def ended(self, name: str) -> str | None:
-        """That a device's certificate is over, in words; None if it is not."""
+        """A sentence on a device's expired certificate; None if it is valid."""
         person, now = self.people.get(name), self._now()
         if person is None or person.revoked is not None or person.valid(now):
             return None
@@ -419,7 +419,7 @@ class IdentityRegistry:
 
 
 def _person(rows: Sequence[CertificateRow]) -> EnrolledDevice:
-    """What a device's certificates, oldest first, say together."""
+    """An `EnrolledDevice` from all certificates of a device, oldest first."""
     newest = rows[-1]
     accepted = [(r.key, r.until) for r in reversed(rows) if r.revoked is None]
     # The oldest is the one in use, the newest the one that was asked for last; a device

@@ -29,7 +29,7 @@ WORDS_S = 0.2  # for the word of a revocation to reach its device before it is c
 def walls_of(
     office: IdentityRegistry, server: bytes, muted: Iterable[str] = ()
 ) -> AccessControl:
-    """What the broker checks its clients by, as things stand now.
+    """Access control for the broker, as identities and muted devices are now.
 
     Args:
         office: The identities.
@@ -116,7 +116,7 @@ class RevocationWatcher:
         self._seen = now
 
     def _rest(self) -> None:
-        """Who floods loses its rights at the broker, and its link, for a while."""
+        """Take a flooding device's rights and link at the broker, for a while."""
         if self._muted is None or self._walls is None:
             return
         names = self._muted.names()

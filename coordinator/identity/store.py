@@ -76,7 +76,7 @@ class IdentityStore:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a run has one."""
+        """Return whether a run has an identity store."""
         return (folder / FILE).exists()
 
     @contextmanager
@@ -156,7 +156,7 @@ class IdentityStore:
             )
 
     def token(self, token: bytes) -> TokenRow | None:
-        """What is known of a token (its hash)."""
+        """The record of a token, by its hash; None if it is unknown."""
         with self._open() as db:
             row = db.execute("SELECT * FROM tokens WHERE hash = ?", (token,)).fetchone()
         return None if row is None else TokenRow(row["name"], row["until"], row["key"])

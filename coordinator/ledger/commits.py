@@ -35,7 +35,7 @@ class Commits:
 
     @property
     def open(self) -> bool:
-        """Whether something is written that is not durable."""
+        """True while something is written that is not durable."""
         return self._db.in_transaction
 
     @property

@@ -1,4 +1,4 @@
-"""What SQLite says when it cannot go on, as what happened and what helps."""
+"""Errors of SQLite that end the work, in words, each with a remedy."""
 
 from __future__ import annotations
 

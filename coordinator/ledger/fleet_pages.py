@@ -68,25 +68,25 @@ class FleetPages(Pages):
             )
 
     def pace(self, name: str, why: str) -> None:
-        """Why a device does only a part of a round; empty while it does all."""
+        """Record why a device does only a part of a round; "" while it does all."""
         with self._commits.joined() as db:
             db.execute("UPDATE devices SET pace = ? WHERE name = ?", (why, name))
 
     def note(self, name: str, said: str) -> None:
-        """What a device says that it waits for; empty while it works."""
+        """Record what a device says it waits for; "" while it works."""
         if said != self.note_of(name):
             with self._commits.joined() as db:
                 db.execute("UPDATE devices SET note = ? WHERE name = ?", (said, name))
 
     def note_of(self, name: str) -> str:
-        """What a device said last that it waits for."""
+        """The reason to wait that a device gave last."""
         row = self._db.execute(
             "SELECT note FROM devices WHERE name = ?", (name,)
         ).fetchone()
         return "" if row is None else str(row["note"])
 
     def stand(self, name: str, failures: float, until: int | None, why: str) -> None:
-        """How often a device failed in a row, and until which round it sits out."""
+        """Record a device's failures in a row, and until which round it sits out."""
         with self._commits.joined() as db:
             db.execute(
                 "INSERT INTO standing (device, joined, failures, until, why) "
@@ -125,7 +125,7 @@ class FleetPages(Pages):
         celsius: float | None = None,
         progress: int | None = None,
     ) -> None:
-        """What a device says of itself; bytes count since it was installed."""
+        """Record a device's status; bytes count since it was installed."""
         with self._commits.joined() as db:
             db.execute(
                 "UPDATE devices SET sent = max(sent, ?), received = max(received, ?), "
@@ -166,7 +166,7 @@ class FleetPages(Pages):
         return [dict(row) for row in rows]
 
     def refusals(self) -> dict[str, int]:
-        """How many updates of each device were refused; late or cut ones were not."""
+        """Number of each device's refused updates; late or cut ones do not count."""
         rows = self._db.execute(
             "SELECT device, sum(count) AS n FROM refusals "
             "WHERE verdict NOT IN ('late', 'clipped', 'malformed', 'turned-away', "
@@ -185,7 +185,7 @@ class FleetPages(Pages):
     def record_score(
         self, round_no: int, density: float, metrics: Mapping[str, float]
     ) -> None:
-        """What evaluation measured of one round's model at one density."""
+        """Record the metrics of one round's model at one density."""
         with self._commits.alone() as db:
             db.execute(
                 "REPLACE INTO scores VALUES (?, ?, ?)",

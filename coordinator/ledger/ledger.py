@@ -41,7 +41,7 @@ class Ledger(RoundPages, FleetPages, HistoryPages):
             self._blobs.sweep()
 
     def next_epoch(self) -> int:
-        """This coordinator's epoch: one more than the last one's.
+        """Begin and return this coordinator's epoch: one more than the last one's.
 
         A new run starts at the minutes since 2020 instead of 1: devices are deaf to
         epochs below the newest they heard, and task ids are made from it, so a second
@@ -59,7 +59,7 @@ class Ledger(RoundPages, FleetPages, HistoryPages):
 
     @property
     def unsettled(self) -> bool:
-        """Whether something is written that is not durable yet."""
+        """True while something is written that is not durable yet."""
         return self._commits.open
 
     @property
@@ -155,7 +155,7 @@ def open_ledger(folder: Path) -> Ledger:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a coordinator runs in a folder; False where that cannot be told."""
+    """Return whether a coordinator runs in a folder; False if that is unknown."""
     if os.name != "posix":
         return False
     try:

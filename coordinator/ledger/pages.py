@@ -1,4 +1,4 @@
-"""What every part of the ledger stands on: a connection and its commits."""
+"""Base of every part of the ledger: a connection and its commits."""
 
 from __future__ import annotations
 

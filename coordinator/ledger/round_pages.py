@@ -76,7 +76,7 @@ class RoundPages(Pages):
         return str(found[1]) if found is not None and found[0] == no else None
 
     def move_task(self, task_id: str, phase: TaskPhase, why: str = "") -> None:
-        """Where a task is now; joins the open group."""
+        """Record a task's phase; joins the open group of writes."""
         with self._commits.joined() as db:
             db.execute(
                 "UPDATE tasks SET phase = ?, why = ? WHERE id = ?",
@@ -260,7 +260,7 @@ class RoundPages(Pages):
         return [UpdateRow.read(row) for row in rows]
 
     def frozen_counts(self) -> dict[int, int]:
-        """How many updates each round's model is made of."""
+        """Number of updates in each round's model."""
         rows = self._db.execute(
             "SELECT r.no, count(u.task) AS n FROM rounds r LEFT JOIN updates u "
             "ON u.round = r.no AND u.frozen = 1 GROUP BY r.no ORDER BY r.no"

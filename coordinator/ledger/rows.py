@@ -1,4 +1,4 @@
-"""What the ledger records, as frozen values."""
+"""Rows of the ledger, as frozen values."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class UpdateRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """How often a device was refused with one verdict, and the last time why."""
+    """Number of a device's refusals with one verdict, and the last reason."""
 
     device: str
     verdict: str

@@ -163,7 +163,7 @@ def _page(folder: Path, settings: RunSettings) -> Check:
 
 
 def _taken(host: str, port: int) -> bool:
-    """Whether another program listens there."""
+    """Return whether another program listens on a port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

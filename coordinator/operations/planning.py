@@ -1,4 +1,4 @@
-"""What a fleet would do before there is one: densities, round times, bytes a month."""
+"""Prediction for a fleet before there is one: densities, times, bytes a month."""
 
 from __future__ import annotations
 

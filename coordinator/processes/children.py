@@ -58,7 +58,7 @@ class ChildProcess:
             keep_small(self._log)
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether the process still runs."""
         return self.process.poll() is None
 
     def start_again(self) -> None:

@@ -60,7 +60,7 @@ STALE_S = 60  # a message that is older has been said again
 
 
 class SessionEffects:
-    """What a device does as events come; every method is called by the one loop.
+    """The effects of a session's events; the agent's loop calls every method.
 
     Args:
         me: Who the device is.
@@ -119,7 +119,7 @@ class SessionEffects:
 
     @property
     def revoked(self) -> str | None:
-        """Why the coordinator accepts this device no more; None as long as it does."""
+        """The reason why the coordinator no longer accepts this device, or None."""
         return self._reception.revoked
 
     def boot(self) -> None:

@@ -97,7 +97,7 @@ class Agent:
 
     @property
     def finished(self) -> bool:
-        """Whether the coordinator announced the end."""
+        """True once the coordinator has announced the end of the run."""
         return self._duty.finished
 
     # -- other threads: enqueue and nothing else ---------------------------------------

@@ -1,4 +1,4 @@
-"""What an agent is made of: who the device is, its keys, its trainer, its link."""
+"""The parts of an agent: the device's identity, its keys, its trainer, its link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Connect: TypeAlias = Callable[[Deliver, OnLink, Will], Transport]
 
 
 class Runner(Protocol):
-    """What the agent asks of training; `edge_sdk.training.runner.TaskRunner` is one."""
+    """The trainer as the agent calls it; see `edge_sdk.training.runner.TaskRunner`."""
 
     @property
     def engine(self) -> str:
@@ -59,7 +59,7 @@ class DeviceKeys(Protocol):
 
     @property
     def number(self) -> int:
-        """Which of its keys the coordinator signs with, by what is pinned here."""
+        """Number of the coordinator's signing key that is pinned here."""
         ...
 
     def adopt(self, number: int, key: bytes) -> bool:
@@ -77,7 +77,7 @@ class DeviceKeys(Protocol):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a device says of itself.
+    """A device's description of itself, as sent in its HELLO.
 
     Attributes:
         name: The device's name.

@@ -1,4 +1,4 @@
-"""Whether the owner's limits hold a device back, and when the coordinator is told."""
+"""Pauses that the owner's limits ask for, and when the coordinator hears of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TrainingPause", "held"]
 
 @dataclass(frozen=True)
 class TrainingPause:
-    """What keeps a device from asking for work.
+    """The reason and the end of a pause in which a device asks for no work.
 
     Attributes:
         why: What the owner's limits say; "" where they let it work.

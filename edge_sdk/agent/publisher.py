@@ -1,4 +1,4 @@
-"""What a device says: messages numbered and signed, its HELLO and its status."""
+"""Messages that a device sends: numbered, signed; its HELLO and its status."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class DevicePublisher:
 
 
 def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
-    """Who the device is, where it stands and what it can do.
+    """The HELLO of a device: its name, its state in the round, its abilities.
 
     Args:
         me: Who it is.
@@ -118,7 +118,7 @@ def status_of(
     progress: int,
     link: int,
 ) -> Status:
-    """What displays show of a device, and what its board measures right now.
+    """The STATUS of a device: its state, traffic and sensors at this moment.
 
     Args:
         session: Where it stands.

@@ -69,11 +69,11 @@ class OrderReceiver:
 
     @property
     def marks(self) -> Marks:
-        """What this life and those before have heard; for the journal."""
+        """Marks of the coordinator's latest messages; the journal keeps them."""
         return Marks(self._recent.latest(COORDINATOR) or UNSET, self._announced)
 
     def read(self, payload: bytes) -> tuple[Envelope, str] | None:
-        """What the coordinator says, and why it is not to be heeded, or "".
+        """Decode a message of the coordinator; give it and why it is void, or "".
 
         Only an order to install is handed on although it does not hold any more: it is
         refused in words. Anything else that was said before is None.
@@ -147,7 +147,7 @@ class OrderReceiver:
         return held
 
     def _is_of_another_key(self) -> bool:
-        """Whether what did not hold says itself that another key signed it.
+        """Return whether a failed message names another signing key.
 
         While keys are replaced, a word under the next one can overtake its
         announcement, and one under the last is still retained: both come again.
@@ -162,7 +162,7 @@ class OrderReceiver:
         return number != badge.number
 
     def _is_latest(self, header: Header) -> bool:
-        """Whether no later announcement of the same coordinator was heard before."""
+        """Return whether this is the coordinator's latest announcement so far."""
         latest = self._announced
         if latest is not UNSET and latest[0] == header.boot and header.seq < latest[1]:
             return False
@@ -170,7 +170,7 @@ class OrderReceiver:
         return True
 
     def _late(self, header: Header) -> str:
-        """Why a message does not hold any more; "" if it does, or says no end."""
+        """The reason why a message has expired; "" if it has not, or has no end."""
         if header.echo is UNSET:
             return ""
         age_s = self._age_s(*header.echo)

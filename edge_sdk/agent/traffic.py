@@ -70,7 +70,7 @@ def record_after(
     meter: TrafficCounter,
     marks: Marks,
 ) -> JournalRecord:
-    """What the journal keeps of a session.
+    """The next journal record of a session.
 
     Args:
         past: What it keeps so far.

@@ -118,7 +118,7 @@ class TrainingThread:
     def _between_steps(
         self, order: TaskOrder, cancel: threading.Event
     ) -> Callable[[], bool]:
-        """What training asks before each step: whether to stop."""
+        """The callable that training asks before each step whether to stop."""
         stop: Callable[[], bool] = cancel.is_set
         if self._warden is not None:
             stop = self._warden.between_steps(

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class BaseDownload:
-    """What the task in hand starts from; each step tells whether all of it is here.
+    """Download of the blobs that a task starts from; a step tells if all are here.
 
     A step returns `Fetched` once, when they are whole; the error if they cannot be had,
     as asked for again it would break again; and None while chunks are on their way.

@@ -56,7 +56,7 @@ def run(
 def micro_batch_of(
     settings: DeviceSettings, profile: DeviceProfile, task: Task, examples: Examples
 ) -> int | MicroBatch:
-    """What the settings say, or what fits under the memory that the owner allows.
+    """The micro-batch of the settings, or one that fits the owner's memory limit.
 
     ``auto`` splits only where the update stays the same: a model with batch norm trains
     whole batches unless the settings accept `ghost_norm`, and one log line says so. The
@@ -180,7 +180,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
 
 
 def _without_kernels(engine: str) -> str:
-    """What a device without native kernels does and costs; empty where it has them.
+    """A warning for a device without native kernels; empty where it has them.
 
     A wheel of another processor, or a tree whose kernels vanished, trains all the same:
     only slower and larger, which nobody sees who is not told.

@@ -1,4 +1,4 @@
-"""This board: its keys and settings, what it can do, and what is wrong with it."""
+"""Commands about this board: enrolment, settings, measurements, checks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NO_ECHO = (
 
 
 def board_names(begun: str) -> list[str]:
-    """What a shell offers for a board after Tab."""
+    """Completions of a board's name for the shell."""
     return [name for name in boards() if name.startswith(begun)]
 
 

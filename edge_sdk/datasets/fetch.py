@@ -31,7 +31,7 @@ _FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
 
 @dataclass(frozen=True)
 class _DataSet:
-    """What is known of a data set before it is there.
+    """A data set's name and checksums, known before it is fetched.
 
     Attributes:
         name: Its folder in the cache.

@@ -1,4 +1,4 @@
-"""How the data room writes: whole files or none, and one writer at a time."""
+"""Writing of data sets: whole files or none, one writer at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which examples each device holds, and the private folder they lie in."""
+"""Split of a data set into one private folder of examples per device."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _equal(
 def _draw(
     share: NDArray[np.float64], count: int, left: Index, rng: np.random.Generator
 ) -> Index:
-    """How many to take of each class: `count` in all, none above what is left.
+    """Draw how many examples to take of each class: `count` in all, none above `left`.
 
     Drawing all at once and drawing the excess again gives the same distribution as one
     by one: in which order draws find a class exhausted does not change the counts.

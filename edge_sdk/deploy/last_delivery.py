@@ -1,4 +1,4 @@
-"""Which delivery a board has last taken: durable, so that no earlier one comes back.
+"""Record of the last delivery that a board took, so that no earlier one returns.
 
 A signed order to install is true for ever, and whoever runs the broker may keep it and
 say it again. Deliveries are therefore ordered by (epoch, number), both of which are
@@ -41,14 +41,14 @@ class Delivered(msgspec.Struct, frozen=True):
     why: str = ""
 
     def is_repeated_by(self, no: int, digest: bytes) -> bool:
-        """Whether an order is for this same delivery.
+        """Return whether an order is for this same delivery.
 
         Its digest is not known where the power went in a health check of 0.1.
         """
         return no == self.no != 0 and self.digest in (digest, b"")
 
     def is_after(self, epoch: int, no: int) -> bool:
-        """Whether an order was given before the one for this delivery.
+        """Return whether an order was given before the one for this delivery.
 
         Example:
             >>> Delivered(epoch=7, no=5).is_after(7, 4), Delivered(7, 5).is_after(8, 1)

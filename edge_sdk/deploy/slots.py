@@ -40,7 +40,7 @@ _TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class Slots:
-    """What lies where.
+    """Content of the two slots, and which of them is live.
 
     Attributes:
         live: Name of the live slot, or None before the first switch.
@@ -246,7 +246,7 @@ def _point(root: Path, slot: str) -> None:
 
 
 def _failure(command: Sequence[str], home: Path | None) -> str | None:
-    """What went wrong with the health command; None if nothing did.
+    """Run the health command; the reason why it failed, or None.
 
     It dies with this process: a check that outlived its agent would judge a switch that
     was taken back long ago, or restart an app for it.

@@ -35,7 +35,7 @@ SECONDS = 1800
 
 @dataclass(frozen=True, slots=True)
 class OfflineWheels:
-    """What a bundle holds.
+    """Content of a bundle of wheels.
 
     Attributes:
         folder: Where it is.

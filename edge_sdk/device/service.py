@@ -29,7 +29,7 @@ WALL_MIB = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the unit needs to know; every path is absolute.
+    """Values that the systemd unit is made from; every path is absolute.
 
     Attributes:
         settings: The device's TOML file.
@@ -104,7 +104,7 @@ def install_service(
 
 
 def check_unit(text: str, *, name: str = "flash-edge") -> str:
-    """What ``systemd-analyze verify`` says against a unit; empty if nothing.
+    """Complaints of ``systemd-analyze verify`` about a unit; empty if none.
 
     Empty too where systemd is not installed: then there is nobody to ask.
     """

@@ -1,1 +1,1 @@
-"""Who a device is and whom it believes: keys, tokens, certificates, signatures."""
+"""Identity of a device and of its coordinator: keys, tokens, certificates."""

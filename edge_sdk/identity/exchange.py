@@ -1,4 +1,4 @@
-"""What is said while a device enrols: four message types in frames on a TLS stream.
+"""Messages of an enrolment: four types in frames on a TLS stream.
 
 A frame is its length in four bytes, big-endian, and one msgpack value. The first
 question, for the authority's certificate, is asked of anybody; what answers is believed

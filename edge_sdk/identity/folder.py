@@ -42,7 +42,7 @@ BROKER_AUTHORITY = "broker-authority.pem"
 
 
 def mode_complaint(path: Path) -> str | None:
-    """What is wrong with who may read a key file; None if nothing."""
+    """A sentence on a key file that others can read; None if they cannot."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         return f"{path} can be read by others (mode {mode:o})"
@@ -50,7 +50,7 @@ def mode_complaint(path: Path) -> str | None:
 
 
 def begun(folder: Path) -> bool:
-    """Whether an enrolment was cut off in a folder: the same token ends it."""
+    """Return whether an enrolment was cut off in a folder: the same token ends it."""
     return (folder / NEXT).exists() and not (folder / DEVICE).exists()
 
 

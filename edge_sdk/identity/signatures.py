@@ -34,7 +34,7 @@ KeysOf: TypeAlias = Callable[[str], Iterable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """How messages are signed here, and how those of others are checked.
+    """The functions that sign this side's messages and verify those of others.
 
     Attributes:
         sign: Signed bytes -> signature.
@@ -55,7 +55,7 @@ def signer(key_of: Callable[[], Ed25519PrivateKey]) -> Sign:
 def verifier(
     keys_of: KeysOf, *, held: Callable[[str, bytes], None] = lambda _who, _key: None
 ) -> Verify:
-    """Whether a message is of whom its header names.
+    """A function that tells whether a message is signed by the source it names.
 
     Args:
         keys_of: Source -> the raw 32-byte public keys accepted from it right now; none
@@ -83,7 +83,7 @@ def _holds(key: bytes, signed: bytes, signature: bytes) -> bool:
 
 @dataclass
 class _Window:
-    """What has arrived from one peer: a bit per sequence number up to `top`."""
+    """Sequence numbers that arrived from one peer: one bit each, up to `top`."""
 
     boot: int
     top: int = 0
@@ -114,7 +114,7 @@ class Recent:
         return None if window is None else (window.boot, window.top)
 
     def echoes(self, source: str) -> int:
-        """How often a life of a peer that had ended said something new.
+        """Number of new messages of a peer's earlier lives, after they had ended.
 
         Its last words may come late; beyond some, two processes have one identity.
         """
@@ -122,7 +122,7 @@ class Recent:
         return window.echoes if window is not None else 0
 
     def is_over(self, header: Header) -> bool:
-        """Whether a message is of a life of its sender that has ended.
+        """Return whether a message is of a life of its sender that has ended.
 
         Of a life that is not known its epoch tells: who starts anew has kept the newest
         that it heard. So what was recorded before this side's own start, when it knew
@@ -134,7 +134,7 @@ class Recent:
         return header.boot in window.ended or header.epoch < window.epoch
 
     def take(self, header: Header) -> bool:
-        """Whether the message is new; from now on it is not.
+        """Record a message; return whether it is new.
 
         Example:
             >>> recent = Recent()

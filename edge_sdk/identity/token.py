@@ -25,7 +25,7 @@ _FIXED = PIN_BYTES + SECRET_BYTES + 2
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says.
+    """Content of an enrolment token.
 
     Attributes:
         host: Name or address of the coordinator's machine.

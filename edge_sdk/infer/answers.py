@@ -1,4 +1,4 @@
-"""What one example's outputs say, in a line: a class, labels, a map, or the values."""
+"""One example's outputs as a line: a class, labels, a map, or the values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 16  # values in a line; --json has all
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a bundle's outputs mean, as its manifest says.
+    """The meaning of a bundle's outputs, as its manifest states it.
 
     Attributes:
         kind: "classes" along the first axis, "binary" (one yes or no at each place),

@@ -1,4 +1,4 @@
-"""How the native inference runtime is compiled: one library with every kernel set."""
+"""Build of the native inference runtime: one library with every kernel set."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def build(folder: Path, *, machine: str | None = None) -> Path:
 
 
 def package_folder(machine: str | None = None) -> Path:
-    """Where an installed package carries the library, by machine and sources.
+    """Folder of an installed package's library, by machine and sources.
 
     So a source tree never loads one for another machine, or from before an edit.
     """
@@ -92,7 +92,7 @@ def package_folder(machine: str | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where a build at run time goes, one folder per version of the sources."""
+    """Folder of a build at run time, one per version of the sources."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "flash-edge" / f"infer-{_digest()}"
 

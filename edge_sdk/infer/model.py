@@ -156,7 +156,7 @@ def _metadata(what: str, text: bytes) -> dict[str, Any]:
 
 
 def _address(array: NDArray[np.float32]) -> int:
-    """Where an array begins; `array.ctypes` takes a microsecond to say so."""
+    """Address of an array's data; `array.ctypes` takes a microsecond for it."""
     return int(array.__array_interface__["data"][0])
 
 

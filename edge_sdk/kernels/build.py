@@ -1,4 +1,4 @@
-"""How the kernels are compiled: which compiler, which flags per ISA, into which folder.
+"""Build of the kernels: the compiler, the flags per ISA, the folder.
 
 Only the standard library is imported, so the packaging hook can run this file before
 any dependency is installed. Run it by hand with ``python -m edge_sdk.kernels.build``.
@@ -127,7 +127,7 @@ def source_digest() -> str:
 
 
 def package_folder(machine: str | None = None) -> Path:
-    """Where an installed package carries its libraries, by machine and sources.
+    """Folder of an installed package's libraries, by machine and sources.
 
     So a source tree never loads one for another machine, or from before an edit.
     """
@@ -136,7 +136,7 @@ def package_folder(machine: str | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where a build at run time goes, one folder per version of the sources."""
+    """Folder of a build at run time, one per version of the sources."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "flash-edge" / source_digest()
 

@@ -1,4 +1,4 @@
-"""Which kernel library this machine loads, and the C interface as ctypes sees it."""
+"""Choice of this machine's kernel library, and its C interface through ctypes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def available() -> str | None:
 
 
 def unavailable_reason() -> str:
-    """Why `available` is None, in words; empty if it is not."""
+    """The reason why `available` is None; empty if it is not."""
     try:
         _first(build_missing=False)
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""What a session knows, what happens to it, and what it has done: plain values."""
+"""State, events and history of a session, as plain values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class SessionPhase(str, Enum):
-    """Where a device is in its part of a round."""
+    """Phases of a device in its part of a round."""
 
     BOOT = "boot"
     IDLE = "idle"

@@ -1,4 +1,4 @@
-"""How many weights each layer keeps: profiles, recalibration, exact counts."""
+"""Number of weights that each layer keeps: densities, recalibration, exact counts."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Mask:
         return np.flatnonzero(self.layers[name])
 
     def issubset(self, other: Mask) -> bool:
-        """Whether every weight kept here is kept in `other` too."""
+        """Return whether every weight kept here is kept in `other` too."""
         if list(self.layers) != list(other.layers):
             return False
         return all(
@@ -157,7 +157,7 @@ class Mask:
         )
 
     def within(self, outer: Mask, name: str) -> NDArray[np.int64]:
-        """Where this mask's values of one layer stand among `outer`'s values: (nnz,).
+        """Positions of one layer's values among `outer`'s values: (nnz,).
 
         Raises:
             MaskMismatchError: If this mask is not nested in `outer`.

@@ -1,4 +1,4 @@
-"""Which weights a layer keeps: prefixes of a keyed random order, and top-k.
+"""Choice of the weights that a layer keeps: prefixes of a keyed order, and top-k.
 
 All positions of a layer have a random order that every machine derives alike. Its
 first `LayerShape.floor` positions touch every output and input unit, so any prefix that

@@ -1,3 +1,3 @@
-"""What a device keeps on its disk between two starts: journal and blobs."""
+"""Durable state of a device between two starts: journal and blobs."""
 
 __all__: list[str] = []

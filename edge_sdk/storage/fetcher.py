@@ -37,7 +37,7 @@ class Fetcher:
 
     @property
     def whole(self) -> bool:
-        """Whether blobs are in hand and every chunk of them is here."""
+        """True if blobs are in hand and every chunk of them is here."""
         return bool(self._assemblies) and all(a.complete for a in self._assemblies)
 
     def begin(
@@ -64,7 +64,7 @@ class Fetcher:
             self._transport.subscribe(*fresh)
 
     def needs(self) -> list[Need]:
-        """What to say if chunks do not come: lost, or the broker started empty."""
+        """Requests to send if chunks do not come: lost, or the broker started empty."""
         return [
             Need(blob_id(assembly.manifest), missing, credit=WINDOW)
             for assembly in self._assemblies

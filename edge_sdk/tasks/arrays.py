@@ -17,7 +17,7 @@ _REMEDY = "Save numbers: booleans, integers or floats of at most 64 bits."
 
 
 def numbers(given: Any, what: str) -> NDArray[np.generic]:
-    """What was given as an array of numbers, one example per row; a list is made one.
+    """An array of numbers from what was given, one example per row.
 
     Byte order, strides and whether it can be written do not matter: a batch is copied
     before torch sees it, see `native`. A memory map stays one.

@@ -31,7 +31,7 @@ def tensors(
 
 
 def prepared(task: Task, raw: NDArray[np.generic]) -> torch.Tensor:
-    """What `Task.prepare` makes of a raw batch; of its own dtype yet.
+    """Apply `Task.prepare` to a raw batch; its dtype is not cast yet.
 
     Raises:
         TaskError: If it gives anything but a tensor.
@@ -49,7 +49,7 @@ def prepared(task: Task, raw: NDArray[np.generic]) -> torch.Tensor:
 def augmented(
     task: Task, inputs: torch.Tensor, noise: torch.Generator | None
 ) -> torch.Tensor:
-    """What `Task.augment` makes of a prepared batch: the same shape and dtype.
+    """Apply `Task.augment` to a prepared batch: the same shape and dtype.
 
     Args:
         task: Without an `augment` the batch stays what it is.

@@ -1,4 +1,4 @@
-"""Which dtypes a batch may be cast to, in the order in which they are tried."""
+"""Dtypes that a batch may be cast to, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Casts", "default_casts", "float_of", "input_choices", "target_choice
 
 @dataclass(frozen=True, slots=True)
 class Casts:
-    """What a prepared batch and its targets are cast to before model and loss.
+    """Dtypes that a prepared batch and its targets are cast to.
 
     Attributes:
         inputs: As the model takes them.

@@ -1,4 +1,4 @@
-"""What a task asks of a device, counted by running its model once."""
+"""Cost of a task on a device, counted by running its model once."""
 
 from __future__ import annotations
 

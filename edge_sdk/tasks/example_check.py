@@ -1,4 +1,4 @@
-"""Whether examples fit a task's model and loss, seen where they are read.
+"""Check that examples fit a task's model and loss, made where they are read.
 
 One step on a few examples finds the dtypes that model and loss take; what they do not
 take ends here, before anything is planned, and not in a round.
@@ -105,7 +105,7 @@ def _picks(examples: Examples) -> tuple[NDArray[np.int64], _Ranges]:
 
 
 def _forms(examples: Examples, ranges: _Ranges) -> str:
-    """What the arrays are: dtype, shape of one example, range of integers."""
+    """Describe the arrays: dtype, shape of one example, range of integers."""
     said = []
     for name in ("inputs", "targets"):
         array: NDArray[np.generic] = getattr(examples, name)

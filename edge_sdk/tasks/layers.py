@@ -1,4 +1,4 @@
-"""Which weights of a model a mask may act on, and the model a run starts from."""
+"""Layers of a model that a mask may act on, and the model that a run starts from."""
 
 from __future__ import annotations
 

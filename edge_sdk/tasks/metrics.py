@@ -1,4 +1,4 @@
-"""What can be said of a model beside its loss, from the loss and its outputs' shape.
+"""Measure of a model beside its loss, from the loss and its outputs' shape.
 
 | outputs | targets | loss | measure |
 |---|---|---|---|
@@ -33,7 +33,7 @@ _ASKED = 64  # classes that are asked for at most
 
 @dataclass(frozen=True)
 class Measure:
-    """What a model's outputs say, and which share of them can be right.
+    """The meaning of a model's outputs, and which share of them can be right.
 
     Attributes:
         kind: "classes" along axis 1, "one-hot" likewise with targets of that form,
@@ -48,7 +48,7 @@ class Measure:
 
     @property
     def name(self) -> str:
-        """What the share right is called; empty where there is none."""
+        """Name of the share that is right; empty where there is none."""
         if self.kind == "values":
             return ""
         return "label_accuracy" if self.kind == "labels" else "accuracy"
@@ -144,7 +144,7 @@ def _has_classes(shape: tuple[int, ...], aims: tuple[int, ...]) -> bool:
 
 
 def _same_places(shape: tuple[int, ...], aims: tuple[int, ...]) -> bool:
-    """Whether one output answers one target: a lone axis of outputs may be left out."""
+    """Return whether one output answers one target; a lone axis may be left out."""
     drop = shape[1:] if shape and shape[0] == 1 else shape
     return aims in {shape, drop, (1, *drop)}
 
@@ -212,7 +212,7 @@ class _Asked:
         return VALUES
 
     def picks_one(self) -> bool:
-        """Whether the outputs compete: a common shift of them changes nothing."""
+        """Return whether the outputs compete: a common shift changes nothing."""
         places = range(self.shape[0])
         asked = places if len(places) <= _ASKED else (0, 1, self.shape[0] - 1)
         for aim in asked:

@@ -1,4 +1,4 @@
-"""What of a model's state can travel: refused here, at the door, or carried exactly.
+"""Check that a model's state can travel: carried exactly, or refused at the start.
 
 Values travel as float32 and whole numbers as int64 (`edge_sdk.wire.dense`). Buffers of
 booleans and of integers of any width are carried; so is a float buffer whose values
@@ -52,7 +52,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def _not_a_tensor(entry: object) -> tuple[str, str] | None:
-    """Why an entry has no values to carry, and the remedy; None if it has."""
+    """The reason why an entry has no values to carry, and the remedy; or None."""
     if not isinstance(entry, torch.Tensor):
         return (
             f"it is a {type(entry).__name__}, not a tensor",
@@ -69,7 +69,7 @@ def _not_a_tensor(entry: object) -> tuple[str, str] | None:
 
 
 def _not_carried(entry: Any, kind: str) -> tuple[str, str] | None:
-    """Why an entry's values are not carried exactly, and the remedy; None if so."""
+    """The reason why an entry's values lose precision, and the remedy; or None."""
     dtype = str(entry.dtype).removeprefix("torch.")
     if not entry.is_floating_point():
         return _of_whole_numbers(entry, dtype)

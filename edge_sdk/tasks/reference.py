@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def find_tasks_beside(folder: Path | None) -> tuple[Path, ...]:
-    """Where a task or an algorithm of one's own may lie, for every command alike.
+    """Put the folders of a user's own task last on the import path.
 
     That is the folder of the settings file which names it, if there is one, and then
     the current folder. Both come last on the import path, so that a file there stands

@@ -70,7 +70,7 @@ def _identity(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def _not_given(folder: Path) -> Examples:
-    """Where a task says nothing of its data, as one that is given arrays."""
+    """Refuse to read examples for a task that names no function for it."""
     raise DataError(
         f"the task does not say how examples are read from {folder}",
         remedy="Give the Task train_data and eval_data, functions of a folder; or give "
@@ -80,7 +80,7 @@ def _not_given(folder: Path) -> Examples:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What a federation trains; the same object serves device, coordinator and export.
+    """A model with its loss and data; device, coordinator and export share it.
 
     Its functions cannot be compared, so two tasks are equal only if they are one.
 
@@ -120,7 +120,7 @@ class Task:
     example_inputs: Callable[[int], torch.Tensor] | None = None
 
     def read_train(self, folder: Path, *, known: bool = False) -> Examples:
-        """What `train_data` gives for a device's folder, seen to fit model and loss.
+        """Read a device's examples by `train_data`, and check that they fit the model.
 
         Args:
             folder: Where the examples are.
@@ -135,7 +135,7 @@ class Task:
         return self._read(self.train_data, folder, known=known)
 
     def read_eval(self, folder: Path, *, known: bool = False) -> Examples:
-        """What `eval_data` gives for the folder; as `read_train`."""
+        """Read the evaluation examples by `eval_data`; as `read_train`."""
         return self._read(self.eval_data, folder, known=known)
 
     def _read(

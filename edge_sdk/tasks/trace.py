@@ -1,4 +1,4 @@
-"""What one training step of a model does, counted operator by operator."""
+"""Count of one training step of a model, operator by operator."""
 
 from __future__ import annotations
 

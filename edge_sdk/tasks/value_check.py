@@ -1,4 +1,4 @@
-"""Whether every value of some examples is sound: finite, and told apart in float32."""
+"""Check that every value of the examples is finite and distinct in float32."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _rounded_away(
 
 
 def _narrows(have: torch.dtype, to: torch.dtype) -> bool:
-    """Whether a cast can change a value."""
+    """Return whether a cast can change a value."""
     if have == to or have is torch.bool or not have.is_floating_point:
         # Integers are exact in float32 up to 2 ** 24; beyond they round like float64.
         wide = have in {torch.int32, torch.int64} and to.is_floating_point

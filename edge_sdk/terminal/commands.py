@@ -1,4 +1,4 @@
-"""What every command has: the options of its output, and the rim around it."""
+"""Options and error handling that all commands share."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Format = Annotated[
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a command was asked to show what it does.
+    """A command's output options, as given on the command line.
 
     Attributes:
         verbose: Everything, and tracebacks.
@@ -71,7 +71,7 @@ _look = OutputOptions()
 
 
 def look() -> OutputOptions:
-    """How the command that this process runs was asked to look."""
+    """The output options of the command that this process runs."""
     return _look
 
 

@@ -1,4 +1,4 @@
-"""Where errors end: two lines on stderr, or one of JSON, and an exit code."""
+"""Output of errors: two lines on stderr, or one of JSON, and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends: one table of exit codes, the same for all three commands.
+"""Exit codes: one table, the same for all three commands.
 
 A code keeps its meaning for ever; a new one takes a number that none ever had.
 """

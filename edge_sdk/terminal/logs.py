@@ -119,7 +119,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
-        """Where lines go."""
+        """The stream that lines go to: stderr as it is now."""
         return sys.stderr
 
 

@@ -1,4 +1,4 @@
-"""What a command prints: facts to stdout, as JSON or for people; remarks aside."""
+"""Output of a command: facts to stdout, as JSON or for people; remarks apart."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def show(
 
 
 def tell(facts: object, remark: str, *, as_json: bool) -> None:
-    """What a command has done: a remark for people, or facts for programs.
+    """Print a command's result: a remark for people, or facts for programs.
 
     Args:
         facts: Plain values.

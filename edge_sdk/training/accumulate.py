@@ -71,7 +71,7 @@ def accumulate(
 
 
 def _alone(model: TrainingModel | nn.Module, error: ValueError) -> Exception:
-    """What it means that a model did not take a batch of one example."""
+    """The error to raise when a model did not take a batch of one example."""
     layer = coupling_layer(model if isinstance(model, nn.Module) else model.module)
     if layer is None:
         return error

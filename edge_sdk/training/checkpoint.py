@@ -37,7 +37,7 @@ EVERY_S = 30.0  # what a reboot may cost; shorter tasks never write to the card
 
 
 class Progress:
-    """Where a device's training in progress is kept.
+    """Store of a device's training in progress, so that a restart goes on from it.
 
     Args:
         folder: The device's state folder.
@@ -102,7 +102,7 @@ class TaskProgress:
         self.write({"steps": str(steps), "loss": loss.hex()}, arrays)
 
     def read(self, put_back: Callable[[dict[str, str], Arrays], T]) -> T | None:
-        """What a checkpoint of this task gives; None without one that is whole.
+        """Read this task's checkpoint; None without one that is whole.
 
         Args:
             put_back: Takes what `write` was given; what it raises over a checkpoint of
@@ -133,7 +133,7 @@ class TaskProgress:
         return found
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
+        """Return whether it is time for a checkpoint."""
         return self._place.clock() - self._kept_at >= self._place.every_s
 
     def write(self, told: dict[str, str], arrays: Arrays) -> None:

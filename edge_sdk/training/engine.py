@@ -1,4 +1,4 @@
-"""What a training engine is: a model whose only masked parameters are kept values."""
+"""Training engine: a model whose only masked parameters are the kept values."""
 
 from __future__ import annotations
 

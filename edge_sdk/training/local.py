@@ -29,7 +29,7 @@ class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What local training did.
+    """Result of local training: examples, steps, loss, time.
 
     Attributes:
         examples: Distinct examples seen at most; the weight in FedAvg.

@@ -1,4 +1,4 @@
-"""How many examples may go through at once, and which engines may race within that."""
+"""Limit on the examples that go through at once, and on the engines that race."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MicroBatch: TypeAlias = Callable[[float, Literal["sparse", "masked"], int], int 
 
 
 class Allowance:
-    """What the memory that a device may use holds of a batch.
+    """Limit on a batch's examples in memory at once.
 
     Args:
         micro_batch: Most examples that go through at once, 0 for the whole batch; or a
@@ -61,7 +61,7 @@ class Allowance:
     def contest(
         self, wanted: EngineName, density: float, batch_size: int
     ) -> tuple[EngineName, int]:
-        """Which engines may race, and the batch that fits both.
+        """Choose the engines that may race, and the batch that fits both.
 
         Raises:
             EngineError: If not even one example fits into the memory allowed.

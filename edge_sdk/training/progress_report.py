@@ -1,4 +1,4 @@
-"""How far a training is, by counting its steps: for displays, never for decisions."""
+"""Progress of a training by counting its steps: for displays, never for decisions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def steps_of(plan: Training, examples: int) -> int:
 def counted(
     stop: Callable[[], bool], steps: int, tell: Callable[[int], None]
 ) -> Callable[[], bool]:
-    """What training asks before each step, so that it also counts them.
+    """Wrap the callable that training asks before each step, to count the steps.
 
     A training that goes on from a checkpoint counts from 0.
 

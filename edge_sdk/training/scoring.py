@@ -31,7 +31,7 @@ _BATCH = 250
 
 
 def measure_of(task: Task, examples: Examples) -> Measure:
-    """What can be measured of the task's models on these examples.
+    """Find the measure of a task's models on these examples.
 
     Args:
         task: Its loss decides; see `measured_by`.
@@ -51,7 +51,7 @@ def measure_of(task: Task, examples: Examples) -> Measure:
 
 
 def _holds(found: Measure, targets: NDArray[np.generic]) -> bool:
-    """Whether all targets are of the form that the first ones are of."""
+    """Return whether all targets are of the form that the first ones are of."""
     for _, part in blocks(targets):
         values = native(part)
         if not np.isin(values, (0, 1)).all():

@@ -26,7 +26,7 @@ def sgd(model: TrainingModel | nn.Module, plan: Training) -> Sgd:
 
 
 def kept_parameters(model: TrainingModel, plan: Training) -> list[nn.Parameter]:
-    """What `take_step` treats as a power: the kept values, or nothing at power 1."""
+    """Parameters that `take_step` treats as a power; none at power 1."""
     return list(model.kept()) if plan.power else []
 
 

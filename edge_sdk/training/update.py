@@ -1,4 +1,4 @@
-"""What an order's training changed, on its mask, and how it is packed."""
+"""Update of an order: the change on its mask, and how it is packed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PackedUpdate:
 
 
 def change_of(model: TrainingModel, start: Values) -> Values:
-    """What a model under a frozen mask has moved away from where it started."""
+    """Difference between a model under a frozen mask and its starting values."""
     return Values(
         model.mask.digest,
         _difference(model.values(), start.masked),

@@ -1,4 +1,4 @@
-"""Where a broker listens, and as whom to speak to it: ``mqtt://``, ``mqtts://``."""
+"""Broker addresses ``mqtt://`` and ``mqtts://``: host, port, user, TLS files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_PORT = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883}
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to speak to a broker through TLS; files in PEM.
+    """TLS files of a link to a broker, in PEM.
 
     Attributes:
         authority: Whom to believe; None for the system's authorities.
@@ -52,7 +52,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a broker listens, and as whom to connect.
+    """A broker's address, and the user to connect as.
 
     Attributes:
         host: Name or address.
@@ -79,12 +79,12 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether it is on this machine, where no other can listen."""
+        """True if the broker is on this machine, where no other can listen."""
         return is_local(self.host)
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine's loopback.
+    """Return whether a host is this machine's loopback.
 
     Example:
         >>> is_local("127.0.0.1"), is_local("::1"), is_local("192.168.1.10")

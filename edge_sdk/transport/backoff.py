@@ -1,4 +1,4 @@
-"""How long to wait before the next link, from how the last one ended; pure."""
+"""Wait before the next link, decided from how the last one ended; pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Parted:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a link ended.
+    """The end of a link: its lifetime and what was left without an answer.
 
     Attributes:
         lived_s: Seconds that it was up.
@@ -40,7 +40,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """What the next wait is reckoned from.
+    """State from which the next wait is computed.
 
     Attributes:
         first_s: The wait after a first failure.

@@ -35,7 +35,7 @@ class ReceivedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker says for us, retained, when the connection dies.
+    """MQTT will: the retained message that the broker sends when our link dies.
 
     Attributes:
         topic: Where to.

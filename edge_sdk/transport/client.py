@@ -60,7 +60,7 @@ class Client(paho.Client):
 
 
 def name_of(reason: int) -> str:
-    """What MQTT 5.0 calls a reason, in whatever packet; its number if it has none."""
+    """Name of an MQTT 5.0 reason code in any packet; its number if it has none."""
     return next(iter(ReasonCode.names.get(reason, {})), f"reason {reason}")
 
 

@@ -1,4 +1,4 @@
-"""Which MQTT a broker speaks: learnt from its CONNACK, remembered by its address.
+"""MQTT version of a broker: learnt from its CONNACK, remembered by its address.
 
 MQTT 5 is tried first. A broker of 3.1.1 answers that with a refusal, hangs up, or
 (amqtt 0.12) does neither, so the wait is bounded and a silent broker is asked again in
@@ -34,7 +34,7 @@ class RefusedError(ConnectionError):
 
 
 class DialectCache:
-    """What each address spoke; shared by all transports of a process."""
+    """MQTT version of each address; shared by all transports of a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,6 +52,6 @@ class DialectCache:
             self._spoke[address.host, address.port] = dialect
 
     def forget(self, address: Address) -> None:
-        """It does not any more: another broker may have its place."""
+        """Forget an address's version: another broker may have its place."""
         with self._lock:
             self._spoke.pop((address.host, address.port), None)

@@ -244,7 +244,7 @@ class Link:
             self._use(lambda client: client.unsubscribe(patterns))
 
     def ending(self) -> Ending:
-        """How it ended, once it has."""
+        """The link's `Ending`, once it has ended."""
         lived = 0.0 if self._since is None else time.monotonic() - self._since
         lost = max(list(self._under_way.values()), key=lambda p: p.size, default=None)
         if lost is not None and lost.size <= self._largest_taken:
@@ -252,7 +252,10 @@ class Link:
         return Ending(lived, lost)
 
     def runs_this_thread(self) -> bool:
-        """Whether the caller is a callback of this link: it cannot wait for its end."""
+        """Return whether the caller is one of this link's own callbacks.
+
+        A callback cannot wait for the link's end.
+        """
         return threading.current_thread() is self._thread
 
     def close(self) -> None:
@@ -433,7 +436,7 @@ class Link:
         )
 
     def _why(self, code: ReasonCode) -> str:
-        """Why the link ended, and which message was too large if that is why."""
+        """The reason why the link ended, with the message that was too large."""
         words, lost = _in_words(code), self.ending().unanswered
         if code.getName() != name_of(TOO_LARGE) or lost is None:
             return words
@@ -467,7 +470,7 @@ def _with_remedy(name: str) -> str:
 
 
 class _Refused:
-    """When a message of a size that the broker has refused may be tried again.
+    """Sizes that the broker has refused, and when one may be tried again.
 
     A person may have raised the limit without starting the broker anew; so it is tried
     again, after a wait that doubles.
@@ -483,7 +486,7 @@ class _Refused:
         self._wait_s = min(2 * self._wait_s, TRY_AGAIN_S[1])
 
     def may_try(self, size: int) -> bool:
-        """Whether a message that is too large may go out all the same."""
+        """Return whether a message that is too large may be sent all the same."""
         if size < self._size or time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + self._wait_s

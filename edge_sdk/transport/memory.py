@@ -46,7 +46,7 @@ class MemoryBroker:
         return link
 
     def retained(self, topic: str) -> bytes | None:
-        """What is retained on a topic."""
+        """The retained payload of a topic, or None."""
         return self._retained.get(topic)
 
     def route(self, topic: str, payload: bytes, *, retain: bool) -> None:
@@ -67,7 +67,7 @@ class MemoryBroker:
         return (d for d in found if _matches(pattern, d.topic))
 
     def knows(self, link: MemoryTransport) -> bool:
-        """Whether a transport has not left."""
+        """Return whether a transport is still connected."""
         with self._lock:
             return link in self._links
 

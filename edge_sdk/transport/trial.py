@@ -1,4 +1,4 @@
-"""What a broker lets through: messages to ourselves, of the sizes that we need."""
+"""Trial of a broker: messages to ourselves, of the sizes that we need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = 16  # bytes; no broker is so strict
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How a trial went.
+    """Result of a trial.
 
     Attributes:
         echoes: Whether even a small message came back; False under an access list.
@@ -39,7 +39,7 @@ class Trial:
 
     @property
     def limited(self) -> bool:
-        """Whether the broker has named a limit."""
+        """True if the broker has named a limit."""
         return self.limit < NO_LIMIT
 
 
@@ -83,7 +83,10 @@ def _comes_back(
     got: queue.Queue[ReceivedMessage],
     wait_s: float,
 ) -> bool:
-    """Whether a message comes back; it is sent once more, should the link be new."""
+    """Send a message to ourselves; return whether it comes back.
+
+    It is sent once more, should the link be new.
+    """
     until = time.monotonic() + wait_s
     for _ in range(2):
         transport.publish(topic, bytes(size))
@@ -100,5 +103,5 @@ def _comes_back(
 
 
 def _is_too_large(transport: MqttTransport, topic: str, size: int) -> bool:
-    """Whether the broker has said that such a message is."""
+    """Return whether the broker's limit is below a message of this size."""
     return OutgoingMessage(topic, bytes(size)).size > transport.limit()

@@ -87,7 +87,7 @@ def positions(ranges: Sequence[tuple[int, int]], limit: int) -> Iterable[int]:
 
 
 class ChunkStorage(Protocol):
-    """Where an assembly keeps its chunks."""
+    """Storage of an assembly's chunks."""
 
     def put(self, index: int, chunk: bytes) -> None:
         """Keeps a chunk."""
@@ -151,7 +151,7 @@ class Assembly:
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk is here."""
+        """True once every chunk is here."""
         return len(self._held) == len(self.manifest.chunks)
 
     def missing(self, limit: int = 64) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What a device's numbers can be: one table, asked when a message has been decoded.
+"""Bounds of a device's numbers: one table, asked when a message is decoded.
 
 A type says what a field may hold so that it can be read; this table says what it may
 hold so that it can be true. What is beyond is refused by name, before anything is
@@ -34,7 +34,7 @@ DAY_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How large a number can be.
+    """Largest possible value of a number, and the reason.
 
     Attributes:
         most: The largest value; the smallest is 0 unless `signed`.
@@ -47,7 +47,7 @@ class Bound:
     signed: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether the value is possible; NaN and infinities never are."""
+        """Return whether the value is possible; NaN and infinities never are."""
         least = -self.most if self.signed else 0
         return math.isfinite(value) and least <= value <= self.most
 

@@ -39,7 +39,7 @@ Sign: TypeAlias = Callable[[bytes], bytes]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Who says what to whom, and in which life of the coordinator.
+    """Header of a message: source, destination, type, and the coordinator's epoch.
 
     `epoch` grows at every start of a coordinator; `boot` differs at every start of the
     sender; `seq` counts its messages since then. `echo` is boot and seq of the latest

@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 def is_whole(dtype: np.dtype[Any]) -> bool:
-    """Whether entries of a dtype travel as int64: booleans, and integers of any width.
+    """Return whether a dtype travels as int64: booleans, and integers of any width.
 
     Example:
         >>> [is_whole(np.dtype(d)) for d in ("bool", "uint8", "int64", "float32")]

@@ -20,7 +20,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a warm-up returns: kept weights per layer, and nothing else."""
+    """Result of a warm-up: the number of kept weights per layer, and nothing else."""
 
     counts: Mapping[str, int]
 

@@ -46,7 +46,7 @@ Why: TypeAlias = Annotated[str, Meta(max_length=500)]
 
 
 class Manifest(Struct, frozen=True):
-    """What a blob is: its size in bytes and the SHA-256 of the whole and of each chunk.
+    """Sizes and digests of a blob: SHA-256 of the whole and of each chunk.
 
     2 048 chunks of 64 KiB are 128 MiB; their digests still fit one packet.
     """
@@ -58,7 +58,7 @@ class Manifest(Struct, frozen=True):
 
 
 class MaskRecipe(Struct, frozen=True, omit_defaults=True):
-    """How a device comes by a mask; either way it compares digests.
+    """Recipe from which a device makes a mask; either way it compares digests.
 
     Without `structure` it draws the mask from `seed` and `counts`. A mask that is not
     frozen cannot be drawn: `structure` is then the blob of its CSR structure, which

@@ -1,4 +1,4 @@
-"""What a device does with its part of a round; one of these is in every order."""
+"""Local training rules; every order holds one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where activations lie: buffers not needed at the same time share memory."""
+"""Layout of activations: buffers not needed at the same time share memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def buffer_order(program: Program) -> list[int]:
 
 
 def place_buffers(program: Program) -> tuple[dict[int, int], int]:
-    """Where each buffer lies: largest first, each as low as its neighbours in time let.
+    """Offset of each buffer: largest first, each as low as the live ones permit.
 
     A buffer lives from the first operation that writes it to the last that reads it.
     Between two buffers stay a few floats that nobody writes: packing reads whole

@@ -41,7 +41,7 @@ _GROUP = 4  # rows of a dense convolution that lie beside each other
 
 
 class Encoding(enum.IntEnum):
-    """How a matrix lies in the file, and so what it runs on (src/format.h)."""
+    """Layout of a matrix in the file, and so the kernel that runs it (src/format.h)."""
 
     ROWS = 0
     GAPS = 1

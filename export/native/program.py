@@ -1,4 +1,4 @@
-"""What a native model consists of: buffers, weights, operations; as frozen values."""
+"""Native model as frozen values: buffers, weights, operations."""
 
 from __future__ import annotations
 

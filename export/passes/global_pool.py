@@ -62,7 +62,7 @@ def _over_pixels(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _is_image(model: onnx.ModelProto, name: str) -> bool:
-    """Whether a value has four axes, followed up to a convolution or the input."""
+    """Return whether a value has four axes, followed to a convolution or the input."""
     same_rank = {
         "Relu",
         "Clip",

@@ -19,7 +19,7 @@ __all__ = ["Material", "Product", "Target", "fixed_batch"]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a target works from.
+    """Input of a target.
 
     Attributes:
         source: The module and its mask.
@@ -46,7 +46,7 @@ class Material:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """What a target made, with what the gates compare it to.
+    """Output of a target, with what the gates compare it to.
 
     Attributes:
         content: The file's bytes.

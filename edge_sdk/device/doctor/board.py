@@ -50,7 +50,7 @@ def clock(patient: DoctorTarget) -> Check:
 
 
 def ram(patient: DoctorTarget) -> Check:
-    """What every limit leaves for the agent."""
+    """Check the memory that all limits together leave for the agent."""
     ram = ram_for_agent(patient.root)
     if ram.free_mib < LEAST_RAM_MIB:
         return Check(

@@ -1,4 +1,4 @@
-"""What the doctor looks at, what it found, and how that reads."""
+"""Target, findings and output of `flash-edge doctor`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorTarget:
-    """What to look at.
+    """The settings and files that the doctor checks.
 
     Attributes:
         broker_url: ``mqtt://host:port`` or ``mqtts://``; None skips.

@@ -71,7 +71,7 @@ def packets(patient: DoctorTarget) -> Check:
 
 
 def of_trial(trial: Trial) -> Check:
-    """What a trial of `LARGEST_HELLO` and of a chunk says."""
+    """The finding of a trial that sent a `LARGEST_HELLO` and a chunk."""
     if trial.stuck[:1] == (LARGEST_HELLO,):
         return Check(
             "packets",
@@ -159,7 +159,7 @@ def tls(patient: DoctorTarget) -> Check:
 
 
 def _tls_complaint(error: Exception, url: str) -> tuple[str, str]:
-    """What went wrong with a handshake, and the fix."""
+    """The reason why a handshake failed, and the remedy."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in (9, 10):  # not yet valid, expired: by this clock
             today = dt.datetime.now(tz=dt.timezone.utc).date()

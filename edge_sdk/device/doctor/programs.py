@@ -48,7 +48,7 @@ print(len(found))
 
 
 def torch_complaint(version: str, machine: str) -> str | None:
-    """What is known to be wrong with a build of torch on a processor; None if nothing.
+    """The known fault of a torch version on a processor; None without one.
 
     Example:
         >>> torch_complaint("2.10.0", "aarch64") is not None
@@ -98,7 +98,7 @@ def torch(_: DoctorTarget) -> Check:
 
 
 def kernels(_: DoctorTarget) -> Check:
-    """They load here, or why not."""
+    """Check that the native kernels load on this machine."""
     code, said = _trial(_KERNEL_TRIAL)
     if code == 0 and not said.startswith("-"):
         return Check("native kernels", "PASS", said)

@@ -1,1 +1,1 @@
-"""When and how hard a device may train: what its owner allows, kept to."""
+"""The owner's limits on when and how hard a device trains, and their enforcement."""

@@ -1,4 +1,4 @@
-"""When and how hard a device may train: decisions over what its sensors say."""
+"""Decisions on when and how hard a device may train, from what its sensors say."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CLOCK_S = 60.0  # a board with a network gets its time from it
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a device is in, at one moment.
+    """Conditions of a device at one moment.
 
     Attributes:
         minute: Of the day, local time, 0 to 1439.
@@ -73,7 +73,7 @@ Verdict: TypeAlias = Go | Pause
 
 
 def decide(caps: Caps, now: Conditions, *, paused: bool = False) -> Verdict:
-    """Whether a device may train now.
+    """Decide whether a device may train now.
 
     Args:
         caps: What its owner allows.
@@ -141,7 +141,7 @@ def _costly(caps: Caps, now: Conditions) -> Pause | None:
 def read_conditions(
     now: dt.datetime, *, moved_today: int = 0, root: Path = Path("/")
 ) -> Conditions:
-    """What this device is in.
+    """Read this device's conditions from its clock and sensors.
 
     Args:
         now: Local time.

@@ -76,7 +76,7 @@ class LimitsEnforcer:
         return self._now().date().isoformat()
 
     def verdict(self, moved_today: int) -> Verdict:
-        """Whether the device may train now; sensors are read at most every 2 s.
+        """Decide if the device may train now; reads sensors every 2 s at most.
 
         Args:
             moved_today: Bytes over the link since local midnight.
@@ -100,7 +100,7 @@ class LimitsEnforcer:
         moved_today: Callable[[], int],
         tell: Callable[[Verdict], None],
     ) -> Callable[[], bool]:
-        """What a training loop asks before each step: whether to stop.
+        """A callable that training asks before each step whether to stop.
 
         It returns late where the processor's share asks for a rest, and where the
         device has to pause; the half-trained model stays in memory meanwhile.

@@ -1,4 +1,4 @@
-"""What Linux says about this board: its name, cores, vector units, disk and clock."""
+"""Facts that Linux tells of this board: name, cores, vector units, disk, clock."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ def nearest_folder(folder: Path) -> Path:
 
 
 def is_32_bit() -> bool:
-    """Whether Python is a 32-bit program, whatever the kernel is."""
+    """Return whether Python is a 32-bit program, whatever the kernel is."""
     return sys.maxsize < 1 << 32
 
 
 def clock_complaint(today: dt.date) -> str | None:
-    """What is wrong with the clock, in words; None if it can be believed."""
+    """The reason why this clock cannot be believed; None if it can."""
     if _EARLIEST <= today < _LATEST:
         return None
     return (

@@ -1,4 +1,4 @@
-"""How fast the link to the broker is: an echo of ours through it."""
+"""Speed of the link to the broker, measured by an echo of our own through it."""
 
 from __future__ import annotations
 

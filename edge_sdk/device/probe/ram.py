@@ -1,4 +1,4 @@
-"""How much memory this process may have: board, control groups and limits."""
+"""Memory that this process may have: of the board, control groups and limits."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ CHANNELS, SIDE, BATCH = 32, 16, 8
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the processor does of each kind, with the threads that torch has now.
+    """Rates of the processor by kind of work, at torch's present number of threads.
 
     Attributes:
         train_gflops: A 3x3 convolution forward and backward.

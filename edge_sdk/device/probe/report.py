@@ -25,5 +25,5 @@ def write_profile(path: Path, profile: DeviceProfile) -> None:
 
 
 def default_path(state: Path) -> Path:
-    """Where the agent of this state folder looks for its profile."""
+    """Path at which the agent of a state folder looks for its profile."""
     return state / "profile.toml"

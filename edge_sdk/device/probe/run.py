@@ -169,7 +169,7 @@ def _start(
     disk: int,
     source: Provenance,
 ) -> DeviceProfile:
-    """What is known before the task's own steps are fitted."""
+    """A profile of what is known before the task's own steps are measured."""
     return DeviceProfile(
         board=board.name,
         ram_mib=ram_mib,
@@ -240,7 +240,7 @@ def _fitted(
 
 
 def _runtime_mib(load: Workload, steps: Sequence[StepTime]) -> int | None:
-    """What the process holds beside what the model of memory accounts for."""
+    """Memory (MiB) of the process beyond what the memory model accounts for."""
     beside = [
         step.peak_mib
         - peak_mib(

@@ -1,4 +1,4 @@
-"""How hot the board is, whether it throttles, and what it is powered by."""
+"""Sensors of the board: temperature, throttling, power supply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VOLTAGE = 0x10001
 
 @dataclass(frozen=True, slots=True)
 class Thermal:
-    """What sensors say; None where there is none.
+    """Readings of the temperature sensors; None where there is none.
 
     Attributes:
         celsius: The hottest sensor.
@@ -29,7 +29,7 @@ class Thermal:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What feeds the board; None where unknown, as on a board without a battery.
+    """Power supply of the board; None where unknown, as without a battery.
 
     Attributes:
         on_battery: Whether it runs on battery now.

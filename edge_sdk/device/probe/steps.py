@@ -44,7 +44,7 @@ STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """What training at a density took.
+    """Measured time and memory of training steps at one density.
 
     Attributes:
         density: Of the masked weights.

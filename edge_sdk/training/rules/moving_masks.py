@@ -40,7 +40,7 @@ Patterns = Mapping[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """How a batch goes through: the task, its examples, and the memory allowed.
+    """Passes of a batch through a model, inside the memory allowed.
 
     Attributes:
         task: Gives loss, preparation and augmentation.

@@ -74,7 +74,7 @@ def largest(tensor: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """What `aten::convolution_backward` asks for; `linear` layers have none of it."""
+    """Arguments of `aten::convolution_backward`; `linear` layers have none of them."""
 
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()

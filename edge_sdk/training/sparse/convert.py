@@ -332,7 +332,7 @@ def _convertible_conv(layer: nn.Module) -> bool:
 
 
 def _why_not(layer: nn.Module) -> str:
-    """Why a layer has no sparse form; empty if it has one."""
+    """The reason why a layer has no sparse form; empty if it has one."""
     if type(layer) is nn.Linear:
         return "its input is not (N, features) of a blocked value"
     if type(layer) is not nn.Conv2d:

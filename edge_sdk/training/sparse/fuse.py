@@ -1,4 +1,4 @@
-"""Which neighbouring layers of a sparse twin become one pass over memory."""
+"""Fusion of neighbouring layers of a sparse twin into one pass over memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Fuser:
         return next(iter(node.users)) if len(node.users) == 1 else None
 
     def _overwrites_shared(self, relu: fx.Node) -> bool:
-        """Whether others read what an in-place ReLU leaves behind."""
+        """Return whether others read what an in-place ReLU overwrites."""
         source = relu.args[0]
         return (
             works_in_place(self.graph, relu)

@@ -1,4 +1,4 @@
-"""What each node of a traced model means to the blocked layout."""
+"""Meaning of a traced model's nodes for the blocked layout."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def is_elementwise(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node may run on blocked tensors as it is."""
+    """Return whether the node may run on blocked tensors as it is."""
     if node.op == "call_module":
         return isinstance(module_of(graph, node), _ELEMENTWISE_MODULES)
     if node.op == "call_function":
@@ -199,7 +199,7 @@ def is_elementwise(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node is a ReLU in any of its forms."""
+    """Return whether the node is a ReLU in any of its forms."""
     if node.op == "call_module":
         return isinstance(module_of(graph, node), nn.ReLU)
     if node.op == "call_function":
@@ -208,7 +208,7 @@ def is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def works_in_place(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a ReLU node overwrites its input."""
+    """Return whether a ReLU node overwrites its input."""
     layer = module_of(graph, node)
     if isinstance(layer, nn.ReLU):
         return bool(layer.inplace)
@@ -298,7 +298,7 @@ def flattens(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 
 def _two_axes(node: fx.Node) -> bool:
-    """Whether a view is to (the batch, everything else)."""
+    """Return whether a view is to (the batch, everything else)."""
     shape = node.args[1:]
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
@@ -311,7 +311,7 @@ def _two_axes(node: fx.Node) -> bool:
 
 
 def _is_batch_size(node: fx.Node) -> bool:
-    """Whether a node is a batch size: x.size(0), x.size()[0] or x.shape[0]."""
+    """Return whether a node is x.size(0), x.size()[0] or x.shape[0]."""
     if node.op == "call_method":
         return node.target == "size" and node.args[1:] == (0,)
     if node.target is not operator.getitem or node.args[1] != 0:

@@ -18,7 +18,7 @@ __all__ = ["Batch", "FromBlocked", "ToBlocked", "lane_width", "to_blocked"]
 
 @dataclass
 class Batch:
-    """What the layers of one model share about the batch now passing through.
+    """Facts about the batch now passing through, shared by the layers of one model.
 
     Attributes:
         samples: Valid samples; the last block's other lanes are padding.
@@ -62,7 +62,7 @@ def to_blocked(x: torch.Tensor, lanes: int) -> torch.Tensor:
 
 
 class ToBlocked(nn.Module):
-    """Where a batch enters the blocked layout; notes its size for the layers after."""
+    """Entry into the blocked layout; notes the batch size for the layers after it."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class ToBlocked(nn.Module):
 
 
 class FromBlocked(nn.Module):
-    """Where a batch leaves the blocked layout; drops the padding."""
+    """Exit from the blocked layout; drops the padding."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where activations and gradients live: one arena, reused step after step.
+"""Arena for activations and gradients, reused step after step.
 
 A training step asks for the same tensors again and again, and frees them in nearly the
 reverse order. The C library gives large blocks back to the kernel and faults them in

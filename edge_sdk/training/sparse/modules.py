@@ -250,7 +250,7 @@ class BlockedNorm(nn.Module):
             self.momentum = layer.momentum
 
     def state(self, x: Tensor) -> NormState:
-        """This step's statistics to use and update; counts the batch when training.
+        """Statistics of this step, to use and update; counts a training batch.
 
         Raises:
             ValueError: As torch: in training, one value per channel has no variance.

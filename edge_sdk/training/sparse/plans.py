@@ -1,4 +1,4 @@
-"""What a kernel call needs beside its tensors: geometry, pattern, constants."""
+"""Arguments of a kernel call beside its tensors: geometry, pattern, constants."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ConvGeometry:
 
 @dataclass(frozen=True, eq=False)
 class ConvPlan:
-    """What a conv call needs beside its tensors.
+    """Arguments of a convolution beside its tensors.
 
     Attributes:
         structure: The frozen pattern.
@@ -62,7 +62,7 @@ class ConvPlan:
 
 @dataclass(frozen=True)
 class ActPlan:
-    """Whether a ReLU follows a normalisation, and the dtype its input is kept in."""
+    """Arguments of an activation: ReLU or none, and the dtype its input is kept in."""
 
     relu: bool
     saved: torch.dtype
@@ -80,7 +80,7 @@ class PoolGeometry:
 
 @dataclass(frozen=True, eq=False)
 class NormState:
-    """What a normalisation needs beside gamma and beta.
+    """Arguments of a normalisation beside gamma and beta.
 
     Attributes:
         samples: Valid samples in the batch.

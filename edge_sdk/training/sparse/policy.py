@@ -1,4 +1,4 @@
-"""Which engine trains a model: a short race between both, chain of layers by chain."""
+"""Choice of the engine that trains a model: a short race, chain by chain of layers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _STEPS = 3
 
 @dataclass(frozen=True, eq=False)
 class _Race:
-    """What every contestant runs: forward, loss and backward over one batch."""
+    """One batch that every contestant runs: forward, loss and backward."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -113,7 +113,7 @@ def choose_engine(
 
 
 def unavailable_reason_now() -> str:
-    """Why no kernels can be used, after trying to build them; empty if they can."""
+    """Try to build the kernels; the reason why there are none, or ""."""
     from edge_sdk.kernels.library import kernels  # noqa: PLC0415
 
     try:

@@ -1,4 +1,4 @@
-"""What the 28x28 gray-image tasks share: how a batch is normalised."""
+"""Normalisation of a batch, shared by the tasks of 28x28 gray images."""
 
 from __future__ import annotations
 
