@@ -15,7 +15,7 @@ from coordinator.densities import Drift, assign, corrected
 from coordinator.ledger import Ledger
 from coordinator.rounds.expected_time import ExpectedTime, expect
 from coordinator.rounds.state import Round
-from coordinator.server.presence import Presence, Said, is_news
+from coordinator.server.presence import Presence, Said, is_news, speaks_again
 from coordinator.server.standing import Standings
 from coordinator.server.unheard_devices import Unheard
 from coordinator.settings import RunSettings
@@ -83,9 +83,20 @@ class DeviceRegistry:
 
     # -- what devices say --------------------------------------------------------------
 
-    def heard(self, device: str) -> None:
-        """A message came from it: it is alive."""
+    def heard(self, device: str, header: Header | None = None) -> None:
+        """Mark a device as here, because a message other than a status came from it.
+
+        Args:
+            device: Its name.
+            header: Of the message; None if it says nothing about displays.
+        """
         self._presence.heard(device, self._clock())
+        said, shown = self._words.get(device), self._status.get(device)
+        if header is None or said is None or shown is None:
+            return
+        self._words[device] = said = speaks_again(said, header) or said
+        if said.online and not shown.online:
+            self._show(device, msgspec.structs.replace(shown, online=True))
 
     def hello(self, device: str, hello: Hello, boot: int = 0) -> str | None:
         """Takes a device in; returns why not, if it cannot take part.
@@ -128,6 +139,8 @@ class DeviceRegistry:
             self._corrected.pop(device, None)
             self._drift.pop(device, None)
             self._choose(device)
+        # Its status may have come before the ledger had a row for it, or be lost.
+        self._show(device, self._status.get(device) or Status(True, "idle"))
         return None
 
     def gone(self, device: str) -> None:
@@ -150,17 +163,29 @@ class DeviceRegistry:
         Returns:
             Whether it was news; an old one that is said again changes nothing.
         """
-        said = is_news(self._words.get(device), header, status)
+        before = self._words.get(device)
+        said = is_news(before, header, status)
         if said is None:
+            # Retained, and repeated by the broker after our own link was down.
+            newest = before and (before.boot, before.seq, before.online)
+            shown = self._status.get(device)
+            if newest == (header.boot, header.seq, status.online) and (
+                shown and shown.online != status.online
+            ):
+                self._show(device, status)
             return False
         self._words[device] = said
-        self._status[device] = status
         self.reported.add(device)
         if status.online:
             self.heard(device)
             self._ledger.note(device, status.detail)
         else:
             self._presence.gone(device)
+        self._show(device, status)
+        return True
+
+    def _show(self, device: str, status: Status) -> None:
+        self._status[device] = status
         self._ledger.count_traffic(
             device,
             sent=status.sent,
@@ -172,7 +197,6 @@ class DeviceRegistry:
             celsius=_or_none(status.celsius),
             progress=_or_none(status.progress),
         )
-        return True
 
     def expect(self, device: str, silent_s: float) -> None:
         """It may be silent so long: it was told to wait, or has work to do."""

@@ -108,7 +108,7 @@ class MessageDispatcher:
         elif isinstance(message, Running):
             self._courier.told(device, message)
         else:
-            self._fleet.heard(device)
+            self._fleet.heard(device, header)
             self._desk.answer(device, message, boot=header.boot)
             if isinstance(message, Hello):
                 self._courier.greeted(device)

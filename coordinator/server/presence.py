@@ -4,8 +4,11 @@ Rule 1. Presence ends by the device's will or goodbye, or by a revocation; what 
         meanwhile never shortens it.
 Rule 2. A device is silent for as long as it was told to wait, has a task, or pauses.
 Rule 3. Whose will was lost ends too: `SEEN_S` after it should have been heard again.
-Rule 4. A status that is older than one heard, and the will of a link that was replaced,
-        decide nothing.
+Rule 4. A status that is older than one heard, the will of a link that was replaced and
+        the last words of a life that has ended decide nothing: a will waits for its
+        acknowledgement at a broker, where a status without one overtakes it.
+Rule 5. Any other message of a device shows that it is here, as its status would, which
+        a broker may lose.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from msgspec import UNSET
 from edge_sdk.wire.codec import Header
 from edge_sdk.wire.messages import Status
 
-__all__ = ["SEEN_S", "Presence", "Said", "is_news"]
+__all__ = ["SEEN_S", "Presence", "Said", "is_news", "speaks_again"]
 
 SEEN_S = 90.0  # how late a device may be with what it should say
+BOOTS = 8  # earlier lives of a device that are told from a new one
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,14 @@ class Said:
         seq: Its number in it; of a will, that of the newest status before it.
         link: The connection that it was said on; 0 of a device of 0.1.0.
         online: What it said.
+        ended: Lives before it, the latest last.
     """
 
     boot: int
     seq: int
     link: int
     online: bool
+    ended: tuple[int, ...] = ()
 
 
 def is_news(last: Said | None, header: Header, status: Status) -> Said | None:
@@ -94,10 +100,33 @@ def is_news(last: Said | None, header: Header, status: Status) -> Said | None:
     """
     link = 0 if status.link is UNSET else status.link
     said = Said(header.boot, header.seq, link, status.online)
-    if last is None or last.boot != said.boot:
+    if last is None:
         return said
+    if last.boot != said.boot:
+        return _next_life(last, said)
+    said = replace(said, ended=last.ended)
     if status.online or said.seq > last.seq:  # a goodbye has a number like any other
         return said if said.seq > last.seq else None
     if link < last.link or (link == last.link and link and not last.online):
         return None
     return replace(said, seq=last.seq)
+
+
+def speaks_again(last: Said, header: Header) -> Said | None:
+    """What is known after a message other than a status; None if it shows nothing new.
+
+    Args:
+        last: The newest status before it.
+        header: Of the message; its signature holds.
+    """
+    if last.boot != header.boot:
+        return _next_life(last, Said(header.boot, 0, 0, online=True))
+    if last.online or header.seq < last.seq:
+        return None
+    return replace(last, online=True)
+
+
+def _next_life(last: Said, said: Said) -> Said | None:
+    if said.boot in last.ended:
+        return None
+    return replace(said, ended=(*last.ended, last.boot)[-BOOTS:])

@@ -13,7 +13,8 @@ from coordinator.server.device_registry import DeviceRegistry
 from coordinator.server.presence import SEEN_S
 from coordinator.settings import RunSettings
 from device_profiles import LayerLoad, Workload, load_board
-from edge_sdk.wire.messages import Hello
+from edge_sdk.wire.codec import Header
+from edge_sdk.wire.messages import Hello, Status
 
 LOAD = Workload(
     layers=(LayerLoad("w", 100_000, 20_000_000),),
@@ -116,6 +117,61 @@ def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
     fleet.rests("pi-7", 60.0, "battery at 3 %, waiting for 40 %")
     clock.now += 61.0
     assert fleet.present() == {"pi-7"}
+
+
+def header(seq: int, boot: int = 1) -> Header:
+    return Header("status", "home", "pi-7", "coordinator", 1, seq, boot)
+
+
+def status(online: bool, link: int = 1) -> Status:
+    return Status(online, "idle", engine="sparse", rss_mib=70, link=link)
+
+
+def test_a_status_that_comes_before_the_hello_is_shown(
+    fleet: DeviceRegistry, ledger: Ledger
+) -> None:
+    """The ledger has no row for the device before its HELLO, and an idle device says
+    its status once: where the broker delivers it first, it was offline for ever."""
+    assert fleet.note("pi-7", header(3), status(online=True))
+    greet(fleet)
+    assert (row(ledger)["online"], row(ledger)["rss_mib"]) == (1, 70)
+    assert fleet.online() == {"pi-7"}
+
+
+def test_a_device_whose_status_is_lost_is_shown_online_by_what_it_says(
+    fleet: DeviceRegistry, ledger: Ledger
+) -> None:
+    greet(fleet)
+    assert row(ledger)["online"] == 1
+    fleet.note("pi-7", header(3), status(online=True))
+    fleet.note("pi-7", header(1), status(online=False))
+    assert row(ledger)["online"] == 0
+    fleet.heard("pi-7", header(2))  # said before its connection was lost
+    assert row(ledger)["online"] == 0
+    fleet.heard("pi-7", header(6))
+    assert (row(ledger)["online"], row(ledger)["engine"]) == (1, "sparse")
+    fleet.note("pi-7", header(2, boot=2), status(online=True))
+    assert not fleet.note("pi-7", header(5), status(online=False, link=2))
+    assert row(ledger)["online"] == 1  # a will of the life before
+
+
+@pytest.mark.parametrize("by", ["retained", "another message"])
+def test_after_the_coordinators_own_link_was_down_who_is_here_is_shown_again(
+    fleet: DeviceRegistry, ledger: Ledger, by: str
+) -> None:
+    greet(fleet)
+    fleet.note("pi-7", header(3), status(online=True))
+    fleet.unlinked()
+    assert row(ledger)["online"] == 0
+    if by == "retained":
+        assert not fleet.note("pi-7", header(3), status(online=True))
+    else:
+        fleet.heard("pi-7", header(4))
+    assert row(ledger)["online"] == 1
+    fleet.note("pi-7", header(2), status(online=False))
+    fleet.unlinked()
+    assert not fleet.note("pi-7", header(3), status(online=True))
+    assert row(ledger)["online"] == 0  # older than its will
 
 
 def test_a_device_told_to_come_back_later_is_here_until_then(

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from coordinator.rounds.deadlines import Advance, advanced, extended_s, latest_s
 from coordinator.rounds.state import TaskPhase
 from coordinator.rounds.warm_up_attempts import ATTEMPTS, next_attempt
-from coordinator.server.presence import SEEN_S, Presence, Said, is_news
+from coordinator.server.presence import SEEN_S, Presence, Said, is_news, speaks_again
 from coordinator.server.standing import (
     FRESH,
     MOST,
@@ -80,6 +80,36 @@ def test_a_will_counts_once_and_only_of_the_link_that_there_is() -> None:
     # 0.1.0 has one will for all links, of a number before all others.
     assert news(2, status(online=True), boot=8)
     assert news(1, status(online=False), boot=8)
+
+
+def test_a_will_that_was_overtaken_by_the_next_life_decides_nothing() -> None:
+    """A will waits for its acknowledgement; a status without one does not wait."""
+    last = is_news(None, header(3, boot=1), status(online=True, link=1))
+    assert last is not None
+    last = is_news(last, header(2, boot=2), status(online=True, link=1))
+    assert last is not None
+    assert is_news(last, header(1, boot=1), status(online=False, link=1)) is None
+    assert is_news(last, header(9, boot=1), status(online=False, link=1)) is None
+    assert speaks_again(last, header(9, boot=1)) is None
+    gone = is_news(last, header(1, boot=2), status(online=False, link=1))
+    assert gone is not None
+    assert not gone.online
+    assert is_news(gone, header(9, boot=1), status(online=True, link=1)) is None
+
+
+def test_any_message_shows_that_a_device_is_here_whose_status_was_lost() -> None:
+    here = is_news(None, header(3), status(online=True, link=1))
+    assert here is not None
+    assert speaks_again(here, header(4)) is None  # as known
+    gone = is_news(here, header(1), status(online=False, link=1))
+    assert gone is not None
+    assert speaks_again(gone, header(2)) is None  # said before its last status
+    back = speaks_again(gone, header(5))
+    assert back is not None
+    assert back.online
+    reborn = speaks_again(gone, header(1, boot=2))
+    assert reborn == Said(2, 0, 0, online=True, ended=(1,))
+    assert is_news(reborn, header(2, boot=2), status(online=True, link=1)) is not None
 
 
 def test_what_was_recorded_before_a_coordinators_start_takes_no_life_s_place() -> None:
