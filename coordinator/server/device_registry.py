@@ -140,7 +140,9 @@ class DeviceRegistry:
             self._drift.pop(device, None)
             self._choose(device)
         # Its status may have come before the ledger had a row for it, or be lost.
-        self._show(device, self._status.get(device) or Status(True, "idle"))
+        self._show(
+            device, self._status.get(device) or Status(online=True, phase="idle")
+        )
         return None
 
     def gone(self, device: str) -> None:

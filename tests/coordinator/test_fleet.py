@@ -123,8 +123,8 @@ def header(seq: int, boot: int = 1) -> Header:
     return Header("status", "home", "pi-7", "coordinator", 1, seq, boot)
 
 
-def status(online: bool, link: int = 1) -> Status:
-    return Status(online, "idle", engine="sparse", rss_mib=70, link=link)
+def status(*, online: bool, link: int = 1) -> Status:
+    return Status(online=online, phase="idle", engine="sparse", rss_mib=70, link=link)
 
 
 def test_a_status_that_comes_before_the_hello_is_shown(
