@@ -45,7 +45,6 @@ add(app, track.track)
 add(app, plan.plan)
 add(app, play.demo)
 add(app, play.simulate)
-add(app, play.reproduce)
 add(app, play.plot)
 add(app, exit_codes)
 

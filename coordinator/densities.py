@@ -13,7 +13,7 @@ from device_profiles.schema import LEAST_RATE
 from device_profiles.step_time import pool_rate
 from device_profiles.workload import Workload
 
-__all__ = ["DEFAULT_ROUND_BUDGET_S", "Drift", "assign", "corrected", "drift_of"]
+__all__ = ["DEFAULT_ROUND_BUDGET_S", "TimeDrift", "assign", "corrected", "drift_of"]
 
 # Predictions are within 25 % where they were calibrated; twice that, both ways, is not
 # the model's error any more. Two rounds, because one may have met a busy moment.
@@ -75,7 +75,7 @@ def assign(
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class TimeDrift:
     """A device whose rounds do not take what its profile says.
 
     Attributes:
@@ -89,7 +89,7 @@ class Drift:
 
 def drift_of(
     device: str, *, predicted_s: float, observed_s: float, rounds: int
-) -> Drift | None:
+) -> TimeDrift | None:
     """Decide if a device should be profiled again; None while its profile holds.
 
     Args:
@@ -108,14 +108,14 @@ def drift_of(
     small = abs(observed_s - predicted_s) < LEAST_DRIFT_S
     if small or 1 / DRIFT <= times <= DRIFT:
         return None
-    return Drift(
+    return TimeDrift(
         times,
         f"{device}: training takes {times:.1f} times the {predicted_s:.1f} s of its "
         "profile; profile it again",
     )
 
 
-def corrected(profile: DeviceProfile, drift: Drift) -> DeviceProfile:
+def corrected(profile: DeviceProfile, drift: TimeDrift) -> DeviceProfile:
     """The profile that would have predicted what was observed, for the next assignment.
 
     Only between rounds: a task that is out keeps its density. A device that turned out

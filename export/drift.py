@@ -17,7 +17,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.tasks.metrics import VALUES, Measure
 from edge_sdk.training.scoring import measure_of
 from export.rebuild import Inputs, Source
-from export.report import Accuracy, Drift
+from export.report import Accuracy, OutputDrift
 
 __all__ = [
     "AGREEMENT",
@@ -106,7 +106,7 @@ def check_drift(
     inputs: Inputs,
     *,
     loss_percent: float = LOSS_PERCENT,
-) -> Drift:
+) -> OutputDrift:
     """Error of the outputs and growth of the loss, both within their limits.
 
     Args:
@@ -120,7 +120,7 @@ def check_drift(
         ExportError: If a limit is passed; the message has the numbers.
     """
     losses = _losses(source, (exact, outputs), inputs)
-    found = Drift(
+    found = OutputDrift(
         len(inputs), output_error(outputs, exact), OUTPUT_ERROR, *losses, loss_percent
     )
     if not found.output_error <= OUTPUT_ERROR:

@@ -17,7 +17,6 @@ __all__ = [
     "consumers",
     "drop_nodes",
     "find_initializer",
-    "operators",
     "producers",
     "read_array",
     "rename",
@@ -72,14 +71,6 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """Value name to the node that computes it."""
     return {name: node for node in model.graph.node for name in node.output}
-
-
-def operators(model: onnx.ModelProto) -> dict[str, int]:
-    """Number of nodes of each operator, ``domain:Op``, sorted by name."""
-    counts: dict[str, int] = defaultdict(int)
-    for node in model.graph.node:
-        counts[f"{node.domain or 'ai.onnx'}:{node.op_type}"] += 1
-    return dict(sorted(counts.items()))
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

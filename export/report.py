@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from edge_sdk.json_text import to_json
 
-__all__ = ["Accuracy", "Drift", "Findings", "Parity", "Report"]
+__all__ = ["Accuracy", "Findings", "OutputDrift", "Parity", "Report"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Drift:
+class OutputDrift:
     """Distance of a lossy format's outputs from the exact model's.
 
     Attributes:
@@ -109,7 +109,7 @@ class Findings:
     bitwise: bool | None = None
     folded: bool | None = None
     accuracy: Accuracy | None = None
-    drift: Drift | None = None
+    drift: OutputDrift | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Report:
         return lines
 
 
-def _drift_line(drift: Drift) -> str:
+def _drift_line(drift: OutputDrift) -> str:
     text = (
         f"outputs differ by {drift.output_error:.2g} of what they vary by "
         f"({drift.limit} allowed)"

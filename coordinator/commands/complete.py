@@ -30,7 +30,7 @@ def board_names(begun: str) -> list[str]:
 
 def presets(begun: str) -> list[str]:
     """Published settings of simulations."""
-    from coordinator.simulation.reproduce.presets import PRESETS  # noqa: PLC0415 - late
+    from coordinator.simulation.presets import PRESETS  # noqa: PLC0415 - late
 
     return [name for name in PRESETS if name.startswith(begun)]
 

@@ -11,7 +11,7 @@ from coordinator.commands import complete
 from coordinator.commands.options import Folder, need_torch
 from edge_sdk.terminal import Json, show, tell
 
-__all__ = ["demo", "plot", "reproduce", "simulate"]
+__all__ = ["demo", "plot", "simulate"]
 
 
 def demo(
@@ -89,56 +89,6 @@ def simulate(
     where = command.workers_from(pool, ray_address)
     facts, told = command.run_simulation(folder, found, workers, where, transport)
     show(facts, lambda: told, as_json=as_json)
-
-
-def reproduce(
-    table: Annotated[
-        str,
-        typer.Argument(
-            help="flash-2, flash-3, flash-4, salientgrads-2, controls, candidates, "
-            "recipe, methods or hetero."
-        ),
-    ],
-    folder: Annotated[Path, typer.Argument(help="Where its runs lie.")],
-    settings: Annotated[
-        Literal["paper", "released"],
-        typer.Option(help="As resolved, or with the released code's quirks."),
-    ] = "paper",
-    seeds: Annotated[int, typer.Option(help="Seeds of each cell.", min=1)] = 3,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds, if not as published.", min=1)
-    ] = None,
-    score_every: Annotated[
-        int | None,
-        typer.Option(help="Score after every so many rounds.", min=1),
-    ] = None,
-    only: Annotated[
-        str, typer.Option(help="Cells with this in their name, such as mnist.")
-    ] = "",
-    workers: Annotated[
-        int, typer.Option(help="Processes; 0 takes all cores.", min=0)
-    ] = 0,
-    report: Annotated[
-        bool, typer.Option("--report", help="Run nothing; print what is there.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Run a published table cell by cell and print it; the same command goes on."""
-    need_torch()
-    from coordinator.simulation.reproduce import run as table_run  # noqa: PLC0415 - torch
-
-    rows = table_run.reproduce(
-        folder,
-        table,
-        kind=settings,
-        seeds=seeds,
-        rounds=rounds,
-        score_every=score_every,
-        only=only,
-        worker_count=workers,
-        report=report,
-    )
-    show(rows, lambda: table_run.markdown(rows), as_json=as_json)
 
 
 def plot(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from coordinator.densities import Drift, drift_of
+from coordinator.densities import TimeDrift, drift_of
 from coordinator.rounds.deadlines import FIRST_GRACE_S, hurry_s, round_deadline_s
 from coordinator.rounds.expected_time import ExpectedTime, observe, overdue, rested
 
@@ -125,7 +125,7 @@ class TaskTimer:
             if device in self._known:
                 self._known[device] = rested(self._known[device], self._told[device])
 
-    def drift(self, device: str) -> Drift | None:
+    def drift(self, device: str) -> TimeDrift | None:
         """Whether its training takes other times than its profile says.
 
         Of the last two rounds the one nearer to the profile speaks: one busy round is

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from coordinator.densities import Drift, assign, corrected
+from coordinator.densities import TimeDrift, assign, corrected
 from coordinator.ledger import Ledger
 from coordinator.rounds.expected_time import ExpectedTime, expect
 from coordinator.rounds.state import Round
@@ -280,7 +280,7 @@ class DeviceRegistry:
         top = max(self._settings.densities)
         return cost_of(profile, load, top, engine="masked").seconds
 
-    def correct(self, drift: Mapping[str, Drift]) -> None:
+    def correct(self, drift: Mapping[str, TimeDrift]) -> None:
         """Chooses anew, between rounds, for devices whose times left their profiles."""
         for device, found in drift.items():
             if self._drift.get(device) == found.sentence:

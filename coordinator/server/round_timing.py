@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from coordinator.algorithms.base import Algorithm
-from coordinator.densities import Drift
+from coordinator.densities import TimeDrift
 from coordinator.rounds.deadlines import (
     FIRST_GRACE_S,
     LONGEST_S,
@@ -54,7 +54,7 @@ class RoundTiming:
         self._advances: dict[str, Advance] = {}  # of who has not answered
         self.deadline: float | None = None
 
-    def drift(self) -> dict[str, Drift]:
+    def drift(self) -> dict[str, TimeDrift]:
         """Devices whose times left their profiles; asked between rounds only."""
         found = {d: self.watch.drift(d) for d in self._fleet.present()}
         return {device: drift for device, drift in found.items() if drift is not None}

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.record import RoundRecord
-from coordinator.simulation.reproduce.presets import PRESETS
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings
 from coordinator.simulation.workers.interface import OpenWorkers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from edge_sdk.identity.signatures import Seal
@@ -85,7 +84,6 @@ class Identity:
         task: The task's reference.
         examples: How many private examples it has.
         profile: Its device profile, as plain values.
-        folder: Where it keeps its state: how much room there is is told.
         note: What the operator should know of it; told where it does not pause.
     """
 
@@ -94,5 +92,4 @@ class Identity:
     task: str
     examples: int
     profile: dict[str, Any]
-    folder: Path | None = None
     note: str = ""

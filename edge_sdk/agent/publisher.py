@@ -7,13 +7,11 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 from msgspec import UNSET
 
 from edge_sdk.agent.parts import DeviceKeys, Identity
-from edge_sdk.device.probe.board import free_disk_mib
 from edge_sdk.device.probe.sensors import read_thermal
 from edge_sdk.session import Session, SessionPhase
 from edge_sdk.transport.base import Traffic
@@ -104,7 +102,7 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
         profile=me.profile,
         codecs=list(CODECS),
         engines=list(engines),
-        free_disk_mib=free_disk_mib(me.folder or Path()),
+        free_disk_mib=0,
     )
 
 

@@ -160,7 +160,6 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         task=settings.task,
         examples=len(examples),
         profile=msgspec.to_builtins(profile),
-        folder=settings.state,
         note=_without_kernels(settings.engine),
     )
     log_from_now_on(run=settings.federation, device=settings.name)

@@ -21,10 +21,9 @@ from edge_sdk.checkpoint import replace_file
 from edge_sdk.child_process import beside, child_module
 from edge_sdk.errors import DependencyError, ExportError
 
-__all__ = ["PLATFORMS", "OfflineWheels", "Platform", "make_bundle", "verify_bundle"]
+__all__ = ["OfflineWheels", "Platform", "make_bundle", "verify_bundle"]
 
 Platform: TypeAlias = Literal["aarch64", "x86_64"]
-PLATFORMS: tuple[Platform, ...] = ("aarch64", "x86_64")
 
 # Raspberry Pi OS bookworm has glibc 2.36, JetPack 6 has 2.35: 2.28 wheels run on both.
 GLIBC = 28

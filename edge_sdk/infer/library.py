@@ -44,7 +44,6 @@ def runtime_library() -> ctypes.CDLL:
         "flsp_output_shape": ([c_void_p, shape], None),
         "flsp_metadata": ([c_void_p], c_char_p),
         "flsp_isa": ([c_void_p], c_char_p),
-        "flsp_model_bytes": ([c_void_p], c_int64),
         "flsp_session_new": ([c_void_p, c_int, c_char_p, c_size_t], c_void_p),
         "flsp_session_free": ([c_void_p], None),
         "flsp_run": ([c_void_p, c_void_p, c_void_p, c_int64], c_int),

@@ -75,11 +75,6 @@ class NativeModel:
         """One output, likewise."""
         return self._output
 
-    @property
-    def bytes_held(self) -> int:
-        """Memory of the model and one session, in bytes."""
-        return int(self._library.flsp_model_bytes(self._handle))
-
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Outputs for n examples, float32 (n, *output_shape).
 

@@ -6,7 +6,6 @@ from edge_sdk.sparse.density import (
     erk,
     exact_counts,
     nested_counts,
-    recalibrate,
     uniform,
 )
 from edge_sdk.sparse.mask import LayerShape, Mask
@@ -21,7 +20,6 @@ __all__ = [
     "erk",
     "exact_counts",
     "nested_counts",
-    "recalibrate",
     "top_k",
     "uniform",
 ]

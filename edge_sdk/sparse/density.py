@@ -1,4 +1,4 @@
-"""Number of weights that each layer keeps: densities, recalibration, exact counts."""
+"""Number of weights that each layer keeps: densities and exact counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ __all__ = [
     "erk",
     "exact_counts",
     "nested_counts",
-    "recalibrate",
     "uniform",
 ]
 
@@ -47,45 +46,6 @@ def erk(layers: Sequence[LayerShape]) -> Vector:
     (n0 + n1 + k0 + k1) / (n0 * n1 * k0 * k1), so small layers stay denser.
     """
     return np.array([sum(s.shape) / s.numel for s in layers])
-
-
-def recalibrate(sensitivity: Vector, size: Vector, target: float) -> Vector:
-    """Layer densities d = r*s with sum(d*k) = target*sum(k), none above 1.
-
-    FLASH, arXiv:2208.13092, Eq. 2; the paper leaves open what happens to the budget of
-    a layer that would pass 1. Here it is re-spent on the others (water-filling).
-
-    Args:
-        sensitivity: (layers,); relative densities, at least one above 0.
-        size: (layers,); maskable weights.
-        target: Density over all layers, in (0, 1].
-
-    Raises:
-        DensityError: If the target is out of range or sensitivities of 0 forbid it.
-
-    Example:
-        >>> recalibrate(np.array([0.95, 0.05]), np.array([100.0, 900.0]), 0.2).round(4)
-        array([1.    , 0.1111])
-    """
-    check_density(target, what="target density")
-    if sensitivity.min(initial=np.inf) < 0 or not np.isfinite(sensitivity).all():
-        raise DensityError("a layer's sensitivity is negative or not finite")
-    budget = target * size.sum()
-    full = np.zeros(size.shape, np.bool_)  # layers already at 1; r is solved without
-    while not full.all():
-        mass = float((sensitivity * size)[~full].sum())
-        if mass <= 0.0:
-            break
-        ratio = (budget - size[full].sum()) / mass
-        over = ~full & (ratio * sensitivity > 1.0)
-        if not over.any():
-            return np.where(full, 1.0, np.maximum(ratio, 0.0) * sensitivity)
-        full |= over
-    if budget > size[full].sum() * (1 + 1e-9):
-        raise DensityError(
-            f"target density {target} needs weights in layers of sensitivity 0"
-        )
-    return np.where(full, 1.0, 0.0)
 
 
 def exact_counts(

@@ -22,7 +22,7 @@ from edge_sdk.tasks.batch import augmented, prepared, tensors
 from edge_sdk.tasks.casts import Casts
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.tasks.trial_step import Trial
+from edge_sdk.tasks.trial_step import TrialStep
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.tasks.value_check import check_finite, check_precision
 
@@ -137,7 +137,7 @@ def _tried(
         with blamed(task.name, "making the model"):
             model = make_model(task, 0).train()
         targets = torch.from_numpy(native(examples.targets[picks]))
-        casts = Trial(task, model, where, forms).casts(inputs, targets)
+        casts = TrialStep(task, model, where, forms).casts(inputs, targets)
         with blamed(task.name, f"augmenting {where.partition(', ')[2]}"):
             augmented(task, inputs.to(casts.inputs), torch.Generator().manual_seed(0))
         return casts

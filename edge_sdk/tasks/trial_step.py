@@ -15,7 +15,7 @@ from edge_sdk.tasks.casts import Casts, float_of, input_choices, target_choices
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import place_of
 
-__all__ = ["Trial", "tensors_of"]
+__all__ = ["TrialStep", "tensors_of"]
 
 
 def tensors_of(outputs: Any) -> list[torch.Tensor]:
@@ -24,7 +24,7 @@ def tensors_of(outputs: Any) -> list[torch.Tensor]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialStep:
     """A fresh model in training mode, and what it is tried on.
 
     Attributes:

@@ -14,7 +14,7 @@ from edge_sdk.transport.link import OutgoingMessage
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
-__all__ = ["Trial", "try_broker"]
+__all__ = ["BrokerTrial", "try_broker"]
 
 CONNECT_S = 5.0
 ECHO_S = 5.0  # a broker that takes a message gives it back in far less
@@ -23,7 +23,7 @@ SMALL = 16  # bytes; no broker is so strict
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class BrokerTrial:
     """Result of a trial.
 
     Attributes:
@@ -45,7 +45,7 @@ class Trial:
 
 def try_broker(
     address: Address, sizes: Sequence[int], *, echo_s: float = ECHO_S
-) -> Trial:
+) -> BrokerTrial:
     """Sends messages of these sizes to a topic of our own and looks what comes back.
 
     Args:
@@ -71,7 +71,7 @@ def try_broker(
             back = _comes_back(transport, topic, size, got, wait_s)
             if not back and (echoes or _is_too_large(transport, topic, size)):
                 stuck.append(size)
-        return Trial(echoes, tuple(stuck), transport.limit())
+        return BrokerTrial(echoes, tuple(stuck), transport.limit())
     finally:
         transport.close()
 

@@ -101,7 +101,10 @@ class Announce(Struct, frozen=True, tag="announce"):
 
 
 class Hello(Struct, frozen=True, tag="hello"):
-    """Device to coordinator after every connect: who it is and what it holds."""
+    """Device to coordinator after every connect: who it is and what it holds.
+
+    `free_disk_mib` is 0: nobody reads it, and a coordinator of 0.1.0 asks for it.
+    """
 
     phase: str
     task_id: TaskId | None

@@ -1,4 +1,4 @@
-"""Small graph passes, each with what it requires and what it ensures.
+"""Small graph passes; one that must run after another says so.
 
 A pass changes the model it is given and says whether it did; `run` chains them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import onnx
 
@@ -33,9 +33,6 @@ class PassResult:
 
 class Pass(Protocol):
     """One change of a graph."""
-
-    requires: ClassVar[str]
-    ensures: ClassVar[str]
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Changes the model in place."""

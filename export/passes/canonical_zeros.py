@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -20,11 +19,8 @@ class CanonicalZeros:
     """Replaces -0.0 by +0.0 in the weights of Conv, Gemm and MatMul.
 
     A batch norm with a negative scale turns the zeros of its convolution into -0.0;
-    packing then could not give back the same bits.
+    packing then could not give back the same bits. Runs after `FoldBatchNorm`.
     """
-
-    requires: ClassVar[str] = "batch norms are folded"
-    ensures: ClassVar[str] = "a weight is zero exactly when all of its bits are"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrites the weights that hold a negative zero."""

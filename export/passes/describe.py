@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 
@@ -24,9 +23,6 @@ class Describe:
     """
 
     facts: Mapping[str, str]
-
-    requires: ClassVar[str] = "metadata is stripped"
-    ensures: ClassVar[str] = "metadata_props are exactly the facts; producer is ours"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Writes the facts, sorted by key, so that equal exports are equal bytes."""

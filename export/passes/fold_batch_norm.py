@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -30,9 +29,6 @@ class FoldBatchNorm:
     The exporter folds convolutions; this also folds linear layers, and any exporter's
     left-overs. A zero weight stays zero: it is only multiplied.
     """
-
-    requires: ClassVar[str] = "evaluation mode; weights are initializers of one reader"
-    ensures: ClassVar[str] = "no BatchNormalization alone behind a Conv or Gemm"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Folds what can be folded, in place."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 
@@ -26,11 +25,8 @@ class FoldConstants:
 
     torch's exporter folds too, but leaves what grows (an expanded constant) or what its
     rules do not know: a reparametrised weight, for example. The native runtime needs
-    weights to be initializers.
+    weights to be initializers. Runs before `PackSparse`, which it would undo.
     """
-
-    requires: ClassVar[str] = "a dense graph: packed weights would be unpacked"
-    ensures: ClassVar[str] = "every node reads a computed value; outputs are unchanged"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Folds in place."""

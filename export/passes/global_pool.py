@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 from onnx import helper
@@ -21,11 +20,6 @@ class GlobalPool:
     Core ML's neural network format has no ReduceMean; with it a model splits into two
     partitions, without it it stays in one.
     """
-
-    requires: ClassVar[str] = (
-        "a ReduceMean whose input comes from a 2-D convolution net"
-    )
-    ensures: ClassVar[str] = "no ReduceMean over axes (2, 3)"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrites the nodes in place."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -23,9 +22,6 @@ class HalfValues:
     onnxruntime folds the Cast when it loads the model: the file halves, the speed is
     that of fp32. Half-precision arithmetic would be slower on most CPUs.
     """
-
-    requires: ClassVar[str] = "float32 weights below 65504"
-    ensures: ClassVar[str] = "weights of the same names, rounded to float16"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrites the weights in place."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import onnx
 
@@ -24,7 +23,7 @@ class NameWeights:
     A linear layer on inputs of three axes is exported as MatMul with its weight
     transposed, ``val_8``, which becomes ``fc.weight.transposed``; a weight that is
     scaled first becomes ``fc.weight``. Names follow the graph's edges, never values:
-    two layers may hold equal ones.
+    two layers may hold equal ones. Runs before `FoldConstants`.
 
     Attributes:
         layers: Names of the masked weights, as initializers have them.
@@ -33,9 +32,6 @@ class NameWeights:
 
     layers: Collection[str]
     unused: set[str] = field(default_factory=set)
-
-    requires: ClassVar[str] = "constants are not folded yet; no initializers are merged"
-    ensures: ClassVar[str] = "a masked weight that a layer multiplies with has its name"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Renames values in place."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
 from onnx import numpy_helper
@@ -22,10 +21,8 @@ class PackSparse:
 
     onnxruntime folds the added nodes when it loads the model, so the graph that runs is
     the dense one, bit for bit. Size shrinks; speed and memory at run time do not.
+    Takes opset 18 or later, and weights after `CanonicalZeros`.
     """
-
-    requires: ClassVar[str] = "opset 18 or later; zeros are +0.0"
-    ensures: ClassVar[str] = "the same values under the same names; smaller file"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Packs in place; the note counts the encodings."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,6 +46,7 @@ class RemoveDeadChannels:
     weights are zero and so is what its bias gives (it is 0, or negative before a Relu).
     Residual branches and grouped convolutions keep theirs. Masks drawn by this project
     keep every unit connected, so their models have none; models pruned elsewhere may.
+    Runs after `FoldBatchNorm` and `CanonicalZeros`.
 
     Attributes:
         kept: Filled while running: weight name to (axis, positions that stayed), for
@@ -53,9 +54,6 @@ class RemoveDeadChannels:
     """
 
     kept: Kept = field(default_factory=dict)
-
-    requires: ClassVar[str] = "batch norms are folded; zeros are +0.0"
-    ensures: ClassVar[str] = "the same outputs, up to the order of summation"
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Removes until nothing is left to remove."""

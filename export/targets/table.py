@@ -20,7 +20,7 @@ from export.targets import (
     ort_format,
 )
 
-__all__ = ["DEFAULT", "TARGETS", "find_target"]
+__all__ = ["TARGETS", "find_target"]
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
@@ -39,7 +39,6 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         )
     }
 )
-DEFAULT = onnx_packed.TARGET.name
 
 
 def find_target(name: str) -> Target:

@@ -29,7 +29,7 @@ import msgspec
 from bench_simulate import processor_s
 
 from coordinator.simulation.data_folders import places_of
-from coordinator.simulation.reproduce.presets import PRESETS
+from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
 from coordinator.simulation.workers.process_pool import process_pool

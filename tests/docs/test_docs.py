@@ -101,7 +101,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     site = tmp_path / "site"
-    assert "recalibrate" in (
+    assert "nested_counts" in (
         site / "reference/edge_sdk.sparse.density/index.html"
     ).read_text(encoding="utf-8")
     golden = (site / "protocol-bytes/index.html").read_text(encoding="utf-8")

@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from coordinator.simulation.presets import PRESETS, RELEASED
 from coordinator.simulation.record import read_records
-from coordinator.simulation.reproduce.presets import PRESETS, RELEASED
-from coordinator.simulation.reproduce.run import difference_text, markdown, reproduce
-from coordinator.simulation.reproduce.tables import TABLES, Cell, Kind, cells_of
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings, check_simulation
 from edge_sdk.errors import SettingsError
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import load_task
+from examples.reproduce.run import difference_text, markdown, reproduce
+from examples.reproduce.tables import TABLES, Cell, Kind, cells_of
 
 KINDS: tuple[Kind, ...] = ("paper", "released")
 

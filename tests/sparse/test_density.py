@@ -12,12 +12,10 @@ from edge_sdk.sparse import (
     erk,
     exact_counts,
     nested_counts,
-    recalibrate,
     uniform,
 )
 
 positive = st.floats(1e-6, 1e3)
-pairs = st.lists(st.tuples(positive, st.integers(1, 10_000)), min_size=1, max_size=12)
 targets = st.floats(0.001, 1.0)
 
 
@@ -32,46 +30,6 @@ def stacks(draw: st.DrawFn) -> list[LayerShape]:
         shape = (out, draw(st.integers(1, 16)), *kernel)
         layers.append(LayerShape(f"layer{index}", shape, groups))
     return layers
-
-
-@given(pairs, targets)
-def test_recalibration_spends_the_budget_and_keeps_the_order(
-    layers: list[tuple[float, int]], target: float
-) -> None:
-    """Whatever the layers, the densities spend the target and no layer passes 1."""
-    sensitivity, size = np.array(layers, float).T
-    density = recalibrate(sensitivity, size, target)
-    assert np.all((density > 0) & (density <= 1))
-    np.testing.assert_allclose((density * size).sum(), target * size.sum(), rtol=1e-9)
-    order = np.argsort(sensitivity, kind="stable")
-    assert np.all(np.diff(density[order]) >= -1e-12)
-
-
-@given(pairs, targets, st.floats(1e-3, 1e3))
-def test_only_the_ratios_of_sensitivities_count(
-    layers: list[tuple[float, int]], target: float, scale: float
-) -> None:
-    sensitivity, size = np.array(layers, float).T
-    np.testing.assert_allclose(
-        recalibrate(sensitivity * scale, size, target),
-        recalibrate(sensitivity, size, target),
-        rtol=1e-6,
-    )
-
-
-@pytest.mark.parametrize("sensitivity", [[-0.1, 1.0], [np.nan, 1.0], [np.inf, 1.0]])
-def test_impossible_sensitivities_are_refused(sensitivity: list[float]) -> None:
-    with pytest.raises(DensityError, match="negative or not finite"):
-        recalibrate(np.array(sensitivity), np.array([10.0, 10.0]), 0.5)
-
-
-def test_a_budget_that_only_dead_layers_could_hold_is_refused() -> None:
-    with pytest.raises(DensityError, match="sensitivity 0"):
-        recalibrate(np.array([1.0, 0.0]), np.array([10.0, 10.0]), 0.8)
-    assert recalibrate(np.array([1.0, 0.0]), np.array([10.0, 10.0]), 0.5).tolist() == [
-        1.0,
-        0.0,
-    ]
 
 
 @given(stacks(), st.data())

@@ -91,7 +91,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def json_of(module: str, arguments: list[str], folder: Path) -> Any:
-    line = [sys.executable, "-m", f"{module}.cli", *arguments, "--json"]
+    module = module if "." in module else f"{module}.cli"
+    line = [sys.executable, "-m", module, *arguments, "--json"]
     done = subprocess.run(
         line,
         capture_output=True,
@@ -119,7 +120,7 @@ def json_of(module: str, arguments: list[str], folder: Path) -> Any:
             "settings",
         ),
         ("coordinator", ["plot", "pictures", "sim"], "pictures"),
-        ("coordinator", ["reproduce", "flash-4", "tables", "--report"], 0),
+        ("examples.reproduce", ["flash-4", "tables", "--report"], 0),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
 )

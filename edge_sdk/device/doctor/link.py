@@ -14,7 +14,7 @@ from edge_sdk.wire.blob import AROUND, CHUNK_SIZE
 
 if TYPE_CHECKING:
     from edge_sdk.transport.address import Address
-    from edge_sdk.transport.trial import Trial
+    from edge_sdk.transport.trial import BrokerTrial
 
 __all__ = ["broker", "identity", "of_trial", "packets", "tls"]
 
@@ -70,7 +70,7 @@ def packets(patient: DoctorTarget) -> Check:
     return of_trial(trial)
 
 
-def of_trial(trial: Trial) -> Check:
+def of_trial(trial: BrokerTrial) -> Check:
     """The finding of a trial that sent a `LARGEST_HELLO` and a chunk."""
     if trial.stuck[:1] == (LARGEST_HELLO,):
         return Check(

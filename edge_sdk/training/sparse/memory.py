@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.kernels.library import available, kernels
 
-__all__ = ["empty", "empty_like", "held_bytes", "release"]
+__all__ = ["empty", "empty_like", "release"]
 
 Shape = tuple[int, ...]
 
@@ -134,11 +134,6 @@ def empty(shape: Shape, dtype: torch.dtype) -> torch.Tensor:
 def empty_like(tensor: torch.Tensor) -> torch.Tensor:
     """An uninitialised contiguous tensor of the same shape and dtype."""
     return empty(tuple(tensor.shape), tensor.dtype)
-
-
-def held_bytes() -> int:
-    """Bytes from the arena's start to the highest address used since `release`."""
-    return _arena.top if _arena is not None else 0
 
 
 def release() -> None:

@@ -32,13 +32,13 @@ def test_tensors_are_aligned_for_the_kernels() -> None:
 def test_freed_neighbours_join_and_serve_a_larger_request() -> None:
     memory.release()
     parts = [memory.empty((50_000,), torch.float32) for _ in range(4)]
-    top, lowest = memory.held_bytes(), min(p.data_ptr() for p in parts)
+    top, lowest = memory._arena.top, min(p.data_ptr() for p in parts)
     for order in (2, 0, 1, 0):
         del parts[order if order < len(parts) else 0]
     gc.collect()
     whole = memory.empty((200_000,), torch.float32)
     assert whole.data_ptr() == lowest
-    assert memory.held_bytes() == top
+    assert memory._arena.top == top
 
 
 def test_training_steps_ask_for_no_more_memory_after_the_first(zoo) -> None:
@@ -52,10 +52,10 @@ def test_training_steps_ask_for_no_more_memory_after_the_first(zoo) -> None:
         F.cross_entropy(own(x), y).backward()
 
     step()
-    held = memory.held_bytes()
+    held = memory._arena.top
     for _ in range(3):
         step()
-    assert memory.held_bytes() == held
+    assert memory._arena.top == held
 
 
 def test_releasing_frees_what_nobody_uses_and_harms_nothing_else() -> None:

@@ -8,8 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from coordinator.simulation.reproduce.presets import PRESETS, RELEASED
-from coordinator.simulation.reproduce.published import (
+from coordinator.simulation.presets import PRESETS, RELEASED
+from coordinator.simulation.settings import SimulationSettings
+from edge_sdk.errors import SettingsError
+from examples.reproduce.published import (
     PUBLISHED,
     SALIENT,
     TABLE_2,
@@ -17,8 +19,6 @@ from coordinator.simulation.reproduce.published import (
     TABLE_4,
     Figure,
 )
-from coordinator.simulation.settings import SimulationSettings
-from edge_sdk.errors import SettingsError
 
 __all__ = ["TABLES", "Cell", "Kind", "cells_of"]
 

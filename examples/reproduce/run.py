@@ -1,4 +1,4 @@
-"""`flash-coordinator reproduce`: a published table, run cell by cell."""
+"""A published table, run cell by cell."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 from scipy import stats
 
 from coordinator.simulation.record import RoundRecord, read_records
-from coordinator.simulation.reproduce.tables import Cell, Kind, cells_of
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.errors import DataError, SettingsError, two_sentences
 from edge_sdk.tasks.task import load_task
+from examples.reproduce.tables import Cell, Kind, cells_of
 
 __all__ = ["difference_text", "markdown", "reproduce"]
 

@@ -1,3 +1,0 @@
-"""Published tables, run cell by cell."""
-
-__all__: list[str] = []
