@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from coordinator.algorithms.load import load_algorithm
     from coordinator.algorithms.methods.equal_counts import equal_counts
     from coordinator.algorithms.methods.erk import erk_frozen
+    from coordinator.algorithms.methods.fedadam import fedadam
     from coordinator.algorithms.methods.fedavg import fedavg
+    from coordinator.algorithms.methods.fedavgm import fedavgm
     from coordinator.algorithms.methods.feddst import feddst
+    from coordinator.algorithms.methods.fedyogi import fedyogi
     from coordinator.algorithms.methods.flash import (
         flash_edge,
         flash_scaled,
@@ -39,8 +42,11 @@ __all__ = [
     "WarmUpSettings",
     "equal_counts",
     "erk_frozen",
+    "fedadam",
     "fedavg",
+    "fedavgm",
     "feddst",
+    "fedyogi",
     "flash",
     "flash_edge",
     "flash_scaled",

@@ -238,6 +238,12 @@ def load_run(path: Path) -> RunSettings:
             f"{settings.algorithm} moves them",
             remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
         )
+    if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
+        raise SettingsError(
+            f"{path}: key aggregate: a trimmed mean would take the place of the server "
+            f"step of {settings.algorithm}",
+            remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
+        )
     check_power(algorithm, settings.training, where=f"{path}: ")
     if settings.page:
         parse_page(settings.page)

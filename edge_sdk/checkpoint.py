@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Checkpoint:
         values: Weight name to float32 (nnz,), in canonical CSR order.
         dense: Every other ``state_dict`` entry: biases, norms, buffers, dense layers.
         metrics: What was measured about it, such as ``{"accuracy": 0.97}``.
+        memory: What the algorithm remembers: quantity -> entry -> its values.
     """
 
     task: str
@@ -56,6 +57,7 @@ class Checkpoint:
     values: Mapping[str, NDArray[np.float32]]
     dense: Mapping[str, NDArray[Any]]
     metrics: Mapping[str, float]
+    memory: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
     def csr(self, name: str) -> CsrTensor:
         """One masked layer as CSR."""
@@ -90,6 +92,9 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         tensors[f"sparse/{layer.name}/indices"] = csr.indices
     for name, array in checkpoint.dense.items():
         tensors[f"dense/{name}"] = np.asarray(array, order="C")  # 0-d stays 0-d
+    for quantity, entries in checkpoint.memory.items():
+        for name, array in entries.items():
+            tensors[f"state/{quantity}/{name}"] = np.asarray(array, order="C")
     metadata = {
         "format": f"flash-edge checkpoint {FORMAT}",
         "task": checkpoint.task,
@@ -102,6 +107,9 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "dense": json.dumps(list(checkpoint.dense)),
         "metrics": to_json(dict(checkpoint.metrics), sort_keys=True),
     }
+    if checkpoint.memory:  # absent otherwise: older bytes stay as they were
+        kept = {quantity: list(of) for quantity, of in checkpoint.memory.items()}
+        metadata["state"] = json.dumps(kept)
     return _canonical(save(tensors, metadata))
 
 
@@ -159,6 +167,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             values={name: tensor.values for name, tensor in csr.items()},
             dense={n: tensors[f"dense/{n}"] for n in json.loads(meta["dense"])},
             metrics=floats_from_json(meta["metrics"]),
+            memory={
+                quantity: {n: tensors[f"state/{quantity}/{n}"] for n in names}
+                for quantity, names in json.loads(meta.get("state", "{}")).items()
+            },
         )
     except (
         AttributeError,

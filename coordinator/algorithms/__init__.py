@@ -6,8 +6,11 @@ from coordinator.algorithms.methods.equal_counts import (
     equal_counts_scaled,
 )
 from coordinator.algorithms.methods.erk import erk_frozen
+from coordinator.algorithms.methods.fedadam import fedadam
 from coordinator.algorithms.methods.fedavg import fedavg
+from coordinator.algorithms.methods.fedavgm import fedavgm
 from coordinator.algorithms.methods.feddst import feddst
+from coordinator.algorithms.methods.fedyogi import fedyogi
 from coordinator.algorithms.methods.flash import (
     flash_edge,
     flash_scaled,
@@ -53,4 +56,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "salientgrads": salientgrads(),
     "salientgrads-steps": salientgrads_steps(),
     "zerofl": zerofl(),
+    "fedavgm": fedavgm(),
+    "fedadam": fedadam(),
+    "fedyogi": fedyogi(),
 }

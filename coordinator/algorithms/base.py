@@ -1,8 +1,7 @@
-"""An algorithm is a frozen value of seven slots; a round is what the slots say.
+"""An algorithm is a frozen value of eight slots; a round is what the slots say.
 
-Six slots are pure functions that the coordinator calls; what `local` gives for a round
-is a small value that travels to the devices. A user's own algorithm is another such
-value.
+Seven are pure functions that the coordinator calls; what `local` gives for a round is a
+small value that travels to the devices. A user's own algorithm is another such value.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from coordinator.algorithms.evidence import (
     Trained,
     WarmUpResult,
 )
-from coordinator.algorithms.mean import Contribution, Coverage, Model
+from coordinator.algorithms.mean import Contribution, Coverage, Model, State
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire.messages import Manifest, MaskRecipe
 from edge_sdk.wire.rules import Frozen, LocalRule
@@ -57,6 +56,7 @@ Aggregate: TypeAlias = Callable[[Model, Iterable[Contribution]], tuple[Model, Co
 Revise: TypeAlias = Callable[
     ["MaskFamily", Model, Coverage, Mapping[str, Mask]], "MaskFamily"
 ]
+InitState: TypeAlias = Callable[[Model], State]
 ANYONE = ""  # in `MaskFamily.own`: the mask of devices that have none of their own yet
 
 
@@ -99,6 +99,11 @@ class Algorithm:
         aggregate: How updates become the next model.
         revise: The masks of the next round.
         start: The weights on the first masks.
+        init_state: What `aggregate` and `revise` remember from round to round, before
+            the first; None for nothing. It gets the first model with those dense
+            entries alone that training moves: no norm statistics, no buffers, nothing
+            that the user has frozen. `aggregate` finds it as `state` of its base and
+            gives it on as that of its model; `revise` sees it there.
     """
 
     name: str
@@ -109,6 +114,7 @@ class Algorithm:
     aggregate: Aggregate
     revise: Revise
     start: Start = as_initialised
+    init_state: InitState | None = None
 
     @property
     def warms_up(self) -> bool:

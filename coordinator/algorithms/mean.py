@@ -8,7 +8,7 @@ same frozen rows give the same bytes. One pass, one accumulator, whatever the co
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,12 +23,16 @@ __all__ = [
     "Contribution",
     "Coverage",
     "Model",
+    "State",
     "clipped",
     "coverage_mean",
     "moving_mean",
 ]
 
 Coverage: TypeAlias = dict[str, NDArray[np.int32]]  # of each weight of the model
+# What an algorithm remembers: quantity -> entry of the model -> its values. Those of a
+# masked weight are (nnz,), in the same order, and move with the mask as it does.
+State: TypeAlias = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +43,14 @@ class Model:
         mask: The top mask; every device's mask is nested in it.
         masked: Weight name to float32 (nnz,), canonical CSR order.
         dense: Every other ``state_dict`` entry.
+        state: What the algorithm remembers from round to round; it is written into the
+            run's checkpoints and travels nowhere.
     """
 
     mask: Mask
     masked: Mapping[str, NDArray[np.float32]]
     dense: Mapping[str, NDArray[Any]]
+    state: State = field(default_factory=dict)
 
     def on(self, mask: Mask) -> Values:
         """The values that a nested mask keeps, and the dense remainder."""
@@ -57,13 +64,23 @@ class Model:
         if mask.digest == self.mask.digest:
             return self
         masked = {n: self.full(n)[mask[n]] for n in mask}
-        return Model(mask, masked, self.dense)
+        state = {
+            quantity: {
+                n: self._spread(n, a)[mask[n]] if n in self.masked else a
+                for n, a in entries.items()
+            }
+            for quantity, entries in self.state.items()
+        }
+        return Model(mask, masked, self.dense, state)
 
     def full(self, name: str) -> NDArray[np.float32]:
         """One layer's weights in their own shape, 0 off the mask."""
-        weight = np.zeros(self.mask[name].shape, np.float32)
-        weight[self.mask[name]] = self.masked[name]
-        return weight
+        return self._spread(name, self.masked[name])
+
+    def _spread(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        spread = np.zeros(self.mask[name].shape, values.dtype)
+        spread[self.mask[name]] = values
+        return spread
 
 
 @dataclass(frozen=True, eq=False)

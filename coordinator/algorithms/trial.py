@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,11 @@ def wrong_result(algorithm: Algorithm) -> tuple[str, str] | None:
         return None
     if not isinstance(model, Model):
         return "start", f"gave {_kind(model)}, not a Model"
-    return _wrong_round(algorithm, family, model)
+    first = algorithm.init_state
+    memory = {} if first is None else _given(first, model)
+    if memory is not None and not _is_state(memory):
+        return "init_state", f"gave {_kind(memory)}, not quantity -> entry -> array"
+    return _wrong_round(algorithm, family, replace(model, state=memory or {}))
 
 
 def _wrong_round(
@@ -62,11 +67,22 @@ def _wrong_round(
         and isinstance(after[1], Mapping)
     ):
         return "aggregate", f"gave {_kind(after)}, not a pair (Model, coverage)"
+    had, has = sorted(model.state), sorted(after[0].state)
+    if had != has:
+        return "aggregate", f"gave a model with the state {has}, its base has {had}"
     moved = {"device-1": model.mask}
     masks = _given(algorithm.revise, family, after[0], after[1], moved)
     if masks is not None and not isinstance(masks, MaskFamily):
         return "revise", f"gave {_kind(masks)}, not a MaskFamily"
     return None
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(entries, Mapping)
+        and all(isinstance(array, np.ndarray) for array in entries.values())
+        for entries in value.values()
+    )
 
 
 class _Nothing:

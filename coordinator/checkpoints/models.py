@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coordinator.algorithms.base import MaskFamily
-from coordinator.algorithms.mean import Model
+from coordinator.algorithms.mean import Model, State
 from coordinator.checkpoints.masks import pack_family, unpack_family
 from edge_sdk.checkpoint import (
     Checkpoint,
@@ -69,10 +69,9 @@ class ModelStore:
         self._memory = memory
 
     def save(self, name: str, model: Model, round_no: int) -> str:
-        """Writes the global model; returns its file name."""
-        self._write(
-            self._folder / "checkpoints" / name, model, model.mask, round_no, {}
-        )
+        """Writes the global model and its algorithm's state; returns its file name."""
+        path = self._folder / "checkpoints" / name
+        self._write(path, model, model.mask, round_no, {}, model.state)
         return name
 
     def load(self, name: str) -> Model:
@@ -87,7 +86,7 @@ class ModelStore:
             raise _not_there(self._folder / "ledger.sqlite", path)
         self._check(path)
         found = load_checkpoint(path)
-        return Model(found.mask, found.values, found.dense)
+        return Model(found.mask, found.values, found.dense, found.memory)
 
     def save_family(self, round_no: int, family: MaskFamily) -> None:
         """Writes the masks that training goes on with after a round that moved them."""
@@ -146,6 +145,7 @@ class ModelStore:
         mask: Mask,
         round_no: int,
         metrics: Mapping[str, float],
+        state: State | None = None,
     ) -> None:
         values = model.on(mask)
         written = Checkpoint(
@@ -156,6 +156,7 @@ class ModelStore:
             values=values.masked,
             dense=values.dense,
             metrics=metrics,
+            memory=state or {},
         )
         self._replace(path, checkpoint_bytes(written))
 

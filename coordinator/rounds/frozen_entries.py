@@ -8,6 +8,7 @@ and takes it up again, and a device that sends a change all the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,4 +56,4 @@ def with_fixed(model: Model, base: Model | None, fixed: Fixed) -> Model:
             if base is not None:
                 kept = np.where(base.mask[name], base.full(name), start)
             masked[name] = kept[model.mask[name]]
-    return Model(model.mask, masked, dense)
+    return replace(model, masked=masked, dense=dense)

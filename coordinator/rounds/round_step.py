@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from coordinator.algorithms.evidence import Replay, Saliency, WarmUpResult
 from coordinator.algorithms.mean import Contribution, Coverage, Model, moving_mean
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.tasks import mask_seed, warm_up_counts
+from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask
-from edge_sdk.tasks.layers import initial_state
+from edge_sdk.tasks.layers import initial_state, make_model
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.rules.warm_up import rewire
 from edge_sdk.wire.evidence import Evidence
@@ -27,6 +29,7 @@ __all__ = [
     "start_model",
     "trained_findings",
     "warm_up_family",
+    "with_state",
 ]
 
 BY_MEDIAN = 3  # reports; of two nobody can tell which lies
@@ -62,7 +65,22 @@ def first_model(
 ) -> Model:
     """What round 1 starts from; what the user has frozen starts as it was made."""
     first = algorithm.start(family, initial_state(task, seed), findings)
-    return with_fixed(first, None, fixed_weights(task, seed))
+    return with_state(
+        algorithm, task, with_fixed(first, None, fixed_weights(task, seed))
+    )
+
+
+def with_state(algorithm: Algorithm, task: Task, model: Model) -> Model:
+    """The model with the state of an algorithm that keeps one, begun where it has none.
+
+    Norm statistics and other buffers are not among what `init_state` is given: a server
+    step with momentum could make a variance negative.
+    """
+    if algorithm.init_state is None or model.state:
+        return model
+    moves = {n for n, p in make_model(task, 0).named_parameters() if p.requires_grad}
+    dense = {n: a for n, a in model.dense.items() if n in moves}
+    return replace(model, state=algorithm.init_state(replace(model, dense=dense)))
 
 
 def findings_at_hand(
@@ -140,11 +158,16 @@ def next_step(
 ) -> tuple[Model, MaskFamily, Coverage]:
     """The next model and masks; coverage is on the model before it was masked anew.
 
+    The algorithm's state goes with the model: in as the base's, out as the next one's.
+
     Args:
         algorithm: Whose `aggregate` and `revise`.
         base: What every contribution is a change to.
         family: The round's masks.
         contributions: Sorted by device.
+
+    Raises:
+        RunError: If there is no contribution, or `aggregate` drops what it remembers.
     """
     stands: dict[str, Mask] = {}
 
@@ -154,6 +177,12 @@ def next_step(
             yield one
 
     model, coverage = algorithm.aggregate(base, passing())
+    if set(model.state) != set(base.state):
+        raise RunError(
+            f"algorithm {algorithm.name}: slot aggregate gave a model with the state "
+            f"{sorted(model.state)}, its base has {sorted(base.state)}",
+            remedy="Give every quantity of the base's state on with the model.",
+        )
     after = algorithm.revise(family, model, coverage, stands)
     return model.onto(after.top), after, coverage
 

@@ -28,6 +28,7 @@ from coordinator.rounds.round_step import (
     start_model,
     trained_findings,
     warm_up_family,
+    with_state,
 )
 from coordinator.rounds.state import RoundPhase
 from coordinator.rounds.tasks import mask_seed
@@ -99,7 +100,8 @@ class GlobalModel:
         done = [
             r for r in self._ledger.rounds() if r.phase is RoundPhase.DONE and r.model
         ]
-        self.model = self._store.load(str(done[-1].model) if done else model_name(0))
+        model = self._store.load(str(done[-1].model) if done else model_name(0))
+        self.model = with_state(self._algorithm, self._task, model)
         self.family = self._store.load_family(done[-1].no if done else 0)
         if self.family is None:  # never moved: drawn again
             self.family = MaskFamily.draw(

@@ -12,7 +12,7 @@ from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Model
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
-from coordinator.rounds.round_step import next_step
+from coordinator.rounds.round_step import next_step, with_state
 from coordinator.rounds.state import quorum_of
 from coordinator.simulation.checkpoints import SimulationCheckpoints
 from coordinator.simulation.data_folders import counted, task_of
@@ -94,7 +94,8 @@ class Simulation:
         self.family: MaskFamily | None = None
         if self.journal.records:  # goes on after the last whole round
             last = self.journal.records[-1].round
-            self.model, self.family = self._kept.load(last)
+            found, self.family = self._kept.load(last)
+            self.model = with_state(self.algorithm, task, found)
 
     @property
     def done(self) -> bool:

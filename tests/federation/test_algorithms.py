@@ -176,8 +176,7 @@ def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
         assert again.family is not None
         assert again.family.masks == lineage.family.masks
         assert again.family.own == lineage.family.own
-        for layer, values in lineage.model.masked.items():
-            np.testing.assert_array_equal(again.model.masked[layer], values)
+        same_bits(again.model, lineage.model)
         scores = ledger.scores()[2]
         assert set(scores) == set(lineage.family.masks)
     simulation = simulated(tmp_path / "simulated", data, name, pool)
@@ -197,3 +196,8 @@ def same_bits(one: Model, other: Model) -> None:
         assert set(mine) == set(theirs)
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
+    assert set(one.state) == set(other.state)
+    for quantity, entries in one.state.items():
+        assert set(entries) == set(other.state[quantity])
+        for name, array in entries.items():
+            np.testing.assert_array_equal(array, other.state[quantity][name])
