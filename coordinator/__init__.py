@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.fedavg import fedavg
     from coordinator.algorithms.methods.fedavgm import fedavgm
     from coordinator.algorithms.methods.feddst import feddst
+    from coordinator.algorithms.methods.fedprox import fedprox
     from coordinator.algorithms.methods.fedyogi import fedyogi
     from coordinator.algorithms.methods.flash import (
         flash_edge,
@@ -46,6 +47,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "feddst",
+    "fedprox",
     "fedyogi",
     "flash",
     "flash_edge",

@@ -10,6 +10,7 @@ from coordinator.algorithms.methods.fedadam import fedadam
 from coordinator.algorithms.methods.fedavg import fedavg
 from coordinator.algorithms.methods.fedavgm import fedavgm
 from coordinator.algorithms.methods.feddst import feddst
+from coordinator.algorithms.methods.fedprox import fedprox
 from coordinator.algorithms.methods.fedyogi import fedyogi
 from coordinator.algorithms.methods.flash import (
     flash_edge,
@@ -59,4 +60,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fedavgm": fedavgm(),
     "fedadam": fedadam(),
     "fedyogi": fedyogi(),
+    "fedprox": fedprox(),
 }

@@ -17,6 +17,7 @@ from edge_sdk.wire.rules import (
     Frozen,
     LocalRule,
     OneStep,
+    Proximal,
     Regrow,
     Rewire,
     Score,
@@ -98,7 +99,7 @@ def order_for(
         case _:
             moment = RoundContext(round_no, settings.rounds, max(settings.densities))
             rule = algorithm.local(moment)
-    frozen = isinstance(rule, Frozen | OneStep)
+    frozen = isinstance(rule, Frozen | OneStep | Proximal)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,

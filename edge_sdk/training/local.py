@@ -72,6 +72,7 @@ def train(
     *,
     micro_batch: int = 0,
     ghost_norm: bool = False,
+    correct: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     progress: TaskProgress | None = None,
@@ -86,6 +87,7 @@ def train(
         micro_batch: Most examples that go through at once; 0 takes the whole batch.
             The update is the same: see `accumulate`.
         ghost_norm: Accept batch norm's statistics per micro-batch.
+        correct: Changes the gradients at hand before each step takes them.
         stop: Asked between two steps.
         clock: Seconds from any origin.
         progress: Where to go on from after a reboot, and what to leave for one.
@@ -110,6 +112,7 @@ def train(
             model, task.loss, inputs, targets,
             micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
         )  # fmt: skip
+        correct()
         take_step(optimizer, plan, kept)
         steps += 1
         if progress is not None:

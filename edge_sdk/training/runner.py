@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from msgspec import structs
 from torch import nn
@@ -20,6 +21,7 @@ from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import TrainingResult, train
 from edge_sdk.training.memory_limit import Allowance, EngineName, MicroBatch
 from edge_sdk.training.model_cache import Activations, ReadyModel
+from edge_sdk.training.rules.corrections import Correction, proximal
 from edge_sdk.training.rules.moving_masks import (
     Scorer,
     dense_model,
@@ -38,7 +40,16 @@ from edge_sdk.training.update import (
 )
 from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import TaskOrder, Training
-from edge_sdk.wire.rules import Frozen, OneStep, Regrow, Rewire, Score, Swat, WarmUp
+from edge_sdk.wire.rules import (
+    Frozen,
+    OneStep,
+    Proximal,
+    Regrow,
+    Rewire,
+    Score,
+    Swat,
+    WarmUp,
+)
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 __all__ = ["TaskRunner"]
@@ -138,6 +149,9 @@ class TaskRunner:
                 once = structs.replace(order.training, epochs=1, max_steps=1)
                 outcome, change = self._frozen(replace(job, plan=once))
                 payload, norm = packed_change(order, change, mask)
+            case Proximal(mu):
+                outcome, change = self._frozen(job, partial(proximal, mu))
+                payload, norm = packed_change(order, change, mask)
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(job, rule)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
@@ -159,11 +173,13 @@ class TaskRunner:
         spent = time.monotonic() - began
         return packed(order, mask, payload, norm, outcome, spent)
 
-    def _frozen(self, job: _Job) -> tuple[TrainingResult, Values]:
+    def _frozen(
+        self, job: _Job, correction: Correction | None = None
+    ) -> tuple[TrainingResult, Values]:
         model = self._ready.on(
             job.mask, self.examples, self.allowance, job.plan.batch_size
         )
-        outcome = self._train(model, job)
+        outcome = self._train(model, job, correction)
         return outcome, change_of(model, job.start)
 
     def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, TrainingResult]:
@@ -175,8 +191,11 @@ class TaskRunner:
         sent = exact_counts(profile, sizes, rule.sent)
         return *largest_change(model, job.start, sent), outcome
 
-    def _train(self, model: TrainingModel, job: _Job) -> TrainingResult:
+    def _train(
+        self, model: TrainingModel, job: _Job, correction: Correction | None = None
+    ) -> TrainingResult:
         model.load(job.start.masked, job.start.dense)
+        correct = correction(model) if correction else lambda: None
         progress, engine = self._progress, model.engine
         return train(
             model,
@@ -185,6 +204,7 @@ class TaskRunner:
             job.plan,
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
+            correct=correct,
             stop=job.stop,
             clock=self._clock,
             progress=progress.of(job.order.id, engine) if progress else None,

@@ -10,6 +10,7 @@ __all__ = [
     "Frozen",
     "LocalRule",
     "OneStep",
+    "Proximal",
     "Regrow",
     "Rewire",
     "Score",
@@ -61,4 +62,16 @@ class Swat(Struct, frozen=True, tag="swat"):
     sent: Annotated[float, Meta(gt=0, le=1)]
 
 
-LocalRule: TypeAlias = Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat
+class Proximal(Struct, frozen=True, tag="proximal"):
+    """Frozen training, each gradient with a pull back to the base (FedProx).
+
+    The loss has mu / 2 times the squared distance to the base added, over every
+    parameter that training moves.
+    """
+
+    mu: Annotated[float, Meta(gt=0)]
+
+
+LocalRule: TypeAlias = (
+    Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat | Proximal
+)

@@ -27,6 +27,7 @@ from edge_sdk.wire.rules import (
     Frozen,
     LocalRule,
     OneStep,
+    Proximal,
     Regrow,
     Rewire,
     Score,
@@ -80,7 +81,7 @@ TASK = task_of()
 LAYERS = layers_of(network(), DENSE)
 RULES: list[LocalRule] = [
     Frozen(), OneStep(), Rewire(prune_rate=0.5), Regrow(share=0.5),
-    Swat(density=0.4, sent=0.4),
+    Swat(density=0.4, sent=0.4), Proximal(mu=0.5),
 ]  # fmt: skip
 
 
