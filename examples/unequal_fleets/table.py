@@ -1,0 +1,105 @@
+"""The tables of a folder of results: accuracy by density, and what stands out."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from statistics_of_pairs import difference, holm, p_above
+
+__all__ = ["tables"]
+
+OURS = "flash-edge"
+Found = dict[str, dict[int, dict[str, Any]]]  # method -> seed -> result
+
+
+def tables(folder: Path, sets: list[str], methods: list[str]) -> str:
+    """Markdown: per data set accuracy per density, then the paired differences."""
+    lines = []
+    for data in sets:
+        found = _read(folder / "test" / data, methods)
+        if found:
+            lines += [f"## {data}", "", *_accuracy(found), "", *_paired(found), ""]
+    return "\n".join(lines)
+
+
+def _read(folder: Path, methods: list[str]) -> Found:
+    found: Found = defaultdict(dict)
+    for place in sorted(folder.glob("*.json")):
+        result = json.loads(place.read_text())
+        if result["method"] in methods:
+            found[result["method"]][result["seed"]] = result
+    return found
+
+
+def _accuracy(found: Found) -> list[str]:
+    head = "| method | rate, momentum | seeds | .05 | .1 | .2 | mean over devices | "
+    head += "at home, mean / worst tenth | MB |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    for method, runs in found.items():
+        rates = {(r["rate"]["rate"], r["rate"]["momentum"]) for r in runs.values()}
+        cells = [
+            method,
+            "; ".join(f"{rate:g}, {momentum:g}" for rate, momentum in sorted(rates)),
+            str(len(runs)),
+            *(_mean(_accuracies(runs, density)) for density in ("0.05", "0.1", "0.2")),
+            _mean({s: r["devices"] for s, r in runs.items()}),
+            " / ".join(
+                f"{statistics.mean(r['at_home'][key] for r in runs.values()):.1f}"
+                for key in ("mean", "worst tenth")
+            ),
+            f"{statistics.mean(r['bytes'] for r in runs.values()) / 1e6:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _accuracies(runs: dict[int, dict[str, Any]], density: str) -> dict[int, float]:
+    return {
+        s: r["accuracy"][density] for s, r in runs.items() if density in r["accuracy"]
+    }
+
+
+def _mean(by_seed: dict[int, float]) -> str:
+    if not by_seed:
+        return ""
+    mean = f"{statistics.mean(by_seed.values()):.2f}"
+    if len(by_seed) < 2:
+        return mean
+    return f"{mean} +- {statistics.stdev(by_seed.values()):.2f}"
+
+
+def _paired(found: Found) -> list[str]:
+    """What the issue at hand is: ours at each density against every equal fleet."""
+    lines = [
+        "| flash-edge, unequal | against | points [95 %] | p, Holm |",
+        "|---|---|---|---|",
+    ]
+    if OURS not in found:
+        return lines
+    rows, p_values = [], []
+    for density in ("0.05", "0.1", "0.2", "devices"):
+        ours = (
+            {s: r["devices"] for s, r in found[OURS].items()}
+            if density == "devices"
+            else _accuracies(found[OURS], density)
+        )
+        for method, runs in found.items():
+            if method == OURS:
+                continue
+            theirs = {s: r["devices"] for s, r in runs.items()}
+            if density in next(iter(runs.values()))["accuracy"]:
+                theirs = _accuracies(runs, density)
+            points = difference(ours, theirs)
+            if points is None:
+                continue
+            what = "mean over devices" if density == "devices" else f"at {density}"
+            mean, low, high = points
+            rows.append((what, method, f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"))
+            p_values.append(p_above(ours, theirs))
+    for row, p in zip(rows, holm(p_values), strict=True):
+        lines.append(f"| {' | '.join(row)} | {p:.3f} |")
+    return lines
