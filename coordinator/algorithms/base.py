@@ -19,7 +19,13 @@ from coordinator.algorithms.evidence import (
     Trained,
     WarmUpResult,
 )
-from coordinator.algorithms.mean import Contribution, Coverage, Model, State
+from coordinator.algorithms.mean import (
+    Contribution,
+    Coverage,
+    Model,
+    State,
+    coverage_mean,
+)
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire.messages import Manifest, MaskRecipe
 from edge_sdk.wire.rules import Frozen, LocalRule
@@ -86,14 +92,45 @@ def as_initialised(
     return Model(top, masked, {n: a for n, a in state.items() if n not in top.layers})
 
 
+def same_for_all(
+    affordable: Mapping[str, float], densities: Sequence[float]
+) -> dict[str, float]:
+    """Every device trains the largest mask."""
+    return dict.fromkeys(affordable, max(densities))
+
+
+def the_devices_own(
+    affordable: Mapping[str, float], densities: Sequence[float]
+) -> dict[str, float]:
+    """Each device trains the largest mask it affords (hetero-FLASH)."""
+    return {
+        device: max((d for d in densities if d <= own), default=min(densities))
+        for device, own in affordable.items()
+    }
+
+
+def always_frozen(_moment: RoundContext) -> LocalRule:
+    """Train with the mask frozen, in every round."""
+    return Frozen()
+
+
+def keep_masks(
+    family: MaskFamily, _model: Model, _coverage: Coverage, _moved: Mapping[str, Mask]
+) -> MaskFamily:
+    """Frozen masks: the next round has the same."""
+    return family
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """A federated algorithm: a frozen value of seven slots and a name.
+    """A federated algorithm: a frozen value of eight slots and a name.
+
+    With a plan alone it is FedAvg on one frozen mask.
 
     Attributes:
         name: Its name in settings and results.
-        evidence: What a warm-up has to return, or None for no warm-up.
         plan: First masks.
+        evidence: What a warm-up has to return, or None for no warm-up.
         assign: Which density each device trains at.
         local: What a device does with its task.
         aggregate: How updates become the next model.
@@ -107,12 +144,12 @@ class Algorithm:
     """
 
     name: str
-    evidence: Evidence | None
     plan: Plan
-    assign: Assign
-    local: Local
-    aggregate: Aggregate
-    revise: Revise
+    evidence: Evidence | None = None
+    assign: Assign = same_for_all
+    local: Local = always_frozen
+    aggregate: Aggregate = coverage_mean
+    revise: Revise = keep_masks
     start: Start = as_initialised
     init_state: InitState | None = None
 
@@ -182,32 +219,3 @@ class MaskFamily:
             structure: The blob that says where its weights are, unless it is drawn.
         """
         return MaskRecipe(self.seed or 0, dict(mask.counts), mask.digest, structure)
-
-
-def same_for_all(
-    affordable: Mapping[str, float], densities: Sequence[float]
-) -> dict[str, float]:
-    """Every device trains the largest mask."""
-    return dict.fromkeys(affordable, max(densities))
-
-
-def the_devices_own(
-    affordable: Mapping[str, float], densities: Sequence[float]
-) -> dict[str, float]:
-    """Each device trains the largest mask it affords (hetero-FLASH)."""
-    return {
-        device: max((d for d in densities if d <= own), default=min(densities))
-        for device, own in affordable.items()
-    }
-
-
-def always_frozen(_moment: RoundContext) -> LocalRule:
-    """Train with the mask frozen, in every round."""
-    return Frozen()
-
-
-def keep_masks(
-    family: MaskFamily, _model: Model, _coverage: Coverage, _moved: Mapping[str, Mask]
-) -> MaskFamily:
-    """Frozen masks: the next round has the same."""
-    return family

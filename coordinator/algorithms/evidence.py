@@ -94,7 +94,7 @@ class WarmUpResult:
 
 
 def layer_densities(
-    layers: Sequence[LayerShape], findings: WarmUpResult | None, name: str
+    layers: Sequence[LayerShape], findings: WarmUpResult | None
 ) -> NDArray[np.float64]:
     """The evidence as layer densities, (layers,).
 
@@ -102,5 +102,5 @@ def layer_densities(
         RunError: If there is none.
     """
     if findings is None or not findings.kept:
-        raise RunError(f"{name} plans from a warm-up's evidence, and there is none")
+        raise RunError("masks are planned from a warm-up's evidence; there is none")
     return np.array([findings.kept[s.name] / s.numel for s in layers])

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from coordinator.commands import complete
-from coordinator.commands.options import SETTINGS, Folder, need_torch, own_folder
+from coordinator.commands.options import SETTINGS, Folder, own_folder
 from coordinator.settings import RunSettings, load_run
 from coordinator.views.terminal.status import summary
+from edge_sdk.commands.options import need_torch
 from edge_sdk.errors import StateError
 from edge_sdk.infer.signature import read_public_key
 from edge_sdk.terminal import Exit, Json, look, say, show
@@ -64,7 +65,7 @@ def _done(folder: Path, settings: RunSettings) -> bool:
 
 def _see_through(folder: Path, settings: RunSettings, no: int) -> None:
     """Serves the run, which is over, until every device has answered."""
-    need_torch()
+    need_torch("coordinator")
     from coordinator.delivery.store import DeliveryStore  # noqa: PLC0415
     from coordinator.server.wiring import serve  # noqa: PLC0415 - imports torch
 

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edge_sdk.errors import DependencyError
 from edge_sdk.private_files import keep_private
 
-__all__ = ["SETTINGS", "Folder", "Insecure", "need_torch", "own_folder"]
+__all__ = ["SETTINGS", "Folder", "Insecure", "own_folder"]
 
 Folder = Annotated[Path, typer.Argument(help="The run's folder.")]
 Insecure = Annotated[
@@ -32,17 +31,3 @@ def own_folder(folder: Path) -> None:
         StateError: If it cannot be made.
     """
     keep_private(folder, OWN)
-
-
-def need_torch() -> None:
-    """Refuses to go on without torch.
-
-    Raises:
-        DependencyError: Then.
-    """
-    try:
-        import torch  # noqa: F401, PLC0415 - an extra
-    except ImportError as error:
-        raise DependencyError(
-            "torch is not installed: pip install 'flash-edge[coordinator]'"
-        ) from error

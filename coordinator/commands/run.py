@@ -14,7 +14,6 @@ from coordinator.commands.options import (
     SETTINGS,
     Folder,
     Insecure,
-    need_torch,
     own_folder,
 )
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
@@ -22,6 +21,7 @@ from coordinator.settings import load_run
 from coordinator.views.page import DEFAULT_ADDRESS
 from coordinator.views.terminal.status import has_run
 from edge_sdk.checkpoint import replace_file
+from edge_sdk.commands.options import need_torch
 from edge_sdk.errors import SettingsError, StateError
 from edge_sdk.settings import seen_from
 from edge_sdk.terminal import Json, given_secret, log_from_now_on, look, tell
@@ -132,7 +132,7 @@ def _serve(folder: Path, *, insecure: bool) -> None:
     settings = load_run(folder / SETTINGS)
     if insecure:
         settings = msgspec.structs.replace(settings, insecure=True)
-    need_torch()
+    need_torch("coordinator")
     log_from_now_on(run=settings.federation)
     own_folder(folder)
     from coordinator.server.wiring import serve  # noqa: PLC0415 - imports torch

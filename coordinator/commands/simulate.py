@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from coordinator.commands import complete
-from coordinator.commands.options import Folder, need_torch
+from coordinator.commands.options import Folder
+from edge_sdk.commands.options import need_torch
 from edge_sdk.terminal import Json, show, tell
 
 __all__ = ["demo", "plot", "simulate"]
@@ -73,7 +74,7 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Play a whole fleet here without a network; the same command goes on with it."""
-    need_torch()
+    need_torch("coordinator")
     from coordinator.simulation import command  # noqa: PLC0415 - imports torch
     from edge_sdk.tasks.task import find_tasks_beside  # noqa: PLC0415
 

@@ -17,8 +17,8 @@ Key = Annotated[
 ]
 
 
-def need_torch() -> None:
-    """Refuses to go on without torch.
+def need_torch(extra: str = "device") -> None:
+    """Refuses to go on without torch, which the extra brings.
 
     Raises:
         DependencyError: Then.
@@ -27,7 +27,7 @@ def need_torch() -> None:
         import torch  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
         raise DependencyError(
-            "torch is not installed: pip install 'flash-edge[device]'"
+            f"torch is not installed: pip install 'flash-edge[{extra}]'"
         ) from error
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edge_sdk.kernels.build import BuildError, find_compiler, this_machine
+from edge_sdk.kernels.build import (
+    BuildError,
+    find_compiler,
+    run_compiler,
+    this_machine,
+)
 
 __all__ = ["LIBRARY", "SOURCES", "build", "cache_folder", "commands", "package_folder"]
 
@@ -18,7 +22,6 @@ __all__ = ["LIBRARY", "SOURCES", "build", "cache_folder", "commands", "package_f
 SOURCES = Path(__file__).resolve().parents[2] / "export" / "native" / "src"
 LIBRARY = "libflsp.so"
 _COMMON = ("-std=c++17", "-O3", "-fPIC", "-Wall", "-Wextra")
-_TIMEOUT_S = 900.0
 # kernels.cpp once per instruction set; GCC prefers 256-bit vectors on v4 unless told.
 _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -76,10 +79,10 @@ def build(folder: Path, *, machine: str | None = None) -> Path:
         calls, objects = commands(compiler, machine, Path(scratch))
         # Two at a time: a board with 1 GiB of memory cannot hold four compilers.
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-            list(pool.map(_run, calls))
+            list(pool.map(run_compiler, calls))
         whole = Path(scratch) / LIBRARY
         link = [compiler, "-shared", "-o", str(whole), *map(str, objects)]
-        _run([*link, "-lpthread"])
+        run_compiler([*link, "-lpthread"])
         return whole.replace(folder / LIBRARY)
 
 
@@ -102,19 +105,3 @@ def _digest() -> str:
     for file in sorted(SOURCES.glob("*.*")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
     return sha.hexdigest()[:16]
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(  # noqa: S603 - a compiler and our own sources
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{command[0]} did not run: {error}") from error
-    if done.returncode:
-        raise BuildError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -27,6 +27,7 @@ __all__ = [
     "cache_folder",
     "find_compiler",
     "package_folder",
+    "run_compiler",
     "source_digest",
     "targets_for",
     "this_machine",
@@ -183,18 +184,23 @@ def _build_one(
     def compile_one(source: Path) -> Path:
         out = scratch / f"{source.stem}.o"
         flags = [*_COMMON, "-fopenmp", *target.flags]
-        _run([compiler, *flags, "-c", str(source), "-o", str(out)])
+        run_compiler([compiler, *flags, "-c", str(source), "-o", str(out)])
         return out
 
     # Two at a time: a board with 1 GiB of memory cannot hold four compilers.
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         objects = list(pool.map(compile_one, _source_files("cpp")))
     whole = scratch / target.filename
-    _run([compiler, "-shared", "-o", str(whole), *map(str, objects)])
+    run_compiler([compiler, "-shared", "-o", str(whole), *map(str, objects)])
     return whole.replace(folder / target.filename)
 
 
-def _run(command: list[str]) -> None:
+def run_compiler(command: list[str]) -> None:
+    """Run a compiler to its end.
+
+    Raises:
+        BuildError: If it cannot be started or refuses the sources; has its last words.
+    """
     try:
         done = subprocess.run(  # noqa: S603 - a compiler and our own sources
             command,

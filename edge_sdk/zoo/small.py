@@ -37,51 +37,48 @@ class MnistNet(nn.Module):
         return logits
 
 
-class FemnistCnn(nn.Module):
+class _TwoConvolutions(nn.Module):
+    """Two padded convolutions with a pool of 2 behind each, and two linear layers."""
+
+    def __init__(
+        self, maps: tuple[int, int], kernel: int, hidden: int, side: int, classes: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, maps[0], kernel, padding=kernel // 2)
+        self.conv2 = nn.Conv2d(*maps, kernel, padding=kernel // 2)
+        self.fc1 = nn.Linear(maps[1] * (side // 4) ** 2, hidden)
+        self.fc2 = nn.Linear(hidden, classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits; see the class for shapes."""
+        maps = F.max_pool2d(F.relu(self.conv1(inputs)), 2)
+        maps = F.max_pool2d(F.relu(self.conv2(maps)), 2)
+        hidden = F.relu(self.fc1(torch.flatten(maps, 1)))
+        logits: torch.Tensor = self.fc2(hidden)
+        return logits
+
+
+class FemnistCnn(_TwoConvolutions):
     """LEAF's FEMNIST network (arXiv:1812.01097): 6,603,710 parameters at 62 classes.
 
     Input (N, 1, 28, 28) float32, output (N, classes) logits.
     """
 
     def __init__(self, classes: int = 62) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 5, padding=2)
-        self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
-        self.fc1 = nn.Linear(3136, 2048)
-        self.fc2 = nn.Linear(2048, classes)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits; see the class for shapes."""
-        maps = F.max_pool2d(F.relu(self.conv1(inputs)), 2)
-        maps = F.max_pool2d(F.relu(self.conv2(maps)), 2)
-        hidden = F.relu(self.fc1(torch.flatten(maps, 1)))
-        logits: torch.Tensor = self.fc2(hidden)
-        return logits
+        super().__init__((32, 64), 5, hidden=2048, side=28, classes=classes)
 
 
-class McMahanCnn(nn.Module):
+class McMahanCnn(_TwoConvolutions):
     """The MNIST network of the FedAvg paper (arXiv:1602.05629): 1,663,370 parameters.
 
     Input (N, 1, 28, 28) float32, output (N, 10) logits.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 5, padding=2)
-        self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
-        self.fc1 = nn.Linear(3136, 512)
-        self.fc2 = nn.Linear(512, 10)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits; see the class for shapes."""
-        maps = F.max_pool2d(F.relu(self.conv1(inputs)), 2)
-        maps = F.max_pool2d(F.relu(self.conv2(maps)), 2)
-        hidden = F.relu(self.fc1(torch.flatten(maps, 1)))
-        logits: torch.Tensor = self.fc2(hidden)
-        return logits
+        super().__init__((32, 64), 5, hidden=512, side=28, classes=10)
 
 
-class DigitsNet(nn.Module):
+class DigitsNet(_TwoConvolutions):
     """A network for 8x8 digits that trains in a second: 13,706 parameters.
 
     Input (N, 1, 8, 8) float32, output (N, 10) logits. The layers have the names of
@@ -89,16 +86,4 @@ class DigitsNet(nn.Module):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-        self.fc1 = nn.Linear(128, 64)
-        self.fc2 = nn.Linear(64, 10)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits; see the class for shapes."""
-        maps = F.max_pool2d(F.relu(self.conv1(inputs)), 2)
-        maps = F.max_pool2d(F.relu(self.conv2(maps)), 2)
-        hidden = F.relu(self.fc1(torch.flatten(maps, 1)))
-        logits: torch.Tensor = self.fc2(hidden)
-        return logits
+        super().__init__((16, 32), 3, hidden=64, side=8, classes=10)

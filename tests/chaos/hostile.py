@@ -31,6 +31,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from in_threads import run_around
+from lying import Change, Liar
 
 from coordinator.ledger import open_ledger
 from coordinator.server.loop import Server
@@ -45,10 +46,9 @@ from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
-from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import Header, encode, tag_of
 from edge_sdk.wire.messages import Hello, Message, Status, TaskOrder
-from edge_sdk.wire.values import Values, pack_values, unpack_values
+from edge_sdk.wire.values import Values
 
 __all__ = ["KINDS", "Outcome", "run_seed"]
 
@@ -112,34 +112,6 @@ TASK = Task(
 
 
 # -- the hostile kinds ---------------------------------------------------------------
-
-Change = Callable[[Values, TaskOrder], Values]
-
-
-class Liar(TaskRunner):
-    """Trains honestly and sends something else; claims `claims` times its examples."""
-
-    change: Change
-    claims = 1
-
-    def run(
-        self,
-        order: TaskOrder,
-        base: bytes,
-        stop: Callable[[], bool],
-        structure: bytes = b"",
-    ) -> PackedUpdate:
-        packed = super().run(order, base, stop, structure)
-        mask = self._ready.mask(order.mask, structure)
-        sent = type(self).change(unpack_values(packed.payload, mask), order)
-        payload = pack_values(sent, mask)
-        offer = msgspec.structs.replace(
-            packed.offer,
-            manifest=manifest_of(payload),
-            examples=self.claims * packed.offer.examples,
-            norm=sent.norm(),
-        )
-        return replace(packed, offer=offer, payload=payload)
 
 
 def _with(entry: str, value: float) -> Change:

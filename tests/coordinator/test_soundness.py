@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from in_threads import run_around
+from lying import Liar
 
 from coordinator.algorithms.mean import Model
 from coordinator.ledger import open_ledger
@@ -36,12 +37,10 @@ from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.storage.journal import Journal
 from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
-from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.memory import MemoryBroker
-from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import Evidence
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import pack_values, unpack_values
+from edge_sdk.wire.values import Values
 
 MASK = Mask({"fc": np.eye(2, dtype=bool)})
 
@@ -116,25 +115,17 @@ def test_one_warm_up_that_lies_neither_starves_a_layer_nor_feeds_it_all(
     assert alone == sum(honest) / len(honest)  # what is honest counts as it is
 
 
-class Spoiler(TaskRunner):
+def _too_large(values: Values, order: TaskOrder) -> Values:
+    if order.round_no == 1:
+        return values
+    masked = {n: np.full_like(a, 3e37) for n, a in values.masked.items()}
+    return dataclasses.replace(values, masked=masked)
+
+
+class Spoiler(Liar):
     """Trains honestly in round 1, then sends what no float32 survives."""
 
-    def run(
-        self,
-        order: TaskOrder,
-        base: bytes,
-        stop: Callable[[], bool],
-        structure: bytes = b"",
-    ) -> PackedUpdate:
-        packed = super().run(order, base, stop, structure)
-        if order.round_no == 1:
-            return packed
-        mask = self._ready.mask(order.mask, structure)
-        values = unpack_values(packed.payload, mask)
-        masked = {n: np.full_like(a, 3e37) for n, a in values.masked.items()}
-        payload = pack_values(dataclasses.replace(values, masked=masked), mask)
-        offer = msgspec.structs.replace(packed.offer, manifest=manifest_of(payload))
-        return dataclasses.replace(packed, offer=offer, payload=payload)
+    change = staticmethod(_too_large)
 
 
 @pytest.mark.parametrize("honest", [3, 1], ids=["a minority", "half"])

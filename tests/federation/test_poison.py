@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from in_threads import run_around
+from lying import Liar
 
 from coordinator.ledger import open_ledger, read_ledger
 from coordinator.server.loop import Server
@@ -29,17 +30,29 @@ from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.memory import MemoryBroker
-from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import pack_values, unpack_values
+from edge_sdk.wire.values import Values
 
 DEVICES = ("pi-1", "pi-2", "pi-3", "boaster", "poisoner")
 CLAIMED = 10**6  # examples
 
 
-class Poisoner(TaskRunner):
-    """Trains honestly, then puts a NaN in its first value; a stranger adds noise."""
+def _poisoned(values: Values, _order: TaskOrder) -> Values:
+    first = next(iter(values.masked))
+    poison = values.masked[first].copy()
+    poison[0] = np.nan
+    return dataclasses.replace(values, masked={**values.masked, first: poison})
 
+
+def _longer(values: Values, _order: TaskOrder) -> Values:
+    masked = {name: 1000 * array for name, array in values.masked.items()}
+    return dataclasses.replace(values, masked=masked)
+
+
+class Poisoner(Liar):
+    """Puts a NaN in its first value; a stranger adds noise."""
+
+    change = staticmethod(_poisoned)
     noise: Callable[[], None]
 
     def run(
@@ -50,41 +63,16 @@ class Poisoner(TaskRunner):
         structure: bytes = b"",
     ) -> PackedUpdate:
         self.noise()  # now: the devices it names have said HELLO
-        packed = super().run(order, base, stop, structure)
-        mask = self._ready.mask(order.mask, structure)
-        values = unpack_values(packed.payload, mask)
-        first = next(iter(mask))
-        poison = values.masked[first].copy()
-        poison[0] = np.nan
-        masked = {**values.masked, first: poison}
-        payload = pack_values(dataclasses.replace(values, masked=masked), mask)
-        offer = msgspec.structs.replace(packed.offer, manifest=manifest_of(payload))
-        return dataclasses.replace(packed, offer=offer, payload=payload)
+        return super().run(order, base, stop, structure)
 
 
-class Boaster(TaskRunner):
-    """Trains honestly, sends a change a thousand times as long, claims a million."""
+class Boaster(Liar):
+    """Sends a change a thousand times as long, claims a million examples."""
 
-    def run(
-        self,
-        order: TaskOrder,
-        base: bytes,
-        stop: Callable[[], bool],
-        structure: bytes = b"",
-    ) -> PackedUpdate:
-        packed = super().run(order, base, stop, structure)
-        mask = self._ready.mask(order.mask, structure)
-        values = unpack_values(packed.payload, mask)
-        masked = {name: 1000 * array for name, array in values.masked.items()}
-        longer = dataclasses.replace(values, masked=masked)
-        payload = pack_values(longer, mask)
-        offer = msgspec.structs.replace(
-            packed.offer,
-            manifest=manifest_of(payload),
-            examples=CLAIMED,
-            norm=longer.norm(),
-        )
-        return dataclasses.replace(packed, offer=offer, payload=payload)
+    change = staticmethod(_longer)
+
+    def claimed(self, examples: int) -> int:
+        return CLAIMED
 
 
 KINDS = {"poisoner": Poisoner, "boaster": Boaster}

@@ -12,17 +12,15 @@ from dataclasses import replace
 from coordinator.algorithms.base import Algorithm, as_initialised
 from coordinator.algorithms.evidence import Replay
 from coordinator.algorithms.initial_weights import from_the_warm_up
-from coordinator.algorithms.replayed_masks import (
-    on_replayed_masks,
-    random_at_replayed_densities,
-)
+from coordinator.algorithms.random_masks import random_at_evidence
+from coordinator.algorithms.replayed_masks import on_replayed_masks
 
 __all__ = ["data_free", "equal_counts", "equal_counts_scaled"]
 
 
 def equal_counts() -> Algorithm:
     """A frozen random mask at the replayed layer densities."""
-    return replace(on_replayed_masks("equal-counts"), start=as_initialised)
+    return Algorithm(name="equal-counts", evidence=Replay(), plan=random_at_evidence)
 
 
 def equal_counts_scaled() -> Algorithm:
@@ -42,5 +40,5 @@ def data_free(algorithm: Algorithm) -> Algorithm:
     start = algorithm.start
     if start is from_the_warm_up:
         start = as_initialised
-    plan = random_at_replayed_densities
+    plan = random_at_evidence
     return replace(algorithm, evidence=Replay(), plan=plan, start=start)

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.algorithms.base import (
-    Algorithm,
-    MaskFamily,
-    always_frozen,
-    keep_masks,
-    same_for_all,
-)
+from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.evidence import WarmUpResult
-from coordinator.algorithms.mean import coverage_mean
 from edge_sdk.sparse import LayerShape
 
 __all__ = ["fedavg"]
@@ -20,15 +13,7 @@ __all__ = ["fedavg"]
 
 def fedavg() -> Algorithm:
     """Every weight, every device."""
-    return Algorithm(
-        name="fedavg",
-        evidence=None,
-        plan=everything,
-        assign=same_for_all,
-        local=always_frozen,
-        aggregate=coverage_mean,
-        revise=keep_masks,
-    )
+    return Algorithm(name="fedavg", plan=everything)
 
 
 def everything(

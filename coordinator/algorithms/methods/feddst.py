@@ -8,19 +8,14 @@ each weight over those that held it and keeps the largest of each layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
-from coordinator.algorithms.base import (
-    Algorithm,
-    MaskFamily,
-    RoundContext,
-    same_for_all,
-)
-from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.mean import Coverage, Model, moving_mean
+from coordinator.algorithms.random_masks import erk_random
 from coordinator.algorithms.top_k_masks import chosen, magnitudes
-from edge_sdk.sparse import LayerShape, Mask, erk, nested_counts
+from edge_sdk.sparse import Mask, erk
 from edge_sdk.wire.rules import Frozen, LocalRule, Regrow
 
 __all__ = ["feddst"]
@@ -38,22 +33,11 @@ def feddst(*, interval: int = 10, share: float = 0.5) -> Algorithm:
     """
     return Algorithm(
         name="feddst",
-        evidence=None,
-        plan=_erk_random,
-        assign=same_for_all,
+        plan=erk_random,
         local=partial(_regrow_every, interval, share),
         aggregate=moving_mean,
         revise=_largest_at_erk,
     )
-
-
-def _erk_random(
-    layers: Sequence[LayerShape],
-    densities: Sequence[float],
-    _findings: WarmUpResult | None,
-    seed: int,
-) -> MaskFamily:
-    return MaskFamily.draw(layers, nested_counts(erk(layers), layers, densities), seed)
 
 
 def _regrow_every(interval: int, share: float, moment: RoundContext) -> LocalRule:

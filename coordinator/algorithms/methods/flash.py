@@ -16,10 +16,7 @@ from functools import partial
 from coordinator.algorithms.base import (
     Algorithm,
     MaskFamily,
-    always_frozen,
     as_initialised,
-    keep_masks,
-    same_for_all,
     the_devices_own,
 )
 from coordinator.algorithms.evidence import (
@@ -30,9 +27,10 @@ from coordinator.algorithms.evidence import (
 )
 from coordinator.algorithms.initial_weights import from_the_warm_up, scaled_by_fan_in
 from coordinator.algorithms.mean import coverage_mean
+from coordinator.algorithms.random_masks import random_at_evidence
 from coordinator.algorithms.top_k_masks import chosen, magnitudes
 from edge_sdk.errors import RunError
-from edge_sdk.sparse import LayerShape, nested_counts
+from edge_sdk.sparse import LayerShape
 
 __all__ = [
     "flash_edge",
@@ -40,7 +38,6 @@ __all__ = [
     "flash_trained",
     "hetero_flash",
     "largest_at_layer_densities",
-    "random_at_layer_densities",
     "spdst",
 ]
 
@@ -48,13 +45,7 @@ __all__ = [
 def spdst(*, epochs: int = 10) -> Algorithm:
     """Measure sensitivity once, draw one random mask, freeze it, train."""
     return Algorithm(
-        name="flash",
-        evidence=LayerSensitivity(epochs=epochs),
-        plan=random_at_layer_densities,
-        assign=same_for_all,
-        local=always_frozen,
-        aggregate=coverage_mean,
-        revise=keep_masks,
+        name="flash", evidence=LayerSensitivity(epochs=epochs), plan=random_at_evidence
     )
 
 
@@ -94,7 +85,7 @@ def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:
             drawn at random else, as in FLASH.
         warm: Whether training starts from the warm-up's mean weights.
     """
-    plan = largest_at_layer_densities if learned else random_at_layer_densities
+    plan = largest_at_layer_densities if learned else random_at_evidence
     start = from_the_warm_up if warm else as_initialised
     return replace(spdst(), name=name, evidence=Trained(), plan=plan, start=start)
 
@@ -105,27 +96,12 @@ def largest_at_layer_densities(
     findings: WarmUpResult | None,
     _seed: int,
 ) -> MaskFamily:
-    """As `random_at_layer_densities`, at the places of the warm-up's largest weights.
+    """As `random_at_evidence`, at the places of the warm-up's largest weights.
 
     Raises:
         RunError: If there is no evidence.
     """
-    profile = layer_densities(layers, findings, "FLASH")
+    profile = layer_densities(layers, findings)
     if findings is None or findings.model is None:
         raise RunError("FLASH plans from its warm-up's weights, and there is none")
     return chosen(layers, densities, profile, magnitudes(findings.model))
-
-
-def random_at_layer_densities(
-    layers: Sequence[LayerShape],
-    densities: Sequence[float],
-    findings: WarmUpResult | None,
-    seed: int,
-) -> MaskFamily:
-    """The warm-up's mean layer densities, recalibrated to each target (Eq. 2).
-
-    Raises:
-        RunError: If there is no evidence.
-    """
-    profile = layer_densities(layers, findings, "FLASH")
-    return MaskFamily.draw(layers, nested_counts(profile, layers, densities), seed)

@@ -7,24 +7,16 @@ largest aggregated magnitudes. In the rounds between the mask is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from coordinator.algorithms.base import (
-    Algorithm,
-    MaskFamily,
-    RoundContext,
-    same_for_all,
-)
-from coordinator.algorithms.evidence import (
-    LayerSensitivity,
-    WarmUpResult,
-    layer_densities,
-)
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
+from coordinator.algorithms.evidence import LayerSensitivity
 from coordinator.algorithms.mean import Coverage, Model, moving_mean
+from coordinator.algorithms.random_masks import random_at_evidence
 from coordinator.algorithms.top_k_masks import chosen, layer_budgets, magnitudes
-from edge_sdk.sparse import LayerShape, Mask, nested_counts
+from edge_sdk.sparse import Mask
 from edge_sdk.wire.rules import Frozen, LocalRule, Rewire
 
 __all__ = ["jmwst", "jmwst_every"]
@@ -39,8 +31,7 @@ def jmwst(*, interval: int = 1, epochs: int = 10) -> Algorithm:
     return Algorithm(
         name="jmwst",
         evidence=LayerSensitivity(epochs=epochs),
-        plan=_first_masks,
-        assign=same_for_all,
+        plan=random_at_evidence,
         local=partial(_rewire_every, interval),
         aggregate=partial(moving_mean, absent=1.0),
         revise=_by_budget_and_magnitude,
@@ -50,16 +41,6 @@ def jmwst(*, interval: int = 1, epochs: int = 10) -> Algorithm:
 def jmwst_every(interval: int) -> Algorithm:
     """JMWST with a name for its interval."""
     return replace(jmwst(interval=interval), name=f"jmwst-{interval}")
-
-
-def _first_masks(
-    layers: Sequence[LayerShape],
-    densities: Sequence[float],
-    findings: WarmUpResult | None,
-    seed: int,
-) -> MaskFamily:
-    profile = layer_densities(layers, findings, "JMWST")
-    return MaskFamily.draw(layers, nested_counts(profile, layers, densities), seed)
 
 
 def _rewire_every(interval: int, moment: RoundContext) -> LocalRule:

@@ -30,7 +30,6 @@ def nst() -> Algorithm:
     """Prune rate .25, falling to 0 within each round; moves in the middle of it."""
     return Algorithm(
         name="nst",
-        evidence=None,
         plan=in_full,
         assign=_all_at_the_runs_own,
         local=_always_rewire,

@@ -13,21 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.base import (
-    Algorithm,
-    MaskFamily,
-    Plan,
-    always_frozen,
-    keep_masks,
-    same_for_all,
-    the_devices_own,
-)
+from coordinator.algorithms.base import Algorithm, MaskFamily, the_devices_own
 from coordinator.algorithms.evidence import (
     LayerSensitivity,
     WarmUpResult,
     layer_densities,
 )
-from coordinator.algorithms.mean import Coverage, Model, coverage_mean, moving_mean
+from coordinator.algorithms.mean import Coverage, Model, moving_mean
 from coordinator.algorithms.top_k_masks import magnitudes
 from edge_sdk.sparse import (
     LayerShape,
@@ -49,17 +41,17 @@ __all__ = [
 
 def flash_unfloored() -> Algorithm:
     """SPDST with exact counts, water-filled, whose places may leave a unit dead."""
-    return _frozen("flash-unfloored", LayerSensitivity(), _exact)
+    return Algorithm("flash-unfloored", _exact, LayerSensitivity())
 
 
 def flash_released() -> Algorithm:
     """SPDST whose every weight is kept by a draw of its own, so counts are random."""
-    return _frozen("flash-released", LayerSensitivity(), _drawn_by_evidence)
+    return Algorithm("flash-released", _drawn_by_evidence, LayerSensitivity())
 
 
 def pdst_released() -> Algorithm:
     """PDST drawn alike: every weight kept with the density's probability."""
-    return _frozen("pdst-released", None, _drawn_evenly)
+    return Algorithm("pdst-released", _drawn_evenly)
 
 
 def hetero_flash_released() -> Algorithm:
@@ -73,7 +65,6 @@ def hetero_flash_released() -> Algorithm:
         evidence=LayerSensitivity(),
         plan=_drawn_by_evidence,
         assign=the_devices_own,
-        local=always_frozen,
         aggregate=moving_mean,
         revise=largest_of_the_top,
     )
@@ -93,25 +84,13 @@ def largest_of_the_top(
     return MaskFamily(family.layers, masks, None)
 
 
-def _frozen(name: str, evidence: LayerSensitivity | None, plan: Plan) -> Algorithm:
-    return Algorithm(
-        name=name,
-        evidence=evidence,
-        plan=plan,
-        assign=same_for_all,
-        local=always_frozen,
-        aggregate=coverage_mean,
-        revise=keep_masks,
-    )
-
-
 def _exact(
     layers: Sequence[LayerShape],
     densities: Sequence[float],
     findings: WarmUpResult | None,
     seed: int,
 ) -> MaskFamily:
-    profile, lots = layer_densities(layers, findings, "FLASH"), _lots(layers, seed)
+    profile, lots = layer_densities(layers, findings), _lots(layers, seed)
     counts = nested_counts(profile, layers, densities, floors=False)
     masks = {
         density: Mask({n: top_k(-lots[n], k) for n, k in kept.items()})
@@ -126,7 +105,7 @@ def _drawn_by_evidence(
     findings: WarmUpResult | None,
     seed: int,
 ) -> MaskFamily:
-    profile = layer_densities(layers, findings, "FLASH")
+    profile = layer_densities(layers, findings)
     return _drawn(layers, densities, profile, seed)
 
 

@@ -11,16 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from coordinator.algorithms.base import (
-    Algorithm,
-    MaskFamily,
-    RoundContext,
-    always_frozen,
-    keep_masks,
-    same_for_all,
-)
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.evidence import Saliency, WarmUpResult
-from coordinator.algorithms.mean import coverage_mean
 from coordinator.algorithms.top_k_masks import chosen
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, check_density, top_k
@@ -31,15 +23,7 @@ __all__ = ["salientgrads", "salientgrads_steps"]
 
 def salientgrads() -> Algorithm:
     """The released code's form: FedAvg of the weights under the mask."""
-    return Algorithm(
-        name="salientgrads",
-        evidence=Saliency(),
-        plan=most_salient,
-        assign=same_for_all,
-        local=always_frozen,
-        aggregate=coverage_mean,
-        revise=keep_masks,
-    )
+    return Algorithm(name="salientgrads", evidence=Saliency(), plan=most_salient)
 
 
 def salientgrads_steps() -> Algorithm:

@@ -11,12 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from coordinator.algorithms.base import (
-    Algorithm,
-    MaskFamily,
-    RoundContext,
-    same_for_all,
-)
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.mean import Coverage, Model, coverage_mean
 from coordinator.algorithms.top_k_masks import chosen, in_full, magnitudes
 from edge_sdk.sparse import Mask, uniform
@@ -36,9 +31,7 @@ def zerofl(*, extra: float = 0.2) -> Algorithm:
     """
     return Algorithm(
         name="zerofl",
-        evidence=None,
         plan=in_full,
-        assign=same_for_all,
         local=partial(_swat, extra),
         aggregate=partial(coverage_mean, damping=1.0),
         revise=_largest_of_each_layer,

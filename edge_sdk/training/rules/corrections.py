@@ -1,4 +1,4 @@
-"""What is added to the gradients of frozen training before each step.
+"""Terms that are added to the gradients of frozen training before each step.
 
 A correction looks at the model once, when it holds the base; then it is called between
 the backward pass and the step. Bounding the gradient (`clip`) comes after it.

@@ -1,0 +1,49 @@
+"""Plans that draw masks at random: given layer densities, exact counts, nested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.evidence import WarmUpResult, layer_densities
+from edge_sdk.sparse import LayerShape, erk, nested_counts, uniform
+
+__all__ = ["erk_random", "random_at_evidence", "uniform_random"]
+
+
+def erk_random(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """Masks at ERK densities (RigL, arXiv:1911.11134): small layers are denser."""
+    return MaskFamily.draw(layers, nested_counts(erk(layers), layers, densities), seed)
+
+
+def uniform_random(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """Masks in which every layer is equally dense."""
+    counts = nested_counts(uniform(layers), layers, densities)
+    return MaskFamily.draw(layers, counts, seed)
+
+
+def random_at_evidence(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """Masks at the warm-up's mean layer densities, scaled to each target.
+
+    FLASH, arXiv:2208.13092, Eq. 2.
+
+    Raises:
+        RunError: If there is no evidence.
+    """
+    profile = layer_densities(layers, findings)
+    return MaskFamily.draw(layers, nested_counts(profile, layers, densities), seed)
