@@ -19,6 +19,7 @@
     │   ├── LocalProtocolError   we were about to send something wrong (our bug)
     │   └── RemoteProtocolError  a peer sent something wrong (dropped and counted)
     ├── RunError                 the federation cannot start or go on
+    │   └── AlgorithmError       a slot of the algorithm failed, round after round
     └── ExportError              a model cannot be exported, or an export is not exact
 """
 
@@ -28,6 +29,7 @@ import errno
 from typing import ClassVar
 
 __all__ = [
+    "AlgorithmError",
     "BrokerError",
     "CheckpointError",
     "DataError",
@@ -175,6 +177,15 @@ class RunError(EdgeError):
     """The federation cannot start, or cannot go on."""
 
     remedy = "Read `flash-coordinator status`, then `flash-coordinator resume`."
+
+
+class AlgorithmError(RunError):
+    """A slot of the algorithm raised, or gave what no round can use."""
+
+    remedy = (
+        "Mend the slot that the message names, then: flash-coordinator resume. The "
+        "model is that of the last round that was completed."
+    )
 
 
 class ExportError(EdgeError):

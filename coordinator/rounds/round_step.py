@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from coordinator.algorithms.base import Algorithm, MaskFamily, as_initialised
 from coordinator.algorithms.evidence import Replay, Saliency, WarmUpResult
 from coordinator.algorithms.mean import Contribution, Coverage, Model, moving_mean
+from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.tasks import mask_seed, warm_up_counts
-from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.tasks.layers import initial_state, make_model
 from edge_sdk.tasks.task import Task
@@ -64,7 +64,7 @@ def first_model(
     findings: WarmUpResult | None,
 ) -> Model:
     """What round 1 starts from; what the user has frozen starts as it was made."""
-    first = algorithm.start(family, initial_state(task, seed), findings)
+    first = named_slots(algorithm).start(family, initial_state(task, seed), findings)
     return with_state(
         algorithm, task, with_fixed(first, None, fixed_weights(task, seed))
     )
@@ -80,7 +80,8 @@ def with_state(algorithm: Algorithm, task: Task, model: Model) -> Model:
         return model
     moves = {n for n, p in make_model(task, 0).named_parameters() if p.requires_grad}
     dense = {n: a for n, a in model.dense.items() if n in moves}
-    return replace(model, state=algorithm.init_state(replace(model, dense=dense)))
+    first = named_slots(algorithm).init_state
+    return replace(model, state=first(replace(model, dense=dense)) if first else {})
 
 
 def findings_at_hand(
@@ -167,7 +168,8 @@ def next_step(
         contributions: Sorted by device.
 
     Raises:
-        RunError: If there is no contribution, or `aggregate` drops what it remembers.
+        AlgorithmError: If a slot raises, or gives what is no next model.
+        RunError: If there is no contribution.
     """
     stands: dict[str, Mask] = {}
 
@@ -176,14 +178,9 @@ def next_step(
             stands[one.device] = one.mask
             yield one
 
-    model, coverage = algorithm.aggregate(base, passing())
-    if set(model.state) != set(base.state):
-        raise RunError(
-            f"algorithm {algorithm.name}: slot aggregate gave a model with the state "
-            f"{sorted(model.state)}, its base has {sorted(base.state)}",
-            remedy="Give every quantity of the base's state on with the model.",
-        )
-    after = algorithm.revise(family, model, coverage, stands)
+    slots = named_slots(algorithm)
+    model, coverage = slots.aggregate(base, passing())
+    after = slots.revise(family, model, coverage, stands)
     return model.onto(after.top), after, coverage
 
 

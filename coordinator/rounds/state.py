@@ -35,6 +35,7 @@ __all__ = [
     "Offered",
     "Planned",
     "Rejected",
+    "Reopened",
     "Round",
     "RoundPhase",
     "Saved",
@@ -152,6 +153,11 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopened:
+    """A new process has taken the round up from the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """The aggregate is durable."""
 
@@ -165,6 +171,7 @@ Event: TypeAlias = (
     | Rejected
     | Failed
     | Deadline
+    | Reopened
     | Saved
 )
 
@@ -246,6 +253,11 @@ def _settle(state: Round) -> Step:
     return _at_the_end(state, "no device is left to wait for")
 
 
+def _reopened(state: Round, _event: Reopened) -> Step:
+    """Killed between the last task's end and the round's: it is over now."""
+    return _settle(state)
+
+
 def _deadline(state: Round, _event: Deadline) -> Step:
     return _at_the_end(state, "the deadline passed")
 
@@ -275,6 +287,7 @@ NEXT: Mapping[tuple[RoundPhase, type], Callable[[Round, Any], Step]] = MappingPr
         (RoundPhase.RUN, Rejected): _moved(TaskPhase.REJECTED),
         (RoundPhase.RUN, Failed): _moved(TaskPhase.FAILED),
         (RoundPhase.RUN, Deadline): _deadline,
+        (RoundPhase.RUN, Reopened): _reopened,
         (RoundPhase.CLOSING, Saved): _saved,
         # The timer or a message lost the race; harmless:
         **{

@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from coordinator.algorithms.base import Algorithm, Counts, RoundContext
 from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
+from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
@@ -98,7 +99,7 @@ def order_for(
             codec = "fp32"  # a coarser one would round small scores to nothing
         case _:
             moment = RoundContext(round_no, settings.rounds, max(settings.densities))
-            rule = algorithm.local(moment)
+            rule = named_slots(algorithm).local(moment)
     frozen = isinstance(rule, Frozen | OneStep | Proximal)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),

@@ -14,6 +14,7 @@ from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.evidence import Saliency, Trained, WarmUpResult
 from coordinator.algorithms.mean import Contribution, Model, clipped
 from coordinator.algorithms.methods.equal_counts import data_free
+from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import Ledger, UpdateRow
@@ -149,9 +150,9 @@ class GlobalModel:
                 algorithm, self._task, self.layers, densities, seed
             )
         at = mask_seed(seed, warm_up=False)
-        self.family = algorithm.plan(self.layers, densities, findings, at)
-        self.model = first_model(algorithm, self._task, seed, self.family, findings)
-        self._warm_up = None
+        family = named_slots(algorithm).plan(self.layers, densities, findings, at)
+        self.model = first_model(algorithm, self._task, seed, family, findings)
+        self.family, self._warm_up = family, None
         if self.family.seed is None:
             self._store.save_family(0, self.family)
         self._store.save(model_name(0), self.model, 0)
@@ -181,12 +182,11 @@ class GlobalModel:
             )
             self.plan_masks(mean_findings(found, self.layers))
             return model_name(0)
-        _, family = self.base_of(no)
-        self.model, self.family = self._next(no, rows)
-        self._made = None
-        if self.family is not family:
-            self._store.save_family(no, self.family)
-        name = self._store.save(model_name(no), self.model, no)
+        model, family = self._next(no, rows)
+        if family is not self.family:
+            self._store.save_family(no, family)
+        name = self._store.save(model_name(no), model, no)
+        self.model, self.family, self._made = model, family, None
         self._store.prune(no)
         return name
 

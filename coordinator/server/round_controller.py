@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.mean import Model
+from coordinator.algorithms.slots import MAX_FAILURES, named_slots, run_failed
 from coordinator.checkpoints.models import model_name
 from coordinator.ledger import Ledger, RoundRow, TaskRow, UpdateRow
 from coordinator.protocol.publisher import Publisher
@@ -26,6 +28,7 @@ from coordinator.rounds.state import (
     Issue,
     Planned,
     Rejected,
+    Reopened,
     Round,
     RoundPhase,
     Saved,
@@ -41,7 +44,15 @@ from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_timing import RoundTiming
 from coordinator.server.standing import LATE
 from coordinator.settings import RunSettings
-from edge_sdk.errors import RunError, two_sentences
+from edge_sdk.errors import (
+    AlgorithmError,
+    BrokerError,
+    CheckpointError,
+    EdgeError,
+    RunError,
+    StateError,
+    two_sentences,
+)
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Cancel, Status, TaskOrder, Wait
 
@@ -53,6 +64,7 @@ SPOILED = "Lower the learning rate, or look for broken examples on the device."
 # So many rounds in a row are aborted at once; then each waits longer than the last. The
 # run ends only where nobody is left that has not failed.
 MAX_ABORTS = 5
+SAID = 400  # characters of an exception that a message repeats
 RESEND_S = 15.0  # an order that is not acknowledged by then is sent again, then later
 
 
@@ -103,6 +115,9 @@ class RoundController:
         self.orders: dict[str, TaskOrder] = {}
         self._tasks: dict[str, TaskRow] = {}  # of the round in hand, by device
         self.finished: list[int] = []  # rounds closed since somebody took note
+        self._due: Callable[[], None] | None = None  # how `tick` ends the round
+        self._failures = 0  # of the algorithm, in rounds in a row
+        self._no = 0  # the round that is being opened
 
     @property
     def phase(self) -> str:
@@ -117,9 +132,19 @@ class RoundController:
         return self._timing.deadline
 
     def tick(self) -> None:
-        """Lets the deadline pass if it has; says again what nobody acknowledged."""
-        if self._timing.over() and not self._extends():
+        """Ends the round if it is over; says again what nobody acknowledged.
+
+        The only place where rounds are closed and aborted: the handling of a message
+        changes the round's state, and the loop comes here after it.
+
+        Raises:
+            AlgorithmError: If a slot has failed in `MAX_FAILURES` rounds in a row.
+        """
+        if self._due is None and self._timing.over() and not self._extends():
             self.advance(Deadline())
+        if self._due is not None:
+            due, self._due = self._due, None
+            due()
         if self.round is not None and self.round.phase is RoundPhase.RUN:
             self._say_again(self.round)
 
@@ -127,18 +152,25 @@ class RoundController:
         """Starts the warm-up or the next round with the devices present.
 
         Raises:
+            AlgorithmError: As `tick`.
             RunError: If no device that the run knows can do its part.
         """
-        if self._clock() < self._not_before:
-            return
+        if self._clock() >= self._not_before:
+            with self._failing():
+                self._open()
+
+    def _open(self) -> None:
+        past = [r for r in self._ledger.rounds() if r.phase is not RoundPhase.PLAN]
+        self._no = 0
         if self._lineage.model is None and not self._algorithm.warms_up:
             self._lineage.plan_masks()
         self._fleet.correct(self._timing.drift())
-        past = [r for r in self._ledger.rounds() if r.phase is not RoundPhase.PLAN]
-        no = past[-1].no + 1 if past else 1
         attempt = Attempt(0, (), frozenset())
         if self._lineage.model is None:
-            no, attempt = 0, self._next_attempt(past)
+            attempt = self._next_attempt(past)
+        else:
+            self._no = past[-1].no + 1 if past else 1
+        no = self._no
         able, beside = self._may_be_asked(no)
         if not able or self._aborts >= MAX_ABORTS:
             self._end_if_hopeless()
@@ -148,7 +180,7 @@ class RoundController:
                 self._end_warm_up(attempt, past)
                 return
         base, family = self._lineage.base_of(no)
-        densities = self._algorithm.assign(able, list(family.masks))
+        densities = named_slots(self._algorithm).assign(able, list(family.masks))
         if not densities:
             return
         draft = draft_round(
@@ -199,16 +231,14 @@ class RoundController:
         had = max((o.ttl_ms / 1000 for o in self.orders.values()), default=0.0)
         self._timing.start_again(had)
         self._ledger.wait_until(row.no, self.left_s())
+        self._attempt = self._ledger.get("warm_up_attempts") or 0
         if row.phase is RoundPhase.CLOSING:
-            self._close()
-        elif self.round.count(TaskPhase.ACCEPTED) >= row.goal:
-            # Killed between the last update's commit and the close.
-            self._ledger.freeze(row.no, self._limit)
-            self.round = Round(row.no, row.goal, row.quorum, RoundPhase.CLOSING, phases)
-            self._close()
+            self._due = self._close
+        else:  # perhaps killed between the last update's commit and the close
+            self.advance(Reopened())
 
     def advance(self, event: Event) -> None:
-        """Feeds the round and does what it says."""
+        """Feeds the round; `tick` ends it where it says so."""
         if self.round is None:
             return
         self.round, effects = advance(self.round, event)
@@ -219,12 +249,9 @@ class RoundController:
                     for task in self._tasks.values():
                         self._send(task, RESEND_S)
                 case Freeze():
-                    self._ledger.freeze(self.round.no, self._limit)
-                    self._close()
-                    return
+                    self._due = self._freeze
                 case GiveUp(why):
-                    self._give_up(self.round.no, why)
-                    return
+                    self._due = partial(self._give_up, self.round.no, why)
 
     def accepted(self, device: str, metrics: Mapping[str, float]) -> None:
         """The device's update is durable; its metrics tell how fast it is."""
@@ -421,23 +448,65 @@ class RoundController:
         }
         self._ledger.issue_tasks(no, list(self._tasks.values()))
 
+    def _freeze(self) -> None:
+        if self.round is not None:
+            self._ledger.freeze(self.round.no, self._limit)
+            self._close()
+
     def _close(self) -> None:
         """Aggregates the frozen rows; a crash here repeats it with the same result."""
         if self.round is None:
             return
         no = self.round.no
-        self._timing.watch.close(self._fleet.present())
-        rows = self._sound_rows(self.round)
-        if rows is None:
-            return
-        self._judge(self.round)
-        name = self._lineage.grow(no, rows)
-        self._ledger.finish(no, model=name)
-        self._ledger.forget_blobs(no - 2)
-        self._aborts = 0
-        self.finished.append(no)
-        self.advance(Saved())
-        self._leave()
+        with self._failing():
+            rows = self._sound_rows(self.round)
+            if rows is None:
+                return
+            name = self._lineage.grow(no, rows)
+            self._timing.watch.close(self._fleet.present())
+            self._judge(self.round)
+            self._ledger.finish(no, model=name)
+            self._ledger.forget_blobs(no - 2)
+            self._aborts = self._failures = 0
+            self.finished.append(no)
+            self.advance(Saved())
+            self._leave()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Aborts the round in hand where a slot fails, or what scores the model.
+
+        No device is the cause: the next round is tried at once, from the same model.
+
+        Raises:
+            AlgorithmError: If that was so in `MAX_FAILURES` rounds in a row.
+        """
+        try:
+            yield
+        except AlgorithmError as error:
+            self._fail(error)
+        except (BrokerError, CheckpointError, RunError, StateError):
+            raise
+        except EdgeError as error:
+            self._fail(AlgorithmError(str(error), remedy=error.help))
+        except Exception as error:
+            log.exception("a round cannot be completed")
+            said = " ".join(str(error).split())[:SAID]
+            self._fail(AlgorithmError(f"{type(error).__name__}: {said}"))
+
+    def _fail(self, error: AlgorithmError) -> None:
+        if self.round is None:  # it could not be opened, and is counted all the same
+            no, rate = self._no, self._settings.training.rate_at
+            lasting = rate(no, self._settings.rounds)
+            self._ledger.plan_round(no, goal=0, quorum=0, rate=lasting, base="")
+        else:
+            no = self.round.no
+        failures = self._ledger.get("algorithm_failures") or 0
+        self._ledger.put("algorithm_failures", failures + 1)
+        self._abort(no, str(error))
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            raise run_failed(no, error) from error
 
     def _sound_rows(self, now: Round) -> list[UpdateRow] | None:
         """The frozen updates that make a sound model; who spoils it is left out.
@@ -469,6 +538,19 @@ class RoundController:
                 return None
 
     def _give_up(self, no: int, why: str) -> None:
+        """Aborts a round for want of updates: after many in a row, the next waits."""
+        self._abort(no, why)
+        self._aborts += 1
+        if self._aborts >= MAX_ABORTS:
+            pause_s = abort_pause_s(self._aborts - MAX_ABORTS)
+            self._not_before = self._clock() + pause_s
+            log.error(
+                "%d rounds in a row were aborted; the next one begins in %.0f s. Read "
+                "the devices' logs. The last: %s",
+                *(self._aborts, pause_s, why),
+            )
+
+    def _abort(self, no: int, why: str) -> None:
         name = f"round {no}" if no else "the warm-up"
         log.warning("%s aborted: %s", name, why, extra={"round": no})
         if self.round is not None:
@@ -480,16 +562,7 @@ class RoundController:
                 self._post.tell(task.device, Cancel(task.id, why), round_no=no)
         if no == 0:
             self._ledger.put("warm_up_attempts", self._attempt + 1)
-        self._aborts += 1
         self._leave()
-        if self._aborts >= MAX_ABORTS:
-            pause_s = abort_pause_s(self._aborts - MAX_ABORTS)
-            self._not_before = self._clock() + pause_s
-            log.error(
-                "%d rounds in a row were aborted; the next one begins in %.0f s. Read "
-                "the devices' logs. The last: %s",
-                *(self._aborts, pause_s, why),
-            )
 
     def _judge(self, now: Round) -> None:
         """Who did not answer where others did has failed, a little."""

@@ -9,6 +9,7 @@ from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.evidence import Trained, WarmUpResult
 from coordinator.algorithms.mean import Model
 from coordinator.algorithms.methods.equal_counts import data_free
+from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.round_step import (
     findings_at_hand,
     first_model,
@@ -66,7 +67,7 @@ def begin(exchange: SimulationContext, way: Dispatch) -> InitialRound:
         algorithm = data_free(algorithm) if algorithm.warms_up else algorithm
         findings = findings_at_hand(algorithm, task, layers, densities, seed)
     at = mask_seed(seed, warm_up=False)
-    family = algorithm.plan(layers, densities, findings, at)
+    family = named_slots(algorithm).plan(layers, densities, findings, at)
     record = RoundRecord(
         round=0,
         accepted=list(trip.devices if trip else outcome.accepted),

@@ -11,6 +11,7 @@ import msgspec
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Model
+from coordinator.algorithms.slots import MAX_FAILURES, named_slots, run_failed
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.round_step import next_step, with_state
 from coordinator.rounds.state import quorum_of
@@ -29,7 +30,7 @@ from coordinator.simulation.round_trip import SimulationContext
 from coordinator.simulation.scoring import scores_of
 from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
-from edge_sdk.errors import RunError
+from edge_sdk.errors import AlgorithmError, RunError
 from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
@@ -90,6 +91,7 @@ class Simulation:
         )
         self._kept = SimulationCheckpoints(folder, settings.task, layers, settings.seed)
         self.journal = RoundLog(folder)
+        self._failures = 0  # of the algorithm, in rounds in a row
         self.model: Model | None = None
         self.family: MaskFamily | None = None
         if self.journal.records:  # goes on after the last whole round
@@ -110,18 +112,26 @@ class Simulation:
             way: How orders reach those who train; None hands them over.
 
         Raises:
+            AlgorithmError: If a slot fails in round 0, or in too many rounds in a row.
             RunError: If a worker dies or too many rounds in a row are given up.
         """
         began, way = time.monotonic(), way or DirectDispatch(pool)
+        failed: AlgorithmError | None = None
         if self.model is None or self.family is None:
             first = begin(self._exchange, way)
             self._kept.begin(first.model, first.family, first.findings)
             self.model, self.family, record = first.model, first.family, first.record
         else:
-            record = self._round(pool, way, self.model, self.family)
+            try:
+                record = self._round(pool, way, self.model, self.family)
+                self._failures = 0
+            except AlgorithmError as error:
+                record = self._failed(self.model, failed := error)
         took = time.monotonic() - began
         record = msgspec.structs.replace(record, wall_s=took, wire=way.cost())
         self.journal.add(record)
+        if failed is not None and self._failures >= MAX_FAILURES:
+            raise run_failed(record.round, failed) from failed
         last = self.journal.records[-MAX_ABORTS:]
         if len(last) == MAX_ABORTS and all(r.note for r in last):
             raise RunError(
@@ -129,12 +139,34 @@ class Simulation:
             )
         return record
 
+    def _failed(self, base: Model, error: AlgorithmError) -> RoundRecord:
+        """A round in which a slot of the algorithm failed: the model stays."""
+        before, self._failures = self.journal.records[-1], self._failures + 1
+        no = before.round + 1
+        self._kept.save(no, base, None)
+        return RoundRecord(
+            round=no,
+            accepted=[],
+            asked=0,
+            rate=self.settings.training.rate_at(no, self.settings.rounds),
+            bytes_up=0,
+            bytes_down=0,
+            total_up=before.total_up,
+            total_down=before.total_down,
+            seconds={},
+            clock_s=before.clock_s,
+            wall_s=0.0,
+            note=str(error),
+        )
+
     def _round(
         self, pool: Workers, way: Dispatch, base: Model, family: MaskFamily
     ) -> RoundRecord:
         before = self.journal.records[-1]
         no = before.round + 1
-        densities = self.algorithm.assign(self.fleet.affordable, list(family.masks))
+        densities = named_slots(self.algorithm).assign(
+            self.fleet.affordable, list(family.masks)
+        )
         unable = self.journal.unable()
         goal = min(self.settings.cohort, len(self.fleet.devices) - len(unable))
         if goal < 1:

@@ -76,6 +76,7 @@ def run_facts(settings: RunSettings, ledger: Ledger) -> dict[str, Any]:
         "ended": max((r["closed"] for r in rounds if r["closed"]), default=None),
         "state": _state(last_open, done, settings.rounds),
         "rounds_done": done,
+        "algorithm_failures": ledger.get("algorithm_failures") or 0,
         "metric": _metric(scores),
         "open": last_open
         and last_open | {"deadline": ledger.deadline_of(last_open["no"])},

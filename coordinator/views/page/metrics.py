@@ -74,6 +74,11 @@ def _rounds(facts: Mapping[str, Any]) -> Iterator[Metric]:
     for outcome in ("done", "aborted"):
         ended.add_metric([outcome], sum(r["phase"] == outcome for r in rounds))
     yield ended
+    yield _counter(
+        "algorithm_failures",
+        "Rounds aborted because a slot of the algorithm failed.",
+        facts["algorithm_failures"],
+    )
     accepted = sum(r["accepted"] for r in rounds)
     yield _counter("updates_accepted", "Updates durably accepted.", accepted)
     moved = CounterMetricFamily(

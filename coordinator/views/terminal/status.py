@@ -72,6 +72,7 @@ def _summary(ledger: Ledger, book: DeliveryStore) -> dict[str, Any]:
             for r in rounds
             if r.phase is RoundPhase.ABORTED
         ],
+        "algorithm_failures": ledger.get("algorithm_failures") or 0,
         "open": [
             {"round": r.no, "phase": r.phase.value}
             for r in rounds

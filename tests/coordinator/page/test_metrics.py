@@ -50,6 +50,7 @@ def test_prometheus_reads_the_run_with_the_pages_token(past, serve) -> None:
         ("run_rounds",): 3,
         ("devices", "online"): 4,
         ("rounds_total", "done"): 2,
+        ("algorithm_failures_total",): 0,
         ("updates_accepted_total",): 9,
         ("payload_bytes_total", "down"): 3 * 4 * 500,
         ("round_open",): 1,
