@@ -26,12 +26,12 @@ from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from edge_sdk.infer.run_key import run_folder
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.batch import tensors
-from edge_sdk.tasks.copying import copy_model
 from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.metrics import guess
 from edge_sdk.tasks.task import Examples, Task, find_tasks_beside, load_task
 from edge_sdk.tasks.trial_step import tensors_of
+from edge_sdk.training.copying import copy_model
 from edge_sdk.training.scoring import measure_of
 
 __all__ = ["Inputs", "Source", "from_checkpoint", "from_module", "look_beside"]

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from edge_sdk.sparse import draw, exact_counts, uniform
-from edge_sdk.tasks.copying import copy_model
 from edge_sdk.tasks.layers import layers_of
+from edge_sdk.training.copying import copy_model
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.sparse import sparsify
 

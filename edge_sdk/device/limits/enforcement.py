@@ -20,6 +20,7 @@ from edge_sdk.device.limits.decision import (
 from edge_sdk.device.limits.memory import shrinking
 from edge_sdk.device.limits.processor import rest_after_s
 from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.sparse import memory
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import TaskOrder
 
@@ -195,4 +196,7 @@ class MemoryFallbackRunner:
             self._runner.allowance.most = size if size < batch else 0
             return self._runner.run(order, base, stop, structure)
 
-        return shrinking(attempt, min(self._runner.allowance.most or batch, batch))
+        try:
+            return shrinking(attempt, min(self._runner.allowance.most or batch, batch))
+        finally:
+            memory.release()  # until the next task it is the board's other programs'

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.copying import copy_model
+from edge_sdk.training.copying import copy_model
 from edge_sdk.training.sparse.fuse import fuse
 from edge_sdk.training.sparse.graph import (
     flattens,

@@ -15,7 +15,7 @@ from torch import nn
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.copying import copy_model
+from edge_sdk.training.copying import copy_model
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.sparse.convert import sparsify
 from edge_sdk.training.sparse.graph import chains, trace

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from edge_sdk.device.limits.enforcement import MemoryFallbackRunner
+from edge_sdk.training.memory_limit import Allowance
 from edge_sdk.training.sparse import memory, sparse_model
 
 
@@ -66,3 +69,18 @@ def test_releasing_frees_what_nobody_uses_and_harms_nothing_else() -> None:
     assert float(tensor.sum()) == 2.0 * tensor.numel()
     memory.empty((64, 1024), torch.float32).fill_(1.0)
     assert float(tensor.min()) == 2.0
+
+
+def test_a_device_gives_memory_back_after_each_task() -> None:
+    """Pages that were given back are zeros when they are touched again."""
+
+    class Trains:
+        allowance = Allowance(0)
+
+        def run(self, *_: object) -> str:
+            memory.empty((64, 1024), torch.float32).fill_(1.0)
+            return "packed"
+
+    order = SimpleNamespace(training=SimpleNamespace(batch_size=8))
+    assert MemoryFallbackRunner(Trains()).run(order, b"", lambda: False) == "packed"
+    assert not memory.empty((64, 1024), torch.float32).any()
