@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -22,7 +22,7 @@ __all__ = [
     "RunSettings",
     "TrainingSettings",
     "WarmUpSettings",
-    "check_power",
+    "check_algorithm_fits",
     "load_run",
 ]
 
@@ -193,20 +193,51 @@ class RunSettings(
     aggregate: Literal["mean", "trimmed-mean"] = "mean"
 
 
-def check_power(
-    algorithm: Algorithm, training: TrainingSettings, *, where: str = ""
+class FitSettings(Protocol):
+    """What an algorithm and the rest of a run have to agree on."""
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Local training."""
+        ...
+
+    @property
+    def aggregate(self) -> Literal["mean", "trimmed-mean"]:
+        """How updates become a model."""
+        ...
+
+
+def check_algorithm_fits(
+    algorithm: Algorithm, settings: FitSettings, *, where: str = ""
 ) -> None:
-    """Refuses power-propagation where a weight may begin at 0: it would stay there.
+    """Refuses what an algorithm's masks or its server step do not go with.
+
+    Under a power a weight that enters a moved mask at 0 would stay there.
 
     Args:
         algorithm: The run's.
-        training: The run's.
+        settings: The run's, or a simulation's.
         where: What the message begins with.
 
     Raises:
-        SettingsError: If the algorithm moves its masks and the power is not 1.
+        SettingsError: If the mean is trimmed and the algorithm moves its masks or keeps
+            a state; or it moves its masks and the power is not 1.
     """
-    if training.power != 1 and algorithm.revise is not keep_masks:
+    if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
+        raise SettingsError(
+            f"{where}key aggregate: a trimmed mean would take the place of the server "
+            f"step of {algorithm.name}",
+            remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
+        )
+    if algorithm.revise is keep_masks:
+        return
+    if settings.aggregate == "trimmed-mean":
+        raise SettingsError(
+            f"{where}key aggregate: a trimmed mean needs masks that stay; "
+            f"{algorithm.name} moves them",
+            remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
+        )
+    if settings.training.power != 1:
         raise SettingsError(
             f"{where}key training.power: {algorithm.name} moves its masks, and a "
             "weight that enters a mask at 0 does not move under a power",
@@ -231,20 +262,7 @@ def load_run(path: Path) -> RunSettings:
         raise SettingsError(
             f"{path}: key algorithm: {error}", remedy=error.help
         ) from error
-    moves = algorithm.revise is not keep_masks
-    if settings.aggregate == "trimmed-mean" and moves:
-        raise SettingsError(
-            f"{path}: key aggregate: a trimmed mean needs masks that stay; "
-            f"{settings.algorithm} moves them",
-            remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
-        )
-    if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
-        raise SettingsError(
-            f"{path}: key aggregate: a trimmed mean would take the place of the server "
-            f"step of {settings.algorithm}",
-            remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
-        )
-    check_power(algorithm, settings.training, where=f"{path}: ")
+    check_algorithm_fits(algorithm, settings, where=f"{path}: ")
     if settings.page:
         parse_page(settings.page)
     return settings

@@ -7,17 +7,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.evidence import Saliency, Trained, WarmUpResult
-from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.algorithms.mean import Contribution, Coverage, Model, clipped
 from coordinator.algorithms.methods.equal_counts import data_free
 from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
-from coordinator.ledger import Ledger, UpdateRow
+from coordinator.ledger import RoundRow, UpdateRow
 from coordinator.rounds.entry_limits import impossible_model
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.model_check import collapsed, spoilers
@@ -37,12 +38,38 @@ from coordinator.rounds.validation import read_update
 from coordinator.server.evaluation import Probe
 from coordinator.settings import RunSettings
 from edge_sdk.errors import RunError
+from edge_sdk.sparse import LayerShape
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Task
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.values import unpack_values
 
-__all__ = ["GlobalModel", "Unsound"]
+__all__ = ["GlobalModel", "RunMemory", "Unsound", "load_model"]
+
+
+class RunMemory(Protocol):
+    """What a run's models are made from and go on from: a ledger, or a simulation's."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        ...
+
+    def get(self, key: str) -> Any:
+        """A stored JSON value, or None."""
+        ...
+
+    def put(self, key: str, value: Any) -> None:
+        """Stores a JSON value."""
+        ...
+
+    def blob(self, name: str) -> bytes:
+        """The payload that an `UpdateRow` names."""
+        ...
+
+    def rounds(self) -> list[RoundRow]:
+        """Every round, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,9 @@ class Unsound:
     devices: tuple[str, ...] = field(default=())
 
 
+Step: TypeAlias = tuple[Model, MaskFamily, Coverage]
+
+
 class GlobalModel:
     """The global model and its masks, as the ledger and the checkpoints have them.
 
@@ -68,6 +98,10 @@ class GlobalModel:
             the settings takes the place of its aggregate.
         ledger: Where counts and frozen updates are.
         probe: Scores a round's model before it counts; None takes it unscored.
+        digests: Whether the ledger keeps the digests of checkpoints, too.
+
+    Attributes:
+        coverage: How many devices held each weight, of the round that grew last.
     """
 
     def __init__(
@@ -75,8 +109,10 @@ class GlobalModel:
         settings: RunSettings,
         task: Task,
         algorithm: Algorithm,
-        ledger: Ledger,
+        ledger: RunMemory,
         probe: Probe | None = None,
+        *,
+        digests: bool = True,
     ) -> None:
         if settings.aggregate == "trimmed-mean":
             robust = partial(trimmed_mean, trim=settings.gate.trim)
@@ -84,32 +120,24 @@ class GlobalModel:
         self._settings, self._task = settings, task
         self._algorithm, self._ledger = algorithm, ledger
         self.layers = layers_of(task.model(), task.dense_layers)
-        self._store = ModelStore(ledger.folder, settings.task, self.layers, ledger)
+        self._store = ModelStore(
+            ledger.folder, settings.task, self.layers, ledger if digests else None
+        )
+        self.coverage: Coverage | None = None
         self.model: Model | None = None
         self.family: MaskFamily | None = None
         self._fixed = fixed_weights(task, settings.seed)
         self._warm_up: tuple[Model, MaskFamily] | None = None
         self._probe = probe
-        self._made: tuple[int, list[str], Model, MaskFamily] | None = None
+        self._made: tuple[int, list[str], Step] | None = None
         self._scored: tuple[Model, float] | None = None  # the loss of a model
 
     def load(self) -> None:
         """Takes up the chain where the ledger says it stands."""
-        counts = self._ledger.get("counts")
-        if counts is None:
-            return
-        done = [
-            r for r in self._ledger.rounds() if r.phase is RoundPhase.DONE and r.model
-        ]
-        model = self._store.load(str(done[-1].model) if done else model_name(0))
-        self.model = with_state(self._algorithm, self._task, model)
-        self.family = self._store.load_family(done[-1].no if done else 0)
-        if self.family is None:  # never moved: drawn again
-            self.family = MaskFamily.draw(
-                self.layers,
-                {float(density): dict(kept) for density, kept in counts.items()},
-                mask_seed(self._settings.seed, warm_up=False),
-            )
+        found = load_model(self._store, self._ledger, self.layers, self._settings.seed)
+        if found is not None:
+            model, self.family = found
+            self.model = with_state(self._algorithm, self._task, model)
 
     def base_of(self, no: int) -> tuple[Model, MaskFamily]:
         """What a round starts from; the warm-up, round 0, has a family of its own.
@@ -182,11 +210,12 @@ class GlobalModel:
             )
             self.plan_masks(mean_findings(found, self.layers))
             return model_name(0)
-        model, family = self._next(no, rows)
+        model, family, held = self._next(no, rows)
         if family is not self.family:
             self._store.save_family(no, family)
         name = self._store.save(model_name(no), model, no)
-        self.model, self.family, self._made = model, family, None
+        self.model, self.family, self.coverage = model, family, held
+        self._made = None
         self._store.prune(no)
         return name
 
@@ -236,19 +265,19 @@ class GlobalModel:
             self._ledger.put("first_loss", first := before)
         return float(first), before
 
-    def _next(self, no: int, rows: Sequence[UpdateRow]) -> tuple[Model, MaskFamily]:
+    def _next(self, no: int, rows: Sequence[UpdateRow]) -> Step:
         """What the rows make of the base; made once for `unsound` and `grow`."""
         tasks = [row.task for row in rows]
         if self._made is None or self._made[:2] != (no, tasks):
-            self._made = no, tasks, *self._step(no, rows)
-        return self._made[2:]
+            self._made = no, tasks, self._step(no, rows)
+        return self._made[2]
 
-    def _step(self, no: int, rows: Sequence[UpdateRow]) -> tuple[Model, MaskFamily]:
+    def _step(self, no: int, rows: Sequence[UpdateRow]) -> Step:
         base, family = self.base_of(no)
         updates = _Updates(self._ledger, rows, family)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
-            model, after, _ = next_step(self._algorithm, base, family, updates)
-        return with_fixed(model, base, self._fixed), after
+            model, after, held = next_step(self._algorithm, base, family, updates)
+        return with_fixed(model, base, self._fixed), after, held
 
     def deploy(
         self, no: int, scores: Mapping[float, Mapping[str, float]]
@@ -262,7 +291,7 @@ class _Updates:
     """A round's updates, read from the disk one at a time, as often as wanted."""
 
     def __init__(
-        self, ledger: Ledger, rows: Sequence[UpdateRow], family: MaskFamily
+        self, ledger: RunMemory, rows: Sequence[UpdateRow], family: MaskFamily
     ) -> None:
         self._ledger, self._rows, self._family = ledger, rows, family
 
@@ -272,3 +301,24 @@ class _Updates:
             mask, change = read_update(self._ledger.blob(row.blob), start)
             cut = clipped(change, row.scale)
             yield Contribution(row.device, mask, row.weight, cut)
+
+
+def load_model(
+    store: ModelStore, memory: RunMemory, layers: tuple[LayerShape, ...], seed: int
+) -> tuple[Model, MaskFamily] | None:
+    """The model and masks that a run goes on from; None before its first.
+
+    Raises:
+        CheckpointError: If the model cannot be read.
+        StateError: If the model or the masks cannot.
+    """
+    counts = memory.get("counts")
+    if counts is None:
+        return None
+    done = [r for r in memory.rounds() if r.phase is RoundPhase.DONE and r.model]
+    model = store.load(str(done[-1].model) if done else model_name(0))
+    family = store.load_family(done[-1].no if done else 0)
+    if family is None:  # never moved: drawn again
+        kept = {float(density): dict(own) for density, own in counts.items()}
+        family = MaskFamily.draw(layers, kept, mask_seed(seed, warm_up=False))
+    return model, family

@@ -1,70 +1,62 @@
-"""A simulation's models, masks and plan on disk: where it goes on from."""
+"""A simulation's plan and models on disk: where it goes on from."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from coordinator.algorithms.base import MaskFamily
-from coordinator.algorithms.evidence import WarmUpResult
-from coordinator.algorithms.mean import Model
-from coordinator.checkpoints.models import ModelStore, model_name
-from coordinator.rounds.tasks import mask_seed
+from coordinator.checkpoints.models import model_name
+from coordinator.ledger import RoundRow
+from coordinator.rounds.state import RoundPhase
+from coordinator.simulation.record import RoundRecord
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.json_text import to_json
-from edge_sdk.sparse import LayerShape
 
-__all__ = ["SimulationCheckpoints"]
+__all__ = ["SimulationMemory"]
 
 PLAN = "plan.json"
 
 
-class SimulationCheckpoints:
-    """What a run's folder holds beside its settings and its metrics.
+class SimulationMemory:
+    """What a global model is made from, in place of a ledger.
 
     Args:
         folder: The run's.
-        task: The task's reference.
-        layers: The model's maskable layers.
-        seed: The run's; drawn masks follow from it and the plan's counts.
+        records: Its rounds; grows as they do.
+
+    Attributes:
+        payloads: Task to the packed update, of the round in hand.
     """
 
-    def __init__(
-        self, folder: Path, task: str, layers: tuple[LayerShape, ...], seed: int
-    ) -> None:
-        self._folder, self._layers, self._seed = folder, layers, seed
-        self._store = ModelStore(folder, task, layers)
+    def __init__(self, folder: Path, records: Sequence[RoundRecord]) -> None:
+        self.folder, self._records = folder, records
+        self.payloads: dict[str, bytes] = {}
 
-    def begin(
-        self, model: Model, family: MaskFamily, findings: WarmUpResult | None
-    ) -> None:
-        """Writes the first model, its masks, and what they were planned from."""
-        if family.seed is None:
-            self._store.save_family(0, family)
-        self._store.save(model_name(0), model, 0)
-        plan = {
-            "evidence": None if findings is None else dict(findings.kept),
-            "counts": {str(d): kept for d, kept in family.counts.items()},
-        }
-        replace_file(self._folder / PLAN, to_json(plan, indent=1).encode())
+    def get(self, key: str) -> Any:
+        """A value of the plan, or None."""
+        path = self.folder / PLAN
+        return json.loads(path.read_text("utf-8")).get(key) if path.exists() else None
 
-    def save(self, round_no: int, model: Model, moved: MaskFamily | None) -> None:
-        """Writes the model after a round, and its masks if they have moved."""
-        if moved is not None:
-            self._store.save_family(round_no, moved)
-        self._store.save(model_name(round_no), model, round_no)
-        self._store.prune(round_no)
+    def put(self, key: str, value: Any) -> None:
+        """Stores a value of the plan."""
+        path = self.folder / PLAN
+        plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        replace_file(path, to_json({**plan, key: value}, indent=1).encode())
 
-    def load(self, round_no: int) -> tuple[Model, MaskFamily]:
-        """The model and the masks after a round.
+    def blob(self, name: str) -> bytes:
+        """A packed update of the round in hand."""
+        return self.payloads[name]
 
-        Raises:
-            CheckpointError: If the model cannot be read.
-            StateError: If the masks cannot.
+    def rounds(self) -> list[RoundRow]:
+        """The last round that left a model.
+
+        Older runs hold the base once more after a round that was given up.
         """
-        plan = json.loads((self._folder / PLAN).read_text("utf-8"))
-        counts = {float(d): dict(kept) for d, kept in plan["counts"].items()}
-        at = mask_seed(self._seed, warm_up=False)
-        family = self._store.load_family(round_no)
-        model = self._store.load(model_name(round_no))
-        return model, family or MaskFamily.draw(self._layers, counts, at)
+        for record in reversed(self._records):
+            name, no = model_name(record.round), record.round
+            if not record.note or (self.folder / "checkpoints" / name).exists():
+                done = RoundPhase.DONE
+                return [RoundRow(no, done, 0, 0, record.rate, "", name, record.note)]
+        return []

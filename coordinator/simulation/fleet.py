@@ -114,7 +114,13 @@ class SimulatedFleet:
         return choose(self.seed, no, able, wanted)
 
     def play(
-        self, no: int, densities: Mapping[str, float], goal: int
+        self,
+        no: int,
+        densities: Mapping[str, float],
+        goal: int,
+        *,
+        attempt: int = 0,
+        kept: Collection[str] = (),
     ) -> RoundParticipants:
         """Plays a round's events in virtual time through the round's state machine.
 
@@ -122,9 +128,11 @@ class SimulatedFleet:
             no: The round.
             densities: Each asked device and the density it trains at.
             goal: Updates wanted.
+            attempt: How often the round was given up before: others vanish then.
+            kept: Devices of earlier attempts whose updates are here.
         """
         asked = tuple(sorted(densities))
-        rng = generator(self.seed, no, 2)
+        rng = generator(self.seed, no, 2 + 16 * attempt)
         expected = [self.devices[d].seconds[densities[d]] for d in asked]
         noise = np.exp(self.jitter * rng.standard_normal(len(asked)))
         gone = rng.random(len(asked)) < self.dropout
@@ -141,7 +149,8 @@ class SimulatedFleet:
         ]
         events += [(limit, d, Failed(d)) for d in asked if d not in took]
         events.append((limit, "~", Deadline()))  # after all names: in time is in
-        state, _ = advance(Round(no, goal, quorum_of(goal)), Planned())
+        here = dict.fromkeys(kept, TaskPhase.ACCEPTED)
+        state, _ = advance(Round(no, goal, quorum_of(goal), tasks=here), Planned())
         state, _ = advance(state, Selected(asked))
         clock, note = 0.0, ""
         for at, _, event in sorted(events, key=lambda e: e[:2]):
@@ -150,7 +159,7 @@ class SimulatedFleet:
             note = next((e.why for e in effects if isinstance(e, GiveUp)), "")
             if state.phase is not RoundPhase.RUN:
                 break
-        accepted = [d for d, p in state.tasks.items() if p is TaskPhase.ACCEPTED]
+        accepted = [d for d in asked if state.tasks[d] is TaskPhase.ACCEPTED]
         return RoundParticipants(asked, tuple(sorted(accepted)), took, clock, note)
 
 

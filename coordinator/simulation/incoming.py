@@ -1,81 +1,115 @@
-"""What a round gets back: updates and evidence, through the federation's own gate."""
+"""What a round gets back: updates through the federation's gate, and what counts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from coordinator.algorithms.base import MaskFamily
-from coordinator.algorithms.mean import Contribution, Model
-from coordinator.rounds.validation import (
-    Refusal,
-    check_offer,
-    check_payload,
-    read_update,
-)
-from edge_sdk.errors import RunError
+from coordinator.algorithms.mean import Model
+from coordinator.ledger import UpdateRow
+from coordinator.rounds.contribution_limits import shares
+from coordinator.rounds.state import quorum_of
+from coordinator.rounds.validation import Refusal, check_offer, check_payload
+from coordinator.server.global_model import Unsound
+from coordinator.settings import GateSettings
 from edge_sdk.sparse import Mask
 from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.codec import pack
-from edge_sdk.wire.evidence import Evidence
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.values import Values
 
-__all__ = ["checked", "contribution", "mean_loss", "received_bytes"]
+__all__ = ["Counted", "counted", "row_of"]
 
 
-def checked(
-    order: TaskOrder, done: PackedUpdate, base: Model, mask: Mask, max_examples: int
-) -> Values | Evidence:
-    """What a device made of its order, if the gate lets it pass.
+@dataclass(frozen=True)
+class Counted:
+    """Which updates make a round's model, and how much each counts.
 
-    Args:
-        order: What it was asked.
-        done: What it made of it.
-        base: The model it started from.
-        mask: The mask it started on.
-        max_examples: Most examples that any device has.
-
-    Raises:
-        RunError: If it does not pass: here nobody can be at fault but us.
+    Attributes:
+        rows: By device.
+        cut: Device to what of its update does not count.
+        left_out: Device to why its update spoils the model.
+        why: Why the round has no model; empty if it has one.
     """
-    sizes = {layer: base.mask[layer].size for layer in base.mask}
-    refused = check_offer(
-        done.offer, order, max_examples=max_examples, dense=base.dense, sizes=sizes
-    )
-    found = refused or check_payload(
-        done.payload, order, mask, base.dense, examples=done.offer.examples
-    )
-    if isinstance(found, Refusal):
-        raise RunError(f"task {order.id} gave an update that is no good: {found.why}")
-    return found
+
+    rows: Sequence[UpdateRow]
+    cut: Mapping[str, str]
+    left_out: Mapping[str, str]
+    why: str = ""
 
 
-def contribution(
+def row_of(
     device: str,
     order: TaskOrder,
     done: PackedUpdate,
     base: Model,
-    family: MaskFamily,
-    max_examples: int,
-) -> Contribution:
-    """A device's update as the aggregate takes it.
+    mask: Mask,
+    examples: int,
+) -> UpdateRow | Refusal:
+    """A device's update as a ledger would have it, or why it does not pass.
 
-    Raises:
-        RunError: As `checked`.
+    Args:
+        device: Whose it is.
+        order: What it was asked.
+        done: What it made of it.
+        base: The model it started from.
+        mask: The mask it started on.
+        examples: How many it has.
     """
-    start = family.of(device, order.density)
-    checked(order, done, base, start, max_examples)
-    mask, change = read_update(done.payload, start)
-    return Contribution(device, mask, done.offer.examples, change)
+    offer, sizes = done.offer, {layer: base.mask[layer].size for layer in base.mask}
+    found = check_offer(
+        offer, order, max_examples=examples, dense=base.dense, sizes=sizes
+    ) or check_payload(done.payload, order, mask, base.dense, examples=offer.examples)
+    if isinstance(found, Refusal):
+        return found
+    return UpdateRow(
+        *(order.id, device, order.density, order.id, offer.examples),
+        norm=found.norm() if isinstance(found, Values) else 0.0,
+        metrics=dict(offer.metrics),
+        scale=1.0,
+        weight=offer.examples,
+    )
 
 
-def received_bytes(packed: Sequence[PackedUpdate]) -> int:
-    """Offers and payloads, as packed for the wire."""
-    return sum(len(pack(done.offer)) + len(done.payload) for done in packed)
+def counted(
+    rows: Sequence[UpdateRow],
+    past: Sequence[float],
+    gate: GateSettings,
+    goal: int,
+    unsound: Callable[[Sequence[UpdateRow]], Unsound | None],
+) -> Counted:
+    """A round's updates as a coordinator counts them; who spoils it is left out.
 
-
-def mean_loss(packed: Sequence[PackedUpdate]) -> float:
-    """Mean training loss over devices, each counting the same."""
-    return float(np.mean([done.offer.metrics["loss"] for done in packed]))
+    Args:
+        rows: Those that passed, by device.
+        past: Norms of the last rounds' updates.
+        gate: How much one may count.
+        goal: Updates wanted.
+        unsound: Says of some of them why their model may not be the next one.
+    """
+    left_out: dict[str, str] = {}
+    quorum = quorum_of(goal)
+    while True:
+        found = shares(
+            [row.norm for row in rows],
+            [row.examples for row in rows],
+            past,
+            clip=gate.clip,
+            weight=gate.weight,
+            influence=gate.influence,
+        )
+        rows = [
+            replace(row, scale=share.scale, weight=share.weight)
+            for row, share in zip(rows, found, strict=True)
+        ]
+        wrong = unsound(rows)
+        if wrong is None:
+            pairs = zip(rows, found, strict=True)
+            cut = {row.device: share.why for row, share in pairs if share.why}
+            return Counted(rows, cut, left_out)
+        why = f"its update spoils the model of the round: {wrong.why}"
+        left_out |= dict.fromkeys(wrong.devices, why)
+        rows = [row for row in rows if row.device not in wrong.devices]
+        least = max(1, min(quorum, quorum_of(goal - len(left_out))))
+        if not wrong.devices or len(rows) < least:
+            named = ", ".join(wrong.devices) or "nobody can be named"
+            return Counted([], {}, left_out, f"{wrong.why}; spoilt by: {named}")

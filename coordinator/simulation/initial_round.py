@@ -1,133 +1,132 @@
-"""Round 0: the warm-up where there is one, then the first masks and the first model."""
+"""Round 0: the warm-up where there is one, attempt by attempt, and the first model."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from coordinator.algorithms.base import MaskFamily
-from coordinator.algorithms.evidence import Trained, WarmUpResult
-from coordinator.algorithms.mean import Model
-from coordinator.algorithms.methods.equal_counts import data_free
-from coordinator.algorithms.slots import named_slots
-from coordinator.rounds.round_step import (
-    findings_at_hand,
-    first_model,
-    mean_findings,
-    start_model,
-    trained_findings,
-    warm_up_family,
-)
-from coordinator.rounds.tasks import mask_seed, warm_up_cohort
-from coordinator.rounds.warm_up_attempts import ATTEMPTS
+import numpy as np
+
+from coordinator.ledger import UpdateRow
+from coordinator.rounds.selection import RoundDraft, draft_round
+from coordinator.rounds.state import TaskPhase, quorum_of
+from coordinator.rounds.warm_up_attempts import Attempt, next_attempt
+from coordinator.server.global_model import GlobalModel
+from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.dispatch import Dispatch
 from coordinator.simulation.fleet import RoundParticipants
+from coordinator.simulation.incoming import counted
 from coordinator.simulation.record import RoundRecord, layer_figures
 from coordinator.simulation.round_trip import RoundTrip, SimulationContext
 
-__all__ = ["InitialRound", "begin"]
+__all__ = ["begin", "mean_loss"]
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class InitialRound:
-    """What round 1 starts from.
-
-    Attributes:
-        model: On the family's top mask.
-        family: The first masks.
-        findings: What they were planned from, None for nothing.
-        record: Round 0's line.
-    """
-
-    model: Model
-    family: MaskFamily
-    findings: WarmUpResult | None
-    record: RoundRecord
+Attempts = list[tuple[RoundParticipants, RoundTrip]]
 
 
-def begin(exchange: SimulationContext, way: Dispatch) -> InitialRound:
-    """Plays round 0.
+def begin(
+    context: SimulationContext,
+    way: Dispatch,
+    lineage: GlobalModel,
+    memory: SimulationMemory,
+) -> RoundRecord:
+    """Plays round 0: `lineage` has the first masks and model afterwards.
 
     Raises:
-        RunError: If the warm-up has too few devices, or a worker dies.
+        RunError: If a worker dies.
         DensityError: If a density is below the unit floors.
     """
-    settings, algorithm, task = exchange.settings, exchange.algorithm, exchange.task
-    layers, densities, seed = exchange.layers, settings.densities, settings.seed
-    outcome, trip = RoundParticipants((), (), {}, 0.0, ""), None
-    findings: WarmUpResult | None
-    unable: dict[str, str] = {}
-    if algorithm.warms_up:
-        outcome, trip, unable = _warm_up(exchange, way)
-    if trip is not None:
-        findings = _findings(exchange, trip)
+    settings, attempts = context.settings, Attempts()
+    if context.algorithm.warms_up:
+        attempts = _warm_up(context, way, lineage)
+    rows = sorted((r for _, t in attempts for r in t.rows), key=lambda r: r.device)
+    found = counted(rows, [], settings.gate, len(rows), lambda _: None)
+    if found.rows:
+        memory.payloads = {k: v for _, t in attempts for k, v in t.payloads.items()}
+        lineage.grow(0, found.rows)
+    elif context.algorithm.warms_up:
+        log.warning(
+            "nobody could do the warm-up: the run goes on with layer densities that "
+            "need no data, those of equal-counts"
+        )
+        lineage.plan_without_data()
     else:
-        algorithm = data_free(algorithm) if algorithm.warms_up else algorithm
-        findings = findings_at_hand(algorithm, task, layers, densities, seed)
-    at = mask_seed(seed, warm_up=False)
-    family = named_slots(algorithm).plan(layers, densities, findings, at)
-    record = RoundRecord(
+        lineage.plan_masks()
+    _, family = lineage.base_of(1)
+    up, down = (
+        sum(trip.bytes_up for _, trip in attempts),
+        sum(trip.bytes_down for _, trip in attempts),
+    )
+    return RoundRecord(
         round=0,
-        accepted=list(trip.devices if trip else outcome.accepted),
-        unable=unable,
-        asked=len(outcome.asked),
+        accepted=[row.device for row in found.rows],
+        unable={d: why for _, t in attempts for d, why in t.unable.items()},
+        refused={d: why for _, t in attempts for d, why in t.refused.items()},
+        cut=dict(found.cut),
+        asked=sum(len(outcome.asked) for outcome, _ in attempts),
         rate=settings.training.rate_at(0, settings.rounds),
-        loss=trip.loss if trip else None,
-        bytes_up=(up := trip.bytes_up if trip else 0),
-        bytes_down=(down := trip.bytes_down if trip else 0),
+        loss=mean_loss(found.rows),
+        bytes_up=up,
+        bytes_down=down,
         total_up=up,
         total_down=down,
         layers=layer_figures(family),
-        seconds=dict(outcome.seconds),
-        clock_s=outcome.clock_s,
+        seconds={d: s for outcome, _ in attempts for d, s in outcome.seconds.items()},
+        clock_s=sum(outcome.clock_s for outcome, _ in attempts),
         wall_s=0.0,
     )
-    model = first_model(algorithm, task, seed, family, findings)
-    return InitialRound(model, family, findings, record)
+
+
+def mean_loss(rows: Sequence[UpdateRow]) -> float | None:
+    """Mean training loss over devices, each counting the same; None of no device."""
+    return float(np.mean([row.metrics["loss"] for row in rows])) if rows else None
 
 
 def _warm_up(
-    exchange: SimulationContext, way: Dispatch
-) -> tuple[RoundParticipants, RoundTrip | None, dict[str, str]]:
-    """The warm-up's devices and what they brought; others where some cannot.
-
-    None where nobody can: the run goes on without evidence then.
-    """
-    settings, fleet, seed = exchange.settings, exchange.fleet, exchange.settings.seed
-    family = warm_up_family(
-        exchange.algorithm, exchange.layers, settings.densities, seed
-    )
-    base = start_model(exchange.task, seed, family)
-    level = max(family.masks)
-    tried: set[str] = set()
-    unable: dict[str, str] = {}
-    outcome = RoundParticipants((), (), {}, 0.0, "")
-    for _ in range(ATTEMPTS):
-        able = {d: own for d, own in fleet.affordable.items() if d not in tried}
-        wanted = min(settings.warm_up.devices, len(able))
-        if not wanted:
+    context: SimulationContext, way: Dispatch, lineage: GlobalModel
+) -> Attempts:
+    """Asks for evidence until enough is here, or nobody is left to ask."""
+    base, family = lineage.base_of(0)
+    phases: dict[str, TaskPhase] = {}
+    attempts = Attempts()
+    while (drafted := _draft(context, len(attempts), phases, family.masks)) is not None:
+        attempt, draft = drafted
+        outcome = context.fleet.play(
+            0, draft.densities, draft.goal, attempt=attempt.no, kept=attempt.kept
+        )
+        chosen = {d: draft.densities[d] for d in outcome.accepted}
+        trip = context.trip(way, 0, chosen, base, family, attempt=attempt.no)
+        attempts.append((outcome, trip))
+        phases |= dict.fromkeys(outcome.asked, TaskPhase.EXPIRED)
+        phases |= dict.fromkeys([*trip.unable, *trip.refused], TaskPhase.FAILED)
+        phases |= {row.device: TaskPhase.ACCEPTED for row in trip.rows}
+        here = sum(phase is TaskPhase.ACCEPTED for phase in phases.values())
+        if here >= quorum_of(draft.goal):
             break
-        cohort = warm_up_cohort(seed, able, wanted)
-        tried.update(cohort)
-        outcome = fleet.play(0, dict.fromkeys(cohort, level), wanted)
-        if outcome.note:
-            log.warning("the warm-up failed with %s: %s", cohort, outcome.note)
-            continue
-        chosen = dict.fromkeys(outcome.accepted, level)
-        trip = exchange.trip(way, 0, chosen, base, family)
-        unable |= trip.unable
-        if trip.packed:
-            return outcome, trip, unable
-    log.warning(
-        "nobody could do the warm-up: the run goes on with layer densities that need "
-        "no data, those of equal-counts"
+        why = outcome.note or f"{here} of at least {quorum_of(draft.goal)} updates"
+        log.warning("the warm-up failed with %s: %s", ", ".join(outcome.asked), why)
+    return attempts
+
+
+def _draft(
+    context: SimulationContext,
+    given_up: int,
+    phases: Mapping[str, TaskPhase],
+    masks: Mapping[float, object],
+) -> tuple[Attempt, RoundDraft] | None:
+    """The next attempt, and who is asked in it; None where nobody can be."""
+    affords = context.fleet.affordable
+    attempt = next_attempt(given_up, phases, affords)
+    able = {d: own for d, own in affords.items() if d in attempt.able}
+    draft = draft_round(
+        *(0, able, None),
+        settings=context.settings,
+        affordable=able,
+        masks=masks,
+        asked=0,
+        answered=0,
+        kept=len(attempt.kept),
     )
-    return outcome, None, unable
-
-
-def _findings(exchange: SimulationContext, trip: RoundTrip) -> WarmUpResult:
-    if isinstance(exchange.algorithm.evidence, Trained):
-        return trained_findings(trip.base, trip.contributions())
-    return mean_findings(trip.evidence(), exchange.layers)
+    return None if draft is None else (attempt, draft)

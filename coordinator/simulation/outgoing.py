@@ -48,6 +48,7 @@ def outgoing(
     folders: Mapping[str, Path],
     known: Collection[str],
     make_ready: Publish,
+    attempt: int = 0,
 ) -> Outgoing:
     """What goes to the chosen devices.
 
@@ -62,6 +63,7 @@ def outgoing(
         folders: Device to where its examples are.
         known: Devices that have the masks already.
         make_ready: Makes a blob ready to be fetched in a round.
+        attempt: How often the round was given up before.
     """
     codec = settings.codec
     down, up = (agreed(c, CODECS, zstd=codec.zstd) for c in (codec.down, codec.up))
@@ -91,6 +93,7 @@ def outgoing(
             batch_size=batch_size,
             ttl_s=0.0,
             codec=up,
+            attempt=attempt,
         )
         structure = contents[mask.structure.sha256] if mask.structure else b""
         job = TrainingJob(

@@ -15,6 +15,8 @@ __all__ = ["PRESETS", "RELEASED"]
 
 Raw = dict[str, Any]
 
+# The papers' mean counts every update by its examples, in full.
+_IN_FULL: Raw = {"clip": 0, "weight": 0, "influence": 0}
 # FLASH, arXiv:2208.13092v1, Table 1 and section 5: 100 devices, 10 a round, one epoch,
 # batch 32, plain SGD, 0.1 -> 0.001, warm-up of 10 devices x 10 epochs.
 _FLASH: Raw = {
@@ -25,6 +27,7 @@ _FLASH: Raw = {
     "training": {"rate": 0.1, "rate_end": 0.001, "batch_size": 32},
     "warm_up": {"devices": 10, "epochs": 10},
     "codec": {"up": "fp32", "down": "fp32", "zstd": False},
+    "gate": _IN_FULL,
 }
 # FEMNIST: 3,400 writers, 34 a round; `folder` is what `write_groups` writes.
 _DATA: dict[str, Raw] = {
@@ -97,6 +100,7 @@ _SALIENT: Raw = {
     "training": {"rate": 0.1, "rate_end": 0.001, "batch_size": 128},
     "warm_up": {"devices": 5},
     "codec": _FLASH["codec"],
+    "gate": _IN_FULL,
 }
 # Its released code is another algorithm: FedAvg on the mask, 100 clients, 10 a round,
 # five epochs, Dirichlet 0.3, ResNet18 with group norm, rate 0.1 x 0.998 a round,
@@ -135,5 +139,6 @@ PRESETS: dict[str, Raw] = {
         "rounds": 20,
         "training": {"rate": 0.2, "rate_end": 0.02, "batch_size": 8},
         "warm_up": {"devices": 3, "epochs": 3},
+        "gate": {},  # as a federation counts
     },
 }

@@ -13,6 +13,7 @@ import numpy as np
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Coverage
+from coordinator.rounds.contribution_limits import PAST
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
 
@@ -83,6 +84,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         note: Why the round was given up; its model is that of the round before.
         wire: What its devices' links carried, with a transport in the loop.
         unable: Device to why it cannot train: it is not asked again.
+        refused: Device to why its update of this round does not count.
+        cut: Device to what of its update did not count.
+        norms: Device to the length (L2) of its change, of those that count.
     """
 
     round: int
@@ -106,6 +110,9 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     note: str = ""
     wire: Wire | None = None
     unable: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    cut: dict[str, str] = {}
+    norms: dict[str, float] = {}
 
 
 class RoundLog:
@@ -131,6 +138,11 @@ class RoundLog:
                 break
             held.update(record.accepted)
         return held
+
+    def norms(self, no: int) -> list[float]:
+        """Lengths of the last rounds' updates, for the bounds of a round."""
+        last = [r for r in self.records if max(no - PAST, 1) <= r.round < no]
+        return [norm for record in last for norm in record.norms.values()]
 
     def unable(self) -> dict[str, str]:
         """Devices that cannot train, and why."""

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coordinator.simulation.checkpoints import SimulationCheckpoints
+from coordinator.checkpoints.models import ModelStore
+from coordinator.server.global_model import load_model
+from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.plots import draw_metric_by_bytes, need_matplotlib
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.settings import SimulationSettings
@@ -125,8 +127,11 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             layers = layers_of(self.task.model(), self.task.dense_layers)
         settings = self.settings
-        kept = SimulationCheckpoints(self.folder, settings.task, layers, settings.seed)
-        model, family = kept.load(self.records[-1].round)
+        store = ModelStore(self.folder, settings.task, layers)
+        memory = SimulationMemory(self.folder, self.records)
+        found = load_model(store, memory, layers, settings.seed)
+        assert found is not None  # noqa: S101 - its run has ended
+        model, family = found
         if density not in family.masks:
             known = ", ".join(f"{d:g}" for d in family.masks)
             raise DensityError(

@@ -7,24 +7,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
-from coordinator.algorithms.mean import Contribution, Model
+from coordinator.algorithms.mean import Model
+from coordinator.ledger import UpdateRow
+from coordinator.rounds.validation import Refusal
 from coordinator.settings import RunSettings
 from coordinator.simulation.dispatch import Dispatch
 from coordinator.simulation.fleet import SimulatedFleet
-from coordinator.simulation.incoming import (
-    checked,
-    contribution,
-    mean_loss,
-    received_bytes,
-)
-from coordinator.simulation.outgoing import Outgoing, outgoing
+from coordinator.simulation.incoming import row_of
+from coordinator.simulation.outgoing import outgoing
 from coordinator.simulation.workers.interface import Unable
-from edge_sdk.sparse import LayerShape
-from edge_sdk.tasks.task import Task
-from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.evidence import Evidence
-from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import Values
+from edge_sdk.wire.codec import pack
 
 __all__ = ["RoundTrip", "SimulationContext"]
 
@@ -32,26 +24,46 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SimulationContext:
-    """A run's unchanging side: who there is, what they train, how they are asked.
+class RoundTrip:
+    """One round's way out and back.
 
     Attributes:
-        task: What is trained.
-        layers: Its maskable layers.
-        algorithm: How.
+        rows: Updates that passed the gate, by device.
+        payloads: Task to the packed update.
+        refused: Device to why it gave no update that passes, this time.
+        unable: Device to why it cannot train, this time or any other.
+        bytes_up: Offers and payloads, as packed for the wire.
+        bytes_down: Orders, bases and structures.
+    """
+
+    rows: tuple[UpdateRow, ...]
+    payloads: Mapping[str, bytes]
+    refused: Mapping[str, str]
+    unable: Mapping[str, str]
+    bytes_up: int
+    bytes_down: int
+
+    def why(self) -> str:
+        """What some of its devices lack, in words."""
+        said = {**self.refused, **self.unable}
+        return "; ".join(f"{d}: {why}" for d, why in sorted(said.items())[:3])
+
+
+@dataclass(frozen=True)
+class SimulationContext:
+    """A run's unchanging side: who there is and how they are asked.
+
+    Attributes:
+        algorithm: How they train.
         settings: The run's, as a coordinator has them.
         fleet: The devices.
         batch_size: Examples per step.
-        most: Examples of the device that has most.
     """
 
-    task: Task
-    layers: tuple[LayerShape, ...]
     algorithm: Algorithm
     settings: RunSettings
     fleet: SimulatedFleet
     batch_size: int
-    most: int
 
     def trip(
         self,
@@ -60,7 +72,9 @@ class SimulationContext:
         chosen: Mapping[str, float],
         base: Model,
         family: MaskFamily,
+        *,
         known: Collection[str] = (),
+        attempt: int = 0,
     ) -> RoundTrip:
         """Has the chosen devices carry out their part of a round.
 
@@ -71,6 +85,7 @@ class SimulationContext:
             base: The model they start from.
             family: The round's masks.
             known: Devices that have the masks already.
+            attempt: How often the round was given up before.
 
         Raises:
             RunError: If a worker died, or nothing gets through.
@@ -87,86 +102,28 @@ class SimulationContext:
             folders={device: devices[device].folder for device in chosen},
             known=known,
             make_ready=way.shelve,
+            attempt=attempt,
         )
-        done = list(zip(chosen, way.carry(no, list(chosen), out), strict=True))
-        for device, one in done:
+        done = way.carry(no, list(chosen), out)
+        rows: list[UpdateRow] = []
+        unable: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        payloads: dict[str, bytes] = {}
+        up = 0
+        for device, order, one in zip(chosen, out.orders, done, strict=True):
             if isinstance(one, Unable):
-                log.warning(
-                    "%s cannot train and is not asked again: %s", device, one.why
-                )
-        return RoundTrip(
-            base,
-            family,
-            self.most,
-            out,
-            {d: one for d, one in done if isinstance(one, PackedUpdate)},
-            {d: one.why for d, one in done if isinstance(one, Unable)},
-            dict(zip(chosen, out.orders, strict=True)),
-        )
-
-
-@dataclass(frozen=True)
-class RoundTrip:
-    """One round's way out and back.
-
-    Attributes:
-        base: The model they started from.
-        family: The round's masks.
-        most: Most examples that any device has.
-        out: What went to them.
-        packed: What each device made of it, in the order of all that follows.
-        unable: Device to why it cannot train.
-        orders: Device to what it was asked.
-    """
-
-    base: Model
-    family: MaskFamily
-    most: int
-    out: Outgoing
-    packed: Mapping[str, PackedUpdate]
-    unable: Mapping[str, str]
-    orders: Mapping[str, TaskOrder]
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Who did its part."""
-        return tuple(self.packed)
-
-    @property
-    def bytes_up(self) -> int:
-        """Offers and payloads."""
-        return received_bytes(list(self.packed.values()))
-
-    @property
-    def bytes_down(self) -> int:
-        """Orders, bases and structures."""
-        return self.out.sent_bytes
-
-    @property
-    def loss(self) -> float:
-        """Mean training loss."""
-        return mean_loss(list(self.packed.values()))
-
-    def contributions(self) -> list[Contribution]:
-        """Updates as the aggregate takes them.
-
-        Raises:
-            RunError: If one does not pass the gate.
-        """
-        return [
-            contribution(
-                device, self.orders[device], done, self.base, self.family, self.most
-            )
-            for device, done in self.packed.items()
-        ]
-
-    def evidence(self) -> list[Values | Evidence]:
-        """What a warm-up returned, on the family's top mask.
-
-        Raises:
-            RunError: If one does not pass the gate.
-        """
-        return [
-            checked(self.orders[device], done, self.base, self.family.top, self.most)
-            for device, done in self.packed.items()
-        ]
+                (unable if one.lasting else refused)[device] = one.why
+                continue
+            up += len(pack(one.offer)) + len(one.payload)
+            start = family.of(device, order.density)
+            row = row_of(device, order, one, base, start, devices[device].examples)
+            if isinstance(row, Refusal):
+                refused[device] = row.told
+            else:
+                rows.append(row)
+                payloads[order.id] = one.payload
+        for device, why in unable.items():
+            log.warning("%s cannot train and is not asked again: %s", device, why)
+        for device, why in refused.items():
+            log.warning("rejected the update of %s: %s", device, why)
+        return RoundTrip(tuple(rows), payloads, refused, unable, up, out.sent_bytes)

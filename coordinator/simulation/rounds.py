@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +13,16 @@ from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Model
 from coordinator.algorithms.slots import MAX_FAILURES, named_slots, run_failed
-from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
-from coordinator.rounds.round_step import next_step, with_state
 from coordinator.rounds.state import quorum_of
-from coordinator.simulation.checkpoints import SimulationCheckpoints
-from coordinator.simulation.data_folders import counted, task_of
+from coordinator.server.evaluation import Probe
+from coordinator.server.global_model import GlobalModel
+from coordinator.simulation.checkpoints import SimulationMemory
+from coordinator.simulation.data_folders import counted as examples_of
+from coordinator.simulation.data_folders import task_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.fleet import SimulatedFleet, make_fleet
-from coordinator.simulation.initial_round import begin
+from coordinator.simulation.incoming import counted
+from coordinator.simulation.initial_round import begin, mean_loss
 from coordinator.simulation.record import (
     RoundLog,
     RoundRecord,
@@ -32,11 +35,13 @@ from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
 from edge_sdk.errors import AlgorithmError, RunError
 from edge_sdk.tasks.cost import workload_of
-from edge_sdk.tasks.layers import layers_of, make_model
+from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Task
 
 __all__ = ["Simulation"]
+
+log = logging.getLogger(__name__)
 
 MAX_ABORTS = 5  # rounds in a row, as in a federation
 
@@ -64,10 +69,8 @@ class Simulation:
         algorithm: Algorithm | None = None,
     ) -> None:
         self.settings, task = settings, task or task_of(settings)
-        model = make_model(task, 0)
-        check_model(model)
-        self.task, layers = task, layers_of(model, task.dense_layers)
-        self._fixed = fixed_weights(task, settings.seed)
+        check_model(make_model(task, 0))
+        self.task = task
         scored = task.read_eval(evaluation)
         self._eval_size = len(scored)
         batch = settings.training.batch_size or task.batch_size
@@ -77,27 +80,30 @@ class Simulation:
             if boards  # it takes a second, and only boards take time
             else None
         )
-        examples = counted(task, folders)
+        examples = examples_of(task, folders)
         self.fleet: SimulatedFleet = make_fleet(folders, examples, work, settings)
         self.algorithm = algorithm or load_algorithm(settings.algorithm)
-        self._exchange = SimulationContext(
-            task,
-            layers,
-            self.algorithm,
-            run_settings(settings),
-            self.fleet,
-            batch,
-            max(examples.values()),
-        )
-        self._kept = SimulationCheckpoints(folder, settings.task, layers, settings.seed)
+        ours = run_settings(settings)
+        self._context = SimulationContext(self.algorithm, ours, self.fleet, batch)
         self.journal = RoundLog(folder)
         self._failures = 0  # of the algorithm, in rounds in a row
-        self.model: Model | None = None
-        self.family: MaskFamily | None = None
+        self._memory = SimulationMemory(folder, self.journal.records)
+        probe = Probe(task, scored)
+        self._lineage = GlobalModel(
+            ours, task, self.algorithm, self._memory, probe, digests=False
+        )
         if self.journal.records:  # goes on after the last whole round
-            last = self.journal.records[-1].round
-            found, self.family = self._kept.load(last)
-            self.model = with_state(self.algorithm, task, found)
+            self._lineage.load()
+
+    @property
+    def model(self) -> Model | None:
+        """The global model; None before round 0."""
+        return self._lineage.model
+
+    @property
+    def family(self) -> MaskFamily | None:
+        """Its masks; None before round 0."""
+        return self._lineage.family
 
     @property
     def done(self) -> bool:
@@ -117,16 +123,14 @@ class Simulation:
         """
         began, way = time.monotonic(), way or DirectDispatch(pool)
         failed: AlgorithmError | None = None
-        if self.model is None or self.family is None:
-            first = begin(self._exchange, way)
-            self._kept.begin(first.model, first.family, first.findings)
-            self.model, self.family, record = first.model, first.family, first.record
+        if self.model is None:
+            record = begin(self._context, way, self._lineage, self._memory)
         else:
             try:
-                record = self._round(pool, way, self.model, self.family)
+                record = self._round(pool, way)
                 self._failures = 0
             except AlgorithmError as error:
-                record = self._failed(self.model, failed := error)
+                record = self._failed(failed := error)
         took = time.monotonic() - began
         record = msgspec.structs.replace(record, wall_s=took, wire=way.cost())
         self.journal.add(record)
@@ -139,11 +143,10 @@ class Simulation:
             )
         return record
 
-    def _failed(self, base: Model, error: AlgorithmError) -> RoundRecord:
+    def _failed(self, error: AlgorithmError) -> RoundRecord:
         """A round in which a slot of the algorithm failed: the model stays."""
         before, self._failures = self.journal.records[-1], self._failures + 1
         no = before.round + 1
-        self._kept.save(no, base, None)
         return RoundRecord(
             round=no,
             accepted=[],
@@ -159,11 +162,10 @@ class Simulation:
             note=str(error),
         )
 
-    def _round(
-        self, pool: Workers, way: Dispatch, base: Model, family: MaskFamily
-    ) -> RoundRecord:
+    def _round(self, pool: Workers, way: Dispatch) -> RoundRecord:
         before = self.journal.records[-1]
         no = before.round + 1
+        base, family = self._lineage.base_of(no)
         densities = named_slots(self.algorithm).assign(
             self.fleet.affordable, list(family.masks)
         )
@@ -192,40 +194,54 @@ class Simulation:
             note=outcome.note,
         )
         if outcome.note:
-            self._kept.save(no, base, None)
             return record
         chosen = {d: densities[d] for d in outcome.accepted}
-        trip = self._exchange.trip(
-            way, no, chosen, base, family, self.journal.holders()
+        trip = self._context.trip(
+            way, no, chosen, base, family, known=self.journal.holders()
         )
-        if len(trip.devices) < quorum_of(goal):
-            few = f"{len(trip.devices)} of at least {quorum_of(goal)} could train"
-            self._kept.save(no, base, None)
-            return msgspec.structs.replace(record, note=few, unable=dict(trip.unable))
-        model, after, coverage = next_step(
-            self.algorithm, base, family, trip.contributions()
+        record = msgspec.structs.replace(
+            record,
+            unable=dict(trip.unable),
+            refused=dict(trip.refused),
+            bytes_up=trip.bytes_up,
+            bytes_down=trip.bytes_down,
+            total_up=before.total_up + trip.bytes_up,
+            total_down=before.total_down + trip.bytes_down,
         )
-        model = with_fixed(model, base, self._fixed)
+        if len(trip.rows) < quorum_of(goal):
+            few = f"{len(trip.rows)} of at least {quorum_of(goal)} updates passed"
+            return msgspec.structs.replace(record, note=f"{few}; {trip.why()}")
+        self._memory.payloads = dict(trip.payloads)
+        found = counted(
+            trip.rows,
+            self.journal.norms(no),
+            self._context.settings.gate,
+            goal,
+            lambda rows: self._lineage.unsound(no, rows),
+        )
+        for device, why in found.left_out.items():
+            log.warning("left out the update of %s: %s", device, why)
+        record = msgspec.structs.replace(
+            record, refused={**trip.refused, **found.left_out}, cut=dict(found.cut)
+        )
+        if found.why:
+            return msgspec.structs.replace(record, note=found.why)
+        self._lineage.grow(no, found.rows)
+        model, after = self._lineage.base_of(no + 1)
         scores = {}
         if self._is_scored(no):
             scores = scores_of(pool, model, after, self._eval_size)
-        moved = after is not family
-        self._kept.save(no, model, after if moved else None)
         small, smaller = list(family.masks.values())[-1], list(after.masks.values())[-1]
-        self.model, self.family = model, after
-        held, bare = coverage_figures(coverage)
+        assert self._lineage.coverage is not None  # noqa: S101 - it has just grown
+        held, bare = coverage_figures(self._lineage.coverage)
         return msgspec.structs.replace(
             record,
-            accepted=list(trip.devices),
-            unable=dict(trip.unable),
-            loss=trip.loss,
+            accepted=[row.device for row in found.rows],
+            norms={row.device: row.norm for row in found.rows},
+            loss=mean_loss(found.rows),
             scores=scores,
-            bytes_up=(up := trip.bytes_up),
-            bytes_down=trip.bytes_down,
-            total_up=before.total_up + up,
-            total_down=before.total_down + trip.bytes_down,
             mismatch=smaller.jaccard_distance(small),
-            moved=moved,
+            moved=after is not family,
             coverage=held,
             uncovered=bare,
             layers=layer_figures(after),

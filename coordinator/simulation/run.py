@@ -30,6 +30,8 @@ __all__ = ["SETTINGS", "load_simulation", "simulate"]
 log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
+GATE = "gate"
+IN_FULL = {"clip": 0.0, "weight": 0.0, "influence": 0.0}  # where a file has no gate
 
 
 def simulate(
@@ -83,13 +85,14 @@ def simulate(
         open_workers = partial(process_pool, partitions=True)
     engine = engine_for(task, settings.engine)
     settings = msgspec.structs.replace(settings, engine=engine)
-    _claim(folder, settings)
+    settings, known = _claim(folder, settings)
     folders, evaluation = places_of(settings, cache=cache, progress=log.info)
     simulation = Simulation(
         folder, settings, folders, evaluation, task=task, algorithm=algorithm
     )
     _check_devices(folders, simulation.journal.records)
-    _write(folder, settings)  # the examples may lie elsewhere by now
+    if settings != known:  # the examples lie elsewhere by now
+        _write(folder, settings)
     if simulation.done:
         return simulation.journal.records
     with ExitStack() as stack:
@@ -118,10 +121,15 @@ def load_simulation(folder: Path) -> SimulationSettings | None:
     if not path.exists():
         return None
     try:
-        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        raw = {GATE: IN_FULL, **_raw(folder)}
         return msgspec.convert(_infinite(raw, SimulationSettings), SimulationSettings)
     except msgspec.MsgspecError as error:
         raise StateError(f"{path} cannot be read: {error}") from error
+
+
+def _raw(folder: Path) -> dict[str, Any]:
+    content = (folder / SETTINGS).read_bytes()
+    return msgspec.json.decode(content, type=dict[str, Any])
 
 
 def _infinite(raw: Any, kind: Any) -> Any:
@@ -139,13 +147,19 @@ def _is_number(kind: Any) -> bool:
     return kind is float or (get_origin(kind) is Annotated and kind.__origin__ is float)
 
 
-def _claim(folder: Path, settings: SimulationSettings) -> None:
+def _claim(
+    folder: Path, settings: SimulationSettings
+) -> tuple[SimulationSettings, SimulationSettings]:
+    """The settings to go on with, and those that the folder holds."""
     before = load_simulation(folder)
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, settings)
-    else:
-        _check_same(folder, before, settings)
+        return settings, settings
+    if GATE not in _raw(folder):  # begun when updates counted in full: it goes on so
+        settings = msgspec.structs.replace(settings, gate=before.gate)
+    _check_same(folder, before, settings)
+    return settings, before
 
 
 def _write(folder: Path, settings: SimulationSettings) -> None:

@@ -13,10 +13,11 @@ from coordinator.algorithms.load import load_algorithm
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.settings import (
     CodecSettings,
+    GateSettings,
     RunSettings,
     TrainingSettings,
     WarmUpSettings,
-    check_power,
+    check_algorithm_fits,
 )
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import check_density
@@ -73,6 +74,9 @@ class SimulationSettings(
         fleet: Its parts; none for equal devices that take no time.
         partitions: Whether the examples in `folder` are ``train.npz`` and ``eval.npz``,
             to be read so in place of the task's own functions.
+        gate: How much one device may count, as in a federation.
+        aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
+            weight's largest and smallest changes and counts devices alike.
     """
 
     task: str
@@ -95,6 +99,8 @@ class SimulationSettings(
     warm_up: WarmUpSettings = WarmUpSettings(devices=10)
     codec: CodecSettings = CodecSettings()
     partitions: bool = False
+    gate: GateSettings = GateSettings()
+    aggregate: Literal["mean", "trimmed-mean"] = "mean"
 
 
 def check_simulation(
@@ -112,7 +118,7 @@ def check_simulation(
     """
     for density in settings.densities:
         check_density(density, what="key densities: density")
-    check_power(algorithm or load_algorithm(settings.algorithm), settings.training)
+    check_algorithm_fits(algorithm or load_algorithm(settings.algorithm), settings)
     if bool(settings.data) == bool(settings.folder):
         raise SettingsError("name one of data (a shipped data set) and folder (yours)")
     if settings.partitions and not settings.folder:
@@ -143,4 +149,6 @@ def run_settings(settings: SimulationSettings) -> RunSettings:
         training=settings.training,
         warm_up=settings.warm_up,
         codec=settings.codec,
+        gate=settings.gate,
+        aggregate=settings.aggregate,
     )

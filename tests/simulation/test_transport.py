@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 from brokers import mosquitto
@@ -20,12 +21,16 @@ from patience import patience
 
 from coordinator.broker.start import Broker, open_broker
 from coordinator.checkpoints.models import model_name
+from coordinator.settings import GateSettings, TrainingSettings
+from coordinator.simulation.data_folders import places_of
 from coordinator.simulation.mqtt import over_mqtt
 from coordinator.simulation.record import RoundRecord, Wire, read_records
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import FleetGroup
 from coordinator.simulation.workers.interface import Workers
+from edge_sdk.datasets.partition import load_partition, save_partition
 from edge_sdk.errors import RunError
+from edge_sdk.tasks.task import Examples
 from edge_sdk.terminal import Exit
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import ReceivedMessage
@@ -92,6 +97,56 @@ def test_eight_devices_over_mosquitto_end_with_the_model_of_none(
     assert plain(over) == plain(without)
     assert len(models(tmp_path / "over")) >= 3
     assert models(tmp_path / "over") == models(tmp_path / "without")
+
+
+IN_FULL = GateSettings(clip=0, weight=0, influence=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "flash"},
+        {"algorithm": "salientgrads"},
+        {"algorithm": "erk", "aggregate": "trimmed-mean"},
+        {"algorithm": "erk", "gate": IN_FULL},
+    ],
+    ids=["mean", "saliency", "trimmed", "in-full"],
+)
+def test_very_unequal_devices_count_the_same_on_a_broker_and_without(
+    make: Make,
+    tmp_path: Path,
+    cache: Path,
+    pool: Workers,
+    broker: Broker,
+    changes: dict[str, Any],
+) -> None:
+    """One has every example and four have 20: in full, the one would be the model."""
+    long = TrainingSettings(rate=0.2, rate_end=0.1, batch_size=8, max_steps=40)
+    settings = make("first", devices=5, cohort=5, training=long, **changes).settings
+    whole, evaluation = places_of(settings, cache=cache)
+    folders = {name: tmp_path / "data" / name for name in whole}
+    every = [load_partition(folder) for folder in whole.values()]
+    inputs, targets = (
+        np.concatenate([getattr(one, part) for one in every])
+        for part in ("inputs", "targets")
+    )
+    for number, folder in enumerate(folders.values()):
+        some = every[number].take(slice(20)) if number else Examples(inputs, targets)
+        save_partition(folder, some)
+
+    def made(name: str, **more: Any) -> Simulation:
+        (tmp_path / name).mkdir()
+        own = msgspec.structs.replace(settings, **more)
+        return Simulation(tmp_path / name, own, folders, evaluation)
+
+    without = play(made("without"), pool)
+    over = play_over(made("over"), pool, tmp_path / "over", broker.url)
+    assert plain(over) == plain(without)
+    assert models(tmp_path / "over") == models(tmp_path / "without")
+    if changes["algorithm"] == "flash":
+        assert any("examples" in why for why in without[1].cut.values())
+        play(made("in-full", gate=IN_FULL), pool)
+        assert models(tmp_path / "in-full") != models(tmp_path / "without")
 
 
 def test_the_bytes_on_the_wire_are_those_packed_and_the_rest_is_told(

@@ -18,7 +18,7 @@ import pytest
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from coordinator.simulation.run import simulate
+from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings, WarmUpSettings
 from coordinator.simulation.workers.interface import (
     ChunkScore,
@@ -29,7 +29,7 @@ from coordinator.simulation.workers.interface import (
 )
 from coordinator.simulation.workers.jobs import JobRunner
 from edge_sdk.datasets.partition import save_partition
-from edge_sdk.errors import DataError, EdgeError, EngineError, StateError
+from edge_sdk.errors import DataError, EdgeError, EngineError, RunError, StateError
 from edge_sdk.tasks import Examples, Task, load_task
 from edge_sdk.training.update import PackedUpdate
 
@@ -143,25 +143,43 @@ def here(_: int, task: str, evaluation: Path, engine: Engine) -> Iterator[Here]:
     yield Here(load_task(task), evaluation, engine)
 
 
-def test_a_device_whose_loss_is_not_finite_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a device's targets are all passed over, its loss is a mean of nothing."""
-    (tmp_path / "void_targets.py").write_text(VOID)
-    monkeypatch.syspath_prepend(tmp_path)
+def void_fleet(folder: Path, sound: int) -> SimulationSettings:
+    """Some devices, and one whose targets are all passed over: a mean of nothing."""
+    (folder / "void_targets.py").write_text(VOID)
     nothing = Examples(some(8).inputs, np.zeros(8, np.int64))
-    save_partition(tmp_path / "data/sound", some(40))
-    save_partition(tmp_path / "data/passed-over", nothing)
-    save_partition(tmp_path / "data/evaluation", some(30), part="eval")
-    settings = SimulationSettings(
+    for number in range(sound):
+        save_partition(folder / f"data/sound-{number}", some(40 + number))
+    save_partition(folder / "data/passed-over", nothing)
+    save_partition(folder / "data/evaluation", some(30), part="eval")
+    return SimulationSettings(
         task="void_targets:task",
-        folder=str(tmp_path / "data"),
+        folder=str(folder / "data"),
         densities=[0.4],
-        rounds=1,
-        cohort=2,
+        rounds=2,
+        cohort=sound + 1,
+        engine="masked",
         warm_up=WarmUpSettings(devices=1, epochs=1),
     )
-    with pytest.raises(DataError, match="device passed-over: the training loss"):
+
+
+def test_a_device_whose_loss_is_not_finite_is_refused_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = void_fleet(tmp_path, sound=2)
+    monkeypatch.syspath_prepend(tmp_path)
+    records = simulate(tmp_path / "run", settings, worker_count=1, open_workers=here)
+    assert [r.round for r in records] == [0, 1, 2]
+    for record in records[1:]:
+        assert record.accepted == ["sound-0", "sound-1"]
+        assert "loss of task void is not finite" in record.refused["passed-over"]
+
+
+def test_rounds_without_an_update_that_passes_end_the_run_and_say_whose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = void_fleet(tmp_path, sound=0)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RunError, match=r"5 rounds in a row.*passed-over: .*not finite"):
         simulate(tmp_path / "run", settings, worker_count=1, open_workers=here)
 
 
@@ -180,3 +198,41 @@ def test_other_examples_beside_the_old_ones_are_another_run(tmp_path: Path) -> N
     first.rename(second)  # renamed: the same examples, and only they are missing now
     with pytest.raises(DataError, match="not a folder of devices"):
         simulate(run, other, worker_count=1, open_workers=here)
+
+
+def test_settings_are_written_once_and_again_only_for_examples_that_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = void_fleet(tmp_path, sound=2)
+    monkeypatch.syspath_prepend(tmp_path)
+    run, file = tmp_path / "run", tmp_path / "run/settings.json"
+    simulate(run, settings, worker_count=1, open_workers=here)
+    before = file.stat()
+    simulate(run, settings, worker_count=1, open_workers=here)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = msgspec.structs.replace(settings, folder=str(tmp_path / "moved"))
+    simulate(run, moved, worker_count=1, open_workers=here)
+    assert load_simulation(run) == msgspec.structs.replace(moved, engine="masked")
+
+
+def test_a_run_begun_without_bounds_goes_on_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder says nothing of a gate; half of a run would count otherwise."""
+    settings = void_fleet(tmp_path, sound=2)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    raw = msgspec.to_builtins(msgspec.structs.replace(settings, engine="masked"))
+    del raw["gate"], raw["aggregate"]
+    raw["alpha"] = 1.0
+    (run / "settings.json").write_bytes(msgspec.json.encode(raw))
+    simulate(run, settings, worker_count=1, open_workers=here)
+    assert "gate" not in msgspec.json.decode((run / "settings.json").read_bytes())
+    known = load_simulation(run)
+    assert known is not None
+    assert (known.gate.clip, known.gate.weight, known.gate.influence) == (0, 0, 0)

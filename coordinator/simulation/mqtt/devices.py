@@ -20,10 +20,15 @@ import msgspec
 
 from coordinator.simulation.fleet import SimulatedDevice
 from coordinator.simulation.mqtt.traffic import CountedTransport, TrafficSum
-from coordinator.simulation.workers.interface import TrainingJob, Workers, worker_died
+from coordinator.simulation.workers.interface import (
+    THEIR_OWN,
+    TrainingJob,
+    Workers,
+    worker_died,
+)
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.errors import EngineError, RunError
+from edge_sdk.errors import RunError
 from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.storage.journal import Journal
 from edge_sdk.training.local import Stopped
@@ -105,7 +110,7 @@ class _Runner:
             died.__cause__ = error
             self._all.broke(died)
             raise Stopped from error
-        except EngineError:  # its own examples do not let it train
+        except THEIR_OWN:  # the coordinator hears of it
             raise
         except BaseException as error:
             self._all.broke(error)

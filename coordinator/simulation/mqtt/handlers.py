@@ -194,11 +194,9 @@ class MqttRounds:
                 self._data(device, message)
             case Need():
                 self._post.send_again(message)
-            case Fail(task_id, why, True):
+            case Fail(task_id, why, lasting):
                 if (order := self._open(device)) and order.id == task_id:
-                    self._done[device] = Unable(why)
-            case Fail(_, why):
-                raise RunError(f"{device} cannot do its task: {why}")
+                    self._done[device] = Unable(why, lasting is True)
             case _:  # statuses, and what is said of deliveries
                 pass
 

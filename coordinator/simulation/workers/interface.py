@@ -19,7 +19,15 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from edge_sdk.errors import EngineError, RunError, TaskError, two_sentences
+from edge_sdk.errors import (
+    DataError,
+    EdgeError,
+    EngineError,
+    LocalProtocolError,
+    RunError,
+    TaskError,
+    two_sentences,
+)
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.sparse.select import draw
 from edge_sdk.tasks.example_inputs import inputs_without_data
@@ -32,6 +40,7 @@ from edge_sdk.wire.messages import MaskRecipe
 
 __all__ = [
     "DENSE",
+    "THEIR_OWN",
     "ChunkScore",
     "Engine",
     "EvaluationChunk",
@@ -51,6 +60,8 @@ R = TypeVar("R")
 Engine: TypeAlias = Literal["sparse", "masked"]
 # Above this density the dense kernels are the faster ones; see docs/engine.md.
 DENSE = 0.5
+# What is wrong with one device's examples, loss or update, and not with the run.
+THEIR_OWN = (DataError, EngineError, LocalProtocolError)
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,15 @@ class ChunkScore:
 
 @dataclass(frozen=True)
 class Unable:
-    """What a device that cannot train gives: why, in words."""
+    """What a device that cannot train gives.
+
+    Attributes:
+        why: In words.
+        lasting: Whether it could do no other task, either.
+    """
 
     why: str
+    lasting: bool = True
 
 
 class Workers(Protocol):
@@ -154,7 +171,7 @@ def trained(
 ) -> list[PackedUpdate | Unable]:
     """What the devices made of their tasks, in their order.
 
-    One whose examples do not let it train is out; the others go on.
+    One that cannot train is out, for this round or for good; the others go on.
 
     Raises:
         RunError: If a worker died.
@@ -191,8 +208,10 @@ def _gathered(
 def _update_or_unable(job: Future[PackedUpdate]) -> PackedUpdate | Unable:
     try:
         return job.result()
-    except EngineError as error:
-        return Unable(two_sentences(error, error.help))
+    except EdgeError as error:
+        if not isinstance(error, THEIR_OWN):
+            raise
+        return Unable(two_sentences(error, error.help), isinstance(error, EngineError))
 
 
 def worker_died(endings: Sequence[int] = ()) -> RunError:
