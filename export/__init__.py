@@ -1,25 +1,60 @@
-"""From a sparse checkpoint to a verified model file.
+"""From a sparse model to verified files: checkpoints, and any pruned torch module.
 
-`build` exports and checks, `verify` checks again; both return a `Report`. torch, onnx
-and onnxruntime are imported only when they run.
+`build` exports and checks, `verify` checks again, `load` runs a file, `formats` lists
+what there is. A name is imported when it is first used; torch, onnx and onnxruntime
+only when one of them runs.
 """
 
-from export.builder import build, build_source
-from export.bundle import make_bundle
-from export.recheck import verify, verify_bundle
-from export.report import Accuracy, Findings, Parity, Report
-from export.timing import Timing, bench
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.api import Exported, build, formats
+    from export.builder import build_source
+    from export.bundle import make_bundle
+    from export.loaded import LoadedModel, load
+    from export.recheck import verify, verify_bundle
+    from export.report import Accuracy, Findings, Parity, Report
+    from export.timing import Timing, bench
 
 __all__ = [
     "Accuracy",
+    "Exported",
     "Findings",
+    "LoadedModel",
     "Parity",
     "Report",
     "Timing",
     "bench",
     "build",
     "build_source",
+    "formats",
+    "load",
     "make_bundle",
     "verify",
     "verify_bundle",
 ]
+
+_HOMES = {
+    "export.api": ("Exported", "build", "formats"),
+    "export.builder": ("build_source",),
+    "export.bundle": ("make_bundle",),
+    "export.loaded": ("LoadedModel", "load"),
+    "export.recheck": ("verify", "verify_bundle"),
+    "export.report": ("Accuracy", "Findings", "Parity", "Report"),
+    "export.timing": ("Timing", "bench"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(importlib.import_module(_HOME[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

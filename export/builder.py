@@ -1,4 +1,4 @@
-"""`build`: from a checkpoint to a checked file, or to no file at all."""
+"""From a `Source` to checked files, or to no file at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge_sdk.checkpoint import Checkpoint, load_checkpoint, replace_file
-from edge_sdk.errors import DataError
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import DataError, ExportError
 from edge_sdk.json_text import to_json
 from export.extras import require
 from export.report import Report
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from export.rebuild import Source
     from export.targets import Material, Product, Target
 
-__all__ = ["build", "build_source", "checked", "prepare", "versions"]
+__all__ = ["build_source", "checked", "make_all", "prepare", "versions"]
 
 _COMPARED = 64  # examples for parity: enough to meet every kernel, under a second
 _EVALUATED = 2000  # examples for the accuracy of lossy formats
 _CALIBRATED = 256
 
 
-def build(
-    checkpoint: Checkpoint | Path | str,
+def build_source(
+    source: Source,
     *,
     format: str = "onnx-sparse",  # noqa: A002 - the word of the command line
     out: Path | str | None = None,
@@ -36,84 +36,81 @@ def build(
     accuracy_points: float = 0.5,
     loss_percent: float = 10.0,
 ) -> Report:
-    """Exports a checkpoint, checks the result, and only then writes it.
-
-    Args:
-        checkpoint: The sparse model, or the path of its file.
-        format: A name from `export.targets.table`.
-        out: File to write; by default beside the checkpoint's file. None with a
-            `Checkpoint` value writes nothing and only reports.
-        batch: "1" fixes the batch; "dynamic" leaves it free.
-        data: Folder with the task's evaluation examples. Without it parity is
-            measured on seeded random inputs, and formats that need data are refused.
-        accuracy_points: Percentage points that a lossy format may lose.
-        loss_percent: By how much its loss may grow where outputs are no answers.
+    """One format of a `Source`, written only if it passes every gate.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged or not of the task's model.
         DataError: If the format needs examples and there are none.
         DependencyError: If the extra ``export`` is not installed.
         ExportError: If the model cannot be exported or a gate fails; nothing is
             written.
     """
-    require()
-    from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415 - torch
-    from export.targets.table import find_target  # noqa: PLC0415
-
-    target = find_target(format)
-    if not isinstance(checkpoint, Checkpoint):
-        path = Path(checkpoint)
-        look_beside(path)
-        checkpoint = load_checkpoint(path)
-        out = path.with_suffix(f".{format}{target.suffix}") if out is None else out
-    return build_source(
-        from_checkpoint(checkpoint),
-        format=format,
-        out=out,
+    made = make_all(
+        source,
+        (format,),
         batch=batch,
-        data=data,
+        data=None if data is None else Path(data),
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
     )
-
-
-def build_source(
-    source: Source,
-    *,
-    format: str = "onnx-sparse",  # noqa: A002
-    out: Path | str | None = None,
-    batch: Literal["1", "dynamic"] = "1",
-    data: Path | str | None = None,
-    accuracy_points: float = 0.5,
-    loss_percent: float = 10.0,
-) -> Report:
-    """As `build`, for a `Source`: any sparse torch model, see `rebuild.from_module`."""
-    require()
-    from export.targets.table import find_target  # noqa: PLC0415
-
-    target = find_target(format)
-    folder = None if data is None else Path(data)
-    if target.calibrated and folder is None:
-        raise DataError(
-            f"format {format} needs examples to calibrate on",
-            remedy="Name the folder of the task's evaluation examples with --data.",
-        )
-    material, notes = prepare(source, batch=batch, data=folder)
-    product = target.make(material)
-    report = checked(
-        product,
-        target,
-        material,
-        data=folder,
-        batch=batch,
-        notes=notes,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
-    )
+    content, report = made[format]
     if out is None:
         return report
-    replace_file(Path(out), product.content)
+    replace_file(Path(out), content)
     return replace(report, file=str(out))
+
+
+def make_all(
+    source: Source,
+    formats: Sequence[str],
+    *,
+    batch: Literal["1", "dynamic"],
+    data: Path | None,
+    accuracy_points: float,
+    loss_percent: float,
+) -> dict[str, tuple[bytes, Report]]:
+    """Every format's bytes and report; none is written, all pass their gates.
+
+    Raises:
+        DataError: If a format needs examples and there are none.
+        ExportError: If there is no such format, the model cannot be exported, or a gate
+            fails; names the format.
+    """
+    require()
+    from export.targets.table import find_target  # noqa: PLC0415
+
+    if batch not in {"1", "dynamic"}:
+        raise ExportError(
+            f"batch is {batch!r}", remedy="It is '1', or 'dynamic' for a free one."
+        )
+    targets = [find_target(name) for name in dict.fromkeys(formats)]
+    calibrated = [t.name for t in targets if t.calibrated]
+    if calibrated and data is None and source.given is None:
+        raise DataError(
+            f"format {calibrated[0]} needs examples to calibrate on",
+            remedy="Name the folder of the task's evaluation examples with --data; "
+            "from Python also calibration=Examples(inputs, targets), or an array.",
+        )
+    material, notes = prepare(source, batch=batch, data=data)
+    made = {}
+    for target in targets:
+        try:
+            product = target.make(material)
+            report = checked(
+                product,
+                target,
+                material,
+                data=data,
+                batch=batch,
+                notes=(*source.notes, *notes),
+                accuracy_points=accuracy_points,
+                loss_percent=loss_percent,
+            )
+        except ExportError as error:
+            if len(targets) == 1:
+                raise
+            raise ExportError(f"{target.name}: {error}", remedy=error.help) from error
+        made[target.name] = product.content, report
+    return made
 
 
 def prepare(
@@ -139,7 +136,9 @@ def prepare(
         "metrics": to_json(dict(source.metrics), sort_keys=True),
         "torch": versions()["torch"],
     }
-    calibration = None if data is None else source.inputs(data, _CALIBRATED, half=1)
+    calibration = None
+    if data is not None or source.given is not None:
+        calibration = source.inputs(data, _CALIBRATED, half=1)
     material = Material(
         source, dense.model, facts, calibration, dense.kept, dense.left_out
     )
@@ -168,7 +167,7 @@ def checked(
 
     source, facts = material.source, material.facts
     evaluation = None
-    if not target.exact and data is not None:
+    if not target.exact and (data is not None or source.given is not None):
         evaluation = source.inputs(data, _EVALUATED)
     findings = check(
         product,

@@ -17,8 +17,9 @@ from edge_sdk.infer.signature import check_signature, read_public_key
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Json, add, exit_codes, in_utf8, log_from_now_on
 from edge_sdk.terminal.utf8 import echo
-from export.builder import build
+from export.api import Model, build, default_file
 from export.bundle import FORMATS, make_bundle
+from export.extras import require
 from export.recheck import verify, verify_bundle
 from export.report import Report
 from export.timing import bench, machine
@@ -64,8 +65,35 @@ def _root() -> None:
 
 
 def build_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="A .safetensors checkpoint; none with --module."),
+    ] = None,
     *,
+    module: Annotated[
+        str,
+        typer.Option(
+            help="package.module:object in the place of a checkpoint: a torch module, "
+            "or what makes one."
+        ),
+    ] = "",
+    input_shape: Annotated[
+        str,
+        typer.Option(
+            help="Of a module's example, without the batch axis: 3,32,32.",
+        ),
+    ] = "",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of a module's state_dict (.pt, .safetensors)."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a module's example inputs (.npy), or inputs and targets "
+            "(.npz).",
+        ),
+    ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         str,
         typer.Option(
@@ -75,7 +103,10 @@ def build_command(
         ),
     ] = "onnx-sparse",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; default beside CHECKPOINT.")
+        Path | None,
+        typer.Option(
+            help="File to write; default beside CHECKPOINT, of a module here."
+        ),
     ] = None,
     batch: Annotated[
         Literal["1", "dynamic"],
@@ -86,12 +117,37 @@ def build_command(
     loss_percent: Growth = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Export CHECKPOINT, check the result, and only then write it."""
-    _log_about(checkpoint)
+    """Export CHECKPOINT or a module, check the result, and only then write it."""
+    if (checkpoint is None) == (not module):
+        raise ExportError(
+            "name a checkpoint, or a module with --module: one of the two",
+            remedy="flash-export build --module my_model:model --input-shape 3,32,32",
+        )
+    if checkpoint is not None:
+        if input_shape or weights is not None or calibration is not None:
+            raise ExportError(
+                "--input-shape, --weights and --calibration are a module's; a "
+                "checkpoint's task says all of it",
+                remedy="Leave them out; --data names a task's examples.",
+            )
+        _log_about(checkpoint)
+        model: Model = checkpoint
+        shape = examples = None
+    else:
+        require()
+        from export.modules import named  # noqa: PLC0415 - torch
+
+        model = named.load_module(module, weights)
+        shape = named.read_shape(input_shape)
+        examples = None if calibration is None else named.read_examples(calibration)
+    name = module.partition(":")[2].rpartition(".")[2].lower() or "model"
     report = build(
-        checkpoint,
+        model,
         format=format,
-        out=out,
+        out=default_file(name, format) if out is None and module else out,
+        input_shape=shape,
+        calibration=examples,
+        name=name,
         batch=batch,
         data=data,
         accuracy_points=accuracy_points,

@@ -35,14 +35,27 @@ OUTPUT_ERROR = 0.1
 # Share of answers that must stay what they were: a model that guesses keeps its
 # accuracy whatever becomes of it.
 AGREEMENT = 0.9
+CLASSES = Measure("classes")
 LOSS_PERCENT = 10.0  # by how much the loss may grow
 
 Array = NDArray[np.float32]
 
 
 def measure_for(source: Source, evaluation: Inputs) -> Measure:
-    """Measure of the source's outputs on these examples."""
-    if source.contract is None or evaluation.raw is None or evaluation.read is None:
+    """Measure of the source's outputs on these examples.
+
+    A module without a task has classes where its examples' targets are: whole numbers,
+    one per place, each below the number of outputs there.
+    """
+    if source.contract is None:
+        targets = evaluation.targets
+        if targets is None or targets.dtype.kind not in "iu" or targets.min() < 0:
+            return VALUES
+        shape = source.predict(evaluation.batch[:1]).shape
+        places = shape[:1] + shape[2:]
+        fits = len(shape) > 1 and places[1:] == targets.shape[1:]
+        return CLASSES if fits and targets.max() < shape[1] else VALUES
+    if evaluation.raw is None or evaluation.read is None:
         return VALUES
     return measure_of(source.contract, evaluation.read)
 

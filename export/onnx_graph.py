@@ -94,7 +94,7 @@ def dense_graph(
         for layer, first in same.items()
         if not held & {first, first + TRANSPOSED}
     }
-    if len(left_out) == len(same):
+    if same and len(left_out) == len(same):
         raise ExportError(
             f"no masked weight of {source.task} is in its evaluation graph",
             remedy="Check what the model's forward() does after eval().",
@@ -129,9 +129,9 @@ def _exported(
             if program is not None:
                 _optimise(program, names)
     except Exception as error:
+        reason = reason_of(error)
         raise ExportError(
-            f"torch could not export {source.task}: {reason_of(error)}",
-            remedy="Every operation of the model must be traceable by torch.export.",
+            f"torch could not export {source.task}: {reason}", remedy=_advice(reason)
         ) from error
     if program is None:
         raise ExportError("torch.onnx.export gave no program; torch 2.6 or later does")
@@ -174,6 +174,16 @@ def reason_of(error: BaseException) -> str:
     places = (place_of(e) for e in reversed(chain))
     at = next((place for place in places if place), "")
     return f"{type(root).__name__}: {said}{f' ({at})' if at else ''}"
+
+
+def _advice(reason: str) -> str:
+    said = reason.lower().replace("-", "").replace(" ", "")
+    if "datadependent" in said or "controlflow" in said:
+        return (
+            "What forward computes may not depend on values by an if, a loop or "
+            ".item(): write it with torch.where, or torch.cond."
+        )
+    return "Every operation of the model must be traceable by torch.export."
 
 
 @contextlib.contextmanager

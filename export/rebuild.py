@@ -1,28 +1,20 @@
-"""From a checkpoint, or any sparse torch model, to a module with exact zeros."""
+"""`Source`: a module with exact zeros, what it is called and what it is tried on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.utils import (
-    parametrize,
-    prune,
-    remove_spectral_norm,
-    remove_weight_norm,
-)
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edge_sdk.checkpoint import Checkpoint
-from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
+from edge_sdk.errors import CheckpointError, DataError, TaskError
 from edge_sdk.infer.run_key import run_folder
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.batch import tensors
@@ -31,10 +23,9 @@ from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.metrics import guess
 from edge_sdk.tasks.task import Examples, Task, find_tasks_beside, load_task
 from edge_sdk.tasks.trial_step import tensors_of
-from edge_sdk.training.copying import copy_model
 from edge_sdk.training.scoring import measure_of
 
-__all__ = ["Inputs", "Source", "from_checkpoint", "from_module", "look_beside"]
+__all__ = ["Inputs", "Source", "from_checkpoint", "frozen", "look_beside"]
 
 _FEW = 2
 _SEED = 2208  # of random parity inputs; fixed, so that two exports are the same bytes
@@ -61,13 +52,13 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.batch)
 
-    def take(self, count: int) -> Inputs:
-        """The first `count` inputs."""
+    def take(self, index: NDArray[np.int64]) -> Inputs:
+        """The inputs at these positions."""
         return Inputs(
-            self.batch[:count],
-            None if self.targets is None else self.targets[:count],
+            self.batch[index],
+            None if self.targets is None else self.targets[index],
             self.origin,
-            None if self.raw is None else self.raw[:count],
+            None if self.raw is None else self.raw[index],
             self.read,
         )
 
@@ -85,6 +76,9 @@ class Source:
         labels: Class names in the order of the outputs; may be empty.
         metrics: What the checkpoint says about the model.
         contract: The task itself; None for a module.
+        given: Prepared inputs, perhaps with targets, to calibrate and compare on;
+            before those of a folder.
+        notes: What was done to the module, in words.
     """
 
     model: nn.Module
@@ -95,6 +89,8 @@ class Source:
     labels: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     contract: Task | None = None
+    given: Inputs | None = None
+    notes: tuple[str, ...] = ()
 
     def example(self, count: int, data: Path | None = None) -> torch.Tensor:
         """(count, *input_shape) inputs of the dtype and range that the model takes.
@@ -117,6 +113,9 @@ class Source:
                 seed=_SEED,
             )
         except TaskError:
+            if self.given is not None:
+                rows = np.resize(np.arange(len(self.given)), count)
+                return torch.from_numpy(self.given.batch[rows])
             if data is None or own is None:
                 raise
             return tensors(own, own.read_eval(data), slice(0, count))[0]
@@ -133,7 +132,7 @@ class Source:
         return {name: first.setdefault(id(state[name]), name) for name in ordered}
 
     def inputs(self, data: Path | None, limit: int, *, half: int = 0) -> Inputs:
-        """Up to `limit` inputs: evaluation examples from a folder, else random ones.
+        """Up to `limit` inputs: those given, else a folder's, else random ones.
 
         Args:
             data: The folder, or None.
@@ -144,15 +143,15 @@ class Source:
         Raises:
             DataError: If the folder holds no examples of the model's shape.
         """
+        if self.given is not None:
+            return self.given.take(_spread(len(self.given), limit, half))
         if data is None:
             batch = self.example(min(limit, 32)).numpy()
             return Inputs(batch, None, f"seeded random inputs (seed {_SEED})")
         if self.contract is None:
             raise DataError("a module without a task has no evaluation examples")
         examples = self.contract.read_eval(data)
-        own = np.arange(half, len(examples), 2)
-        step = max(1, own.size // limit)  # spread over sets sorted by class
-        chosen = examples.take(own[::step][:limit])
+        chosen = examples.take(_spread(len(examples), limit, half))
         with torch.no_grad():
             inputs, targets = tensors(self.contract, chosen, slice(None))
         batch = inputs.to(self.example(1, data).dtype).contiguous().numpy()
@@ -205,6 +204,13 @@ class Source:
         return tree_unflatten(shaped, form)
 
 
+def _spread(count: int, limit: int, half: int) -> NDArray[np.int64]:
+    """Positions of up to `limit` of every second example; spread over sorted sets."""
+    own = np.arange(half if count > half else 0, count, 2)
+    step = max(1, own.size // limit)
+    return own[::step][:limit]
+
+
 def joined(outputs: Sequence[torch.Tensor]) -> NDArray[np.float32]:
     """One output as it is; several flat, one after the other: float32 (n, ...)."""
     if len(outputs) == 1:
@@ -245,7 +251,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
             f"the checkpoint does not fit the model of task {task.name}: {error}"
         ) from error
     return Source(
-        model=_frozen(model),
+        model=frozen(model),
         mask=checkpoint.mask,
         input_shape=tuple(task.input_shape),
         task=task.name,
@@ -256,70 +262,6 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
     )
 
 
-def from_module(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    *,
-    name: str = "model",
-    labels: Sequence[str] = (),
-) -> Source:
-    """Any torch model with zeros in its weights; the zeros become the mask.
-
-    Masks that ``torch.nn.utils.prune`` still applies, and other parametrizations, are
-    made permanent in a copy; the model given stays as it is.
-
-    Raises:
-        ExportError: If the model has no convolution or linear weight.
-    """
-    for key, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ExportError(
-                f"{name}: {key} has no shape before the first batch",
-                remedy="Call the model once on an example, then export it.",
-            )
-    model = _permanent(model)
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    patterns = {
-        f"{prefix}.weight" if prefix else "weight": (
-            module.weight.detach().cpu().numpy() != 0
-        )
-        for prefix, module in model.named_modules()
-        if isinstance(module, kinds)
-    }
-    if not patterns:
-        raise ExportError(f"{name} has no convolution or linear layer to export")
-    return Source(
-        _frozen(model), Mask(patterns), tuple(input_shape), name, labels=tuple(labels)
-    )
-
-
-def _permanent(model: nn.Module) -> nn.Module:
-    """A copy whose weights are plain parameters: pruned to zero, not times a mask."""
-    copy = copy_model(model).eval()  # spectral norm takes a step per look in training
-    for module in list(copy.modules()):
-        for hook in list(module._forward_pre_hooks.values()):  # noqa: SLF001 - torch's own way
-            if isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call] # noqa: SLF001
-            elif isinstance(hook, WeightNorm):
-                remove_weight_norm(module, hook.name)
-            elif isinstance(hook, SpectralNorm):
-                remove_spectral_norm(module, hook.name)
-        if parametrize.is_parametrized(module):
-            _own_class(module)
-            for name in list(cast("nn.ModuleDict", module.parametrizations)):
-                parametrize.remove_parametrizations(module, name)
-    return copy
-
-
-def _own_class(module: nn.Module) -> None:
-    """A parametrized module's class is made for it, and torch's copies share it.
-
-    Removing a parametrization takes a property off the class: of the original, too.
-    """
-    kind = type(module)
-    body = {k: v for k, v in vars(kind).items() if k not in {"__dict__", "__weakref__"}}
-    module.__class__ = type(kind.__name__, kind.__bases__, body)
-
-
-def _frozen(model: nn.Module) -> nn.Module:
+def frozen(model: nn.Module) -> nn.Module:
+    """The same module on the CPU, in evaluation mode, without gradients."""
     return model.cpu().eval().requires_grad_(requires_grad=False)

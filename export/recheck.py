@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,32 +11,43 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import EXACT, ROUNDED, check_files
-from export.builder import build, checked, prepare
+from export.api import Model, source_of
+from export.builder import build_source, checked, prepare
 from export.extras import require
 from export.report import Report
 
 if TYPE_CHECKING:
     import onnx
 
+    from export.rebuild import Source
+
 __all__ = ["outputs_of", "verify", "verify_bundle"]
 
 
 def verify(
     file: Path | str,
-    checkpoint: Checkpoint | Path | str,
+    model: Model,
     *,
+    input_shape: Sequence[int] | int | None = None,
+    calibration: Any = None,
+    name: str = "model",
+    labels: Sequence[str] = (),
     data: Path | str | None = None,
     accuracy_points: float = 0.5,
     loss_percent: float = 10.0,
 ) -> Report:
-    """Checks that a file is what exporting the checkpoint gives: all gates, again.
+    """Checks that a file is what exporting the model gives: all gates, again.
 
     Args:
-        file: An ONNX file that `export.build` wrote.
-        checkpoint: The checkpoint it should come from, or its file's path.
+        file: A file that `export.build` wrote.
+        model: What it should come from, as `build` was given it: a module, a
+            checkpoint, or the path of one.
+        input_shape: Of a module, as `build` was given it.
+        calibration: As `build` was given it.
+        name: As `build` was given it.
+        labels: As `build` was given them.
         data: Folder with the task's evaluation examples.
         accuracy_points: Percentage points that a lossy format may have lost.
         loss_percent: By how much its loss may grow where outputs are no answers.
@@ -46,34 +58,38 @@ def verify(
     """
     require()
     from export.passes.describe import description  # noqa: PLC0415
-    from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415
     from export.targets import Product  # noqa: PLC0415
     from export.targets.table import find_target  # noqa: PLC0415
     from export.unpack import dense_form  # noqa: PLC0415
 
-    if not isinstance(checkpoint, Checkpoint):
-        look_beside(Path(checkpoint))
-        checkpoint = load_checkpoint(Path(checkpoint))
+    source = source_of(
+        model,
+        input_shape=input_shape,
+        calibration=calibration,
+        name=name,
+        labels=labels,
+    )
+    whose = "module" if source.contract is None else "checkpoint"
     path = Path(file)
     if path.suffix in {".flsp", ".ort"}:
-        return _again(path, checkpoint, data, accuracy_points, loss_percent)
-    content, model = _read(path)
-    facts = description(model)
-    digest = checkpoint.mask.digest.hex()
+        return _again(path, source, whose, data, accuracy_points, loss_percent)
+    content, graph = _read(path)
+    facts = description(graph)
+    digest = source.mask.digest.hex()
     if facts.get("mask_digest") != digest:
         raise ExportError(
             f"{file} has mask {facts.get('mask_digest', 'none')[:12]}, "
-            f"the checkpoint has {digest[:12]}",
-            remedy="Verify it against the checkpoint it was built from.",
+            f"the {whose} has {digest[:12]}",
+            remedy=f"Verify it against the {whose} it was built from.",
         )
     target = find_target(facts.get("format", "onnx"))
-    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    first = graph.graph.input[0].type.tensor_type.shape.dim[0]
     batch: Literal["1", "dynamic"] = "dynamic" if first.dim_param else "1"
     folder = None if data is None else Path(data)
-    material, _ = prepare(from_checkpoint(checkpoint), batch=batch, data=folder)
-    reference = material.dense if target.exact else dense_form(model)
+    material, _ = prepare(source, batch=batch, data=folder)
+    reference = material.dense if target.exact else dense_form(graph)
     report = checked(
-        Product(content, model, reference),
+        Product(content, graph, reference),
         target,
         material,
         data=folder,
@@ -134,7 +150,8 @@ def outputs_of(file: Path, batch: NDArray[np.float32]) -> Any:
 
 def _again(
     path: Path,
-    checkpoint: Checkpoint,
+    source: Source,
+    whose: str,
     data: Path | str | None,
     accuracy_points: float,
     loss_percent: float,
@@ -155,11 +172,11 @@ def _again(
     else:
         entries = metadata(open_session(content))
         facts = {key.removeprefix("flash_edge."): text for key, text in entries.items()}
-    digest = checkpoint.mask.digest.hex()
+    digest = source.mask.digest.hex()
     if facts.get("mask_digest") != digest:
-        raise ExportError(f"{path} was not built from this checkpoint's mask")
-    report = build(
-        checkpoint,
+        raise ExportError(f"{path} was not built from this {whose}'s mask")
+    report = build_source(
+        source,
         format=str(facts.get("format")),
         data=data,
         accuracy_points=accuracy_points,
@@ -167,7 +184,7 @@ def _again(
     )
     if report.sha256 != hashlib.sha256(content).hexdigest():
         raise ExportError(
-            f"{path} is not what exporting this checkpoint gives",
+            f"{path} is not what exporting this {whose} gives",
             remedy="Build it again; other versions may also write other bytes.",
         )
     return replace(report, file=str(path))

@@ -111,6 +111,25 @@ class Findings:
     accuracy: Accuracy | None = None
     drift: OutputDrift | None = None
 
+    @property
+    def gates(self) -> dict[str, str]:
+        """The gates that ran, each with its figure in words; all of them passed."""
+        found = {"mask": f"{self.weights_checked} weights have its zeros"}
+        if self.checker:
+            found["onnx.checker"] = "full check"
+        if self.parity is not None:
+            p = self.parity
+            found["parity"] = f"{p.max_relative:.1e} on {p.examples} {p.inputs}"
+        if self.bitwise:
+            found["bitwise"] = "equal to the dense model"
+        if self.folded:
+            found["folding"] = "the dense graph's operators"
+        if self.accuracy is not None:
+            found["accuracy"] = f"{self.accuracy.lost_points:+.2f} points lost"
+        if self.drift is not None:
+            found["drift"] = f"{self.drift.output_error:.2g} of what outputs vary by"
+        return found
+
 
 @dataclass(frozen=True)
 class Report:

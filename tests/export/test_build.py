@@ -16,8 +16,9 @@ from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from export import builder, gates
 from export.graph import replace_array
+from export.modules import from_module
 from export.passes.describe import description
-from export.rebuild import from_checkpoint, from_module
+from export.rebuild import from_checkpoint
 from export.runtime import metadata, open_session, predict
 from export.targets import Product
 from export.targets.table import TARGETS, find_target

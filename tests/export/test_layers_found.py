@@ -18,7 +18,8 @@ import export
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import Bundle
 from edge_sdk.sparse import Mask
-from export.rebuild import Source, from_module
+from export.modules import from_module
+from export.rebuild import Source
 
 Made = tuple[nn.Module, tuple[int, ...]]
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 
 import export
 from edge_sdk.errors import ExportError
-from export.rebuild import from_module
+from export.modules import from_module
 
 
 def old_weight_norm(layer: nn.Module) -> nn.Module:

@@ -1,0 +1,295 @@
+"""`build`: checkpoints and modules to checked files; `formats`: what there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+from edge_sdk.checkpoint import Checkpoint, load_checkpoint, replace_file
+from edge_sdk.errors import ExportError, disk_remedy
+from export.builder import build_source, make_all
+from export.extras import require
+from export.report import Report
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from export.rebuild import Source
+
+__all__ = ["Exported", "build", "default_file", "formats", "source_of"]
+
+Batch: TypeAlias = Literal["1", "dynamic"]
+Model: TypeAlias = "Checkpoint | nn.Module | Source | Path | str"
+
+
+@dataclass(frozen=True)
+class Exported(Mapping[str, Report]):
+    """The files of one model: format to report, in the order asked for.
+
+    Attributes:
+        folder: Where they lie; None where nothing was to be written.
+        reports: Format to what was measured; every gate of every format passed.
+    """
+
+    folder: Path | None
+    reports: Mapping[str, Report] = field(repr=False)
+
+    def __getitem__(self, key: str) -> Report:
+        return self.reports[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.reports)
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Format to the file written; empty where none was."""
+        return {name: Path(r.file) for name, r in self.reports.items() if r.file}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Format to bytes."""
+        return {name: r.file_bytes for name, r in self.reports.items()}
+
+    @property
+    def gates(self) -> dict[str, dict[str, str]]:
+        """Format to the gates that it passed, each with its figure in words."""
+        return {name: r.findings.gates for name, r in self.reports.items()}
+
+    def __str__(self) -> str:
+        return "\n\n".join("\n".join(r.lines()) for r in self.reports.values())
+
+
+@overload
+def build(
+    model: Model,
+    out: Path | str | None = ...,
+    *,
+    formats: Sequence[str] | str,
+    input_shape: Sequence[int] | int | None = ...,
+    calibration: Any = ...,
+    name: str = ...,
+    labels: Sequence[str] = ...,
+    batch: Batch = ...,
+    data: Path | str | None = ...,
+    accuracy_points: float = ...,
+    loss_percent: float = ...,
+) -> Exported: ...
+@overload
+def build(
+    model: Model,
+    out: Path | str | None = ...,
+    *,
+    format: str = ...,
+    input_shape: Sequence[int] | int | None = ...,
+    calibration: Any = ...,
+    name: str = ...,
+    labels: Sequence[str] = ...,
+    batch: Batch = ...,
+    data: Path | str | None = ...,
+    accuracy_points: float = ...,
+    loss_percent: float = ...,
+) -> Report: ...
+def build(
+    model: Model,
+    out: Path | str | None = None,
+    *,
+    format: str = "onnx-sparse",  # noqa: A002 - the word of the command line
+    formats: Sequence[str] | str | None = None,
+    input_shape: Sequence[int] | int | None = None,
+    calibration: Any = None,
+    name: str = "model",
+    labels: Sequence[str] = (),
+    batch: Batch = "1",
+    data: Path | str | None = None,
+    accuracy_points: float = 0.5,
+    loss_percent: float = 10.0,
+) -> Exported | Report:
+    """Exports a model, checks every file, and only then writes them.
+
+    Args:
+        model: A pruned ``torch.nn.Module``, with or without what
+            ``torch.nn.utils.prune`` leaves in it; it stays as it is. Or a checkpoint,
+            or the path of its file.
+        out: With `formats` the folder; with `format` the file. By default a file beside
+            the checkpoint's; otherwise nothing is written, only reported.
+        format: One of `export.formats`.
+        formats: Several of them; all are written, or none.
+        input_shape: Of a module: one prepared example without the batch axis. None
+            takes that of `calibration`.
+        calibration: Examples to compare outputs on, which rounded formats are
+            calibrated and judged on: `edge_sdk.Examples`, an array of prepared inputs,
+            a pair (inputs, targets), a torch ``Dataset`` or ``DataLoader``. None
+            compares on seeded random inputs.
+        name: Of a module, in reports and files.
+        labels: Of a module: class names in the order of the outputs.
+        batch: "1" fixes the batch; "dynamic" leaves it free.
+        data: Of a checkpoint: folder with the task's evaluation examples.
+        accuracy_points: Percentage points that a lossy format may lose.
+        loss_percent: By how much its loss may grow where outputs are no answers.
+
+    Returns:
+        With `formats` their files, sizes and gates; with `format` the one report.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged or not of the task's model, or a
+            file cannot be written.
+        DataError: If a format needs examples and there are none, or those given do not
+            fit.
+        DependencyError: If the extra ``export`` is not installed.
+        ExportError: If the model cannot be exported or a gate fails; nothing is
+            written.
+    """
+    require()
+    wanted = _wanted(format, formats)
+    source = source_of(
+        model,
+        input_shape=input_shape,
+        calibration=calibration,
+        name=name,
+        labels=labels,
+        wanted=wanted,
+    )
+    if formats is None:
+        return build_source(
+            source,
+            format=format,
+            out=_beside(model, format) if out is None else out,
+            batch=batch,
+            data=data,
+            accuracy_points=accuracy_points,
+            loss_percent=loss_percent,
+        )
+    folder = None if out is None else _folder(out)
+    made = make_all(
+        source,
+        wanted,
+        batch=batch,
+        data=None if data is None else Path(data),
+        accuracy_points=accuracy_points,
+        loss_percent=loss_percent,
+    )
+    if folder is None:
+        return Exported(None, {key: report for key, (_, report) in made.items()})
+    written = {}
+    for key, (content, report) in made.items():
+        file = folder / default_file(source.task, key)
+        replace_file(file, content)
+        written[key] = replace(report, file=str(file))
+    return Exported(folder, written)
+
+
+def source_of(
+    model: Model,
+    *,
+    input_shape: Sequence[int] | int | None = None,
+    calibration: Any = None,
+    name: str = "model",
+    labels: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+) -> Source:
+    """What is exported, of anything that `build` takes.
+
+    Args:
+        model: As `build` takes it.
+        input_shape: As `build` takes it.
+        calibration: As `build` takes it.
+        name: As `build` takes it.
+        labels: As `build` takes it.
+        wanted: Formats that have to exist; looked at before anything takes time.
+
+    Raises:
+        EdgeError: As `build`.
+    """
+    from export.modules import from_module  # noqa: PLC0415
+    from export.modules.given_inputs import task_inputs  # noqa: PLC0415 - torch
+    from export.rebuild import Source, from_checkpoint, look_beside  # noqa: PLC0415
+
+    for one in wanted:
+        _suffix(one)
+    if isinstance(model, Source):
+        return model
+    if isinstance(model, str | Path):
+        look_beside(Path(model))
+        model = load_checkpoint(Path(model))
+    if not isinstance(model, Checkpoint):
+        _check_name(name)
+        return from_module(
+            model, input_shape, name=name, labels=labels, calibration=calibration
+        )
+    source = from_checkpoint(model)
+    shape = (input_shape,) if isinstance(input_shape, int) else input_shape
+    if shape is not None and tuple(shape) != source.input_shape:
+        raise ExportError(
+            f"input_shape is {tuple(shape)}, task {source.task} has "
+            f"{source.input_shape}",
+            remedy="Leave it out: a checkpoint's task says it.",
+        )
+    if calibration is not None and source.contract is not None:
+        source = replace(source, given=task_inputs(source.contract, calibration))
+    return source
+
+
+def default_file(name: str, format: str) -> Path:  # noqa: A002
+    """What a model's file of a format is called where nobody says."""
+    return Path(f"{name}.{format}{_suffix(format)}")
+
+
+def formats() -> dict[str, str]:
+    """Every format's name, with what it is in one line.
+
+    Raises:
+        DependencyError: If the extra ``export`` is not installed.
+    """
+    require()
+    from export.targets.table import TARGETS  # noqa: PLC0415 - imports onnx
+
+    return {name: target.summary for name, target in TARGETS.items()}
+
+
+def _wanted(one: str, several: Sequence[str] | str | None) -> tuple[str, ...]:
+    if several is None:
+        return (one,)
+    found = (several,) if isinstance(several, str) else tuple(several)
+    if not found:
+        raise ExportError(
+            "formats is empty", remedy=f"Name one: {', '.join(formats())}."
+        )
+    return found
+
+
+def _suffix(name: str) -> str:
+    from export.targets.table import find_target  # noqa: PLC0415 - imports onnx
+
+    return find_target(name).suffix
+
+
+def _beside(model: Model, name: str) -> Path | None:
+    if not isinstance(model, str | Path):
+        return None
+    return Path(model).with_suffix(f".{name}{_suffix(name)}")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or {os.sep, "\0"} & set(name):
+        raise ExportError(
+            f"name is {name!r}, which is no name of a file",
+            remedy="Give a short name, such as 'digits'.",
+        )
+
+
+def _folder(out: Path | str) -> Path:
+    """The folder, made and found writable before anything takes time."""
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"{folder} cannot be made a folder: {error}", remedy=disk_remedy(error)
+        ) from error
+    return folder

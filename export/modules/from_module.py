@@ -1,0 +1,208 @@
+"""`from_module`: any torch module, pruned by any tool, as what can be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from inspect import Parameter, signature
+from operator import index
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_sdk.errors import ExportError, TaskError
+from edge_sdk.sparse import Mask
+from edge_sdk.tasks.trial_step import tensors_of
+from export.modules.given_inputs import inputs_of, rows_of
+from export.modules.permanent import permanent
+from export.rebuild import Source
+
+__all__ = ["from_module"]
+
+_TRIED = 3  # examples: an axis of 3 is hardly one of the model's own
+
+
+def from_module(
+    model: nn.Module,
+    input_shape: Sequence[int] | int | None = None,
+    *,
+    name: str = "model",
+    labels: Sequence[str] = (),
+    calibration: Any = None,
+) -> Source:
+    """Any torch model; the module given stays as it is.
+
+    The mask of a layer is the one that ``torch.nn.utils.prune`` still applies to it,
+    else the weight's zeros. Pruning and other parametrizations are made permanent in a
+    copy, which is in evaluation mode, on the CPU and in float32.
+
+    Args:
+        model: In any mode, dtype and place; may be compiled or data-parallel.
+        input_shape: One example without the batch axis; None takes that of
+            `calibration`.
+        name: What it is called in reports and files.
+        labels: Class names in the order of the outputs.
+        calibration: Prepared inputs, perhaps with targets: see `rows_of`.
+
+    Raises:
+        ExportError: If it is no module, holds no numbers, or takes no such input.
+        DataError: If `calibration` holds no inputs of that shape.
+    """
+    found = _inner(model, name)
+    _check_forward(found, name)
+    copied, masks, notes = permanent(found, name)
+    rows = None if calibration is None else rows_of(calibration)
+    if input_shape is None:
+        if rows is None:
+            raise ExportError(
+                f"{name}: input_shape is not given",
+                remedy="Give the shape of one example without the batch axis, such as "
+                "input_shape=(3, 32, 32).",
+            )
+        shape = rows[0].shape[1:]
+    else:
+        shape = _shape(input_shape)
+    names = _labels(labels, name)
+    source = Source(copied, Mask(masks), shape, name, labels=names, notes=notes)
+    if rows is not None:
+        source = replace(source, given=inputs_of(source, *rows))
+    _check_outputs(source)
+    return source
+
+
+def _inner(model: object, name: str) -> nn.Module:
+    """The module itself, out of what compiles it or spreads it over devices."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ExportError(
+            f"{name} is TorchScript, whose Python code is gone",
+            remedy="Give the nn.Module that it was made from.",
+        )
+    if isinstance(model, nn.Module):
+        return model
+    what, remedy = f"a {type(model).__name__}", "Give a torch.nn.Module."
+    if isinstance(model, type):
+        what, remedy = f"the class {model.__name__}", f"Call it: {model.__name__}()."
+    elif isinstance(model, dict):
+        remedy = "Make the module, and load the weights: model.load_state_dict(...)."
+    elif hasattr(model, "model") and hasattr(model, "history"):
+        remedy = "Give the model of one density: run.model(0.1)."
+    elif callable(model):
+        remedy = "Wrap the function into the forward of a torch.nn.Module."
+    raise ExportError(f"{name} is {what}, not a torch.nn.Module", remedy=remedy)
+
+
+def _check_forward(model: nn.Module, name: str) -> None:
+    """Refuses a forward that cannot be called with one batch of inputs."""
+    try:
+        parameters = signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return
+    places = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is Parameter.empty and p.kind in {*places, Parameter.KEYWORD_ONLY}
+    ]
+    takes = any(p.kind in {*places, Parameter.VAR_POSITIONAL} for p in parameters)
+    if len(needed) > 1 or not takes:
+        said = ", ".join(needed) or "nothing"
+        raise ExportError(
+            f"{name}: its forward takes {said}; a model file has one input",
+            remedy="Wrap it in a module whose forward takes one tensor, and takes that "
+            "apart.",
+        )
+
+
+def _shape(given: Sequence[int] | int) -> tuple[int, ...]:
+    try:
+        sizes = (
+            (index(given),)
+            if isinstance(given, int | np.integer)
+            else tuple(index(n) for n in given)
+        )
+    except TypeError as error:
+        raise ExportError(
+            f"input_shape is {given!r}, not a tuple of whole numbers",
+            remedy="Give the shape of one example without the batch axis, such as "
+            "(16,).",
+        ) from error
+    if any(size < 1 for size in sizes):
+        raise ExportError(
+            f"input_shape is {sizes}; every size is at least 1",
+            remedy="Leave the batch axis out: batch='dynamic' frees it.",
+        )
+    return sizes
+
+
+def _labels(given: Sequence[str], name: str) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise ExportError(
+            f"{name}: labels is a {type(given).__name__}, not a list of class names",
+            remedy="Give one name per class, in the order of the outputs.",
+        )
+    return tuple(map(str, given))
+
+
+def _check_outputs(source: Source) -> None:
+    """Runs the model once: it takes such inputs, and gives a row per example.
+
+    Raises:
+        ExportError: With the model's own reason.
+    """
+    name, shape = source.task, source.input_shape
+    try:
+        inputs = source.example(_TRIED)
+        with torch.no_grad():
+            outputs = tensors_of(source.model(inputs))
+    except Exception as error:
+        reason = error.__cause__ or error if isinstance(error, TaskError) else error
+        raise ExportError(
+            f"{name} takes no batch of inputs of shape {shape}: "
+            f"{type(reason).__name__}: {' '.join(str(reason).split())}",
+            remedy=_advice(source),
+        ) from error
+    if not outputs:
+        raise ExportError(
+            f"{name}: its forward gives no tensor",
+            remedy="Let forward return a tensor, or a tuple or dictionary of tensors.",
+        )
+    for number, output in enumerate(outputs):
+        if not output.dim() or len(output) != _TRIED:
+            raise ExportError(
+                f"{name}: output {number} of {len(outputs)} has shape "
+                f"{tuple(output.shape)} for {_TRIED} examples, not one row each",
+                remedy="Wrap it in a module whose forward returns only outputs with "
+                "the batch as first axis (of an LSTM, the first of what it returns, "
+                "with batch_first=True).",
+            )
+    rows, count = outputs[0].shape, len(source.labels)
+    if count and len(outputs) == 1 and len(rows) > 1 and rows[1] != count:
+        raise ExportError(
+            f"{name}: {count} labels, but outputs of {rows[1]} classes",
+            remedy="Give one label per class, in the order of the outputs.",
+        )
+
+
+def _advice(source: Source) -> str:
+    """What input_shape may have been meant."""
+    shape = source.input_shape
+    if len(shape) > 1:
+        try:
+            replace(source, input_shape=shape[1:], given=None).example(_TRIED)
+        except Exception:  # noqa: BLE001, S110 - a person's code raises anything
+            pass
+        else:
+            return f"Leave the batch axis out: input_shape={shape[1:]}."
+    return (
+        "Give input_shape as the shape of one example without the batch axis; "
+        "calibration= takes inputs where made-up ones do not fit."
+    )

@@ -1,0 +1,157 @@
+"""What a command line names: a module, its weights, input shape and examples."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils import prune
+
+from edge_sdk.errors import ExportError
+from edge_sdk.tasks.reference import load_object
+from edge_sdk.tasks.user_errors import place_of
+
+__all__ = ["load_module", "load_weights", "read_examples", "read_shape"]
+
+_INSIDE = ("state_dict", "model_state_dict", "model", "net")  # of a training checkpoint
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of what held the model when saved
+
+
+def load_module(reference: str, weights: Path | None = None) -> nn.Module:
+    """The module named by ``package.module:object``, with the weights of a file.
+
+    Args:
+        reference: Names a module, or its class or a function that makes it.
+        weights: A file of a ``state_dict``; None takes the module's own.
+
+    Raises:
+        ExportError: If there is no such object, making it fails, or the weights do not
+            fit it.
+    """
+    if ":" not in reference:
+        raise ExportError(
+            f"module {reference!r} is not package.module:object",
+            remedy="Name the file and the object in it: my_model:model for my_model.py "
+            "of this folder.",
+        )
+    found = load_object(
+        reference, object, what="module", wanted="a torch.nn.Module", error=ExportError
+    )
+    if not isinstance(found, nn.Module) and callable(found):
+        try:
+            found = found()
+        except Exception as error:
+            at = place_of(error)
+            raise ExportError(
+                f"calling {reference} raised {type(error).__name__}: {error}"
+                + (f" ({at})" if at else ""),
+                remedy="Name a module, or a function that makes one without arguments.",
+            ) from error
+    if not isinstance(found, nn.Module):
+        raise ExportError(
+            f"{reference} gives a {type(found).__name__}, not a torch.nn.Module",
+            remedy="Name a module, or a function that makes one without arguments.",
+        )
+    if weights is not None:
+        load_weights(found, weights)
+    return found
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Loads a file's ``state_dict`` in place, with the masks that pruning left in it.
+
+    Raises:
+        ExportError: If it cannot be read, is none, or does not fit the model.
+    """
+    state = _state(file)
+    for prefix in _PREFIXES:
+        own = model.state_dict()
+        if (
+            state
+            and all(k.startswith(prefix) for k in state)
+            and not any(k.startswith(prefix) for k in own)
+        ):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    masks = {}
+    for key in [k for k in state if k.endswith("_mask")]:
+        weight = key.removesuffix("_mask")
+        if f"{weight}_orig" in state and weight in model.state_dict():
+            masks[weight] = state.pop(key)
+            state[weight] = state.pop(f"{weight}_orig")
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        said = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ExportError(
+            f"{file} does not fit the module: {said or error}",
+            remedy="Name the weights of this module, saved by "
+            "torch.save(model.state_dict(), ...).",
+        ) from error
+    for weight, mask in masks.items():
+        prefix, _, name = weight.rpartition(".")
+        prune.custom_from_mask(model.get_submodule(prefix), name, mask)  # type: ignore[no-untyped-call]
+
+
+def _state(file: Path) -> dict[str, Any]:
+    remedy = "Save the weights alone: torch.save(model.state_dict(), 'weights.pt')."
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        # weights_only: a pickled object could run anything that its author liked
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ExportError(
+            f"{file} cannot be read: {error}", remedy="Check the path."
+        ) from error
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"{file} is no file of weights: {said[0][:200]}", remedy=remedy
+        ) from error
+    if isinstance(found, Mapping):
+        inner = next(
+            (found[k] for k in _INSIDE if isinstance(found.get(k), Mapping)), found
+        )
+        if inner and all(isinstance(v, torch.Tensor) for v in inner.values()):
+            return dict(inner)
+    raise ExportError(
+        f"{file} holds a {type(found).__name__}, no weights", remedy=remedy
+    )
+
+
+def read_shape(given: str) -> tuple[int, ...] | None:
+    """``3,32,32`` or ``3x32x32`` as sizes; None of nothing."""
+    if not given:
+        return None
+    try:
+        return tuple(int(n) for n in re.split("[x, ]+", given.strip("()[] ,")))
+    except ValueError:
+        raise ExportError(
+            f"--input-shape is {given!r}, not whole numbers",
+            remedy="Give the shape of one example without the batch axis: 3,32,32.",
+        ) from None
+
+
+def read_examples(file: Path) -> Any:
+    """What --calibration names: inputs, or inputs and targets."""
+    try:
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            names = ("inputs", "targets") if "targets" in found else ("inputs",)
+            arrays = tuple(found[name] for name in names)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ExportError(
+            f"{file} holds no example inputs: {error}",
+            remedy="np.save('inputs.npy', inputs), or np.savez('examples.npz', "
+            "inputs=..., targets=...).",
+        ) from error
+    return arrays if len(arrays) == 2 else arrays[0]
