@@ -46,7 +46,7 @@ def devices(context: typer.Context, begun: str) -> list[str]:
     except (EdgeError, KeyError, TypeError):
         return []
     try:
-        names = [str(device["name"]) for device in ledger.devices()]
+        names = [device.name for device in ledger.devices()]
     finally:
         ledger.close()
     return [name for name in names if name.startswith(begun)]

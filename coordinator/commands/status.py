@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +12,10 @@ from rich.text import Text
 
 from coordinator.commands import complete
 from coordinator.commands.options import Folder, own_folder
-from coordinator.views.ledger_view import left_s, view_of
+from coordinator.views.device_view import device_json
 from coordinator.views.page import DEFAULT_ADDRESS, page_url, serve_page
-from coordinator.views.page.source import RunSource
-from coordinator.views.run_view import FleetView
+from coordinator.views.run_view import FleetView, RunView
+from coordinator.views.source import RunSource
 from coordinator.views.terminal.device_table import fleet_table, reasons
 from coordinator.views.terminal.display import live, render
 from coordinator.views.terminal.history_tables import (
@@ -48,13 +47,13 @@ def status(
     if stay and not as_json:
         _stay(source)
         return
-    facts = _facts(source, folder)
-    if facts["open"] is not None:
-        left = left_s(facts["open"], datetime.now(timezone.utc))
-        facts["open"] = facts["open"] | {"left_s": left}
+    view, models, now = source.run(), delivered(folder), datetime.now(timezone.utc)
+    facts = view.as_json() | {"devices": _with_models(view, models)}
+    if view.open is not None:
+        facts["open"]["left_s"] = view.open.left_s(now)
     show(
         facts,
-        lambda: Group(render(_view(source), width(PIPED)), troubles(facts)),
+        lambda: Group(render(view.at(now), width(PIPED)), troubles(view, models)),
         as_json=as_json,
         columns=width(PIPED),
     )
@@ -71,24 +70,25 @@ def devices(
     *,
     as_json: Json = False,
 ) -> None:
-    """List the devices: density and why, phase, bytes, memory, heat, accuracy."""
+    """List the devices: density and why, phase, bytes, memory, heat, score."""
     source = RunSource(folder)
     if name is not None:
-        facts = source.device(name)
+        one = source.device(name)
         show(
-            facts,
-            lambda: device_history(facts),
+            one.as_json(),
+            lambda: device_history(one),
             as_json=as_json,
             columns=width(PIPED),
         )
         return
+    view = source.run()
 
     def people() -> RenderableType:
-        view = _view(source)
-        table = fleet_table(view.devices, view.scores, width(PIPED))
-        return Group(table, reasons(view.devices, width(PIPED)))
+        shown = view.at(datetime.now(timezone.utc))
+        table = fleet_table(shown.devices, shown.scores, width(PIPED))
+        return Group(table, reasons(shown.devices, width(PIPED)))
 
-    found = _facts(source, folder)["devices"]
+    found = _with_models(view, delivered(folder))
     show(found, people, as_json=as_json, columns=width(PIPED))
 
 
@@ -100,15 +100,19 @@ def rounds(
     *,
     as_json: Json = False,
 ) -> None:
-    """List the rounds: updates, seconds, bytes, accuracy, why one was aborted."""
+    """List the rounds: updates, seconds, bytes, scores, why one was aborted."""
     source = RunSource(folder)
     if no is not None:
         one = source.round(no)
-        show(one, lambda: round_history(one), as_json=as_json)
+        show(one.as_json(), lambda: round_history(one), as_json=as_json)
         return
-    facts = source.run()["rounds"]
+    view = source.run()
     none_yet = Text("no round has begun yet", style="dim")
-    show(facts, lambda: rounds_table(facts) if facts else none_yet, as_json=as_json)
+    show(
+        view.as_json()["rounds"],
+        lambda: rounds_table(view.rounds) if view.rounds else none_yet,
+        as_json=as_json,
+    )
 
 
 def page(
@@ -136,17 +140,15 @@ def page(
     show({"address": url}, lambda: url, as_json=as_json)
 
 
-def _facts(source: RunSource, folder: Path) -> dict[str, Any]:
-    """The run, and what was delivered to its devices."""
-    facts, models = source.run(), delivered(folder)
-    known = [
-        device | models.get(device["name"], NOTHING) for device in facts["devices"]
-    ]
-    return {**facts, "devices": known}
+def _with_models(
+    view: RunView, models: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The devices, each with what was delivered to it."""
+    return [device_json(d) | models.get(d.name, NOTHING) for d in view.devices]
 
 
 def _view(source: RunSource) -> FleetView:
-    return view_of(source.run(), datetime.now(timezone.utc))
+    return source.run().at(datetime.now(timezone.utc))
 
 
 def _stay(source: RunSource) -> None:

@@ -97,7 +97,7 @@ def _known(folder: Path) -> set[str]:
     except StateError:  # no run yet: devices may be enrolled all the same
         return set()
     try:
-        return {str(row["name"]) for row in ledger.devices()}
+        return {row.name for row in ledger.devices()}
     finally:
         ledger.close()
 

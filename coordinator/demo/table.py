@@ -82,8 +82,8 @@ def closing_table(
 def _dense_bytes(dense: Mapping[str, Any], rounds: int) -> tuple[float, float]:
     scale = rounds / dense["rounds_done"]
     devices = dense["devices"]
-    sent = sum(d["sent_bytes"] for d in devices) / len(devices)
-    received = sum(d["received_bytes"] for d in devices) / len(devices)
+    sent = sum(d["sent"] for d in devices) / len(devices)
+    received = sum(d["received"] for d in devices) / len(devices)
     return sent * scale, received * scale
 
 
@@ -93,8 +93,8 @@ def _mean_bytes(
     mine = [d for d in devices if d["density"] == density]
     if not mine:
         return 0.0, 0.0, 0
-    sent = sum(d["sent_bytes"] for d in mine) / len(mine)
-    received = sum(d["received_bytes"] for d in mine) / len(mine)
+    sent = sum(d["sent"] for d in mine) / len(mine)
+    received = sum(d["received"] for d in mine) / len(mine)
     return sent, received, len(mine)
 
 

@@ -9,16 +9,12 @@ Rule 3. Whoever promises something that hangs on a group hands the promise to
 Rule 4. A group that cannot be committed breaks the ledger: nothing more is promised.
 """
 
+from coordinator.ledger.device_rows import DeviceRow, RefusalRow
 from coordinator.ledger.ledger import Ledger, holder, is_held, open_ledger, read_ledger
-from coordinator.ledger.rows import (
-    RefusalRow,
-    RoundRow,
-    TaskRow,
-    UpdateRow,
-    read_order,
-)
+from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
 
 __all__ = [
+    "DeviceRow",
     "Ledger",
     "RefusalRow",
     "RoundRow",

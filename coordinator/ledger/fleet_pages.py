@@ -6,13 +6,33 @@ No round is decided by these, so none of them costs a commit of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from coordinator.ledger.device_rows import KINDS, REFUSED, DeviceRow, RefusalRow, read
 from coordinator.ledger.pages import Pages, now
-from coordinator.ledger.rows import RefusalRow
 from edge_sdk.json_text import floats_from_json, to_json
 
 __all__ = ["FleetPages"]
+
+D = TypeVar("D", bound=DeviceRow)
+# How a new value meets the old one; any other takes its place.
+MEETS = {
+    **dict.fromkeys(("sent", "received", "rss_mib"), "max({0}, ?)"),
+    "engine": "coalesce(nullif(?, ''), {0})",
+}
+# SQLite parses the profile: in Python that took a quarter of the coordinator's time
+# with 600 devices, as this is asked a few times a second.
+DEVICES = f"""
+SELECT d.*, d.progress / 1000.0 AS progress_share,
+  CASE WHEN json_valid(d.profile) THEN
+    coalesce(json_extract(d.profile, '$.board'), '') ELSE '' END AS board,
+  coalesce((SELECT sum(count) FROM refusals WHERE device = d.name
+    AND verdict NOT IN ({", ".join(f"'{verdict}'" for verdict in KINDS)})), 0)
+    AS refused,
+  coalesce((SELECT phase FROM tasks WHERE device = d.name AND round = (
+    SELECT min(no) FROM rounds WHERE phase NOT IN ('done', 'aborted'))), '') AS task
+FROM devices d ORDER BY d.name
+"""  # noqa: S608 - words of our own
 
 
 class FleetPages(Pages):
@@ -112,30 +132,20 @@ class FleetPages(Pages):
         ).fetchall()
         return {r["device"]: float(r["peak"]) for r in rows if r["peak"] is not None}
 
-    def count_traffic(
-        self,
-        name: str,
-        *,
-        sent: int,
-        received: int,
-        rss_mib: int,
-        engine: str,
-        online: bool,
-        phase: str,
-        celsius: float | None = None,
-        progress: int | None = None,
-    ) -> None:
-        """Record a device's status; bytes count since it was installed."""
+    def count_traffic(self, name: str, **said: object) -> None:
+        """Takes over what a device's status says; bytes count since it was installed.
+
+        Args:
+            name: Its name.
+            said: Columns of `DeviceRow`; ``progress`` in thousandths.
+        """
+        sets = [
+            f"{column} = {MEETS.get(column, '?').format(column)}" for column in said
+        ]
         with self._commits.joined() as db:
             db.execute(
-                "UPDATE devices SET sent = max(sent, ?), received = max(received, ?), "
-                "rss_mib = max(rss_mib, ?), "
-                "engine = CASE WHEN ? = '' THEN engine ELSE ? END, last_seen = ?, "
-                "online = ?, phase = ?, celsius = ?, progress = ? WHERE name = ?",
-                (
-                    *(sent, received, rss_mib, engine, engine, now()),
-                    *(online, phase, celsius, progress, name),
-                ),
+                f"UPDATE devices SET {', '.join(sets)}, last_seen = ? WHERE name = ?",  # noqa: S608 - names of our own
+                (*said.values(), now(), name),
             )
 
     def nobody_online(self) -> None:
@@ -152,35 +162,24 @@ class FleetPages(Pages):
                 (name,),
             )
 
-    def devices(self) -> list[dict[str, Any]]:
-        """Every device ever seen, by name; `profile` as JSON, `board` out of it.
+    def devices(self) -> list[DeviceRow]:
+        """Every device ever seen, by name."""
+        return self.devices_as(DeviceRow)
 
-        SQLite parses the profile: in Python that took a quarter of the coordinator's
-        time with 600 devices, as this is asked a few times a second.
-        """
-        rows = self._db.execute(
-            "SELECT *, CASE WHEN json_valid(profile) THEN "
-            "coalesce(json_extract(profile, '$.board'), '') ELSE '' END AS board "
-            "FROM devices ORDER BY name"
-        ).fetchall()
-        return [dict(row) for row in rows]
-
-    def refusals(self) -> dict[str, int]:
-        """Number of each device's refused updates; late or cut ones do not count."""
-        rows = self._db.execute(
-            "SELECT device, sum(count) AS n FROM refusals "
-            "WHERE verdict NOT IN ('late', 'clipped', 'malformed', 'turned-away', "
-            "'flooding', 'revoked') "
-            "GROUP BY device"
-        ).fetchall()
-        return {row["device"]: row["n"] for row in rows}
+    def devices_as(self, kind: type[D]) -> list[D]:
+        """The same as what a display makes of a row."""
+        return [
+            read(kind, row, progress=row["progress_share"])
+            for row in self._db.execute(DEVICES)
+        ]
 
     def refused(self) -> list[RefusalRow]:
-        """Each device's refusals by verdict."""
-        rows = self._db.execute(
-            "SELECT * FROM refusals ORDER BY device, verdict"
-        ).fetchall()
-        return [RefusalRow.read(row) for row in rows]
+        """Each device's verdicts, counted; late and bounded updates are among them."""
+        rows = self._db.execute("SELECT * FROM refusals ORDER BY device, verdict")
+        return [
+            read(RefusalRow, row, kind=KINDS.get(row["verdict"], REFUSED))
+            for row in rows
+        ]
 
     def record_score(
         self, round_no: int, density: float, metrics: Mapping[str, float]

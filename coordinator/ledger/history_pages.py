@@ -12,12 +12,13 @@ __all__ = ["HistoryPages"]
 
 # What a task's answer was, beside the task; an open or failed task has none.
 TASKS = """
-SELECT t.round, t.device, t.density, t.phase, t.why, t.base_bytes, t.order_bytes,
-  u.size, u.examples, u.metrics, u.frozen, u.accepted
+SELECT t.round, t.device, t.density, t.phase, t.why, t.base_bytes AS down_bytes,
+  t.order_bytes, u.size AS up_bytes, u.examples, u.metrics, u.accepted
 FROM tasks t LEFT JOIN updates u ON u.task = t.id
 """
 ROUNDS = """
-SELECT r.*, t.down, t.asked, u.up, u.accepted FROM rounds r
+SELECT r.*, coalesce(t.asked, 0) AS asked, coalesce(u.accepted, 0) AS accepted,
+  coalesce(u.up, 0) AS up_bytes, coalesce(t.down, 0) AS down_bytes FROM rounds r
 LEFT JOIN (SELECT round, sum(base_bytes) AS down, count(*) AS asked FROM tasks
   GROUP BY round) t ON t.round = r.no
 LEFT JOIN (SELECT round, sum(size) AS up, count(*) AS accepted FROM updates

@@ -6,11 +6,12 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from coordinator.ledger.device_rows import read
 from coordinator.ledger.pages import Pages, now
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
 from coordinator.rounds.contribution_limits import PAST, ContributionLimit
 from coordinator.rounds.state import RoundPhase, TaskPhase
-from edge_sdk.json_text import to_json
+from edge_sdk.json_text import floats_from_json, to_json
 
 __all__ = ["Limit", "RoundPages"]
 
@@ -222,7 +223,7 @@ class RoundPages(Pages):
     def rounds(self) -> list[RoundRow]:
         """Every round, in order."""
         rows = self._db.execute("SELECT * FROM rounds ORDER BY no").fetchall()
-        return [RoundRow.read(row) for row in rows]
+        return [read(RoundRow, row) for row in rows]
 
     def next_round(self) -> int:
         """The number of the round after the last that was opened."""
@@ -241,14 +242,14 @@ class RoundPages(Pages):
         rows = self._db.execute(
             "SELECT * FROM tasks WHERE round = ? ORDER BY device", (no,)
         ).fetchall()
-        return [TaskRow.read(row) for row in rows]
+        return [_task(row) for row in rows]
 
     def task(self, task_id: str) -> TaskRow | None:
         """One task."""
         row = self._db.execute(
             "SELECT * FROM tasks WHERE id = ?", (task_id,)
         ).fetchone()
-        return None if row is None else TaskRow.read(row)
+        return None if row is None else _task(row)
 
     def frozen(self, no: int) -> list[UpdateRow]:
         """The updates of a closed round, sorted by device: what is aggregated."""
@@ -257,7 +258,10 @@ class RoundPages(Pages):
             "WHERE u.round = ? AND u.frozen = 1 ORDER BY u.device",
             (no,),
         ).fetchall()
-        return [UpdateRow.read(row) for row in rows]
+        return [
+            read(UpdateRow, row, metrics=floats_from_json(row["metrics"]))
+            for row in rows
+        ]
 
     def frozen_counts(self) -> dict[int, int]:
         """Number of updates in each round's model."""
@@ -274,3 +278,7 @@ def _expire(db: sqlite3.Connection, no: int) -> None:
         "AND phase IN ('assigned', 'acked', 'offered')",
         (no,),
     )
+
+
+def _task(row: sqlite3.Row) -> TaskRow:
+    return read(TaskRow, dict(row), round_no=row["round"])

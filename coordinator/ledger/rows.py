@@ -1,19 +1,17 @@
-"""Rows of the ledger, as frozen values."""
+"""Rounds, tasks and updates as the ledger records them: frozen values."""
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.ledger.database import damaged
 from coordinator.rounds.state import RoundPhase, TaskPhase
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.json_text import floats_from_json
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
 
-__all__ = ["RefusalRow", "RoundRow", "TaskRow", "UpdateRow", "read_order"]
+__all__ = ["RoundRow", "TaskRow", "UpdateRow", "read_order"]
 
 
 def read_order(packed: bytes, task: str, folder: Path) -> TaskOrder:
@@ -40,20 +38,6 @@ class RoundRow:
     base: str
     model: str | None
     note: str
-
-    @classmethod
-    def read(cls, row: sqlite3.Row) -> RoundRow:
-        """From a row of `rounds`."""
-        return cls(
-            row["no"],
-            RoundPhase(row["phase"]),
-            row["goal"],
-            row["quorum"],
-            row["rate"],
-            row["base"],
-            row["model"],
-            row["note"],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +68,6 @@ class TaskRow:
         """
         return read_order(self.order_bytes, self.id, folder)
 
-    @classmethod
-    def read(cls, row: sqlite3.Row) -> TaskRow:
-        """From a row of `tasks`."""
-        return cls(
-            row["id"],
-            row["round"],
-            row["device"],
-            row["density"],
-            TaskPhase(row["phase"]),
-            row["order_bytes"],
-            row["base_bytes"],
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class UpdateRow:
@@ -123,42 +94,3 @@ class UpdateRow:
     metrics: dict[str, float]
     scale: float
     weight: float
-
-    @classmethod
-    def read(cls, row: sqlite3.Row) -> UpdateRow:
-        """From a row of `updates` joined with its task's density."""
-        return cls(
-            row["task"],
-            row["device"],
-            row["density"],
-            row["blob"],
-            row["examples"],
-            row["norm"],
-            floats_from_json(row["metrics"]),
-            row["scale"],
-            row["weight"],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalRow:
-    """Number of a device's refusals with one verdict, and the last reason."""
-
-    device: str
-    verdict: str
-    count: int
-    round_no: int
-    why: str
-    at: str
-
-    @classmethod
-    def read(cls, row: sqlite3.Row) -> RefusalRow:
-        """From a row of `refusals`."""
-        return cls(
-            row["device"],
-            row["verdict"],
-            row["count"],
-            row["round"],
-            row["why"],
-            row["at"],
-        )

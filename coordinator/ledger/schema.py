@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from coordinator.ledger.database import damaged
+from coordinator.ledger.device_rows import added_columns
 from edge_sdk.errors import StateError
 
 __all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]
@@ -68,10 +69,20 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         # At once: who looks on meanwhile sees all of it or nothing.
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         check_version(db, path.parent)
+        _add_columns(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Adds the columns of `DeviceRow` that the version that made the table lacks."""
+    known = {row["name"] for row in db.execute("PRAGMA table_info(devices)")}
+    for name, default in added_columns().items():
+        if name not in known:
+            (text,) = db.execute("SELECT quote(?)", (default,)).fetchone()
+            db.execute(f"ALTER TABLE devices ADD COLUMN {name} DEFAULT {text}")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

@@ -13,13 +13,13 @@ from msgspec import UNSET, UnsetType
 
 from coordinator.densities import TimeDrift, assign, corrected
 from coordinator.ledger import Ledger
+from coordinator.ledger.device_rows import added_columns
 from coordinator.rounds.expected_time import ExpectedTime, expect
-from coordinator.rounds.state import Round
 from coordinator.server.presence import Presence, Said, is_news, speaks_again
 from coordinator.server.standing import Standings
 from coordinator.server.unheard_devices import Unheard
 from coordinator.settings import RunSettings
-from coordinator.views.run_view import DeviceView
+from coordinator.views.device_view import DeviceView
 from device_profiles import (
     Choice,
     DeviceProfile,
@@ -188,17 +188,9 @@ class DeviceRegistry:
 
     def _show(self, device: str, status: Status) -> None:
         self._status[device] = status
-        self._ledger.count_traffic(
-            device,
-            sent=status.sent,
-            received=status.received,
-            rss_mib=status.rss_mib,
-            engine=status.engine,
-            online=status.online,
-            phase=status.phase,
-            celsius=_or_none(status.celsius),
-            progress=_or_none(status.progress),
-        )
+        named = msgspec.structs.asdict(status).items()  # like columns are kept
+        columns = {k: _or_none(v) for k, v in named if k in added_columns()}
+        self._ledger.count_traffic(device, **columns)
 
     def expect(self, device: str, silent_s: float) -> None:
         """It may be silent so long: it was told to wait, or has work to do."""
@@ -322,8 +314,7 @@ class DeviceRegistry:
             failing: Whether a device that failed last time counts as one that cannot.
         """
         said = {}
-        for row in self._ledger.devices():
-            name = str(row["name"])
+        for name in (row.name for row in self._ledger.devices()):
             choice, standing = self._choices.get(name), self.standings.of(name)
             if standing.lasting or (failing and standing.failures):
                 said[name] = f"{name}: {standing.why or 'it failed last time'}"
@@ -333,41 +324,20 @@ class DeviceRegistry:
                 return ""
         return "; ".join(said[name] for name in sorted(said))
 
-    def view(self, open_round: Round | None) -> tuple[DeviceView, ...]:
-        """One row per device ever seen."""
-        refused: Mapping[str, int] = self._ledger.refusals()
-        tasks = open_round.tasks if open_round else {}
+    def view(self) -> tuple[DeviceView, ...]:
+        """Every device ever seen: as the ledger has it, and what is known just now."""
         return tuple(
-            self._row(
-                row, tasks[row["name"]].value if row["name"] in tasks else "", refused
-            )
-            for row in self._ledger.devices()
+            self._now(device) for device in self._ledger.devices_as(DeviceView)
         )
 
-    def _row(
-        self, row: Mapping[str, object], task: str, refused: Mapping[str, int]
-    ) -> DeviceView:
-        name = str(row["name"])
-        status = self._status.get(name)
-        return DeviceView(
-            name=name,
-            board=str(row["board"]),
-            density=row["density"] if isinstance(row["density"], float) else None,
-            why=str(row["why"]),
-            online=bool(status and status.online),
-            phase=status.phase if status else _left(row),
-            task=task,
-            engine=str(row["engine"]),
-            sent=int(str(row["sent"])),
-            received=int(str(row["received"])),
-            rss_mib=int(str(row["rss_mib"])),
-            refused=refused.get(name, 0),
-            pace=str(row["pace"]),
-            note=str(row["note"]),
-            celsius=None if status is None else _or_none(status.celsius),
-            progress=None if status is None else _share(status.progress),
-            seen_s=self._presence.silent_s(name, self._clock()),
-        )
+    def _now(self, device: DeviceView) -> DeviceView:
+        if device.name not in self._status:  # of before, or revoked
+            left = device.phase if device.is_revoked else ""
+            device = replace(
+                device, online=False, phase=left, celsius=None, progress=None
+            )
+        heard = self._presence.silent_s(device.name, self._clock())
+        return replace(device, seen_s=heard)
 
     def _load(self, device: str) -> Workload:
         return replace(self._workload, examples=max(1, self._said[device][1]))
@@ -416,12 +386,3 @@ def _digest(hello: Hello) -> str:
 
 def _or_none(value: T | UnsetType) -> T | None:
     return None if value is UNSET else value
-
-
-def _left(row: Mapping[str, object]) -> str:
-    """The phase of a device that says none: revoked, or not known."""
-    return "revoked" if row["phase"] == "revoked" else ""
-
-
-def _share(permille: int | UnsetType) -> float | None:
-    return None if permille is UNSET else permille / 1000

@@ -371,7 +371,7 @@ class Server:
                 accepted=now.count(TaskPhase.ACCEPTED) if now else 0,
                 goal=now.goal if now else 0,
                 left_s=None if deadline is None else deadline - self._clock(),
-                devices=self._fleet.view(now),
+                devices=self._fleet.view(),
                 scores=scores.get(latest, {}),
                 scored_round=latest,
             )

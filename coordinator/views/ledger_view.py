@@ -1,70 +1,202 @@
-"""A run's view out of its ledger: what `status` shows without asking a coordinator."""
+"""Reads the views of a run from its ledger: the one place that does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from coordinator.views.run_view import DeviceView, FleetView
+from coordinator.ledger import Ledger, read_order
+from coordinator.ledger.device_rows import read
+from coordinator.rounds.state import TaskPhase
+from coordinator.settings import RunSettings
+from coordinator.views.device_view import DeviceHistory, DeviceView
+from coordinator.views.layers import LayerView, WarmUpView, coverage
+from coordinator.views.participation import participation
+from coordinator.views.round_view import RoundHistory, RoundView, TaskView
+from coordinator.views.run_view import RunView, Settings, SlowRound
+from coordinator.views.savings import savings
+from coordinator.views.scores import Metric, metric_of
+from coordinator.views.slow_devices import slowest
+from coordinator.views.units import flat
+from device_profiles.words import meant
+from edge_sdk.errors import StateError
+from edge_sdk.wire.rules import Frozen
 
-__all__ = ["device_view", "left_s", "view_of"]
+__all__ = ["read_device", "read_round", "read_run", "read_warm_up"]
 
 
-def view_of(facts: Mapping[str, Any], now: datetime) -> FleetView:
-    """The whole run.
-
-    Args:
-        facts: `coordinator.views.page.facts.run_facts` of it.
-        now: The present, with its zone; says how long ago a device was heard of.
-    """
-    scored = [r for r in facts["rounds"] if r["scores"]]
-    scores = scored[-1]["scores"] if scored else {}
-    in_hand = facts["open"]
-    return FleetView(
-        phase=facts["state"].partition(":")[0],
-        round_no=0 if in_hand is None else in_hand["no"],
-        rounds=facts["run"]["rounds"],
-        rounds_done=facts["rounds_done"],
-        accepted=0 if in_hand is None else in_hand["accepted"],
-        goal=0 if in_hand is None else in_hand["goal"],
-        left_s=left_s(in_hand, now),
-        devices=tuple(device_view(device, now) for device in facts["devices"]),
-        scores={float(density): found for density, found in scores.items()},
-        scored_round=scored[-1]["no"] if scored else 0,
+def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
+    """The run at a glance: rounds with scores and bytes, devices with their state."""
+    rounds, metric = _rounds(ledger)
+    devices = ledger.devices_as(DeviceView)
+    in_hand = next((r for r in rounds if r.is_open), None)
+    done = sum(r.is_done for r in rounds if r.no)
+    engines = {d.name: d.engine for d in devices}
+    return RunView(
+        run=Settings(
+            settings.federation,
+            settings.task,
+            settings.algorithm,
+            settings.rounds,
+            sorted(settings.densities),
+        ),
+        began=rounds[0].opened if rounds else None,
+        ended=max((r.closed for r in rounds if r.closed), default=None),
+        state=_state(in_hand, done, settings.rounds),
+        rounds_done=done,
+        metric=metric,
+        open=in_hand,
+        rounds=rounds,
+        devices=devices,
+        savings=savings(
+            rounds,
+            [
+                (row["density"], engines.get(row["device"], ""), row["examples"])
+                for row in ledger.examples_trained()
+            ],
+            sizes=_sizes(ledger),
+            counts=ledger.get("counts") or {},
+            workload=ledger.get("workload"),
+        ),
+        slow=_slow(ledger, rounds, devices),
+        participation=participation(
+            devices,
+            ledger.parts(),
+            ledger.standing(),
+            rounds,
+            cohort=settings.cohort,
+        ),
+        refusals=ledger.refused(),
+        algorithm_failures=ledger.get("algorithm_failures") or 0,
     )
 
 
-def left_s(in_hand: Mapping[str, Any] | None, now: datetime) -> float | None:
-    """Seconds until the deadline of the round in hand; 0 when it has passed.
+def read_device(ledger: Ledger, name: str) -> DeviceHistory:
+    """One device with its past.
 
-    None between rounds, and of a round whose deadline its coordinator has not noted.
+    Raises:
+        StateError: If the run has not seen it.
     """
-    if in_hand is None or in_hand["deadline"] is None:
+    devices = {d.name: d for d in ledger.devices_as(DeviceView)}
+    if name not in devices:
+        raise StateError(
+            f"this run has seen no device {name}{meant(name, devices)}",
+            remedy="Choose one of the list.",
+        )
+    mine = [r for r in ledger.refused() if r.device == name]
+    return DeviceHistory(
+        device=devices[name],
+        profile=list(flat(json.loads(devices[name].profile))),
+        tasks=[_task(row) for row in ledger.tasks_of_device(name)],
+        refusals=sorted(mine, key=lambda r: r.at, reverse=True),
+    )
+
+
+def read_round(ledger: Ledger, no: int) -> RoundHistory:
+    """One round with its tasks.
+
+    Raises:
+        StateError: If it has not begun.
+    """
+    rows = ledger.tasks_of_round(no)
+    orders = [read_order(r["order_bytes"], r["device"], ledger.folder) for r in rows]
+    longest_s = max((o.ttl_ms for o in orders), default=0) / 1000 or None
+    rounds, metric = _rounds(ledger, deadline_s=longest_s)
+    found = next((r for r in rounds if r.no == no), None)
+    if found is None:
+        raise StateError(
+            f"round {no} has not begun", remedy="Choose one of the list of rounds."
+        )
+    # Only nested frozen masks can be told from counts; moving ones cannot.
+    held = [
+        order.mask.counts
+        for row, order in zip(rows, orders, strict=True)
+        if row["accepted"] is not None and isinstance(order.rule, Frozen)
+    ]
+    return RoundHistory(
+        metric=metric,
+        round=found,
+        tasks=[_task(row) for row in rows],
+        coverage=coverage(_sizes(ledger), held),
+    )
+
+
+def read_warm_up(ledger: Ledger) -> WarmUpView:
+    """Kept weights per layer, measured and after recalibration.
+
+    Raises:
+        StateError: If no masks have been drawn yet.
+    """
+    counts = ledger.get("counts")
+    if counts is None:
+        raise StateError(
+            "the masks of this run are not drawn yet",
+            remedy="They are once the warm-up is done.",
+        )
+    measured = ledger.get("evidence")
+    densities = sorted(counts, key=float)
+    return WarmUpView(
+        measured=measured is not None,
+        densities=densities,
+        layers=[
+            LayerView(
+                name,
+                size,
+                (measured or {}).get(name),
+                {density: counts[density][name] for density in densities},
+            )
+            for name, size in _sizes(ledger).items()
+        ],
+    )
+
+
+def _rounds(ledger: Ledger, **more: object) -> tuple[list[RoundView], Metric]:
+    """Every round, and the metric that stands for their scores."""
+    scores = ledger.scores()
+    rounds = [
+        read(
+            RoundView,
+            row,
+            seconds=_seconds(row["opened"], row["closed"]),
+            scores={str(d): m for d, m in scores.get(row["no"], {}).items()} or None,
+            deadline=None if row["closed"] else ledger.deadline_of(row["no"]),
+            **more,
+        )
+        for row in ledger.round_history()
+    ]
+    return rounds, metric_of(m for by in scores.values() for m in by.values())
+
+
+def _task(row: Mapping[str, Any]) -> TaskView:
+    late = row["phase"] == TaskPhase.EXPIRED.value
+    return read(TaskView, {**row["metrics"], **row}, late=late)
+
+
+def _slow(
+    ledger: Ledger, rounds: Sequence[RoundView], devices: Sequence[DeviceView]
+) -> SlowRound | None:
+    """Who held up the last round that ended; None before one has."""
+    last = next((r.no for r in reversed(rounds) if r.closed), None)
+    if last is None:
         return None
-    until = datetime.fromisoformat(in_hand["deadline"]) - now
-    return max(until.total_seconds(), 0.0)
+    tasks = [_task(row) for row in ledger.tasks_of_round(last)]
+    return SlowRound(last, slowest(tasks, devices))
 
 
-def device_view(device: Mapping[str, Any], now: datetime) -> DeviceView:
-    """One device of `run_facts`."""
-    silent = now - datetime.fromisoformat(device["last_seen"])
-    return DeviceView(
-        name=device["name"],
-        board=device["board"],
-        density=device["density"],
-        why=device["why"],
-        online=device["online"],
-        phase=device["phase"],
-        task=device.get("task", ""),
-        engine=device["engine"],
-        sent=device["sent"],
-        received=device["received"],
-        rss_mib=device["rss_mib"],
-        refused=device["refused"],
-        pace=device["pace"],
-        note=device["waits"],
-        celsius=device["celsius"],
-        progress=device["progress"] if device["phase"] == "training" else None,
-        seen_s=max(silent.total_seconds(), 0.0),
-    )
+def _sizes(ledger: Ledger) -> dict[str, int]:
+    return ledger.get("layers") or {}
+
+
+def _state(in_hand: RoundView | None, done: int, wanted: int) -> str:
+    if in_hand is None:
+        return "done" if done >= wanted else "between rounds"
+    return f"{in_hand.name}: {in_hand.accepted} of {in_hand.goal} updates"
+
+
+def _seconds(opened: str, closed: str | None) -> float | None:
+    if closed is None:
+        return None
+    took = datetime.fromisoformat(closed) - datetime.fromisoformat(opened)
+    return took.total_seconds()

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coordinator.ledger.device_rows import DeviceRow
+from coordinator.views.round_view import RoundView
+
 __all__ = ["NEVER_ASKED", "Participation", "Share", "participation", "sits_out"]
 
 NEVER_ASKED, NEVER_COUNTED = "never asked", "asked, never counted"
@@ -47,18 +50,15 @@ class Participation:
         rounds: Rounds done, the warm-up aside.
         examples: Of all devices together.
         examples_trained: Of the devices whose update is in at least one model.
+        share: Of all examples, those that have trained at least once; None without any.
         devices: By name.
     """
 
     rounds: int
     examples: int
     examples_trained: int
+    share: float | None
     devices: tuple[Share, ...]
-
-    @property
-    def share(self) -> float | None:
-        """Share of all examples that have trained at least once; None without any."""
-        return self.examples_trained / self.examples if self.examples else None
 
     @property
     def warnings(self) -> tuple[Share, ...]:
@@ -67,38 +67,36 @@ class Participation:
 
 
 def participation(
-    devices: Sequence[Mapping[str, Any]],
+    devices: Sequence[DeviceRow],
     parts: Mapping[str, Mapping[str, Any]],
     standing: Mapping[str, Mapping[str, Any]],
-    rounds: Sequence[Mapping[str, Any]],
+    rounds: Sequence[RoundView],
     *,
     cohort: int = 0,
 ) -> Participation:
     """Who took part, from rows of the ledger.
 
     Args:
-        devices: Its devices: ``name``, ``examples``, ``density``, ``why``, ``online``,
-            ``note``, ``pace``.
+        devices: Its devices.
         parts: Device -> ``asked``, ``trained``, ``last`` and ``why`` over all rounds
             after the warm-up; devices without a task are not in.
         standing: Device -> ``joined`` (the round at its first HELLO), ``until`` and
             ``why`` of a device that sits out; devices that the ledger has nothing of
             are not in.
-        rounds: ``no`` and ``phase`` of every round.
+        rounds: Every round.
         cohort: Updates that a round wants; 0 is one of every device.
 
     Example:
-        >>> pi = {"name": "pi-1", "examples": 90, "density": 0.1, "why": "", "note": "",
-        ...       "pace": "", "online": False}
-        >>> found = participation([pi], {}, {}, [{"no": 1, "phase": "done"}])
+        >>> pi = DeviceRow("pi-1", examples=90, density=0.1)
+        >>> found = participation([pi], {}, {}, [RoundView(1)])
         >>> found.share, found.devices[0].warning, found.devices[0].reason
         (0.0, 'never asked', 'it is offline')
     """
-    opened = [r["no"] for r in rounds if r["no"] > 0]
+    opened = [r.no for r in rounds if r.no > 0]
     crowded = 0 < cohort < len(devices)
     shares = []
     for device in devices:
-        name = device["name"]
+        name = device.name
         part, stands = parts.get(name, {}), standing.get(name, {})
         asked, trained = part.get("asked", 0), part.get("trained", 0)
         missed = sum(no >= stands.get("joined", 0) for no in opened)
@@ -112,7 +110,7 @@ def participation(
         shares.append(
             Share(
                 name=name,
-                examples=device["examples"],
+                examples=device.examples,
                 asked=asked,
                 trained=trained,
                 last=part.get("last"),
@@ -121,10 +119,13 @@ def participation(
                 reason=reason,
             )
         )
+    examples = sum(one.examples for one in shares)
+    have_trained = sum(one.examples for one in shares if one.trained)
     return Participation(
-        rounds=sum(r["phase"] == "done" for r in rounds if r["no"] > 0),
-        examples=sum(one.examples for one in shares),
-        examples_trained=sum(one.examples for one in shares if one.trained),
+        rounds=sum(r.is_done for r in rounds if r.no > 0),
+        examples=examples,
+        examples_trained=have_trained,
+        share=have_trained / examples if examples else None,
         devices=tuple(shares),
     )
 
@@ -149,16 +150,18 @@ def sits_out(stands: Mapping[str, Any]) -> str:
     return f"sits out until {when}: {stands['why']}"
 
 
-def _why_not(device: Mapping[str, Any], out: str, *, crowded: bool) -> str:
+def _why_not(device: DeviceRow, out: str, *, crowded: bool) -> str:
     """Why a device was never asked, as far as the ledger tells now."""
-    cannot = device["density"] is None
     said = (
-        (cannot, f"it cannot take part: {device['why'] or 'its HELLO was not taken'}"),
+        (
+            device.density is None,
+            f"it cannot take part: {device.why or 'its HELLO was not taken'}",
+        ),
         (out, f"it {out}"),
-        (not device["online"], "it is offline"),
-        (device["note"], f"it pauses: {device['note']}"),
-        (device["pace"], device["pace"]),
+        (not device.online, "it is offline"),
+        (device.note, f"it pauses: {device.note}"),
+        (device.pace, device.pace),
         (crowded, "a round asks only some, and it was not drawn yet"),
     )
     lost = "it was not here when rounds opened, or its HELLO was lost: read its log"
-    return next((str(words) for holds, words in said if holds), lost)
+    return next((words for holds, words in said if holds), lost)

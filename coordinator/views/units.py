@@ -1,8 +1,11 @@
-"""Figures as people read them: bytes and times in few characters."""
+"""Values as people read them: bytes and times in few characters, tables in lines."""
 
 from __future__ import annotations
 
-__all__ = ["human_bytes", "short_bytes", "short_time"]
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["flat", "human_bytes", "short_bytes", "short_time"]
 
 
 def human_bytes(count: float) -> str:
@@ -48,3 +51,17 @@ def short_time(seconds: float | None) -> str:
             return f"{seconds:.0f}{unit}"
         seconds /= 24 if unit == "h" else 60
     return f"{seconds:.0f}d"
+
+
+def flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """A nested table as ``a.b`` and text; what is None is left out.
+
+    Example:
+        >>> list(flat({"a": {"b": 1, "c": None}, "d": "x"}))
+        [('a.b', '1'), ('d', 'x')]
+    """
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from flat(inner, f"{before}{key}.")
+        elif inner is not None:
+            yield f"{before}{key}", str(inner)

@@ -180,8 +180,8 @@ def _bytes(run: Mapping[str, Any]) -> tuple[int, int]:
     """Bytes up and down of all devices together."""
     devices = run["devices"]
     return (
-        sum(int(d["sent_bytes"]) for d in devices),
-        sum(int(d["received_bytes"]) for d in devices),
+        sum(int(d["sent"]) for d in devices),
+        sum(int(d["received"]) for d in devices),
     )
 
 

@@ -338,7 +338,7 @@ def _run(
             logging.getLogger().removeHandler(named)
         with closing(ledger):
             said = {row.device for row in ledger.refused()}
-            said |= {d["name"] for d in ledger.devices() if d["pace"] or d["note"]}
+            said |= {d.name for d in ledger.devices() if d.pace or d.note}
             scores, done = ledger.scores(), ledger.rounds_done()
         lines = "\n".join(named.lines).replace(":", " ").replace(",", " ").split()
         unnamed = sorted(set(bad) - said - set(lines))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from coordinator.densities import drift_of
-from coordinator.ledger import Ledger, open_ledger
+from coordinator.ledger import DeviceRow, Ledger, open_ledger
 from coordinator.server.device_registry import DeviceRegistry
 from coordinator.server.presence import SEEN_S
 from coordinator.settings import RunSettings
@@ -78,8 +78,8 @@ def greet(fleet: DeviceRegistry, device: str = "pi-7", **changes: Any) -> str | 
     return fleet.hello(device, hello(**changes))
 
 
-def row(ledger: Ledger, device: str = "pi-7") -> dict[str, Any]:
-    return next(d for d in ledger.devices() if d["name"] == device)
+def row(ledger: Ledger, device: str = "pi-7") -> DeviceRow:
+    return next(d for d in ledger.devices() if d.name == device)
 
 
 def test_a_lying_profile_is_corrected_between_rounds_and_said(
@@ -96,12 +96,12 @@ def test_a_lying_profile_is_corrected_between_rounds_and_said(
     after = fleet.predicted("pi-7", 0.4)
     assert after.step_s == pytest.approx(5 * before.step_s, rel=1e-6)
     assert fleet.affordable() == {"pi-7": 0.1}
-    assert "training takes 5.0 times the" in row(ledger)["why"]
+    assert "training takes 5.0 times the" in row(ledger).why
     greet(fleet)  # the same profile again proves nothing
     assert fleet.predicted("pi-7", 0.4) == after
     greet(fleet, rtt_ms=9.0)  # a fresh one is believed
     assert fleet.predicted("pi-7", 0.4).step_s == before.step_s
-    assert "profile it again" not in row(ledger)["why"]
+    assert "profile it again" not in row(ledger).why
 
 
 def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
@@ -110,10 +110,10 @@ def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
     greet(fleet)
     fleet.rests("pi-7", 60.0, "quiet until 22:00")
     assert fleet.present() == set()
-    assert row(ledger)["note"] == "quiet until 22:00"
+    assert row(ledger).note == "quiet until 22:00"
     fleet.rests("pi-7", 0.0, "")
     assert fleet.present() == {"pi-7"}
-    assert row(ledger)["note"] == ""
+    assert row(ledger).note == ""
     fleet.rests("pi-7", 60.0, "battery at 3 %, waiting for 40 %")
     clock.now += 61.0
     assert fleet.present() == {"pi-7"}
@@ -190,9 +190,9 @@ def test_why_a_device_does_less_is_in_the_ledger_while_it_does(
 ) -> None:
     greet(fleet)
     fleet.paced({"pi-7": "29 of 290 steps"})
-    assert row(ledger)["pace"] == "29 of 290 steps"
+    assert row(ledger).pace == "29 of 290 steps"
     fleet.paced({})
-    assert row(ledger)["pace"] == ""
+    assert row(ledger).pace == ""
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from coordinator.protocol.message_limits import Excess, Flood
 from coordinator.server.loop import Server
 from coordinator.settings import RunSettings
 from coordinator.views.page.metrics import exposition
-from coordinator.views.page.source import RunSource
-from coordinator.views.report.write import gather
+from coordinator.views.report.facts import gather
+from coordinator.views.run_view import RunView
+from coordinator.views.source import RunSource
 from coordinator.views.terminal.history_tables import troubles
 from device_profiles import load_board
 from edge_sdk.datasets.prepare import prepare_folders
@@ -88,9 +89,12 @@ class House:
         said = Hello("idle", None, "0", task, 100, PROFILE, ["fp32"], ["masked"], 100)
         self.hear(name, said)
 
-    def facts(self) -> dict[str, object]:
+    def view(self) -> RunView:
         self.ledger.settle()
         return RunSource(self.folder).run()
+
+    def facts(self) -> dict[str, object]:
+        return self.view().as_json()
 
     def device(self, name: str) -> dict[str, object]:
         return next(d for d in self.facts()["devices"] if d["name"] == name)
@@ -130,7 +134,7 @@ def test_a_device_that_says_hello_on_and_on_is_named_and_costs_nothing(
     house.hello("pi-2")
     assert house.device("pi-2")["density"] == 0.4  # nobody else is held up
     assert house.server._fleet.present() == {"pi-2"}  # and no round waits for pi-1
-    shown = troubles(house.facts() | {"rounds": [], "devices": []})
+    shown = troubles(house.view(), {})
     assert "pi-1: flooding" in str([str(line) for line in shown.renderables])
     house.now += 61.0
     house.hello("pi-1")
@@ -200,13 +204,13 @@ def test_a_revoked_device_is_called_revoked_everywhere_and_not_online(
     found = house.device("pi-2")
     assert (found["phase"], found["online"], found["refused"]) == ("revoked", False, 0)
     assert house.refusals("pi-2") == {"revoked": 10}
-    assert house.server._fleet.view(None)[1].phase == "revoked"
-    text = exposition(house.facts()).decode()
+    assert house.server._fleet.view()[1].phase == "revoked"
+    text = exposition(house.view()).decode()
     assert 'flash_edge_device_online{device="pi-2"} 0.0' in text
     assert 'flash_edge_device_online{device="pi-1"} 1.0' in text
     assert 'flash_edge_devices{presence="revoked"} 1.0' in text
     assert 'flash_edge_devices{presence="online"} 1.0' in text
-    whys = [r["why"] for r in gather(house.folder)["refusals"]]
+    whys = [r.why for r in gather(RunSource(house.folder)).run.refusals]
     assert whys == ["pi-2 was revoked (it was stolen); nothing of it is heard"]
     assert len([r for r in caplog.records if "nothing of it" in r.getMessage()]) == 1
 
@@ -225,7 +229,7 @@ def test_nobody_is_online_where_no_coordinator_hears_them_go(house: House) -> No
     house.ledger.settle()
     house.ledger._lock.close()  # type: ignore[union-attr] - as if it were killed
     assert source.version() != before
-    assert source.run()["devices"][0]["online"] is False
+    assert source.run().devices[0].online is False
     assert 'device_online{device="pi-1"} 0.0' in exposition(source.run()).decode()
 
 
@@ -246,7 +250,7 @@ def test_what_devices_say_reaches_nobody_with_signs_that_turn_or_hide_text(
     house.hear("pi-1", said)
     house.hear("pi-1", Status(online=True, phase="tr\u202eain", detail="hot\x9b1m"))
     house.hear("pi-1", Hello("idle", None, "0", "x\u202ey", 9, PROFILE, [], [], 9))
-    everything = [house.facts(), RunSource(house.folder).device("pi-1")]
+    everything = [house.facts(), RunSource(house.folder).device("pi-1").as_json()]
 
     def strings(value: object) -> Iterator[str]:
         if isinstance(value, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,16 @@ from past import Past
 from typer.testing import CliRunner
 
 from coordinator.cli import app
+from coordinator.ledger import DeviceRow
+from coordinator.rounds.state import RoundPhase
 from coordinator.views.page.metrics import exposition
-from coordinator.views.page.source import RunSource
 from coordinator.views.participation import participation
-from coordinator.views.report.write import gather, write_report
+from coordinator.views.report import write_report
+from coordinator.views.round_view import RoundView
+from coordinator.views.source import RunSource
 
-DONE = [{"no": 0, "phase": "done"}, {"no": 1, "phase": "done"}]
-PI = {
-    "name": "pi-1",
-    "examples": 90,
-    "density": 0.1,
-    "why": "",
-    "note": "",
-    "pace": "",
-    "online": True,
-}
+DONE = [RoundView(no, RoundPhase.DONE) for no in (0, 1)]
+PI = DeviceRow("pi-1", examples=90, density=0.1, online=True)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +47,7 @@ PI = {
 def test_who_was_never_asked_is_named_with_its_reason(
     device: dict[str, Any], standing: dict[str, Any], said: str
 ) -> None:
-    found = participation([PI | device], {}, {"pi-1": standing}, DONE)
+    found = participation([replace(PI, **device)], {}, {"pi-1": standing}, DONE)
     (one,) = found.warnings
     assert one.warning == "never asked"
     assert one.reason.startswith(said)
@@ -63,9 +59,9 @@ def test_who_came_after_the_last_round_had_opened_is_no_warning() -> None:
 
 
 def test_where_a_round_draws_few_of_many_it_takes_a_while_to_be_a_warning() -> None:
-    fleet = [PI | {"name": f"pi-{i}"} for i in range(10)]
+    fleet = [replace(PI, name=f"pi-{i}") for i in range(10)]
     for rounds, expected in ((14, 0), (15, 10)):
-        opened = [{"no": no + 1, "phase": "done"} for no in range(rounds)]
+        opened = [RoundView(no + 1, RoundPhase.DONE) for no in range(rounds)]
         found = participation(fleet, {}, {}, opened, cohort=2)
         assert len(found.warnings) == expected
         assert all("drawn" in one.reason for one in found.warnings)
@@ -86,7 +82,7 @@ def test_the_share_counts_examples_of_whoever_is_in_a_model_that_is_done(
     past.accept(past.names[2], 2)  # its round is not done
     past.ledger.move_task(f"2-{past.names[3]}", past.ledger.tasks(2)[3].phase, "full")
     past.ledger.settle()
-    found = RunSource(past.folder).run()["participation"]
+    found = RunSource(past.folder).run().as_json()["participation"]
     past.ledger.close()
     assert (found["rounds"], found["examples"], found["examples_trained"]) == (
         *(1, 100, 30),
@@ -117,7 +113,7 @@ def test_it_is_in_status_report_metrics_and_json(tmp_path: Path) -> None:
     assert f"pi-idle: never asked: it {why}" in said
     told = json.loads(CliRunner().invoke(app, ["status", run, "--json"]).output)
     assert told["participation"]["share"] == 0.8
-    figures = exposition(gather(past.folder)).decode()
+    figures = exposition(RunSource(past.folder).run()).decode()
     assert "flash_edge_examples_trained_ratio 0.8" in figures
     assert 'flash_edge_device_rounds_trained_total{device="pi-0001"} 1.0' in figures
     assert (
@@ -136,5 +132,5 @@ def test_a_ledger_of_0_1_0_is_read_without_the_table(tmp_path: Path) -> None:
     past.ledger.close()
     with sqlite3.connect(past.folder / "ledger.sqlite") as db:
         db.execute("DROP TABLE standing")
-    found = RunSource(past.folder).run()["participation"]
+    found = RunSource(past.folder).run().as_json()["participation"]
     assert [d["asked"] for d in found["devices"]] == [1] * 4

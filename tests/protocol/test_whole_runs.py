@@ -330,8 +330,8 @@ def test_who_pauses_for_ever_keeps_no_run_from_its_beginning(house: Make) -> Non
     here.devices["pi-0"].start()
     here.run()
     assert set(here.trained().values()) == {2}
-    (row,) = (d for d in here.coordinator.ledger.devices() if d["name"] == "px")
-    assert row["note"] == "quiet until doomsday"
+    (row,) = (d for d in here.coordinator.ledger.devices() if d.name == "px")
+    assert row.note == "quiet until doomsday"
 
 
 def test_where_all_pause_the_run_says_who(house: Make) -> None:

@@ -22,8 +22,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from screens import on_screen
 
-from coordinator.views.ledger_view import left_s
-from coordinator.views.run_view import DeviceView
+from coordinator.views.device_view import DeviceView
+from coordinator.views.round_view import RoundView
 from coordinator.views.terminal.device_table import fleet_table
 from edge_sdk.terminal import Exit
 
@@ -211,11 +211,10 @@ def test_the_time_left_is_that_to_the_deadline_and_never_less_than_none(
 ) -> None:
     now = datetime(2026, 1, 1, tzinfo=timezone.utc)
     at = None if seconds is None else (now + timedelta(seconds=seconds)).isoformat()
-    found = left_s({"deadline": at}, now)
+    found = RoundView(1, deadline=at).left_s(now)
     assert found == (
         None if seconds is None else pytest.approx(max(seconds, 0), abs=1e-3)
     )
-    assert left_s(None, now) is None
 
 
 def test_rounds_show_accuracy_bytes_and_one_rounds_devices(past: Past) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from coordinator.views.run_view import RunView
 
 __all__ = ["next_step"]
 
@@ -13,12 +14,12 @@ FEW = 3  # devices named; the others are counted
 
 
 def next_step(
-    facts: Mapping[str, Any], folder: Path, evaluation: str, *, runs: bool
+    view: RunView, folder: Path, evaluation: str, *, runs: bool
 ) -> dict[str, Any]:
     """The one thing to do now, or to wait for.
 
     Args:
-        facts: As `coordinator.views.page.facts.run_facts` gives them.
+        view: The run.
         folder: The run's, as commands name it.
         evaluation: Folder of the evaluation examples.
         runs: Whether a coordinator runs in the folder, on this machine.
@@ -28,10 +29,10 @@ def next_step(
     """
     here = shlex.quote(str(folder))
     logs = ("see what it logged", f"flash-coordinator logs {here} --level warning")
-    rounds = facts["rounds"]
+    rounds = view.rounds
     last = rounds[-1] if rounds else None
-    if facts["state"] == "done":
-        return _done(facts, folder, evaluation)
+    if view.is_done:
+        return _done(view, folder, evaluation)
     if not runs:
         verb = "resume" if rounds else "run"
         return _step(
@@ -41,7 +42,7 @@ def next_step(
             ("check first", f"flash-coordinator doctor {here}"),
             logs,
         )
-    if not facts["devices"]:
+    if not view.devices:
         return _step(
             "No device has said hello yet. Let one in here, then start its agent there "
             "with the line that is printed.",
@@ -52,14 +53,10 @@ def next_step(
             ),
             logs,
         )
-    if last is not None and last["phase"] == "aborted":
-        name = f"Round {last['no']}" if last["no"] else "The warm-up"
-        return _step(f"{name} was given up: {last['note']}", logs)
-    off = [
-        d["name"]
-        for d in facts["devices"]
-        if not d["online"] and d["phase"] != "revoked"
-    ]
+    if last is not None and last.is_aborted:
+        name = f"Round {last.no}" if last.no else "The warm-up"
+        return _step(f"{name} was given up: {last.note}", logs)
+    off = [d.name for d in view.devices if not d.online and not d.is_revoked]
     status = ("the same on a terminal", f"flash-coordinator status {here} --live")
     if off:
         named = ", ".join(off[:FEW])
@@ -70,13 +67,13 @@ def next_step(
             ("on the device", "flash-edge doctor DEVICE_FOLDER/device.toml"),
             status,
         )
-    waits = "a round" if facts["open"] else "the next round"
+    waits = "a round" if view.open else "the next round"
     return _step(f"Nothing: {waits} is in hand. Look again when it ends.", status)
 
 
-def _done(facts: Mapping[str, Any], folder: Path, evaluation: str) -> dict[str, Any]:
+def _done(view: RunView, folder: Path, evaluation: str) -> dict[str, Any]:
     here = shlex.quote(str(folder))
-    density = facts["run"]["densities"][0]
+    density = view.run.densities[0]
     model = shlex.quote(str(folder / "models" / f"density-{density:g}.safetensors"))
     bundle = shlex.quote(str(folder / "exports" / f"bundle-{density:g}"))
     data = f" --data {shlex.quote(evaluation)}" if evaluation else ""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -24,7 +26,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from coordinator.views.page.access_middleware import AccessMiddleware
-from coordinator.views.page.source import RunSource
+from coordinator.views.page.advice import next_step
+from coordinator.views.report.document import render
+from coordinator.views.report.facts import gather
+from coordinator.views.source import RunSource
 from edge_sdk.errors import EdgeError
 from edge_sdk.json_text import to_json
 
@@ -96,19 +101,43 @@ def _fact_routes(source: RunSource) -> list[Route]:
 
         return Route(path, endpoint)
 
+    def one_device(path: dict[str, Any]) -> dict[str, Any]:
+        return source.device(path["name"]).as_json()
+
     return [
-        facts("/api/run", lambda _: source.page()),
-        facts("/api/devices/{name}", lambda path: source.device(path["name"])),
-        facts("/api/rounds/{no:int}", lambda path: source.round(path["no"])),
-        facts("/api/warm-up", lambda _: source.warm_up()),
-        facts("/api/exports", lambda _: source.exports()),
+        facts("/api/run", lambda _: _overview(source)),
+        facts("/api/devices/{name}", one_device),
+        facts("/api/rounds/{no:int}", lambda path: source.round(path["no"]).as_json()),
+        facts("/api/warm-up", lambda _: source.warm_up().as_json()),
+        facts("/api/exports", lambda _: _exports(source)),
     ]
+
+
+def _overview(source: RunSource) -> dict[str, Any]:
+    """The run, whether it runs, and what to do next."""
+    view, runs = source.run(), source.runs()
+    evaluation = str(source.settings().evaluation)
+    step = next_step(view, source.folder, evaluation, runs=runs)
+    return view.as_json() | {"runs": runs, "next": step}
+
+
+def _exports(source: RunSource) -> dict[str, Any]:
+    """Files to download, and how to make some."""
+    model = shlex.quote(str(source.folder / "models" / "density-DENSITY.safetensors"))
+    watch = f"flash-coordinator status {shlex.quote(str(source.folder))} --live"
+    return {
+        "files": msgspec.to_builtins(source.exports.all()),
+        "commands": [
+            {"what": "until then", "command": watch},
+            {"what": "export", "command": f"flash-export build {model}"},
+        ],
+    }
 
 
 def _report(source: RunSource) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(_request: Request) -> Response:
         try:
-            text = await run_in_threadpool(source.report)
+            text = await run_in_threadpool(lambda: render(gather(source)))
         except EdgeError as error:
             return PlainTextResponse(f"{error}. {error.help}", status_code=404)
         return HTMLResponse(text, headers={"content-security-policy": OF_REPORT})
@@ -118,7 +147,7 @@ def _report(source: RunSource) -> Callable[[Request], Awaitable[Response]]:
 
 def _files(source: RunSource) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        path = await run_in_threadpool(source.file, request.path_params["path"])
+        path = await run_in_threadpool(source.exports.file, request.path_params["path"])
         if path is None:
             return PlainTextResponse("no such file", status_code=404)
         return FileResponse(path, filename=path.name)
@@ -134,10 +163,10 @@ def _metrics(source: RunSource) -> Callable[[Request], Awaitable[Response]]:
             said = "metrics need an extra: pip install 'flash-edge[metrics]'"
             return PlainTextResponse(said, status_code=501)
         try:
-            facts = await run_in_threadpool(source.run)
+            view = await run_in_threadpool(source.run)
         except EdgeError:  # not begun, which is a figure too
-            facts = {}
-        text = await run_in_threadpool(metrics.exposition, facts)
+            view = None
+        text = await run_in_threadpool(metrics.exposition, view)
         return Response(text, media_type=metrics.CONTENT_TYPE_LATEST)
 
     return endpoint

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -16,98 +16,101 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from coordinator.views.device_view import DeviceView
+from coordinator.views.participation import Participation
+from coordinator.views.round_view import RoundView, Scores
+from coordinator.views.run_view import RunView
+
 __all__ = ["CONTENT_TYPE_LATEST", "exposition"]
 
 P = "flash_edge_"
 
 
-def exposition(facts: Mapping[str, Any]) -> bytes:
-    """All figures in Prometheus's text format.
-
-    Args:
-        facts: As `coordinator.views.page.source.RunSource.run` gives them; empty before
-            the run has begun.
-    """
+def exposition(view: RunView | None) -> bytes:
+    """All figures in Prometheus's text format; of None, a run that has not begun."""
     registry = CollectorRegistry()
-    registry.register(_Facts(facts))
+    registry.register(_Figures(view))
     return generate_latest(registry)
 
 
-class _Facts(Collector):
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self._facts = facts
+class _Figures(Collector):
+    def __init__(self, view: RunView | None) -> None:
+        self._view = view
 
     def collect(self) -> Iterator[Metric]:
         """Each metric with its samples."""
-        begun = GaugeMetricFamily(f"{P}run_begun", "1 once the run has a ledger.")
-        begun.add_metric([], 1.0 if self._facts else 0.0)
-        yield begun
-        if self._facts:
-            yield from _run(self._facts)
-            yield from _rounds(self._facts)
-            yield from _devices(self._facts["devices"])
-            yield from _participation(self._facts["participation"])
+        view = self._view
+        yield _gauge("run_begun", "1 once the run has a ledger.", view is not None)
+        if view is not None:
+            yield from _run(view)
+            yield from _rounds(view)
+            yield from _devices(view.devices)
+            yield from _participation(view.participation)
 
 
-def _run(facts: Mapping[str, Any]) -> Iterator[Metric]:
-    run = facts["run"]
+def _run(view: RunView) -> Iterator[Metric]:
+    run, devices = view.run, view.devices
     about = InfoMetricFamily(f"{P}run", "What is trained, and how.")
-    about.add_metric([], {k: str(run[k]) for k in ("federation", "task", "algorithm")})
+    about.add_metric(
+        [],
+        {"federation": run.federation, "task": run.task, "algorithm": run.algorithm},
+    )
     yield about
-    yield _gauge("run_rounds", "Rounds the run is to complete.", run["rounds"])
-    online = sum(d["online"] for d in facts["devices"])
-    devices = GaugeMetricFamily(
+    yield _gauge("run_rounds", "Rounds the run is to complete.", run.rounds)
+    online = sum(d.online for d in devices)
+    revoked = sum(d.is_revoked for d in devices)
+    family = GaugeMetricFamily(
         f"{P}devices", "Devices ever seen, by presence.", labels=["presence"]
     )
-    revoked = sum(d["phase"] == "revoked" for d in facts["devices"])
-    devices.add_metric(["online"], online)
-    devices.add_metric(["offline"], len(facts["devices"]) - online - revoked)
-    devices.add_metric(["revoked"], revoked)
-    yield devices
+    family.add_metric(["online"], online)
+    family.add_metric(["offline"], len(devices) - online - revoked)
+    family.add_metric(["revoked"], revoked)
+    yield family
 
 
-def _rounds(facts: Mapping[str, Any]) -> Iterator[Metric]:
-    rounds = facts["rounds"]
+def _rounds(view: RunView) -> Iterator[Metric]:
+    rounds = view.rounds
     ended = CounterMetricFamily(
         f"{P}rounds", "Rounds ended, the warm-up included.", labels=["outcome"]
     )
-    for outcome in ("done", "aborted"):
-        ended.add_metric([outcome], sum(r["phase"] == outcome for r in rounds))
+    ended.add_metric(["done"], sum(r.is_done for r in rounds))
+    ended.add_metric(["aborted"], sum(r.is_aborted for r in rounds))
     yield ended
     yield _counter(
         "algorithm_failures",
         "Rounds aborted because a slot of the algorithm failed.",
-        facts["algorithm_failures"],
+        view.algorithm_failures,
     )
-    accepted = sum(r["accepted"] for r in rounds)
+    accepted = sum(r.accepted for r in rounds)
     yield _counter("updates_accepted", "Updates durably accepted.", accepted)
     moved = CounterMetricFamily(
         f"{P}payload_bytes",
         "Bytes of updates (up) and of the models tasks start from (down).",
         labels=["direction"],
     )
-    for way in ("up", "down"):
-        moved.add_metric([way], sum(r[f"{way}_bytes"] for r in rounds))
+    moved.add_metric(["up"], sum(r.up_bytes for r in rounds))
+    moved.add_metric(["down"], sum(r.down_bytes for r in rounds))
     yield moved
-    now = facts["open"] or {"no": 0, "accepted": 0, "goal": 0}
-    yield _gauge("round_open", "1 while a round is open.", facts["open"] is not None)
-    yield _gauge("round_number", "The open round; 0 for none or warm-up.", now["no"])
-    yield _gauge(
-        "round_updates", "Updates accepted in the open round.", now["accepted"]
-    )
-    yield _gauge("round_updates_goal", "Updates the open round wants.", now["goal"])
-    took = [r["seconds"] for r in rounds if r["seconds"] is not None]
+    now = view.open or RoundView(0)
+    for name, text, value in (
+        ("round_open", "1 while a round is open.", view.open is not None),
+        ("round_number", "The open round; 0 for none or warm-up.", now.no),
+        ("round_updates", "Updates accepted in the open round.", now.accepted),
+        ("round_updates_goal", "Updates the open round wants.", now.goal),
+    ):
+        yield _gauge(name, text, value)
+    took = [r.seconds for r in rounds if r.seconds is not None]
     if took:
         yield _gauge(
             "last_round_duration_seconds", "Of the last ended round.", took[-1]
         )
-    scored = next((r for r in reversed(rounds) if r["scores"]), None)
-    if scored is not None:
-        yield _gauge("scored_round", "The round last evaluated.", scored["no"])
-        yield from _scores(scored["scores"])
+    scored = view.last_scored
+    if scored is not None and scored.scores:
+        yield _gauge("scored_round", "The round last evaluated.", scored.no)
+        yield from _scores(scored.scores)
 
 
-def _scores(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+def _scores(scores: Scores) -> Iterator[Metric]:
     for metric, name in (
         ("accuracy", "accuracy_ratio"),
         ("label_accuracy", "label_accuracy_ratio"),
@@ -127,58 +130,65 @@ def _scores(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
             yield family
 
 
-def _devices(devices: list[Mapping[str, Any]]) -> Iterator[Metric]:
-    # name, help, is a counter, a device's value
-    families = (
-        ("device_online", "1 while it is linked.", False, lambda d: d["online"]),
-        ("device_density_ratio", "Share of weights.", False, lambda d: d["density"]),
-        ("device_sent_bytes", "Since it was installed.", True, lambda d: d["sent"]),
-        ("device_received_bytes", "The same.", True, lambda d: d["received"]),
-        ("device_refused_updates", "Updates refused.", True, lambda d: d["refused"]),
-        (
-            "device_peak_memory_bytes",
-            "Most resident memory it reported.",
-            False,
-            lambda d: d["rss_mib"] * 2**20,
-        ),
-        (
-            "device_last_seen_timestamp_seconds",
-            "When it was heard last, since 1970.",
-            False,
-            lambda d: datetime.fromisoformat(d["last_seen"]).timestamp(),
-        ),
-    )
-    for name, text, is_counter, value in families:
+Value: TypeAlias = Callable[[DeviceView], float | None]
+# name, help, is a counter, a device's value
+OF_DEVICES: tuple[tuple[str, str, bool, Value], ...] = (
+    ("device_online", "1 while it is linked.", False, lambda d: d.online),
+    ("device_density_ratio", "Share of weights.", False, lambda d: d.density),
+    ("device_sent_bytes", "Since it was installed.", True, lambda d: d.sent),
+    ("device_received_bytes", "The same.", True, lambda d: d.received),
+    ("device_refused_updates", "Updates refused.", True, lambda d: d.refused),
+    (
+        "device_peak_memory_bytes",
+        "Most resident memory it reported.",
+        False,
+        lambda d: d.rss_mib * 2**20,
+    ),
+    (
+        "device_last_seen_timestamp_seconds",
+        "When it was heard last, since 1970.",
+        False,
+        lambda d: datetime.fromisoformat(d.last_seen).timestamp(),
+    ),
+)
+
+
+def _devices(devices: Sequence[DeviceView]) -> Iterator[Metric]:
+    for name, text, is_counter, value in OF_DEVICES:
         kind = CounterMetricFamily if is_counter else GaugeMetricFamily
         family = kind(f"{P}{name}", text, labels=["device"])
         for device in devices:
             if (found := value(device)) is not None:
-                family.add_metric([device["name"]], float(found))
+                family.add_metric([device.name], float(found))
         yield family
 
 
-def _participation(found: Mapping[str, Any]) -> Iterator[Metric]:
-    if found["share"] is not None:
+def _participation(found: Participation) -> Iterator[Metric]:
+    if found.share is not None:
         yield _gauge(
             "examples_trained_ratio",
             "Share of all examples that are in at least one model.",
-            found["share"],
+            found.share,
         )
-    for name, text, key in (
-        ("device_rounds_asked", "Rounds it got a task of, the warm-up aside.", "asked"),
-        ("device_rounds_trained", "Of them, those whose model it is in.", "trained"),
-    ):
-        family = CounterMetricFamily(f"{P}{name}", text, labels=["device"])
-        for one in found["devices"]:
-            family.add_metric([one["name"]], one[key])
-        yield family
+    asked = CounterMetricFamily(
+        f"{P}device_rounds_asked",
+        "Rounds it got a task of, the warm-up aside.",
+        labels=["device"],
+    )
+    trained = CounterMetricFamily(
+        f"{P}device_rounds_trained",
+        "Of them, those whose model it is in.",
+        labels=["device"],
+    )
     never = GaugeMetricFamily(
         f"{P}device_warning", "1 for who never took part.", labels=["device", "warning"]
     )
-    for one in found["devices"]:
-        if one["warning"]:
-            never.add_metric([one["name"], one["warning"]], 1.0)
-    yield never
+    for one in found.devices:
+        asked.add_metric([one.name], one.asked)
+        trained.add_metric([one.name], one.trained)
+        if one.warning:
+            never.add_metric([one.name, one.warning], 1.0)
+    yield from (asked, trained, never)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -39,7 +39,7 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
 
         from coordinator.views.page.app import make_app  # noqa: PLC0415
         from coordinator.views.page.patience import patient  # noqa: PLC0415
-        from coordinator.views.page.source import RunSource  # noqa: PLC0415
+        from coordinator.views.source import RunSource  # noqa: PLC0415
     except ImportError as error:
         raise DependencyError(
             f"the page needs {error.name}: pip install 'flash-edge[coordinator]'"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
+from coordinator.views.run_view import RunView
 from coordinator.views.scores import percent
 from coordinator.views.units import human_bytes
 
@@ -108,56 +109,45 @@ def in_words(value: Value, kind: Kind) -> str:
             return f"{value:.4g}"
 
 
-def figures(facts: Mapping[str, Any]) -> list[Figure]:
-    """A run's figures: its metric by round and by bytes, its bytes against dense.
-
-    Args:
-        facts: As `coordinator.views.report.write.gather` finds them.
-    """
-    name, rounds = facts["metric"]["name"], facts["rounds"]
-    moved = list(accumulate(r["up_bytes"] + r["down_bytes"] for r in rounds))
-    scored = [(r, n) for r, n in zip(rounds, moved, strict=True) if r["scores"]]
+def figures(view: RunView) -> list[Figure]:
+    """A run's figures: its metric by round and by bytes, its bytes against dense."""
+    metric, rounds = view.metric, view.rounds
+    moved = accumulate(r.up_bytes + r.down_bytes for r in rounds)
+    scored = [
+        (r.no, n, r.scores) for r, n in zip(rounds, moved, strict=True) if r.scores
+    ]
     series = {
         f"density {density:g}": tuple(
-            _finite(r["scores"].get(str(density), {}).get(name)) for r, _ in scored
+            metric.of(scores.get(str(density))) for _, _, scores in scored
         )
-        for density in facts["run"]["densities"]
+        for density in view.run.densities
     }
-    words = name.replace("_", " ")
-    y = Axis(words, "percent" if facts["metric"]["is_share"] else "number")
-    title = words[:1].upper() + words[1:]
-    by = (facts["savings"] or {"by_round": []})["by_round"]
+    y = Axis(metric.words, "percent" if metric.is_share else "number")
+    title = metric.words[:1].upper() + metric.words[1:]
+    by = view.savings.by_round if view.savings else ()
     return [
         Figure(
             f"{title} by round",
             Axis("round", "count"),
             y,
-            tuple(float(r["no"]) for r, _ in scored),
+            tuple(float(no) for no, _, _ in scored),
             series,
         ),
         Figure(
             f"{title} by bytes",
             Axis("updates and models moved", "bytes"),
             y,
-            tuple(float(n) for _, n in scored),
+            tuple(float(n) for _, n, _ in scored),
             series,
         ),
         Figure(
             "Bytes, against dense",
             Axis("round", "count"),
             Axis("bytes moved", "bytes"),
-            _column(by, "no"),
+            tuple(float(row.no) for row in by),
             {
-                "this run": _column(by, "bytes"),
-                "dense float32": _column(by, "dense_bytes"),
+                "this run": tuple(float(row.bytes) for row in by),
+                "dense float32": tuple(float(row.dense_bytes) for row in by),
             },
         ),
     ]
-
-
-def _column(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[float, ...]:
-    return tuple(float(row[name]) for row in rows)
-
-
-def _finite(value: Value) -> Value:
-    return value if value is not None and math.isfinite(value) else None

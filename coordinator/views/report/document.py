@@ -12,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from coordinator.views.report.charts import figures
+from coordinator.views.report.facts import ReportFacts
 from coordinator.views.report.tables import tables
+from coordinator.views.run_view import RunView
 from coordinator.views.scores import percent, value_text
 from coordinator.views.units import human_bytes
 from edge_sdk.json_text import to_json
@@ -33,11 +35,11 @@ FEW = 3  # densities that are all at a glance
 FOLDED = 20  # rows of a table from which on it is folded up
 
 
-def render(facts: Mapping[str, Any]) -> str:
+def render(facts: ReportFacts) -> str:
     """The report as one HTML document that needs nothing else.
 
     Args:
-        facts: As `coordinator.views.report.write.gather` finds them.
+        facts: As `coordinator.views.report.facts.gather` finds them.
     """
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -47,17 +49,17 @@ def render(facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     scripts = ["\n".join(_static(name) for name in names) for names in SCRIPTS]
-    shown = figures(facts)
+    shown = figures(facts.run)
     drawn = [figure for figure in shown if not figure.is_empty]
     return environment.get_template("report.html.jinja").render(
-        run=facts["run"],
-        state=facts["state"],
+        run=facts.run.run,
+        state=facts.run.state,
         style="\n".join(_static(name) for name in STYLES),
         scripts=scripts,
         digests=[_digest(script) for script in scripts],
         license=_static(LICENSE).strip(),
         specs=_in_script(to_json([figure.spec for figure in drawn])),
-        glance=_glance(facts),
+        glance=_glance(facts.run),
         figures=[
             (figure, drawn.index(figure) if figure in drawn else None)
             for figure in shown
@@ -67,40 +69,42 @@ def render(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _glance(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _glance(view: RunView) -> list[tuple[str, str, str]]:
     """What is most worth knowing: name, value, remark."""
-    metric, savings, part = facts["metric"], facts["savings"], facts["participation"]
-    scored = [r for r in facts["rounds"] if r["scores"]]
+    metric, savings, part = view.metric, view.savings, view.participation
+    scored = view.last_scored
     found = [
         (
-            f"{metric['name'].replace('_', ' ')} at density {density}",
-            value_text(found.get(metric["name"]), is_share=metric["is_share"]),
-            f"after round {scored[-1]['no']}",
+            f"{metric.words} at density {density}",
+            value_text(metrics.get(metric.name), is_share=metric.is_share),
+            f"after {scored.name}",
         )
-        for density, found in _ends(scored[-1]["scores"] if scored else {})
+        for density, metrics in _ends((scored and scored.scores) or {})
+        if scored
     ]
-    found.append(
-        ("rounds done", f"{facts['rounds_done']} of {facts['run']['rounds']}", "")
-    )
+    found.append(("rounds done", f"{view.rounds_done} of {view.run.rounds}", ""))
     if savings is not None:
-        moved = human_bytes(savings["bytes"])
-        remark = f"{moved}, not {human_bytes(savings['dense_bytes'])}"
-        at_least = "" if savings["is_whole"] else " at least"
-        fewer = f"{_times(savings['times_fewer_bytes'])} fewer"
+        moved = human_bytes(savings.bytes)
+        remark = f"{moved}, not {human_bytes(savings.dense_bytes)}"
+        at_least = "" if savings.is_whole else " at least"
+        fewer = f"{_times(savings.times_fewer_bytes)} fewer"
         found.append(("bytes, against dense", fewer, remark + at_least))
-        if savings["times_fewer_macs"] is not None:
-            less = f"{_times(savings['times_fewer_macs'])} less"
+        if savings.times_fewer_macs is not None:
+            less = f"{_times(savings.times_fewer_macs)} less"
             found.append(
                 ("compute, against dense", less, "multiply-accumulates of training")
             )
-    if part["share"] is not None:
-        trained = sum(d["trained"] > 0 for d in part["devices"])
-        remark = f"{trained} of {len(part['devices'])} devices"
-        found.append(("examples that have trained", percent(part["share"]), remark))
-    found.append(("devices", str(len(facts["devices"])), ""))
-    for name in ("began", "ended"):
-        if facts[name] is not None and (name == "began" or facts["state"] == "done"):
-            at = datetime.fromisoformat(facts[name])
+    if part.share is not None:
+        trained = sum(d.trained > 0 for d in part.devices)
+        remark = f"{trained} of {len(part.devices)} devices"
+        found.append(("examples that have trained", percent(part.share), remark))
+    found.append(("devices", str(len(view.devices)), ""))
+    for name, when in (
+        ("began", view.began),
+        ("ended", view.ended if view.is_done else None),
+    ):
+        if when is not None:
+            at = datetime.fromisoformat(when)
             found.append((name, f"{at:%Y-%m-%d}", f"{at:%H:%M:%S} UTC"))
     return found
 

@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from coordinator.views.page.facts import flat
+from coordinator.ledger import RefusalRow
+from coordinator.ledger.device_rows import REFUSED
+from coordinator.views.device_view import DeviceView
+from coordinator.views.exports import FileView
+from coordinator.views.participation import Participation
+from coordinator.views.report.facts import ReportFacts
 from coordinator.views.report.layers import layers_table
 from coordinator.views.report.table import Table, table
+from coordinator.views.round_view import Scores
+from coordinator.views.run_view import RunView
 from coordinator.views.scores import percent, value_text
-from coordinator.views.units import human_bytes
+from coordinator.views.units import flat, human_bytes
 
 __all__ = ["tables"]
 
-Facts = Mapping[str, Any]
 FEW = 3  # densities with a column each; of more one cell has all
 
 
-def tables(facts: Facts) -> list[Table]:
-    """All tables of a report, in order.
-
-    Args:
-        facts: As `coordinator.views.report.write.gather` finds them.
-    """
+def tables(facts: ReportFacts) -> list[Table]:
+    """All tables of a report, in order."""
+    view = facts.run
     return [
-        _rounds(facts),
-        _devices(facts["devices"]),
-        _participation(facts["participation"]),
-        _reasons(facts["devices"]),
-        _refusals(facts["refusals"]),
-        _verdicts(facts["refusals"]),
-        layers_table(facts["warm_up"], facts["last"]),
-        _files(facts["files"]),
+        _rounds(view),
+        _devices(view.devices),
+        _participation(view.participation),
+        _reasons(view.devices),
+        _refusals([r for r in view.refusals if r.kind == REFUSED]),
+        _verdicts([r for r in view.refusals if r.kind != REFUSED]),
+        layers_table(facts.warm_up, facts.last),
+        _files(facts.files),
         _configuration(facts),
     ]
 
 
-def _rounds(facts: Facts) -> Table:
-    densities = [str(d) for d in facts["run"]["densities"]]
-    metric, is_share = facts["metric"]["name"], facts["metric"]["is_share"]
-    few, words = len(densities) <= FEW, metric.replace("_", " ")
+def _rounds(view: RunView) -> Table:
+    densities, metric = [str(d) for d in view.run.densities], view.metric
+    few, words = len(densities) <= FEW, metric.words
 
-    def scores(found: Mapping[str, Facts] | None) -> list[str]:
+    def scores(found: Scores | None) -> list[str]:
         each = [
             "-"
-            if not found or metric not in found.get(d, {})
-            else value_text(found[d][metric], is_share=is_share)
+            if not found or metric.name not in found.get(d, {})
+            else value_text(found[d][metric.name], is_share=metric.is_share)
             for d in densities
         ]
         both = zip(densities, each, strict=True)
@@ -54,42 +55,42 @@ def _rounds(facts: Facts) -> Table:
     return table(
         "Rounds",
         f"Rounds, with the model's {words} at each density",
-        ("round", "state", "#updates", "#time", "#bytes up", "#and down"),
+        ("round", "state", "#updates", "#time", "#bytes up", "#bytes down"),
         *((f"#{words} at {d}" for d in densities) if few else [f"~{words} at"]),
         "~note",
         rows=(
             (
-                r["no"] or "warm-up",
-                r["phase"],
-                f"{r['accepted']} of {r['goal']}",
-                "-" if r["seconds"] is None else f"{r['seconds']:.1f} s",
-                human_bytes(r["up_bytes"]),
-                human_bytes(r["down_bytes"]),
-                *scores(r["scores"]),
-                r["note"],
+                r.no or "warm-up",
+                r.phase.value,
+                f"{r.accepted} of {r.goal}",
+                "-" if r.seconds is None else f"{r.seconds:.1f} s",
+                human_bytes(r.up_bytes),
+                human_bytes(r.down_bytes),
+                *scores(r.scores),
+                r.note,
             )
-            for r in facts["rounds"]
+            for r in view.rounds
         ),
         empty="No round has begun yet.",
     )
 
 
-def _devices(devices: Sequence[Facts]) -> Table:
+def _devices(devices: Sequence[DeviceView]) -> Table:
     return table(
         "Devices",
         "Devices; bytes count since each was installed",
-        ("device", "board", "#density", "engine", "#sent", "#received", "#memory"),
-        "#refused",
+        ("device", "board", "#density", "engine", "#sent", "#received"),
+        *("#peak memory", "#updates refused"),
         rows=(
             (
-                d["name"],
-                d["board"],
-                "-" if d["density"] is None else d["density"],
-                d["engine"] or "-",
-                human_bytes(d["sent"]),
-                human_bytes(d["received"]),
-                f"{d['rss_mib']} MiB" if d["rss_mib"] else "-",
-                d["refused"],
+                d.name,
+                d.board,
+                _density(d),
+                d.engine or "-",
+                human_bytes(d.sent),
+                human_bytes(d.received),
+                f"{d.rss_mib} MiB" if d.rss_mib else "-",
+                d.refused,
             )
             for d in devices
         ),
@@ -97,85 +98,76 @@ def _devices(devices: Sequence[Facts]) -> Table:
     )
 
 
-def _reasons(devices: Sequence[Facts]) -> Table:
+def _reasons(devices: Sequence[DeviceView]) -> Table:
     return table(
         "Reasons",
         "Why each device has its density, and why one waits or does less",
         ("device", "#density", "~why this density", "~waits or does less, because"),
         rows=(
-            (
-                d["name"],
-                "-" if d["density"] is None else d["density"],
-                d["why"],
-                "; ".join(filter(None, (d["waits"], d["pace"]))),
-            )
+            (d.name, _density(d), d.why, "; ".join(filter(None, (d.note, d.pace))))
             for d in devices
         ),
         empty="No device has said hello yet.",
     )
 
 
-def _participation(found: Facts) -> Table:
-    share = "-" if found["share"] is None else percent(found["share"])
+def _density(device: DeviceView) -> object:
+    return "-" if device.density is None else device.density
+
+
+def _participation(found: Participation) -> Table:
+    share = "-" if found.share is None else percent(found.share)
     return table(
         "Participation",
         f"Rounds of each device; {share} of all examples have trained at least once",
         ("device", "#examples", "#asked", "#in the model", "#last in round", "~note"),
         rows=(
             (
-                d["name"],
-                d["examples"],
-                d["asked"],
-                d["trained"],
-                "-" if d["last"] is None else d["last"],
-                f"{d['warning']}: {d['reason']}" if d["warning"] else d["sits_out"],
+                d.name,
+                d.examples,
+                d.asked,
+                d.trained,
+                "-" if d.last is None else d.last,
+                f"{d.warning}: {d.reason}" if d.warning else d.sits_out,
             )
-            for d in found["devices"]
+            for d in found.devices
         ),
         empty="No device has said hello yet.",
     )
 
 
-def _refusals(refusals: Sequence[Facts]) -> Table:
+def _refusals(refusals: Sequence[RefusalRow]) -> Table:
     return table(
         "Refused updates",
         "By device and verdict",
         ("device", "verdict", "#times", "#last in round", "~why"),
-        rows=(
-            (r["device"], r["verdict"], r["count"], r["round"], r["why"])
-            for r in refusals
-            if r["kind"] == "refused"
-        ),
+        rows=((r.device, r.verdict, r.count, r.round, r.why) for r in refusals),
         empty="None.",
     )
 
 
-def _verdicts(refusals: Sequence[Facts]) -> Table:
+def _verdicts(others: Sequence[RefusalRow]) -> Table:
     """What was accepted within a bound, came late, or was no update at all."""
     return table(
         "Other verdicts",
         "What was bounded and accepted, came too late, or was no update",
         ("device", "what was done", "#times", "#last in round", "~why"),
-        rows=(
-            (r["device"], r["kind"], r["count"], r["round"], r["why"])
-            for r in refusals
-            if r["kind"] != "refused"
-        ),
+        rows=((r.device, r.kind, r.count, r.round, r.why) for r in others),
         empty="None.",
     )
 
 
-def _files(files: Sequence[Facts]) -> Table:
+def _files(files: Sequence[FileView]) -> Table:
     return table(
         "Files",
         "Models and exports with their digests",
         ("file", "#size", "~SHA-256", "~checks"),
         rows=(
             (
-                f["path"],
-                human_bytes(f["size"]),
-                f["sha256"],
-                "; ".join(f"{name}: {found}" for name, found in f["checks"]) or "-",
+                f.path,
+                human_bytes(f.size),
+                f.sha256,
+                "; ".join(f"{name}: {found}" for name, found in f.checks) or "-",
             )
             for f in files
         ),
@@ -183,11 +175,11 @@ def _files(files: Sequence[Facts]) -> Table:
     )
 
 
-def _configuration(facts: Facts) -> Table:
+def _configuration(facts: ReportFacts) -> Table:
     return table(
         "Configuration",
-        f"As it took effect; SHA-256 of run.toml: {facts['settings_sha256']}",
+        f"As it took effect; SHA-256 of run.toml: {facts.digest}",
         ("key", "~value"),
-        rows=flat(facts["settings"]),
+        rows=flat(facts.settings or {}),
         empty="",
     )

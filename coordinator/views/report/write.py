@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
-from typing import Any
 
-from coordinator.views.page.source import RunSource
+from coordinator.views.report.facts import gather
+from coordinator.views.source import RunSource
 from coordinator.views.terminal.status import has_run
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.errors import DependencyError, EdgeError, StateError
+from edge_sdk.errors import DependencyError, EdgeError
 
-__all__ = ["REPORT_FILE", "gather", "leave_report", "write_report"]
+__all__ = ["REPORT_FILE", "leave_report", "write_report"]
 
 log = logging.getLogger(__name__)
 REPORT_FILE = "report.html"
@@ -41,7 +40,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
             f"the report needs {error.name}: pip install 'flash-edge[coordinator]'"
         ) from error
     path = output or folder / REPORT_FILE
-    replace_file(path, render(gather(folder)).encode())
+    replace_file(path, render(gather(RunSource(folder))).encode())
     return path
 
 
@@ -52,30 +51,3 @@ def leave_report(folder: Path) -> None:
             log.info("report: %s", write_report(folder))
     except EdgeError as error:
         log.warning("no report was written: %s", error)
-
-
-def gather(folder: Path) -> dict[str, Any]:
-    """All facts that a report shows: plain values.
-
-    Raises:
-        StateError: If the folder holds no run, or one of another version.
-        SettingsError: If ``run.toml`` cannot be read.
-    """
-    source = RunSource(folder)
-    run = source.run()
-    path = folder / "run.toml"
-    done = [r["no"] for r in run["rounds"] if r["phase"] == "done" and r["no"] > 0]
-    return run | {
-        "warm_up": _or_none(source),
-        "last": source.round(done[-1]) if done else None,
-        "settings": source.settings(),  # it is mailed: no password goes along
-        "settings_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "files": source.exports()["files"],
-    }
-
-
-def _or_none(source: RunSource) -> dict[str, Any] | None:
-    try:
-        return source.warm_up()
-    except StateError:  # the masks are not drawn yet
-        return None

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.views.run_view import DeviceView
+from coordinator.views.device_view import DeviceView
 from coordinator.views.scores import Metric, metric_of
 from coordinator.views.units import short_bytes, short_time
 from edge_sdk.terminal import plain
@@ -99,9 +99,9 @@ def reasons(devices: Sequence[DeviceView], width: int) -> Group:
         return Group()
     groups: dict[tuple[str, str], list[str]] = {}
     for device in devices:
-        why = "; ".join(filter(None, (device.why, device.pace)))
-        if why:
-            groups.setdefault((_density(device.density), why), []).append(device.name)
+        if device.reasons:
+            at = _density(device.density), device.reasons
+            groups.setdefault(at, []).append(device.name)
     notes = [f"{d.name} paused: {d.note}" for d in devices if d.online and d.note]
     return Group(
         *(Text(plain(note), style="magenta", overflow="fold") for note in notes),
@@ -133,7 +133,7 @@ def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Ro
             _score(metric_of(scores.values()), scores.get(device.density or 0.0)),
         ),
         engine=plain(device.engine),
-        why=plain("; ".join(filter(None, (device.why, device.pace)))),
+        why=plain(device.reasons),
     )
 
 
@@ -147,7 +147,7 @@ def _score(metric: Metric, metrics: Mapping[str, float] | None) -> str:
 def _now(device: DeviceView) -> tuple[str, str]:
     """What it does, and the colour of that."""
     now = (device.phase or "-") if device.online else "offline"
-    if device.phase == "revoked":
+    if device.is_revoked:
         return "revoked", COLOURS["offline"]
     if device.online and device.note:
         return _refused(f"paused: {device.note}", device), "magenta"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.ledger import RefusalRow
+from coordinator.views.device_view import DeviceHistory
+from coordinator.views.participation import Participation
+from coordinator.views.round_view import RoundHistory, RoundView, TaskView
+from coordinator.views.run_view import RunView
 from coordinator.views.scores import score_text
 from coordinator.views.units import short_bytes, short_time
 from edge_sdk.terminal import plain
@@ -18,68 +23,66 @@ __all__ = ["device_history", "round_history", "rounds_table", "troubles"]
 
 PROFILE_WIDTH = 72  # columns of a value: notes are sentences
 ABORTED = 3  # of the last ones, so many are named
-Rows = Sequence[Mapping[str, Any]]
 
 
-def rounds_table(rounds: Rows) -> Table:
-    """One line per round; a column of accuracy (or loss) for each density."""
-    densities = sorted({float(d) for r in rounds for d in r["scores"] or {}})
+def rounds_table(rounds: Sequence[RoundView]) -> Table:
+    """One line per round; a column of its score for each density."""
+    densities = sorted({float(d) for r in rounds for d in r.scores or {}})
     head = ("round", "phase", "updates", "took", "up", "down")
     table = _table(*head, *(f"d={density:g}" for density in densities), words=["note"])
     for row in rounds:
-        scores = {float(d): found for d, found in (row["scores"] or {}).items()}
+        scores = {float(d): found for d, found in (row.scores or {}).items()}
         table.add_row(
-            str(row["no"]) if row["no"] else "warm-up",
-            row["phase"],
-            f"{row['accepted']}/{row['goal']}",
-            short_time(row["seconds"]),
-            short_bytes(row["up_bytes"]),
-            short_bytes(row["down_bytes"]),
+            str(row.no) if row.no else "warm-up",
+            row.phase.value,
+            f"{row.accepted}/{row.goal}",
+            short_time(row.seconds),
+            short_bytes(row.up_bytes),
+            short_bytes(row.down_bytes),
             *(score_text(scores.get(density)) for density in densities),
-            plain(row["note"]),
+            plain(row.note),
         )
     return table
 
 
-def round_history(facts: Mapping[str, Any]) -> RenderableType:
+def round_history(found: RoundHistory) -> RenderableType:
     """One round: what it wanted, and each device's part of it."""
-    found = facts["round"]
-    deadline = found["deadline_s"]
-    name = f"round {found['no']}" if found["no"] else "warm-up"
+    row = found.round
     head = [
-        f"{name}: {found['phase']}, updates {found['accepted']}/{found['goal']}, "
-        f"quorum {found['quorum']}, rate {found['rate']:g}"
-        + (f", deadline {deadline:.0f} s" if deadline else "")
-        + (f", took {found['seconds']:.0f} s" if found["seconds"] else ""),
+        f"{row.name}: {row.phase.value}, updates {row.accepted}/{row.goal}, "
+        f"quorum {row.quorum}, learning rate {row.rate:g}"
+        + (f", deadline {row.deadline_s:.0f} s" if row.deadline_s else "")
+        + (f", took {row.seconds:.0f} s" if row.seconds else ""),
     ]
-    for density, scores in sorted((found["scores"] or {}).items()):
+    for density, scores in sorted((row.scores or {}).items()):
         head.append(f"at density {density}: {score_text(scores)}")
-    if found["note"]:
-        head.append(str(found["note"]))
-    return Group(*map(_line, head), _tasks(facts["tasks"], "device"))
+    if row.note:
+        head.append(row.note)
+    tasks = _tasks(found.tasks, "device", lambda task: task.device)
+    return Group(*map(_line, head), tasks)
 
 
-def device_history(facts: Mapping[str, Any]) -> RenderableType:
+def device_history(found: DeviceHistory) -> RenderableType:
     """One device: profile, density and why, its tasks, what was refused."""
-    device = facts["device"]
-    density = "none" if device["density"] is None else f"{device['density']:g}"
-    heat = "" if device["celsius"] is None else f", {device['celsius']:.0f} °C"
-    gone = "revoked" if device["phase"] == "revoked" else "offline"
-    where = f"online, {device['phase']}" if device["online"] else gone
+    device = found.device
+    density = "none" if device.density is None else f"{device.density:g}"
+    heat = "" if device.celsius is None else f", {device.celsius:.0f} °C"
+    gone = "revoked" if device.is_revoked else "offline"
+    where = f"online, {device.phase}" if device.online else gone
     head = [
-        f"{device['name']}: {device['board']}, {where}, {device['examples']} examples, "
-        f"engine {device['engine'] or 'not known yet'}, version {device['version']}",
-        f"density {density}: {device['why']}",
-        f"last seen {device['last_seen']}, {short_bytes(device['sent'])} up, "
-        f"{short_bytes(device['received'])} down, {device['rss_mib']} MiB{heat}",
-        *(device[key] for key in ("pace", "waits") if device[key]),
-        *(_refusal(r) for r in facts["refusals"]),
+        f"{device.name}: {device.board}, {where}, {device.examples} examples, "
+        f"engine {device.engine or 'not known yet'}, version {device.version}",
+        f"density {density}: {device.why}",
+        f"last seen {device.last_seen}, {short_bytes(device.sent)} up, "
+        f"{short_bytes(device.received)} down, {device.rss_mib} MiB{heat}",
+        *filter(None, (device.pace, device.note)),
+        *map(_refusal, found.refusals),
     ]
     return Group(
         *map(_line, head),
         Text("profile", style="dim"),
-        _profile(facts["profile"]),
-        _tasks(facts["tasks"], "round"),
+        _profile(found.profile),
+        _tasks(found.tasks, "round", lambda t: str(t.round) if t.round else "warm-up"),
     )
 
 
@@ -93,80 +96,82 @@ def _profile(pairs: Sequence[tuple[str, object]]) -> Table:
     return table
 
 
-def troubles(facts: Mapping[str, Any]) -> Group:
-    """Aborted rounds, devices that do not take part, refused updates, models."""
-    lines = [
-        f"round {r['no']} aborted: {r['note']}"
-        for r in facts["rounds"]
-        if r["phase"] == "aborted"
-    ][-ABORTED:]
+def troubles(view: RunView, models: Mapping[str, Mapping[str, Any]]) -> Group:
+    """Aborted rounds, devices that do not take part, refused updates, models.
+
+    Args:
+        view: The run.
+        models: `coordinator.views.terminal.status.delivered` of it.
+    """
+    lines = [f"round {r.no} aborted: {r.note}" for r in view.rounds if r.is_aborted]
+    lines = lines[-ABORTED:]
     lines += [
-        f"{d['name']}: {d['warning']}: {d['reason']}"
-        if d["warning"]
-        else f"{d['name']} {d['sits_out']}"
-        for d in facts["participation"]["devices"]
-        if d["warning"] or d["sits_out"]
+        f"{d.name}: {d.warning}: {d.reason}" if d.warning else f"{d.name} {d.sits_out}"
+        for d in view.participation.devices
+        if d.warning or d.sits_out
     ]
-    lines += [f"{r['device']}: {_refusal(r)}" for r in facts["refusals"]]
-    models = [
-        f"{d['name']} {line}" for d in facts["devices"] for line in _deliveries(d)
+    lines += [f"{r.device}: {_refusal(r)}" for r in view.refusals]
+    delivered = [
+        f"{d.name} {line}"
+        for d in view.devices
+        if d.name in models
+        for line in _deliveries(models[d.name])
     ]
     return Group(
-        *_participation(facts["participation"]),
+        *_participation(view.participation),
         *(Text(plain(line), style="red", overflow="fold") for line in lines),
-        *map(_line, models),
+        *map(_line, delivered),
     )
 
 
-def _participation(found: Mapping[str, Any]) -> Iterator[Text]:
+def _participation(found: Participation) -> Iterator[Text]:
     """How much of the data has trained; rounds per device where not all are alike."""
-    if not found["rounds"] or found["share"] is None:
+    if not found.rounds or found.share is None:
         return
-    counts = Counter(d["trained"] for d in found["devices"])
+    counts = Counter(d.trained for d in found.devices)
     each = ", ".join(f"{n} in {k}" for k, n in sorted(counts.items(), reverse=True))
     yield _line(
-        f"participation: {100 * found['share']:.0f} % of all examples have trained; "
-        f"of {found['rounds']} rounds done, devices: {each}"
+        f"participation: {100 * found.share:.0f} % of all examples have trained; "
+        f"of {found.rounds} rounds done, devices: {each}"
     )
 
 
-def _deliveries(device: Mapping[str, Any]) -> Iterator[str]:
+def _deliveries(found: Mapping[str, Any]) -> Iterator[str]:
     """The model that a device runs, and a delivery that did not become it."""
-    if live := device["model"]:
+    if live := found["model"]:
         yield f"runs {live['label']} ({live['digest'][:8]})"
-    if (last := device["delivery"]) and last["verdict"] != "live":
+    if (last := found["delivery"]) and last["verdict"] != "live":
         why = f": {last['why']}" if last["why"] else ""
         yield f"delivery {last['no']} of {last['label']} is {last['verdict']}{why}"
 
 
-def _refusal(row: Mapping[str, Any]) -> str:
-    return (
-        f"{row['verdict']} {row['count']} times, last in round {row['round']}: "
-        f"{row['why']}"
-    )
+def _refusal(row: RefusalRow) -> str:
+    return f"{row.verdict} {row.count} times, last in round {row.round}: {row.why}"
 
 
 def _line(text: str) -> Text:
     return Text(plain(text), overflow="fold")
 
 
-def _tasks(tasks: Rows, first: str) -> RenderableType:
+def _tasks(
+    tasks: Sequence[TaskView], first: str, name: Callable[[TaskView], str]
+) -> RenderableType:
     if not tasks:
         return Text("no tasks yet", style="dim")
     head = (first, "dens.", "phase", "took", "steps", "loss", "up", "down", "MiB")
     table = _table(*head, words=["why"])
     for task in tasks:
         table.add_row(
-            str(task[first]) if task[first] != 0 else "warm-up",
-            f"{task['density']:g}",
-            task["phase"],
-            short_time(task["seconds"]),
-            _figure(task["steps"], ".0f"),
-            _figure(task["loss"], ".3f"),
-            short_bytes(task["up_bytes"] or 0),
-            short_bytes(task["down_bytes"] or 0),
-            _figure(task["peak_mib"], ".0f"),
-            plain(task["why"]),
+            name(task),
+            f"{task.density:g}",
+            task.phase,
+            short_time(task.seconds),
+            _figure(task.steps, ".0f"),
+            _figure(task.loss, ".3f"),
+            short_bytes(task.up_bytes or 0),
+            short_bytes(task.down_bytes),
+            _figure(task.peak_mib, ".0f"),
+            plain(task.why),
         )
     return table
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from coordinator.delivery.store import Delivery, DeliveryStore, LiveModel
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds.state import RoundPhase
+from coordinator.views.device_view import device_json
 from edge_sdk.errors import StateError
 
 __all__ = ["NOTHING", "delivered", "has_run", "summary"]
@@ -48,62 +51,31 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def _summary(ledger: Ledger, book: DeliveryStore) -> dict[str, Any]:
-    models = _delivered(book)
-    rounds = ledger.rounds()
-    scores = ledger.scores()
-    refused = ledger.refusals()
-    reasons: dict[str, list[dict[str, Any]]] = {}
+    models, peaks, rounds = _delivered(book), ledger.peaks(), ledger.rounds()
+    refusals: dict[str, list[Any]] = {}
     for row in ledger.refused():
-        reasons.setdefault(row.device, []).append(
-            {
-                "verdict": row.verdict,
-                "count": row.count,
-                "round": row.round_no,
-                "why": row.why,
-            }
-        )
-    peaks = ledger.peaks()
-    done = [r for r in rounds if r.no and r.phase is RoundPhase.DONE]
+        refusals.setdefault(row.device, []).append(msgspec.to_builtins(row))
     return {
-        "epoch": ledger.get("epoch"),
-        "rounds_done": len(done),
+        "rounds_done": ledger.rounds_done(),
         "rounds_aborted": [
             {"round": r.no, "why": r.note}
             for r in rounds
             if r.phase is RoundPhase.ABORTED
         ],
         "algorithm_failures": ledger.get("algorithm_failures") or 0,
-        "open": [
-            {"round": r.no, "phase": r.phase.value}
-            for r in rounds
-            if r.phase not in (RoundPhase.DONE, RoundPhase.ABORTED)
-        ],
         "updates": {str(no): n for no, n in ledger.frozen_counts().items()},
         "counts": ledger.get("counts"),
-        "evidence": ledger.get("evidence"),
         "scores": {
             str(no): {str(d): m for d, m in found.items()}
-            for no, found in scores.items()
+            for no, found in ledger.scores().items()
         },
         "devices": [
-            {
-                "name": d["name"],
-                "board": d["board"],
-                "density": d["density"],
-                "why": d["why"],
-                "pace": d["pace"],
-                "note": d["note"],
-                "examples": d["examples"],
-                "engine": d["engine"],
-                "sent_bytes": d["sent"],
-                "received_bytes": d["received"],
-                "rss_mib": d["rss_mib"],
-                "peak_mib": round(peaks.get(d["name"], 0.0)),
-                "refused": refused.get(d["name"], 0),
-                "refusals": reasons.get(d["name"], []),
-                "last_seen": d["last_seen"],
+            device_json(d)
+            | {
+                "peak_mib": round(peaks.get(d.name, 0.0)),
+                "refusals": refusals.get(d.name, []),
             }
-            | models.get(d["name"], NOTHING)
+            | models.get(d.name, NOTHING)
             for d in ledger.devices()
         ],
     }

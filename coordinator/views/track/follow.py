@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from coordinator.views.page.source import RunSource
+from coordinator.views.run_view import RunView
+from coordinator.views.source import RunSource
 from coordinator.views.track.points import Point, points
 from edge_sdk.errors import DependencyError
 
@@ -66,21 +67,20 @@ def track(
     sink: Sink | None = None
     last, written, version = -1, 0, object()
     while True:
-        facts = source.run()
+        view = source.run()
         if (found := source.version()) != version:
             version = found
-            if sink is None and points(facts):  # a run has a name once it has a round
-                sink = opener(folder, where, facts, source.settings())
+            if sink is None and points(view):  # a run has a name once it has a round
+                sink = opener(folder, where, view, source.shown_settings())
                 last = sink.last
-            for no, new in _by_round(points(facts, last)):
+            for no, new in _by_round(points(view, last)):
                 if sink is not None:
                     sink.write(no, new)
                     last, written = no, written + 1
                     log.info("round %d: %d figures", no, len(new))
-        is_over = facts["state"] == "done"
-        if is_over or not follow or stop.wait(LOOK_S):
+        if view.is_done or not follow or stop.wait(LOOK_S):
             if sink is not None:
-                sink.close(is_over=is_over)
+                sink.close(is_over=view.is_done)
             return written
 
 
@@ -94,7 +94,7 @@ class _Opener(Protocol):
         self,
         folder: Path,
         where: str | None,
-        facts: Mapping[str, Any],
+        view: RunView,
         settings: Mapping[str, Any],
     ) -> Sink: ...
 

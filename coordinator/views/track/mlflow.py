@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from coordinator.views.page.facts import flat
+from coordinator.views.run_view import RunView
 from coordinator.views.track.points import Point
+from coordinator.views.units import flat
 from edge_sdk.errors import SettingsError
 
 __all__ = ["MLflow", "opened"]
@@ -93,12 +94,11 @@ class MLflow:
 def opened(
     _folder: Path,
     where: str | None,
-    facts: Mapping[str, Any],
+    view: RunView,
     settings: Mapping[str, Any],
 ) -> MLflow:
     """The MLflow run of a run."""
-    began = facts["rounds"][0]["opened"]
-    return MLflow(where, facts["run"]["federation"], began, settings)
+    return MLflow(where, view.run.federation, view.rounds[0].opened, settings)
 
 
 def _refused(error: MlflowException) -> SettingsError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+from coordinator.views.round_view import RoundView
+from coordinator.views.run_view import RunView
 
 __all__ = ["Point", "points"]
 
@@ -27,54 +29,50 @@ class Point:
     value: float
 
 
-def points(facts: Mapping[str, Any], after: int = -1) -> list[Point]:
+def points(view: RunView, after: int = -1) -> list[Point]:
     """The figures of all rounds that will not change any more.
 
     A round that is done waits for its score, unless a later one has been scored: an
     evaluation may be skipped for a newer model.
 
     Args:
-        facts: As `coordinator.views.page.source.RunSource.run` gives them.
+        view: The run.
         after: Rounds up to this one are left out.
     """
-    rounds = facts["rounds"]
-    settled = _settled(rounds, is_over=facts["state"] == "done")
-    moved = {"up": 0, "down": 0}
+    settled = _settled(view.rounds, is_over=view.is_done)
+    up = down = 0
     found: list[Point] = []
-    for row in rounds:
-        moved["up"] += row["up_bytes"]
-        moved["down"] += row["down_bytes"]
-        if after < row["no"] <= settled and row["closed"] is not None:
-            at = datetime.fromisoformat(row["closed"]).timestamp()
+    for row in view.rounds:
+        up, down = up + row.up_bytes, down + row.down_bytes
+        if after < row.no <= settled and row.closed is not None:
+            at = datetime.fromisoformat(row.closed).timestamp()
+            totals = (("bytes/up_total", float(up)), ("bytes/down_total", float(down)))
             found.extend(
-                Point(row["no"], at, name, value) for name, value in _figures(row)
-            )
-            found.extend(
-                Point(row["no"], at, f"bytes/{way}_total", float(count))
-                for way, count in moved.items()
+                Point(row.no, at, name, value)
+                for name, value in (*_figures(row), *totals)
             )
     return found
 
 
-def _settled(rounds: Sequence[Mapping[str, Any]], *, is_over: bool) -> int:
+def _settled(rounds: Sequence[RoundView], *, is_over: bool) -> int:
     """The last round whose figures are all there."""
     settled = -1
     for row in rounds:
-        if row["closed"] is None:
+        if row.closed is None:
             break
-        waits = row["phase"] == "done" and row["no"] > 0 and not row["scores"]
+        waits = row.is_done and row.no > 0 and not row.scores
         if is_over or not waits:
-            settled = row["no"]
+            settled = row.no
     return settled
 
 
-def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for density, metrics in (row["scores"] or {}).items():
+def _figures(row: RoundView) -> Iterator[tuple[str, float]]:
+    for density, metrics in (row.scores or {}).items():
         for metric, value in metrics.items():
             yield f"{metric}/density_{density}", float(value)
-    yield "bytes/up", float(row["up_bytes"])
-    yield "bytes/down", float(row["down_bytes"])
-    yield "round/updates", float(row["accepted"])
-    yield "round/aborted", float(row["phase"] == "aborted")
-    if row["seconds"] is not None:
-        yield "round/seconds", row["seconds"]
+    yield "bytes/up", float(row.up_bytes)
+    yield "bytes/down", float(row.down_bytes)
+    yield "round/updates", float(row.accepted)
+    yield "round/aborted", float(row.is_aborted)
+    if row.seconds is not None:
+        yield "round/seconds", row.seconds

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter  # needs the package tensorboard
 
+from coordinator.views.run_view import RunView
 from coordinator.views.track.points import Point
 from edge_sdk.errors import SettingsError
 
@@ -55,7 +56,7 @@ class TensorBoard:
 def opened(
     folder: Path,
     where: str | None,
-    _facts: Mapping[str, Any],
+    _view: RunView,
     _settings: Mapping[str, Any],
 ) -> TensorBoard:
     """Where a run's events go: the folder named, or one in the run's."""

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from patience import patience
 from typer.testing import CliRunner
 
 from coordinator.cli import app
+from coordinator.rounds.state import RoundPhase
+from coordinator.views.round_view import RoundView
+from coordinator.views.source import RunSource
 from coordinator.views.track import points, track
 from edge_sdk.errors import SettingsError, StateError
 from edge_sdk.terminal import Exit
@@ -199,25 +203,20 @@ def test_a_tracking_server_that_refuses_is_said(past, monkeypatch) -> None:
         track(past.folder, "mlflow", (past.folder / "mlruns").as_uri())
 
 
-def test_a_round_waits_for_its_score_unless_a_later_one_has_it() -> None:
+def test_a_round_waits_for_its_score_unless_a_later_one_has_it(past) -> None:
     at = "2026-01-01T00:00:00+00:00"
 
-    def row(no: int, phase: str, score: float | None) -> dict[str, object]:
-        return {
-            "no": no,
-            "phase": phase,
-            "accepted": 1,
-            "goal": 1,
-            "seconds": 1.0,
-            "up_bytes": 1,
-            "down_bytes": 1,
-            "closed": None if phase == "run" else at,
-            "scores": None if score is None else {"0.1": {"accuracy": score}},
-        }
+    def row(no: int, phase: str, score: float | None) -> RoundView:
+        return RoundView(
+            no,
+            RoundPhase(phase),
+            closed=None if phase == "run" else at,
+            scores=None if score is None else {"0.1": {"accuracy": score}},
+        )
 
-    def rounds(*rows: dict[str, object], state: str = "between rounds") -> list[int]:
-        facts = {"rounds": rows, "state": state}
-        return sorted({point.round_no for point in points(facts)})
+    def rounds(*rows: RoundView, state: str = "between rounds") -> list[int]:
+        view = replace(RunSource(past.folder).run(), rounds=rows, state=state)
+        return sorted({point.round_no for point in points(view)})
 
     scored, waits = row(1, "done", 0.5), row(2, "done", None)
     assert rounds() == []

@@ -15,7 +15,7 @@ from coordinator.cli import app
 from coordinator.simulation.record import RoundLog, RoundRecord
 from coordinator.simulation.run import load_simulation
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.views.page.source import RunSource
+from coordinator.views.source import RunSource
 from coordinator.views.track import track
 from edge_sdk.json_text import to_json
 
@@ -61,8 +61,9 @@ def _spoil(past, bad: float) -> None:
 
 
 def _asked(source: RunSource) -> Iterator[object]:
-    yield from (source.run(), source.device("pi-0001"), source.round(2))
-    yield from (source.warm_up(), source.exports(), source.settings())
+    for view in (source.run(), source.device("pi-0001"), source.round(2)):
+        yield view.as_json()
+    yield from (source.warm_up().as_json(), source.shown_settings())
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -136,7 +137,7 @@ def test_a_ledger_that_holds_a_bare_nan_is_still_read(past) -> None:
     for facts in _asked(RunSource(past.folder)):
         _strict(to_json(facts))
     assert past.ledger.peaks() == {}
-    assert [d["name"] for d in past.ledger.devices()] == past.names
+    assert [d.name for d in past.ledger.devices()] == past.names
 
 
 def test_a_simulation_goes_on_after_a_round_whose_score_was_not_finite(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from coordinator.cli import app as coordinator_app
+from coordinator.ledger import DeviceRow
+from coordinator.rounds.state import RoundPhase
 from coordinator.views.page.advice import next_step
-from coordinator.views.page.savings import savings
-from coordinator.views.page.slow_devices import slowest
-from coordinator.views.page.source import RunSource
+from coordinator.views.round_view import RoundView, TaskView
+from coordinator.views.savings import savings
 from coordinator.views.scores import metric_of, score_text
+from coordinator.views.slow_devices import slowest
+from coordinator.views.source import RunSource
 from edge_sdk.cli import app as edge_app
 from export.cli import app as export_app
 
@@ -25,9 +29,9 @@ COUNTS = {"0.1": {"conv": 50, "fc": 60}, "0.5": {"conv": 100, "fc": 450}}
 LOAD = {"dense_numel": 10, "dense_macs": 500, "macs": {"conv": 40_000, "fc": 1000}}
 
 
-def _rounds(*rows: tuple[int, int, int, int, int]) -> list[dict[str, int]]:
+def _rounds(*rows: tuple[int, int, int, int, int]) -> list[RoundView]:
     names = ("no", "asked", "accepted", "up_bytes", "down_bytes")
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [RoundView(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def test_savings_are_reckoned_against_every_value_as_float32_both_ways() -> None:
@@ -35,10 +39,10 @@ def test_savings_are_reckoned_against_every_value_as_float32_both_ways() -> None
     found = savings(rounds, [], sizes=SIZES, counts=COUNTS, workload=LOAD)
     assert found is not None
     model = 4 * (1100 + 10)
-    assert found["dense_bytes"] == model * (4 + 3 + 4 + 4)  # no warm-up when dense
-    assert found["bytes"] == 50 + 50 + 300 + 900 + 400 + 800
-    assert found["times_fewer_bytes"] == pytest.approx(66600 / 2500, abs=0.01)
-    assert [row["bytes"] for row in found["by_round"]] == [100, 1300, 2500]
+    assert found.dense_bytes == model * (4 + 3 + 4 + 4)  # no warm-up when dense
+    assert found.bytes == 50 + 50 + 300 + 900 + 400 + 800
+    assert found.times_fewer_bytes == pytest.approx(66600 / 2500, abs=0.01)
+    assert [row.bytes for row in found.by_round] == [100, 1300, 2500]
 
 
 def test_a_device_that_trains_densely_saves_no_compute() -> None:
@@ -53,7 +57,7 @@ def test_a_device_that_trains_densely_saves_no_compute() -> None:
     ):
         found = savings(rounds, trained, **ask)
         assert found is not None
-        assert found["times_fewer_macs"] == pytest.approx(wanted, abs=0.006)
+        assert found.times_fewer_macs == pytest.approx(wanted, abs=0.006)
 
 
 def test_an_older_ledger_saves_what_is_known_of_it() -> None:
@@ -62,8 +66,8 @@ def test_an_older_ledger_saves_what_is_known_of_it() -> None:
         rounds, [(0.1, "sparse", 9)], sizes=SIZES, counts=COUNTS, workload=None
     )
     assert found is not None
-    assert (found["dense_bytes"], found["times_fewer_macs"]) == (2 * 4 * 1100, None)
-    assert not found["is_whole"]
+    assert (found.dense_bytes, found.times_fewer_macs) == (2 * 4 * 1100, None)
+    assert not found.is_whole
 
 
 @pytest.mark.parametrize("rounds", [[], [(0, 2, 2, 50, 50)], [(1, 0, 0, 0, 0)]])
@@ -73,12 +77,11 @@ def test_without_a_round_there_are_no_savings(rounds) -> None:
 
 
 def _task(device: str, seconds: float | None, steps: float | None = 10.0, **more):
-    row = {"device": device, "seconds": seconds, "steps": steps, "late": False}
-    return row | {"why": ""} | more
+    return TaskView(1, device, 0.1, seconds=seconds, steps=steps, **more)
 
 
-def _devices(*names: str, **more: str) -> list[dict[str, str]]:
-    return [{"name": n, "pace": "", "waits": ""} | more for n in names]
+def _devices(*names: str, **more: str) -> list[DeviceRow]:
+    return [DeviceRow(name, **more) for name in names]
 
 
 def test_who_is_slow_is_named_with_the_reason_that_its_figures_give() -> None:
@@ -89,12 +92,12 @@ def test_who_is_slow_is_named_with_the_reason_that_its_figures_give() -> None:
         _task("gone", None, None, late=True),
     ]
     found = slowest(tasks, _devices(*"abcde", "slow-steps", "many-steps"))
-    assert [s["device"] for s in found] == ["gone", "slow-steps", "many-steps"]
-    assert "no update before the deadline" in found[0]["why"]
-    assert "each step takes 4.0 times the median's" in found[1]["why"]
-    assert "3.0 times the median's steps" in found[2]["why"]
+    assert [s.device for s in found] == ["gone", "slow-steps", "many-steps"]
+    assert "no update before the deadline" in found[0].why
+    assert "each step takes 4.0 times the median's" in found[1].why
+    assert "3.0 times the median's steps" in found[2].why
     own = slowest([*tasks[:5], tasks[5]], _devices("slow-steps", pace="it is hot"))
-    assert "it is hot" in own[0]["why"]
+    assert "it is hot" in own[0].why
 
 
 @given(
@@ -111,7 +114,7 @@ def test_whatever_devices_report_some_are_slow_and_never_many(rows) -> None:
     ]
     found = slowest(tasks, [])
     assert len(found) <= 5
-    assert all(row["why"] for row in found)
+    assert all(row.why for row in found)
 
 
 def _parses(line: str) -> bool:
@@ -136,7 +139,7 @@ def _parses(line: str) -> bool:
         ({}, True, "Nothing: a round is in hand"),
         ({"open": None}, True, "the next round"),
         (
-            {"rounds": [{"no": 2, "phase": "aborted", "note": "1 of 3 came"}]},
+            {"rounds": [RoundView(2, RoundPhase.ABORTED, note="1 of 3 came")]},
             True,
             "Round 2 was given up: 1 of 3 came",
         ),
@@ -145,8 +148,8 @@ def _parses(line: str) -> bool:
 def test_the_next_step_is_said_with_commands_that_exist(
     past, change, runs, says
 ) -> None:
-    facts = RunSource(past.folder).run() | change
-    step = next_step(facts, Path("/my runs/a"), "evaluation", runs=runs)
+    view = replace(RunSource(past.folder).run(), **change)
+    step = next_step(view, Path("/my runs/a"), "evaluation", runs=runs)
     assert says in step["say"]
     assert step["commands"]
     for entry in step["commands"]:
@@ -154,9 +157,9 @@ def test_the_next_step_is_said_with_commands_that_exist(
 
 
 def test_devices_that_are_offline_are_named_and_counted(past) -> None:
-    facts = RunSource(past.folder).run()
-    facts["devices"] = [d | {"online": False} for d in facts["devices"]]
-    step = next_step(facts, past.folder, "", runs=True)
+    view = RunSource(past.folder).run()
+    view = replace(view, devices=[replace(d, online=False) for d in view.devices])
+    step = next_step(view, past.folder, "", runs=True)
     assert "4 devices are offline: pi-0000, pi-0001, pi-0002 and 1 more" in step["say"]
 
 
@@ -182,9 +185,7 @@ def test_every_file_has_a_command_that_checks_it_or_makes_one_of_it(past) -> Non
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    commands = {
-        f["path"]: f["command"] for f in RunSource(past.folder).exports()["files"]
-    }
+    commands = {f.path: f.command for f in RunSource(past.folder).exports.all()}
     assert len(commands) == 6
     checkpoint = f"--checkpoint {models / 'density-0.05.safetensors'}"
     for path, words in {

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.ledger.device_rows import KINDS
+from coordinator.views.layers import coverage
 from coordinator.views.page import parse_page
-from coordinator.views.page.facts import KINDS, coverage
-from coordinator.views.page.source import RunSource
+from coordinator.views.source import RunSource
 from edge_sdk.errors import SettingsError
 
 
@@ -61,7 +62,7 @@ def test_what_is_counted_as_refused_is_what_is_listed_as_refused(past) -> None:
         for verdict in verdicts:
             past.ledger.refuse(name, 2, verdict, "why")
     past.ledger.settle()
-    facts = RunSource(past.folder).run()
+    facts = RunSource(past.folder).run().as_json()
     for device in facts["devices"][:2]:
         listed = [
             r
@@ -174,5 +175,5 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 def test_coverage_counts_every_weight_once(size: int, held: list[int]) -> None:
     held = [min(h, size) for h in held]
     (row,) = coverage({"fc": size}, [{"fc": h} for h in held])
-    assert sum(weights for _, weights in row["held"]) == size
-    assert sum(d * weights for d, weights in row["held"]) == sum(held)
+    assert sum(weights for _, weights in row.held) == size
+    assert sum(d * weights for d, weights in row.held) == sum(held)

@@ -14,8 +14,12 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app
 from coordinator.ledger import open_ledger
+from coordinator.views.participation import participation
 from coordinator.views.report import leave_report, write_report
 from coordinator.views.report.charts import figures
+from coordinator.views.round_view import RoundView
+from coordinator.views.run_view import RunView, Settings
+from coordinator.views.scores import Metric
 from edge_sdk.errors import StateError
 
 
@@ -166,17 +170,22 @@ scores = st.dictionaries(
     name=st.sampled_from(["accuracy", "rmse", "loss"]),
 )
 def test_every_figure_and_its_table_hold_each_finite_score_once(rounds, name) -> None:
-    facts = {
-        "metric": {"name": name, "is_share": False},
-        "rounds": [r | {"no": no} for no, r in enumerate(rounds, start=1)],
-        "run": {"densities": [0.1]},
-        "savings": None,
-    }
-    by_round, by_bytes, moved = figures(facts)
-    scored = [r for r in facts["rounds"] if r["scores"]]
+    view = RunView(
+        run=Settings("greenhouse", "digits", "flash", 20, [0.1]),
+        **dict.fromkeys(("began", "ended", "open", "savings", "slow")),
+        state="between rounds",
+        rounds_done=0,
+        metric=Metric(name, is_share=False),
+        rounds=[RoundView(no, **r) for no, r in enumerate(rounds, start=1)],
+        devices=[],
+        participation=participation([], {}, {}, []),
+        refusals=[],
+    )
+    by_round, by_bytes, moved = figures(view)
+    scored = [r for r in view.rounds if r.scores]
     wanted = [
         v if v is not None and math.isfinite(v) else None
-        for v in (r["scores"]["0.1"].get(name) for r in scored)
+        for v in (r.scores["0.1"].get(name) for r in scored)
     ]
     for figure in (by_round, by_bytes):
         assert list(figure.series["density 0.1"]) == wanted

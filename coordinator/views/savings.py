@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["savings"]
+from coordinator.views.round_view import RoundView
+
+__all__ = ["BytesByRound", "Savings", "savings"]
 
 FLOAT = 4  # bytes of a float32
 
 
+@dataclass(frozen=True, slots=True)
+class BytesByRound:
+    """Bytes moved up to the end of round `no`, by this run and by the dense one."""
+
+    no: int
+    bytes: int
+    dense_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """A run against dense federated averaging.
+
+    Attributes:
+        bytes: Moved.
+        dense_bytes: That the dense run would have moved; more, unless `is_whole`.
+        times_fewer_bytes: Dense over own.
+        by_round: Both, running.
+        times_fewer_macs: Multiply-accumulates of training, dense over own; None if it
+            is not known.
+        is_whole: Whether values that no mask acts on are counted, too.
+    """
+
+    bytes: int
+    dense_bytes: int
+    times_fewer_bytes: float
+    by_round: Sequence[BytesByRound]
+    times_fewer_macs: float | None
+    is_whole: bool
+
+
 def savings(
-    rounds: Sequence[Mapping[str, Any]],
+    rounds: Sequence[RoundView],
     trained: Iterable[tuple[float, str, int]],
     *,
     sizes: Mapping[str, int],
     counts: Mapping[str, Mapping[str, int]],
     workload: Mapping[str, Any] | None,
-) -> dict[str, Any] | None:
+) -> Savings | None:
     """Bytes and multiply-accumulates against dense federated averaging.
 
     The dense run asks the same devices in the same rounds, sends each the whole model
@@ -26,8 +60,7 @@ def savings(
     counts.
 
     Args:
-        rounds: As `facts.py` has them, in order; `asked` is how many
-            devices got the model.
+        rounds: In order.
         trained: Density, engine and examples of each accepted update.
         sizes: Weights per maskable layer.
         counts: Kept weights per density (as text) and layer.
@@ -39,32 +72,30 @@ def savings(
         None before the masks are drawn, or before anything has moved in a round.
 
     Example:
-        >>> found = savings([{"no": 1, "asked": 2, "accepted": 1, "up_bytes": 100,
-        ...                   "down_bytes": 200}], [], sizes={"fc": 1000},
+        >>> one = RoundView(1, asked=2, accepted=1, up_bytes=100, down_bytes=200)
+        >>> found = savings([one], [], sizes={"fc": 1000},
         ...                 counts={"0.1": {"fc": 100}}, workload=None)
-        >>> found["dense_bytes"], found["bytes"], found["times_fewer_bytes"]
+        >>> found.dense_bytes, found.bytes, found.times_fewer_bytes
         (12000, 300, 40.0)
     """
     model = FLOAT * (sum(sizes.values()) + (workload or {}).get("dense_numel", 0))
-    moved = list(accumulate(r["up_bytes"] + r["down_bytes"] for r in rounds))
+    moved = list(accumulate(r.up_bytes + r.down_bytes for r in rounds))
     dense = list(
-        accumulate(
-            model * (r["asked"] + r["accepted"]) if r["no"] else 0 for r in rounds
-        )
+        accumulate(model * (r.asked + r.accepted) if r.no else 0 for r in rounds)
     )
     if not moved or not moved[-1] or not dense[-1]:
         return None
-    return {
-        "bytes": moved[-1],
-        "dense_bytes": dense[-1],
-        "times_fewer_bytes": round(dense[-1] / moved[-1], 2),
-        "by_round": [
-            {"no": r["no"], "bytes": own, "dense_bytes": other}
+    return Savings(
+        bytes=moved[-1],
+        dense_bytes=dense[-1],
+        times_fewer_bytes=round(dense[-1] / moved[-1], 2),
+        by_round=[
+            BytesByRound(r.no, own, other)
             for r, own, other in zip(rounds, moved, dense, strict=True)
         ],
-        "times_fewer_macs": _macs(trained, counts, sizes, workload),
-        "is_whole": workload is not None,
-    }
+        times_fewer_macs=_macs(trained, counts, sizes, workload),
+        is_whole=workload is not None,
+    )
 
 
 def _macs(

@@ -1,0 +1,75 @@
+"""A device as people see it: what the ledger holds of it, with nothing copied by hand.
+
+A field of `DeviceRow` is a key of the JSON that `status`, `devices` and the page give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from coordinator.ledger.device_rows import DeviceRow, RefusalRow
+from coordinator.views.round_view import TaskView
+
+__all__ = ["DeviceHistory", "DeviceView", "device_json"]
+
+UNSHOWN = frozenset({"profile", "seen_s"})  # shown by itself; of this moment
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView(DeviceRow):
+    """One device: what the ledger holds of it, and how long ago it was heard of.
+
+    Attributes:
+        seen_s: Seconds; None if it is not known.
+    """
+
+    seen_s: float | None = None
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether its keys are revoked."""
+        return self.phase == "revoked"
+
+    @property
+    def reasons(self) -> str:
+        """Why it has its density, and why it does only a part of a round."""
+        return "; ".join(filter(None, (self.why, self.pace)))
+
+    def at(self, now: datetime) -> DeviceView:
+        """The same with the time since it was last heard of."""
+        silent = now - datetime.fromisoformat(self.last_seen)
+        return replace(self, seen_s=max(silent.total_seconds(), 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHistory:
+    """One device with its past.
+
+    Attributes:
+        device: As it is now.
+        profile: As it sent it: name and value.
+        tasks: The newest first.
+        refusals: Its verdicts, the newest first.
+    """
+
+    device: DeviceView
+    profile: Sequence[tuple[str, str]]
+    tasks: Sequence[TaskView]
+    refusals: Sequence[RefusalRow]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found | {"device": device_json(self.device)}
+
+
+def device_json(device: DeviceRow) -> dict[str, Any]:
+    """One device as plain values; ``waits`` is its `note`."""
+    found: dict[str, Any] = msgspec.to_builtins(device)
+    found["waits"] = found.pop("note")
+    return {key: value for key, value in found.items() if key not in UNSHOWN}
