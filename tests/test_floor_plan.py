@@ -27,7 +27,6 @@ LARGE_FILES = {
     "coordinator/server/device_registry.py": 450,
     "edge_sdk/training/sparse/convert.py": 420,
     "edge_sdk/training/sparse/graph.py": 415,
-    "coordinator/views/page/facts.py": 410,
     "coordinator/rounds/deadlines.py": 410,
     "edge_sdk/agent/effects.py": 390,
     "edge_sdk/deploy/installer.py": 380,

@@ -134,7 +134,7 @@ def test_a_status_that_comes_before_the_hello_is_shown(
     its status once: where the broker delivers it first, it was offline for ever."""
     assert fleet.note("pi-7", header(3), status(online=True))
     greet(fleet)
-    assert (row(ledger)["online"], row(ledger)["rss_mib"]) == (1, 70)
+    assert (row(ledger).online, row(ledger).rss_mib) == (True, 70)
     assert fleet.online() == {"pi-7"}
 
 
