@@ -142,17 +142,17 @@ def test_a_device_whose_status_is_lost_is_shown_online_by_what_it_says(
     fleet: DeviceRegistry, ledger: Ledger
 ) -> None:
     greet(fleet)
-    assert row(ledger)["online"] == 1
+    assert row(ledger).online == 1
     fleet.note("pi-7", header(3), status(online=True))
     fleet.note("pi-7", header(1), status(online=False))
-    assert row(ledger)["online"] == 0
+    assert row(ledger).online == 0
     fleet.heard("pi-7", header(2))  # said before its connection was lost
-    assert row(ledger)["online"] == 0
+    assert row(ledger).online == 0
     fleet.heard("pi-7", header(6))
-    assert (row(ledger)["online"], row(ledger)["engine"]) == (1, "sparse")
+    assert (row(ledger).online, row(ledger).engine) == (1, "sparse")
     fleet.note("pi-7", header(2, boot=2), status(online=True))
     assert not fleet.note("pi-7", header(5), status(online=False, link=2))
-    assert row(ledger)["online"] == 1  # a will of the life before
+    assert row(ledger).online == 1  # a will of the life before
 
 
 @pytest.mark.parametrize("by", ["retained", "another message"])
@@ -162,16 +162,16 @@ def test_after_the_coordinators_own_link_was_down_who_is_here_is_shown_again(
     greet(fleet)
     fleet.note("pi-7", header(3), status(online=True))
     fleet.unlinked()
-    assert row(ledger)["online"] == 0
+    assert row(ledger).online == 0
     if by == "retained":
         assert not fleet.note("pi-7", header(3), status(online=True))
     else:
         fleet.heard("pi-7", header(4))
-    assert row(ledger)["online"] == 1
+    assert row(ledger).online == 1
     fleet.note("pi-7", header(2), status(online=False))
     fleet.unlinked()
     assert not fleet.note("pi-7", header(3), status(online=True))
-    assert row(ledger)["online"] == 0  # older than its will
+    assert row(ledger).online == 0  # older than its will
 
 
 def test_a_device_told_to_come_back_later_is_here_until_then(
