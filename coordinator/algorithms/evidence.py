@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coordinator.algorithms.mean import Model
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape
+from edge_sdk.wire.rules import Spill
 
 __all__ = [
     "Evidence",
@@ -31,10 +32,12 @@ class LayerSensitivity:
     Attributes:
         epochs: Local epochs of the warm-up, E_d in FLASH.
         prune_rate: Initial prune rate, p_r in FLASH.
+        spill: Who takes what a full layer cannot regrow; "even" in the released code.
     """
 
     epochs: int = 10
     prune_rate: float = 0.25
+    spill: Spill = "by-share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,11 @@ class Saliency:
 
     Attributes:
         batches: Minibatches over which a device averages.
+        everybody: Whether every device scores, not the warm-up's few.
     """
 
     batches: int = 1
+    everybody: bool = True
 
 
 @dataclass(frozen=True, slots=True)

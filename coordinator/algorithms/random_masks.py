@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.evidence import WarmUpResult, layer_densities
-from edge_sdk.sparse import LayerShape, erk, nested_counts, uniform
+from edge_sdk.sparse import LayerShape, erk, erk_rescaled, nested_counts, uniform
 
-__all__ = ["erk_random", "random_at_evidence", "uniform_random"]
+__all__ = [
+    "erk_random",
+    "random_at_evidence",
+    "rescaled_erk_random",
+    "uniform_random",
+]
 
 
 def erk_random(
@@ -19,6 +25,17 @@ def erk_random(
 ) -> MaskFamily:
     """Masks at ERK densities (RigL, arXiv:1911.11134): small layers are denser."""
     return MaskFamily.draw(layers, nested_counts(erk(layers), layers, densities), seed)
+
+
+def rescaled_erk_random(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """Masks at FedDST's ERK densities: one factor on the layers' sparsities."""
+    profile = partial(erk_rescaled, layers)
+    return MaskFamily.draw(layers, nested_counts(profile, layers, densities), seed)
 
 
 def uniform_random(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,15 @@ from coordinator.algorithms.evidence import WarmUpResult
 from coordinator.algorithms.mean import Coverage, Model
 from edge_sdk.sparse import LayerShape, Mask, nested_counts, top_k, uniform
 
-__all__ = ["chosen", "in_full", "layer_budgets", "magnitudes"]
+__all__ = ["chosen", "in_full", "layer_budgets", "magnitudes", "tie_key"]
 
 
 def chosen(
     layers: Sequence[LayerShape],
     densities: Sequence[float],
-    profile: NDArray[np.float64],
+    profile: NDArray[np.float64] | Callable[[float], NDArray[np.float64]],
     scores: Mapping[str, NDArray[np.floating]],
+    key: str,
     own: Mapping[str, Mask] | None = None,
 ) -> MaskFamily:
     """The masks of the largest scores at exact counts; smaller ones nest in larger.
@@ -27,16 +28,22 @@ def chosen(
     Args:
         layers: The maskable layers.
         densities: The run's densities.
-        profile: (layers,); relative layer densities.
+        profile: (layers,); relative layer densities, or what gives them for a density.
         scores: Weight name to scores of the layer's shape.
+        key: Orders equal scores; `tie_key` where a mask is made anew each round.
         own: Masks that devices train on by themselves.
     """
     counts = nested_counts(profile, layers, densities)
     masks = {
-        density: Mask({s.name: top_k(scores[s.name], kept[s.name]) for s in layers})
+        density: Mask({n: top_k(scores[n], k, f"{key} {n}") for n, k in kept.items()})
         for density, kept in counts.items()
     }
     return MaskFamily(tuple(layers), masks, None, own or {})
+
+
+def tie_key(family: MaskFamily) -> str:
+    """A key that no two rounds share whose masks differ: the top mask's digest."""
+    return family.top.digest.hex()
 
 
 def in_full(

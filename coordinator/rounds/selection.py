@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from coordinator.algorithms.base import Algorithm
-from coordinator.algorithms.evidence import LayerSensitivity, Trained
+from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
 from coordinator.rounds.cohort import choose
 from coordinator.rounds.deadlines import RoundPace, over_selected
 from coordinator.rounds.tasks import warm_up_cohort
 from coordinator.settings import RunSettings
 
-__all__ = ["RoundDraft", "draft_round", "warm_up_epochs"]
+__all__ = ["RoundDraft", "asks_everybody", "draft_round", "warm_up_epochs"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def draft_round(
     answered: int,
     beside: Collection[str] = (),
     kept: int = 0,
+    everybody: bool = False,
 ) -> RoundDraft | None:
     """The next round; None if nobody can be asked.
 
@@ -68,6 +69,7 @@ def draft_round(
         answered: Of them, updates accepted.
         beside: Devices that are asked, but not counted on: they have failed before.
         kept: Devices that an earlier attempt at the warm-up has evidence of.
+        everybody: Whether the warm-up is for every device that is here.
     """
     counted = set(densities) - set(beside)
     if pace is not None:
@@ -80,7 +82,8 @@ def draft_round(
     wanted = settings.cohort if no else settings.warm_up.devices
     goal = min(wanted or len(densities), len(densities))
     if no == 0:
-        goal = max(min(wanted - kept, len(densities)), 1)
+        wanted = len(densities) if everybody else wanted - kept
+        goal = max(min(wanted, len(densities)), 1)
         able = {d: own for d, own in affordable.items() if d in densities}
         strongest = warm_up_cohort(settings.seed, able, goal)
         return RoundDraft(no, goal + kept, dict.fromkeys(strongest, max(masks)), pace)
@@ -92,6 +95,14 @@ def draft_round(
     return RoundDraft(
         no, goal, {device: every[device] for device in sorted(cohort)}, pace
     )
+
+
+def asks_everybody(algorithm: Algorithm) -> bool:
+    """Whether every device takes part in the warm-up, not as many as the settings say.
+
+    A mask of the most salient weights is that of the devices who were asked.
+    """
+    return isinstance(algorithm.evidence, Saliency) and algorithm.evidence.everybody
 
 
 def warm_up_epochs(algorithm: Algorithm, settings: RunSettings) -> int:

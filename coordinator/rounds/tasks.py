@@ -88,8 +88,8 @@ def order_for(
     epochs, max_steps = training.epochs, steps or training.max_steps
     rule: LocalRule
     match algorithm.evidence if round_no == 0 else None:
-        case LayerSensitivity(own_epochs, prune_rate):
-            rule = WarmUp(prune_rate=prune_rate)
+        case LayerSensitivity(own_epochs, prune_rate, spill):
+            rule = WarmUp(prune_rate, UNSET if spill == "by-share" else spill)
             epochs, max_steps = warm_up.epochs or own_epochs, warm_up.max_steps
         case Trained(epochs=own_epochs, prune_rate=prune_rate):
             rule = Rewire(prune_rate=prune_rate)

@@ -16,7 +16,7 @@ from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.blobs import publish_blobs, publish_blobs_again
 from coordinator.rounds.contribution_limits import shares
 from coordinator.rounds.deadlines import abort_pause_s
-from coordinator.rounds.selection import RoundDraft, draft_round
+from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import (
     OPEN,
     Accepted,
@@ -194,6 +194,7 @@ class RoundController:
             answered=round(self._timing.watch.answered),
             beside=beside,
             kept=len(attempt.kept),
+            everybody=asks_everybody(self._algorithm),
         )
         if draft is None:
             return

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from coordinator.ledger import UpdateRow
-from coordinator.rounds.selection import RoundDraft, draft_round
+from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import TaskPhase, quorum_of
 from coordinator.rounds.warm_up_attempts import Attempt, next_attempt
 from coordinator.server.global_model import GlobalModel
@@ -128,5 +128,6 @@ def _draft(
         asked=0,
         answered=0,
         kept=len(attempt.kept),
+        everybody=asks_everybody(context.algorithm),
     )
     return None if draft is None else (attempt, draft)

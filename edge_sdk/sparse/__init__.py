@@ -4,6 +4,7 @@ from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.density import (
     check_density,
     erk,
+    erk_rescaled,
     exact_counts,
     nested_counts,
     uniform,
@@ -18,6 +19,7 @@ __all__ = [
     "check_density",
     "draw",
     "erk",
+    "erk_rescaled",
     "exact_counts",
     "nested_counts",
     "top_k",

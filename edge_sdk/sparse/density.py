@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from edge_sdk.sparse.mask import LayerShape
 __all__ = [
     "check_density",
     "erk",
+    "erk_rescaled",
     "exact_counts",
     "nested_counts",
     "uniform",
@@ -46,6 +47,24 @@ def erk(layers: Sequence[LayerShape]) -> Vector:
     (n0 + n1 + k0 + k1) / (n0 * n1 * k0 * k1), so small layers stay denser.
     """
     return np.array([sum(s.shape) / s.numel for s in layers])
+
+
+def erk_rescaled(layers: Sequence[LayerShape], target: float) -> Vector:
+    """Erdos-Renyi kernel densities by one factor on the *sparsities*, as FedDST does.
+
+    Layer sparsities are 1 - sum / product, times what brings their mean over weights to
+    1 - target; what leaves [0, 1] is cut. Small layers stay less dense than with `erk`,
+    which scales the densities.
+
+    Args:
+        layers: The maskable layers.
+        target: Density over all of them; another one is no multiple of this profile.
+    """
+    size = np.array([s.numel for s in layers], np.float64)
+    sparsity = np.maximum(1 - erk(layers), 0.0)
+    whole = float(sparsity @ size)
+    factor = (1 - target) * size.sum() / whole if whole else 0.0
+    return np.clip(1 - factor * sparsity, 0.0, 1.0)
 
 
 def exact_counts(
@@ -119,7 +138,7 @@ def exact_counts(
 
 
 def nested_counts(
-    profile: Vector,
+    profile: Vector | Callable[[float], Vector],
     layers: Sequence[LayerShape],
     densities: Sequence[float],
     *,
@@ -129,11 +148,18 @@ def nested_counts(
 
     Together with masks that are prefixes of one keyed order (`sparse.select`), this
     makes the sub-masks nested, so they cost no bytes.
+
+    Args:
+        profile: (layers,); relative densities, or what gives them for a target.
+        layers: The maskable layers.
+        densities: Targets over all of them.
+        floors: As of `exact_counts`.
     """
     family: dict[float, dict[str, int]] = {}
     outer: dict[str, int] | None = None
     for density in sorted(set(densities), reverse=True):
-        outer = exact_counts(profile, layers, density, within=outer, floors=floors)
+        own = profile(density) if callable(profile) else profile
+        outer = exact_counts(own, layers, density, within=outer, floors=floors)
         family[density] = outer
     return family
 

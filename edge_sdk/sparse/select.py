@@ -47,8 +47,18 @@ def draw(layers: Sequence[LayerShape], counts: Mapping[str, int], seed: int) -> 
     return Mask(patterns)
 
 
-def top_k(score: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
-    """The pattern of the `count` largest scores; of equals, the earlier position.
+def top_k(score: NDArray[np.floating], count: int, key: str) -> NDArray[np.bool_]:
+    """The pattern of the `count` largest scores; equals by a keyed random order.
+
+    Equal scores are common where nothing has been trained yet (weights that were just
+    regrown are 0), and by position they would all lie at a layer's beginning. With the
+    same scores and key the pattern of a smaller count is within that of a larger one.
+
+    Args:
+        score: Of any shape.
+        count: How many to keep.
+        key: Orders equals: alike on every machine, otherwise with another key. Name the
+            layer in it, and what the choice belongs to.
 
     Raises:
         SparsityError: If the count does not fit, or a score is nan.
@@ -57,8 +67,15 @@ def top_k(score: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
         raise SparsityError(f"cannot keep {count} of {score.size} weights")
     if np.isnan(score).any():
         raise SparsityError("a score is not a number")
-    pattern = np.zeros(score.size, np.bool_)
-    pattern[np.argsort(-score.reshape(-1), kind="stable")[:count]] = True
+    flat = score.reshape(-1)
+    if count == 0:
+        return np.zeros(score.shape, np.bool_)
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    pattern: NDArray[np.bool_] = flat > least
+    equals = np.flatnonzero(flat == least)
+    # Drawn for all equals, not for those still wanted: so smaller counts nest.
+    order = np.argsort(_keyed(key.encode()).random_raw(equals.size), kind="stable")
+    pattern[equals[order[: count - np.count_nonzero(pattern)]]] = True
     return pattern.reshape(score.shape)
 
 
@@ -124,7 +141,10 @@ def _blocks(layer: LayerShape, seed: int) -> Iterator[tuple[int, NDArray[np.uint
 
 def _stream(layer: LayerShape, seed: int, purpose: bytes) -> np.random.Philox:
     """The Philox stream keyed by (seed, layer, purpose)."""
-    text = f"{seed}\0{layer.name}\0".encode() + purpose
+    return _keyed(f"{seed}\0{layer.name}\0".encode() + purpose)
+
+
+def _keyed(text: bytes) -> np.random.Philox:
     key = np.frombuffer(hashlib.sha256(text).digest()[:16], "<u8").astype(np.uint64)
     return np.random.Philox(key=key)
 

@@ -189,7 +189,8 @@ class TaskRunner:
         model = swat_model(self.task.model(), job.mask, taking_part, rule.density)
         outcome = self._train(model, job)
         sent = exact_counts(profile, sizes, rule.sent)
-        return *largest_change(model, job.start, sent), outcome
+        largest = largest_change(model, job.start, sent, str(job.plan.seed))
+        return *largest, outcome
 
     def _train(
         self, model: TrainingModel, job: _Job, correction: Correction | None = None

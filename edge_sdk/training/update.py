@@ -47,7 +47,7 @@ def change_of(model: TrainingModel, start: Values) -> Values:
 
 
 def largest_change(
-    model: TrainingModel, start: Values, sent: Mapping[str, int]
+    model: TrainingModel, start: Values, sent: Mapping[str, int], key: str
 ) -> tuple[Mask, Values]:
     """The mask of each layer's largest weights at the end, and the change on it.
 
@@ -55,9 +55,10 @@ def largest_change(
         model: Trained under a full mask.
         start: Where it started.
         sent: Weight name to how many of its weights.
+        key: Orders equal weights.
     """
     after = model.values()
-    places = {n: top_k(np.abs(w), sent[n]) for n, w in after.items()}
+    places = {n: top_k(np.abs(w), sent[n], f"{key} {n}") for n, w in after.items()}
     largest = Mask({n: p.reshape(model.mask[n].shape) for n, p in places.items()})
     moved = _difference(after, start.masked)
     change = Values(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
     "Frozen",
@@ -14,9 +14,14 @@ __all__ = [
     "Regrow",
     "Rewire",
     "Score",
+    "Spill",
     "Swat",
     "WarmUp",
 ]
+
+
+# Who takes what a full layer cannot regrow: the others by share, or each as much.
+Spill: TypeAlias = Literal["by-share", "even"]
 
 
 class Frozen(Struct, frozen=True, tag="frozen"):
@@ -27,6 +32,7 @@ class WarmUp(Struct, frozen=True, tag="warm-up"):
     """FLASH stage 1: prune and regrow after each epoch; return counts per layer."""
 
     prune_rate: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+    spill: Spill | UnsetType = UNSET  # by share where it is not said
 
 
 class Score(Struct, frozen=True, tag="score"):

@@ -10,6 +10,7 @@ from edge_sdk.sparse import (
     LayerShape,
     check_density,
     erk,
+    erk_rescaled,
     exact_counts,
     nested_counts,
     uniform,
@@ -116,3 +117,38 @@ def test_erk_makes_small_layers_denser() -> None:
     big, small = erk(layers)
     assert big == pytest.approx((64 + 64 + 3 + 3) / (64 * 64 * 9))
     assert small == pytest.approx((10 + 64) / 640)
+
+
+@given(st.floats(0.3, 1.0))
+def test_feddst_scales_the_sparsities(target: float) -> None:
+    """Its authors' arithmetic, written out: s = (1 - erk) * S * sum(n) / sum(s * n)."""
+    shapes = {"conv1": (10, 1, 5, 5), "conv2": (20, 10, 5, 5), "fc": (50, 320)}
+    sparsity = {
+        "conv1": 1 - (10 + 1 + 5 + 5) / 250,
+        "conv2": 1 - (20 + 10 + 5 + 5) / 5000,
+        "fc": 1 - (50 + 320) / 16000,
+    }
+    size = {"conv1": 250, "conv2": 5000, "fc": 16000}
+    whole = sum(sparsity[n] * size[n] for n in size)
+    factor = (1 - target) * sum(size.values()) / whole
+    layers = [LayerShape(n, s) for n, s in shapes.items()]
+    found = erk_rescaled(layers, target)
+    for density, name in zip(found, size, strict=True):
+        assert density == pytest.approx(1 - factor * sparsity[name])
+    total = sum(d * n for d, n in zip(found, size.values(), strict=True))
+    assert total == pytest.approx(target * sum(size.values()))
+
+
+@given(st.lists(st.floats(0.02, 1.0), min_size=1, max_size=4, unique=True))
+def test_a_profile_of_the_density_gives_nested_exact_counts(
+    wanted: list[float],
+) -> None:
+    layers = [LayerShape("a", (10, 4, 3, 3)), LayerShape("b", (20, 90))]
+    size = sum(s.numel for s in layers)
+    outer = None
+    for density, counts in nested_counts(
+        lambda target: erk_rescaled(layers, target), layers, wanted
+    ).items():
+        assert sum(counts.values()) == int(np.floor(density * size + 1e-9))
+        assert outer is None or all(counts[n] <= outer[n] for n in counts)
+        outer = counts

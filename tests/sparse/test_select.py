@@ -169,14 +169,39 @@ def test_top_k_keeps_the_largest(
     score: NDArray[np.float64], data: st.DataObject
 ) -> None:
     count = data.draw(st.integers(0, score.size))
-    kept = top_k(score, count)
+    kept = top_k(score, count, "layer")
     assert np.count_nonzero(kept) == count
     if 0 < count < score.size:
         assert score[kept].min() >= score[~kept].max()
 
 
-def test_of_equal_scores_the_earlier_is_kept() -> None:
-    assert top_k(np.ones((2, 2)), 3).tolist() == [[True, True], [True, False]]
+@given(st.integers(0, 99), st.integers(1, 4), st.data())
+def test_patterns_of_fewer_nest_whatever_is_equal(
+    seed: int, kinds: int, data: st.DataObject
+) -> None:
+    score = np.random.default_rng(seed).integers(0, kinds, size=(7, 9)).astype(float)
+    more = data.draw(st.integers(0, score.size))
+    fewer = data.draw(st.integers(0, more))
+    large, small = top_k(score, more, "layer"), top_k(score, fewer, "layer")
+    assert not (small & ~large).any()
+    assert (top_k(score, more, "layer") == large).all()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 3.0])
+def test_of_equal_scores_no_position_is_preferred(value: float) -> None:
+    """By position all of them would lie in the first tenth."""
+    score = np.full(5000, value)
+    score[::7] = -9.0  # never kept
+    places = np.flatnonzero(top_k(score, 500, "layer"))
+    by_tenth = np.bincount(places * 10 // score.size, minlength=10)
+    assert by_tenth.min() > 25  # 50 expected, 6.6 is a standard deviation
+    others = np.flatnonzero(top_k(score, 500, "another layer"))
+    assert 20 < len(np.intersect1d(places, others)) < 130  # 58 expected
+
+
+def test_zeros_of_both_signs_are_equals() -> None:
+    score = np.where(np.arange(2000) < 1000, 0.0, -0.0)
+    assert 150 < np.count_nonzero(top_k(score, 400, "a")[1000:]) < 250
 
 
 @pytest.mark.parametrize(
@@ -184,4 +209,4 @@ def test_of_equal_scores_the_earlier_is_kept() -> None:
 )
 def test_top_k_of_nonsense_is_refused(score: list[float], count: int) -> None:
     with pytest.raises(SparsityError, match=r"cannot keep|not a number"):
-        top_k(np.array(score), count)
+        top_k(np.array(score), count, "layer")

@@ -93,7 +93,7 @@ def test_regrowth_takes_the_steepest_free_places_for_the_smallest_weights(
     pattern = rng.random((6, 9)) < density
     weight = np.where(pattern, rng.normal(size=pattern.shape), 0).astype(np.float32)
     slope = rng.normal(size=pattern.shape).astype(np.float32)
-    after = regrow({"w": weight}, {"w": slope}, {"w": pattern}, share)["w"]
+    after = regrow({"w": weight}, {"w": slope}, {"w": pattern}, share, "a")["w"]
     assert after.sum() == pattern.sum()
     gone, grown = pattern & ~after, after & ~pattern
     kept = int(pattern.sum())
@@ -105,6 +105,23 @@ def test_regrowth_takes_the_steepest_free_places_for_the_smallest_weights(
         still = ~pattern & ~after
         if still.any():
             assert abs(slope[grown]).min() >= abs(slope[still]).max()
+
+
+def test_where_no_gradient_says_which_regrowth_prefers_no_position() -> None:
+    """A dead unit's gradients are all 0, as those of inputs that are always 0."""
+    rng = np.random.default_rng(3)
+    pattern = rng.random((50, 100)) < 0.1
+    weight = np.where(pattern, rng.normal(size=pattern.shape), 0).astype(np.float32)
+    none = np.zeros_like(weight)
+    after = regrow({"w": weight}, {"w": none}, {"w": pattern}, 0.5, "a")["w"]
+    grown = np.flatnonzero(after & ~pattern)
+    assert np.bincount(grown * 5 // pattern.size, minlength=5).min() > len(grown) / 8
+    # Nor does pruning where weights have not moved from 0.
+    kept = regrow({"w": none}, {"w": none}, {"w": pattern}, 0.5, "a")["w"]
+    gone = np.flatnonzero(pattern & ~kept)
+    assert np.bincount(gone * 5 // pattern.size, minlength=5).min() > len(gone) / 8
+    other = regrow({"w": weight}, {"w": none}, {"w": pattern}, 0.5, "b")["w"]
+    assert (other != after).any()
 
 
 def test_saliency_is_weight_times_gradient_and_trains_nothing() -> None:

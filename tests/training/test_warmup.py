@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from msgspec import UNSET
 from numpy.typing import NDArray
 from torch import nn
 
+from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.evidence import LayerSensitivity
 from edge_sdk.errors import DataError
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.rules.warm_up import measure_sensitivity, rewire
+from edge_sdk.training.rules.moving_masks import Scorer, saliency
+from edge_sdk.training.rules.warm_up import (
+    _spill_evenly,
+    measure_sensitivity,
+    rewire,
+)
+from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import WarmUp
 
@@ -82,6 +94,74 @@ def test_weights_that_have_diverged_do_not_hang_it(value: float) -> None:
     weights = {"a": np.where(pattern, value, 0).astype("f4"), "b": pattern.astype("f4")}
     after = rewire(weights, {"a": pattern, "b": pattern}, 0.5, _rng())
     assert sum(p.sum() for p in after.values()) == 24
+
+
+def test_of_equally_small_weights_no_position_goes_first() -> None:
+    pattern = np.ones((40, 50), bool)
+    after = rewire({"a": np.zeros((40, 50), "f4")}, {"a": pattern}, 0.25, _rng())["a"]
+    assert after.sum() == 2000  # full: what is pruned grows again
+    half = np.random.default_rng(5).random((40, 50)) < 0.5
+    after = rewire({"a": np.zeros((40, 50), "f4")}, {"a": half}, 0.25, _rng())["a"]
+    gone = np.flatnonzero(half & ~after)
+    assert np.bincount(gone * 4 // half.size, minlength=4).min() > len(gone) / 6
+
+
+@given(st.integers(0, 999), st.integers(1, 400))
+def test_the_released_spill_over_is_shared_evenly(seed: int, budget: int) -> None:
+    """Against a walk in single weights, whose rounding may differ by one a layer."""
+    rng = np.random.default_rng(seed)
+    room = rng.integers(1, 300, size=5)
+    budget = min(budget, int(room.sum()))
+    share = rng.dirichlet(np.ones(5))
+    grow = _spill_evenly(budget, share, room)
+    assert grow.sum() == budget
+    assert (grow >= 0).all()
+    assert (grow <= room).all()
+    cap = 0.99 * room
+    if np.floor(cap).sum() < budget:
+        return
+    want, over = np.zeros(5), share * budget
+    for _ in range(100_000):  # the released loop, in real numbers
+        want = want + over
+        left = np.maximum(want - cap, 0).sum()
+        want, over = np.minimum(want, cap), np.full(5, left / 5)
+        if left < 1e-9:
+            break
+    assert np.abs(grow - want).max() <= 2
+
+
+def test_a_preset_that_says_released_asks_for_the_released_spill_over() -> None:
+    for name in ("flash-released", "hetero-flash-released"):
+        assert ALGORITHMS[name].evidence == LayerSensitivity(spill="even")
+    assert ALGORITHMS["flash"].evidence == LayerSensitivity()
+    assert pack(WarmUp(0.25)) == pack(WarmUp(0.25, UNSET))
+    assert unpack(pack(WarmUp(0.25, "even")), WarmUp).spill == "even"
+
+
+@pytest.mark.parametrize("method", ["warm-up", "score"])
+def test_what_is_measured_is_augmented_as_in_training(method: str) -> None:
+    seen: list[int] = []
+
+    def jitter(inputs: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        seen.append(len(inputs))
+        return inputs + torch.randn(inputs.shape, generator=noise)
+
+    def found(task: Task, seed: int) -> object:
+        plan = Training(4, 5, 0.3, seed=seed)
+        model = task.model()
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.1)
+        if method == "score":
+            scorer = Scorer(task, examples())
+            scores, _ = saliency(model, MASK, scorer, plan, count=3)
+            return {n: s.tolist() for n, s in scores.items()}
+        torch.manual_seed(0)
+        _, outcome = measure_sensitivity(model, MASK, task, examples(), WarmUp(), plan)
+        return outcome.loss
+
+    plain, noisy = a_task(), replace(a_task(), augment=jitter)
+    assert found(noisy, 3) == found(noisy, 3) != found(plain, 3)
+    assert len(seen) == (2 * 16 if method == "warm-up" else 2 * 3)
 
 
 def _rng() -> np.random.Generator:

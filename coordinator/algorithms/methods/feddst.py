@@ -13,27 +13,29 @@ from functools import partial
 
 from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.mean import Coverage, Model, moving_mean
-from coordinator.algorithms.random_masks import erk_random
-from coordinator.algorithms.top_k_masks import chosen, magnitudes
-from edge_sdk.sparse import Mask, erk
+from coordinator.algorithms.random_masks import rescaled_erk_random
+from coordinator.algorithms.top_k_masks import chosen, magnitudes, tie_key
+from edge_sdk.sparse import Mask, erk_rescaled
 from edge_sdk.wire.rules import Frozen, LocalRule, Regrow
 
 __all__ = ["feddst"]
 
 
 def feddst(*, interval: int = 10, share: float = 0.5) -> Algorithm:
-    """ERK counts, exact and water-filled where the authors rescale.
+    """ERK by one factor on the sparsities, as the authors'; exact counts, with floors.
 
-    Their first mask keeps the largest initial magnitudes; ours is drawn, as for every
-    other method, so that it costs no bytes.
+    Weights that were just regrown are 0 on every device, so which of them stay is no
+    matter of size: a keyed random order decides, never their position. The authors'
+    first mask keeps the largest initial magnitudes; ours is drawn, as for every other
+    method, so that it costs no bytes.
 
     Args:
         interval: Rounds from one adjustment to the next.
-        share: Of each layer that the first adjustment replaces.
+        share: Of each layer that the first adjustment replaces; alpha in the paper.
     """
     return Algorithm(
         name="feddst",
-        plan=erk_random,
+        plan=rescaled_erk_random,
         local=partial(_regrow_every, interval, share),
         aggregate=moving_mean,
         revise=_largest_at_erk,
@@ -54,5 +56,6 @@ def _largest_at_erk(
     """Unchanged after a frozen round."""
     if model.mask.digest == family.top.digest:
         return family
-    profile = erk(family.layers)
-    return chosen(family.layers, list(family.masks), profile, magnitudes(model))
+    profile, scores = partial(erk_rescaled, family.layers), magnitudes(model)
+    densities = list(family.masks)
+    return chosen(family.layers, densities, profile, scores, tie_key(family))

@@ -94,7 +94,7 @@ def largest_at_layer_densities(
     layers: Sequence[LayerShape],
     densities: Sequence[float],
     findings: WarmUpResult | None,
-    _seed: int,
+    seed: int,
 ) -> MaskFamily:
     """As `random_at_evidence`, at the places of the warm-up's largest weights.
 
@@ -104,4 +104,5 @@ def largest_at_layer_densities(
     profile = layer_densities(layers, findings)
     if findings is None or findings.model is None:
         raise RunError("FLASH plans from its warm-up's weights, and there is none")
-    return chosen(layers, densities, profile, magnitudes(findings.model))
+    scores = magnitudes(findings.model)
+    return chosen(layers, densities, profile, scores, str(seed))

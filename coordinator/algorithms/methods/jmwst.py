@@ -15,7 +15,12 @@ from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.evidence import LayerSensitivity
 from coordinator.algorithms.mean import Coverage, Model, moving_mean
 from coordinator.algorithms.random_masks import random_at_evidence
-from coordinator.algorithms.top_k_masks import chosen, layer_budgets, magnitudes
+from coordinator.algorithms.top_k_masks import (
+    chosen,
+    layer_budgets,
+    magnitudes,
+    tie_key,
+)
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.rules import Frozen, LocalRule, Rewire
 
@@ -54,4 +59,5 @@ def _by_budget_and_magnitude(
     if model.mask.digest == family.top.digest:
         return family
     budgets = layer_budgets(family.layers, coverage)
-    return chosen(family.layers, list(family.masks), budgets, magnitudes(model))
+    scores, key = magnitudes(model), tie_key(family)
+    return chosen(family.layers, list(family.masks), budgets, scores, key)

@@ -19,6 +19,7 @@ from coordinator.algorithms.top_k_masks import (
     in_full,
     layer_budgets,
     magnitudes,
+    tie_key,
 )
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.rules import LocalRule, Rewire
@@ -57,4 +58,5 @@ def _deployed_by_magnitude(
     first = family.masks[max(below, default=1.0)]  # until the first round: the shared
     own = {ANYONE: first, **family.own, **moved}
     budgets = layer_budgets(family.layers, coverage)
-    return chosen(family.layers, [1.0, *below], budgets, magnitudes(model), own)
+    scores, key = magnitudes(model), tie_key(family)
+    return chosen(family.layers, [1.0, *below], budgets, scores, key, own)

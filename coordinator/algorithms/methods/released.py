@@ -20,7 +20,7 @@ from coordinator.algorithms.evidence import (
     layer_densities,
 )
 from coordinator.algorithms.mean import Coverage, Model, moving_mean
-from coordinator.algorithms.top_k_masks import magnitudes
+from coordinator.algorithms.top_k_masks import magnitudes, tie_key
 from edge_sdk.sparse import (
     LayerShape,
     Mask,
@@ -46,7 +46,8 @@ def flash_unfloored() -> Algorithm:
 
 def flash_released() -> Algorithm:
     """SPDST whose every weight is kept by a draw of its own, so counts are random."""
-    return Algorithm("flash-released", _drawn_by_evidence, LayerSensitivity())
+    evidence = LayerSensitivity(spill="even")
+    return Algorithm("flash-released", _drawn_by_evidence, evidence)
 
 
 def pdst_released() -> Algorithm:
@@ -62,7 +63,7 @@ def hetero_flash_released() -> Algorithm:
     """
     return Algorithm(
         name="hetero-flash-released",
-        evidence=LayerSensitivity(),
+        evidence=LayerSensitivity(spill="even"),
         plan=_drawn_by_evidence,
         assign=the_devices_own,
         aggregate=moving_mean,
@@ -75,11 +76,12 @@ def largest_of_the_top(
 ) -> MaskFamily:
     """The top mask as it is; below it the largest weights, layers thinned alike."""
     top, scores = family.top, magnitudes(model.onto(family.top))
+    key = tie_key(family)
     masks = {}
     for density, mask in family.masks.items():
         share = min(1.0, density * top.numel / max(top.nnz, 1))
         kept = {n: int(share * k) for n, k in top.counts.items()}
-        thin = {n: top_k(scores[n], k) for n, k in kept.items()}
+        thin = {n: top_k(scores[n], k, f"{key} {n}") for n, k in kept.items()}
         masks[density] = top if mask is top else Mask(thin)
     return MaskFamily(family.layers, masks, None)
 
@@ -93,7 +95,7 @@ def _exact(
     profile, lots = layer_densities(layers, findings), _lots(layers, seed)
     counts = nested_counts(profile, layers, densities, floors=False)
     masks = {
-        density: Mask({n: top_k(-lots[n], k) for n, k in kept.items()})
+        density: Mask({n: top_k(-lots[n], k, n) for n, k in kept.items()})
         for density, kept in counts.items()
     }
     return MaskFamily(tuple(layers), masks, None)

@@ -21,9 +21,15 @@ from edge_sdk.wire.rules import LocalRule, OneStep
 __all__ = ["salientgrads", "salientgrads_steps"]
 
 
-def salientgrads() -> Algorithm:
-    """The released code's form: FedAvg of the weights under the mask."""
-    return Algorithm(name="salientgrads", evidence=Saliency(), plan=most_salient)
+def salientgrads(*, batches: int = 4) -> Algorithm:
+    """The released code's form: FedAvg of the weights under the mask.
+
+    Args:
+        batches: Minibatches that each device scores over; every device does, as in
+            the paper ("a few"; the released code takes one).
+    """
+    evidence = Saliency(batches=batches)
+    return Algorithm(name="salientgrads", evidence=evidence, plan=most_salient)
 
 
 def salientgrads_steps() -> Algorithm:
@@ -40,7 +46,7 @@ def most_salient(
     layers: Sequence[LayerShape],
     densities: Sequence[float],
     findings: WarmUpResult | None,
-    _seed: int,
+    seed: int,
 ) -> MaskFamily:
     """Layer budgets as the largest scores over all layers fall; exact, with floors.
 
@@ -53,10 +59,10 @@ def most_salient(
     scores = {s.name: findings.saliency[s.name] for s in layers}
     every = np.concatenate([scores[s.name].reshape(-1) for s in layers])
     top = check_density(max(densities))
-    best = top_k(every, int(top * every.size))
+    best = top_k(every, int(top * every.size), str(seed))
     parts = np.split(best, np.cumsum([s.numel for s in layers])[:-1])
     profile = np.array([part.mean() for part in parts])
-    return chosen(layers, densities, profile, scores)
+    return chosen(layers, densities, profile, scores, str(seed))
 
 
 def _one_step(_moment: RoundContext) -> LocalRule:

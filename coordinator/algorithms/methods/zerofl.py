@@ -13,7 +13,7 @@ from functools import partial
 
 from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.mean import Coverage, Model, coverage_mean
-from coordinator.algorithms.top_k_masks import chosen, in_full, magnitudes
+from coordinator.algorithms.top_k_masks import chosen, in_full, magnitudes, tie_key
 from edge_sdk.sparse import Mask, uniform
 from edge_sdk.wire.rules import LocalRule, Swat
 
@@ -46,4 +46,5 @@ def _largest_of_each_layer(
     family: MaskFamily, model: Model, _coverage: Coverage, _moved: Mapping[str, Mask]
 ) -> MaskFamily:
     profile = uniform(family.layers)
-    return chosen(family.layers, list(family.masks), profile, magnitudes(model))
+    scores, key = magnitudes(model), tie_key(family)
+    return chosen(family.layers, list(family.masks), profile, scores, key)

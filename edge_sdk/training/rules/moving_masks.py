@@ -140,7 +140,8 @@ def train_moving(
         scorer.backward(model, steps[0][1])
         may = trained(weights, patterns)
         slopes = {n: _gradient(weights[n]) for n in may}
-        moved = regrow(_values(weights, may), slopes, may, rule.share)
+        key = f"{mask.digest.hex()} {plan.seed}"
+        moved = regrow(_values(weights, may), slopes, may, rule.share, key)
         patterns = {**patterns, **moved}
         _apply(weights, patterns)
     seen = min(len(scorer.examples), len(steps) * plan.batch_size)
@@ -153,6 +154,7 @@ def regrow(
     gradients: Mapping[str, NDArray[np.float32]],
     patterns: Patterns,
     share: float,
+    key: str,
 ) -> dict[str, NDArray[np.bool_]]:
     """RigL's move (arXiv:1911.11134): each layer keeps its number of weights.
 
@@ -162,15 +164,16 @@ def regrow(
         patterns: What is kept now.
         share: Of each layer's kept weights the share that is replaced, smallest
             magnitudes first, by the free places of the largest gradient magnitude.
+        key: Orders equals, such as the gradients of 0 of a dead unit.
     """
     after: dict[str, NDArray[np.bool_]] = {}
     for name, pattern in patterns.items():
         kept = int(np.count_nonzero(pattern))
         gone = min(int(share * kept), pattern.size - kept)
         size = np.where(pattern, np.abs(weights[name]), -1.0)
-        stays = top_k(size, kept - gone)
+        stays = top_k(size, kept - gone, f"{key} {name} stays")
         slope = np.where(pattern, -1.0, np.abs(gradients[name]))
-        after[name] = stays | top_k(slope, gone)
+        after[name] = stays | top_k(slope, gone, f"{key} {name} grows")
     return after
 
 
@@ -197,10 +200,11 @@ def saliency(
     for name in score:
         weights[name].requires_grad_(True)  # noqa: FBT003 - torch's own signature
     model.train()
+    noise = torch.Generator().manual_seed(plan.seed)
     total, steps = 0.0, list(batches(len(scorer.examples), plan))[:count]
     for _, index in steps:
         model.zero_grad(set_to_none=True)
-        total += scorer.backward(model, index)
+        total += scorer.backward(model, index, noise)
         for name in score:
             weight = weights[name].detach().numpy()
             score[name] += np.abs(weight * _gradient(weights[name]))

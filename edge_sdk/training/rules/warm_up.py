@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edge_sdk.sparse import Mask
-from edge_sdk.tasks.batch import tensors
+from edge_sdk.sparse import Mask, top_k
+from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.checkpoint import TaskProgress
@@ -30,7 +30,7 @@ from edge_sdk.training.rules.moving_checkpoint import (
 )
 from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
-from edge_sdk.wire.rules import WarmUp
+from edge_sdk.wire.rules import Spill, WarmUp
 
 __all__ = ["measure_sensitivity", "rewire", "trained"]
 
@@ -43,6 +43,7 @@ def rewire(
     patterns: Mapping[str, NDArray[np.bool_]],
     rate: float,
     rng: np.random.Generator,
+    spill: Spill = "by-share",
 ) -> Patterns:
     """One prune-and-regrow step; the number of kept weights in all stays the same.
 
@@ -51,6 +52,8 @@ def rewire(
         patterns: Name to what is kept now.
         rate: Share of each layer's kept weights to prune.
         rng: Draws the places to regrow.
+        spill: Who takes what a full layer cannot: the others by their shares, or all
+            of them evenly, as FLASH's released code has it.
     """
     names = list(weights)
     kept = np.array([np.count_nonzero(patterns[n]) for n in names])
@@ -73,12 +76,13 @@ def rewire(
     for name, gone in zip(names, pruned, strict=True):
         pattern = patterns[name].copy()
         places = np.flatnonzero(pattern)
-        magnitude = np.abs(weights[name].reshape(-1)[places])
-        order = np.argsort(magnitude, kind="stable")
-        pattern.reshape(-1)[places[order[:gone]]] = False
+        magnitude = np.nan_to_num(np.abs(weights[name].reshape(-1)[places]), nan=np.inf)
+        smallest = top_k(-magnitude, int(gone), f"rewire {name}")
+        pattern.reshape(-1)[places[smallest]] = False
         after[name] = pattern
     room = size - kept + pruned
-    grow = _share_out(int(pruned.sum()), share, room)
+    share_out = _share_out if spill == "by-share" else _spill_evenly
+    grow = share_out(int(pruned.sum()), share, room)
     for name, count in zip(names, grow, strict=True):
         places = np.flatnonzero(~after[name].reshape(-1))
         chosen = rng.choice(places, size=int(count), replace=False)
@@ -125,7 +129,8 @@ def measure_sensitivity(
     per_epoch = max(1, -(-len(examples) // plan.batch_size))
     total_steps = (epoch_steps or per_epoch) * plan.epochs
     model.train()
-    now = Moving(model, patterns, optimizer, rng, torch.Generator())
+    noise = torch.Generator().manual_seed(plan.seed)
+    now = Moving(model, patterns, optimizer, rng, noise)
     resume_moving(progress, now)
     keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
     left = islice(
@@ -141,10 +146,12 @@ def measure_sensitivity(
             rate = rule.prune_rate * (1 - now.steps / total_steps)
             may = trained(weights, now.patterns)
             dense = {n: weights[n].detach().numpy() for n in may}
-            now.patterns |= rewire(dense, may, rate, rng) if may else {}
+            spill = rule.spill or "by-share"
+            now.patterns |= rewire(dense, may, rate, rng, spill) if may else {}
             keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
             _apply(weights, keep)
         inputs, targets = tensors(task, examples, index)
+        inputs = augmented(task, inputs, now.noise)
         optimizer.zero_grad()
         now.loss += accumulate(
             model, task.loss, inputs, targets,
@@ -186,3 +193,26 @@ def _share_out(
             step[[i for i in order if open_[i]][:left]] = 1
         grow += step
     return grow
+
+
+def _spill_evenly(
+    budget: int, share: NDArray[np.float64], room: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """As `_share_out`; each layer takes as much of what full ones could not.
+
+    The released code rounds every share up and draws the places, so that its sum is
+    about the budget; here it is the budget.
+    """
+    cap = GROW_CAP * room
+    if np.floor(cap).sum() < budget:
+        cap = room.astype(np.float64)
+    grow = share * budget
+    while (over := float(np.maximum(grow - cap, 0.0).sum())) > 1e-6:
+        grow = np.minimum(grow, cap) + over / len(grow)
+    whole: NDArray[np.int64] = np.floor(np.minimum(grow, cap) + 1e-9).astype(np.int64)
+    left = budget - int(whole.sum())
+    for layer in np.argsort(-(grow - whole), kind="stable"):  # largest remainder
+        extra = min(left, int(room[layer] - whole[layer]), max(1, left // len(grow)))
+        whole[layer] += extra
+        left -= extra
+    return whole if left == 0 else whole + _share_out(left, share, room - whole)
