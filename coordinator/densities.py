@@ -39,7 +39,7 @@ def assign(
     """The largest density of the ladder that each device can afford.
 
     A device that can afford none keeps its place in the answer, with a reason and
-    ``density=None``. Equal profiles are worked out once: a fleet has few kinds.
+    ``density=None``.
 
     Args:
         profiles: Device -> its profile, with its owner's caps.
@@ -55,23 +55,20 @@ def assign(
         ProfileError: The ladder, the budget or a number of examples cannot be.
     """
     counts = examples or {}
-    known: dict[tuple[bytes, int], Choice] = {}
-    chosen: dict[str, Choice] = {}
-    for device, profile in profiles.items():
-        count = counts.get(device, workload.examples)
-        key = (msgspec.msgpack.encode(profile), count)
-        if key not in known:
-            known[key] = largest_density(
+    return MappingProxyType(
+        {
+            device: largest_density(
                 profile,
-                replace(workload, examples=count),
+                replace(workload, examples=counts.get(device, workload.examples)),
                 ladder,
                 round_budget_s,
                 caps,
                 value_bytes=value_bytes,
                 engine=engine,
             )
-        chosen[device] = known[key]
-    return MappingProxyType(chosen)
+            for device, profile in profiles.items()
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,26 @@
-"""Token buckets: how much of a kind somebody may do, and how often a thing is said.
+"""Rate limits: token buckets, how often a thing is said, and what one device may say.
 
 Pure: the time is an argument. Tables are bounded, so names made up by strangers cannot
 fill the memory; the bucket that was used longest ago is forgotten first.
+
+A device has little to say: a HELLO after each connect and every half minute, a status
+every quarter of a minute, an offer and its chunks a round. Its rates are several times
+that. What is beyond them costs a look into a table and nothing else: no signature is
+checked, nothing is written, nobody is answered.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from types import MappingProxyType
 
-__all__ = ["Bucket", "Buckets", "Rate", "Seldom"]
+from edge_sdk.wire import topics
+from edge_sdk.wire.codec import tag_of
+from edge_sdk.wire.messages import Message, Need
+
+__all__ = ["Bucket", "Buckets", "Excess", "Flood", "Rate", "Seldom"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +132,114 @@ class Seldom:
         if len(self._said) > self._most:
             self._said.popitem(last=False)
         return quiet
+
+
+# Packets on a topic, before their signature is looked at. Chunks are asked for by
+# credit, and one that was not asked for is dropped unread.
+CONTROL, STATUSES, CHUNKS = Rate(50, 500), Rate(20, 200), Rate(3000, 6000)
+# Messages by their tag, once it is known whose they are.
+RATES = MappingProxyType(
+    {
+        "hello": Rate(0.5, 20),
+        "task-ack": Rate(2, 50),
+        "fail": Rate(1, 20),
+        "offer": Rate(2, 50),
+        "wait": Rate(1, 30),
+        "running": Rate(1, 30),
+        "status": Rate(10, 100),
+        "request": Rate(0.2, 10),
+        "need": Rate(100, 4096),  # in chunks: each is sent to all who listen
+        "data": CHUNKS,
+    }
+)
+OTHER = Rate(1, 20)
+EXCESS = Rate(5, 500)  # packets left unheard, until nothing of a device is heard
+SILENT_S = 60.0
+DEVICES = 2048  # that buckets are kept for; names can be made up on a plain run
+SAY_S = 60.0  # between two words about one device's excess of a kind
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A device says more than it has reason to.
+
+    Attributes:
+        device: Its name.
+        what: Of what it says too much.
+        before: How many were left unheard since this was last said.
+    """
+
+    device: str
+    what: str
+    before: int
+
+    def __str__(self) -> str:
+        more = f" ({self.before} more since this was last said)" if self.before else ""
+        return (
+            f"{self.device} sends more {self.what} than a device has reason to; what "
+            f"is too much is left unheard{more}. If it goes on: flash-coordinator "
+            f"revoke RUN {self.device}"
+        )
+
+
+class Flood:
+    """A bucket for each device and kind.
+
+    Args:
+        clock: Monotonic seconds.
+        told: Told of a device that says too much, once a minute for each kind.
+        mute: Told of one that goes on and on, and is not heard at all for a minute.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        told: Callable[[Excess], None],
+        mute: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self._clock, self._told, self._mute = clock, told, mute
+        self._buckets = Buckets((len(RATES) + 3) * DEVICES)
+        self._seldom = Seldom(SAY_S, most=len(RATES) * DEVICES)
+        self._silent: dict[str, float] = {}  # until when nothing of it is heard
+
+    def lets_in(self, topic: topics.Topic) -> bool:
+        """Whether a packet on a topic may be looked at."""
+        match topic:
+            case topics.UploadTopic(device, _, data):
+                kind, rate = ("chunks", CHUNKS) if data else ("packets", CONTROL)
+            case topics.StatusTopic(device):
+                kind, rate = "status packets", STATUSES
+            case _:
+                return True
+        return self._take(device, kind, rate, 1.0)
+
+    def lets_say(self, device: str, message: Message) -> bool:
+        """Whether a message, whose signature held, may be heeded."""
+        tag = tag_of(message)
+        cost = _chunks(message) if isinstance(message, Need) else 1.0
+        return self._take(device, f"{tag} messages", RATES.get(tag, OTHER), cost)
+
+    def _take(self, device: str, kind: str, rate: Rate, cost: float) -> bool:
+        now = self._clock()
+        if self._silent.get(device, 0.0) > now:
+            return False
+        if self._buckets.take((device, kind), rate, now, cost):
+            return True
+        if not self._buckets.take((device, "excess"), EXCESS, now):
+            self._silence(device, now)
+        before = self._seldom.say((device, kind), now)
+        if before is not None:
+            self._told(Excess(device, kind, before))
+        return False
+
+    def _silence(self, device: str, now: float) -> None:
+        if len(self._silent) >= DEVICES:
+            self._silent = {d: at for d, at in self._silent.items() if at > now}
+        self._silent[device] = now + SILENT_S
+        self._mute(device)
+
+
+def _chunks(need: Need) -> float:
+    """Chunks that an answer has."""
+    wanted = sum(max(stop - start, 0) for start, stop in need.ranges)
+    return float(max(min(wanted, need.credit), 1))

@@ -6,15 +6,18 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from coordinator.ledger.blobs import Blobs
 from coordinator.ledger.database import database_error
 from edge_sdk.errors import StateError
+from edge_sdk.json_text import to_json
 
-__all__ = ["Commits"]
+__all__ = ["Commits", "Pages", "now"]
 
+FARTHEST_S = 1e9  # thirty years; later instants are not told apart
 Promise: TypeAlias = Callable[[], None]
 
 
@@ -132,6 +135,62 @@ class Commits:
         else:
             self._broken = _refused(self._folder / "ledger.sqlite", error)
         return self._broken
+
+
+class Pages:
+    """Base of the ledger's parts, and its plain values.
+
+    Args:
+        folder: The run's folder.
+        db: Its database.
+    """
+
+    def __init__(self, folder: Path, db: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._db = db
+        self._blobs = Blobs(folder / "blobs")
+        self._commits = Commits(folder, db, self._blobs)
+
+    def get(self, key: str) -> Any:
+        """A stored value, or None."""
+        row = self._db.execute(
+            "SELECT value FROM meta WHERE key = ?", (key,)
+        ).fetchone()
+        return None if row is None else json.loads(row["value"])
+
+    def put(self, key: str, value: Any) -> None:
+        """Stores a JSON value."""
+        with self._commits.alone() as db:
+            db.execute("REPLACE INTO meta VALUES (?, ?)", (key, to_json(value)))
+
+    @property
+    def unsettled(self) -> bool:
+        """True while something is written that is not durable yet."""
+        return self._commits.open
+
+    @property
+    def promised(self) -> int:
+        """Promises that wait for `settle`."""
+        return self._commits.promised
+
+    def once_durable(self, promise: Callable[[], None]) -> None:
+        """Calls back once all that is written so far is durable; at once if it is."""
+        self._commits.once_durable(promise)
+
+    def settle(self) -> None:
+        """Commits the open group, then keeps its promises.
+
+        Raises:
+            StateError: If the disk refuses; the group is gone and no promise is kept.
+        """
+        self._commits.settle()
+
+
+def now(later_s: float = 0.0) -> str:
+    """Wall time for people, or so many seconds later; no decision reads it."""
+    # A ledger may hold a deadline of thousands of years that a device once claimed.
+    at = datetime.now(timezone.utc) + timedelta(seconds=min(later_s, FARTHEST_S))
+    return at.isoformat(timespec="milliseconds")
 
 
 def _refused(path: Path, error: Exception) -> StateError:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from coordinator.ledger.commits import Pages, now
 from coordinator.ledger.device_rows import KINDS, REFUSED, DeviceRow, RefusalRow, read
-from coordinator.ledger.pages import Pages, now
 from edge_sdk.json_text import floats_from_json, to_json
 
 __all__ = ["FleetPages"]

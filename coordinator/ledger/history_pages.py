@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coordinator.ledger.pages import Pages
+from coordinator.ledger.commits import Pages
 from edge_sdk.json_text import floats_from_json
 
 __all__ = ["HistoryPages"]

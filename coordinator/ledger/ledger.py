@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -54,30 +53,6 @@ class Ledger(RoundPages, FleetPages, HistoryPages):
         self.put("epoch", epoch)
         self._commits.epoch = epoch
         return epoch
-
-    # -- groups ------------------------------------------------------------------------
-
-    @property
-    def unsettled(self) -> bool:
-        """True while something is written that is not durable yet."""
-        return self._commits.open
-
-    @property
-    def promised(self) -> int:
-        """Promises that wait for `settle`."""
-        return self._commits.promised
-
-    def once_durable(self, promise: Callable[[], None]) -> None:
-        """Calls back once all that is written so far is durable; at once if it is."""
-        self._commits.once_durable(promise)
-
-    def settle(self) -> None:
-        """Commits the open group, then keeps its promises.
-
-        Raises:
-            StateError: If the disk refuses; the group is gone and no promise is kept.
-        """
-        self._commits.settle()
 
     # -- blobs -------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from coordinator.ledger.database import damaged, database_error
 __all__ = ["in_words"]
 
 C = TypeVar("C", bound=type)
-# These call others back, whose errors are their own.
-CALL_BACK = frozenset({"close", "once_durable", "settle"})
+# These call others back, whose errors are their own; and what `accept` writes, the
+# commit refuses in words.
+OTHERS = frozenset({"accept", "close", "once_durable", "settle"})
 
 
 def in_words(kind: C) -> C:
@@ -24,7 +25,7 @@ def in_words(kind: C) -> C:
     """
     for name in dir(kind):
         method = getattr(kind, name)
-        if not name.startswith("_") and callable(method) and name not in CALL_BACK:
+        if not name.startswith("_") and callable(method) and name not in OTHERS:
             setattr(kind, name, _said(method))
     return kind
 

@@ -6,8 +6,10 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+import msgspec
+
+from coordinator.ledger.commits import Pages, now
 from coordinator.ledger.device_rows import read
-from coordinator.ledger.pages import Pages, now
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
 from coordinator.rounds.contribution_limits import PAST, ContributionLimit
 from coordinator.rounds.state import RoundPhase, TaskPhase
@@ -113,7 +115,7 @@ class RoundPages(Pages):
                     len(content),
                     examples,
                     norm,
-                    to_json(dict(metrics)),
+                    msgspec.json.encode(metrics).decode(),  # finite, by the gate
                     now(),
                     task.round_no,
                 ),

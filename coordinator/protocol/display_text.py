@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from edge_sdk.terminal import plain
-from edge_sdk.wire.messages import Data, Message
+from edge_sdk.wire.messages import Message
 
 __all__ = ["showable"]
 
@@ -23,8 +23,6 @@ def showable(message: M) -> M:
     Args:
         message: Of whomever. Bytes in it stay what they are.
     """
-    if isinstance(message, Data):  # bytes, and a task's id that is looked up
-        return message
     return cast("M", _shown(message))
 
 

@@ -83,7 +83,9 @@ class MessageReceiver:
         self._deaf: set[str] = set()
         self._twins: dict[str, float] = {}  # only of who is enrolled
 
-    def read(self, delivery: ReceivedMessage) -> tuple[str, Envelope] | None:
+    def read(
+        self, delivery: ReceivedMessage, topic: topics.Topic | None = None
+    ) -> tuple[str, Envelope] | None:
         """Who says what; None for what needs no answer.
 
         Raises:
@@ -91,7 +93,7 @@ class MessageReceiver:
                 is not for us.
             StateError: If a newer coordinator of this run has announced itself.
         """
-        topic = topics.parse(delivery.topic, self._federation)
+        topic = topic or topics.parse(delivery.topic, self._federation)
         if not delivery.payload:
             return None
         if isinstance(topic, topics.AnnouncementTopic):
@@ -111,7 +113,8 @@ class MessageReceiver:
                 raise RemoteProtocolError(over) from error
             raise
         device = _sender(topic, envelope, self._federation)
-        envelope = replace(envelope, message=showable(envelope.message))
+        if not isinstance(envelope.message, Data):  # bytes, and an id that is looked up
+            envelope = replace(envelope, message=showable(envelope.message))
         if seal and not self._is_new(device, envelope):
             return None  # delivered twice, or sent again by somebody else
         if seal and isinstance(envelope.message, Request):

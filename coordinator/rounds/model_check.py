@@ -18,13 +18,34 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
-__all__ = ["collapsed", "spoilers"]
+import numpy as np
+
+from coordinator.algorithms.mean import Model
+
+__all__ = ["ROUNDING", "collapsed", "impossible_model", "spoilers"]
+
+# A base and a change that are each rounded may miss 0 by so much of the base.
+ROUNDING = 1e-6
 
 LEARNED, LOST = 0.5, 2.0  # of the untrained model's loss
 SUSPECTS = 8  # the worst alone; leaving each one out costs an aggregate
 
 # Devices -> loss of the model that their updates alone make; not finite if it is none.
 LossOf: TypeAlias = Callable[[Collection[str]], float]
+
+
+def impossible_model(model: Model) -> str:
+    """The first entry of a model that cannot be, in words; empty if there is none."""
+    for name, values in (*model.masked.items(), *model.dense.items()):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            return f"entry {name} is not finite"
+        if (
+            name.endswith("running_var")
+            and values.size
+            and float(values.min()) < -ROUNDING
+        ):
+            return f"entry {name} has a negative variance, {float(values.min()):.3g}"
+    return ""
 
 
 def collapsed(first: float, before: float, after: float) -> bool:

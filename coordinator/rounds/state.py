@@ -93,8 +93,7 @@ class Round:
 
     def count(self, *phases: TaskPhase) -> int:
         """Devices whose part is in one of these phases."""
-        found = list(self.tasks.values())
-        return sum(found.count(phase) for phase in phases)
+        return len([phase for phase in self.tasks.values() if phase in phases])
 
 
 # -- events and effects ----------------------------------------------------------------

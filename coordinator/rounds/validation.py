@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.rounds.entry_limits import impossible_change
+from coordinator.rounds.model_check import ROUNDING
 from edge_sdk.errors import RemoteProtocolError, two_sentences
 from edge_sdk.sparse import LayerShape, Mask
-from edge_sdk.wire.dense import is_whole
 from edge_sdk.wire.evidence import Evidence, unpack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder
 from edge_sdk.wire.rules import Regrow, Score, WarmUp
@@ -26,9 +26,16 @@ from edge_sdk.wire.values import (
     unpack_values,
 )
 
-__all__ = ["Refusal", "check_offer", "check_payload", "read_update"]
+__all__ = [
+    "Refusal",
+    "check_offer",
+    "check_payload",
+    "impossible_change",
+    "read_update",
+]
 
 LEAST_LEFT = 0.01  # of a layer: ten prunings by a falling quarter leave a third
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is large
 
 
@@ -151,8 +158,9 @@ def _misfit(
     if set(change.dense) != set(dense):
         return Refusal("the dense remainder names other entries than the model's")
     for name, array in change.dense.items():
-        if array.shape != dense[name].shape or is_whole(array.dtype) != is_whole(
-            dense[name].dtype
+        other = dense[name]  # a payload's entries are float32 or int64
+        if array.shape != other.shape or (array.dtype.kind == "f") != (
+            other.dtype.kind == "f"
         ):
             return Refusal(f"entry {name} has another shape or type than the model's")
     wrong = impossible_change(dense, change.dense, batches=batches)
@@ -172,3 +180,73 @@ def _moved_too_far(order: TaskOrder, mask: Mask, moved: Mask) -> str:
         if isinstance(order.rule, Regrow) and after != before:
             return f"its mask keeps {after} of layer {name}; regrowing keeps {before}"
     return ""
+
+
+def impossible_change(
+    base: Mapping[str, NDArray[Any]],
+    change: Mapping[str, NDArray[Any]],
+    *,
+    batches: int,
+) -> str:
+    """The first entry that a change would make impossible, in words; empty if none.
+
+    Values of a state have meanings that their type does not say: a variance is not
+    negative, a counter of batches counts up by at most the batches there were, an
+    integer fits its type, a float is finite. Names are PyTorch's.
+
+    Args:
+        base: The dense remainder that the change is to.
+        change: Of the same names, shapes and kinds.
+        batches: Most batches that the device can have trained on.
+    """
+    for name, step in change.items():
+        if step.size:
+            floats = step.dtype.kind == "f"
+            why = (
+                _impossible_floats(name, base[name], step)
+                if floats
+                else _impossible_integers(name, base[name], step, batches)
+            )
+            if why:
+                return f"entry {name} {why}"
+    return ""
+
+
+def _impossible_floats(
+    name: str, base: NDArray[Any], step: NDArray[np.floating[Any]]
+) -> str:
+    after = base.astype(np.float64) + step
+    if float(np.abs(after).max()) > _FLOAT32_MAX:
+        return "would pass the largest float32"
+    if name.endswith("running_var"):
+        least = -ROUNDING * np.maximum(np.abs(base), 1.0)
+        if (after < least).any():
+            return f"would be a negative variance, {float(after.min()):.3g}"
+    return ""
+
+
+def _impossible_integers(
+    name: str, base: NDArray[Any], step: NDArray[Any], batches: int
+) -> str:
+    low, high = int(step.min()), int(step.max())
+    if name.endswith("num_batches_tracked") and not 0 <= low <= high <= batches:
+        counted = low if low < 0 else high
+        return f"would count {counted} batches; from 0 to {batches} were asked for"
+    if not _stays_in_range(base, step):
+        return f"would leave the range of {base.dtype}"
+    return ""
+
+
+def _stays_in_range(base: NDArray[Any], step: NDArray[Any]) -> bool:
+    """Whether every sum is a value of the entry's dtype, which may be bool."""
+    whole = base.dtype.kind == "b"
+    low, high = (0, 1) if whole else _limits(base.dtype)
+    # Python's integers: 64 bits and a change of 64 bits would wrap around.
+    pairs = np.nonzero(step.reshape(-1))[0]
+    now, by = base.reshape(-1)[pairs].tolist(), step.reshape(-1)[pairs].tolist()
+    return all(low <= int(a) + b <= high for a, b in zip(now, by, strict=True))
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    room = np.iinfo(dtype)
+    return int(room.min), int(room.max)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from coordinator.delivery.sender import DeliverySender
 from coordinator.ledger import Ledger
-from coordinator.protocol.message_limits import Excess, Flood
 from coordinator.protocol.receiver import MessageReceiver
-from coordinator.rate_limit import Seldom
+from coordinator.rate_limit import Excess, Flood, Seldom
 from coordinator.server.broker_cleanup import Wiping
 from coordinator.server.device_registry import DeviceRegistry
 from coordinator.server.handlers import MessageHandlers
@@ -20,7 +19,7 @@ from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
 from edge_sdk.wire.bounds import beyond
 from edge_sdk.wire.codec import Envelope
-from edge_sdk.wire.messages import Hello, Running, Status
+from edge_sdk.wire.messages import Data, Hello, Running, Status
 
 __all__ = ["MessageDispatcher"]
 
@@ -72,29 +71,38 @@ class MessageDispatcher:
             RunError: If the run cannot go on.
             StateError: If the disk refuses.
         """
-        self._wiping.saw(delivery.topic, delivery.payload)
-        device = topics.device_of(delivery.topic, self._federation)
         try:
             topic = topics.parse(delivery.topic, self._federation)
             if not self._flood.lets_in(topic):
+                self._wiping.saw(delivery.topic, delivery.payload)
                 return
-            heard = self._reception.read(delivery)
-            if heard is None or not self._flood.lets_say(heard[0], heard[1].message):
+            heard = self._reception.read(delivery, topic)
+            if heard is None:
                 return
-            with log_about(device=heard[0]):
-                self._heed(*heard)
+            device, envelope = heard
+            if isinstance(envelope.message, Data):
+                # Its topic has a rate, and its OFFER has shown that the device is here.
+                self._desk.data(device, envelope.message)
+            elif self._flood.lets_say(device, envelope.message):
+                with log_about(device=device):
+                    self._heed(device, envelope)
         except RemoteProtocolError as error:
             self.dropped += 1
-            self._blame(device, delivery.topic, plain(str(error)))
+            self._wiping.saw(delivery.topic, delivery.payload)
+            self._blame(self._sender(delivery), delivery.topic, plain(str(error)))
         except EdgeError:
             raise
         except Exception:  # a surprise in one message must not end the federation
             self.dropped += 1
-            before = self._seldom.say((device, "surprise"), self._clock())
+            sender = self._sender(delivery)
+            before = self._seldom.say((sender, "surprise"), self._clock())
             if before is not None:
-                with log_about(device=device):
+                with log_about(device=sender):
                     what = f"{delivery.topic[:120]}{_more(before)}"
                     log.exception("a message on %s could not be handled", what)
+
+    def _sender(self, delivery: ReceivedMessage) -> str | None:
+        return topics.device_of(delivery.topic, self._federation)
 
     def _heed(self, device: str, envelope: Envelope) -> None:
         header, message = envelope.header, envelope.message

@@ -19,9 +19,8 @@ from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import RoundRow, UpdateRow
-from coordinator.rounds.entry_limits import impossible_model
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
-from coordinator.rounds.model_check import collapsed, spoilers
+from coordinator.rounds.model_check import collapsed, impossible_model, spoilers
 from coordinator.rounds.round_step import (
     findings_at_hand,
     first_model,

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from coordinator.ledger import Ledger
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.uploads import Upload, UploadQueue
-from coordinator.rounds.state import Acked, Offered, TaskPhase
+from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
 from coordinator.rounds.validation import Refusal, check_offer, check_payload
 from coordinator.server.device_registry import DeviceRegistry
-from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_controller import RoundController
 from edge_sdk.errors import RemoteProtocolError, two_sentences
 from edge_sdk.wire.blob import blob_id
@@ -49,7 +48,6 @@ class MessageHandlers:
 
     Args:
         ledger: Where what is accepted becomes durable.
-        lineage: The models that updates are changes to.
         fleet: The devices.
         conductor: The round in hand.
         post: Sends.
@@ -59,13 +57,12 @@ class MessageHandlers:
     def __init__(
         self,
         ledger: Ledger,
-        lineage: GlobalModel,
         fleet: DeviceRegistry,
         conductor: RoundController,
         post: Publisher,
         clock: Callable[[], float],
     ) -> None:
-        self._ledger, self._lineage, self._fleet = ledger, lineage, fleet
+        self._ledger, self._fleet = ledger, fleet
         self._conductor, self._post = conductor, post
         self._intake, self._clock = UploadQueue(clock), clock
         self._reminded: dict[str, float] = {}  # only of who said hello
@@ -80,22 +77,19 @@ class MessageHandlers:
             boot: Which of the device's lives says so.
 
         Raises:
-            RemoteProtocolError: If it is not a message that devices send, or a chunk is
-                not what its manifest names.
+            RemoteProtocolError: If it is not a message that devices send.
         """
         match message:
             case Hello():
                 self._hello(device, message, boot)
             case TaskAck(task_id):
-                if self._is_open(device, task_id):
+                if self._conductor.open_part(device, task_id):
                     self._ledger.move_task(task_id, TaskPhase.ACKED)
                     self._conductor.advance(Acked(device))
             case Offer():
                 self._offer(device, message)
-            case Data():
-                self._data(device, message)
             case Fail(task_id, why, lasting):
-                if self._is_open(device, task_id):
+                if self._conductor.open_part(device, task_id):
                     log.warning("%s cannot do its task: %s", device, why)
                     self._fail(device, task_id, why, lasting=lasting is True)
             case Wait(ms, why):
@@ -109,9 +103,10 @@ class MessageHandlers:
         """A number in the message cannot be: nothing of the message is believed."""
         if isinstance(message, Hello):
             self._not_let_in(device, two_sentences(why, _NUMBERS))
-        elif isinstance(message, Offer) and self._is_open(device, message.task_id):
-            order = self._conductor.orders[message.task_id]
-            self._reject(device, order, Refusal(why, _NUMBERS))
+        elif isinstance(message, Offer) and (
+            part := self._conductor.open_part(device, message.task_id)
+        ):
+            self._reject(device, part.order, Refusal(why, _NUMBERS))
         elif self._fleet.examples(device):  # it said hello: names are bounded
             now, at = self._conductor.round, self._clock()
             self._ledger.refuse(device, now.no if now else 0, "malformed", why)
@@ -128,22 +123,23 @@ class MessageHandlers:
     def dismiss(self, device: str, why: str = "the device was revoked") -> None:
         """A device is out: no round waits for it; what it gave still counts."""
         self._fleet.gone(device)
-        task = self._conductor.open_task(device)
-        if task is not None:
-            self._fail(device, task.id, why)
+        part = self._conductor.open_part(device)
+        if part is not None:
+            self._fail(device, part.order.id, why)
 
     def _hello(self, device: str, hello: Hello, boot: int) -> None:
         refused = self._fleet.hello(device, hello, boot)
         if refused is not None:
             self._not_let_in(device, refused)
             return
-        task = self._conductor.open_task(device)
-        if hello.task_id is not None and (task is None or task.id != hello.task_id):
+        part = self._conductor.open_part(device)
+        ours = None if part is None else part.order.id
+        if hello.task_id is not None and hello.task_id != ours:
             # What it holds is of no use here: it has to let go before it takes more.
             self._tell(device, self._fate_of(device, hello.task_id))
-        if task is not None and hello.task_id != task.id:
-            self._tell(device, self._conductor.orders[task.id])
-        elif task is None and hello.task_id is None:
+        if part is not None and hello.task_id != ours:
+            self._tell(device, part.order)
+        elif part is None and hello.task_id is None:
             back = max(IDLE_S, self._conductor.come_back_s(device))
             self._fleet.expect(device, back)
             why = self._fleet.cannot(device) or "no task for you just now"
@@ -158,14 +154,15 @@ class MessageHandlers:
     def _pauses(self, device: str, seconds: float, why: str) -> None:
         """Its owner's limits hold it back; a round does not wait for longer pauses."""
         self._fleet.rests(device, seconds, why)
-        task = self._conductor.open_task(device)
-        if task is None:
+        part = self._conductor.open_part(device)
+        if part is None:
             return
         if seconds < self._conductor.left_s():
             self._conductor.pauses(device, seconds)
             return
-        self._tell(device, Cancel(task.id, f"the round does not wait: {why}"[:500]))
-        self._fail(device, task.id, why)
+        task_id = part.order.id
+        self._tell(device, Cancel(task_id, f"the round does not wait: {why}"[:500]))
+        self._fail(device, task_id, why)
 
     def _fail(
         self, device: str, task_id: str, why: str, *, lasting: bool = False
@@ -174,21 +171,16 @@ class MessageHandlers:
         self._conductor.failed(device, why, lasting=lasting)
 
     def _offer(self, device: str, offer: Offer) -> None:
-        if not self._is_open(device, offer.task_id):
+        part = self._conductor.open_part(device, offer.task_id)
+        if part is None:
             self._tell(device, self._fate_of_offer(device, offer))
             return
         most = self._fleet.examples(device)
         if not most:
             return  # its HELLO to this coordinator was lost; both come again
-        order = self._conductor.orders[offer.task_id]
-        base, family = self._lineage.base_of(order.round_no)
-        refused = check_offer(
-            offer,
-            order,
-            max_examples=most,
-            dense=base.dense,
-            sizes={name: family.top[name].size for name in family.top},
-        )
+        order, dense = part.order, part.base.dense
+        sizes = {name: part.mask[name].size for name in part.mask}
+        refused = check_offer(offer, order, max_examples=most, dense=dense, sizes=sizes)
         if refused is not None:
             self._reject(device, order, refused)
             return
@@ -207,47 +199,56 @@ class MessageHandlers:
         self._conductor.advances(device)
         self._tell(device, need)
 
-    def _data(self, device: str, data: Data) -> None:
+    def data(self, device: str, data: Data) -> None:
+        """Takes a chunk of an update; the last one brings the whole before the gate.
+
+        Args:
+            device: Whose it is.
+            data: The chunk; one that was not asked for is dropped.
+        """
         try:
             upload, need = self._intake.data(device, data)
         except RemoteProtocolError as error:
             self._ledger.refuse(device, _round_of(data.task_id), "corrupt", str(error))
             self._tell(device, Receipt(data.task_id, "corrupt", str(error)[:500]))
             return
-        self._conductor.advances(device)
-        if need is not None:
-            self._tell(device, need)
         if upload is not None:
             self._accept(device, upload)
             self.tick()
+            return
+        self._conductor.advances(device)
+        if need is not None:
+            self._tell(device, need)
 
     def _accept(self, device: str, upload: Upload) -> None:
-        """Gate, blob, row; the receipt follows once they are durable."""
+        """Gate, blob, row; what follows from it waits until they are durable."""
         offer = upload.offer
-        task = self._conductor.open_task(device)
-        now = self._conductor.round
-        if task is None or task.id != offer.task_id or now is None:
+        part = self._conductor.open_part(device, offer.task_id)
+        if part is None:
             self._tell(device, self._fate_of(device, offer.task_id))
             return
-        order = self._conductor.orders[task.id]
-        base, family = self._lineage.base_of(now.no)
-        content = upload.assembly.content()
-        mask = family.of(device, order.density)
+        order, content = part.order, upload.assembly.content()
         checked = check_payload(
-            content, order, mask, base.dense, examples=offer.examples
+            content, order, part.mask, part.base.dense, examples=offer.examples
         )
         if isinstance(checked, Refusal):
             self._reject(device, order, checked)
             return
         self._ledger.accept(
-            task,
+            part.task,
             content,
             examples=offer.examples,
             norm=checked.norm() if isinstance(checked, Values) else 0.0,
             metrics=offer.metrics,
         )
-        self._tell(device, self._fate_of(device, task.id))
-        self._conductor.accepted(device, offer.metrics)
+        self._conductor.advance(Accepted(device))
+
+        def durable() -> None:
+            receipt = self._fate_of(device, order.id)
+            self._post.tell(device, receipt, round_no=order.round_no)
+            self._conductor.accepted(device, offer.metrics)
+
+        self._ledger.once_durable(durable)
 
     def _reject(self, device: str, order: TaskOrder, refused: Refusal) -> None:
         log.warning("rejected the update of %s: %s", device, refused.why)
@@ -281,10 +282,6 @@ class MessageHandlers:
             no = _round_of(offer.task_id)
             self._ledger.refuse(device, no, fate.verdict, fate.why)
         return fate
-
-    def _is_open(self, device: str, task_id: str) -> bool:
-        task = self._conductor.open_task(device)
-        return task is not None and task.id == task_id
 
     def _tell(self, device: str, message: Message) -> None:
         """Sends; a receipt only once what it says is durable, never before."""

@@ -130,7 +130,7 @@ class Server:
             clock=clock,
         )
         self._desk = MessageHandlers(
-            ledger, self._lineage, self._fleet, self._conductor, self._post, clock
+            ledger, self._fleet, self._conductor, self._post, clock
         )
         self._hearing = MessageDispatcher(
             settings.federation,

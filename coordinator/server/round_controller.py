@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
@@ -19,7 +20,6 @@ from coordinator.rounds.deadlines import abort_pause_s
 from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import (
     OPEN,
-    Accepted,
     Deadline,
     Event,
     Failed,
@@ -53,10 +53,11 @@ from edge_sdk.errors import (
     StateError,
     two_sentences,
 )
+from edge_sdk.sparse import Mask
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Cancel, Status, TaskOrder, Wait
 
-__all__ = ["RoundController"]
+__all__ = ["Part", "RoundController"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,23 @@ SPOILED = "Lower the learning rate, or look for broken examples on the device."
 MAX_ABORTS = 5
 SAID = 400  # characters of an exception that a message repeats
 RESEND_S = 15.0  # an order that is not acknowledged by then is sent again, then later
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One device's part of the round in hand.
+
+    Attributes:
+        task: As the ledger has it.
+        order: What the device was told.
+        base: What its update is a change to.
+        mask: What it trains on.
+    """
+
+    task: TaskRow
+    order: TaskOrder
+    base: Model
+    mask: Mask
 
 
 class RoundController:
@@ -112,8 +130,7 @@ class RoundController:
         ] = {}  # when again, after which gap
         self._timing = RoundTiming(settings, algorithm, fleet, clock)
         self.round: Round | None = None
-        self.orders: dict[str, TaskOrder] = {}
-        self._tasks: dict[str, TaskRow] = {}  # of the round in hand, by device
+        self._parts: dict[str, Part] = {}  # of the round in hand, by device
         self.finished: list[int] = []  # rounds closed since somebody took note
         self._due: Callable[[], None] | None = None  # how `tick` ends the round
         self._failures = 0  # of the algorithm, in rounds in a row
@@ -217,19 +234,22 @@ class RoundController:
     def reopen(self, row: RoundRow) -> None:
         """Picks up a round that a crash interrupted: same tasks, same bases."""
         tasks = self._ledger.tasks(row.no)
-        self.orders = {t.id: t.order(self._ledger.folder) for t in tasks}
-        self._tasks = {t.device: t for t in tasks}
         log.info(
             "picking up round %d in phase %s",
             *(row.no, row.phase.value),
             extra={"round": row.no},
         )
         base, family = self._lineage.base_of(row.no)
-        orders = [(t.device, self.orders[t.id]) for t in tasks]
+        self._parts = {
+            t.device: Part(t, order, base, family.of(t.device, order.density))
+            for t in tasks
+            for order in (t.order(self._ledger.folder),)
+        }
+        orders = [(device, part.order) for device, part in self._parts.items()]
         publish_blobs_again(self._post.shelve, row.no, base, family, orders)
         phases = {t.device: t.phase for t in tasks}
         self.round = Round(row.no, row.goal, row.quorum, row.phase, phases)
-        had = max((o.ttl_ms / 1000 for o in self.orders.values()), default=0.0)
+        had = max((o.ttl_ms / 1000 for _, o in orders), default=0.0)
         self._timing.start_again(had)
         self._ledger.wait_until(row.no, self.left_s())
         self._attempt = self._ledger.get("warm_up_attempts") or 0
@@ -247,8 +267,8 @@ class RoundController:
             match effect:
                 case Issue():
                     self._unheard = {}
-                    for task in self._tasks.values():
-                        self._send(task, RESEND_S)
+                    for part in self._parts.values():
+                        self._send(part, RESEND_S)
                 case Freeze():
                     self._due = self._freeze
                 case GiveUp(why):
@@ -258,7 +278,6 @@ class RoundController:
         """The device's update is durable; its metrics tell how fast it is."""
         self._timing.watch.took(device, metrics)
         self._fleet.standings.succeeded(device)
-        self.advance(Accepted(device))
         self._hurry()
 
     def rejected(self, device: str, why: str) -> None:
@@ -293,7 +312,7 @@ class RoundController:
 
     def advances(self, device: str, share: float = 1.0) -> None:
         """So much of the device's task is done; 1 while its update is on its way."""
-        if self.open_task(device) is not None:
+        if self.open_part(device) is not None:
             self._timing.advances(device, share)
 
     def _hurry(self) -> None:
@@ -313,13 +332,20 @@ class RoundController:
         """Seconds after which a device without a task should ask again."""
         return self._timing.come_back_s(device, self.round.no if self.round else 0)
 
-    def open_task(self, device: str) -> TaskRow | None:
-        """The device's open task of the round in hand, if any."""
-        if self.round is None or self.round.phase is not RoundPhase.RUN:
+    def open_part(self, device: str, task_id: str | None = None) -> Part | None:
+        """A device's open part of the round in hand, if any.
+
+        Args:
+            device: Its name.
+            task_id: The task that is meant; None for whichever it has.
+        """
+        now = self.round
+        if now is None or now.phase is not RoundPhase.RUN:
             return None
-        if self.round.tasks.get(device) not in OPEN:
+        if now.tasks.get(device) not in OPEN:
             return None
-        return self._tasks.get(device)
+        part = self._parts.get(device)
+        return part if part and task_id in (None, part.task.id) else None
 
     # -- whom to ask -------------------------------------------------------------------
 
@@ -374,11 +400,11 @@ class RoundController:
 
     # -- what goes out -----------------------------------------------------------------
 
-    def _send(self, task: TaskRow, gap_s: float) -> None:
-        order, left_s = self.orders[task.id], self._timing.left_s()
-        self._fleet.expect(task.device, left_s)
-        self._unheard[task.device] = self._clock() + gap_s, 2 * gap_s
-        self._post.tell(task.device, order, round_no=task.round_no)
+    def _send(self, part: Part, gap_s: float) -> None:
+        device, order = part.task.device, part.order
+        self._fleet.expect(device, self._timing.left_s())
+        self._unheard[device] = self._clock() + gap_s, 2 * gap_s
+        self._post.tell(device, order, round_no=order.round_no)
 
     def _say_again(self, now: Round) -> None:
         """An order, or its acknowledgement, may have been lost."""
@@ -387,7 +413,7 @@ class RoundController:
             if now.tasks.get(device) is not TaskPhase.ASSIGNED:
                 del self._unheard[device]
             elif self._clock() >= at and device in here:
-                self._send(self._tasks[device], gap_s)
+                self._send(self._parts[device], gap_s)
 
     def _extends(self) -> bool:
         """Whether the deadline waits for devices that say how far they are."""
@@ -439,15 +465,18 @@ class RoundController:
             )
             for device, density in draft.densities.items()
         }
-        self.orders = {order.id: order for order in orders.values()}
-        self._tasks = {
-            device: TaskRow(
+        tasks = [
+            TaskRow(
                 *(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o)),
                 base_bytes=o.base.size,
             )
             for device, o in sorted(orders.items())
+        ]
+        self._parts = {
+            t.device: Part(t, orders[t.device], base, family.of(t.device, t.density))
+            for t in tasks
         }
-        self._ledger.issue_tasks(no, list(self._tasks.values()))
+        self._ledger.issue_tasks(no, tasks)
 
     def _freeze(self) -> None:
         if self.round is not None:
@@ -559,7 +588,7 @@ class RoundController:
         self._timing.watch.close(self._fleet.present())
         self._ledger.abort(no, why)
         for task in self._ledger.tasks(no):
-            if task.phase is TaskPhase.EXPIRED and task.id in self.orders:
+            if task.phase is TaskPhase.EXPIRED and task.device in self._parts:
                 self._post.tell(task.device, Cancel(task.id, why), round_no=no)
         if no == 0:
             self._ledger.put("warm_up_attempts", self._attempt + 1)
@@ -577,6 +606,6 @@ class RoundController:
                 )
 
     def _leave(self) -> None:
-        self.orders, self._tasks, self._unheard = {}, {}, {}
+        self._parts, self._unheard = {}, {}
         self.round = None
         self._timing.end()

@@ -8,6 +8,7 @@ the body is decoded.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
@@ -159,8 +160,19 @@ def unpack(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        name = getattr(kind, "__name__", "message")  # a union has none
-        raise RemoteProtocolError(f"{name}: {error}") from error
+        config = getattr(kind, "__struct_config__", None)  # a union has none
+        name = getattr(config, "tag", None) or getattr(kind, "__name__", "message")
+        raise RemoteProtocolError(f"no valid {_words(str(name))}: {error}") from error
+
+
+def _words(name: str) -> str:
+    """A type's tag or name as words: ``task-ack``, ``_Structure``, ``JournalRecord``.
+
+    Example:
+        >>> [_words(name) for name in ("values", "_Structure", "JournalRecord")]
+        ['values', 'structure', 'journal record']
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.lstrip("_")).lower()
 
 
 def _limited(data: bytes, *, max_bin: int, max_items: int) -> Any:

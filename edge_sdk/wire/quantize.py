@@ -1,4 +1,4 @@
-"""Value codecs: float32 tensors as fp32, fp16, int8 or int4 bytes, and back.
+"""Value codecs: float32 tensors as fp32, fp16, int8 or int4 bytes, and back; zstd.
 
 One tensor's bytes, all little-endian:
 
@@ -18,6 +18,8 @@ with correctly rounded operations only: equal input gives equal bytes everywhere
 
 from __future__ import annotations
 
+import io
+from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -25,7 +27,16 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 
-__all__ = ["NAMES", "Toward", "decode", "encode", "encoded_size"]
+__all__ = [
+    "NAMES",
+    "ZSTD",
+    "Toward",
+    "compress",
+    "decode",
+    "decompress",
+    "encode",
+    "encoded_size",
+]
 
 NAMES = ("fp32", "fp16", "int8", "int4")  # most exact first
 Toward: TypeAlias = Literal["nearest", "up", "down"]
@@ -35,6 +46,9 @@ _BLOCK = {"int8": 256, "int4": 64}
 _TOP = {"int8": 127, "int4": 7}
 _EXPONENTS = (-170, 113)  # of the smallest float32 / 127, and of the largest float32
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+ZSTD = find_spec("zstandard") is not None
+LEVEL = 3
+MAX_WINDOW = 8 << 20  # bytes; what the decoder may hold beside its output
 
 
 def encoded_size(codec: str, count: int) -> int:
@@ -113,9 +127,13 @@ def decode(codec: str, data: bytes, count: int) -> NDArray[np.float32]:
     exponent = int(np.frombuffer(data, "<i2", 1)[0])
     if not _EXPONENTS[0] <= exponent <= _EXPONENTS[1]:
         raise RemoteProtocolError(f"it holds an exponent of {exponent}")
-    if codec == "fp16":
-        return _to_float32(_from_half(np.frombuffer(data, "<f2", offset=2), exponent))
-    return _decode_blocks(codec, data, count, exponent)
+    exact = (
+        _from_half(np.frombuffer(data, "<f2", offset=2), exponent)
+        if codec == "fp16"
+        else _decode_blocks(codec, data, count, exponent)
+    )
+    # The largest float32 may have been rounded up beyond itself.
+    return np.clip(exact, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
 
 
 def _encode_blocks(codec: str, exact: Floats, rng: np.random.Generator | None) -> bytes:
@@ -136,9 +154,7 @@ def _encode_blocks(codec: str, exact: Floats, rng: np.random.Generator | None) -
     )
 
 
-def _decode_blocks(
-    codec: str, data: bytes, count: int, exponent: int
-) -> NDArray[np.float32]:
+def _decode_blocks(codec: str, data: bytes, count: int, exponent: int) -> Floats:
     size = _BLOCK[codec]
     blocks = -(-count // size)
     halves = np.frombuffer(data, "<f2", blocks, offset=2)
@@ -152,7 +168,8 @@ def _decode_blocks(
         codes = _unpack_nibbles(raw, count)
     if (codes < -_TOP[codec]).any():
         raise RemoteProtocolError(f"it holds a code below -{_TOP[codec]}")
-    return _to_float32(codes * np.repeat(scales, size)[:count])
+    exact: Floats = codes * np.repeat(scales, size)[:count]
+    return exact
 
 
 def _in_blocks(exact: Floats, size: int) -> Floats:
@@ -183,11 +200,6 @@ def _from_half(halves: NDArray[np.float16], exponent: int) -> Floats:
     return np.ldexp(halves.astype(np.float64), exponent)
 
 
-def _to_float32(exact: Floats) -> NDArray[np.float32]:
-    # The largest float32 may have been rounded up beyond itself.
-    return np.clip(exact, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
-
-
 def _exponent_bytes(exponent: int) -> bytes:
     return exponent.to_bytes(2, "little", signed=True)
 
@@ -206,3 +218,47 @@ def _unpack_nibbles(raw: bytes, count: int) -> NDArray[np.int8]:
         raise RemoteProtocolError("it holds a code beyond its last value")
     # Shifted to the top of a byte and back: the nibble's sign becomes the byte's.
     return (nibbles[:count] << 4).view(np.int8) >> 4
+
+
+def compress(data: bytes) -> bytes:
+    """One zstd frame that names its content's size.
+
+    Raises:
+        LocalProtocolError: If zstandard is not installed; it was offered then.
+    """
+    if not ZSTD:
+        raise LocalProtocolError("zstandard is not installed here")
+    import zstandard  # noqa: PLC0415 - an extra
+
+    return zstandard.ZstdCompressor(level=LEVEL).compress(data)
+
+
+def decompress(data: bytes, size: int) -> bytes:
+    """The content of a frame, which must be exactly `size` bytes and all of `data`.
+
+    The frame's own word on its size is checked first, and what comes out is read
+    through a stream that stops at one byte more: 4 bytes can stand for 128 KiB.
+
+    Raises:
+        RemoteProtocolError: If it is anything else.
+    """
+    if not ZSTD:
+        raise RemoteProtocolError("it is compressed, and zstd was not offered")
+    import zstandard  # noqa: PLC0415 - an extra
+
+    try:
+        frame = zstandard.get_frame_parameters(data)
+        if frame.content_size != size or frame.window_size > max(size, MAX_WINDOW):
+            raise RemoteProtocolError(f"its frame is not one of {size} bytes")
+        decoder = zstandard.ZstdDecompressor(max_window_size=max(size, MAX_WINDOW))
+        with decoder.stream_reader(io.BytesIO(data)) as stream:
+            content = stream.read(size + 1)
+        if len(content) != size:
+            raise RemoteProtocolError(f"its frame does not hold {size} bytes")
+        once_more = decoder.decompressobj()  # bounded by now; it tells where it ends
+        once_more.decompress(data)
+        if not once_more.eof or once_more.unused_data:
+            raise RemoteProtocolError("its frame is not where the bytes end")
+    except zstandard.ZstdError as error:
+        raise RemoteProtocolError(f"its frame is damaged: {error}") from error
+    return content

@@ -25,9 +25,16 @@ from numpy.typing import NDArray
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.compress import ZSTD, compress, decompress
 from edge_sdk.wire.dense import Entry, from_wire, is_whole, to_wire
-from edge_sdk.wire.quantize import NAMES, decode, encode, encoded_size
+from edge_sdk.wire.quantize import (
+    NAMES,
+    ZSTD,
+    compress,
+    decode,
+    decompress,
+    encode,
+    encoded_size,
+)
 from edge_sdk.wire.structure import decode_structure, encode_structure
 
 __all__ = [
@@ -68,7 +75,7 @@ class Values:
         ]
         # Not a @ a: BLAS wakes its threads, and a 250 KB update costs the coordinator
         # 9.3 ms of CPU where it costs 6.1 so (tests/bench/bench_protocol.py).
-        return math.sqrt(sum(float(np.einsum("i,i->", a, a)) for a in floats))
+        return math.sqrt(sum([float(np.einsum("i,i->", a, a)) for a in floats]))
 
     def csr(self, mask: Mask) -> dict[str, CsrTensor]:
         """Each masked layer as CSR; `CsrTensor.to_scipy` goes on from there."""
@@ -171,18 +178,19 @@ def unpack_values(payload: bytes, mask: Mask, *, codec: str | None = None) -> Va
         )
     if codec is not None:
         _check_codec(body, codec)
-    sizes = [encoded_size(body.codec, mask.counts[n]) for n in mask]
+    counts, nnz = mask.counts, sum(mask.counts.values())
+    sizes = [encoded_size(body.codec, count) for count in counts.values()]
     packed = body.packing == "zstd"
-    if body.nnz != mask.nnz or (not packed and len(body.values) != sum(sizes)):
+    if body.nnz != nnz or (not packed and len(body.values) != sum(sizes)):
         raise RemoteProtocolError(
             f"it has {len(body.values)} bytes for {body.nnz} {body.codec} values; "
-            f"the mask keeps {mask.nnz}"
+            f"the mask keeps {nnz}"
         )
     raw = decompress(body.values, sum(sizes)) if packed else body.values
     masked: dict[str, NDArray[np.float32]] = {}
     start = 0
-    for name, size in zip(mask, sizes, strict=True):
-        masked[name] = decode(body.codec, raw[start : start + size], mask.counts[name])
+    for (name, count), size in zip(counts.items(), sizes, strict=True):
+        masked[name] = decode(body.codec, raw[start : start + size], count)
         start += size
     dense = {name: from_wire(name, entry) for name, entry in body.dense.items()}
     return Values(mask.digest, masked, dense)

@@ -21,9 +21,8 @@ from edge_sdk.tasks.layers import initial_state, layers_of
 from edge_sdk.tasks.task import load_task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.compress import compress
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
-from edge_sdk.wire.quantize import encode
+from edge_sdk.wire.quantize import compress, encode
 from edge_sdk.wire.rules import Frozen
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import time
-
 import msgspec
 import pytest
 
 from coordinator.densities import (
-    DEFAULT_ROUND_BUDGET_S,
     assign,
     corrected,
     drift_of,
@@ -88,16 +85,6 @@ def test_position_and_company_do_not_matter() -> None:
     assert together == backwards
     for name, profile in DEMO.items():
         assert assign({name: profile}, MNISTNET, LADDER)[name] == together[name]
-
-
-def test_ten_thousand_devices_share_the_work_of_equal_profiles() -> None:
-    boards = list(DEMO.values())
-    fleet = {f"d-{n}": boards[n % 3] for n in range(10_000)}
-    began = time.perf_counter()
-    chosen = assign(fleet, MNISTNET, LADDER, DEFAULT_ROUND_BUDGET_S)
-    print(f"10 000 devices: {time.perf_counter() - began:.3f} s")
-    assert len(chosen) == 10_000
-    assert len({id(choice) for choice in chosen.values()}) == 3
 
 
 # -- profiles that do not hold ---

@@ -14,7 +14,7 @@ from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import Ledger, open_ledger
 from coordinator.protocol.events import DeviceRevoked as RevokedNow
 from coordinator.protocol.events import Unlinked
-from coordinator.protocol.message_limits import Excess, Flood
+from coordinator.rate_limit import Excess, Flood
 from coordinator.server.loop import Server
 from coordinator.settings import RunSettings
 from coordinator.views.page.metrics import exposition

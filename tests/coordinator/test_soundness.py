@@ -18,8 +18,7 @@ from lying import Liar
 
 from coordinator.algorithms.mean import Model
 from coordinator.ledger import open_ledger
-from coordinator.rounds.entry_limits import impossible_model
-from coordinator.rounds.model_check import collapsed, spoilers
+from coordinator.rounds.model_check import collapsed, impossible_model, spoilers
 from coordinator.rounds.round_step import mean_findings
 from coordinator.server.loop import Server
 from coordinator.settings import (

@@ -29,8 +29,8 @@ from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire import messages, rules, topics
 from edge_sdk.wire.blob import Assembly, manifest_of
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, pack, tag_of, unpack
-from edge_sdk.wire.compress import ZSTD, compress, decompress
 from edge_sdk.wire.evidence import Evidence, pack_evidence, unpack_evidence
+from edge_sdk.wire.quantize import ZSTD, compress, decompress
 from edge_sdk.wire.structure import CODES, decode_structure, encode_structure
 from edge_sdk.wire.values import (
     CODECS,

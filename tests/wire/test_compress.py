@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.wire.compress import ZSTD, compress, decompress
+from edge_sdk.wire.quantize import ZSTD, compress, decompress
 
 pytestmark = pytest.mark.skipif(not ZSTD, reason="zstandard is not installed")
 
