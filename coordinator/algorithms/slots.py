@@ -137,8 +137,10 @@ def _misfit(slot: str, found: Any, given: tuple[Any, ...]) -> str:
     if slot == "assign":
         affordable, densities = given
         for device, density in found.items():
-            if device not in affordable or density not in densities:
-                return f"gave {device!r} density {density!r}, which the run has not"
+            if device not in affordable:
+                return f"gave a density to {device!r}, which was not among the devices"
+            if density not in densities:
+                return f"gave {device!r} density {density!r}, none of {list(densities)}"
     if slot in ("plan", "revise"):
         first = given[0]
         shapes = {s.name: s.shape for s in getattr(first, "layers", first)}

@@ -17,13 +17,14 @@ from edge_sdk.errors import EdgeError, RemoteProtocolError
 from edge_sdk.terminal import log_about, plain
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
-from edge_sdk.wire.bounds import beyond
+from edge_sdk.wire.bounds import BOUNDS, beyond
 from edge_sdk.wire.codec import Envelope
 from edge_sdk.wire.messages import Data, Hello, Running, Status
 
 __all__ = ["MessageDispatcher"]
 
 log = logging.getLogger(__name__)
+LAST_CHUNK = BOUNDS[Data]["index"].most
 SAY_S = 60.0  # between two lines about what one device sent that was dropped
 
 
@@ -80,10 +81,11 @@ class MessageDispatcher:
             if heard is None:
                 return
             device, envelope = heard
-            if isinstance(envelope.message, Data):
+            said = envelope.message
+            if isinstance(said, Data) and 0 <= said.index <= LAST_CHUNK:
                 # Its topic has a rate, and its OFFER has shown that the device is here.
-                self._desk.data(device, envelope.message)
-            elif self._flood.lets_say(device, envelope.message):
+                self._desk.data(device, said)
+            elif self._flood.lets_say(device, said):
                 with log_about(device=device):
                     self._heed(device, envelope)
         except RemoteProtocolError as error:

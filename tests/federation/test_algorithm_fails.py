@@ -182,7 +182,10 @@ def test_a_slot_that_fails_in_each_round_ends_the_run_by_its_name(
 WRONG: dict[str, tuple[Any, str]] = {
     "aggregate": (lambda _b, _u: None, "aggregate of algorithm 'mine' gave None, not"),
     "revise": (lambda *_: {}, "revise of algorithm 'mine' gave a dict, not a MaskF"),
-    "assign": (lambda a, _d: dict.fromkeys(a, 0.77), "gave 'pi-1' density 0.77, which"),
+    "assign": (
+        lambda a, _d: dict.fromkeys(a, 0.77),
+        r"gave 'pi-\d' density 0\.77, none of \[0\.2\]",
+    ),
     "local": (lambda _context: "frozen", "local of algorithm 'mine' gave a str, not"),
 }
 
