@@ -48,6 +48,8 @@ class Checkpoint:
         dense: Every other ``state_dict`` entry: biases, norms, buffers, dense layers.
         metrics: What was measured about it, such as ``{"accuracy": 0.97}``.
         memory: What the algorithm remembers: quantity -> entry -> its values.
+        gain: How the weights of nested models are scaled, of a global model that has
+            such; 0 for none. Those of a nested model are scaled already.
     """
 
     task: str
@@ -58,6 +60,7 @@ class Checkpoint:
     dense: Mapping[str, NDArray[Any]]
     metrics: Mapping[str, float]
     memory: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    gain: float = 0.0
 
     def csr(self, name: str) -> CsrTensor:
         """One masked layer as CSR."""
@@ -110,6 +113,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
     if checkpoint.memory:  # absent otherwise: older bytes stay as they were
         kept = {quantity: list(of) for quantity, of in checkpoint.memory.items()}
         metadata["state"] = json.dumps(kept)
+    if checkpoint.gain:
+        metadata["gain"] = repr(checkpoint.gain)
     return _canonical(save(tensors, metadata))
 
 
@@ -171,6 +176,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 quantity: {n: tensors[f"state/{quantity}/{n}"] for n in names}
                 for quantity, names in json.loads(meta.get("state", "{}")).items()
             },
+            gain=float(meta.get("gain", "0")),
         )
     except (
         AttributeError,

@@ -7,7 +7,7 @@ small value that travels to the devices. A user's own algorithm is another such 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from coordinator.algorithms.evidence import (
     Trained,
     WarmUpResult,
 )
+from coordinator.algorithms.mask_family import ANYONE, Counts, MaskFamily
 from coordinator.algorithms.mean import (
     Contribution,
     Coverage,
@@ -26,8 +27,7 @@ from coordinator.algorithms.mean import (
     State,
     coverage_mean,
 )
-from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.wire.messages import Manifest, MaskRecipe
+from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.rules import Frozen, LocalRule
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "the_devices_own",
 ]
 
-Counts: TypeAlias = dict[float, dict[str, int]]  # density -> weight name -> kept
 # (layers, the run's densities, what the warm-up found or None, mask seed) -> masks
 Plan: TypeAlias = Callable[
     [Sequence[LayerShape], Sequence[float], "WarmUpResult | None", int], "MaskFamily"
@@ -63,7 +62,6 @@ Revise: TypeAlias = Callable[
     ["MaskFamily", Model, Coverage, Mapping[str, Mask]], "MaskFamily"
 ]
 InitState: TypeAlias = Callable[[Model], State]
-ANYONE = ""  # in `MaskFamily.own`: the mask of devices that have none of their own yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,65 +155,3 @@ class Algorithm:
     def warms_up(self) -> bool:
         """True if devices have to do something before the first masks."""
         return isinstance(self.evidence, LayerSensitivity | Saliency | Trained)
-
-
-@dataclass(frozen=True, eq=False)
-class MaskFamily:
-    """Nested masks, one per density.
-
-    Attributes:
-        layers: The maskable layers.
-        masks: Density to mask, densest first; every other is nested in the first.
-        seed: What they were drawn from; None for masks that were chosen weight by
-            weight, whose structure has to travel.
-        own: Device to the mask that it alone trains on, nested in the first; `ANYONE`
-            to that of a device which is not in here yet.
-    """
-
-    layers: tuple[LayerShape, ...]
-    masks: Mapping[float, Mask]
-    seed: int | None
-    own: Mapping[str, Mask] = field(default_factory=dict)
-
-    @classmethod
-    def draw(
-        cls, layers: Sequence[LayerShape], counts: Counts, seed: int
-    ) -> MaskFamily:
-        """The masks of these counts."""
-        densities = sorted(counts, reverse=True)
-        masks = {d: draw(layers, counts[d], seed) for d in densities}
-        return cls(tuple(layers), masks, seed)
-
-    @property
-    def top(self) -> Mask:
-        """The largest mask, which the global model stands on."""
-        return next(iter(self.masks.values()))
-
-    @property
-    def counts(self) -> Counts:
-        """Kept weights per density and layer."""
-        return {d: dict(mask.counts) for d, mask in self.masks.items()}
-
-    def of(self, device: str, density: float) -> Mask:
-        """Mask that a device of this density trains on."""
-        mine = self.own.get(device) or self.own.get(ANYONE)
-        return mine or self.masks[density]
-
-    def drawn(self, mask: Mask) -> bool:
-        """Return whether seed and counts give this mask: then no structure is sent.
-
-        A mask that keeps everything is the same whatever the seed.
-        """
-        if mask.nnz == mask.numel:
-            return True
-        mine = any(mask is other for other in self.masks.values())
-        return self.seed is not None and mine
-
-    def recipe(self, mask: Mask, structure: Manifest | None = None) -> MaskRecipe:
-        """Recipe from which a device makes one of the family's masks.
-
-        Args:
-            mask: One of the family's.
-            structure: The blob that says where its weights are, unless it is drawn.
-        """
-        return MaskRecipe(self.seed or 0, dict(mask.counts), mask.digest, structure)

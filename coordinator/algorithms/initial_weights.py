@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def scaled_by_fan_in(
         kept = np.count_nonzero(rows, axis=1)
         gain = np.sqrt(rows.shape[1] / np.maximum(kept, 1)).astype(np.float32)
         masked[name] = values * np.repeat(gain, kept)
-    return Model(first.mask, masked, first.dense)
+    return replace(first, masked=masked)
 
 
 def from_the_warm_up(
@@ -50,4 +51,4 @@ def from_the_warm_up(
     for name, values in first.masked.items():
         held = warm.mask[name][first.mask[name]]
         masked[name] = np.where(held, warm.full(name)[first.mask[name]], values)
-    return Model(first.mask, masked, warm.dense)
+    return replace(first, masked=masked, dense=warm.dense)

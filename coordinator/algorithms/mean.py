@@ -8,7 +8,7 @@ same frozen rows give the same bytes. One pass, one accumulator, whatever the co
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,19 +45,37 @@ class Model:
         dense: Every other ``state_dict`` entry.
         state: What the algorithm remembers from round to round; it is written into the
             run's checkpoints and travels nowhere.
+        gain: Power of a unit's (inputs here / inputs that a nested mask keeps) by which
+            the nested model's weights are larger; .5 keeps the variance of what the
+            unit gives, 0 is no gain.
     """
 
     mask: Mask
     masked: Mapping[str, NDArray[np.float32]]
     dense: Mapping[str, NDArray[Any]]
     state: State = field(default_factory=dict)
+    gain: float = 0.0
 
     def on(self, mask: Mask) -> Values:
-        """The values that a nested mask keeps, and the dense remainder."""
+        """The model that a nested mask stands for: what is trained, scored, deployed.
+
+        Its weights are this model's, times the gain of their unit (`gains`).
+        """
         if mask.digest == self.mask.digest:
             return Values(mask.digest, self.masked, self.dense)
         kept = {n: self.masked[n][mask.within(self.mask, n)] for n in mask}
+        if self.gain:
+            kept = {n: v * self.gains(mask, n) for n, v in kept.items()}
         return Values(mask.digest, kept, self.dense)
+
+    def gains(self, mask: Mask, name: str) -> NDArray[np.float32]:
+        """Factor on each weight that a nested mask keeps in one layer: (nnz,)."""
+        own, top = (
+            np.count_nonzero(m[name].reshape(len(m[name]), -1), axis=1)
+            for m in (mask, self.mask)
+        )
+        factor = (top / np.maximum(own, 1)) ** self.gain
+        return np.repeat(factor, own).astype(np.float32)
 
     def onto(self, mask: Mask) -> Model:
         """The same model kept on any other mask: 0 where it holds no value."""
@@ -71,7 +89,7 @@ class Model:
             }
             for quantity, entries in self.state.items()
         }
-        return Model(mask, masked, self.dense, state)
+        return replace(self, mask=mask, masked=masked, state=state)
 
     def full(self, name: str) -> NDArray[np.float32]:
         """One layer's weights in their own shape, 0 off the mask."""
@@ -89,12 +107,15 @@ class Contribution:
 
     Attributes:
         examples: Its weight in the mean: its examples, or what of them counts.
+        idle: Dense entry to True where it belongs to a unit that the mask cuts: what
+            the device says of it does not count.
     """
 
     device: str
     mask: Mask
     examples: float
     change: Values
+    idle: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def clipped(change: Values, scale: float) -> Values:
@@ -139,7 +160,7 @@ def coverage_mean(
             total[name][spot] += share * one.change.masked[name].astype(np.float64)
             weight[name][spot] += share
             coverage[name][spot] += 1
-        dense.add(one.change.dense, share)
+        dense.add(one.change.dense, share, one.idle)
     if not spots:
         raise RunError("a round without updates cannot be aggregated")
     masked: dict[str, NDArray[np.float32]] = {}
@@ -150,7 +171,7 @@ def coverage_mean(
         if damping:
             step[held] *= (weight[name][held] / dense.weight) ** damping
         masked[name] = (value + step).astype(np.float32)
-    return Model(base.mask, masked, dense.result()), coverage
+    return replace(base, masked=masked, dense=dense.result(), state={}), coverage
 
 
 def _spots(mask: Mask, top: Mask) -> Mapping[str, NDArray[np.int64] | slice]:
@@ -190,7 +211,7 @@ def moving_mean(
             total[name][kept] += share * value
             weight[name][kept] += share
             held[name][kept] += 1
-        dense.add(one.change.dense, share)
+        dense.add(one.change.dense, share, one.idle)
     if not dense.weight:
         raise RunError("a round without updates cannot be aggregated")
     union = Mask({n: held[n] > 0 for n in held})
@@ -200,7 +221,8 @@ def moving_mean(
         by = weight[name][kept]
         by = by + absent * (dense.weight - by)
         masked[name] = (total[name][kept] / by).astype(np.float32)
-    return Model(union, masked, dense.result()), {n: held[n][union[n]] for n in union}
+    model = replace(base, mask=union, masked=masked, dense=dense.result(), state={})
+    return model, {n: held[n][union[n]] for n in union}
 
 
 class _DenseMean:
@@ -213,6 +235,7 @@ class _DenseMean:
     def __init__(self, base: Mapping[str, NDArray[Any]]) -> None:
         self._base, self.weight = base, 0.0
         self._moved: set[str] = set()
+        self._absent: dict[str, NDArray[np.float64]] = {}  # weight of who had it idle
         self._sum = {n: np.zeros(a.shape, np.float64) for n, a in base.items()}
         self._square = {
             n: np.zeros(base[n].shape, np.float64)
@@ -220,20 +243,31 @@ class _DenseMean:
             if _variance_of(n) in base
         }
 
-    def add(self, change: Mapping[str, NDArray[Any]], share: float) -> None:
+    def add(
+        self,
+        change: Mapping[str, NDArray[Any]],
+        share: float,
+        idle: Mapping[str, NDArray[np.bool_]],
+    ) -> None:
         self.weight += share
         for name, base in self._base.items():
             if change[name].any():
                 self._moved.add(name)
             after = within(base.astype(np.float64) + change[name], base)
-            self._sum[name] += share * after
+            own: float | NDArray[np.float64] = share
+            if name in idle:
+                out = idle[name].reshape(-1, *[1] * (base.ndim - 1))
+                own = np.where(out, 0.0, share)
+                absent = self._absent.setdefault(name, np.zeros(out.shape, np.float64))
+                absent += share - own
+            self._sum[name] += own * after
             if name in self._square:
-                self._square[name] += share * after**2
+                self._square[name] += own * after**2
 
     def result(self) -> dict[str, NDArray[Any]]:
-        mean = {n: s / self.weight for n, s in self._sum.items()}
+        mean = {n: self._mean(n, s) for n, s in self._sum.items()}
         for name, square in self._square.items():
-            spread = square / self.weight - mean[name] ** 2
+            spread = self._mean(name, square, 2) - mean[name] ** 2
             mean[_variance_of(name)] += np.maximum(spread, 0.0)
         for name, value in mean.items():
             if name.endswith("running_var"):  # rounding may leave it just below 0
@@ -242,6 +276,16 @@ class _DenseMean:
             name: as_entry(value, self._base[name], moved=name in self._moved)
             for name, value in mean.items()
         }
+
+    def _mean(
+        self, name: str, total: NDArray[np.float64], power: int = 1
+    ) -> NDArray[np.float64]:
+        """A sum over those who had the entry; the base's own where nobody had."""
+        if name not in self._absent:
+            return total / self.weight
+        by = np.broadcast_to(self.weight - self._absent[name], total.shape)
+        kept = self._base[name].astype(np.float64) ** power
+        return np.divide(total, by, where=by > 0, out=kept)
 
 
 def _variance_of(name: str) -> str:

@@ -92,4 +92,4 @@ def _stepped(
             kept = state[quantity][name].copy()
             kept[held] = values.astype(np.float32)
             state[quantity][name] = kept
-    return Model(after.mask, masked, dense, state), coverage
+    return replace(after, masked=masked, dense=dense, state=state), coverage

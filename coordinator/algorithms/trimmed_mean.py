@@ -10,6 +10,7 @@ would undo the trimming.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def trimmed_mean(
             moved = np.maximum(moved, 0.0)
         dense[name] = as_entry(moved, array, moved=bool(change.any()))
         at += array.size
-    return Model(base.mask, masked, dense), coverage
+    return replace(base, masked=masked, dense=dense, state={}), coverage
 
 
 def _flat(base: Model, one: Contribution) -> NDArray[np.float32]:
@@ -80,7 +81,11 @@ def _flat(base: Model, one: Contribution) -> NDArray[np.float32]:
         row = np.full(value.shape, np.nan, np.float32)
         row[one.mask.within(base.mask, name)] = one.change.masked[name]
         parts.append(row)
-    parts += [one.change.dense[n].astype(np.float32).reshape(-1) for n in base.dense]
+    for name in base.dense:
+        entry = one.change.dense[name].astype(np.float32)
+        if name in one.idle:
+            entry[one.idle[name]] = np.nan
+        parts.append(entry.reshape(-1))
     return np.concatenate(parts)
 
 

@@ -86,7 +86,9 @@ class ModelStore:
             raise _not_there(self._folder / "ledger.sqlite", path)
         self._check(path)
         found = load_checkpoint(path)
-        return Model(found.mask, found.values, found.dense, found.memory)
+        return Model(
+            found.mask, found.values, found.dense, found.memory, gain=found.gain
+        )
 
     def save_family(self, round_no: int, family: MaskFamily) -> None:
         """Writes the masks that training goes on with after a round that moved them."""
@@ -157,6 +159,7 @@ class ModelStore:
             dense=values.dense,
             metrics=metrics,
             memory=state or {},
+            gain=model.gain if mask is model.mask else 0.0,
         )
         self._replace(path, checkpoint_bytes(written))
 

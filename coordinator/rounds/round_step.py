@@ -176,12 +176,23 @@ def next_step(
     def passing() -> Iterator[Contribution]:
         for one in contributions:
             stands[one.device] = one.mask
-            yield one
+            yield _in_the_models_scale(one, base, family)
 
     slots = named_slots(algorithm)
     model, coverage = slots.aggregate(base, passing())
     after = slots.revise(family, model, coverage, stands)
     return model.onto(after.top), after, coverage
+
+
+def _in_the_models_scale(
+    one: Contribution, base: Model, family: MaskFamily
+) -> Contribution:
+    """A change to the nested model as a change to the global one: `Model.on` undone."""
+    idle = family.idle(one.mask)
+    if not base.gain or one.mask.digest == base.mask.digest:
+        return replace(one, idle=idle) if idle else one
+    masked = {n: v / base.gains(one.mask, n) for n, v in one.change.masked.items()}
+    return replace(one, change=replace(one.change, masked=masked), idle=idle)
 
 
 def _replay(

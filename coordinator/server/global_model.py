@@ -38,6 +38,7 @@ from coordinator.server.evaluation import Probe
 from coordinator.settings import RunSettings
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape
+from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Task
 from edge_sdk.wire.evidence import unpack_evidence
@@ -118,7 +119,8 @@ class GlobalModel:
             algorithm = replace(algorithm, aggregate=robust)
         self._settings, self._task = settings, task
         self._algorithm, self._ledger = algorithm, ledger
-        self.layers = layers_of(task.model(), task.dense_layers)
+        model = task.model()
+        self.layers = with_units(model, layers_of(model, task.dense_layers))
         self._store = ModelStore(
             ledger.folder, settings.task, self.layers, ledger if digests else None
         )
@@ -185,7 +187,8 @@ class GlobalModel:
         self._store.save(model_name(0), self.model, 0)
         self._ledger.put("evidence", None if findings is None else dict(findings.kept))
         self._ledger.put("layers", {layer.name: layer.numel for layer in self.layers})
-        self._ledger.put("counts", {str(d): k for d, k in self.family.counts.items()})
+        for key, value in self.family.plan().items():
+            self._ledger.put(key, value)
 
     def grow(self, no: int, rows: Sequence[UpdateRow]) -> str:
         """The next model from a round's frozen rows; returns its checkpoint's name.
@@ -318,6 +321,6 @@ def load_model(
     model = store.load(str(done[-1].model) if done else model_name(0))
     family = store.load_family(done[-1].no if done else 0)
     if family is None:  # never moved: drawn again
-        kept = {float(density): dict(own) for density, own in counts.items()}
-        family = MaskFamily.draw(layers, kept, mask_seed(seed, warm_up=False))
+        plan = {"counts": counts, "boxes": memory.get("boxes")}
+        family = MaskFamily.planned(layers, plan, mask_seed(seed, warm_up=False))
     return model, family

@@ -11,11 +11,14 @@ from edge_sdk.sparse.density import (
 )
 from edge_sdk.sparse.mask import LayerShape, Mask
 from edge_sdk.sparse.select import draw, top_k
+from edge_sdk.sparse.units import Boxes, Units, unit_boxes
 
 __all__ = [
+    "Boxes",
     "CsrTensor",
     "LayerShape",
     "Mask",
+    "Units",
     "check_density",
     "draw",
     "erk",
@@ -24,4 +27,5 @@ __all__ = [
     "nested_counts",
     "top_k",
     "uniform",
+    "unit_boxes",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import MaskMismatchError, SparsityError
+from edge_sdk.sparse.units import Units
 
 __all__ = ["LayerShape", "Mask"]
 
@@ -27,11 +28,15 @@ class LayerShape:
         name: The key of the weight in the model's ``state_dict``.
         shape: (out, in / groups, *kernel); a linear layer has no kernel.
         groups: Convolution groups; 1 for linear layers.
+        outputs: The units that its rows make, where they can be cut; None keeps them.
+        inputs: The units that its columns read, where they can be cut.
     """
 
     name: str
     shape: tuple[int, ...]
     groups: int = 1
+    outputs: Units | None = field(default=None, compare=False)
+    inputs: Units | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.shape) < 2 or min(self.shape) < 1:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import SparsityError
 from edge_sdk.sparse.mask import LayerShape, Mask
+from edge_sdk.sparse.units import Boxes, in_box
 
 __all__ = ["draw", "top_k"]
 
@@ -28,22 +30,37 @@ BLOCK = 1 << 18  # words at once: 2 MiB, which stay in a small board's cache or 
 BIN_BITS = 16  # a rank's first bits; about a hundred of FEMNIST's 6.4 M share a bin
 
 
-def draw(layers: Sequence[LayerShape], counts: Mapping[str, int], seed: int) -> Mask:
+def draw(
+    layers: Sequence[LayerShape],
+    counts: Mapping[str, int],
+    seed: int,
+    boxes: Boxes = MappingProxyType({}),
+) -> Mask:
     """The mask that keeps the first ``counts[name]`` positions of each keyed order.
 
-    Masks of one seed with smaller counts are subsets of those with larger ones.
+    With a box the order is that of the positions in it. Masks of one seed with smaller
+    counts and boxes are subsets of those with larger ones, as long as a count is at
+    most what the larger mask keeps inside the smaller box.
 
     Raises:
-        SparsityError: If a count is missing, negative or above the layer's size.
+        SparsityError: If a count is missing, negative or above the layer's size, or a
+            box does not fit its layer.
     """
     patterns: dict[str, NDArray[np.bool_]] = {}
     for layer in layers:
-        count = counts.get(layer.name, -1)
-        if not 0 <= count <= layer.numel:
+        count, inside = counts.get(layer.name, -1), in_box(layer, boxes)
+        size = layer.numel if inside is None else int(inside.sum())
+        if not 0 <= count <= size:
             raise SparsityError(
-                f"layer {layer.name} cannot keep {count} of {layer.numel} weights"
+                f"layer {layer.name} cannot keep {count} of {size} weights"
             )
-        patterns[layer.name] = _prefix(layer, seed, count).reshape(layer.shape)
+        if count == size:
+            patterns[layer.name] = np.ones(layer.shape, np.bool_)
+            if inside is not None:
+                patterns[layer.name] = inside
+            continue
+        flat = None if inside is None else inside.reshape(-1)
+        patterns[layer.name] = _prefix(layer, seed, count, flat).reshape(layer.shape)
     return Mask(patterns)
 
 
@@ -79,12 +96,15 @@ def top_k(score: NDArray[np.floating], count: int, key: str) -> NDArray[np.bool_
     return pattern.reshape(score.shape)
 
 
-def _prefix(layer: LayerShape, seed: int, count: int) -> NDArray[np.bool_]:
-    """The first `count` positions of the layer's order: bool (numel,)."""
-    if count == layer.numel:
-        return np.ones(layer.numel, np.bool_)
+def _prefix(
+    layer: LayerShape, seed: int, count: int, inside: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """The first `count` positions of the layer's order, of those inside: (numel,)."""
     pattern = np.zeros(layer.numel, np.bool_)
-    cover, ranks, bins = _survey(layer, seed)
+    cover, ranks, bins = _survey(layer, seed, inside)
+    if inside is not None:
+        held = inside[cover]
+        cover, ranks = cover[held], ranks[held]
     pattern[cover[:count]] = True
     more = count - cover.size
     if more <= 0:
@@ -95,11 +115,13 @@ def _prefix(layer: LayerShape, seed: int, count: int) -> NDArray[np.bool_]:
     places, edge = [], []
     for start, words in _blocks(layer, seed):
         part = pattern[start : start + words.size]
-        at = _bin(words)
-        inside = np.flatnonzero((at == last) & ~part)
-        places.append(start + inside)
-        edge.append(words[inside])
-        part |= at < last
+        at, free = _bin(words), ~part
+        if inside is not None:
+            free &= inside[start : start + words.size]
+        spots = np.flatnonzero((at == last) & free)
+        places.append(start + spots)
+        edge.append(words[spots])
+        part |= (at < last) & free
     # The bin at the edge is cut by rank; of equals, the earlier position.
     order = np.argsort(np.concatenate(edge), kind="stable")
     pattern[np.concatenate(places)[order[:more]]] = True
@@ -107,9 +129,9 @@ def _prefix(layer: LayerShape, seed: int, count: int) -> NDArray[np.bool_]:
 
 
 def _survey(
-    layer: LayerShape, seed: int
+    layer: LayerShape, seed: int, inside: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
-    """The covering positions, their ranks, and how many ranks fall into each bin."""
+    """The covering positions, their ranks, and how many inside fall into each bin."""
     cover = _cover(layer, seed)
     kernel = layer.numel // (layer.shape[0] * layer.shape[1])
     # Of the kernel positions of a covering connection, the one that ranks first.
@@ -119,7 +141,10 @@ def _survey(
     ranks = np.empty(flat.size, np.uint64)
     bins = np.zeros(1 << BIN_BITS, np.int64)
     for start, words in _blocks(layer, seed):
-        bins += np.bincount(_bin(words), minlength=bins.size)
+        counted = words
+        if inside is not None:
+            counted = words[inside[start : start + words.size]]
+        bins += np.bincount(_bin(counted), minlength=bins.size)
         first, end = np.searchsorted(flat[order], [start, start + words.size])
         here = order[first:end]
         ranks[here] = words[flat[here] - start]

@@ -63,12 +63,15 @@ class MaskRecipe(Struct, frozen=True, omit_defaults=True):
     Without `structure` it draws the mask from `seed` and `counts`. A mask that is not
     frozen cannot be drawn: `structure` is then the blob of its CSR structure, which
     travels once per digest, and `counts` says how much of it each layer keeps.
+    `boxes` has the output units and input columns that a layer keeps where a mask cuts
+    units; a layer that it does not name keeps them all.
     """
 
     seed: Count
     counts: dict[str, Count]
     digest: Digest
     structure: Manifest | None = None
+    boxes: dict[str, tuple[Count, Count]] = {}
 
 
 class Training(Struct, frozen=True):

@@ -15,9 +15,9 @@ def mask_of(recipe: MaskRecipe, layers: tuple[LayerShape, ...]) -> Mask:
     Raises:
         MaskMismatchError: If what is drawn here has another digest: the two sides run
             different models or versions.
-        SparsityError: If a count does not fit its layer.
+        SparsityError: If a count or a box does not fit its layer.
     """
-    mask = draw(layers, recipe.counts, recipe.seed)
+    mask = draw(layers, recipe.counts, recipe.seed, recipe.boxes)
     if mask.digest != recipe.digest:
         raise MaskMismatchError(
             f"the mask drawn here is {mask.digest.hex()[:12]}, "

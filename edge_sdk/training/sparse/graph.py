@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import fx, nn
 
 from edge_sdk.errors import EngineError
+from edge_sdk.tasks.graph.tracing import TRACING, LayerTracer
 
 __all__ = [
     "Add",
@@ -64,28 +64,6 @@ _POOL_MODULES: Final = {
 _POOL_NAMES: Final = frozenset(_POOL_MODULES.values())
 
 
-class _Tracer(fx.Tracer):
-    """Leaves models alone that other threads run: fx patches modules for everybody."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = threading.get_ident()
-
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        if threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-
-_TRACING: Final = threading.Lock()  # two at once would undo each other's patches
-
-
 def trace(model: nn.Module) -> fx.GraphModule:
     """The model as a graph of its layers, right in training and in evaluation.
 
@@ -97,9 +75,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """
     mode = {layer: layer.training for layer in model.modules()}
     try:
-        with _TRACING:
-            evaluating = _Tracer().trace(model.eval())
-            training = _Tracer().trace(model.train())
+        with TRACING:
+            evaluating = LayerTracer().trace(model.eval())
+            training = LayerTracer().trace(model.train())
     except Exception as error:
         raise EngineError(
             f"{type(model).__name__}.forward cannot be traced: "

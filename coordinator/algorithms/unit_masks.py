@@ -1,0 +1,78 @@
+"""Nested masks by units: a weaker device keeps fewer units, and of these a share.
+
+Of a layer with a share s of its units on either side, s * s of the weights are left. So
+a density of 1/4 of the top's needs half of the units; whatever the rounding to whole
+units leaves over is spent on weights, and counts are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.algorithms.base import MaskFamily
+from edge_sdk.errors import DensityError
+from edge_sdk.sparse import (
+    LayerShape,
+    draw,
+    exact_counts,
+    nested_counts,
+    unit_boxes,
+)
+from edge_sdk.sparse.units import in_box
+
+__all__ = ["by_units"]
+
+WIDER = 1.02  # factor from one attempt at a share of units to the next
+
+
+def by_units(
+    profile: NDArray[np.float64],
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    seed: int,
+) -> MaskFamily:
+    """Masks whose smaller members keep the first units of each layer.
+
+    The share of units is the root of the density over the top's, or the least above it
+    whose weights, of those that the next larger mask keeps, make up the density. Layers
+    whose units are not known, or cannot be cut, keep them, and lose weights alone.
+
+    Args:
+        profile: (layers,); relative layer densities.
+        layers: The maskable layers with their units (`with_units`).
+        densities: The run's.
+        seed: What the masks are drawn from.
+
+    Raises:
+        DensityError: If a density is below one weight per output unit.
+    """
+    steps = sorted(set(densities), reverse=True)
+    counts = nested_counts(profile, layers, steps[:1])
+    outer = draw(layers, counts[steps[0]], seed)
+    boxes: dict[float, dict[str, tuple[int, int]]] = {}
+    for density in steps[1:]:
+        share = sqrt(density / steps[0])
+        while True:
+            box = unit_boxes(layers, min(share, 1.0))
+            inside = ((s.name, in_box(s, box)) for s in layers)
+            within = {
+                name: outer.counts[name]
+                if cut is None
+                else int(np.count_nonzero(outer[name] & cut))
+                for name, cut in inside
+            }
+            try:
+                counts[density] = exact_counts(profile, layers, density, within=within)
+            except DensityError:
+                if share >= 1.0:
+                    raise
+                share *= WIDER
+                continue
+            break
+        boxes[density] = box
+        outer = draw(layers, counts[density], seed, box)
+    return MaskFamily.draw(layers, counts, seed, boxes)

@@ -1,0 +1,1 @@
+"""A model as the graph of its layers: how it is traced, which units can be cut."""
