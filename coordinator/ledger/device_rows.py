@@ -32,73 +32,43 @@ JOINED = frozenset({"board", "refused", "task"})  # found in other columns and t
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """One device; bytes are on the wire, since it was installed.
+    """One device; bytes are on the wire, since it was installed."""
 
-    Attributes:
-        name: Its name.
-        profile: As it sent it, JSON.
-        examples: How many it says it has.
-        version: Of its agent.
-        last_seen: When its last HELLO or status came, ISO 8601.
-        density: Share of weights it trains; None if it cannot take part.
-        why: Why this density.
-        engine: ``sparse`` or ``masked``; empty before its first status.
-        online: Whether its last status says so.
-        phase: What it does, by its own word; ``revoked`` once it is.
-        sent: Bytes.
-        received: Bytes.
-        rss_mib: Most resident memory it reported, MiB.
-        celsius: Its hottest sensor; None without one.
-        progress: Share of its training's steps done; None while it does not train.
-        pace: Why it does only a part of a round; empty while it does all.
-        note: What it waits for, by its own word.
-        board: Of its profile.
-        task: Where its task of the open round is; empty without one.
-        refused: Updates refused; late or bounded ones are not.
-    """
-
-    name: str
-    profile: str = "{}"
-    examples: int = 0
-    version: str = ""
-    last_seen: str = ""
+    name: str  # its name
+    profile: str = "{}"  # as it sent it, JSON
+    examples: int = 0  # how many it says it has
+    version: str = ""  # of its agent
+    last_seen: str = ""  # when its last HELLO or status came, ISO 8601
+    # share of weights it trains; None if it cannot take part
     density: float | None = None
-    why: str = ""
-    engine: str = ""
-    online: bool = False
-    phase: str = ""
-    sent: int = 0
-    received: int = 0
-    rss_mib: int = 0
-    celsius: float | None = None
+    why: str = ""  # why this density
+    engine: str = ""  # ``sparse`` or ``masked``; empty before its first status
+    online: bool = False  # whether its last status says so
+    phase: str = ""  # what it does, by its own word; ``revoked`` once it is
+    sent: int = 0  # bytes
+    received: int = 0  # bytes
+    rss_mib: int = 0  # most resident memory it reported, MiB
+    celsius: float | None = None  # its hottest sensor; None without one
+    # share of its training's steps done; None while it does not train
     progress: float | None = None
-    pace: str = ""
-    note: str = ""
-    board: str = ""
-    task: str = ""
-    refused: int = 0
+    pace: str = ""  # why it does only a part of a round; empty while it does all
+    note: str = ""  # what it waits for, by its own word
+    board: str = ""  # of its profile
+    task: str = ""  # where its task of the open round is; empty without one
+    refused: int = 0  # updates refused; late or bounded ones are not
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """How often a device got one verdict, and the last time why.
+    """How often a device got one verdict, and the last time why."""
 
-    Attributes:
-        device: Its name.
-        verdict: As the gate has it.
-        count: How often.
-        round: The last time.
-        why: The same.
-        at: The same, ISO 8601.
-        kind: What the verdict did, in words; `REFUSED` for an update that was refused.
-    """
-
-    device: str
-    verdict: str
-    count: int
-    round: int
-    why: str
-    at: str
+    device: str  # its name
+    verdict: str  # as the gate has it
+    count: int  # how often
+    round: int  # the last time
+    why: str  # the same
+    at: str  # the same, ISO 8601
+    # what the verdict did, in words; `REFUSED` for an update that was refused
     kind: str
 
 

@@ -22,13 +22,9 @@ UNSHOWN = frozenset({"profile", "seen_s"})  # shown by itself; of this moment
 
 @dataclass(frozen=True, slots=True)
 class DeviceView(DeviceRow):
-    """One device: what the ledger holds of it, and how long ago it was heard of.
+    """One device: what the ledger holds of it, and how long ago it was heard of."""
 
-    Attributes:
-        seen_s: Seconds; None if it is not known.
-    """
-
-    seen_s: float | None = None
+    seen_s: float | None = None  # seconds; None if it is not known
 
     @property
     def is_revoked(self) -> bool:
@@ -48,19 +44,12 @@ class DeviceView(DeviceRow):
 
 @dataclass(frozen=True, slots=True)
 class DeviceHistory:
-    """One device with its past.
+    """One device with its past."""
 
-    Attributes:
-        device: As it is now.
-        profile: As it sent it: name and value.
-        tasks: The newest first.
-        refusals: Its verdicts, the newest first.
-    """
-
-    device: DeviceView
-    profile: Sequence[tuple[str, str]]
-    tasks: Sequence[TaskView]
-    refusals: Sequence[RefusalRow]
+    device: DeviceView  # as it is now
+    profile: Sequence[tuple[str, str]]  # as it sent it: name and value
+    tasks: Sequence[TaskView]  # the newest first
+    refusals: Sequence[RefusalRow]  # its verdicts, the newest first
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""

@@ -16,21 +16,13 @@ EXPORTED = (".onnx", ".ort", ".flsp", ".pte", ".tflite")
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    """One file.
+    """One file."""
 
-    Attributes:
-        path: In the run's folder.
-        size: Bytes.
-        sha256: Of its content, in hex.
-        checks: What the export found, by name, in words.
-        command: What checks it, or makes one of it that can be checked.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    checks: list[tuple[str, str]]
-    command: str
+    path: str  # in the run's folder
+    size: int  # bytes
+    sha256: str  # of its content, in hex
+    checks: list[tuple[str, str]]  # what the export found, by name, in words
+    command: str  # what checks it, or makes one of it that can be checked
 
 
 class Exports:

@@ -15,19 +15,12 @@ __all__ = ["Coverage", "LayerView", "WarmUpView", "coverage"]
 
 @dataclass(frozen=True, slots=True)
 class LayerView:
-    """One layer.
+    """One layer."""
 
-    Attributes:
-        name: Its name.
-        size: Its weights.
-        measured: How many the warm-up kept; None if it measured none.
-        kept: How many are kept, by density as text.
-    """
-
-    name: str
-    size: int
-    measured: float | None
-    kept: Mapping[str, int]
+    name: str  # its name
+    size: int  # its weights
+    measured: float | None  # how many the warm-up kept; None if it measured none
+    kept: Mapping[str, int]  # how many are kept, by density as text
 
 
 @dataclass(frozen=True, slots=True)

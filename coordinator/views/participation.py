@@ -19,46 +19,29 @@ DRAWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One device's part in the rounds after the warm-up.
+    """One device's part in the rounds after the warm-up."""
 
-    Attributes:
-        name: The device.
-        examples: How many it says it has.
-        asked: Rounds that it got a task of.
-        trained: Rounds whose model its update is in.
-        last: The last of those; None if there is none.
-        sits_out: Until when and why it is not asked at all; empty while it may be.
-        warning: `NEVER_ASKED`, `NEVER_COUNTED`, or empty.
-        reason: Why, in a sentence; empty without a warning.
-    """
-
-    name: str
-    examples: int
-    asked: int
-    trained: int
-    last: int | None
+    name: str  # the device
+    examples: int  # how many it says it has
+    asked: int  # rounds that it got a task of
+    trained: int  # rounds whose model its update is in
+    last: int | None  # the last of those; None if there is none
+    # until when and why it is not asked at all; empty while it may be
     sits_out: str = ""
-    warning: str = ""
-    reason: str = ""
+    warning: str = ""  # `NEVER_ASKED`, `NEVER_COUNTED`, or empty
+    reason: str = ""  # why, in a sentence; empty without a warning
 
 
 @dataclass(frozen=True, slots=True)
 class Participation:
-    """A run's participation.
+    """A run's participation."""
 
-    Attributes:
-        rounds: Rounds done, the warm-up aside.
-        examples: Of all devices together.
-        examples_trained: Of the devices whose update is in at least one model.
-        share: Of all examples, those that have trained at least once; None without any.
-        devices: By name.
-    """
-
-    rounds: int
-    examples: int
-    examples_trained: int
+    rounds: int  # rounds done, the warm-up aside
+    examples: int  # of all devices together
+    examples_trained: int  # of the devices whose update is in at least one model
+    # of all examples, those that have trained at least once; None without any
     share: float | None
-    devices: tuple[Share, ...]
+    devices: tuple[Share, ...]  # by name
 
     @property
     def warnings(self) -> tuple[Share, ...]:

@@ -20,46 +20,26 @@ Scores: TypeAlias = Mapping[str, Mapping[str, float]]  # density as text -> metr
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """One round; 0 is the warm-up. Times are ISO 8601.
+    """One round; 0 is the warm-up. Times are ISO 8601."""
 
-    Attributes:
-        no: Its number.
-        phase: Where it is.
-        goal: Updates wanted.
-        quorum: Updates that suffice at the deadline.
-        rate: Learning rate.
-        base: The checkpoint it starts from.
-        model: The checkpoint it gave; None if none.
-        note: Why it was aborted.
-        opened: When.
-        closed: When; None while it is open.
-        seconds: Between both.
-        asked: Devices that got a task.
-        accepted: Updates accepted.
-        up_bytes: Of these updates.
-        down_bytes: Of the models that tasks start from.
-        scores: Of its model; None before it is evaluated.
-        deadline: Of the open round; None if none was noted.
-        deadline_s: The longest that a task of it was given; known of one round alone.
-    """
-
-    no: int
-    phase: RoundPhase = RoundPhase.PLAN
-    goal: int = 0
-    quorum: int = 0
-    rate: float = 0.0
-    base: str = ""
-    model: str | None = None
-    note: str = ""
-    opened: str = ""
-    closed: str | None = None
-    seconds: float | None = None
-    asked: int = 0
-    accepted: int = 0
-    up_bytes: int = 0
-    down_bytes: int = 0
-    scores: Scores | None = None
-    deadline: str | None = None
+    no: int  # its number
+    phase: RoundPhase = RoundPhase.PLAN  # where it is
+    goal: int = 0  # updates wanted
+    quorum: int = 0  # updates that suffice at the deadline
+    rate: float = 0.0  # learning rate
+    base: str = ""  # the checkpoint it starts from
+    model: str | None = None  # the checkpoint it gave; None if none
+    note: str = ""  # why it was aborted
+    opened: str = ""  # when
+    closed: str | None = None  # when; None while it is open
+    seconds: float | None = None  # between both
+    asked: int = 0  # devices that got a task
+    accepted: int = 0  # updates accepted
+    up_bytes: int = 0  # of these updates
+    down_bytes: int = 0  # of the models that tasks start from
+    scores: Scores | None = None  # of its model; None before it is evaluated
+    deadline: str | None = None  # of the open round; None if none was noted
+    # the longest that a task of it was given; known of one round alone
     deadline_s: float | None = None
 
     @property
@@ -92,37 +72,21 @@ class RoundView:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """One device's part of one round; what it has not reported is None.
+    """One device's part of one round; what it has not reported is None."""
 
-    Attributes:
-        round: The round.
-        device: The device.
-        density: Of its mask.
-        phase: Where it is, as `TaskPhase` has it.
-        why: Why it failed or was refused.
-        late: Whether the round ended without it.
-        examples: It trained on.
-        steps: It did.
-        seconds: They took.
-        peak_mib: Most memory meanwhile, MiB.
-        loss: At the end.
-        up_bytes: Of its update.
-        down_bytes: Of the model it starts from.
-    """
-
-    round: int
-    device: str
-    density: float
-    phase: str = ""
-    why: str = ""
-    late: bool = False
-    examples: int | None = None
-    steps: float | None = None
-    seconds: float | None = None
-    peak_mib: float | None = None
-    loss: float | None = None
-    up_bytes: int | None = None
-    down_bytes: int = 0
+    round: int  # the round
+    device: str  # the device
+    density: float  # of its mask
+    phase: str = ""  # where it is, as `TaskPhase` has it
+    why: str = ""  # why it failed or was refused
+    late: bool = False  # whether the round ended without it
+    examples: int | None = None  # it trained on
+    steps: float | None = None  # it did
+    seconds: float | None = None  # they took
+    peak_mib: float | None = None  # most memory meanwhile, MiB
+    loss: float | None = None  # at the end
+    up_bytes: int | None = None  # of its update
+    down_bytes: int = 0  # of the model it starts from
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,39 +44,22 @@ class SlowRound:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """The whole run.
+    """The whole run."""
 
-    Attributes:
-        run: Its settings.
-        began: When the first round was opened; None before.
-        ended: When the last one was closed; None before.
-        state: Where it stands, in words; ``done`` at the end.
-        rounds_done: Rounds that gave a model, the warm-up aside.
-        metric: Which of an evaluation's stands for it.
-        open: The round that is open.
-        rounds: All, in order.
-        devices: By name.
-        savings: Against dense; None before anything has moved.
-        slow: Of the last round that ended.
-        participation: Whose examples have trained.
-        refusals: By device and verdict.
-        algorithm_failures: Rounds aborted because a slot of the algorithm failed.
-    """
-
-    run: Settings
-    began: str | None
-    ended: str | None
-    state: str
-    rounds_done: int
-    metric: Metric
-    open: RoundView | None
-    rounds: Sequence[RoundView]
-    devices: Sequence[DeviceView]
-    savings: Savings | None
-    slow: SlowRound | None
-    participation: Participation
-    refusals: Sequence[RefusalRow]
-    algorithm_failures: int = 0
+    run: Settings  # its settings
+    began: str | None  # when the first round was opened; None before
+    ended: str | None  # when the last one was closed; None before
+    state: str  # where it stands, in words; ``done`` at the end
+    rounds_done: int  # rounds that gave a model, the warm-up aside
+    metric: Metric  # which of an evaluation's stands for it
+    open: RoundView | None  # the round that is open
+    rounds: Sequence[RoundView]  # all, in order
+    devices: Sequence[DeviceView]  # by name
+    savings: Savings | None  # against dense; None before anything has moved
+    slow: SlowRound | None  # of the last round that ended
+    participation: Participation  # whose examples have trained
+    refusals: Sequence[RefusalRow]  # by device and verdict
+    algorithm_failures: int = 0  # rounds aborted because a slot of the algorithm failed
 
     @property
     def is_done(self) -> bool:
@@ -113,31 +96,18 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """What a terminal shows at one moment: a coordinator's own, or a ledger's.
+    """What a terminal shows at one moment: a coordinator's own, or a ledger's."""
 
-    Attributes:
-        phase: What the coordinator is doing, in a few words.
-        round_no: The open round; 0 is the warm-up.
-        rounds: Rounds wanted.
-        rounds_done: Rounds done, the warm-up aside.
-        accepted: Updates of this round that are durable.
-        goal: Updates this round wants.
-        left_s: Seconds until the deadline, if there is one.
-        devices: By name.
-        scores: Latest metrics by density.
-        scored_round: The round they belong to.
-    """
-
-    phase: str
-    round_no: int
-    rounds: int
-    rounds_done: int
-    accepted: int
-    goal: int
-    left_s: float | None
-    devices: tuple[DeviceView, ...]
-    scores: Mapping[float, Mapping[str, float]]
-    scored_round: int
+    phase: str  # what the coordinator is doing, in a few words
+    round_no: int  # the open round; 0 is the warm-up
+    rounds: int  # rounds wanted
+    rounds_done: int  # rounds done, the warm-up aside
+    accepted: int  # updates of this round that are durable
+    goal: int  # updates this round wants
+    left_s: float | None  # seconds until the deadline, if there is one
+    devices: tuple[DeviceView, ...]  # by name
+    scores: Mapping[float, Mapping[str, float]]  # latest metrics by density
+    scored_round: int  # the round they belong to
 
 
 Observe: TypeAlias = Callable[[FleetView], None]

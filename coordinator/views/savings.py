@@ -25,24 +25,15 @@ class BytesByRound:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """A run against dense federated averaging.
+    """A run against dense federated averaging."""
 
-    Attributes:
-        bytes: Moved.
-        dense_bytes: That the dense run would have moved; more, unless `is_whole`.
-        times_fewer_bytes: Dense over own.
-        by_round: Both, running.
-        times_fewer_macs: Multiply-accumulates of training, dense over own; None if it
-            is not known.
-        is_whole: Whether values that no mask acts on are counted, too.
-    """
-
-    bytes: int
-    dense_bytes: int
-    times_fewer_bytes: float
-    by_round: Sequence[BytesByRound]
+    bytes: int  # moved
+    dense_bytes: int  # that the dense run would have moved; more, unless `is_whole`
+    times_fewer_bytes: float  # dense over own
+    by_round: Sequence[BytesByRound]  # both, running
+    # multiply-accumulates of training, dense over own; None if it is not known
     times_fewer_macs: float | None
-    is_whole: bool
+    is_whole: bool  # whether values that no mask acts on are counted, too
 
 
 def savings(

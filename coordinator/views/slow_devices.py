@@ -18,21 +18,13 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class SlowDevice:
-    """One device that held a round up.
+    """One device that held a round up."""
 
-    Attributes:
-        device: Its name.
-        seconds: Its task took; None if it never answered.
-        times: As many times the median's.
-        late: Whether the round ended without it.
-        why: In words.
-    """
-
-    device: str
-    seconds: float | None
-    times: float | None
-    late: bool
-    why: str
+    device: str  # its name
+    seconds: float | None  # its task took; None if it never answered
+    times: float | None  # as many times the median's
+    late: bool  # whether the round ended without it
+    why: str  # in words
 
 
 def slowest(

@@ -28,21 +28,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A line chart and its numbers.
+    """A line chart and its numbers."""
 
-    Attributes:
-        title: Its heading.
-        x: What is counted from left to right.
-        y: What is counted upwards.
-        at: Places on x, ascending.
-        series: Name of each line to its values, one for each place; None where
-            nothing finite was measured.
-    """
-
-    title: str
-    x: Axis
-    y: Axis
-    at: tuple[float, ...]
+    title: str  # its heading
+    x: Axis  # what is counted from left to right
+    y: Axis  # what is counted upwards
+    at: tuple[float, ...]  # places on x, ascending
+    # name of each line to its values, one for each place; None where nothing finite was
+    # measured
     series: Mapping[str, tuple[Value, ...]]
 
     @property

@@ -19,23 +19,14 @@ __all__ = ["ReportFacts", "gather"]
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """What a report is made of.
+    """What a report is made of."""
 
-    Attributes:
-        run: The run.
-        warm_up: Its layers; None before the masks are drawn.
-        last: The last round done; None before one is.
-        files: Models and exports.
-        settings: As they took effect, without a password.
-        digest: SHA-256 of ``run.toml``, in hex.
-    """
-
-    run: RunView
-    warm_up: WarmUpView | None = None
-    last: RoundHistory | None = None
-    files: Sequence[FileView] = ()
-    settings: Mapping[str, Any] | None = None
-    digest: str = ""
+    run: RunView  # the run
+    warm_up: WarmUpView | None = None  # its layers; None before the masks are drawn
+    last: RoundHistory | None = None  # the last round done; None before one is
+    files: Sequence[FileView] = ()  # models and exports
+    settings: Mapping[str, Any] | None = None  # as they took effect, without a password
+    digest: str = ""  # SHA-256 of ``run.toml``, in hex
 
 
 def gather(source: RunSource) -> ReportFacts:

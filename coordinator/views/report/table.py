@@ -13,15 +13,11 @@ KINDS = {"#": "n", "~": "text", "=": "bars"}  # how a column's name begins
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A share, or several, as a bar, and in words.
+    """A share, or several, as a bar, and in words."""
 
-    Attributes:
-        parts: Width in percent and shade of each piece, from left to right.
-        text: The same in words.
-    """
-
+    # width in percent and shade of each piece, from left to right
     parts: tuple[tuple[float, str], ...]
-    text: str
+    text: str  # the same in words
 
 
 Cell: TypeAlias = str | Bar
@@ -29,22 +25,15 @@ Cell: TypeAlias = str | Bar
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table.
+    """One table."""
 
-    Attributes:
-        title: Its heading.
-        caption: What its rows are.
-        columns: Name of each, and how it is laid out: ``n`` numbers, ``text`` words,
-            ``bars``, ``name``, or nothing special.
-        rows: Cells.
-        empty: What to say without rows.
-    """
-
-    title: str
-    caption: str
+    title: str  # its heading
+    caption: str  # what its rows are
+    # name of each, and how it is laid out: ``n`` numbers, ``text`` words, ``bars``,
+    # ``name``, or nothing special
     columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    empty: str
+    rows: tuple[tuple[Cell, ...], ...]  # cells
+    empty: str  # what to say without rows
 
 
 def table(

@@ -14,19 +14,12 @@ __all__ = ["Point", "points"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One figure of one round.
+    """One figure of one round."""
 
-    Attributes:
-        round_no: The round; 0 is the warm-up.
-        at: When the round closed, seconds since 1970 (UTC).
-        name: What it is, ``group/name``; densities and units are in the name.
-        value: The figure.
-    """
-
-    round_no: int
-    at: float
-    name: str
-    value: float
+    round_no: int  # the round; 0 is the warm-up
+    at: float  # when the round closed, seconds since 1970 (UTC)
+    name: str  # what it is, ``group/name``; densities and units are in the name
+    value: float  # the figure
 
 
 def points(view: RunView, after: int = -1) -> list[Point]:
