@@ -17,12 +17,10 @@ WIDTHS = {390: 844, 768: 1024, 1400: 900}
 TALLEST = {390: 6000, 768: 5000, 1400: 4000}
 REPORT_TALLEST = {390: 9000, 768: 6500, 1400: 5000}
 NAMES = ("", "devices", "DEVICE", "rounds", "rounds/1", "warm-up", "exports")
-# Few scenes at every width and theme, the others where they differ.
-PLANS = {
-    "middle": [(w, theme) for w in WIDTHS for theme in ("light", "dark")],
-    "many": [(w, "light") for w in WIDTHS],
-    "ended": [(390, "dark"), (1400, "dark")],
-}
+# Every width and theme; scenes that differ in their charts alone, where charts do.
+PAIRS = [(width, theme) for width in WIDTHS for theme in ("light", "dark")]
+CHARTS = [(390, "dark"), (1400, "light")]
+PLANS = dict.fromkeys(("perfect", "regression", "labels", "loss only"), CHARTS)
 MEASURE = Path(__file__).with_name("measure.js").read_text(encoding="utf-8")
 
 
@@ -75,7 +73,7 @@ def test_no_page_is_cut_scrolls_sideways_or_stands_half_empty(
 ) -> None:
     past, page = served(scene)
     tab.goto(f"{page.url}?token={page.token}")
-    for width, theme in PLANS.get(scene, [(390, "dark"), (1400, "light")]):
+    for width, theme in PLANS.get(scene, PAIRS):
         tab.set_viewport_size({"width": width, "height": WIDTHS[width]})
         tab.emulate_media(color_scheme=theme)
         for name in NAMES:
@@ -112,7 +110,7 @@ def test_no_report_is_cut_scrolls_sideways_or_stands_half_empty(
     past = SCENES[scene](tmp_path / "run")
     path = write_report(past.folder)
     past.ledger.close()
-    for width, theme in PLANS.get(scene, [(390, "light"), (768, "dark")]):
+    for width, theme in PLANS.get(scene, PAIRS):
         tab.set_viewport_size({"width": width, "height": WIDTHS[width]})
         tab.emulate_media(color_scheme=theme)
         tab.goto(path.as_uri())
