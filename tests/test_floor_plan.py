@@ -18,7 +18,7 @@ PACKAGES = ("edge_sdk", "coordinator", "export", "device_profiles")
 FILES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 FOLDER, FILE = 15, 300
 # What is above the limit today, and may only become smaller.
-LARGE_FOLDERS = {"export": 22, "coordinator/simulation": 21}
+LARGE_FOLDERS = {"export": 22, "coordinator/simulation": 18}
 LARGE_FILES = {
     "coordinator/server/round_controller.py": 620,
     "edge_sdk/transport/link.py": 530,
@@ -37,7 +37,6 @@ LARGE_FILES = {
     "coordinator/protocol/receiver.py": 355,
     "coordinator/server/global_model.py": 340,
     "export/cli.py": 335,
-    "coordinator/server/handlers.py": 355,
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.mean import Model
-from edge_sdk.errors import AlgorithmError, RunError, StateError
+from edge_sdk.errors import AlgorithmError, DensityError, RunError, StateError
 from edge_sdk.tasks.user_errors import place_of
 from edge_sdk.wire.rules import LocalRule
 
@@ -110,7 +110,7 @@ def _named(algorithm: str, slot: str, call: Callable[..., Any]) -> Callable[...,
     def named(*given: Any) -> Any:
         try:
             found = call(*given)
-        except (RunError, StateError):
+        except (DensityError, RunError, StateError):
             raise
         except Exception as error:
             said, at = " ".join(str(error).split())[:SAID], place_of(error)

@@ -2,17 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from coordinator.simulation.outgoing import Outgoing
+from coordinator.algorithms.mean import Model
+from coordinator.protocol.handlers import checked_norm, offer_refusal
+from coordinator.rounds.validation import Refusal
 from coordinator.simulation.record import Wire
-from coordinator.simulation.workers.interface import Unable, Workers, trained
+from coordinator.simulation.workers.interface import (
+    TrainingJob,
+    Unable,
+    Workers,
+    trained,
+)
+from edge_sdk.sparse import Mask
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.blob import manifest_of
-from edge_sdk.wire.messages import Manifest
+from edge_sdk.wire.codec import pack
+from edge_sdk.wire.messages import Manifest, Offer, TaskOrder
 
-__all__ = ["DirectDispatch", "Dispatch"]
+__all__ = ["DirectDispatch", "Dispatch", "SimulatedPart", "TaskResult"]
+
+
+@dataclass(frozen=True)
+class SimulatedPart:
+    """One device's part of a round.
+
+    Attributes:
+        order: What it is asked.
+        base: The model that it starts from.
+        mask: What it trains on.
+        examples: How many it has.
+        job: The same for a worker: bytes as they travel, and its folder.
+    """
+
+    order: TaskOrder
+    base: Model
+    mask: Mask
+    examples: int
+    job: TrainingJob
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What came of an order.
+
+    Attributes:
+        offer: What the device said of its update; None where it has none.
+        payload: The update, packed; empty where it was not asked for.
+        norm: L2 norm of its change.
+        why: Why it does not count, in words; empty if it passed.
+        lasting: Whether the device could do no other task, either.
+    """
+
+    offer: Offer | None = None
+    payload: bytes = b""
+    norm: float = 0.0
+    why: str = ""
+    lasting: bool = False
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of offer and payload, as packed for the wire."""
+        return 0 if self.offer is None else len(pack(self.offer)) + len(self.payload)
 
 
 class Dispatch(Protocol):
@@ -23,9 +76,9 @@ class Dispatch(Protocol):
         ...
 
     def carry(
-        self, round_no: int, devices: Sequence[str], out: Outgoing
-    ) -> list[PackedUpdate | Unable]:
-        """What the devices made of their orders, in their order.
+        self, round_no: int, parts: Mapping[str, SimulatedPart]
+    ) -> Mapping[str, TaskResult]:
+        """What each device made of its order.
 
         Raises:
             RunError: If a worker died, or nothing gets through.
@@ -48,13 +101,24 @@ class DirectDispatch:
         return manifest_of(content)
 
     def carry(
-        self,
-        round_no: int,
-        devices: Sequence[str],
-        out: Outgoing,
-    ) -> list[PackedUpdate | Unable]:
+        self, round_no: int, parts: Mapping[str, SimulatedPart]
+    ) -> Mapping[str, TaskResult]:
         """Hands them over."""
-        return trained(self._workers.train, out.jobs)
+        done = trained(self._workers.train, [part.job for part in parts.values()])
+        pairs = zip(parts.items(), done, strict=True)
+        return {device: _result(part, one) for (device, part), one in pairs}
 
     def cost(self) -> None:
         """There are no links."""
+
+
+def _result(part: SimulatedPart, done: PackedUpdate | Unable) -> TaskResult:
+    if isinstance(done, Unable):
+        return TaskResult(why=done.why, lasting=done.lasting)
+    refused = offer_refusal(done.offer, part, part.examples)
+    if refused is not None:
+        return TaskResult(done.offer, why=refused.told)
+    norm = checked_norm(done.payload, done.offer, part)
+    if isinstance(norm, Refusal):
+        return TaskResult(done.offer, done.payload, why=norm.told)
+    return TaskResult(done.offer, done.payload, norm)

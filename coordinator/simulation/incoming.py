@@ -1,23 +1,17 @@
-"""What a round gets back: updates through the federation's gate, and what counts."""
+"""Which of a round's updates count, and how much: as a coordinator counts them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.algorithms.mean import Model
 from coordinator.ledger import UpdateRow
 from coordinator.rounds.contribution_limits import shares
 from coordinator.rounds.state import quorum_of
-from coordinator.rounds.validation import Refusal, check_offer, check_payload
 from coordinator.server.global_model import Unsound
 from coordinator.settings import GateSettings
-from edge_sdk.sparse import Mask
-from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.values import Values
 
-__all__ = ["Counted", "counted", "row_of"]
+__all__ = ["Counted", "counted"]
 
 
 @dataclass(frozen=True)
@@ -35,39 +29,6 @@ class Counted:
     cut: Mapping[str, str]
     left_out: Mapping[str, str]
     why: str = ""
-
-
-def row_of(
-    device: str,
-    order: TaskOrder,
-    done: PackedUpdate,
-    base: Model,
-    mask: Mask,
-    examples: int,
-) -> UpdateRow | Refusal:
-    """A device's update as a ledger would have it, or why it does not pass.
-
-    Args:
-        device: Whose it is.
-        order: What it was asked.
-        done: What it made of it.
-        base: The model it started from.
-        mask: The mask it started on.
-        examples: How many it has.
-    """
-    offer, sizes = done.offer, {layer: base.mask[layer].size for layer in base.mask}
-    found = check_offer(
-        offer, order, max_examples=examples, dense=base.dense, sizes=sizes
-    ) or check_payload(done.payload, order, mask, base.dense, examples=offer.examples)
-    if isinstance(found, Refusal):
-        return found
-    return UpdateRow(
-        *(order.id, device, order.density, order.id, offer.examples),
-        norm=found.norm() if isinstance(found, Values) else 0.0,
-        metrics=dict(offer.metrics),
-        scale=1.0,
-        weight=offer.examples,
-    )
 
 
 def counted(

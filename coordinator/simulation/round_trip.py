@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.mean import Model
 from coordinator.ledger import UpdateRow
-from coordinator.rounds.validation import Refusal
+from coordinator.rounds.blobs import publish_blobs
+from coordinator.rounds.tasks import order_for
 from coordinator.settings import RunSettings
-from coordinator.simulation.dispatch import Dispatch
+from coordinator.simulation.dispatch import Dispatch, SimulatedPart, TaskResult
 from coordinator.simulation.fleet import SimulatedFleet
-from coordinator.simulation.incoming import row_of
-from coordinator.simulation.outgoing import outgoing
-from coordinator.simulation.workers.interface import Unable
+from coordinator.simulation.workers.interface import TrainingJob
 from edge_sdk.wire.codec import pack
+from edge_sdk.wire.messages import Manifest, TaskOrder
+from edge_sdk.wire.values import CODECS, agreed
 
-__all__ = ["RoundTrip", "SimulationContext"]
+__all__ = ["EPOCH", "RoundTrip", "SimulationContext"]
 
 log = logging.getLogger(__name__)
+
+EPOCH = 1
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class RoundTrip:
         refused: Device to why it gave no update that passes, this time.
         unable: Device to why it cannot train, this time or any other.
         bytes_up: Offers and payloads, as packed for the wire.
-        bytes_down: Orders, bases and structures.
+        bytes_down: Orders, bases, and structures of masks that are new to a device.
     """
 
     rows: tuple[UpdateRow, ...]
@@ -90,40 +93,92 @@ class SimulationContext:
         Raises:
             RunError: If a worker died, or nothing gets through.
         """
-        devices = self.fleet.devices
-        out = outgoing(
-            no,
-            chosen,
-            base,
-            family,
-            algorithm=self.algorithm,
-            settings=self.settings,
-            batch_size=self.batch_size,
-            folders={device: devices[device].folder for device in chosen},
-            known=known,
-            make_ready=way.shelve,
-            attempt=attempt,
-        )
-        done = way.carry(no, list(chosen), out)
+        parts = self._parts(way, no, chosen, base, family, attempt)
+        done = way.carry(no, parts)
         rows: list[UpdateRow] = []
-        unable: dict[str, str] = {}
-        refused: dict[str, str] = {}
-        payloads: dict[str, bytes] = {}
-        up = 0
-        for device, order, one in zip(chosen, out.orders, done, strict=True):
-            if isinstance(one, Unable):
-                (unable if one.lasting else refused)[device] = one.why
-                continue
-            up += len(pack(one.offer)) + len(one.payload)
-            start = family.of(device, order.density)
-            row = row_of(device, order, one, base, start, devices[device].examples)
-            if isinstance(row, Refusal):
-                refused[device] = row.told
-            else:
-                rows.append(row)
-                payloads[order.id] = one.payload
-        for device, why in unable.items():
-            log.warning("%s cannot train and is not asked again: %s", device, why)
-        for device, why in refused.items():
-            log.warning("rejected the update of %s: %s", device, why)
-        return RoundTrip(tuple(rows), payloads, refused, unable, up, out.sent_bytes)
+        for device, part in parts.items():
+            one = done[device]
+            if one.why:
+                _warn(device, one)
+            elif one.offer is not None:
+                rows.append(_row(device, part.order, one))
+        tasks = {device: part.order.id for device, part in parts.items()}
+        return RoundTrip(
+            tuple(rows),
+            {tasks[row.device]: done[row.device].payload for row in rows},
+            {d: done[d].why for d in parts if done[d].why and not done[d].lasting},
+            {d: done[d].why for d in parts if done[d].why and done[d].lasting},
+            sum(done[device].sent_bytes for device in parts),
+            sum(_sent(p.job, d in known) for d, p in parts.items()),
+        )
+
+    def _parts(
+        self,
+        way: Dispatch,
+        no: int,
+        chosen: Mapping[str, float],
+        base: Model,
+        family: MaskFamily,
+        attempt: int,
+    ) -> dict[str, SimulatedPart]:
+        """What goes to the chosen devices, in their order."""
+        codec = self.settings.codec
+        down, up = (agreed(c, CODECS, zstd=codec.zstd) for c in (codec.down, codec.up))
+        masks = {device: family.of(device, own) for device, own in chosen.items()}
+        contents: dict[bytes, bytes] = {}
+
+        def publish(content: bytes, round_no: int) -> Manifest:
+            manifest = way.shelve(content, round_no)
+            contents[manifest.sha256] = content
+            return manifest
+
+        codecs = dict.fromkeys(masks, down)
+        named = publish_blobs(publish, no, base, family, masks, codecs)
+        parts = {}
+        for device, density in chosen.items():
+            start, recipe = named[device].base, named[device].mask
+            one = self.fleet.devices[device]
+            order = order_for(
+                device,
+                epoch=EPOCH,
+                round_no=no,
+                density=density,
+                base=start,
+                mask=recipe,
+                algorithm=self.algorithm,
+                settings=self.settings,
+                batch_size=self.batch_size,
+                ttl_s=0.0,
+                codec=up,
+                attempt=attempt,
+            )
+            structure = contents[recipe.structure.sha256] if recipe.structure else b""
+            job = TrainingJob(
+                one.folder, pack(order), contents[start.sha256], structure
+            )
+            parts[device] = SimulatedPart(order, base, masks[device], one.examples, job)
+        return parts
+
+
+def _row(device: str, order: TaskOrder, one: TaskResult) -> UpdateRow:
+    """An accepted update as a ledger has it; its payload is named by its task."""
+    assert one.offer is not None  # noqa: S101 - it has passed
+    return UpdateRow(
+        *(order.id, device, order.density, order.id, one.offer.examples),
+        norm=one.norm,
+        metrics=dict(one.offer.metrics),
+        scale=1.0,
+        weight=one.offer.examples,
+    )
+
+
+def _sent(job: TrainingJob, knows: bool) -> int:  # noqa: FBT001 - of the masks
+    structure = 0 if knows else len(job.structure)
+    return len(job.order) + len(job.base) + structure
+
+
+def _warn(device: str, one: TaskResult) -> None:
+    if one.lasting:
+        log.warning("%s cannot train and is not asked again: %s", device, one.why)
+    else:
+        log.warning("rejected the update of %s: %s", device, one.why)

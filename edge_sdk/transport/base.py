@@ -30,7 +30,7 @@ class ReceivedMessage:
 
     topic: str
     payload: bytes
-    ack: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
+    ack: Callable[[], object] = field(default=object, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

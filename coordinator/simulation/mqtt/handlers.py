@@ -1,8 +1,7 @@
 """The coordinator's side of a simulated round on the wire.
 
 Who is asked, when a round ends and what becomes of it was decided before, in virtual
-time. What is left is what each message of a device is answered with: orders, NEED,
-receipts, as in a federation.
+time. What is left is the protocol's own handlers, and how long a round is waited for.
 """
 
 from __future__ import annotations
@@ -13,32 +12,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.protocol.events import EventQueue, TransportConnected
+from coordinator.protocol.handlers import IDLE_S, TaskHandlers
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
-from coordinator.protocol.uploads import UploadQueue
-from coordinator.server.handlers import IDLE_S, TURN_MS
+from coordinator.rounds.validation import Refusal
 from coordinator.server.loop import Connect
+from coordinator.simulation.dispatch import SimulatedPart, TaskResult
 from coordinator.simulation.mqtt.devices import Devices
-from coordinator.simulation.outgoing import EPOCH
-from coordinator.simulation.workers.interface import Unable
+from coordinator.simulation.round_trip import EPOCH
 from edge_sdk.errors import RemoteProtocolError, RunError
-from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import decode
 from edge_sdk.wire.messages import (
     Announce,
     Data,
-    Fail,
     Hello,
     Manifest,
     Message,
     Need,
     Offer,
     Receipt,
+    Running,
     Status,
-    TaskAck,
-    TaskOrder,
     Wait,
 )
 from edge_sdk.wire.values import CODECS
@@ -84,10 +80,10 @@ class MqttRounds:
         self._transport = connect(self._inbox.deliver, self._link)
         self._post = Publisher(self._transport, federation, EPOCH)
         self._reception = MessageReceiver(federation, None, self._post, clock)
-        self._intake = UploadQueue(clock)
-        self._orders: Mapping[str, TaskOrder] = {}
-        self._done: dict[str, PackedUpdate | Unable] = {}
-        self._here: set[str] = set()  # devices that have said HELLO
+        self._handlers = TaskHandlers(self, self._post, clock)
+        self._parts: Mapping[str, SimulatedPart] = {}
+        self._done: dict[str, TaskResult] = {}
+        self._here: dict[str, int] = {}  # devices that have said HELLO: examples
         self._accepted: set[str] = set()  # tasks of all rounds
         self._known: set[tuple[str, str]] = set()  # (task, what has come of it)
         self._moved = clock()
@@ -101,25 +97,24 @@ class MqttRounds:
         return self._post.shelve(content, round_no)
 
     def carry(
-        self, round_no: int, orders: Mapping[str, TaskOrder]
-    ) -> Mapping[str, PackedUpdate | Unable]:
+        self, round_no: int, parts: Mapping[str, SimulatedPart]
+    ) -> Mapping[str, TaskResult]:
         """Sends the orders and takes in what comes of them.
 
         Raises:
-            RunError: If a device cannot do its task, a worker died, or nothing has
-                come for longer than anybody's patience.
+            RunError: If a worker died, or nothing has come for longer than anybody's
+                patience.
         """
-        self._orders, self._done, self._round = orders, {}, round_no
-        self._intake.forget()
+        self._parts, self._done, self._round = parts, {}, round_no
         self._post.wipe(before_round=round_no)
         self._post.announce(
             Announce("running", self._task, round_no, self._rounds, list(CODECS))
         )
-        for device, order in orders.items():
+        for device, part in parts.items():
             if device in self._here:  # the others are told when they say HELLO
-                self._post.tell(device, order, round_no=round_no)
+                self.tell(device, part.order)
         self._moved = self._clock()
-        while len(self._done) < len(orders):
+        while len(self._done) < len(parts):
             self._turn()
         return self._done
 
@@ -158,8 +153,7 @@ class MqttRounds:
 
     def _turn(self) -> None:
         self._devices.check()
-        for device, need in self._intake.called():
-            self._tell(device, need)
+        self._handlers.tick()
         if self._devices.training:
             self._moved = self._clock()
         elif self._clock() - self._moved > self._patience:
@@ -184,64 +178,85 @@ class MqttRounds:
 
     def _answer(self, device: str, message: Message) -> None:
         match message:
-            case Hello(task_id=task_id):
-                self._hello(device, task_id)
-            case TaskAck(task_id):
-                self._came(task_id, "ack")
-            case Offer():
-                self._offer(device, message)
-            case Data():
-                self._data(device, message)
-            case Need():
-                self._post.send_again(message)
-            case Fail(task_id, why, lasting):
-                if (order := self._open(device)) and order.id == task_id:
-                    self._done[device] = Unable(why, lasting is True)
-            case _:  # statuses, and what is said of deliveries
-                pass
+            case Hello(task_id=task_id, examples=examples):
+                self._here[device] = examples
+                if self._handlers.hello(device, task_id):
+                    wait = Wait(int(1000 * IDLE_S), "no task for you just now")
+                    self.tell(device, wait)
+            case Status() | Running() | Wait():
+                pass  # nobody displays them, delivers models or has limits here
+            case _:
+                self._handlers.answer(device, message)
 
-    def _hello(self, device: str, task_id: str | None) -> None:
-        self._here.add(device)
-        order = self._open(device)
-        if task_id is not None and (order is None or order.id != task_id):
-            self._tell(device, self._fate(task_id))
-        if order is not None and order.id != task_id:
-            self._tell(device, order)
-        elif order is None and task_id is None:
-            self._tell(device, Wait(int(1000 * IDLE_S), "no task for you just now"))
+    # -- what the handlers ask and tell; implements `Rounds` ---------------------------
 
-    def _offer(self, device: str, offer: Offer) -> None:
-        order = self._open(device)
-        if order is None or order.id != offer.task_id:
-            self._tell(device, self._fate(offer.task_id))
-            return
-        self._came(offer.task_id, "offer")
-        need = self._intake.offer(device, offer)
-        self._tell(device, need or Wait(TURN_MS, "others are uploading"))
+    def open_part(
+        self, device: str, task_id: str | None = None
+    ) -> SimulatedPart | None:
+        """The device's part of the round, while nothing has come of it."""
+        part = None if device in self._done else self._parts.get(device)
+        return part if part and task_id in (None, part.order.id) else None
 
-    def _data(self, device: str, data: Data) -> None:
-        try:
-            upload, need = self._intake.data(device, data)
-        except RemoteProtocolError as error:
-            self._tell(device, Receipt(data.task_id, "corrupt", str(error)[:500]))
-            return
-        self._came(data.task_id, str(data.index))
-        if need is not None:
-            self._tell(device, need)
-        if upload is not None:
-            self._done[device] = PackedUpdate(upload.offer, upload.assembly.content())
-            self._accepted.add(data.task_id)
-            self._tell(device, self._fate(data.task_id))
+    def examples(self, device: str) -> int:
+        """As its HELLO said."""
+        return self._here.get(device, 0)
 
-    def _open(self, device: str) -> TaskOrder | None:
-        return None if device in self._done else self._orders.get(device)
-
-    def _fate(self, task_id: str) -> Receipt:
+    def fate_of(self, device: str, task_id: str) -> Receipt:
+        """Accepted, or of no round that is not over."""
         if task_id in self._accepted:
             return Receipt(task_id, "accepted")
         return Receipt(task_id, "unknown", "this run has no such task for you")
 
-    def _tell(self, device: str, message: Message) -> None:
+    def fate_of_offer(self, device: str, offer: Offer) -> Receipt:
+        """As `fate_of`."""
+        return self.fate_of(device, offer.task_id)
+
+    def acknowledged(self, device: str, task_id: str) -> None:
+        """Counts as progress."""
+        self._came(task_id, "ack")
+
+    def asked(self, device: str, need: Need) -> None:
+        """Its offer counts as progress."""
+        self._came(need.blob, "offer")
+
+    def advances(self, device: str, data: Data) -> None:
+        """Counts as progress."""
+        self._came(data.task_id, str(data.index))
+
+    def accept(
+        self,
+        device: str,
+        part: SimulatedPart,
+        offer: Offer,
+        content: bytes,
+        norm: float,
+    ) -> None:
+        """The device is done."""
+        self._done[device] = TaskResult(offer, content, norm)
+        self._accepted.add(offer.task_id)
+        self.tell(device, self.fate_of(device, offer.task_id))
+
+    def reject(
+        self,
+        device: str,
+        part: SimulatedPart,
+        offer: Offer,
+        content: bytes,
+        why: Refusal,
+    ) -> None:
+        """The device is done, and nothing of it counts."""
+        self._done[device] = TaskResult(offer, content, why=why.told)
+        self.tell(device, Receipt(offer.task_id, "rejected", why.told))
+
+    def corrupt(self, device: str, task_id: str, why: str) -> None:
+        """It will be sent again."""
+
+    def fail(self, device: str, task_id: str, why: str, *, lasting: bool) -> None:
+        """The device is done without an update."""
+        self._done[device] = TaskResult(why=why, lasting=lasting)
+
+    def tell(self, device: str, message: Message) -> None:
+        """Sends a message."""
         self._post.tell(device, message, round_no=self._round)
 
     def _came(self, task_id: str, what: str) -> None:
@@ -251,7 +266,7 @@ class MqttRounds:
             self._moved = self._clock()
 
     def _stuck(self) -> RunError:
-        open_ = [device for device in self._orders if device not in self._done]
+        open_ = [device for device in self._parts if device not in self._done]
         some = ", ".join(open_[:3]) + (", ..." if len(open_) > 3 else "")
         return RunError(
             f"round {self._round} stands still: for {self._patience:.0f} s nothing has "

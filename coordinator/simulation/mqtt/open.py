@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from coordinator.broker.check import check_broker
 from coordinator.broker.start import open_broker
 from coordinator.broker.watch import watched
-from coordinator.simulation.dispatch import Dispatch
+from coordinator.simulation.dispatch import Dispatch, SimulatedPart, TaskResult
 from coordinator.simulation.fleet import SimulatedDevice
 from coordinator.simulation.mqtt.devices import devices
 from coordinator.simulation.mqtt.handlers import PATIENCE_S, MqttRounds
 from coordinator.simulation.mqtt.traffic import TrafficSum
-from coordinator.simulation.outgoing import Outgoing
 from coordinator.simulation.record import Wire
-from coordinator.simulation.workers.interface import Unable, Workers
+from coordinator.simulation.workers.interface import Workers
 from edge_sdk.errors import SettingsError
-from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.address import parse_url
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire.messages import Manifest
@@ -140,12 +138,11 @@ class _OnWire:
         return self._desk.shelve(content, round_no)
 
     def carry(
-        self, round_no: int, devices: Sequence[str], out: Outgoing
-    ) -> list[PackedUpdate | Unable]:
-        on_wire = [self._names[device] for device in devices]
-        orders = dict(zip(on_wire, out.orders, strict=True))
-        done = self._desk.carry(round_no, orders)
-        return [done[name] for name in on_wire]
+        self, round_no: int, parts: Mapping[str, SimulatedPart]
+    ) -> Mapping[str, TaskResult]:
+        on_wire = {self._names[device]: part for device, part in parts.items()}
+        done = self._desk.carry(round_no, on_wire)
+        return {device: done[self._names[device]] for device in parts}
 
     def cost(self) -> Wire:
         return self._tally.since()
