@@ -1,4 +1,4 @@
-"""What the ledger holds of each device, as frozen values: a field is a column.
+"""Rows of the ledger about devices, as frozen values: a field is a column.
 
 A field of `DeviceRow` that is added last, with a default, is a column from then on, in
 ledgers that an older version began too, and is in all that is made of a device's view:
@@ -60,7 +60,7 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """How often a device got one verdict, and the last time why."""
+    """Number of one verdict on a device's updates; round, why and at are the last's."""
 
     device: str  # its name
     verdict: str  # as the gate has it
@@ -73,7 +73,7 @@ class RefusalRow:
 
 
 def read(kind: type[T], row: Mapping[str, Any], /, **more: object) -> T:
-    """A row as a frozen value: a column of no field is passed over.
+    """Read a row into a frozen value; columns without a field are left out.
 
     Raises:
         ValueError: If a column holds what its field cannot.

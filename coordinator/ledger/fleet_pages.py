@@ -1,4 +1,4 @@
-"""Devices, what they were refused for, and scores: what people look at.
+"""Devices, their refusals and scores in the ledger: what people look at.
 
 No round is decided by these, so none of them costs a commit of its own.
 """
@@ -36,7 +36,7 @@ FROM devices d ORDER BY d.name
 
 
 class FleetPages(Pages):
-    """The part of the ledger that says how the fleet is doing."""
+    """The ledger's tables of devices, refusals and scores."""
 
     def see_device(
         self,
@@ -47,7 +47,7 @@ class FleetPages(Pages):
         version: str,
         said: str = "",
     ) -> bool:
-        """A device said hello.
+        """Record a device's HELLO.
 
         Args:
             name: Its name.
@@ -80,7 +80,7 @@ class FleetPages(Pages):
         return same is not None
 
     def assign(self, name: str, density: float | None, why: str) -> None:
-        """The density a device got, and why."""
+        """Record a device's density, and why it has it."""
         with self._commits.joined() as db:
             db.execute(
                 "UPDATE devices SET density = ?, why = ? WHERE name = ?",
@@ -117,7 +117,7 @@ class FleetPages(Pages):
             )
 
     def standing(self) -> dict[str, dict[str, Any]]:
-        """Device -> joined, failures, until, why; none in a ledger of 0.1.0."""
+        """Standing of each device: joined, failures, until, why; none in 0.1.0."""
         known = self._db.execute(
             "SELECT 1 FROM sqlite_master WHERE name = 'standing'"
         ).fetchone()
@@ -133,7 +133,7 @@ class FleetPages(Pages):
         return {r["device"]: float(r["peak"]) for r in rows if r["peak"] is not None}
 
     def count_traffic(self, name: str, **said: object) -> None:
-        """Takes over what a device's status says; bytes count since it was installed.
+        """Record a device's status; bytes count since it was installed.
 
         Args:
             name: Its name.
@@ -149,12 +149,12 @@ class FleetPages(Pages):
             )
 
     def nobody_online(self) -> None:
-        """Nobody is known to be here: each says so again, or its broker does."""
+        """Mark every device as offline until it, or its broker, says otherwise."""
         with self._commits.joined() as db:
             db.execute("UPDATE devices SET online = 0 WHERE online")
 
     def dismiss(self, name: str) -> None:
-        """A device was revoked; the phase says so until it is let in again."""
+        """Mark a device as revoked until it is let in again."""
         with self._commits.joined() as db:
             db.execute(
                 "UPDATE devices SET online = 0, phase = 'revoked', note = '', "
@@ -167,14 +167,14 @@ class FleetPages(Pages):
         return self.devices_as(DeviceRow)
 
     def devices_as(self, kind: type[D]) -> list[D]:
-        """The same as what a display makes of a row."""
+        """Every device as a wider type, whose further fields have defaults."""
         return [
             read(kind, row, progress=row["progress_share"])
             for row in self._db.execute(DEVICES)
         ]
 
     def refused(self) -> list[RefusalRow]:
-        """Each device's verdicts, counted; late and bounded updates are among them."""
+        """Counted verdicts of each device; late and bounded updates are among them."""
         rows = self._db.execute("SELECT * FROM refusals ORDER BY device, verdict")
         return [
             read(RefusalRow, row, kind=KINDS.get(row["verdict"], REFUSED))

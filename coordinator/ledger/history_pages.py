@@ -1,4 +1,4 @@
-"""Looking back: rounds, tasks and devices joined for people, never for decisions."""
+"""Rounds, tasks and devices joined for people, never for decisions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HistoryPages(Pages):
         return [dict(row) for row in self._db.execute(ROUNDS)]
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """Device -> asked, trained, last: its rounds, the warm-up aside; and why.
+        """Rounds of each device: asked, trained, last and why; the warm-up aside.
 
         ``why`` is of a task that was refused or failed, if one was.
         """

@@ -1,4 +1,4 @@
-"""A ledger that cannot be read says so in words, whichever row or page it is."""
+"""Errors of a ledger that cannot be read, in words, whichever row it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHERS = frozenset({"accept", "close", "once_durable", "settle"})
 
 
 def in_words(kind: C) -> C:
-    """Has every public method of a ledger raise `StateError` for what is damaged.
+    """Make every public method of a ledger raise `StateError` for damaged rows.
 
     A flipped bit is met where a row is read, by any of them: as an error of SQLite, a
     text that is no JSON, a phase that there is not, a number that is none.

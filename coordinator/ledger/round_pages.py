@@ -1,4 +1,4 @@
-"""Rounds, their tasks and their updates: what decides what a model is made of."""
+"""Rounds, their tasks and their updates in the ledger: what models are made of."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Limit: TypeAlias = Callable[
 
 
 class RoundPages(Pages):
-    """The part of the ledger that rounds are made of."""
+    """The ledger's tables of rounds, tasks and updates."""
 
     def plan_round(
         self, no: int, *, goal: int, quorum: int, rate: float, base: str
     ) -> None:
-        """A new round; planning one again replaces a plan that issued no task.
+        """Record a new round; it replaces a plan that issued no task.
 
         A warm-up that was given up is opened again.
         """
@@ -44,7 +44,7 @@ class RoundPages(Pages):
             )
 
     def issue_tasks(self, no: int, tasks: list[TaskRow]) -> None:
-        """The round's tasks, before any of them is sent.
+        """Record a round's tasks, before any of them is sent.
 
         A device's task of a warm-up's earlier attempt gives way to its new one.
         """
@@ -68,7 +68,7 @@ class RoundPages(Pages):
             db.execute("UPDATE rounds SET phase = 'run' WHERE no = ?", (no,))
 
     def wait_until(self, no: int, seconds: float) -> None:
-        """Notes, for people, in how many seconds an open round's deadline is."""
+        """Record an open round's deadline, seconds from now, for displays."""
         with self._commits.joined() as db:
             value = to_json([no, now(seconds)])
             db.execute("REPLACE INTO meta VALUES ('deadline', ?)", (value,))
@@ -95,7 +95,7 @@ class RoundPages(Pages):
         norm: float,
         metrics: Mapping[str, float],
     ) -> None:
-        """An update joins the open group: its blob, then its row. Twice is once.
+        """Record an accepted update in the open group: blob, then row. Twice is once.
 
         Raises:
             StateError: If the disk refuses; nothing is promised then.
@@ -135,7 +135,7 @@ class RoundPages(Pages):
         return None if row is None else str(row["blob"])
 
     def freeze(self, no: int, limit: Limit | None = None) -> None:
-        """Fixes who is in the aggregate and how much each counts, in one transaction.
+        """Fix which updates are aggregated and their weights, in one transaction.
 
         Args:
             no: The round.
@@ -171,7 +171,7 @@ class RoundPages(Pages):
     def leave_out(
         self, no: int, devices: Sequence[str], why: str, limit: Limit | None
     ) -> None:
-        """Takes devices' updates out of a frozen round; the others count anew."""
+        """Take devices' updates out of a frozen round; the others are weighed anew."""
         with self._commits.alone() as db:
             for device in devices:
                 db.execute(
@@ -194,7 +194,7 @@ class RoundPages(Pages):
                 self._cut(no, limit)
 
     def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
-        """Counts that a device was refused or cut; the last reason stays."""
+        """Count one verdict on a device's update; the last reason stays."""
         with self._commits.joined() as db:
             db.execute(
                 "INSERT INTO refusals VALUES (?, ?, 1, ?, ?, ?) "
@@ -204,11 +204,11 @@ class RoundPages(Pages):
             )
 
     def finish(self, no: int, *, model: str, note: str = "") -> None:
-        """The aggregate is durable under this checkpoint name."""
+        """Close a round with its model, durable under this checkpoint name."""
         self._end(no, RoundPhase.DONE, model, note)
 
     def abort(self, no: int, why: str) -> None:
-        """The round ends without an aggregate."""
+        """Close a round without a model."""
         self._end(no, RoundPhase.ABORTED, None, why)
 
     def _end(self, no: int, phase: RoundPhase, model: str | None, note: str) -> None:

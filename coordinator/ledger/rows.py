@@ -15,7 +15,7 @@ __all__ = ["RoundRow", "TaskRow", "UpdateRow", "read_order"]
 
 
 def read_order(packed: bytes, task: str, folder: Path) -> TaskOrder:
-    """An order as it lies in the ledger.
+    """Unpack an order of the ledger.
 
     Raises:
         StateError: If it is damaged.

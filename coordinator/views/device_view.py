@@ -33,7 +33,7 @@ class DeviceView(DeviceRow):
 
     @property
     def reasons(self) -> str:
-        """Why it has its density, and why it does only a part of a round."""
+        """Reasons for its density and for doing only a part of a round."""
         return "; ".join(filter(None, (self.why, self.pace)))
 
     def at(self, now: datetime) -> DeviceView:

@@ -1,4 +1,4 @@
-"""The layers of a run's masks: what each keeps, and how many devices held it."""
+"""Layers of a run's masks: kept weights, and how many devices held them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayerView:
 
 @dataclass(frozen=True, slots=True)
 class WarmUpView:
-    """What the warm-up gave: whether layers were measured; densities, ascending."""
+    """Layer densities of a run; `measured` says whether the warm-up measured them."""
 
     measured: bool
     densities: Sequence[str]
@@ -39,7 +39,7 @@ class WarmUpView:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many devices (first) held how many weights (second) of one layer."""
+    """Coverage of one layer: pairs of devices, and weights that so many held."""
 
     name: str
     size: int

@@ -177,7 +177,7 @@ def _task(row: Mapping[str, Any]) -> TaskView:
 def _slow(
     ledger: Ledger, rounds: Sequence[RoundView], devices: Sequence[DeviceView]
 ) -> SlowRound | None:
-    """Who held up the last round that ended; None before one has."""
+    """Slow devices of the last round that ended; None before one has."""
     last = next((r.no for r in reversed(rounds) if r.closed), None)
     if last is None:
         return None

@@ -1,4 +1,4 @@
-"""Who has taken part in a run, and why somebody has not: pure, from ledger rows."""
+"""Participation of devices in a run, with reasons: pure, from ledger rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def participation(
     *,
     cohort: int = 0,
 ) -> Participation:
-    """Who took part, from rows of the ledger.
+    """Participation of each device, from rows of the ledger.
 
     Args:
         devices: Its devices.
@@ -114,7 +114,7 @@ def participation(
 
 
 def sits_out(stands: Mapping[str, Any]) -> str:
-    """Until when and why a device is not asked, in a sentence; empty if it may be.
+    """Sentence that says until when and why a device is not asked; "" if it may be.
 
     Args:
         stands: Its ``until`` (a round; None until its HELLO says something else) and
@@ -134,7 +134,7 @@ def sits_out(stands: Mapping[str, Any]) -> str:
 
 
 def _why_not(device: DeviceRow, out: str, *, crowded: bool) -> str:
-    """Why a device was never asked, as far as the ledger tells now."""
+    """Reason that a device was never asked, as far as the ledger tells."""
     said = (
         (
             device.density is None,

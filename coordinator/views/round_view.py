@@ -59,7 +59,7 @@ class RoundView:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in a sentence: "round 3" or "warm-up"."""
         return f"round {self.no}" if self.no else "warm-up"
 
     def left_s(self, now: datetime) -> float | None:

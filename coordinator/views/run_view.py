@@ -25,7 +25,7 @@ __all__ = ["FleetView", "Observe", "RunView", "Settings", "SlowRound"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is trained, and how: the settings that displays name."""
+    """Settings that displays name: what is trained, and how."""
 
     federation: str
     task: str
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class SlowRound:
-    """Who held up the last round that ended."""
+    """Slow devices of the last round that ended."""
 
     round: int
     devices: Sequence[SlowDevice]
@@ -77,7 +77,7 @@ class RunView:
         return found | {"devices": [device_json(d) for d in self.devices]}
 
     def at(self, now: datetime) -> FleetView:
-        """What a terminal shows of it at a moment; `now` has its zone."""
+        """State of the fleet at a moment, for a terminal; `now` has its zone."""
         scored, in_hand = self.last_scored, self.open or RoundView(0)
         scores = scored.scores if scored and scored.scores else {}
         return FleetView(
@@ -96,7 +96,7 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """What a terminal shows at one moment: a coordinator's own, or a ledger's."""
+    """State of a fleet at one moment, by its coordinator or from a ledger."""
 
     phase: str  # what the coordinator is doing, in a few words
     round_no: int  # the open round; 0 is the warm-up

@@ -1,4 +1,4 @@
-"""What a run moved and reckoned, beside the same rounds of dense float32 averaging."""
+"""Bytes and compute of a run, compared with dense float32 averaging."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _macs(
     sizes: Mapping[str, int],
     workload: Mapping[str, Any] | None,
 ) -> float | None:
-    """Dense over done; a device with the masked engine does all of a dense one's."""
+    """Dense compute over that done; the masked engine computes as a dense one."""
     if workload is None:
         return None
     macs, rest = workload["macs"], workload["dense_macs"]

@@ -1,4 +1,4 @@
-"""Which metric of an evaluation stands for it, and how it reads: one way for all."""
+"""The metric that stands for an evaluation, and its text in every display."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def metric_of(scores: Iterable[Mapping[str, float | None]]) -> Metric:
 
 
 def score_text(metrics: Mapping[str, float | None] | None) -> str:
-    """What one evaluation measured, in words.
+    """Text of one evaluation.
 
     Example:
         >>> score_text({"accuracy": 0.9, "loss": 0.31}), score_text({"loss": 0.31})

@@ -1,4 +1,4 @@
-"""Who held a round up, and why, from what each device's task took."""
+"""Devices that held a round up, with reasons, from their tasks' times."""
 
 from __future__ import annotations
 

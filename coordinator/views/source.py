@@ -1,4 +1,4 @@
-"""What there is to see of a run's folder, read again only when it has changed."""
+"""Views of a run's folder, read again only when it has changed."""
 
 from __future__ import annotations
 
@@ -158,5 +158,5 @@ class RunSource:
             return str(error)
 
     def _now(self, device: DeviceView) -> DeviceView:
-        """Nobody is known to be online where no coordinator hears them go."""
+        """The device, offline where no coordinator would hear it go."""
         return device if self.runs() else replace(device, online=False)

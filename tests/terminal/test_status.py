@@ -283,6 +283,22 @@ device_views = st.builds(
 )
 
 
+@pytest.mark.parametrize(
+    ("scores", "head"),
+    [
+        ({}, "score"),  # nobody knows yet whether it will be an accuracy
+        ({0.1: {"accuracy": 0.5, "loss": 1.0}}, "acc."),
+        ({0.1: {"accuracy": 2.8, "loss": 1.0}}, "loss"),
+        ({0.1: {"rmse": 2.0, "loss": 1.0}}, "score"),
+    ],
+)
+def test_only_an_accuracy_is_called_one(scores: dict, head: str) -> None:
+    paper = io.StringIO()
+    table = fleet_table([DeviceView("pi-1")], scores, 100)
+    Console(file=paper, width=100).print(table)
+    assert paper.getvalue().splitlines()[0].split()[-1] == head
+
+
 @given(st.lists(device_views, min_size=1, max_size=6), st.integers(80, 129))
 def test_no_device_breaks_the_table_at_any_width(
     devices: list[DeviceView], width: int

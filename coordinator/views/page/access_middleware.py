@@ -1,4 +1,4 @@
-"""Who may see the page: a token for everybody, and only by the names it listens to.
+"""Access to the page: by its token, and under the host names it listens to.
 
 A page on loopback can still be reached by any web site that the browser has open,
 through a host name that points to 127.0.0.1; the Host header tells them apart.
@@ -124,7 +124,7 @@ class AccessMiddleware:
         await (answer or self._app)(scope, receive, send_guarded)
 
     async def _answer(self, request: Request) -> Response | None:
-        """What to say instead of the page; None lets the request through."""
+        """Answer that refuses a request; None lets it through."""
         host = host_of(request.scope["headers"])
         if host is None or (self._hosts and host not in self._hosts):
             return PlainTextResponse(

@@ -1,4 +1,4 @@
-"""What to do next with a run, with the command: for the page's overview."""
+"""Advice on what to do next with a run, with the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEW = 3  # devices named; the others are counted
 def next_step(
     view: RunView, folder: Path, evaluation: str, *, runs: bool
 ) -> dict[str, Any]:
-    """The one thing to do now, or to wait for.
+    """Advice on the one thing to do now, or to wait for.
 
     Args:
         view: The run.

@@ -114,7 +114,7 @@ def _fact_routes(source: RunSource) -> list[Route]:
 
 
 def _overview(source: RunSource) -> dict[str, Any]:
-    """The run, whether it runs, and what to do next."""
+    """Facts of the overview: the run, whether it runs, and what to do next."""
     view, runs = source.run(), source.runs()
     evaluation = str(source.settings().evaluation)
     step = next_step(view, source.folder, evaluation, runs=runs)
@@ -173,7 +173,7 @@ def _metrics(source: RunSource) -> Callable[[Request], Awaitable[Response]]:
 
 
 class _News:
-    """One look at the ledger serves all open pages."""
+    """Changes of the ledger, looked for once for all open pages."""
 
     def __init__(self, source: RunSource) -> None:
         self._source = source

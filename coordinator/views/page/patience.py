@@ -1,4 +1,4 @@
-"""A deadline for what a browser asks: who sends a byte now and then holds no link.
+"""Deadlines of HTTP requests: a client that sends slowly holds no connection.
 
 uvicorn bounds how long a link may be idle between requests, not how long a request may
 take to come in, so a stranger could hold every descriptor of the page's process.
@@ -28,29 +28,29 @@ class _Links:
     waiting: dict[H11Protocol, asyncio.TimerHandle] = field(default_factory=dict)
 
     def await_request(self, link: H11Protocol) -> None:
-        """Its deadline begins."""
+        """Begin a connection's deadline."""
         self.asked(link)
         loop = asyncio.get_running_loop()
         self.waiting[link] = loop.call_later(self.ask_s, self.cut, link)
 
     def asked(self, link: H11Protocol) -> None:
-        """It has no deadline any more."""
+        """End a connection's deadline."""
         timer = self.waiting.pop(link, None)
         if timer is not None:
             timer.cancel()
 
     def forget(self, link: H11Protocol) -> None:
-        """It has ended."""
+        """Forget a connection that has ended."""
         self.asked(link)
         self.open.discard(link)
 
     def cut(self, link: H11Protocol) -> None:
-        """Ends it."""
+        """Abort a connection."""
         self.forget(link)
         link.transport.abort()
 
     def make_room(self, link: H11Protocol) -> None:
-        """Who has waited longest for its request goes, or the new one if none waits."""
+        """Abort the connection that waited longest, or the new one if none waits."""
         if len(self.open) >= self.at_once:
             self.cut(next(iter(self.waiting), link))
 

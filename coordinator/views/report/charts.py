@@ -1,4 +1,4 @@
-"""What a figure shows: points, axes and words; the page's script draws it."""
+"""Figures of the report: points, axes and words; the page's script draws them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Value = float | None
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What an axis counts, and of which kind its values are."""
+    """Axis of a figure: what it counts, and the kind of its values."""
 
     label: str
     kind: Kind
@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """As ``drawChart`` of static/charts.js takes it."""
+        """The figure as ``drawChart`` of static/charts.js takes it."""
         return {
             "title": self.title,
             "x": {"label": self.x.label, "kind": self.x.kind, "values": list(self.at)},

@@ -70,7 +70,7 @@ def render(facts: ReportFacts) -> str:
 
 
 def _glance(view: RunView) -> list[tuple[str, str, str]]:
-    """What is most worth knowing: name, value, remark."""
+    """Facts at the head of the report: name, value, remark."""
     metric, savings, part = view.metric, view.savings, view.participation
     scored = view.last_scored
     found = [
@@ -124,7 +124,7 @@ def _static(name: str) -> str:
 
 
 def _digest(script: str) -> str:
-    """What a content-security policy allows a script by."""
+    """Digest by which a content-security policy allows a script."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 

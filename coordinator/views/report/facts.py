@@ -1,4 +1,4 @@
-"""All that a report shows, read at one moment."""
+"""Facts of a report, read at one moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ReportFacts", "gather"]
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """What a report is made of."""
+    """Facts that a report is made of."""
 
     run: RunView  # the run
     warm_up: WarmUpView | None = None  # its layers; None before the masks are drawn
@@ -30,7 +30,7 @@ class ReportFacts:
 
 
 def gather(source: RunSource) -> ReportFacts:
-    """All that a report shows.
+    """Read all that a report shows.
 
     Raises:
         StateError: If the folder holds no run, or one of another version.

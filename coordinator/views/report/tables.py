@@ -147,7 +147,7 @@ def _refusals(refusals: Sequence[RefusalRow]) -> Table:
 
 
 def _verdicts(others: Sequence[RefusalRow]) -> Table:
-    """What was accepted within a bound, came late, or was no update at all."""
+    """Verdicts on what was bounded and accepted, came late, or was no update."""
     return table(
         "Other verdicts",
         "What was bounded and accepted, came too late, or was no update",

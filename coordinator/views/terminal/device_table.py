@@ -67,8 +67,8 @@ def fleet_table(
     table.add_column("board", no_wrap=True, max_width=room["board"])
     table.add_column("dens.", no_wrap=True, justify="right")
     table.add_column("now", no_wrap=True, max_width=room["now"])
-    metric = metric_of(scores.values()) if scores else Metric("accuracy", True)  # noqa: FBT003
-    for name in ("seen", "up", "down", "MiB", "°C", SHORT.get(metric.name, "score")):
+    scored = SHORT.get(metric_of(scores.values()).name) if scores else None
+    for name in ("seen", "up", "down", "MiB", "°C", scored or "score"):
         table.add_column(name, no_wrap=True, justify="right")
     if wide:
         table.add_column("engine", no_wrap=True)
@@ -91,7 +91,7 @@ def fleet_table(
 
 
 def reasons(devices: Sequence[DeviceView], width: int) -> Group:
-    """Who pauses and why, and why each device has its density, grouped by reason.
+    """Reasons for pauses, and for each device's density, grouped.
 
     Nothing where the table has a column for it.
     """
@@ -145,7 +145,7 @@ def _score(metric: Metric, metrics: Mapping[str, float] | None) -> str:
 
 
 def _now(device: DeviceView) -> tuple[str, str]:
-    """What it does, and the colour of that."""
+    """Text and colour of what a device does."""
     now = (device.phase or "-") if device.online else "offline"
     if device.is_revoked:
         return "revoked", COLOURS["offline"]
@@ -172,7 +172,7 @@ def _density(density: float | None) -> str:
 
 
 def _rooms(rows: Sequence[_Row], width: int, *, wide: bool) -> dict[str, int]:
-    """How wide the three columns of words may be: what they need, cut evenly."""
+    """Widths of the three columns of words: what they need, cut evenly."""
     wants = {
         name: max([len(name), *(len(str(getattr(row, name))) for row in rows)])
         for name in ("device", "board", "now")

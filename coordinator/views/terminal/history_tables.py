@@ -125,7 +125,7 @@ def troubles(view: RunView, models: Mapping[str, Mapping[str, Any]]) -> Group:
 
 
 def _participation(found: Participation) -> Iterator[Text]:
-    """How much of the data has trained; rounds per device where not all are alike."""
+    """Share of the examples that have trained, and rounds per device."""
     if not found.rounds or found.share is None:
         return
     counts = Counter(d.trained for d in found.devices)

@@ -1,4 +1,4 @@
-"""What the ledger says of a run, as plain values: for `status` and closing tables."""
+"""Summary of a run as plain values, and what was delivered to its devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING: dict[str, Any] = {"model": None, "delivery": None}  # was delivered
 
 
 def has_run(folder: Path) -> bool:
-    """Whether a run has begun there; one that was refused at the door has not."""
+    """Return whether a run has begun there; one refused when it started has not."""
     path = folder / "ledger.sqlite"
     if not path.exists():
         return False
@@ -82,7 +82,7 @@ def _summary(ledger: Ledger, book: DeliveryStore) -> dict[str, Any]:
 
 
 def delivered(folder: Path) -> dict[str, dict[str, Any]]:
-    """Which model each device runs, and the last delivery to it; JSON-ready."""
+    """Live model of each device, and the last delivery to it; JSON-ready."""
     return _delivered(DeliveryStore(folder))
 
 
@@ -98,7 +98,7 @@ def _delivered(book: DeliveryStore) -> dict[str, dict[str, Any]]:
 
 
 def _model(live: LiveModel | None) -> dict[str, str] | None:
-    """What a device runs, by its own word."""
+    """Model that a device says it runs."""
     if live is None or live.digest is None:
         return None
     return {"label": live.label, "digest": live.digest.hex(), "since": live.at}

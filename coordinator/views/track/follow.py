@@ -22,7 +22,7 @@ LOOK_S = 0.5  # between two looks at the ledger
 
 
 class Sink(Protocol):
-    """Where figures go."""
+    """Destination of figures."""
 
     @property
     def last(self) -> int:
@@ -32,7 +32,7 @@ class Sink(Protocol):
         """Adds one round's figures."""
 
     def close(self, *, is_over: bool) -> None:
-        """Nothing more comes; the run itself may be over too."""
+        """End writing; the run itself may be over, too."""
 
 
 def track(

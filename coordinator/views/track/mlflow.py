@@ -79,7 +79,7 @@ class MLflow:
             raise _refused(error) from error
 
     def close(self, *, is_over: bool) -> None:
-        """Nothing more comes; a run that is over is marked finished.
+        """End writing; a run that is over is marked finished.
 
         Raises:
             SettingsError: If MLflow refuses.

@@ -1,4 +1,4 @@
-"""Which figures a run has given so far: plain values, in the order of the rounds."""
+"""Figures of a run so far: plain values, in the order of the rounds."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, *, is_over: bool) -> None:
-        """Nothing more comes."""
+        """End writing."""
         self._writer.close()
 
 
@@ -59,5 +59,5 @@ def opened(
     _view: RunView,
     _settings: Mapping[str, Any],
 ) -> TensorBoard:
-    """Where a run's events go: the folder named, or one in the run's."""
+    """TensorBoard files in the folder named, or in one of the run's."""
     return TensorBoard(Path(where) if where else folder / "tensorboard")
