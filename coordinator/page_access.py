@@ -77,7 +77,7 @@ def page_url(folder: Path) -> str | None:
 
 
 def tell_address(folder: Path) -> None:
-    """Says where a run's page is served: with its token to a terminal, never to a log.
+    """Print a run's page address: with its token to a terminal, never to a log.
 
     Raises:
         StateError: If the token cannot be kept.

@@ -104,7 +104,7 @@ class Buckets:
 
 
 class Seldom:
-    """Says a thing at most once in a while, and then how often it was not said.
+    """Limit repeated messages to one in a while, and count those kept back.
 
     Args:
         every_s: Seconds between two of one key.
@@ -174,11 +174,13 @@ class Excess:
     before: int
 
     def __str__(self) -> str:
-        more = f" ({self.before} more since this was last said)" if self.before else ""
+        more = (
+            f" ({self.before} more since this was last logged)" if self.before else ""
+        )
         return (
-            f"{self.device} sends more {self.what} than a device has reason to; what "
-            f"is too much is left unheard{more}. If it goes on: flash-coordinator "
-            f"revoke RUN {self.device}"
+            f"{self.device} sends more {self.what} than a device needs; the rest is "
+            f"ignored{more}. If it continues: flash-coordinator revoke RUN "
+            f"{self.device}"
         )
 
 
@@ -203,7 +205,7 @@ class Flood:
         self._silent: dict[str, float] = {}  # until when nothing of it is heard
 
     def lets_in(self, topic: topics.Topic) -> bool:
-        """Whether a packet on a topic may be looked at."""
+        """Return whether a packet on a topic may be processed."""
         match topic:
             case topics.UploadTopic(device, _, data):
                 kind, rate = ("chunks", CHUNKS) if data else ("packets", CONTROL)
@@ -214,7 +216,7 @@ class Flood:
         return self._take(device, kind, rate, 1.0)
 
     def lets_say(self, device: str, message: Message) -> bool:
-        """Whether a message, whose signature held, may be heeded."""
+        """Return whether a message with a valid signature may be processed."""
         tag = tag_of(message)
         cost = _chunks(message) if isinstance(message, Need) else 1.0
         return self._take(device, f"{tag} messages", RATES.get(tag, OTHER), cost)

@@ -194,7 +194,7 @@ class RunSettings(
 
 
 class FitSettings(Protocol):
-    """What an algorithm and the rest of a run have to agree on."""
+    """Settings on which an algorithm and the rest of a run have to agree."""
 
     @property
     def training(self) -> TrainingSettings:
@@ -203,7 +203,7 @@ class FitSettings(Protocol):
 
     @property
     def aggregate(self) -> Literal["mean", "trimmed-mean"]:
-        """How updates become a model."""
+        """Rule that makes a model of the updates."""
         ...
 
 

@@ -49,7 +49,7 @@ def access_of(settings: DeviceSettings) -> tuple[Address, DeviceFolder | None]:
         )
     if not address.local and address.tls is None:
         raise IdentityError(
-            f"the broker {address.url} would be spoken to in the clear",
+            f"the broker {address.url} would be used without encryption",
             remedy='Write mqtts:// in the key "broker".',
         )
     return address, folder

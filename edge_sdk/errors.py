@@ -200,7 +200,7 @@ _OWNER = (
     "give the command as its owner."
 )
 _LIMIT = "Too many files are open: raise the limit with ulimit -n."
-_KIND = "A file stands where a folder should be, or the other way round."
+_KIND = "A file is where a folder should be, or the other way round."
 _DISK = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,

@@ -57,7 +57,7 @@ def keep_private(folder: Path, own: Iterable[str], *, shut: bool = True) -> None
     if kept_open:
         log.warning(
             "%s can be read by other users and its mode cannot be changed; move the "
-            "folder to a disk of yours that has modes",
+            "folder to a disk that supports file modes",
             kept_open[0],
         )
 

@@ -193,7 +193,7 @@ def source_of(
     labels: Sequence[str] = (),
     wanted: Sequence[str] = (),
 ) -> Source:
-    """What is exported, of anything that `build` takes.
+    """Make the source to export from anything that `build` takes.
 
     Args:
         model: As `build` takes it.
@@ -236,7 +236,7 @@ def source_of(
 
 
 def default_file(name: str, format: str) -> Path:  # noqa: A002
-    """What a model's file of a format is called where nobody says."""
+    """Default name of a model's file of a format."""
     return Path(f"{name}.{format}{_suffix(format)}")
 
 

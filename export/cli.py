@@ -290,7 +290,7 @@ def _log_about(path: Path) -> None:
 
 def _signed_by(signer: bytes | None, trusted: bytes | None, run: str | None) -> str:
     if signer is None:
-        return "unsigned: whoever could write the folder could have changed it"
+        return "unsigned: anyone with write access to the folder could have changed it"
     known = "the key you named" if trusted else "not compared: name its key with --key"
     said = "" if run is None else f", says it is of run {run}"
     return f"signed by {signer.hex()} ({known}){said}"

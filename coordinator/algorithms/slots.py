@@ -71,7 +71,7 @@ def run_failed(round_no: int, error: AlgorithmError) -> AlgorithmError:
 
 
 def wrong_value(slot: str, value: object) -> str:
-    """What a slot gave, in words, if it is of another kind than it should be.
+    """Describe a slot's result if its type is wrong.
 
     Args:
         slot: Its name.
@@ -99,7 +99,7 @@ def wrong_value(slot: str, value: object) -> str:
 
 
 def wrong_state(model: Model, base: Model) -> str:
-    """Why a model's state cannot follow its base's, as `wrong_value` says it."""
+    """The reason why a model's state cannot follow its base's, as in `wrong_value`."""
     had, has = sorted(base.state), sorted(model.state)
     if had == has:
         return ""
@@ -131,7 +131,7 @@ def _error(algorithm: str, slot: str, why: str) -> AlgorithmError:
 
 
 def _misfit(slot: str, found: Any, given: tuple[Any, ...]) -> str:
-    """Why a value of the right kind does not fit what the slot was given."""
+    """The reason why a value of the right type does not fit the slot's arguments."""
     if slot == "aggregate":
         return _other_entries(found[0], given[0]) or wrong_state(found[0], given[0])
     if slot == "assign":
@@ -149,7 +149,7 @@ def _misfit(slot: str, found: Any, given: tuple[Any, ...]) -> str:
 
 
 def _other_masks(family: MaskFamily, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """How a family's masks differ from the layers that they are of."""
+    """Difference between a family's masks and the layers that they are for."""
     for density, mask in family.masks.items():
         found = {name: mask[name].shape for name in mask}
         if found != dict(shapes):
@@ -158,7 +158,7 @@ def _other_masks(family: MaskFamily, shapes: Mapping[str, tuple[int, ...]]) -> s
 
 
 def _other_entries(model: Model, base: Model) -> str:
-    """How a model's entries differ from those of the model that it was made of."""
+    """Difference between a model's entries and those of its base."""
     found, wanted = _shapes(model), _shapes(base)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):

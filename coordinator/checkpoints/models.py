@@ -191,13 +191,14 @@ def _not_there(ledger: Path, path: Path) -> StateError:
     newest = max((p.name for p in path.parent.glob("round-*.safetensors")), default="")
     if newest > path.name:
         return StateError(
-            f"{ledger} goes on from {path.name} and the newest checkpoint is {newest}: "
+            f"{ledger} continues from {path.name} and the newest checkpoint is "
+            f"{newest}: "
             "the ledger has lost its latest entries, as when its -wal file was cut "
             "off or left behind, or an older copy was put in its place",
             remedy="Put ledger.sqlite and ledger.sqlite-wal of one moment back, best "
             "with the whole folder; without a copy, start in a new folder.",
         )
     return StateError(
-        f"{path} is gone, and {ledger} goes on from it",
+        f"{path} is gone, and {ledger} continues from it",
         remedy="Put it back from a copy; without one, start in a new folder.",
     )

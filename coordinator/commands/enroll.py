@@ -48,12 +48,13 @@ def enroll(
     settings = load_run(folder / SETTINGS)
     if bool(names) == bool(bulk) or (names and not new):
         raise SettingsError(
-            "nobody is named, or both names and --bulk",
+            "give either names or --bulk",
             remedy=f"flash-coordinator enroll {folder} --new NAME... or --bulk N",
         )
     if is_held(folder) and not IdentityRegistry.exists(folder):
         raise IdentityError(
-            f"the coordinator of {folder} runs in the clear and lets nobody enrol",
+            f"the coordinator of {folder} runs without encryption and lets no device "
+            f"enrol",
             remedy="Stop it, enrol, and start it again: it then asks for identities.",
         )
     own_folder(folder)

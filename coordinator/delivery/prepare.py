@@ -66,7 +66,7 @@ def prepare(
             )
     chosen = tuple(sorted(set(devices) or known))
     if not chosen:
-        raise StateError(f"no device has ever said hello to the run in {folder}")
+        raise StateError(f"no device has ever sent a HELLO to the run in {folder}")
     key = trusted or _run_key(folder)
     checked = Bundle(bundle)
     if (checked.signer is not None or office is not None) and checked.signer != key:

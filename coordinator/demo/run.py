@@ -100,7 +100,7 @@ class _Stop:
     def check(self) -> None:
         if self.now:
             raise RunError(
-                "the demo was stopped", remedy="The same command goes on where it was."
+                "the demo was stopped", remedy="The same command continues the run."
             )
 
 
@@ -140,7 +140,7 @@ def _federate(folder: Path, run: Path, devices: list[str], stop: _Stop) -> None:
     if coordinator.process.returncode:
         raise RunError(
             f"{coordinator.name} ended with exit code {coordinator.process.returncode}",
-            remedy="Its message stands above; the same command goes on.",
+            remedy="Its message is above; the same command continues.",
         )
 
 

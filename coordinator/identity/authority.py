@@ -37,7 +37,7 @@ def check_request(csr: bytes) -> bytes:
     Everything else a request may ask for is ignored: names and rights are given.
 
     Raises:
-        IdentityError: If it is none, is not about an Ed25519 key, or its sender does
+        IdentityError: If it is none, is not for an Ed25519 key, or its sender does
             not hold the private half.
     """
     try:

@@ -59,7 +59,7 @@ def office_for(folder: Path, settings: RunSettings) -> IdentityRegistry | None:
         return None
     if theirs is not None and not theirs.local and theirs.tls is None:
         raise IdentityError(
-            f"the broker at {theirs.url} would be spoken to in the clear",
+            f"the broker at {theirs.url} would be used without encryption",
             remedy="Use mqtts:// with broker_ca, or leave broker out: then "
             "flash-coordinator starts one with certificates.",
         )

@@ -125,7 +125,7 @@ class RevocationWatcher:
         self._broker.put_walls(self._walls(names))
         for name in sorted(names - self._resting):
             log.warning(
-                "%s floods: the broker refuses what it says for a while",
+                "%s sends too many messages: the broker refuses them for a while",
                 name,
                 extra={"device": name},
             )

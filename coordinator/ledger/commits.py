@@ -123,7 +123,7 @@ class Commits:
             self._db.execute("ROLLBACK")
             self._broken = StateError(
                 f"another coordinator has taken over the run in {self._folder}",
-                remedy="Stop one of the two; only the newer one is heard by devices.",
+                remedy="Stop one of the two; devices follow only the newer one.",
             )
             raise self._broken
 

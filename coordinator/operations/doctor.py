@@ -147,7 +147,7 @@ def _address(_: Path, settings: RunSettings) -> Check:
             f"{settings.address} is no address: {error.strerror}",
             "Set `address` in run.toml to one of this machine.",
         )
-    return Check("address", "PASS", f"devices are told {settings.address} ({found})")
+    return Check("address", "PASS", f"devices connect to {settings.address} ({found})")
 
 
 def _page(folder: Path, settings: RunSettings) -> Check:

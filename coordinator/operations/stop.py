@@ -31,7 +31,7 @@ def stop_coordinator(folder: Path, wait_s: float) -> int:
     if pid is None:
         raise StateError(
             f"no coordinator runs in {folder}",
-            remedy="See where it stands with: flash-coordinator status " + str(folder),
+            remedy="See its state with: flash-coordinator status " + str(folder),
         )
     try:
         process = psutil.Process(pid)

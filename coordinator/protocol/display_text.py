@@ -1,4 +1,4 @@
-"""What devices say, made fit to be shown: no sign in it moves, turns or hides text."""
+"""Texts of devices made safe to show: no character moves, turns or hides text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _shown(value: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether there is nothing to do in a value and all that it holds."""
+    """Return whether a value and all that it holds can be shown as they are."""
     if isinstance(value, str):
         return value.isprintable()
     if isinstance(value, dict):

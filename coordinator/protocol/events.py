@@ -1,4 +1,4 @@
-"""What other threads tell the loop: one queue, taken in groups."""
+"""Events from other threads to the loop: one queue, taken in groups."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class EventQueue:
         self._closed.set()
 
     def take(self, timeout: float) -> Item | None:
-        """What waits longest; None if nothing comes within so many seconds, or `wake`.
+        """Take the oldest event; None if none comes in time, or after `wake`.
 
         Args:
             timeout: Seconds; 0 does not wait.
@@ -128,7 +128,7 @@ class EventQueue:
         return None
 
     def group(self, timeout: float) -> Iterator[Item]:
-        """What waits, for at most `GROUP_S` after the first.
+        """Yield the waiting events, for at most `GROUP_S` after the first.
 
         A group ends when nothing more waits, so a lone receipt is not held up; under
         load others join it while the one before is being committed.

@@ -46,17 +46,17 @@ class OpenPart(Protocol):
 
     @property
     def order(self) -> TaskOrder:
-        """What the device was told."""
+        """Order of the device."""
         ...
 
     @property
     def base(self) -> Model:
-        """What its update is a change to."""
+        """Model that the device's update is a change to."""
         ...
 
     @property
     def mask(self) -> Mask:
-        """What it trains on."""
+        """Mask that the device trains on."""
         ...
 
 
@@ -71,11 +71,11 @@ class Rounds(Protocol[P]):
         ...
 
     def examples(self, device: str) -> int:
-        """How many it said hello with; 0 if it has not."""
+        """Number of examples in the device's HELLO; 0 without one."""
         ...
 
     def fate_of(self, device: str, task_id: str) -> Receipt:
-        """What became of a task that is not open any more."""
+        """The receipt of a task that is no longer open."""
         ...
 
     def fate_of_offer(self, device: str, offer: Offer) -> Receipt:
@@ -83,7 +83,7 @@ class Rounds(Protocol[P]):
         ...
 
     def acknowledged(self, device: str, task_id: str) -> None:
-        """Its order has come."""
+        """Note that a device has its order."""
         ...
 
     def asked(self, device: str, need: Need) -> None:
@@ -97,13 +97,13 @@ class Rounds(Protocol[P]):
     def accept(
         self, device: str, part: P, offer: Offer, content: bytes, norm: float
     ) -> None:
-        """Its update has passed; the receipt is for the round to send."""
+        """Accept an update that has passed; the round sends the receipt."""
         ...
 
     def reject(
         self, device: str, part: P, offer: Offer, content: bytes, why: Refusal
     ) -> None:
-        """Its update has not passed; the receipt is for the round to send.
+        """Reject an update that has not passed; the round sends the receipt.
 
         `content` is empty where the update was refused by its offer.
         """
@@ -123,7 +123,7 @@ class Rounds(Protocol[P]):
 
 
 def offer_refusal(offer: Offer, part: OpenPart, examples: int) -> Refusal | None:
-    """Why an update is not even asked for; None if it may come.
+    """The refusal of an update by its offer; None if it may be requested.
 
     Args:
         offer: What the device says of it.
@@ -147,7 +147,7 @@ def checked_norm(content: bytes, offer: Offer, part: OpenPart) -> float | Refusa
 
 
 class TaskHandlers(Generic[P]):
-    """What a coordinator answers to hello, acknowledgements, offers and chunks.
+    """Answers of a coordinator to HELLO, acknowledgements, offers and chunks.
 
     Args:
         rounds: The round in hand.

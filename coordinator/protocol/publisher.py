@@ -1,4 +1,4 @@
-"""What the coordinator sends: messages to devices, the announcement, retained blobs."""
+"""Messages that the coordinator sends: to devices, announcements, retained blobs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Publisher:
         self._transport.publish(topic, packet, expires_s=stale_s)
 
     def announce(self, announcement: Announce) -> None:
-        """Says, retained, what runs here."""
+        """Publish the retained ANNOUNCE of this coordinator."""
         self._announce = announcement
         topic = topics.announcement(self._federation)
         packet = self._pack(announcement, "all", announcement.round_no)
@@ -152,7 +152,7 @@ class Publisher:
             self._transport.publish(topic, b"", retain=True)
 
     def after_connect(self) -> None:
-        """Says everything retained again: the broker may have lost it."""
+        """Publish all retained messages again: the broker may have lost them."""
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
         self.announce_again()

@@ -1,4 +1,4 @@
-"""Where messages of devices come in: whose they are, whether they are new, what is due.
+"""Receipt of devices' messages: check the sender, drop repeats, answer renewals.
 
 Without an `IdentityRegistry` this is a federation of one machine: there are no keys,
 and the name in a message is believed.
@@ -86,7 +86,7 @@ class MessageReceiver:
     def read(
         self, delivery: ReceivedMessage, topic: topics.Topic | None = None
     ) -> tuple[str, Envelope] | None:
-        """Who says what; None for what needs no answer.
+        """Decode a packet into its device and envelope; None if nothing is due.
 
         Raises:
             RemoteProtocolError: If it is no message, is not signed by whom it names, or
@@ -124,7 +124,7 @@ class MessageReceiver:
         return None if deaf else (device, envelope)
 
     def _is_new(self, device: str, envelope: Envelope) -> bool:
-        """Whether it was not said before.
+        """Return whether a message was not received before.
 
         A status is retained and is its own will, so it comes again, and late: which of
         one life's are news is for `presence.is_news` to say.
@@ -141,7 +141,7 @@ class MessageReceiver:
         return True
 
     def is_revoked(self, device: str) -> bool:
-        """Whether a device was enrolled and is not accepted any more."""
+        """Return whether a device was enrolled and is no longer accepted."""
         person = self._office.people.get(device) if self._office is not None else None
         return person is not None and person.revoked is not None
 
@@ -153,7 +153,7 @@ class MessageReceiver:
             self._explain(topic.device)
         why = self._office.people[topic.device].revoked
         raise RemoteProtocolError(
-            f"{topic.device} was revoked ({why}); nothing of it is heard"
+            f"{topic.device} was revoked ({why}); its messages are ignored"
         )
 
     def _look_for_twin(self, device: str) -> None:
@@ -166,12 +166,12 @@ class MessageReceiver:
             self._post.tell(device, Wait(0, TWIN))
 
     def _is_deaf(self, device: str, epoch: int) -> bool:
-        """Whether a device has heard a newer coordinator, and so does not hear us."""
+        """Return whether a device follows a newer coordinator and ignores us."""
         ours, _ = self._post.life
         if epoch > ours and device not in self._deaf:
             self._deaf.add(device)
             log.warning(
-                "%s has heard a coordinator of epoch %d and is deaf to this one, of "
+                "%s follows a coordinator of epoch %d and ignores this one, of "
                 "epoch %d: this folder is an older copy of the run's; resume the newer "
                 "one, or start this run in a new folder",
                 *(device, epoch, ours),
@@ -190,14 +190,14 @@ class MessageReceiver:
         newest = None if self._office is None else self._office.signing[1]
         if theirs > (epoch, boot) and self._key_of_word != newest:
             raise RemoteProtocolError(
-                "a coordinator announces itself under a key that was replaced"
+                "a coordinator signs its announcement with a key that was replaced"
             )
         if theirs > (epoch, boot):
             self.taken_over = True
             raise StateError(
                 f"another coordinator has taken over {self._federation}: it announces "
                 f"epoch {theirs[0]}, this one has {epoch}",
-                remedy="Stop one of the two: devices hear only the newer one. If no "
+                remedy="Stop one of the two: devices follow only the newer one. If no "
                 "other runs, this folder is an older copy: resume the newer one.",
             )
         if theirs < (epoch, boot):  # kept by the broker in the place of ours
@@ -207,7 +207,7 @@ class MessageReceiver:
         self._key_of_word = key
 
     def publish_keys(self) -> None:
-        """Says, retained, which keys have replaced the first."""
+        """Publish the retained announcement of the keys that replaced the first."""
         if self._office is not None:
             for number, notice in self._office.notices:
                 self._post.keep(topics.next_key(self._federation, number), notice)
@@ -251,7 +251,7 @@ class MessageReceiver:
             self._post.tell(device, Renew("less than a third of its life is left"))
 
     def _explain(self, device: str) -> None:
-        """Tells a device that is not believed why, seldom: it may be an impostor."""
+        """Send a refused device the reason, at most now and then: it may be forged."""
         if self._office is None:
             return
         now = self._clock()
@@ -270,7 +270,7 @@ class MessageReceiver:
             self._post.tell(device, Wait(int(1000 * EXPLAIN_S), why[:500]))
 
     def _over(self, topic: topics.Topic) -> str | None:
-        """That a message is by a device whose certificate is over; None if not."""
+        """A sentence on the expired certificate of a topic's device, or None."""
         if self._office is None or not isinstance(
             topic, topics.UploadTopic | topics.StatusTopic
         ):
@@ -297,15 +297,17 @@ def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:
     match topic:
         case topics.UploadTopic(device, _, data):
             if data != isinstance(envelope.message, Data):
-                raise RemoteProtocolError("chunks and control have their own topics")
+                raise RemoteProtocolError(
+                    "chunks and control messages have separate topics"
+                )
         case topics.StatusTopic(device):
             if not isinstance(envelope.message, Status):
-                raise RemoteProtocolError("only a status belongs there")
+                raise RemoteProtocolError("this topic takes only a status")
         case _:
-            raise RemoteProtocolError("devices do not write there")
+            raise RemoteProtocolError("devices must not publish on this topic")
     header = envelope.header
     if header.source != device:
-        raise RemoteProtocolError(f"{device} speaks as {header.source}")
+        raise RemoteProtocolError(f"{device} publishes as {header.source}")
     if (header.federation, header.destination) != (federation, "coordinator"):
         raise RemoteProtocolError(
             f"it is for {header.destination[:64]!r} of {header.federation[:64]!r}"

@@ -58,7 +58,7 @@ class UploadQueue:
         return len(self._waiting)
 
     def offer(self, device: str, offer: Offer) -> Need | None:
-        """What to ask of a device that offers; None while it has to wait.
+        """The request that answers a device's offer; None while it has to wait.
 
         Raises:
             RemoteProtocolError: If the manifest contradicts itself.

@@ -1,4 +1,4 @@
-"""What a round's orders name by digest: bases and masks, public before the orders."""
+"""Blobs that a round's orders name by digest, published before the orders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Publish: TypeAlias = Callable[[bytes, int], Manifest]  # (content, round) -> its
 
 @dataclass(frozen=True)
 class OrderBlobs:
-    """What one device's order names.
+    """Blobs that one device's order names.
 
     Attributes:
         base: The values that it starts from, on its mask.
@@ -98,7 +98,7 @@ def publish_blobs_again(
 
 
 def _recipe(publish: Publish, family: MaskFamily, mask: Mask, no: int) -> MaskRecipe:
-    """What a device needs to have the mask; publishes its structure if need be."""
+    """Make the recipe of a mask; publish its structure if it cannot be drawn."""
     if family.drawn(mask):
         return family.recipe(mask)
     return family.recipe(mask, publish(encode_structure(mask), no))

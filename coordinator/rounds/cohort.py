@@ -1,4 +1,4 @@
-"""Who trains this round: a pure function of the seed, the round and who is here."""
+"""Choice of a round's cohort: a pure function of seed, round and present devices."""
 
 from __future__ import annotations
 

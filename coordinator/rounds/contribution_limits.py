@@ -1,4 +1,4 @@
-"""How much one update may count: bounds on its length, its weight, and their product.
+"""Limits on one update's contribution: its norm, its weight, and their product.
 
 A device's influence on the mean's numerator is its weight times the length of its
 change. Every bound is a multiple of a lower median, so no single device moves it, and
@@ -24,7 +24,7 @@ PAST = 3  # rounds whose norms join the present one's: few devices make a poor m
 
 @dataclass(frozen=True, slots=True)
 class ContributionLimit:
-    """What of an update counts.
+    """Part of an update that counts.
 
     Attributes:
         scale: Factor on the change; 1 unless its norm is beyond the bound.
@@ -47,7 +47,7 @@ def shares(
     weight: float,
     influence: float,
 ) -> list[ContributionLimit]:
-    """What of each of a round's updates counts.
+    """Compute the part of each of a round's updates that counts.
 
     The length is cut by a factor on the change, the influence by the weight: so the
     mean of devices with unequal data is as long as any of them, and a batch norm's

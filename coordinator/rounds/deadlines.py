@@ -1,4 +1,4 @@
-"""How long a round may take, how much work fits each device, and whom to ask back when.
+"""Deadline of a round, steps for each device, and the wait before asking again.
 
 The pace of a round is the fleet's, not its slowest device's: a device far slower than
 the rest keeps its density and gets fewer training steps, so that it answers in time and
@@ -196,7 +196,7 @@ def warm_up_deadline_s(cohort: Iterable[float], present: Iterable[float]) -> flo
 def hurry_s(
     elapsed_s: float, steps: Mapping[str, int], expected: Mapping[str, ExpectedTime]
 ) -> float:
-    """When to stop waiting once the quorum is in, counted from the round's start.
+    """Time to stop waiting once the quorum is in, seconds from the round's start.
 
     Whoever is still expected is waited for, with a third's tolerance; whoever is
     overdue against a prediction no longer holds up the rest.
@@ -215,7 +215,7 @@ def hurry_s(
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """How far a device is with its part, by its own word.
+    """Progress of a device in its part of a round, as it reports it.
 
     Attributes:
         share: Of it, done.
@@ -232,7 +232,7 @@ class Advance:
     gap_s: float = 0.0
 
     def end_s(self) -> float:
-        """When it will be done at its own pace, seconds from the round's start."""
+        """Time at which it ends at its own pace, seconds from the round's start."""
         done = self.share - self.since_share
         if done <= 0:
             return math.inf
@@ -240,7 +240,7 @@ class Advance:
 
 
 def advanced(before: Advance | None, share: float, at_s: float) -> Advance:
-    """What is known of a device's pace after another word of it.
+    """Update a device's progress with another report.
 
     Who says less than before has begun anew since then: a start, or a first word that
     was still of the last round. Who says the same has not advanced.
@@ -266,7 +266,7 @@ def advanced(before: Advance | None, share: float, at_s: float) -> Advance:
 
 
 def latest_s(first_s: float) -> float:
-    """How late a deadline may be extended to, seconds from the round's start.
+    """Limit of a deadline's extensions, seconds from the round's start.
 
     Args:
         first_s: What it was at first.

@@ -1,4 +1,4 @@
-"""What one device's part of a round should take, from its profile and from its past."""
+"""Expected time of a device's part of a round, from its profile and its past."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SILENT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTime:
-    """What one device's part of a round should take.
+    """Expected time of one device's part of a round.
 
     Attributes:
         fixed_s: Seconds that no step pays for: download, upload, round trips.

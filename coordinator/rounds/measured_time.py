@@ -1,4 +1,4 @@
-"""What devices were expected to take and what they took, by the coordinator's clock."""
+"""Expected and measured times of devices, by the coordinator's clock."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TaskTimer:
         self.asked, self.answered = 0.0, 0.0  # tasks of late, the older the less
 
     def expected(self, device: str, told: ExpectedTime) -> ExpectedTime:
-        """What its part should take; a new prediction replaces what was seen.
+        """Expected time of a device's part; a new prediction replaces the past.
 
         Args:
             device: Its name.
@@ -100,7 +100,7 @@ class TaskTimer:
         self._steps_s[device] = (*self._steps_s.get(device, ())[-1:], newest)
 
     def failed(self, device: str) -> None:
-        """It said that it cannot do its task: nothing is learned of its speed."""
+        """Forget a failed task: it tells nothing of the device's speed."""
         self._laps.pop(device, None)
 
     def close(self, present: Iterable[str]) -> None:
@@ -120,13 +120,13 @@ class TaskTimer:
         self._laps = {}
 
     def rest(self, devices: Iterable[str]) -> None:
-        """These are not asked this round."""
+        """Note devices that are not asked this round."""
         for device in devices:
             if device in self._known:
                 self._known[device] = rested(self._known[device], self._told[device])
 
     def drift(self, device: str) -> TimeDrift | None:
-        """Whether its training takes other times than its profile says.
+        """Decide whether a device's training differs in time from its profile.
 
         Of the last two rounds the one nearer to the profile speaks: one busy round is
         no lie.

@@ -1,4 +1,4 @@
-"""Whether a round's model may take the place of its base, and whose update spoils it.
+"""Check of a round's model before it replaces its base, and search for the culprit.
 
 Rule 1. A model with an entry that cannot be, or a loss that is not finite where the
         base's is, is not sound.
@@ -49,7 +49,7 @@ def impossible_model(model: Model) -> str:
 
 
 def collapsed(first: float, before: float, after: float) -> bool:
-    """Whether a round has lost what its run had learned.
+    """Return whether a round has lost what its run had learned.
 
     Args:
         first: Loss of the model that training started from.

@@ -42,7 +42,7 @@ def warm_up_family(
     densities: Sequence[float],
     seed: int,
 ) -> MaskFamily:
-    """What the warm-up starts on: uniform at the top density (FLASH, stage 1).
+    """Masks of the warm-up: uniform at the top density (FLASH, stage 1).
 
     Saliency scores every weight, so there the mask is full.
     """
@@ -52,7 +52,7 @@ def warm_up_family(
 
 
 def start_model(task: Task, seed: int, family: MaskFamily) -> Model:
-    """What the warm-up starts from: the seed's initial weights, on the top mask."""
+    """First model of the warm-up: the seed's initial weights, on the top mask."""
     return as_initialised(family, initial_state(task, seed), None)
 
 
@@ -63,7 +63,7 @@ def first_model(
     family: MaskFamily,
     findings: WarmUpResult | None,
 ) -> Model:
-    """What round 1 starts from; what the user has frozen starts as it was made."""
+    """Base of round 1; parameters that the user froze keep their initial values."""
     first = named_slots(algorithm).start(family, initial_state(task, seed), findings)
     return with_state(
         algorithm, task, with_fixed(first, None, fixed_weights(task, seed))
@@ -91,7 +91,7 @@ def findings_at_hand(
     densities: Sequence[float],
     seed: int,
 ) -> WarmUpResult | None:
-    """What an algorithm plans from that asks no device; None if it wants nothing."""
+    """Findings that need no device; None if the algorithm asks for none of these."""
     if not isinstance(algorithm.evidence, Replay):
         return None
     start = warm_up_family(algorithm, layers, densities, seed).top

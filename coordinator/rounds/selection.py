@@ -1,4 +1,4 @@
-"""Who is asked for what in the next round, before anything of it is durable."""
+"""Selection of the next round's devices and tasks, before any of it is durable."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def draft_round(
 
 
 def asks_everybody(algorithm: Algorithm) -> bool:
-    """Whether every device takes part in the warm-up, not as many as the settings say.
+    """Return whether every device takes part in the warm-up, not just some.
 
     A mask of the most salient weights is that of the devices who were asked.
     """

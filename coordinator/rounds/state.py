@@ -49,7 +49,7 @@ QUORUM = 0.7  # share of the goal that suffices at the deadline; one may always 
 
 
 class RoundPhase(str, Enum):
-    """Where a round is; each change is durable before its effects show."""
+    """Phases of a round; each change is durable before its effects show."""
 
     PLAN = "plan"
     SELECT = "select"
@@ -60,7 +60,7 @@ class RoundPhase(str, Enum):
 
 
 class TaskPhase(str, Enum):
-    """Where one device's part of a round is."""
+    """Phases of one device's part of a round."""
 
     ASSIGNED = "assigned"
     ACKED = "acked"

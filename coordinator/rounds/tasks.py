@@ -1,4 +1,4 @@
-"""What a round asks of each device: pure functions from settings to orders."""
+"""Tasks of a round's devices: pure functions from settings to orders."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SLACK_BYTES = 64 * 1024  # for names and headers: nothing beside the values is l
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an update does not pass, and what its device's owner can do."""
+    """The reason why an update is refused, and the remedy for the device's owner."""
 
     why: str
     remedy: str = "Run the same task file and version of flash-edge as the coordinator."
@@ -65,7 +65,7 @@ def check_offer(
     dense: Mapping[str, NDArray[Any]] = MappingProxyType({}),
     sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Refusal | None:
-    """What can be known before a byte of the update is asked for.
+    """Check an offer before a byte of the update is requested.
 
     Args:
         offer: What the device offers.
@@ -75,7 +75,7 @@ def check_offer(
         sizes: Weight name to number of weights, where the mask may move.
     """
     if offer.mask_digest != order.mask.digest and not order.moves:
-        return Refusal("the update stands on another mask than the task's")
+        return Refusal("the update was made with another mask than the task's")
     if offer.codec != order.codec:
         return Refusal(f"codec {offer.codec!r} was not agreed, {order.codec!r} was")
     # A warm-up's evidence is smaller than the values.
@@ -89,7 +89,7 @@ def check_offer(
         return Refusal("its norm or a metric is not finite", _BROKEN)
     if not 1 <= offer.examples <= max_examples:
         return Refusal(
-            f"{offer.examples} examples; it said hello with {max_examples}",
+            f"{offer.examples} examples; its HELLO said {max_examples}",
             "Start the device again: it then says how many it has now.",
         )
     return None
@@ -154,7 +154,7 @@ def check_payload(
 def _misfit(
     change: Values, dense: Mapping[str, NDArray[Any]], batches: int
 ) -> Refusal | None:
-    """Why a change's dense entries are none of the model's, or make them impossible."""
+    """The refusal of dense entries that do not fit the model, or make it impossible."""
     if set(change.dense) != set(dense):
         return Refusal("the dense remainder names other entries than the model's")
     for name, array in change.dense.items():
@@ -168,7 +168,7 @@ def _misfit(
 
 
 def _moved_too_far(order: TaskOrder, mask: Mask, moved: Mask) -> str:
-    """Why a mask cannot be what the order's rule makes of the task's; empty if it can.
+    """The reason why the order's rule cannot give a mask; empty if it can.
 
     No rule all but empties a layer of some size, and regrowing replaces a share of each
     layer in its place.
@@ -238,7 +238,7 @@ def _impossible_integers(
 
 
 def _stays_in_range(base: NDArray[Any], step: NDArray[Any]) -> bool:
-    """Whether every sum is a value of the entry's dtype, which may be bool."""
+    """Return whether every sum fits the entry's dtype, which may be bool."""
     whole = base.dtype.kind == "b"
     low, high = (0, 1) if whole else _limits(base.dtype)
     # Python's integers: 64 bits and a change of 64 bits would wrap around.

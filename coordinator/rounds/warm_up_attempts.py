@@ -36,7 +36,7 @@ class Attempt:
 def next_attempt(
     no: int, tasks: Mapping[str, TaskPhase], present: Collection[str]
 ) -> Attempt:
-    """Who may be asked next.
+    """Devices that may be asked in the next attempt.
 
     Args:
         no: Attempts that were given up.

@@ -1,4 +1,4 @@
-"""What a revoked device has left at the broker is wiped: retained messages.
+"""Clearing of the messages that a revoked device has retained at the broker.
 
 A broker keeps one retained message per topic for ever, and an access list that ends a
 device's rights does not take back what it wrote before. A session that it left open is

@@ -146,12 +146,12 @@ class DeviceRegistry:
         return None
 
     def gone(self, device: str) -> None:
-        """It is not here any more, whatever it said last."""
+        """Mark a device as absent, whatever it reported last."""
         self._presence.gone(device)
         self._status.pop(device, None)
 
     def unlinked(self) -> None:
-        """Whether they are here is not known any more; who is says so again.
+        """Mark all devices as unknown after our own link was lost.
 
         Only displays: a round waits for devices whatever happens to our own link.
         """
@@ -193,11 +193,11 @@ class DeviceRegistry:
         self._ledger.count_traffic(device, **columns)
 
     def expect(self, device: str, silent_s: float) -> None:
-        """It may be silent so long: it was told to wait, or has work to do."""
+        """Allow a device to be silent for so long: it waits, or has work to do."""
         self._presence.expect(device, self._clock() + silent_s)
 
     def rests(self, device: str, seconds: float, why: str) -> None:
-        """It cannot work for so long, by its own word; 0 seconds end that."""
+        """Record a device's pause in seconds; 0 ends it."""
         if seconds > 0 and why != self._ledger.note_of(device):
             log.info(
                 "%s pauses for %.0f s: %s",
@@ -223,7 +223,7 @@ class DeviceRegistry:
         return sorted(d for d in self.joined() if self.pauses(d))
 
     def pauses(self, device: str) -> bool:
-        """Whether its owner's limits hold it back, by its own word."""
+        """Return whether a device reports that its owner's limits pause it."""
         return self._rests.get(device, 0.0) > self._clock()
 
     def unheard(self) -> list[str]:
@@ -256,7 +256,7 @@ class DeviceRegistry:
         )
 
     def predicted(self, device: str, density: float) -> ExpectedTime:
-        """What its part of a round should take at a density, by its profile."""
+        """Predicted time of a device's part of a round, by its profile."""
         choice = self._choices[device]
         load = self._load(device)
         profile, _, engine, _ = self._said[device]
@@ -266,7 +266,7 @@ class DeviceRegistry:
         return expect(cost, load)
 
     def warm_up_s(self, device: str, epochs: int, max_steps: int) -> float:
-        """What the warm-up should take it: dense, at the top density."""
+        """Predicted seconds of a device's warm-up: dense, top density."""
         profile = self._corrected.get(device, self._said[device][0])
         load = replace(self._load(device), epochs=epochs, max_steps=max_steps)
         top = max(self._settings.densities)
@@ -288,7 +288,7 @@ class DeviceRegistry:
             self._choose(device)
 
     def paced(self, why: Mapping[str, str]) -> None:
-        """Why devices do only a part of this round, or none; for displays."""
+        """Record why devices do only a part of this round; for displays."""
         for device in {*why, *self._paces}:
             now = why.get(device, "")
             if now != self._paces.get(device, ""):
@@ -296,7 +296,7 @@ class DeviceRegistry:
         self._paces = dict(why)
 
     def cannot(self, device: str) -> str:
-        """Why a device gets no task at all, and what to do; empty if it may get one."""
+        """The reason why a device gets no task at all, with the remedy; or ""."""
         choice = self._choices.get(device)
         if choice is None or choice.density is not None:
             return ""
@@ -306,7 +306,7 @@ class DeviceRegistry:
         )
 
     def hopeless(self, *, failing: bool) -> str:
-        """Why no device that this run knows can do its part; empty if one may.
+        """The reason why no known device can do its part; empty if one may.
 
         Devices that have not said hello to this coordinator may.
 
@@ -343,7 +343,7 @@ class DeviceRegistry:
         return replace(self._workload, examples=max(1, self._said[device][1]))
 
     def _assign(self, device: str, profile: DeviceProfile) -> Choice:
-        """What it affords by a profile."""
+        """Choose a device's density by a profile."""
         _, own, engine, _ = self._said[device]
         return assign(
             {device: profile},
@@ -379,7 +379,7 @@ class DeviceRegistry:
 
 
 def _digest(hello: Hello) -> str:
-    """What a device says of itself, where it stands and its free disk aside."""
+    """Digest of a device's HELLO, without its phase, its task and its free disk."""
     plain = msgspec.structs.replace(hello, phase="", task_id=None, free_disk_mib=0)
     return hashlib.sha256(pack(plain)).hexdigest()[:16]
 

@@ -48,7 +48,7 @@ __all__ = ["GlobalModel", "RunMemory", "Unsound", "load_model"]
 
 
 class RunMemory(Protocol):
-    """What a run's models are made from and go on from: a ledger, or a simulation's."""
+    """Storage that a run's models are made from: a ledger, or a simulation's."""
 
     @property
     def folder(self) -> Path:
@@ -74,7 +74,7 @@ class RunMemory(Protocol):
 
 @dataclass(frozen=True)
 class Unsound:
-    """Why a round's model may not take its base's place.
+    """The reason why a round's model may not replace its base.
 
     Attributes:
         why: In words.
@@ -141,7 +141,7 @@ class GlobalModel:
             self.model = with_state(self._algorithm, self._task, model)
 
     def base_of(self, no: int) -> tuple[Model, MaskFamily]:
-        """What a round starts from; the warm-up, round 0, has a family of its own.
+        """Model and masks that a round starts from; the warm-up is round 0.
 
         Raises:
             RunError: If there is no model yet.
@@ -222,7 +222,7 @@ class GlobalModel:
         return name
 
     def unsound(self, no: int, rows: Sequence[UpdateRow]) -> Unsound | None:
-        """Why these rows' model may not be the next one; None if it may.
+        """The reason why the model of these rows is refused; None if it is sound.
 
         Asked before `grow`. Repeating it gives the same answer.
         """
@@ -268,7 +268,7 @@ class GlobalModel:
         return float(first), before
 
     def _next(self, no: int, rows: Sequence[UpdateRow]) -> Step:
-        """What the rows make of the base; made once for `unsound` and `grow`."""
+        """The model after these rows; made once for `unsound` and `grow`."""
         tasks = [row.task for row in rows]
         if self._made is None or self._made[:2] != (no, tasks):
             self._made = no, tasks, self._step(no, rows)

@@ -1,4 +1,4 @@
-"""What the running coordinator makes of devices' messages: in the ledger and the round.
+"""Effects of devices' messages on the ledger and the round of a coordinator.
 
 What a device is answered of its task is `protocol.handlers`'.
 """
@@ -41,7 +41,7 @@ REMIND_S = 60.0  # between two words on numbers that cannot be, to one device
 
 
 class MessageHandlers:
-    """What the coordinator says to each message of a device; implements `Rounds`.
+    """Answers of the coordinator to each message of a device.
 
     Args:
         ledger: Where what is accepted becomes durable.
@@ -136,7 +136,7 @@ class MessageHandlers:
         self.tell(device, Wait(REFUSED_MS, why[:500]))
 
     def _pauses(self, device: str, seconds: float, why: str) -> None:
-        """Its owner's limits hold it back; a round does not wait for longer pauses."""
+        """Record a device's pause; the round does not wait for a longer one."""
         self._fleet.rests(device, seconds, why)
         part = self.open_part(device)
         if part is None:
@@ -161,16 +161,16 @@ class MessageHandlers:
         return self._conductor.open_part(device, task_id)
 
     def examples(self, device: str) -> int:
-        """How many it said hello with; 0 if it has not."""
+        """Number of examples in the device's HELLO; 0 without one."""
         return self._fleet.examples(device)
 
     def acknowledged(self, device: str, task_id: str) -> None:
-        """Its order has come."""
+        """Note that a device has its order."""
         self._ledger.move_task(task_id, TaskPhase.ACKED)
         self._conductor.advance(Acked(device))
 
     def asked(self, device: str, need: Need) -> None:
-        """Its update is on its way."""
+        """Note that a device's update is requested."""
         self._ledger.move_task(need.blob, TaskPhase.OFFERED)
         self._conductor.advance(Offered(device))
         self._conductor.advances(device)
@@ -220,7 +220,7 @@ class MessageHandlers:
         self._fail(device, task_id, why, lasting=lasting)
 
     def fate_of(self, device: str, task_id: str) -> Receipt:
-        """What became of a task that is not open any more, as the ledger has it."""
+        """The receipt of a task that is no longer open, from the ledger."""
         task = self._ledger.task(task_id)
         if task is None or task.device != device:
             return Receipt(task_id, "unknown", "this run has no such task for you")
@@ -236,7 +236,7 @@ class MessageHandlers:
         if fate.verdict == "accepted" and kept != blob_id(offer.manifest):
             why = (
                 "another update for this task was accepted before. If this device was "
-                "not set up anew, look who else uses its name."
+                "not set up anew, find out which other device uses its name."
             )
             log.warning("%s offers twice for task %s: %s", device, offer.task_id, why)
             fate = Receipt(offer.task_id, "equivocation", why)

@@ -23,7 +23,7 @@ LOOK_S = 0.2
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which lines to show.
+    """Filter of log lines.
 
     Attributes:
         device: Of this device only.
@@ -36,7 +36,7 @@ class Wanted:
     level: str = "debug"
 
     def has(self, entry: Mapping[str, Any]) -> bool:
-        """Whether a line is one of them.
+        """Return whether a line passes the filter.
 
         Example:
             >>> Wanted(device="pi-1").has({"device": "pi-1", "level": "info"})
@@ -127,7 +127,7 @@ def follow_log(
 
 
 def _left_behind(path: Path, start: Place) -> list[bytes]:
-    """What a file that was put aside between reading and following still got."""
+    """Lines that a rotated file got between reading and following."""
     old, (inode, offset) = path.with_name(f"{LOG}.1"), start
     if not old.exists() or old.stat().st_ino != inode:
         return []

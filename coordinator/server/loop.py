@@ -211,7 +211,7 @@ class Server:
         self._look()
 
     def close(self) -> None:
-        """Says that the run stands still, if it is not done, and disconnects."""
+        """Announce that the run is stopped, unless it is done, and disconnect."""
         if not self._done() and not self._reception.taken_over:
             self._announce("stopped")
         self._evaluator.close()
@@ -235,7 +235,9 @@ class Server:
         if here < wanted and (returning or not self._ledger.rounds()):
             self._phase = f"waiting for {wanted} devices, {here} here"
             if self._unheard:
-                self._phase += f"; not heard, see the log: {', '.join(self._unheard)}"
+                self._phase += (
+                    f"; without a HELLO, see the log: {', '.join(self._unheard)}"
+                )
             return
         pausing = self._fleet.pausing()
         self._phase = "waiting for devices"
@@ -279,7 +281,9 @@ class Server:
 
     def _silence(self, device: str) -> None:
         """A device floods: no round waits for it; the broker refuses it if it can."""
-        self._desk.dismiss(device, "it floods; nothing of it is heard for a minute")
+        self._desk.dismiss(
+            device, "it sends too many messages; its messages are ignored for a minute"
+        )
         self._mute(device)
 
     def _dismiss(self, device: str) -> None:
@@ -355,7 +359,7 @@ class Server:
         )
 
     def _look(self) -> None:
-        """Tells the observer what there is to see."""
+        """Give the observer the present view of the run."""
         began = self._clock()
         self._unheard = self._fleet.unheard()
         now, conductor = self._conductor.round, self._conductor

@@ -1,4 +1,4 @@
-"""Who is here: what a device was asked to do says until when it may be silent.
+"""Presence of devices: the task of a device decides how long it may be silent.
 
 Rule 1. Presence ends by the device's will or goodbye, or by a revocation; what it says
         meanwhile never shortens it.
@@ -45,7 +45,7 @@ class Presence:
         self._stays[device] = _Stay(now, due)
 
     def expect(self, device: str, until: float) -> None:
-        """It may be silent until then: it was told to wait, or has work to do.
+        """Mark a device as present until the time it was asked to return.
 
         Of a device that is not here nothing is expected.
         """
@@ -54,11 +54,11 @@ class Presence:
             self._stays[device] = replace(before, due=max(before.due, until))
 
     def gone(self, device: str) -> None:
-        """It said goodbye, its will was spoken, or it was revoked."""
+        """Mark a device as absent: goodbye, will or revocation."""
         self._stays.pop(device, None)
 
     def here(self, now: float) -> set[str]:
-        """Whoever is here."""
+        """Names of the devices that are present now."""
         return {d for d, stay in self._stays.items() if now <= stay.due + SEEN_S}
 
     def silent_s(self, device: str, now: float) -> float | None:
@@ -87,7 +87,7 @@ class Said:
 
 
 def is_news(last: Said | None, header: Header, status: Status) -> Said | None:
-    """What is known after a status; None if it is an old one said again.
+    """Status after another report; None if the report is a repeated old one.
 
     A will is packed before its connection is made, so by its number it is older than
     all that was said on it: the number of the connection decides. A device of 0.1.0 has
@@ -113,7 +113,7 @@ def is_news(last: Said | None, header: Header, status: Status) -> Said | None:
 
 
 def speaks_again(last: Said, header: Header) -> Said | None:
-    """What is known after a message other than a status; None if it shows nothing new.
+    """Status after a message other than a status; None if nothing changes.
 
     Args:
         last: The newest status before it.

@@ -138,7 +138,7 @@ class RoundController:
 
     @property
     def phase(self) -> str:
-        """What is being done, in a few words."""
+        """Present phase of the run, in a few words."""
         if self.round is None:
             return "between rounds"
         return "warm-up" if self.round.no == 0 else f"round {self.round.no}"
@@ -235,7 +235,7 @@ class RoundController:
         """Picks up a round that a crash interrupted: same tasks, same bases."""
         tasks = self._ledger.tasks(row.no)
         log.info(
-            "picking up round %d in phase %s",
+            "resuming round %d in phase %s",
             *(row.no, row.phase.value),
             extra={"round": row.no},
         )
@@ -350,7 +350,7 @@ class RoundController:
     # -- whom to ask -------------------------------------------------------------------
 
     def _may_be_asked(self, no: int) -> tuple[dict[str, float], set[str]]:
-        """What each device affords that may be asked, and who is asked beside them.
+        """Affordable densities of devices to ask, and those not counted on.
 
         Where all who are here sit out for some rounds, they are asked early.
         """
@@ -365,7 +365,8 @@ class RoundController:
         if reasons:
             raise RunError(
                 f"no device can take part: {reasons}",
-                remedy="Mend what each one says, or lower the densities, or raise "
+                remedy="Correct the cause that each one names, or lower the "
+                "densities, or raise "
                 "round_budget_s or the caps; then: flash-coordinator resume.",
             )
 
@@ -377,11 +378,11 @@ class RoundController:
         return next_attempt(given_up, tasks, here)
 
     def _end_warm_up(self, attempt: Attempt, past: list[RoundRow]) -> None:
-        """Nobody is left to ask: with the evidence that is here, else without any."""
+        """Close the warm-up when no device is left: with the evidence it has."""
         why, self._attempt = past[-1].note if past else "", attempt.no
         if attempt.kept and attempt.no <= ATTEMPTS:
             log.warning(
-                "the warm-up goes on with the evidence of %s alone: %s",
+                "the warm-up continues with the evidence of %s alone: %s",
                 *(", ".join(attempt.kept), why),
                 extra={"round": 0},
             )
@@ -391,7 +392,7 @@ class RoundController:
             self._close()
             return
         note = (
-            f"nobody could do the warm-up ({why}): the run goes on with layer "
+            f"nobody could do the warm-up ({why}): the run continues with layer "
             "densities that need no data, those of equal-counts"
         )
         log.warning("%s", note, extra={"round": 0})
@@ -416,7 +417,7 @@ class RoundController:
                 self._send(self._parts[device], gap_s)
 
     def _extends(self) -> bool:
-        """Whether the deadline waits for devices that say how far they are."""
+        """Extend the deadline for devices that report progress; return if so."""
         now = self.round
         if (
             now is None
@@ -425,7 +426,7 @@ class RoundController:
         ):
             return False
         left_s = self._timing.left_s()
-        log.info("the deadline is extended by %.0f s: devices advance", left_s)
+        log.info("the deadline is extended by %.0f s: devices report progress", left_s)
         self._ledger.wait_until(now.no, left_s)
         for device, phase in now.tasks.items():
             if phase in OPEN:
@@ -563,7 +564,7 @@ class RoundController:
             goal -= len(wrong.devices)
             left = len(rows) - len(wrong.devices)
             if not wrong.devices or left < max(1, min(now.quorum, quorum_of(goal))):
-                named = ", ".join(wrong.devices) or "nobody can be named"
+                named = ", ".join(wrong.devices) or "no device can be named"
                 self._give_up(no, f"{wrong.why}; spoilt by: {named}")
                 return None
 
@@ -595,7 +596,7 @@ class RoundController:
         self._leave()
 
     def _judge(self, now: Round) -> None:
-        """Who did not answer where others did has failed, a little."""
+        """Count a failure for devices that were late while others answered."""
         anybody = now.count(TaskPhase.ACCEPTED) > 0
         for device, phase in now.tasks.items():
             if phase in OPEN:  # the round had its goal before

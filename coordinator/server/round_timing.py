@@ -62,7 +62,7 @@ class RoundTiming:
     def pace(
         self, densities: Mapping[str, float], beside: Collection[str] = ()
     ) -> RoundPace:
-        """How much of the next round fits whom; who rests is told to displays.
+        """Fit the next round to each device; displays show which ones rest.
 
         Args:
             densities: Device -> what it would train at.
@@ -105,7 +105,7 @@ class RoundTiming:
         self._run_for(seconds + FIRST_GRACE_S)
 
     def over(self) -> bool:
-        """Whether the deadline has passed."""
+        """Return whether the deadline has passed."""
         return self.deadline is not None and self._clock() >= self.deadline
 
     def advances(self, device: str, share: float) -> None:

@@ -1,4 +1,4 @@
-"""Whether a device may be asked: who fails again and again sits out, and comes back.
+"""Standing of devices: one that fails sits out rounds, and then comes back.
 
 Rule 1. A device that fails sits out, twice as many rounds each time in a row: 1, 2, 4,
         ... `MOST` at most. An update that is accepted ends the row.
@@ -50,12 +50,12 @@ class Standing:
     why: str = ""
 
     def may_be_asked(self, no: int) -> bool:
-        """Whether a round may ask it."""
+        """Return whether a round may ask the device."""
         return not self.why or (self.until is not None and no >= self.until)
 
     @property
     def lasting(self) -> bool:
-        """Whether only another HELLO brings it back."""
+        """True if only another HELLO brings the device back."""
         return bool(self.why) and self.until is None
 
 
@@ -135,7 +135,7 @@ class Standings:
         return self._known.get(device, FRESH)
 
     def succeeded(self, device: str) -> None:
-        """Its update is accepted: whatever failed before is over."""
+        """Clear a device's failures after an accepted update."""
         self._put(device, FRESH)
 
     def failed(
@@ -147,7 +147,7 @@ class Standings:
         weight: float = 1.0,
         lasting: bool = False,
     ) -> None:
-        """It failed in a round; as `after_failure` has it."""
+        """Record a failure of a device in a round, by `after_failure`."""
         before = self.of(device)
         after = after_failure(before, no, why, weight=weight, lasting=lasting)
         self._put(device, after)
@@ -160,13 +160,13 @@ class Standings:
         self._put(device, not_failed(self.of(device), no))
 
     def hello(self, device: str, *, changed: bool, rebooted: bool) -> None:
-        """It said hello; as `after_hello` has it."""
+        """Record a device's HELLO, by `after_hello`."""
         before = self.of(device)
         after = after_hello(
             before, self._ledger.next_round(), changed=changed, rebooted=rebooted
         )
         if before.why and after != before:
-            log.info("%s may be asked again", device, extra={"device": device})
+            log.info("%s gets tasks again", device, extra={"device": device})
         self._put(device, after)
 
     def _put(self, device: str, after: Standing) -> None:

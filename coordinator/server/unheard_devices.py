@@ -1,4 +1,4 @@
-"""Who is connected and is not heard: its HELLO is held back on the way."""
+"""Connected devices whose HELLO does not arrive."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Unheard:
         self._told: set[str] = set()
 
     def hello(self, device: str) -> None:
-        """Its HELLO came, whatever was in it."""
+        """Note that a device's HELLO came, whatever was in it."""
         self._greeted.add(device)
         self._since.pop(device, None)
 
     def look(self, online: Iterable[str], now: float) -> list[str]:
-        """Who is online for long without a HELLO; each is warned of once.
+        """Find devices that are online for long without a HELLO; warn once of each.
 
         Args:
             online: Devices whose status says so.

@@ -200,7 +200,7 @@ def _task(given: object) -> Task:
 
 
 def _reference(task: Task) -> str:
-    """How settings and checkpoints name a task that was given as an object."""
+    """Name of a task that was given as an object, for settings and checkpoints."""
     found = reference_of(task) or f"{task.name} (an object)"
     return next((name for name, at in SHIPPED.items() if at == found), found)
 

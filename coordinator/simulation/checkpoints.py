@@ -20,7 +20,7 @@ PLAN = "plan.json"
 
 
 class SimulationMemory:
-    """What a global model is made from, in place of a ledger.
+    """Storage that a simulation's global model is made from, instead of a ledger.
 
     Args:
         folder: The run's.

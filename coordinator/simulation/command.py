@@ -63,7 +63,7 @@ def settings_from(
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    """What a TOML file says; its folder is absolute.
+    """Settings from a TOML file; a relative `folder` in it is made absolute.
 
     It is looked for as a task is: from the file's own folder, then from the current.
     """
@@ -77,7 +77,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def workers_from(pool: Literal["processes", "ray"], ray_address: str) -> OpenWorkers:
-    """What starts the workers that the flags name.
+    """The function that starts the workers that the flags name.
 
     Raises:
         SettingsError: If a cluster is named that is not asked for.

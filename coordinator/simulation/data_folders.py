@@ -1,4 +1,4 @@
-"""Where a simulation's examples lie: a person's own folders, or a data set cut up."""
+"""Folders of a simulation's examples: a person's own, or a data set cut up."""
 
 from __future__ import annotations
 

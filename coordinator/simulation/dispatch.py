@@ -1,4 +1,4 @@
-"""How a round's orders get to those who train, and what they made of them gets back."""
+"""Transport of a round's orders to the workers, and of their results back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SimulatedPart:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of an order.
+    """Result of an order.
 
     Attributes:
         offer: What the device said of its update; None where it has none.
@@ -69,7 +69,7 @@ class TaskResult:
 
 
 class Dispatch(Protocol):
-    """What is between the coordinator's steps and the workers."""
+    """Transport between the coordinator's steps and the workers."""
 
     def shelve(self, content: bytes, round_no: int) -> Manifest:
         """Makes a base or a structure ready to be fetched in a round."""
@@ -78,7 +78,7 @@ class Dispatch(Protocol):
     def carry(
         self, round_no: int, parts: Mapping[str, SimulatedPart]
     ) -> Mapping[str, TaskResult]:
-        """What each device made of its order.
+        """Send orders to devices; return their results in the same order.
 
         Raises:
             RunError: If a worker died, or nothing gets through.
@@ -86,7 +86,7 @@ class Dispatch(Protocol):
         ...
 
     def cost(self) -> Wire | None:
-        """What went over the devices' links since it was asked last."""
+        """Traffic of the devices' links since the last call."""
         ...
 
 

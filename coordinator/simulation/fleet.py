@@ -62,7 +62,7 @@ class SimulatedDevice:
 
 @dataclass(frozen=True)
 class RoundParticipants:
-    """Who is in a round.
+    """Participants of a round.
 
     Attributes:
         asked: Every device that was asked, sorted.
@@ -95,14 +95,14 @@ class SimulatedFleet:
 
     @property
     def timed(self) -> bool:
-        """Whether some device takes time or may vanish."""
+        """True if some device takes time or may vanish."""
         slow = any(any(d.seconds.values()) for d in self.devices.values())
         return slow or self.dropout > 0
 
     def cohort(
         self, no: int, count: int, unable: Collection[str] = ()
     ) -> tuple[str, ...]:
-        """Who is asked in a round: more than wanted where some may be late.
+        """Devices to ask in a round: more than wanted where some may be late.
 
         Args:
             no: The round.

@@ -1,4 +1,4 @@
-"""Which of a round's updates count, and how much: as a coordinator counts them."""
+"""Results of a round's devices, checked by the federation's own validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Counted", "counted"]
 
 @dataclass(frozen=True)
 class Counted:
-    """Which updates make a round's model, and how much each counts.
+    """Updates that make a round's model, and the part of each that counts.
 
     Attributes:
         rows: By device.

@@ -1,4 +1,4 @@
-"""What a simulation writes down after every round: one line of JSON."""
+"""Record of a simulation after every round: one line of JSON."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
     stream_down: int = 0
 
     def less(self, before: Wire) -> Wire:
-        """What has come since."""
+        """Traffic since an earlier count."""
         names = self.__struct_fields__
         return Wire(**{n: getattr(self, n) - getattr(before, n) for n in names})
 
@@ -200,7 +200,7 @@ def _read(path: Path, number: int, line: bytes) -> RoundRecord:
     except (msgspec.MsgspecError, AttributeError) as error:
         raise StateError(
             f"{path}, line {number}: {error}",
-            remedy="Delete the line and all after it; the run goes on from there.",
+            remedy="Delete the line and all after it; the run continues from there.",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a simulation gave: its rounds as arrays, a picture, and models."""
+"""Result of a simulation: its rounds as arrays, a plot, and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes out to a round's devices and what comes back; the same in every round."""
+"""Exchange with a round's devices; the same in every round."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RoundTrip:
     bytes_down: int
 
     def why(self) -> str:
-        """What some of its devices lack, in words."""
+        """The reasons why some of its devices gave no update, in words."""
         said = {**self.refused, **self.unable}
         return "; ".join(f"{d}: {why}" for d, why in sorted(said.items())[:3])
 
@@ -121,7 +121,7 @@ class SimulationContext:
         family: MaskFamily,
         attempt: int,
     ) -> dict[str, SimulatedPart]:
-        """What goes to the chosen devices, in their order."""
+        """Parts of a round for the chosen devices, in their order."""
         codec = self.settings.codec
         down, up = (agreed(c, CODECS, zstd=codec.zstd) for c in (codec.down, codec.up))
         masks = {device: family.of(device, own) for device, own in chosen.items()}

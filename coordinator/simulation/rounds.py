@@ -102,12 +102,12 @@ class Simulation:
 
     @property
     def family(self) -> MaskFamily | None:
-        """Its masks; None before round 0."""
+        """Masks of the simulation; None before round 0."""
         return self._lineage.family
 
     @property
     def done(self) -> bool:
-        """Whether all rounds are complete."""
+        """True once all rounds are complete."""
         return self.journal.completed >= self.settings.rounds
 
     def step(self, pool: Workers, way: Dispatch | None = None) -> RoundRecord:
@@ -175,7 +175,8 @@ class Simulation:
             said = "; ".join(f"{d}: {w}" for d, w in sorted(unable.items())[:3])
             raise RunError(
                 f"no device can train: {said}",
-                remedy="Mend what the devices say, then simulate in a new folder.",
+                remedy="Correct what the devices report, then simulate in a new "
+                "folder.",
             )
         cohort = self.fleet.cohort(no, goal, unable)
         outcome = self.fleet.play(no, {d: densities[d] for d in cohort}, goal)

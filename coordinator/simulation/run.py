@@ -133,7 +133,7 @@ def _raw(folder: Path) -> dict[str, Any]:
 
 
 def _infinite(raw: Any, kind: Any) -> Any:
-    """What JSON says with its infinities again: a null where no None may be is one."""
+    """Restore infinities in JSON: null becomes inf where the type forbids None."""
     if get_origin(kind) is list and isinstance(raw, list):
         return [_infinite(inner, get_args(kind)[0]) for inner in raw]
     if isinstance(raw, dict) and hasattr(kind, "__struct_fields__"):
@@ -143,7 +143,7 @@ def _infinite(raw: Any, kind: Any) -> Any:
 
 
 def _is_number(kind: Any) -> bool:
-    """Whether a setting's type is a float, within bounds or not."""
+    """Return whether a setting's type is a float, within bounds or not."""
     return kind is float or (get_origin(kind) is Annotated and kind.__origin__ is float)
 
 
@@ -168,7 +168,7 @@ def _write(folder: Path, settings: SimulationSettings) -> None:
 
 
 def _is_over(folder: Path, settings: SimulationSettings) -> bool:
-    """Whether the folder's run needs no broker any more."""
+    """Return whether the folder's run is complete and needs no broker any more."""
     return completed(read_records(folder)) >= settings.rounds
 
 

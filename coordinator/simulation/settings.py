@@ -1,4 +1,4 @@
-"""What a simulation is told, from a preset, a TOML file and the command line."""
+"""Settings of a simulation: a preset, a TOML file and the command line."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class DeviceView(DeviceRow):
 
     @property
     def is_revoked(self) -> bool:
-        """Whether its keys are revoked."""
+        """True if the device's keys are revoked."""
         return self.phase == "revoked"
 
     @property

@@ -71,7 +71,7 @@ class Exports:
         )
 
     def _command(self, path: Path) -> str:
-        """What checks a file, or makes one of it that can be checked."""
+        """Command that checks a file, or exports it so that it can be checked."""
         here = shlex.quote(str(path))
         if path.suffix == ".safetensors":
             return f"flash-export build {here}"
@@ -96,7 +96,7 @@ class Exports:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a file is an exported model, by its name."""
+    """Return whether a file is an exported model, by its name."""
     return path.suffix in EXPORTED
 
 

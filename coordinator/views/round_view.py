@@ -44,22 +44,22 @@ class RoundView:
 
     @property
     def is_done(self) -> bool:
-        """Whether it gave a model."""
+        """True if the round gave a model."""
         return self.phase is RoundPhase.DONE
 
     @property
     def is_aborted(self) -> bool:
-        """Whether it ended without one."""
+        """True if the round ended without a model."""
         return self.phase is RoundPhase.ABORTED
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not ended."""
+        """True if the round has not ended."""
         return not (self.is_done or self.is_aborted)
 
     @property
     def name(self) -> str:
-        """Its name in a sentence: "round 3" or "warm-up"."""
+        """Name of the round for people."""
         return f"round {self.no}" if self.no else "warm-up"
 
     def left_s(self, now: datetime) -> float | None:

@@ -63,7 +63,7 @@ class RunView:
 
     @property
     def is_done(self) -> bool:
-        """Whether all rounds are done."""
+        """True if all rounds are done."""
         return self.state == "done"
 
     @property

@@ -32,16 +32,16 @@ class Metric:
 
     @property
     def words(self) -> str:
-        """Its name as people read it."""
+        """The metric's name as people read it."""
         return self.name.replace("_", " ")
 
     def of(self, metrics: Mapping[str, float | None] | None) -> float | None:
-        """Its value there, if there is one that can be shown."""
+        """Value of the metric in an evaluation, or None if it cannot be shown."""
         value = (metrics or {}).get(self.name)
         return value if value is not None and math.isfinite(value) else None
 
     def text(self, metrics: Mapping[str, float | None] | None) -> str:
-        """Its value in words; a dash without one."""
+        """Value of the metric in words; a dash without one."""
         value = self.of(metrics)
         return "-" if value is None else value_text(value, is_share=self.is_share)
 

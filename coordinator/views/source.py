@@ -123,7 +123,7 @@ class RunSource:
         return found
 
     def runs(self) -> bool:
-        """Whether a coordinator runs here.
+        """Return whether a coordinator runs here.
 
         Asked several times a second: the lock, which a coordinator that starts wants
         for itself, is only tried where the process that wrote it is alive.

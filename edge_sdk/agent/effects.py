@@ -133,7 +133,7 @@ class SessionEffects:
         self._work.cancel()
 
     def end(self) -> None:
-        """Says goodbye, disconnects, lets the journal go."""
+        """Publish the goodbye status, disconnect, and release the journal."""
         self._work.cancel()
         self._work.join(10)
         self.installer.close(10)
@@ -341,7 +341,7 @@ class SessionEffects:
         return topics.status(self._me.federation, self._me.name)
 
     def say_status(self, *, online: bool) -> None:
-        """Tells displays where the device stands."""
+        """Publish the device's status for displays."""
         self._work.told_at = self._clock()
         payload = self._pack_status(online=online)
         self.transport.publish(self._topic_status(), payload, retain=True, sure=False)

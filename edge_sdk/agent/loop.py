@@ -169,7 +169,7 @@ class Agent:
             self._queue.put_nowait(None)
 
     def close(self) -> None:
-        """Says goodbye, disconnects, lets the journal go."""
+        """Publish the goodbye status, disconnect, and release the journal."""
         self._stopping.set()  # `run` may have ended by an error
         self._duty.end()
 

@@ -30,7 +30,7 @@ __all__ = ["OrderReceiver"]
 
 log = logging.getLogger(__name__)
 
-AGAIN = "was heard before"
+AGAIN = "was received before"
 
 
 class OrderReceiver:
@@ -108,7 +108,7 @@ class OrderReceiver:
         if not why or isinstance(envelope.message, Install):
             return envelope, why
         if why != AGAIN:
-            log.info("not heeded: %s %s", header.type, why)
+            log.info("ignored: %s %s", header.type, why)
         return None
 
     def tend(self, message: Message, *, stale: bool) -> bool:
@@ -157,7 +157,9 @@ class OrderReceiver:
             return False
         number = 0 if header.key is UNSET else header.key
         if number != badge.number:
-            text = "not heeded: %s under key %d of the coordinator, which signs with %d"
+            text = (
+                "ignored: %s signed with key %d of the coordinator, which signs with %d"
+            )
             log.info(text, header.type[:40], number, badge.number)
         return number != badge.number
 

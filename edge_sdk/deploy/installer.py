@@ -39,7 +39,7 @@ MAX_BYTES = 1 << 27  # of bundles in part: the largest that can travel
 CUT = "the device stopped while the health command ran; the model before it is live"
 REPEATED = (
     "delivery {no} was ordered before delivery {last}, which this device has taken: "
-    "somebody repeats an old order, so nothing was changed. To go back to an older "
+    "an old order was repeated, so nothing was changed. To go back to an older "
     "model, deliver its bundle again"
 )
 REPEATED_TOLD = 64  # numbers of old orders that are complained of once in a life
@@ -123,7 +123,7 @@ class Installer:
             self._file = DeliveredFile(place.state)
             cut = recover(place.root)
             if cut:
-                log.error("a delivered model is taken back: %s", CUT)
+                log.error("a delivered model is rolled back: %s", CUT)
                 self._keep_cut(int(cut))
 
     @property
@@ -137,7 +137,7 @@ class Installer:
         return self.busy and self._worker is None
 
     def greet(self) -> None:
-        """Tells the coordinator what is live here, if models are taken at all."""
+        """Send RUNNING with the live model, if this device accepts models."""
         if self._place is not None:
             self._tell(self._last if self._ended_here else Delivered())
 
@@ -175,7 +175,11 @@ class Installer:
         """
         last, version = self._last, (epoch, order.no)
         if order.no == last.no or not last.is_after(epoch, order.no):
-            log.info("delivery %d %s; it is said again if it is wanted", order.no, why)
+            log.info(
+                "delivery %d %s; the coordinator orders it again if it is wanted",
+                order.no,
+                why,
+            )
         elif version not in self._told and len(self._told) < REPEATED_TOLD:
             self._told.add(version)
             told = REPEATED.format(no=order.no, last=last.no)
@@ -184,7 +188,7 @@ class Installer:
             self._say(Running(live, label, order.no, "refused", told))
 
     def ask_again(self) -> None:
-        """Says which chunks are missing: they may be lost."""
+        """Request missing chunks again: they may be lost."""
         for need in self._needs():
             self._say(need)
         self._go_on()

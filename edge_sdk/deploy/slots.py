@@ -75,7 +75,7 @@ def look(root: Path) -> Slots:
     if link.is_symlink():
         live = str(link.readlink())
         if live not in NAMES:
-            raise StateError(f"{link} points to {live}, which is no slot")
+            raise StateError(f"{link} points to {live}, which is not a slot")
     elif link.exists():
         raise StateError(f"{link} is not a link", remedy="Name another folder.")
     tasks, digests = {}, {}
@@ -163,7 +163,8 @@ def install(
         _take_back(root)
     raise ExportError(
         f"{name} was live in slot {slot} for a moment: {failure}",
-        remedy=f"Slot {live or 'none'} is live again; mend what the command says.",
+        remedy=f"Slot {live or 'none'} is live again; correct what the command "
+        f"reports.",
     )
 
 
@@ -216,7 +217,7 @@ def _alone(root: Path) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise StateError(
-            f"somebody else switches the model in {root}", remedy="Wait for its end."
+            f"another process switches the model in {root}", remedy="Wait for its end."
         ) from error
     finally:
         os.close(handle)

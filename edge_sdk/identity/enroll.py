@@ -41,7 +41,7 @@ def enroll(
     *,
     before_end: Callable[[Enrolled], None] = lambda _: None,
 ) -> Enrolled:
-    """Enrols a device in an identity folder; after a cut, the same command goes on.
+    """Enrols a device in an identity folder; after a cut, the same command continues.
 
     Args:
         token: What the operator gave.
@@ -71,7 +71,7 @@ def enroll(
                 "the same token again. If it is right, restart the coordinator.",
             ) from error
         raise IdentityError(
-            f"who answers at {token.host}:{token.port} is not the coordinator of this "
+            f"the server at {token.host}:{token.port} is not the coordinator of this "
             f"token: {error.verify_message}",
             remedy="Check the address; ask the operator for a new token.",
         ) from error
@@ -89,7 +89,7 @@ def enroll(
         case Refused(why, remedy):
             raise IdentityError(why, remedy=remedy)
         case _:
-            raise IdentityError("the coordinator answered something else")
+            raise IdentityError("the coordinator's answer has another type")
 
 
 def settings_text(
@@ -120,7 +120,7 @@ def _authority(token: Token) -> bytes:
         raise RemoteProtocolError("it does not say which authority it is of")
     if pin_of(answer.certificate) != token.pin:
         raise IdentityError(
-            f"who answers at {token.host}:{token.port} is not the coordinator of this "
+            f"the server at {token.host}:{token.port} is not the coordinator of this "
             "token: its authority has another fingerprint",
             remedy="Check the address; ask the operator for a new token.",
         )

@@ -95,7 +95,7 @@ def key_of_certificate(certificate: x509.Certificate) -> bytes:
     """
     key = certificate.public_key()
     if not isinstance(key, Ed25519PublicKey):
-        raise IdentityError("the certificate is not about an Ed25519 key")
+        raise IdentityError("the certificate is not for an Ed25519 key")
     return key.public_bytes_raw()
 
 
@@ -125,9 +125,11 @@ def check_issued(
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError) as error:
-        raise IdentityError("the certificate is not by the pinned authority") from error
+        raise IdentityError(
+            "the certificate was not issued by the pinned authority"
+        ) from error
     if key_of_certificate(certificate) != key:
-        raise IdentityError("the certificate is about another key")
+        raise IdentityError("the certificate is for another key")
     purposes = _extension(certificate, x509.ExtendedKeyUsage) or ()
     limits = _extension(certificate, x509.BasicConstraints)
     if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes or limits is None or limits.ca:

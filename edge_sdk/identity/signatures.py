@@ -95,7 +95,7 @@ class _Window:
 
 
 class Recent:
-    """Tells a message that was heard before, or is far too old, from a new one.
+    """Tells a message that was received before, or is far too old, from a new one.
 
     A broker may deliver twice, and one that is not ours may do so on purpose. Only
     messages whose signature holds may be shown here, so the sources are bounded.

@@ -80,12 +80,12 @@ def read_token(text: str) -> Token:
     try:
         whole = base64.b64decode(coded + "=" * (-len(coded) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _mistyped("it holds a sign that no token has") from error
+        raise _mistyped("it contains a character that no token contains") from error
     body, check = whole[:-4], whole[-4:]
     if len(body) <= _FIXED or zlib.crc32(body).to_bytes(4, "big") != check:
-        raise _mistyped("a sign is wrong or missing")
+        raise _mistyped("a character is wrong or missing")
     if write_token(_parts(body)) != joined:  # base 64 has spare bits at its end
-        raise _mistyped("a sign is wrong")
+        raise _mistyped("a character is wrong")
     return _parts(body)
 
 

@@ -132,7 +132,7 @@ def _tried(
             raise TaskError(
                 f"{where}: prepared inputs have shape {tuple(inputs.shape[1:])}, the "
                 f"task says input_shape = {tuple(task.input_shape)}",
-                remedy="Mend the task's input_shape, or its prepare.",
+                remedy="Correct the task's input_shape, or its prepare.",
             )
         with blamed(task.name, "making the model"):
             model = make_model(task, 0).train()

@@ -26,7 +26,7 @@ _INT64_MAX = (1 << 63) - 1
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuses a model that nobody can train here, or whose state cannot travel.
+    """Refuses a model that nobody can train here, or whose state cannot be sent.
 
     Raises:
         TaskError: Names the entry and the remedy.
@@ -46,7 +46,7 @@ def check_model(model: nn.Module) -> None:
         if found is not None:
             why, remedy = found
             raise TaskError(
-                f"{kind} {name} of {type(model).__name__} cannot travel: {why}",
+                f"{kind} {name} of {type(model).__name__} cannot be sent: {why}",
                 remedy=remedy.format(last=name.rpartition(".")[2]),
             )
 

@@ -116,7 +116,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nobody compiles here; to be skipped, torch would import its compiler."""
+        """Return False: without this torch would import its compiler to find out."""
         return False
 
     def __torch_dispatch__(

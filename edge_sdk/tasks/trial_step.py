@@ -98,7 +98,7 @@ class TrialStep:
             odd = [x for x in tree_leaves(outputs) if not isinstance(x, torch.Tensor)]
             name = type(odd[0] if odd else outputs).__name__
             raise TaskError(
-                f"task {self.task.name}: the model puts out a {name}",
+                f"task {self.task.name}: the model returns a {name}",
                 remedy="Return a tensor, or a tuple, list or dictionary of tensors.",
             )
         return outputs

@@ -40,7 +40,7 @@ def blamed(task: str, doing: str) -> Iterator[None]:
         raise TaskError(
             f"task {task}: {doing} raised {type(error).__name__}: {error}"
             + (f" ({at})" if at else ""),
-            remedy=f"Mend {at}; --verbose says more."
+            remedy=f"Correct {at}; --verbose says more."
             if at
             else "Check that data, model and loss of the task fit each other; "
             "--verbose says more.",

@@ -129,7 +129,7 @@ class TaskProgress:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
-        log.info("training goes on after step %s", told.get("steps"))
+        log.info("training continues after step %s", told.get("steps"))
         return found
 
     def due(self) -> bool:

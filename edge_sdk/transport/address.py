@@ -121,7 +121,8 @@ def parse_url(url: str, tls: Tls | None = None) -> Address:
         # Not the error's own words: they quote a piece of the password.
         raise unusable(
             "the broker's URL cannot be read: its port is no number up to 65535, or "
-            "its user or password holds a sign that has to be written as %2F, %40 or "
+            "its user or password contains a character that must be written as %2F, "
+            "%40 or "
             "the like"
         ) from error
     if parts.scheme not in DEFAULT_PORT:

@@ -55,7 +55,8 @@ REMEDIES = {
     "Not authorized": "check user and password in its URL, and its access list",
     "Client identifier not valid": "the broker wants another client id",
     "Session taken over": "another process uses this device's name",
-    "Unspecified error": "it was cut without a word; if that goes on, another board "
+    "Unspecified "
+    "error": "it was cut without a reason; if that continues, another board "
     "or process uses a copy of this identity",
     "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "
     "(max_packet_size, message_size_limit)",
@@ -286,7 +287,7 @@ class Link:
             try:
                 return ask(self._client)
             except OSError as error:
-                log.debug("asked of a link that ends: %s", error)
+                log.debug("called on a link that is closing: %s", error)
                 return None
 
     # -- paho --------------------------------------------------------------------------
@@ -355,7 +356,8 @@ class Link:
             raise RefusedError(_in_tls_words(self._trouble))
         if self._answer is None:
             raise SilentError(
-                f"it hung up on our CONNECT in MQTT {self._dialect.value}: it has no "
+                f"it closed the connection after our CONNECT in MQTT "
+                f"{self._dialect.value}: it has no "
                 "room for more clients, wants TLS (mqtts://), or is no MQTT broker"
             )
         if self._answer.getName().startswith("Unsupported"):

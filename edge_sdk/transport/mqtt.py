@@ -202,7 +202,7 @@ class MqttTransport:
             self._will = replace(self._will, payload=self._will.renew())
 
     def _open(self) -> Link:
-        silent = SilentError("it speaks no MQTT that we know")
+        silent = SilentError("it speaks no known version of MQTT")
         for dialect in _MEMORY.to_try(self._address):
             try:
                 link = Link(

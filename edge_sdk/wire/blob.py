@@ -49,7 +49,7 @@ def manifest_of(content: bytes, chunk_size: int = CHUNK_SIZE) -> Manifest:
     if not 1 <= count <= 2048:
         raise LocalProtocolError(
             f"a blob of {len(content)} bytes makes {count} chunks of {chunk_size}; "
-            "1 to 2048 can travel",
+            "1 to 2048 can be sent",
             remedy="Raise the broker's limit for packets, or lower the density.",
         )
     return Manifest(

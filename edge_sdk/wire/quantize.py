@@ -100,7 +100,9 @@ def encode(
     if codec == "fp32":
         return flat.tobytes()
     if not np.isfinite(flat).all():
-        raise LocalProtocolError(f"a value that is not finite cannot travel as {codec}")
+        raise LocalProtocolError(
+            f"a value that is not finite cannot be sent as {codec}"
+        )
     exact = flat.astype(np.float64)
     if codec == "fp16":
         exponent, halves = _to_half(exact, toward)

@@ -174,7 +174,8 @@ def unpack_values(payload: bytes, mask: Mask, *, codec: str | None = None) -> Va
     body = unpack(payload, _ValuesBody)
     if body.mask != mask.digest:
         raise RemoteProtocolError(
-            f"it stands on mask {body.mask.hex()[:12]}, not {mask.digest.hex()[:12]}"
+            f"it was made with mask {body.mask.hex()[:12]}, not "
+            f"{mask.digest.hex()[:12]}"
         )
     if codec is not None:
         _check_codec(body, codec)
@@ -225,7 +226,7 @@ def unpack_moved(
     """
     moved = mask_in(payload, [LayerShape(n, mask[n].shape) for n in mask])
     if moved is None:
-        raise RemoteProtocolError("it does not say on which mask its values stand")
+        raise RemoteProtocolError("it does not name the mask of its values")
     if moved.nnz > mask.nnz:
         raise RemoteProtocolError(
             f"its mask keeps {moved.nnz} weights, the task's {mask.nnz}"

@@ -193,7 +193,7 @@ def _check_outputs(source: Source) -> None:
 
 
 def _advice(source: Source) -> str:
-    """What input_shape may have been meant."""
+    """A suggestion for another input_shape, for an error."""
     shape = source.input_shape
     if len(shape) > 1:
         try:

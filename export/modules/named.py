@@ -1,4 +1,4 @@
-"""What a command line names: a module, its weights, input shape and examples."""
+"""Module, weights, input shape and examples that a command line names."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def read_shape(given: str) -> tuple[int, ...] | None:
 
 
 def read_examples(file: Path) -> Any:
-    """What --calibration names: inputs, or inputs and targets."""
+    """Read the file of --calibration: inputs, or inputs and targets."""
     try:
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):

@@ -166,7 +166,7 @@ def test_a_coordinator_that_comes_back_finds_one_on_a_copy_of_its_folder_and_end
     fleet.wait(lambda: fleet.zygote.poll(zombie) is not None, "the end of the older")
     said = (fleet.folder / "zombie.log").read_text()
     assert "another coordinator has taken over chaos" in said
-    assert "Stop one of the two: devices hear only the newer one" in said
+    assert "Stop one of the two: devices follow only the newer one" in said
     ends_well(fleet)
     assert fleet.starts["coordinator"] == 2  # the newer one did not yield
     newer = {u["task"]: u["blob"] for u in fleet.rows("updates")}
@@ -206,8 +206,8 @@ def test_a_device_killed_in_local_training_goes_on_from_its_last_step(
     ends_well(hurt)
     assert hurt.starts["dev-2"] == 2
     said = hurt.said("dev-2")
-    assert said.count("training goes on after step 2") == 1
-    assert said.count("training goes on") == 1
+    assert said.count("training continues after step 2") == 1
+    assert said.count("training continues") == 1
     quiet = make(rounds=1)
     ends_well(quiet)
     assert _update(hurt, "dev-2") == _update(quiet, "dev-2")

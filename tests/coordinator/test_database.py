@@ -197,7 +197,7 @@ def test_the_other_databases_of_a_run_say_the_same(tmp_path: Path, kind: str) ->
     where.mkdir()
     with pytest.raises(StateError) as caught:
         use()
-    assert "A file stands where a folder should be" in caught.value.help
+    assert "A file is where a folder should be" in caught.value.help
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_written_is_said_by_its_cause(tmp_path: Path) ->
     (tmp_path / "run").write_text("a file")
     with pytest.raises(StateError) as caught:
         open_ledger(tmp_path / "run")
-    assert "A file stands where a folder should be" in caught.value.help
+    assert "A file is where a folder should be" in caught.value.help
     if os.geteuid() != 0:  # root writes everywhere
         locked = tmp_path / "locked"
         locked.mkdir(mode=0o500)

@@ -37,7 +37,7 @@ def test_an_honest_offer_passes(order: Orders, offer: Offers) -> None:
         ({"mask_digest": b"\x01" * 32}, "another mask"),
         ({"codec": "int8"}, "'int8' was not agreed"),
         ({"examples": 0}, "0 examples"),
-        ({"examples": 9}, "9 examples; it said hello with 8"),
+        ({"examples": 9}, "9 examples; its HELLO said 8"),
         ({"norm": math.inf}, "not finite"),
         ({"metrics": {"seconds": math.inf}}, "not finite"),
         ({"metrics": {"loss": math.nan}}, "not finite"),
@@ -88,7 +88,7 @@ def test_an_update_on_another_mask_is_refused(order: Orders) -> None:
     other = Mask({"fc": np.fliplr(np.eye(3, dtype=bool))})
     found = check_payload(payload(), order(), other, DENSE, examples=8)
     assert isinstance(found, Refusal)
-    assert "stands on mask" in found.why
+    assert "made with mask" in found.why
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_where_the_mask_may_move_an_update_on_its_own_mask_passes(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (moved(OTHER, structure=False), "does not say on which mask"),
+        (moved(OTHER, structure=False), "does not name the mask"),
         (moved(Mask({"fc": np.ones((3, 3), bool)})), "keeps 9 weights, the task's 3"),
         (moved(Mask({"fc": np.eye(3, 4, dtype=bool)})), "beyond the layer's end"),
     ],

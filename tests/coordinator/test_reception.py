@@ -112,7 +112,7 @@ def test_a_device_that_has_heard_a_newer_coordinator_is_not_counted_on_and_named
 
     assert [reads(epoch) for epoch in (0, 7, 8, 8)] == [True, True, False, False]
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "pi-1 has heard a coordinator of epoch 8 and is deaf to this one" in said
+    assert "pi-1 follows a coordinator of epoch 8 and ignores this one" in said
     assert "resume the newer one" in said
 
 

@@ -413,7 +413,7 @@ def test_a_folder_that_holds_no_slots_is_refused(bundle: Path, tmp_path: Path) -
         switch(tmp_path, bundle)
     (tmp_path / "current").rmdir()
     (tmp_path / "current").symlink_to("/etc")
-    with pytest.raises(StateError, match="no slot"):
+    with pytest.raises(StateError, match="not a slot"):
         look(tmp_path)
 
 

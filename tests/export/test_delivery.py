@@ -119,7 +119,7 @@ def test_two_do_not_switch_at_once(bundle: Path, tmp_path: Path) -> None:
     first = threading.Thread(target=install, args=(root, slow), kwargs={"name": "x"})
     first.start()
     assert inside.wait(30)
-    with pytest.raises(StateError, match="somebody else"):
+    with pytest.raises(StateError, match="another process"):
         switch(root, bundle)
     assert recover(root) is None  # nor is what the first one does taken for a cut
     go.set()

@@ -74,7 +74,7 @@ def test_a_device_cannot_play_the_broker_nor_the_authority(tmp_path: Path) -> No
     assert not believed(tmp_path, PI, at=IN_2026, purpose="sslserver")
     assert not believed(tmp_path, BROKER, at=IN_2026, purpose="sslclient")
     own = Authority("home", DEVICE, PI).for_device("pi-2", raw_key(OTHER), UNTIL)
-    with pytest.raises(IdentityError, match="not by the pinned authority"):
+    with pytest.raises(IdentityError, match="not issued by the pinned authority"):
         check_issued(own, AUTHORITY.certificate, raw_key(OTHER))
     assert not believed(tmp_path, own, at=IN_2026)
 
@@ -104,7 +104,7 @@ def test_a_certificate_says_who_and_whose_key() -> None:
     assert subject_of(PI) == ("pi-1", "home")
     assert key_of_certificate(PI) == raw_key(DEVICE)
     check_issued(PI, AUTHORITY.certificate, raw_key(DEVICE))
-    with pytest.raises(IdentityError, match="about another key"):
+    with pytest.raises(IdentityError, match="for another key"):
         check_issued(PI, AUTHORITY.certificate, raw_key(OTHER))
 
 

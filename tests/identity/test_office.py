@@ -249,7 +249,7 @@ def test_tokens_for_a_coordinator_that_runs_in_the_clear_are_refused(
     finally:
         running.close()
     assert refused.exit_code == Exit.IDENTITY
-    assert "in the clear" in refused.stderr
+    assert "without encryption" in refused.stderr
     assert not IdentityRegistry.exists(tmp_path)
     assert CliRunner().invoke(app, enrol).exit_code == 0
     running = open_ledger(tmp_path)

@@ -495,7 +495,7 @@ def test_a_device_without_an_identity_speaks_to_this_machine_only(
     assert access(broker="mqtts://10.0.0.7", identity=mine).tls is not None
     with pytest.raises(IdentityError, match="not enrolled"):
         access(broker="mqtt://10.0.0.7")
-    with pytest.raises(IdentityError, match="in the clear"):
+    with pytest.raises(IdentityError, match="without encryption"):
         access(broker="mqtt://10.0.0.7", identity=mine)
     with pytest.raises(SettingsError, match="is the identity of pi-1 in home"):
         access(name="pi-9", identity=mine)

@@ -175,7 +175,7 @@ def test_an_entry_comes_back_from_a_round_bit_for_bit(
 def test_an_entry_that_cannot_travel_is_refused_at_the_door_by_name(name: str) -> None:
     buffer, why = REFUSED[name]
     with pytest.raises(
-        TaskError, match=rf"entry odd of Net cannot travel: .*{why}"
+        TaskError, match=rf"entry odd of Net cannot be sent: .*{why}"
     ) as e:
         TaskRunner(task_of(lambda: Net(buffer)), examples(), "masked")
     assert e.value.help

@@ -273,7 +273,9 @@ def test_a_broker_that_stays_away_ends_the_run_with_a_remedy_and_it_goes_on(
     simulation = make("over", **changes)
     ended = threading.Thread(target=lambda: (wait_for(simulation, 2), theirs.close()))
     ended.start()
-    with pytest.raises(RunError, match=r"round \d stands still.*nothing has") as died:
+    with pytest.raises(
+        RunError, match=r"round \d makes no progress.*nothing has"
+    ) as died:
         play_over(simulation, pool, tmp_path / "over", theirs.url, patience_s=2.0)
     ended.join()
     assert "limits for packets" in died.value.help

@@ -107,7 +107,7 @@ def test_how_a_worker_died_is_told_apart(here: Path, read: str, said: str) -> No
     error = ends_with(write_task(here, name, read=read), here)
     assert isinstance(error, RunError)
     assert said in str(error)
-    assert "goes on after the last whole round" in error.help
+    assert "continues after the last complete round" in error.help
 
 
 @pytest.mark.parametrize("how", ["piped", "script"])

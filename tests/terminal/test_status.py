@@ -230,8 +230,8 @@ def test_rounds_show_accuracy_bytes_and_one_rounds_devices(past: Past) -> None:
 
 def test_before_the_first_round_and_without_devices(tmp_path: Path) -> None:
     empty = Past(tmp_path / "run", devices=0)
-    assert "no device has said hello yet" in run("status", empty.folder).stdout
-    assert "no device has said hello yet" in run("devices", empty.folder).stdout
+    assert "no device has sent a HELLO yet" in run("status", empty.folder).stdout
+    assert "no device has sent a HELLO yet" in run("devices", empty.folder).stdout
     assert "no round has begun yet" in run("rounds", empty.folder).stdout
     assert json.loads(run("devices", empty.folder, "--json").stdout) == []
     empty.ledger.close()

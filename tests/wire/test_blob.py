@@ -102,7 +102,7 @@ def test_a_whole_of_another_digest_is_refused() -> None:
 def test_a_blob_has_one_to_2048_chunks() -> None:
     assert len(manifest_of(bytes(2048), 1).chunks) == 2048
     for content in (b"", bytes(2049)):
-        with pytest.raises(LocalProtocolError, match="1 to 2048 can travel"):
+        with pytest.raises(LocalProtocolError, match="1 to 2048 can be sent"):
             manifest_of(content, 1)
     assert CHUNK_SIZE == 65536
 

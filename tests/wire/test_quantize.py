@@ -163,7 +163,7 @@ def test_what_cannot_be_encoded_is_our_own_error() -> None:
     with pytest.raises(LocalProtocolError, match="codec 'int3' is none of fp32"):
         encode("int3", np.ones(1))
     for codec in ("fp16", "int8", "int4"):
-        with pytest.raises(LocalProtocolError, match=f"cannot travel as {codec}"):
+        with pytest.raises(LocalProtocolError, match=f"cannot be sent as {codec}"):
             encode(codec, np.array([1, np.inf]))
 
 

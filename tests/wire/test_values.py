@@ -126,7 +126,7 @@ NAN, INF = (np.array([x, 0, 0, 0], "<f4").tobytes() for x in (np.nan, -np.inf))
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"mask": bytes(32)}, "stands on mask"),
+        ({"mask": bytes(32)}, "made with mask"),
         ({"mask": b"short"}, "mask"),
         ({"values": bytes(12)}, "12 bytes for 4 fp32 values"),
         ({"values": bytes(20)}, "20 bytes"),
@@ -378,7 +378,7 @@ def test_an_update_on_a_mask_of_its_own_brings_it_along() -> None:
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
-        (moved_payload(structure=False), "does not say on which mask"),
+        (moved_payload(structure=False), "does not name the mask"),
         (
             moved_payload(Mask({n: np.ones_like(MASK[n]) for n in MASK})),
             "its mask keeps 6 weights, the task's 4",

@@ -50,7 +50,7 @@ CLOSING = 16  # devices that say goodbye at a time
 
 
 class Devices:
-    """What the desk asks of them."""
+    """Simulated devices, as the handlers see them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class Devices:
 
     @property
     def training(self) -> int:
-        """How many are at it."""
+        """Number of devices that train now."""
         return self._training
 
     def check(self) -> None:

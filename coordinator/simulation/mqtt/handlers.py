@@ -216,7 +216,7 @@ class MqttRounds:
         self._came(task_id, "ack")
 
     def asked(self, device: str, need: Need) -> None:
-        """Its offer counts as progress."""
+        """Count an offer as progress."""
         self._came(need.blob, "offer")
 
     def advances(self, device: str, data: Data) -> None:
@@ -249,7 +249,7 @@ class MqttRounds:
         self.tell(device, Receipt(offer.task_id, "rejected", why.told))
 
     def corrupt(self, device: str, task_id: str, why: str) -> None:
-        """It will be sent again."""
+        """Ignore a damaged chunk: it will be sent again."""
 
     def fail(self, device: str, task_id: str, why: str, *, lasting: bool) -> None:
         """The device is done without an update."""
@@ -269,7 +269,8 @@ class MqttRounds:
         open_ = [device for device in self._parts if device not in self._done]
         some = ", ".join(open_[:3]) + (", ..." if len(open_) > 3 else "")
         return RunError(
-            f"round {self._round} stands still: for {self._patience:.0f} s nothing has "
+            f"round {self._round} makes no progress: for {self._patience:.0f} s "
+            f"nothing has "
             f"come through the broker from {len(open_)} devices ({some})",
             remedy="See whether the broker runs, and in its log what it has refused or "
             "dropped (limits for packets, queues, connections). The same command goes "

@@ -1,4 +1,4 @@
-"""What the devices' links carried: what simulation counts, payloads, whole streams."""
+"""Traffic of the devices' links: packed bytes, payloads, whole streams."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TrafficSum:
             self._counts[f"packed_{way}"] += packed
 
     def since(self) -> Wire:
-        """What came since it was asked last."""
+        """Traffic since the last call."""
         with self._lock:
             streams = [link.traffic() for link in self._links]
             counts = dict(self._counts)
@@ -131,7 +131,7 @@ class CountedTransport:
 
 
 def _packed(topic: str, payload: bytes, federation: str) -> tuple[Hashable, int]:
-    """What a message is, and its bytes that simulation counts without any link."""
+    """Identity of a message, and its bytes that a simulation without links counts."""
     try:
         where = topics.parse(topic, federation)
         if isinstance(where, topics.ChunkTopic):

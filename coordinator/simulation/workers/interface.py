@@ -1,4 +1,4 @@
-"""What a simulation asks of its workers, wherever they run.
+"""Interface of a simulation's workers, wherever they run.
 
 A worker gets an order and a base as bytes and gives back an offer and a payload, just
 as a device does; it keeps nothing between two jobs but what it would compute again. So
@@ -87,14 +87,14 @@ class EvaluationChunk:
 
 @dataclass(frozen=True)
 class ChunkScore:
-    """What a chunk gave: sums, so that chunks add up in a fixed order."""
+    """Score of a chunk: sums, so that chunks add up in a fixed order."""
 
     tally: Tally
 
 
 @dataclass(frozen=True)
 class Unable:
-    """What a device that cannot train gives.
+    """Result of a device that cannot train: the reason.
 
     Attributes:
         why: In words.
@@ -169,7 +169,7 @@ def _check_runs(twin: SparseModel, task: Task, model: nn.Module) -> None:
 def trained(
     train: Callable[[TrainingJob], Future[PackedUpdate]], jobs: Iterable[TrainingJob]
 ) -> list[PackedUpdate | Unable]:
-    """What the devices made of their tasks, in their order.
+    """Results of the devices' tasks, in their order.
 
     One that cannot train is out, for this round or for good; the others go on.
 
@@ -181,7 +181,7 @@ def trained(
 
 
 def results(do: Callable[[J], Future[T]], jobs: Iterable[J]) -> list[T]:
-    """What the jobs gave, in their order; those not begun are dropped on an error.
+    """Results of the jobs, in their order; an error drops those not begun.
 
     Raises:
         RunError: If a worker died.
@@ -193,7 +193,7 @@ def results(do: Callable[[J], Future[T]], jobs: Iterable[J]) -> list[T]:
 def _gathered(
     do: Callable[[J], Future[T]], jobs: Iterable[J], take: Callable[[Future[T]], R]
 ) -> list[R]:
-    """What is taken of the jobs, in their order."""
+    """Results that `take` makes of the jobs, in their order."""
     futures: list[Future[T]] = []
     try:
         futures.extend(map(do, jobs))
@@ -220,7 +220,7 @@ def worker_died(endings: Sequence[int] = ()) -> RunError:
     Args:
         endings: Exit codes of those that did; below 0 a signal's number.
     """
-    goes_on = "The same command goes on after the last whole round"
+    goes_on = "The same command continues after the last complete round"
     if not endings:
         return RunError(
             "a worker of the simulation died",

@@ -1,4 +1,4 @@
-"""What one worker does: trains an order, scores a part of the evaluation set."""
+"""Work of one worker: train an order, score a part of the evaluation set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCORED_MODELS = 4  # kept per worker
 
 
 class JobRunner:
-    """What a worker keeps between jobs, all of it only to be faster.
+    """State that a worker keeps between jobs, only to be faster.
 
     Args:
         task: What is trained.
@@ -102,7 +102,7 @@ class JobRunner:
 
 @contextmanager
 def _named(device: str) -> Iterator[None]:
-    """What is wrong with a device's examples or losses says whose they are."""
+    """Name the device in an error of its examples or losses."""
     try:
         yield
     except DataError as error:

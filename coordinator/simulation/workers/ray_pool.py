@@ -84,14 +84,14 @@ def ray_pool(
 
 
 class Worker:
-    """What runs in an actor's process."""
+    """Worker in an actor's process."""
 
     def __init__(self, given: tuple[Task, Examples, Engine]) -> None:
         torch.set_num_threads(1)
         self._bench = JobRunner(*given)
 
     def code(self) -> str:
-        """What is installed there."""
+        """Digest of the flash-edge that is installed there."""
         return _digest()
 
     def train(self, work: TrainingJob, examples: Examples) -> PackedUpdate:

@@ -181,6 +181,6 @@ async def _form(request: Request) -> bytes | None:
 
 
 def _is_static(path: str) -> bool:
-    """Whether a path, decoded, is of one of the page's own files and stays there."""
+    """Return whether a decoded path is one of the page's own files."""
     name = path.removeprefix("/static/")
     return name != path and FILE.fullmatch(name) is not None

@@ -37,14 +37,15 @@ def next_step(
         verb = "resume" if rounds else "run"
         return _step(
             "No coordinator runs in this folder on this machine. What was accepted is "
-            "kept, and the run goes on where it was.",
+            "kept, and the run continues where it stopped.",
             ("go on", f"flash-coordinator {verb} {here}"),
             ("check first", f"flash-coordinator doctor {here}"),
             logs,
         )
     if not view.devices:
         return _step(
-            "No device has said hello yet. Let one in here, then start its agent there "
+            "No device has sent a HELLO yet. Enrol one here, then start its agent "
+            "there "
             "with the line that is printed.",
             ("let a device in", f"flash-coordinator enroll {here} pi-1 --new"),
             (

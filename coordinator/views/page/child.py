@@ -47,12 +47,12 @@ def page_process(folder: Path, address: str) -> Iterator[None]:
 
 
 def _tell(folder: Path, child: ChildProcess, over: threading.Event) -> None:
-    """Says where the page is once it is served, then keeps its log small."""
+    """Log the address of the page once it is served, then keep its log small."""
     until = time.monotonic() + START_S
     while page_url(folder) is None:
         if not child.alive() or time.monotonic() > until:
             where = folder / "page.log"
-            log.warning("the page could not be served; its log: %s", where)
+            log.warning("the page could not be started; its log: %s", where)
             return
         if over.wait(0.1):
             return

@@ -56,7 +56,7 @@ def serve_page(folder: Path, address: str = DEFAULT_ADDRESS) -> None:
     if not is_loopback(host):
         log.warning(
             "the page is plain HTTP and reachable from other machines: "
-            "its token and the fleet's names travel in the clear"
+            "its token and the fleet's names are sent without encryption"
         )
     app = make_app(
         RunSource(folder),

@@ -40,7 +40,7 @@ class Figure:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was measured."""
+        """True if nothing was measured."""
         return all(v is None for values in self.series.values() for v in values)
 
     @property

@@ -47,7 +47,7 @@ def layers_table(warm_up: WarmUpView | None, last: RoundHistory | None) -> Table
         "Kept weights of each layer by density"
         + (
             "; and how many devices held which share in the last round: the darker, "
-            "the more. A weight that nobody held keeps its value"
+            "the more. A weight that no device held keeps its value"
             if held
             else ""
         ),

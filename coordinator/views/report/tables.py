@@ -94,7 +94,7 @@ def _devices(devices: Sequence[DeviceView]) -> Table:
             )
             for d in devices
         ),
-        empty="No device has said hello yet.",
+        empty="No device has sent a HELLO yet.",
     )
 
 
@@ -107,7 +107,7 @@ def _reasons(devices: Sequence[DeviceView]) -> Table:
             (d.name, _density(d), d.why, "; ".join(filter(None, (d.note, d.pace))))
             for d in devices
         ),
-        empty="No device has said hello yet.",
+        empty="No device has sent a HELLO yet.",
     )
 
 
@@ -132,7 +132,7 @@ def _participation(found: Participation) -> Table:
             )
             for d in found.devices
         ),
-        empty="No device has said hello yet.",
+        empty="No device has sent a HELLO yet.",
     )
 
 

@@ -84,7 +84,7 @@ def fleet_table(
         )
     left_out = len(devices) - len(shown)
     if not devices:
-        return Text("no device has said hello yet", style="dim")
+        return Text("no device has sent a HELLO yet", style="dim")
     if left_out:
         return Group(table, Text(f"... and {left_out} more", style="dim"))
     return table

@@ -106,7 +106,7 @@ def simd(patient: DoctorTarget) -> Check:
             f"only {', '.join(board.simd)}: training will be slow",
             "Use the masked engine, or a board with NEON or AVX2.",
         )
-    found = ", ".join(board.simd) or "not told by this kernel"
+    found = ", ".join(board.simd) or "not reported by this kernel"
     return Check("vector units", "PASS", f"{board.cores} cores, {found}")
 
 

@@ -143,7 +143,7 @@ class LimitsEnforcer:
             self._doze(min(verdict.seconds, LOOK_S), cancelled)
         if until > began:
             self._paused_s += self._clock() - began
-            log.info("training goes on")
+            log.info("training continues")
             tell(Go())
 
     def _doze(self, seconds: float, cancelled: Callable[[], bool]) -> None:

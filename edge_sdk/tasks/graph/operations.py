@@ -1,4 +1,4 @@
-"""What operations of a traced model do to the units of the value that they take."""
+"""Effect of a traced model's operations on the units of the value they take."""
 
 from __future__ import annotations
 

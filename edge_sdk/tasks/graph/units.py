@@ -1,4 +1,4 @@
-"""Which units of a model can be cut: read off the graph of its layers.
+"""Units of a model that can be cut: read off the graph of its layers.
 
 A unit can be cut where every layer that reads it is maskable: its columns are then
 masked there, and what the unit gives reaches nobody. Units that are added to each other

@@ -80,7 +80,7 @@ def resume_moving(progress: TaskProgress | None, now: Moving) -> None:
         steps, epoch = int(told["steps"]), int(told["epoch"])
         loss, drawn = float.fromhex(told["loss"]), json.loads(told["rng"])
         if set(patterns) != set(now.patterns):
-            raise ValueError("its mask is of other layers")
+            raise ValueError("its mask is for other layers")
         state = {n: torch.from_numpy(a) for n, a in part(arrays, "s/").items()}
         now.model.load_state_dict(state)
         now.rng.bit_generator.state = _arrays(drawn)

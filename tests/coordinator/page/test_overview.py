@@ -135,7 +135,7 @@ def _parses(line: str) -> bool:
         ({"state": "done"}, False, "The run is done"),
         ({}, False, "No coordinator runs"),
         ({"rounds": [], "devices": []}, False, "No coordinator runs"),
-        ({"rounds": [], "devices": []}, True, "No device has said hello"),
+        ({"rounds": [], "devices": []}, True, "No device has sent a HELLO"),
         ({}, True, "Nothing: a round is in hand"),
         ({"open": None}, True, "the next round"),
         (

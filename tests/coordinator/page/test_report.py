@@ -61,7 +61,7 @@ def test_it_works_before_the_first_round_and_without_devices(
     said = tab.inner_text("main")
     for expected in (
         "No round has begun yet",
-        "No device has said hello yet",
+        "No device has sent a HELLO yet",
         "Nothing measured yet",
         "masks of this run are not drawn yet",
     ):

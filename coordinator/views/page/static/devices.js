@@ -24,7 +24,7 @@ export function devices(run) {
           ["last seen", (d) => ago(d.last_seen), "wide"],
           ["waits or does less, because", (d) => note(said(d), d.name), "text"],
         ], run.devices, { find: (d) => `${d.name} ${d.board} ${state(d)} ${d.online ? "online" : ""} ${d.density} ${said(d)}` }))
-      : card("None yet", h("p", {}, "No device has said hello yet."), commands(run)),
+      : card("None yet", h("p", {}, "No device has sent a HELLO yet."), commands(run)),
     run.devices.length ? dim("rounds: whose model its update is in, of those it was asked for. sent, received: since it was installed.") : null,
   ];
 }

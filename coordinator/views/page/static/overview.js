@@ -75,7 +75,7 @@ function look(device, all) {
 }
 
 function fleet(run) {
-  if (!run.devices.length) return dim("No device has said hello yet.");
+  if (!run.devices.length) return dim("No device has sent a HELLO yet.");
   const all = [...run.run.densities].sort((a, b) => a - b);
   const said = (d) =>
     `${d.name}: density ${density(d.density)}, ${state(d)}${d.refused ? `, ${d.refused} refused` : ""}`;
