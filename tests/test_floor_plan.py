@@ -18,7 +18,7 @@ PACKAGES = ("edge_sdk", "coordinator", "export", "device_profiles")
 FILES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 FOLDER, FILE = 15, 300
 # What is above the limit today, and may only become smaller.
-LARGE_FOLDERS = {"export": 22, "coordinator/simulation": 18}
+LARGE_FOLDERS = {"export": 22}
 LARGE_FILES = {
     "coordinator/server/round_controller.py": 620,
     "edge_sdk/transport/link.py": 530,

@@ -19,8 +19,8 @@ from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.load import check_algorithm, load_algorithm, name_of
 from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
 from coordinator.simulation import run
-from coordinator.simulation.data_folders import read_as_partitions
-from coordinator.simulation.given_data import check_examples, write_examples
+from coordinator.simulation.data.folders import read_as_partitions
+from coordinator.simulation.data.given import check_examples, write_examples
 from coordinator.simulation.result import Run
 from coordinator.simulation.settings import (
     FleetGroup,

@@ -17,8 +17,8 @@ from coordinator.rounds.state import quorum_of
 from coordinator.server.evaluation import Probe
 from coordinator.server.global_model import GlobalModel
 from coordinator.simulation.checkpoints import SimulationMemory
-from coordinator.simulation.data_folders import counted as examples_of
-from coordinator.simulation.data_folders import task_of
+from coordinator.simulation.data.folders import counted as examples_of
+from coordinator.simulation.data.folders import task_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.fleet import SimulatedFleet, make_fleet
 from coordinator.simulation.incoming import counted
@@ -30,9 +30,9 @@ from coordinator.simulation.record import (
     layer_figures,
 )
 from coordinator.simulation.round_trip import SimulationContext
-from coordinator.simulation.scoring import scores_of
 from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
+from coordinator.simulation.workers.scoring import scores_of
 from edge_sdk.errors import AlgorithmError, RunError
 from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import make_model

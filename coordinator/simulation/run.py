@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
 from coordinator.algorithms.base import Algorithm
-from coordinator.simulation.data_folders import places_of, task_of
+from coordinator.simulation.data.folders import places_of, task_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.mqtt.open import check_reachable, check_transport, over_mqtt
 from coordinator.simulation.record import RoundRecord, completed, read_records
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings, check_simulation
-from coordinator.simulation.workers.interface import OpenWorkers, engine_for
+from coordinator.simulation.workers.interface import OpenWorkers, Workers, engine_for
 from coordinator.simulation.workers.process_pool import check_importable, process_pool
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
@@ -81,8 +82,9 @@ def simulate(
     task = task or task_of(settings)
     if open_workers is process_pool:
         check_importable(settings.task)
-    if settings.partitions and open_workers is process_pool:
-        open_workers = partial(process_pool, partitions=True)
+    if settings.partitions and "partitions" in signature(open_workers).parameters:
+        open_them: Callable[..., AbstractContextManager[Workers]] = open_workers
+        open_workers = partial(open_them, partitions=True)
     engine = engine_for(task, settings.engine)
     settings = msgspec.structs.replace(settings, engine=engine)
     settings, known = _claim(folder, settings)

@@ -28,7 +28,7 @@ from pathlib import Path
 import msgspec
 from bench_simulate import processor_s
 
-from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings

@@ -30,8 +30,8 @@ from coordinator.algorithms.mean import Contribution, clipped
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.rounds import round_step as steps
 from coordinator.rounds.contribution_limits import shares
-from coordinator.settings import TrainingSettings, WarmUpSettings
-from coordinator.simulation import rounds as play
+from coordinator.server import global_model
+from coordinator.settings import GateSettings, TrainingSettings, WarmUpSettings
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.datasets.partition import load_partition, save_partition
@@ -120,7 +120,7 @@ def _accuracy(alpha: float, seed: int, rounds: int, weigh: Weigh, trim: float) -
 
     with (
         tempfile.TemporaryDirectory() as name,
-        patch.object(play, "next_step", next_step),
+        patch.object(global_model, "next_step", next_step),
     ):
         folder = Path(name)
         settings = SimulationSettings(
@@ -135,6 +135,7 @@ def _accuracy(alpha: float, seed: int, rounds: int, weigh: Weigh, trim: float) -
             engine="masked",
             training=TrainingSettings(epochs=3, batch_size=16, rate=0.1, rate_end=0.03),
             warm_up=WarmUpSettings(devices=3),
+            gate=GateSettings(clip=0, weight=0, influence=0),  # weighed here
         )
         records = simulate(folder / "run", settings, worker_count=1)
     return float(next(iter(records[-1].scores.values()))["accuracy"])

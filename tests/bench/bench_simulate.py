@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.datasets import fetch
 from edge_sdk.datasets.files import sha256_of

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
-from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
 from coordinator.simulation.workers.interface import Workers

@@ -107,3 +107,17 @@ def test_a_board_that_affords_nothing_is_an_error_with_its_reason() -> None:
 def test_fewer_devices_than_a_round_wants_is_an_error() -> None:
     with pytest.raises(SettingsError, match="wants 2 updates and there are 1 devices"):
         make_fleet({"a": Path()}, {"a": 9}, WORK, settings())
+
+
+def test_others_vanish_in_the_next_attempt_and_what_is_here_counts() -> None:
+    """Else each attempt at a warm-up would lose the devices in the same places."""
+    it = fleet([1.0] * 4, dropout=0.5)
+    asked = dict.fromkeys(it.devices, 0.1)
+    came = {it.play(0, asked, 4, attempt=no).accepted for no in range(5)}
+    assert len(came) > 1
+    assert it.play(0, asked, 4) == it.play(0, asked, 4, attempt=0)
+    lost = fleet([1.0] * 2, dropout=0.999)
+    pair = dict.fromkeys(lost.devices, 0.1)
+    assert lost.play(0, pair, 3).note
+    found = lost.play(0, pair, 3, kept=("x", "y"))
+    assert (found.note, found.accepted) == ("", ())

@@ -180,3 +180,24 @@ def test_an_address_without_ray_asked_for_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == Exit.SETTINGS
     assert "Add --pool ray" in done.stderr
+
+
+@ray
+def test_examples_given_as_partition_files_are_read_so_and_not_by_the_task(
+    tmp_path: Path,
+) -> None:
+    """The task's own functions know nothing of the files."""
+    prepare(tmp_path, 1, "own:task")
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import replace\n"
+        "from edge_sdk.zoo.tasks.digits import task as digits\n\n"
+        "def never(folder):\n    raise AssertionError(folder)\n\n"
+        "task = replace(digits, train_data=never, eval_data=never)\n"
+    )
+    settings = (tmp_path / "sim.toml").read_text()
+    more = settings.replace("cohort = 3\n", "partitions = true\ncohort = 3\n")
+    (tmp_path / "sim.toml").write_text(more)
+    for pool in ("ray", "processes"):
+        run = command(tmp_path / pool, "--workers", "1", "--pool", pool)
+        subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
+    assert told(tmp_path / "ray") == told(tmp_path / "processes")

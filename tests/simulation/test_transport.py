@@ -22,7 +22,7 @@ from patience import patience
 from coordinator.broker.start import Broker, open_broker
 from coordinator.checkpoints.models import model_name
 from coordinator.settings import GateSettings, TrainingSettings
-from coordinator.simulation.data_folders import places_of
+from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.mqtt import over_mqtt
 from coordinator.simulation.record import RoundRecord, Wire, read_records
 from coordinator.simulation.rounds import Simulation

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from coordinator.simulation.data_folders import read_as_partitions
+from coordinator.simulation.data.folders import read_as_partitions
 from coordinator.simulation.workers.interface import (
     ChunkScore,
     Engine,

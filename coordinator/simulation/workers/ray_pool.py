@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import edge_sdk
+from coordinator.simulation.data.folders import read_as_partitions
 from coordinator.simulation.workers.interface import (
     ChunkScore,
     Engine,
@@ -48,6 +49,7 @@ def ray_pool(
     engine: Engine,
     *,
     address: str = "",
+    partitions: bool = False,
 ) -> Iterator[Workers]:
     """Workers of a Ray cluster; they end with this process.
 
@@ -57,6 +59,7 @@ def ray_pool(
         evaluation: The evaluation set's folder, here.
         engine: The run's.
         address: The cluster's; empty starts one of this machine only.
+        partitions: Whether examples are read as partition files, not by the task.
 
     Raises:
         DependencyError: If Ray is not installed.
@@ -72,7 +75,7 @@ def ray_pool(
                 f"{count} workers are wanted and Ray has {here} processors",
                 remedy="Lower --workers, or add machines with `ray start`.",
             )
-        found = load_task(task)
+        found = read_as_partitions(load_task(task)) if partitions else load_task(task)
         _travel(ray, task)
         given = ray.put((found, found.read_eval(evaluation, known=True), engine))
         actor = ray.remote(num_cpus=1, max_restarts=0)(Worker)
