@@ -107,7 +107,7 @@ def _shut(path: Path) -> bool:
 
 
 def _may_be_shut(folder: Path) -> bool:
-    """Not a folder that others live in: a home, or one above it."""
+    """Return whether a folder is this user's alone to close: no home, none above."""
     here = folder.resolve()
     home = Path("~").expanduser().resolve()
     return here not in (home, *home.parents)

@@ -1,4 +1,4 @@
-"""From a sparse model to verified files: checkpoints, and any pruned torch module.
+"""Export of sparse models to verified files: checkpoints, and any pruned module.
 
 `build` exports and checks, `verify` checks again, `load` runs a file, `formats` lists
 what there is. A name is imported when it is first used; torch, onnx and onnxruntime

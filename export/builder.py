@@ -1,4 +1,4 @@
-"""From a `Source` to checked files, or to no file at all."""
+"""Build of checked files from a `Source`; a failed check writes none."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from export.timing import bench, machine
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="From a sparse checkpoint to a checked model file.",
+    help="Export sparse models to checked files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -61,7 +61,7 @@ def format_names(begun: str) -> list[str]:
 
 @app.callback()
 def _root() -> None:
-    """From a sparse checkpoint to a checked model file."""
+    """Export sparse models to checked files."""
 
 
 def build_command(
@@ -274,7 +274,7 @@ def bench_command(
 
 
 def _log_about(path: Path) -> None:
-    """From now on log lines name the run and round of a checkpoint or a bundle.
+    """Put the run and round of a checkpoint or a bundle into log lines from now on.
 
     As far as they are known: what is wrong with `path` is for the command to say.
     """

@@ -1,4 +1,4 @@
-"""From a torch module to a clean dense ONNX graph: the exporter, quiet, then passes."""
+"""Export of a torch module to a clean dense ONNX graph: the exporter, then passes."""
 
 from __future__ import annotations
 

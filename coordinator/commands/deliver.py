@@ -27,7 +27,7 @@ def deliver(
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="Whom it is for; repeat. Default: all.",
+            help="A device to deliver to; repeat. Default: all.",
             autocompletion=complete.devices,
         ),
     ] = None,

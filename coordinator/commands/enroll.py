@@ -23,16 +23,18 @@ __all__ = ["enroll", "revoke", "rotate"]
 def enroll(
     folder: Folder,
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of the devices to let in.")
+        list[str] | None, typer.Argument(help="Names of the devices to enrol.")
     ] = None,
     new: Annotated[
-        bool, typer.Option("--new", help="Let in the named devices.")
+        bool, typer.Option("--new", help="Enrol the named devices.")
     ] = False,
     bulk: Annotated[
         int,
-        typer.Option(help="Let in so many, with names chosen here.", min=0, max=10_000),
+        typer.Option(
+            help="Enrol so many devices, with names chosen here.", min=0, max=10_000
+        ),
     ] = 0,
-    prefix: Annotated[str, typer.Option(help="What bulk names begin with.")] = "device",
+    prefix: Annotated[str, typer.Option(help="Prefix of bulk names.")] = "device",
     hours: Annotated[
         float,
         typer.Option(help="How long an unused token works.", min=0.01, max=87_600),
@@ -79,11 +81,11 @@ def revoke(
         str, typer.Argument(help="The device.", autocompletion=complete.devices)
     ],
     why: Annotated[
-        str, typer.Option(help="Told to the device and to people.")
+        str, typer.Option(help="Reason, shown to the device and to people.")
     ] = "by the operator",
     as_json: Json = False,
 ) -> None:
-    """Take a device's identity back; a coordinator that runs acts within a second."""
+    """Revoke a device's identity; a running coordinator acts within a second."""
     _office(folder).revoke(name, why)
     _mark(folder, name)
     tell({"revoked": name, "why": why}, f"revoked {name}", as_json=as_json)

@@ -35,13 +35,13 @@ def logs(
     ] = None,
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        typer.Option(help="From this level on."),
+        typer.Option(help="Lines of this level and above."),
     ] = "info",
     lines: Annotated[
-        int, typer.Option("--lines", "-n", help="The last so many; 0: all.", min=0)
+        int, typer.Option("--lines", "-n", help="Number of last lines; 0: all.", min=0)
     ] = 100,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what comes.")
+        bool, typer.Option("--follow", "-f", help="Follow new lines.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -72,7 +72,7 @@ def stop(
 
 
 def doctor(folder: Folder, *, as_json: Json = False) -> None:
-    """Say whether the run of FOLDER can start here, and what to mend."""
+    """Check whether the run of FOLDER can start here, with remedies."""
     from coordinator.operations.doctor import examine  # noqa: PLC0415 - imports torch
     from edge_sdk.device.doctor import render  # noqa: PLC0415
 

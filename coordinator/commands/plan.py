@@ -36,10 +36,10 @@ def plan(
     round_budget_s: Annotated[
         float, typer.Option(help="Seconds a device's part of a round may take.")
     ] = DEFAULT_ROUND_BUDGET_S,
-    rounds_per_day: Annotated[float, typer.Option(help="How often.")] = 24.0,
+    rounds_per_day: Annotated[float, typer.Option(help="Rounds per day.")] = 24.0,
     as_json: Json = False,
 ) -> None:
-    """Say what boards could do before one is at hand: density, time, bytes a month."""
+    """Predict density, time and bytes a month of boards that you do not have yet."""
     from coordinator.operations.planning import plan_fleet, plan_table  # noqa: PLC0415
     from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
     from edge_sdk.tasks.task import load_task  # noqa: PLC0415

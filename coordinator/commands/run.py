@@ -53,12 +53,13 @@ def init(
         float, typer.Option(help="Seconds a device's part of a round may take.")
     ] = DEFAULT_ROUND_BUDGET_S,
     address: Annotated[
-        str, typer.Option(help="Where devices reach this machine.")
+        str, typer.Option(help="Address at which devices reach this machine.")
     ] = "127.0.0.1",
     broker: Annotated[
         str,
         typer.Option(
-            help="mqtts://host:port of yours; empty starts one. With a password in it, "
+            help="mqtts://host:port of your broker; empty starts one. With a "
+            "password in it, "
             "- reads it from standard input.",
             envvar="FLASH_EDGE_BROKER",
         ),
@@ -119,7 +120,7 @@ def run(folder: Folder, insecure: Insecure = False) -> None:
 
 
 def resume(folder: Folder, insecure: Insecure = False) -> None:
-    """Go on with the run of FOLDER, wherever it was interrupted."""
+    """Continue the run of FOLDER after an interruption."""
     if not has_run(folder):
         raise StateError(
             f"{folder} holds no run yet",

@@ -17,7 +17,7 @@ __all__ = ["demo", "plot", "simulate"]
 
 def demo(
     folder: Annotated[
-        Path, typer.Option(help="Where everything of the demo lies.")
+        Path, typer.Option(help="Folder of all files of the demo.")
     ] = Path("run/demo"),
     rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 24,
     task: Annotated[str, typer.Option(help="mnist, fashion or digits.")] = "mnist",
@@ -67,13 +67,13 @@ def simulate(
     transport: Annotated[
         str,
         typer.Option(
-            help="Take everything through a broker: mqtt (started here) or its URL.",
+            help="Send everything through a broker: mqtt (started here) or its URL.",
             envvar="FLASH_EDGE_TRANSPORT",  # a password is no word of a command line
         ),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Play a whole fleet here without a network; the same command goes on with it."""
+    """Simulate a fleet here without a network; the same command continues it."""
     need_torch("coordinator")
     from coordinator.simulation import command  # noqa: PLC0415 - imports torch
     from edge_sdk.tasks.task import find_tasks_beside  # noqa: PLC0415
@@ -93,11 +93,11 @@ def simulate(
 
 
 def plot(
-    out: Annotated[Path, typer.Argument(help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the plots.")],
     runs: Annotated[list[Path], typer.Argument(help="Folders of simulated runs.")],
     as_json: Json = False,
 ) -> None:
-    """Draw simulated runs: accuracy by round and bytes, layer densities, mismatch."""
+    """Plot simulated runs: accuracy by round and bytes, layer densities, mismatch."""
     from coordinator.simulation.plots import draw_plots  # noqa: PLC0415 - an extra
 
     paths = [str(path) for path in draw_plots(out, runs)]

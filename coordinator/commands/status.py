@@ -38,11 +38,12 @@ def status(
     folder: Folder,
     *,
     stay: Annotated[
-        bool, typer.Option("--live", help="Stay, and show every change until its end.")
+        bool,
+        typer.Option("--live", help="Keep the output up to date until the run ends."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show where the run of FOLDER stands: before it, while it runs, and after."""
+    """Show the state of FOLDER's run: before it, while it runs, and after."""
     source = RunSource(folder)
     if stay and not as_json:
         _stay(source)
@@ -122,7 +123,7 @@ def page(
     ] = DEFAULT_ADDRESS,
     *,
     address: Annotated[
-        bool, typer.Option("--address", help="Print where it is served, with token.")
+        bool, typer.Option("--address", help="Print its address, with the token.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def track(
         typer.Option(help="TensorBoard's log directory, or MLflow's tracking URI."),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the run is done.")
+        bool, typer.Option("--follow", help="Continue until the run is done.")
     ] = False,
     as_json: Json = False,
 ) -> None:

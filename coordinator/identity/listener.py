@@ -53,7 +53,7 @@ SAID_S = 60.0  # between two lines about one address's links that were cut
 
 
 def neighbours(host: str) -> str:
-    """Whose bound an address counts against: its own, or of IPv6 its network's.
+    """Key that an address is counted under: itself, or the network of an IPv6 one.
 
     Example:
         >>> neighbours("10.0.0.7"), neighbours("2001:db8::7")

@@ -1,4 +1,4 @@
-"""Devices whose rights at our broker rest for a while, because they flood.
+"""Devices that are refused by the broker for a while, because they flood.
 
 What floods is left unheard, but it has to be received first, and a coordinator receives
 some thousand packets a second. A broker refuses many times that without a queue.

@@ -36,7 +36,7 @@ def database_error(path: Path, error: sqlite3.Error) -> StateError:
 
 
 def _causes(path: Path) -> dict[str, tuple[str, str]]:
-    """By words that SQLite says: what happened to the file, and what helps."""
+    """Causes and remedies, by SQLite's own words."""
     closed = _why_closed(path)
     return {
         "not a database": (

@@ -100,7 +100,7 @@ class UploadQueue:
         return None, self._ask(upload) if upload.asked <= 0 else None
 
     def called(self) -> list[tuple[str, Need]]:
-        """Whose turn has come since the last call, and what to ask of each."""
+        """Devices whose turn has come since the last call, each with its request."""
         calls: list[tuple[str, Need]] = []
         while self._waiting:
             task_id, (device, offer) = next(iter(self._waiting.items()))

@@ -72,7 +72,7 @@ def collapsed(first: float, before: float, after: float) -> bool:
 def spoilers(
     devices: Sequence[str], loss_of: LossOf, sound: Callable[[float], bool]
 ) -> tuple[str, ...]:
-    """Whose updates to leave out so that the rest makes a sound model.
+    """Devices to leave out so that the other updates make a sound model.
 
     Args:
         devices: Whose updates make the model that is not sound.

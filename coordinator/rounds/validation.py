@@ -48,7 +48,7 @@ class Refusal:
 
     @property
     def told(self) -> str:
-        """Both, in the words of a receipt."""
+        """Reason and remedy in one text, as a receipt holds it."""
         return two_sentences(self.why, self.remedy)[:500]
 
 

@@ -33,7 +33,7 @@ class _Stay:
 
 
 class Presence:
-    """Until when each device counts as here; instants are monotonic seconds."""
+    """Time until which each device counts as present, in monotonic seconds."""
 
     def __init__(self) -> None:
         self._stays: dict[str, _Stay] = {}

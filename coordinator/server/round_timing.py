@@ -135,7 +135,7 @@ class RoundTiming:
         return True
 
     def hurry(self, now: Round | None) -> bool:
-        """Once the quorum is in, nobody overdue is waited for.
+        """Stop waiting for overdue devices once the quorum is in.
 
         Returns:
             Whether the deadline has come nearer.

@@ -91,7 +91,7 @@ class Dispatch(Protocol):
 
 
 class DirectDispatch:
-    """Nothing is: the bytes are handed over."""
+    """Dispatch without a network: hands the bytes over."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers

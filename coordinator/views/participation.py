@@ -114,7 +114,7 @@ def participation(
 
 
 def sits_out(stands: Mapping[str, Any]) -> str:
-    """Sentence that says until when and why a device is not asked; "" if it may be.
+    """A sentence on how long and why a device is not asked; empty if it may be.
 
     Args:
         stands: Its ``until`` (a round; None until its HELLO says something else) and

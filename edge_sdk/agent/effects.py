@@ -220,7 +220,7 @@ class SessionEffects:
         return self._warden.verdict(self._moved_today()) if self._warden else Go()
 
     def _declines(self, order: TaskOrder) -> bool:
-        """Gives a new task back at once where the owner's limits forbid work now."""
+        """Decline a new task at once if the owner's limits forbid training now."""
         if self.session.order is not None and self.session.order.id == order.id:
             return False
         verdict = self._verdict()

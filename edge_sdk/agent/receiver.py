@@ -1,4 +1,4 @@
-"""Whose message it is, whether it is new, and what it says of keys."""
+"""Receipt of the coordinator's messages: check sender, repeats, and key changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AGAIN = "was received before"
 
 
 class OrderReceiver:
-    """Lets in what the coordinator said to this device, once, and sees to keys.
+    """Filter for the coordinator's messages to this device; follows its keys.
 
     Args:
         me: Who the device is.

@@ -78,7 +78,7 @@ class TrainingThread:
         self.told_at = 0.0  # when the device last said how far it is
 
     def start(self, order: TaskOrder, blobs: list[bytes]) -> None:
-        """Begins a task; `PackedUpdate` or `Broke` follows, unless it is cancelled."""
+        """Start a task; `PackedUpdate` or `Broke` follows unless it is cancelled."""
         cancel, (base, *structure) = threading.Event(), blobs
         self._cancel, before = cancel, self._thread
         self.progress = 0  # that of the last task would read as all but done

@@ -45,7 +45,7 @@ class BaseDownload:
         self.blobs: list[bytes] = []  # of the latest that were whole; the base is first
 
     def fetch(self, blobs: tuple[Manifest, ...]) -> Fetched | EdgeError | None:
-        """Begins with these, or says which of their chunks are missing."""
+        """Start a download, or request its missing chunks."""
         if self._fetcher.wanted == blobs:
             for need in self._fetcher.needs():
                 self._say(need)
@@ -72,7 +72,7 @@ class BaseDownload:
         return self._go_on()
 
     def drop(self) -> None:
-        """Lets go of what is on its way."""
+        """Cancel the download."""
         self._fetcher.drop()
 
     def _go_on(self) -> Fetched | EdgeError | None:

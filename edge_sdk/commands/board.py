@@ -192,7 +192,7 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is well on this board and what to mend; exit code 1 if anything."""
+    """Check this board, with remedies; exit code 1 if a check fails."""
     from edge_sdk.access import tls_of  # noqa: PLC0415
     from edge_sdk.device.doctor import DoctorTarget, examine, render  # noqa: PLC0415
 

@@ -62,7 +62,10 @@ def switch(
     root: Root,
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The next model.")],
     health: Annotated[
-        str, typer.Option(help="Command run after the switch; its failure undoes it.")
+        str,
+        typer.Option(
+            help="Command run after the switch; if it fails, the switch is undone."
+        ),
     ] = "",
     key: Key = None,
     as_json: Json = False,

@@ -1,4 +1,4 @@
-"""Two places for a model on the board: one is live, the other takes the next.
+"""Two slots for models on the board: one is live, the other takes the next.
 
 ``ROOT/a`` and ``ROOT/b`` hold bundles, ``ROOT/current`` is a link to the live one. An
 app opens ``ROOT/current`` and never sees half a bundle: one rename replaces the link.
@@ -264,7 +264,7 @@ def _failure(command: Sequence[str], home: Path | None) -> str | None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """On the disk before the link: a power cut must not leave an empty model live."""
+    """Sync a slot to disk before the link: a power cut must not empty a live model."""
     for path in (*folder.rglob("*"), folder):
         _sync(path)
 

@@ -1,4 +1,4 @@
-"""From an image or array file to a model's input, as ``preprocess.json`` says."""
+"""Preparation of an image or array file as a model's input, by ``preprocess.json``."""
 
 from __future__ import annotations
 

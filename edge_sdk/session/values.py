@@ -106,7 +106,7 @@ class Broke:
 
 @dataclass(frozen=True, slots=True)
 class Nudge:
-    """Nothing was heard for a while: ask again."""
+    """Event after a time without messages: ask again."""
 
 
 Event: TypeAlias = Booted | Connected | Heard | Fetched | UpdatePacked | Broke | Nudge

@@ -95,7 +95,7 @@ class Fetcher:
         return found
 
     def drop(self) -> None:
-        """Lets go of what is in hand; its chunks stay on the disk."""
+        """Cancel the fetch; its chunks stay on the disk."""
         if self._asked:
             self._transport.unsubscribe(*self._asked)
         self._asked, self._assemblies = set(), []

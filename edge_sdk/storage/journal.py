@@ -140,5 +140,5 @@ class Journal:
             raise StateError(f"the outbox {self._outbox} is gone: {error}") from error
 
     def close(self) -> None:
-        """Lets another process have the folder."""
+        """Release the folder for another process."""
         self._lock.close()

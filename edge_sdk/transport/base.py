@@ -97,7 +97,7 @@ class Transport(Protocol):
         ...
 
     def unsubscribe(self, *patterns: str) -> None:
-        """Gives topic filters back."""
+        """Unsubscribe from topic filters."""
         ...
 
     def traffic(self) -> Traffic:

@@ -26,7 +26,7 @@ class Dialect(Enum):
 
 
 class SilentError(ConnectionError):
-    """Something listens there and does not answer, or does not speak this dialect."""
+    """A listener that does not answer, or does not speak this version of MQTT."""
 
 
 class RefusedError(ConnectionError):

@@ -240,7 +240,7 @@ class Link:
             self._use(lambda client: client.subscribe([(p, 1) for p in patterns]))
 
     def unsubscribe(self, patterns: list[str]) -> None:
-        """Gives filters back."""
+        """Unsubscribe from filters."""
         if patterns:
             self._use(lambda client: client.unsubscribe(patterns))
 

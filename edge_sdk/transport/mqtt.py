@@ -109,7 +109,7 @@ class MqttTransport:
                 self._link.subscribe(list(patterns))
 
     def unsubscribe(self, *patterns: str) -> None:
-        """Gives the filters back."""
+        """Unsubscribe from the filters."""
         with self._lock:
             for pattern in patterns:
                 self._patterns.pop(pattern, None)

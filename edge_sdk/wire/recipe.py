@@ -1,4 +1,4 @@
-"""From a mask's recipe to the mask, on either side of the wire."""
+"""Mask from its recipe, made alike on either side of the wire."""
 
 from __future__ import annotations
 

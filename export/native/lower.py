@@ -1,4 +1,4 @@
-"""From a dense ONNX graph to a native program; what it cannot do is refused by name."""
+"""Lowering of a dense ONNX graph to a native program; refuses the rest by name."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_it_is_in_status_report_metrics_and_json(tmp_path: Path) -> None:
     run = str(past.folder)
     why = "sits out until round 9: failed 3 times: disk full"
     said = " ".join(CliRunner().invoke(app, ["status", run]).output.split())
-    assert "participation: 80 % of all examples have trained" in said
+    assert "participation: 80 % of all examples were trained on" in said
     assert "of 1 rounds done, devices: 4 in 1, 1 in 0" in said
     assert f"pi-idle: never asked: it {why}" in said
     told = json.loads(CliRunner().invoke(app, ["status", run, "--json"]).output)
@@ -121,7 +121,7 @@ def test_it_is_in_status_report_metrics_and_json(tmp_path: Path) -> None:
         in figures
     )
     report = write_report(past.folder).read_text()
-    assert "80.00 % of all examples have trained at least once" in report
+    assert "80.00 % of all examples were trained on at least once" in report
     assert f"never asked: it {why}" in report
 
 

@@ -82,7 +82,7 @@ def host_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 class AccessMiddleware:
-    """Lets those with the token through, and writes the headers on every answer.
+    """Middleware that asks for the token and sets the security headers.
 
     Args:
         app: What is guarded.

@@ -28,7 +28,7 @@ def next_step(
         `say`, a sentence or two, and `commands`: what each is for, and its text.
     """
     here = shlex.quote(str(folder))
-    logs = ("see what it logged", f"flash-coordinator logs {here} --level warning")
+    logs = ("read its log", f"flash-coordinator logs {here} --level warning")
     rounds = view.rounds
     last = rounds[-1] if rounds else None
     if view.is_done:
@@ -38,7 +38,7 @@ def next_step(
         return _step(
             "No coordinator runs in this folder on this machine. What was accepted is "
             "kept, and the run continues where it stopped.",
-            ("go on", f"flash-coordinator {verb} {here}"),
+            ("continue", f"flash-coordinator {verb} {here}"),
             ("check first", f"flash-coordinator doctor {here}"),
             logs,
         )
@@ -47,7 +47,7 @@ def next_step(
             "No device has sent a HELLO yet. Enrol one here, then start its agent "
             "there "
             "with the line that is printed.",
-            ("let a device in", f"flash-coordinator enroll {here} pi-1 --new"),
+            ("enrol a device", f"flash-coordinator enroll {here} pi-1 --new"),
             (
                 "there, after that",
                 "flash-edge doctor DEVICE_FOLDER/device.toml",
@@ -64,12 +64,12 @@ def next_step(
         more = f" and {len(off) - FEW} more" if len(off) > FEW else ""
         return _step(
             f"{_count(len(off), 'device is', 'devices are')} offline: {named}{more}. "
-            "The others go on; on those, look at the agent.",
+            "The others continue; check the agent on these devices.",
             ("on the device", "flash-edge doctor DEVICE_FOLDER/device.toml"),
             status,
         )
     waits = "a round" if view.open else "the next round"
-    return _step(f"Nothing: {waits} is in hand. Look again when it ends.", status)
+    return _step(f"Nothing: {waits} is running. Look again when it ends.", status)
 
 
 def _done(view: RunView, folder: Path, evaluation: str) -> dict[str, Any]:

@@ -128,13 +128,13 @@ def figures(view: RunView) -> list[Figure]:
         ),
         Figure(
             f"{title} by bytes",
-            Axis("updates and models moved", "bytes"),
+            Axis("updates and models sent", "bytes"),
             y,
             tuple(float(n) for _, n, _ in scored),
             series,
         ),
         Figure(
-            "Bytes, against dense",
+            "Bytes, compared with dense",
             Axis("round", "count"),
             Axis("bytes moved", "bytes"),
             tuple(float(row.no) for row in by),

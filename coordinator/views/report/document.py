@@ -88,16 +88,20 @@ def _glance(view: RunView) -> list[tuple[str, str, str]]:
         remark = f"{moved}, not {human_bytes(savings.dense_bytes)}"
         at_least = "" if savings.is_whole else " at least"
         fewer = f"{_times(savings.times_fewer_bytes)} fewer"
-        found.append(("bytes, against dense", fewer, remark + at_least))
+        found.append(("bytes, compared with dense", fewer, remark + at_least))
         if savings.times_fewer_macs is not None:
             less = f"{_times(savings.times_fewer_macs)} less"
             found.append(
-                ("compute, against dense", less, "multiply-accumulates of training")
+                (
+                    "compute, compared with dense",
+                    less,
+                    "multiply-accumulates of training",
+                )
             )
     if part.share is not None:
         trained = sum(d.trained > 0 for d in part.devices)
         remark = f"{trained} of {len(part.devices)} devices"
-        found.append(("examples that have trained", percent(part.share), remark))
+        found.append(("examples trained on", percent(part.share), remark))
     found.append(("devices", str(len(view.devices)), ""))
     for name, when in (
         ("began", view.began),

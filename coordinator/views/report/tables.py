@@ -101,7 +101,7 @@ def _devices(devices: Sequence[DeviceView]) -> Table:
 def _reasons(devices: Sequence[DeviceView]) -> Table:
     return table(
         "Reasons",
-        "Why each device has its density, and why one waits or does less",
+        "Reasons for each device's density, and for pausing or doing less",
         ("device", "#density", "~why this density", "~waits or does less, because"),
         rows=(
             (d.name, _density(d), d.why, "; ".join(filter(None, (d.note, d.pace))))
@@ -119,7 +119,7 @@ def _participation(found: Participation) -> Table:
     share = "-" if found.share is None else percent(found.share)
     return table(
         "Participation",
-        f"Rounds of each device; {share} of all examples have trained at least once",
+        f"Rounds of each device; {share} of all examples were trained on at least once",
         ("device", "#examples", "#asked", "#in the model", "#last in round", "~note"),
         rows=(
             (
@@ -150,7 +150,7 @@ def _verdicts(others: Sequence[RefusalRow]) -> Table:
     """Verdicts on what was bounded and accepted, came late, or was no update."""
     return table(
         "Other verdicts",
-        "What was bounded and accepted, came too late, or was no update",
+        "Updates that were scaled down or late, and messages that were invalid",
         ("device", "what was done", "#times", "#last in round", "~why"),
         rows=((r.device, r.kind, r.count, r.round, r.why) for r in others),
         empty="None.",

@@ -131,7 +131,7 @@ def _participation(found: Participation) -> Iterator[Text]:
     counts = Counter(d.trained for d in found.devices)
     each = ", ".join(f"{n} in {k}" for k, n in sorted(counts.items(), reverse=True))
     yield _line(
-        f"participation: {100 * found.share:.0f} % of all examples have trained; "
+        f"participation: {100 * found.share:.0f} % of all examples were trained on; "
         f"of {found.rounds} rounds done, devices: {each}"
     )
 

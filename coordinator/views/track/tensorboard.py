@@ -49,7 +49,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, *, is_over: bool) -> None:
-        """End writing."""
+        """Close the event file."""
         self._writer.close()
 
 

@@ -136,7 +136,7 @@ def _parses(line: str) -> bool:
         ({}, False, "No coordinator runs"),
         ({"rounds": [], "devices": []}, False, "No coordinator runs"),
         ({"rounds": [], "devices": []}, True, "No device has sent a HELLO"),
-        ({}, True, "Nothing: a round is in hand"),
+        ({}, True, "Nothing: a round is running"),
         ({"open": None}, True, "the next round"),
         (
             {"rounds": [RoundView(2, RoundPhase.ABORTED, note="1 of 3 came")]},

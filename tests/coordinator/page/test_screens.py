@@ -213,7 +213,7 @@ def test_everything_of_a_phone_can_be_reached_and_read(served, tab) -> None:
 def test_the_overview_after_the_end_says_when_what_and_what_next(served, tab) -> None:
     _, page = served("ended")
     tab.goto(f"{page.url}?token={page.token}")
-    tab.wait_for_selector("h2:text('Done: what to do next')")
+    tab.wait_for_selector("h2:text('Done: next step')")
     said = tab.inner_text("#view")
     for expected in (
         *("flash-export build", "flash-coordinator deliver", "began", "ended", "took"),

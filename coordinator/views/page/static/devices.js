@@ -22,10 +22,10 @@ export function devices(run) {
           ["memory", (d) => (d.rss_mib ? `${d.rss_mib} MiB` : ""), "n wide"],
           ["refused", (d) => (d.refused ? h("span", { class: "bad" }, String(d.refused)) : ""), "n"],
           ["last seen", (d) => ago(d.last_seen), "wide"],
-          ["waits or does less, because", (d) => note(said(d), d.name), "text"],
+          ["reason for pausing or doing less", (d) => note(said(d), d.name), "text"],
         ], run.devices, { find: (d) => `${d.name} ${d.board} ${state(d)} ${d.online ? "online" : ""} ${d.density} ${said(d)}` }))
       : card("None yet", h("p", {}, "No device has sent a HELLO yet."), commands(run)),
-    run.devices.length ? dim("rounds: whose model its update is in, of those it was asked for. sent, received: since it was installed.") : null,
+    run.devices.length ? dim("rounds: those that count its update, of those that asked it. sent, received: since it was installed.") : null,
   ];
 }
 
@@ -33,9 +33,9 @@ function glance({ runs, devices: all, participation: part, refusals }) {
   const never = part.devices.filter((d) => d.warning).length;
   const refused = refusals.filter((r) => r.kind === "refused");
   return facts([
-    runs ? ["online", `${all.filter((d) => d.online).length} of ${all.length}`] : ["devices", number(all.length), "nobody hears them now"],
-    part.share !== null && ["examples that have trained", percent(part.share), `${number(part.examples_trained)} of ${number(part.examples)}`],
-    ["never took part", String(never), never ? "see the last column for why" : "of those that could"],
+    runs ? ["online", `${all.filter((d) => d.online).length} of ${all.length}`] : ["devices", number(all.length), "no coordinator runs now"],
+    part.share !== null && ["examples trained on", percent(part.share), `${number(part.examples_trained)} of ${number(part.examples)}`],
+    ["never took part", String(never), never ? "reasons in the last column" : "of those that could"],
     ["refused updates", number(refused.reduce((sum, r) => sum + r.count, 0)), refused.length ? `of ${new Set(refused.map((r) => r.device)).size} devices` : null],
   ]);
 }
@@ -52,7 +52,7 @@ export function device(found) {
       ["sent", bytes(d.sent)], ["received", bytes(d.received)], ["memory", d.rss_mib ? `${d.rss_mib} MiB` : "-"], ["engine", d.engine || "-"], ["version", d.version]]),
     h("div", { class: "grid" },
       card("Why this density", h("p", {}, words(d.why, "why") || "No density has been chosen yet."),
-        d.pace ? h("p", {}, "Does less in each round: ", words(d.pace, "pace")) : null, d.waits ? h("p", {}, "Waits: ", words(d.waits, "waits")) : null),
+        d.pace ? h("p", {}, "Does only a part of each round: ", words(d.pace, "pace")) : null, d.waits ? h("p", {}, "Waits: ", words(d.waits, "waits")) : null),
       card("Refused updates", refused.length ? verdicts("Refused updates", refused) : dim("None."),
         others.length ? [h("h3", {}, "Other verdicts"), verdicts("Other verdicts", others)] : null)),
     card("Its rounds", found.tasks.length
@@ -63,7 +63,7 @@ export function device(found) {
           ["model", (t) => bytes(t.down_bytes), "n wide"], ["loss", (t) => short(t.loss), "n"],
           ["note", (t) => note(t.why, `task ${t.round}`), "text"],
         ], found.tasks)
-      : dim("It has had no task yet.")),
+      : dim("This device has had no task yet.")),
     card("Profile", dim("As the device sent it."), h("dl", { class: "pairs" }, found.profile.map(([key, value]) =>
       h("div", {}, h("dt", {}, key), h("dd", {}, words(value, `profile ${key}`)))))),
   ];

@@ -48,7 +48,7 @@ export function table(caption, columns, rows, { find = null, size = narrow.match
     chosen.page = Math.min(Math.max(chosen.page, 0), last);
     const from = chosen.page * size;
     const shown = found.slice(from, from + size);
-    body.replaceChildren(shown.length ? grid(caption, kept, shown) : dim("None of them matches."));
+    body.replaceChildren(shown.length ? grid(caption, kept, shown) : dim("No match."));
     said.replaceChildren(found.length > size ? `${from + 1} to ${from + shown.length} of ${found.length}` : "");
     for (const [button, there] of [[back, chosen.page > 0], [on, chosen.page < last]]) button.disabled = !there;
     turner.hidden = last === 0 && !chosen.wanted;

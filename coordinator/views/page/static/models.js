@@ -13,7 +13,7 @@ export function warmUp(found) {
   return [
     h("h1", {}, "Warm-up"),
     h("p", {}, found.measured
-      ? "What the warm-up kept in each layer, and what each layer keeps after recalibration to the target density."
+      ? "Share of each layer that the warm-up kept, and that it keeps after recalibration to the target density."
       : "This algorithm has no warm-up: the masks follow from the layers' shapes."),
     h("section", { class: "card" }, table("Kept weights per layer", [
       ["layer", (l) => h("code", {}, l.name), "name"], ["weights", (l) => number(l.size), "n"],

@@ -12,14 +12,14 @@ export function overview(run) {
     h("h1", {}, "Overview"),
     next(run),
     glance(run),
-    run.rounds.some((r) => r.scores) || run.savings ? charts(run) : card("Figures", dim("They appear with the first round that ends.")),
+    run.rounds.some((r) => r.scores) || run.savings ? charts(run) : card("Figures", dim("Available after the first round.")),
     h("div", { class: "grid" }, card("Fleet", fleet(run)), attention(run)),
   ];
 }
 
 function next(run) {
   const report = run.rounds.length ? h("p", {}, h("a", { href: "report.html", "data-key": "report" }, "Open the report"), " of all of it, one file to keep or mail.") : null;
-  return h("section", { class: "card next" }, h("h2", {}, run.state === "done" ? "Done: what to do next" : "What to do next"),
+  return h("section", { class: "card next" }, h("h2", {}, run.state === "done" ? "Done: next step" : "Next step"),
     h("p", {}, words(run.next.say, "next", 240)),
     h("ul", { class: "commands" }, run.next.commands.map(({ what, command }) => h("li", {}, h("span", { class: "dim" }, what), h("code", {}, command)))),
     report);
@@ -35,10 +35,10 @@ function glance(run) {
   return facts([
     ["rounds done", `${run.rounds_done} of ${run.run.rounds}`, bar([[Math.min(1, run.rounds_done / run.run.rounds), "d4"]])],
     ...measured.map((d) => [`${named(metric)} at density ${d}`, score(scored.scores[d], metric), `after round ${scored.no}`]),
-    savings && ["bytes, against dense", `${times(savings.times_fewer_bytes)} fewer`, `${bytes(savings.bytes)}, not ${bytes(savings.dense_bytes)}${savings.is_whole ? "" : " at least"}`],
-    savings?.times_fewer_macs && ["compute, against dense", `${times(savings.times_fewer_macs)} less`, "multiply-accumulates of training"],
-    participation.share !== null && ["examples that have trained", percent(participation.share), `${trained} of ${participation.devices.length} devices`],
-    run.runs ? ["devices online", `${online} of ${run.devices.length}`] : ["devices", number(run.devices.length), "nobody hears them now"],
+    savings && ["bytes, compared with dense", `${times(savings.times_fewer_bytes)} fewer`, `${bytes(savings.bytes)}, not ${bytes(savings.dense_bytes)}${savings.is_whole ? "" : " at least"}`],
+    savings?.times_fewer_macs && ["compute, compared with dense", `${times(savings.times_fewer_macs)} less`, "multiply-accumulates of training"],
+    participation.share !== null && ["examples trained on", percent(participation.share), `${trained} of ${participation.devices.length} devices`],
+    run.runs ? ["devices online", `${online} of ${run.devices.length}`] : ["devices", number(run.devices.length), "no coordinator runs now"],
     open && ["this round", `${open.accepted} of ${open.goal} updates`, open.deadline ? ["ends ", countdown(open.deadline)] : null],
     run.began && ["began", ago(run.began), moment(run.began)],
     run.state === "done" && run.ended && ["ended", ago(run.ended), [moment(run.ended), `, took ${seconds((Date.parse(run.ended) - Date.parse(run.began)) / 1000)}`]],
@@ -58,9 +58,9 @@ function charts(run) {
   const by = run.savings?.by_round ?? [];
   return h("div", { class: "grid three" },
     card(`${name} by round`, figure({ title: `${name} by round`, x: { label: "round", kind: "count", values: scored.map((r) => r.no) }, y, series })),
-    card(`${name} by bytes`, figure({ title: `${name} by bytes`, x: { label: "updates and models moved", kind: "bytes", values: scored.map((r) => total.get(r.no)) }, y, series })),
-    card("Bytes, against dense", figure({
-      title: "Bytes, against dense", x: { label: "round", kind: "count", values: by.map((r) => r.no) }, y: { label: "bytes moved", kind: "bytes" },
+    card(`${name} by bytes`, figure({ title: `${name} by bytes`, x: { label: "updates and models sent", kind: "bytes", values: scored.map((r) => total.get(r.no)) }, y, series })),
+    card("Bytes, compared with dense", figure({
+      title: "Bytes, compared with dense", x: { label: "round", kind: "count", values: by.map((r) => r.no) }, y: { label: "bytes moved", kind: "bytes" },
       series: [{ name: "this run", values: by.map((r) => r.bytes) }, { name: "dense float32", values: by.map((r) => r.dense_bytes) }],
     })));
 }

@@ -65,7 +65,7 @@ async function draw() {
   mark();
   if (!found) {
     shown = null;
-    place([h("h1", {}, "No such page"), card("Perhaps you want one of these", h("p", {}, h("a", { href: "#/" }, "Overview"), ", ", h("a", { href: "#/devices" }, "Devices"), ", ", h("a", { href: "#/rounds" }, "Rounds")))]);
+    place([h("h1", {}, "No such page"), card("Did you mean one of these", h("p", {}, h("a", { href: "#/" }, "Overview"), ", ", h("a", { href: "#/devices" }, "Devices"), ", ", h("a", { href: "#/rounds" }, "Rounds")))]);
     return;
   }
   const [match, address, look] = found;
@@ -77,7 +77,7 @@ async function draw() {
   const facts = JSON.parse(text);
   if (facts.missing) {
     say("nothing yet");
-    place([h("h1", {}, "Nothing to show here yet"), card("Why, and what to do", h("p", {}, facts.missing), h("p", {}, facts.help), h("p", {}, h("a", { href: "#/" }, "Overview")))]);
+    place([h("h1", {}, "Nothing to show here yet"), card("Reason and remedy", h("p", {}, facts.missing), h("p", {}, facts.help), h("p", {}, h("a", { href: "#/" }, "Overview")))]);
     return;
   }
   if (facts.run) document.getElementById("run").textContent = `${facts.run.federation} · ${facts.run.task} · ${facts.run.algorithm}`;

@@ -50,20 +50,20 @@ export function round(found) {
       ["device", (t) => toDevice(t.device), "name"], ["density", (t) => density(t.density), "n"], ["task", (t) => phase(t.phase)],
       ["late", (t) => (t.late ? h("span", { class: "warn" }, "late") : "")], ["examples", (t) => number(t.examples), "n"],
       ["time", (t) => seconds(t.seconds), "n"], ["update", (t) => bytes(t.up_bytes), "n"], ["note", (t) => note(t.why, `task ${t.device}`), "text"],
-    ], found.tasks, { find: (t) => `${t.device} ${t.phase} ${t.why}` }) : dim("Nobody has been asked yet.")),
+    ], found.tasks, { find: (t) => `${t.device} ${t.phase} ${t.why}` }) : dim("No device has been asked yet.")),
     card("Coverage", coverage(found.coverage)),
   ];
 }
 
 function coverage(layers) {
-  if (!layers.length) return dim("Known once updates of frozen masks are in.");
+  if (!layers.length) return dim("Available once updates of frozen masks have arrived.");
   const most = Math.max(...layers.flatMap((l) => l.held.map(([devices]) => devices)));
   const tone = (devices) => (devices ? `d${Math.max(1, Math.round((4 * devices) / most))}` : "");
   const inWords = (l) => {
     const parts = l.held.map(([devices, weights]) => `${devices}: ${share(weights, l.size)}`);
     return note(parts.join(", "), `held ${l.name}`);
   };
-  return table("Share of each layer's weights by how many devices held them; a weight nobody held keeps its value", [
+  return table("Share of each layer's weights by how many devices held them; a weight that no device held keeps its value", [
     ["layer", (l) => h("code", {}, l.name), "name"], ["weights", (l) => number(l.size), "n"],
     ["share", (l) => bar(l.held.map(([devices, weights]) => [weights / l.size, tone(devices)])), "bars"],
     ["devices: share", inWords, "text"],
