@@ -14,7 +14,8 @@ from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
 from coordinator.rounds.validation import Refusal
 from coordinator.server.device_registry import DeviceRegistry
-from coordinator.server.round_controller import Part, RoundController
+from coordinator.server.round_controller import RoundController
+from coordinator.server.round_opening import Part
 from edge_sdk.errors import two_sentences
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import (

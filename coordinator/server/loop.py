@@ -221,12 +221,11 @@ class Server:
         """Opens the next round when none is in hand; lets deadlines pass."""
         conductor = self._conductor
         conductor.tick()
-        for no in conductor.finished:
+        for no in conductor.take_finished():
             if no and self._lineage.model is not None:
                 model, family = self._lineage.base_of(no + 1)
                 self._evaluator.submit(no, model, family)
                 self._submitted = no
-        conductor.finished.clear()
         if conductor.round is not None or self._done():
             return
         wanted = self._settings.wait_for

@@ -61,7 +61,7 @@ def hurry() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
     from coordinator.rounds import deadlines as pacing
     from coordinator.server import loop as server
-    from coordinator.server import round_controller as conductor
+    from coordinator.server import round_closing
     from edge_sdk.agent import loop
     from edge_sdk.transport import link, mqtt
 
@@ -73,7 +73,7 @@ def hurry() -> None:
     _set(server, "LAST_WORDS_S", 2.0)
     _set(link, "KEEPALIVE_S", 3)
     _set(mqtt, "RETRY_S", (0.2, 1.0))
-    _set(conductor, "MAX_ABORTS", 50)  # a run of faults is meant to abort rounds
+    _set(round_closing, "MAX_ABORTS", 50)  # a run of faults is meant to abort rounds
 
 
 def keep_every_step() -> None:

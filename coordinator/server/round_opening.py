@@ -1,0 +1,312 @@
+"""Opens rounds: whom to ask, what of whom, and the tasks that go out.
+
+A round is open once its tasks are durable; the first message of it is sent after that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.algorithms.slots import named_slots
+from coordinator.checkpoints.models import model_name
+from coordinator.ledger import Ledger, RoundRow, TaskRow
+from coordinator.protocol.publisher import Publisher
+from coordinator.rounds.blobs import publish_blobs, publish_blobs_again
+from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
+from coordinator.rounds.state import (
+    Planned,
+    Round,
+    RoundPhase,
+    TaskPhase,
+    advance,
+    quorum_of,
+)
+from coordinator.rounds.tasks import order_for
+from coordinator.rounds.warm_up_attempts import ATTEMPTS, Attempt, next_attempt
+from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.global_model import GlobalModel
+from coordinator.server.round_timing import RoundTiming
+from coordinator.settings import RunSettings
+from edge_sdk.errors import RunError
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.codec import pack
+from edge_sdk.wire.messages import TaskOrder
+
+__all__ = ["OpenRound", "Part", "RoundOpener"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One device's part of the round in hand.
+
+    Attributes:
+        task: As the ledger has it.
+        order: What the device was told.
+        base: What its update is a change to.
+        mask: What it trains on.
+    """
+
+    task: TaskRow
+    order: TaskOrder
+    base: Model
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """The round in hand.
+
+    Attributes:
+        state: Where it is.
+        parts: Device -> its part.
+        attempt: How often the warm-up was given up before; 0 for any other round.
+    """
+
+    state: Round
+    parts: Mapping[str, Part]
+    attempt: int = 0
+
+
+class RoundOpener:
+    """Opens the warm-up and the rounds after it.
+
+    Args:
+        settings: The run.
+        algorithm: Its algorithm.
+        ledger: Its durable memory.
+        lineage: Its models.
+        fleet: Its devices.
+        post: Sends.
+        timing: Sets the pace and the deadline.
+        epoch: This coordinator's epoch.
+        batch_size: Examples per step where the settings leave it to the task.
+
+    Attributes:
+        no: The round that was tried last.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        algorithm: Algorithm,
+        ledger: Ledger,
+        lineage: GlobalModel,
+        fleet: DeviceRegistry,
+        post: Publisher,
+        timing: RoundTiming,
+        *,
+        epoch: int,
+        batch_size: int,
+    ) -> None:
+        self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
+        self._lineage, self._fleet, self._post = lineage, fleet, post
+        self._timing, self._epoch, self._batch = timing, epoch, batch_size
+        self.no = 0
+
+    def open(self, *, failing: bool) -> OpenRound | None:
+        """Makes a round's tasks durable and its bases public.
+
+        Args:
+            failing: Whether many rounds in a row were aborted: the run ends then if no
+                device is left that has not failed.
+
+        Returns:
+            The round, its tasks not sent; one that is to be closed at once where the
+            warm-up goes on with what it has. None if nobody can be asked.
+
+        Raises:
+            AlgorithmError: If a slot fails.
+            RunError: If no device that the run knows can do its part.
+        """
+        past = [r for r in self._ledger.rounds() if r.phase is not RoundPhase.PLAN]
+        self.no = 0
+        if self._lineage.model is None and not self._algorithm.warms_up:
+            self._lineage.plan_masks()
+        self._fleet.correct(self._timing.drift())
+        attempt = Attempt(0, (), frozenset())
+        if self._lineage.model is None:
+            attempt = self._next_attempt(past)
+        else:
+            self.no = past[-1].no + 1 if past else 1
+        able, beside = self._may_be_asked(self.no)
+        if not able or failing:
+            self._end_if_hopeless(failing=failing)
+        if attempt.no:
+            able = {d: own for d, own in able.items() if d in attempt.able}
+            if not able:
+                return self._end_warm_up(attempt, past)
+        base, family = self._lineage.base_of(self.no)
+        densities = named_slots(self._algorithm).assign(able, list(family.masks))
+        if not densities:
+            return None
+        draft = draft_round(
+            self.no,
+            densities,
+            self._timing.pace(densities, beside) if self.no else None,
+            settings=self._settings,
+            affordable=able,
+            masks=family.masks,
+            asked=round(self._timing.watch.asked),
+            answered=round(self._timing.watch.answered),
+            beside=beside,
+            kept=len(attempt.kept),
+            everybody=asks_everybody(self._algorithm),
+        )
+        if draft is None:
+            return None
+        return self._begin(draft, attempt, base, family, past)
+
+    def reopen(self, row: RoundRow) -> OpenRound:
+        """Takes up a round that a crash interrupted: same tasks, same bases.
+
+        Args:
+            row: The round, running or closing.
+        """
+        tasks = self._ledger.tasks(row.no)
+        base, family = self._lineage.base_of(row.no)
+        orders = {t.device: t.order(self._ledger.folder) for t in tasks}
+        publish_blobs_again(self._post.shelve, row.no, base, family, orders.items())
+        phases = {t.device: t.phase for t in tasks}
+        had = max((o.ttl_ms / 1000 for o in orders.values()), default=0.0)
+        self._timing.start_again(had)
+        self._ledger.wait_until(row.no, self._timing.left_s())
+        return OpenRound(
+            Round(row.no, row.goal, row.quorum, row.phase, phases),
+            _parts(tasks, orders, base, family),
+            self._ledger.get("warm_up_attempts") or 0,
+        )
+
+    def _begin(
+        self,
+        draft: RoundDraft,
+        attempt: Attempt,
+        base: Model,
+        family: MaskFamily,
+        past: list[RoundRow],
+    ) -> OpenRound:
+        quorum = quorum_of(draft.goal)
+        last = [r.model for r in past if r.model]
+        self._ledger.plan_round(
+            draft.no,
+            goal=draft.goal,
+            quorum=quorum,
+            rate=self._settings.training.rate_at(draft.no, self._settings.rounds),
+            base=last[-1] if last else "",
+        )
+        kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
+        state, _ = advance(Round(draft.no, draft.goal, quorum, tasks=kept), Planned())
+        return OpenRound(
+            state, self._issue(draft, attempt.no, base, family), attempt.no
+        )
+
+    def _issue(
+        self, draft: RoundDraft, attempt: int, base: Model, family: MaskFamily
+    ) -> Mapping[str, Part]:
+        """Makes the cohort's tasks durable and its bases public."""
+        no = draft.no
+        self._post.wipe(before_round=no - 1)
+        codecs = {device: self._fleet.codecs(device) for device in draft.cohort}
+        named = publish_blobs(
+            self._post.shelve,
+            no,
+            base,
+            family,
+            {device: family.of(device, d) for device, d in draft.densities.items()},
+            {device: codec for device, (_, codec) in codecs.items()},
+        )
+        ttl = self._timing.start(draft)
+        self._ledger.wait_until(no, ttl)
+        orders = {
+            device: order_for(
+                device,
+                epoch=self._epoch,
+                round_no=no,
+                density=density,
+                base=named[device].base,
+                mask=named[device].mask,
+                algorithm=self._algorithm,
+                settings=self._settings,
+                batch_size=self._batch,
+                ttl_s=ttl,
+                codec=codecs[device][0],
+                steps=draft.steps_of(device),
+                attempt=attempt,
+            )
+            for device, density in draft.densities.items()
+        }
+        tasks = [
+            TaskRow(
+                *(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o)),
+                base_bytes=o.base.size,
+            )
+            for device, o in sorted(orders.items())
+        ]
+        self._ledger.issue_tasks(no, tasks)
+        return _parts(tasks, orders, base, family)
+
+    def _may_be_asked(self, no: int) -> tuple[dict[str, float], set[str]]:
+        """Affordable densities of devices to ask, and those not counted on.
+
+        Where all who are here sit out for some rounds, they are asked early.
+        """
+        here, standings = self._fleet.affordable(), self._fleet.standings
+        able = {d: x for d, x in here.items() if standings.of(d).may_be_asked(no)}
+        if not able:
+            able = {d: x for d, x in here.items() if not standings.of(d).lasting}
+        return able, {d for d in able if standings.of(d).why}
+
+    def _end_if_hopeless(self, *, failing: bool) -> None:
+        reasons = self._fleet.hopeless(failing=failing)
+        if reasons:
+            raise RunError(
+                f"no device can take part: {reasons}",
+                remedy="Correct the cause that each one names, or lower the "
+                "densities, or raise "
+                "round_budget_s or the caps; then: flash-coordinator resume.",
+            )
+
+    def _next_attempt(self, past: list[RoundRow]) -> Attempt:
+        """Whom the warm-up may ask; a ledger of 0.1.0 counts no attempts."""
+        given_up = self._ledger.get("warm_up_attempts") or len(past)
+        tasks = {t.device: t.phase for t in self._ledger.tasks(0)}
+        here, _ = self._may_be_asked(0)
+        return next_attempt(given_up, tasks, here)
+
+    def _end_warm_up(self, attempt: Attempt, past: list[RoundRow]) -> OpenRound | None:
+        """Close the warm-up when no device is left: with the evidence it has."""
+        why = past[-1].note if past else ""
+        if attempt.kept and attempt.no <= ATTEMPTS:
+            log.warning(
+                "the warm-up continues with the evidence of %s alone: %s",
+                *(", ".join(attempt.kept), why),
+                extra={"round": 0},
+            )
+            kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
+            state = Round(0, len(kept), 1, RoundPhase.CLOSING, kept)
+            return OpenRound(state, {}, attempt.no)
+        note = (
+            f"nobody could do the warm-up ({why}): the run continues with layer "
+            "densities that need no data, those of equal-counts"
+        )
+        log.warning("%s", note, extra={"round": 0})
+        self._lineage.plan_without_data()
+        self._ledger.finish(0, model=model_name(0), note=note)
+        return None
+
+
+def _parts(
+    tasks: list[TaskRow],
+    orders: Mapping[str, TaskOrder],
+    base: Model,
+    family: MaskFamily,
+) -> dict[str, Part]:
+    return {
+        t.device: Part(t, orders[t.device], base, family.of(t.device, t.density))
+        for t in tasks
+    }
