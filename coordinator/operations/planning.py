@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S, assign
-from coordinator.rounds.deadlines import pace
 from coordinator.rounds.expected_time import expect
+from coordinator.rounds.pace import pace
 from coordinator.views.units import human_bytes
 from device_profiles import Caps, Choice, DeviceProfile, Workload
 from device_profiles.schema import Engine

@@ -1,26 +1,23 @@
-"""Deadline of a round, steps for each device, and the wait before asking again.
+"""Deadline of a round, and the wait before a device asks again.
 
-The pace of a round is the fleet's, not its slowest device's: a device far slower than
-the rest keeps its density and gets fewer training steps, so that it answers in time and
-is counted every round (docs/adr/0010-pacing.md). Pure: instants and histories come in
-as values.
+Pure: instants and histories come in as values. The pace itself, which is the fleet's
+and not its slowest device's, is in `coordinator.rounds.pace`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from coordinator.rounds.expected_time import ExpectedTime
+from coordinator.rounds.pace import pace_of
 
 __all__ = [
     "FIRST_GRACE_S",
     "LONGEST_S",
     "Advance",
-    "RoundPace",
     "abort_pause_s",
     "advanced",
     "come_back_s",
@@ -28,17 +25,10 @@ __all__ = [
     "hurry_s",
     "latest_s",
     "over_selected",
-    "pace",
     "round_deadline_s",
     "warm_up_deadline_s",
 ]
 
-# A device up to so many times slower than the next faster one is waited for in full:
-# boards of one catalogue differ by 2-3 from one to the next. One beyond is paced.
-GAP = 4.0
-# ... and nobody is cut for less than this: the start of a process, a model made ready
-# or a busy broker differ by as much from device to device.
-LEAST_ROUND_S = 3.0
 # How much later than expected an update may come: observed times repeat within 20 %,
 # predicted ones are within 25 % where the model was calibrated and worse where not.
 OBSERVED_SLACK, PREDICTED_SLACK = 1.5, 3.0
@@ -61,99 +51,6 @@ STALE_S = 60.0  # a device tells four times a minute how far it is, if its steps
 LONGEST_WAIT_S = 300.0
 # Reconnects a broker takes without a queue: 1.2 ms of its time each with mTLS.
 RETURNS_PER_S = 200.0
-
-
-@dataclass(frozen=True, slots=True)
-class RoundPace:
-    """One round's pace.
-
-    Attributes:
-        target_s: When the last update should be here.
-        steps: Device -> training steps it is asked for.
-        why: Device -> why its work is cut, in words; devices that do all are not in.
-        resting: Device -> why it is not asked this round.
-    """
-
-    target_s: float
-    steps: Mapping[str, int]
-    why: Mapping[str, str]
-    resting: Mapping[str, str]
-
-
-def pace(
-    expected: Mapping[str, ExpectedTime],
-    budget_s: float,
-    beside: Collection[str] = (),
-) -> RoundPace:
-    """The pace of a round and the steps that fit each device into it.
-
-    The target is the slowest device's time, not counting those that are `GAP` times
-    slower than the next faster one, at least three seconds and never above the round
-    budget. It is not below that of the devices that have answered before, if they are
-    half, whatever the others say of themselves. Whoever does not fit does fewer steps;
-    whose link alone does not fit rests.
-
-    Args:
-        expected: Device -> what the whole part should take it.
-        budget_s: The run's round budget.
-        beside: Devices that are not counted on: they set no pace.
-
-    Example:
-        >>> usual = ExpectedTime(fixed_s=0.1, step_s=0.01, steps=290)
-        >>> slow = ExpectedTime(fixed_s=0.1, step_s=0.1, steps=290)
-        >>> found = pace({"a": usual, "b": usual, "slow": slow}, 12.0)
-        >>> found.target_s, found.steps["a"], found.steps["slow"]
-        (3.0, 290, 29)
-    """
-    counted = [e for device, e in expected.items() if device not in beside]
-    usual = _pace_of(e.seconds for e in counted or expected.values())
-    # Nobody's profile alone hurries those that have shown how long they take.
-    shown = [e.seconds for e in counted if e.rounds]
-    if shown and 2 * len(shown) >= len(counted):
-        usual = max(usual, _pace_of(shown))
-    target = min(budget_s, max(LEAST_ROUND_S, usual))
-    steps: dict[str, int] = {}
-    why: dict[str, str] = {}
-    resting: dict[str, str] = {}
-    for device, one in expected.items():
-        fits = _fitting(one, target)
-        if fits < 1:
-            resting[device] = (
-                f"one step takes {one.seconds_for(1):.1f} s with the link, "
-                f"the round {target:.1f} s"
-            )
-            continue
-        steps[device] = fits
-        if fits < one.steps:
-            why[device] = (
-                f"{fits} of {one.steps} steps, because all take {one.seconds:.1f} s "
-                f"and the round {target:.1f} s"
-            )
-    return RoundPace(
-        target,
-        MappingProxyType(steps),
-        MappingProxyType(why),
-        MappingProxyType(resting),
-    )
-
-
-def _pace_of(seconds: Iterable[float]) -> float:
-    """The slowest time that is not behind a gap; the faster half is never cut off."""
-    ordered = sorted(seconds)
-    if not ordered:
-        return math.inf
-    place = (len(ordered) - 1) // 2
-    while place + 1 < len(ordered) and ordered[place + 1] <= GAP * ordered[place]:
-        place += 1
-    return ordered[place]
-
-
-def _fitting(one: ExpectedTime, target_s: float) -> int:
-    if one.seconds <= target_s:
-        return one.steps
-    # A thousandth of a step is rounding, not work.
-    room = (target_s - one.fixed_s) / max(one.step_s, 1e-12) + 1e-3
-    return max(0, min(one.steps, int(room)))
 
 
 def round_deadline_s(
@@ -189,7 +86,7 @@ def warm_up_deadline_s(cohort: Iterable[float], present: Iterable[float]) -> flo
         >>> warm_up_deadline_s([10.0, 1e15], [10.0, 12.0, 1e15])
         150.0
     """
-    slowest = min(max(cohort), _pace_of(present))
+    slowest = min(max(cohort), pace_of(present))
     return min(WARM_UP_SLACK * slowest + FIRST_GRACE_S, LONGEST_S)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
 from coordinator.rounds.cohort import choose
-from coordinator.rounds.deadlines import RoundPace, over_selected
+from coordinator.rounds.deadlines import over_selected
+from coordinator.rounds.pace import RoundPace
 from coordinator.rounds.tasks import warm_up_cohort
 from coordinator.settings import RunSettings
 

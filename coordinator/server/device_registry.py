@@ -15,9 +15,8 @@ from coordinator.densities import TimeDrift, assign, corrected
 from coordinator.ledger import Ledger
 from coordinator.ledger.device_rows import added_columns
 from coordinator.rounds.expected_time import ExpectedTime, expect
-from coordinator.server.presence import Presence, Said, is_news, speaks_again
+from coordinator.server.presence import Presence, Said, Unheard, is_news, speaks_again
 from coordinator.server.standing import Standings
-from coordinator.server.unheard_devices import Unheard
 from coordinator.settings import RunSettings
 from coordinator.views.device_view import DeviceView
 from device_profiles import (

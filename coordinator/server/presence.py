@@ -13,6 +13,8 @@ Rule 5. Any other message of a device shows that it is here, as its status would
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from msgspec import UNSET
@@ -20,10 +22,26 @@ from msgspec import UNSET
 from edge_sdk.wire.codec import Header
 from edge_sdk.wire.messages import Status
 
-__all__ = ["SEEN_S", "Presence", "Said", "is_news", "speaks_again"]
+__all__ = [
+    "SEEN_S",
+    "UNHEARD_S",
+    "Presence",
+    "Said",
+    "Unheard",
+    "is_news",
+    "speaks_again",
+]
+
+log = logging.getLogger(__name__)
 
 SEEN_S = 90.0  # how late a device may be with what it should say
 BOOTS = 8  # earlier lives of a device that are told from a new one
+UNHEARD_S = 45.0  # two of a device's own attempts
+WHY = (
+    "%s is connected to the broker, and its HELLO has not come: perhaps it is larger "
+    "than the broker takes (max_packet_size, message_size_limit), or the access list "
+    "keeps it back. Look at the device's own log, and run flash-edge doctor there"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +148,33 @@ def _next_life(last: Said, said: Said) -> Said | None:
     if said.boot in last.ended:
         return None
     return replace(said, ended=(*last.ended, last.boot)[-BOOTS:])
+
+
+class Unheard:
+    """Devices by what they have said; a status is small and gets through first."""
+
+    def __init__(self) -> None:
+        self._greeted: set[str] = set()
+        self._since: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def hello(self, device: str) -> None:
+        """Note that a device's HELLO came, whatever was in it."""
+        self._greeted.add(device)
+        self._since.pop(device, None)
+
+    def look(self, online: Iterable[str], now: float) -> list[str]:
+        """Find devices that are online for long without a HELLO; warn once of each.
+
+        Args:
+            online: Devices whose status says so.
+            now: Monotonic seconds.
+        """
+        silent = set(online) - self._greeted
+        self._since = {one: self._since.get(one, now) for one in silent}
+        found = sorted(s for s, at in self._since.items() if now - at >= UNHEARD_S)
+        for device in found:
+            if device not in self._told:
+                self._told.add(device)
+                log.warning(WHY, device, extra={"device": device})
+        return found

@@ -160,7 +160,18 @@ class RoundOpener:
         )
         if draft is None:
             return None
-        return self._begin(draft, attempt, base, family, past)
+        quorum, done = quorum_of(draft.goal), [r.model for r in past if r.model]
+        self._ledger.plan_round(
+            self.no,
+            goal=draft.goal,
+            quorum=quorum,
+            rate=self._settings.training.rate_at(self.no, self._settings.rounds),
+            base=done[-1] if done else "",
+        )
+        kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
+        state, _ = advance(Round(self.no, draft.goal, quorum, tasks=kept), Planned())
+        parts = self._issue(draft, attempt.no, base, family)
+        return OpenRound(state, parts, attempt.no)
 
     def reopen(self, row: RoundRow) -> OpenRound:
         """Takes up a round that a crash interrupted: same tasks, same bases.
@@ -180,29 +191,6 @@ class RoundOpener:
             Round(row.no, row.goal, row.quorum, row.phase, phases),
             _parts(tasks, orders, base, family),
             self._ledger.get("warm_up_attempts") or 0,
-        )
-
-    def _begin(
-        self,
-        draft: RoundDraft,
-        attempt: Attempt,
-        base: Model,
-        family: MaskFamily,
-        past: list[RoundRow],
-    ) -> OpenRound:
-        quorum = quorum_of(draft.goal)
-        last = [r.model for r in past if r.model]
-        self._ledger.plan_round(
-            draft.no,
-            goal=draft.goal,
-            quorum=quorum,
-            rate=self._settings.training.rate_at(draft.no, self._settings.rounds),
-            base=last[-1] if last else "",
-        )
-        kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
-        state, _ = advance(Round(draft.no, draft.goal, quorum, tasks=kept), Planned())
-        return OpenRound(
-            state, self._issue(draft, attempt.no, base, family), attempt.no
         )
 
     def _issue(

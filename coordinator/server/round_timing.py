@@ -10,14 +10,13 @@ from coordinator.rounds.deadlines import (
     FIRST_GRACE_S,
     LONGEST_S,
     Advance,
-    RoundPace,
     advanced,
     come_back_s,
     extended_s,
-    pace,
     warm_up_deadline_s,
 )
 from coordinator.rounds.measured_time import TaskTimer
+from coordinator.rounds.pace import RoundPace, pace
 from coordinator.rounds.selection import RoundDraft, warm_up_epochs
 from coordinator.rounds.state import OPEN, Round, RoundPhase, TaskPhase
 from coordinator.server.device_registry import DeviceRegistry

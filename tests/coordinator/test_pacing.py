@@ -11,13 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.rounds.deadlines import (
-    GAP,
     GRACE_S,
-    LEAST_ROUND_S,
     come_back_s,
     hurry_s,
     over_selected,
-    pace,
     round_deadline_s,
 )
 from coordinator.rounds.expected_time import (
@@ -27,6 +24,7 @@ from coordinator.rounds.expected_time import (
     overdue,
     rested,
 )
+from coordinator.rounds.pace import GAP, LEAST_ROUND_S, pace
 from coordinator.rounds.state import quorum_of
 from device_profiles import LayerLoad, Workload, cost_of, load_board
 
