@@ -14,7 +14,7 @@ from coordinator.algorithms.evidence import WarmUpResult
 from coordinator.algorithms.mean import Model
 from edge_sdk.errors import RunError
 
-__all__ = ["from_the_warm_up", "scaled_by_fan_in"]
+__all__ = ["from_the_warm_up", "scaled_by_fan_in", "scaled_to_the_smallest"]
 
 
 def scaled_by_fan_in(
@@ -34,6 +34,34 @@ def scaled_by_fan_in(
         gain = np.sqrt(rows.shape[1] / np.maximum(kept, 1)).astype(np.float32)
         masked[name] = values * np.repeat(gain, kept)
     return replace(first, masked=masked)
+
+
+def scaled_to_the_smallest(
+    gain: float,
+    family: MaskFamily,
+    state: Mapping[str, NDArray[Any]],
+    _findings: WarmUpResult | None,
+) -> Model:
+    """As `scaled_by_fan_in`, reckoned from the inputs that the smallest mask keeps.
+
+    A unit that the smallest mask cuts is scaled to its inputs in the top mask. With one
+    mask both are the same.
+
+    Args:
+        gain: The model's: how nested models are scaled (`Model.gain`).
+        family: The first masks.
+        state: The seed's initial weights.
+    """
+    first = as_initialised(family, state, None)
+    smallest = list(family.masks.values())[-1]
+    masked = {}
+    for name, values in first.masked.items():
+        top, least = (m[name].reshape(len(m[name]), -1) for m in (first.mask, smallest))
+        held, inputs = np.count_nonzero(top, axis=1), np.count_nonzero(least, axis=1)
+        kept = np.maximum(np.where(inputs > 0, inputs, held), 1)
+        factor = np.sqrt(top.shape[1] / kept).astype(np.float32)
+        masked[name] = values * np.repeat(factor, held)
+    return replace(first, masked=masked, gain=gain)
 
 
 def from_the_warm_up(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.sparse import Boxes, LayerShape, Mask, draw
 from edge_sdk.wire.messages import Manifest, MaskRecipe
+from edge_sdk.wire.rules import Member
 
 __all__ = ["ANYONE", "Counts", "MaskFamily"]
 
@@ -119,6 +120,20 @@ class MaskFamily:
             boxes = dict(self.boxes.get(next(at, 0.0), {}))
         counts = dict(mask.counts)
         return MaskRecipe(self.seed or 0, counts, mask.digest, structure, boxes)
+
+    def members(self, mask: Mask) -> tuple[Member, ...]:
+        """The smaller masks of the family, densest first, as a device draws them.
+
+        Args:
+            mask: One of the family's; of masks that no seed gives there are none.
+        """
+        if self.seed is None or not any(mask is m for m in self.masks.values()):
+            return ()
+        return tuple(
+            Member(dict(inner.counts), dict(self.boxes.get(density, {})))
+            for density, inner in self.masks.items()
+            if inner.nnz < mask.nnz
+        )
 
     def idle(self, mask: Mask) -> dict[str, NDArray[np.bool_]]:
         """Dense entries of units that a mask cuts: entry -> True where a unit is cut.

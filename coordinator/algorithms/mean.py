@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coordinator.algorithms.dtypes import as_entry, within
 from edge_sdk.errors import RunError
-from edge_sdk.sparse import Mask
+from edge_sdk.sparse import Mask, unit_gains
 from edge_sdk.wire.values import Values
 
 __all__ = [
@@ -70,12 +70,7 @@ class Model:
 
     def gains(self, mask: Mask, name: str) -> NDArray[np.float32]:
         """Factor on each weight that a nested mask keeps in one layer: (nnz,)."""
-        own, top = (
-            np.count_nonzero(m[name].reshape(len(m[name]), -1), axis=1)
-            for m in (mask, self.mask)
-        )
-        factor = (top / np.maximum(own, 1)) ** self.gain
-        return np.repeat(factor, own).astype(np.float32)
+        return unit_gains(self.mask[name], mask[name], self.gain)
 
     def onto(self, mask: Mask) -> Model:
         """The same model kept on any other mask: 0 where it holds no value."""

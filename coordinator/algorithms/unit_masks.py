@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.evidence import WarmUpResult, layer_densities
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import (
     LayerShape,
@@ -24,7 +25,7 @@ from edge_sdk.sparse import (
 )
 from edge_sdk.sparse.units import in_box
 
-__all__ = ["by_units"]
+__all__ = ["by_units", "units_at_evidence"]
 
 WIDER = 1.02  # factor from one attempt at a share of units to the next
 
@@ -76,3 +77,18 @@ def by_units(
         boxes[density] = box
         outer = draw(layers, counts[density], seed, box)
     return MaskFamily.draw(layers, counts, seed, boxes)
+
+
+def units_at_evidence(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """Masks by units at the warm-up's mean layer densities, scaled to each target.
+
+    Raises:
+        RunError: If there is no evidence.
+        DensityError: As `by_units`.
+    """
+    return by_units(layer_densities(layers, findings), layers, densities, seed)

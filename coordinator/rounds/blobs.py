@@ -13,6 +13,7 @@ from coordinator.algorithms.mean import Model
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder
+from edge_sdk.wire.rules import Member
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import CODECS, pack_values
 
@@ -30,10 +31,12 @@ class OrderBlobs:
     Attributes:
         base: The values that it starts from, on its mask.
         mask: How it has its mask.
+        members: The family's masks inside its own.
     """
 
     base: Manifest
     mask: MaskRecipe
+    members: tuple[Member, ...] = ()
 
 
 def publish_blobs(
@@ -63,7 +66,8 @@ def publish_blobs(
         key = mask.digest, codecs[device]
         if key not in bases:
             bases[key] = publish(pack_values(base.on(mask), mask, codec=key[1]), no)
-        named[device] = OrderBlobs(bases[key], recipes[mask.digest])
+        members = family.members(mask)
+        named[device] = OrderBlobs(bases[key], recipes[mask.digest], members)
     return named
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from coordinator.algorithms.base import Algorithm, Counts, RoundContext
 from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
@@ -17,6 +17,8 @@ from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.rules import (
     Frozen,
     LocalRule,
+    Member,
+    Nested,
     OneStep,
     Proximal,
     Regrow,
@@ -78,11 +80,13 @@ def order_for(
     codec: str = "fp32",
     steps: int = 0,
     attempt: int = 0,
+    members: Sequence[Member] = (),
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
     `attempt` counts how often the round was given up before: only a warm-up is.
+    `members` are the masks inside the device's own, for rules that train these too.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -100,7 +104,10 @@ def order_for(
         case _:
             moment = RoundContext(round_no, settings.rounds, max(settings.densities))
             rule = named_slots(algorithm).local(moment)
-    frozen = isinstance(rule, Frozen | OneStep | Proximal)
+            if isinstance(rule, Nested):
+                inside = structs.replace(rule, members=list(members))
+                rule = inside if members else Frozen()
+    frozen = isinstance(rule, Frozen | OneStep | Proximal | Nested)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,

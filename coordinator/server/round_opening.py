@@ -225,6 +225,7 @@ class RoundOpener:
                 codec=codecs[device][0],
                 steps=draft.steps_of(device),
                 attempt=attempt,
+                members=named[device].members,
             )
             for device, density in draft.densities.items()
         }

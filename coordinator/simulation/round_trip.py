@@ -151,6 +151,7 @@ class SimulationContext:
                 ttl_s=0.0,
                 codec=up,
                 attempt=attempt,
+                members=named[device].members,
             )
             structure = contents[recipe.structure.sha256] if recipe.structure else b""
             job = TrainingJob(

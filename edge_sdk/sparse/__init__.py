@@ -9,6 +9,7 @@ from edge_sdk.sparse.density import (
     nested_counts,
     uniform,
 )
+from edge_sdk.sparse.gain import unit_gains
 from edge_sdk.sparse.mask import LayerShape, Mask
 from edge_sdk.sparse.select import draw, top_k
 from edge_sdk.sparse.units import Boxes, Units, unit_boxes
@@ -28,4 +29,5 @@ __all__ = [
     "top_k",
     "uniform",
     "unit_boxes",
+    "unit_gains",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,6 +22,9 @@ from edge_sdk.training.step import kept_parameters, sgd, take_step
 from edge_sdk.wire.messages import Training
 
 __all__ = ["Stopped", "TrainingResult", "batches", "check_finite", "train"]
+
+
+_OWN: AbstractContextManager[None] = nullcontext()
 
 
 class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
@@ -72,6 +76,7 @@ def train(
     *,
     micro_batch: int = 0,
     ghost_norm: bool = False,
+    network: Callable[[int], AbstractContextManager[None]] = lambda _step: _OWN,
     correct: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
@@ -87,6 +92,7 @@ def train(
         micro_batch: Most examples that go through at once; 0 takes the whole batch.
             The update is the same: see `accumulate`.
         ghost_norm: Accept batch norm's statistics per micro-batch.
+        network: Step -> a context in which the model is that step's network.
         correct: Changes the gradients at hand before each step takes them.
         stop: Asked between two steps.
         clock: Seconds from any origin.
@@ -108,10 +114,11 @@ def train(
         inputs, targets = tensors(task, examples, index)
         inputs = augmented(task, inputs, noise)
         optimizer.zero_grad()
-        total += accumulate(
-            model, task.loss, inputs, targets,
-            micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
-        )  # fmt: skip
+        with network(steps):
+            total += accumulate(
+                model, task.loss, inputs, targets,
+                micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
+            )  # fmt: skip
         correct()
         take_step(optimizer, plan, kept)
         steps += 1

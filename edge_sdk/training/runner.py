@@ -28,6 +28,7 @@ from edge_sdk.training.rules.moving_masks import (
     saliency,
     train_moving,
 )
+from edge_sdk.training.rules.nested import NestedBatches, member_factors
 from edge_sdk.training.rules.swat import swat_model
 from edge_sdk.training.rules.warm_up import measure_sensitivity
 from edge_sdk.training.update import (
@@ -42,6 +43,7 @@ from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import (
     Frozen,
+    Nested,
     OneStep,
     Proximal,
     Regrow,
@@ -152,6 +154,9 @@ class TaskRunner:
             case Proximal(mu):
                 outcome, change = self._frozen(job, partial(proximal, mu))
                 payload, norm = packed_change(order, change, mask)
+            case Nested() as rule:
+                outcome, change = self._frozen(job, nested=rule)
+                payload, norm = packed_change(order, change, mask)
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(job, rule)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
@@ -174,12 +179,15 @@ class TaskRunner:
         return packed(order, mask, payload, norm, outcome, spent)
 
     def _frozen(
-        self, job: _Job, correction: Correction | None = None
+        self,
+        job: _Job,
+        correction: Correction | None = None,
+        nested: Nested | None = None,
     ) -> tuple[TrainingResult, Values]:
         model = self._ready.on(
             job.mask, self.examples, self.allowance, job.plan.batch_size
         )
-        outcome = self._train(model, job, correction)
+        outcome = self._train(model, job, correction, nested)
         return outcome, change_of(model, job.start)
 
     def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, TrainingResult]:
@@ -193,8 +201,15 @@ class TaskRunner:
         return *largest, outcome
 
     def _train(
-        self, model: TrainingModel, job: _Job, correction: Correction | None = None
+        self,
+        model: TrainingModel,
+        job: _Job,
+        correction: Correction | None = None,
+        nested: Nested | None = None,
     ) -> TrainingResult:
+        rule = nested or Nested(share=0.5)  # without members: the own network alone
+        factors = member_factors(rule, job.mask, self.layers, job.order.mask.seed)
+        batches = NestedBatches(model, rule.share, factors, job.plan.seed)
         model.load(job.start.masked, job.start.dense)
         correct = correction(model) if correction else lambda: None
         progress, engine = self._progress, model.engine
@@ -205,6 +220,7 @@ class TaskRunner:
             job.plan,
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
+            network=batches.batch,
             correct=correct,
             stop=job.stop,
             clock=self._clock,

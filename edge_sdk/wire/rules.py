@@ -9,6 +9,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 __all__ = [
     "Frozen",
     "LocalRule",
+    "Member",
+    "Nested",
     "OneStep",
     "Proximal",
     "Regrow",
@@ -78,6 +80,25 @@ class Proximal(Struct, frozen=True, tag="proximal"):
     mu: Annotated[float, Meta(gt=0)]
 
 
+class Member(Struct, frozen=True, omit_defaults=True):
+    """A mask nested in the order's own, drawn from its seed: as in `MaskRecipe`."""
+
+    counts: dict[str, Annotated[int, Meta(ge=0)]]
+    boxes: dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = {}
+
+
+class Nested(Struct, frozen=True, tag="nested"):
+    """Frozen training, a share of the batches on a smaller network inside the own.
+
+    Such a batch takes one of `members` at random, its weights times the gain of their
+    unit: (inputs of the own mask / inputs of the member's) ** `gain`.
+    """
+
+    share: Annotated[float, Meta(gt=0, lt=1)]
+    gain: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    members: list[Member] = []
+
+
 LocalRule: TypeAlias = (
-    Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat | Proximal
+    Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat | Proximal | Nested
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator.algorithms.base import Algorithm, as_initialised
-from coordinator.algorithms.evidence import Replay
+from coordinator.algorithms.evidence import LayerSensitivity, Replay
 from coordinator.algorithms.initial_weights import from_the_warm_up
 from coordinator.algorithms.random_masks import random_at_evidence
 from coordinator.algorithms.replayed_masks import on_replayed_masks
@@ -34,11 +34,12 @@ def equal_counts_scaled() -> Algorithm:
 def data_free(algorithm: Algorithm) -> Algorithm:
     """An algorithm with a warm-up, as it begins where no device could do that one.
 
-    Its masks are those of `equal_counts`; its first weights are its own, unless they
-    come out of the warm-up.
+    The layer densities are those of `equal_counts`; masks and first weights are its
+    own, unless they come out of the warm-up.
     """
     start = algorithm.start
     if start is from_the_warm_up:
         start = as_initialised
-    plan = random_at_evidence
+    counts_do = isinstance(algorithm.evidence, LayerSensitivity)
+    plan = algorithm.plan if counts_do else random_at_evidence
     return replace(algorithm, evidence=Replay(), plan=plan, start=start)

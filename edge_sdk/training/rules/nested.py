@@ -1,0 +1,115 @@
+"""Batches on smaller networks inside the own (slimmable networks, ordered dropout).
+
+A device that holds a large mask trains, in some of its batches, a smaller member of the
+family, so that the members that weaker devices hold see its data too (FjORD,
+arXiv:2102.13451; arXiv:1812.08928). Which member a batch takes follows from the task's
+seed and the number of the step alone: a training that a reboot cut short goes on with
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from edge_sdk.errors import MaskMismatchError
+from edge_sdk.sparse import LayerShape, Mask, draw, unit_gains
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.wire.rules import Nested
+
+__all__ = ["NestedBatches", "member_factors"]
+
+_DOMAIN = 0x4E57  # of the random words that choose members
+_WORDS = float(1 << 64)
+
+
+def member_factors(
+    rule: Nested, own: Mask, layers: Sequence[LayerShape], seed: int
+) -> list[dict[str, torch.Tensor]]:
+    """Each member as a factor on every value that the own mask keeps: (nnz,) a layer.
+
+    0 where the member does not hold the weight, its unit's gain where it does.
+
+    Raises:
+        MaskMismatchError: If a member is not nested in the own mask.
+        SparsityError: If a count or a box does not fit its layer.
+    """
+    found = []
+    for member in rule.members:
+        mask = draw(layers, member.counts, seed, member.boxes)
+        if not mask.issubset(own):
+            raise MaskMismatchError(
+                "a member of the order's rule is not inside its mask",
+                remedy="Use the same task file and version on coordinator and device.",
+            )
+        factors = {}
+        for name in own:
+            factor = np.zeros(own.counts[name], np.float32)
+            factor[mask.within(own, name)] = unit_gains(
+                own[name], mask[name], rule.gain
+            )
+            factors[name] = torch.from_numpy(factor)
+        found.append(factors)
+    return found
+
+
+class NestedBatches:
+    """Chooses the network of each batch and puts it in place.
+
+    Args:
+        model: Under the own mask, on any engine.
+        share: Of the batches that take a member.
+        factors: From `member_factors`.
+        seed: The task's.
+    """
+
+    def __init__(
+        self,
+        model: TrainingModel,
+        share: float,
+        factors: Sequence[dict[str, torch.Tensor]],
+        seed: int,
+    ) -> None:
+        self._model, self._share, self._seed = model, share, seed
+        self._factors = [[f[n] for n in model.mask] for f in factors]
+
+    def member(self, step: int) -> int | None:
+        """Which member a step takes; None for the own network."""
+        if not self._factors:
+            return None
+        words = np.random.Philox(key=[self._seed, _DOMAIN], counter=step).random_raw(2)
+        if words[0] / _WORDS >= self._share:
+            return None
+        return int(words[1] % len(self._factors))
+
+    @contextmanager
+    def batch(self, step: int) -> Iterator[None]:
+        """Has the model be the step's network; gradients are of the own values after.
+
+        What a member's batch changes in buffers, norm statistics above all, is put
+        back: they are the own network's.
+        """
+        member = self.member(step)
+        if member is None:
+            yield
+            return
+        factors, kept = self._factors[member], list(self._model.kept())
+        buffers = list(self._model.module.buffers())
+        with torch.no_grad():
+            values = [w.detach().clone() for w in kept]
+            before = [b.detach().clone() for b in buffers]
+            for w, factor in zip(kept, factors, strict=True):
+                w.mul_(factor.view_as(w))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for w, value, factor in zip(kept, values, factors, strict=True):
+                    w.copy_(value)
+                    if w.grad is not None:
+                        w.grad.mul_(factor.view_as(w))
+                for b, was in zip(buffers, before, strict=True):
+                    b.copy_(was)

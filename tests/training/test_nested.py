@@ -1,0 +1,273 @@
+"""Batches on smaller members of a family, against plain numpy, on both engines."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.mask_family import MaskFamily
+from coordinator.algorithms.mean import Contribution, Model
+from coordinator.algorithms.unit_masks import by_units
+from coordinator.rounds.blobs import publish_blobs
+from coordinator.rounds.round_step import next_step
+from coordinator.rounds.tasks import order_for
+from coordinator.settings import RunSettings
+from edge_sdk.errors import MaskMismatchError
+from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.sparse import LayerShape, draw, uniform
+from edge_sdk.tasks.graph.units import with_units
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.checkpoint import Progress
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.local import Stopped, batches, train
+from edge_sdk.training.masked import masked_model
+from edge_sdk.training.rules.nested import NestedBatches, member_factors
+from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.messages import TaskOrder, Training
+from edge_sdk.wire.rules import Frozen, Member, Nested
+from edge_sdk.wire.values import Values
+
+Array = NDArray[np.float64]
+RNG = np.random.default_rng(4)
+X, Y = RNG.normal(size=(24, 8)), RNG.integers(0, 3, size=24)
+LAYER = LayerShape("0.weight", (3, 8))
+SEED = 5
+OWN = draw((LAYER,), {"0.weight": 20}, SEED)
+RULE = Nested(
+    share=0.6,
+    gain=0.5,
+    members=[Member({"0.weight": 12}), Member({"0.weight": 6}, {"0.weight": (3, 4)})],
+)
+INNER = [draw((LAYER,), m.counts, SEED, m.boxes)["0.weight"] for m in RULE.members]
+MASK = OWN["0.weight"]
+W, B = RNG.normal(size=(3, 8)) * MASK, RNG.normal(size=3)
+engines = pytest.mark.parametrize("engine", ["masked", "sparse"])
+
+
+def examples(_: Path = Path()) -> Examples:
+    return Examples(X.astype(np.float32), Y)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 3))
+
+
+def task_of(make: Any = network) -> Task:
+    return Task(
+        name="toy",
+        model=make,
+        loss=nn.functional.cross_entropy,
+        train_data=examples,
+        eval_data=examples,
+        input_shape=(8,),
+    )
+
+
+TASK = task_of()
+
+
+def loaded(engine: str) -> TrainingModel:
+    if engine == "sparse":
+        if reason := unavailable_reason():
+            pytest.skip(reason)
+        model: TrainingModel = sparse_model(network(), OWN)
+    else:
+        model = masked_model(network(), OWN)
+    model.load(
+        {"0.weight": W[MASK].astype(np.float32)}, {"0.bias": B.astype(np.float32)}
+    )
+    return model
+
+
+def nested(model: TrainingModel, seed: int = 3) -> NestedBatches:
+    factors = member_factors(RULE, OWN, (LAYER,), SEED)
+    return NestedBatches(model, RULE.share, factors, seed)
+
+
+def full_factor(inner: NDArray[np.bool_]) -> Array:
+    """By hand: sqrt(own inputs / member's) where the member holds the weight."""
+    gain = np.sqrt(MASK.sum(1) / np.maximum(inner.sum(1), 1))
+    return inner * gain[:, None]
+
+
+@engines
+def test_a_share_of_the_batches_trains_a_member(engine: str) -> None:
+    plan = Training(epochs=6, batch_size=8, learning_rate=0.2, momentum=0.5, seed=3)
+    model = loaded(engine)
+    chosen = nested(model)
+    train(model, TASK, examples(), plan, network=chosen.batch)
+    w, b, steps = W.copy(), B.copy(), count()
+    speed_w, speed_b = np.zeros_like(w), np.zeros_like(b)
+    taken = []
+    for _, index in batches(24, plan):
+        taken.append(chosen.member(next(steps)))
+        factor = MASK if taken[-1] is None else full_factor(INNER[taken[-1]])
+        logits = X[index] @ (w * factor).T + b
+        share = np.exp(logits - logits.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        share[np.arange(len(index)), Y[index]] -= 1
+        share /= len(index)
+        speed_w = 0.5 * speed_w + share.T @ X[index] * factor
+        speed_b = 0.5 * speed_b + share.sum(0)
+        w, b = w - 0.2 * speed_w, b - 0.2 * speed_b
+    assert set(taken) == {None, 0, 1}
+    assert np.allclose(model.values()["0.weight"], w[MASK], atol=2e-5)
+    assert np.allclose(model.dense()["0.bias"], b, atol=2e-5)
+
+
+def test_the_share_is_kept_and_members_take_turns() -> None:
+    chosen = nested(loaded("masked"))
+    taken = [chosen.member(step) for step in range(4000)]
+    assert abs(sum(m is not None for m in taken) / 4000 - RULE.share) < 0.03
+    assert abs(taken.count(0) - taken.count(1)) < 200
+    assert taken != [nested(loaded("masked"), 4).member(s) for s in range(4000)]
+
+
+@engines
+def test_a_reboot_goes_on_with_the_same_members(engine: str, tmp_path: Path) -> None:
+    plan = Training(epochs=4, batch_size=4, learning_rate=0.2, momentum=0.9, seed=9)
+    whole = loaded(engine)
+    train(whole, TASK, examples(), plan, network=nested(whole, 9).batch)
+    progress = Progress(tmp_path, every_s=0.0)
+    left = iter([False] * 7 + [True])
+    cut = loaded(engine)
+    with pytest.raises(Stopped):
+        train(
+            cut, TASK, examples(), plan, network=nested(cut, 9).batch,
+            stop=lambda: next(left), progress=progress.of("t", engine),
+        )  # fmt: skip
+    again = loaded(engine)
+    train(
+        again, TASK, examples(), plan, network=nested(again, 9).batch,
+        progress=progress.of("t", engine),
+    )  # fmt: skip
+    assert np.array_equal(again.values()["0.weight"], whole.values()["0.weight"])
+    assert np.array_equal(again.dense()["0.bias"], whole.dense()["0.bias"])
+
+
+def test_norm_statistics_are_those_of_the_own_network() -> None:
+    model = masked_model(nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), OWN)
+    chosen, norm = nested(model), model.module[1]
+    member = next(s for s in count() if chosen.member(s) is not None)
+    own = next(s for s in count() if chosen.member(s) is None)
+    before = norm.running_mean.clone()
+    with chosen.batch(member):
+        model(torch.randn(8, 8))
+        assert not torch.equal(norm.running_mean, before)
+    assert torch.equal(norm.running_mean, before)
+    assert int(norm.num_batches_tracked) == 0
+    with chosen.batch(own):
+        model(torch.randn(8, 8))
+    assert int(norm.num_batches_tracked) == 1
+
+
+def test_values_are_put_back_when_a_batch_breaks() -> None:
+    model = loaded("masked")
+    chosen = nested(model)
+    step = next(s for s in count() if chosen.member(s) is not None)
+    before = model.values()["0.weight"]
+    with pytest.raises(ZeroDivisionError), chosen.batch(step):
+        raise ZeroDivisionError
+    assert np.array_equal(model.values()["0.weight"], before)
+
+
+def test_a_member_outside_the_mask_is_refused() -> None:
+    small = draw((LAYER,), {"0.weight": 6}, SEED)
+    with pytest.raises(MaskMismatchError, match="not inside its mask"):
+        member_factors(RULE, small, (LAYER,), SEED)
+
+
+def family_of() -> tuple[MaskFamily, Model]:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    layers = with_units(net, layers_of(net))
+    family = by_units(uniform(layers), layers, (0.8, 0.4, 0.2), SEED)
+    state = {n: t.detach().numpy() for n, t in net.state_dict().items()}
+    top = family.top
+    masked = {n: state[n][top[n]] for n in top}
+    dense = {n: a for n, a in state.items() if n not in top.layers}
+    return family, Model(top, masked, dense, gain=0.5)
+
+
+def order_of(density: float) -> TaskOrder:
+    family, model = family_of()
+    named = publish_blobs(
+        lambda content, _: manifest_of(content), 1, model, family,
+        {"a": family.masks[density]}, {"a": "fp32"},
+    )["a"]  # fmt: skip
+    settings = RunSettings(
+        federation="f",
+        task="digits",
+        evaluation="x",
+        densities=[0.2, 0.4, 0.8],
+        rounds=2,
+    )
+    return order_for(
+        "a", epoch=1, round_no=1, density=density, base=named.base, mask=named.mask,
+        algorithm=ALGORITHMS["flash-edge"], settings=settings, batch_size=4, ttl_s=1.0,
+        members=named.members,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("density", "inner"), [(0.8, 2), (0.4, 1), (0.2, 0)])
+def test_an_order_names_the_members_inside_its_own_mask(
+    density: float, inner: int
+) -> None:
+    family, _ = family_of()
+    order = unpack(pack(order_of(density)), TaskOrder)
+    rule = order.rule
+    if not inner:
+        assert rule == Frozen()
+        return
+    assert isinstance(rule, Nested)
+    masks = [draw(family.layers, m.counts, SEED, m.boxes) for m in rule.members]
+    smaller = [m for d, m in family.masks.items() if d < density]
+    assert [m.digest for m in masks] == [m.digest for m in smaller]
+
+
+def test_what_a_device_of_each_density_trains_is_what_is_deployed() -> None:
+    """`Model.on` is the one place where a gain is put in, and the step undoes it."""
+    family, model = family_of()
+    for density, mask in family.masks.items():
+        deployed = model.on(mask)
+        for name in mask:
+            rows = mask[name].sum(1), model.mask[name].sum(1)
+            gain = np.sqrt(rows[1] / np.maximum(rows[0], 1))
+            full = model.full(name) * gain[:, None]
+            assert np.allclose(deployed.masked[name], full[mask[name]])
+        change = Values(
+            mask.digest,
+            {n: np.ones_like(v) for n, v in deployed.masked.items()},
+            {n: np.zeros_like(a) for n, a in deployed.dense.items()},
+        )
+        one = Contribution("a", mask, 1.0, change)
+        after, _, _ = next_step(ALGORITHMS["flash-edge"], model, family, [one])
+        moved = after.on(mask)
+        for name in mask:
+            assert np.allclose(
+                moved.masked[name] - deployed.masked[name], 1.0, atol=1e-5
+            ), density
+
+
+def test_a_member_of_an_order_is_the_model_that_its_device_gets() -> None:
+    family, model = family_of()
+    order = order_of(0.8)
+    assert isinstance(order.rule, Nested)
+    factors = member_factors(order.rule, family.top, family.layers, SEED)
+    for factor, mask in zip(factors, list(family.masks.values())[1:], strict=True):
+        weak = model.on(mask)
+        for name in mask:
+            at = mask.within(family.top, name)
+            inside = model.masked[name] * factor[name].numpy()
+            assert np.allclose(inside[at], weak.masked[name])
+            assert np.count_nonzero(factor[name].numpy()) == mask.counts[name]
