@@ -13,7 +13,9 @@ from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Contribution, clipped
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import read_ledger
+from coordinator.rounds.round_step import next_step
 from coordinator.rounds.tasks import mask_seed
+from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.codec import unpack
@@ -47,9 +49,9 @@ def test_rounded_updates_survive_a_crash_and_add_up_to_the_same_bytes(
     assert fleet.wait_end() == 0, fleet.logs()
     assert "cannot be made again" not in fleet.logs()
     ledger, task = read_ledger(fleet.run), load_task("digits")
-    layers = layers_of(task.model(), task.dense_layers)
-    counts = {float(d): dict(c) for d, c in ledger.get("counts").items()}
-    family = MaskFamily.draw(layers, counts, mask_seed(1, warm_up=False))
+    layers = with_units(task.model(), layers_of(task.model(), task.dense_layers))
+    plan = {key: ledger.get(key) for key in ("counts", "boxes")}
+    family = MaskFamily.planned(layers, plan, mask_seed(1, warm_up=False))
     orders = {t.id: unpack(t.order_bytes, TaskOrder) for t in ledger.tasks(3)}
     contributions = []
     for row in ledger.frozen(3):
@@ -62,7 +64,7 @@ def test_rounded_updates_survive_a_crash_and_add_up_to_the_same_bytes(
         contributions.append(Contribution(row.device, mask, row.weight, change))
     store = ModelStore(fleet.run, "digits", layers)
     base, kept = store.load(model_name(2)), store.load(model_name(3))
-    model, _ = ALGORITHMS["flash-edge"].aggregate(base, contributions)
+    model, _, _ = next_step(ALGORITHMS["flash-edge"], base, family, contributions)
     ledger.close()
     for part in ("masked", "dense"):
         made, found = getattr(model, part), getattr(kept, part)

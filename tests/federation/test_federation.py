@@ -14,7 +14,9 @@ from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Contribution, clipped
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import read_ledger
+from coordinator.rounds.round_step import next_step
 from coordinator.rounds.tasks import mask_seed
+from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import load_task
 from edge_sdk.terminal import Exit
@@ -34,13 +36,15 @@ def recomputed(run: Path, no: int) -> bool:
     """Whether a round's checkpoint is its base plus its frozen rows, bit for bit."""
     ledger = read_ledger(run)
     task = load_task("digits")
-    layers = layers_of(task.model(), task.dense_layers)
-    counts = {float(d): dict(c) for d, c in ledger.get("counts").items()}
-    family = MaskFamily.draw(layers, counts, mask_seed(1, warm_up=False))
+    layers = with_units(task.model(), layers_of(task.model(), task.dense_layers))
+    plan = {key: ledger.get(key) for key in ("counts", "boxes")}
+    family = MaskFamily.planned(layers, plan, mask_seed(1, warm_up=False))
     store = ModelStore(run, "digits", layers)
     base = store.load(model_name(no - 1))
-    model, _ = ALGORITHMS["flash-edge"].aggregate(
+    model, _, _ = next_step(
+        ALGORITHMS["flash-edge"],
         base,
+        family,
         [
             Contribution(
                 r.device,

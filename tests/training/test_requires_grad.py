@@ -26,6 +26,8 @@ from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.rules import (
     Frozen,
     LocalRule,
+    Member,
+    Nested,
     OneStep,
     Proximal,
     Regrow,
@@ -82,6 +84,10 @@ LAYERS = layers_of(network(), DENSE)
 RULES: list[LocalRule] = [
     Frozen(), OneStep(), Rewire(prune_rate=0.5), Regrow(share=0.5),
     Swat(density=0.4, sent=0.4), Proximal(mu=0.5),
+    Nested(
+        share=0.9, gain=0.5,
+        members=[Member(exact_counts(uniform(LAYERS), LAYERS, 0.3))],
+    ),
 ]  # fmt: skip
 
 

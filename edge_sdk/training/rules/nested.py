@@ -77,7 +77,7 @@ class NestedBatches:
         self._factors = [[f[n] for n in model.mask] for f in factors]
 
     def member(self, step: int) -> int | None:
-        """Which member a step takes; None for the own network."""
+        """Return the member that a step takes; None for the own network."""
         if not self._factors:
             return None
         words = np.random.Philox(key=[self._seed, _DOMAIN], counter=step).random_raw(2)
