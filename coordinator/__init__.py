@@ -1,6 +1,7 @@
 """Run a federation: rounds, aggregation, ledger, broker.
 
-``coordinator.simulate`` is a whole fleet as one call, and ``coordinator.flash()`` and
+``coordinator.simulate`` is a whole fleet as one call, ``coordinator.Federation`` runs a
+coordinator for real devices, and ``coordinator.flash()`` and
 the others are what it can train by. A name is imported when it is first used.
 """
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.pdst import pdst
     from coordinator.algorithms.methods.salientgrads import salientgrads
     from coordinator.algorithms.methods.zerofl import zerofl
+    from coordinator.operations.federation import Federation
+    from coordinator.operations.federation_run import FederationRun
     from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
     from coordinator.simulation.api import simulate
     from coordinator.simulation.result import Run
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Algorithm",
     "CodecSettings",
+    "Federation",
+    "FederationRun",
     "Run",
     "TrainingSettings",
     "WarmUpSettings",
@@ -72,6 +77,8 @@ _HOMES = {
         "flash_scaled",
         "hetero_flash",
     ),
+    "coordinator.operations.federation": ("Federation",),
+    "coordinator.operations.federation_run": ("FederationRun",),
     "coordinator.settings": ("CodecSettings", "TrainingSettings", "WarmUpSettings"),
     "coordinator.simulation.api": ("simulate",),
     "coordinator.simulation.result": ("Run",),

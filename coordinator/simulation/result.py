@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from coordinator.checkpoints.models import ModelStore
-from coordinator.server.global_model import load_model
+from coordinator.server.trained_model import trained_model
 from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.plots import draw_metric_by_bytes, need_matplotlib
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.settings import SimulationSettings
-from edge_sdk.errors import DensityError, DependencyError
-from edge_sdk.tasks.layers import layers_of
+from coordinator.views.history import History
 from edge_sdk.tasks.task import Task
-from edge_sdk.training.rules.moving_masks import dense_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import nn
 
 __all__ = ["History", "Run", "history_of"]
-
-
-class History(dict[str, NDArray[Any]]):
-    """A table as a dict of arrays, (rounds,) each.
-
-    ``round`` (int64; 0 is the warm-up), ``loss`` (float64; the mean training loss),
-    ``bytes_up`` and ``bytes_down`` (int64; of all devices and all rounds so far), and
-    per density one column per metric, such as ``accuracy@0.05`` (float64). What was not
-    measured in a round is NaN.
-    """
-
-    def to_pandas(self) -> Any:
-        """The same as a ``pandas.DataFrame``, with `round` as its index.
-
-        Raises:
-            DependencyError: If pandas is not installed.
-        """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ModuleNotFoundError as error:
-            raise DependencyError(
-                "pandas is not installed",
-                remedy="Run `pip install pandas`; the history itself is a dict of "
-                "arrays and needs none.",
-            ) from error
-        return pandas.DataFrame(self).set_index("round")
 
 
 def history_of(records: list[RoundRecord]) -> History:
@@ -124,20 +92,6 @@ class Run:
         Raises:
             DensityError: If the run has no such density; says which it has.
         """
-        with torch.random.fork_rng(devices=[]):
-            layers = layers_of(self.task.model(), self.task.dense_layers)
         settings = self.settings
-        store = ModelStore(self.folder, settings.task, layers)
         memory = SimulationMemory(self.folder, self.records)
-        found = load_model(store, memory, layers, settings.seed)
-        assert found is not None  # noqa: S101 - its run has ended
-        model, family = found
-        if density not in family.masks:
-            known = ", ".join(f"{d:g}" for d in family.masks)
-            raise DensityError(
-                f"the run has no model of density {density!r}",
-                remedy=f"Ask for one of {known}.",
-            )
-        mask = family.masks[density]
-        with torch.random.fork_rng(devices=[]):
-            return dense_model(self.task, mask, model.on(mask)).eval()
+        return trained_model(self.task, settings.task, memory, settings.seed, density)

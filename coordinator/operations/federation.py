@@ -1,0 +1,309 @@
+"""`coordinator.Federation`: a coordinator for real devices, from a notebook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+from coordinator.algorithms.base import Algorithm
+from coordinator.identity.broker_access import enroll_port, open_office
+from coordinator.ledger import is_held, read_ledger
+from coordinator.operations.federation_run import FederationRun
+from coordinator.operations.run_settings import (
+    SETTINGS,
+    algorithm_name,
+    task_name,
+    write_settings,
+)
+from coordinator.processes.children import ChildProcess, stop_all
+from coordinator.settings import load_run
+from coordinator.views.ledger_view import read_run
+from coordinator.views.round_view import RoundView
+from coordinator.views.run_view import RunView
+from coordinator.views.terminal.status import has_run
+from edge_sdk.errors import IdentityError, RunError, SettingsError, StateError
+from edge_sdk.private_files import keep_private
+from edge_sdk.settings import seen_from
+from edge_sdk.tasks.task import Task
+from edge_sdk.terminal import say
+
+__all__ = ["Federation"]
+
+LOG = "coordinator.out"
+TICK_S = 0.2
+SHOWN = 800  # characters of a log in an error
+
+
+class Federation:
+    """A coordinator as a process of its own, with devices that are elsewhere.
+
+    It runs what ``flash-coordinator run FOLDER`` runs, on the same folder: either goes
+    on with what the other began. As a context manager it starts the coordinator and
+    stops it however the block ends; the process also ends with this one.
+
+    Example::
+
+        with coordinator.Federation("my-run", "digits", evaluation="data") as fed:
+            print(fed.join("pi-1"))  # to type on the device
+            run = fed.wait()
+
+    Args:
+        folder: The run's folder. One that holds a run is gone on with.
+        task: A shipped task, ``package.module:object``, or a `Task` that a module
+            holds, which devices can import too. None takes the folder's settings.
+        evaluation: Folder with the coordinator's examples (``eval.npz``).
+        algorithm: Its name, or ``package.module:object``.
+        rounds: Rounds after the warm-up.
+        densities: The densities a device may get, each in (0, 1].
+        wait_for: Devices to wait for before the first round.
+        name: The federation's name.
+        address: Where devices reach this machine.
+        broker: ``mqtts://host:port`` of yours; empty starts one.
+        insecure: Plain MQTT without identities, on this machine only.
+        **more: Other keys of ``run.toml``: docs/settings.md.
+
+    Raises:
+        SettingsError: Names the argument and what was expected.
+        StateError: If the folder holds a run with other settings.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        task: Task | str | None = None,
+        *,
+        evaluation: Path | str | None = None,
+        algorithm: Algorithm | str = "flash-edge",
+        rounds: int = 20,
+        densities: Sequence[float] = (0.05, 0.1, 0.2),
+        wait_for: int = 2,
+        name: str = "home",
+        address: str = "127.0.0.1",
+        broker: str = "",
+        insecure: bool = False,
+        **more: Any,
+    ) -> None:
+        self.folder = Path(folder).expanduser().resolve()
+        self._child: ChildProcess | None = None
+        if task is None:
+            if not (self.folder / SETTINGS).exists():
+                raise SettingsError(
+                    f"{self.folder} holds no run, and no task is given",
+                    remedy="Give task= and evaluation=.",
+                )
+            self.settings = load_run(self.folder / SETTINGS)
+            return
+        if not isinstance(evaluation, str | Path):
+            raise SettingsError(
+                "evaluation is not a folder",
+                remedy="Name the folder that the task reads its evaluation examples "
+                "from: it holds eval.npz.",
+            )
+        given = {
+            "federation": name,
+            "task": task_name(task),
+            "evaluation": str(seen_from(Path(), Path(evaluation))),
+            "algorithm": algorithm_name(algorithm),
+            "rounds": rounds,
+            "densities": sorted(float(d) for d in densities),
+            "wait_for": wait_for,
+            "address": address,
+            "broker": broker,
+            "insecure": insecure,
+            **more,
+        }
+        self.settings = write_settings(self.folder, given)
+
+    def __enter__(self) -> Self:
+        """Starts the coordinator."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stops it, whatever ended the block."""
+        self.stop()
+
+    def join(self, device: str, *, hours: float = 24.0) -> str:
+        """The line that lets a device in, to be typed there: it holds a one-time token.
+
+        Args:
+            device: Its name.
+            hours: How long an unused token works.
+
+        Raises:
+            IdentityError: If the name is taken, or the run has no identities.
+        """
+        if self.settings.insecure:
+            raise IdentityError(
+                "the federation is plain MQTT and lets nobody enrol",
+                remedy=f'Give the device a device.toml with broker = "{self.broker}"; '
+                "or leave out insecure=True.",
+            )
+        office = open_office(self.folder, self.settings)
+        port = enroll_port(office, self.settings)
+        token = office.token(device, self.settings.address, port, hours=hours)
+        return f"flash-edge enroll {token} --data data && flash-edge run device.toml"
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL; empty before `start`."""
+        path = self.folder / "broker.url"
+        return path.read_text("utf-8").strip() if path.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        """Whether the coordinator runs."""
+        return self._child is not None and self._child.alive()
+
+    def start(self, *, timeout_s: float | None = None) -> None:
+        """Starts the coordinator, or goes on with the folder's run.
+
+        Args:
+            timeout_s: Seconds to wait until its broker answers; None waits as long as
+                the process lives.
+
+        Raises:
+            StateError: If a coordinator runs in the folder already.
+            RunError: If it ends at once; has its reason.
+        """
+        if self.running:
+            return
+        if is_held(self.folder):
+            raise StateError(
+                f"a coordinator runs in {self.folder} already",
+                remedy=f"Stop it: flash-coordinator stop {self.folder}",
+            )
+        keep_private(self.folder, ("*",))
+        if not self.settings.insecure:  # before the start: a run without any is plain
+            open_office(self.folder, self.settings)
+        (self.folder / "broker.url").unlink(missing_ok=True)
+        verb = "resume" if has_run(self.folder) else "run"
+        log = self.folder / LOG
+        self._child = ChildProcess("flash-coordinator", [verb, str(self.folder)], log)
+        try:
+            self._until(lambda: bool(self.broker), timeout_s, "its broker to answer")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stops the coordinator as Ctrl-C does; what is accepted is kept."""
+        child, self._child = self._child, None
+        if child is not None:
+            stop_all([child])
+
+    def status(self) -> RunView:
+        """Where the run stands: rounds with scores and bytes, devices with their state.
+
+        Raises:
+            StateError: If it has not begun.
+        """
+        ledger = read_ledger(self.folder)
+        try:
+            return read_run(self.settings, ledger)
+        finally:
+            ledger.close()
+
+    def wait(
+        self,
+        rounds: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        progress: Callable[[RoundView], object] | None = None,
+    ) -> FederationRun:
+        """Waits for rounds, and says when each is done.
+
+        Args:
+            rounds: How many have to be done, the warm-up aside; None for all.
+            timeout_s: Seconds to wait at most; None for no limit.
+            progress: Called with each round that is done; None prints a line.
+
+        Returns:
+            What the run has given so far.
+
+        Raises:
+            RunError: If the coordinator ends before, or the time is over.
+        """
+        wanted = self.settings.rounds if rounds is None else rounds
+        if not 0 <= wanted <= self.settings.rounds:
+            raise SettingsError(
+                f"rounds is {wanted}; the run has {self.settings.rounds}",
+                remedy="Wait for at most as many, or for all: wait().",
+            )
+        told: set[int] = set()
+        show = progress or (lambda one: say(_line(one, self.settings.rounds)))
+
+        def enough() -> bool:
+            try:
+                view = self.status()
+            except StateError:  # the ledger is not there yet
+                return False
+            last, count = view.rounds[-1:], len(self.settings.densities)
+            for one in (r for r in view.rounds if r.is_done and r.no not in told):
+                # A model is scored density by density, while the next round runs.
+                if not one.no or len(one.scores or {}) == count or one not in last:
+                    told.add(one.no)
+                    show(one)
+            scored = max(told, default=-1) >= wanted or not self.running
+            return view.rounds_done >= wanted and scored
+
+        self._until(enough, timeout_s, f"round {wanted}")
+        return self.run
+
+    @property
+    def run(self) -> FederationRun:
+        """What the run has given so far: history, plot, models by density."""
+        return FederationRun(self.folder, self.settings)
+
+    def _until(
+        self, done: Callable[[], bool], timeout_s: float | None, what: str
+    ) -> None:
+        limit = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            alive = self.running
+            if done():  # after `alive`: what a process did before its end counts
+                return
+            if not alive:
+                raise RunError(
+                    f"the coordinator of {self.folder} has ended before {what}: "
+                    f"{self._last_words()}",
+                    remedy="Correct that, and start it again: it goes on.",
+                )
+            if limit is not None and time.monotonic() > limit:
+                raise RunError(
+                    f"waited {timeout_s:g} s for {what}",
+                    remedy="Wait longer; status() says where the run stands.",
+                )
+            time.sleep(TICK_S)
+            if self._child is not None:
+                self._child.tend_log()
+
+    def _last_words(self) -> str:
+        path = self.folder / LOG
+        said = path.read_text("utf-8", "replace") if path.exists() else ""
+        lines = said.strip().splitlines()
+        first = max(
+            (i for i, x in enumerate(lines) if x.startswith("error: ")), default=0
+        )
+        return " ".join(lines[first:])[-SHOWN:] or "it said nothing"
+
+
+def _line(one: RoundView, rounds: int) -> str:
+    scores = ", ".join(
+        f"{name} {value:.4g} at {density}"
+        for density, metrics in sorted((one.scores or {}).items())
+        for name, value in metrics.items()
+        if name != "loss" and value is not None
+    )
+    name = f"round {one.no} of {rounds}" if one.no else "warm-up"
+    return f"{name}: {one.accepted} updates{', ' + scores if scores else ''}"
