@@ -40,14 +40,16 @@ __all__ = ["simulate"]
 log = logging.getLogger(__name__)
 
 Table: TypeAlias = Mapping[str, Any]
+# Examples, or what `rows_of` makes them of: a pair, a torch Dataset or DataLoader.
+Given: TypeAlias = "Examples | tuple[Any, Any] | torch.utils.data.Dataset[Any]"
 COHORT = 10  # updates per round, if so many devices are there
 
 
 def simulate(
     task: Task | str,
     *,
-    devices: Sequence[Examples] | int | Sequence[FleetGroup | Table],
-    evaluation: Examples | None = None,
+    devices: Sequence[Given] | int | Sequence[FleetGroup | Table],
+    evaluation: Given | None = None,
     algorithm: Algorithm | str = "flash-edge",
     rounds: int = 40,
     densities: Sequence[float] = (0.05, 0.1, 0.2),
@@ -67,7 +69,8 @@ def simulate(
 
     Args:
         task: A `Task`, a shipped one's name, or ``package.module:object``.
-        devices: The examples of each device; or how many devices a shipped data set is
+        devices: The examples of each device, as `Examples`, a pair (inputs, targets) or
+            a torch ``Dataset`` of such pairs; or how many devices a shipped data set is
             cut up for; or the rows of a fleet (board, density, share), which then has
             as many devices as a simulation has unless it says otherwise.
         evaluation: What models are scored on, where `devices` are examples; a shipped
@@ -122,12 +125,13 @@ def simulate(
     rows = rows if len(rows) == len(found) else []
     given["fleet"] = [_plain(group) for group in rows or fleet]
     parts: list[Examples] = []
+    scored: Examples | None = None
     if isinstance(devices, Integral) or rows:
         given["data"] = data or _data_of(reference, what)
         given |= {"devices": int(devices)} if isinstance(devices, Integral) else {}
         _check_no_evaluation(evaluation)
     else:
-        parts = check_examples(found, evaluation)
+        parts, scored = check_examples(found, evaluation)
         given |= {"devices": len(parts), "partitions": True, "folder": "."}
         what = read_as_partitions(what)
     settings = _settings(given)
@@ -136,9 +140,9 @@ def simulate(
     check_simulation(settings, how)
     where = Path(folder or tempfile.mkdtemp(prefix="flash-edge-")).expanduser()
     log.info("the run's folder is %s", where)
-    if isinstance(evaluation, Examples):
+    if scored is not None:
         _check_kind(where)
-        place = write_examples(where, parts, evaluation)
+        place = write_examples(where, parts, scored)
         settings = msgspec.structs.replace(settings, folder=str(place.resolve()))
     open_workers: OpenWorkers = partial(in_process, task=what)
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is

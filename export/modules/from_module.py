@@ -14,8 +14,9 @@ from torch import nn
 
 from edge_sdk.errors import ExportError, TaskError
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.rows import rows_of
 from edge_sdk.tasks.trial_step import tensors_of
-from export.modules.given_inputs import inputs_of, rows_of
+from export.modules.given_inputs import MOST, inputs_of
 from export.modules.permanent import permanent
 from export.rebuild import Source
 
@@ -53,7 +54,9 @@ def from_module(
     found = _inner(model, name)
     _check_forward(found, name)
     copied, masks, notes = permanent(found, name)
-    rows = None if calibration is None else rows_of(calibration)
+    rows = (
+        None if calibration is None else rows_of(calibration, "calibration", most=MOST)
+    )
     if input_shape is None:
         if rows is None:
             raise ExportError(

@@ -121,22 +121,6 @@ def test_your_own_model_is_what_the_tutorial_trains_and_its_page_is_run() -> Non
     assert (EXAMPLES / "02_your_own_model" / data).exists()
 
 
-def test_a_federation_in_one_process_learns(tmp_path: Path) -> None:
-    _, (said,) = ran("03_one_process", tmp_path)
-    assert float(re.search(r"density 0.4: accuracy ([\d.]+)", said)[1]) > 0.5
-    assert "rounds done: 10" in said
-
-
-def test_eight_processes_are_the_demo_that_another_test_runs_twice() -> None:
-    """It takes a minute of processor time; `tests/federation/test_demo.py` has it."""
-    demo, status = commands(EXAMPLES / "04_eight_processes")
-    tested = (EXAMPLES.parent / "tests" / "federation" / "test_demo.py").read_text()
-    line = '"-m", "coordinator.cli", "demo", "--task", "digits"]'
-    assert line in tested
-    assert demo[2:6] == ["coordinator.cli", "demo", "--task", "digits"]
-    assert status[2:] == ["coordinator.cli", "status", "run/federation"]
-
-
 @pytest.mark.skipif(
     not SPOKEN.exists(),
     reason="needs fsdd.npz in FLASH_EDGE_DATA, or in a data folder beside the checkout",

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import export
 from edge_sdk import Examples
 from edge_sdk.errors import DataError, ExportError
+from edge_sdk.tasks.rows import rows_of
 from export.modules import from_module, load_weights
-from export.modules.given_inputs import rows_of
 
 RNG = np.random.default_rng(0)
 SOME = RNG.normal(size=(40, 16))  # float64, as numpy gives it
@@ -408,4 +408,4 @@ def test_rows_of_a_frame_are_its_numbers() -> None:
         def to_numpy(self) -> np.ndarray:
             return SOME
 
-    assert rows_of(Frame())[0] is SOME
+    assert rows_of(Frame(), "frame")[0] is SOME

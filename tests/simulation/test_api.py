@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import coordinator
 from coordinator.checkpoints.models import model_name
@@ -222,7 +223,11 @@ def test_a_task_made_in_a_function_is_none_that_workers_can_import(play: Play) -
         ({"task": model}, TaskError, "task is a function"),
         ({"devices": []}, DataError, "devices is empty"),
         ({"devices": PARTS[0]}, DataError, "devices is one Examples"),
-        ({"devices": [PARTS[0], (1, 2)]}, DataError, r"devices\[1\] is a tuple"),
+        (
+            {"devices": [PARTS[0], (1, 2)]},
+            DataError,
+            r"devices\[1\]: inputs are a single number",
+        ),
         ({"devices": [PARTS[0], {"share": 1}]}, DataError, r"devices\[1\] is a dict"),
         ({"devices": 4}, DataError, "no data set of its name"),
         ({"evaluation": None}, DataError, "evaluation is a NoneType"),
@@ -251,6 +256,19 @@ def test_a_wrong_slot_is_named_before_anything_is_written(
     with pytest.raises(SettingsError, match="slot aggregate takes"):
         play(algorithm=wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_examples_may_be_pairs_and_data_sets_of_any_dtype(play: Play) -> None:
+    x, y = PARTS[1].inputs, PARTS[1].targets
+    data = TensorDataset(torch.from_numpy(x).double(), torch.from_numpy(y))
+    given = play(
+        devices=[(PARTS[0].inputs.tolist(), PARTS[0].targets.astype(float)), data],
+        evaluation=(SCORED.inputs, SCORED.targets),
+        rounds=1,
+    )
+    assert np.isfinite(given.history["accuracy@0.2"][-1])
+    with pytest.raises(DataError, match=r"devices\[0\] has no targets"):
+        play(devices=[TensorDataset(torch.from_numpy(x))], rounds=1)
 
 
 def test_numbers_may_be_numpys(play: Play) -> None:

@@ -7,42 +7,58 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from edge_sdk.datasets.partition import load_partition, save_partition
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER
 from edge_sdk.errors import DataError, StateError, disk_remedy
 from edge_sdk.private_files import make_private
+from edge_sdk.tasks.rows import rows_of
 from edge_sdk.tasks.task import Examples
 
 __all__ = ["check_examples", "write_examples"]
 
 DATA = "data"
+_FORMS = "a pair (inputs, targets) or a torch Dataset of such pairs"
 
 
-def check_examples(devices: Sequence[object], evaluation: object) -> list[Examples]:
-    """The devices' examples, if all are `Examples`.
+def check_examples(
+    devices: Sequence[object], evaluation: object
+) -> tuple[list[Examples], Examples]:
+    """The devices' examples and those to score on, of any form that `simulate` takes.
 
     Raises:
         DataError: Names the device whose are none.
     """
-    if not isinstance(evaluation, Examples):
-        raise DataError(
-            f"evaluation is a {type(evaluation).__name__}, not edge_sdk.Examples",
-            remedy="Give evaluation=Examples(inputs, targets).",
-        )
     if not devices:
         raise DataError(
             "devices is empty", remedy="Give one edge_sdk.Examples per device."
         )
-    found = []
-    for index, one in enumerate(devices):
-        if not isinstance(one, Examples):
-            raise DataError(
-                f"devices[{index}] is a {type(one).__name__}, not edge_sdk.Examples",
-                remedy="Give one Examples(inputs, targets) per device.",
-            )
-        found.append(one)
-    return found
+    scored = _examples(evaluation, "evaluation")
+    return [_examples(d, f"devices[{i}]") for i, d in enumerate(devices)], scored
+
+
+def _examples(given: object, what: str) -> Examples:
+    """Examples as they are; a pair, a torch data set or a loader as examples."""
+    if isinstance(given, Examples):
+        return given
+    data = torch.utils.data
+    if not isinstance(given, tuple | data.Dataset | data.DataLoader):
+        raise DataError(
+            f"{what} is a {type(given).__name__}, not edge_sdk.Examples",
+            remedy=f"Give Examples(inputs, targets), {_FORMS}.",
+        )
+    try:
+        inputs, targets = rows_of(given, what)
+    except DataError as error:
+        said = str(error) if what in str(error) else f"{what}: {error}"
+        raise DataError(said, remedy=error.help) from error
+    if targets is None:
+        raise DataError(
+            f"{what} has no targets",
+            remedy=f"Give Examples(inputs, targets), {_FORMS}.",
+        )
+    return Examples(inputs, targets)
 
 
 def write_examples(

@@ -1,0 +1,117 @@
+"""`rows_of`: examples in any form that a person has them, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_sdk.errors import DataError
+from edge_sdk.tasks.arrays import numbers
+from edge_sdk.tasks.task import Examples
+
+__all__ = ["rows_of"]
+
+Rows = tuple[NDArray[Any], NDArray[Any] | None]
+
+
+def rows_of(given: Any, what: str, *, most: int | None = None) -> Rows:
+    """Inputs and, where there are any, targets: (n, ...) arrays.
+
+    Args:
+        given: `Examples`; an array, tensor, data frame or list of inputs; a tuple
+            (inputs, targets); a torch ``Dataset`` of inputs or (input, target); a
+            ``DataLoader`` of batches of these.
+        what: Its name, for messages.
+        most: How many are taken of a data set, spread over it, or of a loader; None
+            for all.
+
+    Raises:
+        DataError: If it is something else, or holds no example.
+    """
+    if isinstance(given, Examples):
+        return given.inputs, given.targets
+    if isinstance(given, torch.utils.data.DataLoader):
+        return _joined(given, what, most, batches=True)
+    if isinstance(given, torch.utils.data.Dataset):
+        return _joined(_items(given, most), what, most, batches=False)
+    if isinstance(given, tuple):
+        if len(given) != 2:
+            raise DataError(
+                f"{what} is a tuple of {len(given)}",
+                remedy="Give inputs, or the pair (inputs, targets).",
+            )
+        both = Examples(_array(given[0], "inputs"), _array(given[1], "targets"))
+        return both.inputs, both.targets
+    inputs = numbers(_array(given, what), what)
+    if not len(inputs):
+        raise DataError(f"{what} holds no examples")
+    return inputs, None
+
+
+def _items(data: Any, most: int | None) -> Iterable[Any]:
+    """Examples of a data set, spread over it where it tells its length."""
+    if not hasattr(data, "__len__"):
+        return islice(iter(data), most)
+    step = max(1, len(data) // most) if most else 1
+    return (data[i] for i in range(0, len(data), step)[:most])
+
+
+def _joined(
+    parts: Iterable[Any], what: str, most: int | None, *, batches: bool
+) -> Rows:
+    """Examples, or batches of them, as one array each."""
+    inputs, targets, count = [], [], 0
+    for part in parts:
+        pair = isinstance(part, list | tuple)
+        if pair and not 1 <= len(part) <= 2:
+            raise DataError(
+                f"{what} gives {len(part)} values per example",
+                remedy="Give inputs, or pairs (input, target).",
+            )
+        inputs.append(_array(part[0] if pair else part, "inputs"))
+        if pair and len(part) == 2:
+            targets.append(_array(part[1], "targets"))
+        count += len(inputs[-1]) if batches else 1
+        if most is not None and count >= most:
+            break
+    if not inputs:
+        raise DataError(f"{what} holds no examples")
+    join = np.concatenate if batches else np.stack
+    try:
+        found = join(inputs)
+        wanted = join(targets) if targets else None
+    except ValueError as error:
+        raise DataError(
+            f"{what} has examples of several shapes: {error}",
+            remedy="Pad or cut them to one shape.",
+        ) from error
+    return numbers(found, "inputs"), None if wanted is None else numbers(
+        wanted, "targets"
+    )
+
+
+def _array(given: Any, what: str) -> NDArray[Any]:
+    """A numpy array of a tensor in any place, a data frame, a list or a number."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        plain = given.float() if given.dtype is torch.bfloat16 else given
+        found: NDArray[Any] = plain.numpy()
+        return found
+    if isinstance(given, list | tuple):
+        given = [
+            _array(one, what) if isinstance(one, torch.Tensor) else one for one in given
+        ]
+    if callable(frame := getattr(given, "to_numpy", None)):
+        given = frame()
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{what} do not make an array: {error}",
+            remedy="Give examples of one shape.",
+        ) from error
