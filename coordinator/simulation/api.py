@@ -33,7 +33,7 @@ from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.datasets.shipped import DATASETS
 from edge_sdk.errors import DataError, SettingsError, StateError, TaskError
 from edge_sdk.tasks.reference import reference_of
-from edge_sdk.tasks.task import SHIPPED, Examples, Task, load_task
+from edge_sdk.tasks.task import SHIPPED, Examples, Task, check_functions, load_task
 
 __all__ = ["simulate"]
 
@@ -196,6 +196,7 @@ def _algorithm(given: Algorithm | str) -> Algorithm:
 
 def _task(given: object) -> Task:
     if isinstance(given, Task):
+        check_functions(given)
         return given
     raise TaskError(
         f"task is a {type(given).__name__}, not an edge_sdk.Task",

@@ -46,7 +46,9 @@ def numbers(given: Any, what: str) -> NDArray[np.generic]:
             f"{what} do not make an array: {error}", remedy=_REMEDY
         ) from error
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise DataError(f"{what} are {_kind(array.dtype)}", remedy=_REMEDY)
+        names = "np.unique(names, return_inverse=True) makes numbers of class names."
+        remedy = names if array.dtype.kind in "US" else _REMEDY
+        raise DataError(f"{what} are {_kind(array.dtype)}", remedy=remedy)
     if not array.ndim:
         raise DataError(f"{what} are a single number, not one row per example")
     return array

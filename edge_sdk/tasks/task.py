@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from edge_sdk.tasks.casts import Casts
 
-__all__ = ["SHIPPED", "Examples", "Task", "find_tasks_beside", "load_task"]
+__all__ = [
+    "SHIPPED",
+    "Examples",
+    "Task",
+    "check_functions",
+    "find_tasks_beside",
+    "load_task",
+]
 
 Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
@@ -201,11 +208,11 @@ def load_task(reference: str, *, beside: Path | None = None) -> Task:
         error=TaskError,
         beside=beside,
     )
-    _check_functions(task)
+    check_functions(task)
     return task
 
 
-def _check_functions(task: Task) -> None:
+def check_functions(task: Task) -> None:
     """Refuses a model that is made already, and a loss that is not.
 
     Raises:

@@ -230,6 +230,21 @@ def test_a_task_made_in_a_function_is_none_that_workers_can_import(play: Play) -
         ),
         ({"devices": [PARTS[0], {"share": 1}]}, DataError, r"devices\[1\] is a dict"),
         ({"devices": 4}, DataError, "no data set of its name"),
+        (
+            {"task": replace(TASK_HERE, model=model())},
+            TaskError,
+            "model is a Sequential, not a function",
+        ),
+        (
+            {"task": replace(TASK_HERE, loss=nn.CrossEntropyLoss)},
+            TaskError,
+            "loss is the class CrossEntropyLoss",
+        ),
+        (
+            {"devices": [(PARTS[0].inputs, np.array(["a"] * 24))]},
+            DataError,
+            r"devices\[0\]: targets are text",
+        ),
         ({"evaluation": None}, DataError, "evaluation is a NoneType"),
         ({"algorithm": "flahs"}, SettingsError, "none of"),
         ({"algorithm": coordinator.flash}, SettingsError, "call it"),
