@@ -13,7 +13,7 @@ from typing_extensions import Self
 from coordinator.algorithms.base import Algorithm
 from coordinator.identity.broker_access import enroll_port, open_office
 from coordinator.ledger import is_held, read_ledger
-from coordinator.operations.federation_run import FederationRun
+from coordinator.operations.federation_run import FederationRun, round_line
 from coordinator.operations.run_settings import (
     SETTINGS,
     algorithm_name,
@@ -162,7 +162,7 @@ class Federation:
 
     @property
     def running(self) -> bool:
-        """Whether the coordinator runs."""
+        """True while the coordinator runs."""
         return self._child is not None and self._child.alive()
 
     def start(self, *, timeout_s: float | None = None) -> None:
@@ -203,7 +203,7 @@ class Federation:
             stop_all([child])
 
     def status(self) -> RunView:
-        """Where the run stands: rounds with scores and bytes, devices with their state.
+        """State of the run: rounds with scores and bytes, devices with their state.
 
         Raises:
             StateError: If it has not begun.
@@ -241,7 +241,7 @@ class Federation:
                 remedy="Wait for at most as many, or for all: wait().",
             )
         told: set[int] = set()
-        show = progress or (lambda one: say(_line(one, self.settings.rounds)))
+        show = progress or (lambda one: say(round_line(one, self.settings.rounds)))
 
         def enough() -> bool:
             try:
@@ -262,7 +262,7 @@ class Federation:
 
     @property
     def run(self) -> FederationRun:
-        """What the run has given so far: history, plot, models by density."""
+        """Results of the run so far: history, plot, models by density."""
         return FederationRun(self.folder, self.settings)
 
     def _until(
@@ -296,14 +296,3 @@ class Federation:
             (i for i, x in enumerate(lines) if x.startswith("error: ")), default=0
         )
         return " ".join(lines[first:])[-SHOWN:] or "it said nothing"
-
-
-def _line(one: RoundView, rounds: int) -> str:
-    scores = ", ".join(
-        f"{name} {value:.4g} at {density}"
-        for density, metrics in sorted((one.scores or {}).items())
-        for name, value in metrics.items()
-        if name != "loss" and value is not None
-    )
-    name = f"round {one.no} of {rounds}" if one.no else "warm-up"
-    return f"{name}: {one.accepted} updates{', ' + scores if scores else ''}"

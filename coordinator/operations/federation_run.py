@@ -1,4 +1,4 @@
-"""What a federation of real devices has given: rounds as arrays, a picture, models."""
+"""Results of a federation of real devices: rounds as arrays, a picture, models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import nn
 
-__all__ = ["FederationRun"]
+__all__ = ["FederationRun", "round_line"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,3 +110,15 @@ class FederationRun:
         finally:
             ledger.close()
         return [r for r in view.rounds if r.is_done]
+
+
+def round_line(one: RoundView, rounds: int) -> str:
+    """Text of a finished round: its updates and scores."""
+    scores = ", ".join(
+        f"{name} {value:.4g} at {density}"
+        for density, metrics in sorted((one.scores or {}).items())
+        for name, value in metrics.items()
+        if name != "loss" and value is not None
+    )
+    name = f"round {one.no} of {rounds}" if one.no else "warm-up"
+    return f"{name}: {one.accepted} updates{', ' + scores if scores else ''}"

@@ -23,7 +23,7 @@ SETTINGS = "run.toml"
 
 
 def task_name(given: object) -> str:
-    """How ``run.toml`` names a task.
+    """Reference of a task for ``run.toml``.
 
     Raises:
         SettingsError: If devices could not import it.
@@ -42,7 +42,7 @@ def task_name(given: object) -> str:
 
 
 def algorithm_name(given: Algorithm | str) -> str:
-    """How ``run.toml`` names an algorithm.
+    """Reference of an algorithm for ``run.toml``.
 
     Raises:
         SettingsError: If the coordinator's process could not import it.

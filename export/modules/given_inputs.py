@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import native, not_finite
 from edge_sdk.tasks.batch import tensors
-from edge_sdk.tasks.rows import rows_of
 from edge_sdk.tasks.task import Examples, Task
 from export.rebuild import Inputs, Source
 

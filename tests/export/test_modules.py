@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import export
 from edge_sdk import Examples
+from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import DataError, ExportError
-from edge_sdk.tasks.rows import rows_of
 from export.modules import from_module, load_weights
 
 RNG = np.random.default_rng(0)

@@ -11,9 +11,9 @@ import torch
 
 from edge_sdk.datasets.partition import load_partition, save_partition
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER
+from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import DataError, StateError, disk_remedy
 from edge_sdk.private_files import make_private
-from edge_sdk.tasks.rows import rows_of
 from edge_sdk.tasks.task import Examples
 
 __all__ = ["check_examples", "write_examples"]
