@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import ExportError, TaskError
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.rows import rows_of
 from edge_sdk.tasks.trial_step import tensors_of
 from export.modules.given_inputs import MOST, inputs_of
 from export.modules.permanent import permanent
