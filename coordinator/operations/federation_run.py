@@ -93,7 +93,7 @@ class FederationRun:
             DensityError: If the run has no such density; says which it has.
             StateError: If its warm-up is not done yet.
         """
-        from coordinator.server.trained_model import trained_model  # noqa: PLC0415 - torch
+        from coordinator.server.evaluation import trained_model  # noqa: PLC0415 - torch
 
         settings = self.settings
         task = load_task(settings.task, beside=self.folder)

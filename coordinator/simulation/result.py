@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coordinator.server.trained_model import trained_model
+from coordinator.server.evaluation import trained_model
 from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.plots import draw_metric_by_bytes, need_matplotlib
 from coordinator.simulation.record import RoundRecord
