@@ -78,6 +78,9 @@ def check_accuracy(
 ) -> Accuracy:
     """Accuracy before and after, and how many answers stayed.
 
+    On few examples one answer is more than the points allowed (a 182nd is 0.55), and
+    chance decides it: one may always be lost, unless `points` is 0.
+
     Raises:
         ExportError: If more points are lost than allowed, or too many answers changed.
     """
@@ -95,7 +98,7 @@ def check_accuracy(
         measure.name,
     )
     remedy = "Use an exact format, more calibration data, or --accuracy-points."
-    if found.lost_points > points:
+    if found.lost_points > points and (points == 0 or right - still > 1):
         raise ExportError(
             f"accuracy falls from {found.exact:.4f} to {found.exported:.4f} on "
             f"{len(evaluation)} examples: {found.lost_points:.2f} points, {points} "

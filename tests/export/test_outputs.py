@@ -21,7 +21,7 @@ from edge_sdk.infer.answers import Meaning, answer
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks import Examples, Task
 from export.builder import build_source
-from export.drift import check_accuracy, check_drift, output_error
+from export.drift import CLASSES, check_accuracy, check_drift, output_error
 from export.onnx_graph import reason_of
 from export.rebuild import Inputs, Source
 from export.snippets import readme
@@ -253,3 +253,26 @@ def test_a_bundle_of_before_has_classes_if_it_has_labels() -> None:
     assert Meaning.of({}, []).kind == "values"
     assert Meaning.of({"outputs": {"kind": "labels"}}, ["a"]).kind == "labels"
     assert Meaning.of({"outputs": "of old"}, []).kind == "values"
+
+
+@pytest.mark.parametrize(
+    ("examples", "lost", "points", "passes"),
+    [
+        *((182, 1, 0.5, True), (182, 2, 0.5, False)),
+        *((182, 1, 0.0, False), (1000, 5, 0.5, True), (1000, 6, 0.5, False)),
+    ],
+)
+def test_one_answer_of_few_examples_may_always_be_lost(
+    examples: int, lost: int, points: float, *, passes: bool
+) -> None:
+    exact = np.zeros((examples, 2), np.float32)
+    exact[:, 1] = 1.0
+    made = exact.copy()
+    made[:lost] = made[:lost, ::-1]
+    given = Inputs(exact, np.ones(examples, np.int64), "as given")
+    if passes:
+        found = check_accuracy(CLASSES, made, exact, given, points)
+        assert found.lost_points == pytest.approx(100 * lost / examples)
+    else:
+        with pytest.raises(ExportError, match="accuracy falls"):
+            check_accuracy(CLASSES, made, exact, given, points)
