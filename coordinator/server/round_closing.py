@@ -84,7 +84,7 @@ class RoundCloser:
 
     @property
     def failing(self) -> bool:
-        """Whether so many rounds in a row were aborted that each waits for longer."""
+        """True if so many rounds in a row were aborted that each waits longer."""
         return self._aborts >= MAX_ABORTS
 
     def close(self, now: OpenRound, *, frozen: bool = False) -> None:
