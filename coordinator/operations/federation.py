@@ -248,8 +248,9 @@ class Federation:
                 view = self.status()
             except StateError:  # the ledger is not there yet
                 return False
-            last, count = view.rounds[-1:], len(self.settings.densities)
-            for one in (r for r in view.rounds if r.is_done and r.no not in told):
+            done = [r for r in view.rounds if r.is_done]
+            last, count = done[-1:], len(self.settings.densities)
+            for one in (r for r in done if r.no not in told):
                 # A model is scored density by density, while the next round runs.
                 if not one.no or len(one.scores or {}) == count or one not in last:
                     told.add(one.no)
