@@ -6,12 +6,14 @@ import logging
 from typing import Literal, TypeAlias
 
 import torch
+from torch import nn
 
-from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.sparse import Boxes, LayerShape, Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.memory_limit import Allowance, EngineName
+from edge_sdk.training.narrow import narrowed
 from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of
@@ -44,6 +46,7 @@ class ReadyModel:
         self._task, self._layers = task, layers
         self._engine, self._activations = engine, activations
         self._model: TrainingModel | None = None
+        self._boxes: Boxes = {}  # of the last recipe
 
     @property
     def engine(self) -> str:
@@ -56,6 +59,7 @@ class ReadyModel:
         Raises:
             EdgeError: As `mask_of` and `decode_structure`.
         """
+        self._boxes = recipe.boxes
         if self._model is not None and self._model.mask.digest == recipe.digest:
             return self._model.mask
         if recipe.structure is not None:
@@ -79,12 +83,19 @@ class ReadyModel:
         if self._model is None or self._model.mask.digest != mask.digest:
             self._model = None  # two models at once would not keep to a ceiling
             engine, size = allowance.contest(self._engine, mask.density, batch_size)
-            self._model = choose_engine(
-                self._task.model(),
-                mask,
-                engine=engine,
-                example_batch=tensors(self._task, examples, slice(0, size)),
-                loss=self._task.loss,
+            batch = tensors(self._task, examples, slice(0, size))
+
+            def on_engine(model: nn.Module, own: Mask) -> TrainingModel:
+                return choose_engine(
+                    model,
+                    own,
+                    engine=engine,
+                    example_batch=batch,
+                    loss=self._task.loss,
+                )
+
+            self._model = narrowed(
+                self._task.model(), mask, self._layers, self._boxes, batch[0], on_engine
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
             if self._activations == "bf16":
