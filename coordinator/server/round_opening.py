@@ -200,14 +200,9 @@ class RoundOpener:
         no = draft.no
         self._post.wipe(before_round=no - 1)
         codecs = {device: self._fleet.codecs(device) for device in draft.cohort}
-        named = publish_blobs(
-            self._post.shelve,
-            no,
-            base,
-            family,
-            {device: family.of(device, d) for device, d in draft.densities.items()},
-            {device: codec for device, (_, codec) in codecs.items()},
-        )
+        masks = {device: family.of(device, d) for device, d in draft.densities.items()}
+        down = {device: codec for device, (_, codec) in codecs.items()}
+        named = publish_blobs(self._post.shelve, no, base, family, masks, down)
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {

@@ -29,6 +29,7 @@ from coordinator.algorithms.initial_weights import (
     scaled_by_fan_in,
     scaled_to_the_smallest,
 )
+from coordinator.algorithms.mean import coverage_mean
 from coordinator.algorithms.random_masks import random_at_evidence
 from coordinator.algorithms.top_k_masks import chosen, magnitudes
 from coordinator.algorithms.unit_masks import units_at_evidence
@@ -47,6 +48,7 @@ __all__ = [
 
 SHARE = 0.5  # of the batches on a weaker member
 GAIN = 0.5  # keeps the variance of what a unit gives
+DAMPING = 0.5  # power of a weight's coverage that scales its step
 
 
 def spdst(*, epochs: int = 10) -> Algorithm:
@@ -75,9 +77,10 @@ def flash_edge(
 ) -> Algorithm:
     """hetero-FLASH by units, whose stronger devices train the weaker networks as well.
 
-    Four things differ from hetero-FLASH: masks are cut by units, a nested model's units
-    have a gain, stronger devices train weaker members in some batches, and first
-    weights are scaled to the smallest mask. Measured in docs/adr/0056.
+    Five things differ from hetero-FLASH: masks are cut by units, a nested model's units
+    have a gain, stronger devices train weaker members in some batches, first weights
+    are scaled to the smallest mask, and a weight's step by the root of its coverage.
+    Measured in docs/adr/0056.
 
     Args:
         epochs: Of the warm-up.
@@ -89,6 +92,7 @@ def flash_edge(
         name="flash-edge",
         plan=units_at_evidence,
         local=partial(_nested, share, gain),
+        aggregate=partial(coverage_mean, damping=DAMPING),
         start=partial(scaled_to_the_smallest, gain),
     )
 

@@ -1,0 +1,114 @@
+"""A weak device's step by units and by weights alone: time, activations, bytes.
+
+    python tests/bench/bench_units.py [--density 0.05] [--top 0.2] [--engine sparse]
+
+Both masks keep the same number of weights and nest in the same top mask. Activations
+are what waits for the backward pass: the bytes of all tensors that autograd saves in
+one step, parameters left out, each storage once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.unit_masks import by_units
+from edge_sdk.sparse import Mask
+from edge_sdk.tasks.graph.units import with_units
+from edge_sdk.tasks.layers import layers_of
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.masked import masked_model
+from edge_sdk.training.narrow import narrowed
+from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.wire.values import Values, pack_values
+from edge_sdk.zoo import KeywordNet
+from edge_sdk.zoo.resnet import ResNet20
+from edge_sdk.zoo.small import DigitsNet, MnistNet
+
+NETS: dict[str, tuple[type[nn.Module], tuple[int, ...], set[str]]] = {
+    "DigitsNet": (DigitsNet, (1, 8, 8), {"conv1.weight", "fc2.weight"}),
+    "MnistNet": (MnistNet, (1, 28, 28), {"conv1.weight", "fc2.weight"}),
+    "KeywordNet": (KeywordNet, (1, 61, 40), {"conv1.weight", "fc.weight"}),
+    "ResNet20": (ResNet20, (3, 32, 32), set()),
+}
+STEPS = 15
+
+
+def activations(model: TrainingModel, inputs: torch.Tensor) -> int:
+    """Bytes that wait for the backward pass of one step."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: dict[int, int] = {}
+
+    def saved(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(saved, lambda tensor: tensor):
+        loss = F.cross_entropy(
+            model(inputs), torch.zeros(len(inputs), dtype=torch.long)
+        )
+    total = sum(found.values())
+    loss.backward()
+    return total
+
+
+def measured(model: TrainingModel, mask: Mask, inputs: torch.Tensor) -> dict[str, Any]:
+    """Milliseconds of the fastest step, activations and bytes of an update."""
+    model.train()
+    targets = torch.zeros(len(inputs), dtype=torch.long)
+    times = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        F.cross_entropy(model(inputs), targets).backward()
+        times.append(time.perf_counter() - began)
+    change = Values(mask.digest, model.values(), model.dense())
+    return {
+        "step_ms": round(1e3 * min(times), 2),
+        "activations_kib": round(activations(model, inputs) / 1024, 1),
+        "update_bytes": len(pack_values(change, mask)),
+    }
+
+
+def main() -> None:
+    """Prints a row for each network and kind of mask."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--density", type=float, default=0.05)
+    parser.add_argument("--top", type=float, default=0.2)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--engine", choices=["sparse", "masked"], default="sparse")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    make = sparse_model if given.engine == "sparse" else masked_model
+    for name, (net, shape, dense) in NETS.items():
+        torch.manual_seed(1)
+        layers = with_units(net(), layers_of(net(), frozenset(dense)))
+        profile = np.array([1 / s.numel for s in layers])  # as FLASH's tend to
+        family = by_units(profile, layers, (given.top, given.density), 1)
+        plain = MaskFamily.draw(layers, family.counts, 1)
+        inputs = torch.randn(given.batch, *shape)
+        rows = {}
+        for kind, of in (("weights", plain), ("units", family)):
+            mask = of.masks[given.density]
+            boxes = of.boxes.get(given.density, {})
+            model = narrowed(net(), mask, layers, boxes, inputs, make)
+            rows[kind] = measured(model, mask, inputs)
+        ratio = {
+            key: round(rows["units"][key] / rows["weights"][key], 2)
+            for key in rows["units"]
+        }
+        print(json.dumps({"net": name, "engine": given.engine, **rows, "ratio": ratio}))
+
+
+if __name__ == "__main__":
+    main()
