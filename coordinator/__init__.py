@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from coordinator.algorithms.load import load_algorithm
     from coordinator.algorithms.methods.equal_counts import equal_counts
     from coordinator.algorithms.methods.erk import erk_frozen
-    from coordinator.algorithms.methods.fedadam import fedadam
     from coordinator.algorithms.methods.fedavg import fedavg
     from coordinator.algorithms.methods.fedavgm import fedavgm
     from coordinator.algorithms.methods.feddst import feddst
+    from coordinator.algorithms.methods.fedopt import fedadam, fedyogi
     from coordinator.algorithms.methods.fedprox import fedprox
-    from coordinator.algorithms.methods.fedyogi import fedyogi
     from coordinator.algorithms.methods.flash import (
         flash_edge,
         flash_scaled,
@@ -72,6 +71,7 @@ _HOMES = {
     "coordinator.algorithms.load": ("load_algorithm",),
     "coordinator.algorithms.methods.equal_counts": ("equal_counts",),
     "coordinator.algorithms.methods.erk": ("erk_frozen",),
+    "coordinator.algorithms.methods.fedopt": ("fedadam", "fedyogi"),
     "coordinator.algorithms.methods.flash": (
         "flash_edge",
         "flash_scaled",

@@ -6,12 +6,11 @@ from coordinator.algorithms.methods.equal_counts import (
     equal_counts_scaled,
 )
 from coordinator.algorithms.methods.erk import erk_frozen
-from coordinator.algorithms.methods.fedadam import fedadam
 from coordinator.algorithms.methods.fedavg import fedavg
 from coordinator.algorithms.methods.fedavgm import fedavgm
 from coordinator.algorithms.methods.feddst import feddst
+from coordinator.algorithms.methods.fedopt import fedadam, fedyogi
 from coordinator.algorithms.methods.fedprox import fedprox
-from coordinator.algorithms.methods.fedyogi import fedyogi
 from coordinator.algorithms.methods.flash import (
     flash_edge,
     flash_scaled,

@@ -16,13 +16,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from coordinator.algorithms.mean import Model
+from coordinator.rounds.state import quorum_of
 
-__all__ = ["ROUNDING", "collapsed", "impossible_model", "spoilers"]
+__all__ = [
+    "ROUNDING",
+    "Unsound",
+    "collapsed",
+    "impossible_model",
+    "sound_rows",
+    "spoilers",
+]
 
 # A base and a change that are each rounded may miss 0 by so much of the base.
 ROUNDING = 1e-6
@@ -32,6 +41,53 @@ SUSPECTS = 8  # the worst alone; leaving each one out costs an aggregate
 
 # Devices -> loss of the model that their updates alone make; not finite if it is none.
 LossOf: TypeAlias = Callable[[Collection[str]], float]
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """The reason why a round's model may not replace its base.
+
+    Attributes:
+        why: In words.
+        devices: Whose updates spoil it; empty if it cannot be told.
+    """
+
+    why: str
+    devices: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What each of these devices is told."""
+        return f"its update spoils the model of the round: {self.why}"
+
+
+def sound_rows(
+    rows: Sequence[Row],
+    goal: int,
+    quorum: int,
+    unsound: Callable[[Sequence[Row]], Unsound | None],
+    leave_out: Callable[[Unsound], Sequence[Row]],
+) -> tuple[Sequence[Row], str]:
+    """The updates of a round that make a sound model; who spoils it is left out.
+
+    Args:
+        rows: Updates that passed.
+        goal: Updates wanted; those left out are no part of it any more.
+        quorum: Updates that suffice.
+        unsound: Says of updates why their model may not be the next one.
+        leave_out: Takes devices' updates out, and gives the others, weighed anew.
+
+    Returns:
+        The updates, and an empty text; or none, and why the round has no model.
+    """
+    while (wrong := unsound(rows)) is not None:
+        rows = leave_out(wrong)
+        goal -= len(wrong.devices)
+        if not wrong.devices or len(rows) < max(1, min(quorum, quorum_of(goal))):
+            named = ", ".join(wrong.devices) or "no device can be named"
+            return [], f"{wrong.why}; spoilt by: {named}"
+    return rows, ""
 
 
 def impossible_model(model: Model) -> str:

@@ -7,7 +7,7 @@ Rule 4. An aborted round leaves the model as it was.
 
 ::
 
-    PLAN -> SELECT -> RUN -> CLOSING -> DONE
+    PLAN -> SELECT -> RUN -> CLOSING -> DONE, which the ledger notes with the model
                        |-> ABORTED
 """
 
@@ -38,7 +38,6 @@ __all__ = [
     "Reopened",
     "Round",
     "RoundPhase",
-    "Saved",
     "Selected",
     "TaskPhase",
     "advance",
@@ -156,11 +155,6 @@ class Reopened:
     """A new process has taken the round up from the ledger."""
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """The aggregate is durable."""
-
-
 Event: TypeAlias = (
     Planned
     | Selected
@@ -171,7 +165,6 @@ Event: TypeAlias = (
     | Failed
     | Deadline
     | Reopened
-    | Saved
 )
 
 
@@ -184,7 +177,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """Freeze membership in one transaction, then aggregate; `Saved` follows."""
+    """Freeze membership in one transaction, then aggregate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +263,6 @@ def _at_the_end(state: Round, cause: str) -> Step:
     return replace(state, phase=RoundPhase.ABORTED, tasks=tasks), (GiveUp(why),)
 
 
-def _saved(state: Round, _event: Saved) -> Step:
-    return replace(state, phase=RoundPhase.DONE), ()
-
-
 _ORDER = {phase: i for i, phase in enumerate(TaskPhase)}
 
 NEXT: Mapping[tuple[RoundPhase, type], Callable[[Round, Any], Step]] = MappingProxyType(
@@ -287,12 +276,5 @@ NEXT: Mapping[tuple[RoundPhase, type], Callable[[Round, Any], Step]] = MappingPr
         (RoundPhase.RUN, Failed): _moved(TaskPhase.FAILED),
         (RoundPhase.RUN, Deadline): _deadline,
         (RoundPhase.RUN, Reopened): _reopened,
-        (RoundPhase.CLOSING, Saved): _saved,
-        # The timer or a message lost the race; harmless:
-        **{
-            (phase, event): (lambda state, _event: (state, ()))
-            for phase in (RoundPhase.CLOSING, RoundPhase.DONE, RoundPhase.ABORTED)
-            for event in (Acked, Offered, Accepted, Rejected, Failed, Deadline)
-        },
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +20,12 @@ from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import RoundRow, UpdateRow
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
-from coordinator.rounds.model_check import collapsed, impossible_model, spoilers
+from coordinator.rounds.model_check import (
+    Unsound,
+    collapsed,
+    impossible_model,
+    spoilers,
+)
 from coordinator.rounds.round_step import (
     findings_at_hand,
     first_model,
@@ -44,7 +49,7 @@ from edge_sdk.tasks.task import Task
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.values import unpack_values
 
-__all__ = ["GlobalModel", "RunMemory", "Unsound", "load_model"]
+__all__ = ["GlobalModel", "RunMemory", "load_model"]
 
 
 class RunMemory(Protocol):
@@ -70,19 +75,6 @@ class RunMemory(Protocol):
     def rounds(self) -> list[RoundRow]:
         """Every round, in order."""
         ...
-
-
-@dataclass(frozen=True)
-class Unsound:
-    """The reason why a round's model may not replace its base.
-
-    Attributes:
-        why: In words.
-        devices: Whose updates spoil it; empty if it cannot be told.
-    """
-
-    why: str
-    devices: tuple[str, ...] = field(default=())
 
 
 Step: TypeAlias = tuple[Model, MaskFamily, Coverage]

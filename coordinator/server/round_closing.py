@@ -12,7 +12,8 @@ from coordinator.ledger import Ledger, UpdateRow
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.contribution_limits import shares
 from coordinator.rounds.deadlines import abort_pause_s
-from coordinator.rounds.state import OPEN, Round, TaskPhase, quorum_of
+from coordinator.rounds.model_check import Unsound, sound_rows
+from coordinator.rounds.state import OPEN, Round, TaskPhase
 from coordinator.server.device_registry import DeviceRegistry
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_opening import OpenRound
@@ -101,8 +102,15 @@ class RoundCloser:
         with self.aborting(lambda: no, now):
             if not frozen:
                 self._ledger.freeze(no, self._limit)
-            rows = self._sound_rows(now)
-            if rows is None:
+            rows, why = sound_rows(
+                self._ledger.frozen(no),
+                now.state.goal,
+                now.state.quorum,
+                partial(self._lineage.unsound, no),
+                partial(self._leave_out, no),
+            )
+            if why:
+                self.give_up(now, why)
                 return
             name = self._lineage.grow(no, rows)
             self._timing.watch.close(self._fleet.present())
@@ -169,34 +177,19 @@ class RoundCloser:
         if self._failures >= MAX_FAILURES:
             raise run_failed(no, error) from error
 
-    def _sound_rows(self, now: OpenRound) -> list[UpdateRow] | None:
-        """The frozen updates that make a sound model; who spoils it is left out.
-
-        Those are no part of its goal any more. None if too few are left: the round is
-        given up then, and its base stays.
-        """
-        no, goal, quorum = now.state.no, now.state.goal, now.state.quorum
-        while True:
-            rows = self._ledger.frozen(no)
-            wrong = self._lineage.unsound(no, rows)
-            if wrong is None:
-                return rows
-            why = f"its update spoils the model of the round: {wrong.why}"
-            for device in wrong.devices:
-                log.warning(
-                    "left out the update of %s: %s",
-                    *(device, why),
-                    extra={"round": no, "device": device},
-                )
-                self._fleet.standings.failed(device, no, why)
-                self._post.tell(device, Wait(0, two_sentences(why, SPOILED)[:500]))
-            self._ledger.leave_out(no, wrong.devices, why, self._limit)
-            goal -= len(wrong.devices)
-            left = len(rows) - len(wrong.devices)
-            if not wrong.devices or left < max(1, min(quorum, quorum_of(goal))):
-                named = ", ".join(wrong.devices) or "no device can be named"
-                self.give_up(now, f"{wrong.why}; spoilt by: {named}")
-                return None
+    def _leave_out(self, no: int, wrong: Unsound) -> list[UpdateRow]:
+        """The frozen updates without those of devices that spoil the model."""
+        why = wrong.verdict
+        for device in wrong.devices:
+            log.warning(
+                "left out the update of %s: %s",
+                *(device, why),
+                extra={"round": no, "device": device},
+            )
+            self._fleet.standings.failed(device, no, why)
+            self._post.tell(device, Wait(0, two_sentences(why, SPOILED)[:500]))
+        self._ledger.leave_out(no, wrong.devices, why, self._limit)
+        return self._ledger.frozen(no)
 
     def _abort(self, no: int, now: OpenRound | None, why: str) -> None:
         name = f"round {no}" if no else "the warm-up"

@@ -250,9 +250,8 @@ class RoundOpener:
         if reasons:
             raise RunError(
                 f"no device can take part: {reasons}",
-                remedy="Correct the cause that each one names, or lower the "
-                "densities, or raise "
-                "round_budget_s or the caps; then: flash-coordinator resume.",
+                remedy="Correct the cause that each one names, or lower the densities, "
+                "or raise round_budget_s or the caps; then: flash-coordinator resume.",
             )
 
     def _next_attempt(self, past: list[RoundRow]) -> Attempt:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from coordinator.ledger import UpdateRow
 from coordinator.rounds.contribution_limits import shares
+from coordinator.rounds.model_check import Unsound, sound_rows
 from coordinator.rounds.state import quorum_of
-from coordinator.server.global_model import Unsound
 from coordinator.settings import GateSettings
 
 __all__ = ["Counted", "counted"]
@@ -48,8 +48,9 @@ def counted(
         unsound: Says of some of them why their model may not be the next one.
     """
     left_out: dict[str, str] = {}
-    quorum = quorum_of(goal)
-    while True:
+    cut: dict[str, str] = {}
+
+    def weighed(rows: Sequence[UpdateRow]) -> Sequence[UpdateRow]:
         found = shares(
             [row.norm for row in rows],
             [row.examples for row in rows],
@@ -58,19 +59,14 @@ def counted(
             weight=gate.weight,
             influence=gate.influence,
         )
-        rows = [
-            replace(row, scale=share.scale, weight=share.weight)
-            for row, share in zip(rows, found, strict=True)
-        ]
-        wrong = unsound(rows)
-        if wrong is None:
-            pairs = zip(rows, found, strict=True)
-            cut = {row.device: share.why for row, share in pairs if share.why}
-            return Counted(rows, cut, left_out)
-        why = f"its update spoils the model of the round: {wrong.why}"
-        left_out |= dict.fromkeys(wrong.devices, why)
-        rows = [row for row in rows if row.device not in wrong.devices]
-        least = max(1, min(quorum, quorum_of(goal - len(left_out))))
-        if not wrong.devices or len(rows) < least:
-            named = ", ".join(wrong.devices) or "nobody can be named"
-            return Counted([], {}, left_out, f"{wrong.why}; spoilt by: {named}")
+        pairs = list(zip(rows, found, strict=True))
+        cut.clear()
+        cut.update({row.device: share.why for row, share in pairs if share.why})
+        return [replace(row, scale=s.scale, weight=s.weight) for row, s in pairs]
+
+    def leave_out(wrong: Unsound) -> Sequence[UpdateRow]:
+        left_out.update(dict.fromkeys(wrong.devices, wrong.verdict))
+        return weighed([row for row in rows if row.device not in left_out])
+
+    kept, why = sound_rows(weighed(rows), goal, quorum_of(goal), unsound, leave_out)
+    return Counted(kept, {} if why else cut, left_out, why)

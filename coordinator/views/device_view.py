@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from coordinator.ledger.device_rows import DeviceRow, RefusalRow
+from coordinator.views.layers import View
 from coordinator.views.round_view import TaskView
 
 __all__ = ["DeviceHistory", "DeviceView", "device_json"]
@@ -43,7 +44,7 @@ class DeviceView(DeviceRow):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceHistory:
+class DeviceHistory(View):
     """One device with its past."""
 
     device: DeviceView  # as it is now
@@ -53,8 +54,7 @@ class DeviceHistory:
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found | {"device": device_json(self.device)}
+        return View.as_json(self) | {"device": device_json(self.device)}
 
 
 def device_json(device: DeviceRow) -> dict[str, Any]:

@@ -10,7 +10,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Coverage", "LayerView", "WarmUpView", "coverage"]
+__all__ = ["Coverage", "LayerView", "View", "WarmUpView", "coverage"]
+
+
+class View:
+    """A view that commands and page give as JSON."""
+
+    __slots__ = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +35,12 @@ class LayerView:
 
 
 @dataclass(frozen=True, slots=True)
-class WarmUpView:
+class WarmUpView(View):
     """Layer densities of a run; `measured` says whether the warm-up measured them."""
 
     measured: bool
     densities: Sequence[str]
     layers: Sequence[LayerView]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
 
 
 @dataclass(frozen=True, slots=True)

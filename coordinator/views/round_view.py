@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from coordinator.rounds.state import RoundPhase
-from coordinator.views.layers import Coverage
+from coordinator.views.layers import Coverage, View
 from coordinator.views.scores import Metric
 
 __all__ = ["RoundHistory", "RoundView", "Scores", "TaskView"]
@@ -90,15 +88,10 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundHistory:
+class RoundHistory(View):
     """One round with its tasks, by device, and the coverage of its layers."""
 
     metric: Metric
     round: RoundView
     tasks: Sequence[TaskView]
     coverage: Sequence[Coverage]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
-import msgspec
-
 from coordinator.ledger.device_rows import RefusalRow
 from coordinator.views.device_view import DeviceView, device_json
+from coordinator.views.layers import View
 from coordinator.views.participation import Participation
 from coordinator.views.round_view import RoundView
 from coordinator.views.savings import Savings
@@ -43,7 +42,7 @@ class SlowRound:
 
 
 @dataclass(frozen=True, slots=True)
-class RunView:
+class RunView(View):
     """The whole run."""
 
     run: Settings  # its settings
@@ -73,8 +72,7 @@ class RunView:
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found | {"devices": [device_json(d) for d in self.devices]}
+        return View.as_json(self) | {"devices": [device_json(d) for d in self.devices]}
 
     def at(self, now: datetime) -> FleetView:
         """State of the fleet at a moment, for a terminal; `now` has its zone."""

@@ -115,7 +115,6 @@ def _round_edges() -> set[Edge]:
             )
         ),
         rounds.Deadline(),
-        rounds.Saved(),
     ]
     edges: set[Edge] = set()
     for start in phase:

@@ -270,8 +270,7 @@ class MqttRounds:
         some = ", ".join(open_[:3]) + (", ..." if len(open_) > 3 else "")
         return RunError(
             f"round {self._round} makes no progress: for {self._patience:.0f} s "
-            f"nothing has "
-            f"come through the broker from {len(open_)} devices ({some})",
+            f"nothing has come through the broker from {len(open_)} devices ({some})",
             remedy="See whether the broker runs, and in its log what it has refused or "
             "dropped (limits for packets, queues, connections). The same command goes "
             "on after the last whole round.",
