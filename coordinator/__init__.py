@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.nst import nst
     from coordinator.algorithms.methods.pdst import pdst
     from coordinator.algorithms.methods.salientgrads import salientgrads
+    from coordinator.algorithms.methods.scaffold import scaffold
     from coordinator.algorithms.methods.zerofl import zerofl
     from coordinator.operations.federation import Federation
     from coordinator.operations.federation_run import FederationRun
@@ -62,6 +63,7 @@ __all__ = [
     "nst",
     "pdst",
     "salientgrads",
+    "scaffold",
     "simulate",
     "zerofl",
 ]

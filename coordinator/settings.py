@@ -8,13 +8,14 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from coordinator.algorithms.base import Algorithm, keep_masks
+from coordinator.algorithms.base import Algorithm, RoundContext, keep_masks
 from coordinator.algorithms.load import load_algorithm
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
+from edge_sdk.wire.rules import Controlled
 
 __all__ = [
     "CodecSettings",
@@ -221,13 +222,20 @@ def check_algorithm_fits(
 
     Raises:
         SettingsError: If the mean is trimmed and the algorithm moves its masks or keeps
-            a state; or it moves its masks and the power is not 1.
+            a state; or the power is not 1 and it moves its masks or corrects gradients.
     """
     if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
         raise SettingsError(
             f"{where}key aggregate: a trimmed mean would take the place of the server "
             f"step of {algorithm.name}",
             remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
+        )
+    power = settings.training.power
+    if power != 1 and isinstance(algorithm.local(RoundContext(1, 1, 1.0)), Controlled):
+        raise SettingsError(
+            f"{where}key training.power: {algorithm.name} corrects gradients of the "
+            "weights themselves, not of a power of them",
+            remedy="Take power = 1, or another algorithm.",
         )
     if algorithm.revise is keep_masks:
         return
@@ -237,7 +245,7 @@ def check_algorithm_fits(
             f"{algorithm.name} moves them",
             remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
         )
-    if settings.training.power != 1:
+    if power != 1:
         raise SettingsError(
             f"{where}key training.power: {algorithm.name} moves its masks, and a "
             "weight that enters a mask at 0 does not move under a power",

@@ -28,6 +28,7 @@ from coordinator.algorithms.methods.released import (
     pdst_released,
 )
 from coordinator.algorithms.methods.salientgrads import salientgrads, salientgrads_steps
+from coordinator.algorithms.methods.scaffold import scaffold
 from coordinator.algorithms.methods.zerofl import zerofl
 
 __all__ = ["ALGORITHMS"]
@@ -60,4 +61,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fedadam": fedadam(),
     "fedyogi": fedyogi(),
     "fedprox": fedprox(),
+    "scaffold": scaffold(),
 }

@@ -31,7 +31,8 @@ __all__ = [
 
 Coverage: TypeAlias = dict[str, NDArray[np.int32]]  # of each weight of the model
 # What an algorithm remembers: quantity -> entry of the model -> its values. Those of a
-# masked weight are (nnz,), in the same order, and move with the mask as it does.
+# masked weight are (nnz,), in the same order, and move with the mask as it does. A
+# quantity whose name begins with a dot travels to the devices, beside the model.
 State: TypeAlias = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
@@ -44,7 +45,7 @@ class Model:
         masked: Weight name to float32 (nnz,), canonical CSR order.
         dense: Every other ``state_dict`` entry.
         state: What the algorithm remembers from round to round; it is written into the
-            run's checkpoints and travels nowhere.
+            run's checkpoints.
         gain: Power of a unit's (inputs here / inputs that a nested mask keeps) by which
             the nested model's weights are larger; .5 keeps the variance of what the
             unit gives, 0 is no gain.
@@ -71,6 +72,26 @@ class Model:
     def gains(self, mask: Mask, name: str) -> NDArray[np.float32]:
         """Factor on each weight that a nested mask keeps in one layer: (nnz,)."""
         return unit_gains(self.mask[name], mask[name], self.gain)
+
+    def sent(self, mask: Mask) -> Values:
+        """What travels to a device of a nested mask: `on`, and what state goes along.
+
+        Such a quantity's arrays are dense entries ``.quantity.entry``; no entry of a
+        model begins with a dot. They are gradients: smaller where weights are larger.
+        """
+        values = self.on(mask)
+        along: dict[str, NDArray[Any]] = {}
+        for quantity, entries in self.state.items():
+            if not quantity.startswith("."):
+                continue
+            for name, array in entries.items():
+                if name in self.masked and mask.digest != self.mask.digest:
+                    array = array[mask.within(self.mask, name)]  # noqa: PLW2901
+                    array = array / self.gains(mask, name)  # noqa: PLW2901
+                along[f"{quantity}.{name}"] = array
+        if not along:
+            return values
+        return Values(values.mask_digest, values.masked, {**values.dense, **along})
 
     def onto(self, mask: Mask) -> Model:
         """The same model kept on any other mask: 0 where it holds no value."""
@@ -104,6 +125,9 @@ class Contribution:
         examples: Its weight in the mean: its examples, or what of them counts.
         idle: Dense entry to True where it belongs to a unit that the mask cuts: what
             the device says of it does not count.
+        total_rate: How far a gradient of 1 in every step would have moved a weight:
+            the sum of its steps' rates, momentum included; 0 where it is not known.
+        first: Whether no update of this device has counted before.
     """
 
     device: str
@@ -111,6 +135,8 @@ class Contribution:
     examples: float
     change: Values
     idle: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    total_rate: float = 0.0
+    first: bool = False
 
 
 def clipped(change: Values, scale: float) -> Values:

@@ -265,6 +265,17 @@ class RoundPages(Pages):
             for row in rows
         ]
 
+    def last_counted(self, before: int) -> dict[str, str]:
+        """Device -> its last task whose update is in the model of an earlier round."""
+        rows = self._db.execute(
+            "SELECT u.device, u.task, max(u.round) FROM updates u "
+            "JOIN rounds r ON r.no = u.round "
+            "WHERE u.frozen = 1 AND r.phase = 'done' AND u.round > 0 AND u.round < ? "
+            "GROUP BY u.device",
+            (before,),
+        ).fetchall()
+        return {row["device"]: row["task"] for row in rows}
+
     def frozen_counts(self) -> dict[int, int]:
         """Number of updates in each round's model."""
         rows = self._db.execute(

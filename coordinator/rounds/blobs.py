@@ -65,7 +65,7 @@ def publish_blobs(
             recipes[mask.digest] = _recipe(publish, family, mask, no)
         key = mask.digest, codecs[device]
         if key not in bases:
-            bases[key] = publish(pack_values(base.on(mask), mask, codec=key[1]), no)
+            bases[key] = publish(pack_values(base.sent(mask), mask, codec=key[1]), no)
         members = family.members(mask)
         named[device] = OrderBlobs(bases[key], recipes[mask.digest], members)
     return named
@@ -93,7 +93,7 @@ def publish_blobs_again(
     for digest, (device, order) in sorted(wanted.items()):
         mask = family.of(device, order.density)
         _recipe(publish, family, mask, no)
-        packed = (pack_values(base.on(mask), mask, codec=codec) for codec in CODECS)
+        packed = (pack_values(base.sent(mask), mask, codec=codec) for codec in CODECS)
         found = next((p for p in packed if sha256(p).digest() == digest), None)
         if found is None:
             log.warning("base %s cannot be made again", blob_id(order.base)[:12])

@@ -15,6 +15,7 @@ from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.rules import (
+    Controlled,
     Frozen,
     LocalRule,
     Member,
@@ -81,10 +82,12 @@ def order_for(
     steps: int = 0,
     attempt: int = 0,
     members: Sequence[Member] = (),
+    after: str = "",
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
+    `after` is the last task of the device that counted, for rules that go on from it.
     `attempt` counts how often the round was given up before: only a warm-up is.
     `members` are the masks inside the device's own, for rules that train these too.
     """
@@ -104,6 +107,8 @@ def order_for(
         case _:
             moment = RoundContext(round_no, settings.rounds, max(settings.densities))
             rule = named_slots(algorithm).local(moment)
+            if isinstance(rule, Controlled):
+                rule = Controlled(after=after)
             if isinstance(rule, Nested):
                 inside = structs.replace(rule, members=list(members))
                 rule = inside if members else Frozen()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from edge_sdk.sparse import LayerShape
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Task
+from edge_sdk.training.total_rate import total_rate
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.values import unpack_values
 
@@ -74,6 +75,10 @@ class RunMemory(Protocol):
 
     def rounds(self) -> list[RoundRow]:
         """Every round, in order."""
+        ...
+
+    def last_counted(self, before: int) -> dict[str, str]:
+        """Device -> its last task whose update is in an earlier round's model."""
         ...
 
 
@@ -268,7 +273,12 @@ class GlobalModel:
 
     def _step(self, no: int, rows: Sequence[UpdateRow]) -> Step:
         base, family = self.base_of(no)
-        updates = _Updates(self._ledger, rows, family)
+        known = self._ledger.last_counted(no) if self._algorithm.init_state else {}
+        training, rounds = self._settings.training, self._settings.rounds
+        rate = partial(
+            total_rate, training.rate_at(no, rounds), momentum=training.momentum
+        )
+        updates = _Updates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
             model, after, held = next_step(self._algorithm, base, family, updates)
         return with_fixed(model, base, self._fixed), after, held
@@ -285,16 +295,26 @@ class _Updates:
     """A round's updates, read from the disk one at a time, as often as wanted."""
 
     def __init__(
-        self, ledger: RunMemory, rows: Sequence[UpdateRow], family: MaskFamily
+        self,
+        ledger: RunMemory,
+        rows: Sequence[UpdateRow],
+        family: MaskFamily,
+        rate: Callable[[int], float] = lambda _steps: 0.0,
+        known: Collection[str] = (),
     ) -> None:
         self._ledger, self._rows, self._family = ledger, rows, family
+        self._rate, self._known = rate, known
 
     def __iter__(self) -> Iterator[Contribution]:
         for row in self._rows:
             start = self._family.of(row.device, row.density)
             mask, change = read_update(self._ledger.blob(row.blob), start)
             cut = clipped(change, row.scale)
-            yield Contribution(row.device, mask, row.weight, cut)
+            yield Contribution(
+                *(row.device, mask, row.weight, cut),
+                total_rate=self._rate(int(row.metrics.get("steps", 0))),
+                first=row.device not in self._known,
+            )
 
 
 def load_model(

@@ -203,6 +203,7 @@ class RoundOpener:
         masks = {device: family.of(device, d) for device, d in draft.densities.items()}
         down = {device: codec for device, (_, codec) in codecs.items()}
         named = publish_blobs(self._post.shelve, no, base, family, masks, down)
+        counted = self._ledger.last_counted(no) if self._algorithm.init_state else {}
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {
@@ -221,6 +222,7 @@ class RoundOpener:
                 steps=draft.steps_of(device),
                 attempt=attempt,
                 members=named[device].members,
+                after=counted.get(device, ""),
             )
             for device, density in draft.densities.items()
         }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from coordinator.checkpoints.models import model_name
 from coordinator.ledger import RoundRow
 from coordinator.rounds.state import RoundPhase
+from coordinator.rounds.tasks import task_id
 from coordinator.simulation.record import RoundRecord
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.json_text import to_json
+from edge_sdk.storage.memory import DeviceMemory
 
-__all__ = ["SimulationMemory"]
+__all__ = ["EPOCH", "MEMORIES", "SimulationMemory"]
 
 PLAN = "plan.json"
+EPOCH = 1  # of every simulation: task ids are made of it
+MEMORIES = "memories"  # of devices, a folder each
 
 
 class SimulationMemory:
@@ -48,6 +52,26 @@ class SimulationMemory:
     def blob(self, name: str) -> bytes:
         """A packed update of the round in hand."""
         return self.payloads[name]
+
+    def last_counted(self, before: int) -> dict[str, str]:
+        """Device to its last task whose update is in an earlier round's model."""
+        return {
+            device: task_id(EPOCH, record.round, device)
+            for record in self._records
+            if 0 < record.round < before
+            for device in record.accepted
+        }
+
+    def of(self, device: str) -> DeviceMemory:
+        """What a simulated device remembers."""
+        return DeviceMemory(self.folder / MEMORIES / device)
+
+    def of_devices(
+        self, no: int, devices: Iterable[str]
+    ) -> dict[str, tuple[str, DeviceMemory]]:
+        """Device to its last task that counted, if any, and what it remembers."""
+        last = self.last_counted(no)
+        return {device: (last.get(device, ""), self.of(device)) for device in devices}
 
     def rounds(self) -> list[RoundRow]:
         """The last round that left a model.

@@ -54,6 +54,7 @@ class TaskResult:
         norm: L2 norm of its change.
         why: Why it does not count, in words; empty if it passed.
         lasting: Whether the device could do no other task, either.
+        memory: What it remembers from here on; empty where it keeps that itself.
     """
 
     offer: Offer | None = None
@@ -61,6 +62,7 @@ class TaskResult:
     norm: float = 0.0
     why: str = ""
     lasting: bool = False
+    memory: bytes = b""
 
     @property
     def sent_bytes(self) -> int:
@@ -121,4 +123,4 @@ def _result(part: SimulatedPart, done: PackedUpdate | Unable) -> TaskResult:
     norm = checked_norm(done.payload, done.offer, part)
     if isinstance(norm, Refusal):
         return TaskResult(done.offer, done.payload, why=norm.told)
-    return TaskResult(done.offer, done.payload, norm)
+    return TaskResult(done.offer, done.payload, norm, memory=done.memory)

@@ -12,9 +12,11 @@ from coordinator.ledger import UpdateRow
 from coordinator.rounds.blobs import publish_blobs
 from coordinator.rounds.tasks import order_for
 from coordinator.settings import RunSettings
+from coordinator.simulation.checkpoints import EPOCH, SimulationMemory
 from coordinator.simulation.dispatch import Dispatch, SimulatedPart, TaskResult
 from coordinator.simulation.fleet import SimulatedFleet
 from coordinator.simulation.workers.interface import TrainingJob
+from edge_sdk.storage.memory import DeviceMemory
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Manifest, TaskOrder
 from edge_sdk.wire.values import CODECS, agreed
@@ -22,8 +24,6 @@ from edge_sdk.wire.values import CODECS, agreed
 __all__ = ["EPOCH", "RoundTrip", "SimulationContext"]
 
 log = logging.getLogger(__name__)
-
-EPOCH = 1
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class SimulationContext:
         *,
         known: Collection[str] = (),
         attempt: int = 0,
+        remembers: SimulationMemory | None = None,
     ) -> RoundTrip:
         """Has the chosen devices carry out their part of a round.
 
@@ -89,15 +90,19 @@ class SimulationContext:
             family: The round's masks.
             known: Devices that have the masks already.
             attempt: How often the round was given up before.
+            remembers: Where devices' memories lie, of an algorithm with a state.
 
         Raises:
             RunError: If a worker died, or nothing gets through.
         """
-        parts = self._parts(way, no, chosen, base, family, attempt)
+        memories = remembers.of_devices(no, chosen) if remembers else {}
+        parts = self._parts(way, no, chosen, base, family, attempt, memories)
         done = way.carry(no, parts)
         rows: list[UpdateRow] = []
         for device, part in parts.items():
             one = done[device]
+            if one.memory and device in memories:
+                memories[device][1].keep(part.order, one.memory)
             if one.why:
                 _warn(device, one)
             elif one.offer is not None:
@@ -120,6 +125,7 @@ class SimulationContext:
         base: Model,
         family: MaskFamily,
         attempt: int,
+        memories: Mapping[str, tuple[str, DeviceMemory]],
     ) -> dict[str, SimulatedPart]:
         """Parts of a round for the chosen devices, in their order."""
         codec = self.settings.codec
@@ -152,10 +158,12 @@ class SimulationContext:
                 codec=up,
                 attempt=attempt,
                 members=named[device].members,
+                after=memories[device][0] if device in memories else "",
             )
             structure = contents[recipe.structure.sha256] if recipe.structure else b""
             job = TrainingJob(
-                one.folder, pack(order), contents[start.sha256], structure
+                *(one.folder, pack(order), contents[start.sha256], structure),
+                memory=memories[device][1].read(order) if device in memories else b"",
             )
             parts[device] = SimulatedPart(order, base, masks[device], one.examples, job)
         return parts

@@ -198,7 +198,9 @@ class Simulation:
             return record
         chosen = {d: densities[d] for d in outcome.accepted}
         trip = self._context.trip(
-            way, no, chosen, base, family, known=self.journal.holders()
+            *(way, no, chosen, base, family),
+            known=self.journal.holders(),
+            remembers=self._memory if self.algorithm.init_state else None,
         )
         record = msgspec.structs.replace(
             record,

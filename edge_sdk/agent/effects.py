@@ -262,7 +262,8 @@ class SessionEffects:
             case Fetch(blobs):
                 self._fetched(self._base.fetch(blobs))
             case Train(order):
-                self._work.start(order, self._base.blobs)
+                memory = self._journal.memory.read(order)
+                self._work.start(order, self._base.blobs, memory)
             case Halt():
                 self._work.cancel()
                 self._base.drop()
@@ -294,6 +295,8 @@ class SessionEffects:
         order = self.session.order
         if order is None or order.id != packed.offer.task_id:
             return
+        if packed.memory:
+            self._journal.memory.keep(order, packed.memory)
         self._journal.stash(packed.payload)
         limit = self.transport.limit()
         self.feed(UpdatePacked(in_chunks(packed.offer, limit, lambda: packed.payload)))

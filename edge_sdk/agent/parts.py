@@ -35,8 +35,13 @@ class Runner(Protocol):
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
+        memory: bytes = b"",
     ) -> PackedUpdate:
-        """Carries out an order; `structure` is there when its mask names one."""
+        """Carries out an order.
+
+        `structure` is there when its mask names one, `memory` when its rule goes on
+        from one.
+        """
         ...
 
 

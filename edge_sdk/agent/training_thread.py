@@ -77,9 +77,15 @@ class TrainingThread:
         self.progress = 0  # permille of the latest task
         self.told_at = 0.0  # when the device last said how far it is
 
-    def start(self, order: TaskOrder, blobs: list[bytes]) -> None:
-        """Start a task; `PackedUpdate` or `Broke` follows unless it is cancelled."""
-        cancel, (base, *structure) = threading.Event(), blobs
+    def start(self, order: TaskOrder, blobs: list[bytes], memory: bytes = b"") -> None:
+        """Begins a task; `PackedUpdate` or `Broke` follows, unless it is cancelled.
+
+        Args:
+            order: What to do.
+            blobs: Its base, and the structure of a mask that has one.
+            memory: What its rule goes on from.
+        """
+        cancel, (base, structure, *_) = threading.Event(), [*blobs, b""]
         self._cancel, before = cancel, self._thread
         self.progress = 0  # that of the last task would read as all but done
 
@@ -89,7 +95,8 @@ class TrainingThread:
             result: PackedUpdate | Broke
             try:
                 stop = self._between_steps(order, cancel)
-                result = self._runner.run(order, base, stop, *structure)
+                given = (base, stop, structure, memory)
+                result = self._runner.run(order, *given)
             except Stopped:
                 return
             except EdgeError as error:

@@ -12,6 +12,7 @@ from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, RemoteProtocolError, StateError
 from edge_sdk.private_files import make_private
 from edge_sdk.storage.blobs import BlobFolder
+from edge_sdk.storage.memory import DeviceMemory
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import Offer, TaskOrder
 
@@ -62,6 +63,7 @@ class Journal:
     Attributes:
         record: What is durable.
         blobs: Models fetched, which may vanish at any time.
+        memory: What local rules go on from, by task.
 
     Raises:
         StateError: If another process holds the folder, or the journal is damaged.
@@ -70,6 +72,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path, self._outbox = folder / "journal.msgpack", folder / "outbox.bin"
         self.blobs = BlobFolder(folder / "blobs")
+        self.memory = DeviceMemory(folder / "memory")
         try:
             make_private(folder)
             self._lock = (folder / "lock").open("w")

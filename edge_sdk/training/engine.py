@@ -39,6 +39,10 @@ class TrainingModel(Protocol):
         """
         ...
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with the names that `values` and `dense` have."""
+        ...
+
     def kept(self) -> Iterator[nn.Parameter]:
         """Of these the kept values, one parameter of nnz entries per masked layer."""
         ...

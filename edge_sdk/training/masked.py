@@ -55,8 +55,12 @@ class MaskedModel:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values, then dense parameters; none that the user has frozen."""
-        own = (*self._kept.values(), *self._dense.values())
-        return (p for p in own if p.requires_grad)
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with their names."""
+        own = (*self._kept.items(), *self._dense.items())
+        return ((name, p) for name, p in own if p.requires_grad)
 
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one flat parameter per masked layer."""

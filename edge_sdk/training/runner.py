@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 from msgspec import structs
 from torch import nn
 from typing_extensions import assert_never
 
+from edge_sdk.errors import EdgeError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Mask, exact_counts, uniform
 from edge_sdk.tasks.layers import layers_of, make_model
@@ -21,7 +24,13 @@ from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import TrainingResult, train
 from edge_sdk.training.memory_limit import Allowance, EngineName, MicroBatch
 from edge_sdk.training.model_cache import Activations, ReadyModel
-from edge_sdk.training.rules.corrections import Correction, proximal
+from edge_sdk.training.rules.corrections import (
+    Correction,
+    Variates,
+    controlled,
+    next_variates,
+    proximal,
+)
 from edge_sdk.training.rules.moving_masks import (
     Scorer,
     dense_model,
@@ -31,6 +40,7 @@ from edge_sdk.training.rules.moving_masks import (
 from edge_sdk.training.rules.nested import NestedBatches, member_factors
 from edge_sdk.training.rules.swat import swat_model
 from edge_sdk.training.rules.warm_up import measure_sensitivity
+from edge_sdk.training.total_rate import total_rate
 from edge_sdk.training.update import (
     PackedUpdate,
     change_of,
@@ -42,6 +52,7 @@ from edge_sdk.training.update import (
 from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import (
+    Controlled,
     Frozen,
     Nested,
     OneStep,
@@ -55,6 +66,8 @@ from edge_sdk.wire.rules import (
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 __all__ = ["TaskRunner"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ class TaskRunner:
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
+        memory: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
@@ -135,6 +149,7 @@ class TaskRunner:
             base: The model to start from.
             stop: Turns true when the result is not wanted any more.
             structure: The mask's, when it is not drawn from a seed.
+            memory: What the rule goes on from, as an earlier update left it.
 
         Raises:
             Stopped: If `stop` turned true.
@@ -143,6 +158,7 @@ class TaskRunner:
         began = time.monotonic()
         mask = self._ready.mask(order.mask, structure)
         job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
+        left = b""
         match order.rule:
             case Frozen():
                 outcome, change = self._frozen(job)
@@ -156,6 +172,9 @@ class TaskRunner:
                 payload, norm = packed_change(order, change, mask)
             case Nested() as rule:
                 outcome, change = self._frozen(job, nested=rule)
+                payload, norm = packed_change(order, change, mask)
+            case Controlled():
+                outcome, change, left = self._controlled(job, memory)
                 payload, norm = packed_change(order, change, mask)
             case WarmUp() as rule:
                 outcome, counts = self._warm_up(job, rule)
@@ -176,7 +195,7 @@ class TaskRunner:
             case _:
                 assert_never(order.rule)
         spent = time.monotonic() - began
-        return packed(order, mask, payload, norm, outcome, spent)
+        return replace(packed(order, mask, payload, norm, outcome, spent), memory=left)
 
     def _frozen(
         self,
@@ -189,6 +208,23 @@ class TaskRunner:
         )
         outcome = self._train(model, job, correction, nested)
         return outcome, change_of(model, job.start)
+
+    def _controlled(
+        self, job: _Job, memory: bytes
+    ) -> tuple[TrainingResult, Values, bytes]:
+        """What training did, its change, and the control variates that it leaves."""
+        ours, start = _control_of(job.start)
+        own = _remembered(memory, job.mask, ours)
+        job = replace(job, start=start)
+        outcome, change = self._frozen(job, partial(controlled, ours, own))
+        moved = {**change.masked, **change.dense}
+        rate, momentum = job.plan.learning_rate, job.plan.momentum
+        took = total_rate(rate, outcome.steps, momentum=momentum)
+        after = next_variates(ours, own, moved, took)
+        of_mask = {n: after.get(n, np.zeros_like(v)) for n, v in start.masked.items()}
+        dense = {n: a for n, a in after.items() if n not in of_mask}
+        kept = Values(job.mask.digest, of_mask, dense)
+        return outcome, change, pack_values(kept, job.mask)
 
     def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, TrainingResult]:
         """The mask of the largest weights at the end, and the change on it."""
@@ -273,3 +309,30 @@ class TaskRunner:
 
     def _size(self, job: _Job, engine: str) -> int:
         return self.allowance.size(job.mask.density, engine, job.plan.batch_size)
+
+
+CONTROL = ".control."  # dense entries of a base that are no entries of the model
+
+
+def _control_of(start: Values) -> tuple[Variates, Values]:
+    """The coordinator's control variates, and the base without them."""
+    ours = {
+        name.removeprefix(CONTROL): np.asarray(array, np.float32)
+        for name, array in start.dense.items()
+        if name.startswith(CONTROL)
+    }
+    dense = {n: a for n, a in start.dense.items() if not n.startswith(CONTROL)}
+    return ours, Values(start.mask_digest, start.masked, dense)
+
+
+def _remembered(memory: bytes, mask: Mask, ours: Variates) -> Variates:
+    """This device's control variates: 0 where it has none that fit this mask."""
+    own: dict[str, np.ndarray] = {}
+    if memory:
+        try:
+            found = unpack_values(memory, mask)
+            own = {**found.masked, **found.dense}
+        except EdgeError as error:
+            log.info("control variates begin anew: %s", error)
+    fits = {n: n in own and own[n].shape == c.shape for n, c in ours.items()}
+    return {n: own[n] if fits[n] else np.zeros_like(c) for n, c in ours.items()}

@@ -31,10 +31,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PackedUpdate:
-    """A finished task: what to offer and the payload behind it."""
+    """A finished task: what to offer and the payload behind it.
+
+    Attributes:
+        offer: For the coordinator.
+        payload: Alike.
+        memory: What the device remembers if this update counts; empty for nothing.
+    """
 
     offer: Offer
     payload: bytes
+    memory: bytes = b""
 
 
 def change_of(model: TrainingModel, start: Values) -> Values:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
+    "Controlled",
     "Frozen",
     "LocalRule",
     "Member",
@@ -99,6 +100,26 @@ class Nested(Struct, frozen=True, tag="nested"):
     members: list[Member] = []
 
 
+class Controlled(Struct, frozen=True, tag="controlled", omit_defaults=True):
+    """Frozen training whose gradients are corrected by control variates (SCAFFOLD).
+
+    The base brings the coordinator's along, as dense entries named `.control.` and the
+    entry's own name. `after` is the task whose update of this device was the last to
+    count: what the device remembers since is what it remembered then.
+    """
+
+    after: Annotated[str, Meta(max_length=64)] = ""
+
+
 LocalRule: TypeAlias = (
-    Frozen | WarmUp | Score | OneStep | Rewire | Regrow | Swat | Proximal | Nested
+    Frozen
+    | WarmUp
+    | Score
+    | OneStep
+    | Rewire
+    | Regrow
+    | Swat
+    | Proximal
+    | Nested
+    | Controlled
 )

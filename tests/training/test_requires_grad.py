@@ -24,6 +24,7 @@ from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
 from edge_sdk.wire.rules import (
+    Controlled,
     Frozen,
     LocalRule,
     Member,
@@ -88,6 +89,7 @@ RULES: list[LocalRule] = [
         share=0.9, gain=0.5,
         members=[Member(exact_counts(uniform(LAYERS), LAYERS, 0.3))],
     ),
+    Controlled(),
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def fedprox(*, mu: float = 0.01, on: Algorithm | None = None) -> Algorithm:
     if inner.local is not always_frozen:
         raise SettingsError(
             f"fedprox on {inner.name}: its devices train by a rule of their own",
-            remedy="Take one with frozen masks: fedavg, flash-edge and others.",
+            remedy="Take one with frozen masks: fedavg, flash-scaled and others.",
         )
     if not mu > 0:
         raise SettingsError(f"fedprox: mu is {mu}; it has to be above 0")

@@ -31,6 +31,7 @@ from edge_sdk.agent import Agent, Identity
 from edge_sdk.errors import RunError
 from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.storage.journal import Journal
+from edge_sdk.storage.memory import DeviceMemory
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.address import Address
@@ -99,9 +100,10 @@ class _Runner:
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
+        memory: bytes = b"",
     ) -> PackedUpdate:
         """Waits for a worker; an error that is not the device's own ends the run."""
-        work = TrainingJob(self._folder, pack(order), base, structure)
+        work = TrainingJob(self._folder, pack(order), base, structure, memory)
         try:
             with self._all.at_work():
                 return self._workers.train(work).result()
@@ -126,6 +128,7 @@ def devices(
     federation: str,
     address: Address,
     state: Path,
+    memories: Mapping[str, Path],
     tally: TrafficSum,
 ) -> Iterator[Devices]:
     """All devices of a fleet, each connected and running until the end of the block.
@@ -137,6 +140,7 @@ def devices(
         federation: The federation's name.
         address: The broker.
         state: Where they keep their journals; made, and removed at the end.
+        memories: Device to the folder of what it remembers, which stays.
         tally: Counts what their links carry.
 
     Raises:
@@ -153,6 +157,7 @@ def devices(
             profile = msgspec.to_builtins(load_board(one.board or ANY_BOARD))
             me = Identity(name, federation, task, one.examples, profile)
             journal = Journal(state / name)
+            journal.memory = DeviceMemory(memories[name])
             journal.blobs = BlobFolder(state / name / "blobs", KEPT_BYTES)
             link = partial(_connect, address, f"{federation}-{name}")
             runner = _Runner(one.folder, workers, all_)

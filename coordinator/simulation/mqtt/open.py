@@ -11,6 +11,7 @@ from pathlib import Path
 from coordinator.broker.check import check_broker
 from coordinator.broker.start import open_broker
 from coordinator.broker.watch import watched
+from coordinator.simulation.checkpoints import MEMORIES
 from coordinator.simulation.dispatch import Dispatch, SimulatedPart, TaskResult
 from coordinator.simulation.fleet import SimulatedDevice
 from coordinator.simulation.mqtt.devices import devices
@@ -104,6 +105,7 @@ def over_mqtt(
                 federation=federation,
                 address=broker.address,
                 state=folder / "devices",
+                memories={own: folder / MEMORIES / n for n, own in names.items()},
                 tally=tally,
             )
         )

@@ -72,6 +72,7 @@ class TrainingJob:
     order: bytes
     base: bytes
     structure: bytes = b""
+    memory: bytes = b""  # of the device, where its rule goes on from one
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ class JobRunner:
             _named(work.folder.name),
             blamed(self._task.name, f"training on {work.folder.name}"),
         ):
-            return runner.run(order, work.base, lambda: False, work.structure)
+            return runner.run(
+                order, work.base, lambda: False, work.structure, work.memory
+            )
 
     def score(self, chunk: EvaluationChunk) -> ChunkScore:
         """Scores a model on a part of the evaluation set.

@@ -182,6 +182,7 @@ class MemoryFallbackRunner:
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
+        remembered: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
@@ -194,7 +195,7 @@ class MemoryFallbackRunner:
             if size < batch and size != self._runner.allowance.most:
                 log.warning("memory ran out: %d of %d examples at once", size, batch)
             self._runner.allowance.most = size if size < batch else 0
-            return self._runner.run(order, base, stop, structure)
+            return self._runner.run(order, base, stop, structure, remembered)
 
         try:
             return shrinking(attempt, min(self._runner.allowance.most or batch, batch))

@@ -43,7 +43,11 @@ class SparseModel:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values and dense parameters, in the model's order."""
-        return (p for p in self.module.parameters() if p.requires_grad)
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with their names."""
+        return ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
 
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one parameter of nnz entries per masked layer."""
