@@ -85,7 +85,8 @@ class TrainingThread:
             blobs: Its base, and the structure of a mask that has one.
             memory: What its rule goes on from.
         """
-        cancel, (base, structure, *_) = threading.Event(), [*blobs, b""]
+        cancel, (base, *structure) = threading.Event(), blobs
+        more = [*(structure or [b""]), memory] if memory else structure
         self._cancel, before = cancel, self._thread
         self.progress = 0  # that of the last task would read as all but done
 
@@ -95,8 +96,7 @@ class TrainingThread:
             result: PackedUpdate | Broke
             try:
                 stop = self._between_steps(order, cancel)
-                given = (base, stop, structure, memory)
-                result = self._runner.run(order, *given)
+                result = self._runner.run(order, base, stop, *more)
             except Stopped:
                 return
             except EdgeError as error:
