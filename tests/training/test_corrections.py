@@ -110,7 +110,7 @@ def test_the_stronger_the_pull_the_nearer_to_the_base(engine: str) -> None:
 
 
 def test_fedprox_stands_on_frozen_masks_and_takes_a_pull_above_0() -> None:
-    on = coordinator.flash_edge()
+    on = coordinator.flash_scaled()
     algorithm = coordinator.fedprox(mu=0.3, on=on)
     assert check_algorithm(algorithm).local(RoundContext(1, 2, 0.1)) == Proximal(mu=0.3)
     assert algorithm.plan is on.plan
