@@ -52,6 +52,10 @@ class NarrowedModel:
         """Everything an optimizer may change, without cut units."""
         return self._inner.parameters()
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with their names; narrower than the entries of those names."""
+        return self._inner.named_parameters()
+
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one flat parameter per masked layer."""
         return self._inner.kept()

@@ -111,5 +111,7 @@ def _add(
                 # The change is in the model's weights, its gradient in the device's.
                 change = change * base.gains(one.mask, name) ** 2
         if change is not None:
-            total[name][spot] += -c[spot] - change.astype(np.float64) / one.total_rate
-            count[name][spot] += one.first
+            counts = ~one.idle.get(name, np.zeros(c[spot].shape, np.bool_))
+            step = -c[spot] - change.astype(np.float64) / one.total_rate
+            total[name][spot] += counts * step
+            count[name][spot] += counts & one.first

@@ -45,11 +45,12 @@ def controlled(
         own: This device's, c_i, of the same names; 0 where there are none.
         model: At the base.
     """
-    pairs = [
-        (parameter, torch.from_numpy(ours[name] - own[name]))
-        for name, parameter in model.named_parameters()
-        if name in ours
-    ]
+    pairs = []
+    for name, parameter in model.named_parameters():
+        if name in ours:
+            here = tuple(slice(0, n) for n in parameter.shape)  # of units that it has
+            shift = np.ascontiguousarray((ours[name] - own[name])[here])
+            pairs.append((parameter, torch.from_numpy(shift)))
 
     def correct() -> None:
         with torch.no_grad():
