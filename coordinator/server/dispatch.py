@@ -10,7 +10,7 @@ from coordinator.ledger import Ledger
 from coordinator.protocol.receiver import MessageReceiver
 from coordinator.rate_limit import Excess, Flood, Seldom
 from coordinator.server.broker_cleanup import Wiping
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.handlers import MessageHandlers
 from coordinator.server.round_controller import RoundController
 from edge_sdk.errors import EdgeError, RemoteProtocolError

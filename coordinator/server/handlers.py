@@ -13,7 +13,7 @@ from coordinator.protocol.handlers import IDLE_S, TaskHandlers
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
 from coordinator.rounds.validation import Refusal
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.round_controller import RoundController
 from coordinator.server.round_opening import Part
 from edge_sdk.errors import two_sentences

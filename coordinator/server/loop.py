@@ -25,7 +25,7 @@ from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
 from coordinator.rounds.state import RoundPhase, TaskPhase
 from coordinator.server.broker_cleanup import Wiping
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.dispatch import MessageDispatcher
 from coordinator.server.evaluation import Evaluator, Probe
 from coordinator.server.global_model import GlobalModel

@@ -14,11 +14,11 @@ from coordinator.rounds.contribution_limits import shares
 from coordinator.rounds.deadlines import abort_pause_s
 from coordinator.rounds.model_check import Unsound, sound_rows
 from coordinator.rounds.state import OPEN, Round, TaskPhase
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.standing import LATE
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_opening import OpenRound
 from coordinator.server.round_timing import RoundTiming
-from coordinator.server.standing import LATE
 from coordinator.settings import RunSettings
 from edge_sdk.errors import (
     AlgorithmError,

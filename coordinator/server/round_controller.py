@@ -26,12 +26,12 @@ from coordinator.rounds.state import (
     TaskPhase,
     advance,
 )
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.standing import LATE
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_closing import RoundCloser
 from coordinator.server.round_opening import OpenRound, Part, RoundOpener
 from coordinator.server.round_timing import RoundTiming
-from coordinator.server.standing import LATE
 from coordinator.settings import RunSettings
 from edge_sdk.wire.messages import Status
 

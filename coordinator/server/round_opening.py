@@ -27,7 +27,7 @@ from coordinator.rounds.state import (
 )
 from coordinator.rounds.tasks import order_for
 from coordinator.rounds.warm_up_attempts import ATTEMPTS, Attempt, next_attempt
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_timing import RoundTiming
 from coordinator.settings import RunSettings
@@ -128,7 +128,7 @@ class RoundOpener:
         self.no = 0
         if self._lineage.model is None and not self._algorithm.warms_up:
             self._lineage.plan_masks()
-        self._fleet.correct(self._timing.drift())
+        self._fleet.densities.correct(self._timing.drift())
         attempt = Attempt(0, (), frozenset())
         if self._lineage.model is None:
             attempt = self._next_attempt(past)
@@ -199,7 +199,9 @@ class RoundOpener:
         """Makes the cohort's tasks durable and its bases public."""
         no = draft.no
         self._post.wipe(before_round=no - 1)
-        codecs = {device: self._fleet.codecs(device) for device in draft.cohort}
+        codecs = {
+            device: self._fleet.densities.codecs(device) for device in draft.cohort
+        }
         masks = {device: family.of(device, d) for device, d in draft.densities.items()}
         down = {device: codec for device, (_, codec) in codecs.items()}
         named = publish_blobs(self._post.shelve, no, base, family, masks, down)

@@ -19,7 +19,7 @@ from coordinator.rounds.measured_time import TaskTimer
 from coordinator.rounds.pace import RoundPace, pace
 from coordinator.rounds.selection import RoundDraft, warm_up_epochs
 from coordinator.rounds.state import OPEN, Round, RoundPhase, TaskPhase
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.settings import RunSettings
 
 __all__ = ["RoundTiming"]
@@ -68,7 +68,9 @@ class RoundTiming:
             beside: Of them, those that set no pace.
         """
         expected = {
-            device: self.watch.expected(device, self._fleet.predicted(device, density))
+            device: self.watch.expected(
+                device, self._fleet.densities.predicted(device, density)
+            )
             for device, density in densities.items()
         }
         found = pace(expected, self._settings.round_budget_s, beside)
@@ -85,7 +87,7 @@ class RoundTiming:
         epochs = warm_up_epochs(self._algorithm, self._settings)
         most = self._settings.warm_up.max_steps
         takes = {
-            device: self._fleet.warm_up_s(device, epochs, most)
+            device: self._fleet.densities.warm_up_s(device, epochs, most)
             for device in {*draft.cohort, *self._fleet.affordable()}
         }
         cohort = [takes[device] for device in draft.cohort]

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 # The product's own waits, a sixtieth of each; the warm-up is longer than all of them.
 WAITS = {
-    "coordinator.server.presence.SEEN_S": 1.5,
+    "coordinator.server.devices.presence.SEEN_S": 1.5,
     "coordinator.server.handlers.IDLE_S": 0.5,
     "coordinator.rounds.deadlines.LONGEST_WAIT_S": 5.0,
     "coordinator.rounds.deadlines.FIRST_GRACE_S": 600.0,  # not a fault of this test

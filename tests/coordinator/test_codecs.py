@@ -13,7 +13,7 @@ import pytest
 from coordinator.algorithms.mean import Contribution, Model, coverage_mean
 from coordinator.ledger import open_ledger
 from coordinator.rounds.validation import Refusal, check_offer, check_payload
-from coordinator.server.device_registry import DeviceRegistry
+from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.settings import CodecSettings, RunSettings, load_run
 from device_profiles import load_board
 from edge_sdk.errors import SettingsError
@@ -169,9 +169,9 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     for device, codecs in known.items():
         hello = Hello("idle", None, "0", "digits", 100, profile, codecs, [], 9)
         fleet.hello(device, hello)
-    assert fleet.codecs("old") == ("fp32", "fp32")
-    assert fleet.codecs("plain") == ("int8", "fp16")
+    assert fleet.densities.codecs("old") == ("fp32", "fp32")
+    assert fleet.densities.codecs("plain") == ("int8", "fp16")
     packed = "+zstd" if "int8+zstd" in CODECS else ""
-    assert fleet.codecs("new") == ("int8" + packed, "fp16" + packed)
-    assert fleet.codecs("stranger") == ("fp32", "fp32")
+    assert fleet.densities.codecs("new") == ("int8" + packed, "fp16" + packed)
+    assert fleet.densities.codecs("stranger") == ("fp32", "fp32")
     ledger.close()

@@ -9,8 +9,8 @@ import pytest
 
 from coordinator.densities import drift_of
 from coordinator.ledger import DeviceRow, Ledger, open_ledger
-from coordinator.server.device_registry import DeviceRegistry
-from coordinator.server.presence import SEEN_S
+from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.presence import SEEN_S
 from coordinator.settings import RunSettings
 from device_profiles import LayerLoad, Workload, load_board
 from edge_sdk.wire.codec import Header
@@ -87,20 +87,20 @@ def test_a_lying_profile_is_corrected_between_rounds_and_said(
 ) -> None:
     """Observed five times slower: the next round gets what such a board affords."""
     assert greet(fleet) is None
-    before = fleet.predicted("pi-7", 0.4)
+    before = fleet.densities.predicted("pi-7", 0.4)
     told_s = before.step_s * before.steps
     assert fleet.affordable() == {"pi-7": 0.4}
     drift = drift_of("pi-7", predicted_s=told_s, observed_s=5 * told_s, rounds=2)
     assert drift is not None
-    fleet.correct({"pi-7": drift})
-    after = fleet.predicted("pi-7", 0.4)
+    fleet.densities.correct({"pi-7": drift})
+    after = fleet.densities.predicted("pi-7", 0.4)
     assert after.step_s == pytest.approx(5 * before.step_s, rel=1e-6)
     assert fleet.affordable() == {"pi-7": 0.1}
     assert "training takes 5.0 times the" in row(ledger).why
     greet(fleet)  # the same profile again proves nothing
-    assert fleet.predicted("pi-7", 0.4) == after
+    assert fleet.densities.predicted("pi-7", 0.4) == after
     greet(fleet, rtt_ms=9.0)  # a fresh one is believed
-    assert fleet.predicted("pi-7", 0.4).step_s == before.step_s
+    assert fleet.densities.predicted("pi-7", 0.4).step_s == before.step_s
     assert "profile it again" not in row(ledger).why
 
 

@@ -11,8 +11,14 @@ from msgspec import UNSET
 from coordinator.rounds.deadlines import Advance, advanced, extended_s, latest_s
 from coordinator.rounds.state import TaskPhase
 from coordinator.rounds.warm_up_attempts import ATTEMPTS, next_attempt
-from coordinator.server.presence import SEEN_S, Presence, Said, is_news, speaks_again
-from coordinator.server.standing import (
+from coordinator.server.devices.presence import (
+    SEEN_S,
+    Presence,
+    Said,
+    is_news,
+    speaks_again,
+)
+from coordinator.server.devices.standing import (
     FRESH,
     MOST,
     Standing,

@@ -15,7 +15,7 @@ from brokers import mosquitto
 from patience import patience
 
 from coordinator.operations.doctor import examine as examine_run
-from coordinator.server.presence import UNHEARD_S, Unheard
+from coordinator.server.devices.presence import UNHEARD_S, Unheard
 from edge_sdk.device.doctor import Check, DoctorTarget, link
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, Tls

@@ -11,28 +11,23 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from coordinator.densities import TimeDrift, assign, corrected
 from coordinator.ledger import Ledger
 from coordinator.ledger.device_rows import added_columns
-from coordinator.rounds.expected_time import ExpectedTime, expect
-from coordinator.server.presence import Presence, Said, Unheard, is_news, speaks_again
-from coordinator.server.standing import Standings
+from coordinator.server.devices.density_choices import DensityChoices
+from coordinator.server.devices.presence import (
+    Presence,
+    Said,
+    Unheard,
+    is_news,
+    speaks_again,
+)
+from coordinator.server.devices.standing import Standings
 from coordinator.settings import RunSettings
 from coordinator.views.device_view import DeviceView
-from device_profiles import (
-    Choice,
-    DeviceProfile,
-    Engine,
-    ProfileError,
-    Workload,
-    cost_of,
-    parse_profile,
-)
+from device_profiles import ProfileError, Workload, parse_profile
 from edge_sdk.errors import two_sentences
 from edge_sdk.wire.codec import Header, pack
 from edge_sdk.wire.messages import Hello, Status
-from edge_sdk.wire.quantize import encoded_size
-from edge_sdk.wire.values import agreed
 
 __all__ = ["DeviceRegistry"]
 
@@ -51,6 +46,7 @@ class DeviceRegistry:
         clock: Monotonic seconds.
 
     Attributes:
+        densities: What each device affords.
         standings: Who may be asked.
         reported: Devices with a status since somebody cleared it.
     """
@@ -62,21 +58,15 @@ class DeviceRegistry:
         ledger: Ledger,
         clock: Callable[[], float],
     ) -> None:
-        self._settings, self._workload = settings, workload
-        self._ledger, self._clock = ledger, clock
+        self._task, self._ledger, self._clock = settings.task, ledger, clock
         self._presence = Presence()
-        self._said: dict[str, tuple[DeviceProfile, int, Engine, list[str]]] = {}
-        self._examples: dict[str, int] = {}
-        self._codecs: dict[str, list[str]] = {}
-        self._choices: dict[str, Choice] = {}
         self._status: dict[str, Status] = {}
         self._unheard = Unheard()
-        self._corrected: dict[str, DeviceProfile] = {}
-        self._drift: dict[str, str] = {}
         self._paces: dict[str, str] = {}
         self._rests: dict[str, float] = {}  # until when, monotonic
         self._words: dict[str, Said] = {}  # the newest status of each
         self._boots: dict[str, int] = {}  # the life of each that said hello last
+        self.densities = DensityChoices(settings, workload, ledger)
         self.standings = Standings(ledger)
         self.reported: set[str] = set()
 
@@ -106,8 +96,7 @@ class DeviceRegistry:
             boot: Which of its lives says so.
         """
         self._unheard.hello(device)
-        if hello.task != self._settings.task:
-            ours = self._settings.task
+        if hello.task != (ours := self._task):
             return (
                 f"this run trains {ours}, not {hello.task}: put task = {ours!r} into "
                 "the device's settings, with examples for it"
@@ -128,16 +117,7 @@ class DeviceRegistry:
         if rebooted:  # what held its last life back is said again if it still does
             self._rests.pop(device, None)
         self.standings.hello(device, changed=not known, rebooted=rebooted)
-        self._codecs[device] = hello.codecs
-        engine: Engine = "sparse" if "sparse" in hello.engines else "masked"
-        now = profile, hello.examples, engine, hello.codecs
-        changed = self._said.get(device) != now
-        self._said[device] = now
-        self._examples[device] = hello.examples
-        if changed:  # a fresh profile is believed again
-            self._corrected.pop(device, None)
-            self._drift.pop(device, None)
-            self._choose(device)
+        self.densities.take(device, profile, hello)
         # Its status may have come before the ledger had a row for it, or be lost.
         self._show(
             device, self._status.get(device) or Status(online=True, phase="idle")
@@ -215,7 +195,7 @@ class DeviceRegistry:
 
     def joined(self) -> set[str]:
         """Devices that are here and whose profile is known, those that pause too."""
-        return self._presence.here(self._clock()) & self._choices.keys()
+        return self._presence.here(self._clock()) & self.densities.choices.keys()
 
     def pausing(self) -> list[str]:
         """Devices that are here and pause, by their own word, in order."""
@@ -238,53 +218,14 @@ class DeviceRegistry:
         here = self.present()
         return {
             device: choice.density
-            for device, choice in self._choices.items()
+            for device, choice in self.densities.choices.items()
             if device in here and choice.density is not None
         }
 
     def examples(self, device: str) -> int:
         """Examples it said it has; 0 for a stranger."""
-        return self._examples.get(device, 0)
-
-    def codecs(self, device: str) -> tuple[str, str]:
-        """The codecs of its updates and of the models it gets."""
-        wanted, theirs = self._settings.codec, self._codecs.get(device, [])
-        return (
-            agreed(wanted.up, theirs, zstd=wanted.zstd),
-            agreed(wanted.down, theirs, zstd=wanted.zstd),
-        )
-
-    def predicted(self, device: str, density: float) -> ExpectedTime:
-        """Predicted time of a device's part of a round, by its profile."""
-        choice = self._choices[device]
-        load = self._load(device)
-        profile, _, engine, _ = self._said[device]
-        cost = choice.costs.get(density) or cost_of(
-            self._corrected.get(device, profile), load, density, engine=engine
-        )
-        return expect(cost, load)
-
-    def warm_up_s(self, device: str, epochs: int, max_steps: int) -> float:
-        """Predicted seconds of a device's warm-up: dense, top density."""
-        profile = self._corrected.get(device, self._said[device][0])
-        load = replace(self._load(device), epochs=epochs, max_steps=max_steps)
-        top = max(self._settings.densities)
-        return cost_of(profile, load, top, engine="masked").seconds
-
-    def correct(self, drift: Mapping[str, TimeDrift]) -> None:
-        """Chooses anew, between rounds, for devices whose times left their profiles."""
-        for device, found in drift.items():
-            if self._drift.get(device) == found.sentence:
-                continue
-            self._drift[device] = found.sentence
-            profile = self._corrected.get(device, self._said[device][0])
-            fixed = corrected(profile, found)
-            # Slow rounds refuse no board: its steps are cut, and it rests (`pacing`).
-            if self._assign(device, fixed).density is not None:
-                self._corrected[device] = fixed
-            if found.times > 1:
-                log.warning("%s", found.sentence, extra={"device": device})
-            self._choose(device)
+        told = self.densities.told.get(device)
+        return told.examples if told else 0
 
     def paced(self, why: Mapping[str, str]) -> None:
         """Record why devices do only a part of this round; for displays."""
@@ -296,7 +237,7 @@ class DeviceRegistry:
 
     def cannot(self, device: str) -> str:
         """The reason why a device gets no task at all, with the remedy; or ""."""
-        choice = self._choices.get(device)
+        choice = self.densities.choices.get(device)
         if choice is None or choice.density is not None:
             return ""
         return (
@@ -314,7 +255,8 @@ class DeviceRegistry:
         """
         said = {}
         for name in (row.name for row in self._ledger.devices()):
-            choice, standing = self._choices.get(name), self.standings.of(name)
+            choice = self.densities.choices.get(name)
+            standing = self.standings.of(name)
             if standing.lasting or (failing and standing.failures):
                 said[name] = f"{name}: {standing.why or 'it failed last time'}"
             elif choice is not None and choice.density is None:
@@ -337,44 +279,6 @@ class DeviceRegistry:
             )
         heard = self._presence.silent_s(device.name, self._clock())
         return replace(device, seen_s=heard)
-
-    def _load(self, device: str) -> Workload:
-        return replace(self._workload, examples=max(1, self._said[device][1]))
-
-    def _assign(self, device: str, profile: DeviceProfile) -> Choice:
-        """Choose a device's density by a profile."""
-        _, own, engine, _ = self._said[device]
-        return assign(
-            {device: profile},
-            self._workload,
-            self._settings.densities,
-            self._settings.round_budget_s,
-            examples={device: max(1, own)},
-            value_bytes=self._value_bytes(device),
-            engine=engine,
-        )[device]
-
-    def _choose(self, device: str) -> None:
-        choice = self._assign(
-            device, self._corrected.get(device, self._said[device][0])
-        )
-        before = self._choices.get(device)
-        self._choices[device] = choice
-        drift = self._drift.get(device, "").removeprefix(f"{device}: ")
-        self._ledger.assign(
-            device, choice.density, f"{choice.why}; {drift}" if drift else choice.why
-        )
-        said = choice.sentence(device)
-        if before is None or before.sentence(device) != said:
-            log.info("%s", said, extra={"device": device})
-
-    def _value_bytes(self, device: str) -> float:
-        """Bytes per kept value on its wire, the mean of up and down."""
-        many = 1 << 20  # so that scales and block ends count in proportion
-        both = [
-            encoded_size(codec.partition("+")[0], many) for codec in self.codecs(device)
-        ]
-        return sum(both) / (2 * many)
 
 
 def _digest(hello: Hello) -> str:

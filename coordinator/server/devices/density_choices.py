@@ -1,0 +1,139 @@
+"""The density of each device: what its profile affords, corrected by measured times."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from coordinator.densities import TimeDrift, assign, corrected
+from coordinator.ledger import Ledger
+from coordinator.rounds.expected_time import ExpectedTime, expect
+from coordinator.settings import RunSettings
+from device_profiles import Choice, DeviceProfile, Engine, Workload, cost_of
+from edge_sdk.wire.messages import Hello
+from edge_sdk.wire.quantize import encoded_size
+from edge_sdk.wire.values import agreed
+
+__all__ = ["DensityChoices", "Told"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a density follows from, as a device's HELLO has it."""
+
+    profile: DeviceProfile
+    examples: int
+    engine: Engine
+    codecs: tuple[str, ...]
+
+
+class DensityChoices:
+    """The density, the codecs and the predicted times of each device.
+
+    Args:
+        settings: The run.
+        workload: What a round asks of a device.
+        ledger: Where choices are recorded.
+
+    Attributes:
+        told: Device -> what it told of itself.
+        choices: Device -> its density, and why.
+    """
+
+    def __init__(
+        self, settings: RunSettings, workload: Workload, ledger: Ledger
+    ) -> None:
+        self._settings, self._workload, self._ledger = settings, workload, ledger
+        self._corrected: dict[str, DeviceProfile] = {}
+        self._drift: dict[str, str] = {}
+        self.told: dict[str, Told] = {}
+        self.choices: dict[str, Choice] = {}
+
+    def take(self, device: str, profile: DeviceProfile, hello: Hello) -> None:
+        """Choose a device's density, unless its HELLO says what it said before."""
+        engine: Engine = "sparse" if "sparse" in hello.engines else "masked"
+        now = Told(profile, hello.examples, engine, tuple(hello.codecs))
+        if self.told.get(device) != now:  # a fresh profile is believed again
+            self.told[device] = now
+            self._corrected.pop(device, None)
+            self._drift.pop(device, None)
+            self._choose(device)
+
+    def codecs(self, device: str) -> tuple[str, str]:
+        """The codecs of its updates and of the models it gets."""
+        wanted, told = self._settings.codec, self.told.get(device)
+        theirs = told.codecs if told else ()
+        return (
+            agreed(wanted.up, theirs, zstd=wanted.zstd),
+            agreed(wanted.down, theirs, zstd=wanted.zstd),
+        )
+
+    def predicted(self, device: str, density: float) -> ExpectedTime:
+        """Predicted time of a device's part of a round, by its profile."""
+        load, engine = self._load(device), self.told[device].engine
+        cost = self.choices[device].costs.get(density) or cost_of(
+            self._profile(device), load, density, engine=engine
+        )
+        return expect(cost, load)
+
+    def warm_up_s(self, device: str, epochs: int, max_steps: int) -> float:
+        """Predicted seconds of a device's warm-up: dense, top density."""
+        load = replace(self._load(device), epochs=epochs, max_steps=max_steps)
+        top = max(self._settings.densities)
+        return cost_of(self._profile(device), load, top, engine="masked").seconds
+
+    def correct(self, drift: Mapping[str, TimeDrift]) -> None:
+        """Chooses anew, between rounds, for devices whose times left their profiles."""
+        for device, found in drift.items():
+            if self._drift.get(device) == found.sentence:
+                continue
+            self._drift[device] = found.sentence
+            fixed = corrected(self._profile(device), found)
+            # Slow rounds refuse no board: its steps are cut, and it rests (`pacing`).
+            if self._assign(device, fixed).density is not None:
+                self._corrected[device] = fixed
+            if found.times > 1:
+                log.warning("%s", found.sentence, extra={"device": device})
+            self._choose(device)
+
+    def _profile(self, device: str) -> DeviceProfile:
+        return self._corrected.get(device, self.told[device].profile)
+
+    def _load(self, device: str) -> Workload:
+        return replace(self._workload, examples=max(1, self.told[device].examples))
+
+    def _assign(self, device: str, profile: DeviceProfile) -> Choice:
+        """Choose a device's density by a profile."""
+        told = self.told[device]
+        return assign(
+            {device: profile},
+            self._workload,
+            self._settings.densities,
+            self._settings.round_budget_s,
+            examples={device: max(1, told.examples)},
+            value_bytes=self._value_bytes(device),
+            engine=told.engine,
+        )[device]
+
+    def _choose(self, device: str) -> None:
+        choice = self._assign(device, self._profile(device))
+        before = self.choices.get(device)
+        self.choices[device] = choice
+        drift = self._drift.get(device, "").removeprefix(f"{device}: ")
+        self._ledger.assign(
+            device, choice.density, f"{choice.why}; {drift}" if drift else choice.why
+        )
+        said = choice.sentence(device)
+        if before is None or before.sentence(device) != said:
+            log.info("%s", said, extra={"device": device})
+
+    def _value_bytes(self, device: str) -> float:
+        """Bytes per kept value on its wire, the mean of up and down."""
+        many = 1 << 20  # so that scales and block ends count in proportion
+        both = [
+            encoded_size(codec.partition("+")[0], many) for codec in self.codecs(device)
+        ]
+        return sum(both) / (2 * many)
