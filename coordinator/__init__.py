@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.feddst import feddst
     from coordinator.algorithms.methods.fedopt import fedadam, fedyogi
     from coordinator.algorithms.methods.fedprox import fedprox
+    from coordinator.algorithms.methods.fjord import fjord
     from coordinator.algorithms.methods.flash import (
         flash_edge,
         flash_scaled,
         hetero_flash,
     )
     from coordinator.algorithms.methods.flash import spdst as flash
+    from coordinator.algorithms.methods.heterofl import heterofl
     from coordinator.algorithms.methods.jmwst import jmwst
     from coordinator.algorithms.methods.nst import nst
     from coordinator.algorithms.methods.pdst import pdst
@@ -54,10 +56,12 @@ __all__ = [
     "feddst",
     "fedprox",
     "fedyogi",
+    "fjord",
     "flash",
     "flash_edge",
     "flash_scaled",
     "hetero_flash",
+    "heterofl",
     "jmwst",
     "load_algorithm",
     "nst",

@@ -11,6 +11,7 @@ from coordinator.algorithms.methods.fedavgm import fedavgm
 from coordinator.algorithms.methods.feddst import feddst
 from coordinator.algorithms.methods.fedopt import fedadam, fedyogi
 from coordinator.algorithms.methods.fedprox import fedprox
+from coordinator.algorithms.methods.fjord import fjord
 from coordinator.algorithms.methods.flash import (
     flash_edge,
     flash_scaled,
@@ -18,6 +19,7 @@ from coordinator.algorithms.methods.flash import (
     hetero_flash,
     spdst,
 )
+from coordinator.algorithms.methods.heterofl import heterofl
 from coordinator.algorithms.methods.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.methods.nst import nst
 from coordinator.algorithms.methods.pdst import pdst
@@ -62,4 +64,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fedyogi": fedyogi(),
     "fedprox": fedprox(),
     "scaffold": scaffold(),
+    "heterofl": heterofl(),
+    "fjord": fjord(),
 }

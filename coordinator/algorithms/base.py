@@ -72,11 +72,13 @@ class RoundContext:
         round_no: 1, 2, ...
         rounds: Rounds of the whole run.
         density: The run's largest density.
+        members: Weaker networks of the family inside the device's own.
     """
 
     round_no: int
     rounds: int
     density: float
+    members: int = 0
 
 
 def as_initialised(

@@ -13,7 +13,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.base import Counts, MaskFamily
 from coordinator.algorithms.evidence import WarmUpResult, layer_densities
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import (
@@ -25,7 +25,7 @@ from edge_sdk.sparse import (
 )
 from edge_sdk.sparse.units import in_box
 
-__all__ = ["by_units", "units_at_evidence"]
+__all__ = ["by_units", "units_at_evidence", "widths"]
 
 WIDER = 1.02  # factor from one attempt at a share of units to the next
 
@@ -92,3 +92,49 @@ def units_at_evidence(
         DensityError: As `by_units`.
     """
     return by_units(layer_densities(layers, findings), layers, densities, seed)
+
+
+def widths(
+    layers: Sequence[LayerShape],
+    densities: Sequence[float],
+    _findings: WarmUpResult | None,
+    seed: int,
+) -> MaskFamily:
+    """Masks that keep the first units of each layer and, but for rounding, all weights.
+
+    The share of units is the least whose weights make up the density: a network of that
+    width. Layers whose units are not known, or cannot be cut, keep them. What whole
+    units leave over is taken off at random, so that counts are exact.
+
+    Raises:
+        DensityError: If a density is below one weight per output unit.
+    """
+    counts: Counts = {}
+    boxes: dict[float, dict[str, tuple[int, int]]] = {}
+    outer: dict[str, NDArray[np.bool_]] = {
+        s.name: np.ones(s.shape, np.bool_) for s in layers
+    }
+    size = np.array([s.numel for s in layers], np.float64)
+    for density in sorted(set(densities), reverse=True):
+        share = density
+        while True:
+            box = unit_boxes(layers, min(share, 1.0))
+            inside = {}
+            for s in layers:
+                cut = in_box(s, box)
+                whole = outer[s.name]
+                kept = whole if cut is None else whole & cut
+                inside[s.name] = int(np.count_nonzero(kept))
+            try:
+                profile = np.array([inside[s.name] for s in layers]) / size
+                counts[density] = exact_counts(profile, layers, density, within=inside)
+            except DensityError:
+                if share >= 1.0:
+                    raise
+                share *= WIDER
+                continue
+            break
+        boxes[density] = box
+        mask = draw(layers, counts[density], seed, box)
+        outer = {n: np.array(mask[n]) for n in mask}
+    return MaskFamily.draw(layers, counts, seed, boxes)

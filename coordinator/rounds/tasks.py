@@ -105,7 +105,8 @@ def order_for(
             rule = Score(batches=batches)
             codec = "fp32"  # a coarser one would round small scores to nothing
         case _:
-            moment = RoundContext(round_no, settings.rounds, max(settings.densities))
+            largest = max(settings.densities)
+            moment = RoundContext(round_no, settings.rounds, largest, len(members))
             rule = named_slots(algorithm).local(moment)
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)
