@@ -17,7 +17,9 @@ from coordinator.algorithms.base import Counts, MaskFamily
 from coordinator.algorithms.evidence import WarmUpResult, layer_densities
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import (
+    Boxes,
     LayerShape,
+    Mask,
     draw,
     exact_counts,
     nested_counts,
@@ -57,26 +59,30 @@ def by_units(
     boxes: dict[float, dict[str, tuple[int, int]]] = {}
     for density in steps[1:]:
         share = sqrt(density / steps[0])
-        while True:
+        while density not in counts:
             box = unit_boxes(layers, min(share, 1.0))
-            inside = ((s.name, in_box(s, box)) for s in layers)
-            within = {
-                name: outer.counts[name]
-                if cut is None
-                else int(np.count_nonzero(outer[name] & cut))
-                for name, cut in inside
-            }
+            boxes[density] = box
+            within = {s.name: _kept_in_box(s, outer, box) for s in layers}
+            rows = {s.name: box.get(s.name, s.shape)[0] for s in layers}
+            alive = all(within[n] >= rows[n] for n in rows)  # a weight for each unit
             try:
-                counts[density] = exact_counts(profile, layers, density, within=within)
+                if alive or share >= 1.0:
+                    counts[density] = exact_counts(
+                        profile, layers, density, within=within
+                    )
             except DensityError:
                 if share >= 1.0:
                     raise
-                share *= WIDER
-                continue
-            break
-        boxes[density] = box
-        outer = draw(layers, counts[density], seed, box)
+            share *= WIDER
+        outer = draw(layers, counts[density], seed, boxes[density])
     return MaskFamily.draw(layers, counts, seed, boxes)
+
+
+def _kept_in_box(layer: LayerShape, outer: Mask, boxes: Boxes) -> int:
+    """Weights of the next larger mask that are inside a layer's box."""
+    inside = in_box(layer, boxes)
+    kept = outer[layer.name] if inside is None else outer[layer.name] & inside
+    return int(np.count_nonzero(kept))
 
 
 def units_at_evidence(

@@ -32,11 +32,13 @@ class OrderBlobs:
         base: The values that it starts from, on its mask.
         mask: How it has its mask.
         members: The family's masks inside its own.
+        gain: How the base's nested models are scaled (`Model.gain`).
     """
 
     base: Manifest
     mask: MaskRecipe
     members: tuple[Member, ...] = ()
+    gain: float = 0.0
 
 
 def publish_blobs(
@@ -67,7 +69,8 @@ def publish_blobs(
         if key not in bases:
             bases[key] = publish(pack_values(base.sent(mask), mask, codec=key[1]), no)
         members = family.members(mask)
-        named[device] = OrderBlobs(bases[key], recipes[mask.digest], members)
+        start, recipe = bases[key], recipes[mask.digest]
+        named[device] = OrderBlobs(start, recipe, members, base.gain)
     return named
 
 

@@ -83,13 +83,15 @@ def order_for(
     attempt: int = 0,
     members: Sequence[Member] = (),
     after: str = "",
+    gain: float = 0.0,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
     `after` is the last task of the device that counted, for rules that go on from it.
     `attempt` counts how often the round was given up before: only a warm-up is.
-    `members` are the masks inside the device's own, for rules that train these too.
+    `members` are the masks inside the device's own, for rules that train these too,
+    `gain` is the model's.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -111,7 +113,7 @@ def order_for(
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)
             if isinstance(rule, Nested):
-                inside = structs.replace(rule, members=list(members))
+                inside = structs.replace(rule, members=list(members), gain=gain)
                 rule = inside if members else Frozen()
     frozen = isinstance(rule, Frozen | OneStep | Proximal | Nested)
     return TaskOrder(

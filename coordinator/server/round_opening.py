@@ -225,6 +225,7 @@ class RoundOpener:
                 attempt=attempt,
                 members=named[device].members,
                 after=counted.get(device, ""),
+                gain=named[device].gain,
             )
             for device, density in draft.densities.items()
         }

@@ -159,6 +159,7 @@ class SimulationContext:
                 attempt=attempt,
                 members=named[device].members,
                 after=memories[device][0] if device in memories else "",
+                gain=named[device].gain,
             )
             structure = contents[recipe.structure.sha256] if recipe.structure else b""
             job = TrainingJob(

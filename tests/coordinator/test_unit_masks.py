@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.algorithms.unit_masks import by_units
 from coordinator.rounds.round_step import next_step
 from edge_sdk.errors import DensityError, MaskMismatchError, SparsityError
-from edge_sdk.sparse import LayerShape, draw, erk, uniform
+from edge_sdk.sparse import LayerShape, Units, draw, erk, nested_counts, uniform
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.wire.codec import pack, unpack
@@ -183,3 +184,33 @@ def test_what_a_device_says_of_cut_units_does_not_count(mean) -> None:
         assert np.allclose(
             (only_weak.dense[variance] - base.dense[variance])[cut], 0.0, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_ladder_nested_weights_can_have_units_can_have(seed: int) -> None:
+    """No layer is cut off, no count is off, whatever widths, blocks and densities."""
+    rng = np.random.default_rng(seed)
+    widths = [int(w) for w in rng.integers(1, 13, size=rng.integers(2, 5))]
+    layers = []
+    for at, (inputs, rows) in enumerate(pairwise([4, *widths])):
+        before = layers[-1].outputs if layers else None
+        block = int(rng.choice([b for b in (1, 2, 3) if rows % b == 0]))
+        cut = at + 1 < len(widths) and rows > block and rng.random() < 0.8
+        units = Units(f"l{at}", rows, block) if cut else None
+        layers.append(LayerShape(f"l{at}", (rows, inputs), 1, units, before))
+    ladder = sorted({float(d) for d in rng.uniform(0.02, 1.0, size=3)}, reverse=True)
+    profile = rng.uniform(0.01, 1.0, size=len(layers))
+    try:
+        family = by_units(profile, layers, ladder, seed)
+    except DensityError as error:
+        with pytest.raises(DensityError, match=re.escape(str(error))):
+            nested_counts(profile, layers, ladder)
+        return
+    size = sum(layer.numel for layer in layers)
+    for density, mask in family.masks.items():
+        assert mask.nnz == int(density * size + 1e-9)
+        for layer in layers:
+            rows = family.boxes.get(density, {}).get(layer.name, layer.shape)[0]
+            assert mask.counts[layer.name] >= rows
+    for larger, smaller in pairwise(family.masks.values()):
+        assert smaller.issubset(larger)

@@ -215,7 +215,7 @@ def order_of(density: float) -> TaskOrder:
     return order_for(
         "a", epoch=1, round_no=1, density=density, base=named.base, mask=named.mask,
         algorithm=ALGORITHMS["flash-edge"], settings=settings, batch_size=4, ttl_s=1.0,
-        members=named.members,
+        members=named.members, gain=named.gain,
     )  # fmt: skip
 
 
@@ -230,6 +230,7 @@ def test_an_order_names_the_members_inside_its_own_mask(
         assert rule == Frozen()
         return
     assert isinstance(rule, Nested)
+    assert rule.gain == 0.5  # the model's: one that was begun without has none
     masks = [draw(family.layers, m.counts, SEED, m.boxes) for m in rule.members]
     smaller = [m for d, m in family.masks.items() if d < density]
     assert [m.digest for m in masks] == [m.digest for m in smaller]

@@ -91,14 +91,14 @@ def flash_edge(
         hetero_flash(epochs=epochs),
         name="flash-edge",
         plan=units_at_evidence,
-        local=partial(_nested, share, gain),
+        local=partial(_nested, share),
         aggregate=partial(coverage_mean, damping=DAMPING),
         start=partial(scaled_to_the_smallest, gain),
     )
 
 
-def _nested(share: float, gain: float, _moment: RoundContext) -> LocalRule:
-    return Nested(share=share, gain=gain)
+def _nested(share: float, _moment: RoundContext) -> LocalRule:
+    return Nested(share=share)
 
 
 def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:
