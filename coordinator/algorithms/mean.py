@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.dtypes import as_entry, within
+from coordinator.algorithms.dense_entries import DenseMean
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask, unit_gains
 from edge_sdk.wire.values import Values
@@ -171,7 +171,7 @@ def coverage_mean(
     total = {n: np.zeros(v.shape, np.float64) for n, v in base.masked.items()}
     weight = {n: np.zeros(v.shape, np.float64) for n, v in base.masked.items()}
     coverage = {n: np.zeros(v.shape, np.int32) for n, v in base.masked.items()}
-    dense = _DenseMean(base.dense)
+    dense = DenseMean(base.dense)
     spots: dict[bytes, Mapping[str, NDArray[np.int64] | slice]] = {}
     for one in contributions:
         share = float(one.examples)
@@ -223,7 +223,7 @@ def moving_mean(
     total = {n: np.zeros(s, np.float64) for n, s in shapes.items()}
     weight = {n: np.zeros(s, np.float64) for n, s in shapes.items()}
     held = {n: np.zeros(s, np.int32) for n, s in shapes.items()}
-    dense = _DenseMean(base.dense)
+    dense = DenseMean(base.dense)
     for one in contributions:
         share = float(one.examples)
         for name in base.mask:
@@ -244,72 +244,3 @@ def moving_mean(
         masked[name] = (total[name][kept] / by).astype(np.float32)
     model = replace(base, mask=union, masked=masked, dense=dense.result(), state={})
     return model, {n: held[n][union[n]] for n in union}
-
-
-class _DenseMean:
-    """Weighted mean of the dense remainder; batch-norm variances are pooled.
-
-    The variance of a mixture is E[var] + Var[mean]; averaging variances alone drops the
-    second term, which under non-IID data is not small.
-    """
-
-    def __init__(self, base: Mapping[str, NDArray[Any]]) -> None:
-        self._base, self.weight = base, 0.0
-        self._moved: set[str] = set()
-        self._absent: dict[str, NDArray[np.float64]] = {}  # weight of who had it idle
-        self._sum = {n: np.zeros(a.shape, np.float64) for n, a in base.items()}
-        self._square = {
-            n: np.zeros(base[n].shape, np.float64)
-            for n in base
-            if _variance_of(n) in base
-        }
-
-    def add(
-        self,
-        change: Mapping[str, NDArray[Any]],
-        share: float,
-        idle: Mapping[str, NDArray[np.bool_]],
-    ) -> None:
-        self.weight += share
-        for name, base in self._base.items():
-            if change[name].any():
-                self._moved.add(name)
-            after = within(base.astype(np.float64) + change[name], base)
-            own: float | NDArray[np.float64] = share
-            if name in idle:
-                out = idle[name].reshape(-1, *[1] * (base.ndim - 1))
-                own = np.where(out, 0.0, share)
-                absent = self._absent.setdefault(name, np.zeros(out.shape, np.float64))
-                absent += share - own
-            self._sum[name] += own * after
-            if name in self._square:
-                self._square[name] += own * after**2
-
-    def result(self) -> dict[str, NDArray[Any]]:
-        mean = {n: self._mean(n, s) for n, s in self._sum.items()}
-        for name, square in self._square.items():
-            spread = self._mean(name, square, 2) - mean[name] ** 2
-            mean[_variance_of(name)] += np.maximum(spread, 0.0)
-        for name, value in mean.items():
-            if name.endswith("running_var"):  # rounding may leave it just below 0
-                np.maximum(value, 0.0, out=value)
-        return {
-            name: as_entry(value, self._base[name], moved=name in self._moved)
-            for name, value in mean.items()
-        }
-
-    def _mean(
-        self, name: str, total: NDArray[np.float64], power: int = 1
-    ) -> NDArray[np.float64]:
-        """A sum over those who had the entry; the base's own where nobody had."""
-        if name not in self._absent:
-            return total / self.weight
-        by = np.broadcast_to(self.weight - self._absent[name], total.shape)
-        kept = self._base[name].astype(np.float64) ** power
-        return np.divide(total, by, where=by > 0, out=kept)
-
-
-def _variance_of(name: str) -> str:
-    """The running variance beside a running mean; empty for any other entry."""
-    stem = name.removesuffix("running_mean")
-    return f"{stem}running_var" if stem != name else ""

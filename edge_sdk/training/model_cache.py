@@ -13,8 +13,8 @@ from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.memory_limit import Allowance, EngineName
-from edge_sdk.training.narrow import narrowed
 from edge_sdk.training.sparse import choose_engine, keep_activations
+from edge_sdk.training.sparse.narrow import narrowed
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of
 from edge_sdk.wire.structure import decode_structure

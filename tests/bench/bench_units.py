@@ -27,8 +27,8 @@ from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.narrow import narrowed
 from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.training.sparse.narrow import narrowed
 from edge_sdk.wire.values import Values, pack_values
 from edge_sdk.zoo import KeywordNet
 from edge_sdk.zoo.resnet import ResNet20

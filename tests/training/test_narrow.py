@@ -18,8 +18,8 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.narrow import NarrowedModel, narrowed
 from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.training.sparse.narrow import NarrowedModel, narrowed
 from edge_sdk.wire.messages import Training
 from edge_sdk.zoo import ImuNet, KeywordNet
 from edge_sdk.zoo.resnet import ResNet20
