@@ -1,5 +1,7 @@
 """The algorithms, one file each, in one literal table."""
 
+from collections.abc import Callable
+
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.methods.equal_counts import (
     equal_counts,
@@ -33,7 +35,7 @@ from coordinator.algorithms.methods.salientgrads import salientgrads, salientgra
 from coordinator.algorithms.methods.scaffold import scaffold
 from coordinator.algorithms.methods.zerofl import zerofl
 
-__all__ = ["ALGORITHMS"]
+__all__ = ["ALGORITHMS", "MAKERS"]
 
 ALGORITHMS: dict[str, Algorithm] = {
     "fedavg": fedavg(),
@@ -66,4 +68,20 @@ ALGORITHMS: dict[str, Algorithm] = {
     "scaffold": scaffold(),
     "heterofl": heterofl(),
     "fjord": fjord(),
+}
+
+# Those with settings of their own: name -> what makes the algorithm of them.
+MAKERS: dict[str, Callable[..., Algorithm]] = {
+    "flash": spdst,
+    "hetero-flash": hetero_flash,
+    "flash-edge": flash_edge,
+    "jmwst": jmwst,
+    "feddst": feddst,
+    "salientgrads": salientgrads,
+    "zerofl": zerofl,
+    "fedavgm": fedavgm,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "fedprox": fedprox,
+    "scaffold": scaffold,
 }

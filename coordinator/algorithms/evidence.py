@@ -37,7 +37,7 @@ class LayerSensitivity:
 
     epochs: int = 10
     prune_rate: float = 0.25
-    spill: Spill = "by-share"
+    spill: Spill = field(default="by-share", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Saliency:
     """
 
     batches: int = 1
-    everybody: bool = True
+    everybody: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

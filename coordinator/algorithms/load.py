@@ -13,6 +13,7 @@ from typing import Any, get_args
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Evidence
+from coordinator.algorithms.given_settings import with_given_settings
 from coordinator.algorithms.trial import wrong_result
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
@@ -37,7 +38,7 @@ def load_algorithm(reference: str, *, beside: Path | None = None) -> Algorithm:
     """The algorithm of the table by its name, or another by ``package.module:object``.
 
     Args:
-        reference: The algorithm's name.
+        reference: The algorithm's name, alone or with settings behind it.
         beside: Folder of the settings file which names it.
 
     Raises:
@@ -49,6 +50,9 @@ def load_algorithm(reference: str, *, beside: Path | None = None) -> Algorithm:
     """
     if reference in ALGORITHMS:
         return ALGORITHMS[reference]
+    made = with_given_settings(reference, partial(load_algorithm, beside=beside))
+    if made is not None:
+        return check_algorithm(made, f"algorithm {reference!r}")
     module, _, attribute = reference.partition(":")
     if not module or not attribute:
         raise SettingsError(
@@ -127,7 +131,10 @@ def _described(value: Any) -> str:
         given += [f"{k}={_described(v)}" for k, v in value.keywords.items()]
         return f"{_described(value.func)}({', '.join(given)})"
     if is_dataclass(value) and not isinstance(value, type):
-        own = [f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value)]
+        told = [
+            f for f in fields(value) if f.repr or getattr(value, f.name) != f.default
+        ]
+        own = [f"{f.name}={_described(getattr(value, f.name))}" for f in told]
         return f"{type(value).__name__}({', '.join(own)})"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"

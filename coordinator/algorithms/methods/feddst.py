@@ -15,6 +15,7 @@ from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.mean import Coverage, Model, moving_mean
 from coordinator.algorithms.random_masks import rescaled_erk_random
 from coordinator.algorithms.top_k_masks import chosen, magnitudes, tie_key
+from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import Mask, erk_rescaled
 from edge_sdk.wire.rules import Frozen, LocalRule, Regrow
 
@@ -32,7 +33,15 @@ def feddst(*, interval: int = 10, share: float = 0.5) -> Algorithm:
     Args:
         interval: Rounds from one adjustment to the next.
         share: Of each layer that the first adjustment replaces; alpha in the paper.
+
+    Raises:
+        SettingsError: If one of them is out of range.
     """
+    if not (0 < share < 1 and interval >= 1):
+        raise SettingsError(
+            f"feddst: share {share}, interval {interval}; a share lies between 0 and "
+            "1, an interval is at least 1"
+        )
     return Algorithm(
         name="feddst",
         plan=rescaled_erk_random,
