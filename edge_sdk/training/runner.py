@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 from msgspec import structs
 from torch import nn
 from typing_extensions import assert_never
 
-from edge_sdk.errors import EdgeError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Mask, exact_counts, uniform
 from edge_sdk.tasks.layers import layers_of, make_model
@@ -24,9 +22,13 @@ from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import TrainingResult, train
 from edge_sdk.training.memory_limit import Allowance, EngineName, MicroBatch
 from edge_sdk.training.model_cache import Activations, ReadyModel
+from edge_sdk.training.rules.control_variates import (
+    control_of,
+    packed_variates,
+    remembered,
+)
 from edge_sdk.training.rules.corrections import (
     Correction,
-    Variates,
     controlled,
     next_variates,
     proximal,
@@ -37,7 +39,7 @@ from edge_sdk.training.rules.moving_masks import (
     saliency,
     train_moving,
 )
-from edge_sdk.training.rules.nested import NestedBatches, member_factors
+from edge_sdk.training.rules.nested import nested_batches
 from edge_sdk.training.rules.swat import swat_model
 from edge_sdk.training.rules.warm_up import measure_sensitivity
 from edge_sdk.training.total_rate import total_rate
@@ -160,18 +162,8 @@ class TaskRunner:
         job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
         left = b""
         match order.rule:
-            case Frozen():
+            case Frozen() | OneStep() | Proximal() | Nested():
                 outcome, change = self._frozen(job)
-                payload, norm = packed_change(order, change, mask)
-            case OneStep():
-                once = structs.replace(order.training, epochs=1, max_steps=1)
-                outcome, change = self._frozen(replace(job, plan=once))
-                payload, norm = packed_change(order, change, mask)
-            case Proximal(mu):
-                outcome, change = self._frozen(job, partial(proximal, mu))
-                payload, norm = packed_change(order, change, mask)
-            case Nested() as rule:
-                outcome, change = self._frozen(job, nested=rule)
                 payload, norm = packed_change(order, change, mask)
             case Controlled():
                 outcome, change, left = self._controlled(job, memory)
@@ -198,33 +190,29 @@ class TaskRunner:
         return replace(packed(order, mask, payload, norm, outcome, spent), memory=left)
 
     def _frozen(
-        self,
-        job: _Job,
-        correction: Correction | None = None,
-        nested: Nested | None = None,
+        self, job: _Job, correction: Correction | None = None
     ) -> tuple[TrainingResult, Values]:
-        model = self._ready.on(
-            job.mask, self.examples, self.allowance, job.plan.batch_size
-        )
-        outcome = self._train(model, job, correction, nested)
-        return outcome, change_of(model, job.start)
+        rule, plan = job.order.rule, job.plan
+        if isinstance(rule, OneStep):
+            job = replace(job, plan=structs.replace(plan, epochs=1, max_steps=1))
+        if isinstance(rule, Proximal):
+            correction = partial(proximal, rule.mu)
+        model = self._ready.on(job.mask, self.examples, self.allowance, plan.batch_size)
+        return self._train(model, job, correction), change_of(model, job.start)
 
     def _controlled(
         self, job: _Job, memory: bytes
     ) -> tuple[TrainingResult, Values, bytes]:
-        """What training did, its change, and the control variates that it leaves."""
-        ours, start = _control_of(job.start)
-        own = _remembered(memory, job.mask, ours)
+        """Train with control variates; return result, change and the next variates."""
+        ours, start = control_of(job.start)
+        own = remembered(memory, job.mask, ours)
         job = replace(job, start=start)
         outcome, change = self._frozen(job, partial(controlled, ours, own))
         moved = {**change.masked, **change.dense}
         rate, momentum = job.plan.learning_rate, job.plan.momentum
         took = total_rate(rate, outcome.steps, momentum=momentum)
-        after = next_variates(ours, own, moved, took)
-        of_mask = {n: after.get(n, np.zeros_like(v)) for n, v in start.masked.items()}
-        dense = {n: a for n, a in after.items() if n not in of_mask}
-        kept = Values(job.mask.digest, of_mask, dense)
-        return outcome, change, pack_values(kept, job.mask)
+        left = packed_variates(next_variates(ours, own, moved, took), start, job.mask)
+        return outcome, change, left
 
     def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, TrainingResult]:
         """The mask of the largest weights at the end, and the change on it."""
@@ -237,15 +225,9 @@ class TaskRunner:
         return *largest, outcome
 
     def _train(
-        self,
-        model: TrainingModel,
-        job: _Job,
-        correction: Correction | None = None,
-        nested: Nested | None = None,
+        self, model: TrainingModel, job: _Job, correction: Correction | None = None
     ) -> TrainingResult:
-        rule = nested or Nested(share=0.5)  # without members: the own network alone
-        factors = member_factors(rule, job.mask, self.layers, job.order.mask.seed)
-        batches = NestedBatches(model, rule.share, factors, job.plan.seed)
+        batches = nested_batches(model, job.order, self.layers)
         model.load(job.start.masked, job.start.dense)
         correct = correction(model) if correction else lambda: None
         progress, engine = self._progress, model.engine
@@ -309,30 +291,3 @@ class TaskRunner:
 
     def _size(self, job: _Job, engine: str) -> int:
         return self.allowance.size(job.mask.density, engine, job.plan.batch_size)
-
-
-CONTROL = ".control."  # dense entries of a base that are no entries of the model
-
-
-def _control_of(start: Values) -> tuple[Variates, Values]:
-    """The coordinator's control variates, and the base without them."""
-    ours = {
-        name.removeprefix(CONTROL): np.asarray(array, np.float32)
-        for name, array in start.dense.items()
-        if name.startswith(CONTROL)
-    }
-    dense = {n: a for n, a in start.dense.items() if not n.startswith(CONTROL)}
-    return ours, Values(start.mask_digest, start.masked, dense)
-
-
-def _remembered(memory: bytes, mask: Mask, ours: Variates) -> Variates:
-    """This device's control variates: 0 where it has none that fit this mask."""
-    own: dict[str, np.ndarray] = {}
-    if memory:
-        try:
-            found = unpack_values(memory, mask)
-            own = {**found.masked, **found.dense}
-        except EdgeError as error:
-            log.info("control variates begin anew: %s", error)
-    fits = {n: n in own and own[n].shape == c.shape for n, c in ours.items()}
-    return {n: own[n] if fits[n] else np.zeros_like(c) for n, c in ours.items()}

@@ -18,9 +18,10 @@ import torch
 from edge_sdk.errors import MaskMismatchError
 from edge_sdk.sparse import LayerShape, Mask, draw, unit_gains
 from edge_sdk.training.engine import TrainingModel
+from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.rules import Nested
 
-__all__ = ["NestedBatches", "member_factors"]
+__all__ = ["NestedBatches", "member_factors", "nested_batches"]
 
 _DOMAIN = 0x4E57  # of the random words that choose members
 _WORDS = float(1 << 64)
@@ -113,3 +114,12 @@ class NestedBatches:
                         w.grad.mul_(factor.view_as(w))
                 for b, was in zip(buffers, before, strict=True):
                     b.copy_(was)
+
+
+def nested_batches(
+    model: TrainingModel, order: TaskOrder, layers: Sequence[LayerShape]
+) -> NestedBatches:
+    """The networks of an order's batches; of any rule but `Nested` the own alone."""
+    rule = order.rule if isinstance(order.rule, Nested) else Nested(share=0.5)
+    factors = member_factors(rule, model.mask, layers, order.mask.seed)
+    return NestedBatches(model, rule.share, factors, order.training.seed)
