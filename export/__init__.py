@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from export.builder import build_source
     from export.bundle import make_bundle
     from export.loaded import LoadedModel, load
+    from export.measure.timing import Timing, bench
     from export.recheck import verify, verify_bundle
     from export.report import Accuracy, Findings, Parity, Report
-    from export.timing import Timing, bench
 
 __all__ = [
     "Accuracy",
@@ -44,7 +44,7 @@ _HOMES = {
     "export.loaded": ("LoadedModel", "load"),
     "export.recheck": ("verify", "verify_bundle"),
     "export.report": ("Accuracy", "Findings", "Parity", "Report"),
-    "export.timing": ("Timing", "bench"),
+    "export.measure.timing": ("Timing", "bench"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

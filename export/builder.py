@@ -117,7 +117,7 @@ def prepare(
     source: Source, *, batch: Literal["1", "dynamic"], data: Path | None
 ) -> tuple[Material, list[str]]:
     """The dense graph with what every target needs to know, and the passes' notes."""
-    from export.costs import count_macs  # noqa: PLC0415
+    from export.measure.costs import count_macs  # noqa: PLC0415
     from export.onnx_graph import dense_graph  # noqa: PLC0415
     from export.targets import Material  # noqa: PLC0415
 

@@ -21,9 +21,9 @@ from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from edge_sdk.json_text import to_json
 from export.builder import build_source
 from export.extras import require
+from export.measure.timing import machine, time_file
 from export.recheck import outputs_of
 from export.snippets import readme
-from export.timing import machine, time_file
 
 if TYPE_CHECKING:
     from export.rebuild import Source

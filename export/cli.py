@@ -20,9 +20,9 @@ from edge_sdk.terminal.utf8 import echo
 from export.api import Model, build, default_file
 from export.bundle import FORMATS, make_bundle
 from export.extras import require
+from export.measure.timing import bench, machine
 from export.recheck import verify, verify_bundle
 from export.report import Report
-from export.timing import bench, machine
 
 __all__ = ["app", "main"]
 

@@ -17,12 +17,12 @@ import torch
 from edge_sdk.errors import ExportError
 from edge_sdk.tasks.trial_step import tensors_of
 from edge_sdk.tasks.user_errors import place_of
-from export.graph import rename
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.fold_batch_norm import FoldBatchNorm
 from export.passes.fold_constants import FoldConstants
 from export.passes.global_pool import GlobalPool
+from export.passes.graph import rename
 from export.passes.name_weights import TRANSPOSED, NameWeights
 from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
 from export.passes.strip_metadata import StripMetadata

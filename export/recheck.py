@@ -58,9 +58,9 @@ def verify(
     """
     require()
     from export.passes.describe import description  # noqa: PLC0415
+    from export.passes.unpack import dense_form  # noqa: PLC0415
     from export.targets import Product  # noqa: PLC0415
     from export.targets.table import find_target  # noqa: PLC0415
-    from export.unpack import dense_form  # noqa: PLC0415
 
     source = source_of(
         model,

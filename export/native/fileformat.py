@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_sdk.json_text import to_json
 from export.native.arena import buffer_order, place_buffers
 from export.native.program import Kind, Operation, Program, Weight
-from export.packing import gap_list
+from export.passes.packing import gap_list
 
 __all__ = [
     "LEAST_INT8",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_sdk.errors import ExportError
-from export.graph import attributes, static_shape
 from export.native.program import Function, Kind, Operation, Program, Shape, Weight
+from export.passes.graph import attributes, static_shape
 
 __all__ = ["lower"]
 

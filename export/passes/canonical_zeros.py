@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.graph import weights
 from export.passes import PassResult
+from export.passes.graph import weights
 
 __all__ = ["CanonicalZeros"]
 

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import (
+from export.passes import PassResult
+from export.passes.graph import (
     attribute,
     consumers,
     drop_nodes,
@@ -17,7 +18,6 @@ from export.graph import (
     rename,
     replace_array,
 )
-from export.passes import PassResult
 
 __all__ = ["FoldBatchNorm"]
 

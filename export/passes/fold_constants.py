@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from export.graph import drop_nodes, replace_array
 from export.passes import PassResult
+from export.passes.graph import drop_nodes, replace_array
 from export.runtime import unpacked
 
 __all__ = ["FoldConstants", "fold"]

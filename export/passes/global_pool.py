@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from export.graph import attribute, drop_nodes, read_array
 from export.passes import PassResult
+from export.passes.graph import attribute, drop_nodes, read_array
 
 __all__ = ["GlobalPool"]
 

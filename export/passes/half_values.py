@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_sdk.errors import ExportError
-from export.graph import weights
 from export.passes import PassResult
+from export.passes.graph import weights
 
 __all__ = ["HalfValues"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from export.graph import attribute, producers, rename
 from export.passes import PassResult
+from export.passes.graph import attribute, producers, rename
 
 __all__ = ["TRANSPOSED", "NameWeights"]
 

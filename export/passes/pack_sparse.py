@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import numpy_helper
 
-from export.packing import shared_constants, smallest
 from export.passes import PassResult
+from export.passes.packing import shared_constants, smallest
 
 __all__ = ["PackSparse"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import attribute, consumers, read_array, replace_array
 from export.passes import PassResult
+from export.passes.graph import attribute, consumers, read_array, replace_array
 
 __all__ = ["Kept", "RemoveDeadChannels"]
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.graph import attribute, replace_array
 from export.native.fileformat import (
     LEAST_INT8,
     Encoding,
@@ -20,6 +19,7 @@ from export.native.fileformat import (
 from export.native.fuse import fuse
 from export.native.lower import lower
 from export.native.program import Program
+from export.passes.graph import attribute, replace_array
 from export.targets import Material, Product, Target
 
 __all__ = ["INT8", "TARGET"]

@@ -6,8 +6,8 @@ from export.passes import run
 from export.passes.describe import Describe
 from export.passes.half_values import HalfValues
 from export.passes.pack_sparse import PackSparse
+from export.passes.unpack import dense_form
 from export.targets import Material, Product, Target
-from export.unpack import dense_form
 
 __all__ = ["TARGET"]
 

@@ -22,9 +22,9 @@ from export.passes import run
 from export.passes.describe import Describe
 from export.passes.pack_sparse import PackSparse
 from export.passes.strip_metadata import StripMetadata
+from export.passes.unpack import dense_form
 from export.rebuild import Inputs
 from export.targets import Material, Product, Target
-from export.unpack import dense_form
 
 __all__ = ["TARGET"]
 

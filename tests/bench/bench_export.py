@@ -32,9 +32,9 @@ import export
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.infer import NativeModel
 from edge_sdk.json_text import to_json
+from export.measure.timing import Timing, machine, time_file
 from export.rebuild import Source, from_checkpoint
 from export.runtime import open_session
-from export.timing import Timing, machine, time_file
 
 DENSITIES = (0.05, 0.1, 0.2)
 FORMATS = ("onnx-sparse", "onnx-fp16", "onnx-int8", "ort", "native", "native-int8")

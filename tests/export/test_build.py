@@ -15,9 +15,9 @@ import export
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from export import builder, gates
-from export.graph import replace_array
 from export.modules import from_module
 from export.passes.describe import description
+from export.passes.graph import replace_array
 from export.rebuild import from_checkpoint
 from export.runtime import metadata, open_session, predict
 from export.targets import Product

@@ -13,7 +13,7 @@ import pytest
 
 import export
 from edge_sdk.checkpoint import Checkpoint
-from export.unpack import dense_form
+from export.passes.unpack import dense_form
 
 ROOT = Path(__file__).parents[2]
 SPARSE, ORT = "1.15.1", "1.16.3"  # the oldest of Python 3.11 and the oldest for .ort

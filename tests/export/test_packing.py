@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from export.packing import (
+from export.passes.packing import (
     Fragment,
     bitmask_fragment,
     gap_list,

@@ -8,13 +8,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_sdk.errors import ExportError
-from export.graph import read_array
 from export.passes import PassResult, run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.describe import Describe, description
 from export.passes.fold_batch_norm import FoldBatchNorm
 from export.passes.fold_constants import FoldConstants
 from export.passes.global_pool import GlobalPool
+from export.passes.graph import read_array
 from export.passes.pack_sparse import PackSparse
 from export.passes.remove_dead_channels import RemoveDeadChannels
 from export.passes.strip_metadata import StripMetadata

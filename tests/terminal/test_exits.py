@@ -28,7 +28,7 @@ OWN_PROGRAMS = {
     "coordinator/simulation/workers/process_pool.py",
     "edge_sdk/kernels/build.py",
     "edge_sdk/deploy/bound_command.py",
-    "export/timing_child.py",
+    "export/measure/timing_child.py",
 }
 TASK = """
 import pathlib, time

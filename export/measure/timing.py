@@ -72,7 +72,7 @@ def time_file(
     """
     where = str(file), str(example)
     done = subprocess.run(  # noqa: S603 - this interpreter and our own module
-        child_module("export.timing_child", *where, str(threads), str(seconds)),
+        child_module("export.measure.timing_child", *where, str(threads), str(seconds)),
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -124,7 +124,7 @@ def _write_dense(folder: Path, models: Mapping[str, Any], out: Path) -> bool:
     require("onnx", "onnxruntime")
     import onnx  # noqa: PLC0415 - an extra
 
-    from export.unpack import dense_form  # noqa: PLC0415
+    from export.passes.unpack import dense_form  # noqa: PLC0415
 
     model = dense_form(onnx.load(folder / models[name]["file"]))
     out.write_bytes(model.SerializeToString())

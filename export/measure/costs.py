@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.graph import static_shape
+from export.passes.graph import static_shape
 
 __all__ = ["Macs", "count_macs"]
 

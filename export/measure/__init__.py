@@ -1,0 +1,4 @@
+"""Decides what a model costs: multiply-accumulates, latency and memory.
+
+Imports nothing: a child process that measures memory imports this package.
+"""
