@@ -1,4 +1,4 @@
-"""A profile as TOML text, in the order and units of its fields."""
+"""A profile as TOML text, in the order and units of its fields; values as TOML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from device_profiles.schema import DeviceProfile
 
-__all__ = ["to_toml"]
+__all__ = ["quoted", "to_toml", "value_text"]
 
 
 def to_toml(profile: DeviceProfile) -> str:
@@ -39,15 +39,16 @@ def to_toml(profile: DeviceProfile) -> str:
 
 
 def _pairs(table: dict[str, object]) -> list[str]:
-    return [f"{_key(k)} = {_value(v)}" for k, v in table.items() if v is not None]
+    return [f"{_key(k)} = {value_text(v)}" for k, v in table.items() if v is not None]
 
 
 def _key(key: str) -> str:
     plain = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if plain else _quoted(key)
+    return key if plain else quoted(key)
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
+    """A plain value, or a list of them, as TOML."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -56,11 +57,19 @@ def _value(value: object) -> str:
         case dt.date():
             return value.isoformat()
         case list() | tuple():
-            return f"[{', '.join(_value(item) for item in value)}]"
+            return f"[{', '.join(value_text(item) for item in value)}]"
         case _:
-            return _quoted(str(value))
+            return quoted(str(value))
 
 
-def _quoted(text: str) -> str:
-    """A TOML basic string takes JSON's escapes; JSON leaves DEL bare, TOML does not."""
+def quoted(text: str) -> str:
+    """Text as a TOML basic string.
+
+    That has JSON's escapes, but no surrogate pairs (an emoji stays as it is) and no
+    bare DEL.
+
+    Example:
+        >>> print(quoted("fünf 🏠"))
+        "fünf 🏠"
+    """
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -199,8 +199,14 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         mode: Its permissions, less the umask; secrets take 0o600.
 
     Raises:
-        CheckpointError: If the folder cannot be written, for example a full disk.
+        CheckpointError: If the folder cannot be written, for example a full disk, or
+            the path is a device or a pipe, which a rename would take away.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CheckpointError(
+            f"{path} is no regular file, and is not replaced",
+            remedy="Name a file, such as model.onnx.",
+        )
     # The thread's id too: two threads may replace the same file.
     mine = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".{path.name}.{mine}.tmp")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from device_profiles import DeviceProfile, load_board, load_profile
+from device_profiles.toml_text import quoted
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError, disk_remedy
 
@@ -150,7 +150,7 @@ def with_key(text: str, key: str, value: str) -> str:
     own, rest = text[:end], text[end:]
     start = rf"^([ \t]*{re.escape(key)}[ \t]*=[ \t]*)"
     line = re.compile(start + r"""("[^"\n]*"|'[^'\n]*')(?=[ \t]*(?:#|$))""", re.M)
-    written = json.dumps(value)
+    written = quoted(value)
     changed, count = line.subn(lambda match: match[1] + written, own, count=1)
     if not count:
         gap = "" if not own or own.endswith("\n") else "\n"

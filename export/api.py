@@ -159,13 +159,13 @@ def build(
         return build_source(
             source,
             format=format,
-            out=_beside(model, format) if out is None else out,
+            out=_beside(model, format) if out is None else _path(out),
             batch=batch,
             data=data,
             accuracy_points=accuracy_points,
             loss_percent=loss_percent,
         )
-    folder = None if out is None else _folder(out)
+    folder = None if out is None else _folder(out, source.task, wanted)
     made = make_all(
         source,
         wanted,
@@ -255,7 +255,10 @@ def formats() -> dict[str, str]:
 def _wanted(one: str, several: Sequence[str] | str | None) -> tuple[str, ...]:
     if several is None:
         return (one,)
-    found = (several,) if isinstance(several, str) else tuple(several)
+    try:
+        found = (several,) if isinstance(several, str) else tuple(several)
+    except TypeError:
+        found = (several,)  # type: ignore[assignment]  # refused as no name
     if not found:
         raise ExportError(
             "formats is empty", remedy=f"Name one: {', '.join(formats())}."
@@ -275,6 +278,16 @@ def _beside(model: Model, name: str) -> Path | None:
     return Path(model).with_suffix(f".{name}{_suffix(name)}")
 
 
+def _path(given: object) -> Path:
+    """A place in the file system, as `out` names it."""
+    if not isinstance(given, str | os.PathLike) or "\0" in os.fspath(given):
+        raise ExportError(
+            f"out is {given!r}, which is no path",
+            remedy="Name a folder with formats=, a file with format=, such as 'out/'.",
+        )
+    return Path(given).expanduser()
+
+
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name or {os.sep, "\0"} & set(name):
         raise ExportError(
@@ -283,13 +296,18 @@ def _check_name(name: object) -> None:
         )
 
 
-def _folder(out: Path | str) -> Path:
-    """The folder, made and found writable before anything takes time."""
-    folder = Path(out).expanduser()
+def _folder(out: Path | str, name: str, wanted: Sequence[str]) -> Path:
+    """The folder, made before anything takes time; no file of it is a folder."""
+    folder = _path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(
             f"{folder} cannot be made a folder: {error}", remedy=disk_remedy(error)
         ) from error
+    for file in (folder / default_file(name, one) for one in wanted):
+        if file.is_dir():
+            raise ExportError(
+                f"{file} is a folder", remedy="Move it away, or give another name=."
+            )
     return folder

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -81,6 +82,16 @@ def make_all(
     if batch not in {"1", "dynamic"}:
         raise ExportError(
             f"batch is {batch!r}", remedy="It is '1', or 'dynamic' for a free one."
+        )
+    for key, value in (
+        ("accuracy_points", accuracy_points),
+        ("loss_percent", loss_percent),
+    ):
+        if not isinstance(value, int | float) or not isfinite(value):
+            raise ExportError(f"{key} is {value!r}", remedy="Give a number, such as 1.")
+    if loss_percent < 0:
+        raise ExportError(
+            f"loss_percent is {loss_percent}", remedy="Give 0, or a number above."
         )
     targets = [find_target(name) for name in dict.fromkeys(formats)]
     calibrated = [t.name for t in targets if t.calibrated]

@@ -100,7 +100,7 @@ def check_accuracy(
     remedy = "Use an exact format, more calibration data, or --accuracy-points."
     # In answers, as 100 * (1.0 - 0.995) is above 0.5.
     may = points / 100 * counted
-    if right - still > (max(may, 1.0) if points else 0.0) + 1e-6:
+    if right - still > (max(may, 1.0) if points > 0 else may) + 1e-6:
         raise ExportError(
             f"accuracy falls from {found.exact:.4f} to {found.exported:.4f} on "
             f"{len(evaluation)} examples: {found.lost_points:.2f} points, {points} "

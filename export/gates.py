@@ -72,10 +72,11 @@ def check(
         )
     if predict is None:
         predict = _runner(product.content, target)
+    exact_outputs = source.predict(inputs.batch)  # first: its errors are the clearest
     outputs = predict(inputs.batch)
     if target.reader == "native":
         _arithmetic(outputs, product.model, inputs)
-    parity = _parity(outputs, source.predict(inputs.batch), inputs, exact=target.exact)
+    parity = _parity(outputs, exact_outputs, inputs, exact=target.exact)
     bitwise = folded = None
     if product.reference is not None:
         dense = product.reference.SerializeToString()
@@ -90,7 +91,7 @@ def check(
     if not target.exact:
         given = inputs if evaluation is None else evaluation
         made, exact = (
-            (outputs, source.predict(inputs.batch))
+            (outputs, exact_outputs)
             if evaluation is None
             else (predict(given.batch), source.predict(given.batch))
         )

@@ -179,14 +179,23 @@ class Source:
         """The module's outputs in torch, in small batches: float32 (n, ...).
 
         Several outputs are one after the other, flat: (n, values).
+
+        Raises:
+            DataError: If the model fails on some of them: an index beyond its table.
         """
-        with torch.no_grad():
-            parts = [
-                joined(
-                    tensors_of(self.model(torch.from_numpy(batch[start : start + 64])))
-                )
-                for start in range(0, len(batch), 64)
-            ]
+        parts = []
+        for start in range(0, len(batch), 64):
+            some = torch.from_numpy(batch[start : start + 64])
+            try:
+                with torch.no_grad():
+                    parts.append(joined(tensors_of(self.model(some))))
+            except Exception as error:
+                raise DataError(
+                    f"{self.task} fails on inputs {start} to {start + len(some) - 1}: "
+                    f"{type(error).__name__}: {' '.join(str(error).split())}",
+                    remedy="Give inputs that the model takes: indices, for example, "
+                    "below the size of its table.",
+                ) from error
         return np.concatenate(parts)
 
     def apart(self, outputs: NDArray[np.float32], batch: NDArray[Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.settings import load_run
 from coordinator.views.page import DEFAULT_ADDRESS
 from coordinator.views.terminal.status import has_run
+from device_profiles.toml_text import quoted
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.commands.options import need_torch
 from edge_sdk.errors import SettingsError, StateError
@@ -76,15 +76,15 @@ def init(
         broker = given_secret(broker, variable="FLASH_EDGE_BROKER", what="broker's URL")
     own_folder(folder)
     lines = [
-        f"federation = {json.dumps(federation)}",
-        f"task = {json.dumps(task)}",
-        f"evaluation = {json.dumps(str(seen_from(Path(), evaluation)))}",
+        f"federation = {quoted(federation)}",
+        f"task = {quoted(task)}",
+        f"evaluation = {quoted(str(seen_from(Path(), evaluation)))}",
         f"densities = {sorted(density or [0.05, 0.1, 0.2])}",
         f"rounds = {rounds}",
         f"wait_for = {wait_for}",
         f"round_budget_s = {round_budget_s:g}",
-        f"address = {json.dumps(address)}",
-        f"broker = {json.dumps(broker)}",
+        f"address = {quoted(address)}",
+        f"broker = {quoted(broker)}",
         f'page = "{DEFAULT_ADDRESS}"',
         "# For a rule in a firewall; without them free ports are taken, and kept.",
         "# port = 8883          # of the broker that is started here",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.views.page import DEFAULT_ADDRESS
+from device_profiles.toml_text import quoted
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER
 
@@ -59,8 +59,8 @@ def write_run(main: Path, task: str, data: Mapping[str, Path], rounds: int) -> N
     """``run.toml`` of the federation that is shown."""
     lines = [
         'federation = "demo"',
-        f"task = {json.dumps(task)}",
-        f"evaluation = {json.dumps(str(data[EVALUATION_FOLDER].resolve()))}",
+        f"task = {quoted(task)}",
+        f"evaluation = {quoted(str(data[EVALUATION_FOLDER].resolve()))}",
         f"densities = {list(DENSITIES)}",
         f"rounds = {rounds}",
         f"wait_for = {len(device_names())}",
@@ -86,8 +86,8 @@ def write_dense(dense: Path, main: Path, task: str, data: Mapping[str, Path]) ->
     """``run.toml`` of plain FedAvg, whose bytes are measured beside it."""
     lines = [
         'federation = "dense"',
-        f"task = {json.dumps(task)}",
-        f"evaluation = {json.dumps(str(data[EVALUATION_FOLDER].resolve()))}",
+        f"task = {quoted(task)}",
+        f"evaluation = {quoted(str(data[EVALUATION_FOLDER].resolve()))}",
         f"densities = {list(DENSITIES)}",
         'algorithm = "fedavg"',
         f"rounds = {DENSE_ROUNDS}",
@@ -124,8 +124,8 @@ def write_devices(
                 f'name = "{name}"',
                 f'federation = "{federation}"',
                 f'broker = "mqtt://127.0.0.1:{_port(run)}"',
-                f"task = {json.dumps(task)}",
-                f"data = {json.dumps(str(data[name].resolve()))}",
+                f"task = {quoted(task)}",
+                f"data = {quoted(str(data[name].resolve()))}",
                 f'state = "{name}/state"',
                 f'profile = "{board.prefix}.profile.toml"',
                 "threads = 1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.settings import RunSettings, load_run
+from device_profiles.toml_text import value_text
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
 from edge_sdk.private_files import keep_private
@@ -98,13 +98,13 @@ def write_settings(folder: Path, given: Mapping[str, Any]) -> RunSettings:
 
 
 def _toml(values: Mapping[str, Any]) -> str:
-    """Plain values as TOML: JSON's scalars and lists are TOML's, too."""
+    """Plain values as TOML: keys of the file, then its tables."""
     flat = {k: v for k, v in values.items() if not isinstance(v, Mapping)}
-    lines = [f"{k} = {json.dumps(v)}" for k, v in flat.items() if v is not None]
+    lines = [f"{k} = {value_text(v)}" for k, v in flat.items() if v is not None]
     for key, table in values.items():
         if isinstance(table, Mapping):
             lines += [
                 f"\n[{key}]",
-                *(f"{k} = {json.dumps(v)}" for k, v in table.items()),
+                *(f"{k} = {value_text(v)}" for k, v in table.items()),
             ]
     return "\n".join(lines) + "\n"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,12 @@ def rows_of(given: Any, what: str, *, most: int | None = None) -> Rows:
             )
         both = Examples(_array(given[0], "inputs"), _array(given[1], "targets"))
         return both.inputs, both.targets
+    if isinstance(given, str | Path | Mapping | Iterator) or callable(given):
+        raise DataError(
+            f"{what} is a {type(given).__name__}, not examples",
+            remedy="Give an array of inputs, the pair (inputs, targets), "
+            "edge_sdk.Examples, a torch Dataset or DataLoader.",
+        )
     inputs = numbers(_array(given, what), what)
     if not len(inputs):
         raise DataError(f"{what} holds no examples")
@@ -98,7 +105,12 @@ def _joined(
 def _array(given: Any, what: str) -> NDArray[Any]:
     """A numpy array of a tensor in any place, a data frame, a list or a number."""
     if isinstance(given, torch.Tensor):
-        given = given.detach().cpu()
+        if given.is_meta:
+            raise DataError(
+                f"{what} have no values: the tensor is on the device meta",
+                remedy="Give a tensor with values, on the CPU.",
+            )
+        given = given.detach().cpu().to_dense()
         plain = given.float() if given.dtype is torch.bfloat16 else given
         found: NDArray[Any] = plain.numpy()
         return found
@@ -113,5 +125,6 @@ def _array(given: Any, what: str) -> NDArray[Any]:
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{what} do not make an array: {error}",
-            remedy="Give examples of one shape.",
+            remedy="Give examples of one shape; inputs with targets as a tuple of two "
+            "arrays, (inputs, targets).",
         ) from error

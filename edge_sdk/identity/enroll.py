@@ -8,13 +8,13 @@ then through TLS that this authority vouches for, and only then the secret is se
 from __future__ import annotations
 
 import datetime as dt
-import json
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from device_profiles.toml_text import quoted
 from edge_sdk.errors import IdentityError, RemoteProtocolError
 from edge_sdk.identity.exchange import (
     AskAuthority,
@@ -106,7 +106,7 @@ def settings_text(
         "state": state,
         "profile": profile,
     }
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+    return "".join(f"{key} = {quoted(value)}\n" for key, value in lines.items())
 
 
 def _authority(token: Token) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from inspect import Parameter, signature
+from math import prod
 from operator import index
 from typing import Any
 
@@ -22,6 +24,7 @@ from export.rebuild import Source
 
 __all__ = ["from_module"]
 
+_LARGEST = 2**27  # numbers of an example: 512 MiB, and checks hold 32 of them
 _TRIED = 3  # examples: an axis of 3 is hardly one of the model's own
 
 
@@ -84,12 +87,8 @@ def _inner(model: object, name: str) -> nn.Module:
             model = inner
         else:
             break
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ExportError(
-            f"{name} is TorchScript, whose Python code is gone",
-            remedy="Give the nn.Module that it was made from.",
-        )
     if isinstance(model, nn.Module):
+        _check_python(model, name)
         return model
     what, remedy = f"a {type(model).__name__}", "Give a torch.nn.Module."
     if isinstance(model, type):
@@ -101,6 +100,15 @@ def _inner(model: object, name: str) -> nn.Module:
     elif callable(model):
         remedy = "Wrap the function into the forward of a torch.nn.Module."
     raise ExportError(f"{name} is {what}, not a torch.nn.Module", remedy=remedy)
+
+
+def _check_python(model: nn.Module, name: str) -> None:
+    for key, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ExportError(
+                f"{name}{key and f': {key}'} is TorchScript, whose Python code is gone",
+                remedy="Give the nn.Module that it was made from.",
+            )
 
 
 def _check_forward(model: nn.Module, name: str) -> None:
@@ -126,22 +134,28 @@ def _check_forward(model: nn.Module, name: str) -> None:
 
 
 def _shape(given: Sequence[int] | int) -> tuple[int, ...]:
-    try:
+    sizes: tuple[int, ...] | None = None
+    with contextlib.suppress(TypeError):
         sizes = (
             (index(given),)
             if isinstance(given, int | np.integer)
             else tuple(index(n) for n in given)
         )
-    except TypeError as error:
+    if sizes is None or isinstance(given, bool | bytes):
         raise ExportError(
             f"input_shape is {given!r}, not a tuple of whole numbers",
             remedy="Give the shape of one example without the batch axis, such as "
             "(16,).",
-        ) from error
+        )
     if any(size < 1 for size in sizes):
         raise ExportError(
             f"input_shape is {sizes}; every size is at least 1",
             remedy="Leave the batch axis out: batch='dynamic' frees it.",
+        )
+    if prod(sizes) > _LARGEST:
+        raise ExportError(
+            f"input_shape is {sizes}: one example is {prod(sizes) / 2**28:.0f} GiB",
+            remedy=f"Give an example of at most {_LARGEST / 2**28:g} GiB.",
         )
     return sizes
 

@@ -47,6 +47,11 @@ def find_target(name: str) -> Target:
     Raises:
         ExportError: If there is none; lists those there are.
     """
+    if not isinstance(name, str):
+        raise ExportError(
+            f"a format is {name!r}, not a name",
+            remedy=f"Choose one of {', '.join(TARGETS)}.",
+        )
     if name not in TARGETS:
         raise ExportError(
             f"there is no format {name!r}{meant(name, TARGETS)}",

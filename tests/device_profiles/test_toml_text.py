@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles import Caps, boards, load_board, load_profile
-from device_profiles.toml_text import to_toml
+from device_profiles.toml_text import to_toml, value_text
+from edge_sdk.identity.enroll import settings_text
+from edge_sdk.identity.exchange import Enrolled
+from edge_sdk.settings import with_key
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
@@ -37,3 +46,19 @@ def test_whatever_a_sensor_or_a_dmi_table_says_reads_back(
     path = tmp_path_factory.mktemp("profiles") / "profile.toml"
     path.write_text(to_toml(odd), encoding="utf-8", newline="")
     assert load_profile(path) == odd
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["my 🏠/dätä", 'a "b" \\ c', "tab\tand\x7fdel\n", "", True, 0.1, ["🏠", 2], []],
+)
+def test_a_value_is_read_back_as_it_was(value: object) -> None:
+    assert tomllib.loads(f"key = {value_text(value)}\n") == {"key": value}
+
+
+def test_a_home_with_an_emoji_is_written_by_every_command() -> None:
+    answer = Enrolled("pi", "🏠", b"", b"", 1, "mqtts://h:1", "", "digits")
+    text = settings_text(answer, identity="id", data="🏠/d", state="s", profile="p")
+    assert tomllib.loads(text)["data"] == "🏠/d"
+    changed = with_key('data = "x"\n', "data", "🏠\x7f")
+    assert tomllib.loads(changed)["data"] == "🏠\x7f"

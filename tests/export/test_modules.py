@@ -1,5 +1,6 @@
 """`export.build` of torch modules that a person made and pruned with other tools."""
 
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import export
 from edge_sdk import Examples
 from edge_sdk.datasets.rows import rows_of
-from edge_sdk.errors import DataError, ExportError
+from edge_sdk.errors import CheckpointError, DataError, ExportError
 from export.modules import from_module, load_weights
 
 RNG = np.random.default_rng(0)
@@ -236,6 +237,29 @@ REFUSED = {
     "labels": (mlp, {"input_shape": 16, "labels": ["a"]}, "1 labels, but", "one label"),
     "name": (mlp, {"input_shape": 16, "name": "a/b"}, "no name of a file", "short"),
     "batch": (mlp, {"input_shape": 16, "batch": 4}, "batch is 4", "dynamic"),
+    "formats-of-numbers": (
+        mlp,
+        {"input_shape": 16, "formats": (1,)},
+        "a format is 1",
+        "native",
+    ),
+    "formats-a-number": (
+        mlp,
+        {"input_shape": 16, "formats": 5},
+        "a format is 5",
+        "native",
+    ),
+    "bytes-for-shape": (mlp, {"input_shape": b"16"}, "not a tuple", "shape of"),
+    "shape-a-truth": (mlp, {"input_shape": True}, "not a tuple", "shape of"),
+    "shape-too-large": (mlp, {"input_shape": (10**6, 10**6)}, "3725 GiB", "at most"),
+    "script-inside": (
+        lambda: nn.Sequential(torch.jit.script(nn.Linear(16, 4))),
+        {"input_shape": 16},
+        "model: 0 is TorchScript",
+        "Give",
+    ),
+    "points": (mlp, {"input_shape": 16, "accuracy_points": np.nan}, "is nan", "number"),
+    "growth": (mlp, {"input_shape": 16, "loss_percent": -1}, "is -1", "0"),
 }  # fmt: skip
 
 
@@ -256,6 +280,7 @@ GIVEN = {
     "list": (SOME.tolist(), False),
     "list-of-tensors": (list(torch.from_numpy(SOME)), False),
     "tensor": (torch.from_numpy(SOME).requires_grad_(), False),
+    "sparse": (torch.from_numpy(SOME).to_sparse(), False),
     "pair": ((SOME, np.arange(40.0)), True),
     "dataset": (TensorDataset(torch.from_numpy(SOME), torch.arange(40)), True),
     "inputs-alone": (TensorDataset(torch.from_numpy(SOME)), False),
@@ -286,6 +311,10 @@ def test_examples_are_given_in_any_form_and_say_the_shape(case: str) -> None:
         ((SOME, np.arange(3)), "40 inputs but 3 targets"),
         (np.array([["a"] * 16]), "not numbers"),
         ([[1.0], [1.0, 2.0]], "do not make an array"),
+        ({"inputs": SOME}, "is a dict, not examples"),
+        (iter(SOME), "not examples"),
+        ("data", "is a str, not examples"),
+        (torch.empty(3, 16, device="meta"), "have no values"),
     ],
 )
 def test_examples_that_do_not_fit_are_refused(given: object, message: str) -> None:
@@ -302,6 +331,37 @@ def test_one_failing_format_writes_none(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="native: a native model has one"):
         export.build(Two(), tmp_path, formats=("onnx", "native"), input_shape=16)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", [5, True, b"out", "a\0b"])
+def test_an_out_that_is_no_path_is_refused(out: object) -> None:
+    for how in ({"formats": "onnx"}, {"format": "onnx"}):
+        with pytest.raises(ExportError, match="which is no path"):
+            export.build(mlp(), out, input_shape=16, **how)
+
+
+def test_a_file_that_is_a_folder_is_refused_before_another_is_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model.native.flsp").mkdir()
+    with pytest.raises(ExportError, match=r"model\.native\.flsp is a folder"):
+        export.build(mlp(), tmp_path, formats=("onnx", "native"), input_shape=16)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="is no regular file"):
+        export.build(mlp(), pipe, format="onnx", input_shape=16)
+    assert pipe.is_fifo()
+
+
+def test_an_index_beyond_its_table_is_refused_in_words() -> None:
+    with pytest.raises(
+        DataError, match="fails on inputs 0 to"
+    ) as caught:
+        export.build(Words(), formats="onnx", calibration=np.full((9, 5), 10**6))
+    assert "below the size" in caught.value.help
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
