@@ -357,9 +357,7 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_an_index_beyond_its_table_is_refused_in_words() -> None:
-    with pytest.raises(
-        DataError, match="fails on inputs 0 to"
-    ) as caught:
+    with pytest.raises(DataError, match="fails on inputs 0 to") as caught:
         export.build(Words(), formats="onnx", calibration=np.full((9, 5), 10**6))
     assert "below the size" in caught.value.help
 
