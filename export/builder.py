@@ -83,10 +83,11 @@ def make_all(
         raise ExportError(
             f"batch is {batch!r}", remedy="It is '1', or 'dynamic' for a free one."
         )
-    for key, value in (
-        ("accuracy_points", accuracy_points),
-        ("loss_percent", loss_percent),
-    ):
+    limits: dict[str, object] = {
+        "accuracy_points": accuracy_points,
+        "loss_percent": loss_percent,
+    }
+    for key, value in limits.items():
         if not isinstance(value, int | float) or not isfinite(value):
             raise ExportError(f"{key} is {value!r}", remedy="Give a number, such as 1.")
     if loss_percent < 0:
