@@ -21,7 +21,7 @@ FOLDER, FILE = 15, 300
 LARGE_FILES = {
     "edge_sdk/transport/link.py": 530,
     "coordinator/identity/registry.py": 490,
-    "coordinator/server/loop.py": 460,
+    "coordinator/server/loop.py": 330,
     "edge_sdk/training/sparse/convert.py": 420,
     "edge_sdk/training/sparse/graph.py": 415,
     "edge_sdk/agent/effects.py": 390,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from coordinator.algorithms.load import load_algorithm
@@ -23,18 +22,19 @@ from coordinator.protocol.events import (
 )
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
-from coordinator.rounds.state import RoundPhase, TaskPhase
+from coordinator.rounds.state import RoundPhase
 from coordinator.server.broker_cleanup import Wiping
 from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.round_workload import round_workload
 from coordinator.server.dispatch import MessageDispatcher
 from coordinator.server.evaluation import Evaluator, Probe
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.handlers import MessageHandlers
+from coordinator.server.live_view import LiveView
 from coordinator.server.round_controller import RoundController
+from coordinator.server.run_end import RunEnd
 from coordinator.settings import RunSettings
-from coordinator.views.run_view import FleetView, Observe
-from device_profiles import Workload
-from edge_sdk.tasks.cost import workload_of
+from coordinator.views.run_view import Observe
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.terminal import log_from_now_on
 from edge_sdk.transport.base import Deliver, OnLink, ReceivedMessage, Transport
@@ -46,13 +46,9 @@ __all__ = ["Connect", "Server"]
 
 Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
 TICK_S = 0.5
-LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet,
-LOOK_SHARE = 50  # and at most a fiftieth of the time goes into drawing it
 GROUP = 64  # receipts that share one commit at most
 TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk
 RETURN_S = 20.0  # a resumed run gives the fleet this long to come back before a round
-LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
-EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
 
 
 class Server:
@@ -86,20 +82,18 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._clock = settings, ledger, clock
-        self._observe, self._mute = observe, mute
+        self._mute = mute
         self._inbox = EventQueue(clock)
         self._stopping = False
         self._phase = ""
-        self._unheard: list[str] = []  # connected, and their HELLO does not come
-        self._began = self._settled = self._look_next = clock()
+        self._began = self._settled = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         epoch = ledger.next_epoch()
         algorithm = load_algorithm(settings.algorithm)
         batch = settings.training.batch_size or task.batch_size
         probe = Probe(task, evaluation)
         self._lineage = GlobalModel(settings, task, algorithm, ledger, probe)
-        load = _workload(settings, task, batch, evaluation)
-        _note_workload(ledger, load)
+        load = round_workload(settings, task, batch, evaluation, ledger)
         self._fleet = DeviceRegistry(settings, load, ledger, clock)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
         self._transport = connect(self._inbox.deliver, self._inbox.link)
@@ -143,6 +137,18 @@ class Server:
             self._wiping,
             clock,
             self._silence,
+        )
+        self._view = LiveView(
+            settings.rounds, ledger, self._fleet, self._conductor, observe, clock
+        )
+        self._end = RunEnd(
+            ledger,
+            self._lineage,
+            self._evaluator,
+            self._fleet,
+            self._courier,
+            self._turn,
+            clock,
         )
         for pattern in (
             topics.all_uploads(settings.federation, data=False),
@@ -200,15 +206,15 @@ class Server:
             self._go_on()
             now = self._conductor.round
             log_from_now_on(round=None if now is None else now.no)
-            if self._clock() >= self._look_next:
-                self._look()
+            if self._clock() >= self._view.due:
+                self._view.draw(self._phase)
             self._desk.tick()
             self._wiping.tick()
             self._courier.tick(self._fleet.online())
             self._take(TICK_S)
         if not self._stopping:
             self._finish()
-        self._look()
+        self._view.draw(self._phase)
 
     def close(self) -> None:
         """Announce that the run is stopped, unless it is done, and disconnect."""
@@ -230,13 +236,10 @@ class Server:
             return
         wanted = self._settings.wait_for
         here = len(self._fleet.joined())  # who pauses has come, too
-        returning = self._clock() - self._began < RETURN_S
-        if here < wanted and (returning or not self._ledger.rounds()):
+        if here < wanted and (self._is_returning() or not self._ledger.rounds()):
             self._phase = f"waiting for {wanted} devices, {here} here"
-            if self._unheard:
-                self._phase += (
-                    f"; without a HELLO, see the log: {', '.join(self._unheard)}"
-                )
+            if unheard := self._view.unheard:
+                self._phase += f"; without a HELLO, see the log: {', '.join(unheard)}"
             return
         pausing = self._fleet.pausing()
         self._phase = "waiting for devices"
@@ -244,7 +247,7 @@ class Server:
             self._phase += f"; they pause: {', '.join(pausing[:5])}"
         if here > len(pausing):
             conductor.open()
-            self._look_next = self._clock()  # a round is seen, however short it is
+            self._view.due = self._clock()  # a round is seen, however short it is
             self._announce("running")
 
     def _take(self, timeout: float) -> None:
@@ -294,54 +297,22 @@ class Server:
         return self._ledger.rounds_done() >= self._settings.rounds
 
     def _finish(self) -> None:
-        """The last scores, one checkpoint per density, and the word that it is done."""
-        last = max(r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE)
-        model, family = self._lineage.base_of(last + 1)
-        self._phase = "evaluating"
-        self._look()
-        wanted = set(family.masks)
-        if self._submitted != last and wanted - set(self._scores_of(last)):
-            self._evaluator.submit(last, model, family)
-        give_up = self._clock() + EVALUATION_S
-        while wanted - set(self._scores_of(last)):
-            self._take(TICK_S)
-            self._look()
-            if self._stopping:
-                return  # `resume` scores the rest and deploys
-            if self._clock() > give_up:
-                break
-        self._lineage.deploy(last, self._scores_of(last))
-        self._see_deliveries_through()
+        if not self._end.score(self._submitted):
+            return
+        self._end.deliver(lambda: self._linger or self._is_returning())
         self._phase = "done"
-        self._collect_last_words()
+        self._end.collect_last_words(lambda: self._announce("done"))
 
-    def _see_deliveries_through(self) -> None:
-        """Waits for the deliveries to all devices, or to those that are here."""
-        self._courier.tick(self._fleet.online())
-        while not self._stopping:
-            waiting = set(self._courier.pending())
-            here = waiting & self._fleet.online()
-            returning = self._clock() - self._began < RETURN_S
-            if not (waiting if self._linger or returning else here):
-                return
-            self._phase = f"delivering: {len(waiting)} to go, {len(here)} here"
-            self._take(TICK_S)
-            self._courier.tick(self._fleet.online())
-            self._look()
+    def _turn(self, phase: str) -> bool:
+        """Handle what comes while something is waited for; False if `stop` was."""
+        self._phase = phase
+        self._take(TICK_S)
+        self._view.draw(phase)
+        return not self._stopping
 
-    def _collect_last_words(self) -> None:
-        """Devices answer the end with a last status: what they sent and received."""
-        waiting = self._fleet.online()
-        self._fleet.reported.clear()
-        self._announce("done")
-        give_up = self._clock() + LAST_WORDS_S
-        while waiting - self._fleet.reported and self._clock() < give_up:
-            self._take(TICK_S)
-
-    def _scores_of(self, no: int) -> Mapping[float, Mapping[str, float]]:
-        return self._ledger.scores().get(no, {})
-
-    # -- what others see ---------------------------------------------------------------
+    def _is_returning(self) -> bool:
+        """True while a resumed run's devices may be on their way back."""
+        return self._clock() - self._began < RETURN_S
 
     def _announce(
         self, state: Literal["waiting", "running", "done", "stopped"]
@@ -356,53 +327,3 @@ class Server:
                 codecs=list(CODECS),
             )
         )
-
-    def _look(self) -> None:
-        """Give the observer the present view of the run."""
-        began = self._clock()
-        self._unheard = self._fleet.unheard()
-        now, conductor = self._conductor.round, self._conductor
-        scores = self._ledger.scores()
-        latest = max(scores, default=0)
-        deadline = conductor.deadline
-        self._observe(
-            FleetView(
-                phase=conductor.phase if now else self._phase,
-                round_no=now.no if now else 0,
-                rounds=self._settings.rounds,
-                rounds_done=self._ledger.rounds_done(),
-                accepted=now.count(TaskPhase.ACCEPTED) if now else 0,
-                goal=now.goal if now else 0,
-                left_s=None if deadline is None else deadline - self._clock(),
-                devices=self._fleet.view(),
-                scores=scores.get(latest, {}),
-                scored_round=latest,
-            )
-        )
-        took = self._clock() - began  # grows with the fleet; its share does not
-        self._look_next = began + max(LOOK_S, LOOK_SHARE * took)
-
-
-def _note_workload(ledger: Ledger, load: Workload) -> None:
-    """Keeps, for people, what a dense device would reckon and send; once."""
-    if ledger.get("workload") is None:
-        dense = [layer.macs for layer in load.layers if not layer.masked]
-        ledger.put(
-            "workload",
-            {
-                "macs": {layer.name: layer.macs for layer in load.masked_layers},
-                "dense_macs": sum(dense),
-                "dense_numel": load.dense_numel,
-            },
-        )
-
-
-def _workload(
-    settings: RunSettings, task: Task, batch: int, given: Examples
-) -> Workload:
-    """One device's part of a round; its own examples are put in when it says hello."""
-    training = settings.training
-    load = workload_of(
-        task, examples=1, epochs=training.epochs, batch=batch, given=given
-    )
-    return replace(load, max_steps=training.max_steps)

@@ -61,7 +61,7 @@ def hurry() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
     from coordinator.rounds import deadlines as pacing
     from coordinator.server import loop as server
-    from coordinator.server import round_closing
+    from coordinator.server import round_closing, run_end
     from edge_sdk.agent import loop
     from edge_sdk.transport import link, mqtt
 
@@ -70,7 +70,7 @@ def hurry() -> None:
     _set(pacing, "GRACE_S", 2.5)
     _set(server, "RETURN_S", 6.0)
     _set(server, "TICK_S", 0.05)
-    _set(server, "LAST_WORDS_S", 2.0)
+    _set(run_end, "LAST_WORDS_S", 2.0)
     _set(link, "KEEPALIVE_S", 3)
     _set(mqtt, "RETRY_S", (0.2, 1.0))
     _set(round_closing, "MAX_ABORTS", 50)  # a run of faults is meant to abort rounds

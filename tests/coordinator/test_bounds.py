@@ -125,7 +125,7 @@ class Room:
         """What the loop does between two looks at the inbox."""
         self.server._take(0.0)
         self.server._go_on()
-        self.server._look()
+        self.server._view.draw("")
         self.server._take(0.0)
 
     def told(self, device: str, kind: type) -> list[Any]:

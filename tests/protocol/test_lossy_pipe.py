@@ -158,7 +158,7 @@ def test_a_run_over_a_lossy_pipe_with_crashes_is_whole(
         monkeypatch.setitem(loop.NUDGE_S, phase, 0.2)
     monkeypatch.setattr("coordinator.rounds.deadlines.FIRST_GRACE_S", 3.0)
     monkeypatch.setattr("coordinator.rounds.deadlines.GRACE_S", 2.0)
-    monkeypatch.setattr("coordinator.server.loop.LAST_WORDS_S", 0.2)
+    monkeypatch.setattr("coordinator.server.run_end.LAST_WORDS_S", 0.2)
     # Every model and update, to recompute it, however many rounds are aborted.
     monkeypatch.setattr("coordinator.checkpoints.models.KEEP", 1000)
     monkeypatch.setattr("coordinator.ledger.Ledger.forget_blobs", lambda *_: None)

@@ -1,0 +1,71 @@
+"""Draws the fleet as it is just now, for whoever watches the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coordinator.ledger import Ledger
+from coordinator.rounds.state import TaskPhase
+from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.round_controller import RoundController
+from coordinator.views.run_view import FleetView, Observe
+
+__all__ = ["LiveView"]
+
+LOOK_S = 0.25  # at most so often does the observer see a picture of the whole fleet,
+LOOK_SHARE = 50  # and at most a fiftieth of the time goes into drawing it
+
+
+class LiveView:
+    """Shows an observer the run, a few times a second.
+
+    Args:
+        rounds: Of the whole run.
+        ledger: Its durable memory.
+        fleet: Its devices.
+        conductor: Its round in hand.
+        observe: Told what there is to see.
+        clock: Monotonic seconds.
+
+    Attributes:
+        unheard: Devices that are connected, and whose HELLO does not come.
+        due: Monotonic seconds at which the next picture is drawn.
+    """
+
+    def __init__(
+        self,
+        rounds: int,
+        ledger: Ledger,
+        fleet: DeviceRegistry,
+        conductor: RoundController,
+        observe: Observe,
+        clock: Callable[[], float],
+    ) -> None:
+        self._rounds, self._ledger, self._fleet = rounds, ledger, fleet
+        self._conductor, self._observe, self._clock = conductor, observe, clock
+        self.unheard: list[str] = []
+        self.due = clock()
+
+    def draw(self, phase: str) -> None:
+        """Give the observer the present view; `phase` is the run's between rounds."""
+        began = self._clock()
+        self.unheard = self._fleet.unheard()
+        now, conductor = self._conductor.round, self._conductor
+        scores, deadline = self._ledger.scores(), conductor.deadline
+        latest = max(scores, default=0)
+        self._observe(
+            FleetView(
+                phase=conductor.phase if now else phase,
+                round_no=now.no if now else 0,
+                rounds=self._rounds,
+                rounds_done=self._ledger.rounds_done(),
+                accepted=now.count(TaskPhase.ACCEPTED) if now else 0,
+                goal=now.goal if now else 0,
+                left_s=None if deadline is None else deadline - self._clock(),
+                devices=self._fleet.view(),
+                scores=scores.get(latest, {}),
+                scored_round=latest,
+            )
+        )
+        took = self._clock() - began  # grows with the fleet; its share does not
+        self.due = began + max(LOOK_S, LOOK_SHARE * took)

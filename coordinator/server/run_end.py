@@ -1,0 +1,90 @@
+"""Ends a run: the last scores, a checkpoint per density, deliveries, last statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coordinator.delivery.sender import DeliverySender
+from coordinator.ledger import Ledger
+from coordinator.rounds.state import RoundPhase
+from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.evaluation import Evaluator
+from coordinator.server.global_model import GlobalModel
+
+__all__ = ["RunEnd"]
+
+LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
+EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
+
+
+class RunEnd:
+    """What is left to do after the last round.
+
+    Args:
+        ledger: The run's durable memory.
+        lineage: Its models.
+        evaluator: Scores them.
+        fleet: Its devices.
+        courier: Delivers models.
+        turn: Handles what has come in the meantime and shows this phase of the run;
+            False if the run is to stop.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lineage: GlobalModel,
+        evaluator: Evaluator,
+        fleet: DeviceRegistry,
+        courier: DeliverySender,
+        turn: Callable[[str], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._ledger, self._lineage, self._evaluator = ledger, lineage, evaluator
+        self._fleet, self._courier = fleet, courier
+        self._turn, self._clock = turn, clock
+
+    def score(self, submitted: int) -> bool:
+        """Write one checkpoint per density with its scores; `resume` repeats it.
+
+        Args:
+            submitted: The round whose model the evaluator was last given.
+
+        Returns:
+            False if the run was stopped before.
+        """
+        last = max(r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE)
+        model, family = self._lineage.base_of(last + 1)
+
+        def missing() -> set[float]:
+            return set(family.masks) - set(self._ledger.scores().get(last, {}))
+
+        if missing() and submitted != last:
+            self._evaluator.submit(last, model, family)
+        give_up = self._clock() + EVALUATION_S
+        while missing() and self._clock() <= give_up:
+            if not self._turn("evaluating"):
+                return False
+        self._lineage.deploy(last, self._ledger.scores().get(last, {}))
+        return True
+
+    def deliver(self, to_all: Callable[[], bool]) -> None:
+        """Wait for the deliveries to devices that are here, or `to_all`."""
+        while True:
+            self._courier.tick(self._fleet.online())
+            waiting = set(self._courier.pending())
+            here = waiting & self._fleet.online()
+            if not (waiting if to_all() else here):
+                return
+            if not self._turn(f"delivering: {len(waiting)} to go, {len(here)} here"):
+                return
+
+    def collect_last_words(self, announce: Callable[[], None]) -> None:
+        """Devices answer the end with a last status: what they sent and received."""
+        waiting = self._fleet.online()
+        self._fleet.reported.clear()
+        announce()
+        give_up = self._clock() + LAST_WORDS_S
+        while waiting - self._fleet.reported and self._clock() < give_up:
+            self._turn("done")
