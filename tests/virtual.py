@@ -104,7 +104,7 @@ class VirtualWork:
         self.ends: float | None = None
         self._order: TaskOrder | None = None
 
-    def start(self, order: TaskOrder, blobs: list[bytes]) -> None:
+    def start(self, order: TaskOrder, blobs: list[bytes], memory: bytes = b"") -> None:
         device = self._device
         self._order, self._base = order, blobs[0]
         self.progress = self.first_progress
