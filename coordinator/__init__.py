@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from coordinator.algorithms.base import Algorithm
     from coordinator.algorithms.load import load_algorithm
     from coordinator.algorithms.methods.equal_counts import equal_counts
-    from coordinator.algorithms.methods.erk import erk_frozen
-    from coordinator.algorithms.methods.fedavg import fedavg
     from coordinator.algorithms.methods.fedavgm import fedavgm
     from coordinator.algorithms.methods.feddst import feddst
     from coordinator.algorithms.methods.fedopt import fedadam, fedyogi
     from coordinator.algorithms.methods.fedprox import fedprox
+    from coordinator.algorithms.methods.fixed_masks import erk_frozen, fedavg, pdst
     from coordinator.algorithms.methods.fjord import fjord
     from coordinator.algorithms.methods.flash import (
         flash_edge,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.heterofl import heterofl
     from coordinator.algorithms.methods.jmwst import jmwst
     from coordinator.algorithms.methods.nst import nst
-    from coordinator.algorithms.methods.pdst import pdst
     from coordinator.algorithms.methods.salientgrads import salientgrads
     from coordinator.algorithms.methods.scaffold import scaffold
     from coordinator.algorithms.methods.zerofl import zerofl
@@ -76,8 +74,8 @@ _HOMES = {
     "coordinator.algorithms.base": ("Algorithm",),
     "coordinator.algorithms.load": ("load_algorithm",),
     "coordinator.algorithms.methods.equal_counts": ("equal_counts",),
-    "coordinator.algorithms.methods.erk": ("erk_frozen",),
     "coordinator.algorithms.methods.fedopt": ("fedadam", "fedyogi"),
+    "coordinator.algorithms.methods.fixed_masks": ("erk_frozen", "fedavg", "pdst"),
     "coordinator.algorithms.methods.flash": (
         "flash_edge",
         "flash_scaled",

@@ -7,12 +7,11 @@ from coordinator.algorithms.methods.equal_counts import (
     equal_counts,
     equal_counts_scaled,
 )
-from coordinator.algorithms.methods.erk import erk_frozen
-from coordinator.algorithms.methods.fedavg import fedavg
 from coordinator.algorithms.methods.fedavgm import fedavgm
 from coordinator.algorithms.methods.feddst import feddst
 from coordinator.algorithms.methods.fedopt import fedadam, fedyogi
 from coordinator.algorithms.methods.fedprox import fedprox
+from coordinator.algorithms.methods.fixed_masks import erk_frozen, fedavg, pdst
 from coordinator.algorithms.methods.fjord import fjord
 from coordinator.algorithms.methods.flash import (
     flash_edge,
@@ -24,7 +23,6 @@ from coordinator.algorithms.methods.flash import (
 from coordinator.algorithms.methods.heterofl import heterofl
 from coordinator.algorithms.methods.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.methods.nst import nst
-from coordinator.algorithms.methods.pdst import pdst
 from coordinator.algorithms.methods.released import (
     flash_released,
     flash_unfloored,

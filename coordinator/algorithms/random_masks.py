@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from coordinator.algorithms.base import MaskFamily
-from coordinator.algorithms.evidence import WarmUpResult, layer_densities
+from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.evidence import Replay, WarmUpResult, layer_densities
+from coordinator.algorithms.initial_weights import scaled_by_fan_in
 from edge_sdk.sparse import LayerShape, erk, erk_rescaled, nested_counts, uniform
 
 __all__ = [
     "erk_random",
+    "on_replayed_masks",
     "random_at_evidence",
     "rescaled_erk_random",
     "uniform_random",
@@ -64,3 +66,13 @@ def random_at_evidence(
     """
     profile = layer_densities(layers, findings)
     return MaskFamily.draw(layers, nested_counts(profile, layers, densities), seed)
+
+
+def on_replayed_masks(name: str) -> Algorithm:
+    """FedAvg on frozen masks that need no warm-up; at density 1 it is FedAvg itself.
+
+    FLASH's mask moves are replayed on the initial weights. What optimizes otherwise
+    starts from here and replaces the slots that differ.
+    """
+    plan, start = random_at_evidence, scaled_by_fan_in
+    return Algorithm(name=name, plan=plan, evidence=Replay(), start=start)

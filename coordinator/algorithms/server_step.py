@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coordinator.algorithms.base import Aggregate, Algorithm
 from coordinator.algorithms.mean import Contribution, Coverage, Model, State
-from coordinator.algorithms.replayed_masks import on_replayed_masks
+from coordinator.algorithms.random_masks import on_replayed_masks
 from edge_sdk.errors import SettingsError
 
 __all__ = ["Optimizer", "Values", "with_server_step"]

@@ -12,8 +12,7 @@ from dataclasses import replace
 from coordinator.algorithms.base import Algorithm, as_initialised
 from coordinator.algorithms.evidence import LayerSensitivity, Replay
 from coordinator.algorithms.initial_weights import from_the_warm_up
-from coordinator.algorithms.random_masks import random_at_evidence
-from coordinator.algorithms.replayed_masks import on_replayed_masks
+from coordinator.algorithms.random_masks import on_replayed_masks, random_at_evidence
 
 __all__ = ["data_free", "equal_counts", "equal_counts_scaled"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from coordinator.algorithms.base import Algorithm, RoundContext, always_frozen
-from coordinator.algorithms.replayed_masks import on_replayed_masks
+from coordinator.algorithms.random_masks import on_replayed_masks
 from edge_sdk.errors import SettingsError
 from edge_sdk.wire.rules import LocalRule, Proximal
 

@@ -22,7 +22,7 @@ from coordinator.algorithms.base import (
     always_frozen,
 )
 from coordinator.algorithms.mean import Contribution, Coverage, Model, State
-from coordinator.algorithms.replayed_masks import on_replayed_masks
+from coordinator.algorithms.random_masks import on_replayed_masks
 from edge_sdk.errors import SettingsError
 from edge_sdk.wire.rules import Controlled, LocalRule
 
