@@ -29,7 +29,11 @@ from coordinator.algorithms.methods.released import (
     hetero_flash_released,
     pdst_released,
 )
-from coordinator.algorithms.methods.salientgrads import salientgrads, salientgrads_steps
+from coordinator.algorithms.methods.salientgrads import (
+    salientgrads,
+    salientgrads_steps,
+    ssfl,
+)
 from coordinator.algorithms.methods.scaffold import scaffold
 from coordinator.algorithms.methods.zerofl import zerofl
 
@@ -66,6 +70,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "scaffold": scaffold(),
     "heterofl": heterofl(),
     "fjord": fjord(),
+    "ssfl": ssfl(),
 }
 
 # Those with settings of their own: name -> what makes the algorithm of them.

@@ -60,10 +60,12 @@ class Saliency:
     Attributes:
         batches: Minibatches over which a device averages.
         everybody: Whether every device scores, not the warm-up's few.
+        by_examples: Whether devices count by their examples; else all the same.
     """
 
     batches: int = 1
     everybody: bool = field(default=True, repr=False)
+    by_examples: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -100,9 +101,11 @@ def findings_at_hand(
 
 
 def mean_findings(
-    reports: Iterable[Evidence | Values], layers: Sequence[LayerShape]
+    reports: Iterable[Evidence | Values],
+    layers: Sequence[LayerShape],
+    weights: Sequence[float] = (),
 ) -> WarmUpResult:
-    """The mean of what the warm-up's devices returned, each counting the same.
+    """The mean of what the warm-up's devices returned.
 
     Of three or more devices none says less than a quarter or more than four times what
     the median says of a layer: one that lies neither starves a layer nor feeds it all.
@@ -110,21 +113,28 @@ def mean_findings(
     Args:
         reports: Kept counts, or scores of every weight; at least one.
         layers: The maskable layers.
+        weights: How much each device's scores count; empty counts all the same. Kept
+            counts always count the same.
+
+    Raises:
+        ValueError: If there are not as many weights as reports.
     """
     kept: dict[str, list[int]] = {s.name: [] for s in layers}
     scores = {s.name: np.zeros(s.shape) for s in layers}
-    count, scored = 0, False
-    for report in reports:
-        count += 1
+    whole, scored = 0.0, False
+    shares = iter(weights) if weights else itertools.repeat(1.0)
+    pairs = zip(reports, shares, strict=bool(weights))
+    for report, share in pairs:
+        whole += share
         for s in layers:
             if isinstance(report, Evidence):
                 kept[s.name].append(report.counts[s.name])
             else:
                 scored = True
                 one = report.masked[s.name].astype(np.float64)
-                scores[s.name] += np.abs(one).reshape(s.shape)
+                scores[s.name] += share * np.abs(one).reshape(s.shape)
     if scored:
-        return WarmUpResult(saliency={n: total / count for n, total in scores.items()})
+        return WarmUpResult(saliency={n: total / whole for n, total in scores.items()})
     return WarmUpResult(kept={n: _bounded_mean(counts) for n, counts in kept.items()})
 
 

@@ -207,7 +207,10 @@ class GlobalModel:
                 else unpack_evidence(blob, sizes)
                 for row, blob in zip(rows, blobs, strict=True)
             )
-            self.plan_masks(mean_findings(found, self.layers))
+            told = self._algorithm.evidence
+            by_examples = isinstance(told, Saliency) and told.by_examples
+            weights = [float(row.weight) for row in rows] if by_examples else []
+            self.plan_masks(mean_findings(found, self.layers, weights))
             return model_name(0)
         model, family, held = self._next(no, rows)
         if family is not self.family:

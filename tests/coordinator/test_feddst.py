@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import coordinator
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Saliency, WarmUpResult
 from coordinator.algorithms.mean import Contribution, Model
-from coordinator.rounds.round_step import next_step
+from coordinator.rounds.round_step import mean_findings, next_step
 from coordinator.rounds.selection import asks_everybody, draft_round
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, Mask, erk_rescaled
@@ -145,3 +147,23 @@ def test_salient_weights_are_scored_at_all_sites_over_a_few_batches() -> None:
     )  # fmt: skip
     assert again is not None
     assert (len(again.cohort), again.goal) == (3, 9)
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=6), st.integers(0, 99))
+def test_ssfl_weights_scores_by_examples(sizes: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = [
+        {s.name: rng.exponential(size=s.numel).astype(np.float32) for s in LAYERS}
+        for _ in sizes
+    ]
+    reports = [Values(b"", one, {}) for one in scores]
+    found = mean_findings(iter(reports), LAYERS, [float(n) for n in sizes]).saliency
+    alike = mean_findings(iter(reports), LAYERS).saliency
+    for s in LAYERS:
+        every = np.stack([one[s.name].reshape(s.shape) for one in scores])
+        want = np.average(every.astype(np.float64), axis=0, weights=sizes)
+        np.testing.assert_allclose(found[s.name], want, rtol=1e-6)
+        np.testing.assert_allclose(alike[s.name], every.mean(0), rtol=1e-4)
+    assert ALGORITHMS["ssfl"].evidence == Saliency(batches=1, by_examples=True)
+    with pytest.raises(ValueError, match="zip"):
+        mean_findings(iter(reports), LAYERS, [1.0] * (len(sizes) + 1))

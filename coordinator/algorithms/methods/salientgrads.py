@@ -18,7 +18,7 @@ from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, check_density, top_k
 from edge_sdk.wire.rules import LocalRule, OneStep
 
-__all__ = ["salientgrads", "salientgrads_steps"]
+__all__ = ["salientgrads", "salientgrads_steps", "ssfl"]
 
 
 def salientgrads(*, batches: int = 4) -> Algorithm:
@@ -30,6 +30,12 @@ def salientgrads(*, batches: int = 4) -> Algorithm:
     """
     evidence = Saliency(batches=batches)
     return Algorithm(name="salientgrads", evidence=evidence, plan=most_salient)
+
+
+def ssfl() -> Algorithm:
+    """SSFL (the same authors): one minibatch each, scores weighted by examples."""
+    evidence = Saliency(batches=1, by_examples=True)
+    return Algorithm(name="ssfl", evidence=evidence, plan=most_salient)
 
 
 def salientgrads_steps() -> Algorithm:

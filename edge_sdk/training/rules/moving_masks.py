@@ -209,9 +209,9 @@ def saliency(
             weight = weights[name].detach().numpy()
             score[name] += np.abs(weight * _gradient(weights[name]))
     check_finite(total, scorer.task)
-    seen = min(len(scorer.examples), len(steps) * plan.batch_size)
+    own = len(scorer.examples)  # by which scores may be weighted; few were looked at
     found = {n: (s / len(steps)).astype(np.float32)[mask[n]] for n, s in score.items()}
-    return found, TrainingResult(seen, len(steps), total / len(steps), 0.0)
+    return found, TrainingResult(own, len(steps), total / len(steps), 0.0)
 
 
 def _moves(epochs: list[int]) -> set[int]:
