@@ -14,6 +14,7 @@ from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Evidence
 from coordinator.algorithms.given_settings import with_given_settings
+from coordinator.algorithms.slot_results import wrong_rule
 from coordinator.algorithms.trial import wrong_result
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
@@ -101,7 +102,8 @@ def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
     _try_assign(what, value)
     wrong = wrong_result(value)
     if wrong is not None:
-        raise _wrong(what, *wrong)
+        slot, why = wrong
+        raise _wrong(what, slot, f"{why} (tried on a model of one layer)")
     return value
 
 
@@ -180,6 +182,9 @@ def _try_local(what: str, algorithm: Algorithm) -> None:
     if not isinstance(rule, kinds):
         names = ", ".join(kind.__name__ for kind in kinds)
         raise _wrong(what, "local", f"gave {rule!r}, which is none of {names}")
+    unsent = wrong_rule(rule)
+    if unsent:
+        raise _wrong(what, "local", unsent)
 
 
 def _try_assign(what: str, algorithm: Algorithm) -> None:
@@ -198,5 +203,5 @@ def _try_assign(what: str, algorithm: Algorithm) -> None:
 def _tried(what: str, slot: str, call: Any, *given: object) -> Any:
     try:
         return call(*given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _wrong(what, slot, f"raised {type(error).__name__}: {error}") from error

@@ -11,7 +11,7 @@ import numpy as np
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.evidence import WarmUpResult
 from coordinator.algorithms.mean import Contribution
-from coordinator.algorithms.slots import wrong_state, wrong_value
+from coordinator.algorithms.slots import wrong_result as wrong_of
 from edge_sdk.sparse import LayerShape
 from edge_sdk.wire.values import Values
 
@@ -33,20 +33,30 @@ def wrong_result(algorithm: Algorithm) -> tuple[str, str] | None:
     """
     kept = {LAYER.name: DENSITY * LAYER.numel}
     scores = {LAYER.name: np.arange(1.0, LAYER.numel + 1).reshape(LAYER.shape)}
-    findings = WarmUpResult(kept=kept, saliency=scores) if algorithm.evidence else None
-    state = {LAYER.name: np.ones(LAYER.shape, np.float32)}
+    warm_up = WarmUpResult(kept=kept, saliency=scores)
+    findings = warm_up if algorithm.evidence else None
+    state = {
+        LAYER.name: np.ones(LAYER.shape, np.float32),
+        "bias": np.zeros(LAYER.shape[0], np.float32),
+    }
 
     try:
-        family = _given("plan", algorithm.plan, (LAYER,), [DENSITY], findings, SEED)
+        try:
+            family = _given("plan", algorithm.plan, (LAYER,), [DENSITY], findings, SEED)
+        except _WrongError:
+            raise
+        except Exception:
+            if findings is None:  # then it is what it was not given
+                _given("plan", algorithm.plan, (LAYER,), [DENSITY], warm_up, SEED)
+                return "plan", "needs what a warm-up finds, and slot evidence is None"
+            raise
         model = _given("start", algorithm.start, family, state, findings)
         if algorithm.init_state is not None:
             memory = _given("init_state", algorithm.init_state, model)
             model = replace(model, state=memory)
         change = Values(model.mask.digest, model.masked, model.dense)
         sent = [Contribution("device-1", model.mask, 1.0, change)]
-        after, coverage = _given("aggregate", algorithm.aggregate, model, iter(sent))
-        if wrong_state(after, model):
-            return "aggregate", wrong_state(after, model)
+        after, coverage = _given("aggregate", algorithm.aggregate, model, sent)
         moved = {"device-1": model.mask}
         _given("revise", algorithm.revise, family, after, coverage, moved)
     except _WrongError as wrong:
@@ -65,8 +75,11 @@ class _WrongError(Exception):
 
 
 def _given(slot: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    found = call(*arguments)
-    why = wrong_value(slot, found)
+    try:
+        found = call(*arguments)
+    except SystemExit as error:
+        raise _WrongError(slot, f"raised SystemExit: {error}") from error
+    why = wrong_of(slot, found, arguments)
     if why:
         raise _WrongError(slot, why)
     return found

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from coordinator.algorithms.base import Algorithm, MaskFamily, as_initialised
 from coordinator.algorithms.evidence import Replay, Saliency, WarmUpResult
-from coordinator.algorithms.mean import Contribution, Coverage, Model, moving_mean
+from coordinator.algorithms.mean import (
+    Contribution,
+    Coverage,
+    Model,
+    coverage_mean,
+    moving_mean,
+)
 from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.tasks import mask_seed, warm_up_counts
@@ -26,6 +32,7 @@ __all__ = [
     "findings_at_hand",
     "first_model",
     "mean_findings",
+    "mean_step",
     "next_step",
     "start_model",
     "trained_findings",
@@ -181,17 +188,41 @@ def next_step(
         AlgorithmError: If a slot raises, or gives what is no next model.
         RunError: If there is no contribution.
     """
-    stands: dict[str, Mask] = {}
-
-    def passing() -> Iterator[Contribution]:
-        for one in contributions:
-            stands[one.device] = one.mask
-            yield _in_the_models_scale(one, base, family)
-
+    updates = _Scaled(contributions, base, family)
     slots = named_slots(algorithm)
-    model, coverage = slots.aggregate(base, passing())
-    after = slots.revise(family, model, coverage, stands)
+    model, coverage = slots.aggregate(base, updates)
+    after = slots.revise(family, model, coverage, updates.masks)
     return model.onto(after.top), after, coverage
+
+
+def mean_step(
+    base: Model, family: MaskFamily, contributions: Iterable[Contribution]
+) -> Model:
+    """The next model by the plain mean, whatever algorithm a run has.
+
+    Raises:
+        MaskMismatchError: If a contribution's mask has moved.
+    """
+    return coverage_mean(base, _Scaled(contributions, base, family))[0]
+
+
+class _Scaled:
+    """A round's contributions in the model's scale, as often as wanted.
+
+    Attributes:
+        masks: Device to the mask that its update stands on, of those read so far.
+    """
+
+    def __init__(
+        self, contributions: Iterable[Contribution], base: Model, family: MaskFamily
+    ) -> None:
+        self._contributions, self._base, self._family = contributions, base, family
+        self.masks: dict[str, Mask] = {}
+
+    def __iter__(self) -> Iterator[Contribution]:
+        for one in self._contributions:
+            self.masks[one.device] = one.mask
+            yield _in_the_models_scale(one, self._base, self._family)
 
 
 def _in_the_models_scale(

@@ -30,6 +30,7 @@ from coordinator.rounds.round_step import (
     findings_at_hand,
     first_model,
     mean_findings,
+    mean_step,
     next_step,
     start_model,
     trained_findings,
@@ -41,7 +42,7 @@ from coordinator.rounds.tasks import mask_seed
 from coordinator.rounds.validation import read_update
 from coordinator.server.evaluation import Probe
 from coordinator.settings import RunSettings
-from edge_sdk.errors import RunError
+from edge_sdk.errors import AlgorithmError, MaskMismatchError, RunError
 from edge_sdk.sparse import LayerShape
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
@@ -225,6 +226,10 @@ class GlobalModel:
         """The reason why the model of these rows is refused; None if it is sound.
 
         Asked before `grow`. Repeating it gives the same answer.
+
+        Raises:
+            AlgorithmError: If no device spoils it: their mean is sound, and what the
+                algorithm makes of them is not.
         """
         if no == 0:  # evidence: the gate and the plan's floors bound what it can do
             return None
@@ -232,7 +237,10 @@ class GlobalModel:
 
         def loss_of(kept: Collection[str]) -> float:
             some = [row for row in rows if row.device in kept]
-            return self._judge(self._step(no, some)[0])[0]
+            try:
+                return self._judge(self._step(no, some)[0])[0]
+            except AlgorithmError:  # it may need more updates than these
+                return math.nan
 
         def sound(after: float) -> bool:
             return math.isfinite(after) and not collapsed(first, before, after)
@@ -243,7 +251,24 @@ class GlobalModel:
             self._scored = model, after  # the next round's base
             return None
         why = why or f"the loss would go from {before:.3g} to {after:.3g}"
-        return Unsound(why, spoilers([row.device for row in rows], loss_of, sound))
+        named = spoilers([row.device for row in rows], loss_of, sound)
+        if len(named) in (0, len(rows)) and sound(self._loss_of_mean(no, rows)):
+            raise AlgorithmError(
+                f"slot aggregate of algorithm {self._algorithm.name!r} spoils the "
+                f"model: {why}; the mean of the same updates does not"
+            )
+        return Unsound(why, named)
+
+    def _loss_of_mean(self, no: int, rows: Sequence[UpdateRow]) -> float:
+        """Loss of the plain mean of these rows; NaN where it is no sound model."""
+        base, family = self.base_of(no)
+        updates = _Updates(self._ledger, rows, family)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                model = mean_step(base, family, updates)
+        except MaskMismatchError:  # masks move in this round: there is no plain mean
+            return math.nan
+        return self._judge(with_fixed(model, base, self._fixed))[0]
 
     def _judge(self, model: Model) -> tuple[float, str]:
         """A model's loss, NaN where it has none, and what of it cannot be."""

@@ -170,7 +170,8 @@ class Simulation:
             self.fleet.affordable, list(family.masks)
         )
         unable = self.journal.unable()
-        goal = min(self.settings.cohort, len(self.fleet.devices) - len(unable))
+        out = {d for d in self.fleet.devices if d in unable or d not in densities}
+        goal = min(self.settings.cohort, len(self.fleet.devices) - len(out))
         if goal < 1:
             said = "; ".join(f"{d}: {w}" for d, w in sorted(unable.items())[:3])
             raise RunError(
@@ -178,7 +179,7 @@ class Simulation:
                 remedy="Correct what the devices report, then simulate in a new "
                 "folder.",
             )
-        cohort = self.fleet.cohort(no, goal, unable)
+        cohort = self.fleet.cohort(no, goal, out)
         outcome = self.fleet.play(no, {d: densities[d] for d in cohort}, goal)
         record = RoundRecord(
             round=no,

@@ -35,7 +35,7 @@ def blamed(task: str, doing: str) -> Iterator[None]:
         yield
     except EdgeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         at = place_of(error)
         raise TaskError(
             f"task {task}: {doing} raised {type(error).__name__}: {error}"

@@ -13,18 +13,19 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from in_threads import run_around
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.slots import MAX_FAILURES
 from coordinator.ledger import open_ledger, read_ledger
-from coordinator.rounds.state import RoundPhase
+from coordinator.rounds.state import RoundPhase, TaskPhase
 from coordinator.server.dispatch import MessageDispatcher
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.loop import Server
 from coordinator.settings import RunSettings, TrainingSettings, WarmUpSettings
-from coordinator.simulation.record import RoundRecord
+from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import SimulationSettings
 from coordinator.simulation.workers.in_process import in_process
@@ -225,6 +226,47 @@ def test_an_aggregate_of_other_shapes_is_named_with_the_entry(
         run.run()
 
 
+def spoiling(*given: Any) -> Any:
+    """A mean of which no number is left."""
+    model, coverage = ALGORITHMS["erk"].aggregate(*given)
+    nan = {n: a * np.float32("nan") for n, a in model.masked.items()}
+    return replace(model, masked=nan), coverage
+
+
+def test_an_aggregate_that_spoils_the_model_ends_the_run_and_blames_no_device(
+    tmp_path: Path, data: dict[str, Path], own: Callable[..., str]
+) -> None:
+    run = Run(tmp_path, data, own(aggregate=_later("aggregate", spoiling)), rounds=2)
+    with pytest.raises(
+        AlgorithmError, match=r"slot aggregate of .* not finite; the me"
+    ):
+        run.run()
+    found = summary(tmp_path / "run")
+    assert found["algorithm_failures"] == MAX_FAILURES
+    assert [d["refused"] for d in found["devices"]] == [0, 0]
+    for no in range(1, MAX_FAILURES + 1):
+        with closing(read_ledger(tmp_path / "run")) as ledger:
+            assert all(t.phase is TaskPhase.ACCEPTED for t in ledger.tasks(no))
+
+
+@pytest.mark.parametrize("cohort", [1, 2])
+def test_a_simulated_aggregate_that_spoils_the_model_ends_the_run(
+    tmp_path: Path, cohort: int
+) -> None:
+    with pytest.raises(
+        AlgorithmError, match=r"slot aggregate of .* not finite; the me"
+    ):
+        simulated(tmp_path, cohort=cohort, aggregate=spoiling)
+    assert not any(r.refused or r.unable for r in read_records(tmp_path))
+
+
+def test_devices_that_assign_leaves_out_are_not_asked_in_simulation(
+    tmp_path: Path,
+) -> None:
+    records = simulated(tmp_path, assign=lambda a, d: {min(a): max(d)})
+    assert [len(r.accepted) for r in records] == [0, 1, 1]
+
+
 def test_rounds_are_opened_and_closed_outside_of_every_packets_handler(
     tmp_path: Path,
     data: dict[str, Path],
@@ -290,7 +332,7 @@ def test_killed_between_the_last_update_and_the_close_it_resumes_to_the_same_byt
     assert broken.weights() == whole.weights() != b""
 
 
-def simulated(folder: Path, **slots: Any) -> list[RoundRecord]:
+def simulated(folder: Path, cohort: int = 2, **slots: Any) -> list[RoundRecord]:
     """Two rounds of two simulated devices, in this process."""
     return simulate(
         folder,
@@ -298,7 +340,7 @@ def simulated(folder: Path, **slots: Any) -> list[RoundRecord]:
             task="digits",
             data="digits",
             devices=2,
-            cohort=2,
+            cohort=cohort,
             densities=[0.2],
             rounds=2,
             algorithm="mine",
