@@ -14,8 +14,8 @@ from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Evidence
 from coordinator.algorithms.given_settings import with_given_settings
-from coordinator.algorithms.slot_results import wrong_rule
-from coordinator.algorithms.trial import wrong_result
+from coordinator.algorithms.slots.results import wrong_rule
+from coordinator.algorithms.slots.trial import wrong_result
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.tasks.reference import load_object

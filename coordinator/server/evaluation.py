@@ -24,7 +24,7 @@ from edge_sdk.training.rules.moving_masks import dense_model
 from edge_sdk.training.scoring import measure_of, score
 
 if TYPE_CHECKING:
-    from coordinator.server.global_model import RunMemory
+    from coordinator.server.run_memory import RunMemory
 
 __all__ = ["Evaluator", "Probe", "Report", "trained_model"]
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.evidence import Saliency, Trained, WarmUpResult
-from coordinator.algorithms.mean import Contribution, Coverage, Model, clipped
+from coordinator.algorithms.mean import Coverage, Model, clipped
 from coordinator.algorithms.methods.equal_counts import data_free
 from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
-from coordinator.ledger import RoundRow, UpdateRow
+from coordinator.ledger import UpdateRow
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.model_check import (
     Unsound,
@@ -39,8 +39,8 @@ from coordinator.rounds.round_step import (
 )
 from coordinator.rounds.state import RoundPhase
 from coordinator.rounds.tasks import mask_seed
-from coordinator.rounds.validation import read_update
 from coordinator.server.evaluation import Probe
+from coordinator.server.run_memory import RunMemory, StoredUpdates
 from coordinator.settings import RunSettings
 from edge_sdk.errors import AlgorithmError, MaskMismatchError, RunError
 from edge_sdk.sparse import LayerShape
@@ -51,36 +51,7 @@ from edge_sdk.training.total_rate import total_rate
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.values import unpack_values
 
-__all__ = ["GlobalModel", "RunMemory", "load_model"]
-
-
-class RunMemory(Protocol):
-    """Storage that a run's models are made from: a ledger, or a simulation's."""
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        ...
-
-    def get(self, key: str) -> Any:
-        """A stored JSON value, or None."""
-        ...
-
-    def put(self, key: str, value: Any) -> None:
-        """Stores a JSON value."""
-        ...
-
-    def blob(self, name: str) -> bytes:
-        """The payload that an `UpdateRow` names."""
-        ...
-
-    def rounds(self) -> list[RoundRow]:
-        """Every round, in order."""
-        ...
-
-    def last_counted(self, before: int) -> dict[str, str]:
-        """Device -> its last task whose update is in an earlier round's model."""
-        ...
+__all__ = ["GlobalModel", "load_model"]
 
 
 Step: TypeAlias = tuple[Model, MaskFamily, Coverage]
@@ -198,7 +169,7 @@ class GlobalModel:
             sizes = {layer.name: layer.numel for layer in self.layers}
             first, family = self.base_of(0)
             if isinstance(self._algorithm.evidence, Trained):
-                updates = _Updates(self._ledger, rows, family)
+                updates = StoredUpdates(self._ledger, rows, family)
                 self.plan_masks(trained_findings(first, updates))
                 return model_name(0)
             blobs = (self._ledger.blob(row.blob) for row in rows)
@@ -262,7 +233,7 @@ class GlobalModel:
     def _loss_of_mean(self, no: int, rows: Sequence[UpdateRow]) -> float:
         """Loss of the plain mean of these rows; NaN where it is no sound model."""
         base, family = self.base_of(no)
-        updates = _Updates(self._ledger, rows, family)
+        updates = StoredUpdates(self._ledger, rows, family)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 model = mean_step(base, family, updates)
@@ -306,7 +277,7 @@ class GlobalModel:
         rate = partial(
             total_rate, training.rate_at(no, rounds), momentum=training.momentum
         )
-        updates = _Updates(self._ledger, rows, family, rate, known)
+        updates = StoredUpdates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
             model, after, held = next_step(self._algorithm, base, family, updates)
         return with_fixed(model, base, self._fixed), after, held
@@ -317,32 +288,6 @@ class GlobalModel:
         """Writes one checkpoint per density, to export from."""
         model, family = self.base_of(no)
         return self._store.deploy(model, family, no, scores)
-
-
-class _Updates:
-    """A round's updates, read from the disk one at a time, as often as wanted."""
-
-    def __init__(
-        self,
-        ledger: RunMemory,
-        rows: Sequence[UpdateRow],
-        family: MaskFamily,
-        rate: Callable[[int], float] = lambda _steps: 0.0,
-        known: Collection[str] = (),
-    ) -> None:
-        self._ledger, self._rows, self._family = ledger, rows, family
-        self._rate, self._known = rate, known
-
-    def __iter__(self) -> Iterator[Contribution]:
-        for row in self._rows:
-            start = self._family.of(row.device, row.density)
-            mask, change = read_update(self._ledger.blob(row.blob), start)
-            cut = clipped(change, row.scale)
-            yield Contribution(
-                *(row.device, mask, row.weight, cut),
-                total_rate=self._rate(int(row.metrics.get("steps", 0))),
-                first=row.device not in self._known,
-            )
 
 
 def load_model(

@@ -12,7 +12,7 @@ from typing import Any
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.mean import Contribution
-from coordinator.algorithms.slot_results import GIVES, wrong_fit, wrong_kind
+from coordinator.algorithms.slots.results import GIVES, wrong_fit, wrong_kind
 from edge_sdk.errors import AlgorithmError, DensityError
 from edge_sdk.tasks.user_errors import place_of
 

@@ -1,4 +1,4 @@
-"""What each slot of an algorithm has to give, and in what a result differs from it.
+"""Results of an algorithm's slots: what each has to be, and how one differs from it.
 
 Pure. A reason is the rest of a sentence that begins with the slot; empty is right.
 """
@@ -134,7 +134,7 @@ def _of_family(
 
 
 def _of_seed(family: MaskFamily) -> Iterator[str]:
-    """Why a seed does not give the masks; devices draw theirs from it."""
+    """Difference between masks and those that their seed draws, as devices do."""
     if family.seed is None:
         return
     if type(family.seed) is not int or not 0 <= family.seed < 1 << 63:
@@ -209,7 +209,7 @@ def _of_coverage(coverage: Mapping[str, Any], model: Model) -> Iterator[str]:
 def _of_state(
     state: Any, model: Model, before: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Why a state cannot be kept, or does not follow the one before."""
+    """Difference between a state and one that can be kept after the one before."""
     if not isinstance(state, Mapping):
         yield (
             f"gave a model whose state is {_kind(state)}, not {GIVES['init_state'][1]}"

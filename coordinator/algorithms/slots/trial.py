@@ -11,7 +11,7 @@ import numpy as np
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.evidence import WarmUpResult
 from coordinator.algorithms.mean import Contribution
-from coordinator.algorithms.slots import wrong_result as wrong_of
+from coordinator.algorithms.slots.named import wrong_result as wrong_of
 from edge_sdk.sparse import LayerShape
 from edge_sdk.wire.values import Values
 
