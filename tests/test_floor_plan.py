@@ -19,20 +19,18 @@ FILES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"
 FOLDER, FILE = 15, 300
 # What is above the limit today, and may only become smaller.
 LARGE_FILES = {
-    "edge_sdk/transport/link.py": 530,
-    "coordinator/identity/registry.py": 490,
+    "edge_sdk/transport/link.py": 500,
+    "coordinator/identity/registry.py": 450,
     "coordinator/server/loop.py": 330,
-    "edge_sdk/training/sparse/convert.py": 420,
-    "edge_sdk/training/sparse/graph.py": 415,
-    "edge_sdk/agent/effects.py": 390,
-    "edge_sdk/deploy/installer.py": 380,
-    "export/native/lower.py": 380,
-    "edge_sdk/wire/messages.py": 375,
-    "edge_sdk/training/sparse/modules.py": 370,
-    "export/rebuild.py": 370,
-    "coordinator/protocol/receiver.py": 355,
-    "coordinator/server/global_model.py": 340,
-    "export/cli.py": 335,
+    "edge_sdk/training/sparse/convert.py": 380,
+    "edge_sdk/training/sparse/graph.py": 360,
+    "edge_sdk/agent/effects.py": 360,
+    "edge_sdk/deploy/installer.py": 350,
+    "export/native/lower.py": 340,
+    "edge_sdk/wire/messages.py": 340,
+    "edge_sdk/training/sparse/modules.py": 330,
+    "coordinator/protocol/receiver.py": 320,
+    "export/cli.py": 320,
 }
 
 

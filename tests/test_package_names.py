@@ -62,3 +62,15 @@ def test_what_a_task_is_made_of_needs_no_torch() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
     assert said.stdout.strip() == "False"
+
+
+def test_each_package_says_what_it_is_for_and_which_names_it_gives() -> None:
+    for home in ("edge_sdk", "coordinator", "export", "device_profiles"):
+        for path in sorted((ROOT / home).rglob("__init__.py")):
+            tree = ast.parse(path.read_text("utf-8"))
+            named = path.relative_to(ROOT).as_posix()
+            first = (ast.get_docstring(tree) or "").split("\n\n")[0]
+            assert first.endswith("."), f"{named} begins with no sentence"
+            assert "__all__" in {
+                name.id for name in ast.walk(tree) if isinstance(name, ast.Name)
+            }, f"{named} lists no names"

@@ -1,4 +1,4 @@
-"""The algorithms, one file each, in one literal table."""
+"""Decides what an algorithm is and which ones there are: one table, by name."""
 
 from collections.abc import Callable
 

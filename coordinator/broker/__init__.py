@@ -1,3 +1,3 @@
-"""Chooses, configures, starts and watches the MQTT broker of a run."""
+"""Decides which MQTT broker a run has, how it is configured, started and watched."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Models and masks of a run on disk."""
+"""Decides how models and masks of a run are kept on disk."""
 
 __all__: list[str] = []

@@ -1,1 +1,3 @@
-"""Models on their way to boards: what is to be delivered, sending it, what runs."""
+"""Decides which model is on its way to which board, and sends it."""
+
+__all__: list[str] = []

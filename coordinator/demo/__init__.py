@@ -1,3 +1,3 @@
-"""A whole federation on this machine, as real processes over real MQTT."""
+"""Runs a whole federation on this machine: real processes over real MQTT."""
 
 __all__: list[str] = []

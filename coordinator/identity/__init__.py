@@ -1,1 +1,3 @@
-"""Identity of devices: the federation's authority, tokens, certificates, keys."""
+"""Decides who is a device of this federation: tokens, certificates, revocations."""
+
+__all__: list[str] = []

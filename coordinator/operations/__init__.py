@@ -1,3 +1,3 @@
-"""Looks after a run: plan it, check it, stop it."""
+"""Decides how a run is looked after from outside: planned, checked, stopped."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Child processes that end with their parent."""
+"""Decides how child processes start, log, and end with their parent."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Receives and sends messages: signatures, sequence numbers, uploads in parts."""
+"""Decides whose message it is, whether it is new, and what it is answered."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""The running coordinator: one loop, the devices, the rounds, the global model."""
+"""Decides when a round opens and ends while the coordinator runs: one loop."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""The same algorithms without a network: one machine plays a whole fleet."""
+"""Decides how one machine trains a whole fleet by the same algorithms."""
 
 __all__: list[str] = []

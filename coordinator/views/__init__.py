@@ -1,3 +1,3 @@
-"""A run as people see it: terminal, web page, report, tracking servers."""
+"""Decides what people see of a run: terminal, page, report, tracking servers."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Data sets: fetched, read, and split into one private folder per device."""
+"""Decides how data sets are fetched, read, and split into a folder per device."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Installs delivered models on the board: two slots, checked, rolled back."""
+"""Decides which delivered model runs on the board: two slots, checked, rolled back."""
 
 __all__: list[str] = []

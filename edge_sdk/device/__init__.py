@@ -1,3 +1,3 @@
-"""The board: measured, checked, kept inside its owner's limits, set up."""
+"""Decides what the board can do and may do: measured, checked, limited, set up."""
 
 __all__: list[str] = []

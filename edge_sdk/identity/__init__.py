@@ -1,1 +1,3 @@
-"""Identity of a device and of its coordinator: keys, tokens, certificates."""
+"""Decides whose key this device has, and whose signature it believes."""
+
+__all__: list[str] = []

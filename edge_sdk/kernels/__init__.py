@@ -1,1 +1,3 @@
-"""The native sparse kernels: their sources, how they are built, found and called."""
+"""Decides how the native sparse kernels are built, found and called."""
+
+__all__: list[str] = []

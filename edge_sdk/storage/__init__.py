@@ -1,3 +1,3 @@
-"""Durable state of a device between two starts: journal and blobs."""
+"""Decides what a device keeps between two starts: its journal and blobs."""
 
 __all__: list[str] = []

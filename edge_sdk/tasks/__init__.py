@@ -1,4 +1,4 @@
-"""Models, data and the contract by which a user's own plug in."""
+"""Decides what a task is: the contract by which a user's model and data plug in."""
 
 from edge_sdk.tasks.task import Examples, Task, load_task
 

@@ -1,4 +1,4 @@
-"""The rim of all three commands: how they look, what they log, how they end."""
+"""Decides how all three commands look, what they log and how they end."""
 
 from edge_sdk.terminal.commands import Json, OutputOptions, add, look
 from edge_sdk.terminal.error_exit import on_stop

@@ -1,1 +1,3 @@
-"""Local training on the device: engines, the loop, the warm-up."""
+"""Decides how a device trains: engines, the loop, the rules of its order."""
+
+__all__: list[str] = []

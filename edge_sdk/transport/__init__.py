@@ -1,1 +1,3 @@
-"""The way to the broker: MQTT, or memory."""
+"""Decides how packets reach the broker: MQTT, or its twin in memory."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
-"""The wire: messages, their bytes, their topics. No sockets, no clock."""
+"""Decides what messages say and their bytes and topics: no sockets, no clock."""
+
+__all__: list[str] = []

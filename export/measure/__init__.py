@@ -2,3 +2,5 @@
 
 Imports nothing: a child process that measures memory imports this package.
 """
+
+__all__: list[str] = []

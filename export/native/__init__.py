@@ -1,1 +1,3 @@
-"""The native bundle: a lowered program, its file format, and a C++ runtime in src/."""
+"""Decides the native bundle: a lowered program, its file format, a C++ runtime."""
+
+__all__: list[str] = []

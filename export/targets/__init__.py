@@ -1,4 +1,4 @@
-"""The formats a model can be exported to: one file each, one literal table."""
+"""Decides which formats a model can be exported to: a file each, one table."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""A simulation's examples: folders of devices, or arrays written into such folders."""
+"""Decides where a simulation's examples are: folders, or arrays written into some."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Workers that train simulated devices: processes of this machine, or Ray actors."""
+"""Decides who trains simulated devices: processes of this machine, or Ray actors."""
 
 __all__: list[str] = []

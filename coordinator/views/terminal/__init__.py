@@ -1,3 +1,3 @@
-"""A run in the terminal: live display, status, tables."""
+"""Decides how a run looks in the terminal: live display, status, tables."""
 
 __all__: list[str] = []

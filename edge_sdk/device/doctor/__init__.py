@@ -1,4 +1,4 @@
-"""Looks a device over and says what to mend: PASS, or a problem and its fix."""
+"""Decides what of a device is to be mended: PASS, or a problem and its fix."""
 
 from edge_sdk.device.doctor.check import Check, DoctorTarget, render
 from edge_sdk.device.doctor.examine import examine

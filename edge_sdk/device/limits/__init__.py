@@ -1,1 +1,3 @@
-"""The owner's limits on when and how hard a device trains, and their enforcement."""
+"""Decides when and how hard a device trains: its owner's limits, enforced."""
+
+__all__: list[str] = []

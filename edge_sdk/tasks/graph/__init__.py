@@ -1,1 +1,3 @@
-"""A model as the graph of its layers: how it is traced, which units can be cut."""
+"""Decides how a model is traced to its graph of layers, and which units can be cut."""
+
+__all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Local training by the rule of an order: warm-up, moving masks, SWAT."""
+"""Decides which weights a step of an order's rule trains: warm-up, moving masks."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""The native sparse engine: layers, conversion, policy. See docs/engine.md."""
+"""Decides which layers the native sparse engine trains, and how: docs/engine.md."""
 
 from edge_sdk.training.sparse.convert import densify, keep_activations, sparsify
 from edge_sdk.training.sparse.model import SparseModel, sparse_model

@@ -1,3 +1,3 @@
-"""The shipped tasks; `edge_sdk.tasks.load_task` finds them by their short names."""
+"""Decides which tasks are shipped; `edge_sdk.tasks.load_task` finds them by name."""
 
 __all__: list[str] = []
