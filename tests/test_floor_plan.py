@@ -31,6 +31,7 @@ LARGE_FILES = {
     "edge_sdk/training/sparse/modules.py": 330,
     "coordinator/protocol/receiver.py": 320,
     "export/cli.py": 320,
+    "export/api.py": 315,
 }
 
 

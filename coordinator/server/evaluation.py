@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
 from coordinator.checkpoints.models import ModelStore
+from coordinator.server.run_memory import RunMemory, load_model
 from edge_sdk.errors import DensityError, StateError
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.layers import layers_of
@@ -22,9 +23,6 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.rules.moving_masks import dense_model
 from edge_sdk.training.scoring import measure_of, score
-
-if TYPE_CHECKING:
-    from coordinator.server.run_memory import RunMemory
 
 __all__ = ["Evaluator", "Probe", "Report", "trained_model"]
 
@@ -150,8 +148,6 @@ def trained_model(
         DensityError: If the run has no such density; says which it has.
         StateError: If no masks are drawn yet, or a file is gone.
     """
-    from coordinator.server.global_model import load_model  # noqa: PLC0415 - a cycle
-
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
         layers = layers_of(task.model(), task.dense_layers)
     store = ModelStore(memory.folder, reference, layers)

@@ -37,13 +37,11 @@ from coordinator.rounds.round_step import (
     warm_up_family,
     with_state,
 )
-from coordinator.rounds.state import RoundPhase
 from coordinator.rounds.tasks import mask_seed
 from coordinator.server.evaluation import Probe
-from coordinator.server.run_memory import RunMemory, StoredUpdates
+from coordinator.server.run_memory import RunMemory, StoredUpdates, load_model
 from coordinator.settings import RunSettings
 from edge_sdk.errors import AlgorithmError, MaskMismatchError, RunError
-from edge_sdk.sparse import LayerShape
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Task
@@ -51,7 +49,7 @@ from edge_sdk.training.total_rate import total_rate
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.values import unpack_values
 
-__all__ = ["GlobalModel", "load_model"]
+__all__ = ["GlobalModel"]
 
 
 Step: TypeAlias = tuple[Model, MaskFamily, Coverage]
@@ -288,24 +286,3 @@ class GlobalModel:
         """Writes one checkpoint per density, to export from."""
         model, family = self.base_of(no)
         return self._store.deploy(model, family, no, scores)
-
-
-def load_model(
-    store: ModelStore, memory: RunMemory, layers: tuple[LayerShape, ...], seed: int
-) -> tuple[Model, MaskFamily] | None:
-    """The model and masks that a run goes on from; None before its first.
-
-    Raises:
-        CheckpointError: If the model cannot be read.
-        StateError: If the model or the masks cannot.
-    """
-    counts = memory.get("counts")
-    if counts is None:
-        return None
-    done = [r for r in memory.rounds() if r.phase is RoundPhase.DONE and r.model]
-    model = store.load(str(done[-1].model) if done else model_name(0))
-    family = store.load_family(done[-1].no if done else 0)
-    if family is None:  # never moved: drawn again
-        plan = {"counts": counts, "boxes": memory.get("boxes")}
-        family = MaskFamily.planned(layers, plan, mask_seed(seed, warm_up=False))
-    return model, family

@@ -1,4 +1,4 @@
-"""Storage that a run's models are made from, and a round's updates in it."""
+"""Storage that a run's models are made from: its last model, a round's updates."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coordinator.algorithms.base import MaskFamily
-from coordinator.algorithms.mean import Contribution, clipped
+from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import RoundRow, UpdateRow
+from coordinator.rounds.state import RoundPhase
+from coordinator.rounds.tasks import mask_seed
 from coordinator.rounds.validation import read_update
+from edge_sdk.sparse import LayerShape
 
-__all__ = ["RunMemory", "StoredUpdates"]
+__all__ = ["RunMemory", "StoredUpdates", "load_model"]
 
 
 class RunMemory(Protocol):
@@ -67,3 +71,24 @@ class StoredUpdates:
                 total_rate=self._rate(int(row.metrics.get("steps", 0))),
                 first=row.device not in self._known,
             )
+
+
+def load_model(
+    store: ModelStore, memory: RunMemory, layers: tuple[LayerShape, ...], seed: int
+) -> tuple[Model, MaskFamily] | None:
+    """The model and masks that a run goes on from; None before its first.
+
+    Raises:
+        CheckpointError: If the model cannot be read.
+        StateError: If the model or the masks cannot.
+    """
+    counts = memory.get("counts")
+    if counts is None:
+        return None
+    done = [r for r in memory.rounds() if r.phase is RoundPhase.DONE and r.model]
+    model = store.load(str(done[-1].model) if done else model_name(0))
+    family = store.load_family(done[-1].no if done else 0)
+    if family is None:  # never moved: drawn again
+        plan = {"counts": counts, "boxes": memory.get("boxes")}
+        family = MaskFamily.planned(layers, plan, mask_seed(seed, warm_up=False))
+    return model, family
