@@ -110,16 +110,16 @@ def trouble(block: Block) -> str | None:
     mark, shell = block.mark, block.kind in SHELLS
     if not block.kind and not mark and re.search(r"^flash-", block.text, re.MULTILINE):
         return "a block of commands says so: ```sh"
+    tested = re.fullmatch(r"(tests/[\w/]+\.py(::\w+)?(, )?)+|\.ci/run", mark)
     if not shell:
-        return (
-            None if not mark or mark.startswith(("file ", "with ", "first")) else mark
-        )
+        known = not mark or mark.startswith(("file ", "with ", "first"))
+        return None if known or tested else mark
     if mark.startswith("not run: "):
         reason = mark.removeprefix("not run: ")
         return None if reason in REASONS else f"{reason} is no reason"
     if mark in ("run", "run in time", "run when done"):
         return None
-    if re.fullmatch(r"(tests/[\w/]+\.py(::\w+)?(, )?)+|\.ci/run", mark):
+    if tested:
         return None
     return f"the mark {mark!r} is none" if mark else "no mark above it"
 
