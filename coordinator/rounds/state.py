@@ -26,6 +26,7 @@ __all__ = [
     "Accepted",
     "Acked",
     "Deadline",
+    "DeviceEvent",
     "Effect",
     "Event",
     "Failed",
@@ -110,39 +111,31 @@ class Selected:
     devices: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+@dataclass(frozen=True)
+class DeviceEvent:
+    """What is told of one device's part."""
+
+    device: str
+
+
+class Acked(DeviceEvent):
     """A device has journalled its task."""
 
-    device: str
 
-
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(DeviceEvent):
     """A device has its update ready."""
 
-    device: str
 
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(DeviceEvent):
     """A device's update is durable here."""
 
-    device: str
 
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(DeviceEvent):
     """A device's update did not pass the gate."""
 
-    device: str
 
-
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(DeviceEvent):
     """A device cannot do its task."""
-
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +148,7 @@ class Reopened:
     """A new process has taken the round up from the ledger."""
 
 
-Event: TypeAlias = (
-    Planned
-    | Selected
-    | Acked
-    | Offered
-    | Accepted
-    | Rejected
-    | Failed
-    | Deadline
-    | Reopened
-)
+Event: TypeAlias = Planned | Selected | DeviceEvent | Deadline | Reopened
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +207,7 @@ def _selected(state: Round, event: Selected) -> Step:
 def _moved(to: TaskPhase) -> Callable[[Round, Any], Step]:
     """A rule that moves an open task forward, and the round with it."""
 
-    def rule(
-        state: Round, event: Acked | Offered | Accepted | Rejected | Failed
-    ) -> Step:
+    def rule(state: Round, event: DeviceEvent) -> Step:
         now = state.tasks.get(event.device)
         if now not in OPEN or _ORDER[to] < _ORDER[now]:
             return state, ()
