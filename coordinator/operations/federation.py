@@ -17,6 +17,9 @@ from coordinator.operations.federation_run import FederationRun, round_line
 from coordinator.operations.run_settings import (
     SETTINGS,
     algorithm_name,
+    evaluation_of,
+    keep_evaluation,
+    plain_line,
     task_name,
     write_settings,
 )
@@ -26,9 +29,8 @@ from coordinator.views.ledger_view import read_run
 from coordinator.views.round_view import RoundView
 from coordinator.views.run_view import RunView
 from coordinator.views.terminal.status import has_run
-from edge_sdk.errors import IdentityError, RunError, SettingsError, StateError
+from edge_sdk.errors import RunError, SettingsError, StateError
 from edge_sdk.private_files import keep_private
-from edge_sdk.settings import seen_from
 from edge_sdk.tasks.task import Task
 from edge_sdk.terminal import say
 
@@ -56,7 +58,8 @@ class Federation:
         folder: The run's folder. One that holds a run is gone on with.
         task: A shipped task, ``package.module:object``, or a `Task` that a module
             holds, which devices can import too. None takes the folder's settings.
-        evaluation: Folder with the coordinator's examples (``eval.npz``).
+        evaluation: The coordinator's examples, of any form that `simulate` takes; or
+            the folder that the task reads them from (``eval.npz``).
         algorithm: Its name, or ``package.module:object``.
         rounds: Rounds after the warm-up.
         densities: The densities a device may get, each in (0, 1].
@@ -77,7 +80,7 @@ class Federation:
         folder: Path | str,
         task: Task | str | None = None,
         *,
-        evaluation: Path | str | None = None,
+        evaluation: Any = None,
         algorithm: Algorithm | str = "flash-edge",
         rounds: int = 20,
         densities: Sequence[float] = (0.05, 0.1, 0.2),
@@ -98,16 +101,11 @@ class Federation:
                 )
             self.settings = load_run(self.folder / SETTINGS)
             return
-        if not isinstance(evaluation, str | Path):
-            raise SettingsError(
-                "evaluation is not a folder",
-                remedy="Name the folder that the task reads its evaluation examples "
-                "from: it holds eval.npz.",
-            )
+        place, scored = evaluation_of(self.folder, task, evaluation)
         given = {
             "federation": name,
             "task": task_name(task),
-            "evaluation": str(seen_from(Path(), Path(evaluation))),
+            "evaluation": str(place),
             "algorithm": algorithm_name(algorithm),
             "rounds": rounds,
             "densities": sorted(float(d) for d in densities),
@@ -118,6 +116,8 @@ class Federation:
             **more,
         }
         self.settings = write_settings(self.folder, given)
+        if scored is not None:
+            keep_evaluation(place, scored)
 
     def __enter__(self) -> Self:
         """Starts the coordinator."""
@@ -136,19 +136,18 @@ class Federation:
     def join(self, device: str, *, hours: float = 24.0) -> str:
         """The line that lets a device in, to be typed there: it holds a one-time token.
 
+        With ``insecure=True`` it writes the device's settings, for this machine.
+
         Args:
             device: Its name.
             hours: How long an unused token works.
 
         Raises:
-            IdentityError: If the name is taken, or the run has no identities.
+            IdentityError: If the name is taken, or none.
+            StateError: If there is no broker yet, with ``insecure=True``.
         """
         if self.settings.insecure:
-            raise IdentityError(
-                "the federation is plain MQTT and lets nobody enrol",
-                remedy=f'Give the device a device.toml with broker = "{self.broker}"; '
-                "or leave out insecure=True.",
-            )
+            return plain_line(self.settings, self.broker, device)
         office = open_office(self.folder, self.settings)
         port = enroll_port(office, self.settings)
         token = office.token(device, self.settings.address, port, hours=hours)

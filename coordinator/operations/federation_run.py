@@ -12,7 +12,7 @@ import numpy as np
 
 from coordinator.ledger import read_ledger
 from coordinator.settings import RunSettings
-from coordinator.views.history import History
+from coordinator.views.history import History, mean_loss
 from coordinator.views.ledger_view import read_run
 from coordinator.views.round_view import RoundView
 from edge_sdk.errors import DependencyError
@@ -39,10 +39,11 @@ class FederationRun:
 
     @property
     def history(self) -> History:
-        """The rounds that gave a model; the columns of a simulation's, less `loss`."""
-        rounds = self._rounds()
+        """The rounds that gave a model; the columns of a simulation's."""
+        rounds, losses = self._rounds()
         found = History(
             round=np.array([r.no for r in rounds], np.int64),
+            loss=np.array([math.nan if x is None else x for x in losses], np.float64),
             bytes_up=np.cumsum([r.up_bytes for r in rounds], dtype=np.int64),
             bytes_down=np.cumsum([r.down_bytes for r in rounds], dtype=np.int64),
         )
@@ -103,13 +104,15 @@ class FederationRun:
         finally:
             ledger.close()
 
-    def _rounds(self) -> list[RoundView]:
+    def _rounds(self) -> tuple[list[RoundView], list[float | None]]:
+        """The rounds that gave a model, and the mean training loss of each."""
         ledger = read_ledger(self.folder)
         try:
             view = read_run(self.settings, ledger)
+            done = [r for r in view.rounds if r.is_done]
+            return done, [mean_loss(ledger.frozen(r.no)) for r in done]
         finally:
             ledger.close()
-        return [r for r in view.rounds if r.is_done]
 
 
 def round_line(one: RoundView, rounds: int) -> str:

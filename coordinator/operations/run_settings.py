@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.settings import RunSettings, load_run
-from device_profiles.toml_text import value_text
+from device_profiles.toml_text import quoted, value_text
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.errors import SettingsError, StateError
-from edge_sdk.private_files import keep_private
+from edge_sdk.datasets.partition import save_once, save_partition
+from edge_sdk.datasets.prepare import EVALUATION_FOLDER
+from edge_sdk.datasets.rows import examples_of
+from edge_sdk.device.probe.board import likely_board, read_board
+from edge_sdk.errors import (
+    DataError,
+    IdentityError,
+    SettingsError,
+    StateError,
+    TaskError,
+)
+from edge_sdk.private_files import keep_private, make_private
+from edge_sdk.settings import Name, seen_from
 from edge_sdk.tasks.reference import reference_of
-from edge_sdk.tasks.task import SHIPPED, Task
+from edge_sdk.tasks.task import SHIPPED, Examples, Task, load_task
 
-__all__ = ["SETTINGS", "algorithm_name", "task_name", "write_settings"]
+__all__ = [
+    "SETTINGS",
+    "algorithm_name",
+    "evaluation_of",
+    "keep_evaluation",
+    "plain_line",
+    "task_name",
+    "write_settings",
+]
 
 SETTINGS = "run.toml"
+_READERS = (
+    "Let the task read what Examples are saved as: eval_data=partial(load_partition, "
+    "part='eval'), of edge_sdk.datasets.partition; or name a folder of its own form."
+)
 
 
 def task_name(given: object) -> str:
@@ -58,6 +83,94 @@ def algorithm_name(given: Algorithm | str) -> str:
             "give 'my_file:object'.",
         )
     return found
+
+
+def evaluation_of(
+    folder: Path, task: Task | str, given: object
+) -> tuple[Path, Examples | None]:
+    """The folder of the evaluation examples, and those that it is to hold.
+
+    Args:
+        folder: The run's.
+        task: The run's.
+        given: A folder, or examples in any form that `simulate` takes.
+
+    Raises:
+        SettingsError: If nothing is given.
+        DataError: If it is neither, or the task does not read such a folder.
+        TaskError: If they do not fit the task.
+    """
+    if isinstance(given, str | Path):
+        return seen_from(Path(), given), None
+    if given is None:
+        raise SettingsError(
+            "evaluation is not given",
+            remedy="Give edge_sdk.Examples, or the folder that the task reads its "
+            "evaluation examples from: it holds eval.npz.",
+        )
+    examples = examples_of(given, "evaluation")
+    found = load_task(task) if isinstance(task, str) else task
+    with TemporaryDirectory(prefix="flash-edge-") as scratch:
+        save_partition(Path(scratch), examples, part="eval")
+        try:
+            read = found.read_eval(Path(scratch))
+        except (DataError, TaskError) as error:
+            said = str(error).replace(scratch, "evaluation")
+            raise type(error)(said, remedy=error.help) from error
+    if len(read) != len(examples):
+        raise DataError(
+            f"task {found.name} reads {len(read)} of {len(examples)} evaluation "
+            "examples back",
+            remedy=_READERS,
+        )
+    return folder / EVALUATION_FOLDER, examples
+
+
+def keep_evaluation(place: Path, examples: Examples) -> None:
+    """Saves the examples of a run, or finds that it has them.
+
+    Raises:
+        StateError: If the run began with others.
+    """
+    make_private(place)
+    if other := save_once(place, examples, part="eval"):
+        raise StateError(
+            f"{place.parent} holds a run with other {other} of evaluation",
+            remedy="Give the examples that it began with, or another folder.",
+        )
+
+
+def plain_line(settings: RunSettings, broker: str, device: str) -> str:
+    """Shell line that writes a device's settings, and runs it without identity.
+
+    Raises:
+        IdentityError: If the device's name is none.
+        StateError: If there is no broker yet.
+    """
+    try:
+        msgspec.convert(device, Name)
+    except msgspec.ValidationError as error:
+        raise IdentityError(
+            f"{device!r} is no device's name: {error}",
+            remedy="Use 2 to 63 lower-case letters, digits and hyphens, such as pi-1.",
+        ) from error
+    if not broker:
+        raise StateError(
+            "the federation has no broker yet",
+            remedy="Start it first: federation.start(), or inside the with block.",
+        )
+    own = {
+        "name": device,
+        "federation": settings.federation,
+        "broker": broker,
+        "task": settings.task,
+        "data": "data",
+        "state": "state",
+        "profile": likely_board(read_board()),
+    }
+    lines = (shlex.quote(f"{key} = {quoted(value)}") for key, value in own.items())
+    written = " ".join(lines)
+    return f"printf '%s\\n' {written} > device.toml && flash-edge run device.toml"
 
 
 def write_settings(folder: Path, given: Mapping[str, Any]) -> RunSettings:

@@ -106,8 +106,11 @@ def simulate(
     how = _algorithm(algorithm)
     what = load_task(task) if isinstance(task, str) else _task(task)
     reference = task if isinstance(task, str) else _reference(task)
-    if workers < 0:
-        raise SettingsError(f"workers is {workers}; it is 0 or a number of processes")
+    if not isinstance(workers, Integral) or workers < 0:
+        raise SettingsError(
+            f"workers is {workers!r}; it is 0 or a number of processes",
+            remedy="workers=0 trains in this process.",
+        )
     if workers:
         _check_importable(reference, what)
     found = _devices(devices)
@@ -138,6 +141,13 @@ def simulate(
     wanted = min(COHORT, settings.devices) if cohort is None else cohort
     settings = _settings({**given, "cohort": wanted})
     check_simulation(settings, how)
+    if folder is not None and (
+        not isinstance(folder, str | Path) or "\0" in str(folder)
+    ):
+        raise SettingsError(
+            f"folder is {folder!r}, which is no path",
+            remedy="Name a folder, such as 'my-run', or leave it out.",
+        )
     where = Path(folder or tempfile.mkdtemp(prefix="flash-edge-")).expanduser()
     log.info("the run's folder is %s", where)
     if scored is not None:
@@ -234,7 +244,7 @@ def _data_of(reference: str, task: Task) -> str:
     if reference in DATASETS:
         return reference
     raise DataError(
-        f"devices is a number, and task {task.name} has no data set of its name",
+        f"devices holds no examples, and task {task.name} has no data set of its name",
         remedy=f"Give the devices' Examples, or data= one of {', '.join(DATASETS)}.",
     )
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-
-from coordinator.ledger import UpdateRow
 from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import TaskPhase, quorum_of
 from coordinator.rounds.warm_up_attempts import Attempt, next_attempt
@@ -18,8 +15,9 @@ from coordinator.simulation.fleet import RoundParticipants
 from coordinator.simulation.incoming import counted
 from coordinator.simulation.record import RoundRecord, layer_figures
 from coordinator.simulation.round_trip import RoundTrip, SimulationContext
+from coordinator.views.history import mean_loss
 
-__all__ = ["begin", "mean_loss"]
+__all__ = ["begin"]
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +75,6 @@ def begin(
         clock_s=sum(outcome.clock_s for outcome, _ in attempts),
         wall_s=0.0,
     )
-
-
-def mean_loss(rows: Sequence[UpdateRow]) -> float | None:
-    """Mean training loss over devices, each counting the same; None of no device."""
-    return float(np.mean([row.metrics["loss"] for row in rows])) if rows else None
 
 
 def _warm_up(

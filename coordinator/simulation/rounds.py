@@ -22,7 +22,7 @@ from coordinator.simulation.data.folders import task_of
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.fleet import SimulatedFleet, make_fleet
 from coordinator.simulation.incoming import counted
-from coordinator.simulation.initial_round import begin, mean_loss
+from coordinator.simulation.initial_round import begin
 from coordinator.simulation.record import (
     RoundLog,
     RoundRecord,
@@ -33,6 +33,7 @@ from coordinator.simulation.round_trip import SimulationContext
 from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
 from coordinator.simulation.workers.scoring import scores_of
+from coordinator.views.history import mean_loss
 from edge_sdk.errors import AlgorithmError, RunError
 from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import make_model

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.ledger import UpdateRow
 from edge_sdk.errors import DependencyError
 
-__all__ = ["History"]
+__all__ = ["History", "mean_loss"]
 
 
 class History(dict[str, NDArray[Any]]):
@@ -36,3 +39,9 @@ class History(dict[str, NDArray[Any]]):
                 "arrays and needs none.",
             ) from error
         return pandas.DataFrame(self).set_index("round")
+
+
+def mean_loss(rows: Sequence[UpdateRow]) -> float | None:
+    """Mean training loss over devices, each counting the same; None of no device."""
+    found = [row.metrics["loss"] for row in rows if "loss" in row.metrics]
+    return float(np.mean(found)) if found else None

@@ -17,7 +17,7 @@ from edge_sdk.datasets.files import write_file
 from edge_sdk.errors import DataError
 from edge_sdk.tasks.task import Examples
 
-__all__ = ["Part", "by_group", "lda", "load_partition", "save_partition"]
+__all__ = ["Part", "by_group", "lda", "load_partition", "save_once", "save_partition"]
 
 Index: TypeAlias = NDArray[np.int64]
 Part: TypeAlias = Literal["train", "eval"]
@@ -197,3 +197,24 @@ def _dirichlet(
         share = np.zeros(len(mean))
         share[rng.integers(len(mean))] = 1.0
     return share
+
+
+def save_once(folder: Path, examples: Examples, *, part: Part) -> str:
+    """Saves a part unless it is there; says which array of what is there differs.
+
+    Returns:
+        ``inputs`` or ``targets``; empty where both are the same, bit by bit.
+
+    Raises:
+        DataError: As `save_partition` and `load_partition`.
+    """
+    if not (folder / f"{part}.npz").exists():
+        save_partition(folder, examples, part=part)
+        return ""
+    before = load_partition(folder, part=part)
+    for name in ("inputs", "targets"):
+        old, new = getattr(before, name), np.ascontiguousarray(getattr(examples, name))
+        same = old.dtype == new.dtype and old.shape == new.shape
+        if not same or old.tobytes() != new.tobytes():
+            return name
+    return ""

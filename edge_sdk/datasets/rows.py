@@ -15,9 +15,41 @@ from edge_sdk.errors import DataError
 from edge_sdk.tasks.arrays import numbers
 from edge_sdk.tasks.task import Examples
 
-__all__ = ["rows_of"]
+__all__ = ["examples_of", "rows_of"]
 
 Rows = tuple[NDArray[Any], NDArray[Any] | None]
+_FORMS = "a pair (inputs, targets) or a torch Dataset of such pairs"
+
+
+def examples_of(given: object, what: str) -> Examples:
+    """Examples as they are; a pair, a torch data set or a loader as examples.
+
+    Args:
+        given: What somebody gave.
+        what: Its name, for messages.
+
+    Raises:
+        DataError: If it is something else, or has no targets.
+    """
+    if isinstance(given, Examples):
+        return given
+    data = torch.utils.data
+    if not isinstance(given, tuple | data.Dataset | data.DataLoader):
+        raise DataError(
+            f"{what} is a {type(given).__name__}, not edge_sdk.Examples",
+            remedy=f"Give Examples(inputs, targets), {_FORMS}.",
+        )
+    try:
+        inputs, targets = rows_of(given, what)
+    except DataError as error:
+        said = str(error) if what in str(error) else f"{what}: {error}"
+        raise DataError(said, remedy=error.help) from error
+    if targets is None:
+        raise DataError(
+            f"{what} has no targets",
+            remedy=f"Give Examples(inputs, targets), {_FORMS}.",
+        )
+    return Examples(inputs, targets)
 
 
 def rows_of(given: Any, what: str, *, most: int | None = None) -> Rows:

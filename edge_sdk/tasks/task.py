@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -125,6 +126,23 @@ class Task:
     dense_layers: frozenset[str] = field(default_factory=frozenset)
     batch_size: int = 32
     example_inputs: Callable[[int], torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        shape: object = self.input_shape
+        whole = isinstance(shape, Sequence) and not isinstance(shape, str | bytes)
+        if not whole or not all(isinstance(n, Integral) for n in self.input_shape):
+            raise TaskError(
+                f"task {self.name}: input_shape is {shape!r}, not a tuple of whole "
+                "numbers",
+                remedy="Give the shape of one prepared example, without the batch "
+                "axis: input_shape=(16,).",
+            )
+        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+            raise TaskError(
+                f"task {self.name}: batch_size is {self.batch_size!r}, not a number of "
+                "examples",
+                remedy="Give a whole number from 1 on, such as batch_size=32.",
+            )
 
     def read_train(self, folder: Path, *, known: bool = False) -> Examples:
         """Read a device's examples by `train_data`, and check that they fit the model.

@@ -13,9 +13,17 @@ import pytest
 from patience import patience
 
 import coordinator
-from edge_sdk import Task
+from edge_sdk import Examples, Task
+from edge_sdk.datasets.partition import load_partition
 from edge_sdk.datasets.prepare import prepare_folders
-from edge_sdk.errors import DensityError, RunError, SettingsError, StateError
+from edge_sdk.errors import (
+    DensityError,
+    EdgeError,
+    IdentityError,
+    RunError,
+    SettingsError,
+    StateError,
+)
 
 pytestmark = pytest.mark.broker
 DEVICES = ("pi-1", "pi-2")
@@ -98,6 +106,8 @@ def test_two_devices_join_by_the_line_and_the_run_is_read_and_gone_on_with(
     assert re.search(r"round 1 of 2: 2 updates, accuracy .* at 0.2, .* at 0.4", said)
     assert run.history["round"][:2].tolist() == [0, 1]
     assert run.history["accuracy@0.2"].shape == run.history["round"].shape
+    assert list(run.history)[:4] == ["round", "loss", "bytes_up", "bytes_down"]
+    assert (run.history["loss"] > 0).all()
     assert (np.diff(run.history["bytes_up"]) > 0).all()
     model = run.model(0.2)
     assert not model.training
@@ -144,6 +154,48 @@ def test_a_coordinator_that_cannot_start_says_why(site: Site) -> None:
     assert not of_run(site.folder)
 
 
+def test_without_identities_a_line_lets_a_device_of_this_machine_in(site: Site) -> None:
+    federation = site.federation(insecure=True, wait_for=1, rounds=1)
+    with pytest.raises(StateError, match="no broker yet"):
+        federation.join("pi-1")
+    with federation:
+        with pytest.raises(IdentityError, match="'Pi 1' is no device's name"):
+            federation.join("Pi 1")
+        site.join("pi-1", federation.join("pi-1"))
+        run = federation.wait(timeout_s=patience(120))
+    assert run.history["round"].tolist() == [0, 1]
+
+
+def test_evaluation_is_given_as_examples(site: Site) -> None:
+    inputs = np.random.default_rng(0).random((30, 1, 8, 8), np.float32)
+    pair = inputs, np.arange(30) % 10
+    federation = site.federation(evaluation=pair)
+    assert len(load_partition(federation.settings.evaluation, part="eval")) == 30
+    assert site.federation(evaluation=Examples(*pair)).settings == federation.settings
+    with pytest.raises(StateError, match="with other inputs of evaluation"):
+        site.federation(evaluation=Examples(inputs + 1, pair[1]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            (np.zeros((4, 5)), np.zeros(4, int)),
+            "examples of evaluation raised",
+        ),
+        (np.zeros((4, 1, 8, 8)), "evaluation is a ndarray, not"),
+        ((np.zeros((4, 1, 8, 8)), np.zeros(3, int)), "4 inputs but 3 targets"),
+        (5, "evaluation is a int, not"),
+    ],
+)
+def test_evaluation_that_does_not_fit_leaves_no_folder(
+    site: Site, given: object, message: str
+) -> None:
+    with pytest.raises(EdgeError, match=message):
+        site.federation(evaluation=given)
+    assert not (site.folder / "run").exists()
+
+
 def test_arguments_that_cannot_be_are_refused_at_once(site: Site) -> None:
     site.federation()
     with pytest.raises(StateError, match="another rounds: 2, not 3"):
@@ -154,7 +206,7 @@ def test_arguments_that_cannot_be_are_refused_at_once(site: Site) -> None:
         ({"task": here}, "task is a Task that no module holds"),
         ({"task": "digits", "rounds": "many"}, "Federation: Expected `int`"),
         ({"task": "digits", "roundz": 1}, "unknown field `roundz`"),
-        ({"task": "digits", "evaluation": None}, "evaluation is not a folder"),
+        ({"task": "digits", "evaluation": None}, "evaluation is not given"),
         ({}, "holds no run, and no task"),
     ):
         with pytest.raises(SettingsError, match=message):

@@ -16,7 +16,7 @@ from edge_sdk.datasets.fetch import fetch_mnist
 from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.datasets.shipped import DATASETS, load_digits, load_idx_folder
 from edge_sdk.errors import DataError, TaskError
-from edge_sdk.tasks import Examples, load_task
+from edge_sdk.tasks import Examples, Task, load_task
 from edge_sdk.tasks import user_errors as blame
 from edge_sdk.tasks.layers import layers_of, make_model
 
@@ -212,3 +212,22 @@ def test_a_model_made_already_and_a_loss_that_is_not_are_told(
     with pytest.raises(TaskError, match=said) as caught:
         load_task(f"{name}:task", beside=tmp_path)
     assert re.search(remedy, caught.value.help)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"input_shape": 8}, "input_shape is 8, not"),
+        ({"input_shape": None}, "input_shape is None, not"),
+        ({"input_shape": "8"}, "input_shape is '8', not"),
+        ({"input_shape": (8.0,)}, "not a tuple of whole"),
+        ({"batch_size": 0}, "batch_size is 0, not"),
+        ({"batch_size": "8"}, "batch_size is '8', not"),
+    ],
+)
+def test_a_task_of_no_shape_or_batch_is_refused_where_it_is_made(
+    given: dict[str, object], message: str
+) -> None:
+    base = {"name": "own", "model": len, "loss": len, "input_shape": (8,)}
+    with pytest.raises(TaskError, match=message):
+        Task(**{**base, **given})

@@ -254,6 +254,9 @@ def test_a_task_made_in_a_function_is_none_that_workers_can_import(play: Play) -
         ({"training": {"rat": 0.1}}, SettingsError, r"rat"),
         ({"round": 3}, SettingsError, "round"),
         ({"workers": -1}, SettingsError, "workers is -1"),
+        ({"workers": "all"}, SettingsError, "workers is 'all'"),
+        ({"folder": 5}, SettingsError, "folder is 5, which is no path"),
+        ({"folder": "a\0b"}, SettingsError, "which is no path"),
         ({"cohort": 3}, SettingsError, "there are 2 devices"),
     ],
 )

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
-from edge_sdk.datasets.partition import load_partition, save_partition
+from edge_sdk.datasets.partition import save_once
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER
-from edge_sdk.datasets.rows import rows_of
+from edge_sdk.datasets.rows import examples_of
 from edge_sdk.errors import DataError, StateError, disk_remedy
 from edge_sdk.private_files import make_private
 from edge_sdk.tasks.task import Examples
@@ -19,7 +16,6 @@ from edge_sdk.tasks.task import Examples
 __all__ = ["check_examples", "write_examples"]
 
 DATA = "data"
-_FORMS = "a pair (inputs, targets) or a torch Dataset of such pairs"
 
 
 def check_examples(
@@ -34,31 +30,8 @@ def check_examples(
         raise DataError(
             "devices is empty", remedy="Give one edge_sdk.Examples per device."
         )
-    scored = _examples(evaluation, "evaluation")
-    return [_examples(d, f"devices[{i}]") for i, d in enumerate(devices)], scored
-
-
-def _examples(given: object, what: str) -> Examples:
-    """Examples as they are; a pair, a torch data set or a loader as examples."""
-    if isinstance(given, Examples):
-        return given
-    data = torch.utils.data
-    if not isinstance(given, tuple | data.Dataset | data.DataLoader):
-        raise DataError(
-            f"{what} is a {type(given).__name__}, not edge_sdk.Examples",
-            remedy=f"Give Examples(inputs, targets), {_FORMS}.",
-        )
-    try:
-        inputs, targets = rows_of(given, what)
-    except DataError as error:
-        said = str(error) if what in str(error) else f"{what}: {error}"
-        raise DataError(said, remedy=error.help) from error
-    if targets is None:
-        raise DataError(
-            f"{what} has no targets",
-            remedy=f"Give Examples(inputs, targets), {_FORMS}.",
-        )
-    return Examples(inputs, targets)
+    scored = examples_of(evaluation, "evaluation")
+    return [examples_of(d, f"devices[{i}]") for i, d in enumerate(devices)], scored
 
 
 def write_examples(
@@ -99,15 +72,8 @@ def write_examples(
 def _write(
     run: Path, folder: Path, examples: Examples, part: Literal["train", "eval"]
 ) -> None:
-    if not (folder / f"{part}.npz").exists():
-        save_partition(folder, examples, part=part)
-        return
-    before = load_partition(folder, part=part)
-    for name in ("inputs", "targets"):
-        old, new = getattr(before, name), getattr(examples, name)
-        same = old.dtype == new.dtype and old.shape == new.shape
-        if not same or old.tobytes() != np.ascontiguousarray(new).tobytes():
-            raise _others(run, f"other {name} of {folder.name}")
+    if other := save_once(folder, examples, part=part):
+        raise _others(run, f"other {other} of {folder.name}")
 
 
 def _others(run: Path, what: str) -> StateError:
