@@ -58,7 +58,7 @@ class Probe:
             ready.load(model.masked, model.dense)
             ready.train(mode=False)
             return score(ready, self._task, self._examples, VALUES)["loss"]
-        except Exception:  # a task's own code; the run goes on unchecked
+        except (Exception, SystemExit):  # a task's own code; the run goes on unchecked
             log.exception("the model could not be checked on the evaluation examples")
             return None
 
@@ -108,7 +108,7 @@ class Evaluator:
                     return
                 try:
                     self._report(round_no, density, self._score(mask, model))
-                except Exception:  # the run goes on without this figure
+                except (Exception, SystemExit):  # the run goes on without this figure
                     log.exception(
                         "evaluating round %d at %s failed",
                         *(round_no, density),

@@ -42,7 +42,7 @@ LASTING = (
 )
 
 
-def _lasts(error: Exception) -> bool:
+def _lasts(error: BaseException) -> bool:
     return isinstance(error, LASTING)
 
 
@@ -103,7 +103,10 @@ class TrainingThread:
                 result = Broke(
                     order.id, two_sentences(error, error.help), _lasts(error)
                 )
-            except Exception as error:  # a user's model may raise anything
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # a user's model may raise anything
                 log.exception("training of task %s failed", order.id)
                 why = f"{type(error).__name__}: {error}"
                 result = Broke(order.id, why, _lasts(error))

@@ -59,7 +59,7 @@ def inputs_without_data(
                 f"not {(count, *shape)}"
             )
         return given
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
     for make in _kinds(model, shape, seed, prepare):
         inputs, error = _tried(model, make, max(count, _SOME), shape)
         if error is None:
@@ -77,7 +77,7 @@ def inputs_without_data(
 
 def _tried(
     model: nn.Module, make: Make, count: int, shape: tuple[int, ...]
-) -> tuple[torch.Tensor, Exception | None]:
+) -> tuple[torch.Tensor, BaseException | None]:
     """Inputs of a kind, and why the model does not take them; None if it does."""
     inputs = torch.zeros(0)
     try:
@@ -85,7 +85,7 @@ def _tried(
         _run(model, inputs)
     except EdgeError:
         raise
-    except Exception as error:  # noqa: BLE001 - a person's code raises anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a task's own code
         return inputs, error
     if tuple(inputs.shape) != (count, *shape):
         return inputs, ValueError("prepared inputs have another shape")

@@ -63,7 +63,7 @@ def load_object(
     importlib.invalidate_caches()  # the file may have been written a moment ago
     try:
         module = importlib.import_module(module_name)
-    except Exception as raised:
+    except (Exception, SystemExit) as raised:
         where = ""
         if isinstance(raised, ModuleNotFoundError) and raised.name == module_name:
             where = f" (looked in {', '.join(map(str, folders))} too)"

@@ -189,7 +189,7 @@ def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
             outputs = [t for t in tensors_of(model(inputs)) if t.requires_grad]
             counter.forward = False
             torch.autograd.backward([out.sum() for out in outputs])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         at, said = place_of(error), " ".join(str(error).split())
         raise TaskError(
             f"{type(model).__name__} cannot train on a batch of shape "

@@ -73,7 +73,7 @@ class TrialStep:
                 attempt(given.to(choice))
             except EdgeError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a person's code raises anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a task's own
                 errors.append(error)
             else:
                 return choice
@@ -82,7 +82,7 @@ class TrialStep:
         first, last = errors[0], errors[-1]
         raise self._refusal(first if _wants_indices(last) else last) from first
 
-    def _refusal(self, error: Exception) -> TaskError:
+    def _refusal(self, error: BaseException) -> TaskError:
         at = place_of(error)
         said = " ".join(str(error).split())
         return TaskError(
@@ -126,5 +126,5 @@ class TrialStep:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _wants_indices(error: Exception) -> bool:
+def _wants_indices(error: BaseException) -> bool:
     return any(word in str(error) for word in ("indices", "index", "Long", "Int64"))

@@ -162,3 +162,13 @@ def test_a_run_with_a_wrong_algorithm_is_refused_by_file_and_key(
     with pytest.raises(SettingsError, match=says) as caught:
         load_run(path)
     assert str(caught.value).startswith(f"{path}: key algorithm: ")
+
+
+def test_a_module_that_ends_its_process_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = f"ends_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text("import sys\nsys.exit(2)\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=f"importing {name} failed: SystemExit: 2"):
+        load_algorithm(f"{name}:mine", beside=tmp_path)

@@ -257,6 +257,12 @@ def test_a_task_made_in_a_function_is_none_that_workers_can_import(play: Play) -
         ({"workers": "all"}, SettingsError, "workers is 'all'"),
         ({"folder": 5}, SettingsError, "folder is 5, which is no path"),
         ({"folder": "a\0b"}, SettingsError, "which is no path"),
+        ({"workers": None}, SettingsError, "workers is None"),
+        (
+            {"task": replace(TASK_HERE, loss=lambda *_: sys.exit(4))},
+            TaskError,
+            "SystemExit: 4",
+        ),
         ({"cohort": 3}, SettingsError, "there are 2 devices"),
     ],
 )

@@ -70,6 +70,6 @@ def _done(job: Callable[[], R]) -> Future[R]:
     future: Future[R] = Future()
     try:
         future.set_result(job())
-    except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - raised where the result is asked for
         future.set_exception(error)
     return future

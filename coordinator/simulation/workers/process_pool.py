@@ -178,7 +178,7 @@ def _start(task: str, evaluation: Path, engine: Engine, partitions: bool) -> Non
         _benches.append((found, JobRunner(found, evaluated, engine)))
     except EdgeError as error:
         _broken.append(error)
-    except Exception as error:  # noqa: BLE001 - told to the one that waits
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - told to the one that waits
         said = f"a worker of the simulation cannot start: {type(error).__name__}"
         _broken.append(RunError(f"{said}: {error}"))
 
