@@ -30,6 +30,7 @@ __all__ = [
     "replace_listed",
     "round_of",
     "save_checkpoint",
+    "sync",
 ]
 
 FORMAT = 1
@@ -219,11 +220,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -231,6 +228,15 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             f"{path} could not be written: {error}",
             remedy=disk_remedy(error),
         ) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def replace_listed(path: Path, content: bytes, digest: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_sdk.checkpoint import Checkpoint, load_checkpoint
+from edge_sdk.checkpoint import Checkpoint, load_checkpoint, sync
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, digests
 from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
@@ -227,13 +226,5 @@ def _replace(folder: Path, target: Path) -> None:
     if target.exists():
         target.replace(folder.parent / "old")
     folder.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(folder.parent / "old", ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_sdk.checkpoint import replace_file
+from edge_sdk.checkpoint import replace_file, sync
 from edge_sdk.deploy.bound_command import run_leashed
 from edge_sdk.errors import CheckpointError, ExportError, StateError
 from edge_sdk.infer import Bundle
@@ -243,7 +243,7 @@ def _point(root: Path, slot: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(slot)
     fresh.replace(root / _CURRENT)
-    _sync(root)
+    sync(root)
 
 
 def _failure(command: Sequence[str], home: Path | None) -> str | None:
@@ -266,12 +266,4 @@ def _failure(command: Sequence[str], home: Path | None) -> str | None:
 def _sync_tree(folder: Path) -> None:
     """Sync a slot to disk before the link: a power cut must not empty a live model."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(path)

@@ -21,6 +21,7 @@ __all__ = [
     "likely_board",
     "nearest_folder",
     "read_board",
+    "text_of",
 ]
 
 # In the kernels' or torch's interest, by the name /proc/cpuinfo gives them.
@@ -124,14 +125,14 @@ def clock_complaint(today: dt.date) -> str | None:
 
 def _name(root: Path) -> str:
     for file in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
-        text = _text(root / file).strip("\0\n ")
+        text = text_of(root / file).strip("\0\n ")
         if text:
             return text
     return platform.machine() or "unknown"
 
 
 def _flags(root: Path) -> frozenset[str]:
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         key, _, rest = line.partition(":")
         if key.strip() in ("flags", "Features"):
             return frozenset(rest.split())
@@ -140,13 +141,14 @@ def _flags(root: Path) -> frozenset[str]:
 
 def _cores(root: Path) -> int:
     cores = len(os.sched_getaffinity(0))
-    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
+    quota, _, period = text_of(root / "sys/fs/cgroup/cpu.max").partition(" ")
     if quota.isdigit() and period.strip().isdigit():
         cores = min(cores, math.ceil(int(quota) / int(period)))
     return max(cores, 1)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A small file's text; empty if it is absent on this kernel, or not ours."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from edge_sdk.device.probe.board import text_of
+
 __all__ = ["Ceiling", "Ram", "ceilings", "ram_for_agent", "read_fields"]
 
 MIB = 1024 * 1024
@@ -70,7 +72,7 @@ def _board(root: Path) -> Ceiling:
 
 
 def _groups(root: Path, own: int) -> Iterator[Ceiling]:
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
         if not kinds:
@@ -131,7 +133,7 @@ def _rss() -> int:
 def read_fields(path: Path) -> Mapping[str, int]:
     """``Key: 123 kB`` or ``key 123`` lines as numbers; others are left out."""
     found: dict[str, int] = {}
-    for line in _text(path).splitlines():
+    for line in text_of(path).splitlines():
         words = line.replace(":", " ").split()
         if len(words) > 1 and words[1].isdigit():
             found[words[0]] = int(words[1])
@@ -139,12 +141,5 @@ def read_fields(path: Path) -> Mapping[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path).strip()
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # absent on this kernel, or not for us to read
-        return ""
