@@ -201,12 +201,13 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
     Raises:
         CheckpointError: If the folder cannot be written, for example a full disk, or
-            the path is a device or a pipe, which a rename would take away.
+            the path is a folder, or a device or pipe, which a rename would replace.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
         raise CheckpointError(
-            f"{path} is no regular file, and is not replaced",
-            remedy="Name a file, such as model.onnx.",
+            f"{path} could not be written: it is {kind}",
+            remedy="Name a file that is there, or a new one.",
         )
     # The thread's id too: two threads may replace the same file.
     mine = f"{os.getpid()}-{threading.get_ident()}"

@@ -149,7 +149,10 @@ class Source:
             batch = self.example(min(limit, 32)).numpy()
             return Inputs(batch, None, f"seeded random inputs (seed {_SEED})")
         if self.contract is None:
-            raise DataError("a module without a task has no evaluation examples")
+            raise DataError(
+                "a module without a task has no evaluation examples",
+                remedy="Give examples with --calibration; from Python calibration=.",
+            )
         examples = self.contract.read_eval(data)
         chosen = examples.take(_spread(len(examples), limit, half))
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle  # noqa: TID251 - for the name of its error alone
 import re
 import zipfile
 from collections.abc import Mapping
@@ -41,9 +42,20 @@ def load_module(reference: str, weights: Path | None = None) -> nn.Module:
             remedy="Name the file and the object in it: my_model:model for my_model.py "
             "of this folder.",
         )
-    found = load_object(
-        reference, object, what="module", wanted="a torch.nn.Module", error=ExportError
-    )
+    try:
+        found = load_object(
+            reference,
+            object,
+            what="module",
+            wanted="a torch.nn.Module",
+            error=ExportError,
+        )
+    except ExportError as error:
+        raise ExportError(
+            str(error),
+            remedy="Name a file of this folder, or an installed package, and the "
+            "object in it: my_model:model for my_model.py.",
+        ) from error
     if not isinstance(found, nn.Module) and callable(found):
         try:
             found = found()
@@ -109,6 +121,11 @@ def _state(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ExportError(
             f"{file} cannot be read: {error}", remedy="Check the path."
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise ExportError(
+            f"{file} is no file of weights: it holds Python objects, or is damaged",
+            remedy=remedy,
         ) from error
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]

@@ -18,7 +18,7 @@ import export
 from edge_sdk import Examples
 from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import CheckpointError, DataError, ExportError
-from export.modules import from_module, load_weights
+from export.modules import from_module, load_module, load_weights
 
 RNG = np.random.default_rng(0)
 SOME = RNG.normal(size=(40, 16))  # float64, as numpy gives it
@@ -351,8 +351,11 @@ def test_a_file_that_is_a_folder_is_refused_before_another_is_written(
 
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match="is no regular file"):
-        export.build(mlp(), pipe, format="onnx", input_shape=16)
+    for out, kind in ((pipe, "it is no regular file"), (tmp_path, "it is a folder")):
+        with pytest.raises(CheckpointError, match=kind):
+            export.build(mlp(), out, format="onnx", input_shape=16)
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        export.build(mlp(), ".", format="onnx", input_shape=16)
     assert pipe.is_fifo()
 
 
@@ -420,7 +423,7 @@ def test_weights_that_are_none_or_of_another_module_are_refused(
     file = tmp_path / "weights.pt"
     for content, message in (
         (mlp(5).state_dict(), "does not fit the module"),
-        (mlp(), "no file of weights"),
+        (mlp(), "no file of weights: it holds Python objects"),
         (7, "holds a int, no weights"),
     ):
         torch.save(content, file)
@@ -429,6 +432,13 @@ def test_weights_that_are_none_or_of_another_module_are_refused(
         assert "torch.save(model.state_dict()" in caught.value.help
     with pytest.raises(ExportError, match="cannot be read"):
         load_weights(mlp(), tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("reference", ["no_such_file:model", "json:no_such_object"])
+def test_a_module_that_is_not_there_says_what_to_name(reference: str) -> None:
+    with pytest.raises(ExportError, match="no_such") as caught:
+        load_module(reference)
+    assert "my_model:model" in caught.value.help
 
 
 def test_the_command_line_exports_a_module_of_the_current_folder(
