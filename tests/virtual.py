@@ -168,15 +168,15 @@ class Device:
             me, connect, Journal(self.folder), _Engines(), clock=self.clock
         )
         self.work = VirtualWork(self)
-        self.agent._duty._work = self.work  # type: ignore[assignment]
-        self.agent._duty.boot()
+        self.agent._session_effects._work = self.work  # type: ignore[assignment]
+        self.agent._session_effects.boot()
         self._quiet = self.clock()
 
     def kill(self) -> None:
         """As kill -9: nothing more is said or kept; the broker speaks the will."""
         if self.agent is not None:
             self.wire.cut()
-            self.agent._duty._journal.close()
+            self.agent._session_effects._journal.close()
             self.agent = None
 
     def turn(self) -> None:
@@ -184,15 +184,15 @@ class Device:
         agent = self.agent
         if agent is None:
             return
-        duty = agent._duty
+        session_effects = agent._session_effects
         outcome = self.work.turn()
         if outcome is not None:
             agent._queue.put(outcome)
         elif (
-            duty.session.phase is SessionPhase.TRAIN
+            session_effects.session.phase is SessionPhase.TRAIN
             and self.clock() - self.work.told_at >= 15.0
         ):
-            duty.say_status(online=True)
+            session_effects.say_status(online=True)
         while True:
             try:
                 item = agent._queue.get_nowait()
@@ -204,7 +204,7 @@ class Device:
                 agent._handle(item)
         if self.wire.up and agent._patience_s(self._quiet) <= 0.01:
             self._quiet = self.clock()
-            duty.feed(Nudge())
+            session_effects.feed(Nudge())
 
     def result(self, order: TaskOrder, base: bytes) -> Outcome:
         """What training gives: nothing has moved."""
@@ -256,10 +256,10 @@ class Coordinator:
             clock=clock,
         )
         self.server._evaluator.submit = lambda *_: None  # type: ignore[method-assign]
-        self.server._lineage.load()
+        self.server._global_model.load()
         rounds = self.ledger.rounds()
         if rounds and rounds[-1].phase.value in ("run", "closing"):
-            self.server._conductor.reopen(rounds[-1])
+            self.server._controller.reopen(rounds[-1])
         self.server._announce("waiting")
 
     @property
@@ -270,7 +270,7 @@ class Coordinator:
         self.server._take(0.0)
         if not self.done:
             self.server._go_on()
-            self.server._desk.tick()
+            self.server._handlers.tick()
         self.server._take(0.0)
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ from edge_sdk.wire.rules import Frozen, LocalRule
 
 __all__ = [
     "ANYONE",
+    "Aggregate",
     "Algorithm",
     "Counts",
     "MaskFamily",

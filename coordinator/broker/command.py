@@ -33,14 +33,17 @@ class Command:
 
     def __init__(self, kind: OwnKind, folder: Path, program: Path) -> None:
         self.kind = kind
-        self._walls: AccessControl | None = None
+        self._access_control: AccessControl | None = None
         self._folder = folder
         self._program = program
         self.log = folder / f"{kind}.log"
 
     @classmethod
     def choose(
-        cls, kind: OwnKind | None, folder: Path, walls: AccessControl | None = None
+        cls,
+        kind: OwnKind | None,
+        folder: Path,
+        access_control: AccessControl | None = None,
     ) -> Command:
         """The better broker that is installed, or the one insisted on.
 
@@ -55,10 +58,10 @@ class Command:
             program = find_mosquitto()
             if program is not None:
                 command = cls("mosquitto", folder, program)
-                command._walls = walls
+                command._access_control = access_control
                 return command
             missing.append("mosquitto is not installed")
-        if walls is not None:
+        if access_control is not None:
             raise BrokerError(
                 "a broker with certificates and access lists has to be mosquitto, "
                 "which is not installed; the embedded one has neither",
@@ -84,7 +87,7 @@ class Command:
         try:
             with ExitStack() as stack:
                 files = {}
-                for field, path in self._write_walls().items():
+                for field, path in self._write_access_control().items():
                     files[field] = stack.enter_context(path.open("rb")).fileno()
                 names = {field: f"/dev/fd/{number}" for field, number in files.items()}
                 self._for_the_broker(
@@ -96,30 +99,30 @@ class Command:
         except OSError as error:
             raise BrokerError(f"{self.kind} cannot be started: {error}") from error
 
-    def put_walls(self, walls: AccessControl) -> None:
+    def put_access_control(self, access_control: AccessControl) -> None:
         """Write the access control that the broker reads at a start or a reload.
 
         Raises:
             BrokerError: The folder cannot be written.
         """
-        self._walls = walls
+        self._access_control = access_control
         try:
-            self._write_walls()
+            self._write_access_control()
         except OSError as error:
             raise BrokerError(f"{self._folder} cannot be written: {error}") from error
 
-    def _write_walls(self) -> dict[str, Path]:
+    def _write_access_control(self) -> dict[str, Path]:
         """Each wall as a file that only the broker's user may read.
 
         Rewritten in place: a running broker holds the file, not its name. It is small,
         and whoever dies in the middle takes the broker with him.
         """
-        if self._walls is None:
+        if self._access_control is None:
             return {}
         paths = {}
-        for field in fields(self._walls):
+        for field in fields(self._access_control):
             path = self._folder / f"broker.{field.name}"
-            self._for_the_broker(path, getattr(self._walls, field.name))
+            self._for_the_broker(path, getattr(self._access_control, field.name))
             paths[field.name] = path
         return paths
 

@@ -131,20 +131,22 @@ def find_mosquitto() -> Path | None:
 
 
 def mosquitto_config(
-    host: str, port: int, walls: Mapping[str, str] | None = None
+    host: str, port: int, access_control: Mapping[str, str] | None = None
 ) -> str:
     """A complete configuration that listens on one address.
 
     Args:
         host: The address.
         port: TCP port.
-        walls: The file of each field of `AccessControl`; None lets anybody in.
+        access_control: The file of each field of `AccessControl`; None lets anybody in.
 
     Example:
         >>> "listener 1883 127.0.0.1" in mosquitto_config("127.0.0.1", 1883)
         True
     """
-    access = OPEN if walls is None else GUARDED.format_map(walls).strip()
+    access = (
+        OPEN if access_control is None else GUARDED.format_map(access_control).strip()
+    )
     return CONFIG.format(host=host, port=port, access=access)
 
 

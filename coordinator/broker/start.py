@@ -40,7 +40,7 @@ def open_broker(
     host: str = "127.0.0.1",
     port: int | None = None,
     kind: OwnKind | None = None,
-    walls: AccessControl | None = None,
+    access_control: AccessControl | None = None,
     tls: Tls | None = None,
 ) -> Broker:
     """The broker of a federation, answering; use it as a context manager.
@@ -55,7 +55,7 @@ def open_broker(
         host: Address our own broker listens on.
         port: Its port; None for the one it had before, or a free one at first.
         kind: Insist on one of our own brokers; None takes the better one.
-        walls: Whom our own lets in, and to what; None lets anybody in.
+        access_control: Whom our own lets in, and to what; None lets anybody in.
         tls: How to speak to the user's, or to our own behind walls.
 
     Raises:
@@ -65,7 +65,7 @@ def open_broker(
         address = parse_url(url, tls)
         check_broker(address)
         return Broker("user", address)
-    command = Command.choose(kind, folder, walls)
+    command = Command.choose(kind, folder, access_control)
     try:
         make_private(folder)
     except OSError as error:
@@ -73,7 +73,9 @@ def open_broker(
             f"the broker's folder {folder} cannot be made: {error.strerror}"
         ) from error
     port = port or kept_port(folder) or _free_port(host)
-    address = Address(_reachable(host), port, tls=None if walls is None else tls)
+    address = Address(
+        _reachable(host), port, tls=None if access_control is None else tls
+    )
     broker = Broker(command.kind, address, command, host)
     broker.restart()
     keep_port(folder, port)
@@ -168,7 +170,7 @@ class Broker:
         if self._command is not None:
             keep_small(self._command.log)
 
-    def put_walls(self, walls: AccessControl) -> None:
+    def put_access_control(self, access_control: AccessControl) -> None:
         """Our own broker checks its clients by these from now on, without a restart.
 
         Links that are open stay open, but their rights are looked up anew.
@@ -177,7 +179,7 @@ class Broker:
             BrokerError: The folder cannot be written.
         """
         if self._command is not None:
-            self._command.put_walls(walls)
+            self._command.put_access_control(access_control)
             if self._process is not None:
                 self._process.send_signal(signal.SIGHUP)
 

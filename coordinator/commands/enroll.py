@@ -42,7 +42,7 @@ def enroll(
     as_json: Json = False,
 ) -> None:
     """Print one-time tokens, a line per device, for `flash-edge enroll TOKEN` there."""
-    from coordinator.identity.broker_access import enroll_port, open_office  # noqa: PLC0415
+    from coordinator.identity.broker_access import enroll_port, open_identities  # noqa: PLC0415
     from coordinator.identity.policy import free_names  # noqa: PLC0415
     from coordinator.identity.registry import IdentityRegistry  # noqa: PLC0415
     from coordinator.ledger import is_held  # noqa: PLC0415
@@ -60,11 +60,12 @@ def enroll(
             remedy="Stop it, enrol, and start it again: it then asks for identities.",
         )
     own_folder(folder)
-    office = open_office(folder, settings)
-    port = enroll_port(office, settings)
-    chosen = names or free_names(prefix, bulk, office.taken())
+    identities = open_identities(folder, settings)
+    port = enroll_port(identities, settings)
+    chosen = names or free_names(prefix, bulk, identities.taken())
     tokens = {
-        name: office.token(name, settings.address, port, hours=hours) for name in chosen
+        name: identities.token(name, settings.address, port, hours=hours)
+        for name in chosen
     }
     lines = [f"{name}  {token}" for name, token in tokens.items()]
     show(tokens, lambda: "\n".join(lines), as_json=as_json)
@@ -86,14 +87,14 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a device's identity; a running coordinator acts within a second."""
-    _office(folder).revoke(name, why)
+    _identities(folder).revoke(name, why)
     _mark(folder, name)
     tell({"revoked": name, "why": why}, f"revoked {name}", as_json=as_json)
 
 
 def rotate(folder: Folder, as_json: Json = False) -> None:
     """Replace the key that the coordinator signs with; devices follow by themselves."""
-    number = _office(folder).rotate()
+    number = _identities(folder).rotate()
     tell({"key": number}, f"key {number} signs from now on", as_json=as_json)
 
 
@@ -111,8 +112,8 @@ def _mark(folder: Path, name: str) -> None:
             ledger.close()
 
 
-def _office(folder: Path) -> IdentityRegistry:
-    from coordinator.identity.broker_access import open_office  # noqa: PLC0415
+def _identities(folder: Path) -> IdentityRegistry:
+    from coordinator.identity.broker_access import open_identities  # noqa: PLC0415
     from coordinator.identity.registry import IdentityRegistry  # noqa: PLC0415
 
     settings = load_run(folder / SETTINGS)
@@ -122,4 +123,4 @@ def _office(folder: Path) -> IdentityRegistry:
             remedy=f"flash-coordinator enroll {folder} --new NAME...",
         )
     own_folder(folder)
-    return open_office(folder, settings)
+    return open_identities(folder, settings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.delivery.store import DeliveryStore
-from coordinator.identity.broker_access import office_for
+from coordinator.identity.broker_access import identities_for
 from coordinator.ledger import read_ledger
 from coordinator.settings import RunSettings
 from edge_sdk.errors import ExportError, IdentityError, StateError
@@ -54,10 +54,10 @@ def prepare(
         LocalProtocolError: If it is too large to travel.
         StateError: If there is nobody to deliver to.
     """
-    office = office_for(folder, settings)
+    identities = identities_for(folder, settings)
     known = _known(folder)
-    if office is not None:
-        known = (known | office.enrolled()) - set(office.refused())
+    if identities is not None:
+        known = (known | identities.enrolled()) - set(identities.refused())
     for name in devices:
         if name not in known:
             raise IdentityError(
@@ -69,7 +69,7 @@ def prepare(
         raise StateError(f"no device has ever sent a HELLO to the run in {folder}")
     key = trusted or _run_key(folder)
     checked = Bundle(bundle)
-    if (checked.signer is not None or office is not None) and checked.signer != key:
+    if (checked.signer is not None or identities is not None) and checked.signer != key:
         signer = checked.signer
         said = "not signed" if signer is None else f"signed by {signer.hex()[:16]}"
         raise ExportError(

@@ -22,17 +22,19 @@ class DeliverySender:
     """Deliveries of one coordinator.
 
     Args:
-        book: What is to be delivered.
-        post: Sends.
+        store: What is to be delivered.
+        publisher: Sends.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, book: DeliveryStore, post: Publisher, clock: Callable[[], float]
+        self, store: DeliveryStore, publisher: Publisher, clock: Callable[[], float]
     ) -> None:
-        self._book, self._post, self._clock = book, post, clock
+        self._store, self._publisher, self._clock = store, publisher, clock
         self._pending: dict[str, Delivery] = {}
-        self._shelf: dict[str, Manifest] = {}  # packed bundles that are on the broker
+        self._published: dict[
+            str, Manifest
+        ] = {}  # packed bundles that are on the broker
         self._told: dict[str, float] = {}  # device -> when
         self._live: dict[str, tuple[bytes | None, str]] = {}
         self._version = (-1, -1)
@@ -48,8 +50,8 @@ class DeliverySender:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_S
-        if self._book.version() != self._version:
-            self._version = self._book.version()
+        if self._store.version() != self._version:
+            self._version = self._store.version()
             self._read()
         for device in sorted(self._pending.keys() & set(online)):
             if now - self._told.get(device, -AGAIN_S) >= AGAIN_S:
@@ -64,13 +66,13 @@ class DeliverySender:
         """A device says what it runs and what became of its latest delivery."""
         if self._live.get(device) != (running.live, running.label):
             self._live[device] = running.live, running.label
-            self._book.runs(device, running)
+            self._store.runs(device, running)
         mine = self._pending.get(device)
         if mine is None or mine.no != running.no or not running.verdict:
             if running.verdict == "refused":
                 log.warning("%s: %s", device, running.why, extra={"device": device})
             return
-        self._book.end(mine.no, device, running.verdict, running.why)
+        self._store.end(mine.no, device, running.verdict, running.why)
         level = logging.INFO if running.verdict == "live" else logging.WARNING
         why = f": {running.why}" if running.why else ""
         log.log(
@@ -83,38 +85,38 @@ class DeliverySender:
         self._clear()
 
     def _read(self) -> None:
-        latest = self._book.latest()
+        latest = self._store.latest()
         found = {d: row for d, row in latest.items() if row.verdict == PENDING}
         for device, row in found.items():
             if self._pending.get(device) != row:
                 self._told.pop(device, None)
         self._pending = found
         for row in list(found.values()):
-            if row.blob not in self._shelf:
-                self._put_on_shelf(row)
+            if row.blob not in self._published:
+                self._publish_bundle(row)
         self._clear()
 
-    def _put_on_shelf(self, row: Delivery) -> None:
+    def _publish_bundle(self, row: Delivery) -> None:
         try:
-            content = self._book.content(row.blob)
-            self._shelf[row.blob] = self._post.shelve(content, KEPT)
+            content = self._store.content(row.blob)
+            self._published[row.blob] = self._publisher.shelve(content, KEPT)
         except (RunError, StateError) as error:  # the run goes on without it
             log.error("%s cannot be delivered: %s", row.label, error)  # noqa: TRY400
             for device in [d for d, p in self._pending.items() if p.blob == row.blob]:
-                self._book.end(row.no, device, "failed", str(error))
+                self._store.end(row.no, device, "failed", str(error))
                 del self._pending[device]
 
     def _tell(self, row: Delivery) -> None:
         self._told[row.device] = self._clock()
-        blob = self._shelf[row.blob]
-        self._post.tell(row.device, Install(row.no, blob, row.digest, row.key))
+        blob = self._published[row.blob]
+        self._publisher.tell(row.device, Install(row.no, blob, row.digest, row.key))
 
     def _clear(self) -> None:
         """Remove blobs that no device waits for from the broker and the disk."""
         wanted = {row.blob for row in self._pending.values()}
-        gone = self._shelf.keys() - wanted
+        gone = self._published.keys() - wanted
         for blob in gone:
-            self._post.unshelve(blob)
-            del self._shelf[blob]
+            self._publisher.unshelve(blob)
+            del self._published[blob]
         if gone:
-            self._book.forget()
+            self._store.forget()

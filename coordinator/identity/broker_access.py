@@ -14,14 +14,20 @@ from coordinator.broker.start import Broker, open_broker
 from coordinator.identity.listener import Listener, Welcome
 from coordinator.identity.policy import is_guarded
 from coordinator.identity.registry import IdentityRegistry
-from coordinator.identity.revocation import walls_of
+from coordinator.identity.revocation import access_control_of
 from coordinator.settings import RunSettings
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import IdentityError
 from edge_sdk.terminal import hide
 from edge_sdk.transport.address import Address, Tls, is_local, parse_url
 
-__all__ = ["BrokerAccess", "enroll_port", "office_for", "open_gate", "open_office"]
+__all__ = [
+    "BrokerAccess",
+    "enroll_port",
+    "identities_for",
+    "open_gate",
+    "open_identities",
+]
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,22 @@ class BrokerAccess:
     Attributes:
         broker: The broker.
         address: As whom the coordinator connects.
-        walls: What a broker of ours checks its clients by, anew; None for another's.
-        ghost: An address that connects under a device's name; None for another's.
+        access_control: What our own broker checks its clients by; None for a user's.
+        takeover: An address that connects under a device's name; None for another's.
     """
 
     broker: Broker
     address: Address
-    walls: Callable[[Iterable[str]], AccessControl] | None = None
-    ghost: Callable[[str], Address] | None = None
+    access_control: Callable[[Iterable[str]], AccessControl] | None = None
+    takeover: Callable[[str], Address] | None = None
 
 
-def open_office(folder: Path, settings: RunSettings) -> IdentityRegistry:
+def open_identities(folder: Path, settings: RunSettings) -> IdentityRegistry:
     """The identities of a run, founded if there are none yet."""
     return IdentityRegistry(folder, settings.federation, days=settings.certificate_days)
 
 
-def office_for(folder: Path, settings: RunSettings) -> IdentityRegistry | None:
+def identities_for(folder: Path, settings: RunSettings) -> IdentityRegistry | None:
     """The identities that a run asks for; None if it is plain.
 
     Raises:
@@ -63,17 +69,17 @@ def office_for(folder: Path, settings: RunSettings) -> IdentityRegistry | None:
             remedy="Use mqtts:// with broker_ca, or leave broker out: then "
             "flash-coordinator starts one with certificates.",
         )
-    return open_office(folder, settings)
+    return open_identities(folder, settings)
 
 
-def enroll_port(office: IdentityRegistry, settings: RunSettings) -> int:
+def enroll_port(identities: IdentityRegistry, settings: RunSettings) -> int:
     """The port of the enrolment listener, chosen once."""
-    return office.port(settings.enroll_port, lambda: _free_port(settings.address))
+    return identities.port(settings.enroll_port, lambda: _free_port(settings.address))
 
 
 @contextmanager
 def open_gate(
-    folder: Path, settings: RunSettings, office: IdentityRegistry | None
+    folder: Path, settings: RunSettings, identities: IdentityRegistry | None
 ) -> Iterator[BrokerAccess]:
     """The broker of a run, answering, and its enrolment listener.
 
@@ -84,19 +90,19 @@ def open_gate(
     where = folder / "broker"
     if settings.broker:
         hide(parse_url(settings.broker).password)
-    if office is None:
+    if identities is None:
         port = settings.port or None
         with open_broker(settings.broker or None, where, port=port) as broker:
             address = parse_url(settings.broker) if settings.broker else broker.address
             yield BrokerAccess(broker, address)
     elif settings.broker:
-        yield from _theirs(settings, office, where)
+        yield from _theirs(settings, identities, where)
     else:
-        yield from _ours(settings, office, where)
+        yield from _ours(settings, identities, where)
 
 
 def _theirs(
-    settings: RunSettings, office: IdentityRegistry, where: Path
+    settings: RunSettings, identities: IdentityRegistry, where: Path
 ) -> Iterator[BrokerAccess]:
     """A broker of the user's: what it lets in is his; signatures hold all the same."""
     own = settings.broker_ca, settings.broker_cert, settings.broker_key
@@ -105,20 +111,20 @@ def _theirs(
     address = parse_url(settings.broker, tls)
     with open_broker(settings.broker, where, tls=tls) as broker:
         welcome = Welcome(address.url, authority, settings.task)
-        with _listening(settings, office, welcome):
+        with _listening(settings, identities, welcome):
             yield BrokerAccess(broker, address)
 
 
 def _ours(
-    settings: RunSettings, office: IdentityRegistry, where: Path
+    settings: RunSettings, identities: IdentityRegistry, where: Path
 ) -> Iterator[BrokerAccess]:
     """Mosquitto behind walls, on every address if devices come from elsewhere."""
-    server = office.server_pem(settings.address)
+    server = identities.server_pem(settings.address)
     authority = where / "authority.pem"
-    replace_file(authority, office.authority_pem())
+    replace_file(authority, identities.authority_pem())
 
     def as_(name: str, file: str) -> Tls:
-        replace_file(where / file, office.client_pem(name), mode=0o600)
+        replace_file(where / file, identities.client_pem(name), mode=0o600)
         return Tls(authority, where / file)
 
     with open_broker(
@@ -126,11 +132,11 @@ def _ours(
         where,
         host=_bind(settings.address),
         port=settings.port or None,
-        walls=walls_of(office, server),
+        access_control=access_control_of(identities, server),
         tls=as_("check", "check.pem"),
     ) as broker:
 
-        def ghost(name: str) -> Address:
+        def takeover(name: str) -> Address:
             return Address(broker.host, broker.port, tls=as_(name, "ghost.pem"))
 
         address = Address(
@@ -138,21 +144,24 @@ def _ours(
         )
         outside = Address(settings.address, broker.port, tls=address.tls)
         welcome = Welcome(outside.url, b"", settings.task)
-        with _listening(settings, office, welcome):
+        with _listening(settings, identities, welcome):
             yield BrokerAccess(
-                broker, address, partial(walls_of, office, server), ghost
+                broker,
+                address,
+                partial(access_control_of, identities, server),
+                takeover,
             )
 
 
 @contextmanager
 def _listening(
-    settings: RunSettings, office: IdentityRegistry, welcome: Welcome
+    settings: RunSettings, identities: IdentityRegistry, welcome: Welcome
 ) -> Iterator[None]:
     listener = Listener(
-        office,
+        identities,
         welcome,
         bind=_bind(settings.address),
-        port=enroll_port(office, settings),
+        port=enroll_port(identities, settings),
         address=settings.address,
     )
     try:

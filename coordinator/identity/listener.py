@@ -112,7 +112,7 @@ class Listener:
     """Serves enrolments until closed.
 
     Args:
-        office: Decides.
+        identities: Decides.
         welcome: What new devices are told.
         bind: Address to listen on.
         port: Its TCP port; 0 for any.
@@ -124,15 +124,15 @@ class Listener:
 
     def __init__(
         self,
-        office: IdentityRegistry,
+        identities: IdentityRegistry,
         welcome: Welcome,
         *,
         bind: str,
         port: int,
         address: str,
     ) -> None:
-        self._office, self._welcome = office, welcome
-        self._context = _context(office.server_pem(address))
+        self._identities, self._welcome = identities, welcome
+        self._context = _context(identities.server_pem(address))
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         try:
             self._socket = socket.create_server((bind, port), family=family)
@@ -146,8 +146,8 @@ class Listener:
         self.port = int(self._socket.getsockname()[1])
         self._links: dict[asyncio.Task[None], str] = {}  # the oldest first
         self._said = Seldom(SAID_S)
-        # The office writes to disk; one at a time, and never on the loop.
-        self._office_hours = ThreadPoolExecutor(1, thread_name_prefix="enrol")
+        # The registry writes to disk; one at a time, and never on the loop.
+        self._answering = ThreadPoolExecutor(1, thread_name_prefix="enrol")
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="enrolment")
@@ -159,7 +159,7 @@ class Listener:
             self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
         self._socket.close()
-        self._office_hours.shutdown(cancel_futures=True)
+        self._answering.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -232,7 +232,7 @@ class Listener:
             size = body_size(await reader.readexactly(4))
             question = unpack_question(await reader.readexactly(size))
             answer = await self._loop.run_in_executor(
-                self._office_hours, self._answer, question, peer
+                self._answering, self._answer, question, peer
             )
             writer.write(frame_of(answer))
             await writer.drain()
@@ -245,21 +245,21 @@ class Listener:
     def _answer(self, question: Question, peer: str) -> Answer:
         match question:
             case AskAuthority():
-                return AuthorityIs(self._office.authority)
+                return AuthorityIs(self._identities.authority)
             case Enrol(secret, csr):
                 return self._enrol(secret, csr, peer)
 
     def _enrol(self, secret: bytes, csr: bytes, peer: str) -> Answer:
         try:
-            name, certificate = self._office.enrol(secret, csr)
+            name, certificate = self._identities.enrol(secret, csr)
         except EdgeError as error:
             log.warning("refused to enrol %s: %s", peer, error)
             return Refused(str(error)[:500], error.help[:500])
         log.info("enrolled %s from %s", name, peer, extra={"device": name})
-        number, key = self._office.signing
+        number, key = self._identities.signing
         return Enrolled(
             name=name,
-            federation=self._office.federation,
+            federation=self._identities.federation,
             certificate=certificate,
             key=key,
             key_number=number,

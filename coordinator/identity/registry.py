@@ -1,4 +1,4 @@
-"""The office of a run's identities: lets devices in, renews, revokes, signs.
+"""Registry of a run's identities: lets devices in, renews, revokes, signs.
 
 Its memory is the `IdentityStore`; what the coordinator's threads ask of it many times a
 second is a frozen snapshot, read again when the store's version has changed.

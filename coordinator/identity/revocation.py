@@ -19,28 +19,28 @@ from coordinator.identity.registry import IdentityRegistry
 from edge_sdk.errors import BrokerError, EdgeError
 from edge_sdk.transport.address import Address
 
-__all__ = ["RevocationWatcher", "walls_of"]
+__all__ = ["RevocationWatcher", "access_control_of"]
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
 WORDS_S = 0.2  # for the word of a revocation to reach its device before it is cut off
 
 
-def walls_of(
-    office: IdentityRegistry, server: bytes, muted: Iterable[str] = ()
+def access_control_of(
+    identities: IdentityRegistry, server: bytes, muted: Iterable[str] = ()
 ) -> AccessControl:
     """Access control for the broker, as identities and muted devices are now.
 
     Args:
-        office: The identities.
+        identities: The identities.
         server: PEM of the broker's key and certificate.
         muted: Devices that may write and read nothing for the time being.
     """
-    denied = access_list(office.federation, {*office.refused(), *muted})
+    denied = access_list(identities.federation, {*identities.refused(), *muted})
     return AccessControl(
-        authority=office.authority_pem(),
+        authority=identities.authority_pem(),
         server=server,
-        revocations=office.revocations(),
+        revocations=identities.revocations(),
         access_list=denied.encode(),
     )
 
@@ -49,10 +49,10 @@ class RevocationWatcher:
     """A thread that looks a few times a second; a context manager.
 
     Args:
-        office: The identities.
+        identities: The identities.
         broker: The broker; only one of our own can be told.
-        walls: What it checks its clients by, anew; None where we cannot tell it.
-        ghost: An address that connects under a device's name, which makes the broker
+        access_control: What it checks its clients by; None where we cannot tell it.
+        takeover: An address that connects under a device's name, which makes the broker
             drop the link that has the name; None where we cannot.
         revoked: Told the name of each device that is revoked.
         rotated: Told that another key signs from now on.
@@ -61,20 +61,24 @@ class RevocationWatcher:
 
     def __init__(
         self,
-        office: IdentityRegistry,
+        identities: IdentityRegistry,
         broker: Broker,
-        walls: Callable[[Iterable[str]], AccessControl] | None,
-        ghost: Callable[[str], Address] | None,
+        access_control: Callable[[Iterable[str]], AccessControl] | None,
+        takeover: Callable[[str], Address] | None,
         *,
         revoked: Callable[[str], None],
         rotated: Callable[[], None],
         muted: Muted | None = None,
     ) -> None:
-        self._office, self._broker = office, broker
-        self._walls, self._ghost = walls, ghost
+        self._identities, self._broker = identities, broker
+        self._access_control, self._takeover = access_control, takeover
         self._revoked, self._rotated = revoked, rotated
         self._muted, self._resting = muted, frozenset[str]()
-        self._seen = office.version, set(office.refused()), office.signing[0]
+        self._seen = (
+            identities.version,
+            set(identities.refused()),
+            identities.signing[0],
+        )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
 
@@ -96,12 +100,16 @@ class RevocationWatcher:
             log.error("identities could not be updated: %s", error)  # noqa: TRY400
 
     def _act(self) -> None:
-        self._office.refresh()
+        self._identities.refresh()
         self._rest()
         version, refused, number = self._seen
-        if self._office.version == version:
+        if self._identities.version == version:
             return
-        now = self._office.version, set(self._office.refused()), self._office.signing[0]
+        now = (
+            self._identities.version,
+            set(self._identities.refused()),
+            self._identities.signing[0],
+        )
         gone = sorted(now[1] - refused)
         for name in gone:
             self._revoked(name)
@@ -109,20 +117,20 @@ class RevocationWatcher:
             self._rotated()
         if gone:
             self._over.wait(WORDS_S)
-        if self._walls is not None:
-            self._broker.put_walls(self._walls(self._resting))
+        if self._access_control is not None:
+            self._broker.put_access_control(self._access_control(self._resting))
         for name in gone:
             self._cut(name)
         self._seen = now
 
     def _rest(self) -> None:
         """Take a flooding device's rights and link at the broker, for a while."""
-        if self._muted is None or self._walls is None:
+        if self._muted is None or self._access_control is None:
             return
         names = self._muted.names()
         if names == self._resting:
             return
-        self._broker.put_walls(self._walls(names))
+        self._broker.put_access_control(self._access_control(names))
         for name in sorted(names - self._resting):
             log.warning(
                 "%s sends too many messages: the broker refuses them for a while",
@@ -133,10 +141,10 @@ class RevocationWatcher:
         self._resting = names
 
     def _cut(self, name: str) -> None:
-        if self._ghost is None:
+        if self._takeover is None:
             return
         try:
-            check_broker(self._ghost(name), timeout_s=2.0)
+            check_broker(self._takeover(name), timeout_s=2.0)
         except BrokerError as error:
             log.warning(
                 "the link of %s could not be cut: %s",

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from coordinator.broker.check import check_broker
 from coordinator.broker.command import Command
 from coordinator.broker.config import kept_port
-from coordinator.identity.broker_access import office_for
+from coordinator.identity.broker_access import identities_for
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import is_held, read_ledger
 from coordinator.settings import RunSettings, load_run
@@ -131,10 +131,10 @@ def _broker(folder: Path, settings: RunSettings) -> Check:
 def _identities(folder: Path, settings: RunSettings) -> Check:
     if not IdentityRegistry.exists(folder):
         return Check("identities", "skipped", "no device was let in yet")
-    office = office_for(folder, settings)
-    if office is None:
+    identities = identities_for(folder, settings)
+    if identities is None:
         return Check("identities", "skipped", "the run is in the clear")
-    return Check("identities", "PASS", f"{len(office.enrolled())} devices enrolled")
+    return Check("identities", "PASS", f"{len(identities.enrolled())} devices enrolled")
 
 
 def _address(_: Path, settings: RunSettings) -> Check:

@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import Self
 
 from coordinator.algorithms.base import Algorithm
-from coordinator.identity.broker_access import enroll_port, open_office
+from coordinator.identity.broker_access import enroll_port, open_identities
 from coordinator.ledger import is_held, read_ledger
 from coordinator.operations.federation_run import FederationRun, round_line
 from coordinator.operations.run_settings import (
@@ -148,9 +148,9 @@ class Federation:
         """
         if self.settings.insecure:
             return plain_line(self.settings, self.broker, device)
-        office = open_office(self.folder, self.settings)
-        port = enroll_port(office, self.settings)
-        token = office.token(device, self.settings.address, port, hours=hours)
+        identities = open_identities(self.folder, self.settings)
+        port = enroll_port(identities, self.settings)
+        token = identities.token(device, self.settings.address, port, hours=hours)
         return f"flash-edge enroll {token} --data data && flash-edge run device.toml"
 
     @property
@@ -184,7 +184,7 @@ class Federation:
             )
         keep_private(self.folder, ("*",))
         if not self.settings.insecure:  # before the start: a run without any is plain
-            open_office(self.folder, self.settings)
+            open_identities(self.folder, self.settings)
         (self.folder / "broker.url").unlink(missing_ok=True)
         verb = "resume" if has_run(self.folder) else "run"
         log = self.folder / LOG

@@ -151,14 +151,14 @@ class TaskHandlers(Generic[P]):
 
     Args:
         rounds: The round in hand.
-        post: Sends blobs again.
+        publisher: Sends blobs again.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, rounds: Rounds[P], post: Publisher, clock: Callable[[], float]
+        self, rounds: Rounds[P], publisher: Publisher, clock: Callable[[], float]
     ) -> None:
-        self._rounds, self._post = rounds, post
+        self._rounds, self._publisher = rounds, publisher
         self._intake = UploadQueue(clock)
         self._serves = -1  # the round whose uploads the intake holds
 
@@ -196,7 +196,7 @@ class TaskHandlers(Generic[P]):
                 if self._rounds.open_part(device, task_id):
                     self._rounds.fail(device, task_id, why, lasting=lasting is True)
             case Need():
-                self._post.send_again(message)
+                self._publisher.send_again(message)
             case _:
                 raise RemoteProtocolError("a device does not send that")
 

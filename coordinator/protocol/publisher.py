@@ -67,7 +67,7 @@ class Publisher:
         self.life = epoch, self._boot
         self._announce: Announce | None = None
         self._kept: dict[str, bytes] = {}  # topic -> packet
-        self._shelf: dict[
+        self._published: dict[
             str, tuple[int, bytes, Manifest]
         ] = {}  # blob -> round, content
 
@@ -125,28 +125,28 @@ class Publisher:
                 remedy="Raise the broker's limit for packets, to 128 KiB if you can.",
             )
         name = blob_id(manifest)
-        known = self._shelf.get(name)
-        self._shelf[name] = round_no, content, manifest
+        known = self._published.get(name)
+        self._published[name] = round_no, content, manifest
         if known is None or known[2] != manifest:
             self._publish(name, range(len(manifest.chunks)))
         return manifest
 
     def send_again(self, need: Need) -> None:
         """Publishes chunks of a blob that a device misses."""
-        if need.blob in self._shelf:
-            manifest = self._shelf[need.blob][2]
+        if need.blob in self._published:
+            manifest = self._published[need.blob][2]
             wanted = list(positions(need.ranges, len(manifest.chunks)))
             self._publish(need.blob, wanted[: need.credit])
 
     def wipe(self, before_round: int) -> None:
         """Clears the retained chunks of rounds before this one."""
-        for name, (round_no, _, _) in list(self._shelf.items()):
+        for name, (round_no, _, _) in list(self._published.items()):
             if round_no < before_round:
                 self.unshelve(name)
 
     def unshelve(self, name: str) -> None:
         """Clears the retained chunks of one blob."""
-        _, _, manifest = self._shelf.pop(name)
+        _, _, manifest = self._published.pop(name)
         for index in range(len(manifest.chunks)):
             topic = topics.chunk(self._federation, name, index)
             self._transport.publish(topic, b"", retain=True)
@@ -156,7 +156,7 @@ class Publisher:
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
         self.announce_again()
-        for name, (_, _, manifest) in self._shelf.items():
+        for name, (_, _, manifest) in self._published.items():
             self._publish(name, range(len(manifest.chunks)))
             if manifest.chunk_size + AROUND > self._transport.limit():
                 log.error(
@@ -168,7 +168,7 @@ class Publisher:
                 )
 
     def _publish(self, name: str, indices: range | list[int]) -> None:
-        _, content, manifest = self._shelf[name]
+        _, content, manifest = self._published[name]
         for index in indices:
             topic = topics.chunk(self._federation, name, index)
             chunk = chunk_of(content, manifest, index)

@@ -55,8 +55,8 @@ class MessageReceiver:
 
     Args:
         federation: The federation's name.
-        office: Its identities; None for one machine without any.
-        post: Sends.
+        identities: Its identities; None for one machine without any.
+        publisher: Sends.
         clock: Monotonic seconds.
 
     Attributes:
@@ -66,16 +66,16 @@ class MessageReceiver:
     def __init__(
         self,
         federation: str,
-        office: IdentityRegistry | None,
-        post: Publisher,
+        identities: IdentityRegistry | None,
+        publisher: Publisher,
         clock: Callable[[], float],
     ) -> None:
-        self._federation, self._office = federation, office
-        self._post, self._clock = post, clock
+        self._federation, self._identities = federation, identities
+        self._publisher, self._clock = publisher, clock
         self._recent = Recent()
         self._key_of_word: bytes | None = None  # that our latest own word was under
         self._as_coordinator = (
-            None if office is None else _own_keys(office, self._note_key)
+            None if identities is None else _own_keys(identities, self._note_key)
         )
         self.taken_over = False
         self._explained: dict[str, float] = {}
@@ -102,7 +102,7 @@ class MessageReceiver:
             return None
         if isinstance(topic, topics.UploadTopic | topics.StatusTopic):
             self._refuse_revoked(topic)
-        seal = self._office.seal if self._office is not None else None
+        seal = self._identities.seal if self._identities is not None else None
         try:
             envelope = decode(delivery.payload, verify=seal.verify if seal else None)
         except RemoteProtocolError as error:
@@ -135,23 +135,27 @@ class MessageReceiver:
         if not self._recent.take(header):
             self._look_for_twin(device)
             return False
-        self._post.heard(device, header.boot, header.seq)
+        self._publisher.heard(device, header.boot, header.seq)
         if not isinstance(envelope.message, Request):
             self._remind(device)
         return True
 
     def is_revoked(self, device: str) -> bool:
         """Return whether a device was enrolled and is no longer accepted."""
-        person = self._office.people.get(device) if self._office is not None else None
+        person = (
+            self._identities.people.get(device)
+            if self._identities is not None
+            else None
+        )
         return person is not None and person.revoked is not None
 
     def _refuse_revoked(self, topic: topics.UploadTopic | topics.StatusTopic) -> None:
         """Nothing of a revoked device is looked at; it is told why, seldom."""
-        if self._office is None or not self.is_revoked(topic.device):
+        if self._identities is None or not self.is_revoked(topic.device):
             return
         if isinstance(topic, topics.UploadTopic):
             self._explain(topic.device)
-        why = self._office.people[topic.device].revoked
+        why = self._identities.people[topic.device].revoked
         raise RemoteProtocolError(
             f"{topic.device} was revoked ({why}); its messages are ignored"
         )
@@ -163,11 +167,11 @@ class MessageReceiver:
         if self._recent.echoes(device) >= TWIN_WORDS and now - told >= TWIN_S:
             self._twins[device] = now
             log.warning("%s: %s", device, TWIN, extra={"device": device})
-            self._post.tell(device, Wait(0, TWIN))
+            self._publisher.tell(device, Wait(0, TWIN))
 
     def _is_deaf(self, device: str, epoch: int) -> bool:
         """Return whether a device follows a newer coordinator and ignores us."""
-        ours, _ = self._post.life
+        ours, _ = self._publisher.life
         if epoch > ours and device not in self._deaf:
             self._deaf.add(device)
             log.warning(
@@ -185,9 +189,9 @@ class MessageReceiver:
         A copied folder has a ledger and a lock of its own, so neither shows that two
         run; what they announce does.
         """
-        epoch, boot = self._post.life
+        epoch, boot = self._publisher.life
         theirs = envelope.header.epoch, envelope.header.boot
-        newest = None if self._office is None else self._office.signing[1]
+        newest = None if self._identities is None else self._identities.signing[1]
         if theirs > (epoch, boot) and self._key_of_word != newest:
             raise RemoteProtocolError(
                 "a coordinator signs its announcement with a key that was replaced"
@@ -201,16 +205,16 @@ class MessageReceiver:
                 "other runs, this folder is an older copy: resume the newer one.",
             )
         if theirs < (epoch, boot):  # kept by the broker in the place of ours
-            self._post.announce_again()
+            self._publisher.announce_again()
 
     def _note_key(self, _who: str, key: bytes) -> None:
         self._key_of_word = key
 
     def publish_keys(self) -> None:
         """Publish the retained announcement of the keys that replaced the first."""
-        if self._office is not None:
-            for number, notice in self._office.notices:
-                self._post.keep(topics.next_key(self._federation, number), notice)
+        if self._identities is not None:
+            for number, notice in self._identities.notices:
+                self._publisher.keep(topics.next_key(self._federation, number), notice)
 
     def rotated(self) -> None:
         """Another key signs from now on; its announcement, under the last, comes first.
@@ -218,41 +222,45 @@ class MessageReceiver:
         So whoever hears it in order never meets a signature that it cannot check.
         """
         self.publish_keys()
-        if self._office is not None:
-            self._office.take_up()
-        self._post.announce_again()
+        if self._identities is not None:
+            self._identities.take_up()
+        self._publisher.announce_again()
 
     def dismiss(self, device: str) -> None:
         """Tells a device that it was revoked."""
-        person = self._office.people.get(device) if self._office is not None else None
+        person = (
+            self._identities.people.get(device)
+            if self._identities is not None
+            else None
+        )
         if person is not None and person.revoked is not None:
             log.warning("%s was revoked: %s", device, person.revoked)
-            self._post.tell(device, Revoked(person.last_key, person.revoked[:500]))
+            self._publisher.tell(device, Revoked(person.last_key, person.revoked[:500]))
 
     def _renew(self, device: str, request: Request) -> None:
-        assert self._office is not None  # noqa: S101 - only read with a seal
+        assert self._identities is not None  # noqa: S101 - only read with a seal
         try:
-            certificate = self._office.renew(device, request.csr)
+            certificate = self._identities.renew(device, request.csr)
         except IdentityError as error:
             raise RemoteProtocolError(f"{device} cannot renew: {error}") from error
         log.info("%s has a new certificate", device)
-        self._post.tell(device, Certificate(certificate))
+        self._publisher.tell(device, Certificate(certificate))
 
     def _remind(self, device: str) -> None:
         """Asks for a renewal that is due.
 
         Whatever it says: a HELLO may be lost, and a busy device says no other.
         """
-        if self._office is None or not self._office.renewal_due(device):
+        if self._identities is None or not self._identities.renewal_due(device):
             return
         now = self._clock()
         if now - self._reminded.get(device, -REMIND_S) >= REMIND_S:
             self._reminded[device] = now
-            self._post.tell(device, Renew("less than a third of its life is left"))
+            self._publisher.tell(device, Renew("less than a third of its life is left"))
 
     def _explain(self, device: str) -> None:
         """Send a refused device the reason, at most now and then: it may be forged."""
-        if self._office is None:
+        if self._identities is None:
             return
         now = self._clock()
         if now - self._explained.get(device, -EXPLAIN_S) < EXPLAIN_S:
@@ -260,31 +268,33 @@ class MessageReceiver:
         if len(self._explained) >= EXPLAINED:
             self._explained.clear()
         self._explained[device] = now
-        person = self._office.people.get(device)
+        person = self._identities.people.get(device)
         if person is not None and person.revoked is not None:
             self.dismiss(device)
         elif person is None:
-            self._post.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
-        elif ended := self._office.ended(device):
+            self._publisher.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
+        elif ended := self._identities.ended(device):
             why = f"{ended}: {OVER}"
-            self._post.tell(device, Wait(int(1000 * EXPLAIN_S), why[:500]))
+            self._publisher.tell(device, Wait(int(1000 * EXPLAIN_S), why[:500]))
 
     def _over(self, topic: topics.Topic) -> str | None:
         """A sentence on the expired certificate of a topic's device, or None."""
-        if self._office is None or not isinstance(
+        if self._identities is None or not isinstance(
             topic, topics.UploadTopic | topics.StatusTopic
         ):
             return None
-        return self._office.ended(topic.device)
+        return self._identities.ended(topic.device)
 
 
-def _own_keys(office: IdentityRegistry, held: Callable[[str, bytes], None]) -> Verify:
+def _own_keys(
+    identities: IdentityRegistry, held: Callable[[str, bytes], None]
+) -> Verify:
     """Believes what the coordinator of this run has signed, this one or another.
 
     Under keys that were replaced, too: their words stay on the broker until the next.
     """
     return verifier(
-        lambda who: office.own_keys if who == "coordinator" else (), held=held
+        lambda who: identities.own_keys if who == "coordinator" else (), held=held
     )
 
 

@@ -22,10 +22,10 @@ __all__ = [
     "advanced",
     "come_back_s",
     "extended_s",
-    "hurry_s",
     "latest_s",
     "over_selected",
     "round_deadline_s",
+    "shortened_deadline_s",
     "warm_up_deadline_s",
 ]
 
@@ -90,7 +90,7 @@ def warm_up_deadline_s(cohort: Iterable[float], present: Iterable[float]) -> flo
     return min(WARM_UP_SLACK * slowest + FIRST_GRACE_S, LONGEST_S)
 
 
-def hurry_s(
+def shortened_deadline_s(
     elapsed_s: float, steps: Mapping[str, int], expected: Mapping[str, ExpectedTime]
 ) -> float:
     """Time to stop waiting once the quorum is in, seconds from the round's start.

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.densities import TimeDrift, drift_of
-from coordinator.rounds.deadlines import FIRST_GRACE_S, hurry_s, round_deadline_s
+from coordinator.rounds.deadlines import (
+    FIRST_GRACE_S,
+    round_deadline_s,
+    shortened_deadline_s,
+)
 from coordinator.rounds.expected_time import ExpectedTime, observe, overdue, rested
 
 __all__ = ["TaskTimer"]
@@ -69,12 +73,12 @@ class TaskTimer:
         """Seconds from the start until the round is closed with its quorum."""
         return round_deadline_s(self._asked(), self._known)
 
-    def hurry_s(self) -> float:
+    def shortened_deadline_s(self) -> float:
         """Seconds from the start until nobody is waited for, the quorum being in."""
         elapsed = self._clock() - self._began
         if not self._timed:  # nothing is known but what the quorum took
             return 2.0 * elapsed + FIRST_GRACE_S
-        return hurry_s(elapsed, self._asked(), self._known)
+        return shortened_deadline_s(elapsed, self._asked(), self._known)
 
     def pauses(self, device: str, seconds: float) -> None:
         """The device does nothing for so long, by its own word: no sign of slowness."""

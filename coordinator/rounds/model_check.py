@@ -58,7 +58,7 @@ class Unsound:
 
     @property
     def verdict(self) -> str:
-        """What each of these devices is told."""
+        """Reason that each of these devices is given."""
         return f"its update spoils the model of the round: {self.why}"
 
 

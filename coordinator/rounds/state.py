@@ -113,7 +113,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class DeviceEvent:
-    """What is told of one device's part."""
+    """Something happened to one device's part of a round."""
 
     device: str
 

@@ -33,11 +33,11 @@ class MessageDispatcher:
 
     Args:
         federation: Its name.
-        reception: Reads packets.
+        receiver: Reads packets.
         fleet: Takes statuses.
-        courier: Takes what devices run.
-        desk: Answers the rest.
-        conductor: Whose round is in hand.
+        deliveries: Takes what devices run.
+        handlers: Answers the rest.
+        controller: Whose round is in hand.
         ledger: Keeps refusals.
         wiping: Clears what revoked devices have retained.
         clock: Monotonic seconds.
@@ -47,19 +47,19 @@ class MessageDispatcher:
     def __init__(
         self,
         federation: str,
-        reception: MessageReceiver,
+        receiver: MessageReceiver,
         fleet: DeviceRegistry,
-        courier: DeliverySender,
-        desk: MessageHandlers,
-        conductor: RoundController,
+        deliveries: DeliverySender,
+        handlers: MessageHandlers,
+        controller: RoundController,
         ledger: Ledger,
         wiping: Wiping,
         clock: Callable[[], float],
         mute: Callable[[str], object],
     ) -> None:
-        self._federation, self._reception = federation, reception
-        self._fleet, self._courier, self._desk = fleet, courier, desk
-        self._conductor, self._ledger = conductor, ledger
+        self._federation, self._receiver = federation, receiver
+        self._fleet, self._deliveries, self._handlers = fleet, deliveries, handlers
+        self._controller, self._ledger = controller, ledger
         self._wiping, self._clock = wiping, clock
         self._flood = Flood(clock, self._tell_excess, mute)
         self._seldom = Seldom(SAY_S)
@@ -77,14 +77,14 @@ class MessageDispatcher:
             if not self._flood.lets_in(topic):
                 self._wiping.saw(delivery.topic, delivery.payload)
                 return
-            heard = self._reception.read(delivery, topic)
+            heard = self._receiver.read(delivery, topic)
             if heard is None:
                 return
             device, envelope = heard
             said = envelope.message
             if isinstance(said, Data) and 0 <= said.index <= LAST_CHUNK:
                 # Its topic has a rate, and its OFFER has shown that the device is here.
-                self._desk.data(device, said)
+                self._handlers.data(device, said)
             elif self._flood.lets_say(device, said):
                 with log_about(device=device):
                     self._heed(device, envelope)
@@ -111,24 +111,24 @@ class MessageDispatcher:
         impossible = beyond(message)
         if impossible:
             self.dropped += 1
-            self._desk.turn_away(device, message, impossible)
+            self._handlers.turn_away(device, message, impossible)
         elif isinstance(message, Status):
             if self._fleet.note(device, header, message):
-                self._conductor.saw(device, message)
+                self._controller.saw(device, message)
         elif isinstance(message, Running):
-            self._courier.told(device, message)
+            self._deliveries.told(device, message)
         else:
             self._fleet.heard(device, header)
-            self._desk.answer(device, message, boot=header.boot)
+            self._handlers.answer(device, message, boot=header.boot)
             if isinstance(message, Hello):
-                self._courier.greeted(device)
+                self._deliveries.greeted(device)
 
     def _blame(self, device: str | None, topic: str, why: str) -> None:
         """Counts what was not understood, or not believed, against whose topic it is.
 
         Every one is counted and few are logged: who sends many must not fill the log.
         """
-        revoked = device is not None and self._reception.is_revoked(device)
+        revoked = device is not None and self._receiver.is_revoked(device)
         before = self._seldom.say((device, revoked), self._clock())
         if before is not None:
             with log_about(device=device):
@@ -144,7 +144,7 @@ class MessageDispatcher:
             self._count(excess.device, "flooding", str(excess))
 
     def _count(self, device: str, verdict: str, why: str) -> None:
-        now = self._conductor.round
+        now = self._controller.round
         self._ledger.refuse(device, now.no if now else 0, verdict, why)
 
 

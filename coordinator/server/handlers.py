@@ -47,8 +47,8 @@ class MessageHandlers:
     Args:
         ledger: Where what is accepted becomes durable.
         fleet: The devices.
-        conductor: The round in hand.
-        post: Sends.
+        controller: The round in hand.
+        publisher: Sends.
         clock: Monotonic seconds.
     """
 
@@ -56,13 +56,13 @@ class MessageHandlers:
         self,
         ledger: Ledger,
         fleet: DeviceRegistry,
-        conductor: RoundController,
-        post: Publisher,
+        controller: RoundController,
+        publisher: Publisher,
         clock: Callable[[], float],
     ) -> None:
         self._ledger, self._fleet = ledger, fleet
-        self._conductor, self._post = conductor, post
-        self._tasks, self._clock = TaskHandlers(self, post, clock), clock
+        self._controller, self._publisher = controller, publisher
+        self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
         self._reminded: dict[str, float] = {}  # only of who said hello
 
     def answer(self, device: str, message: Message, *, boot: int = 0) -> None:
@@ -102,7 +102,7 @@ class MessageHandlers:
         ):
             self.reject(device, part, message, b"", Refusal(why, _NUMBERS))
         elif self._fleet.examples(device):  # it said hello: names are bounded
-            now, at = self._conductor.round, self._clock()
+            now, at = self._controller.round, self._clock()
             self._ledger.refuse(device, now.no if now else 0, "malformed", why)
             if at - self._reminded.get(device, -REMIND_S) >= REMIND_S:
                 self._reminded[device] = at
@@ -125,14 +125,14 @@ class MessageHandlers:
         if refused is not None:
             self._not_let_in(device, refused)
         elif self._tasks.hello(device, hello.task_id):
-            back = max(IDLE_S, self._conductor.come_back_s(device))
+            back = max(IDLE_S, self._controller.come_back_s(device))
             self._fleet.expect(device, back)
             why = self._fleet.cannot(device) or "no task for you just now"
             self.tell(device, Wait(int(1000 * back), why[:500]))
 
     def _not_let_in(self, device: str, why: str) -> None:
         log.warning("%s cannot take part: %s", device, why)
-        now = self._conductor.round
+        now = self._controller.round
         self._ledger.refuse(device, now.no if now else 0, "turned-away", why)
         self.tell(device, Wait(REFUSED_MS, why[:500]))
 
@@ -142,8 +142,8 @@ class MessageHandlers:
         part = self.open_part(device)
         if part is None:
             return
-        if seconds < self._conductor.left_s():
-            self._conductor.pauses(device, seconds)
+        if seconds < self._controller.left_s():
+            self._controller.pauses(device, seconds)
             return
         task_id = part.order.id
         self.tell(device, Cancel(task_id, f"the round does not wait: {why}"[:500]))
@@ -153,13 +153,13 @@ class MessageHandlers:
         self, device: str, task_id: str, why: str, *, lasting: bool = False
     ) -> None:
         self._ledger.move_task(task_id, TaskPhase.FAILED, why)
-        self._conductor.failed(device, why, lasting=lasting)
+        self._controller.failed(device, why, lasting=lasting)
 
     # -- what the handlers of tasks ask and tell ---------------------------------------
 
     def open_part(self, device: str, task_id: str | None = None) -> Part | None:
         """The device's open part of the round in hand, if it is that task's."""
-        return self._conductor.open_part(device, task_id)
+        return self._controller.open_part(device, task_id)
 
     def examples(self, device: str) -> int:
         """Number of examples in the device's HELLO; 0 without one."""
@@ -168,17 +168,17 @@ class MessageHandlers:
     def acknowledged(self, device: str, task_id: str) -> None:
         """Note that a device has its order."""
         self._ledger.move_task(task_id, TaskPhase.ACKED)
-        self._conductor.advance(Acked(device))
+        self._controller.advance(Acked(device))
 
     def asked(self, device: str, need: Need) -> None:
         """Note that a device's update is requested."""
         self._ledger.move_task(need.blob, TaskPhase.OFFERED)
-        self._conductor.advance(Offered(device))
-        self._conductor.advances(device)
+        self._controller.advance(Offered(device))
+        self._controller.advances(device)
 
     def advances(self, device: str, data: Data) -> None:
         """A chunk of its update has come."""
-        self._conductor.advances(device)
+        self._controller.advances(device)
 
     def accept(
         self, device: str, part: Part, offer: Offer, content: bytes, norm: float
@@ -191,12 +191,12 @@ class MessageHandlers:
             norm=norm,
             metrics=offer.metrics,
         )
-        self._conductor.advance(Accepted(device))
+        self._controller.advance(Accepted(device))
 
         def durable() -> None:
             receipt = self.fate_of(device, offer.task_id)
-            self._post.tell(device, receipt, round_no=part.order.round_no)
-            self._conductor.accepted(device, offer.metrics)
+            self._publisher.tell(device, receipt, round_no=part.order.round_no)
+            self._controller.accepted(device, offer.metrics)
 
         self._ledger.once_durable(durable)
 
@@ -209,7 +209,7 @@ class MessageHandlers:
         self._ledger.move_task(order.id, TaskPhase.REJECTED, why.why)
         self._ledger.refuse(device, order.round_no, "rejected", why.why)
         self.tell(device, Receipt(order.id, "rejected", why.told))
-        self._conductor.rejected(device, why.why)
+        self._controller.rejected(device, why.why)
 
     def corrupt(self, device: str, task_id: str, why: str) -> None:
         """Counts a chunk that is not what was offered."""
@@ -248,14 +248,14 @@ class MessageHandlers:
 
     def tell(self, device: str, message: Message) -> None:
         """Sends; a receipt only once what it says is durable, never before."""
-        now = self._conductor.round
+        now = self._controller.round
         no = now.no if now else 0
         if isinstance(message, Receipt):
             self._ledger.once_durable(
-                lambda: self._post.tell(device, message, round_no=no)
+                lambda: self._publisher.tell(device, message, round_no=no)
             )
         else:
-            self._post.tell(device, message, round_no=no)
+            self._publisher.tell(device, message, round_no=no)
 
 
 def _round_of(task_id: str) -> int:

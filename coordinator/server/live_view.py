@@ -23,7 +23,7 @@ class LiveView:
         rounds: Of the whole run.
         ledger: Its durable memory.
         fleet: Its devices.
-        conductor: Its round in hand.
+        controller: Its round in hand.
         observe: Told what there is to see.
         clock: Monotonic seconds.
 
@@ -37,12 +37,12 @@ class LiveView:
         rounds: int,
         ledger: Ledger,
         fleet: DeviceRegistry,
-        conductor: RoundController,
+        controller: RoundController,
         observe: Observe,
         clock: Callable[[], float],
     ) -> None:
         self._rounds, self._ledger, self._fleet = rounds, ledger, fleet
-        self._conductor, self._observe, self._clock = conductor, observe, clock
+        self._controller, self._observe, self._clock = controller, observe, clock
         self.unheard: list[str] = []
         self.due = clock()
 
@@ -50,12 +50,12 @@ class LiveView:
         """Give the observer the present view; `phase` is the run's between rounds."""
         began = self._clock()
         self.unheard = self._fleet.unheard()
-        now, conductor = self._conductor.round, self._conductor
-        scores, deadline = self._ledger.scores(), conductor.deadline
+        now, controller = self._controller.round, self._controller
+        scores, deadline = self._ledger.scores(), controller.deadline
         latest = max(scores, default=0)
         self._observe(
             FleetView(
-                phase=conductor.phase if now else phase,
+                phase=controller.phase if now else phase,
                 round_no=now.no if now else 0,
                 rounds=self._rounds,
                 rounds_done=self._ledger.rounds_done(),

@@ -60,7 +60,7 @@ class Server:
         evaluation: What the global model is scored on.
         ledger: Its durable memory, held exclusively.
         connect: Makes the transport.
-        office: Its identities; None for one machine without any.
+        identities: Its identities; None for one machine without any.
         linger: Whether to go on after the last round until every delivery is over.
         mute: Has the broker refuse a device that floods for a while, where it can.
         observe: Told what there is to see, a few times a second.
@@ -75,7 +75,7 @@ class Server:
         ledger: Ledger,
         connect: Connect,
         *,
-        office: IdentityRegistry | None = None,
+        identities: IdentityRegistry | None = None,
         linger: bool = False,
         observe: Observe = lambda _: None,
         mute: Callable[[str], object] = lambda _: None,
@@ -92,61 +92,63 @@ class Server:
         algorithm = load_algorithm(settings.algorithm)
         batch = settings.training.batch_size or task.batch_size
         probe = Probe(task, evaluation)
-        self._lineage = GlobalModel(settings, task, algorithm, ledger, probe)
+        self._global_model = GlobalModel(settings, task, algorithm, ledger, probe)
         load = round_workload(settings, task, batch, evaluation, ledger)
         self._fleet = DeviceRegistry(settings, load, ledger, clock)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
         self._transport = connect(self._inbox.deliver, self._inbox.link)
-        self._post = Publisher(
+        self._publisher = Publisher(
             self._transport,
             settings.federation,
             epoch,
-            None if office is None else office.seal.sign,
+            None if identities is None else identities.seal.sign,
             clock,
-            (lambda: 0) if office is None else office.seal.number,
+            (lambda: 0) if identities is None else identities.seal.number,
         )
-        self._courier = DeliverySender(DeliveryStore(ledger.folder), self._post, clock)
+        self._deliveries = DeliverySender(
+            DeliveryStore(ledger.folder), self._publisher, clock
+        )
         self._linger = linger
         self._wiping = Wiping(settings.federation, self._transport, clock)
-        self._refused = () if office is None else sorted(office.refused())
-        self._reception = MessageReceiver(
-            settings.federation, office, self._post, clock
+        self._refused = () if identities is None else sorted(identities.refused())
+        self._receiver = MessageReceiver(
+            settings.federation, identities, self._publisher, clock
         )
-        self._conductor = RoundController(
+        self._controller = RoundController(
             settings,
             algorithm,
             ledger,
-            self._lineage,
+            self._global_model,
             self._fleet,
-            self._post,
+            self._publisher,
             epoch=epoch,
             batch_size=batch,
             clock=clock,
         )
-        self._desk = MessageHandlers(
-            ledger, self._fleet, self._conductor, self._post, clock
+        self._handlers = MessageHandlers(
+            ledger, self._fleet, self._controller, self._publisher, clock
         )
-        self._hearing = MessageDispatcher(
+        self._dispatcher = MessageDispatcher(
             settings.federation,
-            self._reception,
+            self._receiver,
             self._fleet,
-            self._courier,
-            self._desk,
-            self._conductor,
+            self._deliveries,
+            self._handlers,
+            self._controller,
             ledger,
             self._wiping,
             clock,
             self._silence,
         )
         self._view = LiveView(
-            settings.rounds, ledger, self._fleet, self._conductor, observe, clock
+            settings.rounds, ledger, self._fleet, self._controller, observe, clock
         )
         self._end = RunEnd(
             ledger,
-            self._lineage,
+            self._global_model,
             self._evaluator,
             self._fleet,
-            self._courier,
+            self._deliveries,
             self._turn,
             clock,
         )
@@ -161,7 +163,7 @@ class Server:
     @property
     def dropped(self) -> int:
         """Malformed or foreign messages so far."""
-        return self._hearing.dropped
+        return self._dispatcher.dropped
 
     # -- other threads -----------------------------------------------------------------
 
@@ -196,21 +198,21 @@ class Server:
         self._fleet.unlinked()  # what an earlier life was told of who is here
         for device in self._refused:  # also while no coordinator ran
             self._dismiss(device)
-        self._reception.publish_keys()
+        self._receiver.publish_keys()
         self._announce("waiting")
-        self._lineage.load()
+        self._global_model.load()
         rounds = self._ledger.rounds()
         if rounds and rounds[-1].phase in (RoundPhase.RUN, RoundPhase.CLOSING):
-            self._conductor.reopen(rounds[-1])
+            self._controller.reopen(rounds[-1])
         while not self._stopping and not self._done():
             self._go_on()
-            now = self._conductor.round
+            now = self._controller.round
             log_from_now_on(round=None if now is None else now.no)
             if self._clock() >= self._view.due:
                 self._view.draw(self._phase)
-            self._desk.tick()
+            self._handlers.tick()
             self._wiping.tick()
-            self._courier.tick(self._fleet.online())
+            self._deliveries.tick(self._fleet.online())
             self._take(TICK_S)
         if not self._stopping:
             self._finish()
@@ -218,21 +220,21 @@ class Server:
 
     def close(self) -> None:
         """Announce that the run is stopped, unless it is done, and disconnect."""
-        if not self._done() and not self._reception.taken_over:
+        if not self._done() and not self._receiver.taken_over:
             self._announce("stopped")
         self._evaluator.close()
         self._transport.close()
 
     def _go_on(self) -> None:
         """Opens the next round when none is in hand; lets deadlines pass."""
-        conductor = self._conductor
-        conductor.tick()
-        for no in conductor.take_finished():
-            if no and self._lineage.model is not None:
-                model, family = self._lineage.base_of(no + 1)
+        controller = self._controller
+        controller.tick()
+        for no in controller.take_finished():
+            if no and self._global_model.model is not None:
+                model, family = self._global_model.base_of(no + 1)
                 self._evaluator.submit(no, model, family)
                 self._submitted = no
-        if conductor.round is not None or self._done():
+        if controller.round is not None or self._done():
             return
         wanted = self._settings.wait_for
         here = len(self._fleet.joined())  # who pauses has come, too
@@ -246,7 +248,7 @@ class Server:
         if pausing:
             self._phase += f"; they pause: {', '.join(pausing[:5])}"
         if here > len(pausing):
-            conductor.open()
+            controller.open()
             self._view.due = self._clock()  # a round is seen, however short it is
             self._announce("running")
 
@@ -264,26 +266,26 @@ class Server:
     def _handle(self, item: Item) -> None:
         match item:
             case TransportConnected():
-                self._post.after_connect()
+                self._publisher.after_connect()
             case Unlinked():
                 self._fleet.unlinked()
             case DeviceRevoked(device):
-                self._reception.dismiss(device)
-                self._desk.dismiss(device)
+                self._receiver.dismiss(device)
+                self._handlers.dismiss(device)
                 self._dismiss(device)
             case KeyRotated():
-                self._reception.rotated()
+                self._receiver.rotated()
             case EvaluationDone(round_no, density, metrics):
                 self._ledger.record_score(round_no, density, metrics)
             case ReceivedMessage():
                 try:
-                    self._hearing.hear(item)
+                    self._dispatcher.hear(item)
                 finally:
                     item.ack()
 
     def _silence(self, device: str) -> None:
         """A device floods: no round waits for it; the broker refuses it if it can."""
-        self._desk.dismiss(
+        self._handlers.dismiss(
             device, "it sends too many messages; its messages are ignored for a minute"
         )
         self._mute(device)
@@ -317,8 +319,8 @@ class Server:
     def _announce(
         self, state: Literal["waiting", "running", "done", "stopped"]
     ) -> None:
-        open_round = self._conductor.round
-        self._post.announce(
+        open_round = self._controller.round
+        self._publisher.announce(
             Announce(
                 state=state,
                 task=self._settings.task,

@@ -48,9 +48,9 @@ class RoundCloser:
     Args:
         settings: The run.
         ledger: Its durable memory.
-        lineage: Its models.
+        global_model: Its models.
         fleet: Its devices.
-        post: Sends.
+        publisher: Sends.
         timing: Of the round in hand.
         clock: Monotonic seconds.
 
@@ -63,14 +63,18 @@ class RoundCloser:
         self,
         settings: RunSettings,
         ledger: Ledger,
-        lineage: GlobalModel,
+        global_model: GlobalModel,
         fleet: DeviceRegistry,
-        post: Publisher,
+        publisher: Publisher,
         timing: RoundTiming,
         clock: Callable[[], float],
     ) -> None:
-        self._settings, self._ledger, self._lineage = settings, ledger, lineage
-        self._fleet, self._post, self._timing = fleet, post, timing
+        self._settings, self._ledger, self._global_model = (
+            settings,
+            ledger,
+            global_model,
+        )
+        self._fleet, self._publisher, self._timing = fleet, publisher, timing
         self._clock = clock
         self._limit = partial(
             shares,
@@ -106,13 +110,13 @@ class RoundCloser:
                 self._ledger.frozen(no),
                 now.state.goal,
                 now.state.quorum,
-                partial(self._lineage.unsound, no),
+                partial(self._global_model.unsound, no),
                 partial(self._leave_out, no),
             )
             if why:
                 self.give_up(now, why)
                 return
-            name = self._lineage.grow(no, rows)
+            name = self._global_model.grow(no, rows)
             self._timing.watch.close(self._fleet.present())
             self._judge(now.state)
             self._ledger.finish(no, model=name)
@@ -187,7 +191,7 @@ class RoundCloser:
                 extra={"round": no, "device": device},
             )
             self._fleet.standings.failed(device, no, why)
-            self._post.tell(device, Wait(0, two_sentences(why, SPOILED)[:500]))
+            self._publisher.tell(device, Wait(0, two_sentences(why, SPOILED)[:500]))
         self._ledger.leave_out(no, wrong.devices, why, self._limit)
         return self._ledger.frozen(no)
 
@@ -201,7 +205,7 @@ class RoundCloser:
         asked = now.parts if now is not None else ()
         for task in self._ledger.tasks(no):
             if task.phase is TaskPhase.EXPIRED and task.device in asked:
-                self._post.tell(task.device, Cancel(task.id, why), round_no=no)
+                self._publisher.tell(task.device, Cancel(task.id, why), round_no=no)
         if no == 0:
             attempt = now.attempt if now else self._ledger.get("warm_up_attempts") or 0
             self._ledger.put("warm_up_attempts", attempt + 1)

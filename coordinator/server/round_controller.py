@@ -49,9 +49,9 @@ class RoundController:
         settings: The run.
         algorithm: Its algorithm.
         ledger: Its durable memory.
-        lineage: Its models.
+        global_model: Its models.
         fleet: Its devices.
-        post: Sends.
+        publisher: Sends.
         epoch: This coordinator's epoch.
         batch_size: Examples per step where the settings leave it to the task.
         clock: Monotonic seconds.
@@ -62,24 +62,24 @@ class RoundController:
         settings: RunSettings,
         algorithm: Algorithm,
         ledger: Ledger,
-        lineage: GlobalModel,
+        global_model: GlobalModel,
         fleet: DeviceRegistry,
-        post: Publisher,
+        publisher: Publisher,
         *,
         epoch: int,
         batch_size: int,
         clock: Callable[[], float],
     ) -> None:
-        self._ledger, self._fleet, self._post = ledger, fleet, post
+        self._ledger, self._fleet, self._publisher = ledger, fleet, publisher
         self._clock = clock
         self._timing = timing = RoundTiming(settings, algorithm, fleet, clock)
         self._opener = RoundOpener(
-            *(settings, algorithm, ledger, lineage, fleet, post, timing),
+            *(settings, algorithm, ledger, global_model, fleet, publisher, timing),
             epoch=epoch,
             batch_size=batch_size,
         )
         self._closer = RoundCloser(
-            settings, ledger, lineage, fleet, post, timing, clock
+            settings, ledger, global_model, fleet, publisher, timing, clock
         )
         self._now: OpenRound | None = None
         self._due: Callable[[], None] | None = None  # how `tick` ends the round
@@ -177,7 +177,7 @@ class RoundController:
         """The device's update is durable; its metrics tell how fast it is."""
         self._timing.watch.took(device, metrics)
         self._fleet.standings.succeeded(device)
-        self._hurry()
+        self._shorten_deadline()
 
     def rejected(self, device: str, why: str) -> None:
         """The device's update did not pass the gate."""
@@ -185,7 +185,7 @@ class RoundController:
         if self.round is not None:
             self._fleet.standings.failed(device, self.round.no, why)
         self.advance(Rejected(device))
-        self._hurry()
+        self._shorten_deadline()
 
     def failed(self, device: str, why: str, *, lasting: bool = False) -> None:
         """The device cannot do its task.
@@ -202,7 +202,7 @@ class RoundController:
                 device, self.round.no, why, weight=weight, lasting=lasting
             )
         self.advance(Failed(device))
-        self._hurry()
+        self._shorten_deadline()
 
     def saw(self, device: str, status: Status) -> None:
         """A device says how far it is: a deadline may wait for it."""
@@ -214,9 +214,9 @@ class RoundController:
         if self.open_part(device) is not None:
             self._timing.advances(device, share)
 
-    def _hurry(self) -> None:
+    def _shorten_deadline(self) -> None:
         """People look for the deadline in the ledger, so it says what comes nearer."""
-        if self._timing.hurry(self.round) and self.round is not None:
+        if self._timing.shorten_deadline(self.round) and self.round is not None:
             self._ledger.wait_until(self.round.no, self.left_s())
 
     def pauses(self, device: str, seconds: float) -> None:
@@ -250,7 +250,7 @@ class RoundController:
         device, order = part.task.device, part.order
         self._fleet.expect(device, self._timing.left_s())
         self._unheard[device] = self._clock() + gap_s, 2 * gap_s
-        self._post.tell(device, order, round_no=order.round_no)
+        self._publisher.tell(device, order, round_no=order.round_no)
 
     def _say_again(self, now: OpenRound) -> None:
         """An order, or its acknowledgement, may have been lost."""

@@ -80,9 +80,9 @@ class RoundOpener:
         settings: The run.
         algorithm: Its algorithm.
         ledger: Its durable memory.
-        lineage: Its models.
+        global_model: Its models.
         fleet: Its devices.
-        post: Sends.
+        publisher: Sends.
         timing: Sets the pace and the deadline.
         epoch: This coordinator's epoch.
         batch_size: Examples per step where the settings leave it to the task.
@@ -96,16 +96,20 @@ class RoundOpener:
         settings: RunSettings,
         algorithm: Algorithm,
         ledger: Ledger,
-        lineage: GlobalModel,
+        global_model: GlobalModel,
         fleet: DeviceRegistry,
-        post: Publisher,
+        publisher: Publisher,
         timing: RoundTiming,
         *,
         epoch: int,
         batch_size: int,
     ) -> None:
         self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
-        self._lineage, self._fleet, self._post = lineage, fleet, post
+        self._global_model, self._fleet, self._publisher = (
+            global_model,
+            fleet,
+            publisher,
+        )
         self._timing, self._epoch, self._batch = timing, epoch, batch_size
         self.no = 0
 
@@ -126,11 +130,11 @@ class RoundOpener:
         """
         past = [r for r in self._ledger.rounds() if r.phase is not RoundPhase.PLAN]
         self.no = 0
-        if self._lineage.model is None and not self._algorithm.warms_up:
-            self._lineage.plan_masks()
+        if self._global_model.model is None and not self._algorithm.warms_up:
+            self._global_model.plan_masks()
         self._fleet.densities.correct(self._timing.drift())
         attempt = Attempt(0, (), frozenset())
-        if self._lineage.model is None:
+        if self._global_model.model is None:
             attempt = self._next_attempt(past)
         else:
             self.no = past[-1].no + 1 if past else 1
@@ -141,7 +145,7 @@ class RoundOpener:
             able = {d: own for d, own in able.items() if d in attempt.able}
             if not able:
                 return self._end_warm_up(attempt, past)
-        base, family = self._lineage.base_of(self.no)
+        base, family = self._global_model.base_of(self.no)
         densities = named_slots(self._algorithm).assign(able, list(family.masks))
         if not densities:
             return None
@@ -180,9 +184,11 @@ class RoundOpener:
             row: The round, running or closing.
         """
         tasks = self._ledger.tasks(row.no)
-        base, family = self._lineage.base_of(row.no)
+        base, family = self._global_model.base_of(row.no)
         orders = {t.device: t.order(self._ledger.folder) for t in tasks}
-        publish_blobs_again(self._post.shelve, row.no, base, family, orders.items())
+        publish_blobs_again(
+            self._publisher.shelve, row.no, base, family, orders.items()
+        )
         phases = {t.device: t.phase for t in tasks}
         had = max((o.ttl_ms / 1000 for o in orders.values()), default=0.0)
         self._timing.start_again(had)
@@ -198,13 +204,13 @@ class RoundOpener:
     ) -> Mapping[str, Part]:
         """Makes the cohort's tasks durable and its bases public."""
         no = draft.no
-        self._post.wipe(before_round=no - 1)
+        self._publisher.wipe(before_round=no - 1)
         codecs = {
             device: self._fleet.densities.codecs(device) for device in draft.cohort
         }
         masks = {device: family.of(device, d) for device, d in draft.densities.items()}
         down = {device: codec for device, (_, codec) in codecs.items()}
-        named = publish_blobs(self._post.shelve, no, base, family, masks, down)
+        named = publish_blobs(self._publisher.shelve, no, base, family, masks, down)
         counted = self._ledger.last_counted(no) if self._algorithm.init_state else {}
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
@@ -283,7 +289,7 @@ class RoundOpener:
             "densities that need no data, those of equal-counts"
         )
         log.warning("%s", note, extra={"round": 0})
-        self._lineage.plan_without_data()
+        self._global_model.plan_without_data()
         self._ledger.finish(0, model=model_name(0), note=note)
         return None
 

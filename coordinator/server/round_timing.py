@@ -135,7 +135,7 @@ class RoundTiming:
         self.deadline = self._opened + until
         return True
 
-    def hurry(self, now: Round | None) -> bool:
+    def shorten_deadline(self, now: Round | None) -> bool:
         """Stop waiting for overdue devices once the quorum is in.
 
         Returns:
@@ -146,7 +146,7 @@ class RoundTiming:
         if now.count(TaskPhase.ACCEPTED) < now.quorum:
             return False
         before = self.deadline
-        self.deadline = min(before, self._opened + self.watch.hurry_s())
+        self.deadline = min(before, self._opened + self.watch.shortened_deadline_s())
         return self.deadline < before
 
     def end(self) -> None:

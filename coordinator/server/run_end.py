@@ -18,14 +18,14 @@ EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for eve
 
 
 class RunEnd:
-    """What is left to do after the last round.
+    """Scores, delivers and says goodbye after the last round.
 
     Args:
         ledger: The run's durable memory.
-        lineage: Its models.
+        global_model: Its models.
         evaluator: Scores them.
         fleet: Its devices.
-        courier: Delivers models.
+        deliveries: Delivers models.
         turn: Handles what has come in the meantime and shows this phase of the run;
             False if the run is to stop.
         clock: Monotonic seconds.
@@ -34,15 +34,19 @@ class RunEnd:
     def __init__(
         self,
         ledger: Ledger,
-        lineage: GlobalModel,
+        global_model: GlobalModel,
         evaluator: Evaluator,
         fleet: DeviceRegistry,
-        courier: DeliverySender,
+        deliveries: DeliverySender,
         turn: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._ledger, self._lineage, self._evaluator = ledger, lineage, evaluator
-        self._fleet, self._courier = fleet, courier
+        self._ledger, self._global_model, self._evaluator = (
+            ledger,
+            global_model,
+            evaluator,
+        )
+        self._fleet, self._deliveries = fleet, deliveries
         self._turn, self._clock = turn, clock
 
     def score(self, submitted: int) -> bool:
@@ -55,7 +59,7 @@ class RunEnd:
             False if the run was stopped before.
         """
         last = max(r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE)
-        model, family = self._lineage.base_of(last + 1)
+        model, family = self._global_model.base_of(last + 1)
 
         def missing() -> set[float]:
             return set(family.masks) - set(self._ledger.scores().get(last, {}))
@@ -66,14 +70,14 @@ class RunEnd:
         while missing() and self._clock() <= give_up:
             if not self._turn("evaluating"):
                 return False
-        self._lineage.deploy(last, self._ledger.scores().get(last, {}))
+        self._global_model.deploy(last, self._ledger.scores().get(last, {}))
         return True
 
     def deliver(self, to_all: Callable[[], bool]) -> None:
         """Wait for the deliveries to devices that are here, or `to_all`."""
         while True:
-            self._courier.tick(self._fleet.online())
-            waiting = set(self._courier.pending())
+            self._deliveries.tick(self._fleet.online())
+            waiting = set(self._deliveries.pending())
             here = waiting & self._fleet.online()
             if not (waiting if to_all() else here):
                 return

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from coordinator.broker.watch import watched
-from coordinator.identity.broker_access import office_for, open_gate
+from coordinator.identity.broker_access import identities_for, open_gate
 from coordinator.identity.muted import Muted
 from coordinator.identity.revocation import RevocationWatcher
 from coordinator.ledger import open_ledger
@@ -49,8 +49,8 @@ def serve(
     log_from_now_on(run=settings.federation)
     task = load_task(settings.task, beside=folder)
     examples = check_run(settings, task)
-    office = office_for(folder, settings)
-    if office is None:
+    identities = identities_for(folder, settings)
+    if identities is None:
         log.warning("plain MQTT without identities: for this machine only")
     with ExitStack() as stack:
         stack.callback(leave_report, folder)  # last, whatever ended the run
@@ -58,7 +58,7 @@ def serve(
         stack.callback(ledger.close)
         stack.enter_context(keep_log(folder))
         make_run_key(folder)  # signs what is exported from here
-        gate = stack.enter_context(open_gate(folder, settings, office))
+        gate = stack.enter_context(open_gate(folder, settings, identities))
         log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
         (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")
         stack.enter_context(page_process(folder, settings.page))
@@ -77,7 +77,7 @@ def serve(
                 wait_s=10.0,
                 window=WINDOW,
             ),
-            office=office,
+            identities=identities,
             linger=linger,
             observe=observe,
             mute=muted.mute,
@@ -85,12 +85,12 @@ def serve(
         stack.callback(server.close)
         on_stop(server.stop)
         stack.enter_context(watched(gate.broker))
-        if office is not None:
+        if identities is not None:
             guard = RevocationWatcher(
-                office,
+                identities,
                 gate.broker,
-                gate.walls,
-                gate.ghost,
+                gate.access_control,
+                gate.takeover,
                 revoked=server.revoked,
                 rotated=server.rotated,
                 muted=muted,

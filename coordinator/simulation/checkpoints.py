@@ -63,7 +63,7 @@ class SimulationMemory:
         }
 
     def of(self, device: str) -> DeviceMemory:
-        """What a simulated device remembers."""
+        """Memory of a simulated device."""
         return DeviceMemory(self.folder / MEMORIES / device)
 
     def of_devices(

@@ -27,10 +27,10 @@ Attempts = list[tuple[RoundParticipants, RoundTrip]]
 def begin(
     context: SimulationContext,
     way: Dispatch,
-    lineage: GlobalModel,
+    global_model: GlobalModel,
     memory: SimulationMemory,
 ) -> RoundRecord:
-    """Plays round 0: `lineage` has the first masks and model afterwards.
+    """Plays round 0: `global_model` has the first masks and model afterwards.
 
     Raises:
         RunError: If a worker dies.
@@ -38,21 +38,21 @@ def begin(
     """
     settings, attempts = context.settings, Attempts()
     if context.algorithm.warms_up:
-        attempts = _warm_up(context, way, lineage)
+        attempts = _warm_up(context, way, global_model)
     rows = sorted((r for _, t in attempts for r in t.rows), key=lambda r: r.device)
     found = counted(rows, [], settings.gate, len(rows), lambda _: None)
     if found.rows:
         memory.payloads = {k: v for _, t in attempts for k, v in t.payloads.items()}
-        lineage.grow(0, found.rows)
+        global_model.grow(0, found.rows)
     elif context.algorithm.warms_up:
         log.warning(
             "nobody could do the warm-up: the run goes on with layer densities that "
             "need no data, those of equal-counts"
         )
-        lineage.plan_without_data()
+        global_model.plan_without_data()
     else:
-        lineage.plan_masks()
-    _, family = lineage.base_of(1)
+        global_model.plan_masks()
+    _, family = global_model.base_of(1)
     up, down = (
         sum(trip.bytes_up for _, trip in attempts),
         sum(trip.bytes_down for _, trip in attempts),
@@ -78,10 +78,10 @@ def begin(
 
 
 def _warm_up(
-    context: SimulationContext, way: Dispatch, lineage: GlobalModel
+    context: SimulationContext, way: Dispatch, global_model: GlobalModel
 ) -> Attempts:
     """Asks for evidence until enough is here, or nobody is left to ask."""
-    base, family = lineage.base_of(0)
+    base, family = global_model.base_of(0)
     phases: dict[str, TaskPhase] = {}
     attempts = Attempts()
     while (drafted := _draft(context, len(attempts), phases, family.masks)) is not None:

@@ -90,21 +90,21 @@ class Simulation:
         self._failures = 0  # of the algorithm, in rounds in a row
         self._memory = SimulationMemory(folder, self.journal.records)
         probe = Probe(task, scored)
-        self._lineage = GlobalModel(
+        self._global_model = GlobalModel(
             ours, task, self.algorithm, self._memory, probe, digests=False
         )
         if self.journal.records:  # goes on after the last whole round
-            self._lineage.load()
+            self._global_model.load()
 
     @property
     def model(self) -> Model | None:
         """The global model; None before round 0."""
-        return self._lineage.model
+        return self._global_model.model
 
     @property
     def family(self) -> MaskFamily | None:
         """Masks of the simulation; None before round 0."""
-        return self._lineage.family
+        return self._global_model.family
 
     @property
     def done(self) -> bool:
@@ -125,7 +125,7 @@ class Simulation:
         began, way = time.monotonic(), way or DirectDispatch(pool)
         failed: AlgorithmError | None = None
         if self.model is None:
-            record = begin(self._context, way, self._lineage, self._memory)
+            record = begin(self._context, way, self._global_model, self._memory)
         else:
             try:
                 record = self._round(pool, way)
@@ -166,7 +166,7 @@ class Simulation:
     def _round(self, pool: Workers, way: Dispatch) -> RoundRecord:
         before = self.journal.records[-1]
         no = before.round + 1
-        base, family = self._lineage.base_of(no)
+        base, family = self._global_model.base_of(no)
         densities = named_slots(self.algorithm).assign(
             self.fleet.affordable, list(family.masks)
         )
@@ -222,7 +222,7 @@ class Simulation:
             self.journal.norms(no),
             self._context.settings.gate,
             goal,
-            lambda rows: self._lineage.unsound(no, rows),
+            lambda rows: self._global_model.unsound(no, rows),
         )
         for device, why in found.left_out.items():
             log.warning("left out the update of %s: %s", device, why)
@@ -231,14 +231,14 @@ class Simulation:
         )
         if found.why:
             return msgspec.structs.replace(record, note=found.why)
-        self._lineage.grow(no, found.rows)
-        model, after = self._lineage.base_of(no + 1)
+        self._global_model.grow(no, found.rows)
+        model, after = self._global_model.base_of(no + 1)
         scores = {}
         if self._is_scored(no):
             scores = scores_of(pool, model, after, self._eval_size)
         small, smaller = list(family.masks.values())[-1], list(after.masks.values())[-1]
-        assert self._lineage.coverage is not None  # noqa: S101 - it has just grown
-        held, bare = coverage_figures(self._lineage.coverage)
+        assert self._global_model.coverage is not None  # noqa: S101 - it has just grown
+        held, bare = coverage_figures(self._global_model.coverage)
         return msgspec.structs.replace(
             record,
             accepted=[row.device for row in found.rows],

@@ -69,8 +69,8 @@ class SessionEffects:
         runner: Trains.
         put: Puts what other threads have to tell into the loop's queue.
         stepped: Called by the training thread four times a minute.
-        badge: The device's keys; None without any.
-        warden: Keeps to its owner's limits; None where there are none.
+        device_keys: The device's keys; None without any.
+        limits_enforcer: Keeps to its owner's limits; None where there are none.
         place: Where delivered models go; None refuses them.
         clock: Monotonic seconds.
         on_phase: Told of every change of phase.
@@ -85,25 +85,29 @@ class SessionEffects:
         put: Callable[[Outcome | Installed], None],
         stepped: Callable[[], None],
         *,
-        badge: DeviceKeys | None,
-        warden: LimitsEnforcer | None,
+        device_keys: DeviceKeys | None,
+        limits_enforcer: LimitsEnforcer | None,
         place: DeployTarget | None,
         clock: Callable[[], float],
         on_phase: Callable[[Session], None],
     ) -> None:
         self._me, self._journal, self._runner = me, journal, runner
-        self._warden, self._clock, self._on_phase = warden, clock, on_phase
+        self._limits_enforcer, self._clock, self._on_phase = (
+            limits_enforcer,
+            clock,
+            on_phase,
+        )
         self.session, self.hold = Session(), TrainingPause()
         self._advice = ""  # why the coordinator last told us to wait
         self.finished = False  # the coordinator announced the end
         kept = journal.record
-        self._voice, self._meter = (
-            DevicePublisher(me, badge, clock),
+        self._publisher, self._meter = (
+            DevicePublisher(me, device_keys, clock),
             TrafficCounter(kept),
         )
         moved = self._moved_today
         self._work = TrainingThread(
-            runner, me.examples, warden, moved, put, stepped, clock
+            runner, me.examples, limits_enforcer, moved, put, stepped, clock
         )
         self._link = 0  # how many connections a will was made for
         will = Will(self._topic_status(), self._pack_will(), self._pack_will)
@@ -113,14 +117,14 @@ class SessionEffects:
         fetcher = Fetcher(me.federation, transport)
         self.installer = Installer(place, fetcher, self._say, put)
         marks = Marks(kept.heard, kept.announced)
-        self._reception = OrderReceiver(
-            me, badge, transport, self._say, self._voice.age_s, marks
+        self._receiver = OrderReceiver(
+            me, device_keys, transport, self._say, self._publisher.age_s, marks
         )
 
     @property
     def revoked(self) -> str | None:
         """The reason why the coordinator no longer accepts this device, or None."""
-        return self._reception.revoked
+        return self._receiver.revoked
 
     def boot(self) -> None:
         """Picks up what the journal has kept."""
@@ -157,7 +161,7 @@ class SessionEffects:
             return
         if not delivery.payload:  # a retained topic was wiped
             return
-        read = self._reception.read(delivery.payload)
+        read = self._receiver.read(delivery.payload)
         if read is None:
             return
         envelope, late = read
@@ -166,7 +170,7 @@ class SessionEffects:
         if isinstance(message, Install) and (stale or late):
             self.installer.decline(message, epoch, late or "is of an earlier epoch")
             return
-        if self._reception.tend(message, stale=stale):
+        if self._receiver.tend(message, stale=stale):
             return
         if not stale:
             self._heed(message)
@@ -217,7 +221,11 @@ class SessionEffects:
     # -- the owner's limits ------------------------------------------------------------
 
     def _verdict(self) -> Verdict:
-        return self._warden.verdict(self._moved_today()) if self._warden else Go()
+        return (
+            self._limits_enforcer.verdict(self._moved_today())
+            if self._limits_enforcer
+            else Go()
+        )
 
     def _declines(self, order: TaskOrder) -> bool:
         """Decline a new task at once if the owner's limits forbid training now."""
@@ -241,7 +249,9 @@ class SessionEffects:
 
     def _moved_today(self) -> int:
         """Bytes both ways since local midnight, restarts included."""
-        return self._meter.moved_on(self._warden.today() if self._warden else "")
+        return self._meter.moved_on(
+            self._limits_enforcer.today() if self._limits_enforcer else ""
+        )
 
     # -- effects -----------------------------------------------------------------------
 
@@ -279,7 +289,7 @@ class SessionEffects:
                 self.session,
                 finished,
                 self._meter,
-                self._reception.marks,
+                self._receiver.marks,
             )
         )
 
@@ -320,7 +330,7 @@ class SessionEffects:
     def _say(self, message: Message, *, data: bool = False) -> None:
         shard = self.session.order.shard if self.session.order else 0
         topic = topics.upload(self._me.federation, self._me.name, shard, data=data)
-        packet = self._voice.pack(message, self.session)
+        packet = self._publisher.pack(message, self.session)
         self.transport.publish(topic, packet, expires_s=STALE_S)
 
     def _pack_status(self, *, online: bool) -> bytes:
@@ -333,7 +343,7 @@ class SessionEffects:
             progress=self._work.progress,
             link=self._link,
         )
-        return self._voice.pack(status, self.session)
+        return self._publisher.pack(status, self.session)
 
     def _pack_will(self) -> bytes:
         """The will of the next connection; called between two of them."""

@@ -56,8 +56,8 @@ class Agent:
         connect: Makes the transport.
         journal: The device's durable state.
         runner: Trains.
-        badge: The device's keys; None in a federation of one machine without any.
-        warden: Keeps to its owner's limits; None where there are none.
+        device_keys: The device's keys; None in a federation of one machine without any.
+        limits_enforcer: Keeps to its owner's limits; None where there are none.
         place: Where delivered models go; None refuses them.
         clock: Monotonic seconds.
         on_phase: Told of every change of phase, for a display.
@@ -70,8 +70,8 @@ class Agent:
         journal: Journal,
         runner: Runner,
         *,
-        badge: DeviceKeys | None = None,
-        warden: LimitsEnforcer | None = None,
+        device_keys: DeviceKeys | None = None,
+        limits_enforcer: LimitsEnforcer | None = None,
         place: DeployTarget | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_phase: Callable[[Session], None] = lambda _: None,
@@ -81,15 +81,15 @@ class Agent:
         self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
         self._stopping = threading.Event()
         self.dropped = 0  # malformed or foreign messages
-        self._duty = SessionEffects(
+        self._session_effects = SessionEffects(
             identity,
             partial(connect, self._deliver, self._link),
             journal,
             runner,
             self._put,
             self._stepped,
-            badge=badge,
-            warden=warden,
+            device_keys=device_keys,
+            limits_enforcer=limits_enforcer,
             place=place,
             clock=clock,
             on_phase=on_phase,
@@ -98,7 +98,7 @@ class Agent:
     @property
     def finished(self) -> bool:
         """True once the coordinator has announced the end of the run."""
-        return self._duty.finished
+        return self._session_effects.finished
 
     # -- other threads: enqueue and nothing else ---------------------------------------
 
@@ -132,75 +132,78 @@ class Agent:
         Raises:
             IdentityError: If the coordinator revokes this device.
         """
-        duty = self._duty
-        duty.boot()
+        session_effects = self._session_effects
+        session_effects.boot()
         quiet_since = self._clock()
         while not self._stopping.is_set():
-            idle = duty.session.phase is SessionPhase.IDLE and not duty.installer.busy
-            if until_done and duty.finished and idle:
+            idle = (
+                session_effects.session.phase is SessionPhase.IDLE
+                and not session_effects.installer.busy
+            )
+            if until_done and session_effects.finished and idle:
                 return
             patience_s = self._patience_s(quiet_since)
-            fetching = duty.installer.fetching
+            fetching = session_effects.installer.fetching
             try:
                 item = self._queue.get(
                     timeout=min(patience_s, ASK_S) if fetching else patience_s
                 )
             except queue.Empty:
                 if fetching:
-                    duty.installer.ask_again()
+                    session_effects.installer.ask_again()
                 if not fetching or patience_s <= ASK_S:
                     quiet_since = self._clock()
-                    duty.feed(Nudge())
+                    session_effects.feed(Nudge())
                 continue
             if item is None:  # told to stop
                 continue
             if not self._is_for_all(item):  # others' rounds are no answer to us
                 quiet_since = self._clock()
             self._handle(item)
-            why = duty.revoked
+            why = session_effects.revoked
             if why is not None:
                 raise IdentityError(f"{self._name} was revoked: {why}")
 
     def stop(self) -> None:
         """Ends `run` soon; the journal keeps the task for the next start."""
         self._stopping.set()  # the queue may be full
-        self._duty.halt()
+        self._session_effects.halt()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
 
     def close(self) -> None:
         """Publish the goodbye status, disconnect, and release the journal."""
         self._stopping.set()  # `run` may have ended by an error
-        self._duty.end()
+        self._session_effects.end()
 
     def _is_for_all(self, item: object) -> bool:
         return isinstance(item, ReceivedMessage) and item.topic == self._announced
 
     def _patience_s(self, quiet_since: float) -> float:
         """Seconds until somebody is asked again."""
-        phase = self._duty.session.phase
+        phase = self._session_effects.session.phase
         until = quiet_since + NUDGE_S[phase]
         if phase is SessionPhase.IDLE:
-            until = max(until, self._duty.hold.back_at)
+            until = max(until, self._session_effects.hold.back_at)
         return max(until - self._clock(), 0.01)
 
     def _handle(self, item: _Item) -> None:
-        duty = self._duty
+        session_effects = self._session_effects
         if isinstance(item, PackedTask):
-            duty.finish(item)
+            session_effects.finish(item)
         elif isinstance(item, _Stepped):
-            duty.say_status(online=True)
+            session_effects.say_status(online=True)
         elif isinstance(item, Installed):
-            duty.installer.finish(item)
+            session_effects.installer.finish(item)
         elif isinstance(item, Go | Pause):
-            duty.mind(item)
+            session_effects.mind(item)
         elif isinstance(item, ReceivedMessage):
             try:
-                duty.hear(item)
+                session_effects.hear(item)
             except RemoteProtocolError as error:
                 self.dropped += 1
                 log.warning("dropped a message on %s: %s", item.topic, error)
             finally:
                 item.ack()
         else:
-            duty.feed(item)
+            session_effects.feed(item)

@@ -31,14 +31,14 @@ class DevicePublisher:
 
     Args:
         me: Who speaks.
-        badge: Its keys; None signs nothing.
+        device_keys: Its keys; None signs nothing.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, me: Identity, badge: DeviceKeys | None, clock: Callable[[], float]
+        self, me: Identity, device_keys: DeviceKeys | None, clock: Callable[[], float]
     ) -> None:
-        self._me, self._badge, self._clock = me, badge, clock
+        self._me, self._device_keys, self._clock = me, device_keys, clock
         self._boot = int.from_bytes(os.urandom(6), "big")
         self._seq = 0
         self._said: list[tuple[int, float]] = []  # sequence number, when; ascending
@@ -74,7 +74,9 @@ class DevicePublisher:
             round_no=session.order.round_no if session.order else 0,
         )
         return encode(
-            header, message, sign=self._badge.seal.sign if self._badge else None
+            header,
+            message,
+            sign=self._device_keys.seal.sign if self._device_keys else None,
         )
 
     def _note(self) -> None:

@@ -38,7 +38,7 @@ class OrderReceiver:
 
     Args:
         me: Who the device is.
-        badge: Its keys; None believes everybody, in a federation without any.
+        device_keys: Its keys; None believes everybody, in a federation without any.
         transport: Where its topics are subscribed.
         say: Sends a message to the coordinator.
         age_s: (boot, seq) -> at most how long ago this life of the device said that;
@@ -49,21 +49,28 @@ class OrderReceiver:
     def __init__(
         self,
         me: Identity,
-        badge: DeviceKeys | None,
+        device_keys: DeviceKeys | None,
         transport: Transport,
         say: Callable[[Message], None],
         age_s: Callable[[int, int], float | None],
         marks: Marks,
     ) -> None:
-        self._me, self._badge, self._transport, self._say = me, badge, transport, say
+        self._me, self._device_keys, self._transport, self._say = (
+            me,
+            device_keys,
+            transport,
+            say,
+        )
         self._age_s = age_s
         self._recent, self._announced = Recent(), marks.announced
         if marks.heard is not UNSET:
             self._recent.resume(COORDINATOR, *marks.heard)
         self._unheld: Header | None = None  # of the latest that no key fitted
         self.revoked: str | None = None  # why, if the coordinator says so
-        if badge is not None:  # first: what follows may be signed with the next key
-            self._await_next_key(badge)
+        if (
+            device_keys is not None
+        ):  # first: what follows may be signed with the next key
+            self._await_next_key(device_keys)
         transport.subscribe(topics.announcement(me.federation))
         transport.subscribe(topics.inbox(me.federation, me.name))
 
@@ -81,7 +88,7 @@ class OrderReceiver:
         Raises:
             RemoteProtocolError: If it is no message, not signed, or to somebody else.
         """
-        seal = self._badge.seal if self._badge else None
+        seal = self._device_keys.seal if self._device_keys else None
         self._unheld = None
         try:
             envelope = decode(payload, verify=self._verify if seal else None)
@@ -118,20 +125,20 @@ class OrderReceiver:
             message: What was said.
             stale: Whether by a coordinator of an epoch that is over.
         """
-        badge = self._badge
-        if badge is None:
+        device_keys = self._device_keys
+        if device_keys is None:
             return False
         match message:
             case Revoked(key, why):
-                if key == badge.public_key:  # not one that we had before
+                if key == device_keys.public_key:  # not one that we had before
                     self.revoked = why
             case NextKey(number, key):  # of any epoch: it is signed with the pinned key
-                self._follow_key(badge, number, key)
+                self._follow_key(device_keys, number, key)
             case Renew(why) if not stale:
                 log.info("renewing the certificate: %s", why)
-                self._say(Request(badge.request()))
+                self._say(Request(device_keys.request()))
             case Certificate(certificate) if not stale:
-                if badge.install(certificate):
+                if device_keys.install(certificate):
                     log.info("the new certificate is in use")
             case Renew() | Certificate():
                 pass
@@ -140,8 +147,8 @@ class OrderReceiver:
         return True
 
     def _verify(self, header: Header, signed: bytes, signature: bytes) -> bool:
-        assert self._badge is not None  # noqa: S101 - only given with one
-        held = self._badge.seal.verify(header, signed, signature)
+        assert self._device_keys is not None  # noqa: S101 - only given with one
+        held = self._device_keys.seal.verify(header, signed, signature)
         if not held:
             self._unheld = header
         return held
@@ -152,16 +159,16 @@ class OrderReceiver:
         While keys are replaced, a word under the next one can overtake its
         announcement, and one under the last is still retained: both come again.
         """
-        header, badge = self._unheld, self._badge
-        if header is None or badge is None or header.source != COORDINATOR:
+        header, device_keys = self._unheld, self._device_keys
+        if header is None or device_keys is None or header.source != COORDINATOR:
             return False
         number = 0 if header.key is UNSET else header.key
-        if number != badge.number:
+        if number != device_keys.number:
             text = (
                 "ignored: %s signed with key %d of the coordinator, which signs with %d"
             )
-            log.info(text, header.type[:40], number, badge.number)
-        return number != badge.number
+            log.info(text, header.type[:40], number, device_keys.number)
+        return number != device_keys.number
 
     def _is_latest(self, header: Header) -> bool:
         """Return whether this is the coordinator's latest announcement so far."""
@@ -182,15 +189,15 @@ class OrderReceiver:
             return f"held for {header.valid_s} s and comes after {age_s:.0f} s"
         return ""
 
-    def _follow_key(self, badge: DeviceKeys, number: int, key: bytes) -> None:
-        if badge.adopt(number, key):
+    def _follow_key(self, device_keys: DeviceKeys, number: int, key: bytes) -> None:
+        if device_keys.adopt(number, key):
             log.info("the coordinator signs with key %d from now on", number)
             # It is said again at each connection, under a key that is no more believed.
             self._transport.unsubscribe(topics.next_key(self._me.federation, number))
-            self._await_next_key(badge)
+            self._await_next_key(device_keys)
             # What came before this key was not believed: hear it again.
             self._transport.subscribe(topics.announcement(self._me.federation))
 
-    def _await_next_key(self, badge: DeviceKeys) -> None:
-        topic = topics.next_key(self._me.federation, badge.number + 1)
+    def _await_next_key(self, device_keys: DeviceKeys) -> None:
+        topic = topics.next_key(self._me.federation, device_keys.number + 1)
         self._transport.subscribe(topic)

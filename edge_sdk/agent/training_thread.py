@@ -52,7 +52,7 @@ class TrainingThread:
     Args:
         runner: Trains.
         examples: How many the device has, for the share of a task that is done.
-        warden: Keeps to its owner's limits between steps; None where there are none.
+        limits_enforcer: Keeps to its owner's limits between steps, if there are any.
         moved_today: Bytes both ways since local midnight.
         put: Puts what comes of it into the agent's queue.
         stepped: Told four times a minute that training goes on.
@@ -63,13 +63,17 @@ class TrainingThread:
         self,
         runner: Runner,
         examples: int,
-        warden: LimitsEnforcer | None,
+        limits_enforcer: LimitsEnforcer | None,
         moved_today: Callable[[], int],
         put: Callable[[Outcome], None],
         stepped: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        self._runner, self._examples, self._warden = runner, examples, warden
+        self._runner, self._examples, self._limits_enforcer = (
+            runner,
+            examples,
+            limits_enforcer,
+        )
         self._moved_today, self._put, self._clock = moved_today, put, clock
         self._stepped = stepped
         self._cancel = threading.Event()
@@ -130,8 +134,8 @@ class TrainingThread:
     ) -> Callable[[], bool]:
         """The callable that training asks before each step whether to stop."""
         stop: Callable[[], bool] = cancel.is_set
-        if self._warden is not None:
-            stop = self._warden.between_steps(
+        if self._limits_enforcer is not None:
+            stop = self._limits_enforcer.between_steps(
                 cancel.is_set, self._moved_today, self._put
             )
 

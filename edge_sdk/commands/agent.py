@@ -135,13 +135,13 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
-    address, badge = access_of(settings)
+    address, device_keys = access_of(settings)
     profile = profile_of(settings.profile, folder)
     cores, share = read_board().cores, profile.caps.cpu_share
     if settings.threads or share < 1.0:
         lent = threads_for(cores, share) if share < 1.0 else settings.threads
         torch.set_num_threads(min(settings.threads or lent, lent))
-    warden = LimitsEnforcer(profile.caps, cores=cores)
+    limits_enforcer = LimitsEnforcer(profile.caps, cores=cores)
     task = load_task(settings.task, beside=folder)
     examples = task.read_train(settings.data)
     runner = TaskRunner(
@@ -151,7 +151,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         micro_batch=micro_batch_of(settings, profile, task, examples),
         ghost_norm=settings.ghost_norm,
         activations=settings.activations,
-        clock=warden.working_s,
+        clock=limits_enforcer.working_s,
         progress=Progress(settings.state),
     )
     identity = Identity(
@@ -171,8 +171,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         ),
         Journal(settings.state),
         MemoryFallbackRunner(runner),
-        badge=badge,
-        warden=warden,
+        device_keys=device_keys,
+        limits_enforcer=limits_enforcer,
         place=place_of(settings, folder),
         on_phase=_say_phase,
     )

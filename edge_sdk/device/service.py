@@ -68,7 +68,13 @@ def unit_text(service: Service) -> str:
     """
     _check(service)
     return "\n".join(
-        [*_head(), *_run(service), *_limits(service), *_walls(service), *_tail()]
+        [
+            *_head(),
+            *_run(service),
+            *_limits(service),
+            *_access_control(service),
+            *_tail(),
+        ]
     )
 
 
@@ -204,7 +210,7 @@ def _limits(service: Service) -> list[str]:
     return [*lines, "TasksMax=256", ""]
 
 
-def _walls(service: Service) -> list[str]:
+def _access_control(service: Service) -> list[str]:
     return [
         "# It reads its data, writes its state, talks to its broker, and that is all.",
         "NoNewPrivileges=yes",

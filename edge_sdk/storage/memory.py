@@ -1,4 +1,4 @@
-"""What a device remembers from one of its updates to the next.
+"""Memory of a device from one of its updates to the next.
 
 Rule 1. A memory belongs to the task whose update made it, and lies on the disk before
         that update is promised. Orders name the last task that counted, so an update
@@ -36,7 +36,7 @@ class DeviceMemory:
         self._folder = folder
 
     def read(self, order: TaskOrder) -> bytes:
-        """What an order's rule goes on from; empty for nothing."""
+        """Memory that an order's rule goes on from; empty if there is none."""
         if not isinstance(order.rule, Controlled) or not order.rule.after:
             return b""
         path = self._path(order.rule.after)

@@ -1,4 +1,4 @@
-"""How far SGD's steps take a weight whose gradient is 1 in each of them."""
+"""Distance that SGD's steps take a weight whose gradient is 1 in each of them."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class Link:
         self._using, self._ended = threading.RLock(), False
         self._cleared = False  # its thread and its sockets are gone, or about to
         self._said: set[str] = set()
-        self._book = threading.Lock()  # held for a look-up, never around paho
+        self._lookup_lock = threading.Lock()  # held for a look-up, never around paho
         self._under_way: dict[int, Parted] = {}  # what is not yet acknowledged
         self._early: dict[int, tuple[ReasonCode, int | None]] = {}
         self._largest_taken = 0  # bytes; of the messages that were acknowledged
@@ -408,7 +408,7 @@ class Link:
         self, _c: paho.Client, _u: object, mid: int, code: ReasonCode, _p: object
     ) -> None:
         odd = self._client.reasons.pop(mid, None)
-        with self._book:
+        with self._lookup_lock:
             parted = self._under_way.pop(mid, None)
             if parted is None:  # answered before `publish` has returned
                 self._early[mid] = code, odd
@@ -416,7 +416,7 @@ class Link:
         self._settle(parted, code, odd)
 
     def _sent(self, mid: int, parted: Parted) -> None:
-        with self._book:
+        with self._lookup_lock:
             answer = self._early.pop(mid, None)
             if answer is None:
                 self._under_way[mid] = parted

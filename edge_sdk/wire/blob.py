@@ -103,14 +103,14 @@ class Assembly:
 
     Args:
         manifest: What the blob is.
-        shelf: Where its chunks are kept, and where some may be already; in memory
+        storage: Where its chunks are kept, and where some may be already; in memory
             without.
 
     Raises:
         RemoteProtocolError: If the manifest contradicts itself.
     """
 
-    def __init__(self, manifest: Manifest, shelf: ChunkStorage | None = None) -> None:
+    def __init__(self, manifest: Manifest, storage: ChunkStorage | None = None) -> None:
         expected = -(-manifest.size // manifest.chunk_size)
         if expected != len(manifest.chunks):
             raise RemoteProtocolError(
@@ -118,11 +118,11 @@ class Assembly:
                 f"chunks instead of {expected}"
             )
         self.manifest = manifest
-        self._shelf = shelf or _InMemory()
+        self._storage = storage or _InMemory()
         self._held = {
             index
             for index, digest in enumerate(manifest.chunks)
-            if shelf and hashlib.sha256(shelf.get(index)).digest() == digest
+            if storage and hashlib.sha256(storage.get(index)).digest() == digest
         }
 
     def add(self, index: int, chunk: bytes) -> bool:
@@ -140,7 +140,7 @@ class Assembly:
             raise RemoteProtocolError(f"chunk {index} does not have its size")
         if hashlib.sha256(chunk).digest() != self.manifest.chunks[index]:
             raise RemoteProtocolError(f"chunk {index} does not have its digest")
-        self._shelf.put(index, bytes(chunk))
+        self._storage.put(index, bytes(chunk))
         self._held.add(index)
         return True
 
@@ -177,7 +177,7 @@ class Assembly:
         if not self.complete:
             raise RemoteProtocolError("the blob is not complete")
         chunks = range(len(self.manifest.chunks))
-        whole = b"".join(self._shelf.get(index) for index in chunks)
+        whole = b"".join(self._storage.get(index) for index in chunks)
         if hashlib.sha256(whole).digest() != self.manifest.sha256:
             raise RemoteProtocolError("the blob does not have its digest")
         return whole

@@ -47,9 +47,9 @@ def main() -> None:
             federation="home", task="digits", evaluation=folder, densities=[0.1],
             rounds=1,
         )  # fmt: skip
-        office = IdentityRegistry(folder / "run", "home")
-        with open_gate(folder / "run", settings, office) as gate:
-            found = _measure(folder, office, gate, asked.devices)
+        identities = IdentityRegistry(folder / "run", "home")
+        with open_gate(folder / "run", settings, identities) as gate:
+            found = _measure(folder, identities, gate, asked.devices)
     for what, value in found.items():
         print(f"{what:34} {value:8.3f}")
     if asked.json:
@@ -58,18 +58,18 @@ def main() -> None:
 
 
 def _measure(
-    folder: Path, office: IdentityRegistry, gate: BrokerAccess, devices: int
+    folder: Path, identities: IdentityRegistry, gate: BrokerAccess, devices: int
 ) -> dict[str, float]:
     command = IdentityRegistry(
         folder / "run", "home"
     )  # what another process would open
     names = [f"pi-{number}" for number in range(1, devices + 1)]
-    addresses = {name: _admit(folder, office, name) for name in names}
+    addresses = {name: _admit(folder, identities, name) for name in names}
     disbelieved, cut, let_in = [], [], 0
     guard = RevocationWatcher(
-        office,
+        identities,
         gate.broker,
-        gate.walls,
+        gate.access_control,
         gate.ghost,
         revoked=lambda _: None,
         rotated=lambda: None,
@@ -86,7 +86,7 @@ def _measure(
             )
             links.get(timeout=10)
             unheard = threading.Thread(
-                target=_until_refused, args=(office, name, disbelieved)
+                target=_until_refused, args=(identities, name, disbelieved)
             )
             command.revoke(name, "measured")
             began = time.monotonic()
@@ -110,8 +110,8 @@ def _measure(
     }
 
 
-def _admit(folder: Path, office: IdentityRegistry, name: str) -> Address:
-    token = office.token(name, "127.0.0.1", office.port(0, lambda: 0), hours=1)
+def _admit(folder: Path, identities: IdentityRegistry, name: str) -> Address:
+    token = identities.token(name, "127.0.0.1", identities.port(0, lambda: 0), hours=1)
     own = folder / name
     answer = enroll(read_token(token), own / "identity")
     text = settings_text(answer, identity="identity", data="d", state="s", profile="p")
@@ -119,9 +119,9 @@ def _admit(folder: Path, office: IdentityRegistry, name: str) -> Address:
     return access_of(load_settings(own / "device.toml", DeviceSettings))[0]
 
 
-def _until_refused(office: IdentityRegistry, name: str, ends: list[float]) -> None:
+def _until_refused(identities: IdentityRegistry, name: str, ends: list[float]) -> None:
     """Notes when the coordinator's own picture has the device as revoked."""
-    while name not in office.refused():
+    while name not in identities.refused():
         time.sleep(LOOK_S)
     ends.append(time.monotonic())
 

@@ -36,7 +36,7 @@ def prepare(options: Mapping[str, Any]) -> None:
             wait to its seconds), `warm_up` (file that a device's warm-up waits for
             before it trains).
     """
-    hurry()
+    shorten_deadline()
     for place, seconds in options.get("waits", {}).items():
         module, _, name = place.rpartition(".")
         _set(importlib.import_module(module), name, seconds)
@@ -57,7 +57,7 @@ def prepare(options: Mapping[str, Any]) -> None:
         mutants.MUTANTS[options["mutant"]]()
 
 
-def hurry() -> None:
+def shorten_deadline() -> None:
     """Divides the waits; a constant that is gone is an error, not a slow run."""
     from coordinator.rounds import deadlines as pacing
     from coordinator.server import loop as server

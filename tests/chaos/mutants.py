@@ -51,7 +51,7 @@ def no_epoch_fence() -> None:
     from coordinator.ledger.commits import Commits
     from coordinator.protocol.receiver import MessageReceiver
     from edge_sdk import session
-    from edge_sdk.agent import effects as duty
+    from edge_sdk.agent import effects as session_effects
 
     advance = session.advance
 
@@ -60,7 +60,7 @@ def no_epoch_fence() -> None:
             event = replace(event, epoch=max(event.epoch, now.epoch))
         return advance(now, event)
 
-    _replace(duty, "advance", hear_all)
+    _replace(session_effects, "advance", hear_all)
     begin = Commits._begin
 
     def begin_anyway(self: Any) -> None:

@@ -101,7 +101,7 @@ class Room:
         self.heard: list[tuple[str, Message]] = []
         self.link: MemoryTransport = self.broker.connect(self._hear, lambda _up: None)
         self.link.subscribe("fl/1/home/d/+/in")
-        self.server._lineage.load()
+        self.server._global_model.load()
         self._seq = 0
 
     def _hear(self, delivery: Any) -> None:
@@ -229,7 +229,7 @@ def test_whatever_a_device_says_the_coordinator_stays_and_deadlines_are_finite(
                 here.say("liar", message)
             here.clock.now += passes
             here.turn()
-            deadline = here.server._conductor.deadline
+            deadline = here.server._controller.deadline
             assert deadline is None or deadline <= here.clock.now + LONGEST_S
         for order in here.told("liar", TaskOrder):
             assert unpack(pack(order), TaskOrder).ttl_ms <= 1000 * LONGEST_S
@@ -257,7 +257,7 @@ def test_a_hello_that_cannot_be_true_is_refused_to_its_device_with_the_remedy(
     with room() as here:
         here.say("liar", hello(**changes))
         here.turn()
-        assert here.server._conductor.round is None
+        assert here.server._controller.round is None
         (wait,) = here.told("liar", Wait)
         assert why in wait.why
         assert "Correct" in wait.why or "profile" in wait.why
@@ -312,7 +312,7 @@ def test_the_slowest_board_with_the_most_examples_has_a_day_at_most() -> None:
         with room(algorithm=algorithm, round_budget_s=1e300) as here:
             here.say("slow", hello(examples=10**8, profile=SLOW))
             here.turn()
-            assert here.server._conductor.left_s() <= LONGEST_S
+            assert here.server._controller.left_s() <= LONGEST_S
             for order in here.told("slow", TaskOrder):
                 assert unpack(pack(order), TaskOrder) == order
 
@@ -332,10 +332,10 @@ def test_a_ledger_that_holds_a_deadline_of_thousands_of_years_is_picked_up(
         db.execute("UPDATE devices SET examples = ?", (2**62,))
     db.close()
     again = Room(tmp_path / "run", algorithm="erk")
-    again.server._conductor.reopen(again.ledger.rounds()[-1])
+    again.server._controller.reopen(again.ledger.rounds()[-1])
     again.turn()
-    assert again.server._conductor.round is not None
-    assert again.server._conductor.left_s() <= LONGEST_S
+    assert again.server._controller.round is not None
+    assert again.server._controller.left_s() <= LONGEST_S
     again.say("pi", hello())
     again.turn()
     assert again.told("pi", TaskOrder)
@@ -358,12 +358,12 @@ def test_a_run_whose_checkpoint_has_a_flipped_bit_is_not_resumed(
     ledger = open_ledger(tmp_path / "run")
     task = load_task("digits")
     with closing(ledger):
-        lineage = GlobalModel(SETTINGS, task, ALGORITHMS["erk"], ledger)
+        global_model = GlobalModel(SETTINGS, task, ALGORITHMS["erk"], ledger)
         with pytest.raises(StateError, match="is not what the ledger says"):
-            lineage.load()
+            global_model.load()
         path.write_bytes(whole)
-        lineage.load()
-        assert lineage.model is not None
+        global_model.load()
+        assert global_model.model is not None
 
 
 def test_an_offer_that_cannot_be_true_is_rejected_and_its_task_is_over() -> None:

@@ -45,12 +45,12 @@ class House:
         self.now, self.folder = 1000.0, folder
         self.broker = MemoryBroker()
         self.muted: list[str] = []
-        self.office = IdentityRegistry(folder, "tiny")
+        self.identities = IdentityRegistry(folder, "tiny")
         self.keys = {name: Ed25519PrivateKey.generate() for name in NAMES}
         for name, key in self.keys.items():
-            token = read_token(self.office.token(name, "127.0.0.1", 1, hours=1))
-            self.office.enrol(token.secret, request_for(key))
-        self.office.refresh()
+            token = read_token(self.identities.token(name, "127.0.0.1", 1, hours=1))
+            self.identities.enrol(token.secret, request_for(key))
+        self.identities.refresh()
         settings = RunSettings(
             federation="tiny",
             task="digits",
@@ -70,7 +70,7 @@ class House:
             task.eval_data(evaluation),
             self.ledger,
             self.broker.connect,
-            office=self.office,
+            identities=self.identities,
             mute=self.muted.append,
             clock=lambda: self.now,
         )
@@ -195,8 +195,8 @@ def test_a_revoked_device_is_called_revoked_everywhere_and_not_online(
         house.hello(name)
         house.hear(name, Status(online=True, phase="idle"))
     assert house.device("pi-2")["online"] is True
-    house.office.revoke("pi-2", "it was stolen")
-    house.office.refresh()
+    house.identities.revoke("pi-2", "it was stolen")
+    house.identities.refresh()
     house.server._handle(RevokedNow("pi-2"))
     for _ in range(5):
         house.hello("pi-2")
@@ -237,7 +237,7 @@ def test_a_certificate_is_made_only_when_one_is_due(house: House) -> None:
     house.hello("pi-1")
     for _ in range(5):
         house.hear("pi-1", Request(request_for(Ed25519PrivateKey.generate())))
-    assert len(house.office._store.certificates()) == len(NAMES)
+    assert len(house.identities._store.certificates()) == len(NAMES)
     (row,) = [r for r in house.ledger.refused() if r.verdict == "malformed"]
     assert "pi-1 cannot renew: its certificate is good for 36" in row.why
 

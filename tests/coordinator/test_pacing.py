@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from coordinator.rounds.deadlines import (
     GRACE_S,
     come_back_s,
-    hurry_s,
     over_selected,
     round_deadline_s,
+    shortened_deadline_s,
 )
 from coordinator.rounds.expected_time import (
     ExpectedTime,
@@ -121,7 +121,7 @@ class World:
             del waiting[device]
             self._count(device, found.steps[device], now)
             if len(found.steps) - len(waiting) >= quorum:
-                close = min(close, hurry_s(now, waiting, self.known))
+                close = min(close, shortened_deadline_s(now, waiting, self.known))
         if not waiting:
             return now
         for device in waiting:
@@ -262,7 +262,7 @@ def test_a_deadline_leaves_every_device_more_than_it_should_need(
 ) -> None:
     found = pace(fleet, budget_s)
     deadline = round_deadline_s(found.steps, fleet)
-    assert hurry_s(0.0, found.steps, fleet) <= deadline
+    assert shortened_deadline_s(0.0, found.steps, fleet) <= deadline
     for device, steps in found.steps.items():
         assert deadline > 1.4 * fleet[device].seconds_for(steps)
 

@@ -19,8 +19,10 @@ def setup() -> tuple[MemoryBroker, Publisher, list[ReceivedMessage]]:
     broker, got = MemoryBroker(), list[ReceivedMessage]()
     device = broker.connect(got.append, lambda _: None)
     device.subscribe(topics.inbox("demo", "pi-1"))
-    post = Publisher(broker.connect(lambda _: None, lambda _: None), "demo", epoch=4)
-    return broker, post, got
+    publisher = Publisher(
+        broker.connect(lambda _: None, lambda _: None), "demo", epoch=4
+    )
+    return broker, publisher, got
 
 
 def late_joiner(broker: MemoryBroker, blob: str) -> dict[int, bytes]:
@@ -30,9 +32,9 @@ def late_joiner(broker: MemoryBroker, blob: str) -> dict[int, bytes]:
 
 
 def test_a_message_says_who_to_whom_in_which_epoch() -> None:
-    _, post, got = setup()
-    post.tell("pi-1", Wait(1, "x"), round_no=7)
-    post.tell("pi-1", Wait(2, "y"))
+    _, publisher, got = setup()
+    publisher.tell("pi-1", Wait(1, "x"), round_no=7)
+    publisher.tell("pi-1", Wait(2, "y"))
     first, second = (decode(d.payload) for d in got)
     assert (first.header.source, first.header.destination) == ("coordinator", "pi-1")
     assert (first.header.epoch, first.header.round_no) == (4, 7)
@@ -41,53 +43,53 @@ def test_a_message_says_who_to_whom_in_which_epoch() -> None:
 
 
 def test_the_announcement_waits_for_late_joiners() -> None:
-    broker, post, _ = setup()
-    post.announce(ANNOUNCE)
+    broker, publisher, _ = setup()
+    publisher.announce(ANNOUNCE)
     kept = broker.retained(topics.announcement("demo"))
     assert kept is not None
     assert decode(kept).message == ANNOUNCE
 
 
 def test_a_shelved_blob_waits_in_chunks_and_is_wiped_in_time() -> None:
-    broker, post, _ = setup()
-    manifest = post.shelve(CONTENT, 1)
-    assert post.shelve(CONTENT, 2) == manifest  # the later round keeps it
+    broker, publisher, _ = setup()
+    manifest = publisher.shelve(CONTENT, 1)
+    assert publisher.shelve(CONTENT, 2) == manifest  # the later round keeps it
     assembly = Assembly(manifest)
     for index, chunk in late_joiner(broker, blob_id(manifest)).items():
         assert len(chunk) <= CHUNK_SIZE
         assembly.add(index, chunk)
     assert assembly.content() == CONTENT
-    post.wipe(before_round=2)
+    publisher.wipe(before_round=2)
     assert len(late_joiner(broker, blob_id(manifest))) == 3
-    post.wipe(before_round=3)
+    publisher.wipe(before_round=3)
     assert late_joiner(broker, blob_id(manifest)) == {}
 
 
 def test_what_is_missed_is_sent_again_at_most_once_per_chunk() -> None:
-    broker, post, _ = setup()
-    blob = blob_id(post.shelve(CONTENT, 1))
+    broker, publisher, _ = setup()
+    blob = blob_id(publisher.shelve(CONTENT, 1))
     got: list[ReceivedMessage] = []
     broker.connect(got.append, lambda _: None).subscribe(f"fl/1/demo/m/{blob}/+")
     got.clear()
-    post.send_again(Need(blob, [(1, 2)], 64))
+    publisher.send_again(Need(blob, [(1, 2)], 64))
     assert [d.topic[-2:] for d in got] == ["/1"]
     got.clear()
-    post.send_again(Need(blob, [(0, 1 << 40)] * 200, 1 << 40))
+    publisher.send_again(Need(blob, [(0, 1 << 40)] * 200, 1 << 40))
     assert len(got) == 3
     got.clear()
-    post.send_again(Need(blob, [(0, 3)], 2))
+    publisher.send_again(Need(blob, [(0, 3)], 2))
     assert len(got) == 2
-    post.send_again(Need("ff" * 32, [(0, 3)], 2))
+    publisher.send_again(Need("ff" * 32, [(0, 3)], 2))
     assert len(got) == 2
 
 
 def test_after_a_broker_lost_everything_it_is_said_again() -> None:
-    broker, post, _ = setup()
-    post.after_connect()  # nothing yet to say
-    post.announce(ANNOUNCE)
-    blob = blob_id(post.shelve(CONTENT, 1))
+    broker, publisher, _ = setup()
+    publisher.after_connect()  # nothing yet to say
+    publisher.announce(ANNOUNCE)
+    blob = blob_id(publisher.shelve(CONTENT, 1))
     broker._retained.clear()
-    post.after_connect()
+    publisher.after_connect()
     assert broker.retained(topics.announcement("demo")) is not None
     assert len(late_joiner(broker, blob)) == 3
 
@@ -98,8 +100,8 @@ def limited(limit: int) -> tuple[MemoryBroker, Publisher]:
 
 
 def test_chunks_are_as_small_as_the_broker_wants() -> None:
-    broker, post = limited(20_000)
-    manifest = post.shelve(CONTENT, 1)
+    broker, publisher = limited(20_000)
+    manifest = publisher.shelve(CONTENT, 1)
     assert manifest.chunk_size == 20_000 - 1024
     found = late_joiner(broker, blob_id(manifest))
     assert b"".join(found[i] for i in range(len(found))) == CONTENT
@@ -108,13 +110,13 @@ def test_chunks_are_as_small_as_the_broker_wants() -> None:
 def test_a_round_at_a_broker_of_smaller_packets_says_so_and_the_next_fits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    broker, post = limited(1 << 20)
-    first = post.shelve(CONTENT, 1)
+    broker, publisher = limited(1 << 20)
+    first = publisher.shelve(CONTENT, 1)
     broker.limit = 20_000
     broker._retained.clear()
-    post.after_connect()
+    publisher.after_connect()
     assert "cannot be fetched: its round will be aborted" in caplog.text
-    second = post.shelve(CONTENT, 2)
+    second = publisher.shelve(CONTENT, 2)
     assert second.sha256 == first.sha256
     found = late_joiner(broker, blob_id(second))
     assert b"".join(found[i] for i in range(len(found))) == CONTENT
@@ -131,8 +133,8 @@ def test_a_round_at_a_broker_of_smaller_packets_says_so_and_the_next_fits(
 def test_what_the_broker_cannot_carry_is_refused_in_words(
     limit: int, size: int, why: str
 ) -> None:
-    broker, post = limited(limit)
+    broker, publisher = limited(limit)
     with pytest.raises(RunError, match=why) as caught:
-        post.shelve(bytes(size), 1)
+        publisher.shelve(bytes(size), 1)
     assert "Raise the broker's limit" in caught.value.help
     assert not broker._retained

@@ -58,23 +58,23 @@ def test_a_coordinator_ends_when_a_newer_one_has_announced_itself(
 
 def test_a_coordinator_hears_itself_and_goes_on(connect: Connect) -> None:
     heard: list[ReceivedMessage] = []
-    post = Publisher(connect(heard), "home", 7)
-    reception = MessageReceiver("home", None, post, lambda: 0.0)
-    post.announce(RUNNING)
-    assert reception.read(heard[-1]) is None
+    publisher = Publisher(connect(heard), "home", 7)
+    receiver = MessageReceiver("home", None, publisher, lambda: 0.0)
+    publisher.announce(RUNNING)
+    assert receiver.read(heard[-1]) is None
     assert len(heard) == 1
-    assert not reception.taken_over
+    assert not receiver.taken_over
 
 
 def test_an_older_coordinators_word_does_not_stay_in_the_newer_ones_place(
     connect: Connect,
 ) -> None:
     heard: list[ReceivedMessage] = []
-    post = Publisher(connect(heard), "home", 8)
-    reception = MessageReceiver("home", None, post, lambda: 0.0)
-    post.announce(RUNNING)
+    publisher = Publisher(connect(heard), "home", 8)
+    receiver = MessageReceiver("home", None, publisher, lambda: 0.0)
+    publisher.announce(RUNNING)
     Publisher(connect([]), "home", 7).announce(RUNNING)
-    assert reception.read(heard[-1]) is None
+    assert receiver.read(heard[-1]) is None
     late: list[ReceivedMessage] = []
     connect(late)
     assert [decode(one.payload).header.epoch for one in late] == [8]
@@ -86,13 +86,15 @@ def test_of_two_copies_started_from_one_state_exactly_one_goes_on(
     """Both count on to the same epoch; what they drew at their start decides."""
     heard: list[ReceivedMessage] = []
     posts = [Publisher(connect(heard), "home", 7), Publisher(connect([]), "home", 7)]
-    receptions = [MessageReceiver("home", None, post, lambda: 0.0) for post in posts]
-    for post in posts:
-        post.announce(RUNNING)
+    receptions = [
+        MessageReceiver("home", None, publisher, lambda: 0.0) for publisher in posts
+    ]
+    for publisher in posts:
+        publisher.announce(RUNNING)
         word = heard[-1]
-        for reception in receptions:
+        for receiver in receptions:
             with contextlib.suppress(StateError):
-                reception.read(word)
+                receiver.read(word)
     assert sum(one.taken_over for one in receptions) == 1
 
 
@@ -100,7 +102,7 @@ def test_a_device_that_has_heard_a_newer_coordinator_is_not_counted_on_and_named
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would be asked in each round and never answer: the folder is an old copy."""
-    reception = MessageReceiver(
+    receiver = MessageReceiver(
         "home", None, Publisher(connect([]), "home", 7), lambda: 0.0
     )
     topic = topics.upload("home", "pi-1", 0, data=False)
@@ -108,7 +110,7 @@ def test_a_device_that_has_heard_a_newer_coordinator_is_not_counted_on_and_named
     def reads(epoch: int) -> bool:
         header = Header("task-ack", "home", "pi-1", "coordinator", epoch, 1, 1)
         packet = encode(header, TaskAck("1-a"))
-        return reception.read(ReceivedMessage(topic, packet)) is not None
+        return receiver.read(ReceivedMessage(topic, packet)) is not None
 
     assert [reads(epoch) for epoch in (0, 7, 8, 8)] == [True, True, False, False]
     (said,) = [record.getMessage() for record in caplog.records]
@@ -121,10 +123,10 @@ def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
 ) -> None:
     """A stranger is to enrol, a revoked device hears why; anybody else is ignored."""
     broker, clock = MemoryBroker(), [0.0]
-    office = IdentityRegistry(tmp_path, "home")
+    identities = IdentityRegistry(tmp_path, "home")
     link = broker.connect(lambda _: None, lambda _: None)
-    post = Publisher(link, "home", 7, office.seal.sign)
-    reception = MessageReceiver("home", office, post, lambda: clock[0])
+    publisher = Publisher(link, "home", 7, identities.seal.sign)
+    receiver = MessageReceiver("home", identities, publisher, lambda: clock[0])
     heard: list[ReceivedMessage] = []
     device = broker.connect(heard.append, lambda _: None)
     device.subscribe(topics.inbox("home", "pi-9"))
@@ -137,7 +139,7 @@ def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
         packet = encode(header, TaskAck("1-a"), sign=stranger)
         topic = topics.upload("home", "pi-9", 0, data=False)
         with pytest.raises(RemoteProtocolError, match=said):
-            reception.read(ReceivedMessage(topic, packet))
+            receiver.read(ReceivedMessage(topic, packet))
         return [decode(one.payload).message for one in heard]
 
     (wait,) = says()
@@ -146,11 +148,11 @@ def test_who_is_not_believed_is_told_what_to_do_once_a_minute(
     assert says() == []  # it may be an impostor: seldom
     clock[0] += 61
     assert len(says()) == 1
-    _enrol(office, "pi-9")
+    _enrol(identities, "pi-9")
     clock[0] += 61
     assert says() == []  # somebody speaks in the name of a device that is well
-    office.revoke("pi-9", "it was stolen")
-    office.refresh()
+    identities.revoke("pi-9", "it was stolen")
+    identities.refresh()
     clock[0] += 61
     (gone,) = says("pi-9 was revoked")
     assert isinstance(gone, Revoked)
@@ -161,12 +163,12 @@ def test_two_boards_with_one_identity_are_named_and_a_restart_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A card was copied: each board cuts the other off, and its messages are late."""
-    broker, office = MemoryBroker(), IdentityRegistry(tmp_path, "home")
-    key = _enrol(office, "pi-9")
-    post = Publisher(
-        broker.connect(lambda _: None, lambda _: None), "home", 7, office.seal.sign
+    broker, identities = MemoryBroker(), IdentityRegistry(tmp_path, "home")
+    key = _enrol(identities, "pi-9")
+    publisher = Publisher(
+        broker.connect(lambda _: None, lambda _: None), "home", 7, identities.seal.sign
     )
-    reception = MessageReceiver("home", office, post, lambda: 0.0)
+    receiver = MessageReceiver("home", identities, publisher, lambda: 0.0)
     heard: list[ReceivedMessage] = []
     broker.connect(heard.append, lambda _: None).subscribe(topics.inbox("home", "pi-9"))
 
@@ -174,7 +176,7 @@ def test_two_boards_with_one_identity_are_named_and_a_restart_is_not(
         header = Header("task-ack", "home", "pi-9", "coordinator", 7, seq, boot)
         packet = encode(header, TaskAck("1-a"), sign=signer(lambda: key))
         topic = topics.upload("home", "pi-9", 0, data=False)
-        reception.read(ReceivedMessage(topic, packet))
+        receiver.read(ReceivedMessage(topic, packet))
 
     for boot, seq in ((1, 40), (2, 1), (1, 41), (1, 41), (1, 40), (1, 42), (2, 2)):
         says(boot, seq)  # it was started again; its last words come late, and twice
@@ -191,9 +193,9 @@ def test_two_boards_with_one_identity_are_named_and_a_restart_is_not(
     assert said.startswith("pi-9: two processes have this device's identity")
 
 
-def _enrol(office: IdentityRegistry, name: str) -> Ed25519PrivateKey:
-    token = read_token(office.token(name, "127.0.0.1", 1, hours=1))
+def _enrol(identities: IdentityRegistry, name: str) -> Ed25519PrivateKey:
+    token = read_token(identities.token(name, "127.0.0.1", 1, hours=1))
     key = Ed25519PrivateKey.generate()
     request = CertificateSigningRequestBuilder(Name([])).sign(key, None)
-    office.enrol(token.secret, request.public_bytes(Encoding.DER))
+    identities.enrol(token.secret, request.public_bytes(Encoding.DER))
     return key

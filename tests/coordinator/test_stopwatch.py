@@ -127,7 +127,7 @@ def test_a_round_that_teaches_nothing_is_closed_by_what_its_quorum_took(
     """The warm-up, and a round that a crash interrupted."""
     watch.start({})
     clock.now += 20.0
-    assert watch.hurry_s() == 40.0 + FIRST_GRACE_S
+    assert watch.shortened_deadline_s() == 40.0 + FIRST_GRACE_S
     watch.took("pi", {"steps": 5.0, "training_s": 9.0})
     assert watch.expected("pi", TOLD) == TOLD
 
@@ -140,7 +140,7 @@ def test_an_answered_device_is_waited_for_no_more(
     assert watch.deadline_s() == pytest.approx(33.0 + GRACE_S + FIRST_GRACE_S)
     clock.now += 11.0
     watch.took("pi", {"steps": 100.0, "training_s": 10.0})
-    assert watch.hurry_s() == pytest.approx(11.0 + GRACE_S)
+    assert watch.shortened_deadline_s() == pytest.approx(11.0 + GRACE_S)
 
 
 def test_over_selection_follows_the_answers_of_late(

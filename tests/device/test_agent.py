@@ -165,7 +165,7 @@ class Coordinator:
 class Device:
     """An agent on its own thread, which can be killed and started again."""
 
-    warden: LimitsEnforcer | None = None
+    limits_enforcer: LimitsEnforcer | None = None
 
     def __init__(self, broker: MemoryBroker, name: str, state: Path, offers: Offers):
         self.broker, self.name, self.state = broker, name, state
@@ -182,7 +182,11 @@ class Device:
 
         me = Identity(self.name, "demo", "digits", 8, {"board": "pi-4b"})
         self.agent = Agent(
-            me, connect, Journal(self.state), self.trainer, warden=self.warden
+            me,
+            connect,
+            Journal(self.state),
+            self.trainer,
+            limits_enforcer=self.limits_enforcer,
         )
         self.link = links[0]
 
@@ -198,12 +202,14 @@ class Device:
     def kill(self) -> None:
         """As kill -9 does: the will is spoken, nothing is said or kept."""
         self.link.die()
-        self.agent._duty.transport = self.broker.connect(lambda _: None, lambda _: None)
-        self.agent._duty.transport.publish = lambda *_a, **_k: None  # type: ignore[method-assign]
+        self.agent._session_effects.transport = self.broker.connect(
+            lambda _: None, lambda _: None
+        )
+        self.agent._session_effects.transport.publish = lambda *_a, **_k: None  # type: ignore[method-assign]
         self.agent.stop()
         self.thread.join(WAIT_S)
-        self.agent._duty._work.join(WAIT_S)
-        self.agent._duty._journal.close()
+        self.agent._session_effects._work.join(WAIT_S)
+        self.agent._session_effects._journal.close()
 
     def leave(self) -> None:
         self.agent.stop()
@@ -622,7 +628,7 @@ class Weather:
         mains = Power(on_battery=False, percent=None)
         return Conditions(60 * now.hour, heat, mains, None, moved_today)
 
-    def warden(self, caps: Caps) -> LimitsEnforcer:
+    def limits_enforcer(self, caps: Caps) -> LimitsEnforcer:
         return LimitsEnforcer(caps, now=self.now, read=self.read)
 
 
@@ -645,7 +651,7 @@ def kept(
     made: list[Device] = []
 
     def start(caps: Caps) -> Device:
-        monkeypatch.setattr(Device, "warden", weather.warden(caps))
+        monkeypatch.setattr(Device, "warden", weather.limits_enforcer(caps))
         made.append(Device(broker, "pi-1", tmp_path / "pi-1", offer))
         return made[-1]
 

@@ -195,13 +195,15 @@ class Devices(RuleBasedStateMachine):
 
     # -- two coordinators, one after the other, and the pipe ---------------------------
 
-    def post(self, message: Message, epoch: int) -> None:
+    def publisher(self, message: Message, epoch: int) -> None:
         self.pipe.append(Heard(epoch, message))
 
     @rule()
     def the_coordinator_restarts(self) -> None:
         self.epoch += 1
-        self.post(Announce("running", "digits", self.round_no, 9, ["fp32"]), self.epoch)
+        self.publisher(
+            Announce("running", "digits", self.round_no, 9, ["fp32"]), self.epoch
+        )
 
     @rule(steps=st.integers(1, 4), copies=st.integers(0, 1))
     def a_round_goes_well(self, steps: int, copies: int) -> None:
@@ -229,7 +231,7 @@ class Devices(RuleBasedStateMachine):
         self.round_no += 1
         task_id = f"{self.round_no}-{next(self.numbers)}"
         self.orders[task_id] = make_order(task_id, self.round_no)
-        self.post(self.orders[task_id], max(1, self.epoch - stale))
+        self.publisher(self.orders[task_id], max(1, self.epoch - stale))
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data(), verdict=st.sampled_from(["corrupt", *get_args(Verdict)]))
@@ -239,7 +241,7 @@ class Devices(RuleBasedStateMachine):
         task_id = offer.task_id if offer else data.draw(st.sampled_from([*self.orders]))
         if verdict == "accepted" and offer is None:
             return
-        self.post(Receipt(task_id, verdict), self.epoch)  # type: ignore[arg-type]
+        self.publisher(Receipt(task_id, verdict), self.epoch)  # type: ignore[arg-type]
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data(), kind=st.sampled_from(["cancel", "need", "wait"]))
@@ -250,7 +252,7 @@ class Devices(RuleBasedStateMachine):
             "need": Need(task_id, [(0, 1)], 1),
             "wait": Wait(1000, "later"),
         }
-        self.post(words[kind], self.epoch)
+        self.publisher(words[kind], self.epoch)
 
     @precondition(lambda self: self.pipe)
     @rule(data=st.data(), again=st.booleans())

@@ -36,7 +36,9 @@ class Board:
         heat = Thermal(self.celsius, None, "")
         return Conditions(60 * now.hour, heat, MAINS, None, moved_today)
 
-    def warden(self, caps: Caps | None = None, cores: int = 1) -> LimitsEnforcer:
+    def limits_enforcer(
+        self, caps: Caps | None = None, cores: int = 1
+    ) -> LimitsEnforcer:
         return LimitsEnforcer(
             caps or Caps(),
             cores=cores,
@@ -48,11 +50,11 @@ class Board:
 
 
 def run(
-    board: Board, warden: LimitsEnforcer, steps: int, step_s: float
+    board: Board, limits_enforcer: LimitsEnforcer, steps: int, step_s: float
 ) -> list[Verdict]:
     """Trains so many steps under the warden; returns what it told."""
     told: list[Verdict] = []
-    stop = warden.between_steps(lambda: False, lambda: 0, told.append)
+    stop = limits_enforcer.between_steps(lambda: False, lambda: 0, told.append)
     for _ in range(steps):
         assert not stop()
         board.at += step_s
@@ -63,26 +65,26 @@ def run(
 def test_a_hot_board_cools_in_the_middle_of_a_task_and_goes_on() -> None:
     board = Board(celsius=85.0)
     board.cools = 0.5
-    warden = board.warden()
-    told = run(board, warden, steps=3, step_s=1.0)
+    limits_enforcer = board.limits_enforcer()
+    told = run(board, limits_enforcer, steps=3, step_s=1.0)
     assert [type(t) for t in told] == [Pause, Go]
     assert told[0] == Pause(30.0, "85 C, cooling below 78")
     assert board.celsius is not None
     assert board.celsius <= 72.0
     # Training is timed without the pause.
-    assert warden.working_s() - 100.0 == pytest.approx(3.0, abs=0.01)
+    assert limits_enforcer.working_s() - 100.0 == pytest.approx(3.0, abs=0.01)
     assert board.slept > 25.0
 
 
 def test_a_board_without_a_temperature_sensor_trains() -> None:
     board = Board(celsius=None)
-    assert run(board, board.warden(), steps=100, step_s=1.0) == []
+    assert run(board, board.limits_enforcer(), steps=100, step_s=1.0) == []
     assert board.slept == 0.0
 
 
 def test_sensors_are_read_every_two_seconds_at_most() -> None:
     board = Board()
-    run(board, board.warden(), steps=1000, step_s=0.01)
+    run(board, board.limits_enforcer(), steps=1000, step_s=0.01)
     assert board.reads <= 6
 
 
@@ -91,8 +93,8 @@ def test_rests_keep_training_to_the_share_of_the_processors(
     share: float, cores: int, step_s: float
 ) -> None:
     board = Board()
-    warden = board.warden(Caps(cpu_share=share), cores)
-    run(board, warden, steps=20, step_s=step_s)
+    limits_enforcer = board.limits_enforcer(Caps(cpu_share=share), cores)
+    run(board, limits_enforcer, steps=20, step_s=step_s)
     threads = max(1, int(cores * share + 1e-9))
     used = 20 * step_s * threads / cores
     assert used / (20 * step_s + board.slept) <= share * (1 + 1e-6)
@@ -100,16 +102,18 @@ def test_rests_keep_training_to_the_share_of_the_processors(
 
 def test_a_pause_ends_at_once_when_the_task_is_cancelled() -> None:
     board = Board(celsius=90.0)  # and it stays hot
-    warden = board.warden()
-    stop = warden.between_steps(lambda: board.slept > 10.0, lambda: 0, lambda _: None)
+    limits_enforcer = board.limits_enforcer()
+    stop = limits_enforcer.between_steps(
+        lambda: board.slept > 10.0, lambda: 0, lambda _: None
+    )
     assert stop()
     assert board.slept < 11.0
 
 
 def test_a_spent_day_holds_training_and_the_next_day_does_not() -> None:
     board = Board()
-    warden = board.warden(Caps(bytes_per_day=1000))
-    assert isinstance(warden.verdict(1000), Pause)
+    limits_enforcer = board.limits_enforcer(Caps(bytes_per_day=1000))
+    assert isinstance(limits_enforcer.verdict(1000), Pause)
     board.at += 5.0
-    assert warden.verdict(0) == Go()
-    assert warden.today() == "2026-11-25"
+    assert limits_enforcer.verdict(0) == Go()
+    assert limits_enforcer.today() == "2026-11-25"

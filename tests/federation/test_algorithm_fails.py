@@ -323,7 +323,7 @@ def test_killed_between_the_last_update_and_the_close_it_resumes_to_the_same_byt
     broken = Run(tmp_path / "broken", data, "erk", rounds=2)
 
     def dying(server: Server) -> None:
-        owner: Any = server._lineage if dies_before == "grow" else server._ledger
+        owner: Any = server._global_model if dies_before == "grow" else server._ledger
         monkeypatch.setattr(owner, dies_before, die)
 
     with pytest.raises(Killed):

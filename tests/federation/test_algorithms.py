@@ -164,10 +164,10 @@ def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
 ) -> None:
     server, errors = federate(tmp_path, data, name, broker)
     assert errors == []
-    lineage = server._lineage
-    assert lineage.model is not None
-    assert lineage.family is not None
-    for density, mask in lineage.family.masks.items():
+    global_model = server._global_model
+    assert global_model.model is not None
+    assert global_model.family is not None
+    for density, mask in global_model.family.masks.items():
         wanted = int(density * mask.numel + 1e-9)
         drawn = name.endswith("released")  # its counts are drawn, too
         assert abs(mask.nnz - wanted) <= (5 * wanted**0.5 if drawn else 0)
@@ -176,17 +176,17 @@ def test_it_trains_over_mqtt_as_in_simulation_and_goes_on_from_the_disk(
         again.load()
         assert again.model is not None
         assert again.family is not None
-        assert again.family.masks == lineage.family.masks
-        assert again.family.own == lineage.family.own
-        same_bits(again.model, lineage.model)
+        assert again.family.masks == global_model.family.masks
+        assert again.family.own == global_model.family.own
+        same_bits(again.model, global_model.model)
         scores = ledger.scores()[2]
-        assert set(scores) == set(lineage.family.masks)
+        assert set(scores) == set(global_model.family.masks)
     simulation = simulated(tmp_path / "simulated", data, name, pool)
     assert simulation.family is not None
     assert simulation.model is not None
-    assert simulation.family.masks == lineage.family.masks
-    assert simulation.family.own == lineage.family.own
-    same_bits(simulation.model, lineage.model)
+    assert simulation.family.masks == global_model.family.masks
+    assert simulation.family.own == global_model.family.own
+    same_bits(simulation.model, global_model.model)
     last = simulation.journal.records[-1].scores
     for density, own in scores.items():
         for metric, value in own.items():

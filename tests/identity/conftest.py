@@ -34,17 +34,19 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, Clock()
-        self.office = self.reopen()
+        self.identities = self.reopen()
 
     def reopen(self) -> IdentityRegistry:
         """The same run in another process, or after a crash."""
         return IdentityRegistry(self.folder / "run", "home", days=90, now=self.clock)
 
     @contextmanager
-    def listening(self, office: IdentityRegistry | None = None) -> Iterator[Listener]:
+    def listening(
+        self, identities: IdentityRegistry | None = None
+    ) -> Iterator[Listener]:
         welcome = Welcome("mqtts://127.0.0.1:8883", b"", "digits")
         listener = Listener(
-            office or self.office,
+            identities or self.identities,
             welcome,
             bind="127.0.0.1",
             port=0,
@@ -59,7 +61,7 @@ class Site:
         """Lets a device in over a real listener."""
         where = self.folder / (folder or name)
         with self.listening() as listener:
-            text = self.office.token(name, "127.0.0.1", listener.port, hours=1)
+            text = self.identities.token(name, "127.0.0.1", listener.port, hours=1)
             enroll(read_token(text), where)
         return DeviceFolder(where)
 

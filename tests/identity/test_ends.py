@@ -44,9 +44,9 @@ def packet(device: DeviceFolder, boot: int = 1) -> bytes:
     return encode(header, TaskAck("1-a"), sign=device.seal.sign)
 
 
-def heard(office: IdentityRegistry, device: DeviceFolder) -> bool:
+def heard(identities: IdentityRegistry, device: DeviceFolder) -> bool:
     try:
-        decode(packet(device), verify=office.seal.verify)
+        decode(packet(device), verify=identities.seal.verify)
     except RemoteProtocolError:
         return False
     return True
@@ -63,11 +63,13 @@ class Ear:
         )
         inbox.subscribe(topics.inbox("home", "pi-1"))
         link = broker.connect(lambda _: None, lambda _: None)
-        post = Publisher(link, "home", 1, site.office.seal.sign)
-        self.reception = MessageReceiver("home", site.office, post, time.monotonic)
+        publisher = Publisher(link, "home", 1, site.identities.seal.sign)
+        self.receiver = MessageReceiver(
+            "home", site.identities, publisher, time.monotonic
+        )
 
     def hears(self, device: DeviceFolder) -> None:
-        self.reception.read(ReceivedMessage(UP, packet(device)))
+        self.receiver.read(ReceivedMessage(UP, packet(device)))
 
 
 def test_a_key_whose_certificate_is_over_is_not_believed_and_the_device_is_told(
@@ -94,21 +96,21 @@ def test_a_device_whose_certificate_is_over_enrols_again_without_being_revoked(
 ) -> None:
     old = site.device("pi-1")
     with pytest.raises(IdentityError, match="taken"):
-        site.office.token("pi-1", "127.0.0.1", 1, hours=1)
+        site.identities.token("pi-1", "127.0.0.1", 1, hours=1)
     site.clock.pass_days(91)
     new = site.device("pi-1", "again")
-    assert heard(site.office, new)
-    assert not heard(site.office, old)
+    assert heard(site.identities, new)
+    assert not heard(site.identities, old)
 
 
 def test_each_key_of_a_renewal_ends_with_its_own_certificate(site: Site) -> None:
     """The older one does not live on because a newer one was made."""
     device = site.device("pi-1")
     site.clock.pass_days(80)
-    site.office.renew("pi-1", device.request())  # the answer is lost
-    assert heard(site.office, device)
+    site.identities.renew("pi-1", device.request())  # the answer is lost
+    assert heard(site.identities, device)
     site.clock.pass_days(11)
-    assert not heard(site.office, device)
+    assert not heard(site.identities, device)
 
 
 def test_a_renewal_whose_answer_was_lost_is_asked_for_again_long_before_the_end(
@@ -118,12 +120,12 @@ def test_a_renewal_whose_answer_was_lost_is_asked_for_again_long_before_the_end(
     site.clock.pass_days(61)
     ear.hears(device)
     assert isinstance(ear.told[-1], Renew)
-    site.office.renew("pi-1", device.request())  # lost
+    site.identities.renew("pi-1", device.request())  # lost
     site.clock.pass_days(1)
-    assert site.office.renewal_due("pi-1")
-    device.install(site.office.renew("pi-1", device.request()))
+    assert site.identities.renewal_due("pi-1")
+    device.install(site.identities.renew("pi-1", device.request()))
     ear.hears(device)
-    assert not site.office.renewal_due("pi-1")
+    assert not site.identities.renewal_due("pi-1")
 
 
 def test_a_key_that_was_certified_for_long_but_never_used_is_certified_anew(
@@ -131,37 +133,37 @@ def test_a_key_that_was_certified_for_long_but_never_used_is_certified_anew(
 ) -> None:
     device = site.device("pi-1")
     site.clock.pass_days(61)  # one is due
-    first = site.office.renew("pi-1", device.request())
+    first = site.identities.renew("pi-1", device.request())
     site.clock.pass_days(91)
-    assert site.office.renew("pi-1", device.request()) != first
+    assert site.identities.renew("pi-1", device.request()) != first
 
 
 def test_a_token_that_is_repeated_does_not_give_out_a_certificate_that_is_over(
     site: Site,
 ) -> None:
     with site.listening() as listener:
-        text = site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        text = site.identities.token("pi-1", "127.0.0.1", listener.port, hours=1)
     key = enrolment.NewDevice(site.folder / "cut")
     secret = read_token(text).secret
-    site.office.enrol(secret, key.request())
-    site.office.enrol(secret, key.request())  # its answer was lost
+    site.identities.enrol(secret, key.request())
+    site.identities.enrol(secret, key.request())  # its answer was lost
     site.clock.pass_days(91)
     with pytest.raises(IdentityError, match="ended on"):
-        site.office.enrol(secret, key.request())
+        site.identities.enrol(secret, key.request())
 
 
 def test_a_coordinator_in_1970_believes_who_is_enrolled(site: Site) -> None:
     """Its clock certifies nothing, and ends nothing."""
     device = site.device("pi-1")
     site.clock.now = 100
-    assert heard(site.office, device)
+    assert heard(site.identities, device)
 
 
 def test_a_revoked_key_is_told_so_whether_it_is_over_or_not(site: Site) -> None:
     device, ear = site.device("pi-1"), Ear(site)
-    site.office.revoke("pi-1", "stolen")
+    site.identities.revoke("pi-1", "stolen")
     site.clock.pass_days(200)
-    site.office.refresh()
+    site.identities.refresh()
     with pytest.raises(RemoteProtocolError, match="pi-1 was revoked"):
         ear.hears(device)
     assert isinstance(ear.told[-1], Revoked)
@@ -171,8 +173,8 @@ def test_a_key_of_another_run_signs_nothing_here(site: Site, tmp_path: Path) -> 
     other = type(site)(tmp_path / "other")
     stranger = other.device("pi-1")
     site.device("pi-1")
-    assert heard(other.office, stranger)
-    assert not heard(site.office, stranger)
+    assert heard(other.identities, stranger)
+    assert not heard(site.identities, stranger)
 
 
 @pytest.mark.parametrize("purpose", ["server", "authority", "other key", "other run"])
@@ -181,7 +183,7 @@ def test_a_certificate_for_another_purpose_is_no_devices(
 ) -> None:
     device = site.device("pi-1")
     key = Ed25519PrivateKey.generate()
-    authority = site.office._authority
+    authority = site.identities._authority
     until = dt.datetime.now(dt.timezone.utc) + dt.timedelta(days=9)
     public = Ed25519PublicKey.from_public_bytes(raw_key(key))
     made = {
@@ -212,7 +214,7 @@ def test_a_board_whose_clock_is_wrong_hears_of_its_clock_and_not_of_an_impostor(
     wrong.verify_code = clock
     monkeypatch.setattr(enrolment, "_authority", raises(wrong))
     with site.listening() as listener:
-        text = site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        text = site.identities.token("pi-1", "127.0.0.1", listener.port, hours=1)
     with pytest.raises(IdentityError, match=f"by this board's clock.*{said}") as why:
         enrolment.enroll(read_token(text), site.folder / "new")
     assert "Set the clock" in why.value.help
@@ -254,17 +256,20 @@ def test_a_coordinator_restarted_after_a_rotation_knows_its_own_old_word(
     link = broker.connect(words.append, lambda _: None)
     link.subscribe(topics.announcement("home"))
     said = Announce("stopped", "digits", 1, 9, ["fp32"])
-    Publisher(link, "home", 1, site.office.seal.sign).announce(said)
+    Publisher(link, "home", 1, site.identities.seal.sign).announce(said)
     site.reopen().rotate()
     with caplog.at_level(logging.WARNING):
-        office = site.reopen()
-        post = Publisher(link, "home", 2, office.seal.sign)
+        identities = site.reopen()
+        publisher = Publisher(link, "home", 2, identities.seal.sign)
         assert (
-            MessageReceiver("home", office, post, time.monotonic).read(words[0]) is None
+            MessageReceiver("home", identities, publisher, time.monotonic).read(
+                words[0]
+            )
+            is None
         )
     assert not caplog.records
     # Under the old key, which may have been stolen, nobody takes the run over.
-    old = site.office.seal.sign
+    old = site.identities.seal.sign
     Publisher(link, "home", 9, old).announce(said)
     with pytest.raises(RemoteProtocolError, match="key that was replaced"):
-        MessageReceiver("home", office, post, time.monotonic).read(words[-1])
+        MessageReceiver("home", identities, publisher, time.monotonic).read(words[-1])

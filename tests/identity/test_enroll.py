@@ -39,7 +39,7 @@ Site = Any
 
 
 def token_of(site: Site, listener: Any, name: str = "pi-1", hours: float = 1) -> Token:
-    text = site.office.token(name, "127.0.0.1", listener.port, hours=hours)
+    text = site.identities.token(name, "127.0.0.1", listener.port, hours=hours)
     return read_token(text)
 
 
@@ -48,9 +48,9 @@ def test_an_enrolled_device_and_its_coordinator_believe_each_other(site: Site) -
     assert (device.name, device.federation) == ("pi-1", "home")
     up = Header("task-ack", "home", "pi-1", "coordinator", 1, 1, 1)
     packet = encode(up, TaskAck("1-a"), sign=device.seal.sign)
-    assert decode(packet, verify=site.office.seal.verify).message == TaskAck("1-a")
+    assert decode(packet, verify=site.identities.seal.verify).message == TaskAck("1-a")
     down = Header("wait", "home", "coordinator", "pi-1", 1, 1, 1)
-    packet = encode(down, Wait(1, "x"), sign=site.office.seal.sign)
+    packet = encode(down, Wait(1, "x"), sign=site.identities.seal.sign)
     assert decode(packet, verify=device.seal.verify).message == Wait(1, "x")
 
 
@@ -119,7 +119,7 @@ def test_an_answer_that_was_lost_is_given_again_to_the_same_key(
     with site.listening() as listener:
         token = token_of(site, listener)
         monkeypatch.setattr(
-            listener_module.Listener, "_enrol", _commit_then_die(site.office)
+            listener_module.Listener, "_enrol", _commit_then_die(site.identities)
         )
         with pytest.raises(IdentityError, match="no enrolment") as caught:
             enroll(token, site.folder / "pi-1")
@@ -132,9 +132,9 @@ def test_an_answer_that_was_lost_is_given_again_to_the_same_key(
     assert len(IdentityStore(site.folder / "run").certificates()) == 1
 
 
-def _commit_then_die(office: Any) -> Any:
+def _commit_then_die(identities: Any) -> Any:
     def enrol(_self: Any, secret: bytes, csr: bytes, _peer: str) -> None:
-        office.enrol(secret, csr)
+        identities.enrol(secret, csr)
         raise OSError("killed")
 
     return enrol
@@ -181,7 +181,7 @@ def test_enrol_killed_at_its_last_write_is_ended_by_the_same_line(
 ) -> None:
     """The operator's whole line, name and token, as it was pasted."""
     with site.listening() as listener:
-        text = site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        text = site.identities.token("pi-1", "127.0.0.1", listener.port, hours=1)
         words = ["enroll", "pi-1", text, "--folder", str(tmp_path / "pi-1")]
         first = subprocess.run(
             [sys.executable, "-c", KILLED_AT_DEVICE, *words], check=False
@@ -205,7 +205,7 @@ def test_a_profile_of_ones_own_is_written_so_that_run_finds_it(
     """Relative to the current folder, as every path on a command line."""
     (tmp_path / "own.toml").write_text('like = "raspberry_pi_4b_4gb"\n')
     with site.listening() as listener:
-        token = site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        token = site.identities.token("pi-1", "127.0.0.1", listener.port, hours=1)
 
         def enroll_with(profile: str) -> subprocess.CompletedProcess[str]:
             words = ["enroll", token, "--folder", "pi-1", "--profile", profile]
@@ -246,7 +246,7 @@ def test_a_token_too_old_replaced_unknown_or_of_a_taken_name_is_refused(
                 enroll(token, site.folder / "x")
     site.device("pi-1", "again")
     with pytest.raises(IdentityError, match="taken"):
-        site.office.token("pi-1", "127.0.0.1", 1, hours=1)
+        site.identities.token("pi-1", "127.0.0.1", 1, hours=1)
 
 
 def test_a_coordinator_with_another_fingerprint_gets_no_secret(
@@ -274,10 +274,12 @@ def test_one_that_shows_the_right_authority_but_is_not_of_it_gets_no_secret(
     """The authority's certificate is public; only its holder can make the server's."""
     other = type(site)(site.folder / "other")
     monkeypatch.setattr(
-        type(other.office), "authority", property(lambda _: site.office._authority.der)
+        type(other.identities),
+        "authority",
+        property(lambda _: site.identities._authority.der),
     )
     with other.listening() as impostor:
-        text = site.office.token("pi-1", "127.0.0.1", impostor.port, hours=1)
+        text = site.identities.token("pi-1", "127.0.0.1", impostor.port, hours=1)
         with pytest.raises(IdentityError, match="is not the coordinator of this token"):
             enroll(read_token(text), site.folder / "pi-1")
 
@@ -429,7 +431,7 @@ def test_a_coordinator_that_answers_a_byte_at_a_time_holds_no_device(
 def test_a_taken_port_is_named(site: Site) -> None:
     with site.listening() as listener, pytest.raises(IdentityError) as caught:
         listener_module.Listener(
-            site.office,
+            site.identities,
             listener._welcome,
             bind="127.0.0.1",
             port=listener.port,

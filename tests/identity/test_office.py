@@ -25,17 +25,17 @@ UP = Header("task-ack", "home", "pi-1", "coordinator", 1, 1, 1)
 DOWN = Header("wait", "home", "coordinator", "pi-1", 1, 1, 1)
 
 
-def heard(office: IdentityRegistry, device: DeviceFolder) -> bool:
+def heard(identities: IdentityRegistry, device: DeviceFolder) -> bool:
     packet = encode(UP, TaskAck("1-a"), sign=device.seal.sign)
     try:
-        decode(packet, verify=office.seal.verify)
+        decode(packet, verify=identities.seal.verify)
     except RemoteProtocolError:
         return False
     return True
 
 
-def believed(device: DeviceFolder, office: IdentityRegistry) -> bool:
-    packet = encode(DOWN, Wait(1, "x"), sign=office.seal.sign)
+def believed(device: DeviceFolder, identities: IdentityRegistry) -> bool:
+    packet = encode(DOWN, Wait(1, "x"), sign=identities.seal.sign)
     try:
         decode(packet, verify=device.seal.verify)
     except RemoteProtocolError:
@@ -43,9 +43,9 @@ def believed(device: DeviceFolder, office: IdentityRegistry) -> bool:
     return True
 
 
-def follow(device: DeviceFolder, office: IdentityRegistry) -> None:
+def follow(device: DeviceFolder, identities: IdentityRegistry) -> None:
     """What an agent does with the retained words on later keys."""
-    for number, notice in office.notices:
+    for number, notice in identities.notices:
         if number == device.number + 1:
             message = decode(notice, verify=device.seal.verify).message
             assert isinstance(message, NextKey)
@@ -56,19 +56,21 @@ def test_a_certificate_is_renewed_with_other_keys_and_the_old_ones_end(
     site: Site,
 ) -> None:
     device = site.device("pi-1")
-    assert not site.office.renewal_due("pi-1")
+    assert not site.identities.renewal_due("pi-1")
     site.clock.pass_days(61)
-    assert site.office.renewal_due("pi-1")
+    assert site.identities.renewal_due("pi-1")
     before, old = device.public_key, DeviceFolder(site.folder / "pi-1")
-    certificate = site.office.renew("pi-1", device.request())
-    assert heard(site.office, old)  # until the device has taken the new keys into use
+    certificate = site.identities.renew("pi-1", device.request())
+    assert heard(
+        site.identities, old
+    )  # until the device has taken the new keys into use
     assert device.install(certificate)
     assert device.public_key != before
-    assert heard(site.office, device)
-    assert not heard(site.office, old)  # from the first word under the new ones on
-    assert not site.office.renewal_due("pi-1")
+    assert heard(site.identities, device)
+    assert not heard(site.identities, old)  # from the first word under the new ones on
+    assert not site.identities.renewal_due("pi-1")
     assert DeviceFolder(site.folder / "pi-1").public_key == device.public_key
-    assert site.office.refused() == set()
+    assert site.identities.refused() == set()
 
 
 def test_a_renewal_cut_anywhere_goes_on(site: Site) -> None:
@@ -76,24 +78,24 @@ def test_a_renewal_cut_anywhere_goes_on(site: Site) -> None:
     site.clock.pass_days(61)
     device.request()  # killed before it was sent
     again = DeviceFolder(site.folder / "pi-1")
-    first = site.office.renew("pi-1", again.request())  # the answer is lost
-    office = site.reopen()
-    assert heard(office, again)
-    second = office.renew("pi-1", again.request())
+    first = site.identities.renew("pi-1", again.request())  # the answer is lost
+    identities = site.reopen()
+    assert heard(identities, again)
+    second = identities.renew("pi-1", again.request())
     assert first == second
     assert again.install(second)
-    assert heard(office, again)
+    assert heard(identities, again)
     assert heard(site.reopen(), again)
 
 
 def test_a_certificate_that_fits_no_next_key_changes_nothing(site: Site) -> None:
     device, other = site.device("pi-1"), site.device("pi-2")
     site.clock.pass_days(61)
-    first = site.office.renew("pi-1", device.request())
+    first = site.identities.renew("pi-1", device.request())
     assert device.install(first)
     key = device.public_key
     assert not device.install(first)  # sent again
-    theirs = site.office.renew("pi-2", other.request())
+    theirs = site.identities.renew("pi-2", other.request())
     device.request()
     assert not device.install(theirs)
     assert device.public_key == key
@@ -107,41 +109,41 @@ def test_a_device_that_asks_on_and_on_gets_a_certificate_only_when_one_is_due(
     for _ in range(20):  # a new key each time
         (site.folder / "pi-1" / NEXT).unlink(missing_ok=True)
         with pytest.raises(IdentityError, match="is good for 90 more days"):
-            site.office.renew("pi-1", device.request())
+            site.identities.renew("pi-1", device.request())
     site.clock.pass_days(61)
     made = set()
     for _ in range(NEW_KEYS_A_DAY):
         (site.folder / "pi-1" / NEXT).unlink(missing_ok=True)
-        made.add(site.office.renew("pi-1", device.request()))
+        made.add(site.identities.renew("pi-1", device.request()))
     assert len(made) == NEW_KEYS_A_DAY
     (site.folder / "pi-1" / NEXT).unlink(missing_ok=True)
     with pytest.raises(IdentityError, match="4 certificates within a day"):
-        site.office.renew("pi-1", device.request())
-    assert heard(site.office, device)  # under the key that it has in use
+        site.identities.renew("pi-1", device.request())
+    assert heard(site.identities, device)  # under the key that it has in use
     site.clock.pass_days(1)
-    assert device.install(site.office.renew("pi-1", device.request()))
-    assert heard(site.office, device)
-    assert not site.office.renewal_due("pi-1")
+    assert device.install(site.identities.renew("pi-1", device.request()))
+    assert heard(site.identities, device)
+    assert not site.identities.renewal_due("pi-1")
 
 
 def test_a_device_is_reminded_until_the_new_key_is_in_use(site: Site) -> None:
     device = site.device("pi-1")
     site.clock.pass_days(61)
-    certificate = site.office.renew("pi-1", device.request())
-    assert site.office.renewal_due("pi-1")  # it may not have heard the answer
-    assert site.office.renew("pi-1", device.request()) == certificate
+    certificate = site.identities.renew("pi-1", device.request())
+    assert site.identities.renewal_due("pi-1")  # it may not have heard the answer
+    assert site.identities.renew("pi-1", device.request()) == certificate
     assert device.install(certificate)
-    assert heard(site.office, device)
-    assert not site.office.renewal_due("pi-1")
+    assert heard(site.identities, device)
+    assert not site.identities.renewal_due("pi-1")
 
 
 def test_a_stranger_cannot_renew(site: Site) -> None:
     device = site.device("pi-1")
     with pytest.raises(IdentityError, match="pi-9 is not enrolled"):
-        site.office.renew("pi-9", device.request())
-    site.office.revoke("pi-1", "lost")
+        site.identities.renew("pi-9", device.request())
+    site.identities.revoke("pi-1", "lost")
     with pytest.raises(IdentityError, match="pi-1 is not enrolled"):
-        site.office.renew("pi-1", device.request())
+        site.identities.renew("pi-1", device.request())
 
 
 def test_revoked_from_another_process_a_device_is_refused_and_its_serials_listed(
@@ -149,63 +151,63 @@ def test_revoked_from_another_process_a_device_is_refused_and_its_serials_listed
 ) -> None:
     device, other = site.device("pi-1"), site.device("pi-2")
     site.clock.pass_days(61)
-    device.install(site.office.renew("pi-1", device.request()))
-    assert heard(site.office, device)
-    before = site.office.revocations()
+    device.install(site.identities.renew("pi-1", device.request()))
+    assert heard(site.identities, device)
+    before = site.identities.revocations()
     site.reopen().revoke("pi-1", "it was stolen")
-    site.office.refresh()
-    assert not heard(site.office, device)
-    assert heard(site.office, other) is False  # another name, another key
-    assert site.office.refused() == {"pi-1"}
-    assert site.office.people["pi-1"].revoked == "it was stolen"
-    assert site.office.people["pi-1"].last_key == device.public_key
-    assert len(site.office.revocations()) > len(before)
+    site.identities.refresh()
+    assert not heard(site.identities, device)
+    assert heard(site.identities, other) is False  # another name, another key
+    assert site.identities.refused() == {"pi-1"}
+    assert site.identities.people["pi-1"].revoked == "it was stolen"
+    assert site.identities.people["pi-1"].last_key == device.public_key
+    assert len(site.identities.revocations()) > len(before)
 
 
 def test_a_revoked_name_can_be_let_in_again_with_another_key_only(site: Site) -> None:
     old = site.device("pi-1")
-    site.office.revoke("pi-1", "lost")
+    site.identities.revoke("pi-1", "lost")
     new = site.device("pi-1", "pi-1-again")
-    site.office.refresh()
-    assert heard(site.office, new)
-    assert not heard(site.office, old)
-    assert site.office.refused() == set()
+    site.identities.refresh()
+    assert heard(site.identities, new)
+    assert not heard(site.identities, old)
+    assert site.identities.refused() == set()
 
 
 def test_revoking_takes_back_an_unused_token(site: Site) -> None:
     with site.listening() as listener:
-        site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
-        assert "pi-1" in site.office.taken()
-        site.office.revoke("pi-1", "a slip")
-        assert site.office.taken() == set()
+        site.identities.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        assert "pi-1" in site.identities.taken()
+        site.identities.revoke("pi-1", "a slip")
+        assert site.identities.taken() == set()
     with pytest.raises(IdentityError, match="no device pi-7 is enrolled"):
-        site.office.revoke("pi-7", "x")
+        site.identities.revoke("pi-7", "x")
 
 
 def test_devices_follow_the_coordinators_key_also_those_that_slept(site: Site) -> None:
     device, sleeper = site.device("pi-1"), site.device("pi-2")
     for number in (1, 2, 3):
         assert site.reopen().rotate() == number  # by a command in another process
-        assert believed(device, site.office)  # until it is announced
-        site.office.take_up()
-        assert not believed(device, site.office)
-        follow(device, site.office)
-        assert believed(device, site.office)
+        assert believed(device, site.identities)  # until it is announced
+        site.identities.take_up()
+        assert not believed(device, site.identities)
+        follow(device, site.identities)
+        assert believed(device, site.identities)
     for _ in range(3):
-        follow(sleeper, site.office)
-    assert believed(sleeper, site.office)
+        follow(sleeper, site.identities)
+    assert believed(sleeper, site.identities)
     assert believed(DeviceFolder(site.folder / "pi-2"), site.reopen())
     assert not device.adopt(2, bytes(32))  # an old word, sent again
 
 
 def test_a_key_that_was_replaced_is_forgotten(site: Site) -> None:
     device = site.device("pi-1")
-    old = site.office._snapshot.key
-    site.office.rotate()
-    site.office.refresh()
-    follow(device, site.office)
+    old = site.identities._snapshot.key
+    site.identities.rotate()
+    site.identities.refresh()
+    follow(device, site.identities)
     store = (site.folder / "run" / "identity.sqlite").read_bytes()
-    assert key_pem(site.office._snapshot.key) in store
+    assert key_pem(site.identities._snapshot.key) in store
     assert key_pem(old)[40:80] not in store
     packet = encode(DOWN, Wait(1, "x"), sign=signer(lambda: old))
     with pytest.raises(RemoteProtocolError):
@@ -218,20 +220,20 @@ def test_a_run_of_another_name_cannot_take_the_store(site: Site) -> None:
 
 
 def test_the_enrolment_port_is_kept_unless_another_is_set(site: Site) -> None:
-    assert site.office.port(0, lambda: 7001) == 7001
+    assert site.identities.port(0, lambda: 7001) == 7001
     assert site.reopen().port(0, lambda: 7002) == 7001
-    assert site.office.port(7003, lambda: 0) == 7003
-    assert site.office.port(0, lambda: 0) == 7003
+    assert site.identities.port(7003, lambda: 0) == 7003
+    assert site.identities.port(0, lambda: 0) == 7003
 
 
 def test_in_1970_nothing_is_certified(site: Site) -> None:
     with site.listening() as listener:
-        site.office.token("pi-1", "127.0.0.1", listener.port, hours=1)
+        site.identities.token("pi-1", "127.0.0.1", listener.port, hours=1)
     site.clock.now = 100
     with pytest.raises(IdentityError, match="clock was never set"):
-        site.office.token("pi-2", "127.0.0.1", 1, hours=1)
+        site.identities.token("pi-2", "127.0.0.1", 1, hours=1)
     with pytest.raises(IdentityError, match="clock was never set"):
-        site.office.enrol(bytes(16), b"")
+        site.identities.enrol(bytes(16), b"")
 
 
 def test_tokens_for_a_coordinator_that_runs_in_the_clear_are_refused(

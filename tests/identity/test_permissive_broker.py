@@ -43,13 +43,13 @@ def key_of(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b"."))
 
 
-def enrolled(office: IdentityRegistry, name: str, folder: Path) -> DeviceFolder:
+def enrolled(identities: IdentityRegistry, name: str, folder: Path) -> DeviceFolder:
     """A device with its identity on disk, let in by a token."""
     replace_file(folder / "next.pem", key_pem(key_of(name)))
     device = NewDevice(folder)
-    token = read_token(office.token(name, "127.0.0.1", 1, hours=1))
-    _, certificate = office.enrol(token.secret, device.request())
-    number, key = office.signing
+    token = read_token(identities.token(name, "127.0.0.1", 1, hours=1))
+    _, certificate = identities.enrol(token.secret, device.request())
+    number, key = identities.signing
     answer = Enrolled(
         name=name,
         federation="tiny",
@@ -60,7 +60,7 @@ def enrolled(office: IdentityRegistry, name: str, folder: Path) -> DeviceFolder:
         broker_authority=b"",
         task="digits",
     )
-    device.finish(answer, office.authority)
+    device.finish(answer, identities.authority)
     return DeviceFolder(folder)
 
 
@@ -174,14 +174,16 @@ def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallor
     mallory = Mallory(broker)
     task = load_task("digits")
     agents = []
-    office = IdentityRegistry(tmp_path / "run", "tiny")
+    identities = IdentityRegistry(tmp_path / "run", "tiny")
     for name in DEVICES:
         examples = load_partition(data[name])
         me = Identity(name, "tiny", "digits", len(examples), PROFILE)
         journal = Journal(tmp_path / name)
         runner = TaskRunner(task, examples, "masked")
-        badge = enrolled(office, name, tmp_path / f"identity-{name}")
-        agents.append(Agent(me, broker.connect, journal, runner, badge=badge))
+        device_keys = enrolled(identities, name, tmp_path / f"identity-{name}")
+        agents.append(
+            Agent(me, broker.connect, journal, runner, device_keys=device_keys)
+        )
     threads = [
         threading.Thread(target=one.run, kwargs={"until_done": True}) for one in agents
     ]
@@ -189,7 +191,9 @@ def attacked(tmp_path: Path) -> Iterator[tuple[Path, Server, list[Agent], Mallor
         thread.start()
     ledger = open_ledger(tmp_path / "run")
     scored_on = task.eval_data(settings.evaluation)
-    server = Server(settings, task, scored_on, ledger, broker.connect, office=office)
+    server = Server(
+        settings, task, scored_on, ledger, broker.connect, identities=identities
+    )
     try:
         server.run()
         for thread in threads:

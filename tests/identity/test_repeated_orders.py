@@ -59,8 +59,8 @@ class Scene:
     """An enrolled device, a coordinator's messages, all that a broker has kept."""
 
     def __init__(self, site: Site) -> None:
-        self.site, self.office = site, site.office
-        self.badge: DeviceFolder = site.device("pi-1")
+        self.site, self.identities = site, site.identities
+        self.device_keys: DeviceFolder = site.device("pi-1")
         self.broker = MemoryBroker()
         self.said: list[tuple[str, Message]] = []
         self.kept: list[bytes] = []  # every packet to the device, as a broker may
@@ -76,19 +76,19 @@ class Scene:
         self.ends = 0
 
     def restart_coordinator(self, epoch: int) -> None:
-        seal = self.office.seal
-        self.post = Publisher(
+        seal = self.identities.seal
+        self.publisher = Publisher(
             self.link, "home", epoch, seal.sign, lambda: self.now, seal.number
         )
-        self.reception = MessageReceiver(
-            "home", self.office, self.post, lambda: self.now
+        self.receiver = MessageReceiver(
+            "home", self.identities, self.publisher, lambda: self.now
         )
 
     def _keep(self, delivery: ReceivedMessage) -> None:
         self.kept.append(delivery.payload)
 
     def _hear(self, delivery: ReceivedMessage) -> None:
-        heard = self.reception.read(delivery)
+        heard = self.receiver.read(delivery)
         if heard is not None:
             self.said.append((heard[0], heard[1].message))
 
@@ -100,7 +100,7 @@ class Scene:
             self.broker.connect,
             Journal(state),
             NoTrainer(),
-            badge=self.badge,
+            device_keys=self.device_keys,
             place=DeployTarget(self.site.folder / "models", state),
             clock=clock or (lambda: self.now),
         )
@@ -139,7 +139,7 @@ class Scene:
         """The agent has handled everything that was sent to it up to now."""
         self.ends += 1
         before = len([m for _, m in self.said if isinstance(m, TaskAck)])
-        self.post.tell("pi-1", order(f"{100 + self.ends}-end", 100 + self.ends))
+        self.publisher.tell("pi-1", order(f"{100 + self.ends}-end", 100 + self.ends))
         self.hears(TaskAck, before)
 
 
@@ -173,12 +173,12 @@ def scene(site: Site) -> Iterator[Scene]:
 def test_an_order_to_install_that_is_repeated_after_a_restart_is_refused_and_named(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    courier = DeliverySender(
-        DeliveryStore(scene.site.folder), scene.post, lambda: scene.now
+    deliveries = DeliverySender(
+        DeliveryStore(scene.site.folder), scene.publisher, lambda: scene.now
     )
     scene.start()
     for no in (4, 5):
-        scene.post.tell("pi-1", install(no))
+        scene.publisher.tell("pi-1", install(no))
     scene.settle()
     scene.stop()
     (old, new) = scene.packets("install")
@@ -191,7 +191,7 @@ def test_an_order_to_install_that_is_repeated_after_a_restart_is_refused_and_nam
         assert "before delivery 5" in said.why
         assert any("delivery 4" in r.getMessage() for r in caplog.records)
         caplog.clear()
-        courier.told("pi-1", said)
+        deliveries.told("pi-1", said)
     assert any("pi-1: delivery 4" in r.getMessage() for r in caplog.records)
     scene.said.clear()
     scene.link.publish(INBOX, old)  # the same packet again is not answered again
@@ -204,14 +204,14 @@ def test_the_latest_order_still_holds_when_it_is_said_again_after_a_restart(
     scene: Scene,
 ) -> None:
     scene.start()
-    scene.post.tell("pi-1", install(5))
+    scene.publisher.tell("pi-1", install(5))
     scene.settle()
     scene.stop()
     scene.start()
-    scene.post.tell("pi-1", install(5))
+    scene.publisher.tell("pi-1", install(5))
     scene.settle()
     assert scene.agent is not None
-    assert scene.agent._duty.installer.fetching
+    assert scene.agent._session_effects.installer.fetching
 
 
 def test_a_task_that_was_recorded_before_a_restart_is_not_trained_again(
@@ -219,16 +219,18 @@ def test_a_task_that_was_recorded_before_a_restart_is_not_trained_again(
 ) -> None:
     """The device remembers 64 verdicts; a recorded order may be far older."""
     scene.start()
-    scene.post.tell("pi-1", order("1-old", 1))
+    scene.publisher.tell("pi-1", order("1-old", 1))
     scene.hears(TaskAck)
     scene.stop()
     (old,) = scene.packets("task")
     (scene.site.folder / "state" / "journal.msgpack").unlink()  # all verdicts forgotten
-    scene.post.announce(RUNNING)  # from which it learns the epoch that it has forgotten
+    scene.publisher.announce(
+        RUNNING
+    )  # from which it learns the epoch that it has forgotten
     scene.start()
     scene.said.clear()
     scene.link.publish(INBOX, old)
-    scene.post.tell("pi-1", order("2-new", 2))
+    scene.publisher.tell("pi-1", order("2-new", 2))
     assert scene.hears(TaskAck).task_id == "2-new"
 
 
@@ -237,7 +239,9 @@ def test_an_order_without_an_echo_that_was_heard_before_a_restart_is_not_new(
 ) -> None:
     """As a coordinator of 0.1 signs it, or one that has not heard the device yet."""
     scene.start()
-    mute = Publisher(scene.link, "home", 7, scene.office.seal.sign, lambda: scene.now)
+    mute = Publisher(
+        scene.link, "home", 7, scene.identities.seal.sign, lambda: scene.now
+    )
     mute.tell("pi-1", order("1-old", 1))
     scene.hears(TaskAck)
     mute.tell("pi-1", order("2-newer", 2))
@@ -259,11 +263,11 @@ def test_a_message_that_was_held_back_ends_by_itself_whatever_the_boards_date(
     scene.start()
     held = Publisher(
         MemoryBroker().connect(lambda _: None, lambda _: None), "home", 7,
-        scene.office.seal.sign, lambda: scene.now,
+        scene.identities.seal.sign, lambda: scene.now,
     )  # fmt: skip
     packets: list[bytes] = []
     held._transport.publish = lambda _t, p, **_k: packets.append(p)  # type: ignore[method-assign]
-    held._boot, held._heard = scene.post._boot, scene.post._heard
+    held._boot, held._heard = scene.publisher._boot, scene.publisher._heard
     held._seq = 500
     held.tell("pi-1", install(4))
     held.tell("pi-1", order("4-held", 4))
@@ -278,7 +282,7 @@ def test_a_message_that_was_held_back_ends_by_itself_whatever_the_boards_date(
     scene.settle()
     assert [m.task_id for _, m in scene.said if isinstance(m, TaskAck)] == ["101-end"]
     assert scene.agent is not None
-    assert not scene.agent._duty.installer.busy
+    assert not scene.agent._session_effects.installer.busy
 
 
 def test_a_device_that_was_silent_for_long_is_answered_all_the_same(
@@ -287,15 +291,15 @@ def test_a_device_that_was_silent_for_long_is_answered_all_the_same(
     """What holds is counted from when the coordinator signs, not from HELLO."""
     scene.start()
     scene.now += 20 * VALID_S
-    scene.post.tell("pi-1", order("1-a", 1))
+    scene.publisher.tell("pi-1", order("1-a", 1))
     assert scene.hears(TaskAck).task_id == "1-a"
 
 
 def test_an_older_announcement_of_the_same_coordinator_is_not_heard_again(
     scene: Scene,
 ) -> None:
-    scene.post.announce(DONE)
-    scene.post.announce(RUNNING)
+    scene.publisher.announce(DONE)
+    scene.publisher.announce(RUNNING)
     done, running = scene.packets("announce")
     scene.start()
     topic = topics.announcement("home")
@@ -314,17 +318,17 @@ def test_an_older_announcement_of_the_same_coordinator_is_not_heard_again(
 
 def test_a_wait_of_an_earlier_life_does_not_hold_the_device_back(scene: Scene) -> None:
     scene.start()
-    scene.post.tell("pi-1", Wait(3_600_000, "long"))
+    scene.publisher.tell("pi-1", Wait(3_600_000, "long"))
     scene.settle()
     scene.stop()
     (old,) = scene.packets("wait")
     (scene.site.folder / "state" / "journal.msgpack").unlink()
-    scene.post.announce(RUNNING)
+    scene.publisher.announce(RUNNING)
     scene.start()
     scene.link.publish(INBOX, old)
     scene.settle()
     assert scene.agent is not None
-    assert scene.agent._duty.hold.back_at == 0.0
+    assert scene.agent._session_effects.hold.back_at == 0.0
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -333,23 +337,23 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def rotate(scene: Scene) -> None:
     scene.site.reopen().rotate()  # by a command in another process
-    scene.office.refresh()  # as the guard does, before the loop hears of it
-    scene.post.tell("pi-1", Wait(0, "said in between"))
-    scene.reception.rotated()
+    scene.identities.refresh()  # as the guard does, before the loop hears of it
+    scene.publisher.tell("pi-1", Wait(0, "said in between"))
+    scene.receiver.rotated()
 
 
 def test_a_rotation_is_followed_without_a_warning_of_any_signature(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scene.reception.publish_keys()
-    scene.post.announce(RUNNING)
+    scene.receiver.publish_keys()
+    scene.publisher.announce(RUNNING)
     scene.start()
     for _ in range(3):
         rotate(scene)
         scene.settle()
-        scene.post.after_connect()  # the broker was restarted: all of it is said again
+        scene.publisher.after_connect()  # as after a restarted broker
         scene.settle()
-    assert scene.badge.number == 3
+    assert scene.device_keys.number == 3
     assert warned(caplog) == []
     assert scene.agent is not None
     assert scene.agent.dropped == 0
@@ -358,11 +362,11 @@ def test_a_rotation_is_followed_without_a_warning_of_any_signature(
 def test_a_device_that_slept_through_rotations_follows_them_without_a_warning(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scene.post.announce(RUNNING)
+    scene.publisher.announce(RUNNING)
     for _ in range(3):
         rotate(scene)
     scene.start()
-    scene.until(lambda: scene.badge.number == 3)
+    scene.until(lambda: scene.device_keys.number == 3)
     scene.settle()
     assert warned(caplog) == []
 
@@ -371,18 +375,18 @@ def test_a_coordinator_that_was_down_in_a_rotation_is_followed_without_a_warning
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its last word, under the old key, is retained until it is back."""
-    scene.post.announce(RUNNING)
+    scene.publisher.announce(RUNNING)
     scene.start()
     scene.settle()
-    scene.office.rotate()
-    scene.office = scene.site.reopen()
+    scene.identities.rotate()
+    scene.identities = scene.site.reopen()
     scene.restart_coordinator(epoch=8)
-    scene.reception.publish_keys()
+    scene.receiver.publish_keys()
     scene.stop()
     scene.start()  # between the two words of the coordinator's start
-    scene.post.announce(RUNNING)
+    scene.publisher.announce(RUNNING)
     scene.settle()
-    assert scene.badge.number == 1
+    assert scene.device_keys.number == 1
     assert warned(caplog) == []
 
 
@@ -398,5 +402,5 @@ def test_a_word_under_the_pinned_key_that_does_not_hold_is_still_warned_of(
 
 
 def scene_packet(scene: Scene) -> bytes:
-    scene.post.tell("pi-1", Wait(0, "x"))
+    scene.publisher.tell("pi-1", Wait(0, "x"))
     return scene.packets("wait")[-1]

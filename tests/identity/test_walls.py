@@ -20,10 +20,10 @@ from coordinator.broker import watch as broker_watch
 from coordinator.broker.check import check_broker
 from coordinator.broker.config import access_list
 from coordinator.broker.start import open_broker
-from coordinator.identity.broker_access import BrokerAccess, office_for, open_gate
+from coordinator.identity.broker_access import BrokerAccess, identities_for, open_gate
 from coordinator.identity.muted import Muted
 from coordinator.identity.registry import IdentityRegistry
-from coordinator.identity.revocation import RevocationWatcher, walls_of
+from coordinator.identity.revocation import RevocationWatcher, access_control_of
 from coordinator.processes.child_log import keep_small
 from coordinator.server.broker_cleanup import Wiping
 from coordinator.settings import RunSettings
@@ -68,13 +68,13 @@ class Site:
     """A gate with devices `pi-1` and `pi-2` enrolled through its own listener."""
 
     def __init__(
-        self, folder: Path, gate: BrokerAccess, office: IdentityRegistry, port: int
+        self, folder: Path, gate: BrokerAccess, identities: IdentityRegistry, port: int
     ) -> None:
-        self.folder, self.gate, self.office = folder, gate, office
+        self.folder, self.gate, self.identities = folder, gate, identities
         self.clients: list[Client] = []
         self.addresses: dict[str, Address] = {}
         for name in ("pi-1", "pi-2"):
-            text = office.token(name, "127.0.0.1", port, hours=1)
+            text = identities.token(name, "127.0.0.1", port, hours=1)
             own = folder / name
             answer = enroll(read_token(text), own / "identity")
             (own / "device.toml").write_text(
@@ -93,11 +93,11 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     run = settings(tmp_path)
-    office = IdentityRegistry(tmp_path / "run", "home")
-    assert office_for(tmp_path / "run", run) is not None  # it exists, so it counts
-    with open_gate(tmp_path / "run", run, office) as gate:
-        port = office.port(0, lambda: 0)
-        made = Site(tmp_path, gate, office, port)
+    identities = IdentityRegistry(tmp_path / "run", "home")
+    assert identities_for(tmp_path / "run", run) is not None  # it exists, so it counts
+    with open_gate(tmp_path / "run", run, identities) as gate:
+        port = identities.port(0, lambda: 0)
+        made = Site(tmp_path, gate, identities, port)
         yield made
         for client in made.clients:
             client.transport.close()
@@ -208,19 +208,21 @@ def test_who_has_no_certificate_of_the_federation_is_not_let_in(
 
 
 def test_a_revoked_device_is_cut_off_and_not_let_in_again(site: Site) -> None:
-    gate, office = site.gate, site.office
+    gate, identities = site.gate, site.identities
     said: list[str] = []
     device = site.connect(site.addresses["pi-1"], "pi-1")
     other = site.connect(site.addresses["pi-2"], "pi-2")
     with RevocationWatcher(
-        office,
+        identities,
         gate.broker,
-        gate.walls,
-        gate.ghost,
+        gate.access_control,
+        gate.takeover,
         revoked=said.append,
         rotated=lambda: None,
     ):
-        office.revoke("pi-1", "stolen")  # as the command does it, beside this thread
+        identities.revoke(
+            "pi-1", "stolen"
+        )  # as the command does it, beside this thread
         assert device.links.get(timeout=WAIT_S) is False
     assert said == ["pi-1"]
     with pytest.raises(BrokerError):
@@ -256,10 +258,10 @@ def test_a_session_from_before_its_revocation_opens_nothing(site: Site) -> None:
 
     answer, session = connect(None)
     assert answer[:1] == b"\x20"
-    site.office.revoke("pi-1", "stolen")
-    assert site.gate.walls is not None
-    site.office.refresh()
-    site.gate.broker.put_walls(site.gate.walls(()))
+    site.identities.revoke("pi-1", "stolen")
+    assert site.gate.access_control is not None
+    site.identities.refresh()
+    site.gate.broker.put_access_control(site.gate.access_control(()))
     until = time.monotonic() + 10
     while opened(None) and time.monotonic() < until:  # the broker reads its new list
         time.sleep(0.05)
@@ -279,10 +281,12 @@ def test_a_revoked_name_loses_its_rights_on_a_link_that_is_open() -> None:
 
 
 def test_the_embedded_broker_does_not_pretend_to_have_walls(tmp_path: Path) -> None:
-    office = IdentityRegistry(tmp_path, "home")
-    walls = walls_of(office, office.server_pem("127.0.0.1"))
+    identities = IdentityRegistry(tmp_path, "home")
+    access_control = access_control_of(identities, identities.server_pem("127.0.0.1"))
     with pytest.raises(BrokerError, match="has to be mosquitto") as caught:
-        open_broker(None, tmp_path / "broker", kind="embedded", walls=walls)
+        open_broker(
+            None, tmp_path / "broker", kind="embedded", access_control=access_control
+        )
     assert "insecure = true" in caught.value.help
 
 
@@ -354,11 +358,11 @@ def test_what_a_revoked_device_left_at_the_broker_is_wiped(site: Site) -> None:
     stolen.publish(own[2], b"again", qos=1, retain=True).wait_for_publish(WAIT_S)
     stolen.disconnect()
     stolen.loop_stop()
-    site.office.revoke("pi-2", "it was stolen")
-    assert site.gate.walls is not None
-    site.gate.broker.put_walls(site.gate.walls(()))
-    assert site.gate.ghost is not None
-    check_broker(site.gate.ghost("pi-2"))  # as the guard cuts its link, and session
+    site.identities.revoke("pi-2", "it was stolen")
+    assert site.gate.access_control is not None
+    site.gate.broker.put_access_control(site.gate.access_control(()))
+    assert site.gate.takeover is not None
+    check_broker(site.gate.takeover("pi-2"))  # as the guard cuts its link, and session
     now[0] = 6.0
     wiping.tick()
     while own[2] not in wiping._work["pi-2"].cleared:
@@ -378,10 +382,10 @@ def test_who_floods_is_refused_by_the_broker_for_a_while_and_comes_back(
     coordinator = site.connect(site.gate.address, "coordinator")
     coordinator.transport.subscribe("fl/1/home/d/+/st")
     guard = RevocationWatcher(
-        site.office,
+        site.identities,
         site.gate.broker,
-        site.gate.walls,
-        site.gate.ghost,
+        site.gate.access_control,
+        site.gate.takeover,
         revoked=lambda _: None,
         rotated=lambda: None,
         muted=muted,
@@ -402,7 +406,7 @@ def test_who_floods_is_refused_by_the_broker_for_a_while_and_comes_back(
             loud.transport.publish(topics.status("home", "pi-1"), b"well")
             time.sleep(0.1)
         heard(coordinator, b"well")
-    assert site.office.refused() == set()
+    assert site.identities.refused() == set()
 
 
 def test_a_strangers_knocks_do_not_fill_the_disk(
@@ -458,15 +462,15 @@ def test_a_run_in_the_clear_on_a_network_is_refused_with_the_remedy(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(IdentityError) as caught:
-        office_for(tmp_path, settings(tmp_path, **changes))
+        identities_for(tmp_path, settings(tmp_path, **changes))
     assert "enroll" in caught.value.help or "mqtts://" in caught.value.help
 
 
 def test_one_machine_may_be_plain_and_a_network_is_guarded(tmp_path: Path) -> None:
-    assert office_for(tmp_path, settings(tmp_path)) is None
-    assert office_for(tmp_path, settings(tmp_path, insecure=True)) is None
-    assert office_for(tmp_path, settings(tmp_path, address="10.0.0.7")) is not None
-    assert office_for(tmp_path, settings(tmp_path)) is not None  # somebody enrolled
+    assert identities_for(tmp_path, settings(tmp_path)) is None
+    assert identities_for(tmp_path, settings(tmp_path, insecure=True)) is None
+    assert identities_for(tmp_path, settings(tmp_path, address="10.0.0.7")) is not None
+    assert identities_for(tmp_path, settings(tmp_path)) is not None  # somebody enrolled
 
 
 DEVICE = """

@@ -101,13 +101,13 @@ class Device:
     def kill(self) -> None:
         """As kill -9: nothing more is said or kept."""
         self.link.die()
-        self.agent._duty.transport = MemoryBroker().connect(
+        self.agent._session_effects.transport = MemoryBroker().connect(
             lambda _: None, lambda _: None
         )
         self.agent.stop()
         self.thread.join(WAIT_S)
-        self.agent._duty._work.join(WAIT_S)
-        self.agent._duty._journal.close()
+        self.agent._session_effects._work.join(WAIT_S)
+        self.agent._session_effects._journal.close()
 
     def end(self) -> None:
         self.agent.stop()

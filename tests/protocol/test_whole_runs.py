@@ -45,7 +45,10 @@ def takes(order: Any) -> float:
 
 
 def busy(device: Device) -> bool:
-    return device.agent is not None and device.agent._duty.session.order is not None
+    return (
+        device.agent is not None
+        and device.agent._session_effects.session.order is not None
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -237,7 +240,7 @@ def test_a_pause_ends_with_the_life_that_told_of_it(house: Make) -> None:
     here.turn()
     paused = here.devices["pi-0"]
     assert paused.agent is not None
-    paused.agent._duty._say(Wait(8 * 3600 * 1000, "quiet until 06:00"))
+    paused.agent._session_effects._say(Wait(8 * 3600 * 1000, "quiet until 06:00"))
     here.turn()
     paused.kill()
     paused.start()

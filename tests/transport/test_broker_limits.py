@@ -277,11 +277,11 @@ def test_both_doctors_try_the_sizes_that_will_be_sent(
 def test_a_closed_access_list_hides_no_limit(tmp_path: Path) -> None:
     """mosquitto looks at the size first, and so says it also where nothing returns."""
     (tmp_path / "acl").write_text("topic readwrite mine/#\n", encoding="utf-8")
-    walls = ("allow_anonymous true", f"acl_file {tmp_path / 'acl'}")
-    with mosquitto(tmp_path, *walls) as there:
+    access_control = ("allow_anonymous true", f"acl_file {tmp_path / 'acl'}")
+    with mosquitto(tmp_path, *access_control) as there:
         trial = try_broker(there, (4096,), echo_s=0.5)
         assert (trial.echoes, trial.stuck) == (False, ())
-    with mosquitto(tmp_path, *walls, "message_size_limit 1500") as there:
+    with mosquitto(tmp_path, *access_control, "message_size_limit 1500") as there:
         trial = try_broker(there, (4096,), echo_s=0.5)
         assert (trial.echoes, trial.stuck) == (False, (4096,))
 

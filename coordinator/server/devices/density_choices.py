@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Told:
-    """What a density follows from, as a device's HELLO has it."""
+    """Facts of a device's HELLO from which its density follows."""
 
     profile: DeviceProfile
     examples: int

@@ -78,9 +78,9 @@ class MqttRounds:
         self._inbox = EventQueue(clock)
         self._up = False
         self._transport = connect(self._inbox.deliver, self._link)
-        self._post = Publisher(self._transport, federation, EPOCH)
-        self._reception = MessageReceiver(federation, None, self._post, clock)
-        self._handlers = TaskHandlers(self, self._post, clock)
+        self._publisher = Publisher(self._transport, federation, EPOCH)
+        self._receiver = MessageReceiver(federation, None, self._publisher, clock)
+        self._handlers = TaskHandlers(self, self._publisher, clock)
         self._parts: Mapping[str, SimulatedPart] = {}
         self._done: dict[str, TaskResult] = {}
         self._here: dict[str, int] = {}  # devices that have said HELLO: examples
@@ -94,7 +94,7 @@ class MqttRounds:
 
     def shelve(self, content: bytes, round_no: int) -> Manifest:
         """Publishes a base or a structure; its chunks fit the broker's packets."""
-        return self._post.shelve(content, round_no)
+        return self._publisher.shelve(content, round_no)
 
     def carry(
         self, round_no: int, parts: Mapping[str, SimulatedPart]
@@ -106,8 +106,8 @@ class MqttRounds:
                 patience.
         """
         self._parts, self._done, self._round = parts, {}, round_no
-        self._post.wipe(before_round=round_no)
-        self._post.announce(
+        self._publisher.wipe(before_round=round_no)
+        self._publisher.announce(
             Announce("running", self._task, round_no, self._rounds, list(CODECS))
         )
         for device, part in parts.items():
@@ -126,7 +126,7 @@ class MqttRounds:
         """
         statuses = {topics.status(self._federation, name) for name in names}
         self._await(set(statuses), _is_goodbye)
-        self._post.wipe(before_round=self._round + 1)
+        self._publisher.wipe(before_round=self._round + 1)
         for topic in (topics.announcement(self._federation), *statuses):
             self._transport.publish(topic, b"", retain=True)
         self._await(set(statuses), lambda delivery: not delivery.payload)
@@ -162,13 +162,13 @@ class MqttRounds:
             case ReceivedMessage() as delivery:
                 self._hear(delivery)
             case TransportConnected():
-                self._post.after_connect()
+                self._publisher.after_connect()
             case _:  # nothing came
                 pass
 
     def _hear(self, delivery: ReceivedMessage) -> None:
         try:
-            heard = self._reception.read(delivery)
+            heard = self._receiver.read(delivery)
             if heard is not None:
                 self._answer(heard[0], heard[1].message)
         except RemoteProtocolError as error:
@@ -257,7 +257,7 @@ class MqttRounds:
 
     def tell(self, device: str, message: Message) -> None:
         """Sends a message."""
-        self._post.tell(device, message, round_no=self._round)
+        self._publisher.tell(device, message, round_no=self._round)
 
     def _came(self, task_id: str, what: str) -> None:
         """Only what is new is progress: a device repeats what gets lost."""

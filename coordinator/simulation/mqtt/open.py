@@ -96,7 +96,7 @@ def over_mqtt(
         broker = stack.enter_context(open_broker(url, folder / "broker"))
         stack.enter_context(watched(broker))
         log.info("broker (%s): %s, topics fl/1/%s", broker.kind, broker.url, federation)
-        desk_closes = stack.enter_context(ExitStack())  # after the devices have gone
+        handlers_close = stack.enter_context(ExitStack())  # after the devices have gone
         those = stack.enter_context(
             devices(
                 {names[name]: one for name, one in fleet.items()},
@@ -109,7 +109,7 @@ def over_mqtt(
                 tally=tally,
             )
         )
-        desk = MqttRounds(
+        handlers = MqttRounds(
             federation,
             task,
             rounds,
@@ -124,26 +124,26 @@ def over_mqtt(
             those,
             patience_s=patience_s,
         )
-        desk_closes.callback(desk.close, list(names.values()))
-        yield _OnWire(desk, names, tally)
+        handlers_close.callback(handlers.close, list(names.values()))
+        yield _OnWire(handlers, names, tally)
 
 
 class _OnWire:
     """The way, by the names of the fleet."""
 
     def __init__(
-        self, desk: MqttRounds, names: Mapping[str, str], tally: TrafficSum
+        self, handlers: MqttRounds, names: Mapping[str, str], tally: TrafficSum
     ) -> None:
-        self._desk, self._names, self._tally = desk, names, tally
+        self._handlers, self._names, self._tally = handlers, names, tally
 
     def shelve(self, content: bytes, round_no: int) -> Manifest:
-        return self._desk.shelve(content, round_no)
+        return self._handlers.shelve(content, round_no)
 
     def carry(
         self, round_no: int, parts: Mapping[str, SimulatedPart]
     ) -> Mapping[str, TaskResult]:
         on_wire = {self._names[device]: part for device, part in parts.items()}
-        done = self._desk.carry(round_no, on_wire)
+        done = self._handlers.carry(round_no, on_wire)
         return {device: done[self._names[device]] for device in parts}
 
     def cost(self) -> Wire:

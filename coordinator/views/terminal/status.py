@@ -50,8 +50,8 @@ def summary(folder: Path) -> dict[str, Any]:
         ledger.close()
 
 
-def _summary(ledger: Ledger, book: DeliveryStore) -> dict[str, Any]:
-    models, peaks, rounds = _delivered(book), ledger.peaks(), ledger.rounds()
+def _summary(ledger: Ledger, store: DeliveryStore) -> dict[str, Any]:
+    models, peaks, rounds = _delivered(store), ledger.peaks(), ledger.rounds()
     refusals: dict[str, list[Any]] = {}
     for row in ledger.refused():
         refusals.setdefault(row.device, []).append(msgspec.to_builtins(row))
@@ -86,8 +86,8 @@ def delivered(folder: Path) -> dict[str, dict[str, Any]]:
     return _delivered(DeliveryStore(folder))
 
 
-def _delivered(book: DeliveryStore) -> dict[str, dict[str, Any]]:
-    live, deliveries = book.live(), book.latest()
+def _delivered(store: DeliveryStore) -> dict[str, dict[str, Any]]:
+    live, deliveries = store.live(), store.latest()
     return {
         name: {
             "model": _model(live.get(name)),

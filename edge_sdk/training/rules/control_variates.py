@@ -30,7 +30,7 @@ def control_of(start: Values) -> tuple[Variates, Values]:
 
 
 def remembered(memory: bytes, mask: Mask, ours: Variates) -> Variates:
-    """This device's control variates: 0 where it has none that fit this mask."""
+    """Control variates of this device: 0 where it has none that fit this mask."""
     own: dict[str, np.ndarray] = {}
     if memory:
         try:
