@@ -74,7 +74,7 @@ class Model:
         return unit_gains(self.mask[name], mask[name], self.gain)
 
     def sent(self, mask: Mask) -> Values:
-        """Values for a device of a nested mask: those of `on`, and the state sent along.
+        """Values for a device of a nested mask: those of `on`, and state sent along.
 
         Such a quantity's arrays are dense entries ``.quantity.entry``; no entry of a
         model begins with a dot. They are gradients: smaller where weights are larger.

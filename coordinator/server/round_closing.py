@@ -69,11 +69,8 @@ class RoundCloser:
         timing: RoundTiming,
         clock: Callable[[], float],
     ) -> None:
-        self._settings, self._ledger, self._global_model = (
-            settings,
-            ledger,
-            global_model,
-        )
+        self._settings, self._ledger = settings, ledger
+        self._global_model = global_model
         self._fleet, self._publisher, self._timing = fleet, publisher, timing
         self._clock = clock
         self._limit = partial(

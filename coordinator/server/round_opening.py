@@ -1,7 +1,4 @@
-"""Opens rounds: whom to ask, what of whom, and the tasks that go out.
-
-A round is open once its tasks are durable; the first message of it is sent after that.
-"""
+"""Opens rounds: a round's tasks are durable before the first of them is sent."""
 
 from __future__ import annotations
 
@@ -105,11 +102,8 @@ class RoundOpener:
         batch_size: int,
     ) -> None:
         self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
-        self._global_model, self._fleet, self._publisher = (
-            global_model,
-            fleet,
-            publisher,
-        )
+        self._global_model, self._fleet = global_model, fleet
+        self._publisher = publisher
         self._timing, self._epoch, self._batch = timing, epoch, batch_size
         self.no = 0
 

@@ -41,11 +41,8 @@ class RunEnd:
         turn: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._ledger, self._global_model, self._evaluator = (
-            ledger,
-            global_model,
-            evaluator,
-        )
+        self._ledger, self._global_model = ledger, global_model
+        self._evaluator = evaluator
         self._fleet, self._deliveries = fleet, deliveries
         self._turn, self._clock = turn, clock
 

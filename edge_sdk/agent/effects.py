@@ -92,11 +92,8 @@ class SessionEffects:
         on_phase: Callable[[Session], None],
     ) -> None:
         self._me, self._journal, self._runner = me, journal, runner
-        self._limits_enforcer, self._clock, self._on_phase = (
-            limits_enforcer,
-            clock,
-            on_phase,
-        )
+        self._limits_enforcer, self._clock = limits_enforcer, clock
+        self._on_phase = on_phase
         self.session, self.hold = Session(), TrainingPause()
         self._advice = ""  # why the coordinator last told us to wait
         self.finished = False  # the coordinator announced the end

@@ -55,12 +55,8 @@ class OrderReceiver:
         age_s: Callable[[int, int], float | None],
         marks: Marks,
     ) -> None:
-        self._me, self._device_keys, self._transport, self._say = (
-            me,
-            device_keys,
-            transport,
-            say,
-        )
+        self._me, self._device_keys, self._transport = me, device_keys, transport
+        self._say = say
         self._age_s = age_s
         self._recent, self._announced = Recent(), marks.announced
         if marks.heard is not UNSET:

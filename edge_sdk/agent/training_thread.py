@@ -69,11 +69,8 @@ class TrainingThread:
         stepped: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        self._runner, self._examples, self._limits_enforcer = (
-            runner,
-            examples,
-            limits_enforcer,
-        )
+        self._runner, self._examples = runner, examples
+        self._limits_enforcer = limits_enforcer
         self._moved_today, self._put, self._clock = moved_today, put, clock
         self._stepped = stepped
         self._cancel = threading.Event()
