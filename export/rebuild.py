@@ -277,3 +277,12 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
 def frozen(model: nn.Module) -> nn.Module:
     """The same module on the CPU, in evaluation mode, without gradients."""
     return model.cpu().eval().requires_grad_(requires_grad=False)
+
+
+def __getattr__(name: str) -> Any:
+    """Give `from_module` under the name that it had in 0.1.0."""
+    if name == "from_module":
+        from export.modules import from_module  # noqa: PLC0415 - it needs this module
+
+        return from_module
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

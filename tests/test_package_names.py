@@ -74,3 +74,12 @@ def test_each_package_says_what_it_is_for_and_which_names_it_gives() -> None:
             assert "__all__" in {
                 name.id for name in ast.walk(tree) if isinstance(name, ast.Name)
             }, f"{named} lists no names"
+
+
+def test_the_place_that_a_module_s_export_had_in_0_1_0_still_gives_it() -> None:
+    import export.modules
+    import export.rebuild
+
+    assert export.rebuild.from_module is export.modules.from_module
+    with pytest.raises(AttributeError, match="no_such_name"):
+        export.rebuild.no_such_name  # noqa: B018
