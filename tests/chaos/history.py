@@ -25,6 +25,7 @@ from coordinator.settings import RunSettings
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.errors import EdgeError
 from edge_sdk.storage.journal import KEEP_FINISHED, JournalRecord
+from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.codec import unpack
@@ -48,7 +49,8 @@ class History:
         rounds: Rows of the ledger, by number.
         tasks: Rows of the ledger.
         updates: Rows of the ledger.
-        counts: The kept counts that the ledger holds, or None before the warm-up's end.
+        counts: The kept counts (and boxes of units) that the ledger holds, or None
+            before the warm-up's end.
         blobs: Name to content of every blob that ever lay there.
         checkpoints: File name to every distinct content that ever lay there.
         journals: Device to its record.
@@ -245,11 +247,11 @@ class _Chain:
     def __init__(self, history: History) -> None:
         self._history = history
         self._task = load_task(history.settings.task)
-        self.layers = layers_of(self._task.model(), self._task.dense_layers)
+        model = self._task.model()
+        self.layers = with_units(model, layers_of(model, self._task.dense_layers))
         self.algorithm: Algorithm = ALGORITHMS[history.settings.algorithm]
-        counts = {float(d): dict(kept) for d, kept in history.counts.items()}
         seed = mask_seed(history.settings.seed, warm_up=False)
-        self.family = MaskFamily.draw(self.layers, counts, seed)
+        self.family = MaskFamily.planned(self.layers, history.counts, seed)
         self._orders = {
             t: unpack(row["order_bytes"], TaskOrder) for t, row in history.tasks.items()
         }
@@ -304,7 +306,7 @@ class _Chain:
                 mean_findings(found, self.layers),
                 mask_seed(seed, warm_up=False),
             )
-            if {str(d): kept for d, kept in plan.counts.items()} != history.counts:
+            if json.loads(json.dumps(plan.plan())) != history.counts:
                 yield "the masks do not follow from the warm-up's evidence"
         name = model_name(0)
         start = first_model(self.algorithm, self._task, seed, self.family, None)
@@ -335,6 +337,7 @@ def rows_of(db: Any, table: str) -> list[dict[str, Any]]:
 
 
 def counts_of(db: Any) -> Any:
-    """The kept counts in the ledger, or None."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'counts'").fetchone()
-    return None if row is None else json.loads(row[0])
+    """The kept counts and boxes of units in the ledger, or None."""
+    query = "SELECT key, value FROM meta WHERE key IN ('counts', 'boxes')"
+    found = {row[0]: json.loads(row[1]) for row in db.execute(query)}
+    return found if "counts" in found else None
