@@ -1,8 +1,8 @@
 """Run a federation: rounds, aggregation, ledger, broker.
 
-``coordinator.simulate`` is a whole fleet as one call, ``coordinator.Federation`` runs a
-coordinator for real devices, and ``coordinator.flash()`` and
-the others are what it can train by. A name is imported when it is first used.
+``coordinator.simulate`` trains a simulated fleet in one call. A
+``coordinator.Federation`` runs a coordinator for real devices. ``coordinator.flash()``
+and its like return algorithms. A name is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Export of sparse models to verified files: checkpoints, and any pruned module.
 
-`build` exports and checks, `verify` checks again, `load` runs a file, `formats` lists
-what there is. A name is imported when it is first used; torch, onnx and onnxruntime
-only when one of them runs.
+`build` exports and checks, `verify` checks again, `load` opens a file to run it,
+`formats` lists the formats. A name is imported when it is first used; torch, onnx and
+onnxruntime only when one of them runs.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ SHOWN = 800  # characters of a log in an error
 class Federation:
     """A coordinator as a process of its own, with devices that are elsewhere.
 
-    It runs what ``flash-coordinator run FOLDER`` runs, on the same folder: either goes
-    on with what the other began. As a context manager it starts the coordinator and
+    It runs what ``flash-coordinator run FOLDER`` runs, on the same folder: either
+    continues what the other began. As a context manager it starts the coordinator and
     stops it however the block ends; the process also ends with this one.
 
     Example::
@@ -55,7 +55,7 @@ class Federation:
             run = fed.wait()
 
     Args:
-        folder: The run's folder. One that holds a run is gone on with.
+        folder: The run's folder. A run that it holds is continued.
         task: A shipped task, ``package.module:object``, or a `Task` that a module
             holds, which devices can import too. None takes the folder's settings.
         evaluation: The coordinator's examples, of any form that `simulate` takes; or
@@ -165,7 +165,7 @@ class Federation:
         return self._child is not None and self._child.alive()
 
     def start(self, *, timeout_s: float | None = None) -> None:
-        """Starts the coordinator, or goes on with the folder's run.
+        """Starts the coordinator, or continues the folder's run.
 
         Args:
             timeout_s: Seconds to wait until its broker answers; None waits as long as
@@ -173,7 +173,7 @@ class Federation:
 
         Raises:
             StateError: If a coordinator runs in the folder already.
-            RunError: If it ends at once; has its reason.
+            RunError: If it ends at once; gives its reason.
         """
         if self.running:
             return
@@ -231,7 +231,7 @@ class Federation:
             What the run has given so far.
 
         Raises:
-            RunError: If the coordinator ends before, or the time is over.
+            RunError: If the coordinator ends earlier, or `timeout_s` is over.
         """
         wanted = self.settings.rounds if rounds is None else rounds
         if not 0 <= wanted <= self.settings.rounds:
