@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import TaskPhase, quorum_of
@@ -29,8 +29,17 @@ def begin(
     way: Dispatch,
     global_model: GlobalModel,
     memory: SimulationMemory,
+    *,
+    unable: Collection[str] = (),
 ) -> RoundRecord:
     """Plays round 0: `global_model` has the first masks and model afterwards.
+
+    Args:
+        context: Who there is.
+        way: How orders reach those who train.
+        global_model: Of the run; empty.
+        memory: Takes the updates' payloads.
+        unable: Devices that cannot train and are not asked.
 
     Raises:
         RunError: If a worker dies.
@@ -38,7 +47,7 @@ def begin(
     """
     settings, attempts = context.settings, Attempts()
     if context.algorithm.warms_up:
-        attempts = _warm_up(context, way, global_model)
+        attempts = _warm_up(context, way, global_model, unable)
     rows = sorted((r for _, t in attempts for r in t.rows), key=lambda r: r.device)
     found = counted(rows, [], settings.gate, len(rows), lambda _: None)
     if found.rows:
@@ -78,13 +87,17 @@ def begin(
 
 
 def _warm_up(
-    context: SimulationContext, way: Dispatch, global_model: GlobalModel
+    context: SimulationContext,
+    way: Dispatch,
+    global_model: GlobalModel,
+    unable: Collection[str],
 ) -> Attempts:
     """Asks for evidence until enough is here, or nobody is left to ask."""
     base, family = global_model.base_of(0)
     phases: dict[str, TaskPhase] = {}
     attempts = Attempts()
-    while (drafted := _draft(context, len(attempts), phases, family.masks)) is not None:
+    affords = {d: o for d, o in context.fleet.affordable.items() if d not in unable}
+    while drafted := _draft(context, len(attempts), phases, family.masks, affords):
         attempt, draft = drafted
         outcome = context.fleet.play(
             0, draft.densities, draft.goal, attempt=attempt.no, kept=attempt.kept
@@ -108,9 +121,9 @@ def _draft(
     given_up: int,
     phases: Mapping[str, TaskPhase],
     masks: Mapping[float, object],
+    affords: Mapping[str, float],
 ) -> tuple[Attempt, RoundDraft] | None:
     """The next attempt, and who is asked in it; None where nobody can be."""
-    affords = context.fleet.affordable
     attempt = next_attempt(given_up, phases, affords)
     able = {d: own for d, own in affords.items() if d in attempt.able}
     draft = draft_round(

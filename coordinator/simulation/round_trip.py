@@ -21,9 +21,11 @@ from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Manifest, TaskOrder
 from edge_sdk.wire.values import CODECS, agreed
 
-__all__ = ["EPOCH", "RoundTrip", "SimulationContext"]
+__all__ = ["EPOCH", "NOT_ASKED", "RoundTrip", "SimulationContext"]
 
 log = logging.getLogger(__name__)
+
+NOT_ASKED = "%s cannot train and is not asked again: %s"
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,6 @@ def _sent(job: TrainingJob, knows: bool) -> int:  # noqa: FBT001 - of the masks
 
 def _warn(device: str, one: TaskResult) -> None:
     if one.lasting:
-        log.warning("%s cannot train and is not asked again: %s", device, one.why)
+        log.warning(NOT_ASKED, device, one.why)
     else:
         log.warning("rejected the update of %s: %s", device, one.why)

@@ -29,7 +29,7 @@ from coordinator.simulation.record import (
     coverage_figures,
     layer_figures,
 )
-from coordinator.simulation.round_trip import SimulationContext
+from coordinator.simulation.round_trip import NOT_ASKED, SimulationContext
 from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
 from coordinator.simulation.workers.scoring import scores_of
@@ -81,7 +81,10 @@ class Simulation:
             if boards  # it takes a second, and only boards take time
             else None
         )
-        examples = examples_of(task, folders)
+        examples, self._refused = examples_of(task, folders)
+        # Who is refused stays in the fleet, with one example and never asked: so the
+        # others' boards and names on a broker do not depend on it.
+        examples = {device: examples.get(device, 1) for device in folders}
         self.fleet: SimulatedFleet = make_fleet(folders, examples, work, settings)
         self.algorithm = algorithm or load_algorithm(settings.algorithm)
         ours = run_settings(settings)
@@ -124,16 +127,27 @@ class Simulation:
         """
         began, way = time.monotonic(), way or DirectDispatch(pool)
         failed: AlgorithmError | None = None
+        known = self.journal.unable()
+        refused = {d: why for d, why in self._refused.items() if d not in known}
+        for device, why in refused.items():
+            log.warning(NOT_ASKED, device, why)
         if self.model is None:
-            record = begin(self._context, way, self._global_model, self._memory)
+            record = begin(
+                *(self._context, way, self._global_model, self._memory),
+                unable=self._refused,
+            )
         else:
             try:
                 record = self._round(pool, way)
                 self._failures = 0
             except AlgorithmError as error:
                 record = self._failed(failed := error)
-        took = time.monotonic() - began
-        record = msgspec.structs.replace(record, wall_s=took, wire=way.cost())
+        record = msgspec.structs.replace(
+            record,
+            wall_s=time.monotonic() - began,
+            wire=way.cost(),
+            unable={**refused, **record.unable},
+        )
         self.journal.add(record)
         if failed is not None and self._failures >= MAX_FAILURES:
             raise run_failed(record.round, failed) from failed
@@ -170,7 +184,7 @@ class Simulation:
         densities = named_slots(self.algorithm).assign(
             self.fleet.affordable, list(family.masks)
         )
-        unable = self.journal.unable()
+        unable = {**self._refused, **self.journal.unable()}
         out = {d for d in self.fleet.devices if d in unable or d not in densities}
         goal = min(self.settings.cohort, len(self.fleet.devices) - len(out))
         if goal < 1:

@@ -213,10 +213,13 @@ def own_folder(
     )
 
 
-def test_a_device_without_examples_is_named(tmp_path: Path) -> None:
+def test_a_device_without_examples_is_named_and_the_other_goes_on(
+    tmp_path: Path,
+) -> None:
     settings = own_folder(tmp_path / "data", empty=True)
-    with pytest.raises(DataError, match=r"device b cannot train.*no examples"):
-        simulate(tmp_path / "run", settings, worker_count=1)
+    first, *rounds = simulate(tmp_path / "run", settings, worker_count=1)
+    assert "there are no examples" in first.unable["b"]
+    assert [r.accepted for r in rounds] == [["a"], ["a"]]
 
 
 @pytest.mark.parametrize(("classes", "count"), [(1, 20), (10, 1)])

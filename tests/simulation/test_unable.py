@@ -236,3 +236,90 @@ def test_a_run_begun_without_bounds_goes_on_without_them(
     known = load_simulation(run)
     assert known is not None
     assert (known.gate.clip, known.gate.weight, known.gate.influence) == (0, 0, 0)
+
+
+def _not_a_number(_: Path) -> Examples:
+    inputs = some(20).inputs.copy()
+    inputs[7, 3] = np.nan
+    return Examples(inputs, some(20).targets)
+
+
+def _out_of_range(_: Path) -> Examples:
+    return Examples(some(20).inputs, some(20).targets + 9)
+
+
+def _other_shape(_: Path) -> Examples:
+    return Examples(some(20).inputs[:, :9], some(20).targets)
+
+
+def _float_targets(_: Path) -> Examples:
+    return Examples(some(20).inputs, some(20).targets + 0.5)
+
+
+BAD = {
+    "a-nan": (_not_a_number, "hold a NaN"),
+    "b-range": (_out_of_range, "targets are int64 from 9 to"),
+    "c-shape": (_other_shape, r"shape (9,)"),
+    "d-float": (_float_targets, "float64"),
+}
+
+
+def unusable_fleet(folder: Path, sound: int) -> SimulationSettings:
+    """Some sound devices, one of each bad kind, a damaged file and no file."""
+    settings = void_fleet(folder, sound)
+    for name, (make, _) in BAD.items():
+        save_partition(folder / "data" / name, make(folder))
+    (folder / "data/e-damaged").mkdir()
+    (folder / "data/e-damaged/train.npz").write_bytes(b"PK\3\4 cut short")
+    (folder / "data/f-nothing").mkdir()
+    for file in (folder / "data/passed-over").iterdir():
+        file.unlink()
+    (folder / "data/passed-over").rmdir()
+    warm_up = WarmUpSettings(devices=4, epochs=1)
+    return msgspec.structs.replace(settings, warm_up=warm_up, cohort=sound + 4)
+
+
+def test_devices_whose_examples_cannot_be_used_are_refused_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = unusable_fleet(tmp_path, sound=2)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    records = simulate(run, settings, worker_count=1, open_workers=here)
+    said = {**{d: why for d, (_, why) in BAD.items()}, "e-damaged": "is damaged"}
+    said["f-nothing"] = "holds no train.npz"
+    assert sorted(records[0].unable) == sorted(said)
+    for device, why in said.items():
+        assert why in records[0].unable[device]
+        assert f"{device} cannot train and is not asked again" in caplog.text
+    assert records[0].asked <= 2
+    for record in records[1:]:
+        assert (record.asked, record.unable) == (2, {})
+        assert record.accepted == ["sound-0", "sound-1"]
+        assert record.scores
+
+
+def test_a_device_whose_examples_become_unusable_is_refused_in_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = void_fleet(tmp_path, sound=3)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    simulate(run, settings, worker_count=1, open_workers=here)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    save_partition(tmp_path / "data/sound-1", _not_a_number(tmp_path))
+    last = simulate(run, settings, worker_count=1, open_workers=here)[-1]
+    assert (last.round, last.accepted) == (2, ["sound-0", "sound-2"])
+    assert "hold a NaN" in last.unable["sound-1"]
+
+
+def test_a_fleet_without_one_usable_device_ends_at_once_with_the_first_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = unusable_fleet(tmp_path, sound=0)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = r"device a-nan cannot train \(and none of 5 others can\): .*hold a NaN"
+    with pytest.raises(DataError, match=said):
+        simulate(tmp_path / "run", settings, worker_count=1, open_workers=here)
+    assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.datasets.partition import load_partition
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER, prepare_folders
-from edge_sdk.errors import DataError
+from edge_sdk.errors import DataError, TaskError, two_sentences
 from edge_sdk.tasks.task import Task, load_task
 
 __all__ = ["CACHE", "counted", "places_of", "read_as_partitions", "task_of"]
@@ -63,22 +63,32 @@ def read_as_partitions(task: Task) -> Task:
     )
 
 
-def counted(task: Task, folders: Mapping[str, Path]) -> dict[str, int]:
-    """Device to its number of examples.
+def counted(
+    task: Task, folders: Mapping[str, Path]
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Device to its number of examples, and device to why it can use none.
+
+    A device whose examples are missing, damaged, or do not fit model and loss refuses
+    itself in a federation, and the others go on: so they do here.
 
     Raises:
-        DataError: If a device has none, or what it has cannot be read.
+        DataError: If no device has examples that it can use; gives the first's reason.
+        TaskError: Alike, where model or loss do not take them.
     """
-    return {name: _count(task, name, folder) for name, folder in folders.items()}
-
-
-def _count(task: Task, name: str, folder: Path) -> int:
-    try:
-        return len(task.read_train(folder))
-    except DataError as error:
-        raise DataError(
-            f"device {name} cannot train: {error}", remedy=error.help
-        ) from error
+    counts: dict[str, int] = {}
+    refused: dict[str, DataError | TaskError] = {}
+    for name, folder in folders.items():
+        try:
+            counts[name] = len(task.read_train(folder))
+        except (DataError, TaskError) as error:  # noqa: PERF203 - each on its own
+            refused[name] = error
+    if refused and not counts:
+        name, first = next(iter(refused.items()))
+        others = f" (and none of {len(refused) - 1} others can)" * (len(refused) > 1)
+        raise type(first)(
+            f"device {name} cannot train{others}: {first}", remedy=first.help
+        ) from first
+    return counts, {d: two_sentences(e, e.help) for d, e in refused.items()}
 
 
 def _own(folder: Path) -> tuple[dict[str, Path], Path]:
