@@ -16,6 +16,7 @@ from coordinator.commands.options import (
     own_folder,
 )
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
+from coordinator.ledger import no_run
 from coordinator.settings import load_run
 from coordinator.views.page import DEFAULT_ADDRESS
 from coordinator.views.terminal.status import has_run
@@ -122,10 +123,7 @@ def run(folder: Folder, insecure: Insecure = False) -> None:
 def resume(folder: Folder, insecure: Insecure = False) -> None:
     """Continue the run of FOLDER after an interruption."""
     if not has_run(folder):
-        raise StateError(
-            f"{folder} holds no run yet",
-            remedy=f"Start it with: flash-coordinator run {folder}",
-        )
+        raise no_run(folder)
     _serve(folder, insecure=insecure)
 
 

@@ -10,7 +10,14 @@ Rule 4. A group that cannot be committed breaks the ledger: nothing more is prom
 """
 
 from coordinator.ledger.device_rows import DeviceRow, RefusalRow
-from coordinator.ledger.ledger import Ledger, holder, is_held, open_ledger, read_ledger
+from coordinator.ledger.ledger import (
+    Ledger,
+    holder,
+    is_held,
+    no_run,
+    open_ledger,
+    read_ledger,
+)
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "UpdateRow",
     "holder",
     "is_held",
+    "no_run",
     "open_ledger",
     "read_ledger",
     "read_order",

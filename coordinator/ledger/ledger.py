@@ -21,7 +21,7 @@ from edge_sdk.private_files import make_private, private_file
 if os.name == "posix":
     import fcntl
 
-__all__ = ["Ledger", "holder", "is_held", "open_ledger", "read_ledger"]
+__all__ = ["Ledger", "holder", "is_held", "no_run", "open_ledger", "read_ledger"]
 
 
 LEDGER = "ledger.sqlite"
@@ -151,6 +151,20 @@ def holder(folder: Path) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def no_run(folder: Path) -> StateError:
+    """The error of a folder without a federation's run; names a simulation in it."""
+    if (folder / "metrics.jsonl").exists():
+        return StateError(
+            f"{folder} holds a simulation, not the run of a coordinator",
+            remedy=f"Go on with: flash-coordinator simulate {folder}; draw it with: "
+            f"flash-coordinator plot plots {folder}",
+        )
+    return StateError(
+        f"{folder} holds no run yet",
+        remedy=f"Start it with: flash-coordinator run {folder}",
+    )
+
+
 def read_ledger(folder: Path) -> Ledger:
     """The ledger of a run's folder to look at, also while a coordinator runs.
 
@@ -159,10 +173,7 @@ def read_ledger(folder: Path) -> Ledger:
     """
     path = folder / LEDGER
     if not path.exists():
-        raise StateError(
-            f"{folder} holds no run yet",
-            remedy=f"Start it with: flash-coordinator run {folder}",
-        )
+        raise no_run(folder)
     if not path.stat().st_size and not is_held(folder) and not path.stat().st_size:
         raise StateError(
             f"{path} is empty: it was cut off, or never written",

@@ -386,6 +386,9 @@ def test_readers_see_whole_rounds_while_a_coordinator_writes(tmp_path: Path) -> 
 def test_what_is_no_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="holds no run yet"):
         read_ledger(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(StateError, match="holds a simulation, not the run of a"):
+        read_ledger(tmp_path)
     (tmp_path / "ledger.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(StateError, match="is no SQLite database"):
         read_ledger(tmp_path)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.simulation.record import RoundLog, RoundRecord, read_records
+from coordinator.simulation.run import load_simulation
 from edge_sdk.errors import StateError
 
 
@@ -51,3 +52,32 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         file.write(b'{"round": "one"}\n')
     with pytest.raises(StateError, match=r"metrics\.jsonl, line 2"):
         read_records(tmp_path)
+
+
+def test_a_folder_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    """Files as the release wrote them, before gates, norms and partitions."""
+    (tmp_path / "settings.json").write_text(
+        '{"task":"digits","densities":[0.1],"data":"digits","folder":"","devices":20,'
+        '"alpha":1.0,"rounds":3,"algorithm":"flash","cohort":5,"seed":1,'
+        '"evaluate_every":1,"engine":"sparse","round_budget_s":12.0,"jitter":0.0,'
+        '"dropout":0.0,"fleet":[],"training":{"epochs":1,"max_steps":0,"batch_size":8,'
+        '"rate":0.2,"rate_end":0.02,"momentum":0.0,"weight_decay":0.0,"horizon":0,'
+        '"lag":0,"power":1.0,"clip":0.0},"warm_up":{"devices":3,"epochs":3,'
+        '"max_steps":0},"codec":{"up":"fp32","down":"fp32","zstd":false}}'
+    )
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"round":0,"accepted":["device-00000"],"asked":3,"rate":0.2,"bytes_up":1170,'
+        '"bytes_down":28254,"total_up":1170,"total_down":28254,"clock_s":0.0,'
+        '"wall_s":1.5,"loss":2.1974,"layers":{"0.1":{"conv2.weight":0.106771}},'
+        '"seconds":{"device-00000":0.0}}\n'
+    )
+    found = load_simulation(tmp_path)
+    assert found is not None
+    assert (found.algorithm, found.training.rate, found.warm_up.devices) == (
+        "flash",
+        0.2,
+        3,
+    )
+    assert (found.gate.clip, found.partitions) == (0.0, False)
+    (first,) = RoundLog(tmp_path).records
+    assert (first.accepted, first.norms, first.unable) == (["device-00000"], {}, {})
