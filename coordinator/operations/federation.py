@@ -60,7 +60,8 @@ class Federation:
             holds, which devices can import too. None takes the folder's settings.
         evaluation: The coordinator's examples, of any form that `simulate` takes; or
             the folder that the task reads them from (``eval.npz``).
-        algorithm: Its name, or ``package.module:object``.
+        algorithm: An `Algorithm` that a module holds, its name, or
+            ``package.module:object``.
         rounds: Rounds after the warm-up.
         densities: The densities a device may get, each in (0, 1].
         wait_for: Devices to wait for before the first round.
@@ -173,7 +174,7 @@ class Federation:
 
         Raises:
             StateError: If a coordinator runs in the folder already.
-            RunError: If it ends at once; gives its reason.
+            RunError: If it ends before that; gives its reason.
         """
         if self.running:
             return
@@ -220,7 +221,7 @@ class Federation:
         timeout_s: float | None = None,
         progress: Callable[[RoundView], object] | None = None,
     ) -> FederationRun:
-        """Waits for rounds, and says when each is done.
+        """Waits until rounds are done, and reports each that is.
 
         Args:
             rounds: How many have to be done, the warm-up aside; None for all.
