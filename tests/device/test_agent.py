@@ -651,7 +651,7 @@ def kept(
     made: list[Device] = []
 
     def start(caps: Caps) -> Device:
-        monkeypatch.setattr(Device, "warden", weather.limits_enforcer(caps))
+        monkeypatch.setattr(Device, "limits_enforcer", weather.limits_enforcer(caps))
         made.append(Device(broker, "pi-1", tmp_path / "pi-1", offer))
         return made[-1]
 
