@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from coordinator.views.run_view import RunView
 from coordinator.views.source import RunSource
-from coordinator.views.track.points import Point, points
+from coordinator.views.track.points import Point, is_scored, points
 from edge_sdk.errors import DependencyError
 
 __all__ = ["Place", "Sink", "track"]
@@ -19,6 +19,7 @@ __all__ = ["Place", "Sink", "track"]
 log = logging.getLogger(__name__)
 Place: TypeAlias = Literal["tensorboard", "mlflow"]
 LOOK_S = 0.5  # between two looks at the ledger
+SCORE_LOOKS = 240  # at a run that is done, for the scores of its last model
 
 
 class Sink(Protocol):
@@ -65,20 +66,23 @@ def track(
     opener = _opener(place)
     source = RunSource(folder)
     sink: Sink | None = None
-    last, written, version = -1, 0, object()
+    last, written, version, looks = -1, 0, object(), 0
     while True:
-        view = source.run()
-        if (found := source.version()) != version:
+        found, view = source.version(), source.run()
+        looks += view.is_done  # its last model is scored after its last round
+        waits = follow and not is_scored(view) and looks <= SCORE_LOOKS
+        is_over = view.is_done and not waits
+        if found != version or is_over:
             version = found
             if sink is None and points(view):  # a run has a name once it has a round
                 sink = opener(folder, where, view, source.shown_settings())
                 last = sink.last
-            for no, new in _by_round(points(view, last)):
+            for no, new in _by_round(points(view, last, is_over=is_over)):
                 if sink is not None:
                     sink.write(no, new)
                     last, written = no, written + 1
                     log.info("round %d: %d figures", no, len(new))
-        if view.is_done or not follow or stop.wait(LOOK_S):
+        if is_over or not follow or stop.wait(LOOK_S):
             if sink is not None:
                 sink.close(is_over=view.is_done)
             return written

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from coordinator.views.round_view import RoundView
 from coordinator.views.run_view import RunView
 
-__all__ = ["Point", "points"]
+__all__ = ["Point", "is_scored", "points"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,15 @@ class Point:
     value: float  # the figure
 
 
-def points(view: RunView, after: int = -1) -> list[Point]:
+def is_scored(view: RunView) -> bool:
+    """Whether the last round's model is scored at every density."""
+    last = view.rounds[-1] if view.rounds else None
+    return last is not None and len(last.scores or {}) >= len(view.run.densities)
+
+
+def points(
+    view: RunView, after: int = -1, *, is_over: bool | None = None
+) -> list[Point]:
     """The figures of all rounds that will not change any more.
 
     A round that is done waits for its score, unless a later one has been scored: an
@@ -31,8 +39,10 @@ def points(view: RunView, after: int = -1) -> list[Point]:
     Args:
         view: The run.
         after: Rounds up to this one are left out.
+        is_over: Whether no more scores come; None if that follows from the run's state.
     """
-    settled = _settled(view.rounds, is_over=view.is_done)
+    is_over = view.is_done if is_over is None else is_over
+    settled = _settled(view, is_over=is_over)
     up = down = 0
     found: list[Point] = []
     for row in view.rounds:
@@ -47,13 +57,13 @@ def points(view: RunView, after: int = -1) -> list[Point]:
     return found
 
 
-def _settled(rounds: Sequence[RoundView], *, is_over: bool) -> int:
+def _settled(view: RunView, *, is_over: bool) -> int:
     """The last round whose figures are all there."""
-    settled = -1
-    for row in rounds:
+    settled, densities = -1, len(view.run.densities)
+    for row in view.rounds:
         if row.closed is None:
             break
-        waits = row.is_done and row.no > 0 and not row.scores
+        waits = row.is_done and row.no > 0 and len(row.scores or {}) < densities
         if is_over or not waits:
             settled = row.no
     return settled

@@ -124,6 +124,27 @@ def test_following_goes_on_until_the_run_is_done(past) -> None:
     assert found[-1] == (3, pytest.approx(0.8))
 
 
+def test_following_waits_for_the_scores_of_the_last_model(past, monkeypatch) -> None:
+    """A run is done before its last model is scored, one density after the other."""
+    monkeypatch.setattr("coordinator.views.track.follow.LOOK_S", 0.05)
+    past.ledger.freeze(3)
+    past.ledger.finish(3, model="round-3")
+    count: list[int] = []
+    following = threading.Thread(
+        target=lambda: count.append(track(past.folder, "tensorboard", follow=True))
+    )
+    following.start()
+    for density in (0.05, 0.2):
+        time.sleep(0.3)
+        assert following.is_alive()
+        past.ledger.record_score(3, density, {"accuracy": 0.75 + density})
+    following.join(60)
+    assert count == [3]
+    for density in (0.05, 0.2):
+        found = _scalars(past.folder / "tensorboard")[f"accuracy/density_{density}"]
+        assert found[-1] == (3, pytest.approx(0.75 + density))
+
+
 def test_mlflow_reads_one_run_that_a_second_call_goes_on_with(
     past, tmp_path, monkeypatch
 ) -> None:
@@ -211,7 +232,9 @@ def test_a_round_waits_for_its_score_unless_a_later_one_has_it(past) -> None:
             no,
             RoundPhase(phase),
             closed=None if phase == "run" else at,
-            scores=None if score is None else {"0.1": {"accuracy": score}},
+            scores=None
+            if score is None
+            else {density: {"accuracy": score} for density in ("0.05", "0.2")},
         )
 
     def rounds(*rows: RoundView, state: str = "between rounds") -> list[int]:
