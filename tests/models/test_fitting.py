@@ -176,7 +176,7 @@ TURNED_AWAY: dict[str, tuple[Callable[[], Task], str]] = {
         lambda: of(X, Y, model=lambda: nn.Linear(6)),  # type: ignore[call-arg]
         "making the model raised TypeError",
     ),
-    "no output": (lambda: of(X, Y, model=Nothing), "model puts out a NoneType"),
+    "no output": (lambda: of(X, Y, model=Nothing), "model returns a NoneType"),
     "prepare of two": (
         lambda: of(X, Y, prepare=lambda x: (x, x)),
         "prepare gives a tuple, not a tensor",

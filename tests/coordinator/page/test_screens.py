@@ -182,7 +182,7 @@ def test_a_long_list_is_paged_found_and_stays_where_it_was(served, tab) -> None:
     assert tab.input_value("input[type=search]") == "bay-199"
     assert tab.evaluate("document.activeElement.type") == "search"
     tab.fill("input[type=search]", "nowhere")
-    tab.wait_for_selector("#view :text('None of them matches')")
+    tab.wait_for_selector("#view :text('No match')")
 
 
 def test_everything_of_a_phone_can_be_reached_and_read(served, tab) -> None:
