@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
@@ -69,12 +70,20 @@ def _end(
 
 
 def on_stop(stop: Callable[[], None]) -> None:
-    """Calls `stop` at the first SIGINT or SIGTERM; a second SIGINT interrupts."""
+    """Calls `stop` at the first SIGINT or SIGTERM; a second SIGINT interrupts.
+
+    It is called in a thread of its own. The handler runs in the main thread wherever
+    that is: inside `Event.wait` or `Queue.get` it holds a lock that `Event.set` and
+    `Queue.put` want, and the process would never end.
+    """
+
+    def end(number: int) -> None:
+        log.info("stopping (signal %d)", number)
+        stop()
 
     def handler(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        log.info("stopping (signal %d)", number)
-        stop()
+        _thread.start_new_thread(end, (number,))  # takes no lock of this process
 
     signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, handler)

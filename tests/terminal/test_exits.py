@@ -272,3 +272,19 @@ def test_verbose_shows_where_an_error_came_from_and_keeps_its_code(
     )
     assert "Traceback" in done.stderr
     assert done.returncode == Exit.STATE
+
+
+def test_a_signal_ends_a_process_that_holds_the_lock_of_what_it_waits_for() -> None:
+    """The handler interrupts the main thread anywhere, also inside `Event.wait`."""
+    script = (
+        "import os, signal, threading\n"
+        "from edge_sdk.terminal.error_exit import on_stop\n"
+        "over = threading.Event()\n"
+        "on_stop(over.set)\n"
+        "with over._cond:\n"  # as wait() does
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    for _ in range(1000): pass\n"
+        "over.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
+    assert done.returncode == 0
