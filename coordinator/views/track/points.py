@@ -23,7 +23,7 @@ class Point:
 
 
 def is_scored(view: RunView) -> bool:
-    """Whether the last round's model is scored at every density."""
+    """Return whether the last round's model is scored at every density."""
     last = view.rounds[-1] if view.rounds else None
     return last is not None and len(last.scores or {}) >= len(view.run.densities)
 
