@@ -249,10 +249,10 @@ class Federation:
             except StateError:  # the ledger is not there yet
                 return False
             done = [r for r in view.rounds if r.is_done]
-            last, count = done[-1:], len(self.settings.densities)
+            last = done[-1:]
             for one in (r for r in done if r.no not in told):
                 # A model is scored density by density, while the next round runs.
-                if not one.no or len(one.scores or {}) == count or one not in last:
+                if not one.no or view.is_scored(one) or one not in last:
                     told.add(one.no)
                     show(one)
             scored = max(told, default=-1) >= wanted or not self.running

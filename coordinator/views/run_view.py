@@ -70,6 +70,10 @@ class RunView(View):
         """The last round whose model was evaluated."""
         return next((r for r in reversed(self.rounds) if r.scores), None)
 
+    def is_scored(self, row: RoundView) -> bool:
+        """Return whether a round's model is scored at every density."""
+        return len(row.scores or {}) >= len(self.run.densities)
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
         return View.as_json(self) | {"devices": [device_json(d) for d in self.devices]}

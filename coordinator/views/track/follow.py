@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from coordinator.views.run_view import RunView
 from coordinator.views.source import RunSource
-from coordinator.views.track.points import Point, is_scored, points
+from coordinator.views.track.points import Point, points
 from edge_sdk.errors import DependencyError
 
 __all__ = ["Place", "Sink", "track"]
@@ -70,7 +70,8 @@ def track(
     while True:
         found, view = source.version(), source.run()
         looks += view.is_done  # its last model is scored after its last round
-        waits = follow and not is_scored(view) and looks <= SCORE_LOOKS
+        scored = bool(view.rounds) and view.is_scored(view.rounds[-1])
+        waits = follow and not scored and looks <= SCORE_LOOKS
         is_over = view.is_done and not waits
         if found != version or is_over:
             version = found

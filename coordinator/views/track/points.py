@@ -9,7 +9,7 @@ from datetime import datetime
 from coordinator.views.round_view import RoundView
 from coordinator.views.run_view import RunView
 
-__all__ = ["Point", "is_scored", "points"]
+__all__ = ["Point", "points"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,6 @@ class Point:
     at: float  # when the round closed, seconds since 1970 (UTC)
     name: str  # what it is, ``group/name``; densities and units are in the name
     value: float  # the figure
-
-
-def is_scored(view: RunView) -> bool:
-    """Return whether the last round's model is scored at every density."""
-    last = view.rounds[-1] if view.rounds else None
-    return last is not None and len(last.scores or {}) >= len(view.run.densities)
 
 
 def points(
@@ -59,11 +53,11 @@ def points(
 
 def _settled(view: RunView, *, is_over: bool) -> int:
     """The last round whose figures are all there."""
-    settled, densities = -1, len(view.run.densities)
+    settled = -1
     for row in view.rounds:
         if row.closed is None:
             break
-        waits = row.is_done and row.no > 0 and len(row.scores or {}) < densities
+        waits = row.is_done and row.no > 0 and not view.is_scored(row)
         if is_over or not waits:
             settled = row.no
     return settled
