@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +10,9 @@ import numpy as np
 
 from coordinator.ledger import read_ledger
 from coordinator.settings import RunSettings
-from coordinator.views.history import History, mean_loss
+from coordinator.views.history import History, drawn, make_history, mean_loss
 from coordinator.views.ledger_view import read_run
 from coordinator.views.round_view import RoundView
-from edge_sdk.errors import DependencyError
 from edge_sdk.tasks.task import load_task
 
 if TYPE_CHECKING:
@@ -41,20 +38,13 @@ class FederationRun:
     def history(self) -> History:
         """The rounds that gave a model; the columns of a simulation's."""
         rounds, losses = self._rounds()
-        found = History(
-            round=np.array([r.no for r in rounds], np.int64),
-            loss=np.array([math.nan if x is None else x for x in losses], np.float64),
-            bytes_up=np.cumsum([r.up_bytes for r in rounds], dtype=np.int64),
-            bytes_down=np.cumsum([r.down_bytes for r in rounds], dtype=np.int64),
+        return make_history(
+            [r.no for r in rounds],
+            losses,
+            np.cumsum([r.up_bytes for r in rounds], dtype=np.int64).tolist(),
+            np.cumsum([r.down_bytes for r in rounds], dtype=np.int64).tolist(),
+            [r.scores or {} for r in rounds],
         )
-        scores = [r.scores or {} for r in rounds]
-        scored = [(d, m) for by in scores for d, one in by.items() for m in one]
-        for density, metric in dict.fromkeys(scored):
-            values = [(by.get(density) or {}).get(metric) for by in scores]
-            found[f"{metric}@{density}"] = np.array(
-                [math.nan if v is None else v for v in values], np.float64
-            )
-        return found
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draws the metric of every density against the bytes of all devices so far.
@@ -65,25 +55,14 @@ class FederationRun:
         Raises:
             DependencyError: If matplotlib is not installed.
         """
-        if importlib.util.find_spec("matplotlib") is None:
-            raise DependencyError(
-                "matplotlib is not installed",
-                remedy="Run `pip install 'flash-edge[plots]'`.",
-            )
-        if axes is None:
-            from matplotlib import pyplot  # noqa: PLC0415 - an extra
-
-            _, axes = pyplot.subplots(layout="constrained")
         history = self.history
         moved = (history["bytes_up"] + history["bytes_down"]) / 1e6
         shown = [c for c in history if "@" in c and not c.startswith("loss@")]
-        for column in shown or [c for c in history if "@" in c]:
-            axes.plot(moved, history[column], label=column.replace("@", ", d = "))
-        axes.set_xlabel("MB up and down, all devices, warm-up included")
-        axes.grid(visible=True, alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
-        return axes
+        with drawn(axes) as found:
+            for column in shown or [c for c in history if "@" in c]:
+                found.plot(moved, history[column], label=column.replace("@", ", d = "))
+            found.set_xlabel("MB up and down, all devices, warm-up included")
+        return found
 
     def model(self, density: float) -> nn.Module:
         """The last round's model at one density, in evaluation mode.

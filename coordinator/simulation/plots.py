@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.simulation.record import RoundRecord, read_records
+from coordinator.views.history import need_matplotlib
 from coordinator.views.scores import metric_of
-from edge_sdk.errors import DependencyError, StateError
+from edge_sdk.errors import StateError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_metric_by_bytes", "draw_plots", "need_matplotlib"]
+__all__ = ["draw_metric_by_bytes", "draw_plots"]
 
 Runs = Mapping[str, Sequence[RoundRecord]]
 
@@ -40,19 +40,6 @@ def draw_plots(out: Path, folders: Sequence[Path]) -> list[Path]:
             )
     out.mkdir(parents=True, exist_ok=True)
     return [_draw(out / f"{name}.png", plot, runs) for name, plot in PLOTS.items()]
-
-
-def need_matplotlib() -> None:
-    """Refuses to draw without it.
-
-    Raises:
-        DependencyError: If matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DependencyError(
-            "matplotlib is not installed",
-            remedy="Run `pip install 'flash-edge[plots]'`.",
-        )
 
 
 def _draw(path: Path, plot: Callable[[Axes, Runs], None], runs: Runs) -> Path:

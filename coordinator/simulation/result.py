@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from coordinator.server.evaluation import trained_model
 from coordinator.simulation.checkpoints import SimulationMemory
-from coordinator.simulation.plots import draw_metric_by_bytes, need_matplotlib
+from coordinator.simulation.plots import draw_metric_by_bytes
 from coordinator.simulation.record import RoundRecord
 from coordinator.simulation.settings import SimulationSettings
-from coordinator.views.history import History
+from coordinator.views.history import History, drawn, make_history
 from edge_sdk.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -26,19 +23,13 @@ __all__ = ["History", "Run", "history_of"]
 
 def history_of(records: list[RoundRecord]) -> History:
     """A run's rounds as columns."""
-    found = History(
-        round=np.array([r.round for r in records], np.int64),
-        loss=np.array([math.nan if r.loss is None else r.loss for r in records]),
-        bytes_up=np.array([r.total_up for r in records], np.int64),
-        bytes_down=np.array([r.total_down for r in records], np.int64),
+    return make_history(
+        [r.round for r in records],
+        [r.loss for r in records],
+        [r.total_up for r in records],
+        [r.total_down for r in records],
+        [r.scores for r in records],
     )
-    measured = [(d, m) for r in records for d, s in r.scores.items() for m in s]
-    for density, metric in dict.fromkeys(measured):
-        found[f"{metric}@{density}"] = np.array(
-            [r.scores.get(density, {}).get(metric, math.nan) for r in records],
-            np.float64,
-        )
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +64,9 @@ class Run:
         Raises:
             DependencyError: If matplotlib is not installed.
         """
-        need_matplotlib()
-        if axes is None:
-            from matplotlib import pyplot  # noqa: PLC0415 - an extra
-
-            _, axes = pyplot.subplots(layout="constrained")
-        draw_metric_by_bytes(axes, {self.settings.algorithm: self.records})
-        axes.grid(visible=True, alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
-        return axes
+        with drawn(axes) as found:
+            draw_metric_by_bytes(found, {self.settings.algorithm: self.records})
+        return found
 
     def model(self, density: float) -> nn.Module:
         """The trained model at one density, in evaluation mode.
