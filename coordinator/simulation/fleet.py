@@ -36,7 +36,13 @@ from device_profiles.cost import cost_of
 from device_profiles.schema import DeviceProfile
 from edge_sdk.errors import RunError, SettingsError
 
-__all__ = ["RoundParticipants", "SimulatedDevice", "SimulatedFleet", "make_fleet"]
+__all__ = [
+    "RoundParticipants",
+    "SimulatedDevice",
+    "SimulatedFleet",
+    "deal",
+    "make_fleet",
+]
 
 SLACK = 3.0  # the deadline, in times of the slowest device's expected seconds
 
@@ -163,6 +169,19 @@ class SimulatedFleet:
         return RoundParticipants(asked, tuple(sorted(accepted)), took, clock, note)
 
 
+def deal(shares: Sequence[float], devices: int, seed: int) -> list[list[int]]:
+    """Devices of each group of a fleet, by their places in the order of their names.
+
+    Args:
+        shares: Of each group; all sum to 1.
+        devices: How many there are.
+        seed: The run's.
+    """
+    order = np.random.default_rng([seed, 0xF1EE]).permutation(devices)
+    ends = np.rint(np.cumsum(shares) * devices).astype(int)
+    return [part.tolist() for part in np.split(order, ends)[: len(shares)]]
+
+
 def make_fleet(
     folders: Mapping[str, Path],
     examples: Mapping[str, int],
@@ -189,18 +208,15 @@ def make_fleet(
             "devices",
             remedy="Lower cohort, or simulate more devices.",
         )
-    order = np.random.default_rng([settings.seed, 0xF1EE]).permutation(len(names))
     groups = settings.fleet or [FleetGroup(share=1.0)]
-    ends = np.rint(np.cumsum([g.share for g in groups]) * len(names)).astype(int)
+    dealt = deal([group.share for group in groups], len(names), settings.seed)
     devices: dict[str, SimulatedDevice] = {}
-    start = 0
-    for group, end in zip(groups, ends, strict=True):
-        for i in order[start:end]:
+    for group, members in zip(groups, dealt, strict=True):
+        for i in members:
             name, work = names[i], None
             if workload is not None:
                 work = replace(workload, examples=examples[name])
             devices[name] = _one(group, folders[name], examples[name], work, settings)
-        start = end
     return SimulatedFleet(devices, settings.jitter, settings.dropout, settings.seed)
 
 

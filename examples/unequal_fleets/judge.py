@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from data import SETS, Federated
 from methods import FLEET, GRID, METHODS, Method, Rate
 from table import tables
 
 import coordinator
+from coordinator.simulation.fleet import deal
 from edge_sdk.training.scoring import measure_of, score
 
 TUNING_SEEDS = (101, 102)  # no seed that is judged
@@ -134,14 +134,13 @@ def _dealt(method: Method, devices: int, seed: int) -> list[float]:
     """Each device's density, as a simulation deals its groups out."""
     if not method.fleet:
         return list(method.densities) * devices
-    order = np.random.default_rng([seed, 0xF1EE]).permutation(devices)
-    ends = np.rint(np.cumsum([share for share, _ in FLEET]) * devices).astype(int)
-    dealt, start = [0.0] * devices, 0
-    for (_, density), end in zip(FLEET, ends, strict=True):
-        for index in order[start:end]:
-            dealt[index] = density
-        start = end
-    return dealt
+    groups = deal([share for share, _ in FLEET], devices, seed)
+    dealt = {
+        index: density
+        for (_, density), members in zip(FLEET, groups, strict=True)
+        for index in members
+    }
+    return [dealt[index] for index in range(devices)]
 
 
 def best_rate(folder: Path, data: str, method: str, rounds: int) -> Rate | None:
