@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from scipy import stats
 
 from coordinator.simulation.record import RoundRecord, read_records
 from coordinator.simulation.run import simulate
 from coordinator.simulation.settings import SimulationSettings
 from edge_sdk.errors import DataError, SettingsError, two_sentences
 from edge_sdk.tasks.task import load_task
+from examples.reproduce.pairs import BySeed, interval, paired
 from examples.reproduce.tables import Cell, Kind, cells_of
 
 __all__ = ["difference_text", "markdown", "reproduce"]
@@ -22,7 +22,6 @@ __all__ = ["difference_text", "markdown", "reproduce"]
 log = logging.getLogger(__name__)
 
 Run = Sequence[RoundRecord]
-BySeed = Mapping[int, float]
 Row = dict[str, str]  # column to what stands there
 
 
@@ -128,15 +127,11 @@ def difference_text(one: BySeed, other: BySeed) -> str:
         Points, Student's t over the paired differences; the mean alone at one seed, and
         nothing where no seed has both.
     """
-    points = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
-    if not points:
-        return ""
-    mean = statistics.mean(points)
-    if len(points) == 1:
-        return f"{mean:+.2f}"
-    spread = statistics.stdev(points) / len(points) ** 0.5
-    half = float(stats.t.ppf(0.975, len(points) - 1)) * spread
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    points = paired(one, other)
+    if len(points) < 2:
+        return "".join(f"{point:+.2f}" for point in points)
+    mean, low, high = interval(points)
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _to(seeds: int) -> range:

@@ -1,25 +1,23 @@
-"""Does density pay in an unequal fleet? `python judge.py tune|test|table FOLDER`."""
+"""The runs of the comparison: which there are, and what one gives."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
 import statistics
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from data import SETS, Federated
-from methods import FLEET, GRID, METHODS, Method, Rate
-from table import tables
 
 import coordinator
 from coordinator.simulation.fleet import deal
 from edge_sdk.training.scoring import measure_of, score
+from examples.unequal_fleets.data import SETS, Federated
+from examples.unequal_fleets.methods import FLEET, GRID, METHODS, Method, Rate
+
+__all__ = ["TUNING_SEEDS", "Job", "jobs_of", "run"]
 
 TUNING_SEEDS = (101, 102)  # no seed that is judged
 
@@ -183,36 +181,3 @@ def jobs_of(
                 else:
                     wanted.append(Job(data, method, rate, seed, part, rounds))
     return [job for job in wanted if not job.place(folder).exists()]
-
-
-def main() -> None:
-    """Runs what is missing; the same command goes on where it was stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["tune", "test", "table"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--files", type=Path, help="folder of the data sets' files")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, help="another horizon than a set's own")
-    parser.add_argument("--jobs", type=int, default=2)
-    given = parser.parse_args()
-    files = given.files or Path("~/.cache/flash-edge").expanduser()
-    if given.part == "table":
-        print(tables(given.folder, given.sets, given.methods))
-        return
-    chosen = given.sets, given.methods, given.seeds, given.rounds
-    todo = jobs_of(given.folder, given.part, *chosen)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
-        running = {pool.submit(run, job, files): job for job in todo}
-        for number, future in enumerate(as_completed(running), 1):
-            place = running[future].place(given.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            found = future.result()
-            place.write_text(json.dumps(found, indent=1))
-            print(f"{number}/{len(todo)} {place.stem}: {found['accuracy']}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from statistics_of_pairs import difference, holm, p_above
+from examples.reproduce.pairs import holm, interval, p_above, paired
 
 __all__ = ["tables"]
 
@@ -93,11 +93,11 @@ def _paired(found: Found) -> list[str]:
             theirs = {s: r["devices"] for s, r in runs.items()}
             if density in next(iter(runs.values()))["accuracy"]:
                 theirs = _accuracies(runs, density)
-            points = difference(ours, theirs)
-            if points is None:
+            points = paired(ours, theirs)
+            if len(points) < 2:
                 continue
             what = "mean over devices" if density == "devices" else f"at {density}"
-            mean, low, high = points
+            mean, low, high = interval(points)
             rows.append((what, method, f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"))
             p_values.append(p_above(ours, theirs))
     for row, p in zip(rows, holm(p_values), strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,27 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edge_sdk import Examples
+from examples.reproduce.pairs import holm, interval
+from examples.unequal_fleets.data import split
+from examples.unequal_fleets.judge import (
+    GRID,
+    METHODS,
+    TUNING_SEEDS,
+    Job,
+    Rate,
+    jobs_of,
+    run,
+)
+from examples.unequal_fleets.table import tables
 
-PLACE = Path(__file__).parents[2] / "examples" / "unequal_fleets"
-MODULES = ("data", "judge", "methods", "statistics_of_pairs", "table")
-
-
-@pytest.fixture(scope="module")
-def judge() -> Iterator[Any]:
-    before = {name: sys.modules.pop(name, None) for name in MODULES}
-    sys.path.insert(0, str(PLACE))
-    import judge as found
-
-    yield found
-    sys.path.remove(str(PLACE))
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module is not None:
-            sys.modules[name] = module
+ROOT = Path(__file__).parents[2]
 
 
-def result(judge: Any, method: str, rate: Any, seed: int, part: str, at: float) -> Any:
-    job = judge.Job("digits", method, rate, seed, part, 40)
-    ladder = judge.METHODS[method].densities
+def result(method: str, rate: Any, seed: int, part: str, at: float) -> Any:
+    job = Job("digits", method, rate, seed, part, 40)
+    ladder = METHODS[method].densities
     found = {
-        **judge.asdict(job),
+        **asdict(job),
         "accuracy": {f"{d:g}": at + 10 * d for d in ladder},
         "at_home": {"mean": at, "worst tenth": at - 1},
         "devices": at,
@@ -53,11 +51,11 @@ def write(folder: Path, job: Any, found: Any) -> None:
     place.write_text(json.dumps(found))
 
 
-def test_no_example_both_trains_and_judges(judge: Any) -> None:
+def test_no_example_both_trains_and_judges() -> None:
     whole = Examples(np.arange(100)[:, None], np.arange(100))
     parts = [np.arange(3), np.arange(10, 60), np.arange(60, 100)]
     test = Examples(np.array([[-1]]), np.array([-1]))
-    found = sys.modules["data"].split(whole, parts, test, np.random.default_rng(3))
+    found = split(whole, parts, test, np.random.default_rng(3))
     for part, train, home in zip(parts, found.train, found.home, strict=True):
         assert min(len(train), len(home)) > 0
         assert set(train.targets) | set(home.targets) <= set(part)
@@ -68,33 +66,33 @@ def test_no_example_both_trains_and_judges(judge: Any) -> None:
 
 
 def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
-    judge: Any, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     wanted = (tmp_path, "test", ["digits"], ["flash-edge"], 3, None)
-    assert judge.jobs_of(*wanted) == []
-    best = judge.GRID[5]
-    for rate in judge.GRID:
-        for seed in judge.TUNING_SEEDS:
+    assert jobs_of(*wanted) == []
+    best = GRID[5]
+    for rate in GRID:
+        for seed in TUNING_SEEDS:
             at = 50.0 + (rate == best)
-            write(tmp_path, *result(judge, "flash-edge", rate, seed, "tune", at))
-    jobs = judge.jobs_of(*wanted)
+            write(tmp_path, *result("flash-edge", rate, seed, "tune", at))
+    jobs = jobs_of(*wanted)
     assert [(job.rate, job.seed) for job in jobs] == [(best, s) for s in (1, 2, 3)]
-    assert not {job.seed for job in jobs} & set(judge.TUNING_SEEDS)
-    write(tmp_path, *result(judge, "flash-edge", best, 2, "test", 60.0))
-    assert [job.seed for job in judge.jobs_of(*wanted)] == [1, 3]
+    assert not {job.seed for job in jobs} & set(TUNING_SEEDS)
+    write(tmp_path, *result("flash-edge", best, 2, "test", 60.0))
+    assert [job.seed for job in jobs_of(*wanted)] == [1, 3]
     for seed in (1, 3):
-        write(tmp_path, *result(judge, "flash-edge", best, seed, "test", 60.0 + seed))
+        write(tmp_path, *result("flash-edge", best, seed, "test", 60.0 + seed))
     for seed in (1, 2, 3):
-        row = result(judge, "everybody at 0.05", best, seed, "test", 58.0 + seed)
+        row = result("everybody at 0.05", best, seed, "test", 58.0 + seed)
         write(tmp_path, *row)
-    table = judge.tables(tmp_path, ["digits"], list(judge.METHODS))
+    table = tables(tmp_path, ["digits"], list(METHODS))
     assert "| flash-edge | 0.2, 0.9 | 3 | 61.83 +- 1.53 |" in table
     assert "| at 0.05 | everybody at 0.05 | +1.33" in table
 
 
-def test_one_run_gives_every_density_at_its_devices(judge: Any, tmp_path: Path) -> None:
-    rate = judge.Rate(0.2, 0.0)
-    found = judge.run(judge.Job("digits", "flash-edge", rate, 1, "test", 1), tmp_path)
+def test_one_run_gives_every_density_at_its_devices(tmp_path: Path) -> None:
+    rate = Rate(0.2, 0.0)
+    found = run(Job("digits", "flash-edge", rate, 1, "test", 1), tmp_path)
     assert set(found["accuracy"]) == {"0.05", "0.1", "0.2"}
     assert set(found["at_home"]) == {"mean", "worst tenth", "0.05", "0.1", "0.2"}
     assert found["bytes"] > 0
@@ -102,16 +100,19 @@ def test_one_run_gives_every_density_at_its_devices(judge: Any, tmp_path: Path) 
 
 @given(st.lists(st.floats(0.0001, 1.0), min_size=1, max_size=8))
 def test_corrected_p_values_keep_their_order(p_values: list[float]) -> None:
-    sys.path.insert(0, str(PLACE))
-    from statistics_of_pairs import difference, holm
-
-    sys.path.remove(str(PLACE))
     corrected = holm(p_values)
     assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
     assert min(corrected) == pytest.approx(min(1, len(p_values) * min(p_values)))
-    one = dict(enumerate(p_values))
-    if len(one) > 2 and len(set(p_values)) > 1:
-        found = difference(one, dict.fromkeys(one, 0.0))
-        assert found is not None
+    if len(p_values) > 2 and len(set(p_values)) > 1:
+        found = interval(p_values)
         known = stats.ttest_1samp(p_values, 0.0).confidence_interval(0.95)
         assert found[1:] == pytest.approx((known.low, known.high))
+
+
+def test_the_command_prints_the_table_of_a_folder(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write(tmp_path, *result("flash-edge", GRID[0], seed, "test", 60.0 + seed))
+    line = [sys.executable, "-m", "examples.unequal_fleets", "table", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "## digits" in done.stdout
+    assert "| flash-edge | 0.05, 0 | 2 |" in done.stdout

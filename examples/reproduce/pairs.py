@@ -7,38 +7,35 @@ from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
-__all__ = ["difference", "holm", "p_above"]
+__all__ = ["BySeed", "holm", "interval", "p_above", "paired"]
 
 BySeed = Mapping[int, float]
 
 
-def _pairs(one: BySeed, other: BySeed) -> list[float]:
+def paired(one: BySeed, other: BySeed) -> list[float]:
+    """One minus other, at each seed of both, in their order."""
     return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
 
 
-def difference(one: BySeed, other: BySeed) -> tuple[float, float, float] | None:
-    """Mean of one minus other, and its 95 % interval (Student's t, paired by seed).
+def interval(points: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of at least two differences, and its 95 % interval (Student's t).
 
     Returns:
-        (mean, lower, upper); None with fewer than two seeds of both.
+        (mean, lower, upper).
 
     Example:
-        >>> found = difference({1: 3.0, 2: 5.0}, {1: 2.0, 2: 3.0})
-        >>> [round(x, 2) for x in found]
+        >>> [round(x, 2) for x in interval([1.0, 2.0])]
         [1.5, -4.85, 7.85]
     """
-    points = _pairs(one, other)
-    if len(points) < 2:
-        return None
     mean = statistics.mean(points)
     spread = statistics.stdev(points) / len(points) ** 0.5
     half = float(stats.t.ppf(0.975, len(points) - 1)) * spread
     return mean, mean - half, mean + half
 
 
-def p_above(one: BySeed, other: BySeed, by: float = 0.0) -> float:
-    """One-sided p value that one is above other by more than `by`; 1 if unknown."""
-    points = [point - by for point in _pairs(one, other)]
+def p_above(one: BySeed, other: BySeed) -> float:
+    """One-sided p value that one is above other; 1 if unknown."""
+    points = paired(one, other)
     if len(points) < 2 or len(set(points)) < 2:
         return 1.0
     return float(stats.ttest_1samp(points, 0.0, alternative="greater").pvalue)
