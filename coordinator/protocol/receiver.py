@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from coordinator.identity.registry import IdentityRegistry
+from coordinator.identity.registry import EnrolledDevice, IdentityRegistry
 from coordinator.protocol.display_text import showable
 from coordinator.protocol.publisher import Publisher
 from edge_sdk.errors import IdentityError, RemoteProtocolError, StateError
@@ -140,13 +140,13 @@ class MessageReceiver:
             self._remind(device)
         return True
 
+    def _person(self, device: str) -> EnrolledDevice | None:
+        known = {} if self._identities is None else self._identities.people
+        return known.get(device)
+
     def is_revoked(self, device: str) -> bool:
         """Return whether a device was enrolled and is no longer accepted."""
-        person = (
-            self._identities.people.get(device)
-            if self._identities is not None
-            else None
-        )
+        person = self._person(device)
         return person is not None and person.revoked is not None
 
     def _refuse_revoked(self, topic: topics.UploadTopic | topics.StatusTopic) -> None:
@@ -228,11 +228,7 @@ class MessageReceiver:
 
     def dismiss(self, device: str) -> None:
         """Tells a device that it was revoked."""
-        person = (
-            self._identities.people.get(device)
-            if self._identities is not None
-            else None
-        )
+        person = self._person(device)
         if person is not None and person.revoked is not None:
             log.warning("%s was revoked: %s", device, person.revoked)
             self._publisher.tell(device, Revoked(person.last_key, person.revoked[:500]))
@@ -268,10 +264,9 @@ class MessageReceiver:
         if len(self._explained) >= EXPLAINED:
             self._explained.clear()
         self._explained[device] = now
-        person = self._identities.people.get(device)
-        if person is not None and person.revoked is not None:
+        if self.is_revoked(device):
             self.dismiss(device)
-        elif person is None:
+        elif self._person(device) is None:
             self._publisher.tell(device, Wait(int(1000 * EXPLAIN_S), UNSIGNED))
         elif ended := self._identities.ended(device):
             why = f"{ended}: {OVER}"

@@ -1,4 +1,4 @@
-"""Turns the machine: one loop that empties the queue and opens rounds."""
+"""Loop of the coordinator: it empties the event queue, closes and opens rounds."""
 
 from __future__ import annotations
 
@@ -97,9 +97,10 @@ class Server:
         self._fleet = DeviceRegistry(settings, load, ledger, clock)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
         self._transport = connect(self._inbox.deliver, self._inbox.link)
+        name = settings.federation
         self._publisher = Publisher(
             self._transport,
-            settings.federation,
+            name,
             epoch,
             None if identities is None else identities.seal.sign,
             clock,
@@ -109,11 +110,9 @@ class Server:
             DeliveryStore(ledger.folder), self._publisher, clock
         )
         self._linger = linger
-        self._wiping = Wiping(settings.federation, self._transport, clock)
+        self._wiping = Wiping(name, self._transport, clock)
         self._refused = () if identities is None else sorted(identities.refused())
-        self._receiver = MessageReceiver(
-            settings.federation, identities, self._publisher, clock
-        )
+        self._receiver = MessageReceiver(name, identities, self._publisher, clock)
         self._controller = RoundController(
             settings,
             algorithm,
@@ -129,7 +128,7 @@ class Server:
             ledger, self._fleet, self._controller, self._publisher, clock
         )
         self._dispatcher = MessageDispatcher(
-            settings.federation,
+            name,
             self._receiver,
             self._fleet,
             self._deliveries,
@@ -153,10 +152,10 @@ class Server:
             clock,
         )
         for pattern in (
-            topics.all_uploads(settings.federation, data=False),
-            topics.all_uploads(settings.federation, data=True),
-            topics.all_statuses(settings.federation),
-            topics.announcement(settings.federation),
+            topics.all_uploads(name, data=False),
+            topics.all_uploads(name, data=True),
+            topics.all_statuses(name),
+            topics.announcement(name),
         ):
             self._transport.subscribe(pattern)
 
