@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from functools import partial
-from inspect import signature
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -20,7 +18,7 @@ from coordinator.simulation.mqtt.open import check_reachable, check_transport, o
 from coordinator.simulation.record import RoundRecord, completed, read_records
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings, check_simulation
-from coordinator.simulation.workers.interface import OpenWorkers, Workers, engine_for
+from coordinator.simulation.workers.interface import OpenWorkers, engine_for
 from coordinator.simulation.workers.process_pool import check_importable, process_pool
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
@@ -82,9 +80,6 @@ def simulate(
     task = task or task_of(settings)
     if open_workers is process_pool:
         check_importable(settings.task)
-    if settings.partitions and "partitions" in signature(open_workers).parameters:
-        open_them: Callable[..., AbstractContextManager[Workers]] = open_workers
-        open_workers = partial(open_them, partitions=True)
     engine = engine_for(task, settings.engine)
     settings = msgspec.structs.replace(settings, engine=engine)
     settings, known = _claim(folder, settings)
@@ -98,9 +93,11 @@ def simulate(
     if simulation.done:
         return simulation.journal.records
     with ExitStack() as stack:
-        pool = stack.enter_context(
-            open_workers(worker_count, settings.task, evaluation, engine)
+        opening = open_workers(
+            *(worker_count, settings.task, evaluation, engine),
+            partitions=settings.partitions,
         )
+        pool = stack.enter_context(opening)
         way: Dispatch = DirectDispatch(pool)
         if transport:
             fleet, rounds = simulation.fleet.devices, settings.rounds

@@ -139,7 +139,10 @@ class Here:
 
 
 @contextmanager
-def here(_: int, task: str, evaluation: Path, engine: Engine) -> Iterator[Here]:
+def here(
+    _: int, task: str, evaluation: Path, engine: Engine, *, partitions: bool
+) -> Iterator[Here]:
+    assert not partitions
     yield Here(load_task(task), evaluation, engine)
 
 

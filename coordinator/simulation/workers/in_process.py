@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from coordinator.simulation.data.folders import read_as_partitions
 from coordinator.simulation.workers.interface import (
     ChunkScore,
     Engine,
@@ -28,7 +29,13 @@ R = TypeVar("R")
 
 @contextmanager
 def in_process(
-    _count: int, _reference: str, evaluation: Path, engine: Engine, *, task: Task
+    _count: int,
+    _reference: str,
+    evaluation: Path,
+    engine: Engine,
+    *,
+    task: Task,
+    partitions: bool = False,
 ) -> Iterator[Workers]:
     """Trains here, so that a task of a notebook or of ``__main__`` needs no import.
 
@@ -39,7 +46,9 @@ def in_process(
         evaluation: The folder of the evaluation examples.
         engine: The run's.
         task: What is trained.
+        partitions: Whether examples are read as partition files, not by the task.
     """
+    task = read_as_partitions(task) if partitions else task
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -121,11 +121,29 @@ class Workers(Protocol):
         ...
 
 
-# Workers to start (0 takes every core there is), the task's reference, the folder of
-# the evaluation examples, the engine.
-OpenWorkers: TypeAlias = Callable[
-    [int, str, Path, Engine], AbstractContextManager[Workers]
-]
+class OpenWorkers(Protocol):
+    """Function that starts a run's workers, wherever they are."""
+
+    def __call__(
+        self,
+        count: int,
+        task: str,
+        evaluation: Path,
+        engine: Engine,
+        /,
+        *,
+        partitions: bool = False,
+    ) -> AbstractContextManager[Workers]:
+        """Workers that are ready, until the end of the block.
+
+        Args:
+            count: How many; 0 takes every core there is.
+            task: The task's reference.
+            evaluation: The folder of the evaluation examples.
+            engine: The run's.
+            partitions: Whether examples are read as partition files, not by the task.
+        """
+        ...
 
 
 def engine_for(task: Task, wanted: Literal["auto", "sparse", "masked"]) -> Engine:
