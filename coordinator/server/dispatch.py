@@ -144,8 +144,7 @@ class MessageDispatcher:
             self._count(excess.device, "flooding", str(excess))
 
     def _count(self, device: str, verdict: str, why: str) -> None:
-        now = self._controller.round
-        self._ledger.refuse(device, now.no if now else 0, verdict, why)
+        self._ledger.refuse(device, self._controller.round_no, verdict, why)
 
 
 def _more(before: int) -> str:

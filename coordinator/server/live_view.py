@@ -56,7 +56,7 @@ class LiveView:
         self._observe(
             FleetView(
                 phase=controller.phase if now else phase,
-                round_no=now.no if now else 0,
+                round_no=controller.round_no,
                 rounds=self._rounds,
                 rounds_done=self._ledger.rounds_done(),
                 accepted=now.count(TaskPhase.ACCEPTED) if now else 0,

@@ -318,12 +318,11 @@ class Server:
     def _announce(
         self, state: Literal["waiting", "running", "done", "stopped"]
     ) -> None:
-        open_round = self._controller.round
         self._publisher.announce(
             Announce(
                 state=state,
                 task=self._settings.task,
-                round_no=open_round.no if open_round else 0,
+                round_no=self._controller.round_no,
                 rounds=self._settings.rounds,
                 codecs=list(CODECS),
             )

@@ -92,11 +92,16 @@ class RoundController:
         return None if self._now is None else self._now.state
 
     @property
+    def round_no(self) -> int:
+        """Number of the round in hand; 0 for the warm-up and between rounds."""
+        return 0 if self.round is None else self.round.no
+
+    @property
     def phase(self) -> str:
         """Present phase of the run, in a few words."""
         if self.round is None:
             return "between rounds"
-        return "warm-up" if self.round.no == 0 else f"round {self.round.no}"
+        return f"round {self.round_no}" if self.round_no else "warm-up"
 
     @property
     def deadline(self) -> float | None:
@@ -229,7 +234,7 @@ class RoundController:
 
     def come_back_s(self, device: str) -> float:
         """Seconds after which a device without a task should ask again."""
-        return self._timing.come_back_s(device, self.round.no if self.round else 0)
+        return self._timing.come_back_s(device, self.round_no)
 
     def open_part(self, device: str, task_id: str | None = None) -> Part | None:
         """A device's open part of the round in hand, if any.
