@@ -13,6 +13,7 @@ from dataclasses import replace
 from coordinator.identity.registry import EnrolledDevice, IdentityRegistry
 from coordinator.protocol.display_text import showable
 from coordinator.protocol.publisher import Publisher
+from coordinator.rate_limit import Seldom
 from edge_sdk.errors import IdentityError, RemoteProtocolError, StateError
 from edge_sdk.identity.signatures import Recent, verifier
 from edge_sdk.transport.base import ReceivedMessage
@@ -33,7 +34,8 @@ __all__ = ["MessageReceiver"]
 log = logging.getLogger(__name__)
 EXPLAIN_S = 60.0  # a device that is not believed is told why, at most so often
 REMIND_S = 10.0  # between two requests to renew, should the first be lost
-EXPLAINED = 1000  # names that this is remembered for
+EXPLAINED = 1000  # names that this is remembered for: they may be made up
+ENROLLED = 1 << 20  # names of enrolled devices, which nobody can make up
 TWIN_S = 60.0  # between two complaints about one device
 TWIN_WORDS = 6  # more than the last words of a process that ended
 TWIN = (
@@ -78,10 +80,10 @@ class MessageReceiver:
             None if identities is None else _own_keys(identities, self._note_key)
         )
         self.taken_over = False
-        self._explained: dict[str, float] = {}
-        self._reminded: dict[str, float] = {}  # only of who is enrolled
+        self._explained = Seldom(EXPLAIN_S, EXPLAINED)
+        self._reminded = Seldom(REMIND_S, ENROLLED)
+        self._twins = Seldom(TWIN_S, ENROLLED)
         self._deaf: set[str] = set()
-        self._twins: dict[str, float] = {}  # only of who is enrolled
 
     def read(
         self, delivery: ReceivedMessage, topic: topics.Topic | None = None
@@ -162,10 +164,9 @@ class MessageReceiver:
 
     def _look_for_twin(self, device: str) -> None:
         """Two boards with one identity cut each other off, and neither knows why."""
-        now = self._clock()
-        told = self._twins.get(device, -TWIN_S)
-        if self._recent.echoes(device) >= TWIN_WORDS and now - told >= TWIN_S:
-            self._twins[device] = now
+        if self._recent.echoes(device) < TWIN_WORDS:
+            return
+        if self._twins.say(device, self._clock()) is not None:
             log.warning("%s: %s", device, TWIN, extra={"device": device})
             self._publisher.tell(device, Wait(0, TWIN))
 
@@ -249,21 +250,16 @@ class MessageReceiver:
         """
         if self._identities is None or not self._identities.renewal_due(device):
             return
-        now = self._clock()
-        if now - self._reminded.get(device, -REMIND_S) >= REMIND_S:
-            self._reminded[device] = now
+        if self._reminded.say(device, self._clock()) is not None:
             self._publisher.tell(device, Renew("less than a third of its life is left"))
 
     def _explain(self, device: str) -> None:
         """Send a refused device the reason, at most now and then: it may be forged."""
-        if self._identities is None:
+        if (
+            self._identities is None
+            or self._explained.say(device, self._clock()) is None
+        ):
             return
-        now = self._clock()
-        if now - self._explained.get(device, -EXPLAIN_S) < EXPLAIN_S:
-            return
-        if len(self._explained) >= EXPLAINED:
-            self._explained.clear()
-        self._explained[device] = now
         if self.is_revoked(device):
             self.dismiss(device)
         elif self._person(device) is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from coordinator.ledger import Ledger
 from coordinator.protocol.handlers import IDLE_S, TaskHandlers
 from coordinator.protocol.publisher import Publisher
+from coordinator.rate_limit import Seldom
 from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
 from coordinator.rounds.validation import Refusal
 from coordinator.server.devices.device_registry import DeviceRegistry
@@ -39,6 +40,7 @@ _NUMBERS = (
 
 REFUSED_MS = 60_000
 REMIND_S = 60.0  # between two words on numbers that cannot be, to one device
+KNOWN = 1 << 20  # devices that this is remembered for, of those that said hello
 
 
 class MessageHandlers:
@@ -63,7 +65,7 @@ class MessageHandlers:
         self._ledger, self._fleet = ledger, fleet
         self._controller, self._publisher = controller, publisher
         self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
-        self._reminded: dict[str, float] = {}  # only of who said hello
+        self._reminded = Seldom(REMIND_S, KNOWN)
 
     def answer(self, device: str, message: Message, *, boot: int = 0) -> None:
         """Handles one message; duplicates and late ones are normal.
@@ -102,10 +104,8 @@ class MessageHandlers:
         ):
             self.reject(device, part, message, b"", Refusal(why, _NUMBERS))
         elif self._fleet.examples(device):  # it said hello: names are bounded
-            now, at = self._controller.round, self._clock()
-            self._ledger.refuse(device, now.no if now else 0, "malformed", why)
-            if at - self._reminded.get(device, -REMIND_S) >= REMIND_S:
-                self._reminded[device] = at
+            self._ledger.refuse(device, self._controller.round_no, "malformed", why)
+            if self._reminded.say(device, self._clock()) is not None:
                 log.warning("dropped a message of %s: %s", device, why)
                 self.tell(device, Wait(0, two_sentences(why, _NUMBERS)[:500]))
 
@@ -132,8 +132,7 @@ class MessageHandlers:
 
     def _not_let_in(self, device: str, why: str) -> None:
         log.warning("%s cannot take part: %s", device, why)
-        now = self._controller.round
-        self._ledger.refuse(device, now.no if now else 0, "turned-away", why)
+        self._ledger.refuse(device, self._controller.round_no, "turned-away", why)
         self.tell(device, Wait(REFUSED_MS, why[:500]))
 
     def _pauses(self, device: str, seconds: float, why: str) -> None:
@@ -248,8 +247,7 @@ class MessageHandlers:
 
     def tell(self, device: str, message: Message) -> None:
         """Sends; a receipt only once what it says is durable, never before."""
-        now = self._controller.round
-        no = now.no if now else 0
+        no = self._controller.round_no
         if isinstance(message, Receipt):
             self._ledger.once_durable(
                 lambda: self._publisher.tell(device, message, round_no=no)
