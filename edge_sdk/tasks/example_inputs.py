@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from edge_sdk.errors import EdgeError, TaskError
 from edge_sdk.tasks.casts import float_of
-from edge_sdk.tasks.trial_step import tensors_of
+from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
 from edge_sdk.tasks.user_errors import blamed, place_of
 
 __all__ = ["inputs_without_data"]
@@ -112,7 +111,7 @@ def _kinds(
     for dtype in (torch.int64, own, torch.bool):
         rows = _Rows()
         try:
-            with rows:
+            with OperatorWatch(rows.saw):
                 _run(model, torch.zeros(_SOME, *shape, dtype=dtype))
         except Exception:  # noqa: BLE001, S112 - the next kind, then
             continue
@@ -144,32 +143,19 @@ def _noise(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class _Rows(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Rows:
     """The least number of rows that anything is looked up in."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.least = 0
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return False: without this torch would import its compiler to find out."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name = func._schema.name  # noqa: SLF001 - the one place it is told
+    def saw(self, schema: Any, args: Any, _kwargs: Any, _out: Any) -> None:
+        """Note the table of an operator that looks something up."""
         table = args[0] if args else None
         if (
-            any(word in name for word in _LOOKUPS)
+            any(word in schema.name for word in _LOOKUPS)
             and isinstance(table, torch.Tensor)
             and table.dim()
         ):
             rows = table.shape[0]
             self.least = min(self.least or rows, rows)
-        return func(*args, **(kwargs or {}))

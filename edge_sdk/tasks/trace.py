@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import TaskError
 from edge_sdk.tasks.example_inputs import inputs_without_data
-from edge_sdk.tasks.trial_step import tensors_of
+from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
 from edge_sdk.tasks.user_errors import place_of
 
 __all__ = ["LARGE", "StepTrace", "trace_step"]
@@ -102,11 +100,10 @@ def trace_step(
     )
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter:
     """Counts what passes below autograd: forward and backward alike."""
 
     def __init__(self, model: nn.Module, batch: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._names = {p.data_ptr(): n for n, p in model.named_parameters()}
         self._batch = batch
         self.forward = True
@@ -114,25 +111,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators = self.bytes = self.saved = self.compares = 0
         self.activations = self.kernel_bytes = self.norm_bytes = 0
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return False: without this torch would import its compiler to find out."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name  # noqa: SLF001 - the one place it is told
-        read, written = _tensors((args, kwargs)), _tensors(out)
+    def saw(self, schema: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Add an operator to the counts."""
+        name, read, written = schema.name, tensors_of((args, kwargs)), tensors_of(out)
         held = {_storage(tensor) for tensor in read}
         fresh = [tensor for tensor in written if _storage(tensor) not in held]
-        if name in _FREE or (not fresh and not func._schema.is_mutable):  # noqa: SLF001
-            return out
+        if name in _FREE or (not fresh and not schema.is_mutable):
+            return
         self.operators += 1
         moved = sum(t.numel() * t.element_size() for t in (*read, *fresh))
         self.bytes += moved
@@ -141,7 +126,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif "norm" in name:
             self.norm_bytes += moved
         self._note(name, read, fresh, args)
-        return out
 
     def _note(
         self,
@@ -174,6 +158,7 @@ def _some(examples: torch.Tensor, count: int) -> torch.Tensor:
 
 def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
     counter = _Counter(model, len(inputs))
+    watch = OperatorWatch(counter.saw)
     saved: dict[int, int] = {}
     kept: list[torch.Tensor] = []  # alive to the end, so that no storage is reused
 
@@ -184,7 +169,7 @@ def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
 
     model.zero_grad(set_to_none=True)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, _same), counter:
+        with torch.autograd.graph.saved_tensors_hooks(pack, _same), watch:
             torch.zeros(inputs.shape, dtype=inputs.dtype)  # a step makes its batch, too
             outputs = [t for t in tensors_of(model(inputs)) if t.requires_grad]
             counter.forward = False
@@ -208,10 +193,6 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 def _multiplies(name: str) -> bool:
     return "conv" in name or name in {"aten::addmm", "aten::mm", "aten::bmm"}
-
-
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def _storage(tensor: torch.Tensor) -> int:

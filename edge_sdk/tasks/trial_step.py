@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import EdgeError, TaskError
@@ -15,12 +16,41 @@ from edge_sdk.tasks.casts import Casts, float_of, input_choices, target_choices
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import place_of
 
-__all__ = ["TrialStep", "tensors_of"]
+__all__ = ["OperatorWatch", "TrialStep", "tensors_of"]
 
 
 def tensors_of(outputs: Any) -> list[torch.Tensor]:
     """The tensors in a model's outputs: itself, or those of its tuple, list or dict."""
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells of each operator inside its context, forward and backward.
+
+    Args:
+        saw: (schema, arguments, arguments by name, what it has returned) -> nothing.
+    """
+
+    def __init__(self, saw: Callable[[Any, Any, Any, Any], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._saw = saw
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: without this torch would import its compiler to find out."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        # Name and mutability are told nowhere else.
+        self._saw(func._schema, args, kwargs, out)  # noqa: SLF001
+        return out
 
 
 @dataclass(frozen=True)
