@@ -15,7 +15,7 @@ from torch import nn
 from edge_sdk.errors import EdgeError, TaskError
 from edge_sdk.tasks.casts import float_of
 from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
-from edge_sdk.tasks.user_errors import blamed, place_of
+from edge_sdk.tasks.user_errors import blamed, told
 
 __all__ = ["inputs_without_data"]
 
@@ -65,10 +65,9 @@ def inputs_without_data(
             return inputs[:count]
         errors.append(error)
     first = errors[0]
-    at, said = place_of(first), " ".join(str(first).split())
     raise TaskError(
         f"task {name}: its model takes neither floats nor small integers of shape "
-        f"{(count, *shape)}: {type(first).__name__}: {said}{f' ({at})' if at else ''}",
+        f"{(count, *shape)}: {told(first)}",
         remedy="Check the task's input_shape, or give it example_inputs: a function "
         "of how many to that many valid prepared inputs.",
     ) from first

@@ -13,7 +13,7 @@ from torch import nn
 from edge_sdk.errors import TaskError
 from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
-from edge_sdk.tasks.user_errors import place_of
+from edge_sdk.tasks.user_errors import told
 
 __all__ = ["LARGE", "StepTrace", "trace_step"]
 
@@ -175,11 +175,9 @@ def _run(model: nn.Module, inputs: torch.Tensor) -> _Counter:
             counter.forward = False
             torch.autograd.backward([out.sum() for out in outputs])
     except (Exception, SystemExit) as error:
-        at, said = place_of(error), " ".join(str(error).split())
         raise TaskError(
             f"{type(model).__name__} cannot train on a batch of shape "
-            f"{tuple(inputs.shape)}: {type(error).__name__}: {said}"
-            f"{f' ({at})' if at else ''}",
+            f"{tuple(inputs.shape)}: {told(error)}",
             remedy="Check the task's input_shape, and that the model returns a tensor, "
             "or a tuple or dictionary of tensors.",
         ) from error

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from edge_sdk.errors import EdgeError, TaskError
 from edge_sdk.tasks.casts import Casts, float_of, input_choices, target_choices
 from edge_sdk.tasks.task import Task
-from edge_sdk.tasks.user_errors import place_of
+from edge_sdk.tasks.user_errors import told
 
 __all__ = ["OperatorWatch", "TrialStep", "tensors_of"]
 
@@ -113,11 +113,9 @@ class TrialStep:
         raise self._refusal(first if _wants_indices(last) else last) from first
 
     def _refusal(self, error: BaseException) -> TaskError:
-        at = place_of(error)
-        said = " ".join(str(error).split())
         return TaskError(
-            f"{self.where}: one step on them raised {type(error).__name__}: {said}"
-            f"{f' ({at})' if at else ''}{f'; {self.forms}' if self.forms else ''}",
+            f"{self.where}: one step on them raised {told(error)}"
+            f"{f'; {self.forms}' if self.forms else ''}",
             remedy="Make data, model and loss of the task fit each other.",
         )
 

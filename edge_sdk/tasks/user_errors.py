@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_sdk.errors import EdgeError, TaskError
 
-__all__ = ["blamed", "place_of"]
+__all__ = ["blamed", "place_of", "told"]
 
 _SDK = Path(__file__).resolve().parents[1]
 _OURS = [_SDK.parent / name for name in ("edge_sdk", "coordinator", "export")]
@@ -45,6 +45,17 @@ def blamed(task: str, doing: str) -> Iterator[None]:
             else "Check that data, model and loss of the task fit each other; "
             "--verbose says more.",
         ) from error
+
+
+def told(error: BaseException, most: int | None = None) -> str:
+    """What a person's code raised, on one line: ``ValueError: text (file, line n)``.
+
+    Args:
+        error: Whatever was raised.
+        most: Characters of its text at most; None for all of it.
+    """
+    at, said = place_of(error), " ".join(str(error).split())[:most]
+    return f"{type(error).__name__}: {said}{f' ({at})' if at else ''}"
 
 
 def place_of(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.mean import Contribution
 from coordinator.algorithms.slots.results import GIVES, wrong_fit, wrong_kind
 from edge_sdk.errors import AlgorithmError, DensityError
-from edge_sdk.tasks.user_errors import place_of
+from edge_sdk.tasks.user_errors import told
 
 __all__ = ["MAX_FAILURES", "named_slots", "run_failed", "wrong_result"]
 
@@ -64,7 +64,8 @@ def wrong_result(slot: str, found: Any, given: tuple[Any, ...]) -> str:
     try:
         return wrong_kind(slot, found) or wrong_fit(slot, found, given)
     except Exception as error:  # noqa: BLE001 - it is made of anything
-        return f"gave what cannot be used: {type(error).__name__}: {_said(error)}"
+        said = " ".join(str(error).split())[:SAID]
+        return f"gave what cannot be used: {type(error).__name__}: {said}"
 
 
 class _Reading:
@@ -98,12 +99,7 @@ def _named(algorithm: str, slot: str, call: Callable[..., Any]) -> Callable[...,
                 raise reading.failed from None
             if slot == "plan" and isinstance(error, DensityError):
                 raise
-            at = place_of(error)
-            raise _error(
-                *(algorithm, slot),
-                f"raised {type(error).__name__}: {_said(error)}"
-                + (f" ({at})" if at else ""),
-            ) from error
+            raise _error(algorithm, slot, f"raised {told(error, SAID)}") from error
         if reading.failed is not None:
             raise reading.failed
         wrong = wrong_result(slot, found, given)
@@ -114,10 +110,6 @@ def _named(algorithm: str, slot: str, call: Callable[..., Any]) -> Callable[...,
         return found
 
     return named
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())[:SAID]
 
 
 def _error(algorithm: str, slot: str, why: str) -> AlgorithmError:
