@@ -7,13 +7,13 @@ units leaves over is spent on weights, and counts are exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.base import Counts, MaskFamily
+from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.evidence import WarmUpResult, layer_densities
 from edge_sdk.errors import DensityError
 from edge_sdk.sparse import (
@@ -22,7 +22,6 @@ from edge_sdk.sparse import (
     Mask,
     draw,
     exact_counts,
-    nested_counts,
     unit_boxes,
 )
 from edge_sdk.sparse.units import in_box
@@ -54,35 +53,37 @@ def by_units(
         DensityError: If a density is below one weight per output unit.
     """
     steps = sorted(set(densities), reverse=True)
-    counts = nested_counts(profile, layers, steps[:1])
-    outer = draw(layers, counts[steps[0]], seed)
+    outer = draw(layers, exact_counts(profile, layers, steps[0]), seed)
+    masks = {steps[0]: outer}
     boxes: dict[float, dict[str, tuple[int, int]]] = {}
     for density in steps[1:]:
         share = sqrt(density / steps[0])
-        while density not in counts:
-            box = unit_boxes(layers, min(share, 1.0))
-            boxes[density] = box
-            within = {s.name: _kept_in_box(s, outer, box) for s in layers}
+        while density not in masks:
+            box = boxes[density] = unit_boxes(layers, min(share, 1.0))
+            within = _kept_in_boxes(layers, outer, box)
             rows = {s.name: box.get(s.name, s.shape)[0] for s in layers}
             alive = all(within[n] >= rows[n] for n in rows)  # a weight for each unit
             try:
                 if alive or share >= 1.0:
-                    counts[density] = exact_counts(
-                        profile, layers, density, within=within
-                    )
+                    counts = exact_counts(profile, layers, density, within=within)
+                    masks[density] = outer = draw(layers, counts, seed, box)
             except DensityError:
                 if share >= 1.0:
                     raise
             share *= WIDER
-        outer = draw(layers, counts[density], seed, boxes[density])
-    return MaskFamily.draw(layers, counts, seed, boxes)
+    return _family(layers, masks, seed, boxes)
 
 
-def _kept_in_box(layer: LayerShape, outer: Mask, boxes: Boxes) -> int:
-    """Weights of the next larger mask that are inside a layer's box."""
-    inside = in_box(layer, boxes)
-    kept = outer[layer.name] if inside is None else outer[layer.name] & inside
-    return int(np.count_nonzero(kept))
+def _kept_in_boxes(
+    layers: Sequence[LayerShape], outer: Mask, boxes: Boxes
+) -> dict[str, int]:
+    """Weights of the next larger mask that are inside each layer's box."""
+    found = {}
+    for layer in layers:
+        inside, kept = in_box(layer, boxes), outer[layer.name]
+        kept = kept if inside is None else kept & inside
+        found[layer.name] = int(np.count_nonzero(kept))
+    return found
 
 
 def units_at_evidence(
@@ -115,32 +116,32 @@ def widths(
     Raises:
         DensityError: If a density is below one weight per output unit.
     """
-    counts: Counts = {}
+    masks: dict[float, Mask] = {}
     boxes: dict[float, dict[str, tuple[int, int]]] = {}
-    outer: dict[str, NDArray[np.bool_]] = {
-        s.name: np.ones(s.shape, np.bool_) for s in layers
-    }
+    outer = Mask.full(layers)
     size = np.array([s.numel for s in layers], np.float64)
     for density in sorted(set(densities), reverse=True):
         share = density
-        while True:
-            box = unit_boxes(layers, min(share, 1.0))
-            inside = {}
-            for s in layers:
-                cut = in_box(s, box)
-                whole = outer[s.name]
-                kept = whole if cut is None else whole & cut
-                inside[s.name] = int(np.count_nonzero(kept))
+        while density not in masks:
+            box = boxes[density] = unit_boxes(layers, min(share, 1.0))
+            inside = _kept_in_boxes(layers, outer, box)
+            profile = np.array([inside[s.name] for s in layers]) / size
             try:
-                profile = np.array([inside[s.name] for s in layers]) / size
-                counts[density] = exact_counts(profile, layers, density, within=inside)
+                counts = exact_counts(profile, layers, density, within=inside)
+                masks[density] = outer = draw(layers, counts, seed, box)
             except DensityError:
                 if share >= 1.0:
                     raise
-                share *= WIDER
-                continue
-            break
-        boxes[density] = box
-        mask = draw(layers, counts[density], seed, box)
-        outer = {n: np.array(mask[n]) for n in mask}
-    return MaskFamily.draw(layers, counts, seed, boxes)
+            share *= WIDER
+    return _family(layers, masks, seed, boxes)
+
+
+def _family(
+    layers: Sequence[LayerShape],
+    masks: Mapping[float, Mask],
+    seed: int,
+    boxes: Mapping[float, Boxes],
+) -> MaskFamily:
+    """The family of masks that were drawn from the seed, each in its boxes."""
+    cut = {density: box for density, box in boxes.items() if box}
+    return MaskFamily(tuple(layers), masks, seed, boxes=cut)
