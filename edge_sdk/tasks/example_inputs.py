@@ -14,6 +14,7 @@ from torch import nn
 
 from edge_sdk.errors import EdgeError, TaskError
 from edge_sdk.tasks.casts import float_of
+from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
 from edge_sdk.tasks.user_errors import blamed, told
 
@@ -126,14 +127,12 @@ def _kinds(
 
 def _run(model: nn.Module, inputs: torch.Tensor) -> None:
     """One forward pass in evaluation mode; leaves the model and the noise alone."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = tensors_of(model(inputs))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with (
+        in_mode(model, training=False),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        found = tensors_of(model(inputs))
     if not all(bool(torch.isfinite(t).all()) for t in found):
         raise ValueError("an output is not finite")
 

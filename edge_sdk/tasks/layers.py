@@ -1,8 +1,10 @@
-"""Layers of a model that a mask may act on, and the model that a run starts from."""
+"""Layers of a model: those a mask may act on, their first weights, their mode."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from edge_sdk.sparse.mask import LayerShape
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import blamed
 
-__all__ = ["initial_state", "layers_of", "make_model"]
+__all__ = ["in_mode", "initial_state", "layers_of", "make_model"]
 
 _MASKABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -100,6 +102,23 @@ def initial_state(task: Task, seed: int) -> dict[str, NDArray[Any]]:
     return {
         name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()
     }
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Puts a model in training or evaluation mode; each layer's own comes back after.
+
+    Args:
+        model: Whose layers may differ in their modes.
+        training: Whether it trains.
+    """
+    modes = {layer: layer.training for layer in model.modules()}
+    try:
+        model.train(training)
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
 
 
 def _layer(

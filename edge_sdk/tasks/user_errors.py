@@ -48,7 +48,7 @@ def blamed(task: str, doing: str) -> Iterator[None]:
 
 
 def told(error: BaseException, most: int | None = None) -> str:
-    """What a person's code raised, on one line: ``ValueError: text (file, line n)``.
+    """An exception of a person's code on one line: ``KeyError: text (file, line n)``.
 
     Args:
         error: Whatever was raised.

@@ -8,12 +8,24 @@ from typing import Any, Final
 
 from torch import fx, nn
 
-__all__ = ["TRACING", "LayerTracer"]
+from edge_sdk.tasks.layers import in_mode
 
-TRACING: Final = threading.Lock()  # two at once would undo each other's patches
+__all__ = ["trace_layers"]
+
+_TRACING: Final = threading.Lock()  # two at once would undo each other's patches
 
 
-class LayerTracer(fx.Tracer):
+def trace_layers(model: nn.Module, *, training: bool) -> fx.Graph:
+    """The graph of a model's layers in one mode; the model's own is left as it is.
+
+    Raises:
+        Exception: Whatever the model's Python raises where it cannot be traced.
+    """
+    with _TRACING, in_mode(model, training=training):
+        return _LayerTracer().trace(model)
+
+
+class _LayerTracer(fx.Tracer):
     """Tracer that leaves other threads' models alone: fx patches modules for all."""
 
     def __init__(self) -> None:

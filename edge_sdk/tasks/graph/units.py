@@ -28,7 +28,7 @@ from edge_sdk.tasks.graph.operations import (
     means_over_space,
     name_of,
 )
-from edge_sdk.tasks.graph.tracing import TRACING, LayerTracer
+from edge_sdk.tasks.graph.tracing import trace_layers
 
 __all__ = ["with_units"]
 
@@ -80,15 +80,10 @@ def with_units(
         >>> with_units(net, layers_of(net))[1].inputs.size
         6
     """
-    mode = {layer: layer.training for layer in model.modules()}
     try:
-        with TRACING:
-            graph = LayerTracer().trace(model.eval())
+        graph = trace_layers(model, training=False)
     except Exception:  # noqa: BLE001 - the user's own Python: it keeps all its units
         return tuple(layers)
-    finally:
-        for layer, was in mode.items():
-            layer.training = was
     walk = _Walk(model, {layer.name for layer in layers})
     for node in graph.nodes:
         walk.visit(node)

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import fx, nn
 
 from edge_sdk.errors import EngineError
-from edge_sdk.tasks.graph.tracing import TRACING, LayerTracer
+from edge_sdk.tasks.graph.tracing import trace_layers
 
 __all__ = [
     "Add",
@@ -73,21 +73,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises:
         EngineError: If the model's Python cannot be traced; the message says why.
     """
-    mode = {layer: layer.training for layer in model.modules()}
     try:
-        with TRACING:
-            evaluating = LayerTracer().trace(model.eval())
-            training = LayerTracer().trace(model.train())
+        evaluating = trace_layers(model, training=False)
+        training = trace_layers(model, training=True)
     except Exception as error:
         raise EngineError(
             f"{type(model).__name__}.forward cannot be traced: "
             f"{type(error).__name__}: {error}"
         ) from error
-    finally:
-        for layer, was in mode.items():
-            layer.training = was
     graph = fx.GraphModule(model, training)
-    graph.training = mode[model]
+    graph.training = model.training
     _follow_mode(graph, evaluating)
     return graph
 

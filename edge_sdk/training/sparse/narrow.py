@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from edge_sdk.sparse import Boxes, LayerShape, Mask, Units
 from edge_sdk.tasks.graph.units import with_units
+from edge_sdk.tasks.layers import in_mode
 from edge_sdk.training.copying import copy_model
 from edge_sdk.training.engine import TrainingModel
 
@@ -193,10 +194,8 @@ def _same(
             n: model.get_parameter(n).detach() * torch.from_numpy(np.array(own[n]))
             for n in own
         }
-        mode = model.training
-        with torch.no_grad():
-            outputs.append(functional_call(model.eval(), weights, (example[:2],)))
-        model.train(mode)
+        with torch.no_grad(), in_mode(model, training=False):
+            outputs.append(functional_call(model, weights, (example[:2],)))
     one, other = outputs
     return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-4)
 
