@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from coordinator.algorithms.load import load_algorithm
 from coordinator.delivery.sender import DeliverySender
@@ -20,6 +20,7 @@ from coordinator.protocol.events import (
     TransportConnected,
     Unlinked,
 )
+from coordinator.protocol.link import Connect
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
 from coordinator.rounds.state import RoundPhase
@@ -37,14 +38,13 @@ from coordinator.settings import RunSettings
 from coordinator.views.run_view import Observe
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.terminal import log_from_now_on
-from edge_sdk.transport.base import Deliver, OnLink, ReceivedMessage, Transport
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import Announce
 from edge_sdk.wire.values import CODECS
 
 __all__ = ["Connect", "Server"]
 
-Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
 TICK_S = 0.5
 GROUP = 64  # receipts that share one commit at most
 TELEMETRY_S = 1.0  # progress that nobody waits for may be so much behind on the disk

@@ -12,6 +12,7 @@ from coordinator.identity.broker_access import identities_for, open_gate
 from coordinator.identity.muted import Muted
 from coordinator.identity.revocation import RevocationWatcher
 from coordinator.ledger import open_ledger
+from coordinator.protocol.link import link_to
 from coordinator.server.log_file import keep_log
 from coordinator.server.loop import Server
 from coordinator.settings import RunSettings
@@ -24,12 +25,10 @@ from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task, load_task
 from edge_sdk.terminal import OutputOptions, log_from_now_on, on_stop
-from edge_sdk.transport.mqtt import MqttTransport
 
 __all__ = ["check_run", "serve"]
 
 log = logging.getLogger(__name__)
-WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 
 
 def serve(
@@ -69,14 +68,7 @@ def serve(
             task,
             examples,
             ledger,
-            lambda deliver, on_link: MqttTransport(
-                gate.address,
-                f"{settings.federation}-coordinator",
-                deliver,
-                on_link,
-                wait_s=10.0,
-                window=WINDOW,
-            ),
+            link_to(gate.address, settings.federation),
             identities=identities,
             linger=linger,
             observe=observe,

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.protocol.events import EventQueue, TransportConnected
 from coordinator.protocol.handlers import IDLE_S, TaskHandlers
+from coordinator.protocol.link import Connect
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
 from coordinator.rounds.validation import Refusal
-from coordinator.server.loop import Connect
 from coordinator.simulation.dispatch import SimulatedPart, TaskResult
 from coordinator.simulation.mqtt.devices import Devices
 from coordinator.simulation.round_trip import EPOCH

@@ -1,4 +1,4 @@
-"""Puts a simulated fleet on a broker: broker, devices and desk together."""
+"""Puts a simulated fleet on a broker: broker, devices and handlers together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from coordinator.broker.check import check_broker
 from coordinator.broker.start import open_broker
 from coordinator.broker.watch import watched
+from coordinator.protocol.link import link_to
 from coordinator.simulation.checkpoints import MEMORIES
 from coordinator.simulation.dispatch import Dispatch, SimulatedPart, TaskResult
 from coordinator.simulation.fleet import SimulatedDevice
@@ -21,7 +22,6 @@ from coordinator.simulation.record import Wire
 from coordinator.simulation.workers.interface import Workers
 from edge_sdk.errors import SettingsError
 from edge_sdk.transport.address import parse_url
-from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire.messages import Manifest
 
 __all__ = ["OWN", "check_reachable", "check_transport", "over_mqtt"]
@@ -29,7 +29,6 @@ __all__ = ["OWN", "check_reachable", "check_transport", "over_mqtt"]
 log = logging.getLogger(__name__)
 
 OWN = "mqtt"  # a broker of our own
-WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 
 
 def check_transport(transport: str) -> str:
@@ -113,14 +112,7 @@ def over_mqtt(
             federation,
             task,
             rounds,
-            lambda deliver, on_link: MqttTransport(
-                broker.address,
-                f"{federation}-coordinator",
-                deliver,
-                on_link,
-                wait_s=10.0,
-                window=WINDOW,
-            ),
+            link_to(broker.address, federation),
             those,
             patience_s=patience_s,
         )

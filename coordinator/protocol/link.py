@@ -1,0 +1,33 @@
+"""Link of a coordinator to its broker, of a real fleet's or of a simulated one's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from edge_sdk.transport.address import Address
+from edge_sdk.transport.base import Deliver, OnLink, Transport
+from edge_sdk.transport.mqtt import MqttTransport
+
+__all__ = ["Connect", "link_to"]
+
+Connect: TypeAlias = Callable[[Deliver, OnLink], Transport]
+WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
+FIRST_S = 10.0  # for the first connection
+
+
+def link_to(address: Address, federation: str) -> Connect:
+    """The function that connects a federation's coordinator to a broker.
+
+    Args:
+        address: The broker.
+        federation: The federation's name.
+    """
+    return lambda deliver, on_link: MqttTransport(
+        address,
+        f"{federation}-coordinator",
+        deliver,
+        on_link,
+        wait_s=FIRST_S,
+        window=WINDOW,
+    )
