@@ -1,4 +1,4 @@
-"""Results of a round's devices, checked by the federation's own validation."""
+"""Updates of a simulated round as a coordinator counts them: bounded, and sound."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Manifest, TaskOrder
 from edge_sdk.wire.values import CODECS, agreed
 
-__all__ = ["EPOCH", "NOT_ASKED", "RoundTrip", "SimulationContext"]
+__all__ = ["NOT_ASKED", "RoundTrip", "SimulationContext"]
 
 log = logging.getLogger(__name__)
 

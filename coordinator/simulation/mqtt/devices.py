@@ -35,6 +35,7 @@ from edge_sdk.storage.memory import DeviceMemory
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.address import Address
+from edge_sdk.transport.base import Deliver, OnLink, Will
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import TaskOrder
@@ -185,15 +186,19 @@ def devices(
 
 
 def _connect(
-    address: Address, client_id: str, deliver: object, on_link: object, will: object
+    address: Address,
+    client_id: str,
+    deliver: Deliver,
+    on_link: OnLink,
+    will: Will | None,
 ) -> MqttTransport:
-    return MqttTransport(address, client_id, deliver, on_link, will=will)  # type: ignore[arg-type]
+    return MqttTransport(address, client_id, deliver, on_link, will=will)
 
 
 def _run(agent: Agent, all_: Devices) -> None:
     try:
         agent.run()
-    except BaseException as error:  # noqa: BLE001 - the desk raises it
+    except BaseException as error:  # noqa: BLE001 - the handlers raise it
         all_.broke(error)
 
 

@@ -17,9 +17,9 @@ from coordinator.protocol.link import Connect
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
 from coordinator.rounds.validation import Refusal
+from coordinator.simulation.checkpoints import EPOCH
 from coordinator.simulation.dispatch import SimulatedPart, TaskResult
 from coordinator.simulation.mqtt.devices import Devices
-from coordinator.simulation.round_trip import EPOCH
 from edge_sdk.errors import RemoteProtocolError, RunError
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
