@@ -55,12 +55,13 @@ class SimulationMemory:
 
     def last_counted(self, before: int) -> dict[str, str]:
         """Device to its last task whose update is in an earlier round's model."""
-        return {
-            device: task_id(EPOCH, record.round, device)
+        last = {
+            device: record.round
             for record in self._records
             if 0 < record.round < before
             for device in record.accepted
         }
+        return {device: task_id(EPOCH, no, device) for device, no in last.items()}
 
     def of(self, device: str) -> DeviceMemory:
         """Memory of a simulated device."""
