@@ -101,20 +101,21 @@ class SimulationContext:
         parts = self._parts(way, no, chosen, base, family, attempt, memories)
         done = way.carry(no, parts)
         rows: list[UpdateRow] = []
+        payloads: dict[str, bytes] = {}
+        refused: dict[str, str] = {}
+        unable: dict[str, str] = {}
         for device, part in parts.items():
             one = done[device]
             if one.memory and device in memories:
                 memories[device][1].keep(part.order, one.memory)
             if one.why:
                 _warn(device, one)
+                (unable if one.lasting else refused)[device] = one.why
             elif one.offer is not None:
                 rows.append(_row(device, part.order, one))
-        tasks = {device: part.order.id for device, part in parts.items()}
+                payloads[part.order.id] = one.payload
         return RoundTrip(
-            tuple(rows),
-            {tasks[row.device]: done[row.device].payload for row in rows},
-            {d: done[d].why for d in parts if done[d].why and not done[d].lasting},
-            {d: done[d].why for d in parts if done[d].why and done[d].lasting},
+            *(tuple(rows), payloads, refused, unable),
             sum(done[device].sent_bytes for device in parts),
             sum(_sent(p.job, d in known) for d, p in parts.items()),
         )
