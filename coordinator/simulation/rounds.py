@@ -160,7 +160,12 @@ class Simulation:
 
     def _failed(self, error: AlgorithmError) -> RoundRecord:
         """A round in which a slot of the algorithm failed: the model stays."""
-        before, self._failures = self.journal.records[-1], self._failures + 1
+        self._failures += 1
+        return msgspec.structs.replace(self._begun(), note=str(error))
+
+    def _begun(self) -> RoundRecord:
+        """The next round's record, as if nobody had been asked."""
+        before = self.journal.records[-1]
         no = before.round + 1
         return RoundRecord(
             round=no,
@@ -171,15 +176,13 @@ class Simulation:
             bytes_down=0,
             total_up=before.total_up,
             total_down=before.total_down,
-            seconds={},
             clock_s=before.clock_s,
             wall_s=0.0,
-            note=str(error),
         )
 
     def _round(self, pool: Workers, way: Dispatch) -> RoundRecord:
-        before = self.journal.records[-1]
-        no = before.round + 1
+        record = self._begun()
+        no = record.round
         base, family = self._global_model.base_of(no)
         densities = named_slots(self.algorithm).assign(
             self.fleet.affordable, list(family.masks)
@@ -196,18 +199,11 @@ class Simulation:
             )
         cohort = self.fleet.cohort(no, goal, out)
         outcome = self.fleet.play(no, {d: densities[d] for d in cohort}, goal)
-        record = RoundRecord(
-            round=no,
-            accepted=[],
+        record = msgspec.structs.replace(
+            record,
             asked=len(outcome.asked),
-            rate=self.settings.training.rate_at(no, self.settings.rounds),
-            bytes_up=0,
-            bytes_down=0,
-            total_up=before.total_up,
-            total_down=before.total_down,
             seconds=dict(outcome.seconds),
-            clock_s=before.clock_s + outcome.clock_s,
-            wall_s=0.0,
+            clock_s=record.clock_s + outcome.clock_s,
             note=outcome.note,
         )
         if outcome.note:
@@ -224,8 +220,8 @@ class Simulation:
             refused=dict(trip.refused),
             bytes_up=trip.bytes_up,
             bytes_down=trip.bytes_down,
-            total_up=before.total_up + trip.bytes_up,
-            total_down=before.total_down + trip.bytes_down,
+            total_up=record.total_up + trip.bytes_up,
+            total_down=record.total_down + trip.bytes_down,
         )
         if len(trip.rows) < quorum_of(goal):
             few = f"{len(trip.rows)} of at least {quorum_of(goal)} updates passed"
