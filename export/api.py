@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from edge_sdk.checkpoint import Checkpoint, load_checkpoint, replace_file
+from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError, disk_remedy
-from export.builder import build_source, make_all
+from export.builder import make_all, written
 from export.extras import require
 from export.report import Report
+from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,8 +108,8 @@ def build(
     labels: Sequence[str] = (),
     batch: Batch = "1",
     data: Path | str | None = None,
-    accuracy_points: float = 0.5,
-    loss_percent: float = 10.0,
+    accuracy_points: float = ACCURACY_POINTS,
+    loss_percent: float = LOSS_PERCENT,
 ) -> Exported | Report:
     """Exports a model, checks every file, and only then writes them.
 
@@ -147,6 +148,7 @@ def build(
     """
     require()
     wanted = _wanted(format, formats)
+    tolerance = Tolerance(accuracy_points, loss_percent)
     source = source_of(
         model,
         input_shape=input_shape,
@@ -155,33 +157,21 @@ def build(
         labels=labels,
         wanted=wanted,
     )
+    folder, files = None, dict[str, Path | None]()
     if formats is None:
-        return build_source(
-            source,
-            format=format,
-            out=_beside(model, format) if out is None else _path(out),
-            batch=batch,
-            data=data,
-            accuracy_points=accuracy_points,
-            loss_percent=loss_percent,
-        )
-    folder = None if out is None else _folder(out, source.task, wanted)
+        files[format] = _beside(model, format) if out is None else _path(out)
+    elif out is not None:
+        folder = _folder(out, source.task, wanted)
+        files = {key: folder / default_file(source.task, key) for key in wanted}
     made = make_all(
         source,
         wanted,
         batch=batch,
         data=None if data is None else Path(data),
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
+        tolerance=tolerance,
     )
-    if folder is None:
-        return Exported(None, {key: report for key, (_, report) in made.items()})
-    written = {}
-    for key, (content, report) in made.items():
-        file = folder / default_file(source.task, key)
-        replace_file(file, content)
-        written[key] = replace(report, file=str(file))
-    return Exported(folder, written)
+    reports = {key: written(*one, files.get(key)) for key, one in made.items()}
+    return reports[format] if formats is None else Exported(folder, reports)
 
 
 def source_of(

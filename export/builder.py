@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,12 +14,13 @@ from edge_sdk.errors import DataError, ExportError
 from edge_sdk.json_text import to_json
 from export.extras import require
 from export.report import Report
+from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     from export.rebuild import Source
     from export.targets import Material, Product, Target
 
-__all__ = ["build_source", "checked", "make_all", "prepare", "versions"]
+__all__ = ["build_source", "checked", "make_all", "prepare", "versions", "written"]
 
 _COMPARED = 64  # examples for parity: enough to meet every kernel, under a second
 _EVALUATED = 2000  # examples for the accuracy of lossy formats
@@ -34,8 +34,8 @@ def build_source(
     out: Path | str | None = None,
     batch: Literal["1", "dynamic"] = "1",
     data: Path | str | None = None,
-    accuracy_points: float = 0.5,
-    loss_percent: float = 10.0,
+    accuracy_points: float = ACCURACY_POINTS,
+    loss_percent: float = LOSS_PERCENT,
 ) -> Report:
     """One format of a `Source`, written only if it passes every gate.
 
@@ -50,14 +50,17 @@ def build_source(
         (format,),
         batch=batch,
         data=None if data is None else Path(data),
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
+        tolerance=Tolerance(accuracy_points, loss_percent),
     )
-    content, report = made[format]
-    if out is None:
+    return written(*made[format], out)
+
+
+def written(content: bytes, report: Report, file: Path | str | None) -> Report:
+    """The report with its file, which now has these bytes; None writes none."""
+    if file is None:
         return report
-    replace_file(Path(out), content)
-    return replace(report, file=str(out))
+    replace_file(Path(file), content)
+    return replace(report, file=str(file))
 
 
 def make_all(
@@ -66,8 +69,7 @@ def make_all(
     *,
     batch: Literal["1", "dynamic"],
     data: Path | None,
-    accuracy_points: float,
-    loss_percent: float,
+    tolerance: Tolerance,
 ) -> dict[str, tuple[bytes, Report]]:
     """Every format's bytes and report; none is written, all pass their gates.
 
@@ -82,17 +84,6 @@ def make_all(
     if batch not in {"1", "dynamic"}:
         raise ExportError(
             f"batch is {batch!r}", remedy="It is '1', or 'dynamic' for a free one."
-        )
-    limits: dict[str, object] = {
-        "accuracy_points": accuracy_points,
-        "loss_percent": loss_percent,
-    }
-    for key, value in limits.items():
-        if not isinstance(value, int | float) or not isfinite(value):
-            raise ExportError(f"{key} is {value!r}", remedy="Give a number, such as 1.")
-    if loss_percent < 0:
-        raise ExportError(
-            f"loss_percent is {loss_percent}", remedy="Give 0, or a number above."
         )
     targets = [find_target(name) for name in dict.fromkeys(formats)]
     calibrated = [t.name for t in targets if t.calibrated]
@@ -114,8 +105,7 @@ def make_all(
                 data=data,
                 batch=batch,
                 notes=(*source.notes, *notes),
-                accuracy_points=accuracy_points,
-                loss_percent=loss_percent,
+                tolerance=tolerance,
             )
         except ExportError as error:
             if len(targets) == 1:
@@ -164,9 +154,8 @@ def checked(
     *,
     data: Path | None,
     batch: Literal["1", "dynamic"],
+    tolerance: Tolerance,
     notes: Sequence[str] = (),
-    accuracy_points: float = 0.5,
-    loss_percent: float = 10.0,
 ) -> Report:
     """Runs the format's gates and reports.
 
@@ -189,8 +178,7 @@ def checked(
         kept=material.kept,
         left_out=material.left_out,
         evaluation=evaluation,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
+        tolerance=tolerance,
     )
     plain = material.copy()
     run(plain, (Describe({**facts, "format": "onnx"}),))

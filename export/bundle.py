@@ -18,14 +18,16 @@ from edge_sdk.infer.bundle import MANIFEST, digests
 from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from edge_sdk.json_text import to_json
-from export.builder import build_source
+from export.builder import make_all, versions, written
 from export.extras import require
 from export.measure.timing import machine, time_file
 from export.recheck import outputs_of
 from export.snippets import readme
+from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     from export.rebuild import Source
+    from export.report import Report
     from export.targets import Target
 
 __all__ = ["FORMATS", "make_bundle"]
@@ -40,8 +42,8 @@ def make_bundle(
     *,
     formats: Sequence[str] = FORMATS,
     data: Path | str | None = None,
-    accuracy_points: float = 0.5,
-    loss_percent: float = 10.0,
+    accuracy_points: float = ACCURACY_POINTS,
+    loss_percent: float = LOSS_PERCENT,
     seconds: float = 0.5,
     key: Path | str | None = None,
 ) -> dict[str, Any]:
@@ -68,7 +70,8 @@ def make_bundle(
     require()
     from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415 - torch
 
-    kinds = [_kind(name) for name in formats]
+    kinds = {name: _kind(name) for name in formats}
+    tolerance = Tolerance(accuracy_points, loss_percent)
     run = None
     if key is None and not isinstance(checkpoint, Checkpoint):
         run = run_folder(Path(checkpoint))
@@ -95,16 +98,14 @@ def make_bundle(
             manifest = _manifest(source, folder_data)
             if run is not None:
                 manifest["run"] = run_name(run)
-            for kind in kinds:
-                manifest["models"][kind.name] = _add_model(
-                    folder,
-                    source,
-                    kind,
-                    data=folder_data,
-                    accuracy_points=accuracy_points,
-                    loss_percent=loss_percent,
-                    seconds=seconds,
-                )
+            made = make_all(
+                source, tuple(kinds), batch="1", data=folder_data, tolerance=tolerance
+            )
+            for name, kind in kinds.items():
+                file = folder / f"model.{name}{kind.suffix}"
+                report = written(*made[name], file)
+                entry = _entry(folder, file, report, kind, seconds=seconds)
+                manifest["models"][name] = entry
             one = next(iter(manifest["models"].values()))["golden"]
             text = readme(
                 source.task,
@@ -142,26 +143,11 @@ def _kind(name: str) -> Target:
     return target
 
 
-def _add_model(
-    folder: Path,
-    source: Source,
-    target: Target,
-    *,
-    data: Path | None,
-    accuracy_points: float,
-    loss_percent: float,
-    seconds: float,
+def _entry(
+    folder: Path, file: Path, report: Report, target: Target, *, seconds: float
 ) -> dict[str, Any]:
+    """A model's entry in the manifest; its golden output is written beside it."""
     name = target.name
-    file = folder / f"model.{name}{target.suffix}"
-    report = build_source(
-        source,
-        format=name,
-        out=file,
-        data=data,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
-    )
     golden = f"golden/output.{name}.npy"
     example = folder / "golden" / "input.npy"
     _save(folder / golden, outputs_of(file, np.load(example)))
@@ -182,8 +168,6 @@ def _add_model(
 
 
 def _manifest(source: Source, data: Path | None) -> dict[str, Any]:
-    from export.builder import versions  # noqa: PLC0415
-
     return {
         "format": "flash-edge bundle 1",
         "task": source.task,

@@ -23,6 +23,7 @@ from export.extras import require
 from export.measure.timing import bench, machine
 from export.recheck import verify, verify_bundle
 from export.report import Report
+from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT
 
 __all__ = ["app", "main"]
 
@@ -113,8 +114,8 @@ def build_command(
         typer.Option(help="Fixed batch of 1 (phones need it), or dynamic."),
     ] = "1",
     data: Data = None,
-    accuracy_points: Points = 0.5,
-    loss_percent: Growth = 10.0,
+    accuracy_points: Points = ACCURACY_POINTS,
+    loss_percent: Growth = LOSS_PERCENT,
     as_json: Json = False,
 ) -> None:
     """Export CHECKPOINT or a module, check the result, and only then write it."""
@@ -164,8 +165,8 @@ def verify_command(
         typer.Option(help="The checkpoint a file comes from; bundles need none."),
     ] = None,
     data: Data = None,
-    accuracy_points: Points = 0.5,
-    loss_percent: Growth = 10.0,
+    accuracy_points: Points = ACCURACY_POINTS,
+    loss_percent: Growth = LOSS_PERCENT,
     key: Annotated[
         Path | None,
         typer.Option(help="Public key (PEM) that must have signed it."),
@@ -212,8 +213,8 @@ def bundle_command(
         typer.Option(help="May be given more than once.", autocompletion=format_names),
     ] = None,
     data: Data = None,
-    accuracy_points: Points = 0.5,
-    loss_percent: Growth = 10.0,
+    accuracy_points: Points = ACCURACY_POINTS,
+    loss_percent: Growth = LOSS_PERCENT,
     key: Annotated[
         Path | None,
         typer.Option(

@@ -18,10 +18,10 @@ from edge_sdk.tasks.metrics import VALUES, Measure
 from edge_sdk.training.scoring import measure_of
 from export.rebuild import Inputs, Source
 from export.report import Accuracy, OutputDrift
+from export.tolerance import LOSS_PERCENT
 
 __all__ = [
     "AGREEMENT",
-    "LOSS_PERCENT",
     "OUTPUT_ERROR",
     "check_accuracy",
     "check_drift",
@@ -36,7 +36,6 @@ OUTPUT_ERROR = 0.1
 # accuracy whatever becomes of it.
 AGREEMENT = 0.9
 CLASSES = Measure("classes")
-LOSS_PERCENT = 10.0  # by how much the loss may grow
 
 Array = NDArray[np.float32]
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from export import runtime
-from export.drift import LOSS_PERCENT, check_accuracy, check_drift, measure_for
+from export.drift import check_accuracy, check_drift, measure_for
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 from export.report import Findings, Parity
 from export.targets import Product, Target
+from export.tolerance import Tolerance
 
-__all__ = ["ACCURACY_POINTS", "PARITY", "check"]
+__all__ = ["PARITY", "check"]
 
 PARITY = 1e-5  # relative max-norm; measured 1e-7..7e-7 on CNNs and ResNet18
-ACCURACY_POINTS = 0.5
 
 Array: TypeAlias = NDArray[np.float32]
 Predict: TypeAlias = Callable[[NDArray[Any]], Array]
@@ -39,8 +39,7 @@ def check(
     left_out: Container[str] = frozenset(),
     predict: Predict | None = None,
     evaluation: Inputs | None = None,
-    accuracy_points: float = ACCURACY_POINTS,
-    loss_percent: float = LOSS_PERCENT,
+    tolerance: Tolerance,
 ) -> Findings:
     """Runs every gate that the format has.
 
@@ -53,9 +52,7 @@ def check(
         left_out: Masked weights that the evaluation graph does not hold.
         predict: Runs the file; by default onnxruntime on its bytes.
         evaluation: Examples with targets, to judge lossy formats on.
-        accuracy_points: How many percentage points a lossy format may lose.
-        loss_percent: By how much the loss of a lossy format may grow where its outputs
-            are no answers.
+        tolerance: What a lossy format may lose.
 
     Raises:
         ExportError: If a gate fails; the message has the numbers.
@@ -97,9 +94,11 @@ def check(
         )
         measure = measure_for(source, given)
         if measure.name == "accuracy":
-            accuracy = check_accuracy(measure, made, exact, given, accuracy_points)
+            points = tolerance.accuracy_points
+            accuracy = check_accuracy(measure, made, exact, given, points)
         else:
-            drift = check_drift(source, made, exact, given, loss_percent=loss_percent)
+            growth = tolerance.loss_percent
+            drift = check_drift(source, made, exact, given, loss_percent=growth)
     return Findings(
         checker=target.reader == "onnx",
         weights_checked=checked,

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import EXACT, ROUNDED, check_files
 from export.api import Model, source_of
-from export.builder import build_source, checked, prepare
+from export.builder import checked, make_all, prepare
 from export.extras import require
 from export.report import Report
+from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     import onnx
@@ -35,8 +36,8 @@ def verify(
     name: str = "model",
     labels: Sequence[str] = (),
     data: Path | str | None = None,
-    accuracy_points: float = 0.5,
-    loss_percent: float = 10.0,
+    accuracy_points: float = ACCURACY_POINTS,
+    loss_percent: float = LOSS_PERCENT,
 ) -> Report:
     """Checks that a file is what exporting the model gives: all gates, again.
 
@@ -62,6 +63,8 @@ def verify(
     from export.targets import Product  # noqa: PLC0415
     from export.targets.table import find_target  # noqa: PLC0415
 
+    tolerance = Tolerance(accuracy_points, loss_percent)
+    folder = None if data is None else Path(data)
     source = source_of(
         model,
         input_shape=input_shape,
@@ -72,7 +75,7 @@ def verify(
     whose = "module" if source.contract is None else "checkpoint"
     path = Path(file)
     if path.suffix in {".flsp", ".ort"}:
-        return _again(path, source, whose, data, accuracy_points, loss_percent)
+        return _again(path, source, whose, folder, tolerance)
     content, graph = _read(path)
     facts = description(graph)
     digest = source.mask.digest.hex()
@@ -85,7 +88,6 @@ def verify(
     target = find_target(facts.get("format", "onnx"))
     first = graph.graph.input[0].type.tensor_type.shape.dim[0]
     batch: Literal["1", "dynamic"] = "dynamic" if first.dim_param else "1"
-    folder = None if data is None else Path(data)
     material, _ = prepare(source, batch=batch, data=folder)
     reference = material.dense if target.exact else dense_form(graph)
     report = checked(
@@ -94,8 +96,7 @@ def verify(
         material,
         data=folder,
         batch=batch,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
+        tolerance=tolerance,
     )
     return replace(report, file=str(file))
 
@@ -152,9 +153,8 @@ def _again(
     path: Path,
     source: Source,
     whose: str,
-    data: Path | str | None,
-    accuracy_points: float,
-    loss_percent: float,
+    data: Path | None,
+    tolerance: Tolerance,
 ) -> Report:
     """Formats that are written deterministically are built again and compared.
 
@@ -175,13 +175,9 @@ def _again(
     digest = source.mask.digest.hex()
     if facts.get("mask_digest") != digest:
         raise ExportError(f"{path} was not built from this {whose}'s mask")
-    report = build_source(
-        source,
-        format=str(facts.get("format")),
-        data=data,
-        accuracy_points=accuracy_points,
-        loss_percent=loss_percent,
-    )
+    name = str(facts.get("format"))
+    made = make_all(source, (name,), batch="1", data=data, tolerance=tolerance)
+    _, report = made[name]
     if report.sha256 != hashlib.sha256(content).hexdigest():
         raise ExportError(
             f"{path} is not what exporting this {whose} gives",

@@ -11,6 +11,7 @@ import export
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import DataError, ExportError
 from export.passes.half_values import HalfValues
+from export.rebuild import from_checkpoint
 from export.runtime import open_session, predict
 
 Digits = tuple[Checkpoint, Path]
@@ -51,6 +52,25 @@ def test_too_much_lost_accuracy_closes_the_gate(digits: Digits, tmp_path: Path) 
             checkpoint, format="onnx-int8", out=out, data=data, accuracy_points=-100.0
         )
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "limit", [{"accuracy_points": float("nan")}, {"loss_percent": -1.0}]
+)
+def test_a_limit_that_nothing_could_pass_or_fail_is_refused_by_each_command(
+    digits: Digits, tmp_path: Path, limit: dict[str, float]
+) -> None:
+    checkpoint, data = digits
+    out = tmp_path / "m.onnx"
+    export.build(checkpoint, format="onnx", out=out)
+    refused = pytest.raises(ExportError, match=f"{next(iter(limit))} is ")
+    with refused:
+        export.verify(out, checkpoint, data=data, **limit)
+    with refused:
+        export.make_bundle(checkpoint, tmp_path / "bundle", data=data, **limit)
+    with refused:
+        export.build_source(from_checkpoint(checkpoint), format="onnx", **limit)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_int8_without_examples_is_refused(digits: Digits) -> None:
