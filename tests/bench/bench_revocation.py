@@ -1,4 +1,4 @@
-"""How long a revocation takes, on a real mosquitto behind walls; a measurement.
+"""How long a revocation takes, on a real mosquitto with access control; a measurement.
 
 Run from the root of the project:
     python tests/bench/bench_revocation.py [--devices 20] [--json FILE]
@@ -70,7 +70,7 @@ def _measure(
         identities,
         gate.broker,
         gate.access_control,
-        gate.ghost,
+        gate.takeover,
         revoked=lambda _: None,
         rotated=lambda: None,
     )
