@@ -112,7 +112,7 @@ class Command:
             raise BrokerError(f"{self._folder} cannot be written: {error}") from error
 
     def _write_access_control(self) -> dict[str, Path]:
-        """Each wall as a file that only the broker's user may read.
+        """Each field as a file that only the broker's user may read; field to its path.
 
         Rewritten in place: a running broker holds the file, not its name. It is small,
         and whoever dies in the middle takes the broker with him.

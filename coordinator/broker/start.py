@@ -56,7 +56,7 @@ def open_broker(
         port: Its port; None for the one it had before, or a free one at first.
         kind: Insist on one of our own brokers; None takes the better one.
         access_control: Whom our own lets in, and to what; None lets anybody in.
-        tls: How to speak to the user's, or to our own behind walls.
+        tls: How to speak to the user's, or to our own with access control.
 
     Raises:
         BrokerError: The user's does not answer, or none can be started.

@@ -14,7 +14,7 @@ __all__ = ["DeliverySender"]
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # how often the book is looked at
+LOOK_S = 0.5  # how often the store is looked at
 AGAIN_S = 20.0  # a device that does not answer is told again
 
 

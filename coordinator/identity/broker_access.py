@@ -1,4 +1,4 @@
-"""Opens a run's broker: behind walls, with an enrolment listener, or plain."""
+"""Opens a run's broker: with access control and an enrolment listener, or plain."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _theirs(
 def _ours(
     settings: RunSettings, identities: IdentityRegistry, where: Path
 ) -> Iterator[BrokerAccess]:
-    """Mosquitto behind walls, on every address if devices come from elsewhere."""
+    """Mosquitto with access control; on every address if devices are elsewhere."""
     server = identities.server_pem(settings.address)
     authority = where / "authority.pem"
     replace_file(authority, identities.authority_pem())

@@ -63,7 +63,7 @@ class RefusalRow:
     """Number of one verdict on a device's updates; round, why and at are the last's."""
 
     device: str  # its name
-    verdict: str  # as the gate has it
+    verdict: str  # as `rounds.validation` names it
     count: int  # how often
     round: int  # the last time
     why: str  # the same

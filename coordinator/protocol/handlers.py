@@ -160,7 +160,7 @@ class TaskHandlers(Generic[P]):
     ) -> None:
         self._rounds, self._publisher = rounds, publisher
         self._intake = UploadQueue(clock)
-        self._serves = -1  # the round whose uploads the intake holds
+        self._serves = -1  # the round of the uploads that are queued
 
     def hello(self, device: str, task_id: str | None) -> bool:
         """Says what a device has to do; whether that is nothing.

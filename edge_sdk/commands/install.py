@@ -37,7 +37,7 @@ def show(settings: ServiceFile = Path("device.toml")) -> None:
 
 
 def _unit(settings: Path) -> Service:
-    """The unit's facts: the owner's caps become its walls."""
+    """The unit's facts: the owner's caps become its limits."""
     from edge_sdk.device.probe.board import read_board  # noqa: PLC0415
     from edge_sdk.device.service import this_service  # noqa: PLC0415
 

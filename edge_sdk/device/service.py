@@ -24,7 +24,7 @@ UNIT_FOLDER = Path("/etc/systemd/system")
 # several seconds for one.
 STOP_S = 45
 # torch's mapped libraries; the kernel can drop most of them, but not while they run.
-WALL_MIB = 128
+MARGIN_MIB = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +202,8 @@ def _limits(service: Service) -> list[str]:
     lines += ["IOSchedulingClass=idle", "OOMScoreAdjust=500"]
     if service.ram_mib is not None:
         # The agent keeps its own memory below the cap; libraries' pages come on top.
-        # This is the wall behind it.
-        lines += [f"MemoryMax={service.ram_mib + WALL_MIB}M", "MemorySwapMax=0"]
+        # systemd's limit holds where that was not enough.
+        lines += [f"MemoryMax={service.ram_mib + MARGIN_MIB}M", "MemorySwapMax=0"]
     if service.cpu_share < 1:
         quota = max(1, round(100 * service.cpu_share * service.cores))
         lines.append(f"CPUQuota={quota}%")

@@ -104,7 +104,7 @@ class NewDevice:
 
 
 class DeviceFolder:
-    """The identity of an enrolled device; implements `edge_sdk.agent.Badge`.
+    """The identity of an enrolled device; implements `edge_sdk.agent.DeviceKeys`.
 
     Raises:
         IdentityError: If it is missing, damaged, or others can read the key.

@@ -63,7 +63,7 @@ def test_a_mutant_is_caught_and_the_code_it_mutates_is_not(
         ),
         (
             "no-epoch-fence",
-            "tests/coordinator/test_reception.py::"
+            "tests/coordinator/test_receiver.py::"
             "test_a_coordinator_ends_when_a_newer_one_has_announced_itself",
         ),
         (

@@ -1,4 +1,4 @@
-"""A run's office with a clock turned by hand, and devices on disk."""
+"""A run's identities with a clock turned by hand, and devices on disk."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class DensityChoices:
                 continue
             self._drift[device] = found.sentence
             fixed = corrected(self._profile(device), found)
-            # Slow rounds refuse no board: its steps are cut, and it rests (`pacing`).
+            # Slow rounds refuse no board: it gets fewer steps, and rests (`deadlines`).
             if self._assign(device, fixed).density is not None:
                 self._corrected[device] = fixed
             if found.times > 1:

@@ -7,7 +7,8 @@ Rule 2. A device that says that it cannot do any task sits out until its HELLO s
         what failed: who says something else each time is never counted on.
 Rule 3. Who comes back is asked beside the others, not counted on: no round's goal or
         quorum needs it until it has done its part.
-Rule 4. Being late counts a quarter: a late device gets less work each time (`pacing`).
+Rule 4. Being late counts a quarter: a late device gets less work each time
+        (`rounds.deadlines`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A command on a leash: its code, its words, and its end with whoever asked for it."""
+"""A bound command: its code, its words, and its end with whoever asked for it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A real mosquitto behind walls: who gets in, who may write what, who is cut off."""
+"""A real mosquitto with access control: who gets in, writes what, is cut off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The book of deliveries: two processes write it, and a bundle stays while wanted."""
+"""The store of deliveries: two processes write it, and a bundle stays while wanted."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Board:
 def run(
     board: Board, limits_enforcer: LimitsEnforcer, steps: int, step_s: float
 ) -> list[Verdict]:
-    """Trains so many steps under the warden; returns what it told."""
+    """Trains so many steps under the enforcer; returns what it told."""
     told: list[Verdict] = []
     stop = limits_enforcer.between_steps(lambda: False, lambda: 0, told.append)
     for _ in range(steps):
