@@ -1,4 +1,4 @@
-"""What a rounded format may lose: `Tolerance`, checked when it is made."""
+"""`Tolerance`: what a rounded format may lose, with its limits checked."""
 
 from __future__ import annotations
 
