@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError, disk_remedy
 from export.builder import make_all, written
+from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.report import Report
-from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import DataError, ExportError
 from edge_sdk.json_text import to_json
+from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.report import Report
-from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     from export.rebuild import Source
@@ -162,7 +162,7 @@ def checked(
     Raises:
         ExportError: If a gate fails.
     """
-    from export.gates import check  # noqa: PLC0415
+    from export.checks.gates import check  # noqa: PLC0415
     from export.passes import run  # noqa: PLC0415
     from export.passes.describe import Describe  # noqa: PLC0415
 

@@ -19,11 +19,11 @@ from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from edge_sdk.json_text import to_json
 from export.builder import make_all, versions, written
+from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.measure.timing import machine, time_file
 from export.recheck import outputs_of
 from export.snippets import readme
-from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     from export.rebuild import Source

@@ -15,9 +15,9 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import EXACT, ROUNDED, check_files
 from export.api import Model, source_of
 from export.builder import checked, make_all, prepare
+from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.report import Report
-from export.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 import export
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
-from export import builder, gates
+from export import builder
+from export.checks import gates
 from export.modules import from_module
 from export.passes.describe import description
 from export.passes.graph import replace_array

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from export import runtime
-from export.drift import check_accuracy, check_drift, measure_for
+from export.checks.drift import check_accuracy, check_drift, measure_for
+from export.checks.tolerance import Tolerance
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 from export.report import Findings, Parity
 from export.targets import Product, Target
-from export.tolerance import Tolerance
 
 __all__ = ["PARITY", "check"]
 

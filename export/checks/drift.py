@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from edge_sdk.errors import ExportError
 from edge_sdk.tasks.metrics import VALUES, Measure
 from edge_sdk.training.scoring import measure_of
+from export.checks.tolerance import LOSS_PERCENT
 from export.rebuild import Inputs, Source
 from export.report import Accuracy, OutputDrift
-from export.tolerance import LOSS_PERCENT
 
 __all__ = [
     "AGREEMENT",

@@ -1,0 +1,1 @@
+"""Decides which exported models are written: gates, and losses of rounded formats."""
