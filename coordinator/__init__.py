@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.heterofl import heterofl
     from coordinator.algorithms.methods.jmwst import jmwst
     from coordinator.algorithms.methods.nst import nst
+    from coordinator.algorithms.methods.pruning.sparsyfed import sparsyfed
     from coordinator.algorithms.methods.salientgrads import salientgrads, ssfl
     from coordinator.algorithms.methods.scaffold import scaffold
     from coordinator.algorithms.methods.zerofl import zerofl
@@ -67,6 +68,7 @@ __all__ = [
     "salientgrads",
     "scaffold",
     "simulate",
+    "sparsyfed",
     "ssfl",
     "zerofl",
 ]
@@ -84,6 +86,7 @@ _HOMES = {
     ),
     "coordinator.operations.federation": ("Federation",),
     "coordinator.operations.federation_run": ("FederationRun",),
+    "coordinator.algorithms.methods.pruning.sparsyfed": ("sparsyfed",),
     "coordinator.algorithms.methods.salientgrads": ("salientgrads", "ssfl"),
     "coordinator.settings": ("CodecSettings", "TrainingSettings", "WarmUpSettings"),
     "coordinator.simulation.api": ("simulate",),

@@ -23,6 +23,7 @@ from coordinator.algorithms.methods.flash import (
 from coordinator.algorithms.methods.heterofl import heterofl
 from coordinator.algorithms.methods.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.methods.nst import nst
+from coordinator.algorithms.methods.pruning.sparsyfed import sparsyfed
 from coordinator.algorithms.methods.released import (
     flash_released,
     flash_unfloored,
@@ -71,6 +72,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "heterofl": heterofl(),
     "fjord": fjord(),
     "ssfl": ssfl(),
+    "sparsyfed": sparsyfed(),
 }
 
 # Those with settings of their own: name -> what makes the algorithm of them.
@@ -87,4 +89,5 @@ MAKERS: dict[str, Callable[..., Algorithm]] = {
     "fedyogi": fedyogi,
     "fedprox": fedprox,
     "scaffold": scaffold,
+    "sparsyfed": sparsyfed,
 }

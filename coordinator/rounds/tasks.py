@@ -26,6 +26,7 @@ from edge_sdk.wire.rules import (
     Rewire,
     Score,
     Swat,
+    TopK,
     WarmUp,
 )
 
@@ -115,7 +116,8 @@ def order_for(
             if isinstance(rule, Nested):
                 inside = structs.replace(rule, members=list(members), gain=gain)
                 rule = inside if members else Frozen()
-    frozen = isinstance(rule, Frozen | OneStep | Proximal | Nested)
+    power = rule.power if isinstance(rule, TopK) else training.power
+    powered = isinstance(rule, Frozen | OneStep | Proximal | Nested | TopK)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,
@@ -131,13 +133,13 @@ def order_for(
             weight_decay=training.weight_decay,
             max_steps=max_steps,
             seed=_order_seed(settings.seed, round_no, device),
-            power=training.power if frozen and training.power != 1 else UNSET,
+            power=power if powered and power != 1 else UNSET,
             clip=training.clip if training.clip and round_no else UNSET,
         ),
         ttl_ms=int(1000 * ttl_s),
         shard=0,  # devices of 0.1.0 ask for the field; one coordinator hears them all
         codec=codec,
-        moves=isinstance(rule, Regrow | Rewire | Swat),
+        moves=isinstance(rule, Regrow | Rewire | Swat | TopK),
     )
 
 

@@ -16,7 +16,7 @@ from edge_sdk.errors import RemoteProtocolError, two_sentences
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.evidence import Evidence, unpack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder
-from edge_sdk.wire.rules import Regrow, Score, WarmUp
+from edge_sdk.wire.rules import Regrow, Score, Swat, TopK, WarmUp
 from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Values,
@@ -170,12 +170,22 @@ def _misfit(
 def _moved_too_far(order: TaskOrder, mask: Mask, moved: Mask) -> str:
     """The reason why the order's rule cannot give a mask; empty if it can.
 
-    No rule all but empties a layer of some size, and regrowing replaces a share of each
+    No rule all but empties a layer of some size, one that keeps the largest weights
+    over all layers leaves one for each unit; and regrowing replaces a share of each
     layer in its place.
     """
+    rule = order.rule
+    if isinstance(rule, Swat | TopK):
+        share = rule.sent if isinstance(rule, Swat) else rule.density
+        wanted = int(share * mask.numel + 1e-9)
+        if moved.nnz != wanted:
+            return f"its mask keeps {moved.nnz} weights; the task asks for {wanted}"
     for name in mask:
         before, after = mask.counts[name], moved.counts[name]
-        if LEAST_LEFT * before > max(after, 1):
+        short = LEAST_LEFT * before > max(after, 1)
+        if isinstance(rule, TopK):
+            short = min(before, len(mask[name])) > after
+        if short:
             return f"its mask leaves {after} of {before} weights of layer {name}"
         if isinstance(order.rule, Regrow) and after != before:
             return f"its mask keeps {after} of layer {name}; regrowing keeps {before}"

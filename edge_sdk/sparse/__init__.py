@@ -11,6 +11,7 @@ from edge_sdk.sparse.density import (
 )
 from edge_sdk.sparse.gain import unit_gains
 from edge_sdk.sparse.mask import LayerShape, Mask
+from edge_sdk.sparse.overall import largest_overall
 from edge_sdk.sparse.select import draw, top_k
 from edge_sdk.sparse.units import Boxes, Units, unit_boxes
 
@@ -25,6 +26,7 @@ __all__ = [
     "erk",
     "erk_rescaled",
     "exact_counts",
+    "largest_overall",
     "nested_counts",
     "top_k",
     "uniform",

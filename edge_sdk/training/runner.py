@@ -13,7 +13,7 @@ from torch import nn
 from typing_extensions import assert_never
 
 from edge_sdk.kernels.library import unavailable_reason
-from edge_sdk.sparse import Mask, exact_counts, uniform
+from edge_sdk.sparse import Mask
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task
@@ -33,6 +33,7 @@ from edge_sdk.training.rules.corrections import (
     next_variates,
     proximal,
 )
+from edge_sdk.training.rules.largest import returned_counts, with_sparse_passes
 from edge_sdk.training.rules.moving_masks import (
     Scorer,
     dense_model,
@@ -40,7 +41,6 @@ from edge_sdk.training.rules.moving_masks import (
     train_moving,
 )
 from edge_sdk.training.rules.nested import nested_batches
-from edge_sdk.training.rules.swat import swat_model
 from edge_sdk.training.rules.warm_up import measure_sensitivity
 from edge_sdk.training.total_rate import total_rate
 from edge_sdk.training.update import (
@@ -63,6 +63,7 @@ from edge_sdk.wire.rules import (
     Rewire,
     Score,
     Swat,
+    TopK,
     WarmUp,
 )
 from edge_sdk.wire.values import Values, pack_values, unpack_values
@@ -181,8 +182,8 @@ class TaskRunner:
             case Rewire() | Regrow() as rule:
                 mask, change, outcome = self._moving(job, rule)
                 payload, norm = packed_change(order, change, mask, structure=True)
-            case Swat() as rule:
-                mask, change, outcome = self._swat(job, rule)
+            case Swat() | TopK() as rule:
+                mask, change, outcome = self._largest(job, rule)
                 payload, norm = packed_change(order, change, mask, structure=True)
             case _:
                 assert_never(order.rule)
@@ -214,15 +215,15 @@ class TaskRunner:
         left = packed_variates(next_variates(ours, own, moved, took), start, job.mask)
         return outcome, change, left
 
-    def _swat(self, job: _Job, rule: Swat) -> tuple[Mask, Values, TrainingResult]:
+    def _largest(
+        self, job: _Job, rule: Swat | TopK
+    ) -> tuple[Mask, Values, TrainingResult]:
         """The mask of the largest weights at the end, and the change on it."""
-        profile, sizes = uniform(self.layers), self.layers
-        taking_part = exact_counts(profile, sizes, rule.density)
-        model = swat_model(self.task.model(), job.mask, taking_part, rule.density)
+        model = with_sparse_passes(rule, self.task.model(), job.mask, self.layers)
         outcome = self._train(model, job)
-        sent = exact_counts(profile, sizes, rule.sent)
-        largest = largest_change(model, job.start, sent, str(job.plan.seed))
-        return *largest, outcome
+        key = str(job.plan.seed)
+        sent = returned_counts(rule, model, self.layers, key)
+        return *largest_change(model, job.start, sent, key), outcome
 
     def _train(
         self, model: TrainingModel, job: _Job, correction: Correction | None = None

@@ -59,14 +59,17 @@ def largest_change(
     """The mask of each layer's largest weights at the end, and the change on it.
 
     Args:
-        model: Trained under a full mask.
+        model: Trained; of what its mask does not keep nothing is returned.
         start: Where it started.
         sent: Weight name to how many of its weights.
         key: Orders equal weights.
     """
     after = model.values()
     places = {n: top_k(np.abs(w), sent[n], f"{key} {n}") for n, w in after.items()}
-    largest = Mask({n: p.reshape(model.mask[n].shape) for n, p in places.items()})
+    patterns = {n: np.array(model.mask[n]) for n in model.mask}
+    for name, pattern in patterns.items():
+        pattern[model.mask[name]] = places[name]
+    largest = Mask(patterns)
     moved = _difference(after, start.masked)
     change = Values(
         largest.digest,

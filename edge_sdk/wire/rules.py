@@ -19,6 +19,7 @@ __all__ = [
     "Score",
     "Spill",
     "Swat",
+    "TopK",
     "WarmUp",
 ]
 
@@ -71,6 +72,19 @@ class Swat(Struct, frozen=True, tag="swat"):
     sent: Annotated[float, Meta(gt=0, le=1)]
 
 
+class TopK(Struct, frozen=True, tag="top-k"):
+    """Train under the mask; return the change of the largest weights (SparsyFed).
+
+    Kept values are trained as this power of what SGD moves (`Training.power`).
+    Backward, of each layer's input as large a share takes part as the mask keeps of its
+    weights. `density` is how many are returned, the largest over all layers, as a share
+    of all maskable weights.
+    """
+
+    density: Annotated[float, Meta(gt=0, le=1)]
+    power: Annotated[float, Meta(gt=1, le=4)] = 1.25
+
+
 class Proximal(Struct, frozen=True, tag="proximal"):
     """Frozen training, each gradient with a pull back to the base (FedProx).
 
@@ -119,6 +133,7 @@ LocalRule: TypeAlias = (
     | Rewire
     | Regrow
     | Swat
+    | TopK
     | Proximal
     | Nested
     | Controlled

@@ -19,7 +19,7 @@ from coordinator.rounds.round_step import next_step
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, draw, exact_counts, uniform
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.rules import LocalRule, Regrow, Rewire, Swat
+from edge_sdk.wire.rules import LocalRule, Regrow, Rewire, Swat, TopK
 from edge_sdk.wire.structure import decode_structure, encode_structure
 from edge_sdk.wire.values import Values
 
@@ -150,8 +150,9 @@ def updates(
         mask = family.of(device, density)
         if isinstance(rule, Rewire | Regrow):
             mask = moved(mask, rng)
-        elif isinstance(rule, Swat):
-            kept = exact_counts(uniform(LAYERS), LAYERS, rule.sent)
+        elif isinstance(rule, Swat | TopK):
+            share = rule.sent if isinstance(rule, Swat) else rule.density
+            kept = exact_counts(uniform(LAYERS), LAYERS, share)
             mask = draw(LAYERS, kept, int(rng.integers(99)))
         change = {
             n: rng.normal(size=k).astype(np.float32) for n, k in mask.counts.items()

@@ -35,6 +35,7 @@ from edge_sdk.wire.rules import (
     Rewire,
     Score,
     Swat,
+    TopK,
     WarmUp,
 )
 from edge_sdk.wire.values import (
@@ -84,7 +85,7 @@ TASK = task_of()
 LAYERS = layers_of(network(), DENSE)
 RULES: list[LocalRule] = [
     Frozen(), OneStep(), Rewire(prune_rate=0.5), Regrow(share=0.5),
-    Swat(density=0.4, sent=0.4), Proximal(mu=0.5),
+    Swat(density=0.4, sent=0.4), TopK(density=0.3), Proximal(mu=0.5),
     Nested(
         share=0.9, gain=0.5,
         members=[Member(exact_counts(uniform(LAYERS), LAYERS, 0.3))],

@@ -81,7 +81,7 @@ def test_its_gradients_are_those_of_autograd_on_what_takes_part(
     )
 
     net = One(layer)
-    model = swat_model(net, full(net), {"layer.weight": kept}, share)
+    model = swat_model(net, full(net), {"layer.weight": kept}, {"layer.weight": share})
     found = model(x)
     torch.testing.assert_close(found, expected)
     parameter = next(iter(model.parameters()))
@@ -96,7 +96,7 @@ def digits(micro_batch: int) -> dict[str, np.ndarray]:
     inputs = rng.integers(0, 17, size=(40, 1, 8, 8)).astype(np.uint8)
     examples = Examples(inputs, rng.integers(0, 10, size=40))
     kept = exact_counts(uniform(LAYERS), LAYERS, 0.1)
-    model = swat_model(TASK.model(), FULL, kept, 0.1)
+    model = swat_model(TASK.model(), FULL, kept, dict.fromkeys(FULL, 0.1))
     state = initial_state(TASK, 1)
     masked = {n: state.pop(n).reshape(-1) for n in FULL}
     model.load(masked, state)
@@ -119,7 +119,10 @@ def test_with_everything_taking_part_it_is_plain_training() -> None:
     x = torch.randn(2, 2, 5, 5)
     plain = masked_model(One(layer), full(One(layer)))
     swat = swat_model(
-        One(nn.Conv2d(2, 3, 3)), full(One(layer)), {"layer.weight": 54}, 1
+        One(nn.Conv2d(2, 3, 3)),
+        full(One(layer)),
+        {"layer.weight": 54},
+        {"layer.weight": 1},
     )
     swat.load(plain.values(), plain.dense())
     torch.testing.assert_close(swat(x), plain(x))
@@ -128,4 +131,4 @@ def test_with_everything_taking_part_it_is_plain_training() -> None:
 def test_a_layer_that_it_cannot_run_is_named() -> None:
     net = One(nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"))
     with pytest.raises(EngineError, match=r"weight layer\.weight has no sparse passes"):
-        swat_model(net, full(net), {"layer.weight": 4}, 0.5)
+        swat_model(net, full(net), {"layer.weight": 4}, {"layer.weight": 0.5})

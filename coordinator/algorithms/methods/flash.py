@@ -20,6 +20,7 @@ from coordinator.algorithms.base import (
 )
 from coordinator.algorithms.evidence import (
     LayerSensitivity,
+    Replay,
     Trained,
     WarmUpResult,
     layer_densities,
@@ -83,13 +84,15 @@ def flash_edge(
     Measured in docs/adr/0056.
 
     Args:
-        epochs: Of the warm-up.
+        epochs: Of the warm-up; 0 for none: its mask moves are replayed on the initial
+            weights, as in `equal_counts`.
         share: Of a device's batches that take a weaker member, in (0, 1).
         gain: As `Model.gain`.
     """
     return replace(
         hetero_flash(epochs=epochs),
         name="flash-edge",
+        evidence=LayerSensitivity(epochs=epochs) if epochs else Replay(),
         plan=units_at_evidence,
         local=partial(_nested, share),
         aggregate=partial(coverage_mean, damping=DAMPING),

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.evidence import Saliency, WarmUpResult
 from coordinator.algorithms.top_k_masks import chosen
 from edge_sdk.errors import RunError
-from edge_sdk.sparse import LayerShape, check_density, top_k
+from edge_sdk.sparse import LayerShape, check_density, largest_overall
 from edge_sdk.wire.rules import LocalRule, OneStep
 
 __all__ = ["salientgrads", "salientgrads_steps", "ssfl"]
@@ -63,11 +61,8 @@ def most_salient(
     if findings is None or not findings.saliency:
         raise RunError("SalientGrads plans from saliency, and there is none")
     scores = {s.name: findings.saliency[s.name] for s in layers}
-    every = np.concatenate([scores[s.name].reshape(-1) for s in layers])
     top = check_density(max(densities))
-    best = top_k(every, int(top * every.size), str(seed))
-    parts = np.split(best, np.cumsum([s.numel for s in layers])[:-1])
-    profile = np.array([part.mean() for part in parts])
+    profile = largest_overall(layers, scores, top, str(seed))
     return chosen(layers, densities, profile, scores, str(seed))
 
 

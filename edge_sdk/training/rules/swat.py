@@ -29,16 +29,20 @@ Tensor = torch.Tensor
 
 
 def swat_model(
-    model: nn.Module, mask: Mask, kept: Mapping[str, int], share: float
+    model: nn.Module,
+    mask: Mask,
+    kept: Mapping[str, int],
+    shares: Mapping[str, float],
 ) -> TrainingModel:
     """The model, changed in place, with sparse passes through its maskable layers.
 
     Args:
         model: Fresh.
-        mask: Full: every weight is trained.
+        mask: What is trained; full where every weight is.
         kept: Weight name to how many of its weights take part.
-        share: Of each example's input elements to a layer, that take part backward. By
-            example, so that micro-batches give the same update.
+        shares: Weight name to the share of each example's input elements to its layer
+            that takes part backward. By example, so that micro-batches give the same
+            update.
 
     Raises:
         EngineError: If a maskable layer is neither a convolution padded with zeros nor
@@ -49,7 +53,7 @@ def swat_model(
         step = _linear if type(layer) is nn.Linear else _conv
         if step is _conv:
             _convolution(layer, name)
-        layer.forward = partial(step, layer, count, share)
+        layer.forward = partial(step, layer, count, shares[name])
     return masked_model(model, mask, reason="sparse passes over dense weights (SWAT)")
 
 

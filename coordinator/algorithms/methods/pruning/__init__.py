@@ -1,0 +1,3 @@
+"""The algorithms that prune weights which were trained, one file each."""
+
+__all__: list[str] = []
