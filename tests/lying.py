@@ -36,7 +36,7 @@ class Liar(TaskRunner):
         structure: bytes = b"",
     ) -> PackedUpdate:
         packed = super().run(order, base, stop, structure)
-        mask = self._ready.mask(order.mask, structure)
+        mask = self._models.mask(order.mask, structure)
         sent = type(self).change(unpack_values(packed.payload, mask), order)
         payload = pack_values(sent, mask)
         norm = sent.norm()

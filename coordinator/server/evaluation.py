@@ -21,8 +21,8 @@ from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.metrics import VALUES
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import MaskedModel, masked_model
-from edge_sdk.training.rules.moving_masks import dense_model
 from edge_sdk.training.scoring import measure_of, score
+from edge_sdk.training.torch_engine.dense import dense_model
 
 __all__ = ["Evaluator", "Probe", "Report", "trained_model"]
 

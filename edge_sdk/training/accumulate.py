@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge_sdk.errors import EngineError
-from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.sparse.modules import BlockedNorm
+
+if TYPE_CHECKING:
+    from edge_sdk.training.torch_engine.session import TorchModel
 
 __all__ = ["accumulate", "coupling_layer"]
 
@@ -19,7 +21,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def accumulate(
-    model: TrainingModel | nn.Module, loss: Loss, inputs: torch.Tensor,
+    model: TorchModel | nn.Module, loss: Loss, inputs: torch.Tensor,
     targets: torch.Tensor, *, micro_batch: int, ghost_norm: bool = False,
 ) -> float:  # fmt: skip
     """Adds the gradient of the mean loss over a batch, `micro_batch` samples at a time.
@@ -70,7 +72,7 @@ def accumulate(
     return total
 
 
-def _alone(model: TrainingModel | nn.Module, error: ValueError) -> Exception:
+def _alone(model: TorchModel | nn.Module, error: ValueError) -> Exception:
     """The error to raise when a model did not take a batch of one example."""
     layer = coupling_layer(model if isinstance(model, nn.Module) else model.module)
     if layer is None:
@@ -84,6 +86,8 @@ def _alone(model: TrainingModel | nn.Module, error: ValueError) -> Exception:
 
 def coupling_layer(module: nn.Module) -> str | None:
     """The first layer whose output for a sample depends on the batch's others."""
+    from edge_sdk.training.sparse.modules import BlockedNorm  # noqa: PLC0415 - imports us
+
     name: str
     for name, layer in module.named_modules():
         blocked = isinstance(layer, BlockedNorm) and not layer.groups

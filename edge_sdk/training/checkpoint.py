@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, EngineError
-from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.sgd import Sgd
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 
-__all__ = ["Progress", "TaskProgress", "part", "put_back_random", "random_arrays"]
+__all__ = ["Progress", "TaskProgress", "part"]
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +66,14 @@ class TaskProgress:
         self._kept_at = place.clock()
 
     def resume(
-        self,
-        model: TrainingModel,
-        optimizer: Sgd,
-        noise: torch.Generator,
+        self, model: TrainingModel, session: TrainingSession
     ) -> tuple[int, float]:
         """Puts everything back; returns steps done and the sum of their losses."""
 
         def put_back(told: dict[str, str], arrays: Arrays) -> tuple[int, float]:
             steps, total = int(told["steps"]), float.fromhex(told["loss"])
             model.load(part(arrays, "v/"), part(arrays, "d/"))
-            put_back_random(arrays, optimizer, noise)
+            session.put_back(arrays)
             return steps, total
 
         return self.read(put_back) or (0, 0.0)
@@ -88,14 +83,13 @@ class TaskProgress:
         steps: int,
         loss: float,
         model: TrainingModel,
-        optimizer: Sgd,
-        noise: torch.Generator,
+        session: TrainingSession,
     ) -> None:
         """Writes a checkpoint if it is time for one."""
         if not self.due():
             return
         arrays = {
-            **random_arrays(optimizer, noise),
+            **session.state(),
             **{f"v/{name}": array for name, array in model.values().items()},
             **{f"d/{name}": array for name, array in model.dense().items()},
         }
@@ -171,23 +165,6 @@ def _digest(arrays: dict[str, NDArray[Any]], told: dict[str, str]) -> str:
     words += [told[key] for key in ("epoch", "rng") if key in told]
     digest.update(" ".join(words).encode())
     return digest.hexdigest()
-
-
-def random_arrays(optimizer: Sgd, noise: torch.Generator) -> Arrays:
-    """Momentum and both random states, as arrays."""
-    return {
-        "noise": noise.get_state().numpy(),
-        "random": torch.get_rng_state().numpy(),
-        **{f"m/{at}": b.detach().numpy() for at, b in optimizer.buffers.items()},
-    }
-
-
-def put_back_random(arrays: Arrays, optimizer: Sgd, noise: torch.Generator) -> None:
-    """The inverse of `random_arrays`."""
-    for place, buffer in part(arrays, "m/").items():
-        optimizer.buffers[int(place)] = torch.from_numpy(buffer)
-    noise.set_state(torch.from_numpy(arrays["noise"]))
-    torch.set_rng_state(torch.from_numpy(arrays["random"]))
 
 
 def part(arrays: Arrays, head: str) -> Arrays:

@@ -7,22 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
-from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.checkpoint import TaskProgress
-from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.step import kept_parameters, sgd, take_step
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.wire.messages import Training
 
-__all__ = ["Stopped", "TrainingResult", "batches", "check_finite", "train"]
+__all__ = [
+    "Correction",
+    "Stopped",
+    "TrainingResult",
+    "batches",
+    "check_finite",
+    "train",
+]
 
+# the session at the base -> what changes its gradients before each step
+Correction: TypeAlias = Callable[[TrainingSession], Callable[[], None]]
 
 _OWN: AbstractContextManager[None] = nullcontext()
 
@@ -76,8 +82,10 @@ def train(
     *,
     micro_batch: int = 0,
     ghost_norm: bool = False,
-    network: Callable[[int], AbstractContextManager[None]] = lambda _step: _OWN,
-    correct: Callable[[], None] = lambda: None,
+    network: Callable[[TrainingSession, int], AbstractContextManager[None]] = (
+        lambda _session, _step: _OWN
+    ),
+    correct: Correction | None = None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     progress: TaskProgress | None = None,
@@ -88,12 +96,14 @@ def train(
         model: In place.
         task: Gives loss, preparation and augmentation.
         examples: The device's own.
-        plan: Epochs, batch size, rates, seed, and what `take_step` does with them.
+        plan: Epochs, batch size, rates, seed, and what the engine's step takes.
         micro_batch: Most examples that go through at once; 0 takes the whole batch.
-            The update is the same: see `accumulate`.
+            The update is the same, see `edge_sdk.training.accumulate`.
         ghost_norm: Accept batch norm's statistics per micro-batch.
-        network: Step -> a context in which the model is that step's network.
-        correct: Changes the gradients at hand before each step takes them.
+        network: Session and step -> a context in which the model is that step's
+            network.
+        correct: Sees the model at the base once; what it returns changes the gradients
+            at hand before each step takes them.
         stop: Asked between two steps.
         clock: Seconds from any origin.
         progress: Where to go on from after a reboot, and what to leave for one.
@@ -104,26 +114,21 @@ def train(
         EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
     began = clock()
-    optimizer, kept = sgd(model, plan), kept_parameters(model, plan)
-    noise = torch.Generator().manual_seed(plan.seed)
-    model.train()
-    steps, total = progress.resume(model, optimizer, noise) if progress else (0, 0.0)
+    session = model.session(
+        task, examples, plan, micro_batch=micro_batch, ghost_norm=ghost_norm
+    )
+    corrected = correct(session) if correct else lambda: None
+    steps, total = progress.resume(model, session) if progress else (0, 0.0)
     for _, index in islice(batches(len(examples), plan), steps, plan.max_steps or None):
         if stop():
             raise Stopped
-        inputs, targets = tensors(task, examples, index)
-        inputs = augmented(task, inputs, noise)
-        optimizer.zero_grad()
-        with network(steps):
-            total += accumulate(
-                model, task.loss, inputs, targets,
-                micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
-            )  # fmt: skip
-        correct()
-        take_step(optimizer, plan, kept)
+        with network(session, steps):
+            total += session.backward(index)
+        corrected()
+        session.step()
         steps += 1
         if progress is not None:
-            progress.keep(steps, total, model, optimizer, noise)
+            progress.keep(steps, total, model, session)
     check_finite(total, task)
     seen = min(len(examples), steps * plan.batch_size)
     return TrainingResult(seen, steps, total / max(steps, 1), clock() - began)

@@ -19,6 +19,9 @@ from torch.func import functional_call
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.torch_engine.session import TorchSession
+from edge_sdk.wire.messages import Training
 
 __all__ = ["MaskedModel", "masked_model"]
 
@@ -52,6 +55,22 @@ class MaskedModel:
         """Predictions for a batch, the kept values in place."""
         weights = {name: self._scatter(name) for name in self._kept}
         return cast("torch.Tensor", functional_call(self.module, weights, (inputs,)))
+
+    def session(
+        self,
+        task: Task,
+        examples: Examples,
+        plan: Training,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> TorchSession:
+        """One task's training; see `TrainingModel.session`."""
+        return TorchSession(
+            *(self, task, examples, plan),
+            micro_batch=micro_batch,
+            ghost_norm=ghost_norm,
+        )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values, then dense parameters; none that the user has frozen."""

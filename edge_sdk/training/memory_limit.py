@@ -8,10 +8,11 @@ from typing import Literal, TypeAlias
 
 from edge_sdk.errors import EngineError
 
-__all__ = ["Allowance", "EngineName", "MicroBatch"]
+__all__ = ["Activations", "Allowance", "EngineName", "MicroBatch"]
 
 log = logging.getLogger(__name__)
 
+Activations: TypeAlias = Literal["fp32", "bf16"]  # while they wait to go backward
 EngineName: TypeAlias = Literal["auto", "sparse", "masked"]
 # (density, "sparse" or "masked", batch size) -> most examples that may go through at
 # once, at least 1; None where not even one fits into the memory allowed.

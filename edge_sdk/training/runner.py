@@ -9,37 +9,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from msgspec import structs
-from torch import nn
 from typing_extensions import assert_never
 
-from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.layers import layers_of, make_model
-from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.checkpoint import Progress, TaskProgress
-from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import TrainingResult, train
-from edge_sdk.training.memory_limit import Allowance, EngineName, MicroBatch
-from edge_sdk.training.model_cache import Activations, ReadyModel
+from edge_sdk.training.engine import ModelSource, TrainingModel
+from edge_sdk.training.local import Correction, TrainingResult, train
+from edge_sdk.training.memory_limit import (
+    Activations,
+    Allowance,
+    EngineName,
+    MicroBatch,
+)
 from edge_sdk.training.rules.control_variates import (
     control_of,
     packed_variates,
     remembered,
 )
-from edge_sdk.training.rules.corrections import (
-    Correction,
-    controlled,
-    next_variates,
-    proximal,
-)
-from edge_sdk.training.rules.largest import returned_counts, with_sparse_passes
-from edge_sdk.training.rules.moving_masks import (
-    Scorer,
-    dense_model,
-    saliency,
-    train_moving,
-)
+from edge_sdk.training.rules.corrections import controlled, next_variates, proximal
+from edge_sdk.training.rules.largest import returned_counts
+from edge_sdk.training.rules.moving_masks import Scorer, saliency, train_moving
 from edge_sdk.training.rules.nested import nested_batches
 from edge_sdk.training.rules.warm_up import measure_sensitivity
 from edge_sdk.training.total_rate import total_rate
@@ -122,20 +112,17 @@ class TaskRunner:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
-        model = make_model(task, 0)
-        check_model(model)
-        self.layers = layers_of(model, task.dense_layers)
-        self._ready = ReadyModel(task, self.layers, engine, activations)
+        self._models = _models(task, engine, activations)
 
     @property
     def engine(self) -> str:
         """The engine of the last task, for reports; empty before the first."""
-        return self._ready.engine
+        return self._models.engine
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines that can run here: sparse where its kernels load."""
-        return ("masked",) if unavailable_reason() else ("sparse", "masked")
+        """Engines that can run here."""
+        return self._models.engines
 
     def run(
         self,
@@ -159,7 +146,7 @@ class TaskRunner:
             EdgeError: If the base does not fit the mask, or training breaks.
         """
         began = time.monotonic()
-        mask = self._ready.mask(order.mask, structure)
+        mask = self._models.mask(order.mask, structure)
         job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
         left = b""
         match order.rule:
@@ -173,9 +160,9 @@ class TaskRunner:
                 outcome, counts = self._warm_up(job, rule)
                 payload, norm = pack_evidence(Evidence(counts)), 0.0
             case Score(count):
-                module, scorer = self._dense(job)
+                model, scorer = self._dense(job, thawed=True)
                 scores, outcome = saliency(
-                    module, mask, scorer, order.training, count=count
+                    model, mask, scorer, order.training, count=count
                 )
                 found = Values(mask.digest, scores, {})
                 payload, norm = pack_values(found, mask, codec=order.codec), 0.0
@@ -198,7 +185,8 @@ class TaskRunner:
             job = replace(job, plan=structs.replace(plan, epochs=1, max_steps=1))
         if isinstance(rule, Proximal):
             correction = partial(proximal, rule.mu)
-        model = self._ready.on(job.mask, self.examples, self.allowance, plan.batch_size)
+        size = plan.batch_size
+        model = self._models.on(job.mask, self.examples, self.allowance, size)
         return self._train(model, job, correction), change_of(model, job.start)
 
     def _controlled(
@@ -219,18 +207,17 @@ class TaskRunner:
         self, job: _Job, rule: Swat | TopK
     ) -> tuple[Mask, Values, TrainingResult]:
         """The mask of the largest weights at the end, and the change on it."""
-        model = with_sparse_passes(rule, self.task.model(), job.mask, self.layers)
+        model = self._models.swat(rule, job.mask)
         outcome = self._train(model, job)
         key = str(job.plan.seed)
-        sent = returned_counts(rule, model, self.layers, key)
+        sent = returned_counts(rule, model, self._models.layers, key)
         return *largest_change(model, job.start, sent, key), outcome
 
     def _train(
         self, model: TrainingModel, job: _Job, correction: Correction | None = None
     ) -> TrainingResult:
-        batches = nested_batches(model, job.order, self.layers)
+        batches = nested_batches(model, job.order, self._models.layers)
         model.load(job.start.masked, job.start.dense)
-        correct = correction(model) if correction else lambda: None
         progress, engine = self._progress, model.engine
         return train(
             model,
@@ -240,7 +227,7 @@ class TaskRunner:
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
             network=batches.batch,
-            correct=correct,
+            correct=correction,
             stop=job.stop,
             clock=self._clock,
             progress=progress.of(job.order.id, engine) if progress else None,
@@ -249,9 +236,9 @@ class TaskRunner:
     def _warm_up(
         self, job: _Job, rule: WarmUp
     ) -> tuple[TrainingResult, dict[str, int]]:
-        module, scorer = self._dense(job)
+        model, scorer = self._dense(job)
         counts, outcome = measure_sensitivity(
-            module,
+            model,
             job.mask,
             self.task,
             self.examples,
@@ -268,10 +255,10 @@ class TaskRunner:
         self, job: _Job, rule: Rewire | Regrow
     ) -> tuple[Mask, Values, TrainingResult]:
         """The mask at the end, and the change on it; what was not kept began at 0."""
-        module, scorer = self._dense(job)
-        before = {n: module.get_parameter(n).detach().numpy().copy() for n in job.mask}
+        model, scorer = self._dense(job)
+        before = model.values()
         moved, outcome = train_moving(
-            module,
+            model,
             job.mask,
             scorer,
             rule,
@@ -279,16 +266,25 @@ class TaskRunner:
             stop=job.stop,
             progress=self._moving_progress(job),
         )
-        return moved, moved_change(module, before, moved, job.start), outcome
+        return moved, moved_change(model, before, moved, job.start), outcome
 
     def _moving_progress(self, job: _Job) -> TaskProgress | None:
         return self._progress.of(job.order.id, "dense") if self._progress else None
 
-    def _dense(self, job: _Job) -> tuple[nn.Module, Scorer]:
+    def _dense(
+        self, job: _Job, *, thawed: bool = False
+    ) -> tuple[TrainingModel, Scorer]:
         """The model with dense weights, 0 off the mask, and how batches go through."""
-        module = dense_model(self.task, job.mask, job.start)
+        model = self._models.dense(job.mask, job.start, thawed=thawed)
         size = self._size(job, "masked")  # as there, its weights are dense
-        return module, Scorer(self.task, self.examples, size, self._ghost_norm)
+        return model, Scorer(self.task, self.examples, size, self._ghost_norm)
 
     def _size(self, job: _Job, engine: str) -> int:
         return self.allowance.size(job.mask.density, engine, job.plan.batch_size)
+
+
+def _models(task: Task, engine: EngineName, activations: Activations) -> ModelSource:
+    """The models of a task on this machine's engines."""
+    from edge_sdk.training.torch_engine.models import TorchModels  # noqa: PLC0415 - torch
+
+    return TorchModels(task, engine, activations)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
+
+if TYPE_CHECKING:
+    from edge_sdk.training.torch_engine.session import TorchModel
 
 __all__ = ["kept_parameters", "sgd", "take_step"]
 
 
-def sgd(model: TrainingModel | nn.Module, plan: Training) -> Sgd:
+def sgd(model: TorchModel | nn.Module, plan: Training) -> Sgd:
     """A new optimizer over everything that may change, as FLASH has one each round."""
     return Sgd(
         model.parameters(),
@@ -25,7 +28,7 @@ def sgd(model: TrainingModel | nn.Module, plan: Training) -> Sgd:
     )
 
 
-def kept_parameters(model: TrainingModel, plan: Training) -> list[nn.Parameter]:
+def kept_parameters(model: TorchModel, plan: Training) -> list[nn.Parameter]:
     """Parameters that `take_step` treats as a power; none at power 1."""
     return list(model.kept()) if plan.power else []
 

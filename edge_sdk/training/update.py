@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from edge_sdk.sparse import Mask, top_k
 from edge_sdk.training.engine import TrainingModel
@@ -80,7 +79,7 @@ def largest_change(
 
 
 def moved_change(
-    module: nn.Module,
+    model: TrainingModel,
     before: Mapping[str, NDArray[np.float32]],
     moved: Mask,
     start: Values,
@@ -88,16 +87,16 @@ def moved_change(
     """The change on a mask that has moved; what was not kept began at 0.
 
     Args:
-        module: The trained model with dense weights.
-        before: Its maskable weights at the start.
+        model: Trained under a full mask.
+        before: Its maskable weights at the start, flat.
         moved: The mask at the end.
         start: Whose dense remainder it started from.
     """
-    state = {n: t.detach().numpy() for n, t in module.state_dict().items()}
+    after, dense = model.values(), model.dense()
     return Values(
         moved.digest,
-        {n: (state[n] - before[n])[moved[n]] for n in moved},
-        _difference({n: state[n] for n in start.dense}, start.dense),
+        {n: (after[n] - before[n])[moved.flat(n)] for n in moved},
+        _difference({n: dense[n] for n in start.dense}, start.dense),
     )
 
 

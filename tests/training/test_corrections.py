@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_fedprox_walks_as_published(engine: str, mu: float, clip: float) -> None
     if clip:
         plan = Training(3, 8, 0.2, 0.5, seed=3, clip=clip)
     model = loaded(engine)
-    train(model, TASK, examples(), plan, correct=proximal(mu, model))
+    train(model, TASK, examples(), plan, correct=partial(proximal, mu))
     w, b = W.copy(), B.copy()
     vw, vb = np.zeros_like(w), np.zeros_like(b)
     for _, index in batches(24, plan):
@@ -103,7 +104,7 @@ def test_the_stronger_the_pull_the_nearer_to_the_base(engine: str) -> None:
     far = []
     for mu in (1e-9, 0.5, 5.0):
         model = loaded(engine)
-        train(model, TASK, examples(), plan, correct=proximal(mu, model))
+        train(model, TASK, examples(), plan, correct=partial(proximal, mu))
         far.append(float(np.abs(model.values()["0.weight"] - W[MASK]).sum()))
     assert far == sorted(far, reverse=True)
     assert far[2] < 0.5 * far[0]

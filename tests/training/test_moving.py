@@ -14,6 +14,7 @@ from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.rules.moving_masks import Scorer, regrow, saliency, train_moving
+from edge_sdk.training.torch_engine.dense import DenseModel
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import Regrow, Rewire
 
@@ -47,7 +48,7 @@ def test_the_budget_holds_and_nothing_stands_off_the_mask(
     rule: Rewire | Regrow, epochs: int
 ) -> None:
     model, plan = masked(), Training(epochs, 8, 0.1, seed=3)
-    after, outcome = train_moving(model, MASK, scorer(), rule, plan)
+    after, outcome = train_moving(DenseModel(model, MASK), MASK, scorer(), rule, plan)
     assert after.nnz == MASK.nnz
     assert outcome.steps == 5 * epochs
     for name in after:
@@ -60,7 +61,7 @@ def test_the_budget_holds_and_nothing_stands_off_the_mask(
 def test_equal_seeds_move_alike_and_others_do_not() -> None:
     def run(seed: int) -> tuple[Mask, bytes]:
         model, plan = masked(), Training(1, 8, 0.1, seed=seed)
-        after, _ = train_moving(model, MASK, scorer(), Rewire(), plan)
+        after, _ = train_moving(DenseModel(model, MASK), MASK, scorer(), Rewire(), plan)
         return after, state(model)["fc1.weight"].tobytes()
 
     assert run(3) == run(3)
@@ -69,18 +70,20 @@ def test_equal_seeds_move_alike_and_others_do_not() -> None:
 
 def test_the_only_epoch_moves_in_its_middle_and_what_grew_has_trained() -> None:
     model = masked()
-    after, _ = train_moving(model, MASK, scorer(), Rewire(0.5), PLAN)
+    after, _ = train_moving(DenseModel(model, MASK), MASK, scorer(), Rewire(0.5), PLAN)
     grown = {n: after[n] & ~MASK[n] for n in after}
     assert any(state(model)[n][grown[n]].any() for n in grown)
     one_step = Training(1, 8, 0.1, max_steps=1, seed=3)
-    still, _ = train_moving(masked(), MASK, scorer(), Rewire(0.5), one_step)
+    still, _ = train_moving(
+        DenseModel(masked(), MASK), MASK, scorer(), Rewire(0.5), one_step
+    )
     assert still == MASK  # before the first step there is nothing to judge by
 
 
 def test_momentum_does_not_carry_a_weight_off_the_mask() -> None:
     model = masked()
     plan = Training(3, 8, 0.1, momentum=0.9, weight_decay=1e-3, seed=3)
-    after, _ = train_moving(model, MASK, scorer(), Rewire(), plan)
+    after, _ = train_moving(DenseModel(model, MASK), MASK, scorer(), Rewire(), plan)
     for name in after:
         assert not state(model)[name][~after[name]].any()
 
@@ -129,7 +132,7 @@ def test_saliency_is_weight_times_gradient_and_trains_nothing() -> None:
     model = make_model(TASK, 1)
     before = state(model)
     whole = Training(epochs=1, batch_size=40, learning_rate=0.1)
-    scores, outcome = saliency(model, full, scorer(), whole, count=3)
+    scores, outcome = saliency(DenseModel(model, full), full, scorer(), whole, count=3)
     assert outcome.steps == 1  # no more batches than there are
     fresh = make_model(TASK, 1)
     examples = scorer().examples
@@ -146,4 +149,11 @@ def test_saliency_is_weight_times_gradient_and_trains_nothing() -> None:
 
 def test_it_stops_when_told() -> None:
     with pytest.raises(Stopped):
-        train_moving(masked(), MASK, scorer(), Rewire(), PLAN, stop=lambda: True)
+        train_moving(
+            DenseModel(masked(), MASK),
+            MASK,
+            scorer(),
+            Rewire(),
+            PLAN,
+            stop=lambda: True,
+        )

@@ -24,6 +24,7 @@ from edge_sdk.training.rules.warm_up import (
     measure_sensitivity,
     rewire,
 )
+from edge_sdk.training.torch_engine.dense import DenseModel
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import WarmUp
@@ -153,10 +154,12 @@ def test_what_is_measured_is_augmented_as_in_training(method: str) -> None:
             nn.init.constant_(parameter, 0.1)
         if method == "score":
             scorer = Scorer(task, examples())
-            scores, _ = saliency(model, MASK, scorer, plan, count=3)
+            scores, _ = saliency(DenseModel(model, MASK), MASK, scorer, plan, count=3)
             return {n: s.tolist() for n, s in scores.items()}
         torch.manual_seed(0)
-        _, outcome = measure_sensitivity(model, MASK, task, examples(), WarmUp(), plan)
+        _, outcome = measure_sensitivity(
+            DenseModel(model, MASK), MASK, task, examples(), WarmUp(), plan
+        )
         return outcome.loss
 
     plain, noisy = a_task(), replace(a_task(), augment=jitter)
@@ -193,7 +196,7 @@ def measured(**plan: float) -> tuple[dict[str, int], int]:
     training = {"epochs": 4, "batch_size": 5, "learning_rate": 0.1, "seed": 3} | plan
     task = a_task()
     counts, outcome = measure_sensitivity(
-        task.model(),
+        DenseModel(task.model(), MASK),
         MASK,
         task,
         examples(),
@@ -226,7 +229,9 @@ def test_off_mask_weights_stay_zero_during_the_warm_up() -> None:
     task = a_task()
     model = task.model()
     plan = Training(epochs=3, batch_size=5, learning_rate=0.1)
-    counts, _ = measure_sensitivity(model, MASK, task, examples(), WarmUp(), plan)
+    counts, _ = measure_sensitivity(
+        DenseModel(model, MASK), MASK, task, examples(), WarmUp(), plan
+    )
     for name, weight in model.named_parameters():
         if name in counts:
             assert np.count_nonzero(weight.detach().numpy()) <= counts[name]
@@ -237,6 +242,8 @@ def test_it_stops_and_refuses_what_diverged() -> None:
     task = a_task(float("nan"))
     args = (examples(), WarmUp(), plan)
     with pytest.raises(Stopped):
-        measure_sensitivity(task.model(), MASK, task, *args, stop=lambda: True)
+        measure_sensitivity(
+            DenseModel(task.model(), MASK), MASK, task, *args, stop=lambda: True
+        )
     with pytest.raises(DataError, match="not finite"):
-        measure_sensitivity(task.model(), MASK, task, *args)
+        measure_sensitivity(DenseModel(task.model(), MASK), MASK, task, *args)

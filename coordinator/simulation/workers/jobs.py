@@ -17,11 +17,11 @@ from edge_sdk.sparse import Mask
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
-from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.scoring import measure_of, tally
 from edge_sdk.training.sparse.model import sparse_model
+from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
@@ -48,7 +48,7 @@ class JobRunner:
         self._layers = layers_of(task.model(), task.dense_layers)
         self._measure = measure_of(task, evaluation)
         self._runners: dict[Engine, TaskRunner] = {}
-        self._scored: dict[bytes, TrainingModel] = {}
+        self._scored: dict[bytes, TorchModel] = {}
 
     def train(self, work: TrainingJob, examples: Examples) -> PackedUpdate:
         """Carries out a device's order on its examples.
@@ -84,7 +84,7 @@ class JobRunner:
         with blamed(self._task.name, "scoring"):
             return ChunkScore(tally(model, self._task, part, self._measure))
 
-    def _model(self, chunk: EvaluationChunk) -> TrainingModel:
+    def _model(self, chunk: EvaluationChunk) -> TorchModel:
         recipe = chunk.recipe
         if recipe.digest not in self._scored:
             while len(self._scored) >= SCORED_MODELS:
@@ -96,7 +96,7 @@ class JobRunner:
             self._scored[recipe.digest] = self._make(mask)
         return self._scored[recipe.digest]
 
-    def _make(self, mask: Mask) -> TrainingModel:
+    def _make(self, mask: Mask) -> TorchModel:
         if self._engine == "sparse" and mask.density <= DENSE:
             return sparse_model(self._task.model(), mask)
         return masked_model(self._task.model(), mask)

@@ -1,7 +1,8 @@
 """Terms that are added to the gradients of frozen training before each step.
 
-A correction looks at the model once, when it holds the base; then it is called between
-the backward pass and the step. Bounding the gradient (`clip`) comes after it.
+A correction looks at the session once, when the model holds the base; what it returns
+is called between the backward pass and the step. Bounding the gradient (`clip`) comes
+after it.
 """
 
 from __future__ import annotations
@@ -10,55 +11,42 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.engine import TrainingSession
 
-__all__ = ["Correction", "Variates", "controlled", "next_variates", "proximal"]
+__all__ = ["Variates", "controlled", "next_variates", "proximal"]
 
 Variates: TypeAlias = Mapping[str, NDArray[np.float32]]  # by the parameter's name
-# the model at the base -> what changes its gradients before each step
-Correction: TypeAlias = Callable[[TrainingModel], Callable[[], None]]
 
 
-def proximal(mu: float, model: TrainingModel) -> Callable[[], None]:
+def proximal(mu: float, session: TrainingSession) -> Callable[[], None]:
     """Adds mu * (weight - its base) to every gradient (FedProx, arXiv:1812.06127)."""
-    pairs = [(p, p.detach().clone()) for p in model.parameters()]
+    bases = {name: weight.copy() for name, weight in session.weights.items()}
 
     def correct() -> None:
-        with torch.no_grad():
-            for parameter, base in pairs:
-                if parameter.grad is not None:  # the step leaves the others, too
-                    parameter.grad.add_(parameter - base, alpha=mu)
+        for name, base in bases.items():
+            session.add({name: session.weights[name] - base}, mu)
 
     return correct
 
 
 def controlled(
-    ours: Variates, own: Variates, model: TrainingModel
+    ours: Variates, own: Variates, session: TrainingSession
 ) -> Callable[[], None]:
     """Adds ours - own to every gradient (SCAFFOLD, arXiv:1910.06378, Algorithm 1).
 
     Args:
         ours: The coordinator's control variates, c.
         own: This device's, c_i, of the same names; 0 where there are none.
-        model: At the base.
+        session: At the base.
     """
-    pairs = []
-    for name, parameter in model.named_parameters():
+    shifts = {}
+    for name, weight in session.weights.items():
         if name in ours:
-            here = tuple(slice(0, n) for n in parameter.shape)  # of units that it has
-            shift = np.ascontiguousarray((ours[name] - own[name])[here])
-            pairs.append((parameter, torch.from_numpy(shift)))
-
-    def correct() -> None:
-        with torch.no_grad():
-            for parameter, shift in pairs:
-                if parameter.grad is not None:
-                    parameter.grad.add_(shift)
-
-    return correct
+            here = tuple(slice(0, n) for n in weight.shape)  # of units that it has
+            shifts[name] = np.ascontiguousarray((ours[name] - own[name])[here])
+    return lambda: session.add(shifts)
 
 
 def next_variates(

@@ -5,43 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
 
 from edge_sdk.sparse import (
     LayerShape,
-    Mask,
     exact_counts,
     largest_overall,
     uniform,
 )
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.rules.swat import swat_model
 from edge_sdk.wire.rules import Swat, TopK
 
-__all__ = ["returned_counts", "with_sparse_passes"]
-
-
-def with_sparse_passes(
-    rule: Swat | TopK, module: nn.Module, mask: Mask, layers: Sequence[LayerShape]
-) -> TrainingModel:
-    """The model, changed in place, with the rule's passes through its layers.
-
-    Args:
-        rule: SWAT takes the largest weights forward, the other one all that there are.
-        module: Fresh.
-        mask: What is trained.
-        layers: The maskable layers.
-
-    Raises:
-        EngineError: If a layer has no such passes.
-    """
-    if isinstance(rule, Swat):
-        taking_part = exact_counts(uniform(layers), layers, rule.density)
-        shares = dict.fromkeys(taking_part, rule.density)
-        return swat_model(module, mask, taking_part, shares)
-    sizes = {s.name: s.numel for s in layers}
-    shares = {n: kept / sizes[n] for n, kept in mask.counts.items()}
-    return swat_model(module, mask, sizes, shares)
+__all__ = ["returned_counts"]
 
 
 def returned_counts(

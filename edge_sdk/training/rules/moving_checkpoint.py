@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from edge_sdk.training.checkpoint import (
-    TaskProgress,
-    part,
-    put_back_random,
-    random_arrays,
-)
-from edge_sdk.training.sgd import Sgd
+from edge_sdk.training.checkpoint import TaskProgress, part
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 
 __all__ = ["Moving", "keep_moving", "resume_moving"]
 
@@ -31,21 +24,19 @@ class Moving:
     """All that the next step depends on.
 
     Attributes:
-        model: With dense weights.
+        model: Under a full mask.
         patterns: Weight name to what is kept now, bool of the layer's shape.
-        optimizer: Its momentum.
+        session: Its momentum, and what draws augmentation.
         rng: Draws the moves.
-        noise: Draws augmentation.
         steps: Done.
         epoch: Of the last of them.
         loss: Sum over them.
     """
 
-    model: nn.Module
+    model: TrainingModel
     patterns: dict[str, NDArray[np.bool_]]
-    optimizer: Sgd
+    session: TrainingSession
     rng: np.random.Generator
-    noise: torch.Generator
     steps: int = 0
     epoch: int = 0
     loss: float = 0.0
@@ -55,10 +46,11 @@ def keep_moving(progress: TaskProgress | None, now: Moving) -> None:
     """Writes a checkpoint if it is time for one."""
     if progress is None or not progress.due():
         return
-    state = now.model.state_dict()
+    patterns, values = now.patterns, now.model.values()
+    whole = {n: w.reshape(patterns[n].shape) for n, w in values.items()}
     arrays = {
-        **random_arrays(now.optimizer, now.noise),
-        **{f"s/{name}": tensor.detach().numpy() for name, tensor in state.items()},
+        **now.session.state(),
+        **{f"s/{n}": entry for n, entry in (whole | now.model.dense()).items()},
         **{f"p/{name}": pattern for name, pattern in now.patterns.items()},
     }
     told = {
@@ -81,10 +73,11 @@ def resume_moving(progress: TaskProgress | None, now: Moving) -> None:
         loss, drawn = float.fromhex(told["loss"]), json.loads(told["rng"])
         if set(patterns) != set(now.patterns):
             raise ValueError("its mask is for other layers")
-        state = {n: torch.from_numpy(a) for n, a in part(arrays, "s/").items()}
-        now.model.load_state_dict(state)
+        state = part(arrays, "s/")
+        values = {n: state.pop(n).reshape(-1) for n in patterns}
+        now.model.load(values, state)
         now.rng.bit_generator.state = _arrays(drawn)
-        put_back_random(arrays, now.optimizer, now.noise)
+        now.session.put_back(arrays)
         now.patterns = {n: p.astype(np.bool_) for n, p in patterns.items()}
         now.steps, now.epoch, now.loss = steps, epoch, loss
         return True

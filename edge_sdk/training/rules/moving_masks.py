@@ -9,38 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
-import torch
+from msgspec import UNSET, structs
 from numpy.typing import NDArray
-from torch import nn
 
 from edge_sdk.sparse import Mask, top_k
-from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.checkpoint import TaskProgress
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.training.local import Stopped, TrainingResult, batches, check_finite
 from edge_sdk.training.rules.moving_checkpoint import (
     Moving,
     keep_moving,
     resume_moving,
 )
-from edge_sdk.training.rules.warm_up import rewire, trained
-from edge_sdk.training.step import sgd, take_step
+from edge_sdk.training.rules.warm_up import (
+    Weights,
+    apply,
+    layer_weights,
+    rewire,
+    trained,
+)
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import Regrow, Rewire
-from edge_sdk.wire.values import Values
 
-__all__ = ["Scorer", "dense_model", "regrow", "saliency", "train_moving"]
+__all__ = ["Scorer", "regrow", "saliency", "train_moving"]
 
 Patterns = Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Passes of a batch through a model, inside the memory allowed.
+    """Examples, and how they go through a model inside the memory allowed.
 
     Attributes:
         task: Gives loss, preparation and augmentation.
@@ -54,39 +55,19 @@ class Scorer:
     micro_batch: int = 0
     ghost_norm: bool = False
 
-    def backward(
-        self,
-        model: nn.Module,
-        index: NDArray[np.int64],
-        noise: torch.Generator | None = None,
-    ) -> float:
-        """Adds the gradient of these examples' mean loss; returns the loss."""
-        inputs, targets = tensors(self.task, self.examples, index)
-        inputs = augmented(self.task, inputs, noise)
-        return accumulate(
-            model,
-            self.task.loss,
-            inputs,
-            targets,
-            micro_batch=self.micro_batch or len(inputs),
+    def session(self, model: TrainingModel, plan: Training) -> TrainingSession:
+        """A session of the model on these examples; kept values are no power here."""
+        return model.session(
+            self.task,
+            self.examples,
+            structs.replace(plan, power=UNSET),
+            micro_batch=self.micro_batch,
             ghost_norm=self.ghost_norm,
         )
 
 
-def dense_model(task: Task, mask: Mask, start: Values) -> nn.Module:
-    """The task's model at a mask's values, its weights dense and 0 off the mask."""
-    module = task.model()
-    state: dict[str, NDArray[Any]] = dict(start.dense)
-    for name in mask:
-        weight = np.zeros(mask[name].shape, np.float32)
-        weight[mask[name]] = start.masked[name]
-        state[name] = weight
-    module.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in state.items()})
-    return module
-
-
 def train_moving(
-    model: nn.Module,
+    model: TrainingModel,
     mask: Mask,
     scorer: Scorer,
     rule: Rewire | Regrow,
@@ -95,7 +76,7 @@ def train_moving(
     stop: Callable[[], bool] = lambda: False,
     progress: TaskProgress | None = None,
 ) -> tuple[Mask, TrainingResult]:
-    """Trains the dense model in place under a mask that the rule moves.
+    """Trains a model under a full mask, in place, with a mask that the rule moves.
 
     `Rewire` prunes and regrows at random after each epoch but the last, in the middle
     of the only one, at a rate that falls linearly to 0 over all steps (FLASH's NST and
@@ -109,41 +90,37 @@ def train_moving(
         DataError: If the loss is not finite.
         EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
-    weights = dict(model.named_parameters())
-    optimizer = sgd(model, plan)
+    session = scorer.session(model, plan)
+    weights = layer_weights(session, mask)
     rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0x30E]))
-    noise = torch.Generator().manual_seed(plan.seed)
     steps = list(batches(len(scorer.examples), plan))
     steps = steps[: plan.max_steps] if plan.max_steps else steps
     moves = _moves([epoch for epoch, _ in steps]) if isinstance(rule, Rewire) else set()
-    model.train()
-    now = Moving(model, {n: np.array(mask[n]) for n in mask}, optimizer, rng, noise)
+    now = Moving(model, {n: np.array(mask[n]) for n in mask}, session, rng)
     resume_moving(progress, now)
     for at, (_, index) in islice(enumerate(steps), now.steps, None):
         if stop():
             raise Stopped
         if at in moves and isinstance(rule, Rewire):
             rate = rule.prune_rate * (1 - at / len(steps))
-            moved = _rewired(weights, now.patterns, rate, rng)
-            now.patterns = {**now.patterns, **moved}
-            _apply(weights, now.patterns)
-        optimizer.zero_grad()
-        now.loss += scorer.backward(model, index, noise)
-        take_step(optimizer, plan)
-        _apply(weights, now.patterns)
+            may = trained(session, now.patterns)
+            dense = {n: weights[n] for n in may}
+            now.patterns |= rewire(dense, may, rate, rng) if may else {}
+            apply(weights, now.patterns)
+        now.loss += session.backward(index)
+        session.step()
+        apply(weights, now.patterns)
         now.steps += 1
         keep_moving(progress, now)
     patterns, total = now.patterns, now.loss
     check_finite(total, scorer.task)
     if isinstance(rule, Regrow) and rule.share:
-        optimizer.zero_grad()
-        scorer.backward(model, steps[0][1])
-        may = trained(weights, patterns)
-        slopes = {n: _gradient(weights[n]) for n in may}
+        session.backward(steps[0][1], augment=False)
+        may = trained(session, patterns)
+        slopes, dense = _gradients(session, weights), {n: weights[n] for n in may}
         key = f"{mask.digest.hex()} {plan.seed}"
-        moved = regrow(_values(weights, may), slopes, may, rule.share, key)
-        patterns = {**patterns, **moved}
-        _apply(weights, patterns)
+        patterns = {**patterns, **regrow(dense, slopes, may, rule.share, key)}
+        apply(weights, patterns)
     seen = min(len(scorer.examples), len(steps) * plan.batch_size)
     outcome = TrainingResult(seen, len(steps), total / max(len(steps), 1), 0.0)
     return Mask(dict(patterns)), outcome
@@ -178,7 +155,7 @@ def regrow(
 
 
 def saliency(
-    model: nn.Module, mask: Mask, scorer: Scorer, plan: Training, *, count: int
+    model: TrainingModel, mask: Mask, scorer: Scorer, plan: Training, *, count: int
 ) -> tuple[dict[str, NDArray[np.float32]], TrainingResult]:
     """The mean of abs(weight x gradient) over minibatches, at the model as it is.
 
@@ -195,19 +172,15 @@ def saliency(
     Returns:
         Weight name to float32 (nnz,) scores, and what was done.
     """
-    weights = dict(model.named_parameters())
+    session = scorer.session(model, plan)
+    weights = layer_weights(session, mask)
     score = {n: np.zeros(mask[n].shape, np.float64) for n in mask}
-    for name in score:
-        weights[name].requires_grad_(True)  # noqa: FBT003 - torch's own signature
-    model.train()
-    noise = torch.Generator().manual_seed(plan.seed)
     total, steps = 0.0, list(batches(len(scorer.examples), plan))[:count]
     for _, index in steps:
-        model.zero_grad(set_to_none=True)
-        total += scorer.backward(model, index, noise)
+        total += session.backward(index)
+        slopes = _gradients(session, weights)
         for name in score:
-            weight = weights[name].detach().numpy()
-            score[name] += np.abs(weight * _gradient(weights[name]))
+            score[name] += np.abs(weights[name] * slopes[name])
     check_finite(total, scorer.task)
     own = len(scorer.examples)  # by which scores may be weighted; few were looked at
     found = {n: (s / len(steps)).astype(np.float32)[mask[n]] for n, s in score.items()}
@@ -220,30 +193,10 @@ def _moves(epochs: list[int]) -> set[int]:
     return ends or {len(epochs) // 2} - {0}
 
 
-def _rewired(
-    weights: Mapping[str, nn.Parameter],
-    patterns: Patterns,
-    rate: float,
-    rng: np.random.Generator,
-) -> Patterns:
-    may = trained(weights, patterns)
-    return rewire(_values(weights, may), may, rate, rng) if may else {}
-
-
-def _gradient(weight: nn.Parameter) -> NDArray[np.float32]:
-    if weight.grad is None:  # a weight that the forward pass does not use
-        return np.zeros(tuple(weight.shape), np.float32)
-    found: NDArray[np.float32] = weight.grad.numpy()
-    return found
-
-
-def _values(
-    weights: Mapping[str, nn.Parameter], names: Patterns
-) -> dict[str, NDArray[np.float32]]:
-    return {n: weights[n].detach().numpy() for n in names}
-
-
-def _apply(weights: Mapping[str, nn.Parameter], patterns: Patterns) -> None:
-    with torch.no_grad():
-        for name, pattern in patterns.items():
-            weights[name].mul_(torch.from_numpy(pattern))
+def _gradients(session: TrainingSession, weights: Weights) -> Weights:
+    """Gradients of the layers' shapes: 0 of what the forward pass does not use."""
+    found = session.gradients()
+    return {
+        n: found[n].reshape(w.shape) if n in found else np.zeros_like(w)
+        for n, w in weights.items()
+    }

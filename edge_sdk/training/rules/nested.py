@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from edge_sdk.errors import MaskMismatchError
 from edge_sdk.sparse import LayerShape, Mask, draw, unit_gains
-from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.rules import Nested
 
@@ -26,10 +27,12 @@ __all__ = ["NestedBatches", "member_factors", "nested_batches"]
 _DOMAIN = 0x4E57  # of the random words that choose members
 _WORDS = float(1 << 64)
 
+Factors: TypeAlias = dict[str, NDArray[np.float32]]  # by masked layer
+
 
 def member_factors(
     rule: Nested, own: Mask, layers: Sequence[LayerShape], seed: int
-) -> list[dict[str, torch.Tensor]]:
+) -> list[Factors]:
     """Each member as a factor on every value that the own mask keeps: (nnz,) a layer.
 
     0 where the member does not hold the weight, its unit's gain where it does.
@@ -52,7 +55,7 @@ def member_factors(
             factor[mask.within(own, name)] = unit_gains(
                 own[name], mask[name], rule.gain
             )
-            factors[name] = torch.from_numpy(factor)
+            factors[name] = factor
         found.append(factors)
     return found
 
@@ -71,10 +74,10 @@ class NestedBatches:
         self,
         model: TrainingModel,
         share: float,
-        factors: Sequence[dict[str, torch.Tensor]],
+        factors: Sequence[Factors],
         seed: int,
     ) -> None:
-        self._model, self._share, self._seed = model, share, seed
+        self._share, self._seed = share, seed
         self._factors = [[f[n] for n in model.mask] for f in factors]
 
     def member(self, step: int) -> int | None:
@@ -87,7 +90,7 @@ class NestedBatches:
         return int(words[1] % len(self._factors))
 
     @contextmanager
-    def batch(self, step: int) -> Iterator[None]:
+    def batch(self, session: TrainingSession, step: int) -> Iterator[None]:
         """Has the model be the step's network; gradients are of the own values after.
 
         What a member's batch changes in buffers, norm statistics above all, is put
@@ -97,23 +100,22 @@ class NestedBatches:
         if member is None:
             yield
             return
-        factors, kept = self._factors[member], list(self._model.kept())
-        buffers = list(self._model.module.buffers())
-        with torch.no_grad():
-            values = [w.detach().clone() for w in kept]
-            before = [b.detach().clone() for b in buffers]
-            for w, factor in zip(kept, factors, strict=True):
-                w.mul_(factor.view_as(w))
+        pairs = [*zip(session.kept.values(), self._factors[member], strict=True)]
+        values = [kept.copy() for kept, _ in pairs]
+        before = {name: buffer.copy() for name, buffer in session.buffers.items()}
+        for kept, factor in pairs:
+            kept *= factor  # noqa: PLW2901 - in place
         try:
             yield
         finally:
-            with torch.no_grad():
-                for w, value, factor in zip(kept, values, factors, strict=True):
-                    w.copy_(value)
-                    if w.grad is not None:
-                        w.grad.mul_(factor.view_as(w))
-                for b, was in zip(buffers, before, strict=True):
-                    b.copy_(was)
+            for (kept, _), value in zip(pairs, values, strict=True):
+                kept[...] = value
+            gradients = session.gradients()
+            for name, (_, factor) in zip(session.kept, pairs, strict=True):
+                if name in gradients:
+                    np.multiply(gradients[name], factor, out=gradients[name])
+            for name, was in before.items():
+                session.buffers[name][...] = was
 
 
 def nested_batches(

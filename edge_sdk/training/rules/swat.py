@@ -8,7 +8,7 @@ its accuracy is had here, not what it would save on hardware made for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,11 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from edge_sdk.errors import EngineError
-from edge_sdk.sparse import Mask
-from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.masked import masked_model
+from edge_sdk.sparse import LayerShape, Mask, exact_counts, uniform
+from edge_sdk.training.masked import MaskedModel, masked_model
+from edge_sdk.wire.rules import Swat, TopK
 
-__all__ = ["largest", "swat_model"]
+__all__ = ["largest", "swat_model", "with_sparse_passes"]
 
 Tensor = torch.Tensor
 
@@ -33,7 +33,7 @@ def swat_model(
     mask: Mask,
     kept: Mapping[str, int],
     shares: Mapping[str, float],
-) -> TrainingModel:
+) -> MaskedModel:
     """The model, changed in place, with sparse passes through its maskable layers.
 
     Args:
@@ -55,6 +55,29 @@ def swat_model(
             _convolution(layer, name)
         layer.forward = partial(step, layer, count, shares[name])
     return masked_model(model, mask, reason="sparse passes over dense weights (SWAT)")
+
+
+def with_sparse_passes(
+    rule: Swat | TopK, module: nn.Module, mask: Mask, layers: Sequence[LayerShape]
+) -> MaskedModel:
+    """The model, changed in place, with the rule's passes through its layers.
+
+    Args:
+        rule: SWAT takes the largest weights forward, the other one all that there are.
+        module: Fresh.
+        mask: What is trained.
+        layers: The maskable layers.
+
+    Raises:
+        EngineError: If a layer has no such passes.
+    """
+    if isinstance(rule, Swat):
+        taking_part = exact_counts(uniform(layers), layers, rule.density)
+        shares = dict.fromkeys(taking_part, rule.density)
+        return swat_model(module, mask, taking_part, shares)
+    sizes = {s.name: s.numel for s in layers}
+    shares = {n: kept / sizes[n] for n, kept in mask.counts.items()}
+    return swat_model(module, mask, sizes, shares)
 
 
 def largest(tensor: Tensor, count: int) -> Tensor:

@@ -13,28 +13,33 @@ from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
-import torch
+from msgspec import UNSET, structs
 from numpy.typing import NDArray
-from torch import nn
 
 from edge_sdk.sparse import Mask, top_k
-from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.checkpoint import TaskProgress
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.training.local import Stopped, TrainingResult, batches, check_finite
 from edge_sdk.training.rules.moving_checkpoint import (
     Moving,
     keep_moving,
     resume_moving,
 )
-from edge_sdk.training.sgd import Sgd
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import Spill, WarmUp
 
-__all__ = ["measure_sensitivity", "rewire", "trained"]
+__all__ = [
+    "Weights",
+    "apply",
+    "layer_weights",
+    "measure_sensitivity",
+    "rewire",
+    "trained",
+]
 
 Patterns: TypeAlias = dict[str, NDArray[np.bool_]]
+Weights: TypeAlias = dict[str, NDArray[np.float32]]
 GROW_CAP = 0.99  # of a layer's free places; the rule never fills a layer entirely
 
 
@@ -91,14 +96,33 @@ def rewire(
 
 
 def trained(
-    weights: Mapping[str, nn.Parameter], patterns: Mapping[str, NDArray[np.bool_]]
+    session: TrainingSession, patterns: Mapping[str, NDArray[np.bool_]]
 ) -> Patterns:
     """The patterns that may move: of weights that the user has not frozen."""
-    return {n: p for n, p in patterns.items() if weights[n].requires_grad}
+    return {n: p for n, p in patterns.items() if n in session.weights}
+
+
+def layer_weights(session: TrainingSession, mask: Mask) -> Weights:
+    """The weights of a mask's layers, each of its layer's shape; views.
+
+    Args:
+        session: Of a model under a full mask.
+        mask: Of the same layers.
+    """
+    return {n: w.reshape(mask[n].shape) for n, w in session.kept.items()}
+
+
+def apply(
+    weights: Mapping[str, NDArray[np.float32]],
+    patterns: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Puts every weight off its pattern to 0, in place."""
+    for name, pattern in patterns.items():
+        np.multiply(weights[name], pattern, out=weights[name])
 
 
 def measure_sensitivity(
-    model: nn.Module,
+    model: TrainingModel,
     mask: Mask,
     task: Task,
     examples: Examples,
@@ -114,25 +138,28 @@ def measure_sensitivity(
 
     The prune rate falls linearly to 0 over the warm-up's steps. `plan.max_steps` bounds
     all epochs together; `micro_batch`, `ghost_norm` and `progress` are as in
-    `local.train`. A layer that the user has frozen keeps its pattern.
+    `local.train`. A layer that the user has frozen keeps its pattern. The model is
+    trained in place, under a full mask; it begins with 0 off the mask given.
 
     Raises:
         Stopped: If `stop` turned true between two steps.
         DataError: If the loss is not finite.
         EngineError: If batch norm meets micro-batches without `ghost_norm`.
     """
-    weights = dict(model.named_parameters())
     patterns: Patterns = {n: np.array(mask[n]) for n in mask}
-    optimizer = Sgd(model.parameters(), rate=plan.learning_rate)
+    plain = structs.replace(
+        plan, momentum=0.0, weight_decay=0.0, power=UNSET, clip=UNSET
+    )
+    session = model.session(
+        task, examples, plain, micro_batch=micro_batch, ghost_norm=ghost_norm
+    )
+    weights = layer_weights(session, mask)
     rng = np.random.Generator(np.random.Philox(key=[plan.seed, 0xF1A5]))
     epoch_steps = -(-plan.max_steps // plan.epochs) if plan.max_steps else 0
     per_epoch = max(1, -(-len(examples) // plan.batch_size))
     total_steps = (epoch_steps or per_epoch) * plan.epochs
-    model.train()
-    noise = torch.Generator().manual_seed(plan.seed)
-    now = Moving(model, patterns, optimizer, rng, noise)
+    now = Moving(model, patterns, session, rng)
     resume_moving(progress, now)
-    keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
     left = islice(
         batches(len(examples), plan, epoch_steps=epoch_steps),
         now.steps,
@@ -144,35 +171,20 @@ def measure_sensitivity(
         if epoch != now.epoch:
             now.epoch = epoch
             rate = rule.prune_rate * (1 - now.steps / total_steps)
-            may = trained(weights, now.patterns)
-            dense = {n: weights[n].detach().numpy() for n in may}
+            may = trained(session, now.patterns)
+            dense = {n: weights[n] for n in may}
             spill = rule.spill or "by-share"
             now.patterns |= rewire(dense, may, rate, rng, spill) if may else {}
-            keep = {n: torch.from_numpy(p).float() for n, p in now.patterns.items()}
-            _apply(weights, keep)
-        inputs, targets = tensors(task, examples, index)
-        inputs = augmented(task, inputs, now.noise)
-        optimizer.zero_grad()
-        now.loss += accumulate(
-            model, task.loss, inputs, targets,
-            micro_batch=micro_batch or len(inputs), ghost_norm=ghost_norm,
-        )  # fmt: skip
-        optimizer.step()
-        _apply(weights, keep)
+            apply(weights, now.patterns)
+        now.loss += session.backward(index)
+        session.step()
+        apply(weights, now.patterns)
         now.steps += 1
         keep_moving(progress, now)
     check_finite(now.loss, task)
     seen = min(len(examples), now.steps * plan.batch_size)
     outcome = TrainingResult(seen, now.steps, now.loss / max(now.steps, 1), 0.0)
     return {n: int(np.count_nonzero(p)) for n, p in now.patterns.items()}, outcome
-
-
-def _apply(
-    weights: Mapping[str, nn.Parameter], keep: Mapping[str, torch.Tensor]
-) -> None:
-    with torch.no_grad():
-        for name, pattern in keep.items():
-            weights[name].mul_(pattern)
 
 
 def _share_out(

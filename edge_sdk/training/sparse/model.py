@@ -13,7 +13,10 @@ from torch import nn
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import kernels
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.sparse.convert import sparsify
+from edge_sdk.training.torch_engine.session import TorchSession
+from edge_sdk.wire.messages import Training
 
 __all__ = ["SparseModel", "sparse_model"]
 
@@ -40,6 +43,22 @@ class SparseModel:
             EngineError: If the batch is empty, of another dtype or on another device.
         """
         return cast("torch.Tensor", self.module(inputs))
+
+    def session(
+        self,
+        task: Task,
+        examples: Examples,
+        plan: Training,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> TorchSession:
+        """One task's training; see `TrainingModel.session`."""
+        return TorchSession(
+            *(self, task, examples, plan),
+            micro_batch=micro_batch,
+            ghost_norm=ghost_norm,
+        )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values and dense parameters, in the model's order."""

@@ -20,8 +20,11 @@ from torch.func import functional_call
 from edge_sdk.sparse import Boxes, LayerShape, Mask, Units
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import in_mode
+from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.copying import copy_model
-from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.engine import TrainingSession
+from edge_sdk.training.torch_engine.session import TorchModel
+from edge_sdk.wire.messages import Training
 
 __all__ = ["NarrowedModel", "narrowed"]
 
@@ -39,7 +42,7 @@ class NarrowedModel:
         shapes: Entry to its narrower shape.
     """
 
-    def __init__(self, inner: TrainingModel, mask: Mask, shapes: Shapes) -> None:
+    def __init__(self, inner: TorchModel, mask: Mask, shapes: Shapes) -> None:
         self._inner, self._shapes, self.mask = inner, shapes, mask
         self.engine, self.module = inner.engine, inner.module
         self.reason = f"{inner.reason}; without the units that the mask cuts"
@@ -48,6 +51,20 @@ class NarrowedModel:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predictions for a batch."""
         return self._inner(inputs)
+
+    def session(
+        self,
+        task: Task,
+        examples: Examples,
+        plan: Training,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> TrainingSession:
+        """One task's training; see `TrainingModel.session`."""
+        return self._inner.session(
+            *(task, examples, plan), micro_batch=micro_batch, ghost_norm=ghost_norm
+        )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything an optimizer may change, without cut units."""
@@ -96,8 +113,8 @@ def narrowed(
     layers: Sequence[LayerShape],
     boxes: Boxes,
     example: torch.Tensor,
-    engine: Callable[[nn.Module, Mask], TrainingModel],
-) -> TrainingModel:
+    engine: Callable[[nn.Module, Mask], TorchModel],
+) -> TorchModel:
     """The model under its mask on an engine, narrower where that is the same function.
 
     What is narrower is tried on an example against the whole model: a forward pass

@@ -16,10 +16,10 @@ from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Mask
 from edge_sdk.training.copying import copy_model
-from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.sparse.convert import sparsify
 from edge_sdk.training.sparse.graph import chains, trace
 from edge_sdk.training.sparse.model import SparseModel, sparse_model
+from edge_sdk.training.torch_engine.session import TorchModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class _Race:
     loss: Loss
     clock: Clock
 
-    def seconds(self, model: TrainingModel) -> float:
+    def seconds(self, model: TorchModel) -> float:
         """The fastest of a few steps, after one that warms caches up."""
         model.train()
         times = []
@@ -69,7 +69,7 @@ def choose_engine(
     loss: Loss,
     threads: int | None = None,
     clock: Clock = time.perf_counter,
-) -> TrainingModel:
+) -> TorchModel:
     """The model under its mask on the engine asked for, or on the faster one.
 
     Auto converts the model, races it against the dense-masked engine on the example
@@ -125,7 +125,7 @@ def unavailable_reason_now() -> str:
 
 def _decide(
     model: nn.Module, mask: Mask, sparse: SparseModel, race: _Race
-) -> TrainingModel:
+) -> TorchModel:
     masked_s = race.seconds(_masked(model, mask, "race"))
     best_s, dense = race.seconds(sparse), frozenset[str]()
     for chain in _contested(model, mask):
@@ -164,7 +164,7 @@ def _mixed(
     return SparseModel(sparsify(model, mask, dense_chains=dense), mask, reason)
 
 
-def _masked(model: nn.Module, mask: Mask, reason: str) -> TrainingModel:
+def _masked(model: nn.Module, mask: Mask, reason: str) -> TorchModel:
     from edge_sdk.training.masked import masked_model  # noqa: PLC0415 - its own room
 
     return masked_model(copy_model(model), mask, reason=reason)

@@ -1,57 +1,64 @@
-"""The model a device keeps between two tasks, on the engine chosen for its mask."""
+"""torch's models of a device's task, each on the engine chosen for its mask."""
 
 from __future__ import annotations
 
 import logging
-from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from edge_sdk.sparse import Boxes, LayerShape, Mask
+from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.sparse import Boxes, Mask
 from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.layers import layers_of, make_model
+from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.memory_limit import Allowance, EngineName
+from edge_sdk.training.memory_limit import Activations, Allowance, EngineName
+from edge_sdk.training.rules.swat import with_sparse_passes
 from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.sparse.narrow import narrowed
+from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
+from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.rules import Swat, TopK
 from edge_sdk.wire.structure import decode_structure
+from edge_sdk.wire.values import Values
 
-__all__ = ["Activations", "ReadyModel"]
+__all__ = ["TorchModels"]
 
 log = logging.getLogger(__name__)
 
-Activations: TypeAlias = Literal["fp32", "bf16"]
 
-
-class ReadyModel:
-    """The last mask and its model; another mask races its engines anew.
+class TorchModels:
+    """A `ModelSource`: the last mask and its model; another mask races its engines.
 
     Args:
         task: Whose model.
-        layers: Its maskable layers.
         engine: Which training engine to use.
         activations: How activations wait for the backward pass on the sparse engine.
     """
 
     def __init__(
-        self,
-        task: Task,
-        layers: tuple[LayerShape, ...],
-        engine: EngineName,
-        activations: Activations,
+        self, task: Task, engine: EngineName, activations: Activations
     ) -> None:
-        self._task, self._layers = task, layers
-        self._engine, self._activations = engine, activations
-        self._model: TrainingModel | None = None
+        model = make_model(task, 0)
+        check_model(model)
+        self.layers = layers_of(model, task.dense_layers)
+        self._task, self._engine, self._activations = task, engine, activations
+        self._model: TorchModel | None = None
         self._boxes: Boxes = {}  # of the last recipe
 
     @property
     def engine(self) -> str:
         """The engine of the model at hand; empty before the first."""
         return self._model.engine if self._model else ""
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that can run here: sparse where its kernels load."""
+        return ("masked",) if unavailable_reason() else ("sparse", "masked")
 
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         """The mask of a recipe: the one at hand, or drawn, or out of its structure.
@@ -63,8 +70,8 @@ class ReadyModel:
         if self._model is not None and self._model.mask.digest == recipe.digest:
             return self._model.mask
         if recipe.structure is not None:
-            return decode_structure(structure, self._layers, recipe.digest)
-        return mask_of(recipe, self._layers)
+            return decode_structure(structure, self.layers, recipe.digest)
+        return mask_of(recipe, self.layers)
 
     def on(
         self, mask: Mask, examples: Examples, allowance: Allowance, batch_size: int
@@ -85,7 +92,7 @@ class ReadyModel:
             engine, size = allowance.contest(self._engine, mask.density, batch_size)
             batch = tensors(self._task, examples, slice(0, size))
 
-            def on_engine(model: nn.Module, own: Mask) -> TrainingModel:
+            def on_engine(model: nn.Module, own: Mask) -> TorchModel:
                 return choose_engine(
                     model,
                     own,
@@ -95,7 +102,7 @@ class ReadyModel:
                 )
 
             self._model = narrowed(
-                self._task.model(), mask, self._layers, self._boxes, batch[0], on_engine
+                self._task.model(), mask, self.layers, self._boxes, batch[0], on_engine
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
             if self._activations == "bf16":
@@ -103,3 +110,13 @@ class ReadyModel:
                 if self._model.engine == "masked":
                     log.info("activations = bf16: the masked engine keeps float32")
         return self._model
+
+    def dense(
+        self, mask: Mask, start: Values, *, thawed: bool = False
+    ) -> TrainingModel:
+        """The model under a full mask, at a mask's values."""
+        return DenseModel(dense_model(self._task, mask, start), mask, thawed=thawed)
+
+    def swat(self, rule: Swat | TopK, mask: Mask) -> TrainingModel:
+        """The model with a rule's sparse passes over dense weights."""
+        return with_sparse_passes(rule, self._task.model(), mask, self.layers)

@@ -1,0 +1,3 @@
+"""torch's engines of the training loop: sessions, dense models, the choice of one."""
+
+__all__: list[str] = []
