@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "conv.h"
+#include "program.h"
 #include "tiling.h"
 
 namespace fe {
@@ -198,7 +199,7 @@ int row_runs(const FeStructure& s, const FeConv& c, const Geometry& g) {
 }
 
 bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const real* w,
-               Transposed& t) {
+               Transposed& t, const real* before) {
   const int buckets = t.buckets();
   t.bucket_of = scratch<int32_t>(kTable, (size_t)2 * s.cols);
   t.start = scratch<int32_t>(kPointer, buckets + 1);
@@ -233,10 +234,10 @@ bool transpose(const FeStructure& s, const FeConv& c, const Geometry& g, const r
         const int32_t at = cursor[t.bucket_of[column[i]]]++;
         t.offset[at] = base + t.shift[column[i]];
         t.w[at] = w[i];
+        t.dw[at] = before ? before[i] : 0;
       }
     }
   });
-  std::memset(t.dw, 0, sizeof(real) * s.nnz);
   return true;
 }
 
@@ -312,7 +313,8 @@ void backward_weights(const FeStructure& s, const FeConv& c, const Geometry& g,
 
 // db[r] = sum of dy over samples and pixels, in double: one order, one rounding.
 template <int L>
-void row_sums(const real* dy, real* db, int blocks, int rows, int64_t pixels, int threads) {
+void row_sums(const real* dy, real* db, int blocks, int rows, int64_t pixels, int threads,
+              bool accumulate) {
   typedef typename Lanes<L>::V V;
   constexpr int VL = Lanes<L>::VL;
   parallel_for(rows, threads, [&](int r) {
@@ -326,18 +328,18 @@ void row_sums(const real* dy, real* db, int blocks, int rows, int64_t pixels, in
         total += sum(s);
       }
     }
-    db[r] = (real)total;
+    db[r] = accumulate ? db[r] + (real)total : (real)total;
   });
 }
 
 int weights_only(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x,
-                 const FePrologue* pro, const real* dy, real* dw) {
+                 const FePrologue* pro, const real* dy, real* dw, bool accumulate) {
   int32_t* offset = scratch<int32_t>(kOffsets, s.nnz + 1);
   int32_t* start = scratch<int32_t>(kPointer, (size_t)2 * s.rows);
   const real* padded = padded_input(c, g, x, pro);
   if (!offset || !start || !padded || !forward_offsets(s, c, g, 1, offset, start))
     return FE_NO_MEMORY;
-  std::memset(dw, 0, sizeof(real) * s.nnz);
+  if (!accumulate) std::memset(dw, 0, sizeof(real) * s.nnz);
   const BackwardArgs a{s.row_start.data(), offset, nullptr, dw, nullptr, true, true,
                        (ptrdiff_t)g.out_h * g.out_w * c.lanes, (ptrdiff_t)g.out_w * c.lanes,
                        (ptrdiff_t)g.padded_w * c.stride_h * c.lanes, 1, c.stride_w};
@@ -346,7 +348,7 @@ int weights_only(const FeStructure& s, const FeConv& c, const Geometry& g, const
 }
 
 int both(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x,
-         const FePrologue* pro, const real* w, const real* dy, real* dx, real* dw) {
+         const FePrologue* pro, const real* w, const real* dy, real* dx, real* dw, bool accumulate) {
   Transposed t;
   t.classes = c.stride_h * c.stride_w;
   t.channels = g.channels;
@@ -355,7 +357,7 @@ int both(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x
   axis_border(s.kernel_h, c.dilation_h, c.pad_h, c.stride_h, c.in_h, g.out_h, b.top, b.padded_h);
   axis_border(s.kernel_w, c.dilation_w, c.pad_w, c.stride_w, c.in_w, g.out_w, b.left, b.padded_w);
   if (!fits(s.rows, b.padded_h, b.padded_w, c.lanes)) return FE_TOO_LARGE;
-  if (!transpose(s, c, g, w, t)) return FE_NO_MEMORY;
+  if (!transpose(s, c, g, w, t, accumulate ? dw : nullptr)) return FE_NO_MEMORY;
   const real* dyp = dy;
   if (b.padded_h != g.out_h || b.padded_w != g.out_w) {
     real* into = scratch<real>(kPadded, (size_t)c.blocks * s.rows * b.padded_h * b.padded_w * c.lanes);
@@ -369,20 +371,24 @@ int both(const FeStructure& s, const FeConv& c, const Geometry& g, const real* x
 }
 
 }  // namespace
-}  // namespace fe
 
-extern "C" int fe_conv_backward(const FeStructure* sp, const FeConv* cp, const fe::real* x,
-                                const FePrologue* pro, const fe::real* w, const fe::real* dy,
-                                fe::real* dx, fe::real* dw, fe::real* db) {
-  using namespace fe;
-  const FeStructure& s = *sp;
-  const FeConv& c = *cp;
+int conv_backward(const FeStructure& s, const FeConv& c, const real* x, const FePrologue* pro,
+                  const real* w, const real* dy, real* dx, real* dw, real* db, bool accumulate) {
   Geometry g;
   if (!geometry(s, c, g)) return FE_BAD_ARGUMENT;
   if (!fits(g.channels, g.padded_h, g.padded_w, c.lanes)) return FE_TOO_LARGE;
   if (db) {
     const int64_t pixels = (int64_t)g.out_h * g.out_w;
-    FE_FOR_LANES(c.lanes, row_sums<L>(dy, db, c.blocks, s.rows, pixels, c.threads))
+    FE_FOR_LANES(c.lanes, row_sums<L>(dy, db, c.blocks, s.rows, pixels, c.threads, accumulate))
   }
-  return dx ? both(s, c, g, x, pro, w, dy, dx, dw) : weights_only(s, c, g, x, pro, dy, dw);
+  return dx ? both(s, c, g, x, pro, w, dy, dx, dw, accumulate)
+            : weights_only(s, c, g, x, pro, dy, dw, accumulate);
+}
+
+}  // namespace fe
+
+extern "C" int fe_conv_backward(const FeStructure* s, const FeConv* c, const fe::real* x,
+                                const FePrologue* pro, const fe::real* w, const fe::real* dy,
+                                fe::real* dx, fe::real* dw, fe::real* db) {
+  return fe::conv_backward(*s, *c, x, pro, w, dy, dx, dw, db, false);
 }

@@ -9,6 +9,7 @@
 
 #include "fe.h"
 #include "lanes.h"
+#include "program.h"
 #include "structure.h"
 #include "support.h"
 
@@ -20,6 +21,7 @@ struct LinearArgs {
   const real *x, *w, *bias, *dy;
   real *y, *dx, *dw;
   int blocks, threads;
+  bool accumulate;  // dw is added to
 };
 
 template <int L>
@@ -201,23 +203,36 @@ void backward(const LinearArgs& a, int32_t* cursors) {
       place_cursor(s, c0, cursor);
       with_count<most>(std::min(most, a.blocks - block), [&](auto tb) {
         constexpr int TB = decltype(tb)::value;
-        if (block == 0) backward_from<L, TB, true>(a, cursor, block, c0, c1);
+        if (block == 0 && !a.accumulate) backward_from<L, TB, true>(a, cursor, block, c0, c1);
         else backward_from<L, TB, false>(a, cursor, block, c0, c1);
       });
     }
   });
 }
 
-void bias_gradient(const real* dy, real* db, int blocks, int rows, int lanes) {
+void bias_gradient(const real* dy, real* db, int blocks, int rows, int lanes, bool accumulate) {
   for (int r = 0; r < rows; r++) {
     double total = 0;
     for (int b = 0; b < blocks; b++)
       for (int l = 0; l < lanes; l++) total += dy[((ptrdiff_t)b * rows + r) * lanes + l];
-    db[r] = (real)total;
+    db[r] = accumulate ? db[r] + (real)total : (real)total;
   }
 }
 
 }  // namespace
+
+int linear_backward(const FeStructure* s, int lanes, int blocks, int threads, const real* x,
+                    const real* w, const real* dy, real* dx, real* dw, real* db, bool accumulate) {
+  if (blocks < 1 || s->runs < 1) return FE_BAD_ARGUMENT;
+  int32_t* cursors = scratch<int32_t>(kCursor, (size_t)s->rows * std::max(1, threads));
+  if (!cursors) return FE_NO_MEMORY;
+  const LinearArgs a{s, x, w, nullptr, dy, nullptr, dx, dw, blocks, std::max(1, threads),
+                     accumulate};
+  FE_FOR_LANES(lanes, backward<L>(a, cursors))
+  if (db) bias_gradient(dy, db, blocks, s->rows, lanes, accumulate);
+  return FE_OK;
+}
+
 }  // namespace fe
 
 extern "C" {
@@ -226,7 +241,7 @@ int fe_linear_forward(const FeStructure* s, int32_t lanes, int32_t blocks, int32
                       const fe::real* x, const fe::real* w, const fe::real* bias, fe::real* y) {
   using namespace fe;
   if (blocks < 1) return FE_BAD_ARGUMENT;
-  const LinearArgs a{s, x, w, bias, nullptr, y, nullptr, nullptr, blocks, threads};
+  const LinearArgs a{s, x, w, bias, nullptr, y, nullptr, nullptr, blocks, threads, false};
   FE_FOR_LANES(lanes, forward<L>(a))
   return FE_OK;
 }
@@ -234,14 +249,7 @@ int fe_linear_forward(const FeStructure* s, int32_t lanes, int32_t blocks, int32
 int fe_linear_backward(const FeStructure* s, int32_t lanes, int32_t blocks, int32_t threads,
                        const fe::real* x, const fe::real* w, const fe::real* dy, fe::real* dx,
                        fe::real* dw, fe::real* db) {
-  using namespace fe;
-  if (blocks < 1 || s->runs < 1) return FE_BAD_ARGUMENT;
-  int32_t* cursors = scratch<int32_t>(kCursor, (size_t)s->rows * std::max(1, threads));
-  if (!cursors) return FE_NO_MEMORY;
-  const LinearArgs a{s, x, w, nullptr, dy, nullptr, dx, dw, blocks, std::max(1, threads)};
-  FE_FOR_LANES(lanes, backward<L>(a, cursors))
-  if (db) bias_gradient(dy, db, blocks, s->rows, lanes);
-  return FE_OK;
+  return fe::linear_backward(s, lanes, blocks, threads, x, w, dy, dx, dw, db, false);
 }
 
 }  // extern "C"

@@ -1,0 +1,1 @@
+"""The training program: a model and its loss as a checked list of kernel calls."""

@@ -1,0 +1,5 @@
+"""Programs out of torch modules; nothing else in `edge_sdk.program` needs torch."""
+
+from edge_sdk.program.capture.export import capture
+
+__all__ = ["capture"]

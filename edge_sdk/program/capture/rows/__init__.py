@@ -1,0 +1,1 @@
+"""Rows of the capture table, a family in each file."""

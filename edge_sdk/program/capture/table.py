@@ -1,0 +1,26 @@
+"""Rows that make a program's operations out of torch's, by the name of the operator.
+
+A row gets the builder and the call, and emits what the call stands for. An operator
+that has none is refused with its layer and source line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows import elements, layers, losses, norms, pools
+
+__all__ = ["ROWS", "Row"]
+
+Row = Callable[[Builder, Node], None]
+
+# "conv2d" is every overload of aten.conv2d; in-place forms are those without "_".
+ROWS: Final[Mapping[str, Row]] = {
+    **layers.ROWS,
+    **norms.ROWS,
+    **pools.ROWS,
+    **elements.ROWS,
+    **losses.ROWS,
+}

@@ -1,0 +1,63 @@
+"""A program as bytes: magic, version, length, SHA-256, and the program in msgpack.
+
+Rule 1. The same program gives the same bytes.
+Rule 2. New fields come last and with a default; a change that an older reader would
+        misunderstand takes the next version.
+Rule 3. Bytes are a stranger's: everything is checked before a program comes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Final
+
+import msgspec
+
+from edge_sdk.errors import EngineError
+from edge_sdk.program.check import check
+from edge_sdk.program.graph import TrainingProgram
+
+__all__ = ["MOST_BYTES", "pack_program", "unpack_program"]
+
+_MAGIC: Final = b"FLEPROG\n"
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<8sII32s")
+MOST_BYTES: Final = 16 << 20
+_REMEDY: Final = "Fetch it again; the coordinator and the device may differ in version."
+
+
+def pack_program(program: TrainingProgram) -> bytes:
+    """The bytes of a program."""
+    body = msgspec.msgpack.encode(program)
+    digest = hashlib.sha256(body).digest()
+    return _HEAD.pack(_MAGIC, _VERSION, len(body), digest) + body
+
+
+def unpack_program(data: bytes) -> TrainingProgram:
+    """The program of its bytes, checked.
+
+    Raises:
+        EngineError: If the bytes are damaged, of another version, or hold a program
+            that is not sound.
+    """
+    if len(data) < _HEAD.size or len(data) > MOST_BYTES:
+        raise _refused(f"it has {len(data)} bytes")
+    magic, version, size, digest = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
+        raise _refused("it is no program")
+    if version != _VERSION:
+        raise _refused(f"it has version {version}, this runtime reads {_VERSION}")
+    body = data[_HEAD.size :]
+    if len(body) != size or hashlib.sha256(body).digest() != digest:
+        raise _refused("it is damaged")
+    try:
+        program = msgspec.msgpack.decode(body, type=TrainingProgram)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise _refused(str(error)) from error
+    check(program)
+    return program
+
+
+def _refused(why: str) -> EngineError:
+    return EngineError(f"the training program cannot be read: {why}", remedy=_REMEDY)

@@ -1,0 +1,123 @@
+"""A model as values: tensors, parameters and the operations between them.
+
+A program holds two graphs over one list of parameters: the training graph ends in the
+loss, the evaluation graph in the predictions. Both are forward passes; what trains them
+is derived where they run. Shapes are those of one sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Graph", "Op", "Parameter", "Shape", "TensorValue", "TrainingProgram"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorValue:
+    """A value with a batch axis.
+
+    Attributes:
+        shape: Of one sample.
+        whole: True for labels and token ids: whole numbers, without a gradient.
+    """
+
+    shape: Shape
+    whole: bool = False
+
+    @property
+    def size(self) -> int:
+        """Values per sample."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An entry of the model's ``state_dict``.
+
+    Attributes:
+        name: Its key there.
+        shape: As there.
+        trained: Whether an optimizer may change it.
+        counter: True for the number of batches that batch norm has seen: one more with
+            each training step.
+    """
+
+    name: str
+    shape: Shape
+    trained: bool = True
+    counter: bool = False
+
+    @property
+    def size(self) -> int:
+        """Entries when dense."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One call of a kernel.
+
+    Attributes:
+        name: A key of `edge_sdk.program.operations.TABLE`.
+        inputs: Tensors by number.
+        outputs: Tensors by number; a loss has none.
+        parameters: Parameters by number, -1 where there is none (no bias).
+        ints: The attributes that the table names, in its order.
+        reals: Likewise.
+        layer: Name of the module it came from; "" is the whole model.
+        source: File and line it came from, for messages.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    parameters: tuple[int, ...] = ()
+    ints: tuple[int, ...] = ()
+    reals: tuple[float, ...] = ()
+    layer: str = ""
+    source: str = ""
+
+    def told(self) -> str:
+        """The operation in the words of an error message."""
+        layer = f"layer {self.layer}" if self.layer else "the model"
+        return f"{layer}: {self.name}" + (f" ({self.source})" if self.source else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A forward pass, its operations in an order in which they can run.
+
+    Attributes:
+        tensors: All values.
+        operations: In order.
+        inputs: Tensors that come from outside: the batch's inputs, then its targets.
+        outputs: Tensors that go outside; none for a graph that ends in a loss.
+    """
+
+    tensors: tuple[TensorValue, ...]
+    operations: tuple[Op, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgram:
+    """A model that trains and evaluates without the code it was written in.
+
+    Attributes:
+        parameters: Every entry of the model's ``state_dict``, in its order.
+        training: Inputs and targets to the loss.
+        evaluation: Inputs to predictions.
+    """
+
+    parameters: tuple[Parameter, ...]
+    training: Graph
+    evaluation: Graph

@@ -1,0 +1,92 @@
+"""`Rule`: what an operation takes, gives, and keeps for its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edge_sdk.errors import EngineError
+from edge_sdk.program.graph import Op, Shape
+
+__all__ = ["Operands", "Rule", "none_of", "nothing"]
+
+
+def nothing(_: Operands) -> tuple[int, ...]:
+    """No sizes, no places: what most operations keep."""
+    return ()
+
+
+def none_of(_: Operands) -> bool:
+    """No: most operations treat each sample by itself."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """Everything a rule needs to know of one operation.
+
+    Attributes:
+        operation: The operation itself.
+        inputs: Shape of each input, per sample.
+        outputs: Shape of each output, as the graph has it.
+        parameters: Shape of each parameter; None where there is none.
+        ints: Attributes by name.
+    """
+
+    operation: Op
+    inputs: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
+    parameters: tuple[Shape | None, ...]
+    ints: Mapping[str, int]
+
+    def require(self, holds: bool, what: str) -> None:  # noqa: FBT001 - a condition
+        """Refuses an operation whose operands do not fit.
+
+        Raises:
+            EngineError: If the condition does not hold; names layer and operation.
+        """
+        if not holds:
+            raise EngineError(f"{self.operation.told()}: {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table.
+
+    Attributes:
+        inputs: How many tensors it takes, fewest and most.
+        parameters: Names of its parameter places; one that ends in ``?`` may be empty.
+        ints: Names of its whole attributes, in their order.
+        reals: Names of its other attributes.
+        shapes: What the output shapes must be; raises EngineError through
+            `Operands.require`.
+        arguments: The integers that the kernel's row in C++ takes.
+        stash: Values per sample of each tensor that the backward pass needs beside
+            inputs and outputs.
+        reads_in: Inputs that the backward pass reads.
+        reads_out: Outputs that it reads.
+        reads_stash: Stash tensors that it reads; the others' memory is free after the
+            forward pass.
+        weight: Gives the pattern's shape (rows, columns, *kernel) and groups where
+            parameter 0 is a weight that a mask may thin out.
+        view: True where the output is the input's memory: nothing runs.
+        passes: True where every input's gradient is the output's (a sum).
+        mixes: True where samples see each other; such a graph runs a batch whole.
+        loss: True where the result is the mean over the batch: there is no output.
+    """
+
+    inputs: tuple[int, int]
+    shapes: Callable[[Operands], tuple[Shape, ...]]
+    arguments: Callable[[Operands], tuple[int, ...]]
+    parameters: tuple[str, ...] = ()
+    ints: tuple[str, ...] = ()
+    reals: tuple[str, ...] = ()
+    stash: Callable[[Operands], tuple[int, ...]] = nothing
+    reads_in: tuple[int, ...] = ()
+    reads_out: Callable[[Operands], tuple[int, ...]] = nothing
+    reads_stash: tuple[int, ...] = ()
+    weight: Callable[[Operands], tuple[Shape, int]] | None = None
+    view: bool = False
+    passes: bool = False
+    mixes: Callable[[Operands], bool] = none_of
+    loss: bool = False

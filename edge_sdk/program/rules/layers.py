@@ -1,0 +1,105 @@
+"""Layers with weights that a mask may thin out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edge_sdk.program.graph import Shape
+from edge_sdk.program.rule import Operands, Rule
+
+__all__ = ["RULES"]
+
+
+def _conv_weight(call: Operands) -> tuple[Shape, int]:
+    """(out, in / groups, kh, kw); a one-dimensional conv has a kernel of 1 x k."""
+    shape = call.parameters[0]
+    call.require(shape is not None and len(shape) in {3, 4}, "a conv needs a weight")
+    assert shape is not None  # noqa: S101 - for mypy
+    kernel = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
+    return (*shape[:2], *kernel), call.ints["groups"]
+
+
+def _conv_input(call: Operands) -> tuple[int, int, int]:
+    x = call.inputs[0]
+    call.require(len(x) in {2, 3}, f"takes (C, H, W) or (C, L) per sample, not {x}")
+    return (x[0], 1, x[1]) if len(x) == 2 else (x[0], x[1], x[2])
+
+
+def _conv_shapes(call: Operands) -> tuple[Shape, ...]:
+    (rows, width, kh, kw), groups = _conv_weight(call)
+    channels, height, breadth = _conv_input(call)
+    at = call.ints
+    call.require(groups >= 1 and width * groups == channels and rows % groups == 0,
+                 f"{channels} channels do not fit the weight {call.parameters[0]} "
+                 f"in {groups} groups")  # fmt: skip
+    bias = call.parameters[1]
+    call.require(bias in {None, (rows,)}, f"the bias is {bias}, not ({rows},)")
+    out = []
+    for axis, size, kernel in (("h", height, kh), ("w", breadth, kw)):
+        stride, padding = at[f"stride_{axis}"], at[f"padding_{axis}"]
+        dilation = at[f"dilation_{axis}"]
+        call.require(stride >= 1 and padding >= 0 and dilation >= 1, "odd geometry")
+        room = size + 2 * padding - dilation * (kernel - 1) - 1
+        call.require(room >= 0, "the kernel is larger than the padded input")
+        out.append(room // stride + 1)
+    if len(call.inputs[0]) == 2:
+        return ((rows, out[1]),)
+    return ((rows, *out),)
+
+
+def _conv_arguments(call: Operands) -> tuple[int, ...]:
+    out, at = call.outputs[0], call.ints
+    pixels = (1, out[1]) if len(out) == 2 else out[1:]
+    return (
+        *(*_conv_input(call), out[0], *pixels),
+        *(at["stride_h"], at["stride_w"], at["padding_h"], at["padding_w"]),
+        *(at["dilation_h"], at["dilation_w"]),
+    )
+
+
+def _linear_weight(call: Operands) -> tuple[Shape, int]:
+    shape = call.parameters[0]
+    call.require(shape is not None and len(shape) == 2, "a linear layer needs a weight")
+    assert shape is not None  # noqa: S101 - for mypy
+    return shape, 1
+
+
+def _linear_shapes(call: Operands) -> tuple[Shape, ...]:
+    (rows, columns), _ = _linear_weight(call)
+    x, bias = call.inputs[0], call.parameters[1]
+    call.require(bool(x) and x[-1] == columns,
+                 f"{x} per sample does not fit {columns} inputs")  # fmt: skip
+    call.require(bias in {None, (rows,)}, f"the bias is {bias}, not ({rows},)")
+    return ((*x[:-1], rows),)
+
+
+def _linear_arguments(call: Operands) -> tuple[int, ...]:
+    x, out = call.inputs[0], call.outputs[0]
+    positions = 1
+    for n in x[:-1]:
+        positions *= n
+    return positions, x[-1], out[-1]
+
+
+RULES: Final[dict[str, Rule]] = {
+    "conv": Rule(
+        inputs=(1, 1),
+        parameters=("weight", "bias?"),
+        ints=(
+            *("stride_h", "stride_w", "padding_h", "padding_w"),
+            *("dilation_h", "dilation_w", "groups"),
+        ),
+        shapes=_conv_shapes,
+        arguments=_conv_arguments,
+        reads_in=(0,),
+        weight=_conv_weight,
+    ),
+    "linear": Rule(
+        inputs=(1, 1),
+        parameters=("weight", "bias?"),
+        shapes=_linear_shapes,
+        arguments=_linear_arguments,
+        reads_in=(0,),
+        weight=_linear_weight,
+    ),
+}
