@@ -5,6 +5,8 @@ from __future__ import annotations
 from ctypes import POINTER, Structure, c_double, c_int32, c_void_p
 from typing import Any
 
+from edge_sdk.kernels.interface_elementwise import ELEMENTWISE_SIGNATURES
+
 __all__ = [
     "SIGNATURES",
     "ConvArguments",
@@ -77,4 +79,5 @@ SIGNATURES: dict[str, list[Any]] = {
     "fe_norm_backward": [POINTER(NormArguments), *[_P] * 10],
     "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
     "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
+    **ELEMENTWISE_SIGNATURES,
 }
