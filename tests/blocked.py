@@ -1,4 +1,4 @@
-"""Blocked tensors for tests that call kernels by hand: in, out, pointers, tolerances."""
+"""Blocked tensors for tests that call kernels by hand: ways in and out, tolerances."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def broadcasts(draw: st.DrawFn) -> tuple[Shape, Shape, Shape]:
     kept = st.lists(st.booleans(), min_size=len(shape), max_size=len(shape))
     one, two = draw(kept), draw(kept)
     a = tuple(n if k else 1 for n, k in zip(shape, one, strict=True))
-    b = tuple(n if k or a[i] == 1 else 1 for i, (n, k) in enumerate(zip(shape, two)))
+    b = tuple(n if k or m == 1 else 1 for n, k, m in zip(shape, two, a, strict=True))
     return tuple(shape), a, b
 
 
