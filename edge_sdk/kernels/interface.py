@@ -9,7 +9,9 @@ from edge_sdk.kernels.interface_elementwise import ELEMENTWISE_SIGNATURES
 
 __all__ = [
     "SIGNATURES",
+    "ChannelNormArguments",
     "ConvArguments",
+    "DepthwiseArguments",
     "NormArguments",
     "PoolArguments",
     "PrologueArguments",
@@ -52,6 +54,37 @@ class NormArguments(Structure):
         ),
         ("momentum", c_double),
         ("eps", c_double),
+        ("activation", c_int32),
+    ]
+
+
+class DepthwiseArguments(Structure):
+    """FeDepthwise of fe_depthwise.h: a depth-wise convolution's batch and geometry."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("samples", "lanes", "blocks", "threads", "channels", "multiplier"),
+            *("in_h", "in_w", "kernel_h", "kernel_w", "stride_h", "stride_w"),
+            *("pad_h", "pad_w", "dilation_h", "dilation_w", "training", "accumulate"),
+        )
+    ]
+
+
+class ChannelNormArguments(Structure):
+    """FeChannelNorm of fe_depthwise.h: a batch norm and activation beside it."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("norm", "activation")),
+        *(
+            (name, c_void_p)
+            for name in (
+                *("gamma", "beta", "running_mean", "running_var"),
+                *("saved", "dgamma", "dbeta"),
+            )
+        ),
+        ("momentum", c_double),
+        ("eps", c_double),
     ]
 
 
@@ -77,6 +110,16 @@ SIGNATURES: dict[str, list[Any]] = {
     "fe_norm_prepare": [POINTER(NormArguments), *[_P] * 9],
     "fe_norm_apply": [POINTER(NormArguments), _P, _PRO, _P],
     "fe_norm_backward": [POINTER(NormArguments), *[_P] * 10],
+    "fe_norm_forward": [POINTER(NormArguments), *[_P] * 11],
+    "fe_norm_activation_backward": [POINTER(NormArguments), *[_P] * 10],
+    "fe_depthwise_forward": [
+        *(_P, POINTER(DepthwiseArguments)),
+        *(POINTER(ChannelNormArguments), POINTER(ChannelNormArguments), *[_P] * 4),
+    ],
+    "fe_depthwise_backward": [
+        *(_P, POINTER(DepthwiseArguments)),
+        *(POINTER(ChannelNormArguments), POINTER(ChannelNormArguments), *[_P] * 7),
+    ],
     "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
     "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
     **ELEMENTWISE_SIGNATURES,

@@ -11,6 +11,7 @@
 
 #include "conv.h"
 #include "program.h"
+#include "taps.h"
 #include "tiling.h"
 
 namespace fe {
@@ -44,6 +45,7 @@ struct BackwardTile {
     if (p.residual)
       FE_EACH g[h][t][v] += load<V>(p.residual + at + h * a.a_row + t * sa + v * VL);
     if (p.relu) FE_EACH g[h][t][v] = relu(g[h][t][v]);
+    if (p.relu == FE_RELU6) FE_EACH g[h][t][v] = fe::activate<FE_RELU6>(g[h][t][v]);
   }
 
   // A, dA: this tile's corner in the tensor's first channel; at, channel0: the same for
@@ -103,8 +105,11 @@ struct BackwardTile {
         for (int u = 0; u < rest; u++) dw[i + u] += four[u];
       }
       if (DX) {
-        if (a.last && a.pro && a.pro->relu)
+        if (a.last && a.pro && a.pro->relu) {
           FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
+          if (a.pro->relu == FE_RELU6)
+            FE_EACH acc[h][t][v] = activation_gradient<FE_RELU6>(g[h][t][v], acc[h][t][v]);
+        }
         FE_EACH store(dp + h * a_row + t * sa + v * VL, acc[h][t][v]);
       }
     }
@@ -158,32 +163,6 @@ struct Transposed {
            group * s.in_per_group;
   }
 };
-
-int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-
-// Which pixels (class) tap k meets, and how far from pixel u of the class its output is.
-struct Tap {
-  int phase, distance;
-};
-Tap tap(int k, int dilation, int pad, int stride) {
-  const int reach = k * dilation - pad;  // input = output * stride + reach
-  const int phase = reach - floor_div(reach, stride) * stride;
-  return {phase, (phase - reach) / stride};
-}
-
-// Borders so that every pixel of every class finds zeros beyond the output's edge.
-void axis_border(int kernel, int dilation, int pad, int stride, int in, int out, int& before,
-                 int& padded) {
-  int last = out - 1;
-  before = 0;
-  for (int k = 0; k < kernel; k++) {
-    const Tap p = tap(k, dilation, pad, stride);
-    if (p.phase >= in) continue;
-    before = std::max(before, -p.distance);
-    last = std::max(last, (in - p.phase - 1) / stride + p.distance);
-  }
-  padded = before + last + 1;
-}
 
 // Runs of rows for tiles of input_pixels(): what one reads of the output gradient fits.
 template <int L>

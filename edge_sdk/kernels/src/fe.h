@@ -18,6 +18,9 @@ enum { FE_OK = 0, FE_BAD_ARGUMENT = 1, FE_NO_MEMORY = 2, FE_TOO_LARGE = 3 };
 extern "C" {
 #endif
 
+// Activations that a norm or a prologue ends in.
+enum { FE_LINEAR = 0, FE_RELU = 1, FE_RELU6 = 2 };
+
 typedef struct FeStructure FeStructure;  // a frozen pattern, shared by all steps
 
 typedef struct {
@@ -27,8 +30,9 @@ typedef struct {
   int32_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
 } FeConv;
 
-// What happens to a conv's input on the way in: relu(x * scale + shift + residual).
-// scale and shift are [blocks][channels][lanes] (zero in padded lanes) or null.
+// What happens to a conv's input on the way in: activation(x * scale + shift + residual).
+// scale and shift are [blocks][channels][lanes] (zero in padded lanes) or null; relu is
+// FE_LINEAR, FE_RELU or FE_RELU6.
 typedef struct {
   const FE_REAL* scale;
   const FE_REAL* shift;
@@ -67,6 +71,7 @@ typedef struct {
   int32_t groups;    // 0: batch norm; else group norm
   int32_t training;  // batch norm only: batch statistics, not running ones
   double momentum, eps;
+  int32_t activation;  // after it and the residual: FE_LINEAR, FE_RELU or FE_RELU6
 } FeNorm;
 
 // Statistics and the affine map they give. mean, istd: [channels] for batch norm,
@@ -74,13 +79,24 @@ typedef struct {
 int fe_norm_prepare(const FeNorm*, const FE_REAL* x, const FE_REAL* gamma, const FE_REAL* beta,
                     FE_REAL* running_mean, FE_REAL* running_var, FE_REAL* mean, FE_REAL* istd,
                     FE_REAL* scale, FE_REAL* shift);
-// y = relu?(x * scale + shift + residual?)
+// Both in one pass over memory, a channel at a time; y = activation(norm(x) + residual?).
+int fe_norm_forward(const FeNorm*, const FE_REAL* x, const FE_REAL* gamma, const FE_REAL* beta,
+                    FE_REAL* running_mean, FE_REAL* running_var, const FE_REAL* residual,
+                    FE_REAL* mean, FE_REAL* istd, FE_REAL* scale, FE_REAL* shift, FE_REAL* y);
+// y = activation(x * scale + shift + residual?), the activation that of the prologue
 int fe_norm_apply(const FeNorm*, const FE_REAL* x, const FePrologue*, FE_REAL* y);
-// y (may be null): the activation, where the gradient is zero wherever y <= 0.
-// dx may be dy itself; dresidual (may be null) takes the masked gradient.
+// y (may be null): what came out of the activation, whose gradient is zero wherever
+// y <= 0, and for FE_RELU6 y >= 6. dx may be dy itself; dresidual (may be null) takes the
+// masked gradient.
 int fe_norm_backward(const FeNorm*, const FE_REAL* x, const FE_REAL* y, const FE_REAL* dy,
                      const FE_REAL* gamma, const FE_REAL* mean, const FE_REAL* istd, FE_REAL* dx,
                      FE_REAL* dresidual, FE_REAL* dgamma, FE_REAL* dbeta);
+// The same without a residual and without y: it is computed again from x, for a third less
+// memory traffic. scale and shift are those of the forward pass.
+int fe_norm_activation_backward(const FeNorm*, const FE_REAL* x, const FE_REAL* dy,
+                                const FE_REAL* gamma, const FE_REAL* mean, const FE_REAL* istd,
+                                const FE_REAL* scale, const FE_REAL* shift, FE_REAL* dx,
+                                FE_REAL* dgamma, FE_REAL* dbeta);
 
 typedef struct {
   int32_t lanes, planes, threads;  // planes = blocks * channels

@@ -6,14 +6,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+
+#include "fe.h"
 
 #ifndef FE_VECTOR_BYTES
 #define FE_VECTOR_BYTES 16
 #endif
-#ifndef FE_REAL
-#define FE_REAL float
-#endif
-
 #define FE_INLINE inline __attribute__((always_inline))
 #define FE_INLINE_LAMBDA __attribute__((always_inline))
 #define FE_UNROLL _Pragma("GCC unroll 64")
@@ -67,6 +66,30 @@ FE_INLINE V relu(V v) {
 template <class V>
 FE_INLINE V relu_gradient(V activation, V gradient) {
   return activation <= V{} ? V{} : gradient;
+}
+
+// A: FE_LINEAR, FE_RELU or FE_RELU6.
+template <int A, class V>
+FE_INLINE V activate(V v) {
+  if constexpr (A == FE_LINEAR) return v;
+  v = relu(v);
+  if constexpr (A == FE_RELU6) v = v >= splat<V>(6) ? splat<V>(6) : v;
+  return v;
+}
+// `at` is the activation's input or its output: the gradient passes at the same places.
+template <int A, class V>
+FE_INLINE V activation_gradient(V at, V gradient) {
+  if constexpr (A == FE_LINEAR) return gradient;
+  gradient = relu_gradient(at, gradient);
+  if constexpr (A == FE_RELU6) gradient = at >= splat<V>(6) ? V{} : gradient;
+  return gradient;
+}
+// Calls body(constant) with the activation as a constant of the compiler's.
+template <class F>
+FE_INLINE void with_activation(int activation, F body) {
+  if (activation == FE_RELU6) body(std::integral_constant<int, FE_RELU6>{});
+  else if (activation) body(std::integral_constant<int, FE_RELU>{});
+  else body(std::integral_constant<int, FE_LINEAR>{});
 }
 
 template <class V>

@@ -8,20 +8,10 @@
 
 namespace fe {
 
-template <class V>
-struct Affine {
-  V scale, shift;
-  bool has_scale, relu_after;
-  FE_INLINE V operator()(V x) const {
-    if (has_scale) x = x * scale + shift;
-    return x;
-  }
-};
-
-// One row of `pixels` pixels through relu?(x * scale + shift + residual?).
-template <int L>
+// One row of `pixels` pixels through A(x * scale + shift + residual?).
+template <int L, int A>
 FE_INLINE void prologue_row(const real* x, const real* residual, const real* scale,
-                            const real* shift, bool relu_after, real* y, int64_t pixels) {
+                            const real* shift, real* y, int64_t pixels) {
   typedef typename Lanes<L>::V V;
   constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV;
   V a[NV], b[NV];
@@ -34,7 +24,7 @@ FE_INLINE void prologue_row(const real* x, const real* residual, const real* sca
       const int64_t i = p * L + v * VL;
       V t = scale ? load<V>(x + i) * a[v] + b[v] : load<V>(x + i);
       if (residual) t += load<V>(residual + i);
-      store(y + i, relu_after ? relu(t) : t);
+      store(y + i, activate<A>(t));
     }
   }
 }
@@ -43,33 +33,50 @@ struct Border {
   int top, left, padded_h, padded_w;
 };
 
+// What happens to one plane on the way; scale and shift are [L] or null.
+struct PlanePrologue {
+  const real *scale, *shift, *residual;
+  int activation;
+  bool works() const { return scale || residual || activation; }
+};
+
+// x [h][w][L] -> y [padded_h][padded_w][L]
+template <int L>
+void pad_plane(const real* x, real* y, int h, int w, const Border& b, const PlanePrologue& pro) {
+  const int right = b.padded_w - b.left - w;
+  std::memset(y, 0, sizeof(real) * ((size_t)b.top * b.padded_w + b.left) * L);
+  for (int r = 0; r < h; r++) {
+    real* row = y + ((int64_t)(r + b.top) * b.padded_w + b.left) * L;
+    const int64_t at = (int64_t)r * w * L;
+    const real* residual = pro.residual ? pro.residual + at : nullptr;
+    if (pro.works())
+      with_activation(pro.activation, [&](auto activation) {
+        prologue_row<L, activation>(x + at, residual, pro.scale, pro.shift, row, w);
+      });
+    else std::memcpy(row, x + at, sizeof(real) * (size_t)w * L);
+    // The right border of this row and the left border of the next touch each other.
+    const int gap = r + 1 < h ? right + b.left : right;
+    std::memset(row + (int64_t)w * L, 0, sizeof(real) * (size_t)gap * L);
+  }
+  const int below = b.padded_h - b.top - h;
+  std::memset(y + (int64_t)(b.top + h) * b.padded_w * L, 0,
+              sizeof(real) * (size_t)below * b.padded_w * L);
+}
+
 // x [blocks][channels][h][w][L] -> y [blocks][channels][padded_h][padded_w][L]
 template <int L>
 void pad_planes(const real* x, real* y, int blocks, int channels, int h, int w, const Border& b,
                 const FePrologue* pro, int threads) {
   const int64_t in = (int64_t)h * w * L, out = (int64_t)b.padded_h * b.padded_w * L;
   parallel_for(blocks * channels, threads, [&](int p) {
-    const real* from = x + p * in;
-    real* to = y + p * out;
-    const bool work = pro && (pro->scale || pro->residual || pro->relu);
-    const real* scale = pro && pro->scale ? pro->scale + (int64_t)p * L : nullptr;
-    const real* shift = scale ? pro->shift + (int64_t)p * L : nullptr;
-    const real* residual = pro && pro->residual ? pro->residual + p * in : nullptr;
-    const int right = b.padded_w - b.left - w;
-    std::memset(to, 0, sizeof(real) * ((size_t)b.top * b.padded_w + b.left) * L);
-    for (int r = 0; r < h; r++) {
-      real* row = to + ((int64_t)(r + b.top) * b.padded_w + b.left) * L;
-      const int64_t at = (int64_t)r * w * L;
-      if (work) prologue_row<L>(from + at, residual ? residual + at : nullptr, scale, shift,
-                                pro->relu != 0, row, w);
-      else std::memcpy(row, from + at, sizeof(real) * (size_t)w * L);
-      // The right border of this row and the left border of the next touch each other.
-      const int gap = r + 1 < h ? right + b.left : right;
-      std::memset(row + (int64_t)w * L, 0, sizeof(real) * (size_t)gap * L);
+    PlanePrologue own{};
+    if (pro) {
+      own.scale = pro->scale ? pro->scale + (int64_t)p * L : nullptr;
+      own.shift = pro->scale ? pro->shift + (int64_t)p * L : nullptr;
+      own.residual = pro->residual ? pro->residual + p * in : nullptr;
+      own.activation = pro->relu;
     }
-    const int below = b.padded_h - b.top - h;
-    std::memset(to + (int64_t)(b.top + h) * b.padded_w * L, 0,
-                sizeof(real) * (size_t)below * b.padded_w * L);
+    pad_plane<L>(x + p * in, y + p * out, h, w, b, own);
   });
 }
 
