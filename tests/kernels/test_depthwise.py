@@ -163,7 +163,12 @@ class Problem:
         gen = torch.Generator().manual_seed(case.seed)
         self.gen = gen
         outputs = case.channels * case.multiplier
-        self.x = torch.randn((case.samples, case.channels, *case.size), generator=gen, dtype=d) * 2
+        self.x = (
+            torch.randn(
+                (case.samples, case.channels, *case.size), generator=gen, dtype=d
+            )
+            * 2
+        )
         shape = (outputs, 1, *case.kernel)
         self.pattern = torch.rand(shape, generator=gen) < case.density
         self.w = torch.randn(shape, generator=gen, dtype=d) * self.pattern
@@ -272,7 +277,9 @@ cases = st.builds(
     kernel=st.sampled_from([(3, 3), (3, 3), (1, 3), (1, 5), (5, 5), (2, 4), (1, 1)]),
     stride=st.one_of(st.sampled_from([(1, 1), (2, 2)]), pairs),
     pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    dilation=st.one_of(st.just((1, 1)), st.tuples(st.integers(1, 2), st.integers(1, 2))),
+    dilation=st.one_of(
+        st.just((1, 1)), st.tuples(st.integers(1, 2), st.integers(1, 2))
+    ),
     lanes=st.sampled_from([4, 8, 16]),
     bias=st.booleans(),
     before=beside,
@@ -318,7 +325,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 
 def test_blocks_one_at_a_time_give_the_same_bits() -> None:
-    """Without a norm the samples are independent: micro-batches must not change them."""
+    """Without a norm the samples are independent: micro-batches change nothing."""
     case = replace(BLOCK, samples=24, before=Beside(False, 2), after=Beside(False, 1))
     problem = Problem(case)
     problem.reference()
@@ -329,11 +336,11 @@ def test_blocks_one_at_a_time_give_the_same_bits() -> None:
     w, bias = flat(problem.w, dtype), flat(problem.bias, dtype)
     y, dx = aligned(dy.shape, dtype), aligned(x.shape, dtype)
     dw, db = aligned(w.shape, dtype), aligned(bias.shape, dtype)
-    norms = [
-        ctypes.byref(ChannelNormArguments(activation=n)) for n in (2, 1)
-    ]
+    norms = [ctypes.byref(ChannelNormArguments(activation=n)) for n in (2, 1)]
     for b in range(3):
-        d = ctypes.byref(descriptor(case, 1, samples=8, blocks=1, accumulate=int(b > 0)))
+        d = ctypes.byref(
+            descriptor(case, 1, samples=8, blocks=1, accumulate=int(b > 0))
+        )
         data = (address(x[b]), address(w), address(bias))
         lib.call("fe_depthwise_forward", None, d, *norms, *data, address(y[b]))
         lib.call(
@@ -359,7 +366,8 @@ def test_the_input_gradient_may_be_left_out() -> None:
     "change",
     [
         {"kernel_h": 12}, {"stride_w": 0}, {"lanes": 5}, {"blocks": 7}, {"channels": 0},
-        {"pad_h": -1}, {"dilation_w": 0}, {"threads": 0}, {"in_w": 2**30, "in_h": 2**10},
+        {"pad_h": -1}, {"dilation_w": 0}, {"threads": 0},
+        {"in_w": 2**30, "in_h": 2**10},
     ],
 )  # fmt: skip
 def test_a_descriptor_out_of_range_is_refused(change: dict[str, int]) -> None:

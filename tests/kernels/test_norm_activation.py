@@ -161,7 +161,9 @@ def test_an_unknown_activation_is_refused() -> None:
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("activation", [1, 2])
-def test_a_conv_takes_the_activation_on_the_way_in(kernel: int, activation: int) -> None:
+def test_a_conv_takes_the_activation_on_the_way_in(
+    kernel: int, activation: int
+) -> None:
     gen = torch.Generator().manual_seed(kernel)
     x = (torch.randn((5, 3, 6, 7), generator=gen, dtype=D) * 5).requires_grad_()
     w = torch.randn((4, 3, kernel, kernel), generator=gen, dtype=D).requires_grad_()

@@ -5,18 +5,19 @@
 namespace fe {
 namespace {
 
-// ints: channels, pixels, groups (0: batch norm), relu, batch statistics. reals:
+// ints: channels, pixels, groups (0: batch norm), activation, batch statistics. reals:
 // momentum, eps. Inputs: x and, where fused, a residual. Parameters: gamma, beta,
 // running mean and variance. Stash: mean, 1 / deviation, scale, shift.
 FeNorm norm_of(const Call& c) {
   return {c.samples, c.lanes, c.blocks, c.threads, c.i(0), c.i(1),
-          c.i(2),    c.i(4),  c.r(0),   c.r(1)};
+          c.i(2),    c.i(4),  c.r(0),   c.r(1),    c.i(3)};
 }
 
 bool norm_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   const int64_t channels = at.ints[0], groups = at.ints[2];
   if (channels < 1 || channels > 1 << 20 || at.ints[1] < 1 || at.ints[1] > 1 << 24 || groups < 0 ||
-      groups > channels || (groups && channels % groups) || at.parameters.size() != 4)
+      groups > channels || (groups && channels % groups) || at.parameters.size() != 4 ||
+      at.ints[3] < FE_LINEAR || at.ints[3] > FE_RELU6)
     return false;
   const bool running = at.parameters[2] >= 0 && at.parameters[3] >= 0;
   if (!groups && !at.ints[4] && !running) return false;
@@ -37,12 +38,9 @@ bool norm_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
 int norm_forward(const Call& c) {
   const FeNorm n = norm_of(c);
   if (!n.groups && n.training && (int64_t)n.samples * n.pixels < 2) return FE_BAD_BATCH;
-  const int code = fe_norm_prepare(&n, c.in(0), c.value(0), c.value(1), c.value(2), c.value(3),
-                                   c.stash(0), c.stash(1), c.stash(2), c.stash(3));
-  if (code) return code;
   const real* residual = c.at.in.size() == 2 ? c.in(1) : nullptr;
-  const FePrologue pro{c.stash(2), c.stash(3), residual, c.i(3)};
-  return fe_norm_apply(&n, c.in(0), &pro, c.out(0));
+  return fe_norm_forward(&n, c.in(0), c.value(0), c.value(1), c.value(2), c.value(3), residual,
+                         c.stash(0), c.stash(1), c.stash(2), c.stash(3), c.out(0));
 }
 
 int norm_backward(const Call& c) {
