@@ -45,7 +45,7 @@ struct BackwardTile {
     if (p.residual)
       FE_EACH g[h][t][v] += load<V>(p.residual + at + h * a.a_row + t * sa + v * VL);
     if (p.relu) FE_EACH g[h][t][v] = relu(g[h][t][v]);
-    if (p.relu == FE_RELU6) FE_EACH g[h][t][v] = fe::activate<FE_RELU6>(g[h][t][v]);
+    if (p.relu == FE_FUSED_RELU6) FE_EACH g[h][t][v] = fe::activate<FE_FUSED_RELU6>(g[h][t][v]);
   }
 
   // A, dA: this tile's corner in the tensor's first channel; at, channel0: the same for
@@ -107,8 +107,8 @@ struct BackwardTile {
       if (DX) {
         if (a.last && a.pro && a.pro->relu) {
           FE_EACH acc[h][t][v] = relu_gradient(g[h][t][v], acc[h][t][v]);
-          if (a.pro->relu == FE_RELU6)
-            FE_EACH acc[h][t][v] = activation_gradient<FE_RELU6>(g[h][t][v], acc[h][t][v]);
+          if (a.pro->relu == FE_FUSED_RELU6)
+            FE_EACH acc[h][t][v] = activation_gradient<FE_FUSED_RELU6>(g[h][t][v], acc[h][t][v]);
         }
         FE_EACH store(dp + h * a_row + t * sa + v * VL, acc[h][t][v]);
       }

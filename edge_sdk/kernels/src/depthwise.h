@@ -31,7 +31,7 @@ inline bool neighbours(const FeDepthwise& d) {
 
 inline bool norm_sound(const FeDepthwise& d, const FeChannelNorm* n) {
   if (!n) return true;
-  return n->activation >= FE_LINEAR && n->activation <= FE_RELU6 &&
+  return n->activation >= FE_FUSED_NONE && n->activation <= FE_FUSED_RELU6 &&
          (!n->norm || (n->saved && (d.training || (n->running_mean && n->running_var))));
 }
 

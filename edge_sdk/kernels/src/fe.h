@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 // Activations that a norm or a prologue ends in.
-enum { FE_LINEAR = 0, FE_RELU = 1, FE_RELU6 = 2 };
+enum { FE_FUSED_NONE = 0, FE_FUSED_RELU = 1, FE_FUSED_RELU6 = 2 };
 
 typedef struct FeStructure FeStructure;  // a frozen pattern, shared by all steps
 
@@ -32,7 +32,7 @@ typedef struct {
 
 // What happens to a conv's input on the way in: activation(x * scale + shift + residual).
 // scale and shift are [blocks][channels][lanes] (zero in padded lanes) or null; relu is
-// FE_LINEAR, FE_RELU or FE_RELU6.
+// FE_FUSED_NONE, FE_FUSED_RELU or FE_FUSED_RELU6.
 typedef struct {
   const FE_REAL* scale;
   const FE_REAL* shift;
@@ -71,7 +71,7 @@ typedef struct {
   int32_t groups;    // 0: batch norm; else group norm
   int32_t training;  // batch norm only: batch statistics, not running ones
   double momentum, eps;
-  int32_t activation;  // after it and the residual: FE_LINEAR, FE_RELU or FE_RELU6
+  int32_t activation;  // after it and the residual: FE_FUSED_NONE, FE_FUSED_RELU or FE_FUSED_RELU6
 } FeNorm;
 
 // Statistics and the affine map they give. mean, istd: [channels] for batch norm,
@@ -86,7 +86,7 @@ int fe_norm_forward(const FeNorm*, const FE_REAL* x, const FE_REAL* gamma, const
 // y = activation(x * scale + shift + residual?), the activation that of the prologue
 int fe_norm_apply(const FeNorm*, const FE_REAL* x, const FePrologue*, FE_REAL* y);
 // y (may be null): what came out of the activation, whose gradient is zero wherever
-// y <= 0, and for FE_RELU6 y >= 6. dx may be dy itself; dresidual (may be null) takes the
+// y <= 0, and for FE_FUSED_RELU6 y >= 6. dx may be dy itself; dresidual (may be null) takes the
 // masked gradient.
 int fe_norm_backward(const FeNorm*, const FE_REAL* x, const FE_REAL* y, const FE_REAL* dy,
                      const FE_REAL* gamma, const FE_REAL* mean, const FE_REAL* istd, FE_REAL* dx,

@@ -23,7 +23,7 @@ typedef struct {
 // A batch norm and its activation beside the convolution; a null pointer means neither.
 typedef struct {
   int32_t norm;        // 0: the activation alone
-  int32_t activation;  // FE_LINEAR, FE_RELU or FE_RELU6
+  int32_t activation;  // FE_FUSED_NONE, FE_FUSED_RELU or FE_FUSED_RELU6
   const FE_REAL* gamma;  // [channels], may be null, as beta and the running statistics
   const FE_REAL* beta;
   FE_REAL* running_mean;

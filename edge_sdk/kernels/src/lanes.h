@@ -68,28 +68,28 @@ FE_INLINE V relu_gradient(V activation, V gradient) {
   return activation <= V{} ? V{} : gradient;
 }
 
-// A: FE_LINEAR, FE_RELU or FE_RELU6.
+// A: FE_FUSED_NONE, FE_FUSED_RELU or FE_FUSED_RELU6.
 template <int A, class V>
 FE_INLINE V activate(V v) {
-  if constexpr (A == FE_LINEAR) return v;
+  if constexpr (A == FE_FUSED_NONE) return v;
   v = relu(v);
-  if constexpr (A == FE_RELU6) v = v >= splat<V>(6) ? splat<V>(6) : v;
+  if constexpr (A == FE_FUSED_RELU6) v = v >= splat<V>(6) ? splat<V>(6) : v;
   return v;
 }
 // `at` is the activation's input or its output: the gradient passes at the same places.
 template <int A, class V>
 FE_INLINE V activation_gradient(V at, V gradient) {
-  if constexpr (A == FE_LINEAR) return gradient;
+  if constexpr (A == FE_FUSED_NONE) return gradient;
   gradient = relu_gradient(at, gradient);
-  if constexpr (A == FE_RELU6) gradient = at >= splat<V>(6) ? V{} : gradient;
+  if constexpr (A == FE_FUSED_RELU6) gradient = at >= splat<V>(6) ? V{} : gradient;
   return gradient;
 }
 // Calls body(constant) with the activation as a constant of the compiler's.
 template <class F>
 FE_INLINE void with_activation(int activation, F body) {
-  if (activation == FE_RELU6) body(std::integral_constant<int, FE_RELU6>{});
-  else if (activation) body(std::integral_constant<int, FE_RELU>{});
-  else body(std::integral_constant<int, FE_LINEAR>{});
+  if (activation == FE_FUSED_RELU6) body(std::integral_constant<int, FE_FUSED_RELU6>{});
+  else if (activation) body(std::integral_constant<int, FE_FUSED_RELU>{});
+  else body(std::integral_constant<int, FE_FUSED_NONE>{});
 }
 
 template <class V>

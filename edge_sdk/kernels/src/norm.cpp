@@ -87,8 +87,8 @@ void backward_batch(const FeNorm& n, const real* x, GateOf gate_of, const real* 
 bool sound(const FeNorm& n) {
   return n.samples > 0 && n.lanes > 0 && n.blocks == (n.samples + n.lanes - 1) / n.lanes &&
          n.channels > 0 && n.pixels > 0 && n.groups >= 0 &&
-         (n.groups == 0 || n.channels % n.groups == 0) && n.activation >= FE_LINEAR &&
-         n.activation <= FE_RELU6;
+         (n.groups == 0 || n.channels % n.groups == 0) && n.activation >= FE_FUSED_NONE &&
+         n.activation <= FE_FUSED_RELU6;
 }
 
 }  // namespace
@@ -141,7 +141,7 @@ int fe_norm_backward(const FeNorm* n, const real* x, const real* y, const real* 
   if (!sound(*n)) return FE_BAD_ARGUMENT;
   int code = FE_OK;
   FE_FOR_LANES(n->lanes, {
-    with_activation(n->activation == FE_RELU6 ? FE_RELU6 : FE_RELU, [&](auto activation) {
+    with_activation(n->activation == FE_FUSED_RELU6 ? FE_FUSED_RELU6 : FE_FUSED_RELU, [&](auto activation) {
       const auto gate = [&](int) { return FromOutput<L, activation>{y}; };
       if (n->groups)
         code = group_backward<L>(*n, x, FromOutput<L, activation>{y}, dy, gamma, mean, istd, dx,

@@ -17,7 +17,7 @@ bool norm_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   const int64_t channels = at.ints[0], groups = at.ints[2];
   if (channels < 1 || channels > 1 << 20 || at.ints[1] < 1 || at.ints[1] > 1 << 24 || groups < 0 ||
       groups > channels || (groups && channels % groups) || at.parameters.size() != 4 ||
-      at.ints[3] < FE_LINEAR || at.ints[3] > FE_RELU6)
+      at.ints[3] < FE_FUSED_NONE || at.ints[3] > FE_FUSED_RELU6)
     return false;
   const bool running = at.parameters[2] >= 0 && at.parameters[3] >= 0;
   if (!groups && !at.ints[4] && !running) return false;
