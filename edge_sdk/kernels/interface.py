@@ -15,6 +15,7 @@ __all__ = [
     "NormArguments",
     "PoolArguments",
     "PrologueArguments",
+    "RecurrentArguments",
 ]
 
 
@@ -100,6 +101,18 @@ class PoolArguments(Structure):
     ]
 
 
+class RecurrentArguments(Structure):
+    """FeRecurrent of fe_recurrent.h: one direction of one recurrent layer."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("lanes", "blocks", "threads", "cell", "steps", "hidden"),
+            *("reverse", "features", "offset", "accumulate"),
+        )
+    ]
+
+
 _P, _I, _PRO = c_void_p, c_int32, POINTER(PrologueArguments)
 SIGNATURES: dict[str, list[Any]] = {
     "fe_structure_create": [_P, *[_I] * 6, POINTER(c_void_p)],
@@ -123,4 +136,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
     "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
     **ELEMENTWISE_SIGNATURES,
+    "fe_recurrent_forward": [_P, POINTER(RecurrentArguments), *[_P] * 9],
+    "fe_recurrent_backward": [_P, POINTER(RecurrentArguments), *[_P] * 13],
+    "fe_recurrent_saved": [_I, _I],
 }
