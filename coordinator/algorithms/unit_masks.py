@@ -20,6 +20,7 @@ from edge_sdk.sparse import (
     Boxes,
     LayerShape,
     Mask,
+    check_ladder,
     draw,
     exact_counts,
     unit_boxes,
@@ -50,13 +51,14 @@ def by_units(
         seed: What the masks are drawn from.
 
     Raises:
-        DensityError: If a density is below one weight per output unit.
+        DensityError: If a density is below one weight per output unit; names the
+            nearest ladder that works.
     """
     steps = sorted(set(densities), reverse=True)
-    outer = draw(layers, exact_counts(profile, layers, steps[0]), seed)
-    masks = {steps[0]: outer}
+    outer = Mask.full(layers)
+    masks: dict[float, Mask] = {}
     boxes: dict[float, dict[str, tuple[int, int]]] = {}
-    for density in steps[1:]:
+    for density in steps:
         share = sqrt(density / steps[0])
         while density not in masks:
             box = boxes[density] = unit_boxes(layers, min(share, 1.0))
@@ -66,12 +68,37 @@ def by_units(
             try:
                 if alive or share >= 1.0:
                     counts = exact_counts(profile, layers, density, within=within)
-                    masks[density] = outer = draw(layers, counts, seed, box)
+                    mask = draw(layers, counts, seed, box)
+                    if share >= 1.0 or not _is_cut(layers, mask):
+                        masks[density] = outer = mask
             except DensityError:
                 if share >= 1.0:
+                    check_ladder(layers, densities)
                     raise
             share *= WIDER
     return _family(layers, masks, seed, boxes)
+
+
+def _is_cut(layers: Sequence[LayerShape], mask: Mask) -> bool:
+    """True if some layer gives nothing that depends on the model's input.
+
+    A unit is reached if one of its kept weights reads a unit that is. Where each unit
+    keeps a weight, as in masks without boxes, all are.
+    """
+    reached: dict[str, NDArray[np.bool_]] = {}  # by units' name; absent: all are
+    for layer in layers:
+        kept = mask[layer.name].reshape(*layer.shape[:2], -1).any(axis=2)
+        if layer.inputs is not None and layer.inputs.name in reached:
+            units = reached[layer.inputs.name]
+            kept = kept & np.repeat(units, layer.shape[1] // len(units))
+        rows = kept.any(axis=1)
+        if not rows.any():
+            return True
+        if layer.outputs is not None and layer.groups == 1:
+            rows = rows.reshape(layer.outputs.size, -1).any(axis=1)
+            name = layer.outputs.name
+            reached[name] = rows | reached.get(name, np.zeros_like(rows))
+    return False
 
 
 def _kept_in_boxes(
@@ -131,6 +158,7 @@ def widths(
                 masks[density] = outer = draw(layers, counts, seed, box)
             except DensityError:
                 if share >= 1.0:
+                    check_ladder(layers, densities)
                     raise
             share *= WIDER
     return _family(layers, masks, seed, boxes)

@@ -41,15 +41,18 @@ def plan(
 ) -> None:
     """Predict density, time and bytes a month of boards that you do not have yet."""
     from coordinator.operations.planning import plan_fleet, plan_table  # noqa: PLC0415
+    from edge_sdk.sparse import check_ladder  # noqa: PLC0415
     from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
+    from edge_sdk.tasks.layers import layers_of, make_model  # noqa: PLC0415
     from edge_sdk.tasks.task import load_task  # noqa: PLC0415
 
-    found = load_task(task)
+    found, ladder = load_task(task), density or (0.05, 0.1, 0.2)
+    check_ladder(layers_of(make_model(found, 0), found.dense_layers), ladder)
     work = workload_of(found, examples=examples, epochs=1, batch=found.batch_size)
     plan = plan_fleet(
         {name: load_board(name) for name in board or boards()},
         work,
-        density or (0.05, 0.1, 0.2),
+        ladder,
         round_budget_s,
         rounds_per_day=rounds_per_day,
     )

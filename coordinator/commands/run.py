@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,13 @@ from coordinator.commands.options import (
 )
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.ledger import no_run
-from coordinator.settings import load_run
+from coordinator.settings import RunSettings, load_run
 from coordinator.views.page import DEFAULT_ADDRESS
 from coordinator.views.terminal.status import has_run
 from device_profiles.toml_text import quoted
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.commands.options import need_torch
-from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.errors import SettingsError, StateError, TaskError
 from edge_sdk.settings import seen_from
 from edge_sdk.terminal import Json, given_secret, log_from_now_on, look, tell
 
@@ -99,7 +100,7 @@ def init(
     ]
     replace_file(path, ("\n".join(lines) + "\n").encode())
     try:
-        load_run(path)
+        _check_ladder(folder, load_run(path))
     except Exception:
         path.unlink()
         raise
@@ -108,6 +109,25 @@ def init(
         f"NAME...\nstart with: flash-coordinator run {folder}"
     )
     tell({"settings": str(path)}, told, as_json=as_json)
+
+
+def _check_ladder(folder: Path, settings: RunSettings) -> None:
+    """Refuses densities that the task's model is too small for.
+
+    A task that cannot be made here is left to `doctor` and `run`: its file may follow.
+    """
+    if find_spec("torch") is None:
+        return
+    from edge_sdk.sparse import check_ladder  # noqa: PLC0415
+    from edge_sdk.tasks.layers import layers_of, make_model  # noqa: PLC0415 - torch
+    from edge_sdk.tasks.task import load_task  # noqa: PLC0415
+
+    try:
+        task = load_task(settings.task, beside=folder)
+        layers = layers_of(make_model(task, 0), task.dense_layers)
+    except TaskError:
+        return
+    check_ladder(layers, settings.densities)
 
 
 def run(folder: Folder, insecure: Insecure = False) -> None:

@@ -20,7 +20,7 @@ from coordinator.views.page import page_process
 from coordinator.views.report import leave_report
 from coordinator.views.terminal.display import live
 from edge_sdk.infer.run_key import make_run_key
-from edge_sdk.sparse import nested_counts, uniform
+from edge_sdk.sparse import check_ladder
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task, load_task
@@ -103,5 +103,5 @@ def check_run(settings: RunSettings, task: Task) -> Examples:
     model = make_model(task, 0)
     check_model(model)
     layers = layers_of(model, task.dense_layers)
-    nested_counts(uniform(layers), layers, settings.densities)
+    check_ladder(layers, settings.densities)
     return task.read_eval(settings.evaluation)

@@ -3,6 +3,7 @@
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.density import (
     check_density,
+    check_ladder,
     erk,
     erk_rescaled,
     exact_counts,
@@ -22,6 +23,7 @@ __all__ = [
     "Mask",
     "Units",
     "check_density",
+    "check_ladder",
     "draw",
     "erk",
     "erk_rescaled",

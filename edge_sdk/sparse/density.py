@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from edge_sdk.sparse.mask import LayerShape
 
 __all__ = [
     "check_density",
+    "check_ladder",
     "erk",
     "erk_rescaled",
     "exact_counts",
@@ -33,6 +35,48 @@ def check_density(density: float, *, what: str = "density") -> float:
     if not 0.0 < density <= 1.0:  # also refuses nan
         raise DensityError(f"{what} {density} is outside (0, 1]")
     return density
+
+
+def check_ladder(layers: Sequence[LayerShape], densities: Sequence[float]) -> None:
+    """Refuse densities of which one keeps less than a weight per output unit.
+
+    Raises:
+        DensityError: Names that density and the nearest ladder that works; or one that
+            is outside (0, 1].
+
+    Example:
+        >>> check_ladder([LayerShape("fc", (3, 8))], [0.5, 0.2])
+        >>> check_ladder([LayerShape("fc", (3, 8))], [0.5, 0.1])
+        Traceback (most recent call last):
+        ...
+        edge_sdk.errors.DensityError: density 0.1 keeps 2 weights; one per output unit \
+takes 3, so the smallest density is 0.1250; the nearest ladder that works is 0.125, 0.5
+    """
+    for density in densities:
+        check_density(density, what="target density")
+    size, units = sum(s.numel for s in layers), sum(s.shape[0] for s in layers)
+    low = [d for d in densities if _budget(d, size) < units]
+    if not low:
+        return
+    least = ceil(units / size * 1e4) / 1e4
+    told = _below_the_floors(max(low), size, units)
+    nearest = ", ".join(f"{d:g}" for d in sorted({max(d, least) for d in densities}))
+    if len(densities) > 1:
+        told += f"; the nearest ladder that works is {nearest}"
+    raise DensityError(told)
+
+
+def _budget(density: float, size: float) -> int:
+    """Weights that a density keeps; 0.29 * 100 is 28.999999999999996, 29 is meant."""
+    return int(density * size + 1e-9)
+
+
+def _below_the_floors(density: float, size: float, units: int) -> str:
+    return (
+        f"density {density} keeps {_budget(density, size)} weights; one per output "
+        f"unit takes {units}, so the smallest density is "
+        f"{ceil(units / size * 1e4) / 1e4:.4f}"
+    )
 
 
 def uniform(layers: Sequence[LayerShape]) -> Vector:
@@ -104,17 +148,13 @@ def exact_counts(
         if within is None
         else np.array([within[s.name] for s in layers], np.float64)
     )
-    # 1e-9: 0.29 * 100 is 28.999999999999996, and 29 is meant.
-    budget = int(np.floor(target * size.sum() + 1e-9))
+    budget = _budget(target, float(size.sum()))
     lower = np.minimum([floors * s.floor for s in layers], upper)
     if FLOOR_SHARE * budget < lower.sum():
         lower = np.minimum([s.shape[0] for s in layers], upper)
     if budget < lower.sum():
-        raise DensityError(
-            f"density {target} keeps {budget} weights; one per output unit takes "
-            f"{int(lower.sum())}, so the smallest density is "
-            f"{np.ceil(lower.sum() / size.sum() * 1e4) / 1e4:.4f}"
-        )
+        told = _below_the_floors(target, float(size.sum()), int(lower.sum()))
+        raise DensityError(told)
     if budget > upper.sum():
         raise DensityError(
             f"density {target} keeps {budget} weights, more than the "
@@ -154,7 +194,12 @@ def nested_counts(
         layers: The maskable layers.
         densities: Targets over all of them.
         floors: As of `exact_counts`.
+
+    Raises:
+        DensityError: As `check_ladder`, if there are floors.
     """
+    if floors:
+        check_ladder(layers, densities)
     family: dict[float, dict[str, int]] = {}
     outer: dict[str, int] | None = None
     for density in sorted(set(densities), reverse=True):

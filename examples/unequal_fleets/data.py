@@ -17,7 +17,7 @@ from edge_sdk.datasets.readers import Grouped, read_spoken_digits
 from edge_sdk.datasets.shipped import load_dataset
 from edge_sdk.datasets.watch import read_watch
 
-__all__ = ["SETS", "DataSet", "Federated", "split"]
+__all__ = ["SETS", "DataSet", "Federated", "by_people", "split"]
 
 Index = NDArray[np.int64]
 HELD = 0.1  # of each device's examples: so much chooses, and so much judges at home
@@ -88,10 +88,13 @@ def _by_classes(name: str, devices: int, folder: Path, seed: int) -> Federated:
     return split(train, parts, test, rng)
 
 
-def _by_people(read: Callable[[Path], Grouped], folder: Path, seed: int) -> Federated:
-    """A device for each person; a fifth of everybody's examples is the test set."""
+def by_people(read: Callable[[Path], Grouped], folder: Path, seed: int) -> Federated:
+    """A device for each person; a fifth of everybody's examples is the test set.
+
+    It is the same at every seed: no rate is chosen on what a model is judged on.
+    """
+    data, test = hold_out(read(folder), 0.2, np.random.default_rng(0))
     rng = np.random.default_rng([seed, 1])
-    data, test = hold_out(read(folder), 0.2, rng)
     return split(data.examples, by_group(data.groups), test, rng)
 
 
@@ -102,14 +105,14 @@ SETS = {
         40,
         8,
         16,
-        partial(_by_people, lambda folder: read_watch(folder / "watch")),
+        partial(by_people, lambda folder: read_watch(folder / "watch")),
     ),
     "spoken": DataSet(
         "spoken",
         40,
         6,
         16,
-        partial(_by_people, lambda folder: read_spoken_digits(folder / "fsdd.npz")),
+        partial(by_people, lambda folder: read_spoken_digits(folder / "fsdd.npz")),
     ),
     "mnist": DataSet("mnist", 40, 10, 32, partial(_by_classes, "mnist", 100)),
     "fashion": DataSet("fashion", 40, 10, 32, partial(_by_classes, "fashion", 100)),

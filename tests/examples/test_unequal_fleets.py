@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edge_sdk import Examples
+from edge_sdk.datasets.readers import Grouped
 from examples.reproduce.pairs import holm, interval
-from examples.unequal_fleets.data import split
+from examples.unequal_fleets.data import by_people, split
 from examples.unequal_fleets.judge import (
     GRID,
     METHODS,
@@ -63,6 +64,14 @@ def test_no_example_both_trains_and_judges() -> None:
     every = [*found.train, found.validation, *found.home]
     seen = np.concatenate([one.targets for one in every])
     assert sorted(seen) == sorted(np.concatenate(parts))
+
+
+def test_no_seed_trains_or_chooses_on_what_another_is_judged_on() -> None:
+    whole = Examples(np.arange(200)[:, None], np.arange(200))
+    data = Grouped(whole, np.repeat(["ann", "bob"], 100))
+    one, other = (by_people(lambda _: data, Path(), seed) for seed in (1, 101))
+    assert sorted(one.test.targets) == sorted(other.test.targets)
+    assert sorted(one.train[0].targets) != sorted(other.train[0].targets)
 
 
 def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
