@@ -226,7 +226,7 @@ class TaskRunner:
             job.plan,
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
-            network=batches.batch,
+            backward=batches.backward,
             correct=correction,
             stop=job.stop,
             clock=self._clock,
