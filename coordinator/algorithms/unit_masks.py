@@ -87,15 +87,16 @@ def _is_cut(layers: Sequence[LayerShape], mask: Mask) -> bool:
     """
     reached: dict[str, NDArray[np.bool_]] = {}  # by units' name; absent: all are
     for layer in layers:
-        kept = mask[layer.name].reshape(*layer.shape[:2], -1).any(axis=2)
+        pattern = mask[layer.name].reshape(*layer.shape[:2], -1)
+        kept: NDArray[np.bool_] = np.any(pattern, axis=2)
         if layer.inputs is not None and layer.inputs.name in reached:
             units = reached[layer.inputs.name]
             kept = kept & np.repeat(units, layer.shape[1] // len(units))
-        rows = kept.any(axis=1)
+        rows: NDArray[np.bool_] = np.any(kept, axis=1)
         if not rows.any():
             return True
         if layer.outputs is not None and layer.groups == 1:
-            rows = rows.reshape(layer.outputs.size, -1).any(axis=1)
+            rows = np.any(rows.reshape(layer.outputs.size, -1), axis=1)
             name = layer.outputs.name
             reached[name] = rows | reached.get(name, np.zeros_like(rows))
     return False

@@ -4,14 +4,19 @@
 
 Both masks keep the same number of weights and nest in the same top mask. Activations
 are what waits for the backward pass: the bytes of all tensors that autograd saves in
-one step, parameters left out, each storage once.
+one step, parameters left out, each storage once. Each row is measured in a process of
+its own: the memory of training is the peak resident size in the steps over what was
+resident before the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +46,7 @@ NETS: dict[str, tuple[type[nn.Module], tuple[int, ...], set[str]]] = {
     "ResNet20": (ResNet20, (3, 32, 32), set()),
 }
 STEPS = 15
+KINDS = ("weights", "units")
 
 
 def activations(model: TrainingModel, inputs: torch.Tensor) -> int:
@@ -63,51 +69,72 @@ def activations(model: TrainingModel, inputs: torch.Tensor) -> int:
     return total
 
 
+def resident(field: str) -> int:
+    """KiB of this process: VmRSS now, or VmHWM, the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 def measured(model: TrainingModel, mask: Mask, inputs: torch.Tensor) -> dict[str, Any]:
-    """Milliseconds of the fastest step, activations and bytes of an update."""
+    """Milliseconds of the fastest step, memory, activations and bytes of an update."""
     model.train()
     targets = torch.zeros(len(inputs), dtype=torch.long)
-    times = []
+    before, times = resident("VmRSS"), []
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
     for _ in range(STEPS):
         began = time.perf_counter()
         F.cross_entropy(model(inputs), targets).backward()
         times.append(time.perf_counter() - began)
+    peak = resident("VmHWM")
     change = Values(mask.digest, model.values(), model.dense())
     return {
         "step_ms": round(1e3 * min(times), 2),
+        "training_kib": peak - before,
+        "peak_rss_kib": peak,
         "activations_kib": round(activations(model, inputs) / 1024, 1),
         "update_bytes": len(pack_values(change, mask)),
     }
 
 
+def row(given: argparse.Namespace) -> dict[str, Any]:
+    """One network under one kind of mask, in this process."""
+    net, shape, dense = NETS[given.net]
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    layers = with_units(net(), layers_of(net(), frozenset(dense)))
+    profile = np.array([1 / s.numel for s in layers])  # as FLASH's tend to
+    family = by_units(profile, layers, (given.top, given.density), 1)
+    if given.kind == "weights":
+        family = MaskFamily.draw(layers, family.counts, 1)
+    mask, boxes = family.masks[given.density], family.boxes.get(given.density, {})
+    make = sparse_model if given.engine == "sparse" else masked_model
+    inputs = torch.randn(given.batch, *shape)
+    return measured(narrowed(net(), mask, layers, boxes, inputs, make), mask, inputs)
+
+
 def main() -> None:
-    """Prints a row for each network and kind of mask."""
+    """Prints a row for each network; the ratio is units over weights alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--top", type=float, default=0.2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--engine", choices=["sparse", "masked"], default="sparse")
+    parser.add_argument("--net", choices=[*NETS], help="this one alone")
+    parser.add_argument("--kind", choices=KINDS, help="in this process")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    make = sparse_model if given.engine == "sparse" else masked_model
-    for name, (net, shape, dense) in NETS.items():
-        torch.manual_seed(1)
-        layers = with_units(net(), layers_of(net(), frozenset(dense)))
-        profile = np.array([1 / s.numel for s in layers])  # as FLASH's tend to
-        family = by_units(profile, layers, (given.top, given.density), 1)
-        plain = MaskFamily.draw(layers, family.counts, 1)
-        inputs = torch.randn(given.batch, *shape)
+    if given.net and given.kind:
+        print(json.dumps(row(given)))
+        return
+    for net in [given.net] if given.net else NETS:
         rows = {}
-        for kind, of in (("weights", plain), ("units", family)):
-            mask = of.masks[given.density]
-            boxes = of.boxes.get(given.density, {})
-            model = narrowed(net(), mask, layers, boxes, inputs, make)
-            rows[kind] = measured(model, mask, inputs)
+        for kind in KINDS:
+            line = [sys.executable, *sys.argv, "--net", net, "--kind", kind]
+            rows[kind] = json.loads(subprocess.check_output(line))
         ratio = {
             key: round(rows["units"][key] / rows["weights"][key], 2)
             for key in rows["units"]
         }
-        print(json.dumps({"net": name, "engine": given.engine, **rows, "ratio": ratio}))
+        print(json.dumps({"net": net, "engine": given.engine, **rows, "ratio": ratio}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Batches on smaller networks inside the own (slimmable networks, ordered dropout).
 
-A device that holds a large mask trains, in some of its batches, a smaller member of the
-family, so that the members that weaker devices hold see its data too (FjORD,
-arXiv:2102.13451; arXiv:1812.08928). Which member a batch takes follows from the task's
-seed and the number of the step alone: a training that a reboot cut short goes on with
-the same.
+A device that holds a large mask trains a smaller member of the family too, instead of
+its own network in some batches or beside it in each, so that the members that weaker
+devices hold see its data (FjORD, arXiv:2102.13451; arXiv:1812.08928). Which member a
+batch takes follows from the task's seed and the number of the step alone: a training
+that a reboot cut short goes on with the same.
 """
 
 from __future__ import annotations
