@@ -55,7 +55,8 @@ class DeviceSettings(
         data: Folder with this device's private examples.
         state: Folder for the journal and the outbox; made if missing.
         profile: A board of the catalogue, or the path of a profile TOML.
-        engine: ``masked``, ``sparse``, or ``auto`` to choose by a short race.
+        engine: ``masked``, ``sparse``, ``program``, or ``auto`` to choose by a short
+            race.
         threads: Threads for training; 0 takes all cores.
         micro_batch: Most examples that go through at once, 0 for the whole batch, or
             ``auto``: as many as fit under the profile's ``caps.ram_mib``.
@@ -81,7 +82,7 @@ class DeviceSettings(
     broker_ca: Path | None = None
     broker_cert: Path | None = None
     broker_key: Path | None = None
-    engine: Literal["auto", "sparse", "masked"] = "auto"
+    engine: Literal["auto", "program", "sparse", "masked"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"
     ghost_norm: bool = False

@@ -133,7 +133,7 @@ def _own_steps(ours: ProgramModel, case: Case, optimizer: str, clip: float) -> N
     kind: Any = FlatAdam if "adam" in make.__name__.lower() else FlatSgd
     stepper: Optimizer = kind(library, **own)
     for _ in range(3):
-        ours.gradients_of(case.inputs.numpy(), case.targets.numpy())
+        ours.backward(case.inputs.numpy(), case.targets.numpy())
         if clip:
             clip_norm(library, ours.gradient_vector, clip)
-        stepper.step(ours.values_vector, ours.gradient_vector)
+        stepper.step(ours.weight_vector, ours.gradient_vector)

@@ -45,12 +45,14 @@ class Parameter:
         trained: Whether an optimizer may change it.
         counter: True for the number of batches that batch norm has seen: one more with
             each training step.
+        buffer: True for state that is no parameter of torch's.
     """
 
     name: str
     shape: Shape
     trained: bool = True
     counter: bool = False
+    buffer: bool = False
 
     @property
     def size(self) -> int:

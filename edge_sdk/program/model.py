@@ -9,36 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import EngineError
-from edge_sdk.kernels.library import kernels
-from edge_sdk.kernels.structure import Structure
 from edge_sdk.program.check import check
-from edge_sdk.program.graph import Graph, Parameter, TrainingProgram
+from edge_sdk.program.graph import Graph, Op, TrainingProgram
+from edge_sdk.program.memory import ParameterMemory
 from edge_sdk.program.operations import operands, rule_of
-from edge_sdk.program.plan import lane_width, plan
-from edge_sdk.program.runtime import Executable, Slot
+from edge_sdk.program.plan import Plan, lane_width, plan
+from edge_sdk.program.runtime import Executable
 from edge_sdk.program.schedule import Schedule, schedule
 from edge_sdk.sparse import Mask
 
-__all__ = ["ProgramModel"]
+__all__ = ["ProgramModel", "mixes"]
 
 Array = NDArray[Any]
-_ALIGNED = 16
 
 
 class ProgramModel:
     """A program's parameters, and its steps on them; no torch anywhere.
+
+    All arrays are views of the model's own memory, in place for its life.
 
     Attributes:
         engine: "program".
         reason: Why this engine, in words.
         mask: The frozen mask.
         program: What runs.
-        values_vector: Everything that is trained, one flat vector; masked layers are
+        weight_vector: Everything that a step moves, one flat vector; masked layers are
             there as their kept values.
-        gradient_vector: The gradient of the last step, place by place.
-        parameters: Name -> the part of `values_vector` that is its own: (nnz,) for a
-            masked layer, else the parameter's shape.
-        gradients: Name -> likewise of `gradient_vector`.
+        gradient_vector: The gradient of the last batch, place by place.
+        parameters: Name -> its part of `weight_vector`: (nnz,) for a masked layer, else
+            of the parameter's shape.
+        gradients: Name -> its part of `gradient_vector`, likewise.
+        kept: Name -> (nnz,) kept values of every masked layer, frozen ones too.
+        buffers: Name -> state that a forward pass changes, such as norm statistics.
+        coupled: The first layer in which a batch's samples see each other; "" if none.
     """
 
     engine = "program"
@@ -49,7 +52,6 @@ class ProgramModel:
         mask: Mask,
         *,
         threads: int = 1,
-        chunk: int = 0,
         most_bytes: int = 0,
         double: bool = False,
         reason: str = "engine = program",
@@ -60,8 +62,6 @@ class ProgramModel:
             program: From a file or from `capture`; it is checked here.
             mask: Patterns by weight name; other weights are dense.
             threads: Of every step.
-            chunk: Most samples that go through at once, where samples do not see each
-                other; 0 for the whole batch.
             most_bytes: Of the arena; 0 for no bound.
             double: Compute in float64, for tests.
             reason: For logs.
@@ -72,47 +72,87 @@ class ProgramModel:
         """
         check(program)
         self.program, self.mask, self.reason = program, mask, reason
-        self.threads, self._chunk, self._most = threads, chunk, most_bytes
-        self._dtype = np.dtype(np.float64 if double else np.float32)
-        self._kernels = kernels(_dtype(double=double))
-        self._structures = self._weights(double=double)
-        self._state: dict[str, Array] = {}
-        self.parameters: dict[str, Array] = {}
-        self.gradients: dict[str, Array] = {}
-        self._slots = self._memory()
-        self._plans: dict[str, Executable] = {}
+        self.threads, self._most = threads, most_bytes
+        own = program.parameters
         self._schedules = {
-            "training": schedule(program.training, program.parameters, train=True),
-            "evaluation": schedule(program.evaluation, program.parameters, train=False),
+            "training": schedule(program.training, own, train=True),
+            "evaluation": schedule(program.evaluation, own, train=False),
         }
+        self.memory = ParameterMemory(
+            program, mask, self._schedules["training"], double=double
+        )
+        self.kernels = self.memory.kernels
+        self.weight_vector = self.memory.weight_vector
+        self.gradient_vector = self.memory.gradient_vector
+        self.parameters, self.gradients = self.memory.parameters, self.memory.gradients
+        self.kept = {name: self.memory.state[name] for name in mask}
+        self.buffers = self.memory.buffers
+        self.coupled = next(
+            (
+                o.layer or o.name
+                for o in program.training.operations
+                if mixes(program, o)
+            ),
+            "",
+        )
+        self._plans: dict[str, Executable] = {}
+        self._room: dict[str, int] = {}
 
-    def gradients_of(self, inputs: Array, targets: Array) -> float:
-        """Fills `gradients` with the mean loss's over a batch; returns the loss.
+    def backward(
+        self,
+        inputs: Array,
+        targets: Array,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> float:
+        """Replaces `gradients` by those of the mean loss over a batch.
 
         Batch norm's statistics move, as with a forward pass in training mode.
 
+        Args:
+            inputs: (N, ...), prepared.
+            targets: (N, ...).
+            micro_batch: Most samples that go through at once; 0 takes the batch whole.
+                The gradient is the same up to rounding.
+            ghost_norm: Accept batch norm's statistics per micro-batch.
+
+        Returns:
+            The mean loss.
+
         Raises:
-            EngineError: If the batch does not fit the model.
+            EngineError: If the batch does not fit the model, or batch norm meets
+                micro-batches without `ghost_norm`.
             DataError: If a label is out of range.
         """
         self._fits(self.program.training, (inputs, targets))
-        run = self._ready("training", len(inputs))
+        samples = len(inputs)
+        whole = not 0 < micro_batch < samples
+        if not whole and self.coupled and not ghost_norm:
+            raise EngineError(
+                f"layer {self.coupled}: batch norm in training mode sees the whole "
+                "batch, so micro-batches cannot give the same update",
+                remedy="Use group norm, allow more memory, or accept statistics per "
+                "micro-batch with ghost_norm = true.",
+            )
+        run = self._ready("training", samples, samples if whole else micro_batch)
         if self._schedules["training"].shared:
             self.gradient_vector[:] = 0
-        loss = run.run((inputs, targets), len(inputs), self.threads)
-        for name in self._counters:
-            self._state[name] += 1
+        loss = run.run((inputs, targets), samples, self.threads)
+        for name in self.memory.counters:
+            self.memory.state[name] += 1
         return loss
 
-    def predict(self, inputs: Array) -> Array:
+    def predict(self, inputs: Array, *, micro_batch: int = 0) -> Array:
         """Predictions in evaluation mode, (N, ...)."""
         graph = self.program.evaluation
         self._fits(graph, (inputs,))
+        samples = len(inputs)
         shape = graph.tensors[graph.outputs[0]].shape
-        out = np.empty((len(inputs), *shape), self._dtype)
-        self._ready("evaluation", len(inputs)).run(
-            (inputs, out), len(inputs), self.threads
-        )
+        out = np.empty((samples, *shape), self.weight_vector.dtype)
+        chunk = min(micro_batch or samples, samples)
+        run = self._ready("evaluation", samples, chunk)
+        run.run((inputs, out), samples, self.threads)
         return out
 
     def load(self, values: Mapping[str, Array], dense: Mapping[str, Array]) -> None:
@@ -123,44 +163,49 @@ class ProgramModel:
                 is changed then.
         """
         given = {**dense, **values}
-        if set(given) != set(self._state) or set(values) != set(self.mask):
-            wrong = sorted(set(given) ^ set(self._state) | set(values) ^ set(self.mask))
+        if set(given) != set(self.memory.state) or set(values) != set(self.mask):
+            wrong = sorted(
+                set(given) ^ set(self.memory.state) | set(values) ^ set(self.mask)
+            )
             raise EngineError(f"entries differ from the model's: {wrong[:4]}")
         for name, array in given.items():
-            if np.shape(array) != self._state[name].shape:
-                raise EngineError(
-                    f"entry {name} is {np.shape(array)}, not {self._state[name].shape}"
-                )
+            shape = self.memory.state[name].shape
+            if np.shape(array) != shape:
+                raise EngineError(f"entry {name} is {np.shape(array)}, not {shape}")
         for name, array in given.items():
-            self._state[name][...] = array
+            self.memory.state[name][...] = array
 
     def values(self) -> dict[str, Array]:
         """Kept values per masked layer, (nnz,) in canonical CSR order; copies."""
-        return {name: self._state[name].copy() for name in self.mask}
+        return {name: self.memory.state[name].copy() for name in self.mask}
 
     def dense(self) -> dict[str, Array]:
         """Every other ``state_dict`` entry by its name; copies."""
-        return {n: a.copy() for n, a in self._state.items() if n not in self.mask}
+        state = self.memory.state
+        return {n: a.copy() for n, a in state.items() if n not in self.mask.layers}
 
-    def arena_bytes(self, samples: int) -> int:
+    def arena_bytes(self, samples: int, *, micro_batch: int = 0) -> int:
         """Bytes of activations and gradients that a training step of so many takes."""
-        return self._ready("training", samples).plan.nbytes
+        chunk = min(micro_batch or samples, samples)
+        return self._planned(self._schedules["training"], chunk).nbytes
 
-    def _ready(self, kind: str, samples: int) -> Executable:
-        """The program planned for batches of so many; a larger one plans anew."""
-        found = self._plans.get(kind)
-        own = self._schedules[kind]
-        chunk = self._chunk if self._chunk and not own.mixes else samples
-        chunk = min(chunk, samples)
-        if found is None or (found.plan.lanes * found.plan.blocks < chunk):
-            self._plans.pop(kind, None)
-            found = self._plans[kind] = self._planned(own, chunk)
-        return found
+    def _ready(self, kind: str, samples: int, chunk: int) -> Executable:
+        """The program planned for such batches; a smaller whole batch fits, too."""
+        room = self._room.get(kind, 0)
+        if room != chunk and not room >= samples == chunk:
+            self._plans.pop(kind, None)  # two arenas at once would not keep a ceiling
+            self._plans[kind] = Executable(
+                self._planned(self._schedules[kind], chunk),
+                *(self.memory.slots, self.kernels),
+                most_bytes=self._most,
+            )
+            self._room[kind] = chunk
+        return self._plans[kind]
 
-    def _planned(self, own: Schedule, chunk: int) -> Executable:
-        lanes = lane_width(chunk, self._kernels.vector_bytes // self._dtype.itemsize)
-        made = plan(own, lanes=lanes, blocks=-(-chunk // lanes))
-        return Executable(made, self._slots, self._kernels, most_bytes=self._most)
+    def _planned(self, own: Schedule, chunk: int) -> Plan:
+        width = self.kernels.vector_bytes // self.weight_vector.dtype.itemsize
+        lanes = lane_width(chunk, width)
+        return plan(own, lanes=lanes, blocks=-(-chunk // lanes))
 
     def _fits(self, graph: Graph, arrays: tuple[Array, ...]) -> None:
         samples = len(arrays[0])
@@ -176,84 +221,8 @@ class ProgramModel:
             if value.whole and array.dtype.kind not in "iub":
                 raise EngineError(f"the batch's {what} are {array.dtype}, not whole")
 
-    def _weights(self, *, double: bool) -> dict[int, Structure]:
-        """The structure of every layer's weight."""
-        found: dict[int, Structure] = {}
-        own = self.program
-        for graph in (own.training, own.evaluation):
-            for operation in graph.operations:
-                rule = rule_of(operation)
-                if rule.weight is None:
-                    continue
-                shape, groups = rule.weight(operands(operation, graph, own.parameters))
-                at = operation.parameters[0]
-                if at not in found:
-                    pattern = self._pattern(own.parameters[at]).reshape(shape)
-                    found[at] = Structure.of(
-                        pattern, groups=groups, dtype=_dtype(double=double)
-                    )
-        missing = set(self.mask) - {own.parameters[p].name for p in found}
-        if missing:
-            raise EngineError(
-                f"layer {min(missing)}: the program has no masked form of this weight"
-            )
-        return found
 
-    def _pattern(self, parameter: Parameter) -> NDArray[np.bool_]:
-        if parameter.name not in self.mask.layers:
-            return np.ones(parameter.shape, np.bool_)
-        pattern = self.mask[parameter.name]
-        if pattern.shape != parameter.shape:
-            raise EngineError(
-                f"layer {parameter.name}: the mask is {pattern.shape}, the weight "
-                f"{parameter.shape}"
-            )
-        return pattern
-
-    def _memory(self) -> list[Slot]:
-        """Lays trained parameters into one vector, the others each into its own."""
-        own = self.program.parameters
-        sizes = [
-            self._structures[at].nnz if p.name in self.mask.layers else p.size
-            for at, p in enumerate(own)
-        ]
-        places, total = [], 0
-        for parameter, size in zip(own, sizes, strict=True):
-            places.append(total)
-            total += -(-size // _ALIGNED) * _ALIGNED if parameter.trained else 0
-        self.values_vector = _aligned(total, self._dtype)
-        self.gradient_vector = _aligned(total, self._dtype)
-        self._counters = [p.name for p in own if p.counter]
-        slots = []
-        for at, (parameter, size) in enumerate(zip(own, sizes, strict=True)):
-            masked = parameter.name in self.mask.layers
-            shape = (size,) if masked else parameter.shape
-            if parameter.counter:
-                self._state[parameter.name] = np.zeros(shape, np.int64)
-                slots.append(Slot(np.zeros(size, self._dtype)))
-                continue
-            gradient = None
-            if parameter.trained:
-                cut = slice(places[at], places[at] + size)
-                value = self.values_vector[cut]
-                gradient = self.gradient_vector[cut]
-                self.parameters[parameter.name] = value.reshape(shape)
-                self.gradients[parameter.name] = gradient.reshape(shape)
-            else:
-                value = _aligned(size, self._dtype)
-            self._state[parameter.name] = value.reshape(shape)
-            slots.append(Slot(value, gradient, self._structures.get(at)))
-        return slots
-
-
-def _dtype(*, double: bool) -> Any:
-    import torch  # noqa: PLC0415 - the kernels' own word for it
-
-    return torch.float64 if double else torch.float32
-
-
-def _aligned(count: int, dtype: np.dtype[Any]) -> Array:
-    """Zeros on a 64-byte boundary."""
-    raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + count * dtype.itemsize].view(dtype)
+def mixes(program: TrainingProgram, operation: Op) -> bool:
+    """Return whether samples of a batch see each other in an operation."""
+    call = operands(operation, program.training, program.parameters)
+    return rule_of(operation).mixes(call)

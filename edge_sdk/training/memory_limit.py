@@ -13,7 +13,7 @@ __all__ = ["Activations", "Allowance", "EngineName", "MicroBatch"]
 log = logging.getLogger(__name__)
 
 Activations: TypeAlias = Literal["fp32", "bf16"]  # while they wait to go backward
-EngineName: TypeAlias = Literal["auto", "sparse", "masked"]
+EngineName: TypeAlias = Literal["auto", "program", "sparse", "masked"]
 # (density, "sparse" or "masked", batch size) -> most examples that may go through at
 # once, at least 1; None where not even one fits into the memory allowed.
 MicroBatch: TypeAlias = Callable[[float, Literal["sparse", "masked"], int], int | None]
@@ -46,7 +46,7 @@ class Allowance:
         if not callable(self._micro_batch):
             return min(self._micro_batch or batch_size, most)
         size = self._micro_batch(
-            density, "sparse" if engine == "sparse" else "masked", batch_size
+            density, "masked" if engine == "masked" else "sparse", batch_size
         )
         if not size:
             raise EngineError(

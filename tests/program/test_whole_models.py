@@ -92,33 +92,32 @@ def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     found = []
     for threads in (1, 2, 4):
         model = loaded(case, mask, threads=threads)
-        loss = model.gradients_of(case.inputs.numpy(), case.targets.numpy())
+        loss = model.backward(case.inputs.numpy(), case.targets.numpy())
         found.append((loss, model.gradient_vector.tobytes()))
     assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("name", ["motion, group norm", "tokens", "autoencoder"])
-def test_a_batch_in_chunks_takes_less_memory_for_the_same_gradient(name: str) -> None:
+def test_micro_batches_take_less_memory_for_the_same_gradient(name: str) -> None:
     case = case_of(name, 64)
-    mask = mask_of(case.model, 0.3)
-    whole, chunked = loaded(case, mask), loaded(case, mask, chunk=16)
-    losses = [
-        m.gradients_of(case.inputs.numpy(), case.targets.numpy())
-        for m in (whole, chunked)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert chunked.arena_bytes(64) < 0.4 * whole.arena_bytes(64)
-    scale = np.abs(whole.gradient_vector).max()
+    model = loaded(case, mask_of(case.model, 0.3))
+    x, y = case.inputs.numpy(), case.targets.numpy()
+    loss = model.backward(x, y)
+    whole = model.gradient_vector.copy()
+    assert model.backward(x, y, micro_batch=16) == pytest.approx(loss, rel=1e-6)
+    assert model.arena_bytes(64, micro_batch=16) < 0.4 * model.arena_bytes(64)
     np.testing.assert_allclose(
-        chunked.gradient_vector, whole.gradient_vector, atol=1e-5 * scale
+        model.gradient_vector, whole, atol=1e-5 * np.abs(whole).max()
     )
 
 
-def test_batch_norm_keeps_a_batch_whole() -> None:
+def test_batch_norm_refuses_micro_batches_unless_told() -> None:
     case = case_of("motion", 40)
-    model = loaded(case, mask_of(case.model, 0.3), chunk=8)
-    plain = loaded(case, mask_of(case.model, 0.3))
-    assert model.arena_bytes(40) == plain.arena_bytes(40)
+    model = loaded(case, mask_of(case.model, 0.3))
+    x, y = case.inputs.numpy(), case.targets.numpy()
+    with pytest.raises(EngineError, match="layer 1: batch norm"):
+        model.backward(x, y, micro_batch=8)
+    assert np.isfinite(model.backward(x, y, micro_batch=8, ghost_norm=True))
 
 
 def test_a_smaller_batch_runs_in_the_memory_of_a_larger_one() -> None:
@@ -127,8 +126,8 @@ def test_a_smaller_batch_runs_in_the_memory_of_a_larger_one() -> None:
     model, fresh = loaded(case, mask), loaded(case, mask)
     x, y = case.inputs.numpy(), case.targets.numpy()
     model.arena_bytes(32)
-    model.gradients_of(x[:5], y[:5])
-    fresh.gradients_of(x[:5], y[:5])
+    model.backward(x[:5], y[:5])
+    fresh.backward(x[:5], y[:5])
     np.testing.assert_allclose(model.gradient_vector, fresh.gradient_vector, atol=1e-6)
 
 
@@ -137,11 +136,11 @@ def test_labels_out_of_range_and_odd_batches_are_refused() -> None:
     model = loaded(case, Mask({}))
     x, y = case.inputs.numpy(), case.targets.numpy()
     with pytest.raises(DataError, match="out of range"):
-        model.gradients_of(x, y + 1)
+        model.backward(x, y + 1)
     with pytest.raises(EngineError, match=r"inputs are \(21, 3, 39\)"):
-        model.gradients_of(x[:, :, 1:], y)
+        model.backward(x[:, :, 1:], y)
     with pytest.raises(EngineError, match="targets are float32, not whole"):
-        model.gradients_of(x, y.astype(np.float32))
+        model.backward(x, y.astype(np.float32))
 
 
 def test_a_layer_used_twice_has_the_sum_of_its_gradients() -> None:

@@ -36,7 +36,7 @@ __all__ = [
     "reset_peak",
 ]
 
-EngineChoice: TypeAlias = Literal["auto", "sparse", "masked"]
+EngineChoice: TypeAlias = Literal["auto", "program", "sparse", "masked"]
 WARM_STEPS = 2  # kernels are compiled, pages touched, the engine's race run
 MOST_STEPS = 200
 STATUS = Path("/proc/self/status")
@@ -104,7 +104,7 @@ def measure_steps(
     taken = np.diff(ticks)
     times = taken[WARM_STEPS:] if len(taken) > WARM_STEPS else taken[-1:]
     name: Literal["masked", "sparse"] = (
-        "sparse" if model.engine == "sparse" else "masked"
+        "masked" if model.engine == "masked" else "sparse"  # a program is as lean
     )
     reason = model.reason
     del model
@@ -168,12 +168,16 @@ def _native(
 ) -> TrainingModel:
     # Imported here: it loads or builds kernels, which the masked engine never needs.
     from edge_sdk.training.sparse import choose_engine  # noqa: PLC0415
+    from edge_sdk.training.torch_engine.program import program_model  # noqa: PLC0415
 
+    example_batch = tensors(task, examples, slice(0, batch))
+    if engine == "program":
+        return program_model(module, mask, task.loss, example_batch)
     return choose_engine(
         module,
         mask,
         engine=engine,
-        example_batch=tensors(task, examples, slice(0, batch)),
+        example_batch=example_batch,
         loss=task.loss,
         threads=torch.get_num_threads(),
     )

@@ -45,14 +45,8 @@ def capture(
     _check_version()
     _check_batch(inputs, targets)
     state = model.state_dict(keep_vars=True)
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    parameters = tuple(
-        Parameter(
-            n, tuple(t.shape), n in trained,
-            counter=n.rpartition(".")[2] == "num_batches_tracked" and not t.dim(),
-        )
-        for n, t in state.items()
-    )  # fmt: skip
+    own = dict(model.named_parameters(remove_duplicate=False))
+    parameters = tuple(_parameter(n, t, own.get(n)) for n, t in state.items())
     places = {p.name: at for at, p in enumerate(parameters)}
     was_training = {m: m.training for m in model.modules()}
     try:
@@ -66,6 +60,17 @@ def capture(
     program = TrainingProgram(parameters, training, evaluation)
     check(program)
     return program
+
+
+def _parameter(name: str, entry: torch.Tensor, own: nn.Parameter | None) -> Parameter:
+    counts = name.rpartition(".")[2] == "num_batches_tracked" and not entry.dim()
+    return Parameter(
+        name,
+        tuple(entry.shape),
+        trained=own is not None and own.requires_grad,
+        counter=counts,
+        buffer=own is None,
+    )
 
 
 class _WithLoss(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.copying import copy_model
-from edge_sdk.training.engine import TrainingSession
-from edge_sdk.training.torch_engine.session import TorchModel
+from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.wire.messages import Training
+
+if TYPE_CHECKING:
+    from edge_sdk.training.torch_engine.session import TorchModel
 
 __all__ = ["NarrowedModel", "narrowed"]
 
@@ -44,7 +46,8 @@ class NarrowedModel:
 
     def __init__(self, inner: TorchModel, mask: Mask, shapes: Shapes) -> None:
         self._inner, self._shapes, self.mask = inner, shapes, mask
-        self.engine, self.module = inner.engine, inner.module
+        self.engine = inner.engine
+        self.module = getattr(inner, "module", None)  # a program has none
         self.reason = f"{inner.reason}; without the units that the mask cuts"
         self._whole: dict[str, NDArray[Any]] = {}
 
@@ -113,8 +116,8 @@ def narrowed(
     layers: Sequence[LayerShape],
     boxes: Boxes,
     example: torch.Tensor,
-    engine: Callable[[nn.Module, Mask], TorchModel],
-) -> TorchModel:
+    engine: Callable[[nn.Module, Mask], TrainingModel],
+) -> TrainingModel:
     """The model under its mask on an engine, narrower where that is the same function.
 
     What is narrower is tried on an example against the whole model: a forward pass
@@ -143,7 +146,7 @@ def narrowed(
             "units that the mask cuts are computed: the model counts on its width"
         )
         return engine(model, mask)
-    return NarrowedModel(engine(small, inner), mask, shapes)
+    return NarrowedModel(cast("TorchModel", engine(small, inner)), mask, shapes)
 
 
 def _narrow(model: nn.Module, layers: Sequence[LayerShape], boxes: Boxes) -> Shapes:

@@ -24,7 +24,7 @@ from edge_sdk.training.torch_engine.session import TorchModel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Engine", "choose_engine"]
+__all__ = ["Engine", "StepRace", "choose_engine"]
 
 Engine = Literal["auto", "sparse", "masked"]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -39,7 +39,7 @@ _STEPS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class _Race:
+class StepRace:
     """One batch that every contestant runs: forward, loss and backward."""
 
     inputs: torch.Tensor
@@ -104,7 +104,7 @@ def choose_engine(
         return _masked(model, mask, f"auto: {missing}")
     try:
         sparse = sparse_model(model, mask)
-        race = _Race(*example_batch, loss, clock)
+        race = StepRace(*example_batch, loss, clock)
         with _undisturbed(threads):
             return _decide(model, mask, sparse, race)
     except EngineError as error:
@@ -124,7 +124,7 @@ def unavailable_reason_now() -> str:
 
 
 def _decide(
-    model: nn.Module, mask: Mask, sparse: SparseModel, race: _Race
+    model: nn.Module, mask: Mask, sparse: SparseModel, race: StepRace
 ) -> TorchModel:
     masked_s = race.seconds(_masked(model, mask, "race"))
     best_s, dense = race.seconds(sparse), frozenset[str]()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
+from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.sparse import Boxes, Mask
 from edge_sdk.tasks.batch import tensors
@@ -19,7 +22,7 @@ from edge_sdk.training.rules.swat import with_sparse_passes
 from edge_sdk.training.sparse import choose_engine, keep_activations
 from edge_sdk.training.sparse.narrow import narrowed
 from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
-from edge_sdk.training.torch_engine.session import TorchModel
+from edge_sdk.training.torch_engine.program import Batch, faster, program_model
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of
 from edge_sdk.wire.rules import Swat, TopK
@@ -29,6 +32,7 @@ from edge_sdk.wire.values import Values
 __all__ = ["TorchModels"]
 
 log = logging.getLogger(__name__)
+_COMPARED_ON = 8  # examples on which a captured program takes steps beside torch
 
 
 class TorchModels:
@@ -38,16 +42,22 @@ class TorchModels:
         task: Whose model.
         engine: Which training engine to use.
         activations: How activations wait for the backward pass on the sparse engine.
+        program: The task's training program, where somebody has compiled it.
     """
 
     def __init__(
-        self, task: Task, engine: EngineName, activations: Activations
+        self,
+        task: Task,
+        engine: EngineName,
+        activations: Activations,
+        program: bytes = b"",
     ) -> None:
         model = make_model(task, 0)
         check_model(model)
         self.layers = layers_of(model, task.dense_layers)
         self._task, self._engine, self._activations = task, engine, activations
-        self._model: TorchModel | None = None
+        self._program = program
+        self._model: TrainingModel | None = None
         self._boxes: Boxes = {}  # of the last recipe
 
     @property
@@ -92,24 +102,47 @@ class TorchModels:
             engine, size = allowance.contest(self._engine, mask.density, batch_size)
             batch = tensors(self._task, examples, slice(0, size))
 
-            def on_engine(model: nn.Module, own: Mask) -> TorchModel:
-                return choose_engine(
-                    model,
-                    own,
-                    engine=engine,
-                    example_batch=batch,
-                    loss=self._task.loss,
-                )
+            def on_engine(model: nn.Module, own: Mask) -> TrainingModel:
+                return self._chosen(model, own, engine, batch, examples)
 
             self._model = narrowed(
                 self._task.model(), mask, self.layers, self._boxes, batch[0], on_engine
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
             if self._activations == "bf16":
-                keep_activations(self._model.module, torch.bfloat16)
-                if self._model.engine == "masked":
-                    log.info("activations = bf16: the masked engine keeps float32")
+                if self._model.engine == "sparse":
+                    module = self._model.module  # type: ignore[attr-defined]
+                    keep_activations(module, torch.bfloat16)
+                else:
+                    told = self._model.engine
+                    log.info("activations = bf16: the %s engine keeps float32", told)
         return self._model
+
+    def _chosen(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        engine: EngineName,
+        batch: Batch,
+        examples: Examples,
+    ) -> TrainingModel:
+        """The model on the engine asked for; on the fastest one for ``auto``."""
+        loss = self._task.loss
+        wanted: Literal["auto", "sparse", "masked"]
+        wanted, own = "auto" if engine == "program" else engine, None
+        if engine == "program" or (engine == "auto" and self._program):
+            try:
+                few = np.arange(_COMPARED_ON) % len(examples)
+                compared = tensors(self._task, examples, few)
+                own = program_model(model, mask, loss, compared, file=self._program)
+            except EngineError as error:
+                log.warning("no program here, torch's engines train: %s", error)
+        if own is not None and engine == "program":
+            return own
+        other = choose_engine(
+            model, mask, engine=wanted, example_batch=batch, loss=loss
+        )
+        return other if own is None else faster(own, other, loss, batch)
 
     def dense(
         self, mask: Mask, start: Values, *, thawed: bool = False

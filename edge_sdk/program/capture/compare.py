@@ -1,0 +1,114 @@
+"""A captured program beside torch: three steps on the same batch must agree."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_sdk.errors import EngineError
+from edge_sdk.program.capture.export import capture
+from edge_sdk.program.file import pack_program
+from edge_sdk.program.graph import TrainingProgram
+from edge_sdk.program.model import ProgramModel
+from edge_sdk.sparse import Mask
+
+__all__ = ["Compiled", "compare", "compiled"]
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Of the norm of three steps' update. What differs is the order of sums.
+_TOLERANCE = 1e-4
+_STEPS = 3
+_RATE = 0.01
+_CAPTURED_ON = 3  # examples; another number than what is compared on
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The outcome of compiling a model.
+
+    Attributes:
+        file: The program's bytes; empty where there is none.
+        reason: Why there is none: the operation, its layer and its source line; else
+            how far three steps are from torch's.
+    """
+
+    file: bytes
+    reason: str
+
+
+def compiled(
+    model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor
+) -> Compiled:
+    """The program of a model and its loss, if it trains as torch does.
+
+    Args:
+        model: Left alone.
+        loss: (predictions, targets) -> scalar.
+        inputs: Examples as a training step gets them, four at least.
+        targets: Theirs.
+    """
+    few = slice(0, _CAPTURED_ON)
+    try:
+        program = capture(model, loss, inputs[few], targets[few])
+        error = compare(program, model, loss, inputs, targets)
+    except EngineError as refused:
+        return Compiled(b"", str(refused))
+    return Compiled(
+        pack_program(program), f"{_STEPS} steps are {error:.1e} from torch's"
+    )
+
+
+def compare(
+    program: TrainingProgram,
+    model: nn.Module,
+    loss: Loss,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+) -> float:
+    """Takes three steps of SGD with both; the relative error of the update.
+
+    Args:
+        program: Captured from the model.
+        model: Left alone.
+        loss: As captured.
+        inputs: A batch; more examples than it was captured on.
+        targets: Theirs.
+
+    Raises:
+        EngineError: If they differ by more than 1e-4 of the update's norm; names the
+            layer that differs most.
+    """
+    reference = copy.deepcopy(model).train()
+    ours = ProgramModel(program, Mask({}))
+    before = _state(reference)
+    ours.load({}, before)
+    for _ in range(_STEPS):
+        reference.zero_grad()
+        loss(reference(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in reference.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(_RATE * parameter.grad)
+        ours.backward(inputs.numpy(), targets.numpy())
+        ours.weight_vector -= np.float32(_RATE) * ours.gradient_vector
+    after, found = _state(reference), ours.dense()
+    wrong = {n: float(np.linalg.norm(found[n] - after[n])) for n in after}
+    moved = {n: float(np.linalg.norm(after[n] - before[n])) for n in after}
+    error = float(np.linalg.norm([*wrong.values()]) / np.linalg.norm([*moved.values()]))
+    if not error <= _TOLERANCE:
+        worst = max(wrong, key=lambda n: wrong[n] / (moved[n] + 1e-12))
+        raise EngineError(
+            f"layer {worst.rpartition('.')[0] or worst}: {_STEPS} steps of the program "
+            f"differ from torch's, by {error:.1e} of the update in all",
+            remedy="The torch engine trains this model; report the message.",
+        )
+    return error
+
+
+def _state(model: nn.Module) -> dict[str, np.ndarray]:
+    return {n: t.detach().numpy().copy() for n, t in model.state_dict().items()}

@@ -1,0 +1,133 @@
+"""`ProgramSession`: one task's training on a program, natively on flat vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.program.model import ProgramModel
+from edge_sdk.program.optimizers import FlatSgd, clip_norm
+from edge_sdk.training.engine import Arrays
+from edge_sdk.wire.messages import Training
+
+__all__ = ["Batches", "ProgramSession"]
+
+
+class Batches(Protocol):
+    """The prepared batches of one task's examples."""
+
+    def __call__(
+        self, index: NDArray[np.int64], *, augment: bool
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Inputs and targets at these positions, as the model takes them."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The augmentation's random state, for a checkpoint."""
+        ...
+
+    def put_back(self, state: Arrays) -> None:
+        """Takes over what `state` gave."""
+        ...
+
+
+class ProgramSession:
+    """A `TrainingSession` on a program.
+
+    Args:
+        model: Moved in place.
+        batches: Of the device's own examples.
+        plan: Rates, and what the optimizer does with them.
+        micro_batch: Most examples that go through at once; 0 takes whole batches.
+        ghost_norm: Accept batch norm's statistics per micro-batch.
+    """
+
+    def __init__(
+        self,
+        model: ProgramModel,
+        batches: Batches,
+        plan: Training,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> None:
+        self._model, self._batches, self._plan = model, batches, plan
+        self._micro_batch, self._ghost_norm = micro_batch, ghost_norm
+        self._optimizer = FlatSgd(
+            model.kernels,
+            rate=plan.learning_rate,
+            momentum=plan.momentum,
+            decay=plan.weight_decay,
+        )
+
+    @property
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """Everything the optimizer may change; views."""
+        return self._model.parameters
+
+    @property
+    def kept(self) -> Mapping[str, NDArray[np.float32]]:
+        """The kept values of every masked layer; views."""
+        return self._model.kept
+
+    @property
+    def buffers(self) -> Mapping[str, NDArray[Any]]:
+        """State that a forward pass changes by itself; views."""
+        return self._model.buffers
+
+    def gradients(self) -> Mapping[str, NDArray[np.float32]]:
+        """The last batch's gradients; views."""
+        return self._model.gradients
+
+    def backward(self, index: NDArray[np.int64], *, augment: bool = True) -> float:
+        """Replaces the gradients by those of the mean loss over these examples."""
+        inputs, targets = self._batches(index, augment=augment)
+        return self._model.backward(
+            inputs,
+            targets,
+            micro_batch=self._micro_batch,
+            ghost_norm=self._ghost_norm,
+        )
+
+    def add(self, terms: Arrays, scale: float = 1.0) -> None:
+        """Adds scale * term to the gradients of these names that there are."""
+        for name, term in terms.items():
+            gradient = self._model.gradients.get(name)
+            if gradient is not None:
+                gradient += np.float32(scale) * term.reshape(gradient.shape)
+
+    def step(self) -> None:
+        """Takes the step that the gradients at hand ask for.
+
+        Kept values may be trained as a power; see `edge_sdk.training.step.take_step`.
+        """
+        model, power = self._model, np.float32(self._plan.power or 1.0)
+        moved = [n for n in model.kept if n in model.gradients] if power != 1 else []
+        for name in moved:
+            weight, gradient = model.parameters[name], model.gradients[name]
+            weight[...] = np.copysign(np.abs(weight) ** (1 / power), weight)
+            gradient *= power * np.abs(weight) ** (power - 1)
+        if self._plan.clip:
+            clip_norm(model.kernels, model.gradient_vector, self._plan.clip)
+        self._optimizer.step(model.weight_vector, model.gradient_vector)
+        for name in moved:
+            weight = model.parameters[name]
+            weight *= np.abs(weight) ** (power - 1)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Momentum and the augmentation's random state."""
+        return {f"m/{n}": a for n, a in self._optimizer.state().items()} | {
+            f"b/{n}": a for n, a in self._batches.state().items()
+        }
+
+    def put_back(self, state: Arrays) -> None:
+        """Takes over what `state` gave in another life of the process."""
+        found = {n[2:]: a for n, a in state.items() if n.startswith("m/")}
+        if any(a.shape != self._model.weight_vector.shape for a in found.values()):
+            raise ValueError("the momentum is of another model")
+        self._optimizer.put_back(found)
+        own = {n[2:]: a for n, a in state.items() if n.startswith("b/")}
+        self._batches.put_back(own)
