@@ -53,7 +53,7 @@ def unpack_program(data: bytes) -> TrainingProgram:
         raise _refused("it is damaged")
     try:
         program = msgspec.msgpack.decode(body, type=TrainingProgram)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise _refused(str(error)) from error
     check(program)
     return program

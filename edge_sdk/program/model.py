@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from edge_sdk.program.check import check
 from edge_sdk.program.graph import Graph, Op, TrainingProgram
 from edge_sdk.program.memory import ParameterMemory
 from edge_sdk.program.operations import operands, rule_of
+from edge_sdk.program.passes import optimized
 from edge_sdk.program.plan import Plan, lane_width, plan
 from edge_sdk.program.runtime import Executable
 from edge_sdk.program.schedule import Schedule, schedule
@@ -71,6 +73,11 @@ class ProgramModel:
                 kernels.
         """
         check(program)
+        program = replace(
+            program,
+            training=optimized(program.training),
+            evaluation=optimized(program.evaluation),
+        )
         self.program, self.mask, self.reason = program, mask, reason
         self.threads, self._most = threads, most_bytes
         own = program.parameters

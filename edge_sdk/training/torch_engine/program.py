@@ -24,7 +24,7 @@ from edge_sdk.training.sparse.policy import StepRace
 from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.messages import Training
 
-__all__ = ["ProgramOnTorch", "TorchBatches", "faster", "program_model"]
+__all__ = ["Batch", "ProgramOnTorch", "TorchBatches", "faster", "program_model"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

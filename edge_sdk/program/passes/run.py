@@ -1,0 +1,20 @@
+"""All passes in their order: a graph becomes one that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from edge_sdk.program.graph import Graph
+from edge_sdk.program.passes.fuse import fuse_activations, fuse_residuals
+
+__all__ = ["PASSES", "optimized"]
+
+PASSES: Final[tuple[Callable[[Graph], Graph], ...]] = (fuse_residuals, fuse_activations)
+
+
+def optimized(graph: Graph) -> Graph:
+    """The graph after all passes."""
+    for each in PASSES:
+        graph = each(graph)
+    return graph
