@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import os
+from collections.abc import Iterator
 from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from edge_sdk.errors import EngineError, two_sentences
 from edge_sdk.kernels.build import (
@@ -23,6 +24,9 @@ from edge_sdk.kernels.build import (
     this_machine,
 )
 from edge_sdk.kernels.interface import SIGNATURES
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Kernels",
@@ -92,18 +96,22 @@ def unavailable_reason() -> str:
 
 
 @cache
-def kernels(dtype: torch.dtype = torch.float32) -> Kernels:
+def kernels(dtype: object = "float32") -> Kernels:
     """The library for a dtype, loaded once; compiled first if only a compiler is there.
 
     Set FLASH_EDGE_ISA to v4, v3, sse41 or neon to choose, FLASH_EDGE_BUILD=0 to forbid
     compiling at run time.
 
+    Args:
+        dtype: numpy's or torch's, or its name; float64 is the tests' build.
+
     Raises:
         EngineError: If there is none and none can be built, or none for the dtype.
     """
-    if dtype == torch.float64:
+    name = str(dtype).removeprefix("torch.")
+    if name == "float64":
         return _load_or_build("f64", build_missing=_may_build())
-    if dtype != torch.float32:
+    if name != "float32":
         raise EngineError(f"the sparse kernels compute in float32, not {dtype}")
     return _first(build_missing=_may_build())
 
@@ -201,20 +209,34 @@ def _load(name: str, path: Path) -> Kernels:
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Opens a library whose OpenMP symbols torch's import has already brought in.
+    """Opens a library whose OpenMP symbols are there, or are brought in.
 
-    Where they are not global, as with the aarch64 wheels, torch's own copy is made so;
-    only without one is the system's libgomp taken, whose second thread pool costs a
-    little when both are busy.
+    torch's import has brought them where it came first. Else the copy that an installed
+    torch would bring is loaded without torch, so that one thread pool serves both if
+    torch is imported later; without torch it is the system's.
+
+    Raises:
+        OSError: If it does not load; says what is missing.
     """
     try:
         return ctypes.CDLL(str(path))
     except OSError:
-        home = Path(torch.__file__).parent
-        own = [*home.glob("lib/libgomp*.so*"), *home.parent.glob("torch.libs/libgomp*")]
-        library = str(own[0]) if own else "libgomp.so.1"
-        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+        copies = [*_torch_openmp(), "libgomp.so.1"]
+        try:
+            ctypes.CDLL(copies[0], mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise OSError(
+                f"{error} (GCC's OpenMP; Debian and Raspberry Pi OS: install libgomp1)"
+            ) from error
         return ctypes.CDLL(str(path))
+
+
+def _torch_openmp() -> Iterator[str]:
+    """The OpenMP libraries that an installed torch carries; torch is not imported."""
+    spec = importlib.util.find_spec("torch")
+    for home in map(Path, (spec and spec.submodule_search_locations) or ()):
+        for pattern in ("torch/lib/libgomp*.so*", "torch.libs/libgomp*"):
+            yield from map(str, sorted(home.parent.glob(pattern)))
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:

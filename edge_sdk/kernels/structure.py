@@ -8,7 +8,6 @@ import weakref
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import EngineError
@@ -60,14 +59,14 @@ class Structure:
         pattern: NDArray[np.bool_],
         *,
         groups: int = 1,
-        dtype: torch.dtype = torch.float32,
+        dtype: object = "float32",
     ) -> Structure:
         """The structure of a boolean pattern, from the cache if one is alive.
 
         Args:
             pattern: (out, in / groups, kh, kw) or (out, in).
             groups: Convolution groups; 1 for a linear layer.
-            dtype: torch.float32, or torch.float64 for the tests' build.
+            dtype: float32, or float64 for the tests' build, as `kernels` takes it.
 
         Raises:
             EngineError: If the shape is neither a conv's nor a linear layer's, or no
