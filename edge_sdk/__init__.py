@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TaskError,
     )
     from edge_sdk.sparse import CsrTensor, LayerShape, Mask
-    from edge_sdk.tasks import Examples, Task, load_task
+    from edge_sdk.tasks import Examples, Task, by_name, load_task
 
 __all__ = [
     "Agent",
@@ -40,13 +40,14 @@ __all__ = [
     "SettingsError",
     "Task",
     "TaskError",
+    "by_name",
     "load_task",
 ]
 
 _HOMES = {
     "edge_sdk.agent": ("Agent", "Identity"),
     "edge_sdk.sparse": ("CsrTensor", "LayerShape", "Mask"),
-    "edge_sdk.tasks": ("Examples", "Task", "load_task"),
+    "edge_sdk.tasks": ("Examples", "Task", "by_name", "load_task"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

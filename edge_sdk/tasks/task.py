@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import numbers
+from edge_sdk.tasks.halves import ByName, needs_torch, of_arrays, torch_is_here
 from edge_sdk.tasks.reference import find_tasks_beside, load_object
 from edge_sdk.tasks.user_errors import blamed
 
@@ -73,7 +74,7 @@ class Examples:
         return Examples(self.inputs[index], self.targets[index], self.casts)
 
 
-def _identity(inputs: torch.Tensor) -> torch.Tensor:
+def _identity(inputs: Any) -> Any:
     return inputs
 
 
@@ -92,6 +93,10 @@ class Task:
 
     Its functions cannot be compared, so two tasks are equal only if they are one.
 
+    A task whose model and loss are named (`by_name`) needs no torch to read and prepare
+    its examples: `prepare` takes and gives numpy arrays there, and `augment` draws from
+    a numpy generator.
+
     Attributes:
         name: Short name, ``[a-z0-9-]``.
         model: Returns a fresh ``torch.nn.Module``; called under a seeded generator.
@@ -101,11 +106,12 @@ class Task:
             `coordinator.simulate` is given arrays.
         eval_data: Folder -> the coordinator's evaluation examples; alike.
         labels: Class names, in the order of the model's outputs.
-        prepare: Raw input batch (tensor of `Examples.inputs`' dtype) -> model input;
+        prepare: Raw input batch (tensor of `Examples.inputs`' dtype; an array where
+            the model is named, `by_name`) -> model input;
             deterministic, used alike in training, evaluation and export. Floats
             become the model's own; token ids and masks stay what they are.
         augment: Prepared batch -> the same shape, with randomness from the given
-            generator; training only.
+            generator, torch's or numpy's; training only.
         dense_layers: Weights kept dense although they could be masked, by their
             ``state_dict`` names (for example the first and the last layer).
         batch_size: Examples per training step unless the run says otherwise.
@@ -121,8 +127,8 @@ class Task:
     train_data: Callable[[Path], Examples] = _not_given
     eval_data: Callable[[Path], Examples] = _not_given
     labels: Sequence[str] = ()
-    prepare: Callable[[torch.Tensor], torch.Tensor] = _identity
-    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    prepare: Callable[[Any], Any] = _identity
+    augment: Callable[[Any, Any], Any] | None = None
     dense_layers: frozenset[str] = field(default_factory=frozenset)
     batch_size: int = 32
     example_inputs: Callable[[int], torch.Tensor] | None = None
@@ -143,6 +149,16 @@ class Task:
                 "examples",
                 remedy="Give a whole number from 1 on, such as batch_size=32.",
             )
+        if isinstance(self.model, ByName):
+            if not self.prepares_nothing:
+                object.__setattr__(self, "prepare", of_arrays(self.prepare))
+            if self.augment is not None:
+                object.__setattr__(self, "augment", of_arrays(self.augment))
+
+    @property
+    def prepares_nothing(self) -> bool:
+        """Whether examples go into the model as they are."""
+        return self.prepare is _identity
 
     def read_train(self, folder: Path, *, known: bool = False) -> Examples:
         """Read a device's examples by `train_data`, and check that they fit the model.
@@ -166,8 +182,6 @@ class Task:
     def _read(
         self, read: Callable[[Path], Examples], folder: Path, *, known: bool
     ) -> Examples:
-        from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - imports torch
-
         try:
             with blamed(self.name, f"reading the examples of {folder}"):
                 found = read(folder)
@@ -182,7 +196,13 @@ class Task:
                 f"task {self.name}: reading the examples of {folder} gave a "
                 f"{type(found).__name__}, not an edge_sdk.Examples"
             )
-        return fitted(self, found, folder, known=known)
+        if torch_is_here():
+            from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
+
+            return fitted(self, found, folder, known=known)
+        from edge_sdk.tasks.array_batch import checked_arrays  # noqa: PLC0415 - late
+
+        return checked_arrays(self, found, folder)
 
 
 SHIPPED = {
@@ -218,14 +238,17 @@ def load_task(reference: str, *, beside: Path | None = None) -> Task:
             f"task {reference!r} is neither one of {known} nor package.module:object"
             f"{meant(reference, SHIPPED)}"
         )
-    task = load_object(
-        target,
-        Task,
-        what="task",
-        wanted="an edge_sdk.Task",
-        error=TaskError,
-        beside=beside,
-    )
+    try:
+        task = load_object(
+            target,
+            Task,
+            what="task",
+            wanted="an edge_sdk.Task",
+            error=TaskError,
+            beside=beside,
+        )
+    except TaskError as error:
+        raise needs_torch(error, f"task {reference}") or error from error
     check_functions(task)
     return task
 

@@ -1,20 +1,27 @@
 """The shipped models, each with the parameter count of the work it comes from.
 
-All are plain modules that ``torch.fx`` can trace, and all return logits.
+All are plain modules that ``torch.fx`` can trace, and all return logits. A name is
+imported when it is first used, so that the shipped tasks need no torch.
 """
 
-from edge_sdk.zoo.resnet import (
-    ResNet18Cifar,
-    ResNet20,
-    ResNet32,
-    ResNet44,
-    ResNet56,
-    ResNet110,
-    ResNetCifar,
-)
-from edge_sdk.zoo.signals import ImuNet, KeywordNet
-from edge_sdk.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
-from edge_sdk.zoo.vgg import Vgg11
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_sdk.zoo.resnet import (
+        ResNet18Cifar,
+        ResNet20,
+        ResNet32,
+        ResNet44,
+        ResNet56,
+        ResNet110,
+        ResNetCifar,
+    )
+    from edge_sdk.zoo.signals import ImuNet, KeywordNet
+    from edge_sdk.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
+    from edge_sdk.zoo.vgg import Vgg11
 
 __all__ = [
     "DigitsNet",
@@ -32,3 +39,26 @@ __all__ = [
     "ResNetCifar",
     "Vgg11",
 ]
+
+_HOMES = {
+    "resnet": (
+        *("ResNet18Cifar", "ResNet20", "ResNet32", "ResNet44", "ResNet56"),
+        *("ResNet110", "ResNetCifar"),
+    ),
+    "signals": ("ImuNet", "KeywordNet"),
+    "small": ("DigitsNet", "FemnistCnn", "McMahanCnn", "MnistNet"),
+    "vgg": ("Vgg11",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"edge_sdk.zoo.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
-
 from edge_sdk.datasets.partition import load_partition
+from edge_sdk.tasks.halves import by_name
 from edge_sdk.tasks.task import Task
-from edge_sdk.zoo.small import MnistNet
 from edge_sdk.zoo.tasks.gray import eval_data, normalise
 
 __all__ = ["task"]
 
 task = Task(
     name="mnist",
-    model=MnistNet,
-    loss=F.cross_entropy,
+    model=by_name("edge_sdk.zoo.small:MnistNet"),
+    loss=by_name("torch.nn.functional:cross_entropy"),
     train_data=load_partition,
     eval_data=eval_data,
     input_shape=(1, 28, 28),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_sdk.datasets.partition import load_partition
+from edge_sdk.tasks.halves import by_name
 from edge_sdk.tasks.task import Task
-from edge_sdk.zoo import KeywordNet
 from edge_sdk.zoo.tasks.gray import eval_data
 
 __all__ = ["task"]
@@ -15,15 +15,16 @@ __all__ = ["task"]
 STD = 4.78  # of log energies, over all 3,000 clips
 
 
-def _prepare(inputs: torch.Tensor) -> torch.Tensor:
+def _prepare(inputs: NDArray[np.generic]) -> NDArray[np.float32]:
     """float32 (n, 1, frames, bands) of zero mean -> about unit deviation."""
-    return inputs.to(torch.float32) / STD
+    scaled: NDArray[np.float32] = inputs.astype(np.float32) / np.float32(STD)
+    return scaled
 
 
 task = Task(
     name="spoken",
-    model=KeywordNet,
-    loss=F.cross_entropy,
+    model=by_name("edge_sdk.zoo.signals:KeywordNet"),
+    loss=by_name("torch.nn.functional:cross_entropy"),
     train_data=load_partition,
     eval_data=eval_data,
     input_shape=(1, 61, 40),
