@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TypeAlias
 
 from coordinator.algorithms.base import MaskFamily
@@ -33,12 +34,14 @@ class OrderBlobs:
         mask: How it has its mask.
         members: The family's masks inside its own.
         gain: How the base's nested models are scaled (`Model.gain`).
+        program: The model's training program, where the device needs one.
     """
 
     base: Manifest
     mask: MaskRecipe
     members: tuple[Member, ...] = ()
     gain: float = 0.0
+    program: Manifest | None = None
 
 
 def publish_blobs(
@@ -48,8 +51,9 @@ def publish_blobs(
     family: MaskFamily,
     masks: Mapping[str, Mask],
     codecs: Mapping[str, str],
+    programs: Mapping[str, bytes] = MappingProxyType({}),
 ) -> dict[str, OrderBlobs]:
-    """Publishes each mask and each base once; returns what each device's order names.
+    """Publishes each mask, base and program once; returns what each order names.
 
     Args:
         publish: Makes a blob ready to be fetched in a round.
@@ -58,7 +62,9 @@ def publish_blobs(
         family: The masks there are.
         masks: Device -> its mask, one of the family's.
         codecs: Device -> the codec of its base.
+        programs: Device -> its training program, of devices that need one.
     """
+    made = {c: publish(c, no) for c in sorted(set(programs.values()))}
     recipes: dict[bytes, MaskRecipe] = {}
     bases: dict[tuple[bytes, str], Manifest] = {}
     named = {}
@@ -70,7 +76,8 @@ def publish_blobs(
             bases[key] = publish(pack_values(base.sent(mask), mask, codec=key[1]), no)
         members = family.members(mask)
         start, recipe = bases[key], recipes[mask.digest]
-        named[device] = OrderBlobs(start, recipe, members, base.gain)
+        program = made[programs[device]] if device in programs else None
+        named[device] = OrderBlobs(start, recipe, members, base.gain, program)
     return named
 
 
@@ -80,6 +87,7 @@ def publish_blobs_again(
     base: Model,
     family: MaskFamily,
     orders: Iterable[tuple[str, TaskOrder]],
+    program: Callable[[], bytes] = bytes,
 ) -> None:
     """Publishes what a round's orders name, after a crash.
 
@@ -91,8 +99,12 @@ def publish_blobs_again(
         base: The global model.
         family: The masks there are.
         orders: (device, its order) of the round.
+        program: Reads the run's training program, where an order names it.
     """
-    wanted = {order.base.sha256: (device, order) for device, order in orders}
+    given = [*orders]
+    if any(order.program for _, order in given):
+        publish(program(), no)
+    wanted = {order.base.sha256: (device, order) for device, order in given}
     for digest, (device, order) in sorted(wanted.items()):
         mask = family.of(device, order.density)
         _recipe(publish, family, mask, no)

@@ -10,15 +10,15 @@ from msgspec import UNSET, structs
 from coordinator.algorithms.base import Algorithm, Counts, RoundContext
 from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
 from coordinator.algorithms.slots import named_slots
+from coordinator.rounds.blobs import OrderBlobs
 from coordinator.rounds.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
-from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import (
     Controlled,
     Frozen,
     LocalRule,
-    Member,
     Nested,
     OneStep,
     Proximal,
@@ -69,12 +69,11 @@ def warm_up_cohort(
 
 def order_for(
     device: str,
+    blobs: OrderBlobs,
     *,
     epoch: int,
     round_no: int,
     density: float,
-    base: Manifest,
-    mask: MaskRecipe,
     algorithm: Algorithm,
     settings: RunSettings,
     batch_size: int,
@@ -82,17 +81,14 @@ def order_for(
     codec: str = "fp32",
     steps: int = 0,
     attempt: int = 0,
-    members: Sequence[Member] = (),
     after: str = "",
-    gain: float = 0.0,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
+    `blobs` are what `publish_blobs` has published for the device.
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
     `after` is the last task of the device that counted, for rules that go on from it.
     `attempt` counts how often the round was given up before: only a warm-up is.
-    `members` are the masks inside the device's own, for rules that train these too,
-    `gain` is the model's.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -108,22 +104,22 @@ def order_for(
             rule = Score(batches=batches)
             codec = "fp32"  # a coarser one would round small scores to nothing
         case _:
-            largest = max(settings.densities)
-            moment = RoundContext(round_no, settings.rounds, largest, len(members))
+            largest, inside = max(settings.densities), blobs.members
+            moment = RoundContext(round_no, settings.rounds, largest, len(inside))
             rule = named_slots(algorithm).local(moment)
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)
             if isinstance(rule, Nested):
-                inside = structs.replace(rule, members=list(members), gain=gain)
-                rule = inside if members else Frozen()
+                nested = structs.replace(rule, members=list(inside), gain=blobs.gain)
+                rule = nested if inside else Frozen()
     power = rule.power if isinstance(rule, TopK) else training.power
     powered = isinstance(rule, Frozen | OneStep | Proximal | Nested | TopK)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,
         density=density,
-        base=base,
-        mask=mask,
+        base=blobs.base,
+        mask=blobs.mask,
         rule=rule,
         training=Training(
             epochs=epochs,
@@ -140,6 +136,7 @@ def order_for(
         shard=0,  # devices of 0.1.0 ask for the field; one coordinator hears them all
         codec=codec,
         moves=isinstance(rule, Regrow | Rewire | Swat | TopK),
+        program=blobs.program,
     )
 
 

@@ -15,6 +15,7 @@ from coordinator.rate_limit import Seldom
 from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
 from coordinator.rounds.validation import Refusal
 from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.run_program import needs_program
 from coordinator.server.round_controller import RoundController
 from coordinator.server.round_opening import Part
 from edge_sdk.errors import two_sentences
@@ -39,6 +40,7 @@ _NUMBERS = (
 )
 
 REFUSED_MS = 60_000
+COMPILING_MS = 2_000  # until a device asks again whether its program is made
 REMIND_S = 60.0  # between two words on numbers that cannot be, to one device
 KNOWN = 1 << 20  # devices that this is remembered for, of those that said hello
 
@@ -121,7 +123,14 @@ class MessageHandlers:
             self._fail(device, part.order.id, why)
 
     def _hello(self, device: str, hello: Hello, boot: int) -> None:
+        program = self._fleet.program
+        state = program.ask() if needs_program(hello) else "here"
+        if state == "coming":
+            self.tell(device, Wait(COMPILING_MS, "its training program is being made"))
+            return
         refused = self._fleet.hello(device, hello, boot)
+        if state == "none":
+            refused = f"it has no torch, and has to: {program.why_not}"
         if refused is not None:
             self._not_let_in(device, refused)
         elif self._tasks.hello(device, hello.task_id):

@@ -27,6 +27,7 @@ from coordinator.rounds.state import RoundPhase
 from coordinator.server.broker_cleanup import Wiping
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.round_workload import round_workload
+from coordinator.server.devices.run_program import RunProgram
 from coordinator.server.dispatch import MessageDispatcher
 from coordinator.server.evaluation import Evaluator, Probe
 from coordinator.server.global_model import GlobalModel
@@ -84,8 +85,7 @@ class Server:
         self._settings, self._ledger, self._clock = settings, ledger, clock
         self._mute = mute
         self._inbox = EventQueue(clock)
-        self._stopping = False
-        self._phase = ""
+        self._stopping, self._phase = False, ""
         self._began = self._settled = clock()
         self._submitted = 0  # the round whose model the evaluator was last given
         epoch = ledger.next_epoch()
@@ -94,7 +94,8 @@ class Server:
         probe = Probe(task, evaluation)
         self._global_model = GlobalModel(settings, task, algorithm, ledger, probe)
         load = round_workload(settings, task, batch, evaluation, ledger)
-        self._fleet = DeviceRegistry(settings, load, ledger, clock)
+        program = RunProgram(task, evaluation, ledger.folder)
+        self._fleet = DeviceRegistry(settings, load, ledger, clock, program)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
         self._transport = connect(self._inbox.deliver, self._inbox.link)
         name = settings.federation

@@ -180,8 +180,9 @@ class RoundOpener:
         tasks = self._ledger.tasks(row.no)
         base, family = self._global_model.base_of(row.no)
         orders = {t.device: t.order(self._ledger.folder) for t in tasks}
+        program = self._fleet.program.kept
         publish_blobs_again(
-            self._publisher.shelve, row.no, base, family, orders.items()
+            self._publisher.shelve, row.no, base, family, orders.items(), program
         )
         phases = {t.device: t.phase for t in tasks}
         had = max((o.ttl_ms / 1000 for o in orders.values()), default=0.0)
@@ -199,23 +200,21 @@ class RoundOpener:
         """Makes the cohort's tasks durable and its bases public."""
         no = draft.no
         self._publisher.wipe(before_round=no - 1)
-        codecs = {
-            device: self._fleet.densities.codecs(device) for device in draft.cohort
-        }
+        codecs = {d: self._fleet.densities.codecs(d) for d in draft.cohort}
         masks = {device: family.of(device, d) for device, d in draft.densities.items()}
         down = {device: codec for device, (_, codec) in codecs.items()}
-        named = publish_blobs(self._publisher.shelve, no, base, family, masks, down)
+        given = masks, down, self._fleet.programs(draft.cohort)
+        named = publish_blobs(self._publisher.shelve, no, base, family, *given)
         counted = self._ledger.last_counted(no) if self._algorithm.init_state else {}
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {
             device: order_for(
                 device,
+                named[device],
                 epoch=self._epoch,
                 round_no=no,
                 density=density,
-                base=named[device].base,
-                mask=named[device].mask,
                 algorithm=self._algorithm,
                 settings=self._settings,
                 batch_size=self._batch,
@@ -223,9 +222,7 @@ class RoundOpener:
                 codec=codecs[device][0],
                 steps=draft.steps_of(device),
                 attempt=attempt,
-                members=named[device].members,
                 after=counted.get(device, ""),
-                gain=named[device].gain,
             )
             for device, density in draft.densities.items()
         }

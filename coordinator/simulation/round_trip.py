@@ -149,20 +149,17 @@ class SimulationContext:
             one = self.fleet.devices[device]
             order = order_for(
                 device,
+                named[device],
                 epoch=EPOCH,
                 round_no=no,
                 density=density,
-                base=start,
-                mask=recipe,
                 algorithm=self.algorithm,
                 settings=self.settings,
                 batch_size=self.batch_size,
                 ttl_s=0.0,
                 codec=up,
                 attempt=attempt,
-                members=named[device].members,
                 after=memories[device][0] if device in memories else "",
-                gain=named[device].gain,
             )
             structure = contents[recipe.structure.sha256] if recipe.structure else b""
             job = TrainingJob(

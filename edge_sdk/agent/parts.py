@@ -36,11 +36,12 @@ class Runner(Protocol):
         stop: Callable[[], bool],
         structure: bytes = b"",
         memory: bytes = b"",
+        program: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
         `structure` is there when its mask names one, `memory` when its rule goes on
-        from one.
+        from one, `program` when the order names one; each is passed by its name.
         """
         ...
 

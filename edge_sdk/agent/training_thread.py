@@ -83,11 +83,16 @@ class TrainingThread:
 
         Args:
             order: What to do.
-            blobs: Its base, and the structure of a mask that has one.
+            blobs: Its base, the structure of a mask that has one, and its program where
+                the order names one; in this order.
             memory: What its rule goes on from.
         """
-        cancel, (base, *structure) = threading.Event(), blobs
-        more = [*(structure or [b""]), memory] if memory else structure
+        cancel, (base, *others) = threading.Event(), blobs
+        more = {"memory": memory} if memory else {}
+        if order.mask.structure is not None:
+            more["structure"] = others.pop(0)
+        if order.program is not None:
+            more["program"] = others.pop(0)
         self._cancel, before = cancel, self._thread
         self.progress = 0  # that of the last task would read as all but done
 
@@ -97,7 +102,7 @@ class TrainingThread:
             result: PackedUpdate | Broke
             try:
                 stop = self._between_steps(order, cancel)
-                result = self._runner.run(order, base, stop, *more)
+                result = self._runner.run(order, base, stop, **more)
             except Stopped:
                 return
             except EdgeError as error:

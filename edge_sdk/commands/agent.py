@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from edge_sdk.commands.options import need_torch
 from edge_sdk.private_files import keep_private
 from edge_sdk.settings import DeviceSettings, load_settings, profile_of
+from edge_sdk.tasks.without_torch.halves import torch_is_here
 from edge_sdk.terminal import log_from_now_on, on_stop
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def micro_batch_of(
     ceiling = profile.caps.ram_mib
     if settings.micro_batch != "auto":
         return settings.micro_batch
-    if ceiling is None:
+    if ceiling is None or not torch_is_here():  # a program is planned by itself
         return 0
     from edge_sdk.device.limits.memory import micro_batch  # noqa: PLC0415 - late, like torch
     from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
@@ -120,9 +120,6 @@ def _restrained(profile: DeviceProfile) -> Iterator[None]:
 
 
 def _agent(settings: DeviceSettings, folder: Path) -> Agent:
-    need_torch()
-    import torch  # noqa: PLC0415 - an extra, imported once the settings are right
-
     from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
     from edge_sdk.deploy.installer import place_of  # noqa: PLC0415
@@ -138,9 +135,12 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     address, device_keys = access_of(settings)
     profile = profile_of(settings.profile, folder)
     cores, share = read_board().cores, profile.caps.cpu_share
-    if settings.threads or share < 1.0:
-        lent = threads_for(cores, share) if share < 1.0 else settings.threads
-        torch.set_num_threads(min(settings.threads or lent, lent))
+    lent = threads_for(cores, share)
+    threads = min(settings.threads or lent, lent) if share < 1.0 else settings.threads
+    if threads and torch_is_here():
+        import torch  # noqa: PLC0415 - an extra, imported once the settings are right
+
+        torch.set_num_threads(threads)
     limits_enforcer = LimitsEnforcer(profile.caps, cores=cores)
     task = load_task(settings.task, beside=folder)
     examples = task.read_train(settings.data)
@@ -153,6 +153,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         activations=settings.activations,
         clock=limits_enforcer.working_s,
         progress=Progress(settings.state),
+        threads=threads or lent,
     )
     identity = Identity(
         name=settings.name,
@@ -185,9 +186,9 @@ def _without_kernels(engine: str) -> str:
     only slower and larger, which nobody sees who is not told.
     """
     from edge_sdk.errors import EngineError, two_sentences  # noqa: PLC0415
-    from edge_sdk.kernels.library import kernels  # noqa: PLC0415 - imports torch
+    from edge_sdk.kernels.library import kernels  # noqa: PLC0415 - may compile them
 
-    if engine == "masked":
+    if engine == "masked" or not torch_is_here():
         return ""
     try:
         kernels()  # built first, where only a compiler is at hand

@@ -14,7 +14,7 @@ import typer
 
 from device_profiles import boards, load_board
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.commands.options import OWN, need_torch
+from edge_sdk.commands.options import OWN
 from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
 from edge_sdk.private_files import keep_private
 from edge_sdk.settings import (
@@ -148,11 +148,10 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure this board with the settings' own task, and write its profile."""
-    need_torch()
     from edge_sdk.device.probe.board import nearest_folder  # noqa: PLC0415
     from edge_sdk.device.probe.report import default_path, write_profile  # noqa: PLC0415
     from edge_sdk.device.probe.run import probe  # noqa: PLC0415
-    from edge_sdk.tasks.task import load_task  # noqa: PLC0415 - imports torch
+    from edge_sdk.tasks.task import load_task  # noqa: PLC0415 - imports the task
 
     own = load_settings(settings, DeviceSettings)
     path = out or default_path(own.state)
@@ -212,6 +211,7 @@ def doctor(
             data=own.data,
             beside=settings.parent,
             profile=own.profile,
+            engine=own.engine,
         )
     checks = examine(patient)
     facts = [dataclasses.asdict(check) for check in checks]

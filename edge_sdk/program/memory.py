@@ -130,10 +130,8 @@ class ParameterMemory:
         return pattern
 
 
-def _dtype(*, double: bool) -> Any:
-    import torch  # noqa: PLC0415 - the kernels' own word for it
-
-    return torch.float64 if double else torch.float32
+def _dtype(*, double: bool) -> str:
+    return "float64" if double else "float32"
 
 
 def _aligned(count: int, dtype: np.dtype[Any]) -> Array:

@@ -84,8 +84,8 @@ def _boot(session: Session, event: Booted) -> Step:
 
 
 def _fetch(order: TaskOrder) -> Fetch:
-    structure = order.mask.structure
-    return Fetch((order.base,) if structure is None else (order.base, structure))
+    found = (order.base, order.mask.structure, order.program)
+    return Fetch(tuple(blob for blob in found if blob is not None))
 
 
 def _take(session: Session, order: TaskOrder) -> Step:

@@ -14,9 +14,14 @@ from numpy.typing import NDArray
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import numbers
-from edge_sdk.tasks.halves import ByName, needs_torch, of_arrays, torch_is_here
 from edge_sdk.tasks.reference import find_tasks_beside, load_object
 from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.tasks.without_torch.halves import (
+    ByName,
+    needs_torch,
+    of_arrays,
+    torch_is_here,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +162,7 @@ class Task:
 
     @property
     def prepares_nothing(self) -> bool:
-        """Whether examples go into the model as they are."""
+        """True if examples go into the model as they are."""
         return self.prepare is _identity
 
     def read_train(self, folder: Path, *, known: bool = False) -> Examples:
@@ -200,7 +205,7 @@ class Task:
             from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
 
             return fitted(self, found, folder, known=known)
-        from edge_sdk.tasks.array_batch import checked_arrays  # noqa: PLC0415 - late
+        from edge_sdk.tasks.without_torch.batch import checked_arrays  # noqa: PLC0415 - late
 
         return checked_arrays(self, found, folder)
 

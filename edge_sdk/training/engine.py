@@ -140,9 +140,11 @@ class ModelSource(Protocol):
 
     Attributes:
         layers: The maskable layers, in the order of values on the wire.
+        program: The model's training program, as orders send it; empty for none.
     """
 
     layers: tuple[LayerShape, ...]
+    program: bytes
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -152,6 +154,10 @@ class ModelSource(Protocol):
     @property
     def engine(self) -> str:
         """The engine of the last model; empty before the first."""
+        ...
+
+    def release(self) -> None:
+        """Gives memory that no model needs back to the system."""
         ...
 
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:

@@ -14,7 +14,7 @@ from typing_extensions import assert_never
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.checkpoint import Progress, TaskProgress
-from edge_sdk.training.engine import ModelSource, TrainingModel
+from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Correction, TrainingResult, train
 from edge_sdk.training.memory_limit import (
     Activations,
@@ -22,6 +22,7 @@ from edge_sdk.training.memory_limit import (
     EngineName,
     MicroBatch,
 )
+from edge_sdk.training.program_engine.choice import models_of
 from edge_sdk.training.rules.control_variates import (
     control_of,
     packed_variates,
@@ -92,6 +93,7 @@ class TaskRunner:
         activations: How activations wait for the backward pass on the sparse engine.
         clock: Monotonic seconds in which pauses of the owner's do not pass.
         progress: Where a reboot finds how far training was; None starts over.
+        threads: Of programs; torch has its own.
 
     Attributes:
         allowance: How many examples may go through at once.
@@ -108,11 +110,12 @@ class TaskRunner:
         activations: Activations = "fp32",
         clock: Callable[[], float] = time.monotonic,
         progress: Progress | None = None,
+        threads: int = 1,
     ) -> None:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
-        self._models = _models(task, engine, activations)
+        self._models = models_of(task, engine, activations, threads=threads)
 
     @property
     def engine(self) -> str:
@@ -124,6 +127,10 @@ class TaskRunner:
         """Engines that can run here."""
         return self._models.engines
 
+    def release(self) -> None:
+        """Gives memory that no task needs back to the board, until the next one."""
+        self._models.release()
+
     def run(
         self,
         order: TaskOrder,
@@ -131,6 +138,7 @@ class TaskRunner:
         stop: Callable[[], bool],
         structure: bytes = b"",
         memory: bytes = b"",
+        program: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
@@ -140,12 +148,14 @@ class TaskRunner:
             stop: Turns true when the result is not wanted any more.
             structure: The mask's, when it is not drawn from a seed.
             memory: What the rule goes on from, as an earlier update left it.
+            program: The model's training program; needed where there is no torch.
 
         Raises:
             Stopped: If `stop` turned true.
             EdgeError: If the base does not fit the mask, or training breaks.
         """
         began = time.monotonic()
+        self._models.program = program or self._models.program
         mask = self._models.mask(order.mask, structure)
         job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
         left = b""
@@ -281,10 +291,3 @@ class TaskRunner:
 
     def _size(self, job: _Job, engine: str) -> int:
         return self.allowance.size(job.mask.density, engine, job.plan.batch_size)
-
-
-def _models(task: Task, engine: EngineName, activations: Activations) -> ModelSource:
-    """The models of a task on this machine's engines."""
-    from edge_sdk.training.torch_engine.models import TorchModels  # noqa: PLC0415 - torch
-
-    return TorchModels(task, engine, activations)

@@ -135,6 +135,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
 
     Where `moves` is set, training may move the mask: the update stands on a mask of its
     own, no larger than the task's, whose structure is in the update's payload.
+    `program` is the blob of the model's training program, for a device without torch.
     """
 
     id: TaskId
@@ -148,6 +149,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     shard: Count
     codec: str
     moves: bool = False
+    program: Manifest | None = None
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):

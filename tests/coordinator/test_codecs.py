@@ -14,6 +14,7 @@ from coordinator.algorithms.mean import Contribution, Model, coverage_mean
 from coordinator.ledger import open_ledger
 from coordinator.rounds.validation import Refusal, check_offer, check_payload
 from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.run_program import RunProgram
 from coordinator.settings import CodecSettings, RunSettings, load_run
 from device_profiles import load_board
 from edge_sdk.errors import SettingsError
@@ -163,7 +164,8 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     )
     workload = workload_of(TASK, examples=100, epochs=1, batch=32)
     ledger = open_ledger(tmp_path)
-    fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0)
+    none = RunProgram(load_task("digits"), Examples([[0]], [0]), Path())
+    fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0, none)
     profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
     known = {"old": ["fp32"], "plain": list(NAMES), "new": list(CODECS)}
     for device, codecs in known.items():

@@ -11,8 +11,10 @@ from coordinator.densities import drift_of
 from coordinator.ledger import DeviceRow, Ledger, open_ledger
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.presence import SEEN_S
+from coordinator.server.devices.run_program import RunProgram
 from coordinator.settings import RunSettings
 from device_profiles import LayerLoad, Workload, load_board
+from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.wire.codec import Header
 from edge_sdk.wire.messages import Hello, Status
 
@@ -55,7 +57,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def fleet(ledger: Ledger, clock: Clock) -> DeviceRegistry:
-    return DeviceRegistry(SETTINGS, LOAD, ledger, clock)
+    none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger.folder)
+    return DeviceRegistry(SETTINGS, LOAD, ledger, clock, none)
 
 
 def hello(**changes: Any) -> Hello:

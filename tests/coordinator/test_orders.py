@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
 from coordinator.algorithms import ALGORITHMS
+from coordinator.rounds.blobs import OrderBlobs
 from coordinator.rounds.tasks import (
     mask_seed,
     order_for,
@@ -44,11 +45,10 @@ def an_order(
 ) -> TaskOrder:
     return order_for(
         device,
+        OrderBlobs(manifest_of(b"base"), MaskRecipe(1, {"fc": 2}, bytes(32))),
         epoch=epoch,
         round_no=round_no,
         density=0.1,
-        base=manifest_of(b"base"),
-        mask=MaskRecipe(1, {"fc": 2}, bytes(32)),
         algorithm=ALGORITHMS[algorithm],
         settings=settings,
         batch_size=16,

@@ -49,7 +49,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
 def test_every_promised_thing_is_looked_at(healthy: dict[str, Check]) -> None:
     assert set(healthy) == {
         *("system", "clock", "memory", "disk", "vector units", "torch"),
-        *("native kernels", "profile", "examples", "heat", "broker", "packets"),
+        *("native kernels", "engine", "profile", "examples", "heat", "broker"),
+        "packets",
         *("identity", "TLS"),
     }
 

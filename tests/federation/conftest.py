@@ -32,6 +32,7 @@ class Federation:
     def __init__(self, folder: Path, port: int, rounds: int, broker: str = "") -> None:
         self.run, self.folder, self.port = folder / "run", folder, port
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.pythons: dict[str, str] = {}  # of those that run by another interpreter
         data = prepare_folders(
             "digits", folder / "cache", folder / "data", DEVICES, alpha=1.0, seed=1
         )
@@ -63,7 +64,7 @@ class Federation:
         module = "coordinator.cli" if name == "coordinator" else "edge_sdk.cli"
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [self.pythons.get(name, sys.executable), "-m", module, *arguments],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -41,7 +41,7 @@ import sys; sys.modules["torch"] = None
 from pathlib import Path
 from edge_sdk import load_task
 from edge_sdk.errors import EdgeError
-from edge_sdk.tasks.array_batch import prepared_array
+from edge_sdk.tasks.without_torch.batch import prepared_array
 try:
     task = load_task("halves:task", beside=Path("."))
     found = task.read_train(Path("."))

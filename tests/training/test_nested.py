@@ -245,9 +245,8 @@ def order_of(density: float) -> TaskOrder:
         rounds=2,
     )
     return order_for(
-        "a", epoch=1, round_no=1, density=density, base=named.base, mask=named.mask,
+        "a", named, epoch=1, round_no=1, density=density,
         algorithm=ALGORITHMS["flash-edge"], settings=settings, batch_size=4, ttl_s=1.0,
-        members=named.members, gain=named.gain,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from coordinator.densities import TimeDrift, assign, corrected
 from coordinator.ledger import Ledger
 from coordinator.rounds.expected_time import ExpectedTime, expect
+from coordinator.server.devices.run_program import needs_program
 from coordinator.settings import RunSettings
 from device_profiles import Choice, DeviceProfile, Engine, Workload, cost_of
 from edge_sdk.wire.messages import Hello
@@ -28,6 +29,7 @@ class Told:
     examples: int
     engine: Engine
     codecs: tuple[str, ...]
+    by_program: bool = False  # it has no torch: every order names its program
 
 
 class DensityChoices:
@@ -54,8 +56,12 @@ class DensityChoices:
 
     def take(self, device: str, profile: DeviceProfile, hello: Hello) -> None:
         """Choose a device's density, unless its HELLO says what it said before."""
-        engine: Engine = "sparse" if "sparse" in hello.engines else "masked"
-        now = Told(profile, hello.examples, engine, tuple(hello.codecs))
+        sparse = {"sparse", "program"} & {*hello.engines}
+        engine: Engine = "sparse" if sparse else "masked"
+        now = Told(
+            *(profile, hello.examples, engine, tuple(hello.codecs)),
+            by_program=needs_program(hello),
+        )
         if self.told.get(device) != now:  # a fresh profile is believed again
             self.told[device] = now
             self._corrected.pop(device, None)

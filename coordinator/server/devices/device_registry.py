@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from coordinator.server.devices.presence import (
     is_news,
     speaks_again,
 )
+from coordinator.server.devices.run_program import RunProgram
 from coordinator.server.devices.standing import Standings
 from coordinator.settings import RunSettings
 from coordinator.views.device_view import DeviceView
@@ -44,6 +45,7 @@ class DeviceRegistry:
         workload: What a round asks of a device.
         ledger: Where devices are recorded.
         clock: Monotonic seconds.
+        program: The run's training program, for devices without torch.
 
     Attributes:
         densities: What each device affords.
@@ -57,7 +59,9 @@ class DeviceRegistry:
         workload: Workload,
         ledger: Ledger,
         clock: Callable[[], float],
+        program: RunProgram,
     ) -> None:
+        self.program = program
         self._task, self._ledger, self._clock = settings.task, ledger, clock
         self._presence = Presence()
         self._status: dict[str, Status] = {}
@@ -226,6 +230,11 @@ class DeviceRegistry:
         """Examples it said it has; 0 for a stranger."""
         told = self.densities.told.get(device)
         return told.examples if told else 0
+
+    def programs(self, devices: Iterable[str]) -> dict[str, bytes]:
+        """The training program of each of these devices that needs one."""
+        told, content = self.densities.told, self.program.content
+        return {d: content for d in devices if d in told and told[d].by_program}
 
     def paced(self, why: Mapping[str, str]) -> None:
         """Record why devices do only a part of this round; for displays."""

@@ -102,6 +102,7 @@ class _Runner:
         stop: Callable[[], bool],
         structure: bytes = b"",
         memory: bytes = b"",
+        program: bytes = b"",
     ) -> PackedUpdate:
         """Waits for a worker; an error that is not the device's own ends the run."""
         work = TrainingJob(self._folder, pack(order), base, structure, memory)

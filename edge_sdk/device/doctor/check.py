@@ -46,6 +46,7 @@ class DoctorTarget:
         data: Folder of the private examples.
         beside: Folder of the settings, where the task may lie.
         profile: The profile's reference; None for none.
+        engine: The engine that the settings ask for; None without settings.
         root: Where ``proc`` and ``sys`` are.
         today: The date; the clock's if not given.
     """
@@ -58,6 +59,7 @@ class DoctorTarget:
     data: Path = Path()
     beside: Path = Path()
     profile: str | None = None
+    engine: str | None = None
     root: Path = Path("/")
     today: dt.date | None = None
 

@@ -17,6 +17,7 @@ CHECKS: Sequence[Callable[[DoctorTarget], Check]] = (
     board.simd,
     programs.torch,
     programs.kernels,
+    programs.engine,
     board.profile,
     programs.examples,
     board.thermal,

@@ -15,7 +15,7 @@ from importlib import metadata
 from edge_sdk.child_process import child_code
 from edge_sdk.device.doctor.check import Check, DoctorTarget
 
-__all__ = ["examples", "kernels", "torch", "torch_complaint"]
+__all__ = ["engine", "examples", "kernels", "torch", "torch_complaint"]
 
 TORCH_FIX = "pip install 'torch>=2.7,<2.10'"
 _TORCH_TRIAL = """
@@ -33,13 +33,15 @@ print(name if name else "-" + str(unavailable_reason()))
 _DATA_TRIAL = """
 import sys, pathlib
 from edge_sdk.errors import EdgeError
-from edge_sdk.tasks.model_state import check_model
-from edge_sdk.tasks.layers import make_model
+from edge_sdk.tasks.without_torch.halves import torch_is_here
 from edge_sdk.tasks.task import load_task
 beside, folder = map(pathlib.Path, sys.argv[2:])
 try:
     task = load_task(sys.argv[1], beside=beside)
-    check_model(make_model(task, 0))
+    if torch_is_here():
+        from edge_sdk.tasks.layers import make_model
+        from edge_sdk.tasks.model_state import check_model
+        check_model(make_model(task, 0))
     found = task.read_train(folder)
 except EdgeError as error:
     sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
@@ -72,14 +74,12 @@ def torch_complaint(version: str, machine: str) -> str | None:
 
 def torch(_: DoctorTarget) -> Check:
     """One training step; the build that traps on small ARM cores is named."""
-    try:
-        version = metadata.version("torch")
-    except metadata.PackageNotFoundError:
+    version = _torch_version()
+    if not version:
         return Check(
             "torch",
-            "problem",
-            "not installed",
-            "pip install 'flash-edge[device]'; on a Jetson take NVIDIA's own wheel.",
+            "skipped",
+            "not installed: programs of the coordinator's train here",
         )
     complaint = torch_complaint(version, platform.machine())
     if complaint:
@@ -102,13 +102,55 @@ def kernels(_: DoctorTarget) -> Check:
     code, said = _trial(_KERNEL_TRIAL)
     if code == 0 and not said.startswith("-"):
         return Check("native kernels", "PASS", said)
+    until = (
+        'engine = "masked" trains, without saving time.'
+        if _torch_version()
+        else "nothing trains here, as there is no torch either."
+    )
     return Check(
         "native kernels",
         "problem",
         said.removeprefix("-") or f"the trial ended with {code}",
-        "Install a wheel for this processor, or g++ to build them; until then "
-        'engine = "masked" trains, without saving time.',
+        f"Install a wheel for this processor, or g++ to build them; until then {until}",
     )
+
+
+def engine(patient: DoctorTarget) -> Check:
+    """Name the engine that trains here, and why."""
+    wanted = patient.engine or "auto"
+    code, kernels_ = _trial(_KERNEL_TRIAL)
+    here = code == 0 and not kernels_.startswith("-")
+    version = _torch_version()
+    if not version:
+        if here and wanted != "masked":
+            return Check(
+                "engine", "PASS", f"program: there is no torch, kernels {kernels_}"
+            )
+        why = (
+            "no kernels" if wanted != "masked" else 'engine = "masked" in the settings'
+        )
+        return Check(
+            "engine",
+            "problem",
+            f"none: there is no torch here, and {why}",
+            'Set engine = "auto" and see native kernels above, or: pip install '
+            "'flash-edge[device]'; on a Jetson take NVIDIA's own wheel.",
+        )
+    if wanted == "masked" or not here:
+        why = 'engine = "masked" in the settings' if here else "there are no kernels"
+        return Check("engine", "PASS", f"masked, at dense speed: {why}")
+    how = "the settings ask for it" if wanted == "sparse" else "raced against masked"
+    return Check(
+        "engine", "PASS", f"sparse: {how}; torch {version}, kernels {kernels_}"
+    )
+
+
+def _torch_version() -> str:
+    """Version of the installed torch; empty without one."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def examples(patient: DoctorTarget) -> Check:

@@ -20,7 +20,6 @@ from edge_sdk.device.limits.decision import (
 from edge_sdk.device.limits.memory import shrinking
 from edge_sdk.device.limits.processor import rest_after_s
 from edge_sdk.training.runner import TaskRunner
-from edge_sdk.training.sparse import memory
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import TaskOrder
 
@@ -182,7 +181,8 @@ class MemoryFallbackRunner:
         base: bytes,
         stop: Callable[[], bool],
         structure: bytes = b"",
-        remembered: bytes = b"",
+        memory: bytes = b"",
+        program: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
@@ -195,9 +195,9 @@ class MemoryFallbackRunner:
             if size < batch and size != self._runner.allowance.most:
                 log.warning("memory ran out: %d of %d examples at once", size, batch)
             self._runner.allowance.most = size if size < batch else 0
-            return self._runner.run(order, base, stop, structure, remembered)
+            return self._runner.run(order, base, stop, structure, memory, program)
 
         try:
             return shrinking(attempt, min(self._runner.allowance.most or batch, batch))
         finally:
-            memory.release()  # until the next task it is the board's other programs'
+            self._runner.release()  # until the next task it is the board's

@@ -7,9 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 from msgspec.structs import replace
 
 from device_profiles import DeviceProfile, Engine, Provenance, Workload
@@ -27,10 +26,12 @@ from edge_sdk.device.probe.link import LinkRate, measure_link
 from edge_sdk.device.probe.ram import ram_for_agent
 from edge_sdk.device.probe.rates import Rates, measure_rates
 from edge_sdk.device.probe.sensors import read_thermal
-from edge_sdk.device.probe.steps import EngineChoice, StepTime, measure_steps
 from edge_sdk.errors import BrokerError, DataError
-from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.tasks.without_torch.halves import torch_is_here
+
+if TYPE_CHECKING:
+    from edge_sdk.device.probe.steps import EngineChoice, StepTime
 
 __all__ = ["Progress", "probe"]
 
@@ -43,6 +44,7 @@ ASSUMED_MBIT_S, ASSUMED_RTT_MS = 25.0, 10.0
 MAX_RATE = 1e6
 SMALLEST_BATCH = 4
 LEAST_STEPS = 4  # two to warm up, two to time
+_NO_STEPS = "not timed: this board has no torch, and its program comes with a task"
 
 
 def probe(
@@ -65,7 +67,8 @@ def probe(
     The task itself is trained at each density, and at a smaller batch once, with
     the agent's own loop; the profile's rates are then fitted to these step times, so
     that `cost_of` predicts this board. What cannot be measured is assumed, and said
-    under ``provenance.notes``.
+    under ``provenance.notes``. Without torch there is no model to train before the
+    coordinator has sent its program: the processor's rates stand alone then.
 
     Args:
         task: What the device will train.
@@ -94,29 +97,29 @@ def probe(
     link, link_note = _link(broker_url, LINK_SHARE * seconds, why_no_link)
     progress(0.15, "memory bandwidth and arithmetic")
     rates = measure_rates()
-    batch = min(task.batch_size, len(examples))
-    load = workload_of(
-        task, examples=len(examples), epochs=1, batch=batch, given=examples
-    )
-    steps = _steps(
-        lambda density, size, share_s: measure_steps(
-            task,
-            examples,
-            density,
-            batch=size,
-            engine=engine,
-            seconds=share_s,
-            clock=clock,
-        ),
-        sorted(set(densities)),
-        batch,
-        STEP_SHARE * seconds,
-        progress,
-    )
+    steps: list[StepTime] = []
+    if torch_is_here():
+        from edge_sdk.device.probe.steps import measure_steps  # noqa: PLC0415 - torch
+
+        steps = _steps(
+            lambda density, size, share_s: measure_steps(
+                task,
+                examples,
+                density,
+                batch=size,
+                engine=engine,
+                seconds=share_s,
+                clock=clock,
+            ),
+            sorted(set(densities)),
+            min(task.batch_size, len(examples)),
+            STEP_SHARE * seconds,
+            progress,
+        )
     notes = {
         "ram_mib": ram.why,
         **link_note,
-        **_step_notes(steps),
+        **(_step_notes(steps) if steps else {"steps": _NO_STEPS}),
         "temperature": f"before: {cool.detail}; after: {read_thermal(root).detail}",
     }
     complaint = clock_complaint(on)
@@ -130,6 +133,14 @@ def probe(
         board, rates, link, ram_mib=ram.free_mib, disk=max(1, free), source=source
     )
     progress(1.0, "done")
+    if not steps:
+        return replace(start, engine="sparse")
+    from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
+
+    batch = min(task.batch_size, len(examples))
+    load = workload_of(
+        task, examples=len(examples), epochs=1, batch=batch, given=examples
+    )
     return _fitted(start, load, steps)
 
 
@@ -259,8 +270,8 @@ def _runtime_mib(load: Workload, steps: Sequence[StepTime]) -> int | None:
 
 def _source(task: Task, rates: Rates) -> str:
     return (
-        f"flash-edge profile, task {task.name}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads; alone: {rates.train_gflops:.3g} GFLOP/s, "
+        f"flash-edge profile, task {task.name}, {rates.measured_by}; alone: "
+        f"{rates.train_gflops:.3g} GFLOP/s, "
         f"{rates.memory_gb_s:.3g} GB/s, {rates.call_us:.3g} us a call"
     )
 

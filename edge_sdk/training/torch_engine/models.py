@@ -19,7 +19,7 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.memory_limit import Activations, Allowance, EngineName
 from edge_sdk.training.rules.swat import with_sparse_passes
-from edge_sdk.training.sparse import choose_engine, keep_activations
+from edge_sdk.training.sparse import choose_engine, keep_activations, memory
 from edge_sdk.training.sparse.narrow import narrowed
 from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
 from edge_sdk.training.torch_engine.program import Batch, faster, program_model
@@ -42,22 +42,17 @@ class TorchModels:
         task: Whose model.
         engine: Which training engine to use.
         activations: How activations wait for the backward pass on the sparse engine.
-        program: The task's training program, where somebody has compiled it.
     """
 
     def __init__(
-        self,
-        task: Task,
-        engine: EngineName,
-        activations: Activations,
-        program: bytes = b"",
+        self, task: Task, engine: EngineName, activations: Activations
     ) -> None:
         model = make_model(task, 0)
         check_model(model)
         self.layers = layers_of(model, task.dense_layers)
         self._task, self._engine, self._activations = task, engine, activations
-        self._program = program
         self._model: TrainingModel | None = None
+        self.program = b""  # of the order in hand
         self._boxes: Boxes = {}  # of the last recipe
 
     @property
@@ -69,6 +64,10 @@ class TorchModels:
     def engines(self) -> tuple[str, ...]:
         """Engines that can run here: sparse where its kernels load."""
         return ("masked",) if unavailable_reason() else ("sparse", "masked")
+
+    def release(self) -> None:
+        """Gives memory that no model needs back to the system."""
+        memory.release()
 
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         """The mask of a recipe: the one at hand, or drawn, or out of its structure.
@@ -130,11 +129,11 @@ class TorchModels:
         loss = self._task.loss
         wanted: Literal["auto", "sparse", "masked"]
         wanted, own = "auto" if engine == "program" else engine, None
-        if engine == "program" or (engine == "auto" and self._program):
+        if engine == "program" or (engine == "auto" and self.program):
             try:
                 few = np.arange(_COMPARED_ON) % len(examples)
                 compared = tensors(self._task, examples, few)
-                own = program_model(model, mask, loss, compared, file=self._program)
+                own = program_model(model, mask, loss, compared, file=self.program)
             except EngineError as error:
                 log.warning("no program here, torch's engines train: %s", error)
         if own is not None and engine == "program":

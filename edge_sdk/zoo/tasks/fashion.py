@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from edge_sdk.datasets.partition import load_partition
-from edge_sdk.tasks.halves import by_name
 from edge_sdk.tasks.task import Task
+from edge_sdk.tasks.without_torch.halves import by_name
 from edge_sdk.zoo.tasks.gray import eval_data, normalise
 
 __all__ = ["task"]

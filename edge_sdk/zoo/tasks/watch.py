@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from edge_sdk.datasets.partition import load_partition
 from edge_sdk.datasets.watch import EXERCISES
-from edge_sdk.tasks.halves import by_name
 from edge_sdk.tasks.task import Task
+from edge_sdk.tasks.without_torch.halves import by_name
 from edge_sdk.zoo.tasks.gray import eval_data
 
 __all__ = ["task"]

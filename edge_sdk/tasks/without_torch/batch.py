@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import native, not_finite
-from edge_sdk.tasks.halves import ArrayFunction
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.tasks.without_torch.halves import ArrayFunction
 
 __all__ = ["augmented_array", "checked_arrays", "prepared_array"]
 

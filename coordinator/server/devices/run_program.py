@@ -1,0 +1,91 @@
+"""The training program of a run, for devices without torch: made once, then a file."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import EdgeError, EngineError, two_sentences
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.wire.messages import Hello
+
+__all__ = ["RunProgram", "needs_program"]
+
+log = logging.getLogger(__name__)
+
+FILE = "program.bin"
+_SHOWN = 8  # examples that the model is captured on, and compared with torch
+
+
+def needs_program(hello: Hello) -> bool:
+    """Return whether a device trains by a program alone: it has no torch."""
+    return hello.engines == ["program"]
+
+
+class RunProgram:
+    """Compiles the task's model when the first device needs it, beside the run.
+
+    A run goes on with the program it began with: what is in its folder is taken, so
+    that an order names the same digest after a crash.
+
+    Args:
+        task: What is trained.
+        examples: The evaluation set; the model is captured on a few of it.
+        folder: The run's.
+
+    Attributes:
+        content: The program; empty until it is made.
+        why_not: Why there is none and will be none; empty otherwise.
+    """
+
+    def __init__(self, task: Task, examples: Examples, folder: Path) -> None:
+        self._task, self._examples = task, examples
+        self._path = folder / FILE
+        self._thread: threading.Thread | None = None
+        self.content, self.why_not = b"", ""
+
+    def ask(self) -> Literal["here", "coming", "none"]:
+        """Begin to make the program if nobody has; tell how far it is."""
+        if self.content:
+            return "here"
+        if self.why_not:
+            return "none"
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._make, name="compile", daemon=True
+            )
+            self._thread.start()
+        return "coming"
+
+    def _make(self) -> None:
+        try:
+            self.content = self.kept() or self._compiled()
+        except EdgeError as error:
+            self.why_not = two_sentences(error, error.help)
+            log.warning("devices without torch cannot take part: %s", self.why_not)
+
+    def kept(self) -> bytes:
+        """The program of the run's folder; empty where there is none yet."""
+        return self._path.read_bytes() if self._path.exists() else b""
+
+    def _compiled(self) -> bytes:
+        """The program of a few examples; raises an `EdgeError` where there is none."""
+        from edge_sdk.program.capture import compiled  # noqa: PLC0415 - torch's compiler
+        from edge_sdk.tasks.batch import tensors  # noqa: PLC0415
+        from edge_sdk.tasks.layers import make_model  # noqa: PLC0415
+
+        few = np.arange(_SHOWN) % len(self._examples)
+        batch = tensors(self._task, self._examples, few)
+        with blamed(self._task.name, "compiling its model"):
+            found = compiled(make_model(self._task, 0), self._task.loss, *batch)
+        if not found.file:
+            raise EngineError(found.reason, remedy="Give these devices torch.")
+        replace_file(self._path, found.file)
+        log.info("compiled a training program for devices without torch")
+        return found.file

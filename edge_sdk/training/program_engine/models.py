@@ -1,0 +1,167 @@
+"""A board's models out of the program that its orders send; no torch."""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+
+import numpy as np
+
+from edge_sdk.errors import EngineError
+from edge_sdk.kernels.library import available, kernels
+from edge_sdk.program.file import unpack_program
+from edge_sdk.program.model import ProgramModel
+from edge_sdk.program.open import program_layers
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.memory_limit import Allowance, EngineName
+from edge_sdk.training.program_engine.batches import ArrayBatches
+from edge_sdk.training.program_session import ProgramSession
+from edge_sdk.wire.messages import MaskRecipe, Training
+from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.rules import Swat, TopK
+from edge_sdk.wire.structure import decode_structure
+from edge_sdk.wire.values import Values
+
+__all__ = ["ArrayModel", "ProgramModels"]
+
+log = logging.getLogger(__name__)
+
+
+class ArrayModel(ProgramModel):
+    """A `TrainingModel` on a program, fed by a task that prepares arrays."""
+
+    def session(
+        self,
+        task: Task,
+        examples: Examples,
+        plan: Training,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> ProgramSession:
+        """One task's training; see `TrainingModel.session`."""
+        return ProgramSession(
+            self,
+            ArrayBatches(task, examples, self.program, plan.seed),
+            plan,
+            micro_batch=micro_batch,
+            ghost_norm=ghost_norm,
+        )
+
+
+class ProgramModels:
+    """A `ModelSource`: the last mask and its program; another mask opens it anew.
+
+    Args:
+        task: Reads and prepares the examples.
+        engine: What the settings ask for; torch's engines are not here.
+        threads: Of every step.
+
+    Attributes:
+        layers: The maskable layers of the last order's mask; none before the first.
+        program: The program, as the last order sent it.
+
+    Raises:
+        EngineError: If the settings ask for an engine of torch's, or there are no
+            kernels here.
+    """
+
+    engines = ("program",)
+
+    def __init__(self, task: Task, engine: EngineName, threads: int) -> None:
+        if engine == "masked":
+            raise EngineError(
+                'engine = "masked" computes by torch, which this board does not have',
+                remedy="Set engine = \"auto\", or pip install 'flash-edge[device]'.",
+            )
+        kernels()  # fails here, with the reason, rather than in the first task
+        log.info("engine program: kernels %s, no torch here", available())
+        self._task, self._threads = task, threads
+        self._model: ArrayModel | None = None
+        self._opened = b""  # digest of the model's program
+        self.layers: tuple[LayerShape, ...] = ()
+        self.program = b""
+
+    @property
+    def engine(self) -> str:
+        """The engine of the last model; empty before the first."""
+        return "program" if self._model else ""
+
+    def release(self) -> None:
+        """Gives the kernels' work space back to the system."""
+        kernels().library.fe_release_scratch()
+
+    def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
+        """The mask of a recipe: the one at hand, or drawn, or out of its structure.
+
+        Raises:
+            EngineError: If the order came without a program, or it cannot be read.
+            EdgeError: As `mask_of` and `decode_structure`.
+        """
+        if not self.program:
+            raise EngineError(
+                "this board has no torch, and the order names no training program",
+                remedy="Update the coordinator: it compiles the task's model for such "
+                "boards; or pip install 'flash-edge[device]' here.",
+            )
+        digest = sha256(self.program).digest()
+        if digest != self._opened:
+            self._model, self._opened = None, digest
+        if self._model is not None and self._model.mask.digest == recipe.digest:
+            return self._model.mask
+        # A layer that the task keeps dense is maskable by its program all the same.
+        found = program_layers(unpack_program(self.program))
+        self.layers = tuple(s for s in found if s.name in recipe.counts)
+        if recipe.structure is not None:
+            return decode_structure(structure, self.layers, recipe.digest)
+        return mask_of(recipe, self.layers)
+
+    def on(
+        self, mask: Mask, examples: Examples, allowance: Allowance, batch_size: int
+    ) -> TrainingModel:
+        """The program under this mask.
+
+        Raises:
+            EngineError: If it cannot run here.
+        """
+        if self._model is None or self._model.mask.digest != mask.digest:
+            self._model = None  # two models at once would not keep to a ceiling
+            self._model = self._open(mask)
+        return self._model
+
+    def dense(
+        self, mask: Mask, start: Values, *, thawed: bool = False
+    ) -> TrainingModel:
+        """The program under a full mask, at a mask's values."""
+        model = self._open(Mask({n: np.ones(mask[n].shape, np.bool_) for n in mask}))
+        frozen = sorted(set(mask) - set(model.parameters))
+        if thawed and frozen:
+            raise EngineError(
+                f"layer {frozen[0]} is frozen: its weights cannot be scored without "
+                "torch",
+                remedy="Name it in the task's dense_layers, or run another algorithm.",
+            )
+        values = {n: np.zeros(mask[n].size, np.float32) for n in mask}
+        for name, kept in start.masked.items():
+            values[name][mask.flat(name)] = kept
+        model.load(values, start.dense)
+        return model
+
+    def swat(self, rule: Swat | TopK, mask: Mask) -> TrainingModel:
+        """Refuses: programs have no such passes.
+
+        Raises:
+            EngineError: Always.
+        """
+        raise EngineError(
+            f"the rule {type(rule).__name__} computes by torch, which this board does "
+            "not have",
+            remedy="Run another algorithm, or pip install 'flash-edge[device]' here.",
+        )
+
+    def _open(self, mask: Mask) -> ArrayModel:
+        program = unpack_program(self.program)
+        reason = "a program that the coordinator compiled"
+        return ArrayModel(program, mask, threads=self._threads, reason=reason)

@@ -1,0 +1,131 @@
+"""Boards without torch in a federation: real processes, a real broker, no torch."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from without_torch import python_without_torch
+
+from edge_sdk.kernels.library import unavailable_reason
+
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels here"),
+]
+
+Make = Callable[..., Any]
+SMALL = ("pi-1", "pi-2")
+
+
+def without_torch(fleet: Any, *names: str) -> None:
+    for name in names:
+        fleet.pythons[name] = python_without_torch()
+        path = fleet.folder / f"{name}.toml"
+        text = path.read_text().replace('engine = "masked"', 'engine = "auto"')
+        path.write_text(text)
+
+
+def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
+    federation: Make,
+) -> None:
+    fleet = federation(rounds=2)
+    without_torch(fleet, *SMALL)
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+    assert fleet.wait_end() == 0, fleet.logs()
+    found = fleet.summary()
+    assert found["rounds_done"] == 2, fleet.logs()
+    assert found["updates"] == {"0": 2, "1": 3, "2": 3}, fleet.logs()
+    engines = {d["name"]: d["engine"] for d in found["devices"]}
+    assert engines == {"pi-1": "program", "pi-2": "program", "orin-1": "masked"}
+    assert found["scores"]["2"]["0.4"]["accuracy"] > 0.15
+    assert (fleet.run / "program.bin").stat().st_size > 100
+    for name in SMALL:
+        assert fleet.wait_end(name) == 0, fleet.logs()
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("cifar10", "task cifar10 imports torch, which this machine does not have"),
+        ("mnist", ""),
+    ],
+)
+def test_a_task_that_needs_torch_says_so_on_a_board_without(
+    tmp_path: Path, task: str, said: str
+) -> None:
+    code = (
+        "from edge_sdk import load_task\n"
+        "from edge_sdk.errors import TaskError\n"
+        f"try: load_task({task!r})\n"
+        "except TaskError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [python_without_torch(), "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == said
+
+
+@pytest.mark.parametrize("verb", ["doctor", "profile"])
+def test_a_board_without_torch_is_examined_and_measured(
+    federation: Make, verb: str
+) -> None:
+    fleet = federation(rounds=1)
+    without_torch(fleet, "pi-1")
+    more = ["--seconds", "5"] if verb == "profile" else []
+    done = subprocess.run(
+        [python_without_torch(), "-m", "edge_sdk.cli", verb, "pi-1.toml", *more],
+        capture_output=True, text=True, check=False, cwd=fleet.folder,
+    )  # fmt: skip
+    if verb == "doctor":
+        assert "engine: program: there is no torch, kernels" in done.stdout, done.stderr
+        assert "examples: " in done.stdout
+        assert "No module named" not in done.stdout + done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        (path,) = fleet.folder.glob("state-pi-1/*.toml")
+        assert "no torch" in path.read_text()
+
+
+def test_an_engine_of_torchs_is_refused_with_what_to_do(federation: Make) -> None:
+    fleet = federation(rounds=1)
+    fleet.pythons["pi-1"] = python_without_torch()
+    fleet.start_device("pi-1")  # its settings say engine = "masked"
+    assert fleet.wait_end("pi-1") != 0
+    assert 'engine = "masked" computes by torch' in fleet.logs()
+    assert "flash-edge[device]" in fleet.logs()
+
+
+# Modules that compute by torch, or look at a torch module; a board has no need of them.
+BY_TORCH = (
+    "edge_sdk.program.capture", "edge_sdk.training.sparse",
+    "edge_sdk.training.torch_engine", "edge_sdk.tasks.graph", "edge_sdk.zoo",
+    "edge_sdk.models",
+    *(f"edge_sdk.tasks.{name}" for name in (
+        "batch", "casts", "cost", "example_check", "example_inputs", "layers",
+        "metrics", "model_state", "trace", "trial_step", "value_check")),
+    *(f"edge_sdk.training.{name}" for name in (
+        "accumulate", "copying", "masked", "scoring", "sgd", "step", "rules.swat")),
+    "edge_sdk.datasets.rows", "edge_sdk.device.probe.steps",
+    "edge_sdk.device.probe.torch_rates",
+)  # fmt: skip
+WALK = """
+import importlib, pkgutil, edge_sdk
+for found in pkgutil.walk_packages(edge_sdk.__path__, "edge_sdk.", lambda name: None):
+    try:
+        importlib.import_module(found.name)
+    except ImportError as error:
+        print(found.name, error)
+"""
+
+
+def test_every_other_module_is_imported_without_torch() -> None:
+    run = [python_without_torch(), "-c", WALK]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    failed = [line for line in done.stdout.splitlines() if line]
+    assert [line for line in failed if not line.startswith(BY_TORCH)] == []
+    assert any(line.startswith("edge_sdk.training.masked") for line in failed)

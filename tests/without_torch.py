@@ -1,0 +1,41 @@
+"""An interpreter that has every package of this one but torch and what needs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+
+__all__ = ["python_without_torch"]
+
+ROOT = Path(__file__).parents[1]
+# Whatever a wheel is called, its packages and its metadata begin with these.
+LEFT_OUT = ("torch", "functorch", "tensorboard", "onnxscript", "ray")
+
+
+@cache
+def python_without_torch() -> str:
+    """Path of the interpreter: a virtual environment whose packages are links.
+
+    Nothing pretends: `import torch`, its specification and its metadata fail there as
+    on a board where it was never installed.
+    """
+    home = Path(mkdtemp(prefix="no-torch-"))
+    make = [sys.executable, "-m", "venv", "--without-pip", str(home)]
+    subprocess.run(make, check=True)
+    packages = {Path(np.__file__).parents[1], Path(sysconfig.get_paths()["purelib"])}
+    place = next((home / "lib").glob("python3*/site-packages"))
+    for folder in packages:
+        for entry in folder.iterdir():
+            name, link = entry.name.lower(), place / entry.name
+            if not name.startswith((*LEFT_OUT, "__pycache__")) and (
+                entry.suffix != ".pth" and not link.exists()
+            ):
+                link.symlink_to(entry)
+    (place / "tree.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    return str(home / "bin" / "python")
