@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.heterofl import heterofl
     from coordinator.algorithms.methods.jmwst import jmwst
     from coordinator.algorithms.methods.nst import nst
+    from coordinator.algorithms.methods.pruning.fedtiny import fedtiny
+    from coordinator.algorithms.methods.pruning.prunefl import prunefl
     from coordinator.algorithms.methods.pruning.sparsyfed import sparsyfed
     from coordinator.algorithms.methods.salientgrads import salientgrads, ssfl
     from coordinator.algorithms.methods.scaffold import scaffold
@@ -54,6 +56,7 @@ __all__ = [
     "fedavgm",
     "feddst",
     "fedprox",
+    "fedtiny",
     "fedyogi",
     "fjord",
     "flash",
@@ -65,6 +68,7 @@ __all__ = [
     "load_algorithm",
     "nst",
     "pdst",
+    "prunefl",
     "salientgrads",
     "scaffold",
     "simulate",
@@ -86,6 +90,8 @@ _HOMES = {
     ),
     "coordinator.operations.federation": ("Federation",),
     "coordinator.operations.federation_run": ("FederationRun",),
+    "coordinator.algorithms.methods.pruning.fedtiny": ("fedtiny",),
+    "coordinator.algorithms.methods.pruning.prunefl": ("prunefl",),
     "coordinator.algorithms.methods.pruning.sparsyfed": ("sparsyfed",),
     "coordinator.algorithms.methods.salientgrads": ("salientgrads", "ssfl"),
     "coordinator.settings": ("CodecSettings", "TrainingSettings", "WarmUpSettings"),

@@ -237,7 +237,7 @@ def check_algorithm_fits(
             "weights themselves, not of a power of them",
             remedy="Take power = 1, or another algorithm.",
         )
-    if algorithm.revise is keep_masks:
+    if algorithm.revise is keep_masks and algorithm.redraw is None:
         return
     if settings.aggregate == "trimmed-mean":
         raise SettingsError(

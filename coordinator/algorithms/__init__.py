@@ -23,6 +23,8 @@ from coordinator.algorithms.methods.flash import (
 from coordinator.algorithms.methods.heterofl import heterofl
 from coordinator.algorithms.methods.jmwst import jmwst, jmwst_every
 from coordinator.algorithms.methods.nst import nst
+from coordinator.algorithms.methods.pruning.fedtiny import fedtiny
+from coordinator.algorithms.methods.pruning.prunefl import prunefl
 from coordinator.algorithms.methods.pruning.sparsyfed import sparsyfed
 from coordinator.algorithms.methods.released import (
     flash_released,
@@ -73,6 +75,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fjord": fjord(),
     "ssfl": ssfl(),
     "sparsyfed": sparsyfed(),
+    "prunefl": prunefl(),
+    "fedtiny": fedtiny(),
 }
 
 # Those with settings of their own: name -> what makes the algorithm of them.
@@ -90,4 +94,6 @@ MAKERS: dict[str, Callable[..., Algorithm]] = {
     "fedprox": fedprox,
     "scaffold": scaffold,
     "sparsyfed": sparsyfed,
+    "prunefl": prunefl,
+    "fedtiny": fedtiny,
 }

@@ -1,6 +1,6 @@
-"""An algorithm is a frozen value of eight slots; a round is what the slots say.
+"""An algorithm is a frozen value of nine slots; a round is what the slots say.
 
-Seven are pure functions that the coordinator calls; what `local` gives for a round is a
+Eight are pure functions that the coordinator calls; what `local` gives for a round is a
 small value that travels to the devices. A user's own algorithm is another such value.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from coordinator.algorithms.evidence import (
+    CandidateMasks,
     Evidence,
     LayerSensitivity,
     Saliency,
@@ -61,6 +62,11 @@ Aggregate: TypeAlias = Callable[[Model, Iterable[Contribution]], tuple[Model, Co
 # the mask that each device's update stands on)
 Revise: TypeAlias = Callable[
     ["MaskFamily", Model, Coverage, Mapping[str, Mask]], "MaskFamily"
+]
+# (the masks that `revise` has left, the new model, what the round's devices measured,
+# the round) -> masks
+Redraw: TypeAlias = Callable[
+    ["MaskFamily", Model, "WarmUpResult", "RoundContext"], "MaskFamily"
 ]
 InitState: TypeAlias = Callable[[Model], State]
 
@@ -124,7 +130,7 @@ def keep_masks(
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A federated algorithm: a frozen value of eight slots and a name.
+    """A federated algorithm: a frozen value of nine slots and a name.
 
     With a plan alone it is FedAvg on one frozen mask.
 
@@ -142,6 +148,8 @@ class Algorithm:
             entries alone that training moves: no norm statistics, no buffers, nothing
             that the user has frozen. `aggregate` finds it as `state` of its base and
             gives it on as that of its model; `revise` sees it there.
+        redraw: The masks after a round whose rule is `Measured`; None if there is none.
+            Weights that both masks hold stay, others begin at 0.
     """
 
     name: str
@@ -153,8 +161,11 @@ class Algorithm:
     revise: Revise = keep_masks
     start: Start = as_initialised
     init_state: InitState | None = None
+    redraw: Redraw | None = None
 
     @property
     def warms_up(self) -> bool:
         """True if devices have to do something before the first masks."""
-        return isinstance(self.evidence, LayerSensitivity | Saliency | Trained)
+        return isinstance(
+            self.evidence, LayerSensitivity | Saliency | Trained | CandidateMasks
+        )

@@ -15,6 +15,7 @@ from edge_sdk.sparse import LayerShape
 from edge_sdk.wire.rules import Spill
 
 __all__ = [
+    "CandidateMasks",
     "Evidence",
     "LayerSensitivity",
     "Replay",
@@ -81,23 +82,45 @@ class Trained:
     prune_rate: float = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class CandidateMasks:
+    """Evidence wanted: the loss of each candidate mask of the initial weights.
+
+    Attributes:
+        count: Candidates.
+        spread: How far their layer densities are apart; see `candidate_counts`.
+        batches: Minibatches that a device looks at.
+    """
+
+    count: int = 10
+    spread: float = 0.5
+    batches: int = 4
+
+
 # What a warm-up can be asked for.
-Evidence: TypeAlias = LayerSensitivity | Replay | Saliency | Trained
+Evidence: TypeAlias = LayerSensitivity | Replay | Saliency | Trained | CandidateMasks
 
 
 @dataclass(frozen=True, eq=False)
 class WarmUpResult:
-    """Result of a warm-up, averaged over its devices.
+    """Result of a warm-up, or of a later round's evidence, averaged over its devices.
 
     Attributes:
         kept: Weight name to mean kept count.
         model: The mean of the devices' models, on the union of their masks.
         saliency: Weight name to scores >= 0, float64 of the layer's shape.
+        losses: Of each candidate mask of `model`.
+        gradient: Weight name to the mean gradient, or that of its square, float64 of
+            the layer's shape; of the layers that were looked at.
+        uses: Weight name to how often an example uses one of its weights.
     """
 
     kept: Mapping[str, float] = field(default_factory=dict)
     model: Model | None = None
     saliency: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    losses: Sequence[float] = ()
+    gradient: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    uses: Mapping[str, float] = field(default_factory=dict)
 
 
 def layer_densities(

@@ -95,7 +95,9 @@ def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
         kinds = ", ".join(kind.__name__ for kind in get_args(Evidence))
         raise _wrong(what, "evidence", f"is neither None nor one of {kinds}")
     init = value.init_state
-    slots = SLOTS if init is None else {**SLOTS, "init_state": ("model",)}
+    slots = dict(SLOTS) if init is None else {**SLOTS, "init_state": ("model",)}
+    if value.redraw is not None:
+        slots["redraw"] = ("family", "model", "findings", "context")
     for slot, given in slots.items():
         _check_callable(what, slot, getattr(value, slot), given)
     _try_local(what, value)

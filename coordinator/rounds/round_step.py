@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.base import Algorithm, MaskFamily, as_initialised
-from coordinator.algorithms.evidence import Replay, Saliency, WarmUpResult
+from coordinator.algorithms.base import (
+    Algorithm,
+    MaskFamily,
+    RoundContext,
+    as_initialised,
+)
+from coordinator.algorithms.evidence import (
+    CandidateMasks,
+    Replay,
+    Saliency,
+    WarmUpResult,
+)
+from coordinator.algorithms.findings import mean_gradient
 from coordinator.algorithms.mean import (
     Contribution,
     Coverage,
     Model,
     coverage_mean,
-    moving_mean,
 )
 from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
@@ -25,23 +34,16 @@ from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.tasks.layers import initial_state, make_model
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.rules.warm_up import rewire
-from edge_sdk.wire.evidence import Evidence
-from edge_sdk.wire.values import Values
 
 __all__ = [
     "findings_at_hand",
     "first_model",
-    "mean_findings",
     "mean_step",
     "next_step",
     "start_model",
-    "trained_findings",
     "warm_up_family",
     "with_state",
 ]
-
-BY_MEDIAN = 3  # reports; of two nobody can tell which lies
-FARTHEST = 4.0  # from the median; honest devices are within a few percent of it
 
 
 def warm_up_family(
@@ -52,9 +54,9 @@ def warm_up_family(
 ) -> MaskFamily:
     """Masks of the warm-up: uniform at the top density (FLASH, stage 1).
 
-    Saliency scores every weight, so there the mask is full.
+    Where weights are scored, or candidates made of them, it is full.
     """
-    scored = isinstance(algorithm.evidence, Saliency)
+    scored = isinstance(algorithm.evidence, Saliency | CandidateMasks)
     counts = warm_up_counts(layers, [1.0] if scored else densities)
     return MaskFamily.draw(layers, counts, mask_seed(seed, warm_up=True))
 
@@ -107,72 +109,13 @@ def findings_at_hand(
     return _replay(initial_state(task, seed), start, algorithm.evidence, rng)
 
 
-def mean_findings(
-    reports: Iterable[Evidence | Values],
-    layers: Sequence[LayerShape],
-    weights: Sequence[float] = (),
-) -> WarmUpResult:
-    """The mean of what the warm-up's devices returned.
-
-    Of three or more devices none says less than a quarter or more than four times what
-    the median says of a layer: one that lies neither starves a layer nor feeds it all.
-
-    Args:
-        reports: Kept counts, or scores of every weight; at least one.
-        layers: The maskable layers.
-        weights: How much each device's scores count; empty counts all the same. Kept
-            counts always count the same.
-
-    Raises:
-        ValueError: If there are not as many weights as reports.
-    """
-    kept: dict[str, list[int]] = {s.name: [] for s in layers}
-    scores = {s.name: np.zeros(s.shape) for s in layers}
-    whole, scored = 0.0, False
-    shares = iter(weights) if weights else itertools.repeat(1.0)
-    pairs = zip(reports, shares, strict=bool(weights))
-    for report, share in pairs:
-        whole += share
-        for s in layers:
-            if isinstance(report, Evidence):
-                kept[s.name].append(report.counts[s.name])
-            else:
-                scored = True
-                one = report.masked[s.name].astype(np.float64)
-                scores[s.name] += share * np.abs(one).reshape(s.shape)
-    if scored:
-        return WarmUpResult(saliency={n: total / whole for n, total in scores.items()})
-    return WarmUpResult(kept={n: _bounded_mean(counts) for n, counts in kept.items()})
-
-
-def _bounded_mean(counts: Sequence[int]) -> float:
-    middle = sorted(counts)[(len(counts) - 1) // 2]
-    if len(counts) >= BY_MEDIAN:
-        low, high = middle / FARTHEST, middle * FARTHEST
-        return sum(min(max(count, low), high) for count in counts) / len(counts)
-    return sum(counts) / len(counts)
-
-
-def trained_findings(
-    base: Model, contributions: Iterable[Contribution]
-) -> WarmUpResult:
-    """The mean of the warm-up's models; a weight's over the devices that kept it.
-
-    Args:
-        base: What the warm-up started from.
-        contributions: Sorted by device, each on a mask of its own.
-    """
-    reports = list(contributions)
-    model, coverage = moving_mean(base, reports)
-    kept = {n: float(held.sum()) / len(reports) for n, held in coverage.items()}
-    return WarmUpResult(kept=kept, model=model)
-
-
 def next_step(
     algorithm: Algorithm,
     base: Model,
     family: MaskFamily,
     contributions: Iterable[Contribution],
+    context: RoundContext | None = None,
+    uses: Callable[[], Mapping[str, float]] = dict,
 ) -> tuple[Model, MaskFamily, Coverage]:
     """The next model and masks; coverage is on the model before it was masked anew.
 
@@ -182,7 +125,9 @@ def next_step(
         algorithm: Whose `aggregate` and `revise`.
         base: What every contribution is a change to.
         family: The round's masks.
-        contributions: Sorted by device.
+        contributions: Sorted by device; read more than once.
+        context: The round, for `redraw`; None has no masks drawn again.
+        uses: Gives `WarmUpResult.uses`; called where masks are drawn again.
 
     Raises:
         AlgorithmError: If a slot raises, or gives what is no next model.
@@ -192,6 +137,11 @@ def next_step(
     slots = named_slots(algorithm)
     model, coverage = slots.aggregate(base, updates)
     after = slots.revise(family, model, coverage, updates.masks)
+    if slots.redraw is not None and context is not None:
+        gradient = mean_gradient(contributions)
+        if gradient:
+            found = WarmUpResult(gradient=gradient, uses=uses())
+            after = slots.redraw(after, model.onto(after.top), found, context)
     return model.onto(after.top), after, coverage
 
 
@@ -222,7 +172,15 @@ class _Scaled:
     def __iter__(self) -> Iterator[Contribution]:
         for one in self._contributions:
             self.masks[one.device] = one.mask
-            yield _in_the_models_scale(one, self._base, self._family)
+            yield _in_the_models_scale(_alone(one), self._base, self._family)
+
+
+def _alone(one: Contribution) -> Contribution:
+    """An update without the evidence beside it."""
+    dense = {n: a for n, a in one.change.dense.items() if not n.startswith(".")}
+    if len(dense) == len(one.change.dense):
+        return one
+    return replace(one, change=replace(one.change, dense=dense))
 
 
 def _in_the_models_scale(

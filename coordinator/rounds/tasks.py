@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from msgspec import UNSET, structs
 
 from coordinator.algorithms.base import Algorithm, Counts, RoundContext
-from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
+from coordinator.algorithms.evidence import (
+    CandidateMasks,
+    LayerSensitivity,
+    Saliency,
+    Trained,
+)
 from coordinator.algorithms.slots import named_slots
 from coordinator.rounds.blobs import OrderBlobs
 from coordinator.rounds.cohort import choose
@@ -16,9 +21,11 @@ from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import (
+    CandidateLosses,
     Controlled,
     Frozen,
     LocalRule,
+    Measured,
     Nested,
     OneStep,
     Proximal,
@@ -103,6 +110,10 @@ def order_for(
         case Saliency(batches):
             rule = Score(batches=batches)
             codec = "fp32"  # a coarser one would round small scores to nothing
+        case CandidateMasks(count, spread, batches):
+            seed = mask_seed(settings.seed, warm_up=False)  # as `plan` gets it
+            largest = max(settings.densities)
+            rule = CandidateLosses(count, largest, spread, seed, batches)
         case _:
             largest, inside = max(settings.densities), blobs.members
             moment = RoundContext(round_no, settings.rounds, largest, len(inside))
@@ -113,7 +124,7 @@ def order_for(
                 nested = structs.replace(rule, members=list(inside), gain=blobs.gain)
                 rule = nested if inside else Frozen()
     power = rule.power if isinstance(rule, TopK) else training.power
-    powered = isinstance(rule, Frozen | OneStep | Proximal | Nested | TopK)
+    powered = isinstance(rule, Frozen | OneStep | Proximal | Nested | TopK | Measured)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,

@@ -14,9 +14,18 @@ from numpy.typing import NDArray
 from coordinator.rounds.model_check import ROUNDING
 from edge_sdk.errors import RemoteProtocolError, two_sentences
 from edge_sdk.sparse import LayerShape, Mask
-from edge_sdk.wire.evidence import Evidence, unpack_evidence
+from edge_sdk.wire.evidence import GRADIENT, Evidence, entries_beside, unpack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder
-from edge_sdk.wire.rules import Regrow, Score, Swat, TopK, WarmUp
+from edge_sdk.wire.rules import (
+    CandidateLosses,
+    LocalRule,
+    Measured,
+    Regrow,
+    Score,
+    Swat,
+    TopK,
+    WarmUp,
+)
 from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Values,
@@ -79,7 +88,9 @@ def check_offer(
     if offer.codec != order.codec:
         return Refusal(f"codec {offer.codec!r} was not agreed, {order.codec!r} was")
     # A warm-up's evidence is smaller than the values.
-    most = largest_payload(order.codec, order.mask.counts, dense) + SLACK_BYTES
+    flat = {name: (size,) for name, size in sizes.items()}
+    whole = {**dense, **entries_beside(order.rule, flat)}
+    most = largest_payload(order.codec, order.mask.counts, whole) + SLACK_BYTES
     if order.moves:
         # As many values, but blocks may fall otherwise: a scale more per layer.
         most += largest_structure(sizes) + 64 * len(sizes)
@@ -126,15 +137,8 @@ def check_payload(
         examples: What its device says that it trained on.
     """
     try:
-        if isinstance(order.rule, WarmUp):
-            sizes = {name: mask[name].size for name in mask}
-            evidence = unpack_evidence(payload, sizes)
-            kept, wanted = sum(evidence.counts.values()), mask.nnz
-            if kept != wanted:  # its rule moves weights and keeps their number
-                return Refusal(
-                    f"the warm-up kept {kept} weights; its mask has {wanted}"
-                )
-            return evidence
+        if isinstance(order.rule, WarmUp | CandidateLosses):
+            return _evidence(payload, order.rule, mask)
         if order.moves:
             moved, change = unpack_moved(payload, mask, codec=order.codec)
             wrong = _moved_too_far(order, mask, moved)
@@ -147,8 +151,34 @@ def check_payload(
         return Refusal(str(error), _BROKEN if broken else _DAMAGED)
     if isinstance(order.rule, Score):
         dense = {}  # scores of the masked weights, and nothing else
+    beside = entries_beside(order.rule, {name: mask[name].shape for name in mask})
+    dense = {**dense, **beside}
     batches = order.training.epochs * max(examples, 1)  # micro-batches of one example
-    return _misfit(change, dense, batches) or change
+    return _misfit(change, dense, batches) or _negative(change, order.rule) or change
+
+
+def _evidence(
+    payload: bytes, rule: WarmUp | CandidateLosses, mask: Mask
+) -> Evidence | Refusal:
+    """A warm-up's evidence; its rule moves weights and keeps their number."""
+    sizes = {name: mask[name].size for name in mask}
+    if isinstance(rule, CandidateLosses):
+        return unpack_evidence(payload, sizes, candidates=rule.count)
+    evidence = unpack_evidence(payload, sizes)
+    kept, wanted = sum(evidence.counts.values()), mask.nnz
+    if kept != wanted:
+        return Refusal(f"the warm-up kept {kept} weights; its mask has {wanted}")
+    return evidence
+
+
+def _negative(change: Values, rule: LocalRule) -> Refusal | None:
+    """The refusal of squares that are below 0."""
+    if not isinstance(rule, Measured) or not rule.squared:
+        return None
+    told = (a for n, a in change.dense.items() if n.startswith(GRADIENT))
+    if any((array < 0).any() for array in told):
+        return Refusal("a square of its gradients is below 0", _IMPOSSIBLE)
+    return None
 
 
 def _misfit(

@@ -11,8 +11,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from coordinator.algorithms.base import Algorithm, MaskFamily
-from coordinator.algorithms.evidence import Saliency, Trained, WarmUpResult
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
+from coordinator.algorithms.evidence import (
+    CandidateMasks,
+    Saliency,
+    Trained,
+    WarmUpResult,
+)
+from coordinator.algorithms.findings import mean_findings, trained_findings
 from coordinator.algorithms.mean import Coverage, Model, clipped
 from coordinator.algorithms.methods.equal_counts import data_free
 from coordinator.algorithms.slots import named_slots
@@ -29,11 +35,9 @@ from coordinator.rounds.model_check import (
 from coordinator.rounds.round_step import (
     findings_at_hand,
     first_model,
-    mean_findings,
     mean_step,
     next_step,
     start_model,
-    trained_findings,
     warm_up_family,
     with_state,
 )
@@ -42,6 +46,7 @@ from coordinator.server.evaluation import Probe
 from coordinator.server.run_memory import RunMemory, StoredUpdates, load_model
 from coordinator.settings import RunSettings
 from edge_sdk.errors import AlgorithmError, MaskMismatchError, RunError
+from edge_sdk.tasks.cost import weight_uses
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Task
@@ -171,16 +176,20 @@ class GlobalModel:
                 self.plan_masks(trained_findings(first, updates))
                 return model_name(0)
             blobs = (self._ledger.blob(row.blob) for row in rows)
+            told = self._algorithm.evidence
+            candidates = told.count if isinstance(told, CandidateMasks) else 0
             found = (
                 clipped(unpack_values(blob, family.top), row.scale)
                 if isinstance(self._algorithm.evidence, Saliency)
-                else unpack_evidence(blob, sizes)
+                else unpack_evidence(blob, sizes, candidates=candidates)
                 for row, blob in zip(rows, blobs, strict=True)
             )
-            told = self._algorithm.evidence
             by_examples = isinstance(told, Saliency) and told.by_examples
             weights = [float(row.weight) for row in rows] if by_examples else []
-            self.plan_masks(mean_findings(found, self.layers, weights))
+            findings = mean_findings(found, self.layers, weights)
+            if isinstance(told, CandidateMasks):
+                findings = replace(findings, model=first)
+            self.plan_masks(findings)
             return model_name(0)
         model, family, held = self._next(no, rows)
         if family is not self.family:
@@ -277,7 +286,11 @@ class GlobalModel:
         )
         updates = StoredUpdates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
-            model, after, held = next_step(self._algorithm, base, family, updates)
+            model, after, held = next_step(
+                *(self._algorithm, base, family, updates),
+                RoundContext(no, rounds, max(self._settings.densities)),
+                lambda: weight_uses(self._task),
+            )
         return with_fixed(model, base, self._fixed), after, held
 
     def deploy(

@@ -22,7 +22,7 @@ from coordinator.views.slow_devices import slowest
 from coordinator.views.units import flat
 from device_profiles.words import meant
 from edge_sdk.errors import StateError
-from edge_sdk.wire.rules import Frozen, Nested, OneStep, Proximal
+from edge_sdk.wire.rules import FROZEN
 
 __all__ = ["read_device", "read_round", "read_run", "read_warm_up"]
 
@@ -113,8 +113,7 @@ def read_round(ledger: Ledger, no: int) -> RoundHistory:
     held = [
         order.mask.counts
         for row, order in zip(rows, orders, strict=True)
-        if row["accepted"] is not None
-        and isinstance(order.rule, Frozen | Nested | OneStep | Proximal)
+        if row["accepted"] is not None and isinstance(order.rule, FROZEN)
     ]
     return RoundHistory(
         metric=metric,

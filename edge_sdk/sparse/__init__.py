@@ -1,5 +1,6 @@
 """The sparse vocabulary: masks, CSR tensors, densities, selection. numpy only."""
 
+from edge_sdk.sparse.candidates import candidate_counts
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.density import (
     check_density,
@@ -13,6 +14,7 @@ from edge_sdk.sparse.density import (
 from edge_sdk.sparse.gain import unit_gains
 from edge_sdk.sparse.mask import LayerShape, Mask
 from edge_sdk.sparse.overall import largest_overall
+from edge_sdk.sparse.regrow import regrow
 from edge_sdk.sparse.select import draw, top_k
 from edge_sdk.sparse.units import Boxes, Units, unit_boxes
 
@@ -22,6 +24,7 @@ __all__ = [
     "LayerShape",
     "Mask",
     "Units",
+    "candidate_counts",
     "check_density",
     "check_ladder",
     "draw",
@@ -30,6 +33,7 @@ __all__ = [
     "exact_counts",
     "largest_overall",
     "nested_counts",
+    "regrow",
     "top_k",
     "uniform",
     "unit_boxes",

@@ -10,7 +10,7 @@ from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.trace import LARGE, trace_step
 
-__all__ = ["workload_of"]
+__all__ = ["weight_uses", "workload_of"]
 
 
 def workload_of(
@@ -73,3 +73,15 @@ def workload_of(
         saved_bytes=trace.saved_bytes,
         compares=trace.compares,
     )
+
+
+def weight_uses(task: Task) -> dict[str, float]:
+    """Name of each maskable weight to how often an example uses one of its values.
+
+    A convolution uses each once per output position, a linear layer once.
+
+    Raises:
+        TaskError: As `workload_of`.
+    """
+    loads = workload_of(task, examples=1, epochs=1, batch=1).layers
+    return {load.name: load.macs / load.numel for load in loads if load.masked}

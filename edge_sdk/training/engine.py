@@ -7,7 +7,7 @@ protocols and import no torch. An engine computes with what it likes: torch's en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.memory_limit import Allowance
 from edge_sdk.wire.messages import MaskRecipe, Training
-from edge_sdk.wire.rules import Swat, TopK
+from edge_sdk.wire.rules import CandidateLosses, Swat, TopK
 from edge_sdk.wire.values import Values
 
 __all__ = ["Arrays", "ModelSource", "TrainingModel", "TrainingSession"]
@@ -195,5 +195,24 @@ class ModelSource(Protocol):
 
         Raises:
             EngineError: If the engine, or a layer, has no such passes.
+        """
+        ...
+
+    def candidate_losses(
+        self,
+        rule: CandidateLosses,
+        mask: Mask,
+        start: Values,
+        examples: Examples,
+        parts: Sequence[NDArray[np.int64]],
+    ) -> list[float]:
+        """The mean loss of each candidate mask of the base, in evaluation mode.
+
+        Args:
+            rule: The candidates.
+            mask: Of the base.
+            start: The base's values.
+            examples: The device's own.
+            parts: Positions of the examples that go through at once.
         """
         ...

@@ -29,10 +29,11 @@ from edge_sdk.training.rules.control_variates import (
     remembered,
 )
 from edge_sdk.training.rules.corrections import controlled, next_variates, proximal
+from edge_sdk.training.rules.evidence import measured_evidence
+from edge_sdk.training.rules.gradients import Scorer, gradients_beside
 from edge_sdk.training.rules.largest import returned_counts
-from edge_sdk.training.rules.moving_masks import Scorer, saliency, train_moving
+from edge_sdk.training.rules.moving_masks import train_moving
 from edge_sdk.training.rules.nested import nested_batches
-from edge_sdk.training.rules.warm_up import measure_sensitivity
 from edge_sdk.training.total_rate import total_rate
 from edge_sdk.training.update import (
     PackedUpdate,
@@ -42,11 +43,12 @@ from edge_sdk.training.update import (
     packed,
     packed_change,
 )
-from edge_sdk.wire.evidence import Evidence, pack_evidence
 from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import (
+    CandidateLosses,
     Controlled,
     Frozen,
+    Measured,
     Nested,
     OneStep,
     Proximal,
@@ -57,7 +59,7 @@ from edge_sdk.wire.rules import (
     TopK,
     WarmUp,
 )
-from edge_sdk.wire.values import Values, pack_values, unpack_values
+from edge_sdk.wire.values import Values, unpack_values
 
 __all__ = ["TaskRunner"]
 
@@ -166,16 +168,16 @@ class TaskRunner:
             case Controlled():
                 outcome, change, left = self._controlled(job, memory)
                 payload, norm = packed_change(order, change, mask)
-            case WarmUp() as rule:
-                outcome, counts = self._warm_up(job, rule)
-                payload, norm = pack_evidence(Evidence(counts)), 0.0
-            case Score(count):
-                model, scorer = self._dense(job, thawed=True)
-                scores, outcome = saliency(
-                    model, mask, scorer, order.training, count=count
+            case Measured() as rule:
+                outcome, change = self._measured(job, rule)
+                payload, norm = packed_change(order, change, mask)
+            case WarmUp() | Score() | CandidateLosses() as rule:
+                payload, outcome = measured_evidence(
+                    *(order, rule, self._models, mask, job.start, self._scorer(job)),
+                    stop=stop,
+                    progress=self._moving_progress(job),
                 )
-                found = Values(mask.digest, scores, {})
-                payload, norm = pack_values(found, mask, codec=order.codec), 0.0
+                norm = 0.0
             case Rewire() | Regrow() as rule:
                 mask, change, outcome = self._moving(job, rule)
                 payload, norm = packed_change(order, change, mask, structure=True)
@@ -198,6 +200,13 @@ class TaskRunner:
         size = plan.batch_size
         model = self._models.on(job.mask, self.examples, self.allowance, size)
         return self._train(model, job, correction), change_of(model, job.start)
+
+    def _measured(self, job: _Job, rule: Measured) -> tuple[TrainingResult, Values]:
+        """Train, then look at the gradients of the base: nothing drawn moves before."""
+        outcome, change = self._frozen(job)
+        model, scorer = self._models.dense(job.mask, job.start), self._scorer(job)
+        beside = gradients_beside(rule, model, job.mask, scorer, job.plan)
+        return outcome, replace(change, dense={**change.dense, **beside})
 
     def _controlled(
         self, job: _Job, memory: bytes
@@ -243,29 +252,11 @@ class TaskRunner:
             progress=progress.of(job.order.id, engine) if progress else None,
         )
 
-    def _warm_up(
-        self, job: _Job, rule: WarmUp
-    ) -> tuple[TrainingResult, dict[str, int]]:
-        model, scorer = self._dense(job)
-        counts, outcome = measure_sensitivity(
-            model,
-            job.mask,
-            self.task,
-            self.examples,
-            rule,
-            job.plan,
-            micro_batch=scorer.micro_batch,
-            ghost_norm=self._ghost_norm,
-            stop=job.stop,
-            progress=self._moving_progress(job),
-        )
-        return outcome, counts
-
     def _moving(
         self, job: _Job, rule: Rewire | Regrow
     ) -> tuple[Mask, Values, TrainingResult]:
         """The mask at the end, and the change on it; what was not kept began at 0."""
-        model, scorer = self._dense(job)
+        model, scorer = self._models.dense(job.mask, job.start), self._scorer(job)
         before = model.values()
         moved, outcome = train_moving(
             model,
@@ -281,13 +272,9 @@ class TaskRunner:
     def _moving_progress(self, job: _Job) -> TaskProgress | None:
         return self._progress.of(job.order.id, "dense") if self._progress else None
 
-    def _dense(
-        self, job: _Job, *, thawed: bool = False
-    ) -> tuple[TrainingModel, Scorer]:
-        """The model with dense weights, 0 off the mask, and how batches go through."""
-        model = self._models.dense(job.mask, job.start, thawed=thawed)
+    def _scorer(self, job: _Job) -> Scorer:
         size = self._size(job, "masked")  # as there, its weights are dense
-        return model, Scorer(self.task, self.examples, size, self._ghost_norm)
+        return Scorer(self.task, self.examples, size, self._ghost_norm)
 
     def _size(self, job: _Job, engine: str) -> int:
         return self.allowance.size(job.mask.density, engine, job.plan.batch_size)

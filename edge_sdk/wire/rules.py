@@ -7,9 +7,12 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
+    "FROZEN",
+    "CandidateLosses",
     "Controlled",
     "Frozen",
     "LocalRule",
+    "Measured",
     "Member",
     "Nested",
     "OneStep",
@@ -128,6 +131,34 @@ class Controlled(Struct, frozen=True, tag="controlled", omit_defaults=True):
     after: Annotated[str, Meta(max_length=64)] = ""
 
 
+class Measured(Struct, frozen=True, tag="measured", omit_defaults=True):
+    """Frozen training; beside its change goes the gradient of weights it does not keep.
+
+    Of every weight of some layers, at the base, the mean over `batches` minibatches: of
+    the gradient, or of its square. The layers are cut into `blocks` runs in the model's
+    order; `block` is the one looked at.
+    """
+
+    batches: Annotated[int, Meta(ge=1)] = 1
+    squared: bool = False
+    block: Annotated[int, Meta(ge=0)] = 0
+    blocks: Annotated[int, Meta(ge=1)] = 1
+
+
+class CandidateLosses(Struct, frozen=True, tag="candidate-losses", omit_defaults=True):
+    """Train nothing; return the loss of each candidate mask of the base (FedTiny).
+
+    Each keeps the base's largest weights at the counts that `candidate_counts` gives.
+    Norm statistics are those of this device's examples under that mask.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=64)]
+    density: Annotated[float, Meta(gt=0, le=1)]
+    spread: Annotated[float, Meta(ge=0, lt=1)]
+    seed: Annotated[int, Meta(ge=0)]
+    batches: Annotated[int, Meta(ge=1)] = 1
+
+
 LocalRule: TypeAlias = (
     Frozen
     | WarmUp
@@ -140,4 +171,9 @@ LocalRule: TypeAlias = (
     | Proximal
     | Nested
     | Controlled
+    | Measured
+    | CandidateLosses
 )
+
+# Rules that leave the mask as it is and return the change of every kept value.
+FROZEN = (Frozen, OneStep, Proximal, Nested, Controlled, Measured)

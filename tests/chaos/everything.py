@@ -22,6 +22,9 @@ from chaos.fleet import Zygote
 from chaos.run import Result, run_seed
 from chaos.sweep import all_kills, kill_at, write_points
 
+# A run as it is by default, and one whose masks are drawn again from evidence.
+SWEPT = {"sweep": "", "sweep-mid-run": "fedtiny(interval=1, blocks=2)"}
+
 
 def main() -> None:
     """Runs everything, or a part of it."""
@@ -45,9 +48,9 @@ def main() -> None:
         found["brokers"][kind] = total = _total(results)
         bad += total["violations"]
         _write(chosen.json, found)
-    if not chosen.no_sweep:
-        found["sweep"] = _sweep(folder)
-        bad += len(found["sweep"]["violations"])
+    for name, algorithm in {} if chosen.no_sweep else SWEPT.items():
+        found[name] = _sweep(folder / name, algorithm)
+        bad += len(found[name]["violations"])
     _write(chosen.json, found)
     print(f"{'broker':14s} seeds violations committed aborted faults starts")
     for kind, total in found["brokers"].items():
@@ -56,11 +59,11 @@ def main() -> None:
             f"{total['committed']:9d} {total['aborted']:7d} {total['faults']:6d} "
             f"{total['starts']:6d}"
         )
-    if "sweep" in found:
-        sweep = found["sweep"]
+    for name in SWEPT.keys() & found.keys():
+        sweep = found[name]
         print(
-            f"write points: {sweep['points']}; kills: {sweep['kills']}, of them "
-            f"reached: {sweep['reached']}; violations: {len(sweep['violations'])}"
+            f"{name}: write points: {sweep['points']}; kills: {sweep['kills']}, of "
+            f"them reached: {sweep['reached']}; violations: {len(sweep['violations'])}"
         )
     if bad:
         print(f"logs: {folder}")
@@ -95,13 +98,13 @@ def _total(results: list[Result]) -> dict[str, int]:
     }
 
 
-def _sweep(folder: Path) -> dict[str, Any]:
+def _sweep(folder: Path, algorithm: str) -> dict[str, Any]:
     zygote = Zygote()
     try:
-        points = write_points(zygote, folder / "points")
+        points = write_points(zygote, folder / "points", algorithm)
         reached, violations, kills = 0, [], list(all_kills(points))
         for number, kill in enumerate(kills):
-            died, wrong = kill_at(kill, zygote, folder / f"kill-{number}")
+            died, wrong = kill_at(kill, zygote, folder / f"kill-{number}", algorithm)
             reached += died
             violations += [f"{kill}: {one}" for one in wrong]
             print(f"{kill}: {'died' if died else 'not reached'}, {wrong}", flush=True)

@@ -121,6 +121,7 @@ class Fleet:
         zygote: Starts the processes.
         devices: How many.
         rounds: Rounds after the warm-up.
+        algorithm: Of the run; empty for the one that a run has.
         small_disks: Put the coordinator's and each device's state on a small disk of
             its own, which can be filled; needs root.
         options: Options of `chaos.child.prepare`, for all processes.
@@ -134,6 +135,7 @@ class Fleet:
         *,
         devices: int = 3,
         rounds: int = 10,
+        algorithm: str = "",
         small_disks: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -155,7 +157,7 @@ class Fleet:
         self.violations: list[str] = []
         for name in self.names if small_disks else ():
             self._mount(self.state(name), 24 if name == COORDINATOR else 2)
-        self._write_settings(rounds)
+        self._write_settings(rounds, algorithm)
         self.archive = Archive(self.run)
 
     def state(self, name: str) -> Path:
@@ -416,7 +418,7 @@ class Fleet:
 
     # -- settings ----------------------------------------------------------------------
 
-    def _write_settings(self, rounds: int) -> None:
+    def _write_settings(self, rounds: int, algorithm: str) -> None:
         data = _data(self.folder, self.devices)
         self.run.mkdir(parents=True, exist_ok=True)
         (self.run / "run.toml").write_text(
@@ -425,7 +427,8 @@ class Fleet:
             f"densities = [0.1, 0.4]\nrounds = {rounds}\n"
             f"wait_for = {len(self.devices)}\n"
             f'broker = "mqtt://127.0.0.1:{self.gates[COORDINATOR].port}"\n'
-            "[training]\nmax_steps = 4\nrate = 0.2\nrate_end = 0.1\n"
+            + (f"algorithm = '{algorithm}'\n" if algorithm else "")
+            + "[training]\nmax_steps = 4\nrate = 0.2\nrate_end = 0.1\n"
             "[warm_up]\ndevices = 2\nepochs = 2\nmax_steps = 4\n"
         )
         for number, name in enumerate(self.devices):

@@ -10,21 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.algorithms import ALGORITHMS
-from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
+from coordinator.algorithms.evidence import CandidateMasks
+from coordinator.algorithms.findings import mean_findings
+from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.checkpoints.masks import unpack_family
 from coordinator.checkpoints.models import ModelStore, model_name
-from coordinator.rounds.round_step import first_model, mean_findings, next_step
+from coordinator.rounds.round_step import (
+    first_model,
+    next_step,
+    start_model,
+    warm_up_family,
+)
 from coordinator.rounds.tasks import mask_seed
 from coordinator.rounds.validation import read_update
 from coordinator.settings import RunSettings
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.errors import EdgeError
 from edge_sdk.storage.journal import KEEP_FINISHED, JournalRecord
+from edge_sdk.tasks.cost import weight_uses
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import load_task
@@ -228,7 +237,7 @@ def _deployed(history: History) -> Iterator[str]:
     except EdgeError as error:
         yield f"the last model cannot be read: {error}"
         return
-    for density, mask in chain.family.masks.items():
+    for density, mask in chain.family(history.settings.rounds).masks.items():
         path = history.folder / "models" / f"density-{density:g}.safetensors"
         if not path.exists():
             yield f"{path.name} was not written"
@@ -249,20 +258,32 @@ class _Chain:
         self._task = load_task(history.settings.task)
         model = self._task.model()
         self.layers = with_units(model, layers_of(model, self._task.dense_layers))
-        self.algorithm: Algorithm = ALGORITHMS[history.settings.algorithm]
+        self.algorithm: Algorithm = load_algorithm(history.settings.algorithm)
         seed = mask_seed(history.settings.seed, warm_up=False)
-        self.family = MaskFamily.planned(self.layers, history.counts, seed)
+        self._drawn = MaskFamily.planned(self.layers, history.counts, seed)
         self._orders = {
             t: unpack(row["order_bytes"], TaskOrder) for t, row in history.tasks.items()
         }
 
+    def family(self, no: int) -> MaskFamily:
+        """The masks after a round: the newest written until then, or those drawn."""
+        names = (n for n in self._history.checkpoints if n.endswith(".masks"))
+        until = [n for n in names if int(n[6:11]) <= no]
+        if not until:
+            return self._drawn
+        return unpack_family(self._laid_down(max(until)), self.layers)
+
     def model(self, name: str) -> Model:
         """A checkpoint as it lay on the disk."""
+        folder = self._laid_down(name).parent.parent
+        return ModelStore(folder, self._history.settings.task, self.layers).load(name)
+
+    def _laid_down(self, name: str) -> Path:
         store = self._history.folder.parent / "check"  # its own disk may be full
         path = store / "checkpoints" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self._history.checkpoints[name][-1])
-        return ModelStore(store, self._history.settings.task, self.layers).load(name)
+        return path
 
     def told(self, no: int) -> dict[str, str]:
         """Task to the digest of the update, where its device holds "accepted"."""
@@ -279,18 +300,22 @@ class _Chain:
     def grown(self, base: str, no: int, members: Mapping[str, str]) -> Model:
         """Base plus the aggregate of these updates, in the order of their devices."""
         tasks, contributions = self._history.tasks, []
+        before, settings = self.family(no - 1), self._history.settings
         for task in sorted(members, key=lambda t: str(tasks[t]["device"])):
             device = tasks[task]["device"]
-            start = self.family.of(device, self._orders[task].density)
+            start = before.of(device, self._orders[task].density)
             mask, change = read_update(self._history.blobs[members[task]], start)
             row = self._history.updates[task]
             cut = clipped(change, row["scale"])
             contributions.append(Contribution(device, mask, row["weight"], cut))
+        context = RoundContext(no, settings.rounds, max(settings.densities))
         made, family, _ = next_step(
-            self.algorithm, self.model(base), self.family, contributions
+            *(self.algorithm, self.model(base), before, contributions),
+            context,
+            lambda: weight_uses(self._task),
         )
-        if family is not self.family:
-            raise ValueError("the checker does not follow masks that move")
+        if family is not before and family.masks != self.family(no).masks:
+            raise ValueError("its masks are others than were written")
         return made
 
     def first(self) -> Iterator[str]:
@@ -298,18 +323,23 @@ class _Chain:
         history = self._history
         seed, sizes = history.settings.seed, {x.name: x.numel for x in self.layers}
         warm = [u for u in history.updates.values() if u["round"] == 0]
-        if self.algorithm.evidence is not None and history.rounds[0]["phase"] == "done":
-            found = (unpack_evidence(history.blobs[u["blob"]], sizes) for u in warm)
-            plan = self.algorithm.plan(
-                self.layers,
-                history.settings.densities,
-                mean_findings(found, self.layers),
-                mask_seed(seed, warm_up=False),
-            )
+        told, densities = self.algorithm.evidence, history.settings.densities
+        if self.algorithm.warms_up and history.rounds[0]["phase"] == "done":
+            candidates = told.count if isinstance(told, CandidateMasks) else 0
+            blobs = (history.blobs[u["blob"]] for u in warm)
+            reports = (unpack_evidence(b, sizes, candidates=candidates) for b in blobs)
+            found = mean_findings(reports, self.layers)
+            if candidates:
+                whole = warm_up_family(self.algorithm, self.layers, densities, seed)
+                found = replace(found, model=start_model(self._task, seed, whole))
+            at = mask_seed(seed, warm_up=False)
+            plan = self.algorithm.plan(self.layers, densities, found, at)
+            if plan.masks != self.family(0).masks:
+                yield "the masks do not follow from the warm-up's evidence"
             if json.loads(json.dumps(plan.plan())) != history.counts:
                 yield "the masks do not follow from the warm-up's evidence"
         name = model_name(0)
-        start = first_model(self.algorithm, self._task, seed, self.family, None)
+        start = first_model(self.algorithm, self._task, seed, self.family(0), None)
         if name in history.checkpoints and not _same(start, self.model(name)):
             yield "the first model does not follow from the seed and the masks"
 

@@ -39,9 +39,11 @@ class Kill:
         return f"{self.who} {self.when} time {self.nth} of {self.point}"
 
 
-def write_points(zygote: Zygote, folder: Path) -> dict[str, dict[str, int]]:
+def write_points(
+    zygote: Zygote, folder: Path, algorithm: str = ""
+) -> dict[str, dict[str, int]]:
     """Coordinator and device -> its durable write points, and how often each wrote."""
-    fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS)
+    fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS, algorithm=algorithm)
     logs = {who: folder / f"writes-{who}" for who in (COORDINATOR, DEVICE)}
     for who, log in logs.items():
         fleet.once[who] = {"writes": str(log)}
@@ -64,9 +66,11 @@ def all_kills(points: dict[str, dict[str, int]]) -> Iterator[Kill]:
                 yield Kill(who, place, nth, "after")
 
 
-def kill_at(kill: Kill, zygote: Zygote, folder: Path) -> tuple[bool, Sequence[str]]:
+def kill_at(
+    kill: Kill, zygote: Zygote, folder: Path, algorithm: str = ""
+) -> tuple[bool, Sequence[str]]:
     """Whether the process died there, and what is wrong with the history after it."""
-    fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS)
+    fleet = Fleet(folder, "mosquitto", zygote, rounds=ROUNDS, algorithm=algorithm)
     options: dict[str, Any] = {
         "die_where": f"^{re.escape(kill.point)}$",
         "die_at": kill.nth,

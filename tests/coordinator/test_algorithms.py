@@ -19,7 +19,8 @@ from coordinator.rounds.round_step import next_step
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, draw, exact_counts, uniform
 from edge_sdk.wire.codec import pack, unpack
-from edge_sdk.wire.rules import LocalRule, Regrow, Rewire, Swat, TopK
+from edge_sdk.wire.evidence import entries_beside
+from edge_sdk.wire.rules import LocalRule, Measured, Regrow, Rewire, Swat, TopK
 from edge_sdk.wire.structure import decode_structure, encode_structure
 from edge_sdk.wire.values import Values
 
@@ -36,6 +37,7 @@ FINDINGS = WarmUpResult(
     ),
     kept={"conv.weight": 40.0, "dw.weight": 60.5, "fc.weight": 20.0},
     saliency={s.name: RNG.exponential(size=s.shape) for s in LAYERS},
+    losses=[2.0, 1.5, 3.0],
 )
 SIZE = sum(s.numel for s in LAYERS)
 densities = st.lists(st.floats(0.15, 1.0), min_size=1, max_size=4, unique=True)
@@ -158,6 +160,8 @@ def updates(
             n: rng.normal(size=k).astype(np.float32) for n, k in mask.counts.items()
         }
         dense = {"bias": rng.normal(size=3).astype(np.float32)}
+        beside = entries_beside(rule, {s.name: s.shape for s in LAYERS})
+        dense |= {n: rng.random(a.shape, np.float32) for n, a in beside.items()}
         found.append(
             Contribution(device, mask, examples, Values(mask.digest, change, dense))
         )
@@ -183,6 +187,47 @@ def test_the_next_masks_spend_the_budget_nest_and_hold_the_model(
         assert model.masked[name].shape == (after.top.counts[name],)
         assert np.isfinite(model.masked[name]).all()
         assert not model.full(name)[~after.top[name]].any()
+
+
+redrawn = pytest.mark.parametrize(
+    "algorithm",
+    [a for a in ALGORITHMS.values() if a.redraw is not None],
+    ids=lambda a: a.name,
+)
+
+
+@redrawn
+def test_masks_that_evidence_redraws_in_mid_run_spend_nest_and_hold_the_model(
+    algorithm: Algorithm,
+) -> None:
+    """Of every round of a run: weights that both masks hold stay, others begin at 0."""
+    uses = {s.name: 1.0 + len(s.shape) for s in LAYERS}
+    family, redraws = planned(algorithm, [0.5, 0.2]), 0
+    model = start(algorithm, family)
+    for no in range(1, 61):
+        context = RoundContext(no, 120, 0.5)
+        rule = algorithm.local(context)
+        if not isinstance(rule, Measured):
+            continue
+        sent = updates(algorithm, family, rule)
+        stayed, _, _ = next_step(algorithm, model, family, sent)
+        given_ = (algorithm, model, family, sent, context, uses.copy)
+        (model, after, _), (_, again, _) = next_step(*given_), next_step(*given_)
+        assert after.masks == again.masks
+        assert set(after.masks) == set(family.masks)
+        for density, mask in after.masks.items():
+            assert spends(algorithm, mask, density)
+            assert mask.issubset(after.top)
+        assert model.mask.digest == after.top.digest
+        for name, pattern in after.top.layers.items():
+            assert after.top.counts[name] >= len(pattern)
+            both = pattern & family.top[name]
+            found = model.full(name)
+            np.testing.assert_array_equal(found[both], stayed.full(name)[both])
+            assert not found[~both].any()
+        redraws += after.top.digest != family.top.digest
+        family = after
+    assert redraws
 
 
 @every

@@ -13,12 +13,12 @@ import coordinator
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Saliency, WarmUpResult
+from coordinator.algorithms.findings import mean_findings
 from coordinator.algorithms.mean import Contribution, Model
-from coordinator.rounds.round_step import mean_findings, next_step
+from coordinator.rounds.round_step import next_step
 from coordinator.rounds.selection import asks_everybody, draft_round
 from coordinator.settings import RunSettings
-from edge_sdk.sparse import LayerShape, Mask, erk_rescaled
-from edge_sdk.training.rules.moving_masks import regrow
+from edge_sdk.sparse import LayerShape, Mask, erk_rescaled, regrow
 from edge_sdk.wire.rules import Frozen, Regrow
 from edge_sdk.wire.values import Values
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from coordinator.algorithms.base import MaskFamily, Start, as_initialised
 from coordinator.algorithms.evidence import WarmUpResult
+from coordinator.algorithms.findings import trained_findings
 from coordinator.algorithms.initial_weights import from_the_warm_up, scaled_by_fan_in
 from coordinator.algorithms.mean import Contribution, Model
-from coordinator.rounds.round_step import trained_findings
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape, Mask, nested_counts, uniform
 from edge_sdk.tasks.layers import initial_state, layers_of

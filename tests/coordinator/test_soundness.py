@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from in_threads import run_around
 from lying import Liar
 
+from coordinator.algorithms.findings import mean_findings
 from coordinator.algorithms.mean import Model
 from coordinator.ledger import open_ledger
 from coordinator.rounds.model_check import collapsed, impossible_model, spoilers
-from coordinator.rounds.round_step import mean_findings
 from coordinator.server.loop import Server
 from coordinator.settings import (
     CodecSettings,

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.sparse import Mask, draw, exact_counts, regrow, uniform
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.rules.moving_masks import Scorer, regrow, saliency, train_moving
+from edge_sdk.training.rules.gradients import Scorer, saliency
+from edge_sdk.training.rules.moving_masks import train_moving
 from edge_sdk.training.torch_engine.dense import DenseModel
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import Regrow, Rewire

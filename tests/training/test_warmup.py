@@ -18,7 +18,7 @@ from edge_sdk.errors import DataError
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.rules.moving_masks import Scorer, saliency
+from edge_sdk.training.rules.gradients import Scorer, saliency
 from edge_sdk.training.rules.warm_up import (
     _spill_evenly,
     measure_sensitivity,

@@ -24,6 +24,7 @@ GIVES: Mapping[str, tuple[Any, str]] = {
     "local": (get_args(LocalRule), "a rule of edge_sdk.wire.rules"),
     "aggregate": (tuple, "a pair (Model, coverage)"),
     "revise": (MaskFamily, "a MaskFamily"),
+    "redraw": (MaskFamily, "a MaskFamily"),
     "start": (Model, "a Model"),
     "init_state": (Mapping, "quantity -> entry -> array"),
 }
@@ -65,7 +66,7 @@ def _reasons(slot: str, found: Any, given: tuple[Any, ...]) -> Iterator[str]:
         case "plan":
             layers, densities, _, _ = given
             yield from _of_family(found, layers, {*densities, FULL})
-        case "revise" if found is not given[0]:
+        case "revise" | "redraw" if found is not given[0]:
             yield from _of_family(found, given[0].layers, {*given[0].masks})
         case "assign":
             yield from _of_densities(found, *given)
@@ -89,7 +90,7 @@ def _reasons(slot: str, found: Any, given: tuple[Any, ...]) -> Iterator[str]:
             yield from _of_entries(model, base.dense)
             yield from _of_coverage(coverage, model)
             yield from _of_state(model.state, model, base.state)
-        case _:  # revise, and the same family
+        case _:  # revise, redraw, and the same family
             pass
 
 

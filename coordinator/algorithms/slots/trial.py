@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.algorithms.base import Algorithm
+from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import WarmUpResult
-from coordinator.algorithms.mean import Contribution
+from coordinator.algorithms.mean import Contribution, Model
 from coordinator.algorithms.slots.named import wrong_result as wrong_of
-from edge_sdk.sparse import LayerShape
+from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.wire.values import Values
 
 __all__ = ["wrong_result"]
@@ -33,11 +33,16 @@ def wrong_result(algorithm: Algorithm) -> tuple[str, str] | None:
     """
     kept = {LAYER.name: DENSITY * LAYER.numel}
     scores = {LAYER.name: np.arange(1.0, LAYER.numel + 1).reshape(LAYER.shape)}
-    warm_up = WarmUpResult(kept=kept, saliency=scores)
+    values, bias = (
+        np.ones(LAYER.numel, np.float32),
+        np.zeros(LAYER.shape[0], np.float32),
+    )
+    whole = Model(Mask.full([LAYER]), {LAYER.name: values}, {"bias": bias})
+    warm_up = WarmUpResult(kept, whole, scores, losses=[1.0])
     findings = warm_up if algorithm.evidence else None
     state = {
         LAYER.name: np.ones(LAYER.shape, np.float32),
-        "bias": np.zeros(LAYER.shape[0], np.float32),
+        "bias": bias,
     }
 
     try:
@@ -59,6 +64,10 @@ def wrong_result(algorithm: Algorithm) -> tuple[str, str] | None:
         after, coverage = _given("aggregate", algorithm.aggregate, model, sent)
         moved = {"device-1": model.mask}
         _given("revise", algorithm.revise, family, after, coverage, moved)
+        if algorithm.redraw is not None:
+            found = WarmUpResult(gradient=scores, uses={LAYER.name: 1.0})
+            context = RoundContext(1, 1, DENSITY)
+            _given("redraw", algorithm.redraw, family, after, found, context)
     except _WrongError as wrong:
         return wrong.slot, wrong.why
     except Exception:  # noqa: BLE001 - it may be right on the run's own model

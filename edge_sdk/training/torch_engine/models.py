@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.errors import EngineError
@@ -21,11 +23,12 @@ from edge_sdk.training.memory_limit import Activations, Allowance, EngineName
 from edge_sdk.training.rules.swat import with_sparse_passes
 from edge_sdk.training.sparse import choose_engine, keep_activations, memory
 from edge_sdk.training.sparse.narrow import narrowed
+from edge_sdk.training.torch_engine.candidates import candidate_losses
 from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
 from edge_sdk.training.torch_engine.program import Batch, faster, program_model
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of
-from edge_sdk.wire.rules import Swat, TopK
+from edge_sdk.wire.rules import CandidateLosses, Swat, TopK
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import Values
 
@@ -152,3 +155,15 @@ class TorchModels:
     def swat(self, rule: Swat | TopK, mask: Mask) -> TrainingModel:
         """The model with a rule's sparse passes over dense weights."""
         return with_sparse_passes(rule, self._task.model(), mask, self.layers)
+
+    def candidate_losses(
+        self,
+        rule: CandidateLosses,
+        mask: Mask,
+        start: Values,
+        examples: Examples,
+        parts: Sequence[NDArray[np.int64]],
+    ) -> list[float]:
+        """The mean loss of each candidate mask of the base, in evaluation mode."""
+        module = dense_model(self._task, mask, start)
+        return candidate_losses(module, self.layers, self._task, examples, rule, parts)
