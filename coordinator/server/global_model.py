@@ -187,9 +187,7 @@ class GlobalModel:
             by_examples = isinstance(told, Saliency) and told.by_examples
             weights = [float(row.weight) for row in rows] if by_examples else []
             findings = mean_findings(found, self.layers, weights)
-            if isinstance(told, CandidateMasks):
-                findings = replace(findings, model=first)
-            self.plan_masks(findings)
+            self.plan_masks(replace(findings, model=first) if candidates else findings)
             return model_name(0)
         model, family, held = self._next(no, rows)
         if family is not self.family:
@@ -286,11 +284,9 @@ class GlobalModel:
         )
         updates = StoredUpdates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
-            model, after, held = next_step(
-                *(self._algorithm, base, family, updates),
-                RoundContext(no, rounds, max(self._settings.densities)),
-                lambda: weight_uses(self._task),
-            )
+            moment = RoundContext(no, rounds, max(self._settings.densities))
+            parts = self._algorithm, base, family, updates, moment
+            model, after, held = next_step(*parts, lambda: weight_uses(self._task))
         return with_fixed(model, base, self._fixed), after, held
 
     def deploy(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import available, kernels
@@ -20,7 +22,7 @@ from edge_sdk.training.program_engine.batches import ArrayBatches
 from edge_sdk.training.program_session import ProgramSession
 from edge_sdk.wire.messages import MaskRecipe, Training
 from edge_sdk.wire.recipe import mask_of
-from edge_sdk.wire.rules import Swat, TopK
+from edge_sdk.wire.rules import CandidateLosses, LocalRule, Swat, TopK
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import Values
 
@@ -155,13 +157,32 @@ class ProgramModels:
         Raises:
             EngineError: Always.
         """
-        raise EngineError(
-            f"the rule {type(rule).__name__} computes by torch, which this board does "
-            "not have",
-            remedy="Run another algorithm, or pip install 'flash-edge[device]' here.",
-        )
+        raise _by_torch(rule)
+
+    def candidate_losses(
+        self,
+        rule: CandidateLosses,
+        mask: Mask,
+        start: Values,
+        examples: Examples,
+        parts: Sequence[NDArray[np.int64]],
+    ) -> list[float]:
+        """Refuses: programs take no norm statistics of a mask by themselves.
+
+        Raises:
+            EngineError: Always.
+        """
+        raise _by_torch(rule)
 
     def _open(self, mask: Mask) -> ArrayModel:
         program = unpack_program(self.program)
         reason = "a program that the coordinator compiled"
         return ArrayModel(program, mask, threads=self._threads, reason=reason)
+
+
+def _by_torch(rule: LocalRule) -> EngineError:
+    return EngineError(
+        f"the rule {type(rule).__name__} computes by torch, which this board does not "
+        "have",
+        remedy="Run another algorithm, or pip install 'flash-edge[device]' here.",
+    )
