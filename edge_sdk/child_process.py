@@ -10,8 +10,9 @@ nowhere else; `PYTHONPATH` still counts. A task of the user's own is found by
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ __all__ = [
     "child_code",
     "child_module",
     "elsewhere",
+    "output_of",
     "standalone",
     "start_again",
 ]
@@ -41,6 +43,32 @@ def child_module(module: str, *arguments: str) -> list[str]:
 def child_code(program: str, *arguments: str) -> list[str]:
     """The command line that runs Python source, as ``python -c`` does."""
     return [sys.executable, _ISOLATED, "-c", program, *arguments]
+
+
+def output_of(
+    command: Sequence[str], *, timeout_s: float | None = None, folder: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program that has ended, with what it wrote; nothing is typed into it.
+
+    Args:
+        command: Words of our own; no shell reads them.
+        timeout_s: Seconds that it may take.
+        folder: Its current folder; None for this process's.
+
+    Raises:
+        OSError: If it cannot be started.
+        TimeoutExpired: If it takes longer.
+    """
+    return subprocess.run(  # noqa: S603 - see `command`
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+    )
 
 
 def standalone(script: Path | str, *arguments: str) -> list[str]:

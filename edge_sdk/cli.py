@@ -18,11 +18,6 @@ service = typer.Typer(help="Run the agent as a systemd service.", no_args_is_hel
 slots = typer.Typer(help="The two model slots of this board.", no_args_is_help=True)
 
 
-@app.callback()
-def _root() -> None:
-    """Train a sparse model on this device, as part of a federation."""
-
-
 add(app, agent.run)
 add(app, board.enroll)
 add(app, board.profile)

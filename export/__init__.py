@@ -11,8 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.api import Exported, build, formats
-    from export.builder import build_source
+    from export.api import Exported, build, build_source, formats
     from export.bundle import make_bundle
     from export.loaded import LoadedModel, load
     from export.measure.timing import Timing, bench
@@ -38,8 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "export.api": ("Exported", "build", "formats"),
-    "export.builder": ("build_source",),
+    "export.api": ("Exported", "build", "build_source", "formats"),
     "export.bundle": ("make_bundle",),
     "export.loaded": ("LoadedModel", "load"),
     "export.recheck": ("verify", "verify_bundle"),

@@ -174,6 +174,9 @@ def build(
     return reports[format] if formats is None else Exported(folder, reports)
 
 
+build_source = build  # the name of 0.1.0 where a `Source` is given
+
+
 def source_of(
     model: Model,
     *,

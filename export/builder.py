@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import DataError, ExportError
 from edge_sdk.json_text import to_json
-from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
+from export.checks.tolerance import Tolerance
 from export.extras import require
 from export.report import Report
 
@@ -20,39 +20,11 @@ if TYPE_CHECKING:
     from export.rebuild import Source
     from export.targets import Material, Product, Target
 
-__all__ = ["build_source", "checked", "make_all", "prepare", "versions", "written"]
+__all__ = ["checked", "make_all", "prepare", "versions", "written"]
 
 _COMPARED = 64  # examples for parity: enough to meet every kernel, under a second
 _EVALUATED = 2000  # examples for the accuracy of lossy formats
 _CALIBRATED = 256
-
-
-def build_source(
-    source: Source,
-    *,
-    format: str = "onnx-sparse",  # noqa: A002 - the word of the command line
-    out: Path | str | None = None,
-    batch: Literal["1", "dynamic"] = "1",
-    data: Path | str | None = None,
-    accuracy_points: float = ACCURACY_POINTS,
-    loss_percent: float = LOSS_PERCENT,
-) -> Report:
-    """One format of a `Source`, written only if it passes every gate.
-
-    Raises:
-        DataError: If the format needs examples and there are none.
-        DependencyError: If the extra ``export`` is not installed.
-        ExportError: If the model cannot be exported or a gate fails; nothing is
-            written.
-    """
-    made = make_all(
-        source,
-        (format,),
-        batch=batch,
-        data=None if data is None else Path(data),
-        tolerance=Tolerance(accuracy_points, loss_percent),
-    )
-    return written(*made[format], out)
 
 
 def written(content: bytes, report: Report, file: Path | str | None) -> Report:

@@ -60,11 +60,6 @@ def format_names(begun: str) -> list[str]:
     return [name for name in TARGETS if name.startswith(begun)]
 
 
-@app.callback()
-def _root() -> None:
-    """Export sparse models to checked files."""
-
-
 def build_command(
     checkpoint: Annotated[
         Path | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.checksums import file_digest
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import EXACT, ROUNDED, check_files
 from export.api import Model, source_of
 from export.builder import checked, make_all, prepare
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
+from export.loaded import load
 from export.report import Report
 
 if TYPE_CHECKING:
@@ -139,14 +140,7 @@ def verify_bundle(
 
 def outputs_of(file: Path, batch: NDArray[np.float32]) -> Any:
     """Outputs of a model file of a bundle, in the runtime that it is for."""
-    if file.suffix == ".flsp":
-        from edge_sdk.infer import NativeModel  # noqa: PLC0415
-
-        return NativeModel(file).run(batch)
-    require("onnx", "onnxruntime")
-    from export.runtime import open_session, predict  # noqa: PLC0415
-
-    return predict(open_session(str(file)), batch)
+    return load(file)(batch)
 
 
 def _again(
@@ -160,25 +154,14 @@ def _again(
 
     The file then is byte for byte one that passes every gate.
     """
-    from edge_sdk.infer import NativeModel  # noqa: PLC0415
-    from export.runtime import metadata, open_session  # noqa: PLC0415
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
-    if path.suffix == ".flsp":
-        facts = NativeModel(content).metadata
-    else:
-        entries = metadata(open_session(content))
-        facts = {key.removeprefix("flash_edge."): text for key, text in entries.items()}
+    facts = load(path).facts
     digest = source.mask.digest.hex()
     if facts.get("mask_digest") != digest:
         raise ExportError(f"{path} was not built from this {whose}'s mask")
-    name = str(facts.get("format"))
+    name = facts.get("format", "None")
     made = make_all(source, (name,), batch="1", data=data, tolerance=tolerance)
     _, report = made[name]
-    if report.sha256 != hashlib.sha256(content).hexdigest():
+    if report.sha256 != file_digest(path):
         raise ExportError(
             f"{path} is not what exporting this {whose} gives",
             remedy="Build it again; other versions may also write other bytes.",

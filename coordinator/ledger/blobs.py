@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edge_sdk.checkpoint import replace_file
+from edge_sdk.checkpoint import replace_file, sync
 from edge_sdk.errors import StateError, disk_remedy
 
 __all__ = ["Blobs"]
@@ -80,13 +79,13 @@ class Blobs:
             if len(self._staged) > 1:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(FSYNC_THREADS, "fsync")
-                list(self._pool.map(_fsync, self._staged.values()))
+                list(self._pool.map(sync, self._staged.values()))
             else:
                 for path in self._staged.values():
-                    _fsync(path)
+                    sync(path)
             for name, path in self._staged.items():
                 path.replace(self._folder / name)
-            _fsync(self._folder)
+            sync(self._folder)
         except OSError as error:
             self.drop()
             raise StateError(
@@ -140,14 +139,6 @@ class Blobs:
         self.drop()
         if self._pool is not None:
             self._pool.shutdown()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _not_kept(name: str, error: Exception) -> StateError:

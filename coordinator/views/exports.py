@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge_sdk.checksums import file_digest
 
 __all__ = ["Exports", "FileView"]
 
@@ -87,11 +88,7 @@ class Exports:
         stat = path.stat()
         key = str(path), stat.st_mtime_ns, stat.st_size
         if key not in self._digests:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            self._digests[key] = digest.hexdigest()
+            self._digests[key] = file_digest(path)
         return self._digests[key]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
+from edge_sdk.checksums import file_digest
 from edge_sdk.errors import CheckpointError, DataError
 
 __all__ = ["exclusive", "sha256_of", "write_file"]
@@ -57,6 +57,6 @@ def write_file(path: Path, content: bytes) -> None:
 def sha256_of(path: Path) -> str | None:
     """The file's SHA-256 in hex, or None if there is no readable file."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError:
         return None

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.child_process import child_module
+from edge_sdk.child_process import child_module, output_of
 from edge_sdk.datasets.pickled import arrays_in, check_sha256
 from edge_sdk.errors import DataError
 
@@ -211,16 +211,7 @@ def _tool(name: str) -> str:
 
 def _run(command: Sequence[str], *, folder: str | None = None) -> None:
     try:
-        done = subprocess.run(  # noqa: S603 - fixed words; no shell, no user input
-            command,
-            cwd=folder,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_TOOL_TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        done = output_of(command, timeout_s=_TOOL_TIMEOUT_S, folder=folder)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DataError(f"{Path(command[0]).name}: {error}") from error
     if done.returncode:

@@ -12,7 +12,6 @@ found with nobody at work, the power went: `recover` takes the switch back.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file, sync
+from edge_sdk.checksums import file_digest
 from edge_sdk.deploy.bound_command import run_leashed
 from edge_sdk.errors import CheckpointError, ExportError, StateError
 from edge_sdk.infer import Bundle
@@ -84,7 +84,7 @@ def look(root: Path) -> Slots:
         if path.is_file():
             manifest = read_manifest(root / name)
             tasks[name] = f"{manifest['task']}, round {manifest['round']}"
-            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            digests[name] = file_digest(path)
     return Slots(live, tasks, digests)
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.child_process import beside, child_module
+from edge_sdk.checksums import file_digest
+from edge_sdk.child_process import beside, child_module, output_of
 from edge_sdk.errors import DependencyError, ExportError
 
 __all__ = ["OfflineWheels", "Platform", "make_bundle", "verify_bundle"]
@@ -120,7 +121,7 @@ def verify_bundle(folder: Path) -> OfflineWheels:
     size = 0
     for name, sha in named.items():
         path = folder / "wheels" / name
-        if _sha256(path) != sha:
+        if file_digest(path) != sha:
             raise ExportError(f"{name} is damaged: its SHA-256 is not the manifest's")
         _check_tags(name, platform, python)
         _check_record(path)
@@ -162,7 +163,8 @@ def _download(
 
 def _write_manifest(folder: Path, platform: str, python: str) -> None:
     named = {
-        path.name: _sha256(path) for path in sorted((folder / "wheels").glob("*.whl"))
+        path.name: file_digest(path)
+        for path in sorted((folder / "wheels").glob("*.whl"))
     }
     text = json.dumps(
         {"format": 1, "platform": platform, "python": python, "wheels": named}, indent=1
@@ -233,14 +235,6 @@ def _check_entry(wheel: zipfile.ZipFile, name: str, entry: str, digest: str) -> 
         raise ExportError(f"{name} is damaged: {entry} is not what its record says")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _uv() -> str:
     installed = beside("uv")
     found = str(installed) if installed.exists() else shutil.which("uv")
@@ -254,14 +248,7 @@ def _uv() -> str:
 
 def _run(command: Sequence[str], what: str) -> None:
     try:
-        done = subprocess.run(  # noqa: S603 - fixed programs
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
+        done = output_of(command, timeout_s=SECONDS)
     except subprocess.TimeoutExpired as error:
         raise ExportError(f"could not {what} within {SECONDS} s") from error
     if done.returncode:

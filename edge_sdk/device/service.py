@@ -7,12 +7,11 @@ import getpass
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.child_process import beside
+from edge_sdk.child_process import beside, output_of
 from edge_sdk.errors import SettingsError
 from edge_sdk.private_files import make_private
 from edge_sdk.terminal import LASTING
@@ -122,14 +121,8 @@ def check_unit(text: str, *, name: str = "flash-edge") -> str:
     replace_file(path, text.encode())
     path.chmod(0o644)
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed command
-            [tool, "verify", "--man=no", "--recursive-errors=no", str(path)],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-            check=False,
-        )
+        asked = (tool, "verify", "--man=no", "--recursive-errors=no", str(path))
+        done = output_of(asked, timeout_s=60)
     finally:
         path.unlink(missing_ok=True)
     ours = [line for line in done.stderr.splitlines() if path.stem in line]

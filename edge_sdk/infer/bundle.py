@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.checksums import file_digest
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.model import NativeModel
 from edge_sdk.infer.prepare import Preparation
@@ -140,7 +140,7 @@ def check_files(
 def digests(folder: Path) -> dict[str, str]:
     """Relative path to SHA-256 of all files that a manifest lists."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): file_digest(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in {MANIFEST, SIGNATURE}
     }

@@ -28,13 +28,12 @@ class Exit(IntEnum):
     remedy: str
     kind: type[EdgeError] | None
 
-    def __new__(
-        cls, code: int, meaning: str, remedy: str, kind: type[EdgeError] | None = None
-    ) -> Self:
-        """One line of the table."""
+    def __new__(cls, code: int, meaning: str, by: type[EdgeError] | str) -> Self:
+        """One line of the table: an error's kind has the remedy of that kind."""
         self = int.__new__(cls, code)
-        self._value_ = code
-        self.meaning, self.remedy, self.kind = meaning, remedy, kind
+        self._value_, self.meaning = code, meaning
+        self.kind = None if isinstance(by, str) else by
+        self.remedy = by if isinstance(by, str) else by.remedy
         return self
 
     DONE = (
@@ -52,88 +51,38 @@ class Exit(IntEnum):
         "The command line is wrong: no such command, option or value.",
         "Read what --help says of the command.",
     )
-    ERROR = (
-        3,
-        "An error that none of the others names.",
-        EdgeError.remedy,
-        EdgeError,
-    )
-    SETTINGS = (
-        10,
-        "A settings file, or a value given, is wrong.",
-        errors.SettingsError.remedy,
-        errors.SettingsError,
-    )
+    ERROR = 3, "An error that none of the others names.", EdgeError
+    SETTINGS = 10, "A settings file, or a value given, is wrong.", errors.SettingsError
     TASK = (
         11,
         "The task cannot be imported or cannot be trained sparsely.",
-        errors.TaskError.remedy,
         errors.TaskError,
     )
-    DATA = (
-        12,
-        "Examples are missing, empty or damaged.",
-        errors.DataError.remedy,
-        errors.DataError,
-    )
-    DEPENDENCY = (
-        13,
-        "An optional package is not installed.",
-        errors.DependencyError.remedy,
-        errors.DependencyError,
-    )
-    SPARSITY = (
-        14,
-        "A density or a mask that cannot be.",
-        errors.SparsityError.remedy,
-        errors.SparsityError,
-    )
-    ENGINE = (
-        15,
-        "The training engine cannot run what it was given.",
-        errors.EngineError.remedy,
-        errors.EngineError,
-    )
+    DATA = 12, "Examples are missing, empty or damaged.", errors.DataError
+    DEPENDENCY = 13, "An optional package is not installed.", errors.DependencyError
+    SPARSITY = 14, "A density or a mask that cannot be.", errors.SparsityError
+    ENGINE = 15, "The training engine cannot run what it was given.", errors.EngineError
     CHECKPOINT = (
         16,
         "A checkpoint is missing or damaged, or a file cannot be written.",
-        errors.CheckpointError.remedy,
         errors.CheckpointError,
     )
     STATE = (
         17,
         "A run's or a device's folder cannot be used as it is.",
-        errors.StateError.remedy,
         errors.StateError,
     )
     IDENTITY = (
         18,
         "A token, key or certificate is missing, refused, revoked or over.",
-        errors.IdentityError.remedy,
         errors.IdentityError,
     )
-    BROKER = (
-        19,
-        "No MQTT broker can be reached or started.",
-        errors.BrokerError.remedy,
-        errors.BrokerError,
-    )
-    PROTOCOL = (
-        20,
-        "A message broke the wire protocol.",
-        errors.ProtocolError.remedy,
-        errors.ProtocolError,
-    )
-    RUN = (
-        21,
-        "The federation cannot start, or cannot go on.",
-        errors.RunError.remedy,
-        errors.RunError,
-    )
+    BROKER = 19, "No MQTT broker can be reached or started.", errors.BrokerError
+    PROTOCOL = 20, "A message broke the wire protocol.", errors.ProtocolError
+    RUN = 21, "The federation cannot start, or cannot go on.", errors.RunError
     EXPORT = (
         22,
         "A model cannot be exported, or an export is not exact.",
-        errors.ExportError.remedy,
         errors.ExportError,
     )
     BUG = (

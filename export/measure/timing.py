@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_sdk.child_process import child_module
+from edge_sdk.child_process import child_module, output_of
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import read_manifest
 from export.extras import require
@@ -71,12 +70,8 @@ def time_file(
         ExportError: If the process fails; with its last line.
     """
     where = str(file), str(example)
-    done = subprocess.run(  # noqa: S603 - this interpreter and our own module
-        child_module("export.measure.timing_child", *where, str(threads), str(seconds)),
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
+    done = output_of(
+        child_module("export.measure.timing_child", *where, str(threads), str(seconds))
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]

@@ -20,7 +20,7 @@ from edge_sdk.errors import ExportError
 from edge_sdk.infer.answers import Meaning, answer
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks import Examples, Task
-from export.builder import build_source
+from export.api import build_source
 from export.checks.drift import CLASSES, check_accuracy, check_drift, output_error
 from export.onnx_graph import reason_of
 from export.rebuild import Inputs, Source

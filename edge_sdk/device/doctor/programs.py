@@ -12,7 +12,7 @@ import signal
 import subprocess
 from importlib import metadata
 
-from edge_sdk.child_process import child_code
+from edge_sdk.child_process import child_code, output_of
 from edge_sdk.device.doctor.check import Check, DoctorTarget
 
 __all__ = ["engine", "examples", "kernels", "torch", "torch_complaint"]
@@ -170,14 +170,7 @@ def examples(patient: DoctorTarget) -> Check:
 def _trial(program: str, *arguments: str) -> tuple[int, str]:
     """Exit status and last line of a Python program in a process of its own."""
     try:
-        done = subprocess.run(  # noqa: S603 - a program of ours
-            child_code(program, *arguments),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=120,
-            check=False,
-        )
+        done = output_of(child_code(program, *arguments), timeout_s=120)
     except subprocess.TimeoutExpired:
         return 1, "no answer within two minutes"
     lines = (done.stdout if done.returncode == 0 else done.stderr).split("\n")

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from device_profiles import Caps
 from device_profiles.hours import minutes_until_open
+from edge_sdk.child_process import output_of
 from edge_sdk.device.probe.board import clock_complaint
 from edge_sdk.device.probe.sensors import Power, Thermal, read_power, read_thermal
 
@@ -169,14 +170,8 @@ def _metered_in(_minute: int) -> bool | None:
     if tool is None:
         return None
     try:
-        said = subprocess.run(  # noqa: S603 - a fixed command
-            [tool, "-t", "-f", "GENERAL.METERED", "device", "show"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=5,
-            check=False,
-        ).stdout
+        asked = (tool, "-t", "-f", "GENERAL.METERED", "device", "show")
+        said = output_of(asked, timeout_s=5).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
     words = [line.partition(":")[2].strip() for line in said.splitlines()]
