@@ -19,7 +19,7 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.private_files import make_private
 from edge_sdk.transport.address import Address, Tls, parse_url
 
-__all__ = ["Broker", "Kind", "open_broker"]
+__all__ = ["Broker", "Kind", "open_broker", "why_taken"]
 
 Kind: TypeAlias = Literal["user", "mosquitto", "embedded"]
 
@@ -237,7 +237,7 @@ def _free_port(host: str) -> int:
 def _wait_for_port(host: str, port: int) -> None:
     # Without this, a stranger's broker on the port would pass for ours.
     deadline = time.monotonic() + PORT_WAIT_S
-    while (error := _why_taken(host, port)) is not None:
+    while (error := why_taken(host, port)) is not None:
         if time.monotonic() > deadline:
             raise BrokerError(
                 f"port {port} on {host or 'all addresses'} cannot be used for the "
@@ -247,7 +247,8 @@ def _wait_for_port(host: str, port: int) -> None:
         time.sleep(RETRY_S)
 
 
-def _why_taken(host: str, port: int) -> OSError | None:
+def why_taken(host: str, port: int) -> OSError | None:
+    """The error of who would listen on a port; None if it is free."""
     try:
         _listener(host, port).close()
     except OSError as error:

@@ -13,8 +13,7 @@ from coordinator.densities import DEFAULT_ROUND_BUDGET_S, assign
 from coordinator.rounds.expected_time import expect
 from coordinator.rounds.pace import pace
 from coordinator.views.units import human_bytes
-from device_profiles import Caps, Choice, DeviceProfile, Workload
-from device_profiles.schema import Engine
+from device_profiles import Choice, DeviceProfile, Workload
 
 __all__ = ["FleetPlan", "PlannedBoard", "plan_fleet", "plan_table"]
 
@@ -77,9 +76,6 @@ def plan_fleet(
     *,
     counts: Mapping[str, int] | None = None,
     rounds_per_day: float = 24.0,
-    caps: Caps | None = None,
-    value_bytes: float = 4.0,
-    engine: Engine | None = None,
 ) -> FleetPlan:
     """Plans a fleet from profiles of the catalogue or measured ones.
 
@@ -90,22 +86,11 @@ def plan_fleet(
         round_budget_s: Seconds a board's part may take.
         counts: Name -> how many there are; one each if not given.
         rounds_per_day: How often a round is run.
-        caps: The run's own caps.
-        value_bytes: Bytes per kept value on the wire.
-        engine: Which engine the boards run; None takes each profile's own.
 
     Raises:
         ProfileError: The ladder or the budget cannot be.
     """
-    chosen = assign(
-        boards,
-        workload,
-        ladder,
-        round_budget_s,
-        caps,
-        value_bytes=value_bytes,
-        engine=engine,
-    )
+    chosen = assign(boards, workload, ladder, round_budget_s)
     monthly = rounds_per_day * DAYS_PER_MONTH
     many = counts or {}
     rows = tuple(

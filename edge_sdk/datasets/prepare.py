@@ -32,7 +32,6 @@ def prepare_folders(
     *,
     alpha: float,
     seed: int,
-    folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Path]:
     """Fetches, partitions and writes ``out/<device>/train.npz`` and the evaluation set.
@@ -48,7 +47,6 @@ def prepare_folders(
         devices: Names of the devices; equal shares go to them in this order.
         alpha: Dirichlet concentration of `edge_sdk.datasets.partition.lda`.
         seed: Of the partition, 0 or more.
-        folder: A folder that holds the raw files already.
         progress: Told in words what is done.
 
     Returns:
@@ -77,9 +75,7 @@ def prepare_folders(
         if _same(before, wanted, files) and _verified(out, before):
             return places
         _check_ours(out, files, before)
-        train, evaluation = load_dataset(
-            task_name, cache, folder=folder, progress=progress
-        )
+        train, evaluation = load_dataset(task_name, cache, progress=progress)
         parts = lda(train.targets, len(devices), alpha, np.random.default_rng(seed))
         # Before the first file, so that a run cut short here knows its own files again.
         _write_manifest(out, {**wanted, "files": dict.fromkeys(files)})

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.datasets.fetch import fetch_cifar10, fetch_fashion, fetch_mnist
+from edge_sdk.datasets.fetch import DATA, fetch
 from edge_sdk.datasets.readers import read_cifar10
 from edge_sdk.errors import DataError, DependencyError
 from edge_sdk.tasks.task import Examples
@@ -39,7 +39,6 @@ def load_dataset(
     name: str,
     cache: Path,
     *,
-    folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Split:
     """Training and evaluation examples of a shipped data set, fetched if need be.
@@ -47,7 +46,6 @@ def load_dataset(
     Args:
         name: One of `DATASETS`.
         cache: Where fetched data sets stay.
-        folder: A folder that holds the raw files already.
         progress: Told in words what is tried.
 
     Raises:
@@ -56,12 +54,9 @@ def load_dataset(
     """
     if name == "digits":
         return load_digits()
-    if name == "mnist":
-        return load_idx_folder(fetch_mnist(cache, folder=folder, progress=progress))
-    if name == "fashion":
-        return load_idx_folder(fetch_fashion(cache, folder=folder, progress=progress))
-    if name == "cifar10":
-        return read_cifar10(fetch_cifar10(cache, folder=folder, progress=progress))
+    if name in DATA:
+        read = read_cifar10 if name == "cifar10" else load_idx_folder
+        return read(fetch(name, cache, progress=progress))
     raise DataError(
         f"there is no shipped data set {name!r}",
         remedy=f"Choose one of {', '.join(DATASETS)}.",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from coordinator.operations.planning import plan_fleet, plan_table
@@ -45,7 +46,8 @@ def test_a_plan_says_density_time_and_bytes_for_each_board() -> None:
 
 
 def test_a_board_that_cannot_take_part_moves_nothing_and_says_why() -> None:
-    plan = plan_fleet(BOARDS, LOAD, (0.1,), caps=Caps(ram_mib=100))
+    small = {n: replace(p, caps=Caps(ram_mib=100)) for n, p in BOARDS.items()}
+    plan = plan_fleet(small, LOAD, (0.1,))
     assert all(row.density is None and not row.bytes_per_month for row in plan.boards)
     assert all("MiB of 100" in row.why for row in plan.boards)
     assert plan.round_s == 0.0

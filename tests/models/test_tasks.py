@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_sdk.datasets.fetch import fetch_mnist
+from edge_sdk.datasets.fetch import fetch
 from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.datasets.shipped import DATASETS, load_digits, load_idx_folder
 from edge_sdk.errors import DataError, TaskError
@@ -100,7 +100,7 @@ def test_the_shipped_digits_can_be_learned_from_their_folders(tmp_path: Path) ->
 @pytest.mark.slow
 def test_mnistnet_learns_real_digits(cache: Path) -> None:
     task = load_task("mnist")
-    train, test = load_idx_folder(fetch_mnist(cache))
+    train, test = load_idx_folder(fetch("mnist", cache))
     model = make_model(task, 0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     order = np.random.default_rng(0).permutation(len(train))[:12800]

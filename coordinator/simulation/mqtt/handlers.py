@@ -58,7 +58,6 @@ class MqttRounds:
         connect: Makes the transport.
         devices: Who is on the other side.
         patience_s: How long a round may stand still while nobody trains.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -70,23 +69,22 @@ class MqttRounds:
         devices: Devices,
         *,
         patience_s: float = PATIENCE_S,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._federation, self._devices = federation, devices
         self._task, self._rounds = task, rounds
-        self._patience, self._clock = patience_s, clock
-        self._inbox = EventQueue(clock)
+        self._patience, self._clock = patience_s, time.monotonic
+        self._inbox = EventQueue(self._clock)
         self._up = False
         self._transport = connect(self._inbox.deliver, self._link)
         self._publisher = Publisher(self._transport, federation, EPOCH)
-        self._receiver = MessageReceiver(federation, None, self._publisher, clock)
-        self._handlers = TaskHandlers(self, self._publisher, clock)
+        self._receiver = MessageReceiver(federation, None, self._publisher, self._clock)
+        self._handlers = TaskHandlers(self, self._publisher, self._clock)
         self._parts: Mapping[str, SimulatedPart] = {}
         self._done: dict[str, TaskResult] = {}
         self._here: dict[str, int] = {}  # devices that have said HELLO: examples
         self._accepted: set[str] = set()  # tasks of all rounds
         self._known: set[tuple[str, str]] = set()  # (task, what has come of it)
-        self._moved = clock()
+        self._moved = self._clock()
         self._round = 0
         for data in (False, True):
             self._transport.subscribe(topics.all_uploads(federation, data=data))

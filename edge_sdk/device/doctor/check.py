@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias
+
+from device_profiles import ProfileError
+from edge_sdk.errors import EdgeError
 
 if TYPE_CHECKING:
     from edge_sdk.transport.address import Tls
 
-__all__ = ["Check", "DoctorTarget", "render"]
+__all__ = ["Check", "DoctorTarget", "Skipped", "check_of", "render"]
 
+P = ParamSpec("P")
 Status: TypeAlias = Literal["PASS", "problem", "skipped"]
 
 
@@ -62,6 +67,37 @@ class DoctorTarget:
     engine: str | None = None
     root: Path = Path("/")
     today: dt.date | None = None
+
+
+class Skipped(str):
+    """The reason why a thing was not looked at."""
+
+    __slots__ = ()
+
+
+def check_of(name: str) -> Callable[[Callable[P, str]], Callable[P, Check]]:
+    """Decorator that makes a check of a function.
+
+    What the function returns is the detail of what is fine, or `Skipped`; an error
+    that it raises is the problem, and the error's remedy the fix.
+
+    Args:
+        name: What is looked at, in a word or two.
+    """
+
+    def made(look: Callable[P, str]) -> Callable[P, Check]:
+        @functools.wraps(look)
+        def check(*given: P.args, **named: P.kwargs) -> Check:
+            try:
+                found = look(*given, **named)
+            except (EdgeError, ProfileError) as error:
+                return Check(name, "problem", str(error), error.help)
+            skipped = isinstance(found, Skipped)
+            return Check(name, "skipped" if skipped else "PASS", str(found))
+
+        return check
+
+    return made
 
 
 def render(checks: Sequence[Check]) -> str:

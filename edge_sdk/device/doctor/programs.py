@@ -13,7 +13,8 @@ import subprocess
 from importlib import metadata
 
 from edge_sdk.child_process import child_code, output_of
-from edge_sdk.device.doctor.check import Check, DoctorTarget
+from edge_sdk.device.doctor.check import DoctorTarget, Skipped, check_of
+from edge_sdk.errors import EdgeError
 
 __all__ = ["engine", "examples", "kernels", "torch", "torch_complaint"]
 
@@ -72,50 +73,46 @@ def torch_complaint(version: str, machine: str) -> str | None:
     return None
 
 
-def torch(_: DoctorTarget) -> Check:
+@check_of("torch")
+def torch(_: DoctorTarget) -> str:
     """One training step; the build that traps on small ARM cores is named."""
     version = _torch_version()
     if not version:
-        return Check(
-            "torch",
-            "skipped",
-            "not installed: programs of the coordinator's train here",
-        )
+        return Skipped("not installed: programs of the coordinator's train here")
     complaint = torch_complaint(version, platform.machine())
     if complaint:
-        return Check("torch", "problem", complaint, TORCH_FIX)
+        raise EdgeError(complaint, remedy=TORCH_FIX)
     code, said = _trial(_TORCH_TRIAL)
     if code == -signal.SIGILL:
-        return Check(
-            "torch",
-            "problem",
+        raise EdgeError(
             f"torch {version} was built for another processor (illegal instruction)",
-            TORCH_FIX,
+            remedy=TORCH_FIX,
         )
     if code:
-        return Check("torch", "problem", f"it does not train: {said}", TORCH_FIX)
-    return Check("torch", "PASS", f"{said} trains")
+        raise EdgeError(f"it does not train: {said}", remedy=TORCH_FIX)
+    return f"{said} trains"
 
 
-def kernels(_: DoctorTarget) -> Check:
+@check_of("native kernels")
+def kernels(_: DoctorTarget) -> str:
     """Check that the native kernels load on this machine."""
     code, said = _trial(_KERNEL_TRIAL)
     if code == 0 and not said.startswith("-"):
-        return Check("native kernels", "PASS", said)
+        return said
     until = (
         'engine = "masked" trains, without saving time.'
         if _torch_version()
         else "nothing trains here, as there is no torch either."
     )
-    return Check(
-        "native kernels",
-        "problem",
+    raise EdgeError(
         said.removeprefix("-") or f"the trial ended with {code}",
-        f"Install a wheel for this processor, or g++ to build them; until then {until}",
+        remedy="Install a wheel for this processor, or g++ to build them; until then "
+        f"{until}",
     )
 
 
-def engine(patient: DoctorTarget) -> Check:
+@check_of("engine")
+def engine(patient: DoctorTarget) -> str:
     """Name the engine that trains here, and why."""
     wanted = patient.engine or "auto"
     code, kernels_ = _trial(_KERNEL_TRIAL)
@@ -123,26 +120,20 @@ def engine(patient: DoctorTarget) -> Check:
     version = _torch_version()
     if not version:
         if here and wanted != "masked":
-            return Check(
-                "engine", "PASS", f"program: there is no torch, kernels {kernels_}"
-            )
+            return f"program: there is no torch, kernels {kernels_}"
         why = (
             "no kernels" if wanted != "masked" else 'engine = "masked" in the settings'
         )
-        return Check(
-            "engine",
-            "problem",
+        raise EdgeError(
             f"none: there is no torch here, and {why}",
-            'Set engine = "auto" and see native kernels above, or: pip install '
+            remedy='Set engine = "auto" and see native kernels above, or: pip install '
             "'flash-edge[device]'; on a Jetson take NVIDIA's own wheel.",
         )
     if wanted == "masked" or not here:
         why = 'engine = "masked" in the settings' if here else "there are no kernels"
-        return Check("engine", "PASS", f"masked, at dense speed: {why}")
+        return f"masked, at dense speed: {why}"
     how = "the settings ask for it" if wanted == "sparse" else "raced against masked"
-    return Check(
-        "engine", "PASS", f"sparse: {how}; torch {version}, kernels {kernels_}"
-    )
+    return f"sparse: {how}; torch {version}, kernels {kernels_}"
 
 
 def _torch_version() -> str:
@@ -153,18 +144,19 @@ def _torch_version() -> str:
         return ""
 
 
-def examples(patient: DoctorTarget) -> Check:
+@check_of("examples")
+def examples(patient: DoctorTarget) -> str:
     """The task can be imported, and finds its examples."""
     if patient.task is None:
-        return Check("examples", "skipped", "no settings were named")
+        return Skipped("no settings were named")
     code, said = _trial(
         _DATA_TRIAL, patient.task, str(patient.beside), str(patient.data)
     )
     if code == 0:
-        return Check("examples", "PASS", f"{said} of task {patient.task}")
+        return f"{said} of task {patient.task}"
     what, _, fix = said.partition("\t")
     fix = fix or "Run the task's own train_data on that folder to see more."
-    return Check("examples", "problem", what, fix)
+    raise EdgeError(what, remedy=fix)
 
 
 def _trial(program: str, *arguments: str) -> tuple[int, str]:

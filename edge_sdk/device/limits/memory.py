@@ -37,7 +37,6 @@ def micro_batch(
     *,
     ram_mib: float,
     runtime_mib: float | None = None,
-    value_bytes: float = 4.0,
 ) -> int | None:
     """The most examples that may go through at once under a memory cap.
 
@@ -48,7 +47,7 @@ def micro_batch(
     Returns:
         The workload's batch where it fits, else less; None where not even one does.
     """
-    payload = payload_bytes(workload, density, value_bytes=value_bytes)
+    payload = payload_bytes(workload, density)
 
     def fits(size: int) -> bool:
         need = peak_mib(

@@ -31,7 +31,7 @@ def rest_after_s(step_s: float, *, cores: int, cpu_share: float) -> float:
     return max(0.0, step_s * (busy / cpu_share - 1.0))
 
 
-def be_nice(niceness: int = NICENESS) -> None:
+def be_nice() -> None:
     """Lowers this process's priority; whatever else the board does comes first."""
     with contextlib.suppress(OSError):  # already nicer, or not allowed
-        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)

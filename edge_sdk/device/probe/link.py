@@ -6,7 +6,6 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge_sdk.errors import BrokerError
@@ -66,7 +65,6 @@ def measure_link(
     *,
     seconds: float = 5.0,
     wait_s: float = ECHO_WAIT_S,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> LinkRate:
     """Sends chunks to a topic of this device's own and counts them coming back.
 
@@ -74,7 +72,6 @@ def measure_link(
         broker_url: ``mqtt://host:port``.
         seconds: Time to spend on the rate.
         wait_s: How long to wait for the broker to answer at all.
-        clock: Seconds.
 
     Raises:
         BrokerError: No broker answers, or it does not return the echo.
@@ -93,7 +90,7 @@ def measure_link(
     try:
         transport.subscribe(topic)
         time.sleep(0.05)  # the subscription's acknowledgement is not told to us
-        return _measure(transport, topic, echo, seconds, clock)
+        return _measure(transport, topic, echo, seconds)
     finally:
         transport.close()
 
@@ -103,21 +100,20 @@ def _measure(
     topic: str,
     echo: _Echo,
     seconds: float,
-    clock: Callable[[], float],
 ) -> LinkRate:
     trips: list[float] = []
     for _ in range(PINGS):
-        began = clock()
+        began = time.perf_counter()
         transport.publish(topic, b"ping", sure=False)
         echo.wait(len(trips) + 1)
-        trips.append(clock() - began)
+        trips.append(time.perf_counter() - began)
     chunk = os.urandom(CHUNK)  # nothing on the way can compress it
-    sent, start, before = 0, clock(), PINGS
-    while sent < AHEAD or clock() - start < seconds:
+    sent, start, before = 0, time.perf_counter(), PINGS
+    while sent < AHEAD or time.perf_counter() - start < seconds:
         transport.publish(topic, chunk)
         sent += 1
         if sent >= AHEAD:
             echo.wait(before + sent - AHEAD + 1)
     echo.wait(before + sent)
-    rate = 8e-6 * CHUNK * sent / max(clock() - start, 1e-6)
+    rate = 8e-6 * CHUNK * sent / max(time.perf_counter() - start, 1e-6)
     return LinkRate(rate, 1000 * statistics.median(trips), sent)

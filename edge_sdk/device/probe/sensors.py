@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_sdk.device.probe.board import text_of
+
 __all__ = ["Power", "Thermal", "read_power", "read_thermal"]
 
 # Raspberry Pi firmware: bits 0-3 are now, 16-19 since boot.
@@ -110,7 +112,4 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
+    return text_of(path).strip("\0\n ")
