@@ -150,8 +150,8 @@ def _tls_complaint(error: Exception, url: str) -> EdgeError:
             today = dt.datetime.now(tz=dt.timezone.utc).date()
             return EdgeError(
                 f"{error.verify_message} by this board's clock, which says {today}",
-                remedy="Set the clock (timedatectl set-ntp true); if it is right, restart "
-                "the coordinator.",
+                remedy="Set the clock (timedatectl set-ntp true); if it is right, "
+                "restart the coordinator.",
             )
         return EdgeError(
             f"the broker's certificate is not believed: {error.verify_message}",
@@ -160,7 +160,8 @@ def _tls_complaint(error: Exception, url: str) -> EdgeError:
     if "CERTIFICATE_REVOKED" in str(error):
         return EdgeError(
             "this device was revoked",
-            remedy="Ask the operator for a token, delete the identity folder, and enrol.",
+            remedy="Ask the operator for a token, delete the identity folder, and "
+            "enrol.",
         )
     return EdgeError(
         f"no encrypted link to {url.rpartition('@')[2]}: {error}",
