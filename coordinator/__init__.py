@@ -7,8 +7,9 @@ and its like return algorithms. A name is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edge_sdk.own_packages import lazy_names
 
 if TYPE_CHECKING:
     from coordinator.algorithms.base import Algorithm
@@ -99,17 +100,14 @@ _HOMES = {
     "coordinator.simulation.result": ("Run",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # An algorithm that is the only one of its file has the file's name.
-    home = _HOME.get(name, f"coordinator.algorithms.methods.{name}")
-    attribute = "spdst" if name == "flash" else name
-    globals()[name] = found = getattr(importlib.import_module(home), attribute)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# An algorithm that is the only one of its file has the file's name.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        name: (
+            _HOME.get(name, f"coordinator.algorithms.methods.{name}"),
+            "spdst" if name == "flash" else name,
+        )
+        for name in __all__
+    },
+)

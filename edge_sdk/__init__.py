@@ -6,8 +6,9 @@ imported when it is first used, so that `import edge_sdk` needs neither torch no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edge_sdk.own_packages import lazy_names
 
 if TYPE_CHECKING:
     from edge_sdk.agent import Agent, Identity
@@ -50,15 +51,6 @@ _HOMES = {
     "edge_sdk.tasks": ("Examples", "Task", "by_name", "load_task"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_HOME.get(name, "edge_sdk.errors"))
-    globals()[name] = found = getattr(module, name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__, {name: (_HOME.get(name, "edge_sdk.errors"), name) for name in __all__}
+)

@@ -1,4 +1,4 @@
-"""Runs a module or source without the current folder; a script, never imported.
+"""Runs a module or source without the current folder; a script.
 
 ``python isolated.py MODULE ARGUMENTS...`` or ``python isolated.py -c SOURCE ...``
 
@@ -9,7 +9,22 @@ and it goes before anything is imported that is not part of the interpreter.
 
 import sys
 
-__all__: list[str] = []
+__all__ = ["PACKAGES", "take"]
+
+PACKAGES = ("edge_sdk", "device_profiles", "coordinator", "export")
+
+
+def take(name: str, root: str) -> None:
+    """Import a package from a folder, whatever the path has of its name."""
+    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+
+    place = f"{root}/{name}"
+    spec = spec_from_file_location(
+        name, f"{place}/__init__.py", submodule_search_locations=[place]
+    )
+    if name not in sys.modules and spec is not None and spec.loader is not None:
+        sys.modules[name] = module = module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 def main() -> None:
@@ -19,6 +34,8 @@ def main() -> None:
     root = __file__.rsplit("/", 2)[0]
     if root not in sys.path:  # a source tree that is not installed
         sys.path.append(root)
+    for name in PACKAGES:
+        take(name, root)
     if sys.argv[1] == "-c":
         source = sys.argv[2]
         sys.argv[:3] = ["-c"]

@@ -7,8 +7,9 @@ onnxruntime only when one of them runs.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from edge_sdk.own_packages import lazy_names
 
 if TYPE_CHECKING:
     from export.api import Exported, build, build_source, formats
@@ -44,15 +45,6 @@ _HOMES = {
     "export.report": ("Accuracy", "Findings", "Parity", "Report"),
     "export.measure.timing": ("Timing", "bench"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(importlib.import_module(_HOME[name]), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__, {name: (home, name) for home, names in _HOMES.items() for name in names}
+)
