@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -133,27 +133,30 @@ class ResNetCifar(nn.Module):
     shortcuts have no parameters (option A). Convolutions Kaiming-normal.
 
     Args:
-        blocks: Blocks per stage, the n of the paper.
         classes: Outputs.
         norm: "batch", or "group", which has no running statistics.
+
+    Attributes:
+        blocks: Blocks per stage, the n of the paper.
     """
 
-    def __init__(self, blocks: int, classes: int = 10, *, norm: Norm = "batch") -> None:
+    blocks: ClassVar[int]
+
+    def __init__(self, classes: int = 10, *, norm: Norm = "batch") -> None:
         super().__init__()
         self.conv1 = _conv(3, 16, 3, 1)
         self.norm1 = _norm(norm, 16)
-        self.layer1 = self._stage(16, 16, blocks, norm)
-        self.layer2 = self._stage(16, 32, blocks, norm)
-        self.layer3 = self._stage(32, 64, blocks, norm)
+        self.layer1 = self._stage(16, 16, norm)
+        self.layer2 = self._stage(16, 32, norm)
+        self.layer3 = self._stage(32, 64, norm)
         self.fc = nn.Linear(64, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    @staticmethod
-    def _stage(inputs: int, outputs: int, blocks: int, norm: Norm) -> nn.Sequential:
+    def _stage(self, inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
         first = _PaddedBlock(inputs, outputs, outputs // inputs, norm)
-        rest = (_PaddedBlock(outputs, outputs, 1, norm) for _ in range(blocks - 1))
+        rest = (_PaddedBlock(outputs, outputs, 1, norm) for _ in range(self.blocks - 1))
         return nn.Sequential(first, *rest)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -167,33 +170,28 @@ class ResNetCifar(nn.Module):
 class ResNet20(ResNetCifar):
     """269,722 parameters at 10 classes."""
 
-    def __init__(self, classes: int = 10, *, norm: Norm = "batch") -> None:
-        super().__init__(3, classes, norm=norm)
+    blocks = 3
 
 
 class ResNet32(ResNetCifar):
     """464,154 parameters at 10 classes."""
 
-    def __init__(self, classes: int = 10, *, norm: Norm = "batch") -> None:
-        super().__init__(5, classes, norm=norm)
+    blocks = 5
 
 
 class ResNet44(ResNetCifar):
     """658,586 parameters at 10 classes."""
 
-    def __init__(self, classes: int = 10, *, norm: Norm = "batch") -> None:
-        super().__init__(7, classes, norm=norm)
+    blocks = 7
 
 
 class ResNet56(ResNetCifar):
     """853,018 parameters at 10 classes."""
 
-    def __init__(self, classes: int = 10, *, norm: Norm = "batch") -> None:
-        super().__init__(9, classes, norm=norm)
+    blocks = 9
 
 
 class ResNet110(ResNetCifar):
     """1,727,962 parameters at 10 classes."""
 
-    def __init__(self, classes: int = 10, *, norm: Norm = "batch") -> None:
-        super().__init__(18, classes, norm=norm)
+    blocks = 18

@@ -84,7 +84,7 @@ def test_an_unknown_data_set_names_the_known_ones(tmp_path: Path) -> None:
 def test_neither_fetching_nor_partitioning_imports_torch_or_scikit_learn() -> None:
     code = (
         "import sys\n"
-        "import edge_sdk.datasets.prepare, edge_sdk.datasets.torchvision_data\n"
+        "import edge_sdk.datasets.prepare\n"
         "from edge_sdk.datasets.shipped import load_digits\n"
         "load_digits()\n"
         "assert not {'torch', 'sklearn', 'torchvision'} & sys.modules.keys()\n"
