@@ -37,9 +37,8 @@ def check(
     *,
     kept: Kept | None = None,
     left_out: Container[str] = frozenset(),
-    predict: Predict | None = None,
     evaluation: Inputs | None = None,
-    tolerance: Tolerance,
+    tolerance: Tolerance = Tolerance(),
 ) -> Findings:
     """Runs every gate that the format has.
 
@@ -50,7 +49,6 @@ def check(
         inputs: What outputs are compared on.
         kept: Channels that stayed where dead ones were removed.
         left_out: Masked weights that the evaluation graph does not hold.
-        predict: Runs the file; by default onnxruntime on its bytes.
         evaluation: Examples with targets, to judge lossy formats on.
         tolerance: What a lossy format may lose.
 
@@ -67,8 +65,7 @@ def check(
         return Findings(
             checker=False, weights_checked=checked, kept_zeros=kept_zeros, parity=None
         )
-    if predict is None:
-        predict = _runner(product.content, target)
+    predict = _runner(product.content, target)
     exact_outputs = source.predict(inputs.batch)  # first: its errors are the clearest
     outputs = predict(inputs.batch)
     if target.reader == "native":
