@@ -23,6 +23,7 @@ from export.targets import Product, Target
 
 __all__ = ["PARITY", "check"]
 
+USUAL = Tolerance()
 PARITY = 1e-5  # relative max-norm; measured 1e-7..7e-7 on CNNs and ResNet18
 
 Array: TypeAlias = NDArray[np.float32]
@@ -38,7 +39,7 @@ def check(
     kept: Kept | None = None,
     left_out: Container[str] = frozenset(),
     evaluation: Inputs | None = None,
-    tolerance: Tolerance = Tolerance(),
+    tolerance: Tolerance = USUAL,
 ) -> Findings:
     """Runs every gate that the format has.
 
