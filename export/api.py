@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from export.rebuild import Source
 
-__all__ = ["Exported", "Model", "build", "default_file", "formats", "source_of"]
+__all__ = [
+    "Exported",
+    "Model",
+    "build",
+    "build_source",
+    "default_file",
+    "formats",
+    "source_of",
+]
 
 Batch: TypeAlias = Literal["1", "dynamic"]
 Model: TypeAlias = "Checkpoint | nn.Module | Source | Path | str"
