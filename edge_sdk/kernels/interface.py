@@ -6,6 +6,7 @@ from ctypes import POINTER, Structure, c_double, c_int32, c_void_p
 from typing import Any
 
 from edge_sdk.kernels.interface_elementwise import ELEMENTWISE_SIGNATURES
+from edge_sdk.kernels.interface_images import IMAGE_SIGNATURES
 
 __all__ = [
     "SIGNATURES",
@@ -139,4 +140,5 @@ SIGNATURES: dict[str, list[Any]] = {
     "fe_recurrent_forward": [_P, POINTER(RecurrentArguments), *[_P] * 9],
     "fe_recurrent_backward": [_P, POINTER(RecurrentArguments), *[_P] * 13],
     "fe_recurrent_saved": [_I, _I],
+    **IMAGE_SIGNATURES,
 }

@@ -14,7 +14,15 @@ from typing import Final
 from edge_sdk.errors import EngineError
 from edge_sdk.program.graph import Graph, Op, Parameter
 from edge_sdk.program.rule import Operands, Rule
-from edge_sdk.program.rules import elements, layers, losses, norms, pools
+from edge_sdk.program.rules import (
+    depthwise,
+    elements,
+    images,
+    layers,
+    losses,
+    norms,
+    pools,
+)
 
 __all__ = ["TABLE", "operands", "rule_of"]
 
@@ -24,6 +32,8 @@ TABLE: Final[Mapping[str, Rule]] = {
     **pools.RULES,
     **elements.RULES,
     **losses.RULES,
+    **images.RULES,
+    **depthwise.RULES,
 }
 
 

@@ -84,9 +84,14 @@ class Rule:
     stash: Callable[[Operands], tuple[int, ...]] = nothing
     reads_in: tuple[int, ...] = ()
     reads_out: Callable[[Operands], tuple[int, ...]] = nothing
-    reads_stash: tuple[int, ...] = ()
+    reads_stash: Callable[[Operands], tuple[int, ...]] | tuple[int, ...] = ()
     weight: Callable[[Operands], tuple[Shape, int]] | None = None
     view: bool = False
     passes: bool = False
     mixes: Callable[[Operands], bool] = none_of
     loss: bool = False
+
+    def stash_read(self, call: Operands) -> tuple[int, ...]:
+        """Stash tensors that the backward pass of one operation reads."""
+        own = self.reads_stash
+        return own(call) if callable(own) else own

@@ -193,7 +193,7 @@ class _Scheduler:
                 backward=True,
                 inputs=_only(inputs, rule.reads_in),
                 outputs=_only(outputs, rule.reads_out(call)),
-                stash=_only(self.stash[at], rule.reads_stash),
+                stash=_only(self.stash[at], rule.stash_read(call)),
                 d_outputs=above,
                 d_inputs=below,
                 parameters=operation.parameters,

@@ -79,7 +79,7 @@ struct Row {
 
 // Ends with a row without a name.
 extern const Row kEntryRows[], kLayerRows[], kNormRows[], kPoolRows[], kElementRows[],
-    kLossRows[];
+    kLossRows[], kImageRows[], kDepthwiseRows[];
 
 const Row* find_row(int32_t number);
 

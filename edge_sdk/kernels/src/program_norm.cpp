@@ -13,6 +13,11 @@ FeNorm norm_of(const Call& c) {
           c.i(2),    c.i(4),  c.r(0),   c.r(1),    c.i(3)};
 }
 
+// Whether the backward pass computes the activation again from x: no residual is in it.
+bool recomputed(const Instruction& at) {
+  return !at.ints[2] && at.ints[3] && at.in.size() == 1;
+}
+
 bool norm_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   const int64_t channels = at.ints[0], groups = at.ints[2];
   if (channels < 1 || channels > 1 << 20 || at.ints[1] < 1 || at.ints[1] > 1 << 24 || groups < 0 ||
@@ -30,8 +35,9 @@ bool norm_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   s.parameters = {channels, channels, channels, channels};
   s.optional = 15;
   s.reads_in = 1;
-  s.reads_out = at.ints[3] ? 1 : 0;
-  s.reads_stash = 3;
+  const bool again = recomputed(at);
+  s.reads_out = at.ints[3] && !again ? 1 : 0;
+  s.reads_stash = again ? 15 : 3;
   return true;
 }
 
@@ -51,6 +57,9 @@ int norm_backward(const Call& c) {
   real* dresidual = c.at.d_in.size() == 2 ? c.d_in(1) : nullptr;
   return into_gradient(c, 0, kPart, [&](real* dgamma) {
     return into_gradient(c, 1, kPartToo, [&](real* dbeta) {
+      if (recomputed(c.at))
+        return fe_norm_activation_backward(&n, c.in(0), c.d_out(0), c.value(0), c.stash(0),
+                                           c.stash(1), c.stash(2), c.stash(3), dx, dgamma, dbeta);
       return fe_norm_backward(&n, c.in(0), c.i(3) ? c.out(0) : nullptr,
                               c.d_out(0), c.value(0), c.stash(0), c.stash(1), dx, dresidual,
                               dgamma, dbeta);

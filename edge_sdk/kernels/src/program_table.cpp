@@ -7,7 +7,7 @@ namespace fe {
 namespace {
 
 const Row* const kFamilies[] = {kEntryRows, kLayerRows, kNormRows, kPoolRows, kElementRows,
-                                kLossRows};
+                                kLossRows, kImageRows, kDepthwiseRows};
 
 // body(row) until it returns true; null if it never does.
 template <class F>

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.rows import elements, layers, losses, norms, pools
+from edge_sdk.program.capture.rows import elements, images, layers, losses, norms
 
 __all__ = ["ROWS", "Row"]
 
@@ -18,9 +18,9 @@ Row = Callable[[Builder, Node], None]
 
 # "conv2d" is every overload of aten.conv2d; in-place forms are those without "_".
 ROWS: Final[Mapping[str, Row]] = {
+    **images.ROWS,
     **layers.ROWS,
     **norms.ROWS,
-    **pools.ROWS,
     **elements.ROWS,
     **losses.ROWS,
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from edge_sdk.program.graph import Graph, Op
+from edge_sdk.program.passes.rewrite import ACTIVATIONS, activation_of
 
 __all__ = ["fuse_activations", "fuse_residuals"]
 
@@ -34,15 +35,16 @@ def fuse_residuals(graph: Graph) -> Graph:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """A norm and its ReLU; a ReLU and the max pool behind it, which commute."""
+    """A norm and its ReLU or ReLU6; a ReLU and the max pool behind it: they commute."""
     operations = list(graph.operations)
-    for norm, at in _pairs(graph, operations, "norm", "relu"):
-        if norm.ints[_RELU]:
-            continue
-        operations[at] = replace(
-            norm, ints=_set(norm.ints, _RELU), outputs=operations[at].outputs
-        )
-        operations.remove(norm)
+    for kind in ACTIVATIONS:
+        for norm, at in _pairs(graph, operations, "norm", kind):
+            after = operations[at]
+            if norm.ints[_RELU] or not activation_of(after):
+                continue
+            ints = _set(norm.ints, _RELU, activation_of(after))
+            operations[at] = replace(norm, ints=ints, outputs=after.outputs)
+            operations.remove(norm)
     for relu, at in _pairs(graph, operations, "relu", "max_pool"):
         pool = operations[at]
         operations[at] = replace(
@@ -71,5 +73,5 @@ def _pairs(
             yield before, readers[0]
 
 
-def _set(ints: tuple[int, ...], place: int) -> tuple[int, ...]:
-    return (*ints[:place], 1, *ints[place + 1 :])
+def _set(ints: tuple[int, ...], place: int, value: int = 1) -> tuple[int, ...]:
+    return (*ints[:place], value, *ints[place + 1 :])

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from typing import Final
 
 from edge_sdk.program.graph import Graph
+from edge_sdk.program.passes.depthwise import fuse_depthwise
 from edge_sdk.program.passes.fuse import fuse_activations, fuse_residuals
 
 __all__ = ["PASSES", "optimized"]
 
-PASSES: Final[tuple[Callable[[Graph], Graph], ...]] = (fuse_residuals, fuse_activations)
+PASSES: Final[tuple[Callable[[Graph], Graph], ...]] = (
+    fuse_residuals,
+    fuse_activations,
+    fuse_depthwise,
+)
 
 
 def optimized(graph: Graph) -> Graph:

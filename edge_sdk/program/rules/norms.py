@@ -19,6 +19,7 @@ def _shapes(call: Operands) -> tuple[Shape, ...]:
     groups = at["groups"]
     call.require(groups >= 0 and (not groups or x[0] % groups == 0),
                  f"{x[0]} channels do not divide into {groups} groups")  # fmt: skip
+    call.require(0 <= at["relu"] <= 2, "an unknown activation")
     running = call.parameters[2] is not None and call.parameters[3] is not None
     call.require(bool(groups or at["batch"] or running), "it has no running statistics")
     return (x,)
@@ -43,8 +44,15 @@ def _stash(call: Operands) -> tuple[int, ...]:
     return moments, moments, channels, channels
 
 
+def again(call: Operands) -> bool:
+    """True where the backward pass computes the activation again from the input."""
+    at = call.ints
+    return bool(at["relu"]) and not at["groups"] and len(call.inputs) == 1
+
+
 RULES: Final[dict[str, Rule]] = {
-    # groups: 0 for batch norm. batch: 1 where it takes the batch's own statistics.
+    # groups: 0 for batch norm. relu: 0, 1, or 2 for ReLU6. batch: 1 where it takes the
+    # batch's own statistics.
     "norm": Rule(
         inputs=(1, 2),
         parameters=("weight?", "bias?", "running_mean?", "running_var?"),
@@ -54,8 +62,8 @@ RULES: Final[dict[str, Rule]] = {
         arguments=_arguments,
         stash=_stash,
         reads_in=(0,),
-        reads_out=lambda call: (0,) if call.ints["relu"] else (),
-        reads_stash=(0, 1),
+        reads_out=lambda call: (0,) if call.ints["relu"] and not again(call) else (),
+        reads_stash=lambda call: (0, 1, 2, 3) if again(call) else (0, 1),
         mixes=lambda call: bool(call.ints["batch"]) and not call.ints["groups"],
     ),
 }

@@ -1,0 +1,155 @@
+"""Pools over any windows, borders, upsampling and the transposed convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows.layers import pair
+
+__all__ = ["ROWS"]
+
+_FEWEST_BYTES = 255  # a winner's tap is one byte
+_MODES = {"constant": 0, "reflect": 1, "replicate": 2, "circular": 3}
+_NO_WINDOW = (1, 1, 1, 1, 0, 0, 1, 1)
+
+
+def _axes(call: Node) -> int:
+    return 1 if "1d" in call.target else 2
+
+
+def _max_pool(builder: Builder, call: Node) -> None:
+    axes = _axes(call)
+    kernel = pair(call["kernel_size"], axes, 1)
+    stride = pair(call.get("stride") or call["kernel_size"], axes, 1)
+    padding = pair(call.get("padding", 0), axes, 0)
+    dilation = pair(call.get("dilation", 1), axes, 1)
+    plain = dilation == (1, 1) and not call.get("ceil_mode", False)
+    inputs = (builder.tensor(call, "self"),)
+    if plain and kernel[0] * kernel[1] < _FEWEST_BYTES:
+        builder.emit(call, "max_pool", inputs, ints=(*kernel, *stride, *padding, 0))
+        return
+    window = (*kernel, *stride, *padding, *dilation)
+    builder.emit(call, "region_max", inputs, ints=(*window, 0, 0, 0, 0))
+
+
+def _average_pool(builder: Builder, call: Node) -> None:
+    axes = _axes(call)
+    kernel = pair(call["kernel_size"], axes, 1)
+    stride = pair(call.get("stride") or call["kernel_size"], axes, 1)
+    padding = pair(call.get("padding", 0), axes, 0)
+    counted = int(call.get("count_include_pad", True))
+    divisor = call.get("divisor_override") or 0
+    builder.emit(
+        call,
+        "region_average",
+        (builder.tensor(call, "self"),),
+        ints=(*kernel, *stride, *padding, 1, 1, 0, 1, counted, divisor),
+    )
+
+
+def _adaptive_average(builder: Builder, call: Node) -> None:
+    inputs, size = (builder.tensor(call, "self"),), call["output_size"]
+    if all(n == 1 for n in size):
+        builder.emit(call, "mean", inputs, ints=(len(size), 1))
+        return
+    builder.emit(call, "region_average", inputs, ints=(*_NO_WINDOW, 1, 1, 0, 0))
+
+
+def _adaptive_max(builder: Builder, call: Node) -> None:
+    """The call gives values and indices; there are no indices for anyone to read."""
+    for user in call.node.users:
+        if user.args[1] == 1 and user.users:
+            raise builder.refused(call, "a pool whose indices are read")
+    shape = tuple(call.node.meta["val"][0].shape[1:])
+    builder.emit_many(
+        call,
+        "region_max",
+        (builder.tensor(call, "self"),),
+        (shape,),
+        ints=(*_NO_WINDOW, 1, 0, 0, 0),
+    )
+    builder.many[call.node] *= 2
+
+
+def _pad(builder: Builder, call: Node) -> None:
+    mode = call.get("mode", "constant")
+    given = list(call["pad"])
+    axes = len(given) // 2
+    if mode not in _MODES or not 1 <= axes <= min(3, len(builder.shape(call, "self"))):
+        raise builder.refused(call, f"a border {given} of the kind {mode}")
+    # Torch names the last axis first.
+    before, after = given[0::2][::-1], given[1::2][::-1]
+    none = [0] * (3 - axes)
+    builder.emit(
+        call,
+        "pad",
+        (builder.tensor(call, "self"),),
+        ints=(*none, *before, *none, *after, axes, _MODES[mode]),
+        reals=(call.get("value", 0.0),),
+    )
+
+
+def _relu6(builder: Builder, call: Node) -> None:
+    bounds = call.get("min_val", 0), call.get("max_val", 6)
+    if bounds != (0, 6):
+        raise builder.refused(call, f"a Hardtanh between {bounds}")
+    builder.emit(call, "relu6", (builder.tensor(call, "self"),))
+
+
+def _upsample(builder: Builder, call: Node) -> None:
+    factors = list(call.get("scale_factors") or (0.0, 0.0))
+    scales = [1 / f if f else 0.0 for f in factors]
+    if _axes(call) == 1:
+        scales = [0.0, scales[-1]]
+    linear = int("linear" in call.target)
+    builder.emit(
+        call,
+        "upsample",
+        (builder.tensor(call, "input"),),
+        ints=(linear, int(call.get("align_corners", False))),
+        reals=(scales[0], scales[1]),
+    )
+
+
+def _conv_transpose(builder: Builder, call: Node) -> None:
+    axes = _axes(call)
+    builder.emit(
+        call,
+        "conv_transpose",
+        (builder.tensor(call, "input"),),
+        parameters=(
+            builder.parameter(call, "weight"),
+            builder.parameter(call, "bias"),
+        ),
+        ints=(
+            *pair(call["stride"], axes, 1),
+            *pair(call["padding"], axes, 0),
+            *pair(call["dilation"], axes, 1),
+            *pair(call["output_padding"], axes, 0),
+            call["groups"],
+        ),
+    )
+
+
+ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
+    "max_pool1d": _max_pool,
+    "max_pool2d": _max_pool,
+    "avg_pool1d": _average_pool,
+    "avg_pool2d": _average_pool,
+    "adaptive_avg_pool1d": _adaptive_average,
+    "adaptive_avg_pool2d": _adaptive_average,
+    "adaptive_max_pool1d": _adaptive_max,
+    "adaptive_max_pool2d": _adaptive_max,
+    "hardtanh": _relu6,
+    "relu6": _relu6,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "upsample_nearest1d": _upsample,
+    "upsample_nearest2d": _upsample,
+    "upsample_linear1d": _upsample,
+    "upsample_bilinear2d": _upsample,
+    "conv_transpose1d": _conv_transpose,
+    "conv_transpose2d": _conv_transpose,
+}
