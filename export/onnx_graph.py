@@ -94,7 +94,7 @@ def dense_graph(
         for layer, first in same.items()
         if not held & {first, first + TRANSPOSED}
     }
-    if same and len(left_out) == len(same):
+    if same and naming.unused.issuperset(same.values()):
         raise ExportError(
             f"no masked weight of {source.task} is in its evaluation graph",
             remedy="Check what the model's forward() does after eval().",

@@ -14,10 +14,9 @@ from torch import nn
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
 from coordinator.checkpoints.models import ModelStore
-from coordinator.server.run_memory import RunMemory, load_model
+from coordinator.server.run_memory import RunMemory, load_model, maskable
 from edge_sdk.errors import DensityError, StateError
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.metrics import VALUES
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import MaskedModel, masked_model
@@ -149,7 +148,7 @@ def trained_model(
         StateError: If no masks are drawn yet, or a file is gone.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
-        layers = layers_of(task.model(), task.dense_layers)
+        layers = maskable(task, task.model(), memory)
     store = ModelStore(memory.folder, reference, layers)
     found = load_model(store, memory, layers, seed)
     if found is None:

@@ -43,12 +43,11 @@ from coordinator.rounds.round_step import (
 )
 from coordinator.rounds.tasks import mask_seed
 from coordinator.server.evaluation import Probe
-from coordinator.server.run_memory import RunMemory, StoredUpdates, load_model
+from coordinator.server.run_memory import RunMemory, StoredUpdates, load_model, maskable
 from coordinator.settings import RunSettings
 from edge_sdk.errors import AlgorithmError, MaskMismatchError, RunError
 from edge_sdk.tasks.cost import weight_uses
 from edge_sdk.tasks.graph.units import with_units
-from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.total_rate import total_rate
 from edge_sdk.wire.evidence import unpack_evidence
@@ -92,7 +91,7 @@ class GlobalModel:
         self._settings, self._task = settings, task
         self._algorithm, self._ledger = algorithm, ledger
         model = task.model()
-        self.layers = with_units(model, layers_of(model, task.dense_layers))
+        self.layers = with_units(model, maskable(task, model, ledger, begin=True))
         self._store = ModelStore(
             ledger.folder, settings.task, self.layers, ledger if digests else None
         )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Contribution, Model, clipped
 from coordinator.checkpoints.models import ModelStore, model_name
@@ -14,8 +16,10 @@ from coordinator.rounds.state import RoundPhase
 from coordinator.rounds.tasks import mask_seed
 from coordinator.rounds.validation import read_update
 from edge_sdk.sparse import LayerShape
+from edge_sdk.tasks.layers import first_kinds, layers_of
+from edge_sdk.tasks.task import Task
 
-__all__ = ["RunMemory", "StoredUpdates", "load_model"]
+__all__ = ["RunMemory", "StoredUpdates", "load_model", "maskable"]
 
 
 class RunMemory(Protocol):
@@ -71,6 +75,32 @@ class StoredUpdates:
                 total_rate=self._rate(int(row.metrics.get("steps", 0))),
                 first=row.device not in self._known,
             )
+
+
+def maskable(
+    task: Task, model: nn.Module, memory: RunMemory, *, begin: bool = False
+) -> tuple[LayerShape, ...]:
+    """The layers that a run masks: those that it began with, on every later start.
+
+    Version 0.1.0 masked fewer kinds, and wrote down which layers only when its masks
+    were drawn; a run of it that stands in its warm-up has its kinds.
+
+    Args:
+        task: What is trained.
+        model: Of the task.
+        memory: The run's.
+        begin: Whether to write them down if the run has not done so yet.
+
+    Raises:
+        TaskError: If nothing is left to mask.
+    """
+    only = memory.get("layers") or memory.get("maskable")
+    if only is None and memory.rounds():
+        only = first_kinds(model)
+    found = layers_of(model, task.dense_layers, only=only)
+    if begin and memory.get("maskable") is None:
+        memory.put("maskable", [layer.name for layer in found])
+    return found
 
 
 def load_model(

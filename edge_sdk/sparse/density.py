@@ -151,7 +151,7 @@ def exact_counts(
     budget = _budget(target, float(size.sum()))
     lower = np.minimum([floors * s.floor for s in layers], upper)
     if FLOOR_SHARE * budget < lower.sum():
-        lower = np.minimum([s.shape[0] for s in layers], upper)
+        lower = np.minimum([s.least for s in layers], upper)
     if budget < lower.sum():
         told = _below_the_floors(target, float(size.sum()), int(lower.sum()))
         raise DensityError(told)

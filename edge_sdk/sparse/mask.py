@@ -30,6 +30,8 @@ class LayerShape:
         groups: Convolution groups; 1 for linear layers.
         outputs: The units that its rows make, where they can be cut; None keeps them.
         inputs: The units that its columns read, where they can be cut.
+        columns_out: True where the columns make the output units, and not the rows:
+            transposed convolutions, and embeddings, whose rows are the tokens.
     """
 
     name: str
@@ -37,6 +39,7 @@ class LayerShape:
     groups: int = 1
     outputs: Units | None = field(default=None, compare=False)
     inputs: Units | None = field(default=None, compare=False)
+    columns_out: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.shape) < 2 or min(self.shape) < 1:
@@ -57,9 +60,17 @@ class LayerShape:
         """Fewest weights that leave every output and every input unit connected.
 
         Within a group of R output and C input units, max(R, C) weights can touch all.
+        Of an embedding, a token that keeps none has a zero vector: it is no unit.
         """
+        if self.columns_out and len(self.shape) == 2:
+            return self.least
         out = self.shape[0] // self.groups
         return self.groups * max(out, self.shape[1])
+
+    @property
+    def least(self) -> int:
+        """Fewest weights that leave every output unit one."""
+        return self.groups * self.shape[1] if self.columns_out else self.shape[0]
 
 
 @dataclass(frozen=True, eq=False)

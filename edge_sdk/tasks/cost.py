@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from device_profiles import LayerLoad, Workload
 from edge_sdk.tasks.batch import tensors
@@ -21,6 +22,7 @@ def workload_of(
     batch: int,
     input_bytes: int | None = None,
     given: Examples | None = None,
+    only: Collection[str] | None = None,
 ) -> Workload:
     """Arithmetic, memory traffic and operator calls, from one small training step.
 
@@ -35,6 +37,7 @@ def workload_of(
         input_bytes: Bytes of one stored example; one per input element if not given.
         given: Examples that the task has read; without them its `example_inputs`, or
             what its model is found to take.
+        only: The weights that a run masks; None for all that it can.
 
     Raises:
         TaskError: If the model cannot run forward and backward on its input shape, or
@@ -42,7 +45,7 @@ def workload_of(
     """
     some = None if given is None else tensors(task, given, slice(0, LARGE))[0]
     model = make_model(task, 0)
-    masked = {layer.name for layer in layers_of(model, task.dense_layers)}
+    masked = {layer.name for layer in layers_of(model, task.dense_layers, only=only)}
     numel = {name: weight.numel() for name, weight in model.named_parameters()}
     total = sum(tensor.numel() for tensor in model.state_dict().values())
     trace = trace_step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,19 +16,29 @@ from edge_sdk.sparse.mask import LayerShape
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import blamed
 
-__all__ = ["in_mode", "initial_state", "layers_of", "make_model"]
+__all__ = ["first_kinds", "in_mode", "initial_state", "layers_of", "make_model"]
 
-_MASKABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_ROWS_OUT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def layers_of(
-    model: nn.Module, dense_layers: frozenset[str] = frozenset()
+    model: nn.Module,
+    dense_layers: frozenset[str] = frozenset(),
+    *,
+    only: Collection[str] | None = None,
 ) -> tuple[LayerShape, ...]:
-    """The maskable weights: all of Conv1d/2d/3d and Linear but `dense_layers`.
+    """The maskable weights, but for `dense_layers`.
+
+    They are those of Conv1d/2d/3d, ConvTranspose1d/2d/3d, Linear and Embedding, the
+    input and recurrent weights of RNN, LSTM and GRU layers and cells, and the input
+    projections of MultiheadAttention.
 
     Args:
-        model: Any module; subclasses of the four kinds count.
+        model: Any module; subclasses of these kinds count.
         dense_layers: Weights to leave out, by their ``state_dict`` names.
+        only: The names that a run has masked from its start; None for all there are.
 
     Returns:
         Name, shape and groups of each, in the order of the model's modules, which is
@@ -42,18 +52,15 @@ def layers_of(
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> [s.name for s in layers_of(net, frozenset({"2.weight"}))]
         ['0.weight']
+        >>> [s.name for s in layers_of(nn.GRU(4, 3))]
+        ['weight_ih_l0', 'weight_hh_l0']
     """
     owners: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners[id(parameter)].append(name)
-    found = [
-        (f"{name}.weight" if name else "weight", module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, _MASKABLE)
-    ]
     # A reparametrised layer (weight norm) has no parameter of that name to mask.
     held = {name for names in owners.values() for name in names}
-    found = [(name, module) for name, module in found if name in held]
+    found = [(n, m) for n, m in _maskable(model) if n in held]
     known = {name for name, _ in found}
     unknown = sorted(dense_layers - known)
     if unknown:
@@ -61,17 +68,52 @@ def layers_of(
             f"dense_layers names {', '.join(unknown)}, which the model does not have",
             remedy=f"The maskable weights are: {', '.join(n for n, _ in found)}.",
         )
-    layers = tuple(
-        _layer(name, module, owners[id(module.weight)], known)
-        for name, module in found
-        if name not in dense_layers
-    )
+    layers = []
+    for name, module in found:
+        names = owners[id(_weight(name, module))]
+        if name in dense_layers or (only is not None and name not in only):
+            continue
+        # A head tied to an embedding is dense where the task names the head alone:
+        # embeddings had no name to be dense by in 0.1.0.
+        if isinstance(module, _ROWS_OUT) or dense_layers.isdisjoint(names):
+            layers.append(_layer(name, module, names, known))
     if not layers:
         raise TaskError(
-            f"{type(model).__name__} has no convolution or linear weight to mask",
-            remedy="Use nn.Conv or nn.Linear, and leave one out of dense_layers.",
+            f"{type(model).__name__} has no convolution, linear, recurrent or "
+            "embedding weight to mask",
+            remedy="Use such a layer, and leave one out of dense_layers.",
         )
-    return layers
+    return tuple(layers)
+
+
+def first_kinds(model: nn.Module) -> frozenset[str]:
+    """Names of the weights that version 0.1.0 masked: Conv1d/2d/3d and Linear."""
+    return frozenset(n for n, m in _maskable(model) if isinstance(m, _ROWS_OUT))
+
+
+def _maskable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names of weights that a mask may act on, whether they are parameters or not."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        head = f"{path}." if path else ""
+        if isinstance(module, (*_ROWS_OUT, *_TRANSPOSED)) or _plain_lookup(module):
+            yield f"{head}weight", module
+        elif isinstance(module, _RECURRENT):
+            for name, _ in module.named_parameters(recurse=False):
+                if name.startswith("weight_"):
+                    yield f"{head}{name}", module
+        elif isinstance(module, nn.MultiheadAttention):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 2:
+                    yield f"{head}{name}", module
+
+
+def _plain_lookup(module: nn.Module) -> bool:
+    """An embedding whose weights nothing but the optimizer changes, densely."""
+    return (
+        isinstance(module, nn.Embedding)
+        and module.max_norm is None
+        and not module.sparse
+    )
 
 
 def make_model(task: Task, seed: int) -> nn.Module:
@@ -121,10 +163,14 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             layer.training = mode
 
 
+def _weight(name: str, module: nn.Module) -> Any:
+    return getattr(module, name.rpartition(".")[2])
+
+
 def _layer(
     name: str, module: nn.Module, owners: list[str], known: set[str]
 ) -> LayerShape:
-    weight, groups = module.weight, getattr(module, "groups", 1)
+    weight, groups = _weight(name, module), getattr(module, "groups", 1)
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise TaskError(
             f"{name} has no shape before the first batch",
@@ -138,4 +184,5 @@ def _layer(
         )
     if not isinstance(weight, nn.Parameter) or not isinstance(groups, int):
         raise TaskError(f"{name} is not a plain parameter")
-    return LayerShape(name, tuple(weight.shape), groups)
+    columns_out = isinstance(module, (*_TRANSPOSED, nn.Embedding))
+    return LayerShape(name, tuple(weight.shape), groups, columns_out=columns_out)

@@ -19,6 +19,9 @@ __all__ = ["LARGE", "StepTrace", "trace_step"]
 
 # Batch norm cannot train on one example; two sizes tell what grows with the batch.
 SMALL, LARGE = 2, 4
+_MULTIPLIES = frozenset(
+    {"aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_rnn_layer"}
+)
 # Operators that compute nothing: they only say where a tensor is, or read one number.
 _FREE = frozenset({"aten::detach", "aten::_local_scalar_dense", "aten::is_nonzero"})
 
@@ -29,7 +32,8 @@ class StepTrace:
 
     Attributes:
         macs: Weight name -> multiply-accumulates of one example's forward pass, for
-            the weights of convolutions and linear layers that take part.
+            the weights of convolutions, linear and recurrent layers that take part;
+            of an embedding, the values that are looked up.
         operators: Operator calls of a step, whatever the batch.
         example_bytes: Bytes that operators read and write per example.
         kernel_bytes: Of these, what convolutions and linear layers do.
@@ -141,14 +145,38 @@ class _Counter:
             self.compares += fresh[0].numel() * math.prod(window)
         for tensor in read:
             weight = self._names.get(tensor.data_ptr())
-            if weight is None or tensor.dim() < 2 or not _multiplies(name):
+            if weight is None or tensor.dim() < 2:
                 continue
-            # A convolution's weight starts with its output channels; a linear one
-            # comes transposed.
-            outputs = tensor.shape[0 if "conv" in name else -1]
-            uses = fresh[0].numel() // (outputs * self._batch)
-            self.macs[weight] = self.macs.get(weight, 0) + tensor.numel() * uses
-            self.activations += fresh[0].numel()
+            macs = self._macs(name, tensor, read[0], fresh[0], args)
+            if macs:
+                self.macs[weight] = self.macs.get(weight, 0) + macs
+            self.activations += fresh[0].numel() if _multiplies(name) else 0
+
+    def _macs(
+        self,
+        name: str,
+        weight: torch.Tensor,
+        inputs: torch.Tensor,
+        out: torch.Tensor,
+        args: tuple[Any, ...],
+    ) -> int:
+        """Multiply-accumulates of one example in an operator that reads a weight."""
+        if name == "aten::embedding":
+            return out.numel() // self._batch
+        if not _multiplies(name):
+            return 0
+        # A convolution's weight starts with its output channels, a transposed one's
+        # with its input channels; a linear one comes transposed. A recurrent layer's
+        # gates are several to each value of its output.
+        if name == "aten::convolution" and args[6]:
+            uses = inputs.numel() // weight.shape[0]
+        elif "conv" in name:
+            uses = out.numel() // weight.shape[0]
+        elif name == "aten::mkldnn_rnn_layer":
+            uses = out.numel() // out.shape[-1]
+        else:
+            uses = out.numel() // weight.shape[-1]
+        return weight.numel() * (uses // self._batch)
 
 
 def _some(examples: torch.Tensor, count: int) -> torch.Tensor:
@@ -190,7 +218,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _multiplies(name: str) -> bool:
-    return "conv" in name or name in {"aten::addmm", "aten::mm", "aten::bmm"}
+    return "conv" in name or name in _MULTIPLIES
 
 
 def _storage(tensor: torch.Tensor) -> int:

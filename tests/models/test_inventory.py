@@ -50,6 +50,8 @@ def test_convolutions_of_every_kind_come_with_their_groups() -> None:
         LayerShape("one.weight", (8, 2, 3), 2),
         LayerShape("two.weight", (6, 1, 3, 3), 6),
         LayerShape("three.weight", (4, 2, 3, 3, 3), 1),
+        LayerShape("up.weight", (4, 4, 2, 2), 1),
+        LayerShape("words.weight", (5, 4)),
     )
 
 
@@ -98,7 +100,7 @@ def test_a_dense_layer_that_does_not_exist_is_named() -> None:
 def test_a_model_with_nothing_to_mask_is_refused(
     model: nn.Module, dense: set[str]
 ) -> None:
-    with pytest.raises(TaskError, match="no convolution or linear weight"):
+    with pytest.raises(TaskError, match="no convolution, linear, recurrent or"):
         layers_of(model, frozenset(dense))
 
 
@@ -178,12 +180,13 @@ def test_a_factory_that_returns_no_module_is_a_task_error() -> None:
 
 
 def test_a_head_tied_to_an_embedding_is_kept_dense_as_the_message_says() -> None:
-    """Only the head's place can be named: an embedding is masked by nobody."""
+    """By both names, or by the head's alone, as in 0.1.0."""
     model = nn.ModuleDict(
         {"e": nn.Embedding(9, 4), "h": nn.Linear(4, 4), "o": nn.Linear(4, 9)}
     )
     model["o"].weight = model["e"].weight
     with pytest.raises(TaskError, match="one weight has the names") as caught:
         layers_of(model)
-    assert "frozenset({'o.weight'})" in caught.value.help
-    assert [s.name for s in layers_of(model, frozenset({"o.weight"}))] == ["h.weight"]
+    assert "frozenset({'e.weight', 'o.weight'})" in caught.value.help
+    for dense in ({"o.weight"}, {"e.weight", "o.weight"}):
+        assert [s.name for s in layers_of(model, frozenset(dense))] == ["h.weight"]

@@ -29,7 +29,12 @@ def round_workload(
     """
     training = settings.training
     load = workload_of(
-        task, examples=1, epochs=training.epochs, batch=batch, given=given
+        task,
+        examples=1,
+        epochs=training.epochs,
+        batch=batch,
+        given=given,
+        only=ledger.get("layers"),
     )
     if ledger.get("workload") is None:
         dense = [layer.macs for layer in load.layers if not layer.masked]

@@ -25,7 +25,7 @@ from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import unpack_values
 
@@ -89,10 +89,11 @@ class JobRunner:
         if recipe.digest not in self._scored:
             while len(self._scored) >= SCORED_MODELS:
                 self._scored.pop(next(iter(self._scored)))
+            layers = named_layers(recipe, self._layers)
             if chunk.structure:
-                mask = decode_structure(chunk.structure, self._layers, recipe.digest)
+                mask = decode_structure(chunk.structure, layers, recipe.digest)
             else:
-                mask = mask_of(recipe, self._layers)
+                mask = mask_of(recipe, layers)
             self._scored[recipe.digest] = self._make(mask)
         return self._scored[recipe.digest]
 

@@ -21,7 +21,7 @@ from edge_sdk.training.memory_limit import Allowance, EngineName
 from edge_sdk.training.program_engine.batches import ArrayBatches
 from edge_sdk.training.program_session import ProgramSession
 from edge_sdk.wire.messages import MaskRecipe, Training
-from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.rules import CandidateLosses, LocalRule, Swat, TopK
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import Values
@@ -115,7 +115,7 @@ class ProgramModels:
             return self._model.mask
         # A layer that the task keeps dense is maskable by its program all the same.
         found = program_layers(unpack_program(self.program))
-        self.layers = tuple(s for s in found if s.name in recipe.counts)
+        self.layers = named_layers(recipe, found)
         if recipe.structure is not None:
             return decode_structure(structure, self.layers, recipe.digest)
         return mask_of(recipe, self.layers)

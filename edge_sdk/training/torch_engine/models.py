@@ -27,7 +27,7 @@ from edge_sdk.training.torch_engine.candidates import candidate_losses
 from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
 from edge_sdk.training.torch_engine.program import Batch, faster, program_model
 from edge_sdk.wire.messages import MaskRecipe
-from edge_sdk.wire.recipe import mask_of
+from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.rules import CandidateLosses, Swat, TopK
 from edge_sdk.wire.structure import decode_structure
 from edge_sdk.wire.values import Values
@@ -52,7 +52,8 @@ class TorchModels:
     ) -> None:
         model = make_model(task, 0)
         check_model(model)
-        self.layers = layers_of(model, task.dense_layers)
+        self._maskable = layers_of(model, task.dense_layers)
+        self.layers = self._maskable  # those that the run masks
         self._task, self._engine, self._activations = task, engine, activations
         self._model: TrainingModel | None = None
         self.program = b""  # of the order in hand
@@ -79,6 +80,7 @@ class TorchModels:
             EdgeError: As `mask_of` and `decode_structure`.
         """
         self._boxes = recipe.boxes
+        self.layers = named_layers(recipe, self._maskable)
         if self._model is not None and self._model.mask.digest == recipe.digest:
             return self._model.mask
         if recipe.structure is not None:
