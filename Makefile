@@ -37,6 +37,7 @@ bench: bench-train bench-export bench-budget   ## figures; never gates
 bench-train: $(VENV)/.dev
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_train.py --json bench/train.json
+	$(BIN)/python tests/bench/bench_program.py --json bench/program.json
 
 bench-export: $(VENV)/.dev
 	mkdir -p bench

@@ -205,6 +205,9 @@ class MessageHandlers:
             receipt = self.fate_of(device, offer.task_id)
             self._publisher.tell(device, receipt, round_no=part.order.round_no)
             self._controller.accepted(device, offer.metrics)
+            trained_s = offer.metrics.get("training_s", 0.0)
+            if self._fleet.densities.gains(device, trained_s):
+                self._fleet.program.ask()
 
         self._ledger.once_durable(durable)
 

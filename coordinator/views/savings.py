@@ -108,5 +108,6 @@ def _macs(
     own = dense = 0.0
     for density, engine, examples in trained:
         dense += whole * examples
-        own += (kept.get(density, whole) if engine == "sparse" else whole) * examples
+        lean = engine in {"sparse", "program"}
+        own += (kept.get(density, whole) if lean else whole) * examples
     return round(dense / own, 2) if own else None

@@ -122,6 +122,24 @@ def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
     assert fleet.present() == {"pi-7"}
 
 
+def test_a_program_is_made_for_who_gains_and_sent_to_who_takes_it(
+    fleet: DeviceRegistry,
+) -> None:
+    takes = msgspec.structs.replace(hello(), engines=["program", "sparse", "masked"])
+    needs = msgspec.structs.replace(hello(), engines=["program"])
+    for name, own in {"takes": takes, "needs": needs, "old": hello()}.items():
+        fleet.heard(name)
+        assert fleet.hello(name, own) is None
+    gains = fleet.densities.gains
+    for name, seconds in {"takes": 3.0, "old": 300.0, "stranger": 300.0}.items():
+        assert not gains(name, seconds)
+    assert fleet.programs(["takes", "old"]) == {}  # a run goes on without one
+    assert gains("takes", 30.0)
+    fleet.program.content = b"program"
+    found = fleet.programs(["takes", "needs", "old", "stranger"])
+    assert found == {"takes": b"program", "needs": b"program"}
+
+
 def header(seq: int, boot: int = 1) -> Header:
     return Header("status", "home", "pi-7", "coordinator", 1, seq, boot)
 

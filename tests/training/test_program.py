@@ -44,7 +44,8 @@ def file() -> bytes:
 
 
 def on(file: bytes, engine: str = "program", task: Task = TASK) -> TrainingModel:
-    source = TorchModels(task, engine, "fp32", file)  # type: ignore[arg-type]
+    source = TorchModels(task, engine, "fp32")  # type: ignore[arg-type]
+    source.program = file
     mask = MASK if task is TASK else Mask({})
     return source.on(mask, EXAMPLES, Allowance(), 16)
 
@@ -101,6 +102,18 @@ def test_auto_takes_part_in_a_race_with_a_program_at_hand(file: bytes) -> None:
     assert model.engine in {"program", "sparse", "masked"}
     if model.engine == "program":
         assert "ms a step against" in model.reason
+
+
+def test_a_program_that_comes_later_is_raced_then(file: bytes) -> None:
+    source = TorchModels(TASK, "auto", "fp32")
+    assert source.engines == ("program", "sparse", "masked")
+    first = source.on(MASK, EXAMPLES, Allowance(), 16)
+    assert first.engine != "program"
+    assert source.on(MASK, EXAMPLES, Allowance(), 16) is first
+    source.program = file
+    second = source.on(MASK, EXAMPLES, Allowance(), 16)
+    assert second is not first
+    assert source.on(MASK, EXAMPLES, Allowance(), 16) is second
 
 
 def test_without_a_program_torch_trains_and_one_line_says_why(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.densities import TimeDrift, assign, corrected
 from coordinator.ledger import Ledger
 from coordinator.rounds.expected_time import ExpectedTime, expect
-from coordinator.server.devices.run_program import needs_program
+from coordinator.server.devices.run_program import (
+    WORTH_COMPILING_S,
+    needs_program,
+)
 from coordinator.settings import RunSettings
 from device_profiles import Choice, DeviceProfile, Engine, Workload, cost_of
 from edge_sdk.wire.messages import Hello
@@ -30,6 +33,7 @@ class Told:
     engine: Engine
     codecs: tuple[str, ...]
     by_program: bool = False  # it has no torch: every order names its program
+    takes_program: bool = False  # it can race one against torch's engines
 
 
 class DensityChoices:
@@ -61,12 +65,32 @@ class DensityChoices:
         now = Told(
             *(profile, hello.examples, engine, tuple(hello.codecs)),
             by_program=needs_program(hello),
+            takes_program="program" in hello.engines,
         )
         if self.told.get(device) != now:  # a fresh profile is believed again
             self.told[device] = now
             self._corrected.pop(device, None)
             self._drift.pop(device, None)
             self._choose(device)
+
+    def programs(self, devices: Iterable[str], content: bytes) -> dict[str, bytes]:
+        """The run's training program for each of these devices that is to have it.
+
+        Args:
+            devices: Strangers have none.
+            content: The program; empty until it is made, or where there is none.
+        """
+        given = {d: self.told[d] for d in devices if d in self.told}
+        return {
+            device: content
+            for device, its in given.items()
+            if its.by_program or (its.takes_program and content)
+        }
+
+    def gains(self, device: str, trained_s: float) -> bool:
+        """Return whether a program is worth making for a device, by a task's time."""
+        its = self.told.get(device)
+        return its is not None and its.takes_program and trained_s >= WORTH_COMPILING_S
 
     def codecs(self, device: str) -> tuple[str, str]:
         """The codecs of its updates and of the models it gets."""

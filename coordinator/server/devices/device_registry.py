@@ -232,9 +232,8 @@ class DeviceRegistry:
         return told.examples if told else 0
 
     def programs(self, devices: Iterable[str]) -> dict[str, bytes]:
-        """The training program of each of these devices that needs one."""
-        told, content = self.densities.told, self.program.content
-        return {d: content for d in devices if d in told and told[d].by_program}
+        """The training program of each of these devices that needs or takes one."""
+        return self.densities.programs(devices, self.program.content)
 
     def paced(self, why: Mapping[str, str]) -> None:
         """Record why devices do only a part of this round; for displays."""

@@ -1,4 +1,4 @@
-"""The training program of a run, for devices without torch: made once, then a file."""
+"""The training program of a run: made once, when a device needs or gains from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.wire.messages import Hello
 
-__all__ = ["RunProgram", "needs_program"]
+__all__ = ["WORTH_COMPILING_S", "RunProgram", "needs_program"]
 
 log = logging.getLogger(__name__)
 
 FILE = "program.bin"
+# Compiling takes some ten seconds of a processor, once per run. Where a task trains for
+# this long, a program pays that back in its first round or two.
+WORTH_COMPILING_S = 20.0
 _SHOWN = 8  # examples that the model is captured on, and compared with torch
 
 
@@ -29,7 +32,7 @@ def needs_program(hello: Hello) -> bool:
 
 
 class RunProgram:
-    """Compiles the task's model when the first device needs it, beside the run.
+    """Compiles the task's model when a device needs it or would gain, beside the run.
 
     A run goes on with the program it began with: what is in its folder is taken, so
     that an order names the same digest after a crash.
@@ -68,7 +71,9 @@ class RunProgram:
             self.content = self.kept() or self._compiled()
         except EdgeError as error:
             self.why_not = two_sentences(error, error.help)
-            log.warning("devices without torch cannot take part: %s", self.why_not)
+            log.warning(
+                "no training program, which boards without torch need: %s", self.why_not
+            )
 
     def kept(self) -> bytes:
         """The program of the run's folder; empty where there is none yet."""
@@ -87,5 +92,5 @@ class RunProgram:
         if not found.file:
             raise EngineError(found.reason, remedy="Give these devices torch.")
         replace_file(self._path, found.file)
-        log.info("compiled a training program for devices without torch")
+        log.info("compiled a training program")
         return found.file

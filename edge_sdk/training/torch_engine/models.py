@@ -57,6 +57,7 @@ class TorchModels:
         self._task, self._engine, self._activations = task, engine, activations
         self._model: TrainingModel | None = None
         self.program = b""  # of the order in hand
+        self._raced = b""  # the program that took part in the last race
         self._boxes: Boxes = {}  # of the last recipe
 
     @property
@@ -66,8 +67,11 @@ class TorchModels:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines that can run here: sparse where its kernels load."""
-        return ("masked",) if unavailable_reason() else ("sparse", "masked")
+        """Engines that can run here; ``program`` where the settings take one."""
+        if unavailable_reason():
+            return ("masked",)
+        takes = self._engine in {"auto", "program"}
+        return ("program", "sparse", "masked") if takes else ("sparse", "masked")
 
     def release(self) -> None:
         """Gives memory that no model needs back to the system."""
@@ -101,7 +105,9 @@ class TorchModels:
         Raises:
             EngineError: If the engine cannot run it, or not one example fits.
         """
-        if self._model is None or self._model.mask.digest != mask.digest:
+        raced = self._model is not None and self._raced == self.program
+        if not raced or self._model is None or self._model.mask.digest != mask.digest:
+            self._raced = self.program
             self._model = None  # two models at once would not keep to a ceiling
             engine, size = allowance.contest(self._engine, mask.density, batch_size)
             batch = tensors(self._task, examples, slice(0, size))
