@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ else:
 __all__ = [
     "DeviceSettings",
     "Name",
+    "a_path",
     "load_settings",
     "load_toml",
     "profile_of",
@@ -105,6 +107,24 @@ def load_settings(path: Path, kind: type[T]) -> T:
         return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
     except msgspec.ValidationError as error:
         raise SettingsError(f"{path}: {_explain(str(error), kind)}") from error
+
+
+def a_path(given: object, what: str) -> Path:
+    """A path in the file system, as a program's argument names it.
+
+    Args:
+        given: The argument's value.
+        what: Its name.
+
+    Raises:
+        SettingsError: If it is no path.
+    """
+    if isinstance(given, str | os.PathLike) and "\0" not in os.fspath(given):
+        return Path(given).expanduser()
+    raise SettingsError(
+        f"{what} is {given!r}, which is no path",
+        remedy=f"Give {what} as a string or a pathlib.Path, or leave it out.",
+    )
 
 
 def seen_from(base: Path, path: str | Path) -> Path:

@@ -27,6 +27,7 @@ from edge_sdk.commands.options import need_torch
 from edge_sdk.errors import SettingsError, StateError, TaskError
 from edge_sdk.settings import seen_from
 from edge_sdk.terminal import Json, given_secret, log_from_now_on, look, tell
+from edge_sdk.transport.address import parse_url
 
 __all__ = ["init", "resume", "run"]
 
@@ -101,6 +102,8 @@ def init(
     replace_file(path, ("\n".join(lines) + "\n").encode())
     try:
         _check_ladder(folder, load_run(path))
+        if broker:
+            parse_url(broker)
     except Exception:
         path.unlink()
         raise

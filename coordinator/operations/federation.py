@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from coordinator.operations.federation_run import FederationRun, round_line
 from coordinator.operations.run_settings import (
     SETTINGS,
     algorithm_name,
+    ascending,
+    check_device,
     evaluation_of,
     keep_evaluation,
     plain_line,
@@ -30,6 +33,7 @@ from coordinator.views.run_view import RunView
 from coordinator.views.terminal.status import has_run
 from edge_sdk.errors import RunError, SettingsError, StateError
 from edge_sdk.private_files import keep_private
+from edge_sdk.settings import a_path
 from edge_sdk.tasks.task import Task
 from edge_sdk.terminal import say
 
@@ -37,6 +41,7 @@ __all__ = ["Federation"]
 
 LOG = "coordinator.out"
 TICK_S = 0.2
+MOST_HOURS = 87_600  # as `flash-coordinator enroll` has it
 SHOWN = 800  # characters of a log in an error
 
 
@@ -91,7 +96,7 @@ class Federation:
         insecure: bool = False,
         **more: Any,
     ) -> None:
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = a_path(folder, "folder").resolve()
         self._child: ChildProcess | None = None
         if task is None:
             if not (self.folder / SETTINGS).exists():
@@ -101,14 +106,15 @@ class Federation:
                 )
             self.settings = load_run(self.folder / SETTINGS)
             return
+        reference = task_name(task)
         place, scored = evaluation_of(self.folder, task, evaluation)
         given = {
             "federation": name,
-            "task": task_name(task),
+            "task": reference,
             "evaluation": str(place),
             "algorithm": algorithm_name(algorithm),
             "rounds": rounds,
-            "densities": sorted(float(d) for d in densities),
+            "densities": ascending(densities),
             "wait_for": wait_for,
             "address": address,
             "broker": broker,
@@ -139,8 +145,15 @@ class Federation:
 
         Raises:
             IdentityError: If the name is taken, or none.
+            SettingsError: If `hours` is no time.
             StateError: If there is no broker yet, with ``insecure=True``.
         """
+        check_device(device)
+        if not isinstance(hours, Real) or not 0 < float(hours) <= MOST_HOURS:
+            raise SettingsError(
+                f"hours is {hours!r}, not a time of up to ten years",
+                remedy="Give the hours that an unused token works, such as 24.",
+            )
         if self.settings.insecure:
             return plain_line(self.settings, self.broker, device)
         identities = open_identities(self.folder, self.settings)
@@ -229,9 +242,9 @@ class Federation:
             RunError: If the coordinator ends earlier, or `timeout_s` is over.
         """
         wanted = self.settings.rounds if rounds is None else rounds
-        if not 0 <= wanted <= self.settings.rounds:
+        if not isinstance(wanted, Integral) or not 0 <= wanted <= self.settings.rounds:
             raise SettingsError(
-                f"rounds is {wanted}; the run has {self.settings.rounds}",
+                f"rounds is {wanted!r}; the run has {self.settings.rounds}",
                 remedy="Wait for at most as many, or for all: wait().",
             )
         told: set[int] = set()
@@ -268,6 +281,11 @@ class Federation:
             alive = self.running
             if done():  # after `alive`: what a process did before its end counts
                 return
+            if self._child is None:
+                raise StateError(
+                    f"no coordinator of {self.folder} was started here",
+                    remedy="Start it: federation.start(), or inside the with block.",
+                )
             if not alive:
                 raise RunError(
                     f"the coordinator of {self.folder} has ended before {what}: "

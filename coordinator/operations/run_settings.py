@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from coordinator.algorithms.base import Algorithm
+from coordinator.algorithms.load import check_algorithm
 from coordinator.settings import RunSettings, load_run
 from device_profiles.toml_text import quoted, value_text
 from edge_sdk.checkpoint import replace_file
@@ -29,10 +30,13 @@ from edge_sdk.private_files import keep_private, make_private
 from edge_sdk.settings import Name, seen_from
 from edge_sdk.tasks.reference import reference_of
 from edge_sdk.tasks.task import SHIPPED, Examples, Task, load_task
+from edge_sdk.transport.address import parse_url
 
 __all__ = [
     "SETTINGS",
     "algorithm_name",
+    "ascending",
+    "check_device",
     "evaluation_of",
     "keep_evaluation",
     "plain_line",
@@ -55,11 +59,16 @@ def task_name(given: object) -> str:
     """
     if isinstance(given, str):
         return given
-    found = reference_of(given) if isinstance(given, Task) else None
+    if not isinstance(given, Task):
+        raise SettingsError(
+            f"task is a {type(given).__name__}, not an edge_sdk.Task",
+            remedy="Give a Task of a module, a shipped one's name, or "
+            "package.module:object.",
+        )
+    found = reference_of(given)
     if found is None or found.startswith("__main__:"):
         raise SettingsError(
-            f"task is a {type(given).__name__} that no module holds: devices could not "
-            "import it",
+            "task is a Task that no module holds: devices could not import it",
             remedy="Put it into a file, such as my_task.py, and give 'my_task:task'; "
             "the devices need that file too.",
         )
@@ -74,7 +83,7 @@ def algorithm_name(given: Algorithm | str) -> str:
     """
     if isinstance(given, str):
         return given
-    found = reference_of(given)
+    found = reference_of(check_algorithm(given, "algorithm"))
     if found is None or found.startswith("__main__:"):
         raise SettingsError(
             "algorithm is an object that no module holds: the coordinator's process "
@@ -83,6 +92,14 @@ def algorithm_name(given: Algorithm | str) -> str:
             "give 'my_file:object'.",
         )
     return found
+
+
+def ascending(densities: object) -> object:
+    """Densities from the smallest on; what is none stays for the settings to refuse."""
+    try:
+        return sorted(float(density) for density in densities)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return densities
 
 
 def evaluation_of(
@@ -140,20 +157,27 @@ def keep_evaluation(place: Path, examples: Examples) -> None:
         )
 
 
+def check_device(name: object) -> None:
+    """Refuses what cannot be a device's name.
+
+    Raises:
+        IdentityError: Then.
+    """
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError as error:
+        raise IdentityError(
+            f"{name!r} is no device's name: {error}",
+            remedy="Use 2 to 63 lower-case letters, digits and hyphens, such as pi-1.",
+        ) from error
+
+
 def plain_line(settings: RunSettings, broker: str, device: str) -> str:
     """Shell line that writes a device's settings, and runs it without identity.
 
     Raises:
-        IdentityError: If the device's name is none.
         StateError: If there is no broker yet.
     """
-    try:
-        msgspec.convert(device, Name)
-    except msgspec.ValidationError as error:
-        raise IdentityError(
-            f"{device!r} is no device's name: {error}",
-            remedy="Use 2 to 63 lower-case letters, digits and hyphens, such as pi-1.",
-        ) from error
     if not broker:
         raise StateError(
             "the federation has no broker yet",
@@ -193,6 +217,8 @@ def write_settings(folder: Path, given: Mapping[str, Any]) -> RunSettings:
     replace_file(scratch, _toml(values).encode())
     try:
         wanted = load_run(scratch)
+        if wanted.broker:
+            parse_url(wanted.broker)
     except BaseException:
         scratch.unlink()
         raise

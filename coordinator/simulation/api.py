@@ -32,6 +32,7 @@ from coordinator.simulation.workers.interface import OpenWorkers
 from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.datasets.shipped import DATASETS
 from edge_sdk.errors import DataError, SettingsError, StateError, TaskError
+from edge_sdk.settings import a_path
 from edge_sdk.tasks.reference import reference_of
 from edge_sdk.tasks.task import SHIPPED, Examples, Task, check_functions, load_task
 
@@ -106,7 +107,7 @@ def simulate(
     how = _algorithm(algorithm)
     what = load_task(task) if isinstance(task, str) else _task(task)
     reference = task if isinstance(task, str) else _reference(task)
-    if not isinstance(workers, Integral) or workers < 0:
+    if not isinstance(workers, Integral) or isinstance(workers, bool) or workers < 0:
         raise SettingsError(
             f"workers is {workers!r}; it is 0 or a number of processes",
             remedy="workers=0 trains in this process.",
@@ -126,7 +127,7 @@ def simulate(
     given |= {k: _plain(v) for k, v in tables.items() if v is not None}
     rows = [d for d in found if isinstance(d, FleetGroup | Mapping)]
     rows = rows if len(rows) == len(found) else []
-    given["fleet"] = [_plain(group) for group in rows or fleet]
+    given["fleet"] = [_plain(group) for group in rows or _rows(fleet)]
     parts: list[Examples] = []
     scored: Examples | None = None
     if isinstance(devices, Integral) or rows:
@@ -134,6 +135,11 @@ def simulate(
         given |= {"devices": int(devices)} if isinstance(devices, Integral) else {}
         _check_no_evaluation(evaluation)
     else:
+        if data:
+            raise DataError(
+                f"data is {data!r}, and devices hold examples of their own",
+                remedy="Leave it out, or give the number of devices in their place.",
+            )
         parts, scored = check_examples(found, evaluation)
         given |= {"devices": len(parts), "partitions": True, "folder": "."}
         what = read_as_partitions(what)
@@ -141,14 +147,8 @@ def simulate(
     wanted = min(COHORT, settings.devices) if cohort is None else cohort
     settings = _settings({**given, "cohort": wanted})
     check_simulation(settings, how)
-    if folder is not None and (
-        not isinstance(folder, str | Path) or "\0" in str(folder)
-    ):
-        raise SettingsError(
-            f"folder is {folder!r}, which is no path",
-            remedy="Name a folder, such as 'my-run', or leave it out.",
-        )
-    where = Path(folder or tempfile.mkdtemp(prefix="flash-edge-")).expanduser()
+    where = a_path(folder or tempfile.mkdtemp(prefix="flash-edge-"), "folder")
+    kept = None if cache is None else a_path(cache, "cache")
     log.info("the run's folder is %s", where)
     if scored is not None:
         _check_kind(where)
@@ -163,7 +163,7 @@ def simulate(
             open_workers=process_pool if workers else open_workers,
             task=what,
             algorithm=how,
-            cache=None if cache is None else Path(cache),
+            cache=kept,
         )
     return Run(where, what, settings, records)
 
@@ -172,11 +172,21 @@ def _devices(given: object) -> list[object]:
     """The devices one by one; none of a number."""
     if isinstance(given, Integral):
         return []
-    if isinstance(given, Iterable) and not isinstance(given, str):
+    if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
         return list(given)
     raise DataError(
         f"devices is one {type(given).__name__}, not a sequence",
-        remedy="Give a list with one edge_sdk.Examples per device.",
+        remedy="Give a list with one edge_sdk.Examples per device; of a dictionary "
+        "list(devices.values()).",
+    )
+
+
+def _rows(fleet: object) -> list[object]:
+    if isinstance(fleet, Iterable) and not isinstance(fleet, str | Mapping):
+        return list(fleet)
+    raise SettingsError(
+        f"fleet is one {type(fleet).__name__}, not a sequence",
+        remedy="Give a list of tables, such as [{'share': 1.0, 'density': 0.1}].",
     )
 
 
