@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from coordinator.operations.run_settings import (
     algorithm_name,
     ascending,
     check_device,
+    check_hours,
     evaluation_of,
     keep_evaluation,
     plain_line,
     task_name,
     write_settings,
 )
+from coordinator.processes.child_log import last_words
 from coordinator.processes.children import ChildProcess, stop_all
 from coordinator.settings import load_run
 from coordinator.views.ledger_view import read_run
@@ -41,8 +43,6 @@ __all__ = ["Federation"]
 
 LOG = "coordinator.out"
 TICK_S = 0.2
-MOST_HOURS = 87_600  # as `flash-coordinator enroll` has it
-SHOWN = 800  # characters of a log in an error
 
 
 class Federation:
@@ -149,11 +149,7 @@ class Federation:
             StateError: If there is no broker yet, with ``insecure=True``.
         """
         check_device(device)
-        if not isinstance(hours, Real) or not 0 < float(hours) <= MOST_HOURS:
-            raise SettingsError(
-                f"hours is {hours!r}, not a time of up to ten years",
-                remedy="Give the hours that an unused token works, such as 24.",
-            )
+        check_hours(hours)
         if self.settings.insecure:
             return plain_line(self.settings, self.broker, device)
         identities = open_identities(self.folder, self.settings)
@@ -289,7 +285,7 @@ class Federation:
             if not alive:
                 raise RunError(
                     f"the coordinator of {self.folder} has ended before {what}: "
-                    f"{self._last_words()}",
+                    f"{last_words(self.folder / LOG)}",
                     remedy="Correct that, and start it again: it goes on.",
                 )
             if limit is not None and time.monotonic() > limit:
@@ -300,12 +296,3 @@ class Federation:
             time.sleep(TICK_S)
             if self._child is not None:
                 self._child.tend_log()
-
-    def _last_words(self) -> str:
-        path = self.folder / LOG
-        said = path.read_text("utf-8", "replace") if path.exists() else ""
-        lines = said.strip().splitlines()
-        first = max(
-            (i for i, x in enumerate(lines) if x.startswith("error: ")), default=0
-        )
-        return " ".join(lines[first:])[-SHOWN:] or "it said nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = [
     "algorithm_name",
     "ascending",
     "check_device",
+    "check_hours",
     "evaluation_of",
     "keep_evaluation",
     "plain_line",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 SETTINGS = "run.toml"
+MOST_HOURS = 87_600  # as `flash-coordinator enroll` has it
 _READERS = (
     "Let the task read what Examples are saved as: eval_data=partial(load_partition, "
     "part='eval'), of edge_sdk.datasets.partition; or name a folder of its own form."
@@ -170,6 +173,19 @@ def check_device(name: object) -> None:
             f"{name!r} is no device's name: {error}",
             remedy="Use 2 to 63 lower-case letters, digits and hyphens, such as pi-1.",
         ) from error
+
+
+def check_hours(hours: object) -> None:
+    """Refuses what cannot be the life of a token.
+
+    Raises:
+        SettingsError: Then.
+    """
+    if not isinstance(hours, Real) or not 0 < float(hours) <= MOST_HOURS:
+        raise SettingsError(
+            f"hours is {hours!r}, not a time of up to ten years",
+            remedy="Give the hours that an unused token works, such as 24.",
+        )
 
 
 def plain_line(settings: RunSettings, broker: str, device: str) -> str:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from edge_sdk.terminal.logs import FILE_BYTES
 
-__all__ = ["keep_small"]
+__all__ = ["keep_small", "last_words"]
+
+SHOWN = 800  # characters of a log in an error
 
 
 def keep_small(log: Path, most: int = FILE_BYTES) -> bool:
@@ -38,3 +40,11 @@ def keep_small(log: Path, most: int = FILE_BYTES) -> bool:
         os.truncate(log, 0)
         return True
     return False
+
+
+def last_words(path: Path) -> str:
+    """The end of a log, from its last error on where it has one."""
+    said = path.read_text("utf-8", "replace") if path.exists() else ""
+    lines = said.strip().splitlines()
+    errors = (i for i, line in enumerate(lines) if line.startswith("error: "))
+    return " ".join(lines[max(errors, default=0) :])[-SHOWN:] or "it said nothing"
