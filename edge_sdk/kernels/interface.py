@@ -7,6 +7,8 @@ from typing import Any
 
 from edge_sdk.kernels.interface_elementwise import ELEMENTWISE_SIGNATURES
 from edge_sdk.kernels.interface_images import IMAGE_SIGNATURES
+from edge_sdk.kernels.interface_loss import LOSS_SIGNATURES
+from edge_sdk.kernels.interface_sequence import SEQUENCE_SIGNATURES
 
 __all__ = [
     "SIGNATURES",
@@ -141,4 +143,6 @@ SIGNATURES: dict[str, list[Any]] = {
     "fe_recurrent_backward": [_P, POINTER(RecurrentArguments), *[_P] * 13],
     "fe_recurrent_saved": [_I, _I],
     **IMAGE_SIGNATURES,
+    **LOSS_SIGNATURES,
+    **SEQUENCE_SIGNATURES,
 }

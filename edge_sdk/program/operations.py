@@ -15,6 +15,8 @@ from edge_sdk.errors import EngineError
 from edge_sdk.program.graph import Graph, Op, Parameter
 from edge_sdk.program.rule import Operands, Rule
 from edge_sdk.program.rules import (
+    activations,
+    copies,
     depthwise,
     elements,
     images,
@@ -22,6 +24,7 @@ from edge_sdk.program.rules import (
     losses,
     norms,
     pools,
+    sequences,
 )
 
 __all__ = ["TABLE", "operands", "rule_of"]
@@ -34,6 +37,9 @@ TABLE: Final[Mapping[str, Rule]] = {
     **losses.RULES,
     **images.RULES,
     **depthwise.RULES,
+    **activations.RULES,
+    **sequences.RULES,
+    **copies.RULES,
 }
 
 

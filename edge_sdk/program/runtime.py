@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from ctypes import c_char_p, c_double, c_int32, c_int64, c_void_p
+from ctypes import c_char_p, c_double, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -65,6 +65,8 @@ def declared(kernels: Kernels) -> ctypes.CDLL:
         "fe_program_close": (None, [void]),
         "fe_program_run": (whole, [void, whole, whole, void, whole, void]),
         "fe_program_stopped_at": (whole, [void]),
+        "fe_program_seed": (None, [void, c_uint64]),
+        "fe_program_bad_sample": (whole, [void]),
         "fe_sum_of_squares": (real, [void, long]),
         "fe_scale": (None, [void, long, real]),
         "fe_add_difference": (None, [void, void, void, long, real]),
@@ -134,6 +136,10 @@ class Executable:
             raise self._error(code, self._library.fe_program_stopped_at(self._handle))
         return loss.value
 
+    def seed(self, number: int) -> None:
+        """Begins the random masks of dropout anew; the same seed draws the same."""
+        self._library.fe_program_seed(self._handle, number % (1 << 64))
+
     def _outside(self, array: NDArray[Any]) -> NDArray[Any]:
         kind = np.int64 if array.dtype.kind in "iub" else self._dtype
         return np.ascontiguousarray(array, kind)
@@ -143,8 +149,10 @@ class Executable:
         step = steps[at] if 0 <= at < len(steps) else None
         where = _told(step)
         if code == _BAD_DATA:
+            bad = self._library.fe_program_bad_sample(self._handle)
+            whose = f" (example {bad} of its batch)" if bad >= 0 else ""
             return DataError(
-                f"{where}: a label or a token is out of range",
+                f"{where}: a label or a token is out of range{whose}",
                 remedy="Look for labels below 0, or as large as the number of classes.",
             )
         if code == _BAD_BATCH:

@@ -52,7 +52,7 @@ struct Keep {
   FE_INLINE void draw(uint32_t pair, uint32_t first_sample, real* factor) const {
     typedef typename Lane<L>::Word W;
     typedef typename Lane<L>::Value R;
-    W a = pair - W{}, b;
+    W a = pair - W{}, b = {};
     FE_UNROLL for (int l = 0; l < L; l++) b[l] = first_sample + (uint32_t)l;
     threefry(key, a, b);
     // A comparison gives -1 where it holds.

@@ -45,6 +45,10 @@ void fe_program_close(FeProgram*);
 // loss: mean over the samples, where the list has one.
 int fe_program_run(FeProgram*, int32_t samples, int32_t threads, const FeExternal*,
                    int32_t externals, double* loss);
+// Where dropout's masks begin; every run draws new ones, the same for the same seed.
+void fe_program_seed(FeProgram*, uint64_t seed);
+// The sample whose label is no class, after FE_BAD_DATA; -1 where it is not known.
+int32_t fe_program_bad_sample(const FeProgram*);
 // The instruction that a failed run stopped at; -1: none.
 int32_t fe_program_stopped_at(const FeProgram*);
 

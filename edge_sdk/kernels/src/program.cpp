@@ -29,6 +29,9 @@ struct FeProgram {
   std::vector<FeParameter> parameters;
   std::unique_ptr<real, Free> arena;
   int32_t stopped = -1;
+  int32_t bad_sample = -1;
+  uint64_t seed = 0;
+  uint64_t runs = 0;
 };
 
 namespace {
@@ -210,6 +213,8 @@ int fe_program_run(FeProgram* p, int32_t samples, int32_t threads, const FeExter
                    int32_t n_externals, double* loss) {
   if (samples < 1 || threads < 1 || n_externals < 0) return FE_BAD_ARGUMENT;
   double total = 0;
+  p->bad_sample = -1;
+  p->runs++;
   const int32_t chunk = p->blocks * p->lanes;
   for (int32_t first = 0; first < samples; first += std::min(chunk, samples - first)) {
     const int32_t own = std::min(chunk, samples - first);
@@ -218,7 +223,8 @@ int fe_program_run(FeProgram* p, int32_t samples, int32_t threads, const FeExter
       const Row* row = find_row(at.row);
       const Call call{at, p->tensors.data(), p->arena.get(), p->parameters.data(), externals,
                       n_externals, &total, own, (own + p->lanes - 1) / p->lanes, p->lanes, threads,
-                      first, samples, at.accumulate || first > 0};
+                      first, samples, at.accumulate || first > 0, p->seed + p->runs,
+                      &p->bad_sample};
       const int code = at.backward ? row->backward(call) : row->forward(call);
       if (code != FE_OK) {
         p->stopped = (int32_t)i;
@@ -230,6 +236,13 @@ int fe_program_run(FeProgram* p, int32_t samples, int32_t threads, const FeExter
   if (loss) *loss = total;
   return FE_OK;
 }
+
+void fe_program_seed(FeProgram* p, uint64_t seed) {
+  p->seed = seed;
+  p->runs = 0;
+}
+
+int32_t fe_program_bad_sample(const FeProgram* p) { return p->bad_sample; }
 
 int32_t fe_program_stopped_at(const FeProgram* p) { return p->stopped; }
 

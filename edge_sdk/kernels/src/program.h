@@ -51,7 +51,13 @@ struct Call {
   int32_t first;       // sample at which this chunk begins
   int32_t batch;       // samples of the whole step: the loss is a mean over them
   bool accumulate;     // parameter gradients are added to, not overwritten
+  uint64_t seed;       // of this run's random masks
+  int32_t* bad_sample; // where a loss puts the sample whose label is no class
 
+  // Another key for every operation that draws (`number`) and every run.
+  uint64_t dropout_key(int64_t number) const {
+    return seed ^ (0x9E3779B97F4A7C15u * (uint64_t)(number + 1));
+  }
   real* tensor(int32_t id) const { return id < 0 ? nullptr : arena + tensors[id].offset; }
   real* in(int k) const { return tensor(at.in[k]); }
   real* out(int k) const { return tensor(at.out[k]); }
@@ -79,7 +85,8 @@ struct Row {
 
 // Ends with a row without a name.
 extern const Row kEntryRows[], kLayerRows[], kNormRows[], kPoolRows[], kElementRows[],
-    kLossRows[], kImageRows[], kDepthwiseRows[];
+    kLossRows[], kImageRows[], kDepthwiseRows[], kActivationRows[], kSequenceRows[],
+    kCopyRows[];
 
 const Row* find_row(int32_t number);
 

@@ -1,15 +1,20 @@
-// Losses: means over the samples of a whole step.
+// Rows of losses: means over the samples of a whole step.
 #include <cmath>
 
+#include "fe_loss.h"
 #include "program.h"
-#include "support.h"
 
 namespace fe {
 namespace {
 
-// ints: classes, positions per sample. Inputs: logits, labels. Stash: the logarithm of
-// the sum of exponentials at each position.
-bool cross_entropy_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+// ints: classes, positions per sample; in the general form also the label that is ignored,
+// whether predictions are log-probabilities, and the external that labels come from or
+// -1. reals of the general form: smoothing. Inputs: predictions, labels. Stash: the
+// logarithm of the sum of exponentials at each position.
+constexpr int64_t kIgnoredByDefault = -100;
+
+bool class_loss_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  if (at.ints[0] > INT32_MAX || at.ints[1] > INT32_MAX) return false;
   s.in = {product({at.ints[0], at.ints[1]}), product({at.ints[1]})};
   s.stash = {product({at.ints[1]})};
   s.reads_in = 3;
@@ -17,88 +22,113 @@ bool cross_entropy_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   return true;
 }
 
-int cross_entropy_forward(const Call& c) {
-  const int64_t classes = c.at.ints[0], positions = c.at.ints[1], step = positions * c.lanes;
-  double total = 0;
-  for (int b = 0; b < c.blocks; b++)
-    for (int64_t p = 0; p < positions; p++)
-      for (int l = 0; l < c.lanes; l++) {
-        const int64_t at = (b * positions + p) * c.lanes + l;
-        const real* x = c.in(0) + b * classes * step + p * c.lanes + l;
-        real most = x[0];
-        for (int64_t k = 1; k < classes; k++) most = std::max(most, x[k * step]);
-        double sum = 0;
-        for (int64_t k = 0; k < classes; k++) sum += std::exp((real)(x[k * step] - most));
-        c.stash(0)[at] = most + (real)std::log(sum);
-        if (b * c.lanes + l >= c.samples) continue;
-        const real label = c.in(1)[at];
-        if (!(label >= 0 && label < (real)classes)) return FE_BAD_DATA;
-        total += c.stash(0)[at] - x[(int64_t)label * step];
-      }
-  *c.loss += total / ((double)c.batch * positions);
-  return FE_OK;
+FeClassLoss class_loss_of(const Call& c) {
+  const bool general = c.at.ints.size() > 2;
+  return {c.samples, c.lanes, c.blocks, c.threads, c.i(0), c.i(1), general ? c.i(3) : 0,
+          general ? c.at.ints[2] : kIgnoredByDefault, general ? c.r(0) : 0.0};
 }
 
-int cross_entropy_backward(const Call& c) {
-  const int64_t classes = c.at.ints[0], positions = c.at.ints[1], step = positions * c.lanes;
+// A loss that is NaN or infinite is a result; a label that is no class is an error.
+int told(const Call& c, int code, int32_t sample) {
+  if (code == FE_NOT_FINITE) *c.loss = std::nan("");
+  if (code == FE_BAD_LABEL) *c.bad_sample = c.first + sample;
+  return code == FE_NOT_FINITE ? FE_OK : code == FE_BAD_LABEL ? FE_BAD_DATA : code;
+}
+
+// Labels of the whole batch that are not ignored; -1 where a chunk cannot know it.
+double labels_of_batch(const Call& c, const FeClassLoss& d, double own) {
+  if (c.samples == c.batch) return own;
+  const int64_t at = c.at.ints.size() > 2 ? c.at.ints[4] : -1;
+  if (at < 0 || at >= c.external_count)
+    return own == (double)c.samples * d.positions ? (double)c.batch * d.positions : -1;
+  const FeExternal& e = c.externals[at];
+  if (e.type != FE_FROM_INT64 || !e.data || e.per_sample != d.positions) return -1;
+  int64_t count = 0;
+  for (int64_t i = 0; i < c.batch * e.per_sample; i++)
+    count += ((const int64_t*)e.data)[i] != d.ignore;
+  return (double)count;
+}
+
+int divisor_of(const Call& c, const FeClassLoss& d, double& divisor) {
+  double own = 0;
+  int32_t sample;
+  const int code = fe_class_loss_weight(&d, c.in(1), nullptr, &own, &sample);
+  if (code) return told(c, code, sample);
+  divisor = labels_of_batch(c, d, own);
+  return divisor < 0 ? (int)FE_BAD_BATCH : (int)FE_OK;
+}
+
+int class_loss_forward(const Call& c) {
+  const FeClassLoss d = class_loss_of(c);
+  double divisor = 0, total = 0;
+  int32_t sample = -1;
+  int code = divisor_of(c, d, divisor);
+  if (code) return code;
+  code = fe_class_loss_forward(&d, c.in(0), c.in(1), nullptr, c.stash(0), &total, &sample);
+  *c.loss += total / divisor;
+  return told(c, code, sample);
+}
+
+int class_loss_backward(const Call& c) {
   if (!c.d_in(0)) return FE_OK;
-  const real share = (real)(1.0 / ((double)c.batch * positions));
-  for (int b = 0; b < c.blocks; b++)
-    for (int64_t p = 0; p < positions; p++)
-      for (int l = 0; l < c.lanes; l++) {
-        const int64_t at = (b * positions + p) * c.lanes + l;
-        const int64_t from = b * classes * step + p * c.lanes + l;
-        const bool valid = b * c.lanes + l < c.samples;
-        const int64_t label = (int64_t)c.in(1)[at];
-        for (int64_t k = 0; k < classes; k++) {
-          const real chance = std::exp(c.in(0)[from + k * step] - c.stash(0)[at]);
-          c.d_in(0)[from + k * step] = valid ? (chance - (k == label)) * share : 0;
-        }
-      }
-  return FE_OK;
+  const FeClassLoss d = class_loss_of(c);
+  double divisor = 0;
+  const int code = divisor_of(c, d, divisor);
+  if (code) return code;
+  return fe_class_loss_backward(&d, c.in(0), c.in(1), nullptr, c.stash(0),
+                                divisor > 0 ? 1 / divisor : 0, c.d_in(0));
 }
 
-// ints: values per sample. Inputs: predictions, targets.
-bool mse_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+// ints: values per sample. reals: delta, except for the squared error. Inputs: predictions,
+// targets.
+bool value_loss_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
   const int64_t size = product({at.ints[0]});
   s.in = {size, size};
   s.reads_in = 3;
   return true;
 }
 
-int mse_forward(const Call& c) {
-  const int64_t n = c.at.ints[0];
-  double total = 0;
-  for (int b = 0; b < c.blocks; b++)
-    for (int64_t i = 0; i < n; i++)
-      for (int l = 0; l < c.lanes && b * c.lanes + l < c.samples; l++) {
-        const int64_t at = (b * n + i) * c.lanes + l;
-        const real d = c.in(0)[at] - c.in(1)[at];
-        total += d * d;
-      }
-  *c.loss += total / ((double)c.batch * n);
-  return FE_OK;
+template <int Kind>
+FeValueLoss value_loss_of(const Call& c) {
+  return {Kind, c.samples, c.lanes, c.blocks, c.threads, c.at.ints[0],
+          c.at.reals.empty() ? 1.0 : c.r(0)};
 }
 
-int mse_backward(const Call& c) {
-  const int64_t n = c.at.ints[0];
+double values_of_batch(const Call& c) { return (double)c.batch * (double)c.at.ints[0]; }
+
+template <int Kind>
+int value_loss_forward(const Call& c) {
+  const FeValueLoss d = value_loss_of<Kind>(c);
+  double total = 0;
+  int32_t sample = -1;
+  const int code = fe_value_loss_forward(&d, c.in(0), c.in(1), nullptr, &total, &sample);
+  *c.loss += total / values_of_batch(c);
+  return told(c, code, sample);
+}
+
+template <int Kind>
+int value_loss_backward(const Call& c) {
+  const FeValueLoss d = value_loss_of<Kind>(c);
   if (!c.d_in(0)) return FE_OK;
-  const real share = (real)(2.0 / ((double)c.batch * n));
-  for (int b = 0; b < c.blocks; b++)
-    for (int64_t i = 0; i < n; i++)
-      for (int l = 0; l < c.lanes; l++) {
-        const int64_t at = (b * n + i) * c.lanes + l;
-        const bool valid = b * c.lanes + l < c.samples;
-        c.d_in(0)[at] = valid ? (c.in(0)[at] - c.in(1)[at]) * share : 0;
-      }
-  return FE_OK;
+  return fe_value_loss_backward(&d, c.in(0), c.in(1), nullptr, 1 / values_of_batch(c), c.d_in(0));
+}
+
+template <int Kind>
+constexpr Row value_loss(const char* name) {
+  return {name, 1, Kind != FE_SQUARED_ERROR, value_loss_sizes, value_loss_forward<Kind>,
+          value_loss_backward<Kind>};
 }
 
 }  // namespace
 
 const Row kLossRows[] = {
-    {"cross_entropy", 2, 0, cross_entropy_sizes, cross_entropy_forward, cross_entropy_backward},
-    {"mse", 1, 0, mse_sizes, mse_forward, mse_backward},
+    {"cross_entropy", 2, 0, class_loss_sizes, class_loss_forward, class_loss_backward},
+    {"class_loss", 5, 1, class_loss_sizes, class_loss_forward, class_loss_backward},
+    value_loss<FE_SQUARED_ERROR>("mse"),
+    value_loss<FE_ABSOLUTE_ERROR>("l1"),
+    value_loss<FE_SMOOTH_L1>("smooth_l1"),
+    value_loss<FE_HUBER>("huber"),
+    value_loss<FE_BINARY_CROSS_ENTROPY>("binary_cross_entropy"),
     {}};
 
 }  // namespace fe

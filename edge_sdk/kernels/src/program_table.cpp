@@ -7,7 +7,8 @@ namespace fe {
 namespace {
 
 const Row* const kFamilies[] = {kEntryRows, kLayerRows, kNormRows, kPoolRows, kElementRows,
-                                kLossRows, kImageRows, kDepthwiseRows};
+                                kLossRows, kImageRows, kDepthwiseRows, kActivationRows,
+                                kSequenceRows, kCopyRows};
 
 // body(row) until it returns true; null if it never does.
 template <class F>

@@ -58,6 +58,7 @@ class Builder:
         prefix: Path of the user's model within what was exported.
         place: Call -> the tensor that it gives.
         many: Call that gives several -> its tensors, in order.
+        moved: Call whose batch axis is not in front -> its tensor, and the axis.
     """
 
     batch: int
@@ -67,6 +68,7 @@ class Builder:
     operations: list[Op] = field(default_factory=list)
     place: dict[fx.Node, int] = field(default_factory=dict)
     many: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    moved: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
 
     def input(self, node: fx.Node) -> int:
         """A tensor that comes from outside."""
@@ -113,7 +115,7 @@ class Builder:
         reals: tuple[float, ...] = (),
     ) -> None:
         """Adds an operation whose result is the call's."""
-        output = self._new(self._per_sample(call), whole=False)
+        output = self._new(self._per_sample(call), whole=self._moved(name, inputs))
         self.place[call.node] = output
         self._operation(call, name, inputs, (output,), parameters, ints, reals)
 
@@ -129,7 +131,8 @@ class Builder:
         reals: tuple[float, ...] = (),
     ) -> None:
         """Adds an operation with several results, of these shapes per sample."""
-        outputs = tuple(self._new(shape, whole=False) for shape in shapes)
+        whole = self._moved(name, inputs)
+        outputs = tuple(self._new(shape, whole=whole) for shape in shapes)
         self.many[call.node] = outputs
         self._operation(call, name, inputs, outputs, parameters, ints, reals)
 
@@ -151,6 +154,13 @@ class Builder:
     def alias(self, call: Node, name: str) -> None:
         """Makes the call's result the same tensor as an argument."""
         self.place[call.node] = self.tensor(call, name)
+
+    def external(self, tensor: int) -> int:
+        """The place among the batch's arrays it comes from unchanged, or -1."""
+        made = {t: o for o in self.operations for t in o.outputs}
+        while tensor in made and made[tensor].name == "view":
+            tensor = made[tensor].inputs[0]
+        return -1 if tensor in made else tensor
 
     def refused(self, call: Node, why: str) -> EngineError:
         """The error for a call that has no place in a program."""
@@ -186,6 +196,10 @@ class Builder:
                 *(tuple(map(int, ints)), tuple(map(float, reals)), layer, source),
             )
         )
+
+    def _moved(self, name: str, inputs: tuple[int, ...]) -> bool:
+        """Whether whole numbers stay so: where they are only moved."""
+        return name in {"view", "copy"} and self.tensors[inputs[0]].whole
 
     def _per_sample(self, call: Node) -> tuple[int, ...]:
         if not call.shape or call.shape[0] != self.batch:

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.rows import elements, images, layers, losses, norms
+from edge_sdk.program.capture.rows import (
+    activations,
+    copies,
+    elements,
+    images,
+    layers,
+    losses,
+    norms,
+    sequences,
+)
 
 __all__ = ["ROWS", "Row"]
 
@@ -23,4 +32,7 @@ ROWS: Final[Mapping[str, Row]] = {
     **norms.ROWS,
     **elements.ROWS,
     **losses.ROWS,
+    **activations.ROWS,
+    **sequences.ROWS,
+    **copies.ROWS,
 }

@@ -29,6 +29,26 @@ def _alike(call: Operands) -> tuple[Shape, ...]:
     return ()
 
 
+def _size(call: Operands) -> tuple[int, ...]:
+    return (math.prod(call.inputs[0]),)
+
+
+def _general(call: Operands) -> tuple[int, ...]:
+    at = call.ints
+    return (*_positions(call), at["ignore"], at["log_probabilities"], at["external"])
+
+
+def _value_loss(*reals: str) -> Rule:
+    return Rule(
+        inputs=(2, 2),
+        reals=reals,
+        shapes=_alike,
+        arguments=_size,
+        reads_in=(0, 1),
+        loss=True,
+    )
+
+
 RULES: Final[dict[str, Rule]] = {
     "cross_entropy": Rule(
         inputs=(2, 2),
@@ -39,11 +59,23 @@ RULES: Final[dict[str, Rule]] = {
         reads_stash=(0,),
         loss=True,
     ),
-    "mse": Rule(
+    # `external`: the place among the batch's arrays that labels come from unchanged; -1
+    # where they do not, and a batch must run whole.
+    "class_loss": Rule(
         inputs=(2, 2),
-        shapes=_alike,
-        arguments=lambda call: (math.prod(call.inputs[0]),),
+        ints=("ignore", "log_probabilities", "external"),
+        reals=("smoothing",),
+        shapes=_classes,
+        arguments=_general,
+        stash=lambda call: (_positions(call)[1],),
         reads_in=(0, 1),
+        reads_stash=(0,),
+        mixes=lambda call: call.ints["external"] < 0,
         loss=True,
     ),
+    "mse": _value_loss(),
+    "l1": _value_loss("delta"),
+    "smooth_l1": _value_loss("delta"),
+    "huber": _value_loss("delta"),
+    "binary_cross_entropy": _value_loss("delta"),
 }

@@ -1,11 +1,9 @@
-"""Element-wise operations, views and means."""
+"""Relu, views, and what only passes tensors on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
-
-from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 
@@ -14,15 +12,6 @@ __all__ = ["ROWS"]
 
 def _relu(builder: Builder, call: Node) -> None:
     builder.emit(call, "relu", (builder.tensor(call, "self"),))
-
-
-def _add(builder: Builder, call: Node) -> None:
-    if call.get("alpha", 1) != 1 or not isinstance(call["other"], fx.Node):
-        raise builder.refused(call, "a sum with a number or a factor")
-    both = builder.tensor(call, "self"), builder.tensor(call, "other")
-    if builder.shape(call, "self") != builder.shape(call, "other"):
-        raise builder.refused(call, "a sum of different shapes")
-    builder.emit(call, "add", both)
 
 
 def _view(builder: Builder, call: Node) -> None:
@@ -50,20 +39,8 @@ def _item(builder: Builder, call: Node) -> None:
     builder.place[call.node] = builder.many[source][at]
 
 
-def _mean(builder: Builder, call: Node) -> None:
-    axes = call.get("dim")
-    rank = len(builder.shape(call, "self")) + 1
-    wanted = sorted(a % rank for a in axes or ())
-    count = len(wanted)
-    if not count or wanted != list(range(rank - count, rank)) or wanted[0] == 0:
-        raise builder.refused(call, f"a mean over the axes {axes}")
-    keep = int(call.get("keepdim", False))
-    builder.emit(call, "mean", (builder.tensor(call, "self"),), ints=(count, keep))
-
-
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "relu": _relu,
-    "add": _add,
     "flatten": _view,
     "view": _view,
     "reshape": _view,
@@ -72,7 +49,6 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "unflatten": _view,
     "contiguous": _same,
     "clone": _same,
-    "mean": _mean,
     "broadcast_tensors": _broadcast,
     "getitem": _item,
 }

@@ -91,13 +91,6 @@ def _pad(builder: Builder, call: Node) -> None:
     )
 
 
-def _relu6(builder: Builder, call: Node) -> None:
-    bounds = call.get("min_val", 0), call.get("max_val", 6)
-    if bounds != (0, 6):
-        raise builder.refused(call, f"a Hardtanh between {bounds}")
-    builder.emit(call, "relu6", (builder.tensor(call, "self"),))
-
-
 def _upsample(builder: Builder, call: Node) -> None:
     factors = list(call.get("scale_factors") or (0.0, 0.0))
     scales = [1 / f if f else 0.0 for f in factors]
@@ -142,8 +135,6 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "adaptive_avg_pool2d": _adaptive_average,
     "adaptive_max_pool1d": _adaptive_max,
     "adaptive_max_pool2d": _adaptive_max,
-    "hardtanh": _relu6,
-    "relu6": _relu6,
     "pad": _pad,
     "constant_pad_nd": _pad,
     "upsample_nearest1d": _upsample,

@@ -1,0 +1,120 @@
+// Rows that move values: permute, slice, flip, join, and a parameter for every sample.
+#include "fe_elementwise.h"
+#include "fe_sequence.h"
+#include "program.h"
+
+namespace fe {
+namespace {
+
+// ints: six sizes of the result, six strides in the input, offset, values of the input.
+constexpr int kOffset = 2 * FE_COPY_DIMS, kValues = kOffset + 1;
+
+bool copy_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  const int64_t* n = at.ints.data();
+  // A value that is read twice would need a sum backward.
+  for (int i = 0; i < FE_COPY_DIMS; i++)
+    if (n[i] > 1 && n[FE_COPY_DIMS + i] == 0) return false;
+  s.out = {product({n[0], n[1], n[2], n[3], n[4], n[5]})};
+  s.in = {product({n[kValues]})};
+  return true;
+}
+FeCopy copy_of(const Call& c, int strided) {
+  const int64_t* n = c.at.ints.data();
+  FeCopy d{};
+  d.lanes = c.lanes;
+  d.blocks = c.blocks;
+  d.threads = c.threads;
+  d.dims = FE_COPY_DIMS;
+  int64_t dense = 1;
+  for (int i = FE_COPY_DIMS - 1; i >= 0; i--) {
+    d.shape[i] = n[i];
+    d.stride[strided][i] = n[FE_COPY_DIMS + i];
+    d.stride[1 - strided][i] = dense;
+    dense *= n[i];
+  }
+  d.offset[strided] = n[kOffset];
+  d.elements[strided] = n[kValues];
+  d.elements[1 - strided] = dense;
+  return d;
+}
+int copy_forward(const Call& c) {
+  const FeCopy d = copy_of(c, 0);
+  return fe_copy(&d, c.in(0), c.out(0));
+}
+int copy_backward(const Call& c) {
+  if (!c.d_in(0)) return FE_OK;
+  const FeCopy d = copy_of(c, 1);
+  if (d.elements[0] != d.elements[1]) fe_fill(d.elements[1] * c.blocks * c.lanes, 0, c.d_in(0));
+  return fe_copy(&d, c.d_out(0), c.d_in(0));
+}
+
+// ints: sizes before the axis that is joined, and of both parts from it on.
+bool join_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  s.in = {product({at.ints[0], at.ints[1]}), product({at.ints[0], at.ints[2]})};
+  if (s.in[0] < 0 || s.in[1] < 0) return false;
+  s.out = {product({at.ints[0], at.ints[1] + at.ints[2]})};
+  return true;
+}
+// Between part k and its place in the whole.
+int join_part(const Call& c, int k, const real* from, real* to, bool into) {
+  const int64_t outer = c.at.ints[0], own = c.at.ints[1 + k];
+  const int64_t both = c.at.ints[1] + c.at.ints[2];
+  FeCopy d{c.lanes, c.blocks, c.threads, 2, {outer, own}, {}, {}, {}};
+  const int whole = into ? 1 : 0;
+  d.stride[whole][0] = both;
+  d.stride[1 - whole][0] = own;
+  d.stride[0][1] = d.stride[1][1] = 1;
+  d.offset[whole] = k ? c.at.ints[1] : 0;
+  d.elements[whole] = outer * both;
+  d.elements[1 - whole] = outer * own;
+  return fe_copy(&d, from, to);
+}
+int join_forward(const Call& c) {
+  const int code = join_part(c, 0, c.in(0), c.out(0), true);
+  return code ? code : join_part(c, 1, c.in(1), c.out(0), true);
+}
+int join_backward(const Call& c) {
+  for (int k = 0; k < 2; k++) {
+    const int code = c.d_in(k) ? join_part(c, k, c.d_out(0), c.d_in(k), false) : 0;
+    if (code) return code;
+  }
+  return FE_OK;
+}
+
+// ints: values. The parameter, the same for every sample.
+bool repeat_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  s.out = s.parameters = {product({at.ints[0]})};
+  return true;
+}
+int repeat_forward(const Call& c) {
+  const int64_t n = c.at.ints[0];
+  const real* p = c.value(0);
+  real* y = c.out(0);
+  for (int b = 0; b < c.blocks; b++)
+    for (int64_t i = 0; i < n; i++)
+      for (int l = 0; l < c.lanes; l++) y[(b * n + i) * c.lanes + l] = p[i];
+  return FE_OK;
+}
+int repeat_backward(const Call& c) {
+  if (!c.gradient(0)) return FE_OK;
+  FeBinary d{};
+  d.kind = FE_ADD;
+  d.lanes = c.lanes;
+  d.blocks = c.blocks;
+  d.threads = c.threads;
+  d.dims = 1;
+  d.accumulate = c.accumulate;
+  d.shape[0] = d.elements[0] = d.elements[1] = c.at.ints[0];
+  d.stride[0][0] = d.stride[1][0] = d.batched[0] = 1;
+  return fe_binary_backward(&d, nullptr, nullptr, c.d_out(0), nullptr, c.gradient(0));
+}
+
+}  // namespace
+
+const Row kCopyRows[] = {
+    {"copy", kValues + 1, 0, copy_sizes, copy_forward, copy_backward},
+    {"join", 3, 0, join_sizes, join_forward, join_backward},
+    {"repeat", 1, 0, repeat_sizes, repeat_forward, repeat_backward},
+    {}};
+
+}  // namespace fe

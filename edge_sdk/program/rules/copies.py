@@ -1,0 +1,77 @@
+"""Operations that move values: permute, slice, flip, join, repeat for every sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from edge_sdk.program.graph import Shape
+from edge_sdk.program.rule import Operands, Rule
+
+__all__ = ["AXES", "RULES"]
+
+AXES: Final = 6
+_SIZES = tuple(f"size_{i}" for i in range(AXES))
+_STRIDES = tuple(f"stride_{i}" for i in range(AXES))
+
+
+def _copied(call: Operands) -> tuple[Shape, ...]:
+    """The result's axes are the last `axes` of the six; each stays within the input."""
+    sizes = [call.ints[name] for name in _SIZES]
+    steps = [call.ints[name] for name in _STRIDES]
+    axes, values = call.ints["axes"], math.prod(call.inputs[0])
+    call.require(0 <= axes <= AXES and all(n == 1 for n in sizes[: AXES - axes]),
+                 "has odd axes")  # fmt: skip
+    call.require(all(n >= 1 for n in sizes), "has an empty axis")
+    reach = [(n - 1) * step for n, step in zip(sizes, steps, strict=True)]
+    low = call.ints["offset"] + sum(r for r in reach if r < 0)
+    high = call.ints["offset"] + sum(r for r in reach if r > 0)
+    call.require(low >= 0 and high < values, f"leaves {call.inputs[0]}")
+    return (tuple(sizes[AXES - axes :]),)
+
+
+def _copy_arguments(call: Operands) -> tuple[int, ...]:
+    own = [call.ints[name] for name in (*_SIZES, *_STRIDES, "offset")]
+    return (*own, math.prod(call.inputs[0]))
+
+
+def _joined(call: Operands) -> tuple[Shape, ...]:
+    one, two = call.inputs
+    axis = call.ints["axis"]
+    call.require(0 <= axis < len(one) and len(one) == len(two), "has no such axis")
+    call.require(one[:axis] == two[:axis] and one[axis + 1 :] == two[axis + 1 :],
+                 f"{one} and {two} cannot be joined")  # fmt: skip
+    return ((*one[:axis], one[axis] + two[axis], *one[axis + 1 :]),)
+
+
+def _join_arguments(call: Operands) -> tuple[int, ...]:
+    axis = call.ints["axis"]
+    one, two = call.inputs
+    return math.prod(one[:axis]), math.prod(one[axis:]), math.prod(two[axis:])
+
+
+def _repeated(call: Operands) -> tuple[Shape, ...]:
+    """A parameter (1, ...), or without that axis, for each sample."""
+    own, (shape,) = call.parameters[0], call.outputs
+    call.require(own is not None and math.prod(own) == math.prod(shape),
+                 f"a parameter {own} for {shape}")  # fmt: skip
+    return (shape,)
+
+
+RULES: Final[dict[str, Rule]] = {
+    "copy": Rule(
+        inputs=(1, 1),
+        ints=(*_SIZES, *_STRIDES, "offset", "axes"),
+        shapes=_copied,
+        arguments=_copy_arguments,
+    ),
+    "join": Rule(
+        inputs=(2, 2), ints=("axis",), shapes=_joined, arguments=_join_arguments
+    ),
+    "repeat": Rule(
+        inputs=(0, 0),
+        parameters=("value",),
+        shapes=_repeated,
+        arguments=lambda call: (math.prod(call.outputs[0]),),
+    ),
+}
