@@ -1,7 +1,7 @@
 """The shipped models, each with the parameter count of the work it comes from.
 
-All are plain modules that ``torch.fx`` can trace, and all return logits. A name is
-imported when it is first used, so that the shipped tasks need no torch.
+All are plain modules that ``torch.fx`` can trace; all but the autoencoder give logits.
+A name is imported when it is first used, so that the shipped tasks need no torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_sdk.zoo.autoencoder import DenseAutoencoder
     from edge_sdk.zoo.resnet import (
         ResNet18Cifar,
         ResNet20,
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from edge_sdk.zoo.signals import ImuNet, KeywordNet
     from edge_sdk.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
     from edge_sdk.zoo.vgg import Vgg11
+    from edge_sdk.zoo.vit import VitTiny
 
 __all__ = [
+    "DenseAutoencoder",
     "DigitsNet",
     "FemnistCnn",
     "ImuNet",
@@ -38,9 +41,11 @@ __all__ = [
     "ResNet110",
     "ResNetCifar",
     "Vgg11",
+    "VitTiny",
 ]
 
 _HOMES = {
+    "autoencoder": ("DenseAutoencoder",),
     "resnet": (
         *("ResNet18Cifar", "ResNet20", "ResNet32", "ResNet44", "ResNet56"),
         *("ResNet110", "ResNetCifar"),
@@ -48,6 +53,7 @@ _HOMES = {
     "signals": ("ImuNet", "KeywordNet"),
     "small": ("DigitsNet", "FemnistCnn", "McMahanCnn", "MnistNet"),
     "vgg": ("Vgg11",),
+    "vit": ("VitTiny",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

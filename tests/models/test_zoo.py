@@ -38,6 +38,8 @@ MODELS = [
     pytest.param(zoo.Vgg11, CIFAR, 10, 9_231_114, id="vgg11"),
     pytest.param(zoo.KeywordNet, (1, 61, 40), 10, 23_050, id="keyword"),
     pytest.param(zoo.ImuNet, (6, 100), 7, 35_303, id="imu"),
+    pytest.param(zoo.VitTiny, CIFAR, 10, 2_693_194, id="vit"),
+    pytest.param(zoo.DenseAutoencoder, (640,), 640, 267_928, id="autoencoder"),
 ]
 
 
