@@ -175,22 +175,22 @@ def test_threads_give_the_same_bits(name: str) -> None:
     found = []
     for threads in (1, 2, 4):
         model = loaded(case, layers_of(case.model, 0.3), threads=threads)
-        loss = model.gradients_of(case.inputs.numpy(), case.targets.numpy())
+        loss = model.backward(case.inputs.numpy(), case.targets.numpy())
         found.append((loss, model.gradient_vector.tobytes()))
     assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("name", ["vit", "encoder", "gelu"])
-def test_chunks_give_the_same_gradient_in_less_memory(name: str) -> None:
+def test_micro_batches_give_the_same_gradient_in_less_memory(name: str) -> None:
     case = case_of(name, 64)
-    mask = layers_of(case.model, 0.3)
-    whole, chunked = loaded(case, mask), loaded(case, mask, chunk=16)
-    for model in (whole, chunked):
-        model.gradients_of(case.inputs.numpy(), case.targets.numpy())
-    assert chunked.arena_bytes(64) < 0.5 * whole.arena_bytes(64)
-    scale = np.abs(whole.gradient_vector).max()
+    model = loaded(case, layers_of(case.model, 0.3))
+    x, y = case.inputs.numpy(), case.targets.numpy()
+    model.backward(x, y)
+    whole = model.gradient_vector.copy()
+    model.backward(x, y, micro_batch=16)
+    assert model.arena_bytes(64, micro_batch=16) < 0.5 * model.arena_bytes(64)
     np.testing.assert_allclose(
-        chunked.gradient_vector, whole.gradient_vector, atol=1e-5 * scale
+        model.gradient_vector, whole, atol=1e-5 * np.abs(whole).max()
     )
 
 
@@ -216,19 +216,16 @@ def test_class_losses_are_torchs(name: str, positions: tuple[int, ...]) -> None:
     assert three_steps(case, mask_of(model, 0.7), "momentum") < 1e-4
 
 
-def test_ignored_labels_count_over_the_batch_and_not_the_chunk() -> None:
+def test_ignored_labels_count_over_the_batch_and_not_the_micro_batch() -> None:
     torch.manual_seed(1)
-    model, targets = nn.Linear(7, 5), torch.randint(0, 5, (32,))
+    layer, targets = nn.Linear(7, 5), torch.randint(0, 5, (32,))
     targets[:9] = 3
-    case = Case(model, torch.randn(32, 7), targets, CLASS_LOSSES["ignore"])
-    whole, chunked = loaded(case, Mask({})), loaded(case, Mask({}), chunk=8)
-    losses = [
-        m.gradients_of(case.inputs.numpy(), targets.numpy()) for m in (whole, chunked)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    np.testing.assert_allclose(
-        chunked.gradient_vector, whole.gradient_vector, atol=1e-6
-    )
+    case = Case(layer, torch.randn(32, 7), targets, CLASS_LOSSES["ignore"])
+    model, x = loaded(case, Mask({})), case.inputs.numpy()
+    loss = model.backward(x, targets.numpy())
+    whole = model.gradient_vector.copy()
+    assert model.backward(x, targets.numpy(), micro_batch=8) == pytest.approx(loss)
+    np.testing.assert_allclose(model.gradient_vector, whole, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +244,7 @@ def test_a_wrong_label_names_its_example() -> None:
     model, targets = loaded(case, Mask({})), case.targets.numpy().copy()
     targets[11] = 5
     with pytest.raises(DataError, match="example 11 of its batch"):
-        model.gradients_of(case.inputs.numpy(), targets)
+        model.backward(case.inputs.numpy(), targets)
 
 
 def test_dropout_scales_what_it_keeps_and_draws_anew_each_step() -> None:
@@ -255,12 +252,10 @@ def test_dropout_scales_what_it_keeps_and_draws_anew_each_step() -> None:
     model = nn.Sequential(nn.Linear(8, 64), nn.Dropout(0.5), nn.Linear(64, 1))
     case = Case(model, torch.randn(32, 8), torch.randn(32, 1), F.mse_loss)
     runs = []
-    for chunk in (0, 8):
-        own = loaded(case, Mask({}), chunk=chunk)
-        losses = [
-            own.gradients_of(case.inputs.numpy(), case.targets.numpy())
-            for _ in range(3)
-        ]
+    for micro_batch in (0, 8):
+        own = loaded(case, Mask({}))
+        x, y = case.inputs.numpy(), case.targets.numpy()
+        losses = [own.backward(x, y, micro_batch=micro_batch) for _ in range(3)]
         assert len(set(losses)) == 3
         runs.append(losses)
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
