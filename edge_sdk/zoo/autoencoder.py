@@ -27,7 +27,7 @@ class DenseAutoencoder(nn.Module):
                 nn.BatchNorm1d(following),
                 nn.ReLU(),
             )
-        self.layers = nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, features))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the network makes of the inputs."""

@@ -44,7 +44,8 @@ class _Block(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens + self._attention(self.norm1(tokens))
         hidden = F.gelu(self.fc1(self.norm2(tokens)))
-        return tokens + self.fc2(hidden)
+        out: torch.Tensor = tokens + self.fc2(hidden)
+        return out
 
     def _attention(self, tokens: torch.Tensor) -> torch.Tensor:
         n, count, width = tokens.shape
