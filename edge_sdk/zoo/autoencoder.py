@@ -30,6 +30,6 @@ class DenseAutoencoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, features))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the network makes of the inputs."""
+        """Inputs as the network rebuilds them, (N, features)."""
         out: torch.Tensor = self.layers(inputs)
         return out

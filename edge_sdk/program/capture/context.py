@@ -198,7 +198,7 @@ class Builder:
         )
 
     def _moved(self, name: str, inputs: tuple[int, ...]) -> bool:
-        """Whether whole numbers stay so: where they are only moved."""
+        """True where whole numbers are only moved, and stay whole."""
         return name in {"view", "copy"} and self.tensors[inputs[0]].whole
 
     def _per_sample(self, call: Node) -> tuple[int, ...]:
