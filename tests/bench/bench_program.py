@@ -13,7 +13,6 @@ in the autoencoder. A family without a program is printed with the reason.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -36,8 +35,13 @@ from edge_sdk.program.capture import capture
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.optimizers import FlatSgd
 from edge_sdk.sparse import Mask
-from edge_sdk.zoo.resnet import ResNet18Cifar
-from edge_sdk.zoo.small import FemnistCnn, McMahanCnn
+from edge_sdk.zoo import (
+    DenseAutoencoder,
+    FemnistCnn,
+    McMahanCnn,
+    ResNet18Cifar,
+    VitTiny,
+)
 
 LIMITS = {
     "v4": {},
@@ -86,21 +90,13 @@ def cnn1d() -> nn.Module:
     )
 
 
-def autoencoder() -> nn.Module:
-    """640 values of a spectrum through a neck of 8, as in DCASE's baseline."""
-    sizes = (640, 128, 128, 8, 128, 128)
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(128, 640))
-
-
 FAMILIES = {
     "resnet18": Family(ResNet18Cifar, (3, 32, 32), 10, (5.0, 7.0)),
     "femnist": Family(FemnistCnn, (1, 28, 28), 62, (4.5, 7.0)),
     "mcmahan": Family(McMahanCnn, (1, 28, 28), 10, (4.5, 7.0)),
     "cnn1d": Family(cnn1d, (6, 128), 6, (4.5, 6.0)),
-    "autoencoder": Family(autoencoder, (640,), 0, (4.0, 5.0)),
+    "autoencoder": Family(DenseAutoencoder, (640,), 0, (4.0, 5.0)),
+    "vit": Family(VitTiny, (3, 32, 32), 10, (3.0, 4.0)),
 }
 
 
