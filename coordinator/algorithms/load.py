@@ -14,6 +14,7 @@ from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import Algorithm, RoundContext
 from coordinator.algorithms.evidence import Evidence
 from coordinator.algorithms.given_settings import with_given_settings
+from coordinator.algorithms.slots.asked import wrong_evidence
 from coordinator.algorithms.slots.results import wrong_rule
 from coordinator.algorithms.slots.trial import wrong_result
 from device_profiles.words import meant
@@ -94,6 +95,9 @@ def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
     ):
         kinds = ", ".join(kind.__name__ for kind in get_args(Evidence))
         raise _wrong(what, "evidence", f"is neither None nor one of {kinds}")
+    beyond = wrong_evidence(value.evidence)
+    if beyond:
+        raise _wrong(what, "evidence", beyond)
     init = value.init_state
     slots = dict(SLOTS) if init is None else {**SLOTS, "init_state": ("model",)}
     if value.redraw is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from examples.unequal_fleets.data import SETS
 from examples.unequal_fleets.judge import jobs_of, run
-from examples.unequal_fleets.methods import METHODS
+from examples.unequal_fleets.methods import TABLE
 from examples.unequal_fleets.table import tables
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=Path, help="folder of the data sets' files")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=[m.name for m in TABLE])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, help="another horizon than a set's own")
     parser.add_argument("--jobs", type=int, default=2)

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-__all__ = ["CONTROLS", "FLEET", "GRID", "LADDER", "METHODS", "Method", "Rate"]
+__all__ = [
+    "CONTROLS",
+    "FLEET",
+    "GRID",
+    "LADDER",
+    "METHODS",
+    "TABLE",
+    "WARM_UP",
+    "Method",
+    "Rate",
+]
 
 LADDER = (0.05, 0.1, 0.2)
 FLEET = ((0.3, 0.2), (0.3, 0.1), (0.4, 0.05))  # share of the devices, density
@@ -64,13 +74,28 @@ CONTROLS = [
     Method("flash, everybody at 0.05", "flash", (0.05,)),
     Method("dense FedAvg", "fedavg", (1.0,)),
 ]
-METHODS = {
-    method.name: method
-    for method in (
-        Method("flash-edge", "flash-edge"),
-        Method("hetero-flash", "hetero-flash"),
-        Method("heterofl", "heterofl"),
-        Method("fjord", "fjord"),
-        *CONTROLS,
-    )
+TABLE = [
+    Method("flash-edge", "flash-edge"),
+    Method("hetero-flash", "hetero-flash"),
+    Method("heterofl", "heterofl"),
+    Method("fjord", "fjord"),
+    *CONTROLS,
+]
+# Each row with a warm-up and the same without one: another question, asked by name.
+WARM_UP = {
+    "flash-edge": Method("flash-edge, no warm-up", "flash-edge(epochs=0)"),
+    **{
+        f"everybody at {density:g}": Method(
+            f"everybody at {density:g}, no warm-up", "flash-edge(epochs=0)", (density,)
+        )
+        for density in LADDER
+    },
+    **{
+        f"flash, everybody at {density:g}": Method(
+            f"equal-counts, everybody at {density:g}", "equal-counts", (density,)
+        )
+        for density in LADDER
+    },
 }
+FLASH = [Method(f"flash, everybody at {d:g}", "flash", (d,)) for d in LADDER]
+METHODS = {m.name: m for m in (*TABLE, *WARM_UP.values(), *FLASH)}

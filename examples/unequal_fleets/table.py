@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.reproduce.pairs import holm, interval, p_above, paired
+from examples.unequal_fleets.methods import WARM_UP
 
 __all__ = ["tables"]
 
@@ -23,6 +24,7 @@ def tables(folder: Path, sets: list[str], methods: list[str]) -> str:
         found = _read(folder / "test" / data, methods)
         if found:
             lines += [f"## {data}", "", *_accuracy(found), "", *_paired(found), ""]
+            lines += [*_warm_up(found), ""]
     return "\n".join(lines)
 
 
@@ -103,3 +105,18 @@ def _paired(found: Found) -> list[str]:
     for row, p in zip(rows, holm(p_values), strict=True):
         lines.append(f"| {' | '.join(row)} | {p:.3f} |")
     return lines
+
+
+def _warm_up(found: Found) -> list[str]:
+    """Each row with a warm-up against the same without, where both are there."""
+    lines = ["| with a warm-up | at | less without one [95 %] |", "|---|---|---|"]
+    for name, without in WARM_UP.items():
+        for density in ("0.05", "0.1", "0.2"):
+            if {name, without.name} <= set(found):
+                ours = _accuracies(found[name], density)
+                points = paired(ours, _accuracies(found[without.name], density))
+                if len(points) > 1:
+                    mean, low, high = interval(points)
+                    said = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+                    lines.append(f"| {name} | {density} | {said} |")
+    return lines if len(lines) > 2 else []

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.algorithms import ALGORITHMS, MAKERS
 from coordinator.algorithms.base import RoundContext
+from coordinator.algorithms.evidence import Replay
 from coordinator.algorithms.load import load_algorithm, name_of
 from coordinator.settings import load_run
 from edge_sdk.errors import SettingsError
@@ -40,6 +41,15 @@ def test_they_reach_the_algorithm(tmp_path: Path) -> None:
     assert load_run(path).algorithm == 'fedavgm(momentum=0.5, on="flash-scaled")'
 
 
+def test_the_default_without_a_warm_up_asks_no_device() -> None:
+    found, usual = load_algorithm("flash-edge(epochs=0)"), load_algorithm("flash-edge")
+    assert usual.warms_up
+    assert not found.warms_up
+    assert found.evidence == Replay()
+    for slot in ("plan", "local", "assign", "revise", "aggregate", "start"):
+        assert repr(getattr(found, slot)) == repr(getattr(usual, slot))
+
+
 @pytest.mark.parametrize(
     ("reference", "says"),
     [
@@ -56,6 +66,15 @@ def test_they_reach_the_algorithm(tmp_path: Path) -> None:
         ("nothing(a=1)", "nothing has no settings"),
         ('fedadam(on="feddts")', "is none of"),
         ('scaffold(on="feddst")', "scaffold on feddst"),
+        ("flash(epochs=0)", "slot evidence asks for 0 epochs"),
+        ("flash(epochs=2.5)", "slot evidence asks for 2.5 epochs"),
+        ("flash-edge(epochs=-1)", "slot evidence asks for -1 epochs"),
+        ("hetero-flash(epochs=0)", "slot evidence asks for 0 epochs"),
+        ("jmwst(epochs=0)", "slot evidence asks for 0 epochs"),
+        ("jmwst(interval=0)", "slot local"),
+        ("salientgrads(batches=0)", "slot evidence gave Score"),
+        ("zerofl(extra=-1)", "slot local"),
+        ("flash-edge(share=2)", "slot local"),
     ],
 )
 def test_what_cannot_be_is_said(reference: str, says: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from coordinator.algorithms.load import load_algorithm
 from edge_sdk import Examples
 from edge_sdk.datasets.readers import Grouped
 from examples.reproduce.pairs import holm, interval
@@ -28,6 +29,7 @@ from examples.unequal_fleets.judge import (
     jobs_of,
     run,
 )
+from examples.unequal_fleets.methods import TABLE, WARM_UP
 from examples.unequal_fleets.table import tables
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +99,21 @@ def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
     table = tables(tmp_path, ["digits"], list(METHODS))
     assert "| flash-edge | 0.2, 0.9 | 3 | 61.83 +- 1.53 |" in table
     assert "| at 0.05 | everybody at 0.05 | +1.33" in table
+
+
+def test_rows_without_a_warm_up_are_asked_for_by_name_and_paired(
+    tmp_path: Path,
+) -> None:
+    assert not {one.name for one in WARM_UP.values()} & {one.name for one in TABLE}
+    assert set(WARM_UP) | {one.name for one in WARM_UP.values()} <= set(METHODS)
+    for one in WARM_UP.values():
+        assert not load_algorithm(one.algorithm).warms_up
+    name, without = "everybody at 0.05", WARM_UP["everybody at 0.05"].name
+    for seed, less in ((1, 0.5), (2, 1.0), (3, 1.5)):
+        write(tmp_path, *result(name, GRID[5], seed, "test", 60.0 + seed))
+        write(tmp_path, *result(without, GRID[5], seed, "test", 60.0 + seed - less))
+    table = tables(tmp_path, ["digits"], list(METHODS))
+    assert f"| {name} | 0.05 | +1.00 [-0.24, +2.24] |" in table
 
 
 def test_one_run_gives_every_density_at_its_devices(tmp_path: Path) -> None:
