@@ -102,8 +102,8 @@ def publish_blobs_again(
         program: Reads the run's training program, where an order names it.
     """
     given = [*orders]
-    if any(order.program for _, order in given):
-        publish(program(), no)
+    if any(order.program for _, order in given) and (content := program()):
+        publish(content, no)
     wanted = {order.base.sha256: (device, order) for device, order in given}
     for digest, (device, order) in sorted(wanted.items()):
         mask = family.of(device, order.density)

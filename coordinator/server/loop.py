@@ -94,7 +94,7 @@ class Server:
         probe = Probe(task, evaluation)
         self._global_model = GlobalModel(settings, task, algorithm, ledger, probe)
         load = round_workload(settings, task, batch, evaluation, ledger)
-        program = RunProgram(task, evaluation, ledger.folder)
+        program = RunProgram(task, evaluation, ledger)
         self._fleet = DeviceRegistry(settings, load, ledger, clock, program)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
         self._transport = connect(self._inbox.deliver, self._inbox.link)

@@ -164,7 +164,7 @@ def test_each_device_gets_the_best_codec_that_both_know(tmp_path: Path) -> None:
     )
     workload = workload_of(TASK, examples=100, epochs=1, batch=32)
     ledger = open_ledger(tmp_path)
-    none = RunProgram(load_task("digits"), Examples([[0]], [0]), Path())
+    none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger)
     fleet = DeviceRegistry(settings, workload, ledger, lambda: 0.0, none)
     profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
     known = {"old": ["fp32"], "plain": list(NAMES), "new": list(CODECS)}

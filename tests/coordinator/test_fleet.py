@@ -57,7 +57,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def fleet(ledger: Ledger, clock: Clock) -> DeviceRegistry:
-    none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger.folder)
+    none = RunProgram(load_task("digits"), Examples([[0]], [0]), ledger)
     return DeviceRegistry(SETTINGS, LOAD, ledger, clock, none)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from coordinator.ledger import Ledger
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import EdgeError, EngineError, two_sentences
+from edge_sdk.program.file import unpack_program
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.wire.messages import Hello
@@ -35,21 +36,24 @@ class RunProgram:
     """Compiles the task's model when a device needs it or would gain, beside the run.
 
     A run goes on with the program it began with: what is in its folder is taken, so
-    that an order names the same digest after a crash.
+    that an order names the same digest after a crash. One of another run, which had the
+    folder before, is deleted.
 
     Args:
         task: What is trained.
         examples: The evaluation set; the model is captured on a few of it.
-        folder: The run's.
+        ledger: The run's; its folder keeps the program.
 
     Attributes:
         content: The program; empty until it is made.
         why_not: Why there is none and will be none; empty otherwise.
     """
 
-    def __init__(self, task: Task, examples: Examples, folder: Path) -> None:
+    def __init__(self, task: Task, examples: Examples, ledger: Ledger) -> None:
         self._task, self._examples = task, examples
-        self._path = folder / FILE
+        self._path = ledger.folder / FILE
+        if not ledger.rounds():  # no order names any program yet
+            self._path.unlink(missing_ok=True)
         self._thread: threading.Thread | None = None
         self.content, self.why_not = b"", ""
 
@@ -76,8 +80,16 @@ class RunProgram:
             )
 
     def kept(self) -> bytes:
-        """The program of the run's folder; empty where there is none yet."""
-        return self._path.read_bytes() if self._path.exists() else b""
+        """The program of the run's folder; empty without one that is whole."""
+        try:
+            found = self._path.read_bytes()
+            unpack_program(found)
+        except FileNotFoundError:
+            return b""
+        except (OSError, EngineError) as error:
+            log.warning("%s is made again: %s", self._path, error)
+            return b""
+        return found
 
     def _compiled(self) -> bytes:
         """The program of a few examples; raises an `EdgeError` where there is none."""

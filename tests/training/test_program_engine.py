@@ -1,0 +1,237 @@
+"""Orders on programs and arrays, as on a board without torch, beside torch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edge_sdk import Examples, Task, by_name
+from edge_sdk.errors import DataError, EngineError
+from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.program.capture import compiled
+from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.layers import initial_state, layers_of, make_model
+from edge_sdk.training.checkpoint import Progress
+from edge_sdk.training.local import Stopped
+from edge_sdk.training.program_engine import choice
+from edge_sdk.training.runner import TaskRunner
+from edge_sdk.training.update import PackedUpdate
+from edge_sdk.wire.blob import manifest_of
+from edge_sdk.wire.evidence import unpack_evidence
+from edge_sdk.wire.messages import MaskRecipe, TaskOrder, Training
+from edge_sdk.wire.rules import (
+    Controlled,
+    Frozen,
+    LocalRule,
+    Member,
+    Nested,
+    Proximal,
+    Regrow,
+    Rewire,
+    Score,
+    Swat,
+    WarmUp,
+)
+from edge_sdk.wire.values import Values, pack_values, unpack_values
+
+pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels here")
+
+RNG = np.random.default_rng(0)
+EXAMPLES = Examples(
+    RNG.integers(0, 255, (40, 1, 8, 8)).astype(np.uint8), RNG.integers(0, 5, 40)
+)
+PLAN = Training(2, 8, 0.05, 0.9, 1e-3, seed=3)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(288, 16), nn.ReLU(), nn.Linear(16, 5),
+    )  # fmt: skip
+
+
+def task(**more: object) -> Task:
+    """Of two modules, if this one could be imported by its name."""
+    named = by_name("torch.nn.functional:cross_entropy")
+    return Task(
+        name="two", model=Here(), loss=named, input_shape=(1, 8, 8),
+        train_data=lambda _: EXAMPLES,
+        prepare=lambda raw: raw.astype(np.float32) / np.float32(255), **more,
+    )  # fmt: skip
+
+
+class Here(type(by_name("math:sqrt"))):  # type: ignore[misc]
+    """A model that is named, and is this module's."""
+
+    def __init__(self) -> None:
+        super().__init__("test_program_engine:network")
+
+    def __call__(self, *_: object, **__: object) -> nn.Module:
+        return network()
+
+
+TASK = task()
+LAYERS = layers_of(network())
+SIZES = {layer.name: layer.numel for layer in LAYERS}
+COUNTS = exact_counts(uniform(LAYERS), LAYERS, 0.3)
+
+
+def program() -> bytes:
+    batch = tensors(TASK, EXAMPLES, slice(0, 8))
+    found = compiled(make_model(TASK, 0), TASK.loss, *batch)
+    assert found.file, found.reason
+    return found.file
+
+
+@pytest.fixture(scope="module")
+def file() -> bytes:
+    return program()
+
+
+def order_of(rule: LocalRule, plan: Training = PLAN) -> tuple[TaskOrder, bytes, Values]:
+    density = 1.0 if isinstance(rule, Score) else 0.3
+    counts = exact_counts(uniform(LAYERS), LAYERS, density)
+    mask = draw(LAYERS, counts, 5)
+    state = initial_state(TASK, 1)
+    dense = {n: a for n, a in state.items() if n not in mask}
+    start = Values(mask.digest, {n: state[n][mask[n]] for n in mask}, dense)
+    sent = start
+    if isinstance(rule, Controlled):
+        weights = {**start.masked, "0.bias": dense["0.bias"]}
+        control = {f".control.{n}": np.full_like(a, 0.01) for n, a in weights.items()}
+        sent = Values(mask.digest, start.masked, {**dense, **control})
+    base = pack_values(sent, mask)
+    order = TaskOrder(
+        id="1-a", round_no=1, density=density, base=manifest_of(base), rule=rule,
+        mask=MaskRecipe(5, dict(counts), mask.digest), training=plan, ttl_ms=1000,
+        shard=0, codec="fp32", moves=isinstance(rule, Rewire | Regrow),
+    )  # fmt: skip
+    return order, base, start
+
+
+def run(
+    order: TaskOrder, base: bytes, file: bytes, *, own: Task = TASK, **more: object
+) -> PackedUpdate:
+    """On torch's masked engine without a program, else as a board without torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        if file:
+            patch.setattr(choice, "torch_is_here", lambda: False)
+        engine = "auto" if file else "masked"
+        stop = more.pop("stop", lambda: False)
+        runner = TaskRunner(own, EXAMPLES, engine, **more)  # type: ignore[arg-type]
+        torch.manual_seed(4)
+        return runner.run(order, base, stop, program=file)  # type: ignore[arg-type]
+
+
+FROZEN = [
+    Frozen(), Proximal(0.3), Controlled(),
+    Nested(0.6, members=[Member(dict(exact_counts(uniform(LAYERS), LAYERS, 0.1)))],
+           gain=0.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", FROZEN, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_an_update_is_torchs_within_a_ten_thousandth(
+    rule: LocalRule, clip: float, file: bytes
+) -> None:
+    plan = Training(2, 8, 0.05, 0.9, 1e-3, seed=3, clip=clip) if clip else PLAN
+    order, base, _ = order_of(rule, plan)
+    ours, torchs = (
+        unpack_values(run(order, base, f).payload, draw(LAYERS, COUNTS, 5))
+        for f in (file, b"")
+    )
+    error = sum(
+        float(((ours.masked[n] - torchs.masked[n]) ** 2).sum()) for n in ours.masked
+    )
+    assert error**0.5 < 2e-4 * torchs.norm()
+    assert ours.dense.keys() == torchs.dense.keys()
+    for name, entry in torchs.dense.items():
+        np.testing.assert_allclose(ours.dense[name], entry, atol=2e-4, err_msg=name)
+
+
+def test_a_warm_up_counts_what_torchs_does(file: bytes) -> None:
+    order, base, _ = order_of(WarmUp(0.25), Training(4, 8, 0.1, seed=3))
+    ours, torchs = (
+        unpack_evidence(run(order, base, f).payload, SIZES) for f in (file, b"")
+    )
+    assert sum(ours.counts.values()) == sum(COUNTS.values())
+    for name, count in torchs.counts.items():
+        assert abs(ours.counts[name] - count) <= 1 + 0.02 * count
+
+
+@pytest.mark.parametrize("rule", [Rewire(), Regrow(0.3)], ids=["rewire", "regrow"])
+def test_a_mask_moves_within_its_budget(rule: LocalRule, file: bytes) -> None:
+    order, base, _ = order_of(rule)
+    ours, torchs = (run(order, base, f) for f in (file, b""))
+    assert ours.offer.metrics["steps"] == torchs.offer.metrics["steps"]
+    assert abs(ours.offer.metrics["loss"] - torchs.offer.metrics["loss"]) < 1e-3
+    assert abs(ours.offer.norm - torchs.offer.norm) < 0.02 * torchs.offer.norm
+    assert len(ours.payload) == len(torchs.payload)
+
+
+def test_scores_of_weights_are_torchs(file: bytes) -> None:
+    order, base, _ = order_of(Score(3), Training(1, 8, 0.1, seed=3))
+    full = draw(LAYERS, exact_counts(uniform(LAYERS), LAYERS, 1.0), 5)
+    ours, torchs = (
+        unpack_values(run(order, base, f).payload, full).masked for f in (file, b"")
+    )
+    for name, scores in torchs.items():
+        np.testing.assert_allclose(ours[name], scores, rtol=1e-3, atol=1e-6)
+
+
+def shaken(raw: np.ndarray, noise: np.random.Generator) -> np.ndarray:
+    return raw + np.float32(0.1) * noise.normal(size=raw.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("rule", [Frozen(), WarmUp(0.25)], ids=["frozen", "warm-up"])
+def test_a_reboot_changes_no_bit_of_it(
+    rule: LocalRule, file: bytes, tmp_path: Path
+) -> None:
+    own = task(augment=shaken)
+    order, base, _ = order_of(rule)
+    whole = run(order, base, file, own=own)
+    progress, left = Progress(tmp_path, every_s=0.0), iter(range(6))
+    with pytest.raises(Stopped):
+        run(order, base, file, own=own, progress=progress,
+            stop=lambda: next(left, None) is None)  # fmt: skip
+    assert progress.path.exists()
+    again = run(order, base, file, own=own, progress=progress)
+    assert again.payload == whole.payload
+    assert again.offer.metrics["loss"] == whole.offer.metrics["loss"]
+    plain = run(order, base, file)  # augmentation does something
+    assert plain.offer.metrics["loss"] != whole.offer.metrics["loss"]
+
+
+def test_what_a_program_cannot_do_is_one_sentence_with_a_remedy(file: bytes) -> None:
+    order, base, _ = order_of(Swat(0.3, 0.2))
+    for refused, given in (("Swat computes by torch", file), ("is damaged", file[:-1])):
+        with pytest.raises(EngineError, match=refused) as raised:
+            run(order, base, given)
+        assert raised.value.help
+    order, base, _ = order_of(Frozen())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "torch_is_here", lambda: False)
+        with pytest.raises(EngineError, match="names no training program"):
+            TaskRunner(TASK, EXAMPLES, "auto").run(order, base, lambda: False)
+        with pytest.raises(EngineError, match='engine = "masked" computes by torch'):
+            TaskRunner(TASK, EXAMPLES, "masked")
+
+
+def test_examples_of_another_kind_are_refused_by_their_field(file: bytes) -> None:
+    order, base, _ = order_of(Frozen())
+    for targets, said in (
+        (np.full(40, 0.5), "targets are float64"),
+        (np.full(40, 9), "label|out of range|target"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choice, "torch_is_here", lambda: False)
+            runner = TaskRunner(TASK, Examples(EXAMPLES.inputs, targets), "auto")
+            with pytest.raises(DataError, match=said):
+                runner.run(order, base, lambda: False, program=file)
