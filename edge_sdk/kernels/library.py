@@ -193,13 +193,13 @@ def _load(name: str, path: Path) -> Kernels:
     try:
         library = _open(path)
         abi = library.fe_abi()
+        if abi != _ABI:
+            raise EngineError(f"{path} has interface {abi}, not {_ABI}: build it again")
+        for function, arguments in SIGNATURES.items():
+            getattr(library, function).argtypes = arguments
+            getattr(library, function).restype = c_int32
     except (OSError, AttributeError) as error:
         raise EngineError(f"{path.name} does not load: {error}") from error
-    if abi != _ABI:
-        raise EngineError(f"{path} has interface {abi}, not {_ABI}: build it again")
-    for function, arguments in SIGNATURES.items():
-        getattr(library, function).argtypes = arguments
-        getattr(library, function).restype = c_int32
     library.fe_structure_free.argtypes = [c_void_p]
     library.fe_structure_free.restype = None
     for function in ("fe_structure_nnz", "fe_structure_bytes"):
