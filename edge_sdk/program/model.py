@@ -112,6 +112,7 @@ class ProgramModel:
         *,
         micro_batch: int = 0,
         ghost_norm: bool = False,
+        draw: int | None = None,
     ) -> float:
         """Replaces `gradients` by those of the mean loss over a batch.
 
@@ -123,6 +124,8 @@ class ProgramModel:
             micro_batch: Most samples that go through at once; 0 takes the batch whole.
                 The gradient is the same up to rounding.
             ghost_norm: Accept batch norm's statistics per micro-batch.
+            draw: Key of this batch's dropout masks, the same on every machine; None
+                draws others with each call.
 
         Returns:
             The mean loss.
@@ -145,6 +148,8 @@ class ProgramModel:
         run = self._ready("training", samples, samples if whole else micro_batch)
         if self._schedules["training"].shared:
             self.gradient_vector[:] = 0
+        if draw is not None:
+            run.seed(draw)
         loss = run.run((inputs, targets), samples, self.threads)
         for name in self.memory.counters:
             self.memory.state[name] += 1

@@ -15,6 +15,8 @@ from edge_sdk.wire.messages import Training
 
 __all__ = ["Batches", "ProgramSession"]
 
+_ODD = 0x9E3779B97F4A7C15  # so that the keys of two seeds' batches do not meet
+
 
 class Batches(Protocol):
     """The prepared batches of one task's examples."""
@@ -56,6 +58,7 @@ class ProgramSession:
     ) -> None:
         self._model, self._batches, self._plan = model, batches, plan
         self._micro_batch, self._ghost_norm = micro_batch, ghost_norm
+        self._drawn = 0  # batches so far, which key their dropout masks
         self._optimizer = FlatSgd(
             model.kernels,
             rate=plan.learning_rate,
@@ -85,11 +88,13 @@ class ProgramSession:
     def backward(self, index: NDArray[np.int64], *, augment: bool = True) -> float:
         """Replaces the gradients by those of the mean loss over these examples."""
         inputs, targets = self._batches(index, augment=augment)
+        self._drawn += 1
         return self._model.backward(
             inputs,
             targets,
             micro_batch=self._micro_batch,
             ghost_norm=self._ghost_norm,
+            draw=self._plan.seed * _ODD + self._drawn,
         )
 
     def add(self, terms: Arrays, scale: float = 1.0) -> None:
@@ -118,9 +123,11 @@ class ProgramSession:
             weight *= np.abs(weight) ** (power - 1)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Momentum and the augmentation's random state."""
-        return {f"m/{n}": a for n, a in self._optimizer.state().items()} | {
-            f"b/{n}": a for n, a in self._batches.state().items()
+        """Momentum, and the random state of augmentation and dropout."""
+        return {
+            **{f"m/{n}": a for n, a in self._optimizer.state().items()},
+            **{f"b/{n}": a for n, a in self._batches.state().items()},
+            "drawn": np.array([self._drawn], np.int64),
         }
 
     def put_back(self, state: Arrays) -> None:
@@ -131,3 +138,4 @@ class ProgramSession:
         self._optimizer.put_back(found)
         own = {n[2:]: a for n, a in state.items() if n.startswith("b/")}
         self._batches.put_back(own)
+        self._drawn = int(state["drawn"][0]) if "drawn" in state else 0

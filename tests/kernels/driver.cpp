@@ -227,6 +227,8 @@ static void pool_case() {
   compare("pool dx", ex, dx);
 }
 
+#include "sequence_cases.h"
+
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 60;
   for (int i = 0; i < rounds; i++) {
@@ -235,6 +237,7 @@ int main(int argc, char** argv) {
     linear_case();
     norm_case();
     pool_case();
+    sequence_cases();
   }
   fe_release_scratch();
   std::printf("%d-byte vectors, %d rounds, worst relative error %.2e\n", fe_vector_bytes(), rounds,

@@ -91,7 +91,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(
         lambda folder: compile_driver(compiler, flags, folder),
         compiler=compiler,
         flags=flags,
-        sources=[SOURCES, DRIVER],
+        sources=[SOURCES, *DRIVER.parent.glob("*.h"), DRIVER],
     )
     run(folder / "driver", "20")
 

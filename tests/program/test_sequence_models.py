@@ -12,7 +12,7 @@ from beside_torch import Case, loaded, mask_of, three_steps
 from torch import nn
 
 from edge_sdk.errors import DataError, EngineError
-from edge_sdk.program.capture import capture
+from edge_sdk.program.capture import capture, compiled
 from edge_sdk.sparse import Mask
 
 
@@ -257,11 +257,36 @@ def test_dropout_scales_what_it_keeps_and_draws_anew_each_step() -> None:
         x, y = case.inputs.numpy(), case.targets.numpy()
         losses = [own.backward(x, y, micro_batch=micro_batch) for _ in range(3)]
         assert len(set(losses)) == 3
+        keyed = [own.backward(x, y, draw=draw) for draw in (5, 6, 5)]
+        assert keyed[0] == keyed[2] != keyed[1]
         runs.append(losses)
     assert runs[0] == pytest.approx(runs[1], rel=1e-5)
     with torch.no_grad():
         expected = model.eval()(case.inputs).numpy()
     np.testing.assert_allclose(own.predict(case.inputs.numpy()), expected, atol=1e-5)
+
+
+class Dropping(nn.Module):
+    """Dropout as a module, as a function, and within attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.drop = nn.Linear(6, 6), nn.Dropout(0.3)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        p = 0.2 if self.training else 0.0
+        y = self.drop(self.layer(x))
+        y = F.scaled_dot_product_attention(y, y, y, dropout_p=p)
+        out: torch.Tensor = self.head(F.dropout(y, 0.4, self.training).mean(1))
+        return out
+
+
+def test_a_program_with_dropout_is_compared_with_torch_without_it() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(16, 4, 6), torch.randint(0, 5, (16,))
+    found = compiled(Dropping(), F.cross_entropy, x, y)
+    assert found.file, found.reason
 
 
 def test_what_cannot_be_is_named_with_its_layer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,32 @@ def test_a_restart_goes_on_to_the_same_bits(file: bytes, tmp_path: Path) -> None
               progress=place.of("t", "program"))  # fmt: skip
     resumed = start(on(file))
     train(resumed, TASK, EXAMPLES, PLAN, progress=place.of("t", "program"))
+    assert whole(resumed).tobytes() == whole(undisturbed).tobytes()
+
+
+def test_dropout_goes_on_to_the_same_bits_too(tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        layers = nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10)
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    task = replace(TASK, name="dropping", model=model, dense_layers=frozenset())
+    made = compiled(model(), task.loss, *tensors(task, EXAMPLES, slice(0, 12)))
+    state = {n: t.numpy() for n, t in model().state_dict().items()}
+    undisturbed, left = on(made.file, task=task), [3]
+
+    def stop() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    undisturbed.load({}, state)
+    train(undisturbed, task, EXAMPLES, PLAN)
+    own, place = on(made.file, task=task), Progress(tmp_path, every_s=0)
+    own.load({}, state)
+    with pytest.raises(Stopped):
+        train(own, task, EXAMPLES, PLAN, stop=stop, progress=place.of("t", "program"))
+    resumed = on(made.file, task=task)
+    resumed.load({}, state)
+    train(resumed, task, EXAMPLES, PLAN, progress=place.of("t", "program"))
     assert whole(resumed).tobytes() == whole(undisturbed).tobytes()
 
 

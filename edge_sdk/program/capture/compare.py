@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.capture.export import capture
 from edge_sdk.program.file import pack_program
-from edge_sdk.program.graph import TrainingProgram
+from edge_sdk.program.graph import Op, TrainingProgram
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.sparse import Mask
 
@@ -24,6 +26,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _TOLERANCE = 1e-4
 _STEPS = 3
 _RATE = 0.01
+_DROPOUT_P = 4  # its place among attention's arguments
 _CAPTURED_ON = 3  # examples; another number than what is compared on
 
 
@@ -72,6 +75,8 @@ def compare(
 ) -> float:
     """Takes three steps of SGD with both; the relative error of the update.
 
+    Without dropout on both sides: its masks are not torch's.
+
     Args:
         program: Captured from the model.
         model: Left alone.
@@ -84,12 +89,14 @@ def compare(
             layer that differs most.
     """
     reference = copy.deepcopy(model).train()
-    ours = ProgramModel(program, Mask({}))
+    ours = ProgramModel(_without_dropout(program), Mask({}))
     before = _state(reference)
     ours.load({}, before)
     for _ in range(_STEPS):
         reference.zero_grad()
-        loss(reference(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        with _NoDropout():
+            result = loss(reference(inputs), targets)
+        result.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for parameter in reference.parameters():
                 if parameter.grad is not None:
@@ -108,6 +115,37 @@ def compare(
             remedy="The torch engine trains this model; report the message.",
         )
     return error
+
+
+class _NoDropout(TorchFunctionMode):
+    """Calls of dropout and of attention within it keep every value."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """The function's result, its probability of dropping replaced by zero."""
+        del types
+        name, named = getattr(func, "__name__", ""), dict(kwargs or {})
+        if name in {"dropout", "dropout_"}:
+            named = {k: v for k, v in named.items() if k != "p"}
+            return func(args[0], 0.0, *args[2:], **named)
+        if name == "scaled_dot_product_attention" and len(args) > _DROPOUT_P:
+            args = (*args[:_DROPOUT_P], 0.0, *args[_DROPOUT_P + 1 :])
+        elif name == "scaled_dot_product_attention":
+            named["dropout_p"] = 0.0
+        return func(*args, **named)
+
+
+def _without_dropout(program: TrainingProgram) -> TrainingProgram:
+    def kept(operation: Op) -> Op:
+        if operation.name == "dropout":
+            return replace(operation, reals=(0.0,))
+        if operation.name == "attention":
+            return replace(operation, reals=(operation.reals[0], 0.0))
+        return operation
+
+    operations = tuple(map(kept, program.training.operations))
+    return replace(program, training=replace(program.training, operations=operations))
 
 
 def _state(model: nn.Module) -> dict[str, np.ndarray]:
