@@ -5,13 +5,16 @@ from __future__ import annotations
 from device_profiles.schema import Engine
 from device_profiles.workload import Workload
 
-__all__ = ["MIB", "RUNTIME_MIB", "peak_mib"]
+__all__ = ["MIB", "RUNTIME_MIB", "RUNTIME_WITHOUT_TORCH_MIB", "peak_mib"]
 
 MIB = 1024 * 1024
 
 # Anonymous memory of a process after `import torch` and a first training step (torch
 # 2.13 CPU, x86-64); its 98 MiB of mapped library pages can be dropped by the kernel.
 RUNTIME_MIB = 214
+# The same of an agent without torch, its task's module and the runtime of programs
+# loaded (x86-64, 2026-11-28: 35 to 39).
+RUNTIME_WITHOUT_TORCH_MIB = 40
 # Growth over that, fitted to seven networks at two batch sizes and three densities
 # (masked engine, torch 2.13 CPU): all within 14 %, most within 5 %.
 # Tensors saved for the backward pass stand beside their gradients and workspaces.

@@ -133,7 +133,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
     address, device_keys = access_of(settings)
-    profile = profile_of(settings.profile, folder)
+    profile = _with_runtime(profile_of(settings.profile, folder))
     cores, share = read_board().cores, profile.caps.cpu_share
     lent = threads_for(cores, share)
     threads = min(settings.threads or lent, lent) if share < 1.0 else settings.threads
@@ -177,6 +177,15 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         place=place_of(settings, folder),
         on_phase=_say_phase,
     )
+
+
+def _with_runtime(profile: DeviceProfile) -> DeviceProfile:
+    """The profile; without torch, a process far smaller than the catalogue assumes."""
+    if torch_is_here() or profile.runtime_mib is not None:
+        return profile
+    from device_profiles.memory import RUNTIME_WITHOUT_TORCH_MIB  # noqa: PLC0415 - late
+
+    return msgspec.structs.replace(profile, runtime_mib=RUNTIME_WITHOUT_TORCH_MIB)
 
 
 def _without_kernels(engine: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 from without_torch import python_without_torch
 
+from device_profiles.memory import RUNTIME_WITHOUT_TORCH_MIB
 from edge_sdk.kernels.library import unavailable_reason
 
 pytestmark = [
@@ -44,6 +48,12 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
     assert engines == {"pi-1": "program", "pi-2": "program", "orin-1": "masked"}
     assert found["scores"]["2"]["0.4"]["accuracy"] > 0.15
     assert (fleet.run / "program.bin").stat().st_size > 100
+    with sqlite3.connect(fleet.run / "ledger.sqlite") as db:
+        rows = db.execute("SELECT name, profile FROM devices").fetchall()
+    told = {name: json.loads(profile)["runtime_mib"] for name, profile in rows}
+    # A small process is told, so that a weak board is given what fits beside it.
+    lean = RUNTIME_WITHOUT_TORCH_MIB
+    assert told == {"pi-1": lean, "pi-2": lean, "orin-1": None}
     for name in SMALL:
         assert fleet.wait_end(name) == 0, fleet.logs()
 
@@ -89,6 +99,9 @@ def test_a_board_without_torch_is_examined_and_measured(
         assert done.returncode == 0, done.stderr
         (path,) = fleet.folder.glob("state-pi-1/*.toml")
         assert "no torch" in path.read_text()
+        runtime = re.search(r"^runtime_mib = (\d+)$", path.read_text(), re.MULTILINE)
+        assert runtime is not None
+        assert int(runtime[1]) < 150  # torch alone takes more
 
 
 def test_an_engine_of_torchs_is_refused_with_what_to_do(federation: Make) -> None:

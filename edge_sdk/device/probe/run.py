@@ -23,7 +23,7 @@ from edge_sdk.device.probe.board import (
     read_board,
 )
 from edge_sdk.device.probe.link import LinkRate, measure_link
-from edge_sdk.device.probe.ram import ram_for_agent
+from edge_sdk.device.probe.ram import ram_for_agent, read_fields
 from edge_sdk.device.probe.rates import Rates, measure_rates
 from edge_sdk.device.probe.sensors import read_thermal
 from edge_sdk.errors import BrokerError, DataError
@@ -134,7 +134,9 @@ def probe(
     )
     progress(1.0, "done")
     if not steps:
-        return replace(start, engine="sparse")
+        held = read_fields(Path("/proc/self/status")).get("RssAnon", 0) / 1024
+        runtime = max(1, round(held)) if held else None
+        return replace(start, engine="sparse", runtime_mib=runtime)
     from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
 
     batch = min(task.batch_size, len(examples))
