@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
-from edge_sdk.errors import ExportError, disk_remedy
+from edge_sdk.errors import ExportError
 from export.builder import make_all, written
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
+from export.places import (
+    check_name,
+    default_file,
+    folder_of,
+    path_of,
+    suffix_of,
+)
 from export.report import Report
 
 if TYPE_CHECKING:
@@ -25,7 +31,6 @@ __all__ = [
     "Model",
     "build",
     "build_source",
-    "default_file",
     "formats",
     "source_of",
 ]
@@ -167,9 +172,9 @@ def build(
     )
     folder, files = None, dict[str, Path | None]()
     if formats is None:
-        files[format] = _beside(model, format) if out is None else _path(out)
+        files[format] = _beside(model, format) if out is None else path_of(out)
     elif out is not None:
-        folder = _folder(out, source.task, wanted)
+        folder = folder_of(out, source.task, wanted)
         files = {key: folder / default_file(source.task, key) for key in wanted}
     made = make_all(
         source,
@@ -212,14 +217,14 @@ def source_of(
     from export.rebuild import Source, from_checkpoint, look_beside  # noqa: PLC0415
 
     for one in wanted:
-        _suffix(one)
+        suffix_of(one)
     if isinstance(model, Source):
         return model
     if isinstance(model, str | Path):
         look_beside(Path(model))
         model = load_checkpoint(Path(model))
     if not isinstance(model, Checkpoint):
-        _check_name(name)
+        check_name(name)
         return from_module(
             model, input_shape, name=name, labels=labels, calibration=calibration
         )
@@ -234,11 +239,6 @@ def source_of(
     if calibration is not None and source.contract is not None:
         source = replace(source, given=task_inputs(source.contract, calibration))
     return source
-
-
-def default_file(name: str, format: str) -> Path:  # noqa: A002
-    """Default name of a model's file of a format."""
-    return Path(f"{name}.{format}{_suffix(format)}")
 
 
 def formats() -> dict[str, str]:
@@ -267,48 +267,7 @@ def _wanted(one: str, several: Sequence[str] | str | None) -> tuple[str, ...]:
     return found
 
 
-def _suffix(name: str) -> str:
-    from export.targets.table import find_target  # noqa: PLC0415 - imports onnx
-
-    return find_target(name).suffix
-
-
 def _beside(model: Model, name: str) -> Path | None:
     if not isinstance(model, str | Path):
         return None
-    return Path(model).with_suffix(f".{name}{_suffix(name)}")
-
-
-def _path(given: object) -> Path:
-    """A place in the file system, as `out` names it."""
-    if not isinstance(given, str | os.PathLike) or "\0" in os.fspath(given):
-        raise ExportError(
-            f"out is {given!r}, which is no path",
-            remedy="Name a folder with formats=, a file with format=, such as 'out/'.",
-        )
-    return Path(given).expanduser()
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name or {os.sep, "\0"} & set(name):
-        raise ExportError(
-            f"name is {name!r}, which is no name of a file",
-            remedy="Give a short name, such as 'digits'.",
-        )
-
-
-def _folder(out: Path | str, name: str, wanted: Sequence[str]) -> Path:
-    """The folder, made before anything takes time; no file of it is a folder."""
-    folder = _path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(
-            f"{folder} cannot be made a folder: {error}", remedy=disk_remedy(error)
-        ) from error
-    for file in (folder / default_file(name, one) for one in wanted):
-        if file.is_dir():
-            raise ExportError(
-                f"{file} is a folder", remedy="Move it away, or give another name=."
-            )
-    return folder
+    return Path(model).with_suffix(f".{name}{suffix_of(name)}")

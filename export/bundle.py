@@ -21,8 +21,8 @@ from edge_sdk.json_text import to_json
 from export.builder import make_all, versions, written
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
+from export.loaded import load
 from export.measure.timing import machine, time_file
-from export.recheck import outputs_of
 from export.snippets import readme
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _entry(
     name = target.name
     golden = f"golden/output.{name}.npy"
     example = folder / "golden" / "input.npy"
-    _save(folder / golden, outputs_of(file, np.load(example)))
+    _save(folder / golden, load(file)(np.load(example)))
     entry = {
         "file": file.name,
         "golden": golden,

@@ -17,11 +17,12 @@ from edge_sdk.infer.signature import check_signature, read_public_key
 from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Json, add, exit_codes, in_utf8, log_from_now_on
 from edge_sdk.terminal.utf8 import echo
-from export.api import Model, build, default_file
+from export.api import Model, build
 from export.bundle import FORMATS, make_bundle
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT
 from export.extras import require
 from export.measure.timing import bench, machine
+from export.places import default_file
 from export.recheck import verify, verify_bundle
 from export.report import Report
 

@@ -7,12 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_sdk.checksums import file_digest
 from edge_sdk.errors import ExportError
-from edge_sdk.infer.bundle import EXACT, ROUNDED, check_files
+from edge_sdk.infer.bundle import check_files, check_golden
 from export.api import Model, source_of
 from export.builder import checked, make_all, prepare
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
     from export.rebuild import Source
 
-__all__ = ["outputs_of", "verify", "verify_bundle"]
+__all__ = ["verify", "verify_bundle"]
 
 
 def verify(
@@ -120,27 +117,10 @@ def verify_bundle(
     """
     root = Path(folder)
     manifest, _ = check_files(root, trusted=trusted)
-    given = np.load(root / "golden" / "input.npy")
-    differences = {}
-    for name, entry in manifest["models"].items():
-        wanted = np.load(root / entry["golden"])
-        outputs = outputs_of(root / entry["file"], given)
-        scale = float(np.abs(wanted).max()) or 1.0
-        error = float(np.abs(outputs - wanted).max()) / scale
-        limit = EXACT if entry["exact"] else ROUNDED
-        if not error <= limit:
-            raise ExportError(
-                f"{entry['file']}: outputs differ from the golden ones by {error:.2e} "
-                f"of the largest; {limit:.0e} is allowed",
-                remedy="This machine's runtime computes something else: report it.",
-            )
-        differences[name] = error
-    return differences
-
-
-def outputs_of(file: Path, batch: NDArray[np.float32]) -> Any:
-    """Outputs of a model file of a bundle, in the runtime that it is for."""
-    return load(file)(batch)
+    return {
+        name: check_golden(root, entry, load(root / entry["file"]))
+        for name, entry in manifest["models"].items()
+    }
 
 
 def _again(

@@ -26,12 +26,11 @@ LARGE_FILES = {
     "edge_sdk/training/sparse/graph.py": 360,
     "edge_sdk/agent/effects.py": 360,
     "edge_sdk/deploy/installer.py": 350,
-    "export/native/lower.py": 340,
+    "export/native/lower.py": 305,
     "edge_sdk/wire/messages.py": 340,
     "edge_sdk/training/sparse/modules.py": 330,
     "coordinator/protocol/receiver.py": 320,
     "export/cli.py": 320,
-    "export/api.py": 315,
 }
 
 

@@ -19,7 +19,7 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.private_files import make_private
 from edge_sdk.transport.address import Address, Tls, parse_url
 
-__all__ = ["Broker", "Kind", "open_broker", "why_taken"]
+__all__ = ["Broker", "Kind", "free_port", "open_broker", "why_taken"]
 
 Kind: TypeAlias = Literal["user", "mosquitto", "embedded"]
 
@@ -71,7 +71,7 @@ def open_broker(
         raise BrokerError(
             f"the broker's folder {folder} cannot be made: {error.strerror}"
         ) from error
-    port = port or kept_port(folder) or _free_port(host)
+    port = port or kept_port(folder) or free_port(host)
     address = Address(
         _reachable(host), port, tls=None if access_control is None else tls
     )
@@ -229,7 +229,8 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A TCP port of an address that nobody listens on."""
     with _listener(host, 0) as taken:
         return int(taken.getsockname()[1])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.broker.start import free_port
 from coordinator.views.page import DEFAULT_ADDRESS
 from device_profiles.toml_text import quoted
 from edge_sdk.checkpoint import replace_file
@@ -142,8 +142,6 @@ def _port(run: Path) -> int:
     kept = run / "port"
     if kept.exists():
         return int(kept.read_text(encoding="utf-8"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port("127.0.0.1")
     replace_file(kept, str(port).encode())
     return port

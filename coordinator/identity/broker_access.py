@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from coordinator.broker.config import AccessControl
-from coordinator.broker.start import Broker, open_broker
+from coordinator.broker.start import Broker, free_port, open_broker
 from coordinator.identity.listener import Listener, Welcome
 from coordinator.identity.policy import is_guarded
 from coordinator.identity.registry import IdentityRegistry
@@ -74,7 +73,9 @@ def identities_for(folder: Path, settings: RunSettings) -> IdentityRegistry | No
 
 def enroll_port(identities: IdentityRegistry, settings: RunSettings) -> int:
     """The port of the enrolment listener, chosen once."""
-    return identities.port(settings.enroll_port, lambda: _free_port(settings.address))
+    return identities.port(
+        settings.enroll_port, lambda: free_port(_bind(settings.address))
+    )
 
 
 @contextmanager
@@ -174,10 +175,3 @@ def _bind(address: str) -> str:
     if is_local(address):
         return "127.0.0.1" if address == "localhost" else address
     return "::" if ":" in address else "0.0.0.0"  # noqa: S104 - behind certificates
-
-
-def _free_port(address: str) -> int:
-    bind = _bind(address)
-    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-    with socket.create_server((bind, 0), family=family) as taken:
-        return int(taken.getsockname()[1])

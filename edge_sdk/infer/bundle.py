@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "ROUNDED",
     "Bundle",
     "check_files",
+    "check_golden",
     "digests",
     "read_manifest",
 ]
@@ -89,18 +91,35 @@ class Bundle:
         Raises:
             ExportError: If it is above what the format allows.
         """
-        given = np.load(self.folder / "golden" / "input.npy")
-        wanted = np.load(self.folder / self._entry["golden"])
-        outputs = self.model.run(given)
-        error = float(np.abs(outputs - wanted).max() / (np.abs(wanted).max() or 1.0))
-        limit = EXACT if self._entry["exact"] else ROUNDED
-        if not error <= limit:  # also where it is not a number
-            raise ExportError(
-                f"{self._entry['file']}: outputs differ from the golden ones by "
-                f"{error:.2e} of the largest; {limit:.0e} is allowed",
-                remedy="This machine's runtime computes something else: report it.",
-            )
-        return error
+        return check_golden(self.folder, self._entry, self.model.run)
+
+
+def check_golden(
+    folder: Path,
+    entry: Mapping[str, Any],
+    run: Callable[[NDArray[Any]], NDArray[np.float32]],
+) -> float:
+    """Runs a bundle's golden example: the largest difference, as `Bundle.check`.
+
+    Args:
+        folder: The bundle's.
+        entry: The model's in its manifest.
+        run: The model, inputs to outputs.
+
+    Raises:
+        ExportError: If the difference is above what the format allows.
+    """
+    wanted = np.load(folder / entry["golden"])
+    outputs = run(np.load(folder / "golden" / "input.npy"))
+    error = float(np.abs(outputs - wanted).max() / (np.abs(wanted).max() or 1.0))
+    limit = EXACT if entry["exact"] else ROUNDED
+    if not error <= limit:  # also where it is not a number
+        raise ExportError(
+            f"{entry['file']}: outputs differ from the golden ones by "
+            f"{error:.2e} of the largest; {limit:.0e} is allowed",
+            remedy="This machine's runtime computes something else: report it.",
+        )
+    return error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

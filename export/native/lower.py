@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from edge_sdk.errors import ExportError
 from export.native.program import Function, Kind, Operation, Program, Shape, Weight
+from export.native.window import one_pixel, window_of
 from export.passes.graph import attributes, static_shape
 
 __all__ = ["lower"]
@@ -177,24 +178,10 @@ class _Lowering:
         self._buffers[node.output[0]] = index
 
     def _window(self, node: onnx.NodeProto) -> dict[str, Any]:
-        a = attributes(node)
-        if a.get("auto_pad", b"NOTSET") != b"NOTSET":
-            raise self._refused(node, "uses auto_pad")
-        kernel = list(a["kernel_shape"])
-        count = len(kernel)
-        pads = list(a.get("pads", [0] * 2 * count))
-        fields = {
-            "kernel": kernel,
-            "stride": list(a.get("strides", [1] * count)),
-            "pad": pads[:count],
-            "dilation": list(a.get("dilations", [1] * count)),
-        }
-        if count == 1:  # a sequence is an image of one row
-            first = {"kernel": 1, "stride": 1, "pad": 0, "dilation": 1}
-            fields = {key: [first[key], *value] for key, value in fields.items()}
-        if count > 2:
-            raise self._refused(node, "has more than two spatial axes")
-        return {key: (int(v[0]), int(v[1])) for key, v in fields.items()}
+        try:
+            return window_of(node)
+        except ValueError as error:
+            raise self._refused(node, str(error)) from error
 
     def _conv(self, node: onnx.NodeProto) -> None:
         weight = self._constant(node, 1)
@@ -209,7 +196,7 @@ class _Lowering:
         bias, name = self._constant(node, 2), node.input[1]
         source = self._shapes[self._flat(node.input[0])]
         if self._shape(node.output[0]).pixels == 1:
-            matrix = _one_pixel(weight, source, window, groups)
+            matrix = one_pixel(weight, source, window, groups)
             self._emit(node, Kind.LINEAR, weight=self._weight(name, matrix, bias))
             return
         index = self._weight(name, weight, bias)
@@ -315,22 +302,3 @@ class _Lowering:
             "high": np.inf if high is None else float(high),
         }
         self._emit(node, Kind.ACTIVATION, **limits)
-
-
-def _one_pixel(
-    weight: NDArray[Any], source: Shape, window: dict[str, Any], groups: int
-) -> NDArray[np.float32]:
-    """A convolution with one output pixel as a linear layer on all its inputs."""
-    kernel = weight.reshape(*weight.shape[:2], *window["kernel"])
-    rows, own = kernel.shape[:2]
-    matrix = np.zeros((rows, source.channels, source.height, source.width), np.float32)
-    for y in range(window["kernel"][0]):
-        for x in range(window["kernel"][1]):
-            h = y * window["dilation"][0] - window["pad"][0]
-            w = x * window["dilation"][1] - window["pad"][1]
-            if not (0 <= h < source.height and 0 <= w < source.width):
-                continue
-            for row in range(rows):
-                first = row // (rows // groups) * own
-                matrix[row, first : first + own, h, w] = kernel[row, :, y, x]
-    return matrix.reshape(rows, -1)
