@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -28,8 +29,8 @@ __all__ = [
 
 # the session at the base -> what changes its gradients before each step
 Correction: TypeAlias = Callable[[TrainingSession], Callable[[], None]]
-# (session, number of the step, positions of its examples) -> loss
-Backward: TypeAlias = Callable[[TrainingSession, int, NDArray[np.int64]], float]
+
+_OWN: AbstractContextManager[None] = nullcontext()
 
 
 class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
@@ -81,7 +82,9 @@ def train(
     *,
     micro_batch: int = 0,
     ghost_norm: bool = False,
-    backward: Backward = lambda session, _step, index: session.backward(index),
+    network: Callable[[TrainingSession, int], AbstractContextManager[None]] = (
+        lambda _session, _step: _OWN
+    ),
     correct: Correction | None = None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
@@ -97,7 +100,8 @@ def train(
         micro_batch: Most examples that go through at once; 0 takes the whole batch.
             The update is the same, see `edge_sdk.training.accumulate`.
         ghost_norm: Accept batch norm's statistics per micro-batch.
-        backward: Puts the gradients of a step's examples in place.
+        network: Session and step -> a context in which the model is that step's
+            network.
         correct: Sees the model at the base once; what it returns changes the gradients
             at hand before each step takes them.
         stop: Asked between two steps.
@@ -118,7 +122,8 @@ def train(
     for _, index in islice(batches(len(examples), plan), steps, plan.max_steps or None):
         if stop():
             raise Stopped
-        total += backward(session, steps, index)
+        with network(session, steps):
+            total += session.backward(index)
         corrected()
         session.step()
         steps += 1

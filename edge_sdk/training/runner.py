@@ -245,7 +245,7 @@ class TaskRunner:
             job.plan,
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
-            backward=batches.backward,
+            network=batches.batch,
             correct=correction,
             stop=job.stop,
             clock=self._clock,

@@ -109,15 +109,12 @@ class Nested(Struct, frozen=True, tag="nested"):
     """Frozen training, a share of the batches on a smaller network inside the own.
 
     Such a batch takes one of `members` at random, its weights times the gain of their
-    unit: (inputs of the own mask / inputs of the member's) ** `gain`. With `both`, each
-    batch goes through the own network and through a member, and `share` is how much
-    the member's gradient counts for what it holds.
+    unit: (inputs of the own mask / inputs of the member's) ** `gain`.
     """
 
     share: Annotated[float, Meta(gt=0, lt=1)]
     gain: Annotated[float, Meta(ge=0, le=1)] = 0.0
     members: list[Member] = []
-    both: bool = False
 
 
 class Controlled(Struct, frozen=True, tag="controlled", omit_defaults=True):

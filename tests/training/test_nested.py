@@ -6,7 +6,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -91,9 +90,9 @@ def loaded(engine: str) -> TrainingModel:
     return model
 
 
-def nested(model: TrainingModel, seed: int = 3, *, both: bool = False) -> NestedBatches:
+def nested(model: TrainingModel, seed: int = 3) -> NestedBatches:
     factors = member_factors(RULE, OWN, (LAYER,), SEED)
-    return NestedBatches(model, msgspec.structs.replace(RULE, both=both), factors, seed)
+    return NestedBatches(model, RULE.share, factors, seed)
 
 
 def full_factor(inner: NDArray[np.bool_]) -> Array:
@@ -102,56 +101,27 @@ def full_factor(inner: NDArray[np.bool_]) -> Array:
     return inner * gain[:, None]
 
 
-def gradients(w: Array, b: Array, index: Any) -> tuple[Array, Array]:
-    """By hand: of the mean cross-entropy, by the weights as they are used."""
-    logits = X[index] @ w.T + b
-    share = np.exp(logits - logits.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
-    share[np.arange(len(index)), Y[index]] -= 1
-    share /= len(index)
-    return share.T @ X[index], share.sum(0)
-
-
 @engines
 def test_a_share_of_the_batches_trains_a_member(engine: str) -> None:
     plan = Training(epochs=6, batch_size=8, learning_rate=0.2, momentum=0.5, seed=3)
     model = loaded(engine)
     chosen = nested(model)
-    train(model, TASK, examples(), plan, backward=chosen.backward)
+    train(model, TASK, examples(), plan, network=chosen.batch)
     w, b, steps = W.copy(), B.copy(), count()
     speed_w, speed_b = np.zeros_like(w), np.zeros_like(b)
     taken = []
     for _, index in batches(24, plan):
         taken.append(chosen.member(next(steps)))
         factor = MASK if taken[-1] is None else full_factor(INNER[taken[-1]])
-        of_w, of_b = gradients(w * factor, b, index)
-        speed_w = 0.5 * speed_w + of_w * factor
-        speed_b = 0.5 * speed_b + of_b
+        logits = X[index] @ (w * factor).T + b
+        share = np.exp(logits - logits.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        share[np.arange(len(index)), Y[index]] -= 1
+        share /= len(index)
+        speed_w = 0.5 * speed_w + share.T @ X[index] * factor
+        speed_b = 0.5 * speed_b + share.sum(0)
         w, b = w - 0.2 * speed_w, b - 0.2 * speed_b
     assert set(taken) == {None, 0, 1}
-    assert np.allclose(model.values()["0.weight"], w[MASK], atol=2e-5)
-    assert np.allclose(model.dense()["0.bias"], b, atol=2e-5)
-
-
-@engines
-def test_both_networks_are_trained_in_every_batch(engine: str) -> None:
-    plan = Training(epochs=6, batch_size=8, learning_rate=0.2, momentum=0.5, seed=3)
-    model = loaded(engine)
-    chosen = nested(model, both=True)
-    train(model, TASK, examples(), plan, backward=chosen.backward)
-    w, b, steps = W.copy(), B.copy(), count()
-    speed_w, speed_b = np.zeros_like(w), np.zeros_like(b)
-    taken = []
-    for _, index in batches(24, plan):
-        taken.append(chosen.member(next(steps)))
-        factor = full_factor(INNER[taken[-1]])
-        own_w, own_b = gradients(w, b, index)
-        of_w, of_b = gradients(w * factor, b, index)
-        own_w = MASK * own_w * np.where(factor > 0, 1 - RULE.share, 1)
-        speed_w = 0.5 * speed_w + own_w + RULE.share * of_w * factor
-        speed_b = 0.5 * speed_b + (1 - RULE.share) * own_b + RULE.share * of_b
-        w, b = w - 0.2 * speed_w, b - 0.2 * speed_b
-    assert set(taken) == {0, 1}
     assert np.allclose(model.values()["0.weight"], w[MASK], atol=2e-5)
     assert np.allclose(model.dense()["0.bias"], b, atol=2e-5)
 
@@ -164,25 +134,22 @@ def test_the_share_is_kept_and_members_take_turns() -> None:
     assert taken != [nested(loaded("masked"), 4).member(s) for s in range(4000)]
 
 
-@pytest.mark.parametrize("both", [False, True])
 @engines
-def test_a_reboot_goes_on_with_the_same_members(
-    engine: str, both: bool, tmp_path: Path
-) -> None:
+def test_a_reboot_goes_on_with_the_same_members(engine: str, tmp_path: Path) -> None:
     plan = Training(epochs=4, batch_size=4, learning_rate=0.2, momentum=0.9, seed=9)
     whole = loaded(engine)
-    train(whole, TASK, examples(), plan, backward=nested(whole, 9, both=both).backward)
+    train(whole, TASK, examples(), plan, network=nested(whole, 9).batch)
     progress = Progress(tmp_path, every_s=0.0)
     left = iter([False] * 7 + [True])
     cut = loaded(engine)
     with pytest.raises(Stopped):
         train(
-            cut, TASK, examples(), plan, backward=nested(cut, 9, both=both).backward,
+            cut, TASK, examples(), plan, network=nested(cut, 9).batch,
             stop=lambda: next(left), progress=progress.of("t", engine),
         )  # fmt: skip
     again = loaded(engine)
     train(
-        again, TASK, examples(), plan, backward=nested(again, 9, both=both).backward,
+        again, TASK, examples(), plan, network=nested(again, 9).batch,
         progress=progress.of("t", engine),
     )  # fmt: skip
     assert np.array_equal(again.values()["0.weight"], whole.values()["0.weight"])
@@ -192,24 +159,27 @@ def test_a_reboot_goes_on_with_the_same_members(
 def test_norm_statistics_are_those_of_the_own_network() -> None:
     model = masked_model(nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), OWN)
     chosen, norm = nested(model), model.module[1]
+    member = next(s for s in count() if chosen.member(s) is not None)
+    own = next(s for s in count() if chosen.member(s) is None)
     before = norm.running_mean.clone()
     session = model.session(TASK, examples(), Training(1, 8, 0.1))
-    with chosen.network(session, 0):
+    with chosen.batch(session, member):
         model(torch.randn(8, 8))
         assert not torch.equal(norm.running_mean, before)
     assert torch.equal(norm.running_mean, before)
     assert int(norm.num_batches_tracked) == 0
-    chosen = nested(model, both=True)
-    chosen.backward(session, 0, np.arange(8))
+    with chosen.batch(session, own):
+        model(torch.randn(8, 8))
     assert int(norm.num_batches_tracked) == 1
 
 
 def test_values_are_put_back_when_a_batch_breaks() -> None:
     model = loaded("masked")
     chosen = nested(model)
+    step = next(s for s in count() if chosen.member(s) is not None)
     before = model.values()["0.weight"]
     session = model.session(TASK, examples(), Training(1, 8, 0.1))
-    with pytest.raises(ZeroDivisionError), chosen.network(session, 0):
+    with pytest.raises(ZeroDivisionError), chosen.batch(session, step):
         raise ZeroDivisionError
     assert np.array_equal(model.values()["0.weight"], before)
 

@@ -25,7 +25,7 @@ def equal_counts() -> Algorithm:
 def equal_counts_scaled() -> Algorithm:
     """The same, its first weights scaled to the inputs that each unit keeps.
 
-    Measured (docs/results.md): no warm-up, no byte more, and ahead of it.
+    Measured (docs/results-appendix.md): no warm-up, no byte more, and ahead of it.
     """
     return on_replayed_masks("equal-counts-scaled")
 

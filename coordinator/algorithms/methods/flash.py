@@ -47,7 +47,7 @@ __all__ = [
     "spdst",
 ]
 
-SHARE = 0.5  # of a weaker member in the gradient of what it holds
+SHARE = 0.5  # of the batches on a weaker member
 GAIN = 0.5  # keeps the variance of what a unit gives
 DAMPING = 0.5  # power of a weight's coverage that scales its step
 
@@ -63,7 +63,7 @@ def flash_scaled() -> Algorithm:
     """SPDST, its first weights scaled to the inputs that each unit keeps.
 
     Thin layers pass on too little of their input: MNISTNet learns all the same, smaller
-    networks stay at chance (docs/results.md).
+    networks stay at chance (docs/results-appendix.md).
     """
     return replace(spdst(), name="flash-scaled", start=scaled_by_fan_in)
 
@@ -79,14 +79,14 @@ def flash_edge(
     """hetero-FLASH by units, whose stronger devices train the weaker networks as well.
 
     Five things differ from hetero-FLASH: masks are cut by units, a nested model's units
-    have a gain, stronger devices train a weaker member in each batch too, first weights
+    have a gain, stronger devices train weaker members in some batches, first weights
     are scaled to the smallest mask, and a weight's step by the root of its coverage.
-    Measured in docs/adr/0056 and 0058.
+    Measured in docs/adr/0056.
 
     Args:
         epochs: Of the warm-up; 0 for none: its mask moves are replayed on the initial
             weights, as in `equal_counts`.
-        share: Of the weaker member in a step on what it holds, in (0, 1).
+        share: Of a device's batches that take a weaker member, in (0, 1).
         gain: As `Model.gain`.
     """
     return replace(
@@ -101,7 +101,7 @@ def flash_edge(
 
 
 def _nested(share: float, _moment: RoundContext) -> LocalRule:
-    return Nested(share=share, both=True)
+    return Nested(share=share)
 
 
 def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:

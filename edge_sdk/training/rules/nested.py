@@ -61,11 +61,11 @@ def member_factors(
 
 
 class NestedBatches:
-    """Chooses the networks of each batch, puts them in place, and adds up gradients.
+    """Chooses the network of each batch and puts it in place.
 
     Args:
         model: Under the own mask, on any engine.
-        rule: Of the order.
+        share: Of the batches that take a member.
         factors: From `member_factors`.
         seed: The task's.
     """
@@ -73,56 +73,33 @@ class NestedBatches:
     def __init__(
         self,
         model: TrainingModel,
-        rule: Nested,
+        share: float,
         factors: Sequence[Factors],
         seed: int,
     ) -> None:
-        self._share, self._both, self._seed = rule.share, rule.both, seed
+        self._share, self._seed = share, seed
         self._factors = [[f[n] for n in model.mask] for f in factors]
 
     def member(self, step: int) -> int | None:
-        """Return the member that a step takes; None for the own network alone."""
+        """Return the member that a step takes; None for the own network."""
         if not self._factors:
             return None
         words = np.random.Philox(key=[self._seed, _DOMAIN], counter=step).random_raw(2)
-        if not self._both and words[0] / _WORDS >= self._share:
+        if words[0] / _WORDS >= self._share:
             return None
         return int(words[1] % len(self._factors))
 
-    def backward(
-        self, session: TrainingSession, step: int, index: NDArray[np.int64]
-    ) -> float:
-        """Replaces the gradients by those of the step's networks; returns the loss.
-
-        Where both networks are trained, what the member does not hold has the own
-        network's gradient whole.
-        """
-        member = self.member(step)
-        if member is None:
-            return session.backward(index)
-        if not self._both:
-            with self.network(session, member):
-                return session.backward(index)
-        own_loss = session.backward(index)
-        own = {name: g.copy() for name, g in session.gradients().items()}
-        with self.network(session, member):
-            loss = session.backward(index)
-        held = dict(zip(session.kept, self._factors[member], strict=True))
-        share = np.float32(self._share)
-        for name, gradient in session.gradients().items():
-            rest = np.where(held[name] > 0, 1 - share, 1) if name in held else 1 - share
-            gradient *= share  # noqa: PLW2901 - in place
-            if name in own:
-                gradient += own[name] * rest  # noqa: PLW2901
-        return own_loss + self._share * (loss - own_loss)
-
     @contextmanager
-    def network(self, session: TrainingSession, member: int) -> Iterator[None]:
-        """Has the model be a member; gradients are of the own values after.
+    def batch(self, session: TrainingSession, step: int) -> Iterator[None]:
+        """Has the model be the step's network; gradients are of the own values after.
 
         What a member's batch changes in buffers, norm statistics above all, is put
         back: they are the own network's.
         """
+        member = self.member(step)
+        if member is None:
+            yield
+            return
         pairs = [*zip(session.kept.values(), self._factors[member], strict=True)]
         values = [kept.copy() for kept, _ in pairs]
         before = {name: buffer.copy() for name, buffer in session.buffers.items()}
@@ -147,4 +124,4 @@ def nested_batches(
     """The networks of an order's batches; of any rule but `Nested` the own alone."""
     rule = order.rule if isinstance(order.rule, Nested) else Nested(share=0.5)
     factors = member_factors(rule, model.mask, layers, order.mask.seed)
-    return NestedBatches(model, rule, factors, order.training.seed)
+    return NestedBatches(model, rule.share, factors, order.training.seed)
