@@ -15,6 +15,7 @@ __all__ = [
     "ChannelNormArguments",
     "ConvArguments",
     "DepthwiseArguments",
+    "EmbeddingArguments",
     "NormArguments",
     "PoolArguments",
     "PrologueArguments",
@@ -104,6 +105,18 @@ class PoolArguments(Structure):
     ]
 
 
+class EmbeddingArguments(Structure):
+    """FeEmbedding of fe_embedding.h: a batch of tokens."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("samples", "lanes", "blocks", "threads"),
+            *("positions", "padding", "accumulate"),
+        )
+    ]
+
+
 class RecurrentArguments(Structure):
     """FeRecurrent of fe_recurrent.h: one direction of one recurrent layer."""
 
@@ -139,6 +152,8 @@ SIGNATURES: dict[str, list[Any]] = {
     "fe_max_pool_forward": [POINTER(PoolArguments), *[_P] * 3],
     "fe_max_pool_backward": [POINTER(PoolArguments), *[_P] * 3],
     **ELEMENTWISE_SIGNATURES,
+    "fe_embedding_forward": [_P, POINTER(EmbeddingArguments), *[_P] * 3],
+    "fe_embedding_backward": [_P, POINTER(EmbeddingArguments), *[_P] * 3],
     "fe_recurrent_forward": [_P, POINTER(RecurrentArguments), *[_P] * 9],
     "fe_recurrent_backward": [_P, POINTER(RecurrentArguments), *[_P] * 13],
     "fe_recurrent_saved": [_I, _I],

@@ -47,6 +47,7 @@ _MEANING = {
     1: "an argument is out of range",
     2: "the machine is out of memory",
     3: "the layer is too large for 32-bit offsets",
+    6: "a token is out of range",
 }
 
 

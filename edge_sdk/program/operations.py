@@ -24,6 +24,7 @@ from edge_sdk.program.rules import (
     losses,
     norms,
     pools,
+    recurrent,
     sequences,
 )
 
@@ -40,6 +41,7 @@ TABLE: Final[Mapping[str, Rule]] = {
     **activations.RULES,
     **sequences.RULES,
     **copies.RULES,
+    **recurrent.RULES,
 }
 
 

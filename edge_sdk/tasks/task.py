@@ -217,6 +217,7 @@ SHIPPED = {
     "fashion": "edge_sdk.zoo.tasks.fashion:task",
     "digits": "edge_sdk.zoo.tasks.digits:task",
     "spoken": "edge_sdk.zoo.tasks.spoken:task",
+    "spoken-gru": "edge_sdk.zoo.tasks.spoken:gru",
     "watch": "edge_sdk.zoo.tasks.watch:task",
 }
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ResNet110,
         ResNetCifar,
     )
-    from edge_sdk.zoo.signals import ImuNet, KeywordNet
+    from edge_sdk.zoo.signals import ImuNet, KeywordGru, KeywordNet
     from edge_sdk.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
     from edge_sdk.zoo.vgg import Vgg11
     from edge_sdk.zoo.vit import VitTiny
@@ -30,6 +30,7 @@ __all__ = [
     "DigitsNet",
     "FemnistCnn",
     "ImuNet",
+    "KeywordGru",
     "KeywordNet",
     "McMahanCnn",
     "MnistNet",
@@ -50,7 +51,7 @@ _HOMES = {
         *("ResNet18Cifar", "ResNet20", "ResNet32", "ResNet44", "ResNet56"),
         *("ResNet110", "ResNetCifar"),
     ),
-    "signals": ("ImuNet", "KeywordNet"),
+    "signals": ("ImuNet", "KeywordGru", "KeywordNet"),
     "small": ("DigitsNet", "FemnistCnn", "McMahanCnn", "MnistNet"),
     "vgg": ("Vgg11",),
     "vit": ("VitTiny",),

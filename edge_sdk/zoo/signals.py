@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
-__all__ = ["ImuNet", "KeywordNet"]
+__all__ = ["ImuNet", "KeywordGru", "KeywordNet"]
 
 
 class KeywordNet(nn.Module):
@@ -50,6 +50,30 @@ class _Separable(nn.Module):
         """(N, C, H, W) -> the same shape."""
         maps = F.relu(self.norm1(self.depth(inputs)))
         return F.relu(self.norm2(self.point(maps)))
+
+
+class KeywordGru(nn.Module):
+    """A GRU for spectrograms: 66,570 parameters at 40 bands, 128 units, 10 classes.
+
+    One layer reads a frame's bands at each step; the head reads the mean of its outputs
+    over all steps. Input (N, 1, frames, bands) float32, output (N, classes) logits.
+
+    Args:
+        bands: Values of a frame.
+        units: Of the layer.
+        classes: Outputs.
+    """
+
+    def __init__(self, bands: int = 40, units: int = 128, classes: int = 10) -> None:
+        super().__init__()
+        self.gru = nn.GRU(bands, units, batch_first=True)
+        self.fc = nn.Linear(units, classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits; see the class for shapes."""
+        steps, _ = self.gru(inputs.flatten(1, 2))
+        logits: torch.Tensor = self.fc(steps.mean(1))
+        return logits
 
 
 class ImuNet(nn.Module):

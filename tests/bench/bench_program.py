@@ -7,7 +7,8 @@ Speed is processor time of one thread, steps of all contestants interleaved, med
 step is gradients and SGD with momentum. Dense is the faster of NCHW and channels_last
 with fused SGD. The limit counts kept multiply-adds at 90 GF/s and three passes over
 each activation at 12 GB/s, nothing else. First and last layer stay out of the mask but
-in the autoencoder. A family without a program is printed with the reason.
+in the autoencoder; of recurrent models only the last does. A family without a program
+is printed with the reason.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from edge_sdk.sparse import Mask
 from edge_sdk.zoo import (
     DenseAutoencoder,
     FemnistCnn,
+    KeywordGru,
     McMahanCnn,
     ResNet18Cifar,
     VitTiny,
@@ -69,12 +71,27 @@ class Family:
         shape: Of one input.
         classes: 0 for an autoencoder, which learns its inputs.
         targets: Speed-up wanted at densities .1 and .05 with AVX2.
+        first: Whether the first layer is masked, too.
     """
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     classes: int
     targets: tuple[float, float]
+    first: bool = False
+
+
+class Series(nn.Module):
+    """Two LSTM layers that foretell the next value of eight series."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.fc = nn.LSTM(8, 128, 2, batch_first=True), nn.Linear(128, 8)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The class of the next step from (N, steps, 8)."""
+        out: torch.Tensor = self.fc(self.lstm(inputs)[0][:, -1])
+        return out
 
 
 def cnn1d() -> nn.Module:
@@ -96,19 +113,20 @@ FAMILIES = {
     "mcmahan": Family(McMahanCnn, (1, 28, 28), 10, (4.5, 7.0)),
     "cnn1d": Family(cnn1d, (6, 128), 6, (4.5, 6.0)),
     "autoencoder": Family(DenseAutoencoder, (640,), 0, (4.0, 5.0)),
+    "gru": Family(KeywordGru, (1, 61, 40), 10, (4.0, 6.0), first=True),
+    "lstm": Family(Series, (50, 8), 8, (4.0, 6.0), first=True),
     "vit": Family(VitTiny, (3, 32, 32), 10, (3.0, 4.0)),
 }
 
 
-def mask_of(model: nn.Module, density: float, *, every: bool) -> Mask:
-    """Random patterns; first and last layer only where every layer is masked."""
+def mask_of(family: Family, model: nn.Module, density: float) -> Mask:
+    """Random patterns; the last layer's only in an autoencoder."""
     rng = np.random.default_rng(0)
     names = [n for n, p in model.named_parameters() if p.dim() > 1]
+    every = not family.classes
+    names = names[not (every or family.first) : len(names) if every else -1]
     return Mask(
-        {
-            n: rng.random(tuple(model.get_parameter(n).shape)) < density
-            for n in (names if every else names[1:-1])
-        }
+        {n: rng.random(tuple(model.get_parameter(n).shape)) < density for n in names}
     )
 
 
@@ -123,6 +141,10 @@ def limit(model: ProgramModel, batch: int) -> float:
             kept = model.memory.state[weight.name].size
             out = graph.tensors[operation.outputs[0]]
             work += 6.0 * kept * out.size / weight.shape[0]
+        elif operation.name == "recurrent":
+            weight = model.program.parameters[operation.parameters[0]]
+            steps = graph.tensors[operation.outputs[0]].shape[0]
+            work += 6.0 * model.memory.state[weight.name].size * steps
     return batch * (work / GFLOPS + 3 * 4 * values / GBS)
 
 
@@ -169,7 +191,7 @@ def measured(name: str, batch: int, repeats: int) -> dict[str, Any]:
     models = []
     for density in DENSITIES:
         own = family.make()
-        mask = mask_of(own, density, every=not family.classes)
+        mask = mask_of(family, own, density)
         model = ProgramModel(program, mask)
         state = {n: t.numpy() for n, t in own.state_dict().items()}
         model.load(

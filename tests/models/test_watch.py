@@ -75,7 +75,7 @@ def test_any_other_pickle_is_not_opened(small: Path, tmp_path: Path) -> None:
 
 
 def test_its_task_and_that_of_spoken_digits_fit_their_models() -> None:
-    for name, classes in (("watch", 7), ("spoken", 10)):
+    for name, classes in (("watch", 7), ("spoken", 10), ("spoken-gru", 10)):
         task = load_task(name)
         inputs = task.prepare(torch.randn(2, *task.input_shape))
         logits = make_model(task, 0)(inputs)

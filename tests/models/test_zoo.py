@@ -37,6 +37,7 @@ MODELS = [
     pytest.param(zoo.ResNet110, CIFAR, 10, 1_727_962, id="resnet110"),
     pytest.param(zoo.Vgg11, CIFAR, 10, 9_231_114, id="vgg11"),
     pytest.param(zoo.KeywordNet, (1, 61, 40), 10, 23_050, id="keyword"),
+    pytest.param(zoo.KeywordGru, (1, 61, 40), 10, 66_570, id="keyword gru"),
     pytest.param(zoo.ImuNet, (6, 100), 7, 35_303, id="imu"),
     pytest.param(zoo.VitTiny, CIFAR, 10, 2_693_194, id="vit"),
     pytest.param(zoo.DenseAutoencoder, (640,), 640, 267_928, id="autoencoder"),

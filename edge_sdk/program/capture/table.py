@@ -18,6 +18,7 @@ from edge_sdk.program.capture.rows import (
     layers,
     losses,
     norms,
+    recurrent,
     sequences,
 )
 
@@ -35,4 +36,5 @@ ROWS: Final[Mapping[str, Row]] = {
     **activations.ROWS,
     **sequences.ROWS,
     **copies.ROWS,
+    **recurrent.ROWS,
 }

@@ -1,6 +1,8 @@
-"""The task ``spoken``: spoken digits as spectrograms, one device per speaker."""
+"""The tasks ``spoken`` and ``spoken-gru``: spoken digits, one device per speaker."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.without_torch.halves import by_name
 from edge_sdk.zoo.tasks.gray import eval_data
 
-__all__ = ["task"]
+__all__ = ["gru", "task"]
 
 STD = 4.78  # of log energies, over all 3,000 clips
 
@@ -32,4 +34,10 @@ task = Task(
     prepare=_prepare,
     dense_layers=frozenset({"conv1.weight", "fc.weight"}),
     batch_size=16,
+)
+gru = replace(
+    task,
+    name="spoken-gru",
+    model=by_name("edge_sdk.zoo.signals:KeywordGru"),
+    dense_layers=frozenset({"fc.weight"}),
 )

@@ -34,6 +34,8 @@ def _broadcast(builder: Builder, call: Node) -> None:
 
 def _item(builder: Builder, call: Node) -> None:
     source, at = call.arguments["0"], call.arguments["1"]
+    if call.node in builder.place or call.node in builder.moved or not call.node.users:
+        return  # its row has given it its place
     if source not in builder.many:
         raise builder.refused(call, "an item of what is no list of tensors")
     builder.place[call.node] = builder.many[source][at]
