@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import nn
 
 from coordinator.algorithms.unit_masks import by_units
 from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.program.capture import capture
+from edge_sdk.program.file import pack_program
 from edge_sdk.sparse import Boxes, LayerShape, Mask, uniform
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
@@ -20,6 +23,7 @@ from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.training.sparse.narrow import NarrowedModel, narrowed
+from edge_sdk.training.torch_engine.program import program_model
 from edge_sdk.wire.messages import Training
 from edge_sdk.zoo import ImuNet, KeywordNet
 from edge_sdk.zoo.resnet import ResNet20
@@ -79,7 +83,7 @@ def trained(model: TrainingModel, task: Task, data: Examples, start: nn.Module) 
     train(model, task, data, PLAN)
 
 
-@pytest.mark.parametrize("engine", ["masked", "sparse"])
+@pytest.mark.parametrize("engine", ["masked", "sparse", "program"])
 @pytest.mark.parametrize(("net", "shape", "dense"), NETS)
 def test_it_trains_as_the_whole_model_does(net, shape, dense, engine) -> None:
     if engine == "sparse" and (unavailable_reason() or net is ImuNet):
@@ -98,7 +102,15 @@ def test_it_trains_as_the_whole_model_does(net, shape, dense, engine) -> None:
         name="toy", model=net, loss=nn.functional.cross_entropy, train_data=read,
         eval_data=read, input_shape=shape,
     )  # fmt: skip
+    make: Callable[[nn.Module, Mask], TrainingModel]
     make = sparse_model if engine == "sparse" else masked_model
+    if engine == "program":  # captured of the whole model, as the coordinator does
+        batch = torch.from_numpy(data.inputs[:4]), torch.from_numpy(data.targets[:4])
+        file = pack_program(capture(net(), task.loss, *batch))
+
+        def make(module: nn.Module, own: Mask) -> TrainingModel:
+            return program_model(module, own, task.loss, batch, file=file)
+
     example = torch.from_numpy(data.inputs[:2])
     small = narrowed(net(), mask, layers, boxes, example, make)
     assert isinstance(small, NarrowedModel)
@@ -109,8 +121,9 @@ def test_it_trains_as_the_whole_model_does(net, shape, dense, engine) -> None:
         assert np.allclose(small.values()[name], values, atol=2e-4), name
     inner, found = small.dense(), whole.dense()
     assert inner.keys() == found.keys()
-    weights = sum(p.numel() for p in small.parameters())
-    assert weights < sum(p.numel() for p in whole.parameters())
+    if engine != "program":
+        weights = sum(p.numel() for p in small.parameters())
+        assert weights < sum(p.numel() for p in whole.parameters())
     before = start.state_dict()
     for name, entry in found.items():
         assert inner[name].shape == entry.shape

@@ -24,7 +24,8 @@ bool norm_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
       groups > channels || (groups && channels % groups) || at.parameters.size() != 4 ||
       at.ints[3] < FE_FUSED_NONE || at.ints[3] > FE_FUSED_RELU6)
     return false;
-  const bool running = at.parameters[2] >= 0 && at.parameters[3] >= 0;
+  const bool running = at.parameters[2] >= 0;
+  if (running != (at.parameters[3] >= 0)) return false;  // the kernel moves both or none
   if (!groups && !at.ints[4] && !running) return false;
   const int64_t size = product({channels, at.ints[1]});
   const int64_t moments = groups ? groups : channels;

@@ -20,7 +20,9 @@ def _shapes(call: Operands) -> tuple[Shape, ...]:
     call.require(groups >= 0 and (not groups or x[0] % groups == 0),
                  f"{x[0]} channels do not divide into {groups} groups")  # fmt: skip
     call.require(0 <= at["relu"] <= 2, "an unknown activation")
-    running = call.parameters[2] is not None and call.parameters[3] is not None
+    running = call.parameters[2] is not None
+    both = running == (call.parameters[3] is not None)
+    call.require(both, "it has one of the two running statistics")
     call.require(bool(groups or at["batch"] or running), "it has no running statistics")
     return (x,)
 

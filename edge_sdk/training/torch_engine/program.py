@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.func import functional_call
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.model import ProgramModel
+from edge_sdk.program.narrow import narrow
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.batch import augmented, tensors
+from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import Arrays
 from edge_sdk.training.program_session import ProgramSession
@@ -113,15 +116,39 @@ def program_model(
         file, reason = found.file, f"a program that was captured here: {found.reason}"
     if not file:
         raise EngineError(reason.partition(": ")[2])
-    own = ProgramOnTorch(
-        unpack_program(file), mask, threads=torch.get_num_threads(), reason=reason
-    )
+    program = unpack_program(file)
     state = {n: t.detach().numpy() for n, t in model.state_dict().items()}
+    shapes = {n: array.shape for n, array in state.items()}
+    narrower = shapes != {p.name: p.shape for p in program.parameters}
+    if narrower:
+        program = narrow(program, shapes)
+    own = ProgramOnTorch(program, mask, threads=torch.get_num_threads(), reason=reason)
     own.load(
         {n: state[n][mask[n]] for n in mask},
         {n: a for n, a in state.items() if n not in mask.layers},
     )
+    if narrower:
+        _check_narrower(own, model, mask, batch[0])
     return own
+
+
+def _check_narrower(
+    own: ProgramOnTorch, model: nn.Module, mask: Mask, inputs: torch.Tensor
+) -> None:
+    """Refuses a narrower program that computes something else than its model.
+
+    Raises:
+        EngineError: If their predictions differ.
+    """
+    weights = {
+        n: model.get_parameter(n).detach() * torch.from_numpy(np.array(mask[n]))
+        for n in mask
+    }
+    with torch.no_grad(), in_mode(model, training=False):
+        expected = functional_call(model, weights, (inputs,)).numpy()
+    found = own.predict(inputs.numpy())
+    if found.shape != expected.shape or not np.allclose(found, expected, 1e-3, 1e-4):
+        raise EngineError("the program of the whole model is not the narrower one's")
 
 
 def faster(
