@@ -73,6 +73,10 @@ def bundle(
     wheel: Annotated[
         Path | None, typer.Option(help="flash-edge's own wheel, if not on an index.")
     ] = None,
+    torch: Annotated[
+        bool,
+        typer.Option(help="With torch, for tasks of one module (460 MB installed)."),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Collect every wheel that a device without internet needs."""
@@ -87,6 +91,7 @@ def bundle(
         folder,
         platform="aarch64" if platform == "aarch64" else "x86_64",
         python=python,
+        package="flash-edge[device]" if torch else "flash-edge",
         own_wheel=wheel,
     )
     told = (

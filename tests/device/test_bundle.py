@@ -11,7 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from edge_sdk.cli import app
+from edge_sdk.device import offline_wheels
 from edge_sdk.device.offline_wheels import MANIFEST, make_bundle, verify_bundle
 from edge_sdk.errors import DependencyError, ExportError
 
@@ -163,3 +166,20 @@ def test_a_real_bundle_for_a_raspberry_pi(tmp_path: Path, python: str) -> None:
     script = (tmp_path / "install.sh").read_text()
     assert "--no-index" in script
     subprocess.run(["sh", "-n", str(tmp_path / "install.sh")], check=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "package"), [((), "flash-edge[device]"), (("--no-torch",), "flash-edge")]
+)
+def test_a_bundle_is_for_a_board_with_torch_or_without(
+    more: tuple[str, ...], package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def resolve(wanted: str, platform: str, python: str) -> list[str]:
+        asked.append(wanted)
+        raise ExportError("asked, and that is all")
+
+    monkeypatch.setattr(offline_wheels, "_resolve", resolve)
+    CliRunner().invoke(app, ["bundle", str(tmp_path / "b"), *more])
+    assert asked == [package]
