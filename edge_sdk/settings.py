@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceSettings",
     "Name",
     "a_path",
+    "as_arguments",
     "load_settings",
     "load_toml",
     "profile_of",
@@ -125,6 +127,25 @@ def a_path(given: object, what: str) -> Path:
         f"{what} is {given!r}, which is no path",
         remedy=f"Give {what} as a string or a pathlib.Path, or leave it out.",
     )
+
+
+@contextmanager
+def as_arguments(chapter: str) -> Iterator[None]:
+    """Errors of settings that a program gave: the remedy names no file.
+
+    Args:
+        chapter: Of docs/settings.md, which has the keys.
+
+    Raises:
+        SettingsError: As in the block, with that remedy where it had none of its own.
+    """
+    try:
+        yield
+    except SettingsError as error:
+        if error.help != SettingsError.remedy:
+            raise
+        remedy = f"Correct the argument; docs/settings.md, {chapter!r}, has all."
+        raise SettingsError(str(error), remedy=remedy) from error
 
 
 def seen_from(base: Path, path: str | Path) -> Path:

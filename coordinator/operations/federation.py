@@ -35,7 +35,7 @@ from coordinator.views.run_view import RunView
 from coordinator.views.terminal.status import has_run
 from edge_sdk.errors import RunError, SettingsError, StateError
 from edge_sdk.private_files import keep_private
-from edge_sdk.settings import a_path
+from edge_sdk.settings import a_path, as_arguments
 from edge_sdk.tasks.task import Task
 from edge_sdk.terminal import say
 
@@ -121,7 +121,8 @@ class Federation:
             "insecure": insecure,
             **more,
         }
-        self.settings = write_settings(self.folder, given)
+        with as_arguments("A run"):
+            self.settings = write_settings(self.folder, given)
         if scored is not None:
             keep_evaluation(place, scored)
 

@@ -220,10 +220,7 @@ def write_settings(folder: Path, given: Mapping[str, Any]) -> RunSettings:
     try:
         msgspec.convert(values, RunSettings, dec_hook=lambda kind, text: kind(text))
     except msgspec.ValidationError as error:
-        raise SettingsError(
-            f"Federation: {error}",
-            remedy="Correct the argument; docs/settings.md, 'A run', has all.",
-        ) from error
+        raise SettingsError(f"Federation: {error}") from error
     if path.exists():
         there = load_run(path)
         scratch = path.with_name(".run.new.toml")

@@ -32,7 +32,7 @@ from coordinator.simulation.workers.interface import OpenWorkers
 from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.datasets.shipped import DATASETS
 from edge_sdk.errors import DataError, SettingsError, StateError, TaskError
-from edge_sdk.settings import a_path
+from edge_sdk.settings import a_path, as_arguments
 from edge_sdk.tasks.reference import reference_of
 from edge_sdk.tasks.task import SHIPPED, Examples, Task, check_functions, load_task
 
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 Table: TypeAlias = Mapping[str, Any]
 # Examples, or what `rows_of` makes them of: a pair, a torch Dataset or DataLoader.
 Given: TypeAlias = "Examples | tuple[Any, Any] | torch.utils.data.Dataset[Any]"
+CHAPTER = "A simulation"
 COHORT = 10  # updates per round, if so many devices are there
 
 
@@ -146,7 +147,8 @@ def simulate(
     settings = _settings(given)
     wanted = min(COHORT, settings.devices) if cohort is None else cohort
     settings = _settings({**given, "cohort": wanted})
-    check_simulation(settings, how)
+    with as_arguments(CHAPTER):
+        check_simulation(settings, how)
     where = a_path(folder or tempfile.mkdtemp(prefix="flash-edge-"), "folder")
     kept = None if cache is None else a_path(cache, "cache")
     log.info("the run's folder is %s", where)
@@ -210,7 +212,8 @@ def _check_kind(folder: Path) -> None:
 
 def _algorithm(given: Algorithm | str) -> Algorithm:
     if isinstance(given, str):
-        return load_algorithm(given)
+        with as_arguments(CHAPTER):
+            return load_algorithm(given)
     return check_algorithm(given, "algorithm")
 
 
@@ -276,7 +279,5 @@ def _settings(given: Table) -> SimulationSettings:
     try:
         return msgspec.convert(_builtin(given), SimulationSettings)
     except msgspec.ValidationError as error:
-        raise SettingsError(
-            f"simulate: {error}",
-            remedy="Correct the argument; docs/settings.md, 'A simulation', has all.",
-        ) from error
+        with as_arguments(CHAPTER):
+            raise SettingsError(f"simulate: {error}") from error

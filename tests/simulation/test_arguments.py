@@ -35,15 +35,25 @@ TASK = Task(
         ({"data": "mnist"}, DataError, "data is 'mnist', and devices hold examples"),
         ({"devices": {"a": FEW}}, DataError, "devices is one dict, not a sequence"),
         ({"devices": "abc"}, DataError, "devices is one str"),
+        ({"algorithm": "nothing"}, SettingsError, "algorithm 'nothing' is none of"),
+        ({"fleet": [{"share": 0.5}]}, SettingsError, "key fleet: the shares sum to"),
+        ({"rounds": 0}, SettingsError, r"at `\$.rounds`"),
     ],
 )
 def test_simulate_names_what_it_cannot_use(
     given: dict[str, Any], kind: type[EdgeError], says: str
 ) -> None:
-    arguments: dict[str, Any] = {"devices": [FEW], "evaluation": FEW, **given}
+    arguments: dict[str, Any] = {
+        "devices": [FEW],
+        "evaluation": FEW,
+        "rounds": 1,
+        "densities": (1.0,),
+        **given,
+    }
     with pytest.raises(kind, match=says) as caught:
-        coordinator.simulate(TASK, rounds=1, densities=(1.0,), **arguments)
+        coordinator.simulate(TASK, **arguments)
     assert caught.value.help
+    assert "the file that the message names" not in caught.value.help
 
 
 @pytest.mark.parametrize(
@@ -56,6 +66,7 @@ def test_simulate_names_what_it_cannot_use(
         ({"task": TASK}, DataError, "does not say how examples are read"),
         ({"algorithm": 5}, SettingsError, "algorithm is a int, not"),
         ({"algorithm": None}, SettingsError, "algorithm is a NoneType, not"),
+        ({"algorithm": "nothing"}, SettingsError, "algorithm 'nothing' is none of"),
         ({"algorithm": coordinator.flash}, SettingsError, "what it returns: call it"),
         ({"densities": 0.1}, SettingsError, r"`float` - at `\$.densities`"),
         ({"densities": "x"}, SettingsError, r"`str` - at `\$.densities`"),
@@ -77,6 +88,7 @@ def test_a_federation_names_what_it_cannot_use(
     with pytest.raises(kind, match=says) as caught:
         coordinator.Federation(arguments.pop("folder"), **arguments)
     assert caught.value.help
+    assert "the file that the message names" not in caught.value.help
     assert not (tmp_path / "run" / "run.toml").exists()
 
 
