@@ -227,6 +227,7 @@ static void pool_case() {
   compare("pool dx", ex, dx);
 }
 
+#include "recurrent_cases.h"
 #include "sequence_cases.h"
 
 int main(int argc, char** argv) {
@@ -238,6 +239,8 @@ int main(int argc, char** argv) {
     norm_case();
     pool_case();
     sequence_cases();
+    recurrent_case();
+    embedding_case();
   }
   fe_release_scratch();
   std::printf("%d-byte vectors, %d rounds, worst relative error %.2e\n", fe_vector_bytes(), rounds,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from edge_sdk.errors import DensityError, MaskMismatchError
+from edge_sdk.errors import DensityError, EngineError, MaskMismatchError
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.sparse.density import exact_counts, nested_counts, uniform
 from edge_sdk.sparse.units import unit_boxes
@@ -18,6 +18,7 @@ from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import first_kinds, layers_of
 from edge_sdk.tasks.trace import trace_step
 from edge_sdk.training.masked import masked_model
+from edge_sdk.training.rules.swat import swat_model
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of, named_layers
 
@@ -119,6 +120,17 @@ def test_the_dense_masked_engine_trains_kept_values_only(name: str) -> None:
         optimizer.step()
     assert float(ours(x).square().sum().detach()) < first
     assert {n: v.size for n, v in ours.values().items()} == dict(mask.counts)
+
+
+@pytest.mark.parametrize("name", ["gru", "words", "transposed", "attention"])
+def test_sparse_passes_name_the_layer_that_has_none(name: str) -> None:
+    """SWAT knows linear layers and convolutions; the others may be kept dense."""
+    model = MODELS[name][0]()
+    sizes = {s.name: s.numel for s in layers_of(model)}
+    mask = Mask({s.name: np.ones(s.shape, np.bool_) for s in layers_of(model)})
+    with pytest.raises(EngineError, match="has no sparse passes") as caught:
+        swat_model(model, mask, sizes, dict.fromkeys(sizes, 0.5))
+    assert "dense_layers" in caught.value.help
 
 
 def test_cells_and_their_weights_are_found_in_the_model_s_order() -> None:

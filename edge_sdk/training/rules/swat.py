@@ -49,7 +49,7 @@ def swat_model(
             linear.
     """
     for name, count in kept.items():
-        layer = model.get_submodule(name.removesuffix(".weight"))
+        layer = model.get_submodule(name.rpartition(".")[0])
         step = _linear if type(layer) is nn.Linear else _conv
         if step is _conv:
             _convolution(layer, name)
