@@ -130,7 +130,7 @@ class MessageHandlers:
             return
         refused = self._fleet.hello(device, hello, boot)
         if state == "none":
-            refused = f"it has no torch, and has to: {program.why_not}"
+            refused = f"it has no torch, and this model no program: {program.why_not}"
         if refused is not None:
             self._not_let_in(device, refused)
         elif self._tasks.hello(device, hello.task_id):

@@ -61,8 +61,13 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("cifar10", "task cifar10 imports torch, which this machine does not have"),
+        (
+            "edge_sdk.zoo.tasks.mnist_released:task",
+            "task edge_sdk.zoo.tasks.mnist_released:task imports torch, which this "
+            "machine does not have",
+        ),
         ("mnist", ""),
+        ("cifar10", ""),
     ],
 )
 def test_a_task_that_needs_torch_says_so_on_a_board_without(

@@ -13,6 +13,8 @@ import torch
 from edge_sdk import by_name, load_task
 from edge_sdk.errors import TaskError
 from edge_sdk.tasks.batch import augmented, tensors
+from edge_sdk.zoo.tasks.cifar10 import MEAN as MEANS
+from edge_sdk.zoo.tasks.cifar10 import STD as STDS
 from edge_sdk.zoo.tasks.watch import MEAN, STD
 
 DATA = """
@@ -150,3 +152,26 @@ def test_shipped_tasks_prepare_in_numpy_the_bits_that_torch_gave(
     wanted = expected(torch.from_numpy(raw.copy()))
     assert torch.equal(task.prepare(torch.from_numpy(raw.copy())), wanted)
     assert np.array_equal(task.prepare(raw), wanted.numpy())
+
+
+def test_cifar10_is_prepared_and_cropped_by_the_draws_that_it_had() -> None:
+    task, mean, std = load_task("cifar10"), torch.tensor(MEANS), torch.tensor(STDS)
+    raw = torch.arange(5 * 3072).remainder(256).to(torch.uint8).reshape(5, 3, 32, 32)
+    mean, std = mean[:, None, None], std[:, None, None]
+    inputs = task.prepare(raw)
+    assert torch.equal(inputs, (raw.float() / 255.0 - mean) / std)
+    assert np.array_equal(task.prepare(raw.numpy()), inputs.numpy())
+    black, noise = -mean / std, torch.Generator().manual_seed(7)
+    padded = torch.nn.functional.pad(inputs - black, (4,) * 4) + black
+    corner = torch.randint(0, 9, (5, 2), generator=noise).tolist()
+    mirrored = (torch.rand(5, generator=noise) < 0.5).tolist()
+    wanted = torch.stack([
+        padded[i, :, row : row + 32, column : column + 32].flip(2)
+        if mirrored[i] else padded[i, :, row : row + 32, column : column + 32]
+        for i, (row, column) in enumerate(corner)
+    ])  # fmt: skip
+    found = augmented(task, inputs, torch.Generator().manual_seed(7))
+    assert torch.equal(found, wanted)
+    array = task.augment(inputs.numpy(), np.random.default_rng(1))
+    assert array.shape == inputs.shape
+    assert array.dtype == np.float32

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_sdk.datasets.partition import load_partition
 from edge_sdk.tasks.task import Task
-from edge_sdk.zoo import (
-    ResNet18Cifar,
-    ResNet20,
-    ResNet32,
-    ResNet44,
-    ResNet56,
-    ResNet110,
-)
+from edge_sdk.tasks.without_torch.halves import ArrayFunction, by_name
 from edge_sdk.zoo.tasks.gray import eval_data
 
 __all__ = [
@@ -38,55 +32,93 @@ LABELS = (
 )
 
 
-def _prepare(inputs: torch.Tensor) -> torch.Tensor:
+def _prepare(inputs: NDArray[np.generic]) -> NDArray[np.float32]:
     """Uint8 (n, 3, 32, 32) -> float32 of that shape, normalised by channel."""
-    scaled = inputs.reshape(-1, 3, 32, 32).to(torch.float32) / 255.0
-    return (scaled - _planes(MEAN)) / _planes(STD)
+    share = inputs.reshape(-1, 3, 32, 32).astype(np.float32) / np.float32(255.0)
+    scaled: NDArray[np.float32] = (share - _planes(MEAN)) / _planes(STD)
+    return scaled
 
 
-def _augment(inputs: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+class Crops(ArrayFunction):
     """A random crop of the image with 4 black pixels around it; half are mirrored.
 
-    Args:
-        inputs: Prepared.
-        noise: The only source of randomness.
+    Drawn from torch's generator where torch trains, so that a run's draws are those
+    that it had before this was written in numpy.
     """
-    count, size = len(inputs), inputs.shape[-1]
+
+    def __call__(self, inputs: Any, noise: Any = None) -> Any:
+        """Arrays with a numpy generator give arrays, tensors with torch's tensors."""
+        count = len(inputs)
+        if isinstance(inputs, np.ndarray):
+            corner = noise.integers(0, 2 * PAD + 1, (count, 2))
+            return _cropped(inputs, corner, noise.random(count, np.float32) < 0.5)
+        import torch  # noqa: PLC0415 - whoever has a tensor has torch
+
+        corner = torch.randint(0, 2 * PAD + 1, (count, 2), generator=noise).numpy()
+        mirrored = torch.rand(count, generator=noise).numpy() < 0.5
+        return torch.from_numpy(_cropped(inputs.numpy(), corner, mirrored))
+
+
+def _cropped(
+    inputs: NDArray[np.float32], corner: NDArray[np.int64], mirrored: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Cuts each image out at its corner of the padded one, and mirrors some.
+
+    Args:
+        inputs: (n, 3, size, size), prepared.
+        corner: (n, 2), row and column in the padded image.
+        mirrored: (n,).
+    """
+    size = inputs.shape[-1]
     black = -_planes(MEAN) / _planes(STD)
-    padded = F.pad(inputs - black, (PAD,) * 4) + black
-    corner = torch.randint(0, 2 * PAD + 1, (count, 2), generator=noise)
-    rows, columns = (corner[:, i, None] + torch.arange(size) for i in (0, 1))
-    each = torch.arange(count)[:, None, None]
-    # (count, size, size, channels): the indexed axes come first.
+    around = ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD))
+    padded = np.pad(inputs - black, around) + black
+    rows, columns = (corner[:, i, None] + np.arange(size) for i in (0, 1))
+    each = np.arange(len(inputs))[:, None, None]
+    # (n, size, size, channels): the indexed axes come first.
     cropped = padded[each, :, rows[:, :, None], columns[:, None, :]]
-    mirrored = torch.rand(count, generator=noise) < 0.5
-    crops = cropped.permute(0, 3, 1, 2)
-    return torch.where(mirrored[:, None, None, None], crops.flip(3), crops)
+    crops = np.moveaxis(cropped, 3, 1)
+    found: NDArray[np.float32] = np.where(
+        mirrored[:, None, None, None], crops[..., ::-1], crops
+    )
+    return found
 
 
-def _planes(values: tuple[float, ...]) -> torch.Tensor:
-    return torch.tensor(values)[:, None, None]
+def _planes(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.array(values, np.float32)[:, None, None]
 
 
 task = Task(
     name="cifar10",
-    model=ResNet18Cifar,
-    loss=F.cross_entropy,
+    model=by_name("edge_sdk.zoo.resnet:ResNet18Cifar"),
+    loss=by_name("torch.nn.functional:cross_entropy"),
     train_data=load_partition,
     eval_data=eval_data,
     input_shape=(3, 32, 32),
     labels=LABELS,
     prepare=_prepare,
-    augment=_augment,
+    augment=Crops(_cropped),
     # FLASH masks the 20 convolutions and keeps the last layer dense.
     dense_layers=frozenset({"fc.weight"}),
     batch_size=32,
 )
 resnet18_group = replace(
-    task, name="cifar10-group", model=partial(ResNet18Cifar, norm="group")
+    task,
+    name="cifar10-group",
+    model=partial(by_name("edge_sdk.zoo.resnet:ResNet18Cifar"), norm="group"),
 )
-resnet20 = replace(task, name="cifar10-resnet20", model=ResNet20)
-resnet32 = replace(task, name="cifar10-resnet32", model=ResNet32)
-resnet44 = replace(task, name="cifar10-resnet44", model=ResNet44)
-resnet56 = replace(task, name="cifar10-resnet56", model=ResNet56)
-resnet110 = replace(task, name="cifar10-resnet110", model=ResNet110)
+resnet20 = replace(
+    task, name="cifar10-resnet20", model=by_name("edge_sdk.zoo.resnet:ResNet20")
+)
+resnet32 = replace(
+    task, name="cifar10-resnet32", model=by_name("edge_sdk.zoo.resnet:ResNet32")
+)
+resnet44 = replace(
+    task, name="cifar10-resnet44", model=by_name("edge_sdk.zoo.resnet:ResNet44")
+)
+resnet56 = replace(
+    task, name="cifar10-resnet56", model=by_name("edge_sdk.zoo.resnet:ResNet56")
+)
+resnet110 = replace(
+    task, name="cifar10-resnet110", model=by_name("edge_sdk.zoo.resnet:ResNet110")
+)
