@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_sdk.zoo.autoencoder import DenseAutoencoder
+    from edge_sdk.zoo.mobilenet import MobileNetV2Cifar
     from edge_sdk.zoo.resnet import (
         ResNet18Cifar,
         ResNet20,
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
         ResNet110,
         ResNetCifar,
     )
-    from edge_sdk.zoo.signals import ImuNet, KeywordGru, KeywordNet
+    from edge_sdk.zoo.signals import ImuNet, KeywordGru, KeywordNet, MotionTcn
     from edge_sdk.zoo.small import DigitsNet, FemnistCnn, McMahanCnn, MnistNet
+    from edge_sdk.zoo.unet import SmallUNet
     from edge_sdk.zoo.vgg import Vgg11
     from edge_sdk.zoo.vit import VitTiny
 
@@ -34,6 +36,8 @@ __all__ = [
     "KeywordNet",
     "McMahanCnn",
     "MnistNet",
+    "MobileNetV2Cifar",
+    "MotionTcn",
     "ResNet18Cifar",
     "ResNet20",
     "ResNet32",
@@ -41,18 +45,21 @@ __all__ = [
     "ResNet56",
     "ResNet110",
     "ResNetCifar",
+    "SmallUNet",
     "Vgg11",
     "VitTiny",
 ]
 
 _HOMES = {
     "autoencoder": ("DenseAutoencoder",),
+    "mobilenet": ("MobileNetV2Cifar",),
     "resnet": (
         *("ResNet18Cifar", "ResNet20", "ResNet32", "ResNet44", "ResNet56"),
         *("ResNet110", "ResNetCifar"),
     ),
-    "signals": ("ImuNet", "KeywordGru", "KeywordNet"),
+    "signals": ("ImuNet", "KeywordGru", "KeywordNet", "MotionTcn"),
     "small": ("DigitsNet", "FemnistCnn", "McMahanCnn", "MnistNet"),
+    "unet": ("SmallUNet",),
     "vgg": ("Vgg11",),
     "vit": ("VitTiny",),
 }

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
-__all__ = ["ImuNet", "KeywordGru", "KeywordNet"]
+__all__ = ["ImuNet", "KeywordGru", "KeywordNet", "MotionTcn"]
 
 
 class KeywordNet(nn.Module):
@@ -80,7 +80,7 @@ class ImuNet(nn.Module):
     """A 1-D CNN for windows of motion sensors: 35,303 parameters at 6 axes, 7 classes.
 
     Input (N, axes, steps) float32 with at least 8 steps, output (N, classes) logits.
-    Conv1d layers have no native sparse form: they train on the masked engine.
+    Training programs have a sparse form of its layers; the sparse engine has none.
 
     Args:
         axes: Channels of a sample.
@@ -102,3 +102,45 @@ class ImuNet(nn.Module):
         maps = F.relu(self.conv3(maps)).mean(2)
         logits: torch.Tensor = self.fc2(F.relu(self.fc1(maps)))
         return logits
+
+
+class MotionTcn(nn.Module):
+    """A temporal convolutional network (arXiv:1803.01271): 76,951 parameters.
+
+    Four residual blocks of two causal convolutions, whose reach doubles from block to
+    block: 61 steps in all. Input (N, axes, steps) float32, output (N, classes) logits.
+
+    Args:
+        axes: Channels of a sample.
+        classes: Outputs.
+    """
+
+    def __init__(self, axes: int = 6, classes: int = 7) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(axes, 56, 1)
+        self.blocks = nn.Sequential(*(_Causal(56, 2**k) for k in range(4)))
+        self.fc = nn.Linear(56, classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits; see the class for shapes."""
+        maps = self.blocks(self.conv1(inputs))
+        logits: torch.Tensor = self.fc(maps.mean(2))
+        return logits
+
+
+class _Causal(nn.Module):
+    """Two dilated convolutions that see no later step, and the input added."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.reach = 2 * dilation
+        self.conv1 = nn.Conv1d(channels, channels, 3, dilation=dilation, bias=False)
+        self.norm1 = nn.BatchNorm1d(channels)
+        self.conv2 = nn.Conv1d(channels, channels, 3, dilation=dilation, bias=False)
+        self.norm2 = nn.BatchNorm1d(channels)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, C, T) -> the same shape."""
+        maps = F.relu(self.norm1(self.conv1(F.pad(inputs, (self.reach, 0)))))
+        maps = self.norm2(self.conv2(F.pad(maps, (self.reach, 0))))
+        return F.relu(maps + inputs)

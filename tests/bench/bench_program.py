@@ -40,8 +40,12 @@ from edge_sdk.zoo import (
     DenseAutoencoder,
     FemnistCnn,
     KeywordGru,
+    KeywordNet,
     McMahanCnn,
+    MobileNetV2Cifar,
     ResNet18Cifar,
+    ResNet20,
+    SmallUNet,
     VitTiny,
 )
 
@@ -69,7 +73,7 @@ class Family:
     Attributes:
         make: A fresh model.
         shape: Of one input.
-        classes: 0 for an autoencoder, which learns its inputs.
+        classes: 0 for an autoencoder or a U-Net, which learn their inputs.
         targets: Speed-up wanted at densities .1 and .05 with AVX2.
         first: Whether the first layer is masked, too.
     """
@@ -112,6 +116,10 @@ FAMILIES = {
     "femnist": Family(FemnistCnn, (1, 28, 28), 62, (4.5, 7.0)),
     "mcmahan": Family(McMahanCnn, (1, 28, 28), 10, (4.5, 7.0)),
     "cnn1d": Family(cnn1d, (6, 128), 6, (4.5, 6.0)),
+    "resnet20": Family(ResNet20, (3, 32, 32), 10, (4.0, 5.0)),
+    "dscnn": Family(KeywordNet, (1, 61, 40), 10, (3.3, 3.6)),
+    "mobilenet": Family(MobileNetV2Cifar, (3, 32, 32), 10, (2.3, 2.5)),
+    "unet": Family(SmallUNet, (1, 32, 32), 0, (4.0, 5.5)),
     "autoencoder": Family(DenseAutoencoder, (640,), 0, (4.0, 5.0)),
     "gru": Family(KeywordGru, (1, 61, 40), 10, (4.0, 6.0), first=True),
     "lstm": Family(Series, (50, 8), 8, (4.0, 6.0), first=True),
@@ -120,10 +128,19 @@ FAMILIES = {
 
 
 def mask_of(family: Family, model: nn.Module, density: float) -> Mask:
-    """Random patterns; the last layer's only in an autoencoder."""
+    """Random patterns; the last layer's only in an autoencoder.
+
+    Depth-wise layers stay whole: a filter of nine weights is soon empty.
+    """
     rng = np.random.default_rng(0)
-    names = [n for n, p in model.named_parameters() if p.dim() > 1]
-    every = not family.classes
+    depthwise = {
+        f"{n}.weight"
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.groups > 1
+    }
+    weights = [n for n, p in model.named_parameters() if p.dim() > 1]
+    names = [n for n in weights if n not in depthwise]
+    every = not family.classes and len(family.shape) == 1
     names = names[not (every or family.first) : len(names) if every else -1]
     return Mask(
         {n: rng.random(tuple(model.get_parameter(n).shape)) < density for n in names}

@@ -39,6 +39,8 @@ MODELS = [
     pytest.param(zoo.KeywordNet, (1, 61, 40), 10, 23_050, id="keyword"),
     pytest.param(zoo.KeywordGru, (1, 61, 40), 10, 66_570, id="keyword gru"),
     pytest.param(zoo.ImuNet, (6, 100), 7, 35_303, id="imu"),
+    pytest.param(zoo.MotionTcn, (6, 100), 7, 76_951, id="tcn"),
+    pytest.param(zoo.MobileNetV2Cifar, CIFAR, 10, 2_236_682, id="mobilenet"),
     pytest.param(zoo.VitTiny, CIFAR, 10, 2_693_194, id="vit"),
     pytest.param(zoo.DenseAutoencoder, (640,), 640, 267_928, id="autoencoder"),
 ]
@@ -59,6 +61,27 @@ def test_a_model_has_the_counted_parameters_and_traces(
         traced = fx.symbolic_trace(model)(inputs)
     assert logits.shape == (2, classes)
     assert torch.equal(logits, traced)
+
+
+def test_a_unet_gives_an_image_of_the_size_it_got() -> None:
+    model = zoo.SmallUNet(3, 2).eval()
+    assert sum(p.numel() for p in zoo.SmallUNet().parameters()) == 105_553
+    inputs = torch.randn(2, 3, 12, 20)
+    with torch.no_grad():
+        image = model(inputs)
+        assert torch.equal(image, fx.symbolic_trace(model)(inputs))
+    assert image.shape == (2, 2, 12, 20)
+
+
+def test_a_causal_network_sees_no_later_step() -> None:
+    model = zoo.MotionTcn().eval()
+    inputs = torch.randn(1, 6, 50)
+    changed = inputs.clone()
+    changed[..., 30:] += 1
+    with torch.no_grad():
+        before, after = (model.blocks(model.conv1(x)) for x in (inputs, changed))
+    assert torch.equal(before[..., :30], after[..., :30])
+    assert not torch.equal(before, after)
 
 
 @pytest.mark.parametrize("make", [zoo.MnistNet, zoo.FemnistCnn, zoo.McMahanCnn])

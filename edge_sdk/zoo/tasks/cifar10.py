@@ -15,6 +15,7 @@ from edge_sdk.tasks.without_torch.halves import ArrayFunction, by_name
 from edge_sdk.zoo.tasks.gray import eval_data
 
 __all__ = [
+    "mobilenetv2",
     "resnet18_group",
     "resnet20",
     "resnet32",
@@ -121,4 +122,9 @@ resnet56 = replace(
 )
 resnet110 = replace(
     task, name="cifar10-resnet110", model=by_name("edge_sdk.zoo.resnet:ResNet110")
+)
+mobilenetv2 = replace(
+    task,
+    name="cifar10-mobilenetv2",
+    model=by_name("edge_sdk.zoo.mobilenet:MobileNetV2Cifar"),
 )
