@@ -69,6 +69,6 @@ class _Inverted(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, outputs, H / stride, W / stride)."""
-        maps = self.act(self.norm1(self.depth(self.up(inputs))))
+        maps: torch.Tensor = self.act(self.norm1(self.depth(self.up(inputs))))
         maps = self.norm2(self.down(maps))
         return inputs + maps if self.adds else maps

@@ -158,6 +158,11 @@ def limit(model: ProgramModel, batch: int) -> float:
             kept = model.memory.state[weight.name].size
             out = graph.tensors[operation.outputs[0]]
             work += 6.0 * kept * out.size / weight.shape[0]
+        elif operation.name == "conv_transpose":
+            weight = model.program.parameters[operation.parameters[0]]
+            kept = model.memory.state[weight.name].size
+            source = graph.tensors[operation.inputs[0]]
+            work += 6.0 * kept * source.size / weight.shape[0]
         elif operation.name == "recurrent":
             weight = model.program.parameters[operation.parameters[0]]
             steps = graph.tensors[operation.outputs[0]].shape[0]
