@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-__all__ = ["DenseAutoencoder"]
+__all__ = ["DenseAutoencoder", "for_images"]
 
 
 class DenseAutoencoder(nn.Module):
@@ -33,3 +33,8 @@ class DenseAutoencoder(nn.Module):
         """Inputs as the network rebuilds them, (N, features)."""
         out: torch.Tensor = self.layers(inputs)
         return out
+
+
+def for_images() -> DenseAutoencoder:
+    """The autoencoder of 28x28 images, (N, 784) in and out."""
+    return DenseAutoencoder(28 * 28)

@@ -21,10 +21,23 @@ FE_INLINE V clamp(V x, V low, V high) {
   x = x < low ? low : x;
   return x > high ? high : x;
 }
-// Half of 1 + erf(x / sqrt 2): the normal distribution up to x.
-FE_INLINE V normal_up_to(V x) {
-  return constant<V>(0.5) +
-         constant<V>(0.5) * error_function(x * constant<V>(0.70710678118654752440));
+// The normal distribution up to x, and its density there but for the constant factor.
+struct Normal {
+  V below, bell;
+};
+FE_INLINE Normal normal(V x) {
+  const V half = constant<V>(0.5), one = constant<V>(1), bell = exponential(x * x * -half);
+  if constexpr (kSingle) {
+    // Abramowitz and Stegun 7.1.26: within 1e-7, and one exponential serves both.
+    const V t = one / (one + constant<V>(0.3275911 * 0.70710678118654752440) * absolute(x));
+    const V tail = half * bell * t *
+                   polynomial(t, 1.061405429, -1.453152027, 1.421413741, -0.284496736,
+                              0.254829592);
+    const V below = x < V{} ? tail : one - tail;
+    return {x == x ? below : x, bell};
+  } else {
+    return {half + half * error_function(x * constant<V>(0.70710678118654752440)), bell};
+  }
 }
 FE_INLINE V gelu_argument(V x) {
   return constant<V>(0.79788456080286535588) * (x + constant<V>(0.044715) * x * x * x);
@@ -64,10 +77,10 @@ struct Activation<FE_LEAKY_RELU> {  // a >= 0, so the output has the input's sig
 template <>
 struct Activation<FE_GELU> {
   static constexpr int kSaves = FE_SAVES_INPUT;
-  static FE_INLINE V value(V x, const Constants&) { return x * normal_up_to(x); }
+  static FE_INLINE V value(V x, const Constants&) { return x * normal(x).below; }
   static FE_INLINE V gradient(V x, V dy, const Constants&) {
-    const V density = constant<V>(0.39894228040143267794) * exponential(x * x * constant<V>(-0.5));
-    return dy * (normal_up_to(x) + x * density);
+    const Normal n = normal(x);
+    return dy * (n.below + x * constant<V>(0.39894228040143267794) * n.bell);
   }
 };
 template <>

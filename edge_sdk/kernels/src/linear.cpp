@@ -210,13 +210,24 @@ void backward(const LinearArgs& a, int32_t* cursors) {
   });
 }
 
-void bias_gradient(const real* dy, real* db, int blocks, int rows, int lanes, bool accumulate) {
-  for (int r = 0; r < rows; r++) {
-    double total = 0;
-    for (int b = 0; b < blocks; b++)
-      for (int l = 0; l < lanes; l++) total += dy[((ptrdiff_t)b * rows + r) * lanes + l];
-    db[r] = accumulate ? db[r] + (real)total : (real)total;
-  }
+// db[r] = sum of dy: some rows together, as they lie; 64 blocks in `real`, then in double.
+template <int L>
+void bias_gradient(const real* dy, real* db, int blocks, int rows, int threads, bool accumulate) {
+  typedef typename Lanes<L>::V V;
+  constexpr int VL = Lanes<L>::VL, NV = Lanes<L>::NV, kRows = 4, kChunk = 64;
+  parallel_for((rows + kRows - 1) / kRows, threads, [&](int part) {
+    const int r0 = part * kRows, n = std::min(kRows, rows - r0);
+    double total[kRows] = {};
+    for (int b0 = 0; b0 < blocks; b0 += kChunk) {
+      V s[kRows] = {};
+      for (int b = b0; b < std::min(blocks, b0 + kChunk); b++)
+        for (int i = 0; i < n; i++) FE_UNROLL for (int v = 0; v < NV; v++)
+            s[i] += load<V>(dy + ((ptrdiff_t)b * rows + r0 + i) * L + v * VL);
+      for (int i = 0; i < n; i++) total[i] += sum(s[i]);
+    }
+    for (int i = 0; i < n; i++)
+      db[r0 + i] = accumulate ? db[r0 + i] + (real)total[i] : (real)total[i];
+  });
 }
 
 }  // namespace
@@ -229,7 +240,8 @@ int linear_backward(const FeStructure* s, int lanes, int blocks, int threads, co
   const LinearArgs a{s, x, w, nullptr, dy, nullptr, dx, dw, blocks, std::max(1, threads),
                      accumulate};
   FE_FOR_LANES(lanes, backward<L>(a, cursors))
-  if (db) bias_gradient(dy, db, blocks, s->rows, lanes, accumulate);
+  if (db)
+    FE_FOR_LANES(lanes, bias_gradient<L>(dy, db, blocks, s->rows, threads, accumulate))
   return FE_OK;
 }
 

@@ -23,6 +23,7 @@ __all__ = [
     "resnet56",
     "resnet110",
     "task",
+    "vit",
 ]
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as FLASH has them
@@ -127,4 +128,10 @@ mobilenetv2 = replace(
     task,
     name="cifar10-mobilenetv2",
     model=by_name("edge_sdk.zoo.mobilenet:MobileNetV2Cifar"),
+)
+vit = replace(
+    task,
+    name="cifar10-vit",
+    model=by_name("edge_sdk.zoo.vit:VitTiny"),
+    dense_layers=frozenset({"patches.weight", "head.weight"}),
 )
