@@ -8,7 +8,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
 .PHONY: bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
-  fuzz fuzz-native chaos wheels arm tools vendor clean
+  fuzz fuzz-native fuzz-program chaos wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -59,6 +59,9 @@ bench-card: $(VENV)/.dev   ## recovery and bytes into docs/benchmarks.md
 
 fuzz: $(VENV)/.dev   ## ten million mutated inputs for every decoder, some minutes
 	$(BIN)/python tests/fuzz/fuzzer.py --inputs 10000000 --seed 1
+
+fuzz-program: $(VENV)/.dev   ## a million mutants of each training program's plan under sanitizers
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/program_fuzzer.py --mutants 1000000 --seed 1
 
 fuzz-native: $(VENV)/.dev   ## ten minutes of mutated native models under sanitizers, two cores
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/native_fuzzer.py --seconds 600 --jobs 2 --seed 1

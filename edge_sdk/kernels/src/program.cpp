@@ -140,6 +140,31 @@ struct Checker {
     return true;
   }
 
+  int64_t end(int32_t id) const {
+    return p.tensors[id].offset + p.tensors[id].per_sample * p.lanes * p.blocks;
+  }
+
+  // What is written lies apart from all else of the instruction: a kernel may believe
+  // what it has looked at, such as a token, until it is done.
+  bool apart(const Instruction& at) const {
+    std::vector<int32_t> read, made;
+    for (const auto* ids : {&at.in, &at.out, &at.stash, &at.d_out, &at.d_in})
+      for (const int32_t id : *ids) {
+        const bool writes = at.backward ? ids == &at.d_in : ids == &at.out || ids == &at.stash;
+        if (id >= 0) (writes ? made : read).push_back(id);
+      }
+    const auto meet = [&](int32_t a, int32_t b) {
+      return p.tensors[a].offset < end(b) && p.tensors[b].offset < end(a);
+    };
+    for (size_t k = 0; k < made.size(); k++) {
+      for (const int32_t id : read)
+        if (meet(made[k], id)) return false;
+      for (size_t j = 0; j < k; j++)
+        if (meet(made[k], made[j])) return false;
+    }
+    return true;
+  }
+
   bool instruction(const Instruction& at) {
     const Row* row = find_row(at.row);
     if (!row || (int)at.ints.size() != row->ints || (int)at.reals.size() != row->reals) return false;
@@ -149,7 +174,7 @@ struct Checker {
     for (const auto* sizes : {&s.in, &s.out, &s.stash, &s.parameters})
       for (const int64_t size : *sizes)
         if (size < 0) return false;
-    if (!parameters(at, s)) return false;
+    if (!parameters(at, s) || !apart(at)) return false;
     if (!at.backward)
       return at.d_out.empty() && at.d_in.empty() && reads(at.in, s.in, [](size_t) { return true; }) &&
              writes(at.out, s.out, true) && writes(at.stash, s.stash, true);

@@ -56,7 +56,7 @@ struct Call {
 
   // Another key for every operation that draws (`number`) and every run.
   uint64_t dropout_key(int64_t number) const {
-    return seed ^ (0x9E3779B97F4A7C15u * (uint64_t)(number + 1));
+    return seed ^ (0x9E3779B97F4A7C15u * ((uint64_t)number + 1));
   }
   real* tensor(int32_t id) const { return id < 0 ? nullptr : arena + tensors[id].offset; }
   real* in(int k) const { return tensor(at.in[k]); }

@@ -1,0 +1,235 @@
+"""Fuzzes the runtime of training programs: C++ under sanitizers.
+
+Plans of real models are mutated word by word, opened and run; parameters and batches
+lie in memory of exactly the size that was told. `make fuzz-program` takes a million
+mutants of each model's plan.
+
+    PYTHONPATH=tests python tests/fuzz/program_fuzzer.py --mutants 1000000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from beside_torch import Case
+from compiled import compiled
+from torch import nn
+
+from edge_sdk.kernels.build import SOURCES, find_compiler, this_machine
+from edge_sdk.kernels.library import kernels
+from edge_sdk.program.capture import capture
+from edge_sdk.program.graph import TrainingProgram
+from edge_sdk.program.operations import operands, rule_of
+from edge_sdk.program.passes import optimized
+from edge_sdk.program.plan import plan
+from edge_sdk.program.runtime import declared
+from edge_sdk.program.schedule import schedule
+from edge_sdk.program.words import words
+
+HERE = Path(__file__).resolve().parent / "program"
+FLAGS = (
+    *("-std=gnu++17", "-O1", "-g1", "-DFE_VECTOR_BYTES=16", f"-I{SOURCES}"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *(["-msse4.1"] if this_machine() == "x86_64" else []),
+)
+SAMPLES = 5
+
+
+def tool() -> Path:
+    """The fuzzer as one executable, compiled once per version of its sources."""
+    compiler, kept = _compiler(), _kernels()
+
+    def build(folder: Path) -> None:
+        objects = [*map(str, sorted(kept.glob("*.o"))), str(HERE / "fuzz.cpp")]
+        _run([compiler, *FLAGS, *objects, "-o", str(folder / "fuzz")])
+
+    made = compiled(
+        *("program-fuzzer", build), compiler=compiler, flags=FLAGS, sources=[kept, HERE]
+    )
+    return made / "fuzz"
+
+
+def _kernels() -> Path:
+    """Objects of all kernels under the sanitizers."""
+    compiler = _compiler()
+
+    def build(folder: Path) -> None:
+        def one(source: Path) -> None:
+            _run([compiler, *FLAGS, "-c", str(source), "-o",
+                  str(folder / f"{source.stem}.o")])  # fmt: skip
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(one, sorted(SOURCES.glob("*.cpp"))))
+
+    return compiled(
+        *("program-checked-kernels", build),
+        compiler=compiler,
+        flags=FLAGS,
+        sources=[SOURCES],
+    )
+
+
+def _compiler() -> str:
+    found = find_compiler(this_machine())
+    assert found is not None
+    return found
+
+
+def _run(call: list[str]) -> None:
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(call)} failed:\n{done.stderr[-3000:]}")
+
+
+# --------------------------------------------------------------------------- seeds
+
+
+def cases() -> dict[str, Case]:
+    """Small models that together have every operation."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 2, (SAMPLES,))
+    image = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 4, 3, 2, groups=2), nn.GroupNorm(2, 4)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    )
+    tokens = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Flatten(), nn.Linear(18, 4))
+    thin = nn.Sequential(
+        *(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.ReLU6()),
+        *(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.ReLU6()),
+        *(nn.Upsample(scale_factor=2), nn.ConvTranspose2d(4, 2, 2, 2), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(128, 3)),
+    )
+    return {
+        "image": Case(image, torch.randn(SAMPLES, 2, 8, 8), labels),
+        "thin": Case(thin, torch.randn(SAMPLES, 2, 4, 4), labels),
+        "recurrent": Case(_Recurrent(), torch.randint(0, 2, (SAMPLES, 4)), labels),
+        "block": Case(_Block(), torch.randn(SAMPLES, 3, 8), labels),
+        "tokens": Case(
+            tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
+        ),
+    }
+
+
+class _Recurrent(nn.Module):
+    """Tokens through a GRU and an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.gru = nn.GRU(4, 4, batch_first=True)
+        self.lstm, self.head = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.gru(self.embedding(x))
+        y, _ = self.lstm(y)
+        found: torch.Tensor = self.head(y[:, -1])
+        return found
+
+
+class _Block(nn.Module):
+    """A transformer's block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.LayerNorm(8), nn.Linear(8, 24)
+        self.out, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        q, k, v = (t.reshape(len(x), 3, 2, 4).transpose(1, 2) for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + F.gelu(self.out(y))
+        found: torch.Tensor = self.head(x.mean(1))
+        return found
+
+
+def seed_files() -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each seed: plain and fused, training and evaluation."""
+    for name, case in cases().items():
+        plain = capture(case.model, case.loss, case.inputs, case.targets)
+        fused = replace(
+            plain,
+            training=optimized(plain.training),
+            evaluation=optimized(plain.evaluation),
+        )
+        for kind, program in (("plain", plain), ("fused", fused)):
+            for train in (True, False):
+                yield f"{name}-{kind}-{train}", _seed(program, train=train)
+
+
+def _seed(program: TrainingProgram, *, train: bool) -> bytes:
+    graph = program.training if train else program.evaluation
+    number = declared(kernels()).fe_program_operation
+    made = plan(schedule(graph, program.parameters, train=train), lanes=4, blocks=2)
+    plan_words = words(made, lambda n: int(number(n.encode())))
+    shapes = {}
+    for operation in graph.operations:
+        rule = rule_of(operation)
+        if rule.weight is not None:
+            call = operands(operation, graph, program.parameters)
+            shapes[operation.parameters[0]] = rule.weight(call)
+    out = [len(program.parameters)]
+    for at, parameter in enumerate(program.parameters):
+        shape, groups = shapes.get(at, ((1, 1), 1))
+        kernel = shape[2:] or (1, 1)
+        out += (parameter.size, int(parameter.trained), int(at in shapes))
+        out += (*shape[:2], groups, *kernel, int(len(shape) == 2))
+    outside = [graph.tensors[t] for t in (*graph.inputs, *graph.outputs)]
+    out.append(len(outside))
+    for tensor in outside:
+        out += (tensor.size, int(tensor.whole))
+    out.append(SAMPLES)
+    return np.array([*out, *plan_words.tolist()], np.int64).tobytes()
+
+
+def write_seeds(folder: Path) -> list[Path]:
+    """Writes every seed file; returns their paths."""
+    paths = []
+    for name, content in seed_files():
+        paths.append(folder / f"{name}.plan")
+        paths[-1].write_bytes(content)
+    return paths
+
+
+def fuzz(seeds: Path, *, mutants: int, seed: int) -> dict[str, Any]:
+    """Figures of one process; a finding is in words under "finding"."""
+    done = subprocess.run(
+        [tool(), seeds, str(mutants), str(seed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return {"finding": done.stderr[-6000:]}
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def main() -> int:
+    """Runs from the command line; 1 if there was a finding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutants", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        count = len(write_seeds(Path(folder)))
+        figures = fuzz(Path(folder), mutants=count * options.mutants, seed=options.seed)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return int("finding" in figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
