@@ -68,7 +68,9 @@ def test_cifar10_is_cut_into_devices_from_the_folder_that_is_named(
     with pytest.raises(DataError, match="wrong SHA-256"):
         places_of(settings, cache=tmp_path / "cache")
     known = {p.name: sha256_of(p) for p in place.iterdir()}
-    monkeypatch.setattr(fetch, "_CIFAR10", replace(fetch._CIFAR10, known=known))
+    monkeypatch.setitem(
+        fetch.DATA, "cifar10", replace(fetch.DATA["cifar10"], known=known)
+    )
     folders, evaluation = places_of(settings, cache=tmp_path / "cache")
     assert [len(load_partition(f)) for f in folders.values()] == [10, 10]
     assert len(load_partition(evaluation, part="eval")) == 3
