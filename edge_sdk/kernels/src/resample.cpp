@@ -92,13 +92,15 @@ std::vector<Source> sources(int in, int out, bool linear, bool align, double sca
                                      : (float)in / (float)out;
   for (int o = 0; o < out; o++) {
     if (!linear) {
-      const int at = std::min((int)std::floor((float)o * step), in - 1);
+      // The bound comes first, for it holds against a NaN, and before the cast.
+      const int at = (int)std::min((float)(in - 1), std::floor((float)o * step));
       table.push_back({at, at, 0});
       continue;
     }
     float from = align ? step * (float)o : step * ((float)o + .5f) - .5f;
     if (from < 0) from = 0;
-    const int first = std::min((int)from, in - 1);
+    from = std::min((float)(in - 1), from);
+    const int first = (int)from;
     table.push_back({first, std::min(first + 1, in - 1), (real)std::min(std::max(from - (float)first, 0.f), 1.f)});
   }
   return table;
