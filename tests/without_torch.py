@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +28,7 @@ def python_without_torch() -> str:
     on a board where it was never installed.
     """
     home = Path(mkdtemp(prefix="no-torch-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     make = [sys.executable, "-m", "venv", "--without-pip", str(home)]
     subprocess.run(make, check=True)
     packages = {Path(np.__file__).parents[1], Path(sysconfig.get_paths()["purelib"])}
