@@ -69,7 +69,12 @@ def test_every_algorithm_of_the_table_passes_and_keeps_its_name(name: str) -> No
         ("revise", lambda _f, model, _c, _m: model, "slot revise gave a Model, not a"),
         ("plan", lambda layers, _d, _f, _s: {}[layers[0]], None),  # knows its layers
         ("aggregate", lambda updates: updates, "slot aggregate takes"),
-        ("aggregate", partial(max, 1, key=len), None),  # it does not say what it takes
+        ("aggregate", partial(max, 1, key=len), "slot aggregate cannot be called as"),
+        ("aggregate", dict, "slot aggregate cannot be called as a slot is: dict"),
+        ("revise", int, "slot revise"),
+        ("plan", type, "slot plan"),
+        ("start", str, "slot start"),
+        ("aggregate", zip, "slot aggregate"),
         ("revise", lambda family, model: family, "slot revise takes"),
         ("start", "as initialised", "slot start is 'as initialised'"),
         ("evidence", 10, "slot evidence is neither None nor one of LayerSensitivity"),

@@ -88,6 +88,12 @@ def _given(slot: str, call: Callable[..., Any], *arguments: Any) -> Any:
         found = call(*arguments)
     except SystemExit as error:
         raise _WrongError(slot, f"raised SystemExit: {error}") from error
+    except TypeError as error:
+        trace = error.__traceback__
+        if trace is None or trace.tb_next is not None:
+            raise
+        # No Python code ran: a builtin or a class refused what a slot is given.
+        raise _WrongError(slot, f"cannot be called as a slot is: {error}") from error
     why = wrong_of(slot, found, arguments)
     if why:
         raise _WrongError(slot, why)
