@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edge_sdk.checkpoint import replace_file, sync
+from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError, disk_remedy
 
 __all__ = ["Blobs"]
@@ -79,13 +80,13 @@ class Blobs:
             if len(self._staged) > 1:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(FSYNC_THREADS, "fsync")
-                list(self._pool.map(sync, self._staged.values()))
+                list(self._pool.map(_fsync, self._staged.values()))
             else:
                 for path in self._staged.values():
-                    sync(path)
+                    _fsync(path)
             for name, path in self._staged.items():
                 path.replace(self._folder / name)
-            sync(self._folder)
+            _fsync(self._folder)
         except OSError as error:
             self.drop()
             raise StateError(
@@ -139,6 +140,14 @@ class Blobs:
         self.drop()
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _not_kept(name: str, error: Exception) -> StateError:

@@ -18,7 +18,6 @@ from edge_sdk.wire.evidence import GRADIENT, Evidence, entries_beside, unpack_ev
 from edge_sdk.wire.messages import Offer, TaskOrder
 from edge_sdk.wire.rules import (
     CandidateLosses,
-    LocalRule,
     Measured,
     Regrow,
     Score,
@@ -151,10 +150,13 @@ def check_payload(
         return Refusal(str(error), _BROKEN if broken else _DAMAGED)
     if isinstance(order.rule, Score):
         dense = {}  # scores of the masked weights, and nothing else
-    beside = entries_beside(order.rule, {name: mask[name].shape for name in mask})
-    dense = {**dense, **beside}
+    if isinstance(order.rule, Measured):
+        beside = entries_beside(order.rule, {n: mask[n].shape for n in mask})
+        dense = {**dense, **beside}
+        if order.rule.squared and _has_negative(change):
+            return Refusal("a square of its gradients is below 0", _IMPOSSIBLE)
     batches = order.training.epochs * max(examples, 1)  # micro-batches of one example
-    return _misfit(change, dense, batches) or _negative(change, order.rule) or change
+    return _misfit(change, dense, batches) or change
 
 
 def _evidence(
@@ -171,14 +173,9 @@ def _evidence(
     return evidence
 
 
-def _negative(change: Values, rule: LocalRule) -> Refusal | None:
-    """The refusal of squares that are below 0."""
-    if not isinstance(rule, Measured) or not rule.squared:
-        return None
+def _has_negative(change: Values) -> bool:
     told = (a for n, a in change.dense.items() if n.startswith(GRADIENT))
-    if any((array < 0).any() for array in told):
-        return Refusal("a square of its gradients is below 0", _IMPOSSIBLE)
-    return None
+    return any((array < 0).any() for array in told)
 
 
 def _misfit(

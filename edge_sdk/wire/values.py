@@ -69,7 +69,7 @@ class Values:
 
     def norm(self) -> float:
         """L2 norm over every float of an entry of the model."""
-        own = (a for n, a in self.dense.items() if not n.startswith("."))
+        own = [a for n, a in self.dense.items() if not n.startswith(".")]
         parts = [*self.masked.values(), *own]
         floats = [
             a.astype(np.float64).reshape(-1) for a in parts if a.dtype.kind == "f"

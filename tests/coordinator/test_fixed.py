@@ -55,6 +55,7 @@ def findings(family_top: Mask) -> WarmUpResult:
         kept={s.name: 0.4 * s.numel for s in LAYERS},
         saliency={s.name: rng.random(s.shape) for s in LAYERS},
         model=warm,
+        losses=[0.7, 0.5],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from edge_sdk.device.limits.enforcement import MemoryFallbackRunner
 from edge_sdk.training.memory_limit import Allowance
 from edge_sdk.training.sparse import memory, sparse_model
+from edge_sdk.training.torch_engine.models import TorchModels
 
 
 def test_a_block_comes_back_when_its_tensor_dies_and_not_before() -> None:
@@ -80,6 +82,9 @@ def test_a_device_gives_memory_back_after_each_task() -> None:
         def run(self, *_: object) -> str:
             memory.empty((64, 1024), torch.float32).fill_(1.0)
             return "packed"
+
+        def release(self) -> None:
+            TorchModels.release(cast("TorchModels", self))
 
     order = SimpleNamespace(training=SimpleNamespace(batch_size=8))
     assert MemoryFallbackRunner(Trains()).run(order, b"", lambda: False) == "packed"
