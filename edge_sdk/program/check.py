@@ -42,7 +42,7 @@ def _check_graph(graph: Graph, parameters: tuple[Parameter, ...], losses: int) -
         rule = rule_of(operation)
         _check_places(operation, rule, made, count, len(parameters))
         call = operands(operation, graph, parameters)
-        _check_attributes(call, rule)
+        _check_attributes(call)
         shapes = rule.shapes(call)
         call.require(shapes == call.outputs, f"gives {shapes}, not {call.outputs}")
         if rule.loss:
@@ -79,12 +79,11 @@ def _check_places(
         raise EngineError(f"{told}: has not the attributes of its kind")
 
 
-def _check_attributes(call: Operands, rule: Rule) -> None:
+def _check_attributes(call: Operands) -> None:
     low, high = -(1 << 31), 1 << 31
     call.require(all(low < n < high for n in call.operation.ints), "odd attributes")
     counters = [p for p in call.operation.parameters if p >= 0]
     call.require(len(set(counters)) == len(counters), "one parameter in two places")
-    del rule
 
 
 def _sane(shape: tuple[int, ...], what: str) -> None:

@@ -7,6 +7,7 @@ is derived where they run. Shapes are those of one sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Graph", "Op", "Parameter", "Shape", "TensorValue", "TrainingProgram"]
@@ -29,10 +30,7 @@ class TensorValue:
     @property
     def size(self) -> int:
         """Values per sample."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,7 @@ class Parameter:
     @property
     def size(self) -> int:
         """Entries when dense."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,17 @@ class Operands:
         if not holds:
             raise EngineError(f"{self.operation.told()}: {what}")
 
+    def image(self) -> tuple[int, int, int]:
+        """(channels, height, width) of input 0; one with a length is one row high.
+
+        Raises:
+            EngineError: If it is neither.
+        """
+        x = self.inputs[0]
+        wrong = f"takes (C, H, W) or (C, L) per sample, not {x}"
+        self.require(len(x) in {2, 3}, wrong)
+        return (x[0], 1, x[1]) if len(x) == 2 else (x[0], x[1], x[2])
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -19,14 +19,12 @@ from torch.func import functional_call
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.torch_engine.session import TorchSession
-from edge_sdk.wire.messages import Training
+from edge_sdk.training.torch_engine.session import TorchModel
 
 __all__ = ["MaskedModel", "masked_model"]
 
 
-class MaskedModel:
+class MaskedModel(TorchModel):
     """A `TrainingModel` that runs every layer dense; see the module's docstring."""
 
     engine = "masked"
@@ -56,22 +54,6 @@ class MaskedModel:
         weights = {name: self._scatter(name) for name in self._kept}
         return cast("torch.Tensor", functional_call(self.module, weights, (inputs,)))
 
-    def session(
-        self,
-        task: Task,
-        examples: Examples,
-        plan: Training,
-        *,
-        micro_batch: int = 0,
-        ghost_norm: bool = False,
-    ) -> TorchSession:
-        """One task's training; see `TrainingModel.session`."""
-        return TorchSession(
-            *(self, task, examples, plan),
-            micro_batch=micro_batch,
-            ghost_norm=ghost_norm,
-        )
-
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values, then dense parameters; none that the user has frozen."""
         return (parameter for _, parameter in self.named_parameters())
@@ -84,11 +66,6 @@ class MaskedModel:
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one flat parameter per masked layer."""
         return iter(self._kept.values())
-
-    def train(self, mode: bool = True) -> MaskedModel:  # noqa: FBT001, FBT002 - as torch
-        """Switches batch norm and dropout."""
-        self.module.train(mode)
-        return self
 
     def load(
         self,

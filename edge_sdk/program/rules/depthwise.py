@@ -23,15 +23,9 @@ def _weight(call: Operands) -> tuple[Shape, int]:
     return (shape[0], 1, *kernel), call.inputs[0][0]
 
 
-def _input(call: Operands) -> tuple[int, int, int]:
-    x = call.inputs[0]
-    call.require(len(x) in {2, 3}, f"takes (C, H, W) or (C, L) per sample, not {x}")
-    return (x[0], 1, x[1]) if len(x) == 2 else (x[0], x[1], x[2])
-
-
 def _shapes(call: Operands) -> tuple[Shape, ...]:
     (rows, _, kh, kw), channels = _weight(call)
-    _, height, breadth = _input(call)
+    _, height, breadth = call.image()
     at = call.ints
     call.require(rows % channels == 0, f"{channels} channels do not fit {rows}")
     for first, count in ((1, rows), (2, channels), (6, rows)):
@@ -57,7 +51,7 @@ def _shapes(call: Operands) -> tuple[Shape, ...]:
 def _arguments(call: Operands) -> tuple[int, ...]:
     out, (_, _, *kernel), _ = call.outputs[0], *_weight(call)
     pixels = (1, out[1]) if len(out) == 2 else out[1:]
-    return (*_input(call), out[0], *pixels, *kernel, *call.operation.ints)
+    return (*call.image(), out[0], *pixels, *kernel, *call.operation.ints)
 
 
 def _mixes(call: Operands) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from edge_sdk.program.graph import Shape
@@ -19,15 +20,9 @@ def _conv_weight(call: Operands) -> tuple[Shape, int]:
     return (*shape[:2], *kernel), call.ints["groups"]
 
 
-def _conv_input(call: Operands) -> tuple[int, int, int]:
-    x = call.inputs[0]
-    call.require(len(x) in {2, 3}, f"takes (C, H, W) or (C, L) per sample, not {x}")
-    return (x[0], 1, x[1]) if len(x) == 2 else (x[0], x[1], x[2])
-
-
 def _conv_shapes(call: Operands) -> tuple[Shape, ...]:
     (rows, width, kh, kw), groups = _conv_weight(call)
-    channels, height, breadth = _conv_input(call)
+    channels, height, breadth = call.image()
     at = call.ints
     call.require(groups >= 1 and width * groups == channels and rows % groups == 0,
                  f"{channels} channels do not fit the weight {call.parameters[0]} "
@@ -51,7 +46,7 @@ def _conv_arguments(call: Operands) -> tuple[int, ...]:
     out, at = call.outputs[0], call.ints
     pixels = (1, out[1]) if len(out) == 2 else out[1:]
     return (
-        *(*_conv_input(call), out[0], *pixels),
+        *(*call.image(), out[0], *pixels),
         *(at["stride_h"], at["stride_w"], at["padding_h"], at["padding_w"]),
         *(at["dilation_h"], at["dilation_w"]),
     )
@@ -75,9 +70,7 @@ def _linear_shapes(call: Operands) -> tuple[Shape, ...]:
 
 def _linear_arguments(call: Operands) -> tuple[int, ...]:
     x, out = call.inputs[0], call.outputs[0]
-    positions = 1
-    for n in x[:-1]:
-        positions *= n
+    positions = math.prod(x[:-1])
     return positions, x[-1], out[-1]
 
 

@@ -13,15 +13,13 @@ from torch import nn
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import kernels
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.sparse.convert import sparsify
-from edge_sdk.training.torch_engine.session import TorchSession
-from edge_sdk.wire.messages import Training
+from edge_sdk.training.torch_engine.session import TorchModel
 
 __all__ = ["SparseModel", "sparse_model"]
 
 
-class SparseModel:
+class SparseModel(TorchModel):
     """A model whose masked layers compute only the weights they keep.
 
     Attributes:
@@ -44,22 +42,6 @@ class SparseModel:
         """
         return cast("torch.Tensor", self.module(inputs))
 
-    def session(
-        self,
-        task: Task,
-        examples: Examples,
-        plan: Training,
-        *,
-        micro_batch: int = 0,
-        ghost_norm: bool = False,
-    ) -> TorchSession:
-        """One task's training; see `TrainingModel.session`."""
-        return TorchSession(
-            *(self, task, examples, plan),
-            micro_batch=micro_batch,
-            ghost_norm=ghost_norm,
-        )
-
     def parameters(self) -> Iterator[nn.Parameter]:
         """Kept values and dense parameters, in the model's order."""
         return (parameter for _, parameter in self.named_parameters())
@@ -71,11 +53,6 @@ class SparseModel:
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one parameter of nnz entries per masked layer."""
         return (self.module.get_parameter(name) for name in self.mask)
-
-    def train(self, mode: bool = True) -> SparseModel:  # noqa: FBT001, FBT002 - as torch
-        """Switches batch norm and dropout to training or evaluation."""
-        self.module.train(mode)
-        return self
 
     def load(
         self,

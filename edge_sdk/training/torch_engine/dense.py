@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.torch_engine.session import TorchSession
-from edge_sdk.wire.messages import Training
+from edge_sdk.tasks.task import Task
+from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.values import Values
 
 __all__ = ["DenseModel", "dense_model"]
 
 
-class DenseModel:
+class DenseModel(TorchModel):
     """A `TrainingModel` under a full mask: the module's own weights, all of them.
 
     Args:
@@ -42,22 +41,6 @@ class DenseModel:
         """Predictions for a batch."""
         return cast("torch.Tensor", self.module(inputs))
 
-    def session(
-        self,
-        task: Task,
-        examples: Examples,
-        plan: Training,
-        *,
-        micro_batch: int = 0,
-        ghost_norm: bool = False,
-    ) -> TorchSession:
-        """One task's training; see `TrainingModel.session`."""
-        return TorchSession(
-            *(self, task, examples, plan),
-            micro_batch=micro_batch,
-            ghost_norm=ghost_norm,
-        )
-
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters; a frozen one has no gradient, so no step moves it."""
         return self.module.parameters()
@@ -69,11 +52,6 @@ class DenseModel:
     def kept(self) -> Iterator[nn.Parameter]:
         """The weights of the mask's layers, in their own shapes."""
         return (self.module.get_parameter(name) for name in self.mask)
-
-    def train(self, mode: bool = True) -> DenseModel:  # noqa: FBT001, FBT002 - as torch
-        """Switches batch norm and dropout."""
-        self.module.train(mode)
-        return self
 
     def load(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from typing_extensions import Self
 
 from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
@@ -22,7 +23,7 @@ __all__ = ["TorchModel", "TorchSession"]
 
 
 class TorchModel(TrainingModel, Protocol):
-    """A `TrainingModel` that computes by torch."""
+    """A `TrainingModel` that computes by torch; the engines on torch inherit it."""
 
     module: nn.Module  # the network underneath, for what looks at its layers
 
@@ -42,9 +43,26 @@ class TorchModel(TrainingModel, Protocol):
         """The kept values, one parameter of nnz entries per masked layer."""
         ...
 
-    def train(self, mode: bool = True) -> object:  # noqa: FBT001, FBT002 - as in torch
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as in torch
         """Switches batch norm and dropout to training or evaluation."""
-        ...
+        self.module.train(mode)
+        return self
+
+    def session(
+        self,
+        task: Task,
+        examples: Examples,
+        plan: Training,
+        *,
+        micro_batch: int = 0,
+        ghost_norm: bool = False,
+    ) -> TorchSession:
+        """One task's training; see `TrainingModel.session`."""
+        return TorchSession(
+            *(self, task, examples, plan),
+            micro_batch=micro_batch,
+            ghost_norm=ghost_norm,
+        )
 
 
 class TorchSession:
