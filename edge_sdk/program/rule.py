@@ -59,6 +59,26 @@ class Operands:
         self.require(len(x) in {2, 3}, wrong)
         return (x[0], 1, x[1]) if len(x) == 2 else (x[0], x[1], x[2])
 
+    def convolved(self, rows: int, kernel: tuple[int, int]) -> Shape:
+        """The shape of a convolution's output, by the geometry that its ints name.
+
+        Args:
+            rows: Output channels.
+            kernel: (height, width).
+
+        Raises:
+            EngineError: If the geometry is odd or the kernel larger than its input.
+        """
+        out, at = [], self.ints
+        for axis, size, reach in zip("hw", self.image()[1:], kernel, strict=True):
+            stride, padding = at[f"stride_{axis}"], at[f"padding_{axis}"]
+            dilation = at[f"dilation_{axis}"]
+            self.require(stride >= 1 and padding >= 0 and dilation >= 1, "odd geometry")
+            room = size + 2 * padding - dilation * (reach - 1) - 1
+            self.require(room >= 0, "the kernel is larger than the padded input")
+            out.append(room // stride + 1)
+        return (rows, out[1]) if len(self.inputs[0]) == 2 else (rows, *out)
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -25,7 +25,6 @@ def _weight(call: Operands) -> tuple[Shape, int]:
 
 def _shapes(call: Operands) -> tuple[Shape, ...]:
     (rows, _, kh, kw), channels = _weight(call)
-    _, height, breadth = call.image()
     at = call.ints
     call.require(rows % channels == 0, f"{channels} channels do not fit {rows}")
     for first, count in ((1, rows), (2, channels), (6, rows)):
@@ -37,15 +36,7 @@ def _shapes(call: Operands) -> tuple[Shape, ...]:
         call.require(norm in {0, 1} and 0 <= at[f"{place}_relu"] <= 2, "odd attributes")
         call.require(bool(not norm or at["batch"] or None not in running),
                      "it has no running statistics")  # fmt: skip
-    out = []
-    for axis, size, kernel in (("h", height, kh), ("w", breadth, kw)):
-        stride, padding = at[f"stride_{axis}"], at[f"padding_{axis}"]
-        dilation = at[f"dilation_{axis}"]
-        call.require(stride >= 1 and padding >= 0 and dilation >= 1, "odd geometry")
-        room = size + 2 * padding - dilation * (kernel - 1) - 1
-        call.require(room >= 0, "the kernel is larger than the padded input")
-        out.append(room // stride + 1)
-    return ((rows, out[1]) if len(call.inputs[0]) == 2 else (rows, *out),)
+    return (call.convolved(rows, (kh, kw)),)
 
 
 def _arguments(call: Operands) -> tuple[int, ...]:

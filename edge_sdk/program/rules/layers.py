@@ -22,24 +22,13 @@ def _conv_weight(call: Operands) -> tuple[Shape, int]:
 
 def _conv_shapes(call: Operands) -> tuple[Shape, ...]:
     (rows, width, kh, kw), groups = _conv_weight(call)
-    channels, height, breadth = call.image()
-    at = call.ints
+    channels = call.image()[0]
     call.require(groups >= 1 and width * groups == channels and rows % groups == 0,
                  f"{channels} channels do not fit the weight {call.parameters[0]} "
                  f"in {groups} groups")  # fmt: skip
     bias = call.parameters[1]
     call.require(bias in {None, (rows,)}, f"the bias is {bias}, not ({rows},)")
-    out = []
-    for axis, size, kernel in (("h", height, kh), ("w", breadth, kw)):
-        stride, padding = at[f"stride_{axis}"], at[f"padding_{axis}"]
-        dilation = at[f"dilation_{axis}"]
-        call.require(stride >= 1 and padding >= 0 and dilation >= 1, "odd geometry")
-        room = size + 2 * padding - dilation * (kernel - 1) - 1
-        call.require(room >= 0, "the kernel is larger than the padded input")
-        out.append(room // stride + 1)
-    if len(call.inputs[0]) == 2:
-        return ((rows, out[1]),)
-    return ((rows, *out),)
+    return (call.convolved(rows, (kh, kw)),)
 
 
 def _conv_arguments(call: Operands) -> tuple[int, ...]:
