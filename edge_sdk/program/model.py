@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.ceiling import MemoryCeiling, StepPlan, fit, parameter_bytes
 from edge_sdk.program.check import check
 from edge_sdk.program.graph import Graph, Op, TrainingProgram
 from edge_sdk.program.memory import ParameterMemory
@@ -17,7 +18,7 @@ from edge_sdk.program.operations import operands, rule_of
 from edge_sdk.program.passes import optimized
 from edge_sdk.program.plan import Plan, lane_width, plan
 from edge_sdk.program.runtime import Executable
-from edge_sdk.program.schedule import Schedule, schedule
+from edge_sdk.program.schedule import schedule
 from edge_sdk.sparse import Mask
 
 __all__ = ["ProgramModel", "mixes"]
@@ -104,6 +105,47 @@ class ProgramModel:
         )
         self._plans: dict[str, Executable] = {}
         self._room: dict[str, int] = {}
+        self._ceiling: MemoryCeiling | None = None
+        self._half = False
+
+    def hold_to(
+        self, ceiling: MemoryCeiling | None, batch: int, *, ghost_norm: bool, half: bool
+    ) -> StepPlan:
+        """Plans training steps so that the process stays below a ceiling.
+
+        Args:
+            ceiling: With what is held already, this model's parameters left out; None
+                for no bound.
+            batch: Samples of a step.
+            ghost_norm: Whether batch norm's statistics may be per part of a batch.
+            half: Whether activations may wait in bfloat16 where nothing else fits.
+
+        Raises:
+            EngineError: If no plan fits; names the smallest ceiling that works.
+        """
+        self._ceiling, self._half = ceiling, half
+        self._plans.clear()
+        self._room.clear()
+        return self.step_plan(batch, ghost_norm=ghost_norm)
+
+    def step_plan(
+        self, samples: int, *, micro_batch: int = 0, ghost_norm: bool = False
+    ) -> StepPlan:
+        """The plan of a training step of so many samples; nothing is allocated.
+
+        Raises:
+            EngineError: If none fits under the ceiling.
+        """
+        return fit(
+            self.program,
+            self._schedules["training"],
+            samples=min(micro_batch or samples, samples),
+            vector_lanes=self._vector_lanes,
+            split=not self.coupled or ghost_norm,
+            half=self._half,
+            ceiling=self._ceiling,
+            other_bytes=parameter_bytes(self.program, self.mask),
+        )
 
     def backward(
         self,
@@ -145,7 +187,9 @@ class ProgramModel:
                 remedy="Use group norm, allow more memory, or accept statistics per "
                 "micro-batch with ghost_norm = true.",
             )
-        run = self._ready("training", samples, samples if whole else micro_batch)
+        run = self._ready(
+            "training", samples, samples if whole else micro_batch, ghost=ghost_norm
+        )
         if self._schedules["training"].shared:
             self.gradient_vector[:] = 0
         if draw is not None:
@@ -198,26 +242,38 @@ class ProgramModel:
 
     def arena_bytes(self, samples: int, *, micro_batch: int = 0) -> int:
         """Bytes of activations and gradients that a training step of so many takes."""
-        chunk = min(micro_batch or samples, samples)
-        return self._planned(self._schedules["training"], chunk).nbytes
+        return self.step_plan(samples, micro_batch=micro_batch).plan.nbytes
 
-    def _ready(self, kind: str, samples: int, chunk: int) -> Executable:
+    def _ready(
+        self, kind: str, samples: int, chunk: int, *, ghost: bool = False
+    ) -> Executable:
         """The program planned for such batches; a smaller whole batch fits, too."""
         room = self._room.get(kind, 0)
         if room != chunk and not room >= samples == chunk:
-            self._plans.pop(kind, None)  # two arenas at once would not keep a ceiling
+            if self._ceiling is not None:  # two arenas at once would not keep it
+                self._plans.clear()
+                self._room.clear()
+            self._plans.pop(kind, None)
+            made = (
+                self.step_plan(chunk, ghost_norm=ghost).plan
+                if kind == "training"
+                else self._evaluation_plan(chunk)
+            )
             self._plans[kind] = Executable(
-                self._planned(self._schedules[kind], chunk),
-                *(self.memory.slots, self.kernels),
-                most_bytes=self._most,
+                made, self.memory.slots, self.kernels, most_bytes=self._most
             )
             self._room[kind] = chunk
         return self._plans[kind]
 
-    def _planned(self, own: Schedule, chunk: int) -> Plan:
-        width = self.kernels.vector_bytes // self.weight_vector.dtype.itemsize
-        lanes = lane_width(chunk, width)
-        return plan(own, lanes=lanes, blocks=-(-chunk // lanes))
+    def _evaluation_plan(self, chunk: int) -> Plan:
+        lanes = lane_width(chunk, self._vector_lanes)
+        own = self._schedules["evaluation"]
+        blocks = 1 if self._ceiling is not None else -(-chunk // lanes)
+        return plan(own, lanes=lanes, blocks=blocks)
+
+    @property
+    def _vector_lanes(self) -> int:
+        return self.kernels.vector_bytes // self.weight_vector.dtype.itemsize
 
     def _fits(self, graph: Graph, arrays: tuple[Array, ...]) -> None:
         samples = len(arrays[0])

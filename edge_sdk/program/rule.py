@@ -104,6 +104,7 @@ class Rule:
         passes: True where every input's gradient is the output's (a sum).
         mixes: True where samples see each other; such a graph runs a batch whole.
         loss: True where the result is the mean over the batch: there is no output.
+        moves: Parameter places that the forward pass changes: running statistics.
     """
 
     inputs: tuple[int, int]
@@ -121,6 +122,7 @@ class Rule:
     passes: bool = False
     mixes: Callable[[Operands], bool] = none_of
     loss: bool = False
+    moves: Callable[[Operands], tuple[int, ...]] = nothing
 
     def stash_read(self, call: Operands) -> tuple[int, ...]:
         """Stash tensors that the backward pass of one operation reads."""

@@ -1,4 +1,7 @@
-// Rows that move values: permute, slice, flip, join, and a parameter for every sample.
+// Rows that move values: permute, slice, flip, join, a parameter for every sample, and
+// into and out of the bfloat16 in which activations may wait for the backward pass.
+#include <cstring>
+
 #include "fe_elementwise.h"
 #include "fe_sequence.h"
 #include "program.h"
@@ -109,12 +112,60 @@ int repeat_backward(const Call& c) {
   return fe_binary_backward(&d, nullptr, nullptr, c.d_out(0), nullptr, c.gradient(0));
 }
 
+// ints: values per sample. Two bfloat16 lie in one real of four bytes.
+using Half = uint16_t __attribute__((may_alias));
+
+bool narrow_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  s.in = {product({at.ints[0]})};
+  s.out = {(s.in[0] + 1) / 2};
+  return s.in[0] > 0;
+}
+bool widen_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+  s.out = {product({at.ints[0]})};
+  s.in = {(s.out[0] + 1) / 2};
+  return s.out[0] > 0;
+}
+// To the nearest, ties to even; what is no number stays none.
+inline Half narrowed(real x) {
+  const float value = (float)x;
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return (Half)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
+}
+inline real widened(Half x) {
+  const uint32_t bits = (uint32_t)x << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return (real)value;
+}
+int narrow_forward(const Call& c) {
+  const int64_t each = c.at.ints[0] * c.lanes;
+  parallel_for(c.blocks, c.threads, [&](int b) {
+    const real* x = c.in(0) + b * each;
+    Half* y = (Half*)c.out(0) + b * each;
+    for (int64_t i = 0; i < each; i++) y[i] = narrowed(x[i]);
+  });
+  return FE_OK;
+}
+int widen_forward(const Call& c) {
+  const int64_t each = c.at.ints[0] * c.lanes;
+  parallel_for(c.blocks, c.threads, [&](int b) {
+    const Half* x = (const Half*)c.in(0) + b * each;
+    real* y = c.out(0) + b * each;
+    for (int64_t i = 0; i < each; i++) y[i] = widened(x[i]);
+  });
+  return FE_OK;
+}
+
 }  // namespace
 
 const Row kCopyRows[] = {
     {"copy", kValues + 1, 0, copy_sizes, copy_forward, copy_backward},
     {"join", 3, 0, join_sizes, join_forward, join_backward},
     {"repeat", 1, 0, repeat_sizes, repeat_forward, repeat_backward},
+    {"to_bf16", 1, 0, narrow_sizes, narrow_forward, nullptr},
+    {"from_bf16", 1, 0, widen_sizes, widen_forward, nullptr},
     {}};
 
 }  // namespace fe

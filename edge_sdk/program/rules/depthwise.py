@@ -74,5 +74,6 @@ RULES: Final[dict[str, Rule]] = {
         reads_stash=(0, 1),
         weight=_weight,
         mixes=_mixes,
+        moves=lambda call: (4, 5, 8, 9) if call.ints["batch"] else (),
     ),
 }

@@ -67,5 +67,6 @@ RULES: Final[dict[str, Rule]] = {
         reads_out=lambda call: (0,) if call.ints["relu"] and not again(call) else (),
         reads_stash=lambda call: (0, 1, 2, 3) if again(call) else (0, 1),
         mixes=lambda call: bool(call.ints["batch"]) and not call.ints["groups"],
+        moves=lambda call: (2, 3) if call.ints["batch"] else (),
     ),
 }

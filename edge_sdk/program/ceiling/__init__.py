@@ -1,0 +1,10 @@
+"""A training step under a memory ceiling: parts, recomputation, bfloat16, refusal."""
+
+from edge_sdk.program.ceiling.choice import (
+    MemoryCeiling,
+    StepPlan,
+    fit,
+    parameter_bytes,
+)
+
+__all__ = ["MemoryCeiling", "StepPlan", "fit", "parameter_bytes"]
