@@ -14,7 +14,7 @@ from coordinator.algorithms.evidence import WarmUpResult
 from coordinator.algorithms.mean import Model
 from edge_sdk.errors import RunError
 
-__all__ = ["from_the_warm_up", "scaled_by_fan_in", "scaled_to_the_smallest"]
+__all__ = ["from_the_warm_up", "grown_from_the_smallest", "scaled_by_fan_in"]
 
 
 def scaled_by_fan_in(
@@ -36,32 +36,31 @@ def scaled_by_fan_in(
     return replace(first, masked=masked)
 
 
-def scaled_to_the_smallest(
-    gain: float,
+def grown_from_the_smallest(
     family: MaskFamily,
     state: Mapping[str, NDArray[Any]],
     _findings: WarmUpResult | None,
 ) -> Model:
-    """As `scaled_by_fan_in`, reckoned from the inputs that the smallest mask keeps.
+    """As `scaled_by_fan_in` in the smallest mask; all nested models are one function.
 
-    A unit that the smallest mask cuts is scaled to its inputs in the top mask. With one
-    mask both are the same.
-
-    Args:
-        gain: The model's: how nested models are scaled (`Model.gain`).
-        family: The first masks.
-        state: The seed's initial weights.
+    A unit's weights are scaled to its inputs in the smallest mask that keeps any of
+    them, and those that only larger masks keep begin at 0: training grows the larger
+    models out of the smallest. With one mask this is `scaled_by_fan_in`.
     """
     first = as_initialised(family, state, None)
-    smallest = list(family.masks.values())[-1]
     masked = {}
     for name, values in first.masked.items():
-        top, least = (m[name].reshape(len(m[name]), -1) for m in (first.mask, smallest))
-        held, inputs = np.count_nonzero(top, axis=1), np.count_nonzero(least, axis=1)
-        kept = np.maximum(np.where(inputs > 0, inputs, held), 1)
-        factor = np.sqrt(top.shape[1] / kept).astype(np.float32)
-        masked[name] = values * np.repeat(factor, held)
-    return replace(first, masked=masked, gain=gain)
+        top = first.mask[name].reshape(len(first.mask[name]), -1)
+        factor = np.zeros(top.shape, np.float32)
+        new = np.ones(len(top), np.bool_)
+        for mask in [*family.masks.values()][::-1]:
+            held = mask[name].reshape(top.shape)
+            inputs = np.count_nonzero(held, axis=1)
+            scale = np.sqrt(top.shape[1] / np.maximum(inputs, 1))
+            factor += held * (new * scale)[:, np.newaxis]
+            new &= inputs == 0
+        masked[name] = values * factor[top]
+    return replace(first, masked=masked)
 
 
 def from_the_warm_up(

@@ -33,14 +33,12 @@ class OrderBlobs:
         base: The values that it starts from, on its mask.
         mask: How it has its mask.
         members: The family's masks inside its own.
-        gain: How the base's nested models are scaled (`Model.gain`).
         program: The model's training program, where the device needs one.
     """
 
     base: Manifest
     mask: MaskRecipe
     members: tuple[Member, ...] = ()
-    gain: float = 0.0
     program: Manifest | None = None
 
 
@@ -77,7 +75,7 @@ def publish_blobs(
         members = family.members(mask)
         start, recipe = bases[key], recipes[mask.digest]
         program = made[programs[device]] if device in programs else None
-        named[device] = OrderBlobs(start, recipe, members, base.gain, program)
+        named[device] = OrderBlobs(start, recipe, members, program)
     return named
 
 

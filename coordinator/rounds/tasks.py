@@ -21,16 +21,15 @@ from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import TaskOrder, Training
 from edge_sdk.wire.rules import (
+    FROZEN,
     CandidateLosses,
     Controlled,
     Frozen,
     LocalRule,
-    Measured,
     Nested,
-    OneStep,
-    Proximal,
     Regrow,
     Rewire,
+    Sandwich,
     Score,
     Swat,
     TopK,
@@ -120,11 +119,11 @@ def order_for(
             rule = named_slots(algorithm).local(moment)
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)
-            if isinstance(rule, Nested):
-                nested = structs.replace(rule, members=list(inside), gain=blobs.gain)
+            if isinstance(rule, Nested | Sandwich):
+                nested = structs.replace(rule, members=list(inside))
                 rule = nested if inside else Frozen()
     power = rule.power if isinstance(rule, TopK) else training.power
-    powered = isinstance(rule, Frozen | OneStep | Proximal | Nested | TopK | Measured)
+    powered = isinstance(rule, (TopK, *FROZEN)) and not isinstance(rule, Controlled)
     return TaskOrder(
         id=task_id(epoch, round_no, device, attempt),
         round_no=round_no,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -19,18 +18,28 @@ from edge_sdk.training.engine import TrainingModel, TrainingSession
 from edge_sdk.wire.messages import Training
 
 __all__ = [
+    "Backward",
     "Correction",
     "Stopped",
     "TrainingResult",
     "batches",
     "check_finite",
+    "own_network",
     "train",
 ]
 
 # the session at the base -> what changes its gradients before each step
 Correction: TypeAlias = Callable[[TrainingSession], Callable[[], None]]
 
-_OWN: AbstractContextManager[None] = nullcontext()
+# (session, number of the step, positions of its examples) -> mean loss
+Backward: TypeAlias = Callable[[TrainingSession, int, NDArray[np.int64]], float]
+
+
+def own_network(
+    session: TrainingSession, _step: int, index: NDArray[np.int64]
+) -> float:
+    """The gradients of the model as it stands, and its mean loss."""
+    return session.backward(index)
 
 
 class Stopped(Exception):  # noqa: N818 - not a fault: somebody asked to stop
@@ -82,9 +91,7 @@ def train(
     *,
     micro_batch: int = 0,
     ghost_norm: bool = False,
-    network: Callable[[TrainingSession, int], AbstractContextManager[None]] = (
-        lambda _session, _step: _OWN
-    ),
+    backward: Backward = own_network,
     correct: Correction | None = None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
@@ -100,8 +107,7 @@ def train(
         micro_batch: Most examples that go through at once; 0 takes the whole batch.
             The update is the same, see `edge_sdk.training.accumulate`.
         ghost_norm: Accept batch norm's statistics per micro-batch.
-        network: Session and step -> a context in which the model is that step's
-            network.
+        backward: Leaves a step's gradients in the session; by default the model's own.
         correct: Sees the model at the base once; what it returns changes the gradients
             at hand before each step takes them.
         stop: Asked between two steps.
@@ -122,8 +128,7 @@ def train(
     for _, index in islice(batches(len(examples), plan), steps, plan.max_steps or None):
         if stop():
             raise Stopped
-        with network(session, steps):
-            total += session.backward(index)
+        total += backward(session, steps, index)
         corrected()
         session.step()
         steps += 1

@@ -33,7 +33,7 @@ from edge_sdk.training.rules.evidence import measured_evidence
 from edge_sdk.training.rules.gradients import Scorer, gradients_beside
 from edge_sdk.training.rules.largest import returned_counts
 from edge_sdk.training.rules.moving_masks import train_moving
-from edge_sdk.training.rules.nested import nested_batches
+from edge_sdk.training.rules.nested import backward_of
 from edge_sdk.training.total_rate import total_rate
 from edge_sdk.training.update import (
     PackedUpdate,
@@ -54,6 +54,7 @@ from edge_sdk.wire.rules import (
     Proximal,
     Regrow,
     Rewire,
+    Sandwich,
     Score,
     Swat,
     TopK,
@@ -162,7 +163,7 @@ class TaskRunner:
         job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
         left = b""
         match order.rule:
-            case Frozen() | OneStep() | Proximal() | Nested():
+            case Frozen() | OneStep() | Proximal() | Nested() | Sandwich():
                 outcome, change = self._frozen(job)
                 payload, norm = packed_change(order, change, mask)
             case Controlled():
@@ -235,7 +236,6 @@ class TaskRunner:
     def _train(
         self, model: TrainingModel, job: _Job, correction: Correction | None = None
     ) -> TrainingResult:
-        batches = nested_batches(model, job.order, self._models.layers)
         model.load(job.start.masked, job.start.dense)
         progress, engine = self._progress, model.engine
         return train(
@@ -245,7 +245,7 @@ class TaskRunner:
             job.plan,
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
-            network=batches.batch,
+            backward=backward_of(job.order, job.mask, self._models.layers),
             correct=correction,
             stop=job.stop,
             clock=self._clock,

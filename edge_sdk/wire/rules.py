@@ -19,6 +19,7 @@ __all__ = [
     "Proximal",
     "Regrow",
     "Rewire",
+    "Sandwich",
     "Score",
     "Spill",
     "Swat",
@@ -108,12 +109,20 @@ class Member(Struct, frozen=True, omit_defaults=True):
 class Nested(Struct, frozen=True, tag="nested"):
     """Frozen training, a share of the batches on a smaller network inside the own.
 
-    Such a batch takes one of `members` at random, its weights times the gain of their
-    unit: (inputs of the own mask / inputs of the member's) ** `gain`.
+    Such a batch takes one of `members` at random.
     """
 
     share: Annotated[float, Meta(gt=0, lt=1)]
-    gain: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    members: list[Member] = []
+
+
+class Sandwich(Struct, frozen=True, tag="sandwich"):
+    """Frozen training; each batch goes through the own network and all `members`.
+
+    A value takes the gradient of the smallest network in which it is not zero: what the
+    members hold learns as if there were no larger network, and the rest on top of it.
+    """
+
     members: list[Member] = []
 
 
@@ -167,10 +176,11 @@ LocalRule: TypeAlias = (
     | TopK
     | Proximal
     | Nested
+    | Sandwich
     | Controlled
     | Measured
     | CandidateLosses
 )
 
 # Rules that leave the mask as it is and return the change of every kept value.
-FROZEN = (Frozen, OneStep, Proximal, Nested, Controlled, Measured)
+FROZEN = (Frozen, OneStep, Proximal, Nested, Sandwich, Controlled, Measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.initial_weights import grown_from_the_smallest
 from coordinator.algorithms.mask_family import MaskFamily
 from coordinator.algorithms.mean import Contribution, Model
 from coordinator.algorithms.unit_masks import by_units
@@ -28,14 +30,19 @@ from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.local import Stopped, batches, train
+from edge_sdk.training.local import Backward, Stopped, batches, train
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.rules.nested import NestedBatches, member_factors
+from edge_sdk.training.rules.nested import (
+    drawn_member,
+    member_patterns,
+    one_member,
+    sandwich,
+)
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import TaskOrder, Training
-from edge_sdk.wire.rules import Frozen, Member, Nested
+from edge_sdk.wire.rules import Frozen, Member, Sandwich
 from edge_sdk.wire.values import Values
 
 Array = NDArray[np.float64]
@@ -44,12 +51,9 @@ X, Y = RNG.normal(size=(24, 8)), RNG.integers(0, 3, size=24)
 LAYER = LayerShape("0.weight", (3, 8))
 SEED = 5
 OWN = draw((LAYER,), {"0.weight": 20}, SEED)
-RULE = Nested(
-    share=0.6,
-    gain=0.5,
-    members=[Member({"0.weight": 12}), Member({"0.weight": 6}, {"0.weight": (3, 4)})],
-)
-INNER = [draw((LAYER,), m.counts, SEED, m.boxes)["0.weight"] for m in RULE.members]
+MEMBERS = [Member({"0.weight": 12}), Member({"0.weight": 6}, {"0.weight": (3, 4)})]
+SHARE = 0.6
+INNER = [draw((LAYER,), m.counts, SEED, m.boxes)["0.weight"] for m in MEMBERS]
 MASK = OWN["0.weight"]
 W, B = RNG.normal(size=(3, 8)) * MASK, RNG.normal(size=3)
 engines = pytest.mark.parametrize("engine", ["masked", "sparse"])
@@ -90,66 +94,94 @@ def loaded(engine: str) -> TrainingModel:
     return model
 
 
-def nested(model: TrainingModel, seed: int = 3) -> NestedBatches:
-    factors = member_factors(RULE, OWN, (LAYER,), SEED)
-    return NestedBatches(model, RULE.share, factors, seed)
+def ways(seed: int = 3) -> dict[str, Backward]:
+    patterns = member_patterns(MEMBERS, OWN, (LAYER,), SEED)
+    return {
+        "nested": partial(one_member, SHARE, patterns, seed),
+        "sandwich": partial(sandwich, patterns),
+    }
 
 
-def full_factor(inner: NDArray[np.bool_]) -> Array:
-    """By hand: sqrt(own inputs / member's) where the member holds the weight."""
-    gain = np.sqrt(MASK.sum(1) / np.maximum(inner.sum(1), 1))
-    return inner * gain[:, None]
+def gradients(w: Array, b: Array, index: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Of the mean cross-entropy over these examples, for the weights as they are."""
+    logits = X[index] @ w.T + b
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    share[np.arange(len(index)), Y[index]] -= 1
+    share /= len(index)
+    return share.T @ X[index], share.sum(0)
 
 
 @engines
-def test_a_share_of_the_batches_trains_a_member(engine: str) -> None:
+@pytest.mark.parametrize("way", ["nested", "sandwich"])
+def test_batches_train_the_members_against_plain_numpy(engine: str, way: str) -> None:
     plan = Training(epochs=6, batch_size=8, learning_rate=0.2, momentum=0.5, seed=3)
     model = loaded(engine)
-    chosen = nested(model)
-    train(model, TASK, examples(), plan, network=chosen.batch)
+    train(model, TASK, examples(), plan, backward=ways()[way])
     w, b, steps = W.copy(), B.copy(), count()
     speed_w, speed_b = np.zeros_like(w), np.zeros_like(b)
-    taken = []
+    networks = [MASK, *INNER]  # the largest first
+    taken = set()
     for _, index in batches(24, plan):
-        taken.append(chosen.member(next(steps)))
-        factor = MASK if taken[-1] is None else full_factor(INNER[taken[-1]])
-        logits = X[index] @ (w * factor).T + b
-        share = np.exp(logits - logits.max(1, keepdims=True))
-        share /= share.sum(1, keepdims=True)
-        share[np.arange(len(index)), Y[index]] -= 1
-        share /= len(index)
-        speed_w = 0.5 * speed_w + share.T @ X[index] * factor
-        speed_b = 0.5 * speed_b + share.sum(0)
+        chosen = networks
+        if way == "nested":
+            member = drawn_member(SHARE, 2, plan.seed, next(steps))
+            chosen = [MASK if member is None else INNER[member]]
+            taken.add(member)
+        slope_w = np.zeros_like(w)
+        for held in chosen:  # a smaller one's replace those of a larger
+            inside, slope_b = gradients(w * held, b, index)
+            slope_w[held] = inside[held]
+        speed_w, speed_b = 0.5 * speed_w + slope_w, 0.5 * speed_b + slope_b
         w, b = w - 0.2 * speed_w, b - 0.2 * speed_b
-    assert set(taken) == {None, 0, 1}
+    assert way == "sandwich" or taken == {None, 0, 1}
     assert np.allclose(model.values()["0.weight"], w[MASK], atol=2e-5)
     assert np.allclose(model.dense()["0.bias"], b, atol=2e-5)
 
 
+def test_the_smallest_member_learns_as_if_there_were_no_larger_network() -> None:
+    """By `sandwich`, its values end as those of a device that holds it alone."""
+    plan = Training(epochs=3, batch_size=8, learning_rate=0.2, momentum=0.9, seed=3)
+    large = loaded("masked")
+    train(large, TASK, examples(), plan, backward=ways()["sandwich"])
+    inner = draw((LAYER,), MEMBERS[-1].counts, SEED, MEMBERS[-1].boxes)
+    small = masked_model(network(), inner)
+    small.load(
+        {"0.weight": W[INNER[-1]].astype(np.float32)}, {"0.bias": B.astype(np.float32)}
+    )
+    train(small, TASK, examples(), plan)
+    shared = large.values()["0.weight"][inner.within(OWN, "0.weight")]
+    assert np.allclose(shared, small.values()["0.weight"], atol=1e-6)
+    assert np.allclose(large.dense()["0.bias"], small.dense()["0.bias"], atol=1e-6)
+
+
 def test_the_share_is_kept_and_members_take_turns() -> None:
-    chosen = nested(loaded("masked"))
-    taken = [chosen.member(step) for step in range(4000)]
-    assert abs(sum(m is not None for m in taken) / 4000 - RULE.share) < 0.03
+    taken = [drawn_member(SHARE, 2, 3, step) for step in range(4000)]
+    assert abs(sum(m is not None for m in taken) / 4000 - SHARE) < 0.03
     assert abs(taken.count(0) - taken.count(1)) < 200
-    assert taken != [nested(loaded("masked"), 4).member(s) for s in range(4000)]
+    assert taken != [drawn_member(SHARE, 2, 4, step) for step in range(4000)]
 
 
 @engines
-def test_a_reboot_goes_on_with_the_same_members(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["nested", "sandwich"])
+def test_a_reboot_goes_on_with_the_same_members(
+    engine: str, way: str, tmp_path: Path
+) -> None:
     plan = Training(epochs=4, batch_size=4, learning_rate=0.2, momentum=0.9, seed=9)
+    backward = ways(9)[way]
     whole = loaded(engine)
-    train(whole, TASK, examples(), plan, network=nested(whole, 9).batch)
+    train(whole, TASK, examples(), plan, backward=backward)
     progress = Progress(tmp_path, every_s=0.0)
     left = iter([False] * 7 + [True])
     cut = loaded(engine)
     with pytest.raises(Stopped):
         train(
-            cut, TASK, examples(), plan, network=nested(cut, 9).batch,
+            cut, TASK, examples(), plan, backward=backward,
             stop=lambda: next(left), progress=progress.of("t", engine),
         )  # fmt: skip
     again = loaded(engine)
     train(
-        again, TASK, examples(), plan, network=nested(again, 9).batch,
+        again, TASK, examples(), plan, backward=backward,
         progress=progress.of("t", engine),
     )  # fmt: skip
     assert np.array_equal(again.values()["0.weight"], whole.values()["0.weight"])
@@ -157,40 +189,41 @@ def test_a_reboot_goes_on_with_the_same_members(engine: str, tmp_path: Path) -> 
 
 
 def test_norm_statistics_are_those_of_the_own_network() -> None:
-    model = masked_model(nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), OWN)
-    chosen, norm = nested(model), model.module[1]
-    member = next(s for s in count() if chosen.member(s) is not None)
-    own = next(s for s in count() if chosen.member(s) is None)
-    before = norm.running_mean.clone()
-    session = model.session(TASK, examples(), Training(1, 8, 0.1))
-    with chosen.batch(session, member):
-        model(torch.randn(8, 8))
-        assert not torch.equal(norm.running_mean, before)
-    assert torch.equal(norm.running_mean, before)
-    assert int(norm.num_batches_tracked) == 0
-    with chosen.batch(session, own):
-        model(torch.randn(8, 8))
-    assert int(norm.num_batches_tracked) == 1
+    both, plan = np.arange(8), Training(1, 8, 0.1)
+
+    def normed() -> TrainingModel:
+        torch.manual_seed(1)
+        return masked_model(nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), OWN)
+
+    alone, beside = normed(), normed()
+    alone.session(TASK, examples(), plan).backward(both)
+    ways()["sandwich"](beside.session(TASK, examples(), plan), 0, both)
+    for name, value in alone.dense().items():
+        assert np.array_equal(beside.dense()[name], value), name
+    member = next(s for s in count() if drawn_member(SHARE, 2, 3, s) is not None)
+    before = beside.dense()
+    ways()["nested"](beside.session(TASK, examples(), plan), member, both)
+    assert all(np.array_equal(beside.dense()[n], a) for n, a in before.items())
 
 
-def test_values_are_put_back_when_a_batch_breaks() -> None:
+@pytest.mark.parametrize("way", ["nested", "sandwich"])
+def test_values_are_put_back_when_a_batch_breaks(way: str) -> None:
     model = loaded("masked")
-    chosen = nested(model)
-    step = next(s for s in count() if chosen.member(s) is not None)
+    step = next(s for s in count() if drawn_member(SHARE, 2, 3, s) is not None)
     before = model.values()["0.weight"]
     session = model.session(TASK, examples(), Training(1, 8, 0.1))
-    with pytest.raises(ZeroDivisionError), chosen.batch(session, step):
-        raise ZeroDivisionError
+    with pytest.raises(IndexError):
+        ways()[way](session, step, np.array([10_000]))
     assert np.array_equal(model.values()["0.weight"], before)
 
 
 def test_a_member_outside_the_mask_is_refused() -> None:
     small = draw((LAYER,), {"0.weight": 6}, SEED)
     with pytest.raises(MaskMismatchError, match="not inside its mask"):
-        member_factors(RULE, small, (LAYER,), SEED)
+        member_patterns(MEMBERS, small, (LAYER,), SEED)
 
 
-def family_of() -> tuple[MaskFamily, Model]:
+def family_of(gain: float = 0.0) -> tuple[MaskFamily, Model]:
     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
     layers = with_units(net, layers_of(net))
     family = by_units(uniform(layers), layers, (0.8, 0.4, 0.2), SEED)
@@ -198,7 +231,7 @@ def family_of() -> tuple[MaskFamily, Model]:
     top = family.top
     masked = {n: state[n][top[n]] for n in top}
     dense = {n: a for n, a in state.items() if n not in top.layers}
-    return family, Model(top, masked, dense, gain=0.5)
+    return family, Model(top, masked, dense, gain=gain)
 
 
 def order_of(density: float) -> TaskOrder:
@@ -230,8 +263,7 @@ def test_an_order_names_the_members_inside_its_own_mask(
     if not inner:
         assert rule == Frozen()
         return
-    assert isinstance(rule, Nested)
-    assert rule.gain == 0.5  # the model's: one that was begun without has none
+    assert isinstance(rule, Sandwich)
     masks = [draw(family.layers, m.counts, SEED, m.boxes) for m in rule.members]
     smaller = [m for d, m in family.masks.items() if d < density]
     assert [m.digest for m in masks] == [m.digest for m in smaller]
@@ -239,7 +271,7 @@ def test_an_order_names_the_members_inside_its_own_mask(
 
 def test_what_a_device_of_each_density_trains_is_what_is_deployed() -> None:
     """`Model.on` is the one place where a gain is put in, and the step undoes it."""
-    family, model = family_of()
+    family, model = family_of(gain=0.5)
     for density, mask in family.masks.items():
         deployed = model.on(mask)
         for name in mask:
@@ -253,7 +285,7 @@ def test_what_a_device_of_each_density_trains_is_what_is_deployed() -> None:
             {n: np.zeros_like(a) for n, a in deployed.dense.items()},
         )
         one = Contribution("a", mask, 1.0, change)
-        after, _, _ = next_step(ALGORITHMS["flash-edge"], model, family, [one])
+        after, _, _ = next_step(ALGORITHMS["heterofl"], model, family, [one])
         moved = after.on(mask)
         for name in mask:
             assert np.allclose(
@@ -264,12 +296,34 @@ def test_what_a_device_of_each_density_trains_is_what_is_deployed() -> None:
 def test_a_member_of_an_order_is_the_model_that_its_device_gets() -> None:
     family, model = family_of()
     order = order_of(0.8)
-    assert isinstance(order.rule, Nested)
-    factors = member_factors(order.rule, family.top, family.layers, SEED)
-    for factor, mask in zip(factors, list(family.masks.values())[1:], strict=True):
+    assert isinstance(order.rule, Sandwich)
+    members = order.rule.members
+    patterns = member_patterns(members, family.top, family.layers, SEED)
+    for held, mask in zip(patterns, list(family.masks.values())[1:], strict=True):
         weak = model.on(mask)
         for name in mask:
-            at = mask.within(family.top, name)
-            inside = model.masked[name] * factor[name]
-            assert np.allclose(inside[at], weak.masked[name])
-            assert np.count_nonzero(factor[name]) == mask.counts[name]
+            assert np.array_equal(model.masked[name][held[name]], weak.masked[name])
+
+
+def test_a_runs_first_models_are_one_function() -> None:
+    """A unit of a larger network reads as it is made; nobody listens to it yet."""
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    family, _ = family_of()
+    state = {n: t.detach().numpy() for n, t in net.state_dict().items()}
+    first = grown_from_the_smallest(family, state, None)
+    outputs = []
+    for mask in family.masks.values():
+        values = first.on(mask)
+        whole = {n: np.zeros(state[n].shape, np.float32) for n in mask}
+        for name in mask:
+            whole[name][mask[name]] = values.masked[name]
+        net.load_state_dict(
+            {
+                n: torch.from_numpy(np.array(a))
+                for n, a in (values.dense | whole).items()
+            }
+        )
+        outputs.append(net(torch.from_numpy(X.astype(np.float32))).detach())
+    assert all(torch.allclose(outputs[0], o, atol=1e-6) for o in outputs[1:])
+    grown = first.full("0.weight").any(1).sum()  # units of the top have weights
+    assert grown == np.count_nonzero(family.top["0.weight"].any(1))

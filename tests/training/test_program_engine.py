@@ -33,6 +33,7 @@ from edge_sdk.wire.rules import (
     Proximal,
     Regrow,
     Rewire,
+    Sandwich,
     Score,
     Swat,
     WarmUp,
@@ -131,8 +132,8 @@ def run(
 
 FROZEN = [
     Frozen(), Proximal(0.3), Controlled(),
-    Nested(0.6, members=[Member(dict(exact_counts(uniform(LAYERS), LAYERS, 0.1)))],
-           gain=0.5),
+    Nested(0.6, members=[Member(dict(exact_counts(uniform(LAYERS), LAYERS, 0.1)))]),
+    Sandwich([Member(dict(exact_counts(uniform(LAYERS), LAYERS, 0.1)))]),
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from edge_sdk.wire.rules import (
     Proximal,
     Regrow,
     Rewire,
+    Sandwich,
     Score,
     Swat,
     TopK,
@@ -87,9 +88,10 @@ RULES: list[LocalRule] = [
     Frozen(), OneStep(), Rewire(prune_rate=0.5), Regrow(share=0.5),
     Swat(density=0.4, sent=0.4), TopK(density=0.3), Proximal(mu=0.5),
     Nested(
-        share=0.9, gain=0.5,
+        share=0.9,
         members=[Member(exact_counts(uniform(LAYERS), LAYERS, 0.3))],
     ),
+    Sandwich(members=[Member(exact_counts(uniform(LAYERS), LAYERS, 0.3))]),
     Controlled(),
 ]  # fmt: skip
 

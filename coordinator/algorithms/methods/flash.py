@@ -27,8 +27,8 @@ from coordinator.algorithms.evidence import (
 )
 from coordinator.algorithms.initial_weights import (
     from_the_warm_up,
+    grown_from_the_smallest,
     scaled_by_fan_in,
-    scaled_to_the_smallest,
 )
 from coordinator.algorithms.mean import coverage_mean
 from coordinator.algorithms.random_masks import random_at_evidence
@@ -36,7 +36,7 @@ from coordinator.algorithms.top_k_masks import chosen, magnitudes
 from coordinator.algorithms.unit_masks import units_at_evidence
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import LayerShape
-from edge_sdk.wire.rules import LocalRule, Nested
+from edge_sdk.wire.rules import LocalRule, Sandwich
 
 __all__ = [
     "flash_edge",
@@ -47,8 +47,6 @@ __all__ = [
     "spdst",
 ]
 
-SHARE = 0.5  # of the batches on a weaker member
-GAIN = 0.5  # keeps the variance of what a unit gives
 DAMPING = 0.5  # power of a weight's coverage that scales its step
 
 
@@ -73,35 +71,30 @@ def hetero_flash(*, epochs: int = 10) -> Algorithm:
     return replace(spdst(epochs=epochs), name="hetero-flash", assign=the_devices_own)
 
 
-def flash_edge(
-    *, epochs: int = 10, share: float = SHARE, gain: float = GAIN
-) -> Algorithm:
+def flash_edge(*, epochs: int = 10) -> Algorithm:
     """hetero-FLASH by units, whose stronger devices train the weaker networks as well.
 
-    Five things differ from hetero-FLASH: masks are cut by units, a nested model's units
-    have a gain, stronger devices train weaker members in some batches, first weights
-    are scaled to the smallest mask, and a weight's step by the root of its coverage.
-    Measured in docs/adr/0056.
+    Four things differ from hetero-FLASH: masks are cut by units, each batch of a
+    stronger device trains the weaker networks too, all networks begin as one function,
+    and a weight's step is scaled by the root of its coverage. Measured in docs/adr.
 
     Args:
         epochs: Of the warm-up; 0 for none: its mask moves are replayed on the initial
             weights, as in `equal_counts`.
-        share: Of a device's batches that take a weaker member, in (0, 1).
-        gain: As `Model.gain`.
     """
     return replace(
         hetero_flash(epochs=epochs),
         name="flash-edge",
         evidence=LayerSensitivity(epochs=epochs) if epochs else Replay(),
         plan=units_at_evidence,
-        local=partial(_nested, share),
+        local=_all_networks,
         aggregate=partial(coverage_mean, damping=DAMPING),
-        start=partial(scaled_to_the_smallest, gain),
+        start=grown_from_the_smallest,
     )
 
 
-def _nested(share: float, _moment: RoundContext) -> LocalRule:
-    return Nested(share=share)
+def _all_networks(_moment: RoundContext) -> LocalRule:
+    return Sandwich()
 
 
 def flash_trained(name: str, *, learned: bool, warm: bool) -> Algorithm:

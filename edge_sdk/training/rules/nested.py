@@ -1,127 +1,166 @@
-"""Batches on smaller networks inside the own (slimmable networks, ordered dropout).
+"""Training of the smaller networks inside a device's own, beside its own.
 
-A device that holds a large mask trains a smaller member of the family too, instead of
-its own network in some batches or beside it in each, so that the members that weaker
-devices hold see its data (FjORD, arXiv:2102.13451; arXiv:1812.08928). Which member a
-batch takes follows from the task's seed and the number of the step alone: a training
-that a reboot cut short goes on with the same.
+A device that holds a large mask trains the smaller members of the family too, so that
+these see its data: one in some batches (ordered dropout, FjORD, arXiv:2102.13451), or
+all in each (slimmable networks' sandwich, arXiv:1812.08928).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import MaskMismatchError
-from edge_sdk.sparse import LayerShape, Mask, draw, unit_gains
-from edge_sdk.training.engine import TrainingModel, TrainingSession
+from edge_sdk.sparse import LayerShape, Mask, draw
+from edge_sdk.training.engine import TrainingSession
+from edge_sdk.training.local import Backward, own_network
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.rules import Nested
+from edge_sdk.wire.rules import Member, Nested, Sandwich
 
-__all__ = ["NestedBatches", "member_factors", "nested_batches"]
+__all__ = ["backward_of", "drawn_member", "member_patterns", "one_member", "sandwich"]
 
 _DOMAIN = 0x4E57  # of the random words that choose members
 _WORDS = float(1 << 64)
 
-Factors: TypeAlias = dict[str, NDArray[np.float32]]  # by masked layer
+Patterns: TypeAlias = dict[str, NDArray[np.bool_]]  # by masked layer
 
 
-def member_factors(
-    rule: Nested, own: Mask, layers: Sequence[LayerShape], seed: int
-) -> list[Factors]:
-    """Each member as a factor on every value that the own mask keeps: (nnz,) a layer.
-
-    0 where the member does not hold the weight, its unit's gain where it does.
+def member_patterns(
+    members: Sequence[Member], own: Mask, layers: Sequence[LayerShape], seed: int
+) -> list[Patterns]:
+    """Each member as the values of the own mask that it holds: (nnz,) a layer.
 
     Raises:
         MaskMismatchError: If a member is not nested in the own mask.
         SparsityError: If a count or a box does not fit its layer.
     """
     found = []
-    for member in rule.members:
+    for member in members:
         mask = draw(layers, member.counts, seed, member.boxes)
         if not mask.issubset(own):
             raise MaskMismatchError(
                 "a member of the order's rule is not inside its mask",
                 remedy="Use the same task file and version on coordinator and device.",
             )
-        factors = {}
+        held = {name: np.zeros(own.counts[name], np.bool_) for name in own}
         for name in own:
-            factor = np.zeros(own.counts[name], np.float32)
-            factor[mask.within(own, name)] = unit_gains(
-                own[name], mask[name], rule.gain
-            )
-            factors[name] = factor
-        found.append(factors)
+            held[name][mask.within(own, name)] = True
+        found.append(held)
     return found
 
 
-class NestedBatches:
-    """Chooses the network of each batch and puts it in place.
+def drawn_member(share: float, members: int, seed: int, step: int) -> int | None:
+    """The member that a step takes; None for the own network.
+
+    It follows from the task's seed and the number of the step alone: a training that a
+    reboot cut short goes on with the same.
+    """
+    words = np.random.Philox(key=[seed, _DOMAIN], counter=step).random_raw(2)
+    return int(words[1] % members) if words[0] / _WORDS < share else None
+
+
+@contextmanager
+def _inside(session: TrainingSession, held: Patterns) -> Iterator[None]:
+    """Has the model be a member's network; gradients are of the own values after.
+
+    What the member's batch changes in buffers, norm statistics above all, is put back:
+    they are the own network's.
+    """
+    kept = [*session.kept.items()]
+    values = [value.copy() for _, value in kept]
+    before = {name: buffer.copy() for name, buffer in session.buffers.items()}
+    for name, value in kept:
+        value *= held[name]  # noqa: PLW2901 - in place
+    try:
+        yield
+    finally:
+        for (_, value), own in zip(kept, values, strict=True):
+            value[...] = own
+        for name, gradient in session.gradients().items():
+            if name in held:
+                np.multiply(gradient, held[name], out=gradient)
+        for name, was in before.items():
+            session.buffers[name][...] = was
+
+
+def one_member(
+    share: float,
+    patterns: Sequence[Patterns],
+    seed: int,
+    session: TrainingSession,
+    step: int,
+    index: NDArray[np.int64],
+) -> float:
+    """The gradients of one network of the order's: the own, or a member drawn.
 
     Args:
-        model: Under the own mask, on any engine.
-        share: Of the batches that take a member.
-        factors: From `member_factors`.
+        share: Of the steps that take a member.
+        patterns: The members, from `member_patterns`.
         seed: The task's.
+        session: Of the model under the own mask.
+        step: Its number in the task.
+        index: Positions of the batch's examples.
+
+    Returns:
+        That network's mean loss.
     """
-
-    def __init__(
-        self,
-        model: TrainingModel,
-        share: float,
-        factors: Sequence[Factors],
-        seed: int,
-    ) -> None:
-        self._share, self._seed = share, seed
-        self._factors = [[f[n] for n in model.mask] for f in factors]
-
-    def member(self, step: int) -> int | None:
-        """Return the member that a step takes; None for the own network."""
-        if not self._factors:
-            return None
-        words = np.random.Philox(key=[self._seed, _DOMAIN], counter=step).random_raw(2)
-        if words[0] / _WORDS >= self._share:
-            return None
-        return int(words[1] % len(self._factors))
-
-    @contextmanager
-    def batch(self, session: TrainingSession, step: int) -> Iterator[None]:
-        """Has the model be the step's network; gradients are of the own values after.
-
-        What a member's batch changes in buffers, norm statistics above all, is put
-        back: they are the own network's.
-        """
-        member = self.member(step)
-        if member is None:
-            yield
-            return
-        pairs = [*zip(session.kept.values(), self._factors[member], strict=True)]
-        values = [kept.copy() for kept, _ in pairs]
-        before = {name: buffer.copy() for name, buffer in session.buffers.items()}
-        for kept, factor in pairs:
-            kept *= factor  # noqa: PLW2901 - in place
-        try:
-            yield
-        finally:
-            for (kept, _), value in zip(pairs, values, strict=True):
-                kept[...] = value
-            gradients = session.gradients()
-            for name, (_, factor) in zip(session.kept, pairs, strict=True):
-                if name in gradients:
-                    np.multiply(gradients[name], factor, out=gradients[name])
-            for name, was in before.items():
-                session.buffers[name][...] = was
+    member = drawn_member(share, len(patterns), seed, step)
+    if member is None:
+        return session.backward(index)
+    with _inside(session, patterns[member]):
+        return session.backward(index)
 
 
-def nested_batches(
-    model: TrainingModel, order: TaskOrder, layers: Sequence[LayerShape]
-) -> NestedBatches:
-    """The networks of an order's batches; of any rule but `Nested` the own alone."""
-    rule = order.rule if isinstance(order.rule, Nested) else Nested(share=0.5)
-    factors = member_factors(rule, model.mask, layers, order.mask.seed)
-    return NestedBatches(model, rule.share, factors, order.training.seed)
+def sandwich(
+    patterns: Sequence[Patterns],
+    session: TrainingSession,
+    _step: int,
+    index: NDArray[np.int64],
+) -> float:
+    """Gradients of a batch in all networks; a value takes the smallest one's.
+
+    Where a network's gradient is exactly 0, above all where it does not hold the value,
+    that of the next larger counts.
+
+    Args:
+        patterns: The members, largest first.
+        session: Of the model under the own mask.
+        index: Positions of the batch's examples.
+
+    Returns:
+        The own network's mean loss.
+    """
+    loss = session.backward(index)
+    found: Mapping[str, NDArray[Any]] = {
+        name: gradient.copy() for name, gradient in session.gradients().items()
+    }
+    for held in patterns:
+        with _inside(session, held):
+            session.backward(index)
+        for name, gradient in session.gradients().items():
+            np.copyto(found[name], gradient, where=gradient != 0)
+    for name, gradient in session.gradients().items():
+        gradient[...] = found[name]
+    return loss
+
+
+def backward_of(order: TaskOrder, own: Mask, layers: Sequence[LayerShape]) -> Backward:
+    """How an order's batches get their gradients: of the own network, or as its rule.
+
+    Raises:
+        MaskMismatchError: If a member is not nested in the own mask.
+    """
+    match order.rule:
+        case Nested(share=share, members=members) if members:
+            patterns = member_patterns(members, own, layers, order.mask.seed)
+            return partial(one_member, share, patterns, order.training.seed)
+        case Sandwich(members=members) if members:
+            patterns = member_patterns(members, own, layers, order.mask.seed)
+            return partial(sandwich, patterns)
+        case _:
+            return own_network
