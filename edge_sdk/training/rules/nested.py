@@ -150,7 +150,7 @@ def sandwich(
 
 
 def backward_of(order: TaskOrder, own: Mask, layers: Sequence[LayerShape]) -> Backward:
-    """How an order's batches get their gradients: of the own network, or as its rule.
+    """Where a batch's gradients come from: the own network, or what the rule says.
 
     Raises:
         MaskMismatchError: If a member is not nested in the own mask.
