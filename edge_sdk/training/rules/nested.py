@@ -150,7 +150,7 @@ def sandwich(
 
 
 def backward_of(order: TaskOrder, own: Mask, layers: Sequence[LayerShape]) -> Backward:
-    """Where a batch's gradients come from: the own network, or what the rule says.
+    """Function that leaves a batch's gradients in the session, as the order's rule says.
 
     Raises:
         MaskMismatchError: If a member is not nested in the own mask.
