@@ -150,7 +150,7 @@ def sandwich(
 
 
 def backward_of(order: TaskOrder, own: Mask, layers: Sequence[LayerShape]) -> Backward:
-    """Function that leaves a batch's gradients in the session, as the order's rule says.
+    """Function that leaves a batch's gradients in the session, as an order says.
 
     Raises:
         MaskMismatchError: If a member is not nested in the own mask.
