@@ -68,6 +68,9 @@ class OutputDrift:
         loss_exact: The task's loss before; None without a task's examples.
         loss_exported: After.
         loss_limit_percent: By how much it might grow.
+        metric: Name of the task's primary metric; empty without one.
+        metric_exact: Its value before; None without one.
+        metric_made: After.
     """
 
     examples: int
@@ -76,6 +79,9 @@ class OutputDrift:
     loss_exact: float | None
     loss_exported: float | None
     loss_limit_percent: float
+    metric: str = ""
+    metric_exact: float | None = None
+    metric_made: float | None = None
 
     @property
     def loss_growth_percent(self) -> float:
@@ -125,7 +131,8 @@ class Findings:
         if self.folded:
             found["folding"] = "the dense graph's operators"
         if self.accuracy is not None:
-            found["accuracy"] = f"{self.accuracy.lost_points:+.2f} points lost"
+            lost = f"{self.accuracy.lost_points:+.2f} points lost"
+            found[self.accuracy.measure] = lost
         if self.drift is not None:
             found["drift"] = f"{self.drift.output_error:.2g} of what outputs vary by"
         return found
@@ -214,7 +221,7 @@ class Report:
         if found.accuracy is not None:
             a = found.accuracy
             lines.append(
-                f"accuracy {a.exported:.4f}, exact {a.exact:.4f} "
+                f"{a.measure} {a.exported:.4f}, exact {a.exact:.4f} "
                 f"({a.lost_points:+.2f} points lost of {a.limit_points} allowed), "
                 f"{100 * a.same_answers:.1f} % of answers the same"
             )
@@ -224,9 +231,14 @@ class Report:
 
 
 def _drift_line(drift: OutputDrift) -> str:
+    own = ""
+    if drift.metric_exact is not None:
+        own = (
+            f", {drift.metric} {drift.metric_made:.4g}, exact {drift.metric_exact:.4g}"
+        )
     text = (
         f"outputs differ by {drift.output_error:.2g} of what they vary by "
-        f"({drift.limit} allowed)"
+        f"({drift.limit} allowed){own}"
     )
     if drift.loss_exact is None or drift.loss_exported is None:
         return text

@@ -97,7 +97,7 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(help="Folders of simulated runs.")],
     as_json: Json = False,
 ) -> None:
-    """Plot simulated runs: accuracy by round and bytes, layer densities, mismatch."""
+    """Plot simulated runs: the metric by round and bytes, layer densities, mismatch."""
     from coordinator.simulation.plots import draw_plots  # noqa: PLC0415 - an extra
 
     paths = [str(path) for path in draw_plots(out, runs)]

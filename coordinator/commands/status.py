@@ -86,7 +86,9 @@ def devices(
 
     def people() -> RenderableType:
         shown = view.at(datetime.now(timezone.utc))
-        table = fleet_table(shown.devices, shown.scores, width(PIPED))
+        table = fleet_table(
+            shown.devices, shown.scores, width(PIPED), metric=shown.metric
+        )
         return Group(table, reasons(shown.devices, width(PIPED)))
 
     found = _with_models(view, delivered(folder))
@@ -111,7 +113,7 @@ def rounds(
     none_yet = Text("no round has begun yet", style="dim")
     show(
         view.as_json()["rounds"],
-        lambda: rounds_table(view.rounds) if view.rounds else none_yet,
+        lambda: rounds_table(view.rounds, view.metric) if view.rounds else none_yet,
         as_json=as_json,
     )
 

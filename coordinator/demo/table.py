@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.views.scores import metric_of
+from coordinator.views.scores import metric_of, told_metric
 from coordinator.views.units import human_bytes
 
 __all__ = ["closing_table"]
@@ -34,7 +34,7 @@ def closing_table(
         width: Columns there are; below 100 a ratio stands under its figure.
     """
     scores = run["scores"][max(run["scores"], key=int)]
-    metric = metric_of(scores.values())
+    metric = metric_of(scores.values(), told_metric(run.get("metric")))
     up0, down0 = _dense_bytes(dense, rounds)
     space = " " if width >= 100 else "\n"
     table = Table(box=None, pad_edge=False, header_style="bold")

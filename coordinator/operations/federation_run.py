@@ -13,6 +13,7 @@ from coordinator.settings import RunSettings
 from coordinator.views.history import History, drawn, make_history, mean_loss
 from coordinator.views.ledger_view import read_run
 from coordinator.views.round_view import RoundView
+from coordinator.views.scores import ShownMetric
 from edge_sdk.tasks.task import load_task
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class FederationRun:
     @property
     def history(self) -> History:
         """The rounds that gave a model; the columns of a simulation's."""
-        rounds, losses = self._rounds()
+        rounds, losses, _ = self._rounds()
         return make_history(
             [r.no for r in rounds],
             losses,
@@ -55,11 +56,11 @@ class FederationRun:
         Raises:
             DependencyError: If matplotlib is not installed.
         """
-        history = self.history
+        history, metric = self.history, self._rounds()[2]
         moved = (history["bytes_up"] + history["bytes_down"]) / 1e6
-        shown = [c for c in history if "@" in c and not c.startswith("loss@")]
+        columns = [c for c in history if c.startswith(f"{metric.name}@")]
         with drawn(axes) as found:
-            for column in shown or [c for c in history if "@" in c]:
+            for column in columns:
                 found.plot(moved, history[column], label=column.replace("@", ", d = "))
             found.set_xlabel("MB up and down, all devices, warm-up included")
         return found
@@ -83,13 +84,13 @@ class FederationRun:
         finally:
             ledger.close()
 
-    def _rounds(self) -> tuple[list[RoundView], list[float | None]]:
-        """The rounds that gave a model, and the mean training loss of each."""
+    def _rounds(self) -> tuple[list[RoundView], list[float | None], ShownMetric]:
+        """The rounds that gave a model, the training loss of each, and the metric."""
         ledger = read_ledger(self.folder)
         try:
             view = read_run(self.settings, ledger)
             done = [r for r in view.rounds if r.is_done]
-            return done, [mean_loss(ledger.frozen(r.no)) for r in done]
+            return done, [mean_loss(ledger.frozen(r.no)) for r in done], view.metric
         finally:
             ledger.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TypeAlias
 
 import numpy as np
@@ -15,12 +16,13 @@ from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
 from coordinator.checkpoints.models import ModelStore
 from coordinator.server.run_memory import RunMemory, load_model, maskable
+from coordinator.views.scores import shown
 from edge_sdk.errors import DensityError, StateError
+from edge_sdk.evaluation.metric import loss
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.metrics import VALUES
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import MaskedModel, masked_model
-from edge_sdk.training.scoring import measure_of, score
+from edge_sdk.training.scoring import metrics_for, score
 from edge_sdk.training.torch_engine.dense import dense_model
 
 __all__ = ["Evaluator", "Probe", "Report", "trained_model"]
@@ -56,7 +58,7 @@ class Probe:
             ready = self._made[1]
             ready.load(model.masked, model.dense)
             ready.train(mode=False)
-            return score(ready, self._task, self._examples, VALUES)["loss"]
+            return score(ready, self._task, self._examples, (loss,))["loss"]
         except (Exception, SystemExit):  # a task's own code; the run goes on unchecked
             log.exception("the model could not be checked on the evaluation examples")
             return None
@@ -73,11 +75,18 @@ class Evaluator:
         task: Whose model and loss.
         examples: The evaluation set.
         report: Told of each result, densest first.
+        ledger: Where the task's primary metric is noted, for people.
+
+    Attributes:
+        metrics: What is measured; the first is the task's primary metric.
     """
 
-    def __init__(self, task: Task, examples: Examples, report: Report) -> None:
+    def __init__(
+        self, task: Task, examples: Examples, report: Report, ledger: RunMemory
+    ) -> None:
         self._task, self._examples, self._report = task, examples, report
-        self._measure = measure_of(task, examples)
+        self.metrics = metrics_for(task, examples)
+        ledger.put("metric", asdict(shown(self.metrics[0])))
         self._changed = threading.Condition()
         self._waiting: tuple[int, Model, MaskFamily] | None = None
         self._closed = False
@@ -128,7 +137,7 @@ class Evaluator:
         values = model.on(mask)
         ready.load(values.masked, values.dense)
         ready.train(mode=False)
-        return score(ready, self._task, self._examples, self._measure)
+        return score(ready, self._task, self._examples, self.metrics)
 
 
 def trained_model(

@@ -9,6 +9,7 @@ from coordinator.rounds.state import TaskPhase
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.round_controller import RoundController
 from coordinator.views.run_view import FleetView, Observe
+from coordinator.views.scores import told_metric
 
 __all__ = ["LiveView"]
 
@@ -65,6 +66,7 @@ class LiveView:
                 devices=self._fleet.view(),
                 scores=scores.get(latest, {}),
                 scored_round=latest,
+                metric=told_metric(self._ledger.get("metric")),
             )
         )
         took = self._clock() - began  # grows with the fleet; its share does not

@@ -96,7 +96,7 @@ class Server:
         load = round_workload(settings, task, batch, evaluation, ledger)
         program = RunProgram(task, evaluation, ledger)
         self._fleet = DeviceRegistry(settings, load, ledger, clock, program)
-        self._evaluator = Evaluator(task, evaluation, self._inbox.scored)
+        self._evaluator = Evaluator(task, evaluation, self._inbox.scored, ledger)
         self._transport = connect(self._inbox.deliver, self._inbox.link)
         name = settings.federation
         self._publisher = Publisher(

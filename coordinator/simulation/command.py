@@ -150,7 +150,7 @@ def _say(record: RoundRecord) -> None:
 
 def _scores(record: RoundRecord) -> str:
     return ", ".join(
-        f"d = {density}: " + " ".join(f"{n} {v:.4f}" for n, v in sorted(found.items()))
+        f"d = {density}: " + " ".join(f"{n} {v:.4g}" for n, v in found.items())
         for density, found in record.scores.items()
     )
 

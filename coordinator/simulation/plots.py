@@ -1,4 +1,4 @@
-"""Pictures of simulated runs: accuracy by round and by bytes, masks by round."""
+"""Pictures of simulated runs: the metric by round and by bytes, masks by round."""
 
 from __future__ import annotations
 
@@ -56,21 +56,22 @@ def _draw(path: Path, plot: Callable[[Axes, Runs], None], runs: Runs) -> Path:
     return path
 
 
-def _accuracy_by_round(axes: Axes, runs: Runs) -> None:
-    _accuracy(axes, runs, lambda record: float(record.round))
+def _metric_by_round(axes: Axes, runs: Runs) -> None:
+    _metric(axes, runs, lambda record: float(record.round))
     axes.set_xlabel("round")
 
 
 def draw_metric_by_bytes(axes: Axes, runs: Runs) -> None:
     """A line per run and density: the metric against bytes of all devices so far."""
-    _accuracy(axes, runs, lambda record: (record.total_up + record.total_down) / 1e6)
+    _metric(axes, runs, lambda record: (record.total_up + record.total_down) / 1e6)
     axes.set_xlabel("MB up and down, all devices, warm-up included")
     axes.set_xscale("log")
 
 
-def _accuracy(axes: Axes, runs: Runs, place: Callable[[RoundRecord], float]) -> None:
+def _metric(axes: Axes, runs: Runs, place: Callable[[RoundRecord], float]) -> None:
     every = (s for records in runs.values() for r in records for s in r.scores.values())
-    metric = metric_of(every)
+    told = (r.metric for records in runs.values() for r in reversed(records))
+    metric = metric_of(every, next(filter(None, told), None))
     scale = 100.0 if metric.is_share else 1.0
     for name, records in runs.items():
         scored = [r for r in records if r.scores]
@@ -103,8 +104,8 @@ def _mismatch(axes: Axes, runs: Runs) -> None:
 
 
 PLOTS: Mapping[str, Callable[[Axes, Runs], None]] = {
-    "accuracy-by-round": _accuracy_by_round,
-    "accuracy-by-bytes": draw_metric_by_bytes,
+    "metric-by-round": _metric_by_round,
+    "metric-by-bytes": draw_metric_by_bytes,
     "layer-densities": _layer_densities,
     "mask-mismatch": _mismatch,
 }

@@ -14,6 +14,7 @@ import numpy as np
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Coverage
 from coordinator.rounds.contribution_limits import PAST
+from coordinator.views.scores import ShownMetric
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
 
@@ -66,7 +67,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         asked: How many were asked.
         rate: Learning rate.
         loss: Mean training loss over the accepted devices.
-        scores: Density to loss and accuracy on the evaluation set, at that density;
+        scores: Density to the task's metrics on the evaluation set, at that density;
             one that is not finite is null in the file.
         bytes_up: Payloads and offers of this round, as packed for the wire.
         bytes_down: Bases and orders of this round, alike.
@@ -87,6 +88,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         refused: Device to why its update of this round does not count.
         cut: Device to what of its update did not count.
         norms: Device to the length (L2) of its change, of those that count.
+        metric: Which of the scores is the task's primary metric; None without scores.
     """
 
     round: int
@@ -113,6 +115,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     refused: dict[str, str] = {}
     cut: dict[str, str] = {}
     norms: dict[str, float] = {}
+    metric: ShownMetric | None = None
 
 
 class RoundLog:

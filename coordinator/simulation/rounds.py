@@ -34,11 +34,13 @@ from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
 from coordinator.simulation.workers.scoring import scores_of
 from coordinator.views.history import mean_loss
+from coordinator.views.scores import shown
 from edge_sdk.errors import AlgorithmError, RunError
 from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Task
+from edge_sdk.training.scoring import metrics_for
 
 __all__ = ["Simulation"]
 
@@ -74,6 +76,7 @@ class Simulation:
         self.task = task
         scored = task.read_eval(evaluation)
         self._eval_size = len(scored)
+        self._metrics = metrics_for(task, scored)
         batch = settings.training.batch_size or task.batch_size
         epochs, boards = settings.training.epochs, any(g.board for g in settings.fleet)
         work = (
@@ -245,7 +248,9 @@ class Simulation:
         model, after = self._global_model.base_of(no + 1)
         scores = {}
         if self._is_scored(no):
-            scores = scores_of(pool, model, after, self._eval_size)
+            scores = scores_of(
+                *(pool, model, after, self._eval_size), metrics=self._metrics
+            )
         small, smaller = list(family.masks.values())[-1], list(after.masks.values())[-1]
         assert self._global_model.coverage is not None  # noqa: S101 - it has just grown
         held, bare = coverage_figures(self._global_model.coverage)
@@ -255,6 +260,7 @@ class Simulation:
             norms={row.device: row.norm for row in found.rows},
             loss=mean_loss(found.rows),
             scores=scores,
+            metric=shown(self._metrics[0]) if scores else None,
             mismatch=smaller.jaccard_distance(small),
             moved=after is not family,
             coverage=held,

@@ -17,7 +17,7 @@ from coordinator.views.participation import participation
 from coordinator.views.round_view import RoundHistory, RoundView, TaskView
 from coordinator.views.run_view import RunView, Settings, SlowRound
 from coordinator.views.savings import savings
-from coordinator.views.scores import Metric, metric_of
+from coordinator.views.scores import ShownMetric, metric_of, told_metric
 from coordinator.views.slow_devices import slowest
 from coordinator.views.units import flat
 from device_profiles.words import meant
@@ -152,7 +152,7 @@ def read_warm_up(ledger: Ledger) -> WarmUpView:
     )
 
 
-def _rounds(ledger: Ledger, **more: object) -> tuple[list[RoundView], Metric]:
+def _rounds(ledger: Ledger, **more: object) -> tuple[list[RoundView], ShownMetric]:
     """Every round, and the metric that stands for their scores."""
     scores = ledger.scores()
     rounds = [
@@ -166,7 +166,8 @@ def _rounds(ledger: Ledger, **more: object) -> tuple[list[RoundView], Metric]:
         )
         for row in ledger.round_history()
     ]
-    return rounds, metric_of(m for by in scores.values() for m in by.values())
+    told = told_metric(ledger.get("metric"))
+    return rounds, metric_of((m for by in scores.values() for m in by.values()), told)
 
 
 def _task(row: Mapping[str, Any]) -> TaskView:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from coordinator.rounds.state import RoundPhase
 from coordinator.views.layers import Coverage, View
-from coordinator.views.scores import Metric
+from coordinator.views.scores import ShownMetric
 
 __all__ = ["RoundHistory", "RoundView", "Scores", "TaskView"]
 
@@ -91,7 +91,7 @@ class TaskView:
 class RoundHistory(View):
     """One round with its tasks, by device, and the coverage of its layers."""
 
-    metric: Metric
+    metric: ShownMetric
     round: RoundView
     tasks: Sequence[TaskView]
     coverage: Sequence[Coverage]

@@ -16,7 +16,7 @@ from coordinator.views.layers import View
 from coordinator.views.participation import Participation
 from coordinator.views.round_view import RoundView
 from coordinator.views.savings import Savings
-from coordinator.views.scores import Metric
+from coordinator.views.scores import ShownMetric
 from coordinator.views.slow_devices import SlowDevice
 
 __all__ = ["FleetView", "Observe", "RunView", "Settings", "SlowRound"]
@@ -50,7 +50,7 @@ class RunView(View):
     ended: str | None  # when the last one was closed; None before
     state: str  # where it stands, in words; ``done`` at the end
     rounds_done: int  # rounds that gave a model, the warm-up aside
-    metric: Metric  # which of an evaluation's stands for it
+    metric: ShownMetric  # which of an evaluation's stands for it
     open: RoundView | None  # the round that is open
     rounds: Sequence[RoundView]  # all, in order
     devices: Sequence[DeviceView]  # by name
@@ -93,6 +93,7 @@ class RunView(View):
             devices=tuple(device.at(now) for device in self.devices),
             scores={float(density): found for density, found in scores.items()},
             scored_round=scored.no if scored else 0,
+            metric=self.metric,
         )
 
 
@@ -110,6 +111,7 @@ class FleetView:
     devices: tuple[DeviceView, ...]  # by name
     scores: Mapping[float, Mapping[str, float]]  # latest metrics by density
     scored_round: int  # the round they belong to
+    metric: ShownMetric | None = None  # which of them stands for the others
 
 
 Observe: TypeAlias = Callable[[FleetView], None]

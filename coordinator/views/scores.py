@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-__all__ = ["LOSS", "Metric", "metric_of", "percent", "score_text", "value_text"]
+from edge_sdk.evaluation.metric import Metric
+
+__all__ = [
+    "LOSS",
+    "SHARES",
+    "ShownMetric",
+    "metric_of",
+    "percent",
+    "score_text",
+    "shown",
+    "told_metric",
+    "value_text",
+]
 
 LOSS = "loss"
 # What a percent sign fits: shares of something that is right.
 SHARES = frozenset(
     {
-        *("accuracy", "label_accuracy", "top5", "auc"),
-        *("dice", "f1", "iou", "precision", "recall"),
+        *("accuracy", "label_accuracy", "top5", "auc", "auroc", "macro_f1"),
+        *("dice", "f1", "iou", "precision", "recall", "average_precision"),
     }
 )
+ERRORS = frozenset({LOSS, "mae", "rmse"})  # less of them is better
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class ShownMetric:
     """A metric as people see it.
 
     Attributes:
         name: As evaluation calls it.
         is_share: Whether it is a share in [0, 1], shown in percent.
+        higher_is_better: Which way a model improves.
     """
 
     name: str
     is_share: bool
+    higher_is_better: bool = True
 
     @property
     def words(self) -> str:
@@ -46,17 +62,33 @@ class Metric:
         return "-" if value is None else value_text(value, is_share=self.is_share)
 
 
-def metric_of(scores: Iterable[Mapping[str, float | None]]) -> Metric:
-    """The metric that stands for evaluations: accuracy, else their own, else the loss.
+def shown(metric: Metric) -> ShownMetric:
+    """A task's metric as people see it."""
+    return ShownMetric(metric.name, metric.is_share, metric.higher_is_better)
 
-    A metric with a value outside [0, 1] is no share, whatever it is called, and the
-    others stand before it: older versions wrote such for tasks without classes.
+
+def told_metric(kept: Mapping[str, Any] | None) -> ShownMetric | None:
+    """The primary metric as a ledger keeps it; None of a run of 0.1.0."""
+    if kept is None:
+        return None
+    return ShownMetric(kept["name"], kept["is_share"], kept["higher_is_better"])
+
+
+def metric_of(
+    scores: Iterable[Mapping[str, float | None]], told: ShownMetric | None = None
+) -> ShownMetric:
+    """The metric that stands for evaluations.
+
+    That is the task's primary metric where the run has noted it; of older runs it is
+    accuracy, else their own, else the loss. A metric with a value outside [0, 1] is no
+    share, whatever it is called, and the others stand before it: older versions wrote
+    such for tasks without classes.
 
     Example:
         >>> metric_of([{"accuracy": 0.9, "loss": 0.3}])
-        Metric(name='accuracy', is_share=True)
-        >>> metric_of([{"loss": 0.3, "rmse": 2.0}]), metric_of([])
-        (Metric(name='rmse', is_share=False), Metric(name='loss', is_share=False))
+        ShownMetric(name='accuracy', is_share=True, higher_is_better=True)
+        >>> metric_of([{"loss": 0.3, "rmse": 2.0}]).name, metric_of([]).name
+        ('rmse', 'loss')
     """
     found: dict[str, list[float]] = {}
     for metrics in scores:
@@ -64,6 +96,9 @@ def metric_of(scores: Iterable[Mapping[str, float | None]]) -> Metric:
             known = found.setdefault(name, [])
             if value is not None and math.isfinite(value):
                 known.append(value)
+    if told is not None and (told.name in found or not found):
+        share = all(0 <= v <= 1 for v in found.get(told.name, ()))
+        return replace(told, is_share=told.is_share and share)
     shares = {n for n in SHARES & set(found) if all(0 <= v <= 1 for v in found[n])}
     named = set(found) - SHARES | shares or set(
         found
@@ -71,11 +106,13 @@ def metric_of(scores: Iterable[Mapping[str, float | None]]) -> Metric:
     names = sorted(named, key=lambda n: (n != "accuracy", n not in SHARES, n == LOSS))
     name = names[0] if names else LOSS
     is_share = name in shares
-    return Metric(name, is_share)
+    return ShownMetric(name, is_share, name not in ERRORS)
 
 
-def score_text(metrics: Mapping[str, float | None] | None) -> str:
-    """Text of one evaluation.
+def score_text(
+    metrics: Mapping[str, float | None] | None, told: ShownMetric | None = None
+) -> str:
+    """Text of one evaluation; `told` is the run's primary metric.
 
     Example:
         >>> score_text({"accuracy": 0.9, "loss": 0.31}), score_text({"loss": 0.31})
@@ -85,12 +122,12 @@ def score_text(metrics: Mapping[str, float | None] | None) -> str:
     """
     if not metrics:
         return "-"
-    metric = metric_of([metrics])
+    metric = metric_of([metrics], told)
     value = metrics[metric.name]
     if value is None or not math.isfinite(value):
         return f"{metric.name} is not finite"
     text = value_text(value, is_share=metric.is_share)
-    is_plain = metric == Metric("accuracy", is_share=True)
+    is_plain = metric.name == "accuracy" and metric.is_share
     return text if is_plain else f"{metric.words} {text}"
 
 

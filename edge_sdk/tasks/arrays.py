@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
 
-__all__ = ["blocks", "extremes", "native", "not_finite", "numbers"]
+__all__ = ["blocks", "extremes", "group_numbers", "native", "not_finite", "numbers"]
 
 _BLOCK = 1 << 24  # bytes looked at together: a memory map is never held as a whole
 _REMEDY = "Save numbers: booleans, integers or floats of at most 64 bits."
@@ -52,6 +52,21 @@ def numbers(given: Any, what: str) -> NDArray[np.generic]:
     if not array.ndim:
         raise DataError(f"{what} are a single number, not one row per example")
     return array
+
+
+def group_numbers(given: Any, count: int) -> NDArray[np.generic]:
+    """(count,) whole numbers that say which group each example is of.
+
+    Raises:
+        DataError: If they are anything else.
+    """
+    groups = numbers(given, "groups")
+    if groups.shape != (count,) or groups.dtype.kind not in "biu":
+        raise DataError(
+            f"groups are {groups.dtype} of shape {groups.shape} for {count} inputs",
+            remedy="Give one whole number per example, such as its recording.",
+        )
+    return groups
 
 
 def native(array: NDArray[np.generic]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -79,7 +79,7 @@ def fitted(task: Task, examples: Examples, folder: Path, *, known: bool) -> Exam
             while len(_FITS) >= _KEPT:
                 _FITS.pop(next(iter(_FITS)))
             _FITS[key] = fit
-    found = Examples(examples.inputs, examples.targets, fit.casts)
+    found = replace(examples, casts=fit.casts)
     if not known:
         with _located(where), blamed(task.name, f"preparing the examples of {folder}"):
             check_finite(task, found, where, lambda at: _loss(task, found, at))

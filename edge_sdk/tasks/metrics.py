@@ -19,64 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+
+from edge_sdk.evaluation.measure import VALUES, Measure
 
 __all__ = ["VALUES", "Measure", "guess", "measured_by"]
 
 Loss: TypeAlias = Callable[[Any, torch.Tensor], Any]
-Kind: TypeAlias = Literal["classes", "one-hot", "binary", "labels", "values"]
 _SURE = 10.0  # an output that is sure
 _ASKED = 64  # classes that are asked for at most
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The meaning of a model's outputs, and which share of them can be right.
-
-    Attributes:
-        kind: "classes" along axis 1, "one-hot" likewise with targets of that form,
-            "binary" at each place, "labels" that each hold or not, or "values".
-        threshold: Of "binary" and "labels": above it an output says yes.
-        ignored: Classes that the loss passes over, as its ``ignore_index``.
-    """
-
-    kind: Kind
-    threshold: float = 0.0
-    ignored: frozenset[int] = frozenset()
-
-    @property
-    def name(self) -> str:
-        """Name of the share that is right; empty where there is none."""
-        if self.kind == "values":
-            return ""
-        return "label_accuracy" if self.kind == "labels" else "accuracy"
-
-    def answers(self, outputs: torch.Tensor) -> torch.Tensor:
-        """int64 classes, or booleans, of outputs; the outputs themselves for values."""
-        if self.kind in {"classes", "one-hot"}:
-            return outputs.argmax(1)
-        return outputs if self.kind == "values" else outputs > self.threshold
-
-    def right(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[int, int]:
-        """(answers that are right, answers that count); never more than all.
-
-        Args:
-            outputs: (N, ...) of the model.
-            targets: (N, ...) as the loss takes them.
-        """
-        said = self.answers(outputs)
-        if self.kind == "classes":
-            counts = (targets >= 0) & (targets < outputs.shape[1])
-            for one in self.ignored:
-                counts &= targets != one
-            return int(((said == targets) & counts).sum()), int(counts.sum())
-        wanted = targets.argmax(1) if self.kind == "one-hot" else targets > 0.5
-        return int((said == wanted.reshape(said.shape)).sum()), said.numel()
-
-
-VALUES = Measure("values")
 
 
 def measured_by(loss: Loss, outputs: Any, targets: torch.Tensor) -> Measure:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
-from edge_sdk.tasks.arrays import numbers
+from edge_sdk.evaluation.metric import Metric, checked_metrics
+from edge_sdk.tasks.arrays import group_numbers, numbers
 from edge_sdk.tasks.reference import find_tasks_beside, load_object
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.tasks.without_torch.halves import (
@@ -50,19 +51,25 @@ class Examples:
         targets: (n, ...) numbers: class indices of any integer dtype, floats for a
             regression, booleans for what is or is not.
         casts: What a batch is cast to; found out where a task reads its examples.
+        groups: (n,) whole numbers, such as the recording that an example is of: one
+            group is held out or trained on as a whole; None where each stands alone.
 
     Raises:
-        DataError: If there are none, inputs and targets differ in number, or one of
-            the two is no array of numbers.
+        DataError: If there are none, inputs, targets and groups differ in number, or
+            one of them is no array of numbers.
     """
 
     inputs: NDArray[np.generic]
     targets: NDArray[np.generic]
     casts: Casts | None = None
+    groups: NDArray[np.generic] | None = None
 
     def __post_init__(self) -> None:
         for name in ("inputs", "targets"):
             object.__setattr__(self, name, numbers(getattr(self, name), name))
+        if self.groups is not None:
+            groups = group_numbers(self.groups, len(self.inputs))
+            object.__setattr__(self, "groups", groups)
         if len(self.inputs) != len(self.targets):
             raise DataError(
                 f"{len(self.inputs)} inputs but {len(self.targets)} targets",
@@ -76,7 +83,8 @@ class Examples:
 
     def take(self, index: NDArray[np.int64] | slice) -> Examples:
         """The examples at these positions: copied, or by a slice as views."""
-        return Examples(self.inputs[index], self.targets[index], self.casts)
+        groups = None if self.groups is None else self.groups[index]
+        return Examples(self.inputs[index], self.targets[index], self.casts, groups)
 
 
 def _identity(inputs: Any) -> Any:
@@ -123,6 +131,10 @@ class Task:
         example_inputs: How many -> as many prepared inputs that the model takes, of
             its dtype and in its range; for planning and export without data. Needed
             only where floats are refused and small integers are not right either.
+        metrics: What models are measured by, `edge_sdk.evaluation`; the first is the
+            primary metric. Left out: the share of right answers, else the loss.
+        holdout_data: Folder -> the examples that this device tests models on; left
+            out, a share of its training examples is held out.
     """
 
     name: str
@@ -137,8 +149,11 @@ class Task:
     dense_layers: frozenset[str] = field(default_factory=frozenset)
     batch_size: int = 32
     example_inputs: Callable[[int], torch.Tensor] | None = None
+    metrics: Sequence[Metric] = ()
+    holdout_data: Callable[[Path], Examples] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", checked_metrics(self.name, self.metrics))
         shape: object = self.input_shape
         whole = isinstance(shape, Sequence) and not isinstance(shape, str | bytes)
         if not whole or not all(isinstance(n, Integral) for n in self.input_shape):
@@ -183,6 +198,11 @@ class Task:
     def read_eval(self, folder: Path, *, known: bool = False) -> Examples:
         """Read the evaluation examples by `eval_data`; as `read_train`."""
         return self._read(self.eval_data, folder, known=known)
+
+    def read_holdout(self, folder: Path) -> Examples | None:
+        """Read a device's own test examples by `holdout_data`; None without it."""
+        read = self.holdout_data
+        return None if read is None else self._read(read, folder, known=False)
 
     def _read(
         self, read: Callable[[Path], Examples], folder: Path, *, known: bool

@@ -1,33 +1,50 @@
-"""A model scored on examples: its mean loss, and what share of answers is right.
+"""A model scored on examples: its mean loss, and what else the task is measured by.
 
-A share is only told where the task's outputs and targets have one, see
-`edge_sdk.tasks.metrics`. What is counted is sums, so that parts of an evaluation set
-add up to the whole whatever their sizes.
+A task says its metrics; of one that does not, the share of right answers is told where
+its outputs and targets have one, see `edge_sdk.tasks.metrics`. What is counted is sums,
+so that parts of an evaluation set add up to the whole whatever their sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_sdk.evaluation.measure import VALUES, Measure
+from edge_sdk.evaluation.metric import Metric, loss
+from edge_sdk.evaluation.tally import Tally, values_of
 from edge_sdk.tasks.arrays import blocks, native
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import make_model
-from edge_sdk.tasks.metrics import VALUES, Measure, measured_by
+from edge_sdk.tasks.metrics import measured_by
 from edge_sdk.tasks.task import Examples, Task
 
-__all__ = ["Tally", "means", "measure_of", "score", "tally"]
-
-# Metric -> (sum, weight): the mean is their quotient.
-Tally: TypeAlias = Mapping[str, tuple[float, float]]
+__all__ = ["arrays_of", "measure_of", "metrics_for", "score", "tally"]
 
 _LOOKED_AT = 64  # examples that tell what an output is like
 _RUN = 2  # of them that go through the model
 _BATCH = 250
+
+
+def metrics_for(task: Task, examples: Examples) -> tuple[Metric, ...]:
+    """Find the metrics of a task's models; the first is the primary one.
+
+    The task's own metrics; else the share of right answers where there is one. The
+    loss is always among them.
+
+    Args:
+        task: As its metrics, or its loss, say.
+        examples: All of an evaluation set, as the task has read it.
+    """
+    found = tuple(task.metrics)
+    if not found:
+        guessed = measure_of(task, examples).metric()
+        found = () if guessed is None else (guessed,)
+    return found if any(m.name == loss.name for m in found) else (*found, loss)
 
 
 def measure_of(task: Task, examples: Examples) -> Measure:
@@ -62,63 +79,53 @@ def _holds(found: Measure, targets: NDArray[np.generic]) -> bool:
 
 
 def tally(
-    predict: Callable[[torch.Tensor], torch.Tensor],
+    predict: Callable[[torch.Tensor], Any],
     task: Task,
     examples: Examples,
-    measure: Measure,
+    metrics: Sequence[Metric],
     *,
     batch: int = _BATCH,
 ) -> Tally:
-    """Sums of the loss, and of right answers where there are some, over the examples.
+    """Sums of the metrics over the examples; a metric that fails is named in it.
 
     Args:
         predict: Model inputs to outputs.
         task: Gives preparation and loss.
         examples: Some or all of the evaluation set.
-        measure: Of the whole set, so that its parts say the same.
+        metrics: Of the whole set, so that its parts say the same; the loss is summed
+            whether it is among them or not.
         batch: Examples at once.
     """
-    loss, right, counted = 0.0, 0, 0
+    found = Tally()
     with torch.inference_mode():
         for start in range(0, len(examples), batch):
             inputs, targets = tensors(task, examples, slice(start, start + batch))
             out = predict(inputs)
-            loss += float(task.loss(out, targets)) * len(targets)
-            if measure.name:
-                more, answers = measure.right(out, targets)
-                right, counted = right + more, counted + answers
-    found = {"loss": (loss, float(len(examples)))}
-    if measure.name:
-        found[measure.name] = (float(right), float(counted))
+            losses = float(task.loss(out, targets)) * len(targets)
+            found = found.of_batch(metrics, arrays_of(out), targets.numpy(), losses)
     return found
 
 
-def means(parts: Iterable[Tally]) -> dict[str, float]:
-    """Metric to its mean over all parts; one that nothing counts for is left out.
-
-    Example:
-        >>> means([{"accuracy": (3.0, 4.0)}, {"accuracy": (0.0, 2.0)}])
-        {'accuracy': 0.5}
-    """
-    sums: dict[str, tuple[float, float]] = {}
-    for part in parts:
-        for name, (total, weight) in part.items():
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = before[0] + total, before[1] + weight
-    return {name: total / weight for name, (total, weight) in sums.items() if weight}
+def arrays_of(outputs: Any) -> Any:
+    """A model's outputs as numpy arrays, whatever holds them."""
+    if isinstance(outputs, torch.Tensor):
+        half = outputs.dtype in {torch.float16, torch.bfloat16}
+        return (outputs.float() if half else outputs).cpu().numpy()
+    if isinstance(outputs, dict):
+        return {name: arrays_of(one) for name, one in outputs.items()}
+    if isinstance(outputs, tuple | list):
+        return tuple(arrays_of(one) for one in outputs)
+    return outputs
 
 
 def score(
-    predict: Callable[[torch.Tensor], torch.Tensor],
+    predict: Callable[[torch.Tensor], Any],
     task: Task,
     examples: Examples,
-    measure: Measure,
+    metrics: Sequence[Metric],
     *,
     batch: int = _BATCH,
 ) -> dict[str, float]:
-    """Mean loss over the examples, and the share of right answers where there is one.
-
-    `measure.name` is its key: "accuracy", of answers (each pixel or step counts), or
-    "label_accuracy", of labels that may hold together.
-    """
-    return means([tally(predict, task, examples, measure, batch=batch)])
+    """The metrics' values over the examples, by name; see `values_of`."""
+    found = tally(predict, task, examples, metrics, batch=batch)
+    return values_of(metrics, found, f"task {task.name}")

@@ -13,7 +13,7 @@ import torch
 
 import coordinator
 from coordinator.simulation.fleet import deal
-from edge_sdk.training.scoring import measure_of, score
+from edge_sdk.training.scoring import metrics_for, score
 from examples.unequal_fleets.data import SETS, Federated
 from examples.unequal_fleets.methods import FLEET, GRID, METHODS, Method, Rate
 
@@ -111,7 +111,8 @@ def _at_home(
     densities = _dealt(method, len(found.home), seed)
     models = {d: done.model(d) for d in method.densities}
     scores = [
-        100 * score(models[d], done.task, home, measure_of(done.task, home))["accuracy"]
+        100
+        * score(models[d], done.task, home, metrics_for(done.task, home))["accuracy"]
         for d, home in zip(densities, found.home, strict=True)
     ]
     worst = sorted(scores)[: max(1, len(scores) // 10)]

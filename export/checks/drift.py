@@ -4,19 +4,25 @@
 |---|---|
 | classes, one yes or no, with examples | accuracy lost, and answers that stay |
 | labels or values, with examples | error of the outputs, and growth of the loss |
+| either, of a task with metrics | its primary metric for accuracy, or beside the loss |
 | anything, without examples | error of the outputs |
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
-from edge_sdk.tasks.metrics import VALUES, Measure
-from edge_sdk.training.scoring import measure_of
-from export.checks.tolerance import LOSS_PERCENT
+from edge_sdk.evaluation.measure import VALUES, Measure
+from edge_sdk.evaluation.metric import Metric, MetricFailure
+from edge_sdk.training.scoring import arrays_of, measure_of
+from export.checks.tolerance import LOSS_PERCENT, Tolerance
 from export.rebuild import Inputs, Source
 from export.report import Accuracy, OutputDrift
 
@@ -25,8 +31,10 @@ __all__ = [
     "OUTPUT_ERROR",
     "check_accuracy",
     "check_drift",
+    "check_metric",
     "measure_for",
     "output_error",
+    "own_metric",
 ]
 
 # Root of the mean squared difference over how much the exact outputs vary. int8 gave
@@ -59,6 +67,33 @@ def measure_for(source: Source, evaluation: Inputs) -> Measure:
     return measure_of(source.contract, evaluation.read)
 
 
+def own_metric(source: Source, evaluation: Inputs) -> Metric | None:
+    """The task's primary metric; None without one, or without examples for it."""
+    if source.contract is None or evaluation.targets is None:
+        return None
+    found = next(iter(source.contract.metrics), None)
+    return None if found is None or found.name == "loss" else found
+
+
+def _value(metric: Metric, outputs: Any, targets: Any) -> float:
+    """The metric's value on these examples.
+
+    Raises:
+        ExportError: If it has none.
+    """
+    try:
+        found = metric.value(metric.of(outputs, np.asarray(targets)))
+        why = "the examples do not say, such as those of one class alone"
+    except MetricFailure as failure:
+        found, why = math.nan, str(failure)
+    if math.isfinite(found):
+        return found
+    raise ExportError(
+        f"metric {metric.name} has no value on {len(targets)} examples: {why}",
+        remedy="Correct the task's metric, or give other examples.",
+    )
+
+
 def output_error(outputs: Array, exact: Array) -> float:
     """Root of the mean squared difference over the deviation of the exact outputs.
 
@@ -73,9 +108,14 @@ def output_error(outputs: Array, exact: Array) -> float:
 
 
 def check_accuracy(
-    measure: Measure, outputs: Array, exact: Array, evaluation: Inputs, points: float
+    measure: Measure,
+    outputs: Array,
+    exact: Array,
+    evaluation: Inputs,
+    points: float,
+    metric: Metric | None = None,
 ) -> Accuracy:
-    """Accuracy before and after, and how many answers stayed.
+    """Accuracy, or the task's own metric, before and after; answers that stayed.
 
     On few examples one answer is more than the points allowed (a 182nd is 0.55), and
     chance decides it: one may always be lost, unless `points` is 0.
@@ -83,25 +123,27 @@ def check_accuracy(
     Raises:
         ExportError: If more points are lost than allowed, or too many answers changed.
     """
-    targets = torch.from_numpy(np.asarray(evaluation.targets))
-    before, after = (torch.from_numpy(a) for a in (exact, outputs))
-    right, counted = measure.right(before, targets)
-    still, _ = measure.right(after, targets)
-    same = (measure.answers(before) == measure.answers(after)).double().mean()
-    found = Accuracy(
-        len(evaluation),
-        right / max(counted, 1),
-        still / max(counted, 1),
-        points,
-        float(same),
-        measure.name,
-    )
+    targets = evaluation.targets
+    same = float((measure.answers(exact) == measure.answers(outputs)).mean())
+    right: float
+    still: float
+    if metric is None:
+        right, counted = measure.right(exact, targets)
+        still, _ = measure.right(outputs, targets)
+        name = measure.name
+    else:
+        name, counted = metric.name, len(evaluation)
+        right, still = (counted * _value(metric, a, targets) for a in (exact, outputs))
+        if not metric.higher_is_better:
+            right, still = counted - right, counted - still
+    shares = right / max(counted, 1), still / max(counted, 1)
+    found = Accuracy(len(evaluation), *shares, points, same, name)
     remedy = "Use an exact format, more calibration data, or --accuracy-points."
     # In answers, as 100 * (1.0 - 0.995) is above 0.5.
     may = points / 100 * counted
     if right - still > (max(may, 1.0) if points > 0 else may) + 1e-6:
         raise ExportError(
-            f"accuracy falls from {found.exact:.4f} to {found.exported:.4f} on "
+            f"{name} falls from {found.exact:.4f} to {found.exported:.4f} on "
             f"{len(evaluation)} examples: {found.lost_points:.2f} points, {points} "
             "are allowed",
             remedy=remedy,
@@ -154,6 +196,41 @@ def check_drift(
             remedy="Use an exact format, more calibration data, or --loss-percent.",
         )
     return found
+
+
+def check_metric(
+    source: Source,
+    metric: Metric,
+    outputs: Array,
+    exact: Array,
+    inputs: Inputs,
+    found: OutputDrift,
+    tolerance: Tolerance,
+) -> OutputDrift:
+    """The drift with the task's own metric before and after, within its limit.
+
+    A share may lose `Tolerance.accuracy_points`, another metric `loss_percent` of its
+    size.
+
+    Raises:
+        ExportError: If it gets worse by more, or the metric has no value.
+    """
+    before, after = (
+        _value(metric, arrays_of(source.apart(a, inputs.batch)), inputs.targets)
+        for a in (exact, outputs)
+    )
+    lost = before - after if metric.higher_is_better else after - before
+    percent = tolerance.loss_percent
+    may = tolerance.accuracy_points if metric.is_share else percent * abs(before)
+    if 100 * lost > may + 1e-9:
+        allowed = f"{may:g} points" if metric.is_share else f"{percent:g} %"
+        raise ExportError(
+            f"{metric.name} goes from {before:.4g} to {after:.4g} on {len(inputs)} "
+            f"examples; {allowed} may be lost",
+            remedy="Use an exact format, more calibration data, "
+            f"or --{'accuracy-points' if metric.is_share else 'loss-percent'}.",
+        )
+    return replace(found, metric=metric.name, metric_exact=before, metric_made=after)
 
 
 def _losses(

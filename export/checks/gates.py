@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from export import runtime
-from export.checks.drift import check_accuracy, check_drift, measure_for
+from export.checks.drift import (
+    check_accuracy,
+    check_drift,
+    check_metric,
+    measure_for,
+    own_metric,
+)
 from export.checks.tolerance import Tolerance
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
@@ -90,13 +96,15 @@ def check(
             if evaluation is None
             else (predict(given.batch), source.predict(given.batch))
         )
-        measure = measure_for(source, given)
-        if measure.name == "accuracy":
+        measure, own = measure_for(source, given), own_metric(source, given)
+        if measure.name == "accuracy" and (own is None or own.is_share):
             points = tolerance.accuracy_points
-            accuracy = check_accuracy(measure, made, exact, given, points)
+            accuracy = check_accuracy(measure, made, exact, given, points, own)
         else:
             growth = tolerance.loss_percent
             drift = check_drift(source, made, exact, given, loss_percent=growth)
+            if own is not None:
+                drift = check_metric(source, own, made, exact, given, drift, tolerance)
     return Findings(
         checker=target.reader == "onnx",
         weights_checked=checked,

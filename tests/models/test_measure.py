@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn, zeros
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from edge_sdk.evaluation.tally import total, values_of
 from edge_sdk.tasks import Examples, Task
 from edge_sdk.tasks.metrics import Measure, guess, measured_by
-from edge_sdk.training.scoring import means, measure_of, score, tally
+from edge_sdk.training.scoring import measure_of, metrics_for, score, tally
 
 BCE = F.binary_cross_entropy_with_logits
 
@@ -176,9 +177,9 @@ def test_a_share_of_right_answers_is_one(case: str, tmp_path: Path) -> None:
         input_shape=shape,
     )
     examples = task.read_eval(tmp_path)
-    measure = measure_of(task, examples)
+    metrics = metrics_for(task, examples)
     net = model().eval()
-    got = score(net, task, examples, measure)
+    got = score(net, task, examples, metrics)
     assert set(got) == {"loss", name} - {""}
     if not name:
         return
@@ -188,10 +189,10 @@ def test_a_share_of_right_answers_is_one(case: str, tmp_path: Path) -> None:
     right = np.mean(said.reshape(-1) == np.asarray(found.targets).reshape(-1))
     assert got[name] == pytest.approx(float(right))
     parts = [
-        tally(net, task, examples.take(slice(i, i + 300)), measure)
+        tally(net, task, examples.take(slice(i, i + 300)), metrics)
         for i in range(0, 700, 300)
     ]
-    assert means(parts) == pytest.approx(got)
+    assert values_of(metrics, total(parts), "own") == pytest.approx(got)
 
 
 def test_one_target_that_is_neither_0_nor_1_is_enough_for_no_share(

@@ -23,10 +23,10 @@ def test_four_pictures_are_drawn_and_a_folder_without_rounds_is_named(
     subprocess.run([*command, "pdst", "jmwst"], cwd=tmp_path, check=True)
     written = sorted((tmp_path / "pictures").glob("*.png"))
     assert [path.stem for path in written] == [
-        "accuracy-by-bytes",
-        "accuracy-by-round",
         "layer-densities",
         "mask-mismatch",
+        "metric-by-bytes",
+        "metric-by-round",
     ]
     for path in written:
         assert path.read_bytes()[:4] == b"\x89PNG"

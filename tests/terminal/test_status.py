@@ -289,7 +289,8 @@ device_views = st.builds(
         ({}, "score"),  # nobody knows yet whether it will be an accuracy
         ({0.1: {"accuracy": 0.5, "loss": 1.0}}, "acc."),
         ({0.1: {"accuracy": 2.8, "loss": 1.0}}, "loss"),
-        ({0.1: {"rmse": 2.0, "loss": 1.0}}, "score"),
+        ({0.1: {"rmse": 2.0, "loss": 1.0}}, "rmse"),
+        ({0.1: {"off_by_a_lot": 2.0, "loss": 1.0}}, "score"),
     ],
 )
 def test_only_an_accuracy_is_called_one(scores: dict, head: str) -> None:

@@ -12,7 +12,7 @@ from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.local import Stopped, batches, train
 from edge_sdk.training.masked import MaskedModel, masked_model
-from edge_sdk.training.scoring import measure_of, score
+from edge_sdk.training.scoring import metrics_for, score
 from edge_sdk.wire.messages import Training
 
 
@@ -74,10 +74,10 @@ def test_a_batch_size_of_one_trains() -> None:
 
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
     one, two = a_model(), a_model()
-    before = score(one, a_task(), examples(), measure_of(a_task(), examples()))
+    before = score(one, a_task(), examples(), metrics_for(a_task(), examples()))
     outcome = train(one, a_task(), examples(), plan(epochs=20, momentum=0.9))
     train(two, a_task(), examples(), plan(epochs=20, momentum=0.9))
-    after = score(one, a_task(), examples(), measure_of(a_task(), examples()))
+    after = score(one, a_task(), examples(), metrics_for(a_task(), examples()))
     assert after["loss"] < before["loss"]
     assert outcome.steps == 60
     np.testing.assert_array_equal(one.values()["weight"], two.values()["weight"])
@@ -120,10 +120,10 @@ def test_accuracy_is_scored_where_targets_are_classes_and_only_there() -> None:
         lambda x: torch.stack([-x[:, 0], x[:, 0]], 1),
         a_task(),
         examples(7),
-        measure_of(a_task(), examples(7)),
+        metrics_for(a_task(), examples(7)),
     )
     assert right["accuracy"] == 1.0
     real = Examples(examples().inputs, examples().inputs[:, :2])
     task = a_task(nn.functional.mse_loss)
-    found = score(a_model(), task, real, measure_of(task, real), batch=5)
+    found = score(a_model(), task, real, metrics_for(task, real), batch=5)
     assert set(found) == {"loss"}

@@ -28,12 +28,12 @@ from edge_sdk.errors import (
     TaskError,
     two_sentences,
 )
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.sparse import nested_counts, uniform
 from edge_sdk.sparse.select import draw
 from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Task
-from edge_sdk.training.scoring import Tally
 from edge_sdk.training.sparse.model import SparseModel, sparse_model
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import MaskRecipe

@@ -19,7 +19,7 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.runner import TaskRunner
-from edge_sdk.training.scoring import measure_of, tally
+from edge_sdk.training.scoring import metrics_for, tally
 from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.training.update import PackedUpdate
@@ -46,7 +46,7 @@ class JobRunner:
     def __init__(self, task: Task, evaluation: Examples, engine: Engine) -> None:
         self._task, self._evaluation, self._engine = task, evaluation, engine
         self._layers = layers_of(task.model(), task.dense_layers)
-        self._measure = measure_of(task, evaluation)
+        self._metrics = metrics_for(task, evaluation)
         self._runners: dict[Engine, TaskRunner] = {}
         self._scored: dict[bytes, TorchModel] = {}
 
@@ -82,7 +82,7 @@ class JobRunner:
         model.train(False)  # noqa: FBT003 - as in torch
         part = self._evaluation.take(slice(chunk.start, chunk.stop))
         with blamed(self._task.name, "scoring"):
-            return ChunkScore(tally(model, self._task, part, self._measure))
+            return ChunkScore(tally(model, self._task, part, self._metrics))
 
     def _model(self, chunk: EvaluationChunk) -> TorchModel:
         recipe = chunk.recipe

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
 from coordinator.simulation.workers.interface import EvaluationChunk, Workers, results
-from edge_sdk.training.scoring import means
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import total, values_of
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import pack_values
 
@@ -15,15 +18,20 @@ CHUNK = 1000  # examples per job: fixed, so that sums do not depend on workers
 
 
 def scores_of(
-    pool: Workers, model: Model, family: MaskFamily, examples: int
+    pool: Workers,
+    model: Model,
+    family: MaskFamily,
+    examples: int,
+    metrics: Sequence[Metric],
 ) -> dict[str, dict[str, float]]:
-    """Density (as text) to the means over the evaluation set, the loss among them.
+    """Density (as text) to the metrics' values over the evaluation set.
 
     Args:
         pool: Workers.
         model: On the family's top mask.
         family: Whose masks are deployed.
         examples: Size of the evaluation set.
+        metrics: What is measured, as the workers know it.
 
     Raises:
         RunError: If a worker died.
@@ -43,5 +51,6 @@ def scores_of(
     scores = {}
     for place, density in enumerate(family.masks):
         part = found[place * len(starts) : (place + 1) * len(starts)]
-        scores[f"{density:g}"] = means(one.tally for one in part)
+        whole = total(one.tally for one in part)
+        scores[f"{density:g}"] = values_of(metrics, whole, f"density {density:g}")
     return scores

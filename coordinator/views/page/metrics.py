@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeAlias
@@ -20,10 +21,14 @@ from coordinator.views.device_view import DeviceView
 from coordinator.views.participation import Participation
 from coordinator.views.round_view import RoundView, Scores
 from coordinator.views.run_view import RunView
+from coordinator.views.scores import SHARES, metric_of
 
 __all__ = ["CONTENT_TYPE_LATEST", "exposition"]
 
 P = "flash_edge_"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Metrics whose names stand alone; another's could be that of any other figure.
+OF_0_1_0 = ("accuracy", "label_accuracy", "loss")
 Sample: TypeAlias = tuple[tuple[str, ...], float | None]  # label values, value
 # Name (of a counter with a + before it), help, a device's value.
 OF_DEVICES: tuple[tuple[str, str, Callable[[DeviceView], float | None]], ...] = (
@@ -134,23 +139,22 @@ def _rounds(view: RunView) -> Iterator[Metric]:
 
 
 def _scores(scores: Scores) -> Iterator[Metric]:
-    for metric, name in (
-        ("accuracy", "accuracy_ratio"),
-        ("label_accuracy", "label_accuracy_ratio"),
-        ("loss", "loss"),
-    ):
+    """Every metric that the model was evaluated by; a share ends in ``_ratio``."""
+    for metric in dict.fromkeys(m for found in scores.values() for m in found):
+        if not _NAME.fullmatch(metric):
+            continue  # of a ledger of an earlier version
         values = [((density,), found.get(metric)) for density, found in scores.items()]
-        # A share that is none, and no number: a name would promise too much.
-        known = [
-            (at, value)
-            for at, value in values
-            if value is not None and (metric == "loss" or 0 <= value <= 1)
-        ]
+        known = [(at, v) for at, v in values if v is not None]
+        share = metric_of([{metric: v} for _, v in known]).is_share
+        if metric in SHARES and not share:
+            continue  # a share that is none: its name would promise too much
         if known:
             text = (
                 f"The last evaluated model's {metric.replace('_', ' ')} at a density."
             )
-            yield _family(name, text, known, "density")
+            prefix = "" if metric in OF_0_1_0 else "score_"
+            ending = "_ratio" if share else ""
+            yield _family(f"{prefix}{metric}{ending}", text, known, "density")
 
 
 def _devices(devices: Sequence[DeviceView]) -> Iterator[Metric]:

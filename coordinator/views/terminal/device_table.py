@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.views.device_view import DeviceView
-from coordinator.views.scores import Metric, metric_of
+from coordinator.views.scores import ShownMetric, metric_of
 from coordinator.views.units import short_bytes, short_time
 from edge_sdk.terminal import plain
 
@@ -18,8 +18,14 @@ __all__ = ["fleet_table", "reasons"]
 
 WIDE = 130  # columns from which on board, engine and reasons have room of their own
 LEAST = 6  # characters of a name that still say something
+SCORE = 6  # characters of a metric's name above its column
 NUMBERS = 46  # what the columns of numbers take, with the gaps between all
-SHORT = {"accuracy": "acc.", "label_accuracy": "labels", "loss": "loss"}
+SHORT = {
+    "accuracy": "acc.",
+    "label_accuracy": "labels",
+    "macro_f1": "F1",
+    "average_precision": "AP",
+}
 COLOURS = {
     "training": "yellow",
     "uploading": "cyan",
@@ -47,19 +53,22 @@ def fleet_table(
     width: int,
     *,
     most: int | None = None,
+    metric: ShownMetric | None = None,
 ) -> RenderableType:
     """One line per device, never broken; what does not fit is cut in the words.
 
     Args:
         devices: In the order to show.
-        scores: Latest metrics by density: a device's accuracy is its density's.
+        scores: Latest metrics by density: a device's score is its density's.
         width: Columns there are, from 60 on.
         most: Lines there are; the devices at work come first, then.
+        metric: The run's primary one; None finds one among the scores.
     """
     shown = list(devices)
     if most is not None and len(shown) > most:
         shown = sorted(shown, key=_idle)[: max(most - 1, 1)]
-    rows = [_row(device, scores) for device in shown]
+    metric = metric_of(scores.values(), metric)
+    rows = [_row(device, scores, metric) for device in shown]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     wide = width >= WIDE
     room = _rooms(rows, width, wide=wide)
@@ -67,7 +76,8 @@ def fleet_table(
     table.add_column("board", no_wrap=True, max_width=room["board"])
     table.add_column("dens.", no_wrap=True, justify="right")
     table.add_column("now", no_wrap=True, max_width=room["now"])
-    scored = SHORT.get(metric_of(scores.values()).name) if scores else None
+    short = SHORT.get(metric.name, metric.words)
+    scored = short if scores and len(short) <= SCORE else None
     for name in ("seen", "up", "down", "MiB", "°C", scored or "score"):
         table.add_column(name, no_wrap=True, justify="right")
     if wide:
@@ -116,7 +126,11 @@ def reasons(devices: Sequence[DeviceView], width: int) -> Group:
     )
 
 
-def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Row:
+def _row(
+    device: DeviceView,
+    scores: Mapping[float, Mapping[str, float]],
+    metric: ShownMetric,
+) -> _Row:
     now, colour = _now(device)
     return _Row(
         device=device.name,
@@ -130,14 +144,14 @@ def _row(device: DeviceView, scores: Mapping[float, Mapping[str, float]]) -> _Ro
             short_bytes(device.received),
             str(device.rss_mib or "-"),
             "-" if device.celsius is None else f"{device.celsius:.0f}",
-            _score(metric_of(scores.values()), scores.get(device.density or 0.0)),
+            _score(metric, scores.get(device.density or 0.0)),
         ),
         engine=plain(device.engine),
         why=plain(device.reasons),
     )
 
 
-def _score(metric: Metric, metrics: Mapping[str, float] | None) -> str:
+def _score(metric: ShownMetric, metrics: Mapping[str, float] | None) -> str:
     value = metric.of(metrics)
     if value is None:
         return "-"

@@ -37,7 +37,7 @@ def render(view: FleetView, width: int, *, height: int | None = None) -> Group:
     if view.left_s is not None:
         head.append(f"  deadline in {max(view.left_s, 0):.0f} s", style="dim")
     most = None if height is None else max(height - 5, 3)
-    table = fleet_table(view.devices, view.scores, width, most=most)
+    table = fleet_table(view.devices, view.scores, width, most=most, metric=view.metric)
     below = [] if height is not None else [reasons(view.devices, width)]
     return Group(head, score_line(view), table, *below)
 
@@ -47,7 +47,7 @@ def score_line(view: FleetView) -> Text:
     if not view.scores:
         return Text("not evaluated yet", style="dim")
     parts = [
-        f"d={density:g}: {score_text(metrics)}"
+        f"d={density:g}: {score_text(metrics, view.metric)}"
         for density, metrics in sorted(view.scores.items())
     ]
     return Text(f"after round {view.scored_round}:  " + "   ".join(parts))

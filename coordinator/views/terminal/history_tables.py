@@ -15,7 +15,7 @@ from coordinator.views.device_view import DeviceHistory
 from coordinator.views.participation import Participation
 from coordinator.views.round_view import RoundHistory, RoundView, TaskView
 from coordinator.views.run_view import RunView
-from coordinator.views.scores import score_text
+from coordinator.views.scores import ShownMetric, score_text
 from coordinator.views.units import short_bytes, short_time
 from edge_sdk.terminal import plain
 
@@ -25,7 +25,9 @@ PROFILE_WIDTH = 72  # columns of a value: notes are sentences
 ABORTED = 3  # of the last ones, so many are named
 
 
-def rounds_table(rounds: Sequence[RoundView]) -> Table:
+def rounds_table(
+    rounds: Sequence[RoundView], metric: ShownMetric | None = None
+) -> Table:
     """One line per round; a column of its score for each density."""
     densities = sorted({float(d) for r in rounds for d in r.scores or {}})
     head = ("round", "phase", "updates", "took", "up", "down")
@@ -39,7 +41,7 @@ def rounds_table(rounds: Sequence[RoundView]) -> Table:
             short_time(row.seconds),
             short_bytes(row.up_bytes),
             short_bytes(row.down_bytes),
-            *(score_text(scores.get(density)) for density in densities),
+            *(score_text(scores.get(density), metric) for density in densities),
             plain(row.note),
         )
     return table
@@ -55,7 +57,7 @@ def round_history(found: RoundHistory) -> RenderableType:
         + (f", took {row.seconds:.0f} s" if row.seconds else ""),
     ]
     for density, scores in sorted((row.scores or {}).items()):
-        head.append(f"at density {density}: {score_text(scores)}")
+        head.append(f"at density {density}: {score_text(scores, found.metric)}")
     if row.note:
         head.append(row.note)
     tasks = _tasks(found.tasks, "device", lambda task: task.device)

@@ -69,6 +69,7 @@ def _summary(ledger: Ledger, store: DeliveryStore) -> dict[str, Any]:
             str(no): {str(d): m for d, m in found.items()}
             for no, found in ledger.scores().items()
         },
+        "metric": ledger.get("metric"),
         "devices": [
             device_json(d)
             | {

@@ -19,7 +19,7 @@ from coordinator.views.report import leave_report, write_report
 from coordinator.views.report.charts import figures
 from coordinator.views.round_view import RoundView
 from coordinator.views.run_view import RunView, Settings
-from coordinator.views.scores import Metric
+from coordinator.views.scores import ShownMetric
 from edge_sdk.errors import StateError
 
 
@@ -175,7 +175,7 @@ def test_every_figure_and_its_table_hold_each_finite_score_once(rounds, name) ->
         **dict.fromkeys(("began", "ended", "open", "savings", "slow")),
         state="between rounds",
         rounds_done=0,
-        metric=Metric(name, is_share=False),
+        metric=ShownMetric(name, is_share=False),
         rounds=[RoundView(no, **r) for no, r in enumerate(rounds, start=1)],
         devices=[],
         participation=participation([], {}, {}, []),
