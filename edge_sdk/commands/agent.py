@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edge_sdk.agent import Agent
     from edge_sdk.session import Session
     from edge_sdk.tasks.task import Examples, Task
-    from edge_sdk.training.memory_limit import MicroBatch
+    from edge_sdk.training.memory_limit import MicroBatch, ReadCeiling
 
 __all__ = ["micro_batch_of", "run"]
 
@@ -151,6 +151,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         micro_batch=micro_batch_of(settings, profile, task, examples),
         ghost_norm=settings.ghost_norm,
         activations=settings.activations,
+        ceiling=_ceiling_of(profile),
         clock=limits_enforcer.working_s,
         progress=Progress(settings.state),
         threads=threads or lent,
@@ -177,6 +178,22 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         place=place_of(settings, folder),
         on_phase=_say_phase,
     )
+
+
+def _ceiling_of(profile: DeviceProfile) -> ReadCeiling:
+    """The bound that the process is held to, and what it holds when asked."""
+    from edge_sdk.device.limits.memory import MIB, held_mib, ram_cap  # noqa: PLC0415
+    from edge_sdk.device.probe.ram import ceilings  # noqa: PLC0415
+    from edge_sdk.program.ceiling import MemoryCeiling  # noqa: PLC0415
+
+    cap = ram_cap(profile.caps, ceilings())
+
+    def ceiling() -> MemoryCeiling | None:
+        if cap is None:
+            return None
+        return MemoryCeiling(cap * MIB, int(held_mib() * MIB))
+
+    return ceiling
 
 
 def _with_runtime(profile: DeviceProfile) -> DeviceProfile:

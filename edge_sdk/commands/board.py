@@ -148,6 +148,7 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure this board with the settings' own task, and write its profile."""
+    from edge_sdk.device.doctor.plans import STATED_AT, plans_of  # noqa: PLC0415
     from edge_sdk.device.probe.board import nearest_folder  # noqa: PLC0415
     from edge_sdk.device.probe.report import default_path, write_profile  # noqa: PLC0415
     from edge_sdk.device.probe.run import probe  # noqa: PLC0415
@@ -158,6 +159,9 @@ def profile(
     if not os.access(nearest_folder(path.parent), os.W_OK):
         raise CheckpointError(f"{path} cannot be written by this user")
     task = load_task(own.task, beside=settings.parent)
+    plans = plans_of(own, settings.parent, tuple(density or STATED_AT))
+    for at, plan in plans.items():
+        log.info("memory plan at density %g: %s", at, plan)
     found = probe(
         task,
         task.read_train(own.data),
@@ -167,6 +171,7 @@ def profile(
         broker_url=own.broker if own.identity is None else None,
         why_no_link=NO_ECHO if own.identity is not None else "",
         seconds=seconds,
+        plans=plans,
         progress=lambda share, what: log.info("%3.0f %%  %s", 100 * share, what),
         folder=own.state,
     )
@@ -212,6 +217,7 @@ def doctor(
             beside=settings.parent,
             profile=own.profile,
             engine=own.engine,
+            settings=settings,
         )
     checks = examine(patient)
     facts = [dataclasses.asdict(check) for check in checks]

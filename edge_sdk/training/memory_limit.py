@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.ceiling import MemoryCeiling, StepPlan
+from edge_sdk.program.model import ProgramModel
 
-__all__ = ["Activations", "Allowance", "EngineName", "MicroBatch"]
+__all__ = [
+    "Activations",
+    "Allowance",
+    "EngineName",
+    "MicroBatch",
+    "ReadCeiling",
+    "StepMemory",
+]
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +27,45 @@ EngineName: TypeAlias = Literal["auto", "program", "sparse", "masked"]
 # (density, "sparse" or "masked", batch size) -> most examples that may go through at
 # once, at least 1; None where not even one fits into the memory allowed.
 MicroBatch: TypeAlias = Callable[[float, Literal["sparse", "masked"], int], int | None]
+ReadCeiling: TypeAlias = Callable[[], MemoryCeiling | None]
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a device's owner says of a program's memory.
+
+    Attributes:
+        ceiling: Reads the process's bound and what it holds; None where there is none.
+        half: Activations may wait in bfloat16 where nothing else fits.
+        ghost_norm: Batch norm may take its statistics per part of a batch.
+    """
+
+    ceiling: ReadCeiling | None = None
+    half: bool = False
+    ghost_norm: bool = False
+
+    def read(self) -> MemoryCeiling | None:
+        """The bound, and what is held at this moment."""
+        return self.ceiling() if self.ceiling is not None else None
+
+    def hold(
+        self, model: ProgramModel, ceiling: MemoryCeiling | None, batch: int
+    ) -> StepPlan:
+        """Plans a model's steps below a ceiling, and logs the plan.
+
+        Args:
+            model: Newly opened.
+            ceiling: As it was before that; None for no bound.
+            batch: Examples of a step.
+
+        Raises:
+            EngineError: If no plan fits; names the smallest ceiling that works.
+        """
+        found = model.hold_to(
+            ceiling, batch, ghost_norm=self.ghost_norm, half=self.half
+        )
+        log.info("memory plan: %s", found.told())
+        return found
 
 
 class Allowance:

@@ -21,8 +21,11 @@ from edge_sdk.training.memory_limit import (
     Allowance,
     EngineName,
     MicroBatch,
+    ReadCeiling,
+    StepMemory,
 )
 from edge_sdk.training.program_engine.choice import models_of
+from edge_sdk.training.program_engine.kept import keep_program
 from edge_sdk.training.rules.control_variates import (
     control_of,
     packed_variates,
@@ -93,7 +96,9 @@ class TaskRunner:
         micro_batch: As `Allowance` has it.
         ghost_norm: Accept batch norm's statistics per micro-batch; a model with batch
             norm is refused otherwise where a batch has to be split.
-        activations: How activations wait for the backward pass on the sparse engine.
+        activations: How activations wait for the backward pass.
+        ceiling: Memory that the process may hold, and what it holds now; programs are
+            planned to stay below it.
         clock: Monotonic seconds in which pauses of the owner's do not pass.
         progress: Where a reboot finds how far training was; None starts over.
         threads: Of programs; torch has its own.
@@ -111,6 +116,7 @@ class TaskRunner:
         micro_batch: int | MicroBatch = 0,
         ghost_norm: bool = False,
         activations: Activations = "fp32",
+        ceiling: ReadCeiling | None = None,
         clock: Callable[[], float] = time.monotonic,
         progress: Progress | None = None,
         threads: int = 1,
@@ -118,7 +124,8 @@ class TaskRunner:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
-        self._models = models_of(task, engine, activations, threads=threads)
+        memory = StepMemory(ceiling, half=activations == "bf16", ghost_norm=ghost_norm)
+        self._models = models_of(task, engine, activations, memory, threads=threads)
 
     @property
     def engine(self) -> str:
@@ -159,6 +166,8 @@ class TaskRunner:
         """
         began = time.monotonic()
         self._models.program = program or self._models.program
+        if self._progress is not None:
+            keep_program(self._progress.path.parent, program)
         mask = self._models.mask(order.mask, structure)
         job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
         left = b""

@@ -50,8 +50,7 @@ def test_every_promised_thing_is_looked_at(healthy: dict[str, Check]) -> None:
     assert set(healthy) == {
         *("system", "clock", "memory", "disk", "vector units", "torch"),
         *("native kernels", "engine", "profile", "examples", "heat", "broker"),
-        "packets",
-        *("identity", "TLS"),
+        *("packets", "memory plan", "identity", "TLS"),
     }
 
 

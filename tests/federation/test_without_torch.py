@@ -56,6 +56,12 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
     assert told == {"pi-1": lean, "pi-2": lean, "orin-1": None}
     for name in SMALL:
         assert fleet.wait_end(name) == 0, fleet.logs()
+    # The program is kept, so the doctor can say what a step will take.
+    done = subprocess.run(
+        [python_without_torch(), "-m", "edge_sdk.cli", "doctor", "pi-1.toml"],
+        capture_output=True, text=True, check=False, cwd=fleet.folder,
+    )  # fmt: skip
+    assert "memory plan: density 0.05: " in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

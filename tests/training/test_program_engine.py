@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,22 @@ from torch import nn
 
 from edge_sdk import Examples, Task, by_name
 from edge_sdk.errors import DataError, EngineError
-from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.kernels.library import kernels, unavailable_reason
 from edge_sdk.program.capture import compiled
-from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.program.ceiling import MemoryCeiling, StepPlan, planned_step
+from edge_sdk.program.file import unpack_program
+from edge_sdk.program.graph import TrainingProgram
+from edge_sdk.sparse import Mask, draw, exact_counts, uniform
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.program_engine import choice
+from edge_sdk.training.program_engine.kept import (
+    keep_program,
+    kept_program,
+    stated_plans,
+)
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.blob import manifest_of
@@ -236,3 +245,55 @@ def test_examples_of_another_kind_are_refused_by_their_field(file: bytes) -> Non
             runner = TaskRunner(TASK, Examples(EXAMPLES.inputs, targets), "auto")
             with pytest.raises(DataError, match=said):
                 runner.run(order, base, lambda: False, program=file)
+
+
+def plans_of(own: TrainingProgram, mask: Mask) -> tuple[StepPlan, StepPlan]:
+    """Without a ceiling, and under the lowest that works."""
+    lanes = kernels().vector_bytes // 4
+    free = planned_step(own, mask, None, samples=8, vector_lanes=lanes)
+    tight = free
+    with contextlib.suppress(EngineError):
+        while True:
+            bound = MemoryCeiling(tight.nbytes - 1, 0)
+            tight = planned_step(own, mask, bound, samples=8, vector_lanes=lanes)
+    return free, tight
+
+
+def test_a_ceiling_is_met_by_the_plan_that_is_stated(
+    file: bytes, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO")
+    order, base, _ = order_of(Frozen())
+    mask = draw(LAYERS, COUNTS, 5)
+    free, tight = plans_of(unpack_program(file), mask)
+    assert tight.nbytes < free.nbytes
+    found = []
+    for bound in (MemoryCeiling(tight.nbytes, 0), None):
+        more = {"ceiling": lambda bound=bound: bound, "progress": Progress(tmp_path)}
+        found.append(unpack_values(run(order, base, file, **more).payload, mask))
+    ours, theirs = found
+    first, second = (m for m in caplog.messages if m.startswith("memory plan"))
+    assert "8 of 8 examples at once" in first  # batch norm sees them all
+    assert tight.told().partition(":")[0] in first
+    assert second == f"memory plan: {free.told()}"
+    for name, values in theirs.masked.items():
+        np.testing.assert_allclose(ours.masked[name], values, rtol=1e-5, atol=1e-7)
+    assert kept_program(tmp_path) == file
+    stated = stated_plans(tmp_path, TASK, (0.1, 0.3), None)
+    assert all("examples at once" in words for words in stated.values())
+    assert stated_plans(tmp_path / "none", TASK, (0.1,), None) == {}
+
+
+@pytest.mark.parametrize("activations", ["fp32", "bf16"])
+def test_an_order_that_cannot_fit_names_what_would(
+    file: bytes, activations: str, tmp_path: Path
+) -> None:
+    none = MemoryCeiling(1000, 900)
+    for rule in (Frozen(), WarmUp(0.25)):
+        order, base, _ = order_of(rule)
+        with pytest.raises(EngineError, match="batch norm needs the batch") as caught:
+            run(order, base, file, ceiling=lambda: none, activations=activations)
+        assert "Set caps.ram_mib" in caught.value.help
+        assert ("bf16" in caught.value.help) is (activations == "fp32")
+    keep_program(tmp_path, file)
+    assert "at the least" in stated_plans(tmp_path, TASK, (0.1,), none)[0.1]

@@ -52,6 +52,7 @@ class DoctorTarget:
         beside: Folder of the settings, where the task may lie.
         profile: The profile's reference; None for none.
         engine: The engine that the settings ask for; None without settings.
+        settings: The device's TOML file; None without one.
         root: Where ``proc`` and ``sys`` are.
         today: The date; the clock's if not given.
     """
@@ -65,6 +66,7 @@ class DoctorTarget:
     beside: Path = Path()
     profile: str | None = None
     engine: str | None = None
+    settings: Path | None = None
     root: Path = Path("/")
     today: dt.date | None = None
 

@@ -20,6 +20,7 @@ CHECKS: Sequence[Callable[[DoctorTarget], Check]] = (
     programs.engine,
     board.profile,
     programs.examples,
+    programs.memory,
     board.thermal,
     link.broker,
     link.packets,

@@ -15,8 +15,9 @@ from importlib import metadata
 from edge_sdk.child_process import child_code, output_of
 from edge_sdk.device.doctor.check import DoctorTarget, Skipped, check_of
 from edge_sdk.errors import EdgeError
+from edge_sdk.training.program_engine.kept import kept_program
 
-__all__ = ["engine", "examples", "kernels", "torch", "torch_complaint"]
+__all__ = ["engine", "examples", "kernels", "memory", "torch", "torch_complaint"]
 
 TORCH_FIX = "pip install 'torch>=2.7,<2.10'"
 _TORCH_TRIAL = """
@@ -47,6 +48,16 @@ try:
 except EdgeError as error:
     sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
 print(len(found))
+"""
+
+_PLAN_TRIAL = """
+import sys, pathlib
+from edge_sdk.device.doctor.plans import told_plans
+from edge_sdk.errors import EdgeError
+try:
+    print(told_plans(pathlib.Path(sys.argv[1])))
+except EdgeError as error:
+    sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
 """
 
 
@@ -157,6 +168,20 @@ def examples(patient: DoctorTarget) -> str:
     what, _, fix = said.partition("\t")
     fix = fix or "Run the task's own train_data on that folder to see more."
     raise EdgeError(what, remedy=fix)
+
+
+@check_of("memory plan")
+def memory(patient: DoctorTarget) -> str:
+    """How a training step is planned under the memory that the agent may hold."""
+    if patient.settings is None:
+        return Skipped("no settings were named")
+    if not kept_program(patient.state):
+        return Skipped("no training program has come yet; it comes with the first task")
+    code, said = _trial(_PLAN_TRIAL, str(patient.settings))
+    if code == 0:
+        return said
+    what, _, fix = said.partition("\t")
+    raise EdgeError(what, remedy=fix or "Raise caps.ram_mib, or take a smaller model.")
 
 
 def _trial(program: str, *arguments: str) -> tuple[int, str]:

@@ -17,7 +17,9 @@ from edge_sdk.device.probe.ram import Ceiling, read_fields
 from edge_sdk.errors import EngineError
 
 __all__ = [
+    "MIB",
     "T",
+    "held_mib",
     "hold_to",
     "micro_batch",
     "ram_cap",
@@ -106,6 +108,11 @@ def ram_cap(caps: Caps, found: Sequence[Ceiling]) -> int | None:
     if caps.ram_mib is not None:
         limits.append(caps.ram_mib)
     return min(limits, default=None)
+
+
+def held_mib() -> float:
+    """Anonymous memory of this process, without libraries that the kernel can drop."""
+    return read_fields(Path("/proc/self/status")).get("RssAnon", 0) / 1024
 
 
 @contextlib.contextmanager

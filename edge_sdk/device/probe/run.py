@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -43,6 +44,7 @@ LINK_SHARE, STEP_SHARE = 0.12, 0.70
 ASSUMED_MBIT_S, ASSUMED_RTT_MS = 25.0, 10.0
 MAX_RATE = 1e6
 SMALLEST_BATCH = 4
+NOTHING: Final[Mapping[float, str]] = MappingProxyType({})
 LEAST_STEPS = 4  # two to warm up, two to time
 _NO_STEPS = "not timed: this board has no torch, and its program comes with a task"
 
@@ -57,6 +59,7 @@ def probe(
     why_no_link: str = "",
     seconds: float = 45.0,
     progress: Progress = lambda _share, _what: None,
+    plans: Mapping[float, str] = NOTHING,
     folder: Path | None = None,
     root: Path = Path("/"),
     today: dt.date | None = None,
@@ -79,6 +82,7 @@ def probe(
         why_no_link: Why there is no `broker_url`, for the notes.
         seconds: Time to spend; a model whose single step takes longer overruns it.
         progress: Told the share done, 0 to 1, and what is being measured.
+        plans: Density -> what a step takes of memory, for the notes.
         folder: Where the agent's state will be, for the free space.
         root: Where ``proc`` and ``sys`` are.
         today: The date to write; the clock's if not given.
@@ -120,6 +124,7 @@ def probe(
         "ram_mib": ram.why,
         **link_note,
         **(_step_notes(steps) if steps else {"steps": _NO_STEPS}),
+        **{f"memory plan at density {at:g}": plan for at, plan in plans.items()},
         "temperature": f"before: {cool.detail}; after: {read_thermal(root).detail}",
     }
     complaint = clock_complaint(on)

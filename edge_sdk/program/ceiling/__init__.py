@@ -5,6 +5,7 @@ from edge_sdk.program.ceiling.choice import (
     StepPlan,
     fit,
     parameter_bytes,
+    planned_step,
 )
 
-__all__ = ["MemoryCeiling", "StepPlan", "fit", "parameter_bytes"]
+__all__ = ["MemoryCeiling", "StepPlan", "fit", "parameter_bytes", "planned_step"]

@@ -9,18 +9,26 @@ or a second run changes no update beyond rounding; bfloat16 does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.ceiling.half import halved
 from edge_sdk.program.ceiling.recompute import recomputed
 from edge_sdk.program.graph import Graph, Parameter, TrainingProgram
 from edge_sdk.program.operations import operands, rule_of
+from edge_sdk.program.passes import optimized
 from edge_sdk.program.plan import Plan, lane_width, plan
-from edge_sdk.program.schedule import Schedule
+from edge_sdk.program.schedule import Schedule, schedule
 from edge_sdk.sparse import Mask
 
-__all__ = ["MemoryCeiling", "StepPlan", "fit", "parameter_bytes", "work_bytes"]
+__all__ = [
+    "MemoryCeiling",
+    "StepPlan",
+    "fit",
+    "parameter_bytes",
+    "planned_step",
+    "work_bytes",
+]
 
 
 MIB = 1 << 20
@@ -92,6 +100,44 @@ class StepPlan:
                 f"{self.ceiling.nbytes / MIB:.0f} allowed"
             )
         return f"{', '.join(how)}: {took}"
+
+
+def planned_step(
+    program: TrainingProgram,
+    mask: Mask,
+    ceiling: MemoryCeiling | None,
+    *,
+    samples: int,
+    vector_lanes: int,
+    ghost_norm: bool = False,
+    half: bool = False,
+) -> StepPlan:
+    """The plan of a program's step under a mask and a ceiling; takes no memory for it.
+
+    Args:
+        program: As its file has it.
+        mask: Patterns by weight name.
+        ceiling: None for no bound.
+        samples: Of a batch.
+        vector_lanes: Reals in one of the processor's vectors.
+        ghost_norm: Whether batch norm's statistics may be per part of a batch.
+        half: Whether activations may wait in bfloat16.
+
+    Raises:
+        EngineError: If nothing fits; names the smallest ceiling that does.
+    """
+    program = replace(program, training=optimized(program.training))
+    own = schedule(program.training, program.parameters, train=True)
+    return fit(
+        program,
+        own,
+        samples=samples,
+        vector_lanes=vector_lanes,
+        split=not own.mixes or ghost_norm,
+        half=half,
+        ceiling=ceiling,
+        other_bytes=parameter_bytes(program, mask),
+    )
 
 
 def fit(

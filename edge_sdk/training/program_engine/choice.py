@@ -5,13 +5,18 @@ from __future__ import annotations
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.without_torch.halves import torch_is_here
 from edge_sdk.training.engine import ModelSource
-from edge_sdk.training.memory_limit import Activations, EngineName
+from edge_sdk.training.memory_limit import Activations, EngineName, StepMemory
 
 __all__ = ["models_of"]
 
 
 def models_of(
-    task: Task, engine: EngineName, activations: Activations, *, threads: int
+    task: Task,
+    engine: EngineName,
+    activations: Activations,
+    memory: StepMemory,
+    *,
+    threads: int,
 ) -> ModelSource:
     """The models of a task on this machine's engines.
 
@@ -19,6 +24,7 @@ def models_of(
         task: What to train.
         engine: Which engine the settings ask for.
         activations: How activations wait for the backward pass on the sparse engine.
+        memory: Of programs.
         threads: Of programs; torch has its own.
 
     Raises:
@@ -27,7 +33,7 @@ def models_of(
     if not torch_is_here():
         from edge_sdk.training.program_engine.models import ProgramModels  # noqa: PLC0415
 
-        return ProgramModels(task, engine, threads)
+        return ProgramModels(task, engine, threads, memory)
     from edge_sdk.training.torch_engine.models import TorchModels  # noqa: PLC0415 - torch
 
-    return TorchModels(task, engine, activations)
+    return TorchModels(task, engine, activations, memory)

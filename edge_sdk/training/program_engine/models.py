@@ -17,7 +17,7 @@ from edge_sdk.program.open import program_layers
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.memory_limit import Allowance, EngineName
+from edge_sdk.training.memory_limit import Allowance, EngineName, StepMemory
 from edge_sdk.training.program_engine.batches import ArrayBatches
 from edge_sdk.training.program_session import ProgramSession
 from edge_sdk.wire.messages import MaskRecipe, Training
@@ -60,6 +60,7 @@ class ProgramModels:
         task: Reads and prepares the examples.
         engine: What the settings ask for; torch's engines are not here.
         threads: Of every step.
+        memory: What its owner says of it.
 
     Attributes:
         layers: The maskable layers of the last order's mask; none before the first.
@@ -72,7 +73,13 @@ class ProgramModels:
 
     engines = ("program",)
 
-    def __init__(self, task: Task, engine: EngineName, threads: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        engine: EngineName,
+        threads: int,
+        memory: StepMemory = StepMemory(),  # noqa: B008 - frozen
+    ) -> None:
         if engine == "masked":
             raise EngineError(
                 'engine = "masked" computes by torch, which this board does not have',
@@ -80,7 +87,8 @@ class ProgramModels:
             )
         kernels()  # fails here, with the reason, rather than in the first task
         log.info("engine program: kernels %s, no torch here", available())
-        self._task, self._threads = task, threads
+        self._task, self._threads, self._memory = task, threads, memory
+        self._batch = task.batch_size  # of the last order
         self._model: ArrayModel | None = None
         self._opened = b""  # digest of the model's program
         self.layers: tuple[LayerShape, ...] = ()
@@ -126,8 +134,9 @@ class ProgramModels:
         """The program under this mask.
 
         Raises:
-            EngineError: If it cannot run here.
+            EngineError: If it cannot run here, or no plan stays below the ceiling.
         """
+        self._batch = batch_size
         if self._model is None or self._model.mask.digest != mask.digest:
             self._model = None  # two models at once would not keep to a ceiling
             self._model = self._open(mask)
@@ -175,9 +184,11 @@ class ProgramModels:
         raise _by_torch(rule)
 
     def _open(self, mask: Mask) -> ArrayModel:
-        program = unpack_program(self.program)
+        program, before = unpack_program(self.program), self._memory.read()
         reason = "a program that the coordinator compiled"
-        return ArrayModel(program, mask, threads=self._threads, reason=reason)
+        model = ArrayModel(program, mask, threads=self._threads, reason=reason)
+        self._memory.hold(model, before, self._batch)
+        return model
 
 
 def _by_torch(rule: LocalRule) -> EngineError:

@@ -19,7 +19,12 @@ from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
-from edge_sdk.training.memory_limit import Activations, Allowance, EngineName
+from edge_sdk.training.memory_limit import (
+    Activations,
+    Allowance,
+    EngineName,
+    StepMemory,
+)
 from edge_sdk.training.rules.swat import with_sparse_passes
 from edge_sdk.training.sparse import choose_engine, keep_activations, memory
 from edge_sdk.training.sparse.narrow import narrowed
@@ -45,16 +50,22 @@ class TorchModels:
         task: Whose model.
         engine: Which training engine to use.
         activations: How activations wait for the backward pass on the sparse engine.
+        memory_plan: What the device's owner says of a program's.
     """
 
     def __init__(
-        self, task: Task, engine: EngineName, activations: Activations
+        self,
+        task: Task,
+        engine: EngineName,
+        activations: Activations,
+        memory_plan: StepMemory = StepMemory(),  # noqa: B008 - frozen
     ) -> None:
         model = make_model(task, 0)
         check_model(model)
         self._maskable = layers_of(model, task.dense_layers)
         self.layers = self._maskable  # those that the run masks
         self._task, self._engine, self._activations = task, engine, activations
+        self._memory_plan = memory_plan
         self._model: TrainingModel | None = None
         self.program = b""  # of the order in hand
         self._raced = b""  # the program that took part in the last race
@@ -144,7 +155,9 @@ class TorchModels:
             try:
                 few = np.arange(_COMPARED_ON) % len(examples)
                 compared = tensors(self._task, examples, few)
+                before = self._memory_plan.read()
                 own = program_model(model, mask, loss, compared, file=self.program)
+                self._memory_plan.hold(own, before, len(batch[0]))
             except EngineError as error:
                 log.warning("no program here, torch's engines train: %s", error)
         if own is not None and engine == "program":
