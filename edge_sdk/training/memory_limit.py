@@ -32,7 +32,7 @@ ReadCeiling: TypeAlias = Callable[[], MemoryCeiling | None]
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a device's owner says of a program's memory.
+    """Settings of a device's owner about a program's memory.
 
     Attributes:
         ceiling: Reads the process's bound and what it holds; None where there is none.

@@ -1,4 +1,4 @@
-"""What a training step of the device's own task takes of its memory, in words."""
+"""Memory that a training step of the device's own task takes, in words."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def examples(patient: DoctorTarget) -> str:
 
 @check_of("memory plan")
 def memory(patient: DoctorTarget) -> str:
-    """How a training step is planned under the memory that the agent may hold."""
+    """Say how a step is planned under the memory that the agent may hold."""
     if patient.settings is None:
         return Skipped("no settings were named")
     if not kept_program(patient.state):
