@@ -28,12 +28,13 @@ POISON = (
 POOL = """
 import pathlib
 import numpy
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.datasets.partition import save_partition
 from edge_sdk.tasks.task import Examples
 few = Examples(numpy.zeros((4, 1, 8, 8), numpy.uint8), numpy.arange(4))
 save_partition(pathlib.Path("evaluation"), few, part="eval")
-with process_pool(1, "digits", pathlib.Path("evaluation").resolve(), "masked"):
+with process_pool(1, "digits", pathlib.Path("evaluation").resolve(), Engine("torch")):
     print("ready in", pathlib.Path.cwd().name)
 """
 

@@ -74,7 +74,7 @@ class Simulation:
         self.settings, task = settings, task or task_of(settings)
         check_model(make_model(task, 0))
         self.task = task
-        scored = task.read_eval(evaluation)
+        self.scored = scored = task.read_eval(evaluation)
         self._eval_size = len(scored)
         self._metrics = metrics_for(task, scored)
         batch = settings.training.batch_size or task.batch_size

@@ -17,8 +17,13 @@ from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.mqtt.open import check_reachable, check_transport, over_mqtt
 from coordinator.simulation.record import RoundRecord, completed, read_records
 from coordinator.simulation.rounds import Simulation
-from coordinator.simulation.settings import SimulationSettings, check_simulation
-from coordinator.simulation.workers.interface import OpenWorkers, engine_for
+from coordinator.simulation.settings import (
+    SimulationSettings,
+    check_simulation,
+    todays_name,
+)
+from coordinator.simulation.workers.engine import engine_for
+from coordinator.simulation.workers.interface import OpenWorkers
 from coordinator.simulation.workers.process_pool import check_importable, process_pool
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
@@ -80,17 +85,21 @@ def simulate(
     task = task or task_of(settings)
     if open_workers is process_pool:
         check_importable(settings.task)
-    engine = engine_for(task, settings.engine)
-    settings = msgspec.structs.replace(settings, engine=engine)
-    settings, known = _claim(folder, settings)
+    name = todays_name(settings.engine)
+    settings, known = _claim(folder, msgspec.structs.replace(settings, engine=name))
     folders, evaluation = places_of(settings, cache=cache, progress=log.info)
     simulation = Simulation(
         folder, settings, folders, evaluation, task=task, algorithm=algorithm
     )
     _check_devices(folders, simulation.journal.records)
-    if settings != known:  # the examples lie elsewhere by now
-        _write(folder, settings)
     if simulation.done:
+        engine = None
+    else:
+        engine = engine_for(task, settings.engine, simulation.scored, folder)
+        settings = msgspec.structs.replace(settings, engine=engine.name)
+    if settings != known:  # the engine is decided, or the examples lie elsewhere by now
+        _write(folder, settings)
+    if engine is None:
         return simulation.journal.records
     with ExitStack() as stack:
         opening = open_workers(
@@ -120,8 +129,9 @@ def load_simulation(folder: Path) -> SimulationSettings | None:
     if not path.exists():
         return None
     try:
-        raw = {GATE: IN_FULL, **_raw(folder)}
-        return msgspec.convert(_infinite(raw, SimulationSettings), SimulationSettings)
+        raw = _infinite({GATE: IN_FULL, **_raw(folder)}, SimulationSettings)
+        found = msgspec.convert(raw, SimulationSettings)
+        return msgspec.structs.replace(found, engine=todays_name(found.engine))
     except msgspec.MsgspecError as error:
         raise StateError(f"{path} cannot be read: {error}") from error
 
@@ -157,6 +167,8 @@ def _claim(
         return settings, settings
     if GATE not in _raw(folder):  # begun when updates counted in full: it goes on so
         settings = msgspec.structs.replace(settings, gate=before.gate)
+    if settings.engine == "auto":  # it goes on with what it has begun with
+        settings = msgspec.structs.replace(settings, engine=before.engine)
     _check_same(folder, before, settings)
     return settings, before
 

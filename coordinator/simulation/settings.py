@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -22,9 +22,19 @@ from coordinator.settings import (
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import check_density
 
-__all__ = ["FleetGroup", "SimulationSettings", "check_simulation", "run_settings"]
+__all__ = [
+    "AskedEngine",
+    "FleetGroup",
+    "SimulationSettings",
+    "check_simulation",
+    "run_settings",
+    "todays_name",
+]
 
 Positive = Annotated[int, Meta(ge=1)]
+AskedEngine: TypeAlias = Literal["auto", "program", "torch", "sparse", "masked"]
+EngineName: TypeAlias = Literal["auto", "program", "torch"]
+_TODAYS: dict[AskedEngine, EngineName] = {"sparse": "program", "masked": "torch"}
 
 
 class FleetGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,9 +74,11 @@ class SimulationSettings(
         seed: Of partition, masks, weights, cohorts and example orders. Two algorithms
             at one seed have the same partition and the same initial weights.
         evaluate_every: Score the model after every so many rounds, and after the last.
-        engine: As for a device; ``auto`` takes the sparse one where it can run and at
-            most half of the weights are kept. There is no race: its outcome would
+        engine: ``program`` is the model's training program, as on a device, compiled
+            once per run; ``torch`` computes dense under masks; ``auto`` takes the
+            program where the model has one. There is no race: its outcome would
             depend on the machine's mood, and equal settings must give equal bytes.
+            ``sparse`` and ``masked`` are what version 0.1.0 called the two.
         round_budget_s: Seconds a device's part of a round may take, where boards are
             named.
         jitter: Standard deviation of the logarithm of a device's seconds.
@@ -90,7 +102,7 @@ class SimulationSettings(
     cohort: Positive = 10
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 1
     evaluate_every: Positive = 1
-    engine: Literal["auto", "sparse", "masked"] = "auto"
+    engine: AskedEngine = "auto"
     round_budget_s: Annotated[float, Meta(gt=0)] = DEFAULT_ROUND_BUDGET_S
     jitter: Annotated[float, Meta(ge=0, le=2)] = 0.0
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
@@ -101,6 +113,11 @@ class SimulationSettings(
     partitions: bool = False
     gate: GateSettings = GateSettings()
     aggregate: Literal["mean", "trimmed-mean"] = "mean"
+
+
+def todays_name(asked: AskedEngine) -> EngineName:
+    """An engine's name; those of version 0.1.0 are known."""
+    return _TODAYS.get(asked, asked)  # type: ignore[arg-type]
 
 
 def check_simulation(

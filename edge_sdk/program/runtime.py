@@ -24,6 +24,7 @@ __all__ = ["Executable", "Slot", "declared"]
 
 _BAD_PLAN, _BAD_DATA, _BAD_BATCH = 10, 11, 12
 _REAL, _INT64 = 0, 1
+_NORMS = {"norm", "depthwise"}  # operations that may want two examples at least
 
 
 class _Parameter(ctypes.Structure):
@@ -133,7 +134,8 @@ class Executable:
             ctypes.byref(loss),
         )
         if code:
-            raise self._error(code, self._library.fe_program_stopped_at(self._handle))
+            at = self._library.fe_program_stopped_at(self._handle)
+            raise self._error(code, at, samples)
         return loss.value
 
     def seed(self, number: int) -> None:
@@ -144,7 +146,7 @@ class Executable:
         kind = np.int64 if array.dtype.kind in "iub" else self._dtype
         return np.ascontiguousarray(array, kind)
 
-    def _error(self, code: int, at: int) -> Exception:
+    def _error(self, code: int, at: int, samples: int = 0) -> Exception:
         steps = self.plan.schedule.steps
         step = steps[at] if 0 <= at < len(steps) else None
         where = _told(step)
@@ -154,6 +156,13 @@ class Executable:
             return DataError(
                 f"{where}: a label or a token is out of range{whose}",
                 remedy="Look for labels below 0, or as large as the number of classes.",
+            )
+        norms = step is not None and step.operation and step.operation.name in _NORMS
+        if code == _BAD_BATCH and samples == 1 and norms:
+            return EngineError(
+                f"{where} is batch norm, which cannot train on one example at a time",
+                remedy="Give the device two examples at least and a batch size above "
+                "one, or take a model without batch norm.",
             )
         if code == _BAD_BATCH:
             return EngineError(

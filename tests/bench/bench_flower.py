@@ -32,6 +32,7 @@ from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers.engine import engine_for
 from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.json_text import to_json
 
@@ -40,8 +41,8 @@ CLIENTS = 10
 TRIES, GIVE_UP_S = 3, 300  # Ray's raylet dies now and then on busy cores
 HERE = Path(__file__).parent
 OURS = {
-    "flash-edge, d = 0.05": {"algorithm": "equal-counts", "engine": "sparse"},
-    "flash-edge, dense FedAvg": {"algorithm": "fedavg", "engine": "masked"},
+    "flash-edge, d = 0.05": {"algorithm": "equal-counts", "engine": "program"},
+    "flash-edge, dense FedAvg": {"algorithm": "fedavg", "engine": "torch"},
 }
 
 
@@ -159,7 +160,10 @@ def _play(data: Path, asked: argparse.Namespace) -> Times:
     count = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation(Path(folder), settings, folders, evaluation)
-        with process_pool(count, settings.task, evaluation, raw["engine"]) as pool:
+        engine = engine_for(
+            simulation.task, settings.engine, simulation.scored, Path(folder)
+        )
+        with process_pool(count, settings.task, evaluation, engine) as pool:
             for step in range(asked.rounds + 2):
                 began, before = time.monotonic(), processor_s()
                 simulation.step(pool)

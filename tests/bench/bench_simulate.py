@@ -21,6 +21,7 @@ from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.presets import PRESETS
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers.engine import engine_for
 from coordinator.simulation.workers.process_pool import process_pool
 
 WORKERS = 2
@@ -34,13 +35,16 @@ def processor_s() -> float:
 
 
 def main(rounds: int) -> None:
-    raw = {**PRESETS["flash-mnist"], "algorithm": "equal-counts", "engine": "sparse"}
+    raw = {**PRESETS["flash-mnist"], "algorithm": "equal-counts", "engine": "program"}
     settings = msgspec.convert(raw, SimulationSettings)
     folders, evaluation = places_of(settings)
     wall, processor = [], []
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation(Path(folder), settings, folders, evaluation)
-        with process_pool(WORKERS, settings.task, evaluation, "sparse") as pool:
+        engine = engine_for(
+            simulation.task, settings.engine, simulation.scored, Path(folder)
+        )
+        with process_pool(WORKERS, settings.task, evaluation, engine) as pool:
             for _ in range(2):  # the plan, and a round that warms up
                 simulation.step(pool)
             for _ in range(rounds):

@@ -29,6 +29,7 @@ from coordinator.settings import (
 )
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import Workers
 from coordinator.simulation.workers.process_pool import process_pool
 from device_profiles import load_board
@@ -67,7 +68,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture(scope="module")
 def pool(data: dict[str, Path]) -> Iterator[Workers]:
-    with process_pool(1, "digits", data["evaluation"], "masked") as ready:
+    with process_pool(1, "digits", data["evaluation"], Engine("torch")) as ready:
         yield ready
 
 

@@ -13,8 +13,10 @@ from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
 from coordinator.simulation.data.folders import places_of
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.settings import SimulationSettings
+from coordinator.simulation.workers.engine import engine_for
 from coordinator.simulation.workers.interface import Workers
 from coordinator.simulation.workers.process_pool import process_pool
+from edge_sdk.tasks.task import load_task
 
 DIGITS = SimulationSettings(
     task="digits",
@@ -24,7 +26,7 @@ DIGITS = SimulationSettings(
     densities=[0.1],
     rounds=2,
     algorithm="flash",
-    engine="sparse",
+    engine="program",
     training=TrainingSettings(rate=0.2, rate_end=0.1, batch_size=8, max_steps=6),
     warm_up=WarmUpSettings(devices=2, epochs=2, max_steps=4),
     codec=CodecSettings(up="fp32", down="fp32", zstd=False),
@@ -41,7 +43,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pool(cache: Path) -> Iterator[Workers]:
     _, evaluation = places_of(DIGITS, cache=cache)
-    with process_pool(2, "digits", evaluation, "sparse") as ready:
+    task = load_task("digits")
+    engine = engine_for(task, "program", task.read_eval(evaluation), cache)
+    with process_pool(2, "digits", evaluation, engine) as ready:
         yield ready
 
 

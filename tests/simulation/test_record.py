@@ -78,6 +78,7 @@ def test_a_folder_of_an_earlier_release_is_read(tmp_path: Path) -> None:
         0.2,
         3,
     )
+    assert found.engine == "program"  # as it is called now
     assert (found.gate.clip, found.partitions) == (0.0, False)
     (first,) = RoundLog(tmp_path).records
     assert (first.accepted, first.norms, first.unable) == (["device-00000"], {}, {})

@@ -176,7 +176,7 @@ def test_a_density_below_the_unit_floors_names_the_smallest(
         make(algorithm="pdst", densities=[0.001]).step(pool)
 
 
-@pytest.mark.parametrize("engine", ["sparse", "masked"])
+@pytest.mark.parametrize("engine", ["program", "torch"])
 def test_without_floors_a_layer_may_be_empty_and_the_run_goes_on(
     make: Make, pool: Workers, engine: str
 ) -> None:
@@ -209,7 +209,7 @@ def own_folder(
         densities=[0.2],
         rounds=2,
         algorithm="pdst",
-        engine="masked",
+        engine="torch",
     )
 
 

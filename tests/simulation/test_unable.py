@@ -15,17 +15,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from coordinator.simulation.run import load_simulation, simulate
 from coordinator.simulation.settings import SimulationSettings, WarmUpSettings
+from coordinator.simulation.workers.engine import Engine, engine_for
 from coordinator.simulation.workers.interface import (
     ChunkScore,
-    Engine,
     EvaluationChunk,
     TrainingJob,
-    engine_for,
 )
 from coordinator.simulation.workers.jobs import JobRunner
 from edge_sdk.datasets.partition import save_partition
@@ -88,20 +88,40 @@ def test_one_example_under_batch_norm_ends_no_run(tmp_path: Path, broker: str) -
     assert "is batch norm, which cannot train on one example" in done.stderr
 
 
-def test_what_the_sparse_engine_refuses_only_in_a_pass_runs_masked() -> None:
-    """A linear layer over steps is traced, and met in three axes."""
+def test_a_model_without_a_program_trains_by_torch_unless_one_is_asked_for(
+    tmp_path: Path,
+) -> None:
     task = Task(
-        name="steps",
-        model=lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5)),
-        loss=lambda outputs, aims: F.cross_entropy(outputs.transpose(1, 2), aims),
+        name="median",
+        model=Median,
+        loss=F.cross_entropy,
         train_data=lambda _: some(2),
         eval_data=lambda _: some(2),
-        input_shape=(3, 4),
+        input_shape=(16,),
     )
-    assert engine_for(task, "auto") == "masked"
-    assert engine_for(replace(task, input_shape=(4,)), "auto") == "sparse"
-    with pytest.raises(EngineError, match="takes"):
-        engine_for(task, "sparse")
+    assert engine_for(task, "auto", some(5), tmp_path) == Engine("torch")
+    with pytest.raises(EngineError, match="median"):
+        engine_for(task, "program", some(5), tmp_path)
+    assert not [*tmp_path.iterdir()]
+    able = replace(task, model=lambda: nn.Linear(16, 4))
+    assert engine_for(able, "masked", some(5), tmp_path) == Engine("torch")
+    found = engine_for(able, "sparse", some(5), tmp_path)  # as 0.1.0 called it
+    assert found.name == "program"
+    (kept,) = tmp_path.iterdir()
+    assert kept.read_bytes() == found.program
+    kept.write_bytes(found.program[:-1])  # damaged: made again
+    assert engine_for(able, "auto", some(5), tmp_path) == found
+
+
+class Median(nn.Module):
+    """No operation of a program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.linear(inputs) - inputs.median(dim=1, keepdim=True).values
 
 
 VOID = """from functools import partial
@@ -160,7 +180,7 @@ def void_fleet(folder: Path, sound: int) -> SimulationSettings:
         densities=[0.4],
         rounds=2,
         cohort=sound + 1,
-        engine="masked",
+        engine="torch",
         warm_up=WarmUpSettings(devices=1, epochs=1),
     )
 
@@ -192,7 +212,7 @@ def test_other_examples_beside_the_old_ones_are_another_run(tmp_path: Path) -> N
     run.mkdir()
     first.mkdir()
     settings = SimulationSettings(
-        task="digits", folder=str(first), densities=[0.4], rounds=1, engine="masked"
+        task="digits", folder=str(first), densities=[0.4], rounds=1, engine="torch"
     )
     (run / "settings.json").write_bytes(msgspec.json.encode(settings))
     other = msgspec.structs.replace(settings, folder=str(second))
@@ -219,7 +239,7 @@ def test_settings_are_written_once_and_again_only_for_examples_that_moved(
     (tmp_path / "data").rename(tmp_path / "moved")
     moved = msgspec.structs.replace(settings, folder=str(tmp_path / "moved"))
     simulate(run, moved, worker_count=1, open_workers=here)
-    assert load_simulation(run) == msgspec.structs.replace(moved, engine="masked")
+    assert load_simulation(run) == msgspec.structs.replace(moved, engine="torch")
 
 
 def test_a_run_begun_without_bounds_goes_on_without_them(
@@ -230,7 +250,7 @@ def test_a_run_begun_without_bounds_goes_on_without_them(
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
     run.mkdir()
-    raw = msgspec.to_builtins(msgspec.structs.replace(settings, engine="masked"))
+    raw = msgspec.to_builtins(msgspec.structs.replace(settings, engine="torch"))
     del raw["gate"], raw["aggregate"]
     raw["alpha"] = 1.0
     (run / "settings.json").write_bytes(msgspec.json.encode(raw))

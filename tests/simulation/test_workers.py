@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import results, worker_died
 from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.errors import EdgeError, RunError, TaskError
@@ -65,7 +66,7 @@ def ends_with(task: str, folder: Path) -> EdgeError:
     """The error of a pool of one worker that is asked once."""
     with (
         pytest.raises(EdgeError) as caught,
-        process_pool(1, task, folder, "masked") as workers,
+        process_pool(1, task, folder, Engine("torch")) as workers,
     ):
         results(workers.score, [None])  # type: ignore[list-item] - it never gets there
     return caught.value

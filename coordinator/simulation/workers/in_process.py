@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 
 from coordinator.simulation.data.folders import read_as_partitions
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import (
     ChunkScore,
-    Engine,
     EvaluationChunk,
     TrainingJob,
     Workers,

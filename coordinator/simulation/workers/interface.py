@@ -14,41 +14,29 @@ from concurrent.futures import BrokenExecutor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
-import torch
-from torch import nn
-
+from coordinator.simulation.workers.engine import Engine
 from edge_sdk.errors import (
     DataError,
     EdgeError,
     EngineError,
     LocalProtocolError,
     RunError,
-    TaskError,
     two_sentences,
 )
 from edge_sdk.evaluation.tally import Tally
-from edge_sdk.sparse import nested_counts, uniform
-from edge_sdk.sparse.select import draw
-from edge_sdk.tasks.example_inputs import inputs_without_data
-from edge_sdk.tasks.layers import layers_of, make_model
-from edge_sdk.tasks.task import Task
-from edge_sdk.training.sparse.model import SparseModel, sparse_model
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import MaskRecipe
 
 __all__ = [
-    "DENSE",
     "THEIR_OWN",
     "ChunkScore",
-    "Engine",
     "EvaluationChunk",
     "OpenWorkers",
     "TrainingJob",
     "Unable",
     "Workers",
-    "engine_for",
     "results",
     "trained",
     "worker_died",
@@ -57,9 +45,6 @@ __all__ = [
 J = TypeVar("J")
 T = TypeVar("T")
 R = TypeVar("R")
-Engine: TypeAlias = Literal["sparse", "masked"]
-# Above this density the dense kernels are the faster ones; see docs/engine.md.
-DENSE = 0.5
 # What is wrong with one device's examples, loss or update, and not with the run.
 THEIR_OWN = (DataError, EngineError, LocalProtocolError)
 
@@ -144,45 +129,6 @@ class OpenWorkers(Protocol):
             partitions: Whether examples are read as partition files, not by the task.
         """
         ...
-
-
-def engine_for(task: Task, wanted: Literal["auto", "sparse", "masked"]) -> Engine:
-    """The engine that a simulation uses throughout.
-
-    Raises:
-        EngineError: If the sparse one is asked for and cannot run the model.
-    """
-    if wanted == "masked":
-        return "masked"
-    model = make_model(task, 0)
-    layers = layers_of(model, task.dense_layers)
-    (counts,) = nested_counts(uniform(layers), layers, [DENSE]).values()
-    try:
-        twin = sparse_model(model, draw(layers, counts, 0))
-        _check_runs(twin, task, model)
-    except EngineError:
-        if wanted == "sparse":
-            raise
-        return "masked"
-    return "sparse"
-
-
-def _check_runs(twin: SparseModel, task: Task, model: nn.Module) -> None:
-    """One pass of what the model takes: some shapes are refused only then.
-
-    Raises:
-        EngineError: If the sparse engine cannot take them.
-    """
-    try:
-        some = inputs_without_data(
-            *(task.name, model, tuple(task.input_shape), 2),
-            stated=task.example_inputs,
-            prepare=task.prepare,
-        )
-    except TaskError:  # nothing is known of them; the examples will tell
-        return
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        twin.train(False)(some)  # noqa: FBT003 - as in torch
 
 
 def trained(

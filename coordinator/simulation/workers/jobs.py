@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias, TypeVar
 
+import torch
+
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import (
-    DENSE,
     ChunkScore,
-    Engine,
     EvaluationChunk,
     TrainingJob,
 )
 from edge_sdk.errors import DataError
-from edge_sdk.sparse import Mask
+from edge_sdk.program.model import ProgramModel
+from edge_sdk.program.open import open_program
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
-from edge_sdk.training.masked import masked_model
+from edge_sdk.training.masked import MaskedModel, masked_model
+from edge_sdk.training.memory_limit import EngineName
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.scoring import metrics_for, tally
-from edge_sdk.training.sparse.model import sparse_model
-from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
@@ -31,7 +33,13 @@ from edge_sdk.wire.values import unpack_values
 
 __all__ = ["JobRunner"]
 
-SCORED_MODELS = 4  # kept per worker
+# Per worker: those of a run's densities, so that no device opens one anew.
+KEPT_MODELS = 4
+DENSE = 0.5  # above this density torch's kernels train and score
+
+K = TypeVar("K")
+V = TypeVar("V")
+Predict: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class JobRunner:
@@ -40,15 +48,15 @@ class JobRunner:
     Args:
         task: What is trained.
         evaluation: The whole evaluation set.
-        engine: The run's; above `DENSE` the masked one is taken all the same.
+        engine: The run's; above `DENSE` torch's is taken all the same.
     """
 
     def __init__(self, task: Task, evaluation: Examples, engine: Engine) -> None:
         self._task, self._evaluation, self._engine = task, evaluation, engine
         self._layers = layers_of(task.model(), task.dense_layers)
         self._metrics = metrics_for(task, evaluation)
-        self._runners: dict[Engine, TaskRunner] = {}
-        self._scored: dict[bytes, TorchModel] = {}
+        self._runners: dict[bytes, TaskRunner] = {}  # by mask: each keeps its model
+        self._scored: dict[bytes, ProgramModel | MaskedModel] = {}
 
     def train(self, work: TrainingJob, examples: Examples) -> PackedUpdate:
         """Carries out a device's order on its examples.
@@ -57,17 +65,22 @@ class JobRunner:
             TaskError: If the model or loss raises; names the device and the line.
         """
         order = unpack(work.order, TaskOrder)
-        engine = self._engine if order.density <= DENSE else "masked"
-        if engine not in self._runners:
-            self._runners[engine] = TaskRunner(self._task, examples, engine)
-        runner = self._runners[engine]
+        engine = self._engine if order.density <= DENSE else Engine("torch")
+
+        def make() -> TaskRunner:
+            words: EngineName = "program" if engine.program else "masked"
+            return TaskRunner(self._task, examples, words)
+
+        key = engine.name.encode() + order.mask.digest
+        runner = _kept(self._runners, key, make)
         runner.examples = examples
         with (
             _named(work.folder.name),
             blamed(self._task.name, f"training on {work.folder.name}"),
         ):
             return runner.run(
-                order, work.base, lambda: False, work.structure, work.memory
+                *(order, work.base, lambda: False, work.structure, work.memory),
+                engine.program,
             )
 
     def score(self, chunk: EvaluationChunk) -> ChunkScore:
@@ -76,31 +89,39 @@ class JobRunner:
         Raises:
             TaskError: If the task's model, loss or metrics raise; names the line.
         """
-        model = self._model(chunk)
+        part = self._evaluation.take(slice(chunk.start, chunk.stop))
+        model = _kept(self._scored, chunk.recipe.digest, lambda: self._model(chunk))
         values = unpack_values(chunk.values, model.mask)
         model.load(values.masked, values.dense)
-        model.train(False)  # noqa: FBT003 - as in torch
-        part = self._evaluation.take(slice(chunk.start, chunk.stop))
         with blamed(self._task.name, "scoring"):
-            return ChunkScore(tally(model, self._task, part, self._metrics))
+            return ChunkScore(tally(_predict(model), self._task, part, self._metrics))
 
-    def _model(self, chunk: EvaluationChunk) -> TorchModel:
-        recipe = chunk.recipe
-        if recipe.digest not in self._scored:
-            while len(self._scored) >= SCORED_MODELS:
-                self._scored.pop(next(iter(self._scored)))
-            layers = named_layers(recipe, self._layers)
-            if chunk.structure:
-                mask = decode_structure(chunk.structure, layers, recipe.digest)
-            else:
-                mask = mask_of(recipe, layers)
-            self._scored[recipe.digest] = self._make(mask)
-        return self._scored[recipe.digest]
-
-    def _make(self, mask: Mask) -> TorchModel:
-        if self._engine == "sparse" and mask.density <= DENSE:
-            return sparse_model(self._task.model(), mask)
+    def _model(self, chunk: EvaluationChunk) -> ProgramModel | MaskedModel:
+        layers = named_layers(chunk.recipe, self._layers)
+        if chunk.structure:
+            mask = decode_structure(chunk.structure, layers, chunk.recipe.digest)
+        else:
+            mask = mask_of(chunk.recipe, layers)
+        if self._engine.program and mask.density <= DENSE:
+            return open_program(self._engine.program, mask)
         return masked_model(self._task.model(), mask)
+
+
+def _predict(model: ProgramModel | MaskedModel) -> Predict:
+    """Outputs of a batch in evaluation mode."""
+    if isinstance(model, ProgramModel):
+        return lambda inputs: torch.from_numpy(model.predict(inputs.numpy()))
+    return model.train(False)  # noqa: FBT003 - as in torch
+
+
+def _kept(found: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """Return the entry of a key; made anew, it replaces the one longest unused."""
+    if key not in found:
+        while len(found) >= KEPT_MODELS:
+            del found[next(iter(found))]
+        return found.setdefault(key, make())
+    found[key] = found.pop(key)
+    return found[key]
 
 
 @contextmanager

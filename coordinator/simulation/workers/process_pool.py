@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from coordinator.simulation.data.folders import read_as_partitions
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import (
     ChunkScore,
-    Engine,
     EvaluationChunk,
     TrainingJob,
     Workers,

@@ -24,9 +24,9 @@ import torch
 
 import edge_sdk
 from coordinator.simulation.data.folders import read_as_partitions
+from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import (
     ChunkScore,
-    Engine,
     EvaluationChunk,
     TrainingJob,
     Workers,
