@@ -148,7 +148,8 @@ class RunSettings(
         round_budget_s: Seconds a device's part of a round should take at most; the
             one knob behind densities and deadlines.
         seed: Seed of masks, initial weights, cohorts and example orders.
-        broker: ``mqtt://host:port`` or ``mqtts://``; empty starts one.
+        broker: ``mqtt[s]://host:port[,host:port...]``, or ``ws[s]://host:port/path``
+            for MQTT over WebSocket; empty starts one.
         broker_ca: PEM of whom to believe as a broker of yours with ``mqtts://``; empty
             for the system's authorities.
         broker_cert: Our certificate for such a broker.
@@ -165,6 +166,14 @@ class RunSettings(
         gate: How much one device may count.
         aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
             weight's largest and smallest changes and counts devices alike.
+        broker_profile: Limits of a known broker: ``mosquitto``, ``aws-iot``,
+            ``event-grid``, ``emqx``, ``hivemq`` or ``cloudflare``; by its host name if
+            empty.
+        broker_user: User to connect to it as, unless the URL names one.
+        broker_password_file: File with the password alone; the environment's
+            FLASH_EDGE_BROKER_PASSWORD if not given.
+        proxy: ``http://[user:password@]host:port`` or ``socks5://`` on the way to it,
+            ``none`` for a direct connection; the environment's if empty.
     """
 
     federation: Name
@@ -192,6 +201,10 @@ class RunSettings(
     codec: CodecSettings = CodecSettings()
     gate: GateSettings = GateSettings()
     aggregate: Literal["mean", "trimmed-mean"] = "mean"
+    broker_profile: str = ""
+    broker_user: str = ""
+    broker_password_file: Path | None = None
+    proxy: str = ""
 
 
 class FitSettings(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from edge_sdk.errors import IdentityError, SettingsError
 from edge_sdk.identity.folder import DeviceFolder
 from edge_sdk.settings import DeviceSettings
-from edge_sdk.terminal import hide
-from edge_sdk.transport.address import Address, Tls, parse_url
+from edge_sdk.transport.address import Address, Tls
+from edge_sdk.transport.configured import broker_address
 
 __all__ = ["access_of", "tls_of"]
 
@@ -31,8 +31,7 @@ def access_of(settings: DeviceSettings) -> tuple[Address, DeviceFolder | None]:
             machine and there is no identity, or no TLS.
         SettingsError: If the identity is of another device or federation.
     """
-    address = parse_url(settings.broker, tls_of(settings))
-    hide(address.password)
+    address = broker_address(settings, tls_of(settings))
     if settings.identity is None:
         if not address.local:
             raise IdentityError(
@@ -50,6 +49,6 @@ def access_of(settings: DeviceSettings) -> tuple[Address, DeviceFolder | None]:
     if not address.local and address.tls is None:
         raise IdentityError(
             f"the broker {address.url} would be used without encryption",
-            remedy='Write mqtts:// in the key "broker".',
+            remedy='Write mqtts:// or wss:// in the key "broker".',
         )
     return address, folder

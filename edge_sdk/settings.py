@@ -49,7 +49,8 @@ class DeviceSettings(
     Attributes:
         name: The device's name in the federation.
         federation: The federation's name.
-        broker: ``mqtt[s]://[user:password@]host[:port]``.
+        broker: ``mqtt[s]://[user:password@]host[:port][,host[:port]...]``, or
+            ``ws[s]://host[:port]/path`` for MQTT over WebSocket.
         identity: Folder that `flash-edge enroll` wrote; without one only a broker on
             this machine can be used.
         broker_ca: PEM of whom to believe as the broker; the identity's if not given.
@@ -73,6 +74,14 @@ class DeviceSettings(
         models_key: Public key (PEM) that must have signed them; without one, that
             which the coordinator names.
         health: Command that says by its exit code whether a new model is well.
+        broker_profile: Limits of a known broker: ``mosquitto``, ``aws-iot``,
+            ``event-grid``, ``emqx``, ``hivemq`` or ``cloudflare``; by its host name if
+            not given.
+        broker_user: User to connect to it as, unless the URL names one.
+        broker_password_file: File with the password alone; the environment's
+            FLASH_EDGE_BROKER_PASSWORD if not given.
+        proxy: ``http://[user:password@]host:port`` or ``socks5://`` on the way to it,
+            ``none`` for a direct connection; the environment's if not given.
     """
 
     name: Name
@@ -94,6 +103,10 @@ class DeviceSettings(
     models: Path | None = None
     models_key: Path | None = None
     health: str = ""
+    broker_profile: str = ""
+    broker_user: str = ""
+    broker_password_file: Path | None = None
+    proxy: str = ""
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

@@ -7,7 +7,9 @@ import socket
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, unusable
+from edge_sdk.transport.client import connected
 from edge_sdk.transport.deadline import cut_after
+from edge_sdk.transport.refusals import in_tls_words
 
 __all__ = ["check_broker"]
 
@@ -39,23 +41,33 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     Raises:
         BrokerError: Nobody listens there, it is no MQTT broker, or it refuses us.
     """
+    *others, last = address.each()
+    for one in others:
+        try:
+            _check(one, timeout_s)
+        except BrokerError:
+            continue
+        return
+    _check(last, timeout_s)
+
+
+def _check(address: Address, timeout_s: float) -> None:
     client = f"flash-check-{os.getpid()}"
     try:
-        with (
-            socket.create_connection(
-                (address.host, address.port), timeout=timeout_s
-            ) as raw,
-            cut_after(raw, timeout_s),
-            _secured(raw, address) as link,
-        ):
-            link.sendall(_connect_packet(client, address))
-            answer = _read_exactly(link, 4)
-            if len(answer) == 4 and answer[3] == 0:
-                link.sendall(b"\xe0\x00")  # DISCONNECT
+        link = connected(address, address.context(), timeout_s)
+        try:
+            with cut_after(link, timeout_s):
+                link.sendall(_connect_packet(client, address))
+                answer = _read_exactly(link, 4)
+                if len(answer) == 4 and answer[3] == 0:
+                    link.sendall(b"\xe0\x00")  # DISCONNECT
+        finally:
+            link.close()
     except OSError as error:
         # A refused, unknown or silent host is the address's fault, not ours.
         raise unusable(
-            f"no MQTT broker answers at {address.url}: {error.strerror or error}"
+            f"no MQTT broker answers at {address.url}: "
+            f"{in_tls_words(error.strerror or str(error))}"
         ) from error
     if len(answer) < 4 or answer[0] != CONNACK or answer[1] != 2:
         raise unusable(f"what listens at {address.url} is no MQTT broker")
@@ -65,12 +77,6 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
             f"the MQTT broker at {address.url} refuses us: {reason}",
             remedy=REMEDIES.get(answer[3], "Do what its reason asks for."),
         )
-
-
-def _secured(raw: socket.socket, address: Address) -> socket.socket:
-    if address.tls is None:
-        return raw
-    return address.tls.context().wrap_socket(raw, server_hostname=address.host)
 
 
 def _connect_packet(client: str, address: Address) -> bytes:

@@ -33,7 +33,7 @@ STOP_S = 3.0
 
 
 def open_broker(
-    url: str | None,
+    theirs: str | Address | None,
     folder: Path,
     *,
     host: str = "127.0.0.1",
@@ -44,24 +44,24 @@ def open_broker(
 ) -> Broker:
     """The broker of a federation, answering; use it as a context manager.
 
-    With a URL, that broker is checked and nothing is started. Without, a broker of our
-    own is started as a child that dies with this process: mosquitto if it is
+    A broker of the user's is checked and nothing is started. Without, one of our own
+    is started as a child that dies with this process: mosquitto if it is
     installed, else the embedded one. It keeps its port across restarts.
 
     Args:
-        url: ``mqtt[s]://[user:password@]host[:port]``, or None to start one.
+        theirs: The user's, or its URL; None to start one.
         folder: Where config, log and the port are kept.
         host: Address our own broker listens on.
         port: Its port; None for the one it had before, or a free one at first.
         kind: Insist on one of our own brokers; None takes the better one.
         access_control: Whom our own lets in, and to what; None lets anybody in.
-        tls: How to speak to the user's, or to our own with access control.
+        tls: How to speak to our own with access control, or to the user's URL.
 
     Raises:
         BrokerError: The user's does not answer, or none can be started.
     """
-    if url is not None:
-        address = parse_url(url, tls)
+    if theirs is not None:
+        address = parse_url(theirs, tls) if isinstance(theirs, str) else theirs
         check_broker(address)
         return Broker("user", address)
     command = Command.choose(kind, folder, access_control)

@@ -17,8 +17,8 @@ from coordinator.identity.revocation import access_control_of
 from coordinator.settings import RunSettings
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import IdentityError
-from edge_sdk.terminal import hide
-from edge_sdk.transport.address import Address, Tls, is_local, parse_url
+from edge_sdk.transport.address import Address, Tls, is_local, url_for_devices
+from edge_sdk.transport.configured import broker_address
 
 __all__ = [
     "BrokerAccess",
@@ -57,7 +57,7 @@ def identities_for(folder: Path, settings: RunSettings) -> IdentityRegistry | No
     Raises:
         IdentityError: If it would be plain where other machines can listen.
     """
-    theirs = parse_url(settings.broker) if settings.broker else None
+    theirs = broker_address(settings) if settings.broker else None
     local = is_local(settings.address) and (theirs is None or theirs.local)
     enrolled = IdentityRegistry.exists(folder)
     if not is_guarded(insecure=settings.insecure, local=local, enrolled=enrolled):
@@ -65,7 +65,7 @@ def identities_for(folder: Path, settings: RunSettings) -> IdentityRegistry | No
     if theirs is not None and not theirs.local and theirs.tls is None:
         raise IdentityError(
             f"the broker at {theirs.url} would be used without encryption",
-            remedy="Use mqtts:// with broker_ca, or leave broker out: then "
+            remedy="Use mqtts:// or wss:// with broker_ca, or leave broker out: then "
             "flash-coordinator starts one with certificates.",
         )
     return open_identities(folder, settings)
@@ -89,13 +89,11 @@ def open_gate(
         IdentityError: The enrolment listener's port is taken.
     """
     where = folder / "broker"
-    if settings.broker:
-        hide(parse_url(settings.broker).password)
     if identities is None:
         port = settings.port or None
-        with open_broker(settings.broker or None, where, port=port) as broker:
-            address = parse_url(settings.broker) if settings.broker else broker.address
-            yield BrokerAccess(broker, address)
+        theirs = broker_address(settings) if settings.broker else None
+        with open_broker(theirs, where, port=port) as broker:
+            yield BrokerAccess(broker, broker.address)
     elif settings.broker:
         yield from _theirs(settings, identities, where)
     else:
@@ -109,9 +107,10 @@ def _theirs(
     own = settings.broker_ca, settings.broker_cert, settings.broker_key
     tls = Tls(*own) if any(own) else None
     authority = settings.broker_ca.read_bytes() if settings.broker_ca else b""
-    address = parse_url(settings.broker, tls)
-    with open_broker(settings.broker, where, tls=tls) as broker:
-        welcome = Welcome(address.url, authority, settings.task)
+    address = broker_address(settings, tls)
+    with open_broker(address, where) as broker:
+        url = url_for_devices(address)
+        welcome = Welcome(url, authority, settings.task)
         with _listening(settings, identities, welcome):
             yield BrokerAccess(broker, address)
 

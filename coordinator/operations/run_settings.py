@@ -31,7 +31,7 @@ from edge_sdk.private_files import keep_private, make_private
 from edge_sdk.settings import Name, seen_from
 from edge_sdk.tasks.reference import reference_of
 from edge_sdk.tasks.task import SHIPPED, Examples, Task, load_task
-from edge_sdk.transport.address import parse_url
+from edge_sdk.transport.configured import broker_address
 
 __all__ = [
     "SETTINGS",
@@ -231,7 +231,7 @@ def write_settings(folder: Path, given: Mapping[str, Any]) -> RunSettings:
     try:
         wanted = load_run(scratch)
         if wanted.broker:
-            parse_url(wanted.broker)
+            broker_address(wanted)
     except BaseException:
         scratch.unlink()
         raise

@@ -169,6 +169,7 @@ class TaskHandlers(Generic[P]):
             device: Its name.
             task_id: The task that it holds.
         """
+        self._publisher.greeted()
         part = self._rounds.open_part(device)
         ours = None if part is None else part.order.id
         if task_id is not None and task_id != ours:

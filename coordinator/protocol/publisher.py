@@ -33,6 +33,7 @@ LEFT_S = 24 * 3600  # chunks that nobody wipes any more leave the broker by them
 DIGEST_BYTES = 34  # of one chunk in a manifest, as msgpack has it
 KEPT = 1 << 62  # the "round" of a blob that stays until somebody takes it away
 AROUND_ORDER = 8 * 1024  # bytes of an order beside its base's chunk list
+REPEAT_S = 2.0  # between announcements where the broker retains none
 
 
 class Publisher:
@@ -66,10 +67,12 @@ class Publisher:
         self._seq = 0
         self.life = epoch, self._boot
         self._announce: Announce | None = None
+        self._announced_at = clock()
         self._kept: dict[str, bytes] = {}  # topic -> packet
         self._published: dict[
             str, tuple[int, bytes, Manifest]
         ] = {}  # blob -> round, content
+        self._retained: set[str] = set()  # blobs that the broker keeps; others are sent
 
     def heard(self, device: str, boot: int, seq: int) -> None:
         """A device's signed word has come: what is said to it now is an answer.
@@ -92,7 +95,7 @@ class Publisher:
 
     def announce(self, announcement: Announce) -> None:
         """Publish the retained ANNOUNCE of this coordinator."""
-        self._announce = announcement
+        self._announce, self._announced_at = announcement, self._clock()
         topic = topics.announcement(self._federation)
         packet = self._pack(announcement, "all", announcement.round_no)
         self._transport.publish(topic, packet, retain=True)
@@ -102,34 +105,61 @@ class Publisher:
         if self._announce is not None:
             self.announce(self._announce)
 
+    def greeted(self) -> None:
+        """Say again to a device that came what the broker should retain, and cannot."""
+        if self._transport.limits().retained:
+            return
+        for topic, packet in self._kept.items():
+            self._transport.publish(topic, packet)
+        if self._clock() - self._announced_at >= REPEAT_S:
+            self.announce_again()
+
     def keep(self, topic: str, packet: bytes) -> None:
         """Publishes a packet made elsewhere, retained, and again after each connect."""
         self._kept[topic] = packet
         self._transport.publish(topic, packet, retain=True)
 
     def shelve(self, content: bytes, round_no: int) -> Manifest:
-        """Publishes a blob in retained chunks, once; the round keeps it there.
+        """Makes a blob ready to be fetched, once; the round keeps it there.
+
+        It is published in retained chunks, or sent to devices that ask where the broker
+        does not retain as much.
 
         Raises:
             RunError: If the broker's limit for packets does not let it through.
         """
-        limit = self._transport.limit()
+        limits = self._transport.limits()
+        limit = limits.retained_packet or limits.packet
         try:
             manifest = manifest_of(content, chunk_size_for(limit))
         except LocalProtocolError as error:
             raise RunError(str(error), remedy=error.help) from error
-        if DIGEST_BYTES * len(manifest.chunks) + AROUND_ORDER > limit:
+        if DIGEST_BYTES * len(manifest.chunks) + AROUND_ORDER > limits.packet:
             raise RunError(
-                f"the broker takes packets of {limit} bytes; the list of chunks of "
-                f"a model of {manifest.size} bytes does not fit one",
+                f"the broker takes packets of {limits.packet} bytes; the list of "
+                f"chunks of a model of {manifest.size} bytes does not fit one",
                 remedy="Raise the broker's limit for packets, to 128 KiB if you can.",
             )
         name = blob_id(manifest)
         known = self._published.get(name)
         self._published[name] = round_no, content, manifest
         if known is None or known[2] != manifest:
-            self._publish(name, range(len(manifest.chunks)))
+            self._retain(name)
         return manifest
+
+    def _retain(self, name: str) -> None:
+        """Publishes a blob's chunks, if the broker retains so many.
+
+        Half of its room is left for what devices retain.
+        """
+        limits = self._transport.limits()
+        chunks = len(self._published[name][2].chunks)
+        held = sum(len(self._published[n][2].chunks) for n in self._retained - {name})
+        if limits.retained and held + chunks <= limits.retained_messages // 2:
+            self._retained.add(name)
+            self._publish(name, range(chunks))
+        else:
+            self._retained.discard(name)
 
     def send_again(self, need: Need) -> None:
         """Publishes chunks of a blob that a device misses."""
@@ -147,6 +177,9 @@ class Publisher:
     def unshelve(self, name: str) -> None:
         """Clears the retained chunks of one blob."""
         _, _, manifest = self._published.pop(name)
+        if name not in self._retained:
+            return
+        self._retained.discard(name)
         for index in range(len(manifest.chunks)):
             topic = topics.chunk(self._federation, name, index)
             self._transport.publish(topic, b"", retain=True)
@@ -156,14 +189,15 @@ class Publisher:
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
         self.announce_again()
+        limits = self._transport.limits()
         for name, (_, _, manifest) in self._published.items():
-            self._publish(name, range(len(manifest.chunks)))
-            if manifest.chunk_size + AROUND > self._transport.limit():
+            self._retain(name)
+            if manifest.chunk_size + AROUND > limits.packet:
                 log.error(
                     "the broker now takes packets of %d bytes; model %s went out in "
                     "larger chunks and cannot be fetched: its round will be aborted, "
                     "the next one fits",
-                    self._transport.limit(),
+                    limits.packet,
                     name[:12],
                 )
 
@@ -172,7 +206,8 @@ class Publisher:
         for index in indices:
             topic = topics.chunk(self._federation, name, index)
             chunk = chunk_of(content, manifest, index)
-            self._transport.publish(topic, chunk, retain=True, expires_s=LEFT_S)
+            keep = name in self._retained
+            self._transport.publish(topic, chunk, retain=keep, expires_s=LEFT_S)
 
     def _pack(
         self, message: Message, destination: str, round_no: int, valid_s: int = 0

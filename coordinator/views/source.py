@@ -26,6 +26,7 @@ from coordinator.views.round_view import RoundHistory
 from coordinator.views.run_view import RunView
 from edge_sdk.errors import EdgeError, StateError
 from edge_sdk.transport.address import parse_url
+from edge_sdk.transport.proxy import parse_proxy
 
 __all__ = ["RunSource"]
 
@@ -120,6 +121,8 @@ class RunSource:
         found: dict[str, Any] = msgspec.to_builtins(self.settings(), enc_hook=str)
         if found["broker"]:
             found["broker"] = parse_url(found["broker"]).url
+        if found["proxy"] not in ("", "none"):
+            found["proxy"] = parse_proxy(found["proxy"]).url
         return found
 
     def runs(self) -> bool:

@@ -305,14 +305,15 @@ class SessionEffects:
         if packed.memory:
             self._journal.memory.keep(order, packed.memory)
         self._journal.stash(packed.payload)
-        limit = self.transport.limit()
+        limit = self.transport.limits().packet
         self.feed(UpdatePacked(in_chunks(packed.offer, limit, lambda: packed.payload)))
 
     def _fit_offer(self) -> None:
         """Offers the same update in smaller chunks, if this broker needs them."""
         offer = self.session.offer
         if offer is not None:
-            fitted = in_chunks(offer, self.transport.limit(), self._journal.payload)
+            limit = self.transport.limits().packet
+            fitted = in_chunks(offer, limit, self._journal.payload)
             if fitted is not offer:
                 self.feed(UpdatePacked(fitted))
 

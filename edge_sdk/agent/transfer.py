@@ -76,7 +76,8 @@ class BaseDownload:
         self._fetcher.drop()
 
     def _go_on(self) -> Fetched | EdgeError | None:
-        self._fetcher.ask()
+        for need in self._fetcher.ask():
+            self._say(need)
         if not self._fetcher.whole:
             return None
         base = blob_id(self._fetcher.wanted[0])

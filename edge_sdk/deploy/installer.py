@@ -269,7 +269,8 @@ class Installer:
 
     def _go_on(self) -> None:
         order, place = self._order, self._place
-        self._fetcher.ask()
+        for need in self._fetcher.ask():
+            self._say(need)
         if order is None or place is None or not self._fetcher.whole:
             return
         try:

@@ -12,6 +12,7 @@ from edge_sdk.wire.messages import Manifest, Need
 __all__ = ["WINDOW", "Fetcher"]
 
 WINDOW = 32  # chunks of 64 KiB on their way down at a time: 2 MiB
+OTHERS = 4  # subscriptions of a device beside its chunks
 
 
 class Fetcher:
@@ -36,6 +37,15 @@ class Fetcher:
         return tuple(assembly.manifest for assembly in self._assemblies)
 
     @property
+    def window(self) -> int:
+        """Chunks on their way at a time: each takes one of the broker's subscriptions.
+
+        A base and a delivered model may be fetched side by side.
+        """
+        room = (self._transport.limits().subscriptions - OTHERS) // 2
+        return max(min(WINDOW, room), 1)
+
+    @property
     def whole(self) -> bool:
         """True if blobs are in hand and every chunk of them is here."""
         return bool(self._assemblies) and all(a.complete for a in self._assemblies)
@@ -51,22 +61,29 @@ class Fetcher:
         self.drop()
         self._assemblies = [open_blob(manifest) for manifest in blobs]
 
-    def ask(self) -> None:
-        """Asks for the next chunks, unless enough are on their way."""
+    def ask(self) -> list[Need]:
+        """Asks the broker for the next chunks, unless enough are on their way.
+
+        Returns:
+            Requests to send to the coordinator at once, as the broker retains nothing.
+        """
+        window = self.window
         wanted = [
             topics.chunk(self._federation, blob_id(assembly.manifest), index)
             for assembly in self._assemblies
-            for index in positions(assembly.missing(WINDOW), 1 << 31)
-        ][:WINDOW]
+            for index in positions(assembly.missing(window), 1 << 31)
+        ][:window]
         fresh = [topic for topic in wanted if topic not in self._asked]
-        if fresh and (len(fresh) == len(wanted) or len(fresh) >= WINDOW // 2):
-            self._asked.update(fresh)
-            self._transport.subscribe(*fresh)
+        if not fresh or len(wanted) > len(fresh) < max(window // 2, 1):
+            return []
+        self._asked.update(fresh)
+        self._transport.subscribe(*fresh)
+        return [] if self._transport.limits().retained else self.needs()
 
     def needs(self) -> list[Need]:
         """Requests to send if chunks do not come: lost, or the broker started empty."""
         return [
-            Need(blob_id(assembly.manifest), missing, credit=WINDOW)
+            Need(blob_id(assembly.manifest), missing, credit=self.window)
             for assembly in self._assemblies
             if (missing := assembly.missing())
         ]

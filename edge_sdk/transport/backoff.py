@@ -13,15 +13,27 @@ SUSPECT = 2  # links cut in a row behind the same message before it is blamed
 
 @dataclass(frozen=True, slots=True)
 class Parted:
-    """A message that was under way when its link ended.
+    """A packet that was under way when its link ended.
 
     Attributes:
-        topic: Where to.
-        size: Bytes of its packet.
+        topic: Where to; the first filter of a SUBSCRIBE.
+        size: Bytes of the packet.
+        filters: Filters of a SUBSCRIBE; 0 for a message.
+        held: Subscriptions of the client, those included.
     """
 
     topic: str
     size: int
+    filters: int = 0
+    held: int = 0
+
+    def __str__(self) -> str:
+        if self.filters:
+            return (
+                f"a SUBSCRIBE of {self.filters} filters ({self.topic} and on), "
+                f"{self.held} subscriptions in all"
+            )
+        return f"a message of {self.size} bytes to {self.topic}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +43,15 @@ class Ending:
     Attributes:
         lived_s: Seconds that it was up.
         unanswered: The largest message that the broker had not acknowledged; None if
-            it had acknowledged all, or a larger one.
+            it had acknowledged all, or a larger one. A SUBSCRIBE comes before.
+        reason: MQTT 5 reason code that the broker gave; 0 for none.
+        burst: Messages that it was sent in its last second.
     """
 
     lived_s: float
     unanswered: Parted | None = None
+    reason: int = 0
+    burst: int = 0
 
 
 @dataclass(frozen=True, slots=True)

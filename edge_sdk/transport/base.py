@@ -6,18 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+from edge_sdk.transport.limits import BrokerLimits
+
 __all__ = [
-    "NO_LIMIT",
     "Deliver",
     "OnLink",
+    "OutgoingMessage",
     "ReceivedMessage",
     "Traffic",
     "Transport",
     "Will",
 ]
-
-
-NO_LIMIT = 268_435_455  # bytes; the largest packet that MQTT can name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,30 @@ class ReceivedMessage:
     topic: str
     payload: bytes
     ack: Callable[[], object] = field(default=object, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """One message on its way out.
+
+    Attributes:
+        topic: Where to.
+        payload: What.
+        retain: Whether the broker keeps it.
+        sure: Whether the broker acknowledges it (QoS 1).
+        expires_s: Seconds after which nobody wants it any more; None for never.
+    """
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    sure: bool = True
+    expires_s: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its PUBLISH packet at most."""
+        return len(self.payload) + len(self.topic.encode()) + 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +111,8 @@ class Transport(Protocol):
         """
         ...
 
-    def limit(self) -> int:
-        """Bytes that one packet may take."""
+    def limits(self) -> BrokerLimits:
+        """What the broker takes, as far as it is known."""
         ...
 
     def subscribe(self, *patterns: str) -> None:

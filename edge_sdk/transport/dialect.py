@@ -30,7 +30,15 @@ class SilentError(ConnectionError):
 
 
 class RefusedError(ConnectionError):
-    """The broker answered, and does not let us in."""
+    """The broker answered, and does not let us in.
+
+    Attributes:
+        reason: Reason code of MQTT 5; 0 for none.
+    """
+
+    def __init__(self, text: str, reason: int = 0) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class DialectCache:

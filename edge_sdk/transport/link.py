@@ -15,8 +15,8 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,12 +29,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.backoff import Ending, Parted
-from edge_sdk.transport.base import NO_LIMIT, Deliver, ReceivedMessage, Will
-from edge_sdk.transport.client import Client, name_of
+from edge_sdk.transport.base import Deliver, OutgoingMessage, ReceivedMessage, Will
+from edge_sdk.transport.client import Client
 from edge_sdk.transport.dialect import ANSWER_S, Dialect, RefusedError, SilentError
+from edge_sdk.transport.limits import NO_LIMIT, told
 from edge_sdk.transport.meter import Meter
+from edge_sdk.transport.proxy import ProxyError
+from edge_sdk.transport.refusals import in_tls_words, in_words, name_of, with_remedy
 
-__all__ = ["Link", "OutgoingMessage"]
+__all__ = ["Link"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,105 +46,17 @@ KEEPALIVE_S = 30
 CONNECT_S = 5.0  # for TCP and TLS
 MOST_EXPIRY_S = (1 << 32) - 1  # MQTT 5 has 32 bits for it
 TRY_AGAIN_S = (60.0, 900.0)  # what the broker refused as too large: at first, at last
-NO_RETAIN, TOO_LARGE = "Retain not supported", 0x95  # of MQTT 5.0, section 2.4
+TOO_LARGE, QUOTA = 0x95, 0x97  # of MQTT 5.0, section 2.4
 MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
 MAX_INFLIGHT = 64
 MAX_INCOMING = 128 * 1024  # bytes; said to a broker of MQTT 5, which drops larger ones
-
-# What a person can do about a broker's reason; MQTT 5.0, section 2.4, and CONNACK of
-# 3.1.1, which paho translates.
-REMEDIES = {
-    "Bad user name or password": "check user and password in the broker's URL",
-    "Not authorized": "check user and password in its URL, and its access list",
-    "Client identifier not valid": "the broker wants another client id",
-    "Session taken over": "another process uses this device's name",
-    "Unspecified "
-    "error": "it was cut without a reason; if that continues, another board "
-    "or process uses a copy of this identity",
-    "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "
-    "(max_packet_size, message_size_limit)",
-    "Quota exceeded": "the broker's quota is used up; raise it, or its disk is full",
-    "Server unavailable": "the broker has no room for more clients, or is going down",
-    "Server busy": "the broker has no room for more clients",
-    "Unsupported protocol version": "it speaks neither MQTT 5 nor 3.1.1",
-    "Banned": "the broker has banned us",
-    "Keep alive timeout": "the link or this machine stood still for too long",
-    "Retain not supported": "the broker has to keep retained messages; allow them",
-    "Message rate too high": "the broker limits our rate; raise its limit",
-}
-
-
-# What OpenSSL says -> what it means here.
-TLS = (
-    (
-        "CERTIFICATE_REVOKED",
-        "the broker refuses this certificate: it was revoked. Ask the operator for a "
-        "token, then: flash-edge enroll TOKEN",
-    ),
-    (
-        "CERTIFICATE_EXPIRED",
-        "the broker refuses this certificate: it is over. Have the operator revoke "
-        "this device and let it in again: flash-edge enroll TOKEN",
-    ),
-    (
-        "CERTIFICATE_REQUIRED",
-        "the broker asks for a certificate: flash-edge enroll TOKEN",
-    ),
-    (
-        "certificate has expired",
-        "by this machine's clock the broker's certificate is over: set the clock "
-        "(timedatectl set-ntp true); if it is right, restart the coordinator",
-    ),
-    (
-        "certificate is not yet valid",
-        "by this machine's clock the broker's certificate is not valid yet: set the "
-        "clock (timedatectl set-ntp true)",
-    ),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "the broker's certificate is not believed: it is another federation's, has "
-        "another name, or this clock runs ahead",
-    ),
-    *(
-        (
-            sign,
-            "what listens there does not speak TLS: name the broker's TLS port (8883 "
-            "as a rule), or mqtt:// where the link is meant to be plain",
-        )
-        for sign in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF", "handshake operation")
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingMessage:
-    """One message on its way out.
-
-    Attributes:
-        topic: Where to.
-        payload: What.
-        retain: Whether the broker keeps it.
-        sure: Whether the broker acknowledges it (QoS 1).
-        expires_s: Seconds after which nobody wants it any more; None for never.
-    """
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-    sure: bool = True
-    expires_s: int | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of its PUBLISH packet at most."""
-        return len(self.payload) + len(self.topic.encode()) + 16
 
 
 class Link:
     """A connection, up when it is made.
 
     Args:
-        address: The broker.
+        address: The broker, with the limits that are known of it.
         client_id: MQTT client id.
         dialect: The version to speak.
         deliver: Called with each message, on the network thread.
@@ -150,7 +65,7 @@ class Link:
         meter: Counts its bytes.
 
     Attributes:
-        limit: Bytes that one packet may take, as the broker says or has shown.
+        limits: What the broker takes, as it says or has shown.
         gone: Set when the connection has ended.
 
     Whatever it hands out may be called at any time by any thread, also after its end:
@@ -173,7 +88,7 @@ class Link:
         window: int | None,
         meter: Meter,
     ) -> None:
-        self.limit = self._declared = NO_LIMIT
+        self.limits, self._declared = address.limits, address.limits.packet
         self.gone = threading.Event()
         self._deliver, self._window, self._dialect = deliver, window, dialect
         self._answered = threading.Event()
@@ -188,8 +103,10 @@ class Link:
         self._under_way: dict[int, Parted] = {}  # what is not yet acknowledged
         self._early: dict[int, tuple[ReasonCode, int | None]] = {}
         self._largest_taken = 0  # bytes; of the messages that were acknowledged
-        self._keeps = True  # retained messages
-        self._qos = 1  # the most that the broker takes
+        self._asked: dict[int, tuple[list[str], Parted]] = {}  # SUBSCRIBEs, unanswered
+        self._early_answers: dict[int, list[ReasonCode]] = {}
+        self._lately: deque[float] = deque(maxlen=1024)  # when messages were sent
+        self._reason = 0
         self._since: float | None = None  # monotonic; when it was up
         self._refused = _Refused()
         self._thread: threading.Thread | None = None  # of the callbacks
@@ -202,28 +119,42 @@ class Link:
 
     def publish(self, parcel: OutgoingMessage) -> None:
         """Queues for sending; what cannot be sent is dropped and said."""
-        size = parcel.size
+        size, limits = parcel.size, self.limits
         if size > self._declared or (
-            size > self.limit and not self._refused.may_try(size)
+            size > limits.packet and not self._refused.may_try(size)
         ):
             self._once(
-                f"the broker takes packets of {self.limit} bytes; dropped one of "
+                f"the broker takes packets of {limits.packet} bytes; dropped one of "
                 f"{size} bytes to {parcel.topic}",
-                REMEDIES["Packet too large"],
+                with_remedy("Packet too large"),
             )
             return
+        if (
+            len(parcel.topic.encode()) > limits.topic_bytes
+            or parcel.topic.count("/") > limits.topic_slashes
+        ):
+            self._once(
+                f"the broker takes topics of {limits.topic_bytes} bytes and "
+                f"{limits.topic_slashes} slashes; dropped a message to {parcel.topic}",
+                "take shorter names for the federation and its devices",
+            )
+            return
+        keep = parcel.retain and size <= limits.retained_packet
+        if parcel.retain and not keep and not parcel.payload:
+            return  # nothing is retained there that could be cleared
         properties = None
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = min(parcel.expires_s, MOST_EXPIRY_S)
-        sure = parcel.sure and self._qos > 0
+        sure = parcel.sure and limits.qos > 0
+        self._lately.append(time.monotonic())
 
         def send(client: Client) -> paho.MQTTMessageInfo:
             info = client.publish(
                 parcel.topic,
                 parcel.payload,
                 qos=int(sure),
-                retain=parcel.retain,
+                retain=keep,
                 properties=properties,
             )
             if sure and info.rc != paho.MQTT_ERR_QUEUE_SIZE:
@@ -234,23 +165,50 @@ class Link:
         if info is not None and info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             log.warning("send queue full: dropped a message to %s", parcel.topic)
 
-    def subscribe(self, patterns: list[str]) -> None:
-        """Asks for filters."""
-        if patterns:
-            self._use(lambda client: client.subscribe([(p, 1) for p in patterns]))
+    def subscribe(self, patterns: Sequence[str], held: int = 0) -> None:
+        """Asks for filters, as many in a packet as the broker takes.
 
-    def unsubscribe(self, patterns: list[str]) -> None:
+        Args:
+            patterns: The filters.
+            held: Subscriptions that there are already.
+        """
+        limits = self.limits
+        refused = [p for p in patterns if not limits.wildcards and set("+#") & set(p)]
+        if refused:
+            reason = name_of(0xA2)
+            self._once(f"the broker takes no {refused[0]}", with_remedy(reason))
+        given = [p for p in patterns if p not in refused]
+        for few in _groups(given, limits.filters):
+            held += len(few)
+            size = sum(len(p.encode()) + 3 for p in few) + 8
+            act = Parted(few[0], size, len(few), held)
+            asked = [(p, min(limits.qos, 1)) for p in few]
+            sent = self._use(lambda client, asked=asked: client.subscribe(asked))  # type: ignore[misc]
+            if sent is None or sent[1] is None:
+                continue
+            with self._lookup_lock:
+                codes = self._early_answers.pop(sent[1], None)
+                if codes is None:
+                    self._asked[sent[1]] = few, act
+            if codes is not None:
+                self._granted(few, act, codes)
+
+    def unsubscribe(self, patterns: Collection[str]) -> None:
         """Unsubscribe from filters."""
-        if patterns:
-            self._use(lambda client: client.unsubscribe(patterns))
+        for few in _groups(list(patterns), self.limits.filters):
+            self._use(lambda client, few=few: client.unsubscribe(few))  # type: ignore[misc]
 
     def ending(self) -> Ending:
         """The link's `Ending`, once it has ended."""
-        lived = 0.0 if self._since is None else time.monotonic() - self._since
+        now = time.monotonic()
+        lived = 0.0 if self._since is None else now - self._since
+        last = self._lately[-1] if self._lately else 0.0
+        burst = sum(last - sent <= 1.0 for sent in list(self._lately))
         lost = max(list(self._under_way.values()), key=lambda p: p.size, default=None)
         if lost is not None and lost.size <= self._largest_taken:
             lost = None
-        return Ending(lived, lost)
+        asked = [act for _, act in list(self._asked.values())]
+        return Ending(lived, asked[0] if asked else lost, self._reason, burst)
 
     def runs_this_thread(self) -> bool:
         """Return whether the caller is one of this link's own callbacks.
@@ -306,20 +264,22 @@ class Link:
             reconnect_on_failure=False,
             manual_ack=self._window is not None,
         )
-        client.reasons = {}
+        client.reasons, client.address = {}, address
         client.connect_timeout = CONNECT_S
         client.max_queued_messages_set(MAX_QUEUED)
         client.max_inflight_messages_set(MAX_INFLIGHT)
-        if address.tls is not None:
-            # Made anew for each link: our certificate may have been renewed meanwhile.
-            try:
-                client.tls_set_context(address.tls.context())
-            except BrokerError as error:
-                raise RefusedError(str(error)) from error
+        # Made anew for each link: our certificate may have been renewed meanwhile.
+        try:
+            context = address.context()
+        except BrokerError as error:
+            raise RefusedError(str(error)) from error
+        if context is not None:
+            client.tls_set_context(context)
         if address.username:
             client.username_pw_set(address.username, address.password)
         if will:
-            client.will_set(will.topic, will.payload, qos=1, retain=True)
+            qos, keep = min(self.limits.qos, 1), self.limits.retained > 0
+            client.will_set(will.topic, will.payload, qos=qos, retain=keep)
         client.on_log = self._logged
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
@@ -339,12 +299,17 @@ class Link:
                 properties.ReceiveMaximum = self._window
         try:
             self._client.connect(
-                address.host, address.port, keepalive=KEEPALIVE_S, properties=properties
+                address.host,
+                address.port,
+                keepalive=min(KEEPALIVE_S, self.limits.keepalive_s),
+                properties=properties,
             )
         except ssl.SSLError as error:
-            raise RefusedError(_in_tls_words(str(error))) from error
+            raise RefusedError(in_tls_words(str(error))) from error
+        except ProxyError as error:
+            raise RefusedError(str(error)) from error
         except TimeoutError as error:
-            raise SilentError(_in_tls_words(str(error))) from error
+            raise SilentError(in_tls_words(str(error))) from error
         self._client.loop_start()
         self._judge(answered=self._answered.wait(ANSWER_S))
 
@@ -353,7 +318,7 @@ class Link:
         if not answered:
             raise SilentError(f"no answer to a CONNECT of MQTT {self._dialect.value}")
         if self._answer is None and self._trouble:
-            raise RefusedError(_in_tls_words(self._trouble))
+            raise RefusedError(in_tls_words(self._trouble))
         if self._answer is None:
             raise SilentError(
                 f"it closed the connection after our CONNECT in MQTT "
@@ -363,9 +328,7 @@ class Link:
         if self._answer.getName().startswith("Unsupported"):
             raise SilentError(f"it does not speak MQTT {self._dialect.value}")
         if self._answer.is_failure:
-            raise RefusedError(_in_words(self._answer))
-        if not self._keeps:  # it would cut the link behind our first word
-            raise RefusedError(f"Retain not supported ({REMEDIES[NO_RETAIN]})")
+            raise RefusedError(in_words(self._answer), self._answer.value)
 
     def _logged(self, _c: paho.Client, _u: object, _level: int, text: str) -> None:
         if "SSL" in text:
@@ -377,19 +340,17 @@ class Link:
         self._answer, self._thread = code, threading.current_thread()
         self._since = time.monotonic()
         if given is not None:
-            declared = getattr(given, "MaximumPacketSize", NO_LIMIT)
-            self.limit = self._declared = min(declared, NO_LIMIT)
-            self._qos = min(getattr(given, "MaximumQoS", 1), 1)
-            self._keeps = bool(getattr(given, "RetainAvailable", 1))
-            most = getattr(given, "ReceiveMaximum", MAX_INFLIGHT)
-            # Its setter refuses once the socket is open; the answer comes later.
-            client._max_inflight_messages = min(most, MAX_INFLIGHT)  # noqa: SLF001
+            self.limits = told(self.limits, given)
+            self._declared = min(self._declared, self.limits.packet)
+        # Its setter refuses once the socket is open; the answer comes later.
+        client._max_inflight_messages = min(self.limits.inflight, MAX_INFLIGHT)  # noqa: SLF001
         self._answered.set()
 
     def _disconnected(
         self, _c: paho.Client, _u: object, _f: object, code: ReasonCode, _p: object
     ) -> None:
         if self._answer is not None and not self._answer.is_failure and not self._ours:
+            self._reason = code.value
             log.warning("the link to the broker is down: %s", self._why(code))
         self._answered.set()
         self.gone.set()
@@ -430,26 +391,38 @@ class Link:
             return
         if odd == TOO_LARGE:
             self._refused.note(parted.size)
-            self.limit = min(self.limit, parted.size - 1)
+            self.limits = self.limits.within(packet=parted.size - 1)
         self._once(
             f"the broker refused a message to {parted.topic} ({parted.size} bytes)",
-            _in_words(code) if odd is None else _with_remedy(name_of(odd)),
+            in_words(code) if odd is None else with_remedy(name_of(odd)),
             "/".join(parted.topic.split("/")[3:4]),
         )
 
     def _why(self, code: ReasonCode) -> str:
         """The reason why the link ended, with the message that was too large."""
-        words, lost = _in_words(code), self.ending().unanswered
+        words, lost = in_words(code), self.ending().unanswered
         if code.getName() != name_of(TOO_LARGE) or lost is None:
             return words
         return f"{words}; the message of {lost.size} bytes to {lost.topic}"
 
     def _subscribed(
-        self, _c: paho.Client, _u: object, _m: int, codes: list[ReasonCode], _p: object
+        self, _c: paho.Client, _u: object, mid: int, codes: list[ReasonCode], _p: object
     ) -> None:
-        for code in codes:
+        with self._lookup_lock:
+            known = self._asked.pop(mid, None)
+            if known is None:  # answered before `subscribe` has returned
+                self._early_answers[mid] = codes
+                return
+        self._granted(*known, codes)
+
+    def _granted(self, asked: list[str], act: Parted, codes: list[ReasonCode]) -> None:
+        """The broker's answer to a SUBSCRIBE."""
+        for place, (topic, code) in enumerate(zip(asked, codes, strict=False)):
             if code.is_failure:
-                self._once("the broker refused a subscription", _in_words(code))
+                self._once(f"the broker does not send {topic}", in_words(code), topic)
+                if code.value == QUOTA:
+                    most = max(act.held - len(asked) + place, 1)
+                    self.limits = self.limits.within(subscriptions=most)
 
     def _once(self, what: str, why: str, kind: str = "") -> None:
         key = f"{kind or what.split(';', maxsplit=1)[0]} {why}"
@@ -458,17 +431,8 @@ class Link:
             log.error("%s: %s", what, why)
 
 
-def _in_tls_words(text: str) -> str:
-    return next((words for sign, words in TLS if sign in text), text)
-
-
-def _in_words(code: ReasonCode) -> str:
-    return _with_remedy(code.getName())
-
-
-def _with_remedy(name: str) -> str:
-    remedy = REMEDIES.get(name, "")
-    return f"{name} ({remedy})" if remedy else name
+def _groups(patterns: list[str], most: int) -> list[list[str]]:
+    return [patterns[i : i + most] for i in range(0, len(patterns), most)]
 
 
 class _Refused:

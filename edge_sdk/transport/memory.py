@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edge_sdk.transport.base import (
-    NO_LIMIT,
     Deliver,
     OnLink,
     ReceivedMessage,
     Traffic,
     Will,
 )
+from edge_sdk.transport.limits import NO_LIMIT, BrokerLimits
 
 __all__ = ["MemoryBroker", "MemoryTransport"]
 
@@ -30,7 +30,7 @@ class MemoryBroker:
     """
 
     def __init__(self, limit: int = NO_LIMIT) -> None:
-        self.limit = limit
+        self.limits = BrokerLimits(packet=limit)
         self._lock = threading.RLock()
         self._links: list[MemoryTransport] = []
         self._retained: dict[str, bytes] = {}
@@ -103,7 +103,7 @@ class MemoryTransport:
         expires_s: int | None = None,
     ) -> None:
         """Routes at once; nothing goes out of one that has left."""
-        if len(payload) > self.broker.limit or not self.broker.knows(self):
+        if len(payload) > self.broker.limits.packet or not self.broker.knows(self):
             return
         self._sent += len(payload)
         self.broker.route(topic, payload, retain=retain)
@@ -129,9 +129,9 @@ class MemoryTransport:
             self._received += len(payload)
             self.deliver(ReceivedMessage(topic, payload))
 
-    def limit(self) -> int:
-        """Bytes that a payload may take; there is nothing around it."""
-        return self.broker.limit
+    def limits(self) -> BrokerLimits:
+        """What a payload may take; there is nothing around it."""
+        return self.broker.limits
 
     def traffic(self) -> Traffic:
         """Payload bytes; there are no others in memory."""

@@ -12,11 +12,16 @@ import numpy as np
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.backoff import Backoff
-from edge_sdk.transport.base import NO_LIMIT, Deliver, OnLink, Traffic, Will
-from edge_sdk.transport.dialect import DialectCache, RefusedError, SilentError
-from edge_sdk.transport.link import Link, OutgoingMessage
+from edge_sdk.transport.backoff import Backoff, Ending
+from edge_sdk.transport.base import Deliver, OnLink, OutgoingMessage, Traffic, Will
+from edge_sdk.transport.dialect import RefusedError, SilentError
+from edge_sdk.transport.limits import BrokerLimits
+from edge_sdk.transport.limits.pacing import PacedSender
+from edge_sdk.transport.limits.suspicion import BURST, lowered
+from edge_sdk.transport.limits.window import SubscriptionWindow
+from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
+from edge_sdk.transport.open_link import open_link
 
 __all__ = ["MqttTransport"]
 
@@ -24,7 +29,7 @@ log = logging.getLogger(__name__)
 
 WAITING_BYTES = 8 << 20  # of messages while the link is down; more is dropped
 RETRY_S = (0.5, 15.0)  # between attempts: at first, at last
-_MEMORY = DialectCache()
+NARROW = 66_000  # bytes; chunks of models are smaller where packets are
 
 
 class MqttTransport:
@@ -63,9 +68,11 @@ class MqttTransport:
         self._address, self._client_id, self._will = address, client_id, will
         self._deliver, self._on_link, self._window = deliver, on_link, window
         self._lock = threading.RLock()
-        self._patterns: dict[str, None] = {}  # in the order they were asked for
-        self._waiting: deque[OutgoingMessage] = deque()
-        self._waiting_bytes = 0
+        self._filters = SubscriptionWindow()
+        self._limits, self._said = address.limits, ""
+        self._bursts = 0  # links in a row that ended in a burst of messages
+        self._paced = PacedSender(f"mqtt-pace-{client_id}", lambda: self._link)
+        self._waiting, self._waiting_bytes = deque[OutgoingMessage](), 0
         self._meter = Meter()
         self._link: Link | None = None
         self._first = threading.Event()  # the first answer, whatever it is
@@ -99,30 +106,42 @@ class MqttTransport:
             if link is None:
                 self._put_aside(parcel)
         if link is not None:
-            link.publish(parcel)
+            self._send(link, parcel)
+
+    def _send(self, link: Link, parcel: OutgoingMessage) -> None:
+        (self._paced.put if link.limits.paced else link.publish)(parcel)
 
     def subscribe(self, *patterns: str) -> None:
-        """Asks for the filters now and after every reconnect."""
+        """Asks for the filters now and after every reconnect.
+
+        What goes beyond the broker's subscriptions waits until others are given up.
+        """
         with self._lock:
-            self._patterns.update(dict.fromkeys(patterns))
+            again = self._filters.want(patterns)
             if self._link is not None:
-                self._link.subscribe(list(patterns))
+                self._link.subscribe(again, len(self._filters) - len(again))
+                self._ask(self._link)
 
     def unsubscribe(self, *patterns: str) -> None:
         """Unsubscribe from the filters."""
         with self._lock:
-            for pattern in patterns:
-                self._patterns.pop(pattern, None)
+            left = self._filters.give_up(patterns)
             if self._link is not None:
-                self._link.unsubscribe(list(patterns))
+                self._link.unsubscribe(left)
+                self._ask(self._link)
 
-    def limit(self) -> int:
-        """Bytes that one packet may take, as the broker said last."""
+    def _ask(self, link: Link) -> None:
+        """Asks the broker for what waits, as far as it takes subscriptions."""
+        fresh = self._filters.fresh(link.limits.subscriptions)
+        link.subscribe(fresh, len(self._filters) - len(fresh))
+
+    def limits(self) -> BrokerLimits:
+        """What the broker takes, as it said last."""
         with self._lock:
-            return NO_LIMIT if self._link is None else self._link.limit
+            return self._limits if self._link is None else self._link.limits
 
     def traffic(self) -> Traffic:
-        """Bytes of the TCP stream as the kernel counts them; 0, 0 where it does not."""
+        """Bytes of the TCP stream as the kernel counts them; 0, 0 without a count."""
         return self._meter.read()
 
     def close(self) -> None:
@@ -130,6 +149,7 @@ class MqttTransport:
 
         What is called later does nothing.
         """
+        self._paced.close()
         self._closing.set()
         with self._lock:
             link = self._link
@@ -152,7 +172,7 @@ class MqttTransport:
                 backoff, wait_s = backoff.failed()
                 said = self._say_failure(error, said)
                 # Not all at once when a broker comes back.
-                self._closing.wait(wait_s * self._jitter.uniform(0.5, 1.5))
+                self._rest(wait_s * self._jitter.uniform(0.5, 1.5))
                 continue
             self._up(link)
             link.gone.wait()
@@ -161,11 +181,15 @@ class MqttTransport:
                 self._link = None
             link.close()
             self._call(self._on_link, False)  # noqa: FBT003 - a callback
-            said, before = "", backoff
-            backoff, wait_s = backoff.ended(link.ending())
+            said, before, end = "", backoff, link.ending()
+            backoff, wait_s = backoff.ended(end)
             self._say_suspect(before, backoff)
+            self._lower(link.limits, end, backoff)
             least = 0.0 if backoff.suspect is None else 0.5  # it comes back at once
-            self._closing.wait(wait_s * self._jitter.uniform(least, 1.0))
+            self._rest(wait_s * self._jitter.uniform(least, 1.0))
+
+    def _rest(self, seconds: float) -> None:
+        self._closing.wait(max(seconds, self._limits.connect_gap_s))
 
     def _say_failure(self, error: Exception, said: str) -> str:
         """Logs why there is no link; a broker away for a night is one line."""
@@ -184,17 +208,26 @@ class MqttTransport:
         return str(error)
 
     def _say_suspect(self, before: Backoff, now: Backoff) -> None:
-        """Names the message that the broker cuts one link after the other for."""
+        """Names the packet that the broker cuts one link after the other for."""
         blamed = now.suspect
         if blamed is None or (before.suspect and before.blamed == blamed):
             return
         log.error(
-            "the broker at %s cuts the link each time it is sent a message of %d bytes "
-            "to %s (%d times now): it is larger than the broker takes (raise "
-            "max_packet_size or message_size_limit, to 128 KiB if you can), or its "
+            "the broker at %s cuts the link each time it is sent %s (%d times now): it "
+            "is more than the broker takes (raise max_packet_size or "
+            "message_size_limit, to 128 KiB if you can, or set broker_profile), or its "
             "access list forbids the topic; trying again, later each time",
-            *(self._address.url, blamed.size, blamed.topic, now.cuts),
+            *(self._address.url, blamed, now.cuts),
         )
+
+    def _lower(self, limits: BrokerLimits, end: Ending, now: Backoff) -> None:
+        """Keeps to lower limits if the end of a link speaks for them."""
+        self._bursts = self._bursts + 1 if end.burst >= BURST else 0
+        found, why = lowered(limits, end, cuts=now.cuts, bursts=self._bursts)
+        if why and not self._closing.is_set():
+            log.warning("the broker at %s: %s", self._address.url, why)
+        with self._lock:
+            self._limits = found if why else self._limits
 
     def _renew_will(self) -> None:
         """The next connection's will is another message than the last one's."""
@@ -202,41 +235,42 @@ class MqttTransport:
             self._will = replace(self._will, payload=self._will.renew())
 
     def _open(self) -> Link:
-        silent = SilentError("it speaks no known version of MQTT")
-        for dialect in _MEMORY.to_try(self._address):
-            try:
-                link = Link(
-                    self._address,
-                    self._client_id,
-                    dialect,
-                    self._deliver,
-                    will=self._will,
-                    window=self._window,
-                    meter=self._meter,
-                )
-            except SilentError as error:
-                log.debug("%s: %s", self._address.url, error)
-                silent = error
-                continue
-            _MEMORY.spoke(self._address, dialect)
-            log.debug("%s speaks MQTT %s", self._address.url, dialect.value)
-            return link
-        _MEMORY.forget(self._address)
-        raise silent
+        return open_link(
+            replace(self._address, limits=self._limits),
+            self._client_id,
+            self._deliver,
+            will=self._will,
+            window=self._window,
+            meter=self._meter,
+        )
 
     def _up(self, link: Link) -> None:
         with self._lock:
-            link.subscribe(list(self._patterns))
+            keeps = self._limits.retained if link.limits.retained else 0
+            self._limits = self._limits.within(qos=link.limits.qos, retained=keeps)
+            self._filters.forget()
+            self._ask(link)
+            self._say_limits(link.limits)
             while self._waiting:
-                link.publish(self._waiting.popleft())
+                self._send(link, self._waiting.popleft())
             self._waiting_bytes = 0
             self._link = None if self._closing.is_set() else link
+        self._paced.wake()
         if self._closing.is_set():
             link.close()
             return
         self._why = None
         self._first.set()
         self._call(self._on_link, True)  # noqa: FBT003 - a callback
+
+    def _say_limits(self, limits: BrokerLimits) -> None:
+        """Logs what the broker takes: once, and when it changes."""
+        if str(limits) == self._said:
+            return
+        self._said = str(limits)
+        narrow = limits.packet < NARROW or not limits.retained or not limits.wildcards
+        level = logging.INFO if limits.name or narrow else logging.DEBUG
+        log.log(level, "the broker's limits, %s", limits)
 
     def _put_aside(self, parcel: OutgoingMessage) -> None:
         if not parcel.sure or self._waiting_bytes + parcel.size > WAITING_BYTES:

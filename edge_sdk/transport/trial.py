@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import NO_LIMIT, ReceivedMessage
-from edge_sdk.transport.link import OutgoingMessage
+from edge_sdk.transport.base import OutgoingMessage, ReceivedMessage
+from edge_sdk.transport.limits import NO_LIMIT
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
@@ -71,7 +71,7 @@ def try_broker(
             back = _comes_back(transport, topic, size, got, wait_s)
             if not back and (echoes or _is_too_large(transport, topic, size)):
                 stuck.append(size)
-        return BrokerTrial(echoes, tuple(stuck), transport.limit())
+        return BrokerTrial(echoes, tuple(stuck), transport.limits().packet)
     finally:
         transport.close()
 
@@ -104,4 +104,4 @@ def _comes_back(
 
 def _is_too_large(transport: MqttTransport, topic: str, size: int) -> bool:
     """Return whether the broker's limit is below a message of this size."""
-    return OutgoingMessage(topic, bytes(size)).size > transport.limit()
+    return OutgoingMessage(topic, bytes(size)).size > transport.limits().packet

@@ -5,6 +5,7 @@ import pytest
 from coordinator.protocol.publisher import Publisher
 from edge_sdk.errors import RunError
 from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import CHUNK_SIZE, Assembly, blob_id
@@ -112,7 +113,7 @@ def test_a_round_at_a_broker_of_smaller_packets_says_so_and_the_next_fits(
 ) -> None:
     broker, publisher = limited(1 << 20)
     first = publisher.shelve(CONTENT, 1)
-    broker.limit = 20_000
+    broker.limits = BrokerLimits(packet=20_000)
     broker._retained.clear()
     publisher.after_connect()
     assert "cannot be fetched: its round will be aborted" in caplog.text

@@ -28,6 +28,7 @@ from edge_sdk.storage.journal import Journal
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import Assembly, blob_id, chunk_of, manifest_of
@@ -427,7 +428,7 @@ def test_an_update_goes_out_in_chunks_that_the_broker_takes(
     first = boss.hears(Offer)
     assert first.manifest.chunk_size == 64 * 1024
     for limit in (30_000, 20_000):
-        broker.limit = limit
+        broker.limits = BrokerLimits(packet=limit)
         device.agent._link(True)
         again = boss.hears(Offer)
         while again.manifest.chunk_size != limit - 1024:

@@ -20,7 +20,7 @@ from edge_sdk.device.doctor import Check, DoctorTarget, link
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, Tls
 from edge_sdk.transport.backoff import SUSPECT, Backoff, Ending, Parted
-from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.base import ReceivedMessage, Will
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.trial import try_broker
 
@@ -97,7 +97,7 @@ def test_a_message_above_the_size_limit_is_named_and_the_link_stays(
                 transport.publish("t/hello", bytes(2000))
             transport.publish("t/last", bytes(100))
             assert got.get(timeout=WAIT_S).topic == "t/last"
-            assert 1500 < transport.limit() < 2100  # chunks are made to fit
+            assert 1500 < transport.limits().packet < 2100  # chunks are made to fit
             assert links.empty()
     assert "link to the broker is down" not in caplog.text
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
@@ -207,24 +207,25 @@ def test_a_broker_that_hangs_up_on_every_connect_says_what_that_may_be(
 
 
 @pytest.mark.broker
-def test_a_broker_that_keeps_nothing_is_refused_by_us_in_words(tmp_path: Path) -> None:
-    with (
-        mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as there,
-        pytest.raises(BrokerError, match="has to keep retained messages"),
-    ):
-        connect(there)
-
-
-@pytest.mark.broker
-def test_a_broker_of_qos_0_alone_is_served(tmp_path: Path) -> None:
-    with mosquitto(tmp_path, "allow_anonymous true", "max_qos 0") as there:
-        transport, got, links = connect(there)
-        with contextlib.closing(transport):
+@pytest.mark.parametrize("line", ["retain_available false", "max_qos 0"])
+def test_a_broker_without_retained_messages_or_qos_1_is_served(
+    line: str, tmp_path: Path
+) -> None:
+    """A will that asks for either is refused with the CONNECT; it is asked again."""
+    with mosquitto(tmp_path, "allow_anonymous true", line) as there:
+        got: queue.Queue[ReceivedMessage] = queue.Queue()
+        links: queue.Queue[bool] = queue.Queue()
+        will = Will("t/will", b"gone")
+        with contextlib.closing(
+            MqttTransport(there, "x1", got.put, links.put, will=will, wait_s=WAIT_S)
+        ) as transport:
             assert links.get(timeout=WAIT_S)
             transport.subscribe("t/+")
-            transport.publish("t/1", b"x")
+            transport.publish("t/1", b"x", retain=True)
             assert got.get(timeout=WAIT_S).topic == "t/1"
             assert links.empty()
+            limits = transport.limits()
+            assert (limits.retained, limits.qos).count(0) == 1
 
 
 def test_tls_to_a_plain_port_says_which_port_is_meant() -> None:

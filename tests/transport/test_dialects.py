@@ -15,8 +15,9 @@ from typing_extensions import Self
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import NO_LIMIT, ReceivedMessage
+from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.dialect import Dialect, DialectCache
+from edge_sdk.transport.limits import NO_LIMIT
 from edge_sdk.transport.mqtt import MqttTransport
 
 WAIT_S = patience(20.0)
@@ -61,7 +62,7 @@ def test_the_dialect_is_found_by_asking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("DEBUG", "edge_sdk.transport")
-    monkeypatch.setattr("edge_sdk.transport.mqtt._MEMORY", DialectCache())
+    monkeypatch.setattr("edge_sdk.transport.open_link._MEMORY", DialectCache())
     with contextlib.ExitStack() as stack:
         if kind == "rabbitmq":
             broker: AnyBroker = request.getfixturevalue("rabbit")
@@ -70,7 +71,7 @@ def test_the_dialect_is_found_by_asking(
         address = Address(broker.host, broker.port)
         for _ in range(2):
             with Client(address) as client:
-                limited = client.transport.limit() < NO_LIMIT
+                limited = client.transport.limits().packet < NO_LIMIT
         spoken = "5" if kind == "mosquitto" else "3.1.1"
         assert f"speaks MQTT {spoken}" in caplog.text
         # The second time it is known.
@@ -86,7 +87,7 @@ def test_a_packet_larger_than_the_broker_takes_is_never_sent(
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 20000") as there:
         with Client(there) as client:
             assert client.links.get(timeout=WAIT_S)
-            assert client.transport.limit() == 20_000
+            assert client.transport.limits().packet == 20_000
             client.transport.subscribe("t/+")
             for _ in range(3):
                 client.transport.publish("t/large", bytes(20_000))

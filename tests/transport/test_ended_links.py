@@ -14,9 +14,9 @@ from patience import patience
 
 from coordinator.broker.start import open_broker
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.base import OutgoingMessage, ReceivedMessage
 from edge_sdk.transport.dialect import Dialect
-from edge_sdk.transport.link import Link, OutgoingMessage
+from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 
@@ -155,7 +155,7 @@ def test_a_transport_may_be_used_by_callbacks_and_after_its_end(tmp_path: Path) 
             transport.publish("t/again", b"x")
             transport.subscribe("u/+")
             transport.unsubscribe("u/+")
-            transport.limit()
+            transport.limits()
             transport.traffic()
             transport.close()
 

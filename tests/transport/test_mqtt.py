@@ -22,9 +22,9 @@ from patience import patience
 from coordinator.broker.start import open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, parse_url
-from edge_sdk.transport.base import ReceivedMessage, Will
+from edge_sdk.transport.base import OutgoingMessage, ReceivedMessage, Will
 from edge_sdk.transport.dialect import Dialect
-from edge_sdk.transport.link import Link, OutgoingMessage
+from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 

@@ -16,6 +16,7 @@ from edge_sdk.transport.base import (
     Transport,
     Will,
 )
+from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import decode, pack
 from edge_sdk.wire.messages import Data, Offer, TaskOrder
@@ -109,9 +110,9 @@ class CountedTransport:
             topic, payload, retain=retain, sure=sure, expires_s=expires_s
         )
 
-    def limit(self) -> int:
+    def limits(self) -> BrokerLimits:
         """As the broker said."""
-        return self._link.limit()
+        return self._link.limits()
 
     def subscribe(self, *patterns: str) -> None:
         """Asks for topic filters."""

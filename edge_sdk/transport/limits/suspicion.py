@@ -1,0 +1,70 @@
+"""Limits that the end of a link speaks for, and what the broker had been sent; pure."""
+
+from __future__ import annotations
+
+from edge_sdk.transport.backoff import SUSPECT, Ending
+from edge_sdk.transport.limits.values import BrokerLimits
+
+__all__ = ["LEAST_PACKET", "lowered", "without_refused"]
+
+LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
+BURST = 8  # messages within a second that may be too many for a broker
+BURSTS = 3  # links in a row that ended so; a weak network ends some, too
+
+# Reason codes of MQTT 5.0, section 2.4.
+RECEIVE_MAXIMUM, TOO_LARGE, RATE, QUOTA = 0x93, 0x95, 0x96, 0x97
+
+
+def lowered(
+    limits: BrokerLimits, end: Ending, *, cuts: int, bursts: int
+) -> tuple[BrokerLimits, str]:
+    """The limits to keep to from now on, and a sentence on why; "" if nothing changes.
+
+    A reason that the broker gives counts at once. Without one, what was left without an
+    answer is suspected when it ends links in a row, and its limit is halved.
+
+    Args:
+        limits: As they were kept to.
+        end: How the link ended.
+        cuts: Links in a row that ended behind the same packet, this one included.
+        bursts: Links in a row that ended in a burst of messages.
+    """
+    after = without_refused(limits, end.reason)
+    act = end.unanswered
+    if after != limits:
+        pass
+    elif end.reason == RECEIVE_MAXIMUM:
+        after = limits.within(inflight=max(limits.inflight // 2, 1))
+    elif end.reason == RATE or (bursts >= BURSTS and act is None):
+        rate = min(limits.publishes_per_s, end.burst)
+        after = limits.within(publishes_per_s=max(rate // 2, 1))
+    elif act is not None and (cuts >= SUSPECT or end.reason in (TOO_LARGE, QUOTA)):
+        if act.filters > 1 and end.reason != QUOTA:
+            after = limits.within(filters=act.filters // 2)
+        elif act.filters:
+            after = limits.within(subscriptions=max(act.held // 2, 4))
+        elif act.size >= 2 * LEAST_PACKET:
+            after = limits.within(packet=act.size // 2)
+    if after == limits:
+        return limits, ""
+    what = "messages in a burst" if act is None else str(act)
+    return after, f"it was cut behind {what}; from now on {_changed(limits, after)}"
+
+
+def without_refused(limits: BrokerLimits, reason: int) -> BrokerLimits:
+    """The limits without what a reason code says that the broker does not have."""
+    match reason:
+        case 0x9A:
+            return limits.within(retained=0)
+        case 0x9B:
+            return limits.within(qos=0)
+        case 0xA2:
+            return limits.within(wildcards=False)
+        case _:
+            return limits
+
+
+def _changed(before: BrokerLimits, after: BrokerLimits) -> str:
+    known = str(before).partition(": ")[2].split(", ")
+    now = str(after).partition(": ")[2].split(", ")
+    return "at most " + ", ".join(words for words in now if words not in known)

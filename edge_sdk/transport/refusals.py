@@ -1,0 +1,98 @@
+"""Words for a broker's refusals: by its reason codes, and by what OpenSSL says."""
+
+from __future__ import annotations
+
+from paho.mqtt.reasoncodes import ReasonCode
+
+__all__ = ["in_tls_words", "in_words", "name_of", "with_remedy"]
+
+# What a person can do about a broker's reason; MQTT 5.0, section 2.4, and CONNACK of
+# 3.1.1, which paho translates.
+REMEDIES = {
+    "Bad user name or password": "check user and password in the broker's URL",
+    "Not authorized": "check user and password in its URL, and its access list",
+    "Client identifier not valid": "the broker wants another client id",
+    "Session taken over": "another process uses this device's name",
+    "Unspecified "
+    "error": "it was cut without a reason; if that continues, another board "
+    "or process uses a copy of this identity",
+    "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "
+    "(max_packet_size, message_size_limit)",
+    "Quota exceeded": "the broker's quota is used up; raise it, or its disk is full",
+    "Server unavailable": "the broker has no room for more clients, or is going down",
+    "Server busy": "the broker has no room for more clients",
+    "Unsupported protocol version": "it speaks neither MQTT 5 nor 3.1.1",
+    "Banned": "the broker has banned us",
+    "Keep alive timeout": "the link or this machine stood still for too long",
+    "Message rate too high": "the broker limits our rate; raise its limit",
+    "Wildcard subscriptions not supported": "a coordinator needs topic filters with +; "
+    "allow them, or take another broker",
+}
+
+
+# What OpenSSL says -> what it means here.
+TLS = (
+    (
+        "CERTIFICATE_REVOKED",
+        "the broker refuses this certificate: it was revoked. Ask the operator for a "
+        "token, then: flash-edge enroll TOKEN",
+    ),
+    (
+        "CERTIFICATE_EXPIRED",
+        "the broker refuses this certificate: it is over. Have the operator revoke "
+        "this device and let it in again: flash-edge enroll TOKEN",
+    ),
+    (
+        "CERTIFICATE_REQUIRED",
+        "the broker asks for a certificate: flash-edge enroll TOKEN",
+    ),
+    (
+        "certificate has expired",
+        "by this machine's clock the broker's certificate is over: set the clock "
+        "(timedatectl set-ntp true); if it is right, restart the coordinator",
+    ),
+    (
+        "certificate is not yet valid",
+        "by this machine's clock the broker's certificate is not valid yet: set the "
+        "clock (timedatectl set-ntp true)",
+    ),
+    (
+        "mismatch, certificate is not valid for",
+        "the broker's certificate is for another name than the one in the URL: write "
+        "the name that it has, or have it made for this one",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the broker's certificate is not believed: it is another federation's, has "
+        "another name, or this clock runs ahead",
+    ),
+    *(
+        (
+            sign,
+            "what listens there does not speak TLS: name the broker's TLS port (8883 "
+            "as a rule), or mqtt:// where the link is meant to be plain",
+        )
+        for sign in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF", "handshake operation")
+    ),
+)
+
+
+def name_of(reason: int) -> str:
+    """Name of an MQTT 5.0 reason code in any packet; its number if it has none."""
+    return next(iter(ReasonCode.names.get(reason, {})), f"reason {reason}")
+
+
+def in_tls_words(text: str) -> str:
+    """The meaning of an error of OpenSSL; its own text where none is known."""
+    return next((words for sign, words in TLS if sign in text), text)
+
+
+def in_words(code: ReasonCode) -> str:
+    """A reason code's name, and what a person can do about it."""
+    return with_remedy(code.getName())
+
+
+def with_remedy(name: str) -> str:
+    """The name of a reason code, and what a person can do about it."""
+    remedy = REMEDIES.get(name, "")
+    return f"{name} ({remedy})" if remedy else name
