@@ -112,7 +112,7 @@ class Transport(Protocol):
         ...
 
     def limits(self) -> BrokerLimits:
-        """What the broker takes, as far as it is known."""
+        """Limits of the broker, as far as they are known."""
         ...
 
     def subscribe(self, *patterns: str) -> None:

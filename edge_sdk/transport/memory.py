@@ -130,7 +130,7 @@ class MemoryTransport:
             self.deliver(ReceivedMessage(topic, payload))
 
     def limits(self) -> BrokerLimits:
-        """What a payload may take; there is nothing around it."""
+        """Limits of a payload; there is nothing around it."""
         return self.broker.limits
 
     def traffic(self) -> Traffic:

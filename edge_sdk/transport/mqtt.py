@@ -136,7 +136,7 @@ class MqttTransport:
         link.subscribe(fresh, len(self._filters) - len(fresh))
 
     def limits(self) -> BrokerLimits:
-        """What the broker takes, as it said last."""
+        """Limits of the broker, as it said last."""
         with self._lock:
             return self._limits if self._link is None else self._link.limits
 

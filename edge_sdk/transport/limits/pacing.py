@@ -73,7 +73,7 @@ class Sink(Protocol):
 
     @property
     def limits(self) -> BrokerLimits:
-        """What its broker takes."""
+        """Limits of its broker."""
         ...
 
     def publish(self, parcel: OutgoingMessage) -> None:

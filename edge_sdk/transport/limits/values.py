@@ -20,7 +20,7 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class BrokerLimits:
-    """What a broker takes from one client; who goes beyond is cut off, or not heard.
+    """Limits of a broker on one client; who goes beyond is cut off, or not heard.
 
     Attributes:
         name: Whose limits they are; empty for a broker that is not known.
