@@ -68,7 +68,7 @@ class SendQueue:
         return message, self._next_at - now
 
 
-class Sink(Protocol):
+class PacedLink(Protocol):
     """A link as a `PacedSender` uses it."""
 
     @property
@@ -95,7 +95,7 @@ class PacedSender:
         link: Finds the present link; None while there is none.
     """
 
-    def __init__(self, name: str, link: Callable[[], Sink | None]) -> None:
+    def __init__(self, name: str, link: Callable[[], PacedLink | None]) -> None:
         self._name, self._link = name, link
         self._queue, self._changed = SendQueue(), threading.Condition()
         self._thread: threading.Thread | None = None
