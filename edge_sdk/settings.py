@@ -49,10 +49,8 @@ class DeviceSettings(
     Attributes:
         name: The device's name in the federation.
         federation: The federation's name.
-        broker: ``mqtt[s]://[user:password@]host[:port][,host[:port]...]``, or
-            ``ws[s]://host[:port]/path`` for MQTT over WebSocket.
-        identity: Folder that `flash-edge enroll` wrote; without one only a broker on
-            this machine can be used.
+        broker: ``mqtt[s]://`` or ``ws[s]://[user:password@]host[:port]``.
+        identity: Folder that `flash-edge enroll` wrote; needed for a broker elsewhere.
         broker_ca: PEM of whom to believe as the broker; the identity's if not given.
         broker_cert: Certificate to show to it; the identity's if not given.
         broker_key: Its key.
@@ -69,19 +67,14 @@ class DeviceSettings(
             it a model with batch norm is refused where its batch has to be split.
         activations: ``bf16`` halves what the sparse engine keeps for the backward pass
             and rounds gradients to its 8 bits of mantissa.
-        models: Folder of the two slots that delivered models go into; without one
-            deliveries are refused.
+        models: Folder of the two slots of delivered models; none refuses deliveries.
         models_key: Public key (PEM) that must have signed them; without one, that
             which the coordinator names.
         health: Command that says by its exit code whether a new model is well.
-        broker_profile: Limits of a known broker: ``mosquitto``, ``aws-iot``,
-            ``event-grid``, ``emqx``, ``hivemq`` or ``cloudflare``; by its host name if
-            not given.
+        broker_profile: Whose limits it has, as ``aws-iot``; by its host if not given.
         broker_user: User to connect to it as, unless the URL names one.
-        broker_password_file: File with the password alone; the environment's
-            FLASH_EDGE_BROKER_PASSWORD if not given.
-        proxy: ``http://[user:password@]host:port`` or ``socks5://`` on the way to it,
-            ``none`` for a direct connection; the environment's if not given.
+        broker_password_file: File with that user's password alone.
+        proxy: ``http://`` or ``socks5://`` URL on the way to it; ``none`` for none.
     """
 
     name: Name
