@@ -68,8 +68,7 @@ class DeviceSettings(
         activations: ``bf16`` halves what the sparse engine keeps for the backward pass
             and rounds gradients to its 8 bits of mantissa.
         models: Folder of the two slots of delivered models; none refuses deliveries.
-        models_key: Public key (PEM) that must have signed them; without one, that
-            which the coordinator names.
+        models_key: Public key (PEM) of their signer; else as the coordinator says.
         health: Command that says by its exit code whether a new model is well.
         broker_profile: Whose limits it has, as ``aws-iot``; by its host if not given.
         broker_user: User to connect to it as, unless the URL names one.
