@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_sdk.transport.backoff import SUSPECT, Ending
 from edge_sdk.transport.limits.values import BrokerLimits
 
-__all__ = ["LEAST_PACKET", "lowered", "without_refused"]
+__all__ = ["BURST", "LEAST_PACKET", "lowered", "without_refused"]
 
 LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
 BURST = 8  # messages within a second that may be too many for a broker
