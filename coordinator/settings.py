@@ -174,6 +174,10 @@ class RunSettings(
             FLASH_EDGE_BROKER_PASSWORD if not given.
         proxy: ``http://[user:password@]host:port`` or ``socks5://`` on the way to it,
             ``none`` for a direct connection; the environment's if empty.
+        personal: Patterns of ``state_dict`` names, or names of modules: what each
+            device trains for itself and never sends. Empty takes the task's own.
+        frozen: Patterns likewise: what nobody trains, sent once.
+        start: File of a state dict that training begins at; empty takes the task's own.
     """
 
     federation: Name
@@ -205,6 +209,9 @@ class RunSettings(
     broker_user: str = ""
     broker_password_file: Path | None = None
     proxy: str = ""
+    personal: list[str] = []
+    frozen: list[str] = []
+    start: Path | None = None
 
 
 class FitSettings(Protocol):

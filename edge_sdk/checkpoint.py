@@ -51,6 +51,7 @@ class Checkpoint:
         memory: What the algorithm remembers: quantity -> entry -> its values.
         gain: How the weights of nested models are scaled, of a global model that has
             such; 0 for none. Those of a nested model are scaled already.
+        personal: Dense entries that each device has for itself; here are the first.
     """
 
     task: str
@@ -62,6 +63,7 @@ class Checkpoint:
     metrics: Mapping[str, float]
     memory: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     gain: float = 0.0
+    personal: tuple[str, ...] = ()
 
     def csr(self, name: str) -> CsrTensor:
         """One masked layer as CSR."""
@@ -116,6 +118,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         metadata["state"] = json.dumps(kept)
     if checkpoint.gain:
         metadata["gain"] = repr(checkpoint.gain)
+    if checkpoint.personal:
+        metadata["personal"] = json.dumps(list(checkpoint.personal))
     return _canonical(save(tensors, metadata))
 
 
@@ -178,6 +182,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 for quantity, names in json.loads(meta.get("state", "{}")).items()
             },
             gain=float(meta.get("gain", "0")),
+            personal=tuple(map(str, json.loads(meta.get("personal", "[]")))),
         )
     except (
         AttributeError,

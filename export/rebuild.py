@@ -79,6 +79,7 @@ class Source:
         given: Prepared inputs, perhaps with targets, to calibrate and compare on;
             before those of a folder.
         notes: What was done to the module, in words.
+        personal: Entries that each device has for itself.
     """
 
     model: nn.Module
@@ -91,6 +92,12 @@ class Source:
     contract: Task | None = None
     given: Inputs | None = None
     notes: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
+
+    def personal_values(self) -> dict[str, NDArray[Any]]:
+        """The personal entries, with the values that training began with."""
+        state = self.model.state_dict()
+        return {n: state[n].numpy() for n in self.personal}
 
     def example(self, count: int, data: Path | None = None) -> torch.Tensor:
         """(count, *input_shape) inputs of the dtype and range that the model takes.
@@ -271,6 +278,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         labels=tuple(task.labels),
         metrics=dict(checkpoint.metrics),
         contract=task,
+        personal=tuple(n for n in checkpoint.personal if n in state),
     )
 
 

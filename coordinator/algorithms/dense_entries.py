@@ -63,6 +63,7 @@ class DenseMean:
     def __init__(self, base: Mapping[str, NDArray[Any]]) -> None:
         self._base, self.weight = base, 0.0
         self._moved: set[str] = set()
+        self._held: set[str] = set()  # entries that updates have: not those apart
         self._absent: dict[str, NDArray[np.float64]] = {}  # weight of who had it idle
         self._sum = {n: np.zeros(a.shape, np.float64) for n, a in base.items()}
         self._square = {
@@ -80,12 +81,15 @@ class DenseMean:
         """Add a device's change; what it has idle does not count.
 
         Args:
-            change: Entry to the device's change.
+            change: Entry to the device's change; one that it has not stays.
             share: The device's weight in the mean, above 0.
             idle: Entry to True where its unit is cut on the device.
         """
         self.weight += share
         for name, base in self._base.items():
+            if name not in change:
+                continue
+            self._held.add(name)
             if change[name].any():
                 self._moved.add(name)
             after = within(base.astype(np.float64) + change[name], base)
@@ -101,16 +105,21 @@ class DenseMean:
 
     def result(self) -> dict[str, NDArray[Any]]:
         """The entries of the next model; the base's own where no device had them."""
-        mean = {n: self._mean(n, s) for n, s in self._sum.items()}
+        held = self._held
+        mean = {n: self._mean(n, s) for n, s in self._sum.items() if n in held}
         for name, square in self._square.items():
+            if not held.issuperset((name, _variance_of(name))):
+                continue
             spread = self._mean(name, square, 2) - mean[name] ** 2
             mean[_variance_of(name)] += np.maximum(spread, 0.0)
         for name, value in mean.items():
             if name.endswith("running_var"):  # rounding may leave it just below 0
                 np.maximum(value, 0.0, out=value)
         return {
-            name: as_entry(value, self._base[name], moved=name in self._moved)
-            for name, value in mean.items()
+            name: as_entry(mean[name], base, moved=name in self._moved)
+            if name in mean
+            else base
+            for name, base in self._base.items()
         }
 
     def _mean(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from coordinator.algorithms.dense_entries import DenseMean
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask, unit_gains
+from edge_sdk.wire.parts import Apart
 from edge_sdk.wire.values import Values
 
 __all__ = [
@@ -49,6 +50,8 @@ class Model:
         gain: Power of a unit's (inputs here / inputs that a nested mask keeps) by which
             the nested model's weights are larger; .5 keeps the variance of what the
             unit gives, 0 is no gain.
+        personal: Dense entries that each device has for itself; these are the first.
+        frozen: Dense entries that nobody trains.
     """
 
     mask: Mask
@@ -56,6 +59,24 @@ class Model:
     dense: Mapping[str, NDArray[Any]]
     state: State = field(default_factory=dict)
     gain: float = 0.0
+    personal: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
+
+    @property
+    def travelling(self) -> Mapping[str, NDArray[Any]]:
+        """The dense entries that are in every base and every update."""
+        apart = self.personal | self.frozen
+        return {n: a for n, a in self.dense.items() if n not in apart}
+
+    @property
+    def apart(self) -> Apart | None:
+        """The other dense entries; None where all travel."""
+        if not self.personal | self.frozen:
+            return None
+        return Apart(
+            {n: self.dense[n] for n in self.frozen},
+            {n: self.dense[n] for n in self.personal},
+        )
 
     def on(self, mask: Mask) -> Values:
         """The model that a nested mask stands for: what is trained, scored, deployed.
@@ -74,12 +95,15 @@ class Model:
         return unit_gains(self.mask[name], mask[name], self.gain)
 
     def sent(self, mask: Mask) -> Values:
-        """Values for a device of a nested mask: those of `on`, and state sent along.
+        """Values for a device of a nested mask, and state sent along.
+
+        They are those of `on` without the entries that stay apart.
 
         Such a quantity's arrays are dense entries ``.quantity.entry``; no entry of a
         model begins with a dot. They are gradients: smaller where weights are larger.
         """
-        values = self.on(mask)
+        whole = self.on(mask)
+        values = replace(whole, dense=self.travelling)
         along: dict[str, NDArray[Any]] = {}
         for quantity, entries in self.state.items():
             if not quantity.startswith("."):

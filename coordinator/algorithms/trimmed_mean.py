@@ -48,7 +48,8 @@ def trimmed_mean(
     if not count:
         raise RunError("a round without updates cannot be aggregated")
     size = sum(v.size for v in base.masked.values())
-    total = size + sum(a.size for a in base.dense.values())
+    travelling = base.travelling
+    total = size + sum(a.size for a in travelling.values())
     step, held = np.zeros(total, np.float64), np.zeros(total, np.int32)
     width = max(1, block_bytes // (4 * count))
     for start in range(0, total, width):
@@ -63,8 +64,8 @@ def trimmed_mean(
         masked[name] = (value + step[part]).astype(np.float32)
         coverage[name] = held[part]
         at += value.size
-    dense = {}
-    for name, array in base.dense.items():
+    dense = dict(base.dense)
+    for name, array in travelling.items():
         change = step[at : at + array.size].reshape(array.shape)
         moved = array.astype(np.float64) + change
         if name.endswith("running_var"):  # rounding may leave it just below 0
@@ -81,7 +82,7 @@ def _flat(base: Model, one: Contribution) -> NDArray[np.float32]:
         row = np.full(value.shape, np.nan, np.float32)
         row[one.mask.within(base.mask, name)] = one.change.masked[name]
         parts.append(row)
-    for name in base.dense:
+    for name in base.travelling:
         entry = one.change.dense[name].astype(np.float32)
         if name in one.idle:
             entry[one.idle[name]] = np.nan

@@ -160,6 +160,7 @@ class ModelStore:
             metrics=metrics,
             memory=state or {},
             gain=model.gain if mask is model.mask else 0.0,
+            personal=tuple(sorted(model.personal)),
         )
         self._replace(path, checkpoint_bytes(written))
 

@@ -123,10 +123,15 @@ def _check_ladder(folder: Path, settings: RunSettings) -> None:
         return
     from edge_sdk.sparse import check_ladder  # noqa: PLC0415
     from edge_sdk.tasks.layers import layers_of, make_model  # noqa: PLC0415 - torch
+    from edge_sdk.tasks.parts.run_task import run_task  # noqa: PLC0415 - torch
     from edge_sdk.tasks.task import load_task  # noqa: PLC0415
 
     try:
         task = load_task(settings.task, beside=folder)
+    except TaskError:
+        return
+    task = run_task(task, settings)
+    try:
         layers = layers_of(make_model(task, 0), task.dense_layers)
     except TaskError:
         return

@@ -64,10 +64,11 @@ def _task(folder: Path, settings: RunSettings) -> str:
     if find_spec("torch") is None:
         fix = "pip install 'flash-edge[coordinator]'"
         raise EdgeError("torch is not installed", remedy=fix)
-    from coordinator.server.wiring import check_run  # noqa: PLC0415 - imports torch
+    from coordinator.server.wiring import check_run  # noqa: PLC0415
+    from edge_sdk.tasks.parts.run_task import run_task  # noqa: PLC0415 - imports torch
     from edge_sdk.tasks.task import load_task  # noqa: PLC0415
 
-    task = load_task(settings.task, beside=folder)
+    task = run_task(load_task(settings.task, beside=folder), settings)
     examples = check_run(settings, task)
     return f"{task.name}, evaluated on {len(examples)} examples"
 

@@ -132,14 +132,18 @@ def offer_refusal(offer: Offer, part: OpenPart, examples: int) -> Refusal | None
     """
     sizes = {name: part.base.mask[name].size for name in part.base.mask}
     return check_offer(
-        offer, part.order, max_examples=examples, dense=part.base.dense, sizes=sizes
+        offer,
+        part.order,
+        max_examples=examples,
+        dense=part.base.travelling,
+        sizes=sizes,
     )
 
 
 def checked_norm(content: bytes, offer: Offer, part: OpenPart) -> float | Refusal:
     """The length (L2) of an update's change, 0 of evidence; or why it does not pass."""
     checked = check_payload(
-        content, part.order, part.mask, part.base.dense, examples=offer.examples
+        content, part.order, part.mask, part.base.travelling, examples=offer.examples
     )
     if isinstance(checked, Refusal):
         return checked

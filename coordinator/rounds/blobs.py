@@ -14,6 +14,7 @@ from coordinator.algorithms.mean import Model
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import Manifest, MaskRecipe, TaskOrder
+from edge_sdk.wire.parts import pack_apart
 from edge_sdk.wire.rules import Member
 from edge_sdk.wire.structure import encode_structure
 from edge_sdk.wire.values import CODECS, pack_values
@@ -34,12 +35,14 @@ class OrderBlobs:
         mask: How it has its mask.
         members: The family's masks inside its own.
         program: The model's training program, where the device needs one.
+        parts: The entries that stay apart, where the model has some.
     """
 
     base: Manifest
     mask: MaskRecipe
     members: tuple[Member, ...] = ()
     program: Manifest | None = None
+    parts: Manifest | None = None
 
 
 def publish_blobs(
@@ -63,6 +66,8 @@ def publish_blobs(
         programs: Device -> its training program, of devices that need one.
     """
     made = {c: publish(c, no) for c in sorted(set(programs.values()))}
+    apart = base.apart
+    parts = publish(pack_apart(apart), no) if apart else None
     recipes: dict[bytes, MaskRecipe] = {}
     bases: dict[tuple[bytes, str], Manifest] = {}
     named = {}
@@ -75,7 +80,7 @@ def publish_blobs(
         members = family.members(mask)
         start, recipe = bases[key], recipes[mask.digest]
         program = made[programs[device]] if device in programs else None
-        named[device] = OrderBlobs(start, recipe, members, program)
+        named[device] = OrderBlobs(start, recipe, members, program, parts)
     return named
 
 
@@ -102,6 +107,8 @@ def publish_blobs_again(
     given = [*orders]
     if any(order.program for _, order in given) and (content := program()):
         publish(content, no)
+    if apart := base.apart:
+        publish(pack_apart(apart), no)
     wanted = {order.base.sha256: (device, order) for device, order in given}
     for digest, (device, order) in sorted(wanted.items()):
         mask = family.of(device, order.density)

@@ -1,8 +1,9 @@
-"""Weights that the user's model has with ``requires_grad = False``: they stay.
+"""Weights that stay: those with ``requires_grad = False``, and what stays apart.
 
-No engine trains them. What else could move them is here: the scaling of a run's first
-weights, a mean in which devices without a weight count as 0, a mask that drops a weight
-and takes it up again, and a device that sends a change all the same.
+No engine trains the former, and no update has the latter. What else could move them is
+here: the scaling of a run's first weights, a mean in which devices without a weight
+count as 0, a mask that drops a weight and takes it up again, and a device that sends a
+change all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.algorithms.mean import Model
-from edge_sdk.tasks.layers import make_model
+from edge_sdk.tasks.layers import initial_state, make_model
 from edge_sdk.tasks.task import Task
 
 __all__ = ["Fixed", "fixed_weights", "with_fixed"]
@@ -24,17 +25,19 @@ Fixed = Mapping[str, NDArray[Any]]
 
 
 def fixed_weights(task: Task, seed: int) -> Fixed:
-    """Name to initial values of each parameter that the user has frozen.
+    """Name to initial values of each entry that the user has frozen or made personal.
+
+    Args:
+        task: Whose patterns are names, as `edge_sdk.tasks.parts.run_task` leaves them.
+        seed: Of the initial values.
 
     Raises:
         TaskError: If the task's factory does not return a module.
     """
-    made = make_model(task, seed)
-    return {
-        name: parameter.detach().cpu().numpy().copy()
-        for name, parameter in made.named_parameters(remove_duplicate=False)
-        if not parameter.requires_grad
-    }
+    own = make_model(task, seed).named_parameters(remove_duplicate=False)
+    fixed = {n for n, p in own if not p.requires_grad}
+    fixed.update(task.personal, task.frozen)
+    return {n: a for n, a in initial_state(task, seed).items() if n in fixed}
 
 
 def with_fixed(model: Model, base: Model | None, fixed: Fixed) -> Model:

@@ -42,6 +42,7 @@ __all__ = [
     "next_step",
     "start_model",
     "warm_up_family",
+    "with_parts",
     "with_state",
 ]
 
@@ -63,7 +64,7 @@ def warm_up_family(
 
 def start_model(task: Task, seed: int, family: MaskFamily) -> Model:
     """First model of the warm-up: the seed's initial weights, on the top mask."""
-    return as_initialised(family, initial_state(task, seed), None)
+    return with_parts(task, as_initialised(family, initial_state(task, seed), None))
 
 
 def first_model(
@@ -75,9 +76,19 @@ def first_model(
 ) -> Model:
     """Base of round 1; parameters that the user froze keep their initial values."""
     first = named_slots(algorithm).start(family, initial_state(task, seed), findings)
-    return with_state(
-        algorithm, task, with_fixed(first, None, fixed_weights(task, seed))
-    )
+    first = with_fixed(first, None, fixed_weights(task, seed))
+    return with_state(algorithm, task, with_parts(task, first))
+
+
+def with_parts(task: Task, model: Model) -> Model:
+    """The model knowing which of its entries stay apart.
+
+    Args:
+        task: Whose patterns are names, as `edge_sdk.tasks.parts.run_task` leaves them.
+        model: Of the task.
+    """
+    personal, frozen = frozenset(task.personal), frozenset(task.frozen)
+    return replace(model, personal=personal, frozen=frozen)
 
 
 def with_state(algorithm: Algorithm, task: Task, model: Model) -> Model:
@@ -89,6 +100,7 @@ def with_state(algorithm: Algorithm, task: Task, model: Model) -> Model:
     if algorithm.init_state is None or model.state:
         return model
     moves = {n for n, p in make_model(task, 0).named_parameters() if p.requires_grad}
+    moves -= set(task.personal)
     dense = {n: a for n, a in model.dense.items() if n in moves}
     first = named_slots(algorithm).init_state
     return replace(model, state=first(replace(model, dense=dense)) if first else {})

@@ -93,7 +93,8 @@ def order_for(
 
     `blobs` are what `publish_blobs` has published for the device.
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
-    `after` is the last task of the device that counted, for rules that go on from it.
+    `after` is the last task of the device that counted, for rules and personal entries
+    that go on from it.
     `attempt` counts how often the round was given up before: only a warm-up is.
     """
     training, warm_up = settings.training, settings.warm_up
@@ -147,6 +148,8 @@ def order_for(
         codec=codec,
         moves=isinstance(rule, Regrow | Rewire | Swat | TopK),
         program=blobs.program,
+        parts=blobs.parts,
+        after=after if blobs.parts else "",
     )
 
 

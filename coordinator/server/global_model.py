@@ -39,6 +39,7 @@ from coordinator.rounds.round_step import (
     next_step,
     start_model,
     warm_up_family,
+    with_parts,
     with_state,
 )
 from coordinator.rounds.tasks import mask_seed
@@ -100,7 +101,8 @@ class GlobalModel:
         self.family: MaskFamily | None = None
         self._fixed = fixed_weights(task, settings.seed)
         self._warm_up: tuple[Model, MaskFamily] | None = None
-        self._probe = probe
+        # Each device judges a model with its own personal parts, nobody without any.
+        self._probe = None if task.personal else probe
         self._made: tuple[int, list[str], Step] | None = None
         self._scored: tuple[Model, float] | None = None  # the loss of a model
 
@@ -109,6 +111,7 @@ class GlobalModel:
         found = load_model(self._store, self._ledger, self.layers, self._settings.seed)
         if found is not None:
             model, self.family = found
+            model = with_parts(self._task, model)
             self.model = with_state(self._algorithm, self._task, model)
 
     def base_of(self, no: int) -> tuple[Model, MaskFamily]:

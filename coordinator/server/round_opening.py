@@ -205,7 +205,8 @@ class RoundOpener:
         down = {device: codec for device, (_, codec) in codecs.items()}
         given = masks, down, self._fleet.programs(draft.cohort)
         named = publish_blobs(self._publisher.shelve, no, base, family, *given)
-        counted = self._ledger.last_counted(no) if self._algorithm.init_state else {}
+        remembers = self._algorithm.init_state is not None or bool(base.personal)
+        counted = self._ledger.last_counted(no) if remembers else {}
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {

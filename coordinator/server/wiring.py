@@ -23,6 +23,7 @@ from edge_sdk.infer.run_key import make_run_key
 from edge_sdk.sparse import check_ladder
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.parts.run_task import run_task
 from edge_sdk.tasks.task import Examples, Task, load_task
 from edge_sdk.terminal import OutputOptions, log_from_now_on, on_stop
 
@@ -46,7 +47,7 @@ def serve(
         EdgeError: If it cannot start; everything started is stopped again.
     """
     log_from_now_on(run=settings.federation)
-    task = load_task(settings.task, beside=folder)
+    task = run_task(load_task(settings.task, beside=folder), settings)
     examples = check_run(settings, task)
     identities = identities_for(folder, settings)
     if identities is None:

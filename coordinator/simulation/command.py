@@ -63,16 +63,17 @@ def settings_from(
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    """Settings from a TOML file; a relative `folder` in it is made absolute.
+    """Settings from a TOML file; relative paths in it are made absolute.
 
-    It is looked for as a task is: from the file's own folder, then from the current.
+    They are looked for as a task is: from the file's own folder, then from the current.
     """
     raw = load_toml(path)
-    if isinstance(raw.get("folder"), str) and raw["folder"]:
-        beside, here = (
-            seen_from(base, raw["folder"]) for base in (path.resolve().parent, Path())
-        )
-        raw["folder"] = str(here if here.exists() and not beside.exists() else beside)
+    for key in ("folder", "start"):
+        if isinstance(raw.get(key), str) and raw[key]:
+            beside, here = (
+                seen_from(base, raw[key]) for base in (path.resolve().parent, Path())
+            )
+            raw[key] = str(here if here.exists() and not beside.exists() else beside)
     return raw
 
 

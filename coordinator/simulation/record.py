@@ -142,6 +142,10 @@ class RoundLog:
             held.update(record.accepted)
         return held
 
+    def trained(self) -> set[str]:
+        """Devices that have had an update accepted, the warm-up's included."""
+        return {device for record in self.records for device in record.accepted}
+
     def norms(self, no: int) -> list[float]:
         """Lengths of the last rounds' updates, for the bounds of a round."""
         last = [r for r in self.records if max(no - PAST, 1) <= r.round < no]

@@ -38,7 +38,8 @@ class RoundTrip:
         refused: Device to why it gave no update that passes, this time.
         unable: Device to why it cannot train, this time or any other.
         bytes_up: Offers and payloads, as packed for the wire.
-        bytes_down: Orders, bases, and structures of masks that are new to a device.
+        bytes_down: Orders, bases, and structures of masks and parts that stay apart
+            where they are new to a device.
     """
 
     rows: tuple[UpdateRow, ...]
@@ -79,6 +80,7 @@ class SimulationContext:
         family: MaskFamily,
         *,
         known: Collection[str] = (),
+        asked: Collection[str] = (),
         attempt: int = 0,
         remembers: SimulationMemory | None = None,
     ) -> RoundTrip:
@@ -91,8 +93,9 @@ class SimulationContext:
             base: The model they start from.
             family: The round's masks.
             known: Devices that have the masks already.
+            asked: Devices that have the parts that stay apart already.
             attempt: How often the round was given up before.
-            remembers: Where devices' memories lie, of an algorithm with a state.
+            remembers: Where devices' memories lie, where they have some.
 
         Raises:
             RunError: If a worker died, or nothing gets through.
@@ -117,7 +120,7 @@ class SimulationContext:
         return RoundTrip(
             *(tuple(rows), payloads, refused, unable),
             sum(done[device].sent_bytes for device in parts),
-            sum(_sent(p.job, d in known) for d, p in parts.items()),
+            sum(_sent(p.job, d in known, d in asked) for d, p in parts.items()),
         )
 
     def _parts(
@@ -162,9 +165,11 @@ class SimulationContext:
                 after=memories[device][0] if device in memories else "",
             )
             structure = contents[recipe.structure.sha256] if recipe.structure else b""
+            apart = named[device].parts
             job = TrainingJob(
                 *(one.folder, pack(order), contents[start.sha256], structure),
                 memory=memories[device][1].read(order) if device in memories else b"",
+                parts=contents[apart.sha256] if apart else b"",
             )
             parts[device] = SimulatedPart(order, base, masks[device], one.examples, job)
         return parts
@@ -182,9 +187,10 @@ def _row(device: str, order: TaskOrder, one: TaskResult) -> UpdateRow:
     )
 
 
-def _sent(job: TrainingJob, knows: bool) -> int:  # noqa: FBT001 - of the masks
-    structure = 0 if knows else len(job.structure)
-    return len(job.order) + len(job.base) + structure
+def _sent(job: TrainingJob, masks: bool, parts: bool) -> int:  # noqa: FBT001 - are known
+    structure = 0 if masks else len(job.structure)
+    apart = 0 if parts else len(job.parts)
+    return len(job.order) + len(job.base) + structure + apart
 
 
 def _warn(device: str, one: TaskResult) -> None:

@@ -39,6 +39,7 @@ from edge_sdk.errors import AlgorithmError, RunError
 from edge_sdk.tasks.cost import workload_of
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.parts.run_task import run_task
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.scoring import metrics_for
 
@@ -71,7 +72,8 @@ class Simulation:
         task: Task | None = None,
         algorithm: Algorithm | None = None,
     ) -> None:
-        self.settings, task = settings, task or task_of(settings)
+        self.settings = settings
+        task = run_task(task or task_of(settings), settings)
         check_model(make_model(task, 0))
         self.task = task
         self.scored = scored = task.read_eval(evaluation)
@@ -215,7 +217,10 @@ class Simulation:
         trip = self._context.trip(
             *(way, no, chosen, base, family),
             known=self.journal.holders(),
-            remembers=self._memory if self.algorithm.init_state else None,
+            asked=self.journal.trained(),
+            remembers=self._memory
+            if self.algorithm.init_state or base.personal
+            else None,
         )
         record = msgspec.structs.replace(
             record,

@@ -27,6 +27,7 @@ from coordinator.simulation.workers.interface import OpenWorkers
 from coordinator.simulation.workers.process_pool import check_importable, process_pool
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import SettingsError, StateError
+from edge_sdk.tasks.parts.run_task import run_task
 from edge_sdk.tasks.task import Task
 
 __all__ = ["SETTINGS", "load_simulation", "simulate"]
@@ -82,7 +83,7 @@ def simulate(
         )
     if not _is_over(folder, settings):
         check_reachable(transport)
-    task = task or task_of(settings)
+    task = run_task(task or task_of(settings), settings)
     if open_workers is process_pool:
         check_importable(settings.task)
     name = todays_name(settings.engine)

@@ -89,6 +89,9 @@ class SimulationSettings(
         gate: How much one device may count, as in a federation.
         aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
             weight's largest and smallest changes and counts devices alike.
+        personal: Patterns of what each device trains for itself and never sends.
+        frozen: Patterns of what nobody trains.
+        start: File of a state dict that training begins at.
     """
 
     task: str
@@ -113,6 +116,9 @@ class SimulationSettings(
     partitions: bool = False
     gate: GateSettings = GateSettings()
     aggregate: Literal["mean", "trimmed-mean"] = "mean"
+    personal: list[str] = []
+    frozen: list[str] = []
+    start: str = ""
 
 
 def todays_name(asked: AskedEngine) -> EngineName:
@@ -168,4 +174,7 @@ def run_settings(settings: SimulationSettings) -> RunSettings:
         codec=settings.codec,
         gate=settings.gate,
         aggregate=settings.aggregate,
+        personal=settings.personal,
+        frozen=settings.frozen,
+        start=Path(settings.start) if settings.start else None,
     )

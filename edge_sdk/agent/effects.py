@@ -112,7 +112,7 @@ class SessionEffects:
         self._meter.watch(transport.traffic)
         self._base = BaseDownload(Fetcher(me.federation, transport), journal, self._say)
         fetcher = Fetcher(me.federation, transport)
-        self.installer = Installer(place, fetcher, self._say, put)
+        self.installer = Installer(place, fetcher, self._say, put, journal.own)
         marks = Marks(kept.heard, kept.announced)
         self._receiver = OrderReceiver(
             me, device_keys, transport, self._say, self._publisher.age_s, marks

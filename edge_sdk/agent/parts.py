@@ -37,11 +37,13 @@ class Runner(Protocol):
         structure: bytes = b"",
         memory: bytes = b"",
         program: bytes = b"",
+        parts: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
         `structure` is there when its mask names one, `memory` when its rule goes on
-        from one, `program` when the order names one; each is passed by its name.
+        from one, `program` and `parts` when the order names them; each is passed by
+        its name.
         """
         ...
 

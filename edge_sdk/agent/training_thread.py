@@ -83,8 +83,8 @@ class TrainingThread:
 
         Args:
             order: What to do.
-            blobs: Its base, the structure of a mask that has one, and its program where
-                the order names one; in this order.
+            blobs: Its base, the structure of a mask that has one, its program and the
+                parts that stay apart where the order names them; in this order.
             memory: What its rule goes on from.
         """
         cancel, (base, *others) = threading.Event(), blobs
@@ -93,6 +93,8 @@ class TrainingThread:
             more["structure"] = others.pop(0)
         if order.program is not None:
             more["program"] = others.pop(0)
+        if order.parts is not None:
+            more["parts"] = others.pop(0)
         self._cancel, before = cancel, self._thread
         self.progress = 0  # that of the last task would read as all but done
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+from numpy.typing import NDArray
 
 from edge_sdk.deploy.last_delivery import Delivered, DeliveredFile
 from edge_sdk.deploy.slots import install, look, recover
@@ -101,6 +102,7 @@ class Installer:
         fetcher: Gets the chunks.
         say: Sends a message to the coordinator.
         ended: Called by the thread that installs, once.
+        own: Gives this device's own values, which go into a new model.
     """
 
     def __init__(
@@ -109,7 +111,9 @@ class Installer:
         fetcher: Fetcher,
         say: Callable[[Message], None],
         ended: Callable[[Installed], None],
+        own: Callable[[], Mapping[str, NDArray[Any]]] = dict,
     ) -> None:
+        self._own = own
         self._place, self._fetcher = place, fetcher
         self._say, self._ended = say, ended
         self._order: Install | None = None  # being fetched or installed
@@ -295,6 +299,7 @@ class Installer:
                 health=place.health,
                 home=place.home,
                 tag=str(order.no),
+                own=self._own(),
             )
         except EdgeError as error:
             why = str(error)

@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edge_sdk.checkpoint import replace_file, sync
 from edge_sdk.checksums import file_digest
@@ -27,11 +32,14 @@ from edge_sdk.deploy.bound_command import run_leashed
 from edge_sdk.errors import CheckpointError, ExportError, StateError
 from edge_sdk.infer import Bundle
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
+from edge_sdk.infer.own import OWN
 
 if os.name == "posix":
     import fcntl
 
 __all__ = ["Slots", "install", "look", "other", "recover", "roll_back", "switch"]
+
+log = logging.getLogger(__name__)
 
 NAMES = ("a", "b")
 _CURRENT, _TRIAL = "current", ".trial"
@@ -114,6 +122,7 @@ def install(
     health: Sequence[str] = (),
     home: Path | None = None,
     tag: str = "",
+    own: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> str:
     """Puts a bundle into the free slot, checks it there and makes it live.
 
@@ -126,6 +135,8 @@ def install(
             fails, the old bundle is live again.
         home: Folder that `health` runs in; the current one if not given.
         tag: What `recover` gives back, should the power go while `health` runs.
+        own: This device's own values of personal entries; a model without a place for
+            them is made live as it was delivered.
 
     Returns:
         The slot that is live now.
@@ -144,7 +155,11 @@ def install(
             with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as scratch:
                 incoming = Path(scratch) / "bundle"
                 fill(incoming)
-                Bundle(incoming, trusted=trusted).check()
+                (incoming / OWN).unlink(missing_ok=True)  # nobody has signed it
+                bundle = Bundle(incoming, trusted=trusted)
+                bundle.check()
+                if own:
+                    _keep_own(bundle, own)
                 _sync_tree(incoming)
                 if (root / slot).exists():
                     (root / slot).replace(Path(scratch) / "old")
@@ -221,6 +236,13 @@ def _alone(root: Path) -> Iterator[None]:
         ) from error
     finally:
         os.close(handle)
+
+
+def _keep_own(bundle: Bundle, own: Mapping[str, NDArray[Any]]) -> None:
+    try:
+        bundle.keep_own(own)
+    except ExportError as error:
+        log.warning("live as delivered, without what is personal here: %s", error)
 
 
 def _take_back(root: Path) -> str | None:

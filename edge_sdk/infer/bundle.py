@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.checkpoint import replace_file
 from edge_sdk.checksums import file_digest
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.model import NativeModel
+from edge_sdk.infer.own import OWN, check_own, with_own
 from edge_sdk.infer.prepare import Preparation
 from edge_sdk.infer.signature import SIGNATURE, check_signature
 
@@ -47,7 +49,8 @@ class Bundle:
     Attributes:
         manifest: What the exporter wrote.
         labels: Class names in the order of the outputs; may be empty.
-        model: The native model: exact values before int8.
+        model: The native model: exact values before int8; with this device's own
+            values where it has some.
         preparation: What to do to an example before the model.
         signer: Raw public key that signed the manifest, or None.
     """
@@ -65,7 +68,12 @@ class Bundle:
                 remedy="Build it with --format native, or run those with onnxruntime.",
             )
         self._entry = models[name]
-        self.model = NativeModel(self.folder / self._entry["file"], threads=threads)
+        file = self.folder / self._entry["file"]
+        self._delivered = self.model = NativeModel(file, threads=threads)
+        if (self.folder / OWN).exists():
+            own = (self.folder / OWN).read_bytes()
+            check_own(file.read_bytes(), own)
+            self.model = NativeModel(own, threads=threads)
         text = (self.folder / "labels.txt").read_text(encoding="utf-8")
         self.labels = tuple(text.splitlines())
         self.preparation = Preparation.read(self.folder / "preprocess.json")
@@ -83,7 +91,7 @@ class Bundle:
         return self.model.run(self.preparation(examples))
 
     def check(self) -> float:
-        """Runs the golden example on this machine.
+        """Runs the golden example on this machine, with the values as delivered.
 
         Returns:
             The largest difference, relative to the largest output.
@@ -91,7 +99,19 @@ class Bundle:
         Raises:
             ExportError: If it is above what the format allows.
         """
-        return check_golden(self.folder, self._entry, self.model.run)
+        return check_golden(self.folder, self._entry, self._delivered.run)
+
+    def keep_own(self, own: Mapping[str, NDArray[Any]]) -> None:
+        """Writes the model with this device's own values beside the delivered one.
+
+        The next `Bundle` of this folder runs it.
+
+        Raises:
+            ExportError: If the model has no place for one of them.
+            CheckpointError: If the folder cannot be written.
+        """
+        delivered = (self.folder / self._entry["file"]).read_bytes()
+        replace_file(self.folder / OWN, with_own(delivered, own), mode=0o644)
 
 
 def check_golden(
@@ -161,7 +181,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): file_digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {MANIFEST, SIGNATURE}
+        if path.is_file() and path.name not in {MANIFEST, SIGNATURE, OWN}
     }
 
 

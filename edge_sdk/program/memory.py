@@ -44,7 +44,7 @@ class ParameterMemory:
         gradients: Name -> view of `gradient_vector`.
         state: Name -> every entry of the ``state_dict``, kept values for masked layers.
         buffers: Name -> the entries that are no parameters of torch's.
-        counters: Names of the entries that count batches.
+        counters: Names of the entries that count batches of training.
         slots: The same memory for the runtime, in the program's order.
 
     Raises:
@@ -75,11 +75,22 @@ class ParameterMemory:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self.state: dict[str, Array] = {}
-        self.counters = [p.name for p in own if p.counter]
+        self.counters = self._counters()
         self.slots = [
             self._slot(at, size, places.get(at)) for at, size in enumerate(sizes)
         ]
         self.buffers = {p.name: self.state[p.name] for p in own if p.buffer}
+
+    def _counters(self) -> list[str]:
+        """The counters of norms that take a batch's statistics when they train."""
+        own, graph = self.program.parameters, self.program.training
+        of_batches: set[str] = set()
+        for operation in graph.operations:
+            if rule_of(operation).mixes(operands(operation, graph, own)):
+                names = (own[at].name for at in operation.parameters if at >= 0)
+                of_batches.update(name.rpartition(".")[0] for name in names)
+        counters = (p.name for p in own if p.counter)
+        return [n for n in counters if n.rpartition(".")[0] in of_batches]
 
     def _slot(self, at: int, size: int, place: slice | None) -> Slot:
         parameter = self.program.parameters[at]

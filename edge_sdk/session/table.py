@@ -84,7 +84,7 @@ def _boot(session: Session, event: Booted) -> Step:
 
 
 def _fetch(order: TaskOrder) -> Fetch:
-    found = (order.base, order.mask.structure, order.program)
+    found = (order.base, order.mask.structure, order.program, order.parts)
     return Fetch(tuple(blob for blob in found if blob is not None))
 
 

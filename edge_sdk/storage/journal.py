@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, RemoteProtocolError, StateError
@@ -15,6 +17,7 @@ from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.storage.memory import DeviceMemory
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import Offer, TaskOrder
+from edge_sdk.wire.parts import unpack_own
 
 if os.name == "posix":
     import fcntl
@@ -141,6 +144,15 @@ class Journal:
             return self._outbox.read_bytes()
         except OSError as error:
             raise StateError(f"the outbox {self._outbox} is gone: {error}") from error
+
+    def own(self) -> dict[str, NDArray[Any]]:
+        """Personal values after this device's last task that counted; none without."""
+        for task, verdict in reversed(self.record.finished):
+            kept = self.memory.of(task) if verdict == "accepted" else b""
+            with contextlib.suppress(RemoteProtocolError):  # of a rule alone
+                if kept:
+                    return unpack_own(kept)[0]
+        return {}
 
     def close(self) -> None:
         """Release the folder for another process."""

@@ -37,18 +37,27 @@ class DeviceMemory:
 
     def read(self, order: TaskOrder) -> bytes:
         """Memory that an order's rule goes on from; empty if there is none."""
-        if not isinstance(order.rule, Controlled) or not order.rule.after:
+        after = _after(order)
+        if not after:
             return b""
-        path = self._path(order.rule.after)
+        path = self._path(after)
         try:
             whole = path.read_bytes()
         except OSError:
-            log.warning("memory of task %s is gone: it begins anew", order.rule.after)
+            log.warning("memory of task %s is gone: it begins anew", after)
             return b""
         if hashlib.sha256(whole[DIGEST:]).digest() != whole[:DIGEST]:
             log.warning("%s is damaged: the device begins anew", path)
             return b""
         return whole[DIGEST:]
+
+    def of(self, task_id: str) -> bytes:
+        """Memory that a task left; empty where none is whole."""
+        with contextlib.suppress(OSError):
+            whole = self._path(task_id).read_bytes()
+            if hashlib.sha256(whole[DIGEST:]).digest() == whole[:DIGEST]:
+                return whole[DIGEST:]
+        return b""
 
     def keep(self, order: TaskOrder, content: bytes) -> None:
         """Makes durable what its update of an order leaves to remember.
@@ -58,8 +67,8 @@ class DeviceMemory:
         """
         new, old = self._path(order.id), self._folder
         replace_file(new, hashlib.sha256(content).digest() + content)
-        if isinstance(order.rule, Controlled) and order.rule.after:
-            old = self._path(order.rule.after)
+        if after := _after(order):
+            old = self._path(after)
         for other in self._folder.glob("*.memory"):
             if other not in {new, old}:
                 with contextlib.suppress(OSError):
@@ -69,3 +78,9 @@ class DeviceMemory:
         """A file by its task's digest: an id is the coordinator's text."""
         name = hashlib.sha256(task_id.encode()).hexdigest()[:32]
         return self._folder / f"{name}.memory"
+
+
+def _after(order: TaskOrder) -> str:
+    """The device's last task that counted, as an order names it; empty for none."""
+    own = order.rule.after if isinstance(order.rule, Controlled) else ""
+    return order.after or own

@@ -13,6 +13,8 @@ from torch import nn
 
 from edge_sdk.errors import TaskError
 from edge_sdk.sparse.mask import LayerShape
+from edge_sdk.tasks.parts.freeze import task_model
+from edge_sdk.tasks.parts.start import start_state
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import blamed
 
@@ -125,7 +127,7 @@ def make_model(task: Task, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with blamed(task.name, "making the model"):
-            model = task.model()
+            model = task_model(task)
     if not isinstance(model, nn.Module):
         raise TaskError(
             f"task {task.name}: model() returned a {type(model).__name__}, "
@@ -137,13 +139,17 @@ def make_model(task: Task, seed: int) -> nn.Module:
 def initial_state(task: Task, seed: int) -> dict[str, NDArray[Any]]:
     """The ``state_dict`` of `make_model` as numpy arrays that own their memory.
 
+    Entries that the task's start file has are those of the file.
+
     Raises:
-        TaskError: If the task's factory does not return a module.
+        TaskError: If the task's factory does not return a module, or its start file
+            does not fit.
     """
     state = make_model(task, seed).state_dict()
-    return {
+    found = {
         name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()
     }
+    return found if task.start is None else {**found, **start_state(task.start, found)}
 
 
 @contextmanager

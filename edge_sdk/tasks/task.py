@@ -106,9 +106,8 @@ class Task:
 
     Its functions cannot be compared, so two tasks are equal only if they are one.
 
-    A task whose model and loss are named (`by_name`) needs no torch to read and prepare
-    its examples: `prepare` takes and gives numpy arrays there, and `augment` draws from
-    a numpy generator.
+    A task whose model and loss are named (`by_name`) needs no torch: `prepare` takes
+    and gives numpy arrays there, and `augment` draws from a numpy generator.
 
     Attributes:
         name: Short name, ``[a-z0-9-]``.
@@ -120,14 +119,15 @@ class Task:
         eval_data: Folder -> the coordinator's evaluation examples; alike.
         labels: Class names, in the order of the model's outputs.
         prepare: Raw input batch (tensor of `Examples.inputs`' dtype; an array where
-            the model is named, `by_name`) -> model input;
-            deterministic, used alike in training, evaluation and export. Floats
-            become the model's own; token ids and masks stay what they are.
+            the model is named, `by_name`) -> model input; deterministic. Floats become
+            the model's own; token ids and masks stay what they are.
         augment: Prepared batch -> the same shape, with randomness from the given
             generator, torch's or numpy's; training only.
-        dense_layers: Weights kept dense although they could be masked, by their
-            ``state_dict`` names (for example the first and the last layer).
+        dense_layers: Names of weights kept dense although they could be masked.
         batch_size: Examples per training step unless the run says otherwise.
+        personal: Patterns of names: what a device trains for itself and never sends.
+        frozen: Patterns likewise: what nobody trains, sent once.
+        start: File of a state dict that training begins at.
         example_inputs: How many -> as many prepared inputs that the model takes, of
             its dtype and in its range; for planning and export without data. Needed
             only where floats are refused and small integers are not right either.
@@ -151,6 +151,9 @@ class Task:
     example_inputs: Callable[[int], torch.Tensor] | None = None
     metrics: Sequence[Metric] = ()
     holdout_data: Callable[[Path], Examples] | None = None
+    personal: Sequence[str] = ()
+    frozen: Sequence[str] = ()
+    start: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", checked_metrics(self.name, self.metrics))
@@ -217,9 +220,10 @@ class Task:
                 f"task {self.name}, examples of {folder}: {error}", remedy=error.help
             ) from error
         if not isinstance(found, Examples):
+            gave = type(found).__name__
             raise TaskError(
-                f"task {self.name}: reading the examples of {folder} gave a "
-                f"{type(found).__name__}, not an edge_sdk.Examples"
+                f"task {self.name}: reading the examples of {folder} gave a {gave}, "
+                "not an edge_sdk.Examples"
             )
         if torch_is_here():
             from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
@@ -230,15 +234,11 @@ class Task:
         return checked_arrays(self, found, folder)
 
 
+_OWN_NAMES = ("cifar10", "femnist", "mnist", "fashion", "digits", "watch")
 SHIPPED = {
-    "cifar10": "edge_sdk.zoo.tasks.cifar10:task",
-    "femnist": "edge_sdk.zoo.tasks.femnist:task",
-    "mnist": "edge_sdk.zoo.tasks.mnist:task",
-    "fashion": "edge_sdk.zoo.tasks.fashion:task",
-    "digits": "edge_sdk.zoo.tasks.digits:task",
+    **{name: f"edge_sdk.zoo.tasks.{name}:task" for name in _OWN_NAMES},
     "spoken": "edge_sdk.zoo.tasks.spoken:task",
     "spoken-gru": "edge_sdk.zoo.tasks.spoken:gru",
-    "watch": "edge_sdk.zoo.tasks.watch:task",
 }
 
 

@@ -141,10 +141,12 @@ class ModelSource(Protocol):
     Attributes:
         layers: The maskable layers, in the order of values on the wire.
         program: The model's training program, as orders send it; empty for none.
+        frozen: Entries of the model that no training moves, by name, as orders say.
     """
 
     layers: tuple[LayerShape, ...]
     program: bytes
+    frozen: frozenset[str]
 
     @property
     def engines(self) -> tuple[str, ...]:

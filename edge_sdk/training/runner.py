@@ -26,6 +26,7 @@ from edge_sdk.training.memory_limit import (
 )
 from edge_sdk.training.program_engine.choice import models_of
 from edge_sdk.training.program_engine.kept import keep_program
+from edge_sdk.training.rules.apart import own_parts
 from edge_sdk.training.rules.control_variates import (
     control_of,
     packed_variates,
@@ -149,6 +150,7 @@ class TaskRunner:
         structure: bytes = b"",
         memory: bytes = b"",
         program: bytes = b"",
+        parts: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
@@ -157,8 +159,10 @@ class TaskRunner:
             base: The model to start from.
             stop: Turns true when the result is not wanted any more.
             structure: The mask's, when it is not drawn from a seed.
-            memory: What the rule goes on from, as an earlier update left it.
+            memory: What the rule and the personal entries go on from, as an earlier
+                update left it.
             program: The model's training program; needed where there is no torch.
+            parts: Entries that stay apart; empty for none.
 
         Raises:
             Stopped: If `stop` turned true.
@@ -168,34 +172,38 @@ class TaskRunner:
         self._models.program = program or self._models.program
         if self._progress is not None:
             keep_program(self._progress.path.parent, program)
+        own = own_parts(parts, memory)
+        self._models.frozen = frozenset(own.apart.frozen)
         mask = self._models.mask(order.mask, structure)
-        job = _Job(order, order.training, mask, unpack_values(base, mask), stop)
-        left = b""
+        start = own.completed(unpack_values(base, mask))
+        job = _Job(order, order.training, mask, start, stop)
+        change: Values | None = None
+        moved, left, payload, norm = False, b"", b"", 0.0
         match order.rule:
             case Frozen() | OneStep() | Proximal() | Nested() | Sandwich():
                 outcome, change = self._frozen(job)
-                payload, norm = packed_change(order, change, mask)
             case Controlled():
-                outcome, change, left = self._controlled(job, memory)
-                payload, norm = packed_change(order, change, mask)
+                outcome, change, left = self._controlled(job, own.memory)
             case Measured() as rule:
                 outcome, change = self._measured(job, rule)
-                payload, norm = packed_change(order, change, mask)
             case WarmUp() | Score() | CandidateLosses() as rule:
                 payload, outcome = measured_evidence(
                     *(order, rule, self._models, mask, job.start, self._scorer(job)),
                     stop=stop,
                     progress=self._moving_progress(job),
                 )
-                norm = 0.0
             case Rewire() | Regrow() as rule:
                 mask, change, outcome = self._moving(job, rule)
-                payload, norm = packed_change(order, change, mask, structure=True)
+                moved = True
             case Swat() | TopK() as rule:
                 mask, change, outcome = self._largest(job, rule)
-                payload, norm = packed_change(order, change, mask, structure=True)
+                moved = True
             case _:
                 assert_never(order.rule)
+        if change is not None:
+            left = own.remembered(change, left)
+            sent = own.travelling(change)
+            payload, norm = packed_change(order, sent, mask, structure=moved)
         spent = time.monotonic() - began
         return replace(packed(order, mask, payload, norm, outcome, spent), memory=left)
 

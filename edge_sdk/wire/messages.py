@@ -136,6 +136,9 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     Where `moves` is set, training may move the mask: the update stands on a mask of its
     own, no larger than the task's, whose structure is in the update's payload.
     `program` is the blob of the model's training program, for a device without torch.
+    `parts` is the blob of the entries that stay apart (`edge_sdk.wire.parts`): they are
+    in no base and in no update. `after` is the task whose update of this device was the
+    last to count: its personal entries are what they were then.
     """
 
     id: TaskId
@@ -150,6 +153,8 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     codec: str
     moves: bool = False
     program: Manifest | None = None
+    parts: Manifest | None = None
+    after: Annotated[str, Meta(max_length=64)] = ""
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):

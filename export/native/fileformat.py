@@ -7,14 +7,17 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.infer.own import HEADER
 from edge_sdk.json_text import to_json
 from export.native.arena import buffer_order, place_buffers
 from export.native.program import Kind, Operation, Program, Weight
+from export.passes.name_weights import TRANSPOSED
 from export.passes.packing import gap_list
 
 __all__ = [
@@ -28,7 +31,6 @@ __all__ = [
 ]
 
 VERSION = 2
-_HEADER = struct.Struct("<4sIQIIIIQQQQQQ")
 _BUFFER = struct.Struct("<iiiiQ")
 _WEIGHT = struct.Struct("<iiiiQQQQQQ")
 _OPERATION = struct.Struct("<16iff")
@@ -122,11 +124,25 @@ def _grouped(values: NDArray[Any]) -> NDArray[Any]:
     return np.swapaxes(padded.reshape(-1, _GROUP, columns), 1, 2)
 
 
-def write(program: Program, facts: Mapping[str, Any], *, int8: bool = False) -> bytes:
-    """The file's bytes; equal programs and facts give equal bytes."""
+def write(
+    program: Program,
+    facts: Mapping[str, Any],
+    *,
+    int8: bool = False,
+    personal: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+) -> bytes:
+    """The file's bytes; equal programs and facts give equal bytes.
+
+    Args:
+        program: What the file holds.
+        facts: Its metadata.
+        int8: Whether large matrices are rounded.
+        personal: Entries that devices have values of their own for; the metadata says
+            where those lie that are in the file as they are.
+    """
     offsets, arena = place_buffers(program)
     order = buffer_order(program)
-    body = bytearray(_HEADER.size)
+    body = bytearray(HEADER.size)
     stored = store_weights(program, int8=int8)
     records = []
     for weight, item in zip(program.weights, stored, strict=True):
@@ -164,16 +180,45 @@ def write(program: Program, facts: Mapping[str, Any], *, int8: bool = False) -> 
         )
         for o in program.operations
     )  # fmt: skip
-    meta = to_json(dict(facts), sort_keys=True).encode()
+    places = _places(program, stored, records, personal)
+    said = {**facts, "personal": places} if personal else dict(facts)
+    meta = to_json(said, sort_keys=True).encode()
     at = [_append(body, np.frombuffer(part, np.uint8)) for part in (
         buffers, b"".join(records), operations, meta
     )]  # fmt: skip
     counts = len(order), len(records), len(program.operations)
-    crc = zlib.crc32(memoryview(body)[_HEADER.size :])
-    body[: _HEADER.size] = _HEADER.pack(
+    crc = zlib.crc32(memoryview(body)[HEADER.size :])
+    body[: HEADER.size] = HEADER.pack(
         b"FLSP", VERSION, len(body), crc, *counts, arena, *at, len(meta)
     )
     return bytes(body)
+
+
+def _places(
+    program: Program,
+    stored: list[Stored],
+    records: list[bytes],
+    personal: Mapping[str, NDArray[Any]],
+) -> dict[str, list[int]]:
+    """Personal entry to the byte of its first value and how many it has."""
+    found: dict[str, list[int]] = {}
+    for weight, item, record in zip(program.weights, stored, records, strict=True):
+        layer = weight.layer.removesuffix(TRANSPOSED).rpartition(".")[0]
+        values, *_, bias = _WEIGHT.unpack(record)[5:]
+        plain = item.encoding is Encoding.ROWS and not item.scales.size
+        for attribute, own, at in (
+            ("weight", weight.matrix, values if plain else -1),
+            ("bias", weight.bias, bias),
+        ):
+            name = f"{layer}.{attribute}"
+            entry = personal.get(name)
+            if (
+                entry is not None
+                and at >= 0
+                and np.array_equal(entry.reshape(-1), own.reshape(-1))
+            ):
+                found[name] = [at, own.size]
+    return found
 
 
 def _quantised(

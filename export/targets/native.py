@@ -36,7 +36,9 @@ def _facts(material: Material, name: str, program: Program) -> dict[str, Any]:
 def _make(material: Material, *, int8: bool) -> Product:
     name = "native-int8" if int8 else "native"
     program = fuse(lower(material.copy()))
-    content = write(program, _facts(material, name, program), int8=int8)
+    personal = material.source.personal_values()
+    facts = _facts(material, name, program)
+    content = write(program, facts, int8=int8, personal=personal)
     model = _rounded(material.copy()) if int8 else material.copy()
     stored = [item.encoding for item in store_weights(program, int8=int8)]
     sparse = stored.count(Encoding.GAPS)

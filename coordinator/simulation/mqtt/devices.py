@@ -103,9 +103,10 @@ class _Runner:
         structure: bytes = b"",
         memory: bytes = b"",
         program: bytes = b"",
+        parts: bytes = b"",
     ) -> PackedUpdate:
         """Waits for a worker; an error that is not the device's own ends the run."""
-        work = TrainingJob(self._folder, pack(order), base, structure, memory)
+        work = TrainingJob(self._folder, pack(order), base, structure, memory, parts)
         try:
             with self._all.at_work():
                 return self._workers.train(work).result()

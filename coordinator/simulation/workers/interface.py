@@ -57,7 +57,8 @@ class TrainingJob:
     order: bytes
     base: bytes
     structure: bytes = b""
-    memory: bytes = b""  # of the device, where its rule goes on from one
+    memory: bytes = b""  # of the device, where it goes on from one
+    parts: bytes = b""  # entries that stay apart
 
 
 @dataclass(frozen=True)

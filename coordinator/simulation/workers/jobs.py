@@ -81,6 +81,7 @@ class JobRunner:
             return runner.run(
                 *(order, work.base, lambda: False, work.structure, work.memory),
                 engine.program,
+                parts=work.parts,
             )
 
     def score(self, chunk: EvaluationChunk) -> ChunkScore:

@@ -183,6 +183,7 @@ class MemoryFallbackRunner:
         structure: bytes = b"",
         memory: bytes = b"",
         program: bytes = b"",
+        parts: bytes = b"",
     ) -> PackedUpdate:
         """Carries out an order.
 
@@ -195,7 +196,8 @@ class MemoryFallbackRunner:
             if size < batch and size != self._runner.allowance.most:
                 log.warning("memory ran out: %d of %d examples at once", size, batch)
             self._runner.allowance.most = size if size < batch else 0
-            return self._runner.run(order, base, stop, structure, memory, program)
+            more = structure, memory, program, parts
+            return self._runner.run(order, base, stop, *more)
 
         try:
             return shrinking(attempt, min(self._runner.allowance.most or batch, batch))

@@ -65,6 +65,7 @@ class ProgramModels:
     Attributes:
         layers: The maskable layers of the last order's mask; none before the first.
         program: The program, as the last order sent it.
+        frozen: What no training moves; the program is compiled so.
 
     Raises:
         EngineError: If the settings ask for an engine of torch's, or there are no
@@ -93,6 +94,7 @@ class ProgramModels:
         self._opened = b""  # digest of the model's program
         self.layers: tuple[LayerShape, ...] = ()
         self.program = b""
+        self.frozen: frozenset[str] = frozenset()
 
     @property
     def engine(self) -> str:

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.parts.freeze import take_mode
 from edge_sdk.training.copying import copy_model
 from edge_sdk.training.sparse.fuse import fuse
 from edge_sdk.training.sparse.graph import (
@@ -288,7 +289,7 @@ class _Converter:
         node.args, node.kwargs = (source,), {}
 
     def _replace(self, name: str, module: nn.Module) -> None:
-        module.train(self.graph.get_submodule(name).training)
+        take_mode(module, self.graph.get_submodule(name))
         parent, _, attribute = name.rpartition(".")
         setattr(self.graph.get_submodule(parent), attribute, module)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.values import Values
@@ -80,7 +81,7 @@ class DenseModel(TorchModel):
 
 def dense_model(task: Task, mask: Mask, start: Values) -> nn.Module:
     """The task's model at a mask's values, its weights dense and 0 off the mask."""
-    module = task.model()
+    module = task_model(task)
     state: dict[str, NDArray[Any]] = dict(start.dense)
     for name in mask:
         weight = np.zeros(mask[name].shape, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from edge_sdk.sparse import Boxes, Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.memory_limit import (
@@ -68,6 +70,8 @@ class TorchModels:
         self._memory_plan = memory_plan
         self._model: TrainingModel | None = None
         self.program = b""  # of the order in hand
+        self.frozen: frozenset[str] = frozenset()  # likewise
+        self._made_with = self.frozen
         self._raced = b""  # the program that took part in the last race
         self._boxes: Boxes = {}  # of the last recipe
 
@@ -116,6 +120,7 @@ class TorchModels:
         Raises:
             EngineError: If the engine cannot run it, or not one example fits.
         """
+        task = self._frozen_task()
         raced = self._model is not None and self._raced == self.program
         if not raced or self._model is None or self._model.mask.digest != mask.digest:
             self._raced = self.program
@@ -127,7 +132,7 @@ class TorchModels:
                 return self._chosen(model, own, engine, batch, examples)
 
             self._model = narrowed(
-                self._task.model(), mask, self.layers, self._boxes, batch[0], on_engine
+                task_model(task), mask, self.layers, self._boxes, batch[0], on_engine
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
             if self._activations == "bf16":
@@ -171,11 +176,15 @@ class TorchModels:
         self, mask: Mask, start: Values, *, thawed: bool = False
     ) -> TrainingModel:
         """The model under a full mask, at a mask's values."""
-        return DenseModel(dense_model(self._task, mask, start), mask, thawed=thawed)
+        return DenseModel(
+            dense_model(self._frozen_task(), mask, start), mask, thawed=thawed
+        )
 
     def swat(self, rule: Swat | TopK, mask: Mask) -> TrainingModel:
         """The model with a rule's sparse passes over dense weights."""
-        return with_sparse_passes(rule, self._task.model(), mask, self.layers)
+        return with_sparse_passes(
+            rule, task_model(self._frozen_task()), mask, self.layers
+        )
 
     def candidate_losses(
         self,
@@ -186,5 +195,11 @@ class TorchModels:
         parts: Sequence[NDArray[np.int64]],
     ) -> list[float]:
         """The mean loss of each candidate mask of the base, in evaluation mode."""
-        module = dense_model(self._task, mask, start)
+        module = dense_model(self._frozen_task(), mask, start)
         return candidate_losses(module, self.layers, self._task, examples, rule, parts)
+
+    def _frozen_task(self) -> Task:
+        """The task with what the order freezes; drops a model that was made without."""
+        if self.frozen != self._made_with:
+            self._model, self._made_with = None, self.frozen
+        return replace(self._task, frozen=tuple(sorted(self.frozen)))
