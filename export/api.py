@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from edge_sdk.checkpoint import Checkpoint, load_checkpoint
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.run_key import run_folder
 from export.builder import make_all, written
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
@@ -32,6 +33,7 @@ __all__ = [
     "build",
     "build_source",
     "formats",
+    "look_beside",
     "source_of",
 ]
 
@@ -143,7 +145,8 @@ def build(
         name: Of a module, in reports and files.
         labels: Of a module: class names in the order of the outputs.
         batch: "1" fixes the batch; "dynamic" leaves it free.
-        data: Of a checkpoint: folder with the task's evaluation examples.
+        data: Folder with evaluation examples: a task's, or, of a module, prepared
+            inputs and targets in ``eval.npz``.
         accuracy_points: Percentage points that a lossy format may lose.
         loss_percent: By how much its loss may grow where outputs are no answers.
 
@@ -162,12 +165,13 @@ def build(
     require()
     wanted = _wanted(format, formats)
     tolerance = Tolerance(accuracy_points, loss_percent)
-    source = source_of(
+    source, examples = source_of(
         model,
         input_shape=input_shape,
         calibration=calibration,
         name=name,
         labels=labels,
+        data=data,
         wanted=wanted,
     )
     folder, files = None, dict[str, Path | None]()
@@ -180,7 +184,7 @@ def build(
         source,
         wanted,
         batch=batch,
-        data=None if data is None else Path(data),
+        data=examples,
         tolerance=tolerance,
     )
     reports = {key: written(*one, files.get(key)) for key, one in made.items()}
@@ -197,8 +201,9 @@ def source_of(
     calibration: Any = None,
     name: str = "model",
     labels: Sequence[str] = (),
+    data: Path | str | None = None,
     wanted: Sequence[str] = (),
-) -> Source:
+) -> tuple[Source, Path | None]:
     """Make the source to export from anything that `build` takes.
 
     Args:
@@ -207,27 +212,36 @@ def source_of(
         calibration: As `build` takes it.
         name: As `build` takes it.
         labels: As `build` takes it.
+        data: As `build` takes it.
         wanted: Formats that have to exist; looked at before anything takes time.
+
+    Returns:
+        The source, and the folder of its task's examples; a module's are in it.
 
     Raises:
         EdgeError: As `build`.
     """
     from export.modules import from_module  # noqa: PLC0415
     from export.modules.given_inputs import task_inputs  # noqa: PLC0415 - torch
-    from export.rebuild import Source, from_checkpoint, look_beside  # noqa: PLC0415
+    from export.modules.named import read_examples  # noqa: PLC0415
+    from export.rebuild import Source, from_checkpoint  # noqa: PLC0415
 
     for one in wanted:
         suffix_of(one)
+    folder = None if data is None else Path(data)
     if isinstance(model, Source):
-        return model
+        return model, folder
     if isinstance(model, str | Path):
         look_beside(Path(model))
         model = load_checkpoint(Path(model))
     if not isinstance(model, Checkpoint):
         check_name(name)
-        return from_module(
+        if folder is not None and calibration is None:
+            calibration = read_examples(folder)
+        source = from_module(
             model, input_shape, name=name, labels=labels, calibration=calibration
         )
+        return source, None
     source = from_checkpoint(model)
     shape = (input_shape,) if isinstance(input_shape, int) else input_shape
     if shape is not None and tuple(shape) != source.input_shape:
@@ -238,7 +252,17 @@ def source_of(
         )
     if calibration is not None and source.contract is not None:
         source = replace(source, given=task_inputs(source.contract, calibration))
-    return source
+    return source, folder
+
+
+def look_beside(checkpoint: Path) -> None:
+    """Lets the task of a checkpoint's file be found where its run's commands find it.
+
+    That is beside the settings of the run's folder, else beside the file itself.
+    """
+    from edge_sdk.tasks.task import find_tasks_beside  # noqa: PLC0415 - torch
+
+    find_tasks_beside(run_folder(checkpoint) or checkpoint.parent)
 
 
 def formats() -> dict[str, str]:

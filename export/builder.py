@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import DataError, ExportError
 from edge_sdk.json_text import to_json
+from export.checks.stamp import stamped
 from export.checks.tolerance import Tolerance
 from export.extras import require
 from export.report import Report
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from export.rebuild import Source
     from export.targets import Material, Product, Target
 
-__all__ = ["checked", "make_all", "prepare", "versions", "written"]
+__all__ = ["checked", "made_by", "make_all", "prepare", "versions", "written"]
 
 _COMPARED = 64  # examples for parity: enough to meet every kernel, under a second
 _EVALUATED = 2000  # examples for the accuracy of lossy formats
@@ -69,7 +70,7 @@ def make_all(
     made = {}
     for target in targets:
         try:
-            product = target.make(material)
+            product = made_by(target, material)
             report = checked(
                 product,
                 target,
@@ -87,10 +88,17 @@ def make_all(
     return made
 
 
+def made_by(target: Target, material: Material) -> Product:
+    """A format's product, with the digest of its bytes in them."""
+    product = target.make(material)
+    return replace(product, content=stamped(product.content))
+
+
 def prepare(
     source: Source, *, batch: Literal["1", "dynamic"], data: Path | None
 ) -> tuple[Material, list[str]]:
     """The dense graph with what every target needs to know, and the passes' notes."""
+    from export.checks.reference import reference_of  # noqa: PLC0415
     from export.measure.costs import count_macs  # noqa: PLC0415
     from export.onnx_graph import dense_graph  # noqa: PLC0415
     from export.targets import Material  # noqa: PLC0415
@@ -113,8 +121,16 @@ def prepare(
     calibration = None
     if data is not None or source.given is not None:
         calibration = source.inputs(data, _CALIBRATED, half=1)
+    compared = source.inputs(data, _COMPARED)
     material = Material(
-        source, dense.model, facts, calibration, dense.kept, dense.left_out
+        source,
+        dense.model,
+        facts,
+        compared,
+        reference_of(source, compared.batch),
+        calibration,
+        dense.kept,
+        dense.left_out,
     )
     return material, dense.notes
 
@@ -146,10 +162,11 @@ def checked(
         product,
         target,
         source,
-        source.inputs(data, _COMPARED),
+        material.compared,
         kept=material.kept,
         left_out=material.left_out,
         evaluation=evaluation,
+        reference=material.reference,
         tolerance=tolerance,
     )
     plain = material.copy()

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_sdk.checkpoint import Checkpoint, load_checkpoint, sync
+from edge_sdk.checkpoint import sync
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, digests
 from edge_sdk.infer.run_key import PRIVATE, run_folder, run_name
 from edge_sdk.infer.signature import SIGNATURE, read_key, sign
 from edge_sdk.json_text import to_json
+from export.api import Model, source_of
 from export.builder import make_all, versions, written
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
@@ -37,10 +38,14 @@ _GOLDEN = 4  # examples
 
 
 def make_bundle(
-    checkpoint: Checkpoint | Path | str,
+    model: Model,
     out: Path | str,
     *,
     formats: Sequence[str] = FORMATS,
+    input_shape: Sequence[int] | int | None = None,
+    calibration: Any = None,
+    name: str = "model",
+    labels: Sequence[str] = (),
     data: Path | str | None = None,
     accuracy_points: float = ACCURACY_POINTS,
     loss_percent: float = LOSS_PERCENT,
@@ -50,9 +55,13 @@ def make_bundle(
     """Exports every format, checks it, and writes the folder whole or not at all.
 
     Args:
-        checkpoint: The sparse model, or its file.
+        model: A checkpoint, its file, or a module: as `export.build` takes it.
         out: Folder to make; an older bundle there is replaced.
         formats: Names from `export.targets.table`.
+        input_shape: Of a module, as `export.build` takes it.
+        calibration: As `export.build` takes it; the golden example is then one of them.
+        name: Of a module.
+        labels: Of a module: class names in the order of the outputs.
         data: Folder with evaluation examples: the golden example then is a real one.
         accuracy_points: Percentage points that a lossy format may lose.
         loss_percent: By how much its loss may grow where outputs are no answers.
@@ -68,24 +77,26 @@ def make_bundle(
         IdentityError: If the key cannot be read; before anything is exported.
     """
     require()
-    from export.rebuild import from_checkpoint, look_beside  # noqa: PLC0415 - torch
-
-    kinds = {name: _kind(name) for name in formats}
+    kinds = {one: _kind(one) for one in formats}
     tolerance = Tolerance(accuracy_points, loss_percent)
     run = None
-    if key is None and not isinstance(checkpoint, Checkpoint):
-        run = run_folder(Path(checkpoint))
+    if key is None and isinstance(model, str | Path):
+        run = run_folder(Path(model))
         key = None if run is None else run / PRIVATE
     signing = None if key is None else read_key(Path(key))
-    if not isinstance(checkpoint, Checkpoint):
-        look_beside(Path(checkpoint))
-        checkpoint = load_checkpoint(Path(checkpoint))
     target = Path(out)
     if target.exists() and not (target / MANIFEST).is_file():
         raise ExportError(
             f"{target} exists and is not a bundle", remedy="Name another folder."
         )
-    source = from_checkpoint(checkpoint)
+    source, folder_data = source_of(
+        model,
+        input_shape=input_shape,
+        calibration=calibration,
+        name=name,
+        labels=labels,
+        data=data,
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -93,7 +104,6 @@ def make_bundle(
         ) as scratch:
             folder = Path(scratch) / "bundle"
             (folder / "golden").mkdir(parents=True)
-            folder_data = None if data is None else Path(data)
             _write_example(folder, source, folder_data)
             manifest = _manifest(source, folder_data)
             if run is not None:
@@ -101,18 +111,18 @@ def make_bundle(
             made = make_all(
                 source, tuple(kinds), batch="1", data=folder_data, tolerance=tolerance
             )
-            for name, kind in kinds.items():
-                file = folder / f"model.{name}{kind.suffix}"
-                report = written(*made[name], file)
+            for one, kind in kinds.items():
+                file = folder / f"model.{one}{kind.suffix}"
+                report = written(*made[one], file)
                 entry = _entry(folder, file, report, kind, seconds=seconds)
-                manifest["models"][name] = entry
-            one = next(iter(manifest["models"].values()))["golden"]
+                manifest["models"][one] = entry
+            golden = next(iter(manifest["models"].values()))["golden"]
             text = readme(
                 source.task,
                 manifest["models"],
                 source.input_shape,
                 labels=len(source.labels),
-                outputs=int(np.load(folder / one)[0].size),
+                outputs=int(np.load(folder / golden)[0].size),
                 dtype=str(np.load(folder / "golden" / "input.npy").dtype),
             )
             (folder / "README.md").write_text(text, encoding="utf-8")

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from edge_sdk.checkpoint import round_of
-from edge_sdk.errors import EdgeError, ExportError
+from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import MANIFEST, read_manifest
-from edge_sdk.infer.run_key import run_folder, run_name
 from edge_sdk.infer.signature import check_signature, read_public_key
 from edge_sdk.json_text import to_json
-from edge_sdk.terminal import Json, add, exit_codes, in_utf8, log_from_now_on
+from edge_sdk.terminal import Json, add, exit_codes, in_utf8
 from edge_sdk.terminal.utf8 import echo
-from export.api import Model, build
+from export.api import build
 from export.bundle import FORMATS, make_bundle
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT
-from export.extras import require
+from export.cli_options import (
+    Calibration,
+    Data,
+    Growth,
+    Module,
+    Points,
+    Shape,
+    Weights,
+    log_about,
+    named_model,
+)
 from export.measure.timing import bench, machine
 from export.places import default_file
 from export.recheck import verify, verify_bundle
@@ -33,25 +40,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Data = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the task's evaluation examples (with eval.npz)."),
-]
-Points = Annotated[
-    float,
-    typer.Option(
-        "--accuracy-points", help="Percentage points a lossy format may lose."
-    ),
-]
-
-Growth = Annotated[
-    float,
-    typer.Option(
-        "--loss-percent",
-        help="By how much a lossy format's loss may grow where outputs are no answers.",
-    ),
-]
 
 
 def format_names(begun: str) -> list[str]:
@@ -67,30 +55,10 @@ def build_command(
         typer.Argument(help="A .safetensors checkpoint; none with --module."),
     ] = None,
     *,
-    module: Annotated[
-        str,
-        typer.Option(
-            help="package.module:object in the place of a checkpoint: a torch module, "
-            "or what makes one."
-        ),
-    ] = "",
-    input_shape: Annotated[
-        str,
-        typer.Option(
-            help="Of a module's example, without the batch axis: 3,32,32.",
-        ),
-    ] = "",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="File of a module's state_dict (.pt, .safetensors)."),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with a module's example inputs (.npy), or inputs and targets "
-            "(.npz).",
-        ),
-    ] = None,
+    module: Module = "",
+    input_shape: Shape = "",
+    weights: Weights = None,
+    calibration: Calibration = None,
     format: Annotated[  # noqa: A002 - the option's name
         str,
         typer.Option(
@@ -115,38 +83,13 @@ def build_command(
     as_json: Json = False,
 ) -> None:
     """Export CHECKPOINT or a module, check the result, and only then write it."""
-    if (checkpoint is None) == (not module):
-        raise ExportError(
-            "name a checkpoint, or a module with --module: one of the two",
-            remedy="flash-export build --module my_model:model --input-shape 3,32,32",
-        )
-    if checkpoint is not None:
-        if input_shape or weights is not None or calibration is not None:
-            raise ExportError(
-                "--input-shape, --weights and --calibration are a module's; a "
-                "checkpoint's task says all of it",
-                remedy="Leave them out; --data names a task's examples.",
-            )
-        _log_about(checkpoint)
-        model: Model = checkpoint
-        shape = examples = None
-    else:
-        require()
-        from export.modules import named  # noqa: PLC0415 - torch
-
-        model = named.load_module(module, weights)
-        shape = named.read_shape(input_shape)
-        examples = None if calibration is None else named.read_examples(calibration)
-    name = module.partition(":")[2].rpartition(".")[2].lower() or "model"
+    given = named_model(checkpoint, module, input_shape, weights, calibration, data)
+    name = given["name"]
     report = build(
-        model,
+        **given,
         format=format,
         out=default_file(name, format) if out is None and module else out,
-        input_shape=shape,
-        calibration=examples,
-        name=name,
         batch=batch,
-        data=data,
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
     )
@@ -160,6 +103,10 @@ def verify_command(
         Path | None,
         typer.Option(help="The checkpoint a file comes from; bundles need none."),
     ] = None,
+    module: Module = "",
+    input_shape: Shape = "",
+    weights: Weights = None,
+    calibration: Calibration = None,
     data: Data = None,
     accuracy_points: Points = ACCURACY_POINTS,
     loss_percent: Growth = LOSS_PERCENT,
@@ -170,7 +117,7 @@ def verify_command(
     as_json: Json = False,
 ) -> None:
     """Run every gate again on FILE; on a bundle, digests and the golden example."""
-    _log_about(file if checkpoint is None else checkpoint)
+    log_about(file if checkpoint is None else checkpoint)
     if file.is_dir():
         trusted = None if key is None else read_public_key(key)
         differences = verify_bundle(file, trusted=trusted)
@@ -185,15 +132,16 @@ def verify_command(
         for name, error in differences.items():
             echo(f"{name}: golden outputs match, largest difference {error:.1e}")
         return
-    if checkpoint is None:
+    if checkpoint is None and not module:
         raise ExportError(
-            f"{file} is a single file: name the checkpoint it was built from",
-            remedy=f"flash-export verify {file} --checkpoint CHECKPOINT",
+            f"{file} is a single file: name the checkpoint or module that it was built "
+            "from",
+            remedy=f"flash-export verify {file} --checkpoint CHECKPOINT, or --module "
+            "package.module:object.",
         )
     report = verify(
         file,
-        checkpoint,
-        data=data,
+        **named_model(checkpoint, module, input_shape, weights, calibration, data),
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
     )
@@ -201,9 +149,16 @@ def verify_command(
 
 
 def bundle_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="A .safetensors checkpoint; none with --module."),
+    ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder to make.")],
+    module: Module = "",
+    input_shape: Shape = "",
+    weights: Weights = None,
+    calibration: Calibration = None,
     format: Annotated[  # noqa: A002
         list[str] | None,
         typer.Option(help="May be given more than once.", autocompletion=format_names),
@@ -221,12 +176,12 @@ def bundle_command(
     as_json: Json = False,
 ) -> None:
     """Write a folder with models, labels, a golden example and a manifest."""
-    _log_about(checkpoint)
+    given = named_model(checkpoint, module, input_shape, weights, calibration, data)
     manifest = make_bundle(
-        checkpoint,
+        given.pop("model"),
         out,
+        **given,
         formats=format or FORMATS,
-        data=data,
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
         key=key,
@@ -257,7 +212,7 @@ def bench_command(
     as_json: Json = False,
 ) -> None:
     """Time every model of BUNDLE beside dense onnxruntime, one example at a time."""
-    _log_about(bundle)
+    log_about(bundle)
     timings = bench(bundle, threads=threads, seconds=seconds)
     if as_json:
         values = {"machine": machine(), "timings": [asdict(t) for t in timings]}
@@ -268,21 +223,6 @@ def bench_command(
     for t in timings:
         row = f"{t.name:20}{t.p50_ms:10.3f}{t.p90_ms:10.3f}{t.load_ms:10.1f}"
         echo(f"{row}{t.peak_rss_mib:8.1f}")
-
-
-def _log_about(path: Path) -> None:
-    """Put the run and round of a checkpoint or a bundle into log lines from now on.
-
-    As far as they are known: what is wrong with `path` is for the command to say.
-    """
-    run, round_no = None, round_of(path)
-    with suppress(EdgeError, KeyError):
-        if path.is_dir():
-            manifest = read_manifest(path)
-            run, round_no = manifest.get("run"), manifest["round"]
-        elif (folder := run_folder(path)) is not None:
-            run = run_name(folder)
-    log_from_now_on(run=run, round=round_no)
 
 
 def _signed_by(signer: bytes | None, trusted: bytes | None, run: str | None) -> str:

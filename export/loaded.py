@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
+from export.checks.stamp import check_stamp
 from export.extras import require
 
 __all__ = ["LoadedModel", "load"]
@@ -27,6 +29,7 @@ class LoadedModel:
         input_shape: One example, without the batch axis.
         labels: Class names in the order of the outputs; may be empty.
         facts: What the file says of itself: task, density, mask digest and others.
+        batch: "1", or "dynamic" where it takes any number at once.
     """
 
     file: Path
@@ -36,6 +39,7 @@ class LoadedModel:
     facts: Mapping[str, str] = field(repr=False)
     _run: Any = field(repr=False)
     _dtype: np.dtype[Any] = field(repr=False)
+    batch: Literal["1", "dynamic"] = "1"
 
     def __call__(self, batch: Any) -> NDArray[np.float32]:
         """Outputs of (n, *input_shape) inputs: float32 (n, ...).
@@ -86,13 +90,17 @@ def load(file: Path | str) -> LoadedModel:
     require("onnx", "onnxruntime")
     from export.runtime import metadata, open_session, predict  # noqa: PLC0415
 
+    check_stamp(path, content)
     session = open_session(content)
     entries = metadata(session)
     facts = {key.removeprefix("flash_edge."): text for key, text in entries.items()}
+    if not session.get_inputs():
+        raise _foreign(path, "it has no input")
     spec = session.get_inputs()[0]
+    free = spec.shape[:1] != [1]
     facts.setdefault("input_shape", json.dumps(list(spec.shape[1:])))
     dtype = np.dtype(_ONNX_DTYPES.get(spec.type, "float32"))
-    return _loaded(path, facts, lambda batch: predict(session, batch), dtype)
+    return _loaded(path, facts, lambda batch: predict(session, batch), dtype, free=free)
 
 
 _ONNX_DTYPES = {
@@ -105,11 +113,35 @@ _ONNX_DTYPES = {
 
 
 def _loaded(
-    path: Path, facts: Mapping[str, str], run: Any, dtype: np.dtype[Any]
+    path: Path,
+    facts: Mapping[str, str],
+    run: Any,
+    dtype: np.dtype[Any],
+    *,
+    free: bool = False,
 ) -> LoadedModel:
-    shape = tuple(int(n) for n in json.loads(facts.get("input_shape", "[]")))
-    labels = tuple(json.loads(facts.get("labels", "[]")))
-    return LoadedModel(path, facts.get("format", ""), shape, labels, facts, run, dtype)
+    try:
+        shape = tuple(operator.index(n) for n in _list(facts.get("input_shape", "[]")))
+        labels = tuple(map(str, _list(facts.get("labels", "[]"))))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _foreign(path, f"its metadata cannot be read: {error}") from error
+    kind: Literal["1", "dynamic"] = "dynamic" if free else "1"
+    name = facts.get("format", "")
+    return LoadedModel(path, name, shape, labels, facts, run, dtype, kind)
+
+
+def _list(text: str) -> list[Any]:
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise TypeError(f"{text[:60]} is no list")
+    return found
+
+
+def _foreign(path: Path, reason: str) -> ExportError:
+    return ExportError(
+        f"{path} is not what export.build writes: {reason}",
+        remedy="Build it again, or run it with the runtime of its format.",
+    )
 
 
 def _text(value: object) -> str:

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 
 import onnx
 import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import ExportError
 from edge_sdk.tasks.trial_step import tensors_of
@@ -108,14 +110,21 @@ def _exported(
     # A batch of 1 is specialised by the tracer, so a free batch is traced with 2.
     example = source.example(1 if batch == "1" else 2, data)
     with torch.no_grad():
-        count = len(tensors_of(source.model(example)))
+        found = source.model(example.clone())
+    count = len(tensors_of(found))
+    model: nn.Module = source.model
+    masked = set(names)
+    if any(not isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(found)):
+        model, masked = _Tensors(model), {f"model.{name}" for name in names}
+        state = source.model.state_dict(keep_vars=True)
+        names = {f"model.{name}": names.get(name, name) for name in state}
     outputs = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     free = None if batch == "1" else ({0: torch.export.Dim("batch")},)
     printed = io.StringIO()
     try:
         with _quiet(printed):
             program = torch.onnx.export(
-                source.model,
+                model,
                 (example,),
                 input_names=["input"],
                 output_names=outputs,
@@ -127,7 +136,7 @@ def _exported(
                 verbose=False,
             )
             if program is not None:
-                _optimise(program, names)
+                _optimise(program, masked)
     except Exception as error:
         reason = reason_of(error)
         raise ExportError(
@@ -142,6 +151,18 @@ def _exported(
     if opset != OPSET:
         raise ExportError(f"the exporter wrote opset {opset}, not {OPSET}")
     return proto
+
+
+class _Tensors(nn.Module):
+    """A model whose outputs are its tensors alone, out of whatever holds them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tensors of the model's outputs."""
+        return tuple(tensors_of(self.model(inputs)))
 
 
 def _optimise(program: torch.onnx.ONNXProgram, names: Container[str]) -> None:

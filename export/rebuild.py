@@ -15,19 +15,27 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, TaskError
-from edge_sdk.infer.run_key import run_folder
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.metrics import guess
-from edge_sdk.tasks.task import Examples, Task, find_tasks_beside, load_task
+from edge_sdk.tasks.task import Examples, Task, load_task
 from edge_sdk.tasks.trial_step import tensors_of
 from edge_sdk.training.scoring import measure_of
 
-__all__ = ["Inputs", "Source", "from_checkpoint", "frozen", "look_beside"]
+__all__ = [
+    "AT_ONCE",
+    "Inputs",
+    "Source",
+    "from_checkpoint",
+    "frozen",
+    "joined",
+    "outputs_of",
+]
 
 _FEW = 2
+AT_ONCE = 64  # inputs of a pass
 _SEED = 2208  # of random parity inputs; fixed, so that two exports are the same bytes
 
 
@@ -193,25 +201,26 @@ class Source:
         Raises:
             DataError: If the model fails on some of them: an index beyond its table.
         """
-        parts = []
-        for start in range(0, len(batch), 64):
-            some = torch.from_numpy(batch[start : start + 64])
-            try:
-                with torch.no_grad():
-                    parts.append(joined(tensors_of(self.model(some))))
-            except Exception as error:
-                raise DataError(
-                    f"{self.task} fails on inputs {start} to {start + len(some) - 1}: "
-                    f"{type(error).__name__}: {' '.join(str(error).split())}",
-                    remedy="Give inputs that the model takes: indices, for example, "
-                    "below the size of its table.",
-                ) from error
+        parts: list[NDArray[np.float32]] = []
+        try:
+            for start in range(0, len(batch), AT_ONCE):
+                leaves = outputs_of(self.model, batch[start : start + AT_ONCE])
+                parts.append(joined([leaf.float() for leaf in leaves]))
+        except Exception as error:
+            first = len(parts) * AT_ONCE
+            last = min(first + AT_ONCE, len(batch)) - 1
+            raise DataError(
+                f"{self.task} fails on inputs {first} to {last}: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}",
+                remedy="Give inputs that the model takes: indices, for example, below "
+                "the size of its table.",
+            ) from error
         return np.concatenate(parts)
 
     def apart(self, outputs: NDArray[np.float32], batch: NDArray[Any]) -> Any:
         """Joined outputs in the form that the model gives, as tensors, for the loss."""
         with torch.no_grad():
-            leaves, form = tree_flatten(self.model(torch.from_numpy(batch[:2])))
+            leaves, form = tree_flatten(self.model(torch.from_numpy(batch[:2].copy())))
         if len(leaves) == 1:
             return tree_unflatten([torch.from_numpy(outputs)], form)
         sizes = [leaf[0].numel() for leaf in leaves]
@@ -230,20 +239,20 @@ def _spread(count: int, limit: int, half: int) -> NDArray[np.int64]:
     return own[::step][:limit]
 
 
-def joined(outputs: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-    """One output as it is; several flat, one after the other: float32 (n, ...)."""
+def outputs_of(model: nn.Module, batch: NDArray[Any]) -> list[torch.Tensor]:
+    """The tensors that a module gives, whose forward may change its input in place."""
+    with torch.no_grad():
+        return tensors_of(model(torch.from_numpy(batch.copy())))
+
+
+def joined(outputs: Sequence[torch.Tensor]) -> NDArray[Any]:
+    """One output as it is; several flat, one after the other: (n, ...)."""
     if len(outputs) == 1:
-        return outputs[0].float().numpy()
-    flat = [output.float().reshape(len(output), -1) for output in outputs]
-    return torch.cat(flat, dim=1).numpy()
-
-
-def look_beside(checkpoint: Path) -> None:
-    """Lets the task of a checkpoint's file be found where its run's commands find it.
-
-    That is beside the settings of the run's folder, else beside the file itself.
-    """
-    find_tasks_beside(run_folder(checkpoint) or checkpoint.parent)
+        found: NDArray[Any] = outputs[0].numpy()
+        return found
+    flat = [output.reshape(len(output), -1) for output in outputs]
+    joint: NDArray[Any] = torch.cat(flat, dim=1).numpy()
+    return joint
 
 
 def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Source:

@@ -17,10 +17,13 @@ class Parity:
     Attributes:
         examples: Number of inputs compared.
         inputs: Where they come from, in words.
-        max_relative: max |difference| / max |torch output|.
+        max_relative: max |difference| / max |torch output|, of the output where it is
+            largest; torch computes in float64.
         limit: What the gate allowed; None for a lossy format, which has other gates.
         same_top1: Share of places with the same largest output along axis 1; None where
             an output has one value, or none that compete.
+        torch_error: The same of torch's own float32 outputs; None where these are what
+            was compared with, as a module's rounding decides or it has no float64.
     """
 
     examples: int
@@ -28,6 +31,7 @@ class Parity:
     max_relative: float
     limit: float | None
     same_top1: float | None
+    torch_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,12 @@ class Findings:
         weights_checked: Masked weights whose zeros were compared with the mask.
         kept_zeros: Kept weights that are 0 in the file: they were 0, or rounded to it.
         parity: Outputs against torch; None where nothing here runs the format.
-        bitwise: Equal, bit for bit, to the dense form in onnxruntime; None if it has
-            none.
+        bitwise: Equal, bit for bit, in onnxruntime to the dense form of the module's
+            values; None if there is none, as of a file verified without the examples
+            that it was calibrated on.
         folded: Same operators as the dense form after optimisation; None if not ONNX.
         accuracy: For lossy formats with evaluation examples, where outputs are answers.
-        drift: For lossy formats otherwise.
+        drift: For lossy formats: how far their outputs are from the exact ones.
     """
 
     checker: bool

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edge_sdk.errors import ExportError
+from edge_sdk.errors import EdgeError, ExportError
 
 __all__ = [
     "Level",
@@ -68,7 +68,24 @@ def predict(session: ort.InferenceSession, batch: NDArray[Any]) -> NDArray[np.fl
     """Outputs for n inputs, float32 (n, ...); one by one where the batch is fixed.
 
     Several outputs are one after the other, flat: (n, values).
+
+    Raises:
+        ExportError: If onnxruntime fails on them, or the model is none of ours; carries
+            the reason.
     """
+    try:
+        return _predict(session, batch)
+    except EdgeError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ExportError(
+            f"onnxruntime {ort.__version__} does not run the model: {said[:400]}",
+            remedy="Build the file again; inputs are as the model took them then.",
+        ) from error
+
+
+def _predict(session: ort.InferenceSession, batch: NDArray[Any]) -> NDArray[np.float32]:
     spec = session.get_inputs()[0]
     step = spec.shape[0] if isinstance(spec.shape[0], int) else 64
     if step == 1 or len(batch) % step == 0 or not isinstance(spec.shape[0], int):
@@ -131,7 +148,13 @@ def unpacked(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, NDArray[
         return result
     part = _constant_part(model, made)
     session = open_session(part.SerializeToString(), optimise="none")
-    return result | dict(zip(made, session.run(made, {}), strict=True))
+    try:
+        return result | dict(zip(made, session.run(made, {}), strict=True))
+    except Exception as error:
+        raise ExportError(
+            f"onnxruntime does not unpack the weights: {' '.join(str(error).split())}",
+            remedy="Build the file again.",
+        ) from error
 
 
 def _constant_part(model: onnx.ModelProto, wanted: Sequence[str]) -> onnx.ModelProto:

@@ -30,7 +30,6 @@ LARGE_FILES = {
     "edge_sdk/wire/messages.py": 340,
     "edge_sdk/training/sparse/modules.py": 330,
     "coordinator/protocol/receiver.py": 320,
-    "export/cli.py": 320,
 }
 
 

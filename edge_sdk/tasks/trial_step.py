@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,19 @@ __all__ = ["OperatorWatch", "TrialStep", "tensors_of"]
 
 
 def tensors_of(outputs: Any) -> list[torch.Tensor]:
-    """The tensors in a model's outputs: itself, or those of its tuple, list or dict."""
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    """The tensors in a model's outputs: itself, or those of its tuple, list or dict.
+
+    Also those of a dataclass, and of a mapping that torch does not know as a container.
+    """
+    found: list[torch.Tensor] = []
+    for leaf in tree_leaves(outputs):
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += tensors_of(list(leaf.values()))
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_of([getattr(leaf, f.name, None) for f in fields(leaf)])
+    return found
 
 
 class OperatorWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -17,9 +17,11 @@ from export.checks.drift import (
     check_accuracy,
     check_drift,
     check_metric,
+    check_outputs,
     measure_for,
     own_metric,
 )
+from export.checks.reference import Reference, distance, reference_of
 from export.checks.tolerance import Tolerance
 from export.passes.name_weights import TRANSPOSED
 from export.passes.remove_dead_channels import Kept
@@ -27,10 +29,9 @@ from export.rebuild import Inputs, Source
 from export.report import Findings, Parity
 from export.targets import Product, Target
 
-__all__ = ["PARITY", "check"]
+__all__ = ["check"]
 
 USUAL = Tolerance()
-PARITY = 1e-5  # relative max-norm; measured 1e-7..7e-7 on CNNs and ResNet18
 
 Array: TypeAlias = NDArray[np.float32]
 Predict: TypeAlias = Callable[[NDArray[Any]], Array]
@@ -45,6 +46,7 @@ def check(
     kept: Kept | None = None,
     left_out: Container[str] = frozenset(),
     evaluation: Inputs | None = None,
+    reference: Reference | None = None,
     tolerance: Tolerance = USUAL,
 ) -> Findings:
     """Runs every gate that the format has.
@@ -57,6 +59,7 @@ def check(
         kept: Channels that stayed where dead ones were removed.
         left_out: Masked weights that the evaluation graph does not hold.
         evaluation: Examples with targets, to judge lossy formats on.
+        reference: Of `inputs`, where it was computed before for another format.
         tolerance: What a lossy format may lose.
 
     Raises:
@@ -73,26 +76,27 @@ def check(
             checker=False, weights_checked=checked, kept_zeros=kept_zeros, parity=None
         )
     predict = _runner(product.content, target)
-    exact_outputs = source.predict(inputs.batch)  # first: its errors are the clearest
+    if reference is None:  # first: its errors are the clearest
+        reference = reference_of(source, inputs.batch)
     outputs = predict(inputs.batch)
     if target.reader == "native":
-        _arithmetic(outputs, product.model, inputs)
-    parity = _parity(outputs, exact_outputs, inputs, exact=target.exact)
+        _arithmetic(outputs, product.model, inputs, reference)
+    parity = _parity(outputs, reference, inputs, exact=target.exact)
     bitwise = folded = None
     if product.reference is not None:
         dense = product.reference.SerializeToString()
         # An .ort file was optimised to the extended level, and stays there.
         level: runtime.Level = "extended" if target.reader == "ort" else "all"
-        reference = runtime.open_session(dense, optimise=level)
+        session = runtime.open_session(dense, optimise=level)
         # First, as an unfolded weight also changes last bits: it is not prepacked.
         if target.reader == "onnx":
             folded = _folded(product.content, dense)
-        bitwise = _bitwise(outputs, runtime.predict(reference, inputs.batch))
+        bitwise = _bitwise(outputs, runtime.predict(session, inputs.batch))
     accuracy = drift = None
     if not target.exact:
         given = inputs if evaluation is None else evaluation
         made, exact = (
-            (outputs, exact_outputs)
+            (outputs, reference.outputs)
             if evaluation is None
             else (predict(given.batch), source.predict(given.batch))
         )
@@ -100,9 +104,17 @@ def check(
         if measure.name == "accuracy" and (own is None or own.is_share):
             points = tolerance.accuracy_points
             accuracy = check_accuracy(measure, made, exact, given, points, own)
+            drift = check_outputs(made, exact, given, reference.sizes)
         else:
             growth = tolerance.loss_percent
-            drift = check_drift(source, made, exact, given, loss_percent=growth)
+            drift = check_drift(
+                source,
+                made,
+                exact,
+                given,
+                sizes=reference.sizes,
+                loss_percent=growth,
+            )
             if own is not None:
                 drift = check_metric(source, own, made, exact, given, drift, tolerance)
     return Findings(
@@ -130,17 +142,19 @@ def _runner(content: bytes, target: Target) -> Predict:
     return predict
 
 
-def _arithmetic(outputs: Array, model: onnx.ModelProto, inputs: Inputs) -> None:
+def _arithmetic(
+    outputs: Array, model: onnx.ModelProto, inputs: Inputs, wanted: Reference
+) -> None:
     """The native runtime computes what onnxruntime does from the values it stores."""
     session = runtime.open_session(model.SerializeToString())
     expected = runtime.predict(session, inputs.batch)
     if outputs.shape != expected.shape or not np.isfinite(outputs).all():
         raise ExportError("the native runtime's outputs have another shape or no value")
-    error = float(np.abs(outputs - expected).max() / (np.abs(expected).max() or 1.0))
-    if error > PARITY:
+    error = distance(outputs, expected, wanted.sizes)
+    if error > wanted.limit:
         raise ExportError(
             f"the native runtime differs from onnxruntime by {error:.2e} of the "
-            f"largest output; {PARITY:.0e} is allowed"
+            f"largest output; {wanted.limit:.0e} is allowed"
         )
 
 
@@ -209,25 +223,28 @@ def _quantised(layer: str) -> tuple[str, str]:
     return f"{layer}_quantized", f"{layer}{TRANSPOSED}_quantized"
 
 
-def _parity(outputs: Array, expected: Array, inputs: Inputs, *, exact: bool) -> Parity:
+def _parity(
+    outputs: Array, wanted: Reference, inputs: Inputs, *, exact: bool
+) -> Parity:
+    expected = wanted.outputs
     if outputs.shape != expected.shape:
         raise ExportError(
             f"outputs have shape {outputs.shape}, torch's {expected.shape}"
         )
     if not np.isfinite(outputs).all() or not np.isfinite(expected).all():
         raise ExportError("an output is not finite")
-    scale = float(np.abs(expected).max()) or 1.0
-    error = float(np.abs(outputs - expected).max()) / scale
-    limit = PARITY if exact else None
+    error = wanted.error(outputs)
+    limit = wanted.limit if exact else None
     if limit is not None and error > limit:
+        own = "" if wanted.own is None else f", torch's own float32 by {wanted.own:.1e}"
         raise ExportError(
-            f"outputs differ from torch by {error:.2e} of their largest value; "
+            f"outputs differ from torch by {error:.2e} of their largest value{own}; "
             f"{limit:.0e} is allowed ({len(inputs)} {inputs.origin})"
         )
     same = None
     if outputs.ndim > 1 and outputs.shape[1] > 1:
         same = float(np.mean(outputs.argmax(axis=1) == expected.argmax(axis=1)))
-    return Parity(len(inputs), inputs.origin, error, limit, same)
+    return Parity(len(inputs), inputs.origin, error, limit, same, wanted.own)
 
 
 def _bitwise(outputs: Array, expected: Array) -> bool:

@@ -25,6 +25,7 @@ from export.rebuild import Source
 __all__ = ["from_module"]
 
 _LARGEST = 2**27  # numbers of an example: 512 MiB, and checks hold 32 of them
+_QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.q")
 _TRIED = 3  # examples: an axis of 3 is hardly one of the model's own
 
 
@@ -93,6 +94,8 @@ def _inner(model: object, name: str) -> nn.Module:
     what, remedy = f"a {type(model).__name__}", "Give a torch.nn.Module."
     if isinstance(model, type):
         what, remedy = f"the class {model.__name__}", f"Call it: {model.__name__}()."
+    elif isinstance(model, torch.export.ExportedProgram):
+        remedy = "Give the nn.Module that it was made from."
     elif isinstance(model, dict):
         remedy = "Make the module, and load the weights: model.load_state_dict(...)."
     elif hasattr(model, "model") and hasattr(model, "history"):
@@ -103,7 +106,20 @@ def _inner(model: object, name: str) -> nn.Module:
 
 
 def _check_python(model: nn.Module, name: str) -> None:
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        raise ExportError(
+            f"{name}: a {type(model).__name__} has no forward of its own",
+            remedy="Give the module whose forward calls these parts; nn.Sequential "
+            "calls them in turn.",
+        )
     for key, part in model.named_modules():
+        if type(part).__module__.startswith(_QUANTISED):
+            raise ExportError(
+                f"{name}{key and f': {key}'} is a quantised {type(part).__name__}, "
+                "whose weights are no floats any more",
+                remedy="Give the model before torch quantised it, and take a format "
+                "that rounds: onnx-int8, onnx-fp16, native-int8.",
+            )
         if isinstance(part, torch.jit.ScriptModule):
             raise ExportError(
                 f"{name}{key and f': {key}'} is TorchScript, whose Python code is gone",
@@ -179,7 +195,7 @@ def _check_outputs(source: Source) -> None:
     try:
         inputs = source.example(_TRIED)
         with torch.no_grad():
-            outputs = tensors_of(source.model(inputs))
+            outputs = tensors_of(source.model(inputs.clone()))
     except Exception as error:
         reason = error.__cause__ or error if isinstance(error, TaskError) else error
         raise ExportError(
@@ -200,6 +216,12 @@ def _check_outputs(source: Source) -> None:
                 remedy="Wrap it in a module whose forward returns only outputs with "
                 "the batch as first axis (of an LSTM, the first of what it returns, "
                 "with batch_first=True).",
+            )
+        if output.is_complex():
+            raise ExportError(
+                f"{name}: output {number} of {len(outputs)} is {output.dtype}, which "
+                "has no form in a model file",
+                remedy="Return torch.view_as_real(...) of it, or its real part.",
             )
     rows, count = outputs[0].shape, len(source.labels)
     if count and len(outputs) == 1 and len(rows) > 1 and rows[1] != count:

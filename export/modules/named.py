@@ -157,7 +157,8 @@ def read_shape(given: str) -> tuple[int, ...] | None:
 
 
 def read_examples(file: Path) -> Any:
-    """Read the file of --calibration: inputs, or inputs and targets."""
+    """Read a file of inputs, or inputs and targets; of a folder its ``eval.npz``."""
+    file = file / "eval.npz" if file.is_dir() else file
     try:
         found = np.load(file, allow_pickle=False)
         if isinstance(found, np.ndarray):

@@ -25,7 +25,6 @@ __all__ = [
     "VERSION",
     "Encoding",
     "Stored",
-    "dequantised",
     "store_weights",
     "write",
 ]
@@ -67,12 +66,6 @@ class Stored:
     gaps: NDArray[np.uint8]
     counts: NDArray[np.uint32]
     scales: NDArray[np.float32]
-
-
-def dequantised(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The matrix as the runtime sees it after int8 storage."""
-    quantised, scales = _quantised(matrix)
-    return quantised.astype(np.float32) * scales[:, None]
 
 
 def store_weights(program: Program, *, int8: bool) -> list[Stored]:

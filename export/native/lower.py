@@ -151,13 +151,13 @@ class _Lowering:
         self._operations.append(Operation(kind, source, out, **fields))
 
     def _weight(
-        self, name: str, matrix: NDArray[Any], bias: NDArray[Any] | None
+        self, name: str, matrix: NDArray[Any], bias: NDArray[Any] | None, out: str = ""
     ) -> int:
         rows = len(matrix)
         given = np.zeros(1) if bias is None else np.asarray(bias).reshape(-1)
         values = np.broadcast_to(given, (rows,)).astype(np.float32)
         flat = np.ascontiguousarray(matrix.reshape(rows, -1), np.float32)
-        self._weights.append(Weight(name, flat, values))
+        self._weights.append(Weight(name, flat, values, out))
         return len(self._weights) - 1
 
     def _refused(self, node: onnx.NodeProto, reason: str) -> ExportError:
@@ -193,13 +193,14 @@ class _Lowering:
             )
         window = self._window(node)
         groups = int(attributes(node).get("group", 1))
-        bias, name = self._constant(node, 2), node.input[1]
+        bias, name, made = self._constant(node, 2), node.input[1], node.output[0]
         source = self._shapes[self._flat(node.input[0])]
         if self._shape(node.output[0]).pixels == 1:
             matrix = one_pixel(weight, source, window, groups)
-            self._emit(node, Kind.LINEAR, weight=self._weight(name, matrix, bias))
+            index = self._weight(name, matrix, bias, made)
+            self._emit(node, Kind.LINEAR, weight=index)
             return
-        index = self._weight(name, weight, bias)
+        index = self._weight(name, weight, bias, made)
         self._emit(node, Kind.CONV, weight=index, groups=groups, **window)
 
     def _gemm(self, node: onnx.NodeProto) -> None:
@@ -221,7 +222,7 @@ class _Lowering:
         self, node: onnx.NodeProto, matrix: NDArray[Any], bias: NDArray[Any] | None
     ) -> None:
         source = self._buffer(node, node.input[0])  # as it is: columns count pixels
-        index = self._weight(node.input[1], matrix, bias)
+        index = self._weight(node.input[1], matrix, bias, node.output[0])
         out = self._new(node.output[0])
         self._operations.append(Operation(Kind.LINEAR, source, out, weight=index))
 

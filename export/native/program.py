@@ -67,11 +67,13 @@ class Weight:
         layer: Its name in the model.
         matrix: float32 (rows, columns); zeros are left out of the file.
         bias: float32 (rows,).
+        output: Name of what the layer computes: layers may share a weight.
     """
 
     layer: str
     matrix: NDArray[np.float32]
     bias: NDArray[np.float32]
+    output: str = ""
 
 
 @dataclass(frozen=True)

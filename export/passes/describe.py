@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from export.checks.stamp import BLANK, STAMP
 from export.passes import PassResult
 
 __all__ = ["PREFIX", "Describe", "description"]
@@ -29,7 +30,8 @@ class Describe:
         model.producer_name = "flash-edge"
         model.producer_version = self.facts.get("version", "")
         model.graph.name = self.facts.get("task", "model")
-        entries = {PREFIX + key: text for key, text in sorted(self.facts.items())}
+        facts = {**self.facts, STAMP: BLANK}
+        entries = {PREFIX + key: text for key, text in sorted(facts.items())}
         onnx.helper.set_model_props(model, entries)
         return PassResult(model, modified=True, note=f"{len(entries)} facts")
 

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
+from export.checks.reference import Reference
 from export.passes.remove_dead_channels import Kept
 from export.rebuild import Inputs, Source
 
@@ -25,6 +26,8 @@ class Material:
         source: The module and its mask.
         dense: The dense ONNX graph; a target copies it before changing it.
         facts: Key to text: what goes into the file's metadata.
+        compared: Inputs that outputs are compared on.
+        reference: The module's outputs on them.
         calibration: Inputs for formats that measure activations; None without data.
         kept: Weights whose dead channels are gone: (axis, positions that stayed).
         left_out: Masked weights that the graph does not hold, each with the reason.
@@ -33,6 +36,8 @@ class Material:
     source: Source
     dense: onnx.ModelProto
     facts: Mapping[str, str]
+    compared: Inputs
+    reference: Reference
     calibration: Inputs | None = None
     kept: Kept = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -52,8 +57,9 @@ class Product:
         content: The file's bytes.
         model: The ONNX model whose weights carry the mask; the file's own graph, or
             what it was converted from.
-        reference: Dense ONNX of the same values: outputs must be equal bit for bit.
-            None where arithmetic differs, as in the native runtime.
+        reference: Dense ONNX of the same values, made without the packed form:
+            outputs must be equal bit for bit. None where arithmetic differs, as in the
+            native runtime.
         notes: What was done, in words.
     """
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.native.fileformat import (
-    LEAST_INT8,
-    Encoding,
-    dequantised,
-    store_weights,
-    write,
-)
+from export.native.fileformat import Encoding, store_weights, write
 from export.native.fuse import fuse
 from export.native.lower import lower
 from export.native.program import Program
@@ -39,30 +36,43 @@ def _make(material: Material, *, int8: bool) -> Product:
     personal = material.source.personal_values()
     facts = _facts(material, name, program)
     content = write(program, facts, int8=int8, personal=personal)
-    model = _rounded(material.copy()) if int8 else material.copy()
-    stored = [item.encoding for item in store_weights(program, int8=int8)]
-    sparse = stored.count(Encoding.GAPS)
+    stored = store_weights(program, int8=int8)
+    model = material.copy()
+    if int8:
+        _round(model, program, [item.scales for item in stored])
+    sparse = sum(item.encoding is Encoding.GAPS for item in stored)
     note = f"{sparse} sparse, {len(stored) - sparse} dense"
     return Product(content, model, None, (note,))
 
 
-def _rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the weights that int8 storage gives back."""
-    for node in model.graph.node:
-        if node.op_type not in {"Conv", "Gemm", "MatMul"}:
+def _round(
+    model: onnx.ModelProto, program: Program, scales: Sequence[NDArray[np.float32]]
+) -> None:
+    """Gives each layer of the graph the weights that int8 storage gives back.
+
+    By the scales that the file has: lowering leaves out weights that only ever read
+    padding, which may be the largest. Layers that share a weight may have several.
+    """
+    makers = {node.output[0]: node for node in model.graph.node}
+    plain = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    users = Counter(weight.layer for weight in program.weights)
+    for weight, scale in zip(program.weights, scales, strict=True):
+        node = makers.get(weight.output)
+        if node is None:
             continue
-        tensor = next(t for t in model.graph.initializer if t.name == node.input[1])
-        array = numpy_helper.to_array(tensor)
-        if array.size < LEAST_INT8:
+        name, array = weight.layer, plain[weight.layer]
+        if users[name] > 1:
+            name = node.input[1] = f"{weight.layer} of {weight.output}"
+            replace_array(model, name, array)
+        if not scale.size:
             continue
         by_column = node.op_type == "MatMul" or (
             node.op_type == "Gemm" and not attribute(node, "transB", 0)
         )
         rows = array.T if by_column else array
-        back = dequantised(np.ascontiguousarray(rows.reshape(len(rows), -1)))
-        back = back.reshape(rows.shape)
-        replace_array(model, tensor.name, back.T if by_column else back)
-    return model
+        each = scale.reshape(-1, *[1] * (rows.ndim - 1))
+        back = np.clip(np.rint(rows / each), -127, 127).astype(np.float32) * each
+        replace_array(model, name, back.T if by_column else back)
 
 
 TARGET = Target(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import onnx
+
 from export.passes import run
 from export.passes.describe import Describe
 from export.passes.half_values import HalfValues
 from export.passes.pack_sparse import PackSparse
-from export.passes.unpack import dense_form
 from export.targets import Material, Product, Target
 
 __all__ = ["TARGET"]
@@ -15,9 +16,12 @@ __all__ = ["TARGET"]
 def _make(material: Material) -> Product:
     model = material.copy()
     facts = {**material.facts, "format": "onnx-fp16"}
-    notes = run(model, (HalfValues(), PackSparse(), Describe(facts)))
+    rounded = run(model, (HalfValues(),))
+    reference = onnx.ModelProto()
+    reference.CopyFrom(model)
+    notes = run(model, (PackSparse(), Describe(facts)))
     content = model.SerializeToString(deterministic=True)
-    return Product(content, model, dense_form(model), tuple(notes[:-1]))
+    return Product(content, model, reference, (*rounded, *notes[:-1]))
 
 
 TARGET = Target(

@@ -22,7 +22,6 @@ from export.passes import run
 from export.passes.describe import Describe
 from export.passes.pack_sparse import PackSparse
 from export.passes.strip_metadata import StripMetadata
-from export.passes.unpack import dense_form
 from export.rebuild import Inputs
 from export.targets import Material, Product, Target
 
@@ -47,10 +46,12 @@ def _make(material: Material) -> Product:
         raise DataError("onnx-int8 needs calibration examples: name them with --data")
     model = _quantised(material.copy(), material.calibration)
     facts = {**material.facts, "format": "onnx-int8"}
+    reference = onnx.ModelProto()
+    reference.CopyFrom(model)
     notes = run(model, (StripMetadata(), PackSparse(), Describe(facts)))
     content = model.SerializeToString(deterministic=True)
     examples = f"calibrated on {len(material.calibration)} examples"
-    return Product(content, model, dense_form(model), (examples, *notes[:-1]))
+    return Product(content, model, reference, (examples, *notes[:-1]))
 
 
 def _quantised(model: onnx.ModelProto, calibration: Inputs) -> onnx.ModelProto:

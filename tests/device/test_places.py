@@ -19,7 +19,7 @@ from edge_sdk.infer.run_key import PRIVATE
 from edge_sdk.settings import DeviceSettings, load_settings, profile_of
 from edge_sdk.tasks import task as task_module
 from edge_sdk.tasks.task import load_task
-from export.rebuild import look_beside
+from export.api import look_beside
 
 BLOBS = """
 from pathlib import Path

@@ -1,11 +1,15 @@
 """`export.build` of torch modules that a person made and pruned with other tools."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
 import threading
+from collections import UserDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -123,7 +127,53 @@ def test_several_formats_are_files_of_one_folder_each_with_its_gates(
         assert again.sha256 == made[name].sha256
 
 
+class Named(NamedTuple):
+    what: torch.Tensor
+    extra: torch.Tensor
+
+
+@dataclasses.dataclass
+class Held:
+    what: torch.Tensor
+    extra: object
+
+
+class Mapped(UserDict[str, object]):
+    """A mapping that torch does not know, as libraries of models return."""
+
+
+def gives(form: Callable[[torch.Tensor], object]) -> nn.Module:
+    class Gives(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> object:
+            return form(self.layer(x))
+
+    return pruned(Gives())
+
+
+FORMS: dict[str, Callable[[torch.Tensor], object]] = {
+    "named-tuple": lambda y: Named(y, y.relu()),
+    "dataclass": lambda y: Held(y, None),
+    "dataclass-in-a-list": lambda y: [Held(y, {"more": y.relu()}), 3, "a name"],
+    "mapping-of-its-own": lambda y: Mapped(what=y, size=4),
+    "the-same-twice": lambda y: {"a": y, "b": y},
+}
+
+
+class InPlace(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(2))
+
+
 CASES = {
+    **{
+        f"gives-{name}": (lambda form=form: gives(form), (16,))
+        for name, form in FORMS.items()
+    },
+    "input-changed-in-place": (lambda: InPlace(16, 4), (16,)),
     "batch-norm-in-training": (lambda: pruned(conv()).train(), (3, 9, 9)),
     "float64": (lambda: pruned(mlp().double()), (16,)),
     "bfloat16": (lambda: mlp().bfloat16(), 16),
@@ -180,6 +230,30 @@ class Alone(nn.Module):
 
 
 REFUSED = {
+    "complex": (
+        lambda: gives(torch.fft.fft),
+        {"input_shape": 16},
+        "is torch.complex64",
+        "view_as_real",
+    ),
+    "no-forward": (
+        lambda: nn.ModuleList([nn.Linear(16, 4)]),
+        {"input_shape": 16},
+        "ModuleList has no forward",
+        "nn.Sequential",
+    ),
+    "exported-program": (
+        lambda: torch.export.export(mlp(), (torch.ones(2, 16),)),
+        {"input_shape": 16},
+        "is a ExportedProgram",
+        "made from",
+    ),
+    "quantised-by-torch": (
+        lambda: torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear}),
+        {"input_shape": 16},
+        "model: 0 is a quantised Linear",
+        "onnx-int8",
+    ),
     "another-shape": (
         mlp,
         {"input_shape": (20,)},
@@ -458,6 +532,35 @@ def test_the_command_line_exports_a_module_of_the_current_folder(
     assert "density 0.2" in done.stdout
     loaded = export.load(tmp_path / "net.onnx-sparse.onnx")
     assert loaded(np.zeros((2, 16))).shape == (2, 4)
+
+
+def test_a_module_is_built_verified_and_bundled_by_the_command_line(
+    tmp_path: Path,
+) -> None:
+    """With the examples of a folder, which say the shape."""
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n\n\ndef Net():\n    return nn.Linear(16, 4)\n"
+    )
+    torch.manual_seed(0)
+    state = pruned(nn.Linear(16, 4)).state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    x = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    (tmp_path / "d").mkdir()
+    np.savez(tmp_path / "d" / "eval.npz", inputs=x, targets=np.arange(40) % 4)
+    named = ["--module", "own_net:Net", "--weights", "w.pt", "--data", "d"]
+    for command in (
+        ["build", *named, "--format", "onnx-int8", "--accuracy-points", "100"],
+        ["verify", "net.onnx-int8.onnx", *named, "--accuracy-points", "100"],
+        ["bundle", *named, "--out", "b"],
+        ["verify", "b"],
+    ):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("flash-export"), *command],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stderr)
+    golden = np.load(tmp_path / "b" / "golden" / "input.npy")
+    assert {row.tobytes() for row in golden} <= {row.tobytes() for row in x}
 
 
 def test_examples_of_a_checkpoint_are_prepared_by_its_task(checkpoint, data_folder):
