@@ -106,12 +106,6 @@ def _inner(model: object, name: str) -> nn.Module:
 
 
 def _check_python(model: nn.Module, name: str) -> None:
-    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
-        raise ExportError(
-            f"{name}: a {type(model).__name__} has no forward of its own",
-            remedy="Give the module whose forward calls these parts; nn.Sequential "
-            "calls them in turn.",
-        )
     for key, part in model.named_modules():
         if type(part).__module__.startswith(_QUANTISED):
             raise ExportError(
@@ -125,6 +119,12 @@ def _check_python(model: nn.Module, name: str) -> None:
                 f"{name}{key and f': {key}'} is TorchScript, whose Python code is gone",
                 remedy="Give the nn.Module that it was made from.",
             )
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        raise ExportError(
+            f"{name}: a {type(model).__name__} has no forward of its own",
+            remedy="Give the module whose forward calls these parts; nn.Sequential "
+            "calls them in turn.",
+        )
 
 
 def _check_forward(model: nn.Module, name: str) -> None:

@@ -15,7 +15,7 @@ import export
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, ExportError, TaskError
 from export import builder
-from export.checks import gates
+from export.checks import gates, reference
 from export.modules import from_module
 from export.passes.describe import description
 from export.passes.graph import replace_array
@@ -262,7 +262,8 @@ def test_a_failed_gate_writes_nothing_and_keeps_the_old_file(
 ) -> None:
     out = tmp_path / "model.onnx"
     out.write_bytes(b"the old one")
-    monkeypatch.setattr(gates, "PARITY", 0.0)
+    monkeypatch.setattr(reference, "PARITY", 0.0)
+    monkeypatch.setattr(reference, "OWN", 0.0)
     with pytest.raises(ExportError, match="differ from torch"):
         export.build(checkpoint, out=out)
     assert out.read_bytes() == b"the old one"

@@ -17,11 +17,13 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
 
 import export
 from edge_sdk import Examples
 from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import CheckpointError, DataError, ExportError
+from export.cli import app
 from export.modules import from_module, load_module, load_weights
 
 RNG = np.random.default_rng(0)
@@ -338,7 +340,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_")
 def test_what_cannot_be_exported_is_refused_in_words(case: str, tmp_path: Path) -> None:
     make, arguments, message, remedy = REFUSED[case]
     with pytest.raises(ExportError, match=message) as caught:
@@ -535,7 +537,7 @@ def test_the_command_line_exports_a_module_of_the_current_folder(
 
 
 def test_a_module_is_built_verified_and_bundled_by_the_command_line(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the examples of a folder, which say the shape."""
     (tmp_path / "own_net.py").write_text(
@@ -544,6 +546,8 @@ def test_a_module_is_built_verified_and_bundled_by_the_command_line(
     torch.manual_seed(0)
     state = pruned(nn.Linear(16, 4)).state_dict()
     torch.save(state, tmp_path / "w.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     x = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
     (tmp_path / "d").mkdir()
     np.savez(tmp_path / "d" / "eval.npz", inputs=x, targets=np.arange(40) % 4)
@@ -554,11 +558,8 @@ def test_a_module_is_built_verified_and_bundled_by_the_command_line(
         ["bundle", *named, "--out", "b"],
         ["verify", "b"],
     ):
-        done = subprocess.run(
-            [Path(sys.executable).with_name("flash-export"), *command],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, (command, done.stderr)
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, (command, done.output)
     golden = np.load(tmp_path / "b" / "golden" / "input.npy")
     assert {row.tobytes() for row in golden} <= {row.tobytes() for row in x}
 

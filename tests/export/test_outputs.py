@@ -146,7 +146,8 @@ def test_int8_of_a_model_without_classes_is_judged_by_what_it_puts_out(
     if case == "segmentation":
         assert found.accuracy is not None
         assert 0 <= found.accuracy.exact <= 1
-        assert found.drift is None
+        assert found.drift is not None  # a wider limit; no loss
+        assert found.drift.loss_exact is None
     else:
         assert found.accuracy is None
         assert found.drift is not None
