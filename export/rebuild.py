@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,17 @@ from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.metrics import guess
 from edge_sdk.tasks.task import Examples, Task, load_task
-from edge_sdk.tasks.trial_step import tensors_of
 from edge_sdk.training.scoring import measure_of
+from export.checks.outputs import AT_ONCE, joined, outputs_of
 
 __all__ = [
-    "AT_ONCE",
     "Inputs",
     "Source",
     "from_checkpoint",
     "frozen",
-    "joined",
-    "outputs_of",
 ]
 
 _FEW = 2
-AT_ONCE = 64  # inputs of a pass
 _SEED = 2208  # of random parity inputs; fixed, so that two exports are the same bytes
 
 
@@ -237,22 +233,6 @@ def _spread(count: int, limit: int, half: int) -> NDArray[np.int64]:
     own = np.arange(half if count > half else 0, count, 2)
     step = max(1, own.size // limit)
     return own[::step][:limit]
-
-
-def outputs_of(model: nn.Module, batch: NDArray[Any]) -> list[torch.Tensor]:
-    """The tensors that a module gives, whose forward may change its input in place."""
-    with torch.no_grad():
-        return tensors_of(model(torch.from_numpy(batch.copy())))
-
-
-def joined(outputs: Sequence[torch.Tensor]) -> NDArray[Any]:
-    """One output as it is; several flat, one after the other: (n, ...)."""
-    if len(outputs) == 1:
-        found: NDArray[Any] = outputs[0].numpy()
-        return found
-    flat = [output.reshape(len(output), -1) for output in outputs]
-    joint: NDArray[Any] = torch.cat(flat, dim=1).numpy()
-    return joint
 
 
 def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Source:

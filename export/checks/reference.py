@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.training.copying import copy_model
-from export.rebuild import AT_ONCE, Source, joined, outputs_of
+from export.checks.outputs import AT_ONCE, joined, outputs_of
+from export.rebuild import Source
 
 __all__ = ["OWN", "PARITY", "UNSTABLE", "Reference", "distance", "reference_of"]
 
