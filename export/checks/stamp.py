@@ -27,7 +27,7 @@ def stamped(content: bytes) -> bytes:
 
 
 def check_stamp(path: Path, content: bytes) -> bool:
-    """Whether the file carries a digest; it then is the one of these bytes.
+    """Compare a digest that the bytes carry with that of the bytes; False without one.
 
     Raises:
         ExportError: If it is another.
