@@ -28,6 +28,8 @@ _DIMS: Final = 6
 ACTIVATIONS: Final = (
     *("affine", "relu", "hardtanh", "leaky_relu", "gelu", "gelu_tanh"),
     *("silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
+    *("elu", "softplus", "mish", "exp", "log", "sqrt", "reciprocal", "abs"),
+    *("power", "greater", "equal"),
 )
 BINARY: Final = ("add", "subtract", "multiply")
 

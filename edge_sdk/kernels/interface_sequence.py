@@ -20,6 +20,7 @@ __all__ = [
     "AxisArguments",
     "CopyArguments",
     "LayerNormArguments",
+    "ProductArguments",
 ]
 
 _DIMS: Final = 6
@@ -77,6 +78,15 @@ class CopyArguments(Structure):
     ]
 
 
+class ProductArguments(Structure):
+    """FeProduct: matrices of a sample, and their sizes."""
+
+    _fields_ = [
+        *_BATCH,
+        *((name, c_int32) for name in ("matrices", "rows", "depth", "columns")),
+    ]
+
+
 _P = c_void_p
 SEQUENCE_SIGNATURES: Final[dict[str, list[Any]]] = {
     "fe_layer_norm_forward": [POINTER(LayerNormArguments), *[_P] * 6],
@@ -87,6 +97,10 @@ SEQUENCE_SIGNATURES: Final[dict[str, list[Any]]] = {
     "fe_sum_backward": [POINTER(AxisArguments), _P, _P],
     "fe_attention_forward": [POINTER(AttentionArguments), *[_P] * 5],
     "fe_attention_backward": [POINTER(AttentionArguments), *[_P] * 9],
+    "fe_product_forward": [POINTER(ProductArguments), _P, _P, _P],
+    "fe_product_backward": [POINTER(ProductArguments), *[_P] * 5],
+    "fe_choice_forward": [c_int64, c_int32, *[_P] * 4],
+    "fe_choice_backward": [c_int64, c_int32, *[_P] * 4],
     "fe_copy": [POINTER(CopyArguments), _P, _P],
     "fe_fill": [c_int64, c_double, _P],
 }

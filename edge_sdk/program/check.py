@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edge_sdk.errors import EngineError
 from edge_sdk.program.graph import Graph, Op, Parameter, TrainingProgram
 from edge_sdk.program.operations import operands, rule_of
@@ -11,6 +13,7 @@ __all__ = ["check"]
 
 _MOST_VALUES = 1 << 31  # per sample; kernels count in 32 bits within a block
 _MOST_AXES = 6
+_BYTES = 4
 
 
 def check(program: TrainingProgram) -> None:
@@ -25,12 +28,18 @@ def check(program: TrainingProgram) -> None:
         raise EngineError("the program has two parameters of one name")
     for parameter in program.parameters:
         _sane(parameter.shape, f"parameter {parameter.name}")
-    for graph, losses in ((program.training, 1), (program.evaluation, 0)):
-        _check_graph(graph, program.parameters, losses)
+    for constant in program.constants:
+        _sane(constant.shape, "a constant")
+        if len(constant.data) != _BYTES * math.prod(constant.shape):
+            raise EngineError(f"a constant {constant.shape} has not its values")
+    for graph, train in ((program.training, True), (program.evaluation, False)):
+        _check_graph(graph, program.slots, train=train)
 
 
-def _check_graph(graph: Graph, parameters: tuple[Parameter, ...], losses: int) -> None:
-    count = len(graph.tensors)
+def _check_graph(
+    graph: Graph, parameters: tuple[Parameter, ...], *, train: bool
+) -> None:
+    losses, count = 0, len(graph.tensors)
     for at, tensor in enumerate(graph.tensors):
         _sane(tensor.shape, f"tensor {at}")
     if any(not 0 <= t < count for t in (*graph.inputs, *graph.outputs)):
@@ -46,9 +55,9 @@ def _check_graph(graph: Graph, parameters: tuple[Parameter, ...], losses: int) -
         shapes = rule.shapes(call)
         call.require(shapes == call.outputs, f"gives {shapes}, not {call.outputs}")
         if rule.loss:
-            losses -= 1
+            losses += 1
         made.update(operation.outputs)
-    if losses:
+    if bool(losses) != train:
         raise EngineError("the program has not the losses that it needs")
     if not made.issuperset(graph.outputs):
         raise EngineError("the program's outputs are never made")

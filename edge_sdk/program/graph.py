@@ -10,7 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Graph", "Op", "Parameter", "Shape", "TensorValue", "TrainingProgram"]
+__all__ = [
+    "Constant",
+    "Graph",
+    "Op",
+    "Parameter",
+    "Shape",
+    "TensorValue",
+    "TrainingProgram",
+]
 
 Shape = tuple[int, ...]
 
@@ -59,6 +67,19 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """Numbers that are part of the model's code, such as weights of classes.
+
+    Attributes:
+        shape: As in the code.
+        data: float32, little-endian.
+    """
+
+    shape: Shape
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One call of a kernel.
 
@@ -66,7 +87,8 @@ class Op:
         name: A key of `edge_sdk.program.operations.TABLE`.
         inputs: Tensors by number.
         outputs: Tensors by number; a loss has none.
-        parameters: Parameters by number, -1 where there is none (no bias).
+        parameters: Parameters by number, -1 where there is none (no bias); the numbers
+            of constants follow those of parameters.
         ints: The attributes that the table names, in its order.
         reals: Likewise.
         layer: Name of the module it came from; "" is the whole model.
@@ -113,8 +135,21 @@ class TrainingProgram:
         parameters: Every entry of the model's ``state_dict``, in its order.
         training: Inputs and targets to the loss.
         evaluation: Inputs to predictions.
+        constants: What is the same on every device and never moves.
     """
 
     parameters: tuple[Parameter, ...]
     training: Graph
     evaluation: Graph
+    constants: tuple[Constant, ...] = ()
+
+    @property
+    def slots(self) -> tuple[Parameter, ...]:
+        """What an operation's parameter numbers count: parameters, then constants."""
+        return (
+            *self.parameters,
+            *(
+                Parameter(f"constant {at}", c.shape, trained=False, buffer=True)
+                for at, c in enumerate(self.constants)
+            ),
+        )

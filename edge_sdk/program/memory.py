@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import kernels
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.program.graph import Parameter, TrainingProgram
+from edge_sdk.program.graph import Constant, Parameter, TrainingProgram
 from edge_sdk.program.operations import operands, rule_of
 from edge_sdk.program.runtime import Slot
 from edge_sdk.program.schedule import Schedule
@@ -58,7 +58,7 @@ class ParameterMemory:
         self.kernels = kernels(_dtype(double=double))
         self._structures = self._weights(double=double)
         moved = {p for step in training.steps if step.backward for p in step.parameters}
-        own = program.parameters
+        own = program.slots
         sizes = [
             self._structures[at].nnz if p.name in mask.layers else p.size
             for at, p in enumerate(own)
@@ -77,9 +77,16 @@ class ParameterMemory:
         self.state: dict[str, Array] = {}
         self.counters = self._counters()
         self.slots = [
-            self._slot(at, size, places.get(at)) for at, size in enumerate(sizes)
+            self._slot(at, sizes[at], places.get(at))
+            for at in range(len(program.parameters))
         ]
-        self.buffers = {p.name: self.state[p.name] for p in own if p.buffer}
+        self.slots += [
+            Slot(_constant(constant, self._dtype), None, self._structures.get(at))
+            for at, constant in enumerate(program.constants, len(program.parameters))
+        ]
+        self.buffers = {
+            p.name: self.state[p.name] for p in program.parameters if p.buffer
+        }
 
     def _counters(self) -> list[str]:
         """The counters of norms that take a batch's statistics when they train."""
@@ -117,12 +124,12 @@ class ParameterMemory:
                 rule, at = rule_of(operation), (*operation.parameters, -1)[0]
                 if rule.weight is None or at in found:
                     continue
-                shape, groups = rule.weight(operands(operation, graph, own.parameters))
-                pattern = self._pattern(own.parameters[at]).reshape(shape)
+                shape, groups = rule.weight(operands(operation, graph, own.slots))
+                pattern = self._pattern(own.slots[at]).reshape(shape)
                 found[at] = Structure.of(
                     pattern, groups=groups, dtype=_dtype(double=double)
                 )
-        missing = set(self.mask) - {own.parameters[p].name for p in found}
+        missing = set(self.mask) - {own.slots[p].name for p in found}
         if missing:
             raise EngineError(
                 f"layer {min(missing)}: the program has no masked form of this weight"
@@ -143,6 +150,13 @@ class ParameterMemory:
 
 def _dtype(*, double: bool) -> str:
     return "float64" if double else "float32"
+
+
+def _constant(constant: Constant, dtype: np.dtype[Any]) -> Array:
+    values = np.frombuffer(constant.data, "<f4")
+    found = _aligned(len(values), dtype)
+    found[...] = values
+    return found
 
 
 def _aligned(count: int, dtype: np.dtype[Any]) -> Array:

@@ -81,7 +81,7 @@ class ProgramModel:
         )
         self.program, self.mask, self.reason = program, mask, reason
         self.threads, self._most = threads, most_bytes
-        own = program.parameters
+        own = program.slots
         self._schedules = {
             "training": schedule(program.training, own, train=True),
             "evaluation": schedule(program.evaluation, own, train=False),
@@ -292,5 +292,5 @@ class ProgramModel:
 
 def mixes(program: TrainingProgram, operation: Op) -> bool:
     """Return whether samples of a batch see each other in an operation."""
-    call = operands(operation, program.training, program.parameters)
+    call = operands(operation, program.training, program.slots)
     return rule_of(operation).mixes(call)

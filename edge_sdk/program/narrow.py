@@ -32,8 +32,12 @@ def narrow(program: TrainingProgram, shapes: Mapping[str, Shape]) -> TrainingPro
     found = replace(
         program,
         parameters=parameters,
-        training=_graph(program.training, program.parameters, parameters),
-        evaluation=_graph(program.evaluation, program.parameters, parameters),
+    )
+    slots = program.slots, found.slots
+    found = replace(
+        found,
+        training=_graph(program.training, *slots),
+        evaluation=_graph(program.evaluation, *slots),
     )
     check(found)
     return found

@@ -31,7 +31,7 @@ def program_layers(program: TrainingProgram) -> tuple[LayerShape, ...]:
     for operation in program.training.operations:
         rule = rule_of(operation)
         if rule.weight is not None:
-            call = operands(operation, program.training, program.parameters)
+            call = operands(operation, program.training, program.slots)
             groups[operation.parameters[0]] = rule.weight(call)[1]
     return tuple(
         LayerShape(

@@ -22,6 +22,7 @@ from edge_sdk.program.rules import (
     images,
     layers,
     losses,
+    matrices,
     norms,
     pools,
     recurrent,
@@ -42,6 +43,7 @@ TABLE: Final[Mapping[str, Rule]] = {
     **sequences.RULES,
     **copies.RULES,
     **recurrent.RULES,
+    **matrices.RULES,
 }
 
 

@@ -105,6 +105,7 @@ class Rule:
         mixes: True where samples see each other; such a graph runs a batch whole.
         loss: True where the result is the mean over the batch: there is no output.
         moves: Parameter places that the forward pass changes: running statistics.
+        flat: True where the result has no gradient, such as that of a comparison.
     """
 
     inputs: tuple[int, int]
@@ -123,6 +124,7 @@ class Rule:
     mixes: Callable[[Operands], bool] = none_of
     loss: bool = False
     moves: Callable[[Operands], tuple[int, ...]] = nothing
+    flat: bool = False
 
     def stash_read(self, call: Operands) -> tuple[int, ...]:
         """Stash tensors that the backward pass of one operation reads."""

@@ -149,7 +149,7 @@ class _Scheduler:
         moving = any(
             p >= 0 and self.parameters[p].trained for p in operation.parameters
         )
-        if moving or any(t in self.moved for t in inputs):
+        if not rule.flat and (moving or any(t in self.moved for t in inputs)):
             self.moved.update(outputs)
         self._add(
             Step(
@@ -166,7 +166,7 @@ class _Scheduler:
 
     def _backward(self, at: int, operation: Op) -> None:
         rule, call = self._rule(operation)
-        if rule.view:
+        if rule.view or rule.flat:
             return
         inputs = self._places(operation.inputs)
         outputs = self._places(operation.outputs)

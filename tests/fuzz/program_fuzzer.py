@@ -116,6 +116,8 @@ def cases() -> dict[str, Case]:
         "image": Case(image, torch.randn(SAMPLES, 2, 8, 8), labels),
         "thin": Case(thin, torch.randn(SAMPLES, 2, 4, 4), labels),
         "recurrent": Case(_Recurrent(), torch.randint(0, 2, (SAMPLES, 4)), labels),
+        "masked": Case(_Masked(), torch.randint(0, 4, (SAMPLES, 3)), labels, _terms),
+        "video": Case(_video(), torch.randn(SAMPLES, 1, 3, 4, 4), labels, _weighted),
         "block": Case(_Block(), torch.randn(SAMPLES, 3, 8), labels),
         "tokens": Case(
             tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
@@ -156,6 +158,38 @@ class _Block(nn.Module):
         return found
 
 
+class _Masked(nn.Module):
+    """Attention that sees no padding, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.embedding(x)
+        scores = y @ y.transpose(1, 2)
+        scores = scores.masked_fill((x == 0).unsqueeze(1), -9.0)
+        y = F.elu(scores.softmax(-1) @ y) + F.mish(F.softplus(y))
+        y = y / (y.norm(dim=-1, keepdim=True) + 1) + y.exp().clamp(max=3).log1p().abs()
+        found: torch.Tensor = self.head(y.amax(1)) ** 1.0
+        return found
+
+
+def _video() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv3d(1, 2, 2), nn.ReLU(), nn.AvgPool3d(2, 1), nn.Flatten()),
+        nn.Linear(8, 3),
+    )
+
+
+def _weighted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(x, y, weight=torch.tensor([1.0, 2.0, 3.0]))
+
+
+def _terms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(x, y) + 0.1 * (x**2).mean()
+
+
 def seed_files() -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each seed: plain and fused, training and evaluation."""
     for name, case in cases().items():
@@ -173,16 +207,16 @@ def seed_files() -> Iterator[tuple[str, bytes]]:
 def _seed(program: TrainingProgram, *, train: bool) -> bytes:
     graph = program.training if train else program.evaluation
     number = declared(kernels()).fe_program_operation
-    made = plan(schedule(graph, program.parameters, train=train), lanes=4, blocks=2)
+    made = plan(schedule(graph, program.slots, train=train), lanes=4, blocks=2)
     plan_words = words(made, lambda n: int(number(n.encode())))
     shapes = {}
     for operation in graph.operations:
         rule = rule_of(operation)
         if rule.weight is not None:
-            call = operands(operation, graph, program.parameters)
+            call = operands(operation, graph, program.slots)
             shapes[operation.parameters[0]] = rule.weight(call)
-    out = [len(program.parameters)]
-    for at, parameter in enumerate(program.parameters):
+    out = [len(program.slots)]
+    for at, parameter in enumerate(program.slots):
         shape, groups = shapes.get(at, ((1, 1), 1))
         kernel = shape[2:] or (1, 1)
         out += (parameter.size, int(parameter.trained), int(at in shapes))

@@ -35,6 +35,20 @@ CASES: dict[str, tuple[Function, float, float]] = {
     "hardsigmoid": (lambda x: F.relu6(x + 3) / 6, 0, 0),
     "sigmoid": (torch.sigmoid, 0, 0),
     "tanh": (torch.tanh, 0, 0),
+    "elu": (lambda x: 1.5 * F.elu(x, 0.7), 0.7, 1.5),
+    "softplus": (lambda x: F.softplus(x, 2.0, 9.0), 2.0, 9.0),
+    "mish": (F.mish, 0, 0),
+    "abs": (torch.abs, 0, 0),
+    "greater": (lambda x: (x > 0.5) + (x * 0).nan_to_num(), 0.5, 0),
+    "equal": (lambda x: (x == 3.0) + (x * 0).nan_to_num(), 3.0, 0),
+}
+# Of values above zero; away from it, their slopes are no larger than the values are.
+POSITIVE: dict[str, tuple[Function, float, float]] = {
+    "exp": (torch.exp, 0, 0),
+    "log": (torch.log, 0, 0),
+    "sqrt": (torch.sqrt, 0, 0),
+    "reciprocal": (torch.reciprocal, 0, 0),
+    "power": (lambda x: x**0.75, 0.75, 0),
 }
 INPUT, OUTPUT = 1, 2
 
@@ -43,7 +57,7 @@ def activation(
     name: str, x: torch.Tensor, dy: torch.Tensor, threads: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The value and the gradient, by the kernels."""
-    _, a, b = CASES[name]
+    _, a, b = {**CASES, **POSITIVE}[name]
     d = ActivationArguments(ACTIVATIONS.index(name), threads, x.numel(), a, b)
     y, dx = torch.full_like(x, math.nan), torch.full_like(x, math.nan)
     call("fe_activation_forward", d, x, y)
@@ -68,6 +82,37 @@ def test_an_activation_is_torchs_with_its_gradient(
     assert own.grad is not None
     near(y, expected)
     near(dx, own.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_function_of_positive_values_is_torchs(name: str, dtype: torch.dtype) -> None:
+    gen = torch.Generator().manual_seed(3)
+    x = torch.rand(801, generator=gen, dtype=dtype) * 4 + 0.05
+    dy = torch.randn(801, generator=gen, dtype=dtype)
+    own = x.double().requires_grad_()
+    expected = POSITIVE[name][0](own)
+    expected.backward(dy.double())
+    y, dx = activation(name, x, dy)
+    assert own.grad is not None
+    near(y, expected)
+    near(dx, own.grad)
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.0, -1.0, -2.0, 0.5])
+def test_a_power_of_any_sign_is_torchs(exponent: float) -> None:
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.25, 2.0])
+    d = ActivationArguments(ACTIVATIONS.index("power"), 1, x.numel(), exponent, 0)
+    y = torch.full_like(x, 9.0)
+    call("fe_activation_forward", d, x, y)
+    torch.testing.assert_close(y, x**exponent, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_slope_without_bound_is_nothing_where_nobody_asks(name: str) -> None:
+    x = torch.zeros(64)
+    _, dx = activation(name, x, torch.zeros_like(x))
+    assert torch.equal(dx, torch.zeros_like(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -26,13 +26,14 @@ const FeExternal* external(const Call& c) {
   return e->data && e->per_sample == c.at.ints[1] ? e : nullptr;
 }
 
-// One block: from [valid][n] to [n][lanes]; padded lanes are zero.
+// One block: from [valid][n] to [n][lanes]. Padded lanes hold the last sample again: what
+// is finite for the samples is finite there, too.
 template <class T>
 void pack_block(const T* x, real* y, int64_t n, int valid, int lanes) {
   for (int64_t i = 0; i < n; i++) {
     real* to = y + i * lanes;
     for (int l = 0; l < valid; l++) to[l] = (real)x[l * n + i];
-    for (int l = valid; l < lanes; l++) to[l] = 0;
+    for (int l = valid; l < lanes; l++) to[l] = to[valid - 1];
   }
 }
 

@@ -46,6 +46,28 @@ int conv_forward(const Call& c) {
   return fe_conv_forward(c.structure(0), &conv, c.in(0), nullptr, c.value(0), c.value(1), c.out(0));
 }
 
+// The same on several frames of a sample, one after the other in memory; ints: those of a
+// conv, then the frames.
+constexpr int kFrames = 12;
+
+bool conv_frames_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) {
+  const int64_t frames = at.ints[kFrames];
+  if (frames < 1 || frames > kMostStep || !conv_sizes(at, parameters, s)) return false;
+  s.in = {product({s.in[0], frames})};
+  s.out = {product({s.out[0], frames})};
+  return true;
+}
+
+FeConv conv_frames_of(const Call& c) {
+  const int blocks = c.blocks * c.i(kFrames);
+  return conv_of(c.at, blocks * c.lanes, c.lanes, blocks, c.threads);
+}
+
+int conv_frames_forward(const Call& c) {
+  const FeConv conv = conv_frames_of(c);
+  return fe_conv_forward(c.structure(0), &conv, c.in(0), nullptr, c.value(0), c.value(1), c.out(0));
+}
+
 // Where the weight's gradient goes; work space if it is not trained.
 real* weight_gradient(const Call& c) {
   return c.gradient(0) ? c.gradient(0) : scratch<real>(kUntrained, c.parameter(0)->count + 4);
@@ -57,6 +79,13 @@ int conv_backward_row(const Call& c) {
   if (!dw) return FE_NO_MEMORY;
   return conv_backward(*c.structure(0), conv, c.in(0), nullptr, c.value(0), c.d_out(0), c.d_in(0),
                        dw, c.gradient(1), c.accumulate && c.gradient(0));
+}
+
+int conv_frames_backward(const Call& c) {
+  real* dw = weight_gradient(c);
+  if (!dw) return FE_NO_MEMORY;
+  return conv_backward(*c.structure(0), conv_frames_of(c), c.in(0), nullptr, c.value(0), c.d_out(0),
+                       c.d_in(0), dw, c.gradient(1), c.accumulate && c.gradient(0));
 }
 
 // ints of a linear layer: positions per sample, inputs, outputs.
@@ -91,6 +120,7 @@ int linear_backward_row(const Call& c) {
 
 const Row kLayerRows[] = {
     {"conv", 12, 0, conv_sizes, conv_forward, conv_backward_row},
+    {"conv_frames", 13, 0, conv_frames_sizes, conv_frames_forward, conv_frames_backward},
     {"linear", 3, 0, linear_sizes, linear_forward, linear_backward_row},
     {}};
 

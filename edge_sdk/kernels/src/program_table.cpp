@@ -8,7 +8,7 @@ namespace {
 
 const Row* const kFamilies[] = {kEntryRows, kLayerRows, kNormRows, kPoolRows, kElementRows,
                                 kLossRows, kImageRows, kDepthwiseRows, kActivationRows,
-                                kSequenceRows, kCopyRows, kRecurrentRows};
+                                kSequenceRows, kCopyRows, kRecurrentRows, kMatrixRows};
 
 // body(row) until it returns true; null if it never does.
 template <class F>

@@ -89,6 +89,7 @@ def compare(
             layer that differs most.
     """
     reference = copy.deepcopy(model).train()
+    _keep_all(reference)
     ours = ProgramModel(_without_dropout(program), Mask({}))
     before = _state(reference)
     ours.load({}, before)
@@ -104,8 +105,8 @@ def compare(
         ours.backward(inputs.numpy(), targets.numpy())
         ours.weight_vector -= np.float32(_RATE) * ours.gradient_vector
     after, found = _state(reference), ours.dense()
-    wrong = {n: float(np.linalg.norm(found[n] - after[n])) for n in after}
-    moved = {n: float(np.linalg.norm(after[n] - before[n])) for n in after}
+    wrong = {n: _apart(found[n], after[n]) for n in after}
+    moved = {n: _apart(after[n], before[n]) for n in after}
     error = float(np.linalg.norm([*wrong.values()]) / np.linalg.norm([*moved.values()]))
     if not error <= _TOLERANCE:
         worst = max(wrong, key=lambda n: wrong[n] / (moved[n] + 1e-12))
@@ -117,6 +118,15 @@ def compare(
     return error
 
 
+def _keep_all(model: nn.Module) -> None:
+    """Turns dropout within torch's own layers off, such as attention and GRU."""
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            module.dropout = 0.0
+        elif isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001
+            module.p = 0.0
+
+
 class _NoDropout(TorchFunctionMode):
     """Calls of dropout and of attention within it keep every value."""
 
@@ -126,7 +136,7 @@ class _NoDropout(TorchFunctionMode):
         """The function's result, its probability of dropping replaced by zero."""
         del types
         name, named = getattr(func, "__name__", ""), dict(kwargs or {})
-        if name in {"dropout", "dropout_"}:
+        if name in {"dropout", "dropout_", "feature_dropout"}:
             named = {k: v for k, v in named.items() if k != "p"}
             return func(args[0], 0.0, *args[2:], **named)
         if name == "scaled_dot_product_attention" and len(args) > _DROPOUT_P:
@@ -146,6 +156,12 @@ def _without_dropout(program: TrainingProgram) -> TrainingProgram:
 
     operations = tuple(map(kept, program.training.operations))
     return replace(program, training=replace(program.training, operations=operations))
+
+
+def _apart(one: np.ndarray, two: np.ndarray) -> float:
+    """Norm of the difference; infinities of a mask are no difference to themselves."""
+    same = one == two
+    return float(np.linalg.norm(np.where(same, 0, one) - np.where(same, 0, two)))
 
 
 def _state(model: nn.Module) -> dict[str, np.ndarray]:

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from edge_sdk.errors import EngineError
-from edge_sdk.program.graph import Graph, Op, TensorValue
+from edge_sdk.program.capture.call import Node, origin
+from edge_sdk.program.capture.constants import Constants
+from edge_sdk.program.capture.layout import ALONE, PLAIN, Layout
+from edge_sdk.program.graph import Graph, Op, Shape, TensorValue
 
 __all__ = ["Builder", "Node"]
 
-# Of a stack trace the last line that is not torch's own says where the user's call is.
-_NOT_THE_USERS = (f"{torch.__path__[0]}/", str(Path(__file__).parent))
-_LINE = re.compile(r'File "([^"]+)", line (\d+)')
-
-
-@dataclass(eq=False)
-class Node:
-    """One call of torch's, with its arguments by name.
-
-    Attributes:
-        node: The call in the exported graph.
-        arguments: Name in torch's schema -> value, defaults included.
-        shape: Of the result, with the batch axis; () where it has no one shape.
-    """
-
-    node: fx.Node
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An argument that not every overload has."""
-        found = self.arguments.get(name)
-        return default if found is None else found
-
-    @property
-    def target(self) -> str:
-        """The overload, such as ``aten.conv1d.default``."""
-        return str(self.node.target)
+_IGNORED_BY_DEFAULT = -100
 
 
 @dataclass(eq=False)
@@ -56,53 +28,116 @@ class Builder:
         batch: Samples in the example batch.
         parameters: Placeholder of the exported graph -> number of the parameter.
         prefix: Path of the user's model within what was exported.
+        constants: What depends on neither the batch nor a parameter.
         place: Call -> the tensor that it gives.
+        layouts: Call -> where the batch is in it, if not in front.
         many: Call that gives several -> its tensors, in order.
-        moved: Call whose batch axis is not in front -> its tensor, and the axis.
+        scalars: Call -> the losses it is a sum of, by number, and their factors.
+        losses: Places of losses among the operations.
+        summed: Losses, by number, that are still a sum over the batch and no mean.
+        instead: Call of a smaller operation -> the call that it is a part of.
     """
 
     batch: int
     parameters: dict[fx.Node, int]
     prefix: str
+    constants: Constants
     tensors: list[TensorValue] = field(default_factory=list)
     operations: list[Op] = field(default_factory=list)
     place: dict[fx.Node, int] = field(default_factory=dict)
+    layouts: dict[fx.Node, Layout] = field(default_factory=dict)
     many: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
-    moved: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
+    scalars: dict[fx.Node, dict[int, float]] = field(default_factory=dict)
+    losses: list[int] = field(default_factory=list)
+    summed: set[int] = field(default_factory=set)
+    instead: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def input(self, node: fx.Node) -> int:
         """A tensor that comes from outside."""
         value = node.meta["val"]
-        self.place[node] = self._new(tuple(value.shape[1:]), whole=_whole(value))
+        self.place[node] = self.new(tuple(value.shape[1:]), whole=_whole(value))
         return self.place[node]
 
-    def tensor(self, call: Node, name: str) -> int:
-        """The number of a tensor argument.
+    def new(self, shape: Shape, *, whole: bool = False) -> int:
+        """A further tensor, by its shape per sample."""
+        self.tensors.append(TensorValue(shape, whole))
+        return len(self.tensors) - 1
+
+    # ------------------------------------------------------------- what goes in
+
+    def value(self, call: Node, name: str | fx.Node) -> tuple[int, Layout]:
+        """The tensor of an argument, and where the batch is in it.
+
+        A parameter or constant becomes a tensor that is the same for every sample.
 
         Raises:
-            EngineError: If it is none that depends on the batch.
+            EngineError: If it is no tensor.
         """
-        found = call[name]
+        found = name if isinstance(name, fx.Node) else call[name]
+        told = f"its {name}" if isinstance(name, str) else "what it takes"
+        if not isinstance(found, fx.Node):
+            raise self.refused(call, f"{told} is no tensor")
+        if found in self.scalars:
+            raise self.refused(call, "something is computed from the loss")
         if found not in self.place:
-            raise self.refused(call, f"its {name} does not come from the batch")
-        return self.place[found]
+            number = self.parameters.get(found, -1)
+            if found in self.constants:
+                number = self.constants.number(found)
+            if number < 0:
+                raise self.refused(call, f"{told} does not come from the batch")
+            self.place[found] = self.new(tuple(found.meta["val"].shape))
+            self.layouts[found] = ALONE
+            self._append(
+                call, Op("repeat", (), (self.place[found],), (number,)), (), ()
+            )
+        return self.place[found], self.layouts.get(found, PLAIN)
 
-    def shape(self, call: Node, name: str) -> tuple[int, ...]:
+    def tensor(self, call: Node, name: str | fx.Node) -> int:
+        """The number of a tensor argument with the batch in front.
+
+        Raises:
+            EngineError: If it is none that depends on the batch, or the batch is not
+                its first axis.
+        """
+        tensor, layout = self.value(call, name)
+        if layout == ALONE:
+            raise self.refused(call, f"its {name} does not come from the batch")
+        if layout != PLAIN:
+            raise self.refused(call, "the batch is not the first axis of its input")
+        return tensor
+
+    def shape(self, call: Node, name: str) -> Shape:
         """Of a tensor argument, per sample."""
-        return self.tensors[self.tensor(call, name)].shape
+        return self.tensors[self.value(call, name)[0]].shape
 
     def parameter(self, call: Node, name: str) -> int:
         """The number of a parameter argument, -1 where there is none.
 
         Raises:
-            EngineError: If it is computed and not a parameter of the model.
+            EngineError: If it is computed and neither a parameter nor a constant.
         """
         found = call.arguments.get(name)
         if found is None:
             return -1
+        if found in self.constants:
+            return self.constants.number(found)
         if found not in self.parameters:
             raise self.refused(call, f"its {name} is computed, not a parameter")
         return self.parameters[found]
+
+    def axis(self, call: Node, name: str, dim: int) -> int:
+        """The axis per sample that a `dim` of torch's is.
+
+        Raises:
+            EngineError: If it is the batch's.
+        """
+        layout = self.value(call, name)[1]
+        found = layout.axis_of(dim % len(call[name].meta["val"].shape))
+        if found is None:
+            raise self.refused(call, "works along the batch")
+        return found
+
+    # ------------------------------------------------------------ what comes out
 
     def emit(
         self,
@@ -110,31 +145,49 @@ class Builder:
         name: str,
         inputs: tuple[int, ...],
         *,
-        parameters: tuple[int, ...] = (),
-        ints: tuple[int, ...] = (),
-        reals: tuple[float, ...] = (),
+        layout: Layout = PLAIN,
+        **attributes: Any,
     ) -> None:
         """Adds an operation whose result is the call's."""
-        output = self._new(self._per_sample(call), whole=self._moved(name, inputs))
-        self.place[call.node] = output
-        self._operation(call, name, inputs, (output,), parameters, ints, reals)
+        shape = self.sample(call, layout)
+        self.put(call, self.step(call, name, inputs, shape, **attributes), layout)
 
-    def emit_many(
+    def step(
         self,
         call: Node,
         name: str,
         inputs: tuple[int, ...],
-        shapes: tuple[tuple[int, ...], ...],
+        shape: Shape,
         *,
+        whole: bool | None = None,
         parameters: tuple[int, ...] = (),
-        ints: tuple[int, ...] = (),
-        reals: tuple[float, ...] = (),
-    ) -> None:
-        """Adds an operation with several results, of these shapes per sample."""
-        whole = self._moved(name, inputs)
-        outputs = tuple(self._new(shape, whole=whole) for shape in shapes)
-        self.many[call.node] = outputs
-        self._operation(call, name, inputs, outputs, parameters, ints, reals)
+        ints: Sequence[int] = (),
+        reals: Sequence[float] = (),
+    ) -> int:
+        """Adds an operation, one of several that a call stands for; its result."""
+        if whole is None:  # whole numbers that are only moved stay whole
+            whole = name in {"view", "copy", "join"} and self.tensors[inputs[0]].whole
+        output = self.new(shape, whole=whole)
+        self._append(call, Op(name, inputs, (output,), parameters), ints, reals)
+        return output
+
+    def put(self, call: Node, tensor: int, layout: Layout = PLAIN) -> None:
+        """Makes a tensor the result of the call."""
+        self.place[call.node] = tensor
+        self.layouts[call.node] = layout
+
+    def sample(self, call: Node, layout: Layout) -> Shape:
+        """The shape of one sample of the call's result.
+
+        Raises:
+            EngineError: If the result has no batch there.
+        """
+        shape = layout.sample(call.shape, self.batch)
+        if shape is None:
+            raise self.refused(
+                call, f"its result {call.shape} has no batch axis in front"
+            )
+        return shape
 
     def emit_loss(
         self,
@@ -142,18 +195,49 @@ class Builder:
         name: str,
         inputs: tuple[int, ...],
         *,
+        parameters: tuple[int, ...] = (),
         ints: tuple[int, ...] = (),
         reals: tuple[float, ...] = (),
     ) -> None:
-        """Adds a loss, which must be what the graph returns."""
-        users = list(call.node.users)
-        if len(users) != 1 or users[0].op != "output":
-            raise self.refused(call, "something is computed from the loss")
-        self._operation(call, name, inputs, (), (), ints, reals)
+        """Adds a loss; the last of its reals is its factor, told by `graph`."""
+        self.scalars[call.node] = {len(self.losses): 1.0}
+        self.losses.append(len(self.operations))
+        self._append(call, Op(name, inputs, (), parameters), ints, (*reals, 1.0))
+
+    def take(self, node: fx.Node, source: fx.Node) -> None:
+        """Makes a call's result that of another call."""
+        kinds: tuple[dict[fx.Node, Any], ...] = (
+            *(self.place, self.layouts, self.many, self.scalars),
+            *(self.parameters, self.constants.values),
+        )
+        for kept in kinds:
+            if source in kept:
+                kept[node] = kept[source]
+
+    def finish(self, call: Node, terms: dict[int, float]) -> None:
+        """Gives each loss its factor in the sum that the graph returns.
+
+        Raises:
+            EngineError: If a loss grows with the batch.
+        """
+        if self.summed & set(terms):
+            raise self.refused(call, "a loss that is a sum over the batch, not a mean")
+        for loss, at in enumerate(self.losses):
+            own, factor = self.operations[at], terms.get(loss, 0.0)
+            plain = factor == 1 and own.parameters in {(), (-1,)}
+            if own.name == "squared_error" and plain:
+                own = replace(own, name="mse", reals=())
+            elif own.name == "class_loss" and plain and _is_default(own):
+                own = replace(
+                    own, name="cross_entropy", parameters=(), ints=(), reals=()
+                )
+            else:
+                own = replace(own, reals=(*own.reals[:-1], factor))
+            self.operations[at] = own
 
     def alias(self, call: Node, name: str) -> None:
         """Makes the call's result the same tensor as an argument."""
-        self.place[call.node] = self.tensor(call, name)
+        self.put(call, *self.value(call, name))
 
     def external(self, tensor: int) -> int:
         """The place among the batch's arrays it comes from unchanged, or -1."""
@@ -164,53 +248,40 @@ class Builder:
 
     def refused(self, call: Node, why: str) -> EngineError:
         """The error for a call that has no place in a program."""
-        layer, source = self.origin(call.node)
+        node = self.instead.get(call.node, call.node)
+        layer, source = self.origin(node)
         at = f"layer {layer}" if layer else "the model"
         return EngineError(
-            f"{at}: {call.target.removeprefix('aten.')} "
+            f"{at}: {str(node.target).removeprefix('aten.')} "
             f"({source or 'source unknown'}): {why}",
             remedy="The torch engine trains this model.",
         )
 
     def origin(self, node: fx.Node) -> tuple[str, str]:
         """Layer and source line of a call."""
-        stack = [*(node.meta.get("nn_module_stack") or {}).values()]
-        layer = str(stack[-1][0]) if stack else ""
-        layer = layer.removeprefix(self.prefix).removeprefix(".")
-        found = _LINE.findall(node.meta.get("stack_trace") or "")
-        own = [(f, n) for f, n in found if not f.startswith(_NOT_THE_USERS)] or found
-        return layer, f"{own[-1][0].rpartition('/')[2]}:{own[-1][1]}" if own else ""
+        layer, source = origin(self.instead.get(node, node))
+        return layer.removeprefix(self.prefix).removeprefix("."), source
 
     def graph(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Graph:
         """The graph of all that has been collected."""
         return Graph(tuple(self.tensors), tuple(self.operations), inputs, outputs)
 
-    def _operation(
-        self, call: Node, name: str, inputs: tuple[int, ...], outputs: tuple[int, ...],
-        parameters: tuple[int, ...], ints: tuple[int, ...], reals: tuple[float, ...],
-    ) -> None:  # fmt: skip
+    def _append(
+        self, call: Node, operation: Op, ints: Sequence[int], reals: Sequence[float]
+    ) -> None:
         layer, source = self.origin(call.node)
+        own = operation
         self.operations.append(
             Op(
-                *(name, inputs, outputs, parameters),
+                *(own.name, own.inputs, own.outputs, own.parameters),
                 *(tuple(map(int, ints)), tuple(map(float, reals)), layer, source),
             )
         )
 
-    def _moved(self, name: str, inputs: tuple[int, ...]) -> bool:
-        """True where whole numbers are only moved, and stay whole."""
-        return name in {"view", "copy"} and self.tensors[inputs[0]].whole
 
-    def _per_sample(self, call: Node) -> tuple[int, ...]:
-        if not call.shape or call.shape[0] != self.batch:
-            raise self.refused(
-                call, f"its result {call.shape} has no batch axis in front"
-            )
-        return call.shape[1:]
-
-    def _new(self, shape: tuple[int, ...], *, whole: bool) -> int:
-        self.tensors.append(TensorValue(shape, whole))
-        return len(self.tensors) - 1
+def _is_default(loss: Op) -> bool:
+    """A cross-entropy of logits that ignores no label and smoothes none."""
+    return loss.ints[:2] == (_IGNORED_BY_DEFAULT, 0) and loss.reals[0] == 0
 
 
 def _whole(value: torch.Tensor) -> bool:

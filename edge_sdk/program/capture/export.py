@@ -9,17 +9,19 @@ brings in torch's compiler: where programs are captured it costs seconds and mem
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.capture.calls import emit
+from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.table import ROWS
+from edge_sdk.program.capture.layout import PLAIN
 from edge_sdk.program.check import check
-from edge_sdk.program.graph import Graph, Parameter, TrainingProgram
+from edge_sdk.program.graph import Constant, Graph, Parameter, TrainingProgram
 
 __all__ = ["capture"]
 
@@ -46,20 +48,35 @@ def capture(
     _check_batch(inputs, targets)
     state = model.state_dict(keep_vars=True)
     own = dict(model.named_parameters(remove_duplicate=False))
+    _check_shared(state)
     parameters = tuple(_parameter(n, t, own.get(n)) for n, t in state.items())
     places = {p.name: at for at, p in enumerate(parameters)}
+    held: list[Constant] = []
     was_training = {m: m.training for m in model.modules()}
     try:
         model.train()
-        training = _graph(_WithLoss(model, loss), (inputs, targets), places)
+        training = _graph(_WithLoss(model, loss), (inputs, targets), places, held)
         model.eval()
-        evaluation = _graph(_Alone(model), (inputs,), places)
+        evaluation = _graph(_Alone(model), (inputs,), places, held)
     finally:
         for module, mode in was_training.items():
             module.training = mode
-    program = TrainingProgram(parameters, training, evaluation)
+    program = TrainingProgram(parameters, training, evaluation, tuple(held))
     check(program)
     return program
+
+
+def _check_shared(state: Mapping[str, torch.Tensor]) -> None:
+    names: dict[tuple[int, torch.Size], str] = {}
+    for name, entry in state.items():
+        own = entry.data_ptr(), entry.shape
+        first = names.setdefault(own, name) if entry.numel() else name
+        if first != name:
+            raise EngineError(
+                f"{first} and {name} are one weight under two names",
+                remedy="The torch engine trains this model; a program takes it where "
+                "the model calls one of the two by F.linear or F.embedding.",
+            )
 
 
 def _parameter(name: str, entry: torch.Tensor, own: nn.Parameter | None) -> Parameter:
@@ -111,36 +128,56 @@ def _check_batch(inputs: torch.Tensor, targets: torch.Tensor) -> None:
 
 
 def _graph(
-    module: nn.Module, batch: tuple[torch.Tensor, ...], places: dict[str, int]
+    module: nn.Module,
+    batch: tuple[torch.Tensor, ...],
+    places: dict[str, int],
+    held: list[Constant],
 ) -> Graph:
     exported = _exported(module, batch)
     signature = exported.graph_signature
-    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    own: dict[fx.Node, int] = {}
-    nodes: list[fx.Node] = list(exported.graph.nodes)
-    builder = Builder(len(batch[0]), own, "model")
+    named = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    constants = Constants(len(places), held)
+    builder = Builder(len(batch[0]), {}, "model", constants)
     inputs: list[int] = []
-    for node in nodes:
-        if node.op != "placeholder":
-            continue
-        name = named.get(node.name, "").removeprefix("model.")
-        if node.name in named and name in places:
-            own[node] = places[name]
+    outputs: tuple[int, ...] = ()
+    for node in exported.graph.nodes:
+        own = named.get(node.name, "")
+        if node.op == "call_function":
+            emit(builder, node)
+        elif node.op == "output":
+            outputs = _returned(builder, node)
+        elif own.removeprefix("model.") in places:
+            builder.parameters[node] = places[own.removeprefix("model.")]
         elif node.name in signature.user_inputs:
             inputs.append(builder.input(node))
-    outputs: tuple[int, ...] = ()
-    for node in nodes:
-        if node.op == "call_function":
-            _emit(builder, node)
-        elif node.op == "output":
-            found = [n for n in node.args[0] if n in builder.place]  # type: ignore[union-attr]
-            outputs = tuple(builder.place[n] for n in found)  # type: ignore[index]
+        else:
+            found = {**exported.state_dict, **exported.constants}.get(own)
+            if isinstance(found, torch.Tensor):
+                constants.add(node, found)
     if isinstance(module, _Alone) and len(outputs) != 1:
         raise EngineError(
             f"the model returns {len(outputs)} tensors of the batch, not one",
             remedy="The torch engine trains this model.",
         )
     return builder.graph(tuple(inputs), outputs)
+
+
+def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
+    """What goes outside; a sum of losses gives each loss its factor."""
+    found: list[fx.Node] = [n for n in node.args[0] if isinstance(n, fx.Node)]  # type: ignore[union-attr]
+    for each in found:
+        if builder.layouts.get(each, PLAIN) != PLAIN:
+            raise builder.refused(
+                Node(each, {}, ()), "the batch is not the first axis of the predictions"
+            )
+    for each in found:
+        if each in builder.scalars:
+            builder.finish(Node(each, {}, ()), builder.scalars[each])
+    return tuple(builder.place[n] for n in found if n in builder.place)
 
 
 def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
@@ -155,47 +192,3 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
             remedy="The torch engine trains this model; a program needs shapes and "
             "control flow that do not depend on values.",
         ) from error
-
-
-def _emit(builder: Builder, node: fx.Node) -> None:
-    name = getattr(node.target, "_opname", getattr(node.target, "__name__", ""))
-    call = Node(node, _arguments(node), _shape(node))
-    first = next(iter(call.arguments.values()), None)
-    in_place = name.endswith("_") and not name.endswith("__")
-    if name == "add_" and first in builder.parameters:
-        return  # a counter: the program's own affair
-    row = ROWS.get(name[:-1] if in_place else name)
-    if row is None:
-        raise builder.refused(call, "programs have no such operation")
-    if in_place and first in builder.place:
-        _check_unread(builder, call, first)
-    row(builder, call)
-
-
-def _check_unread(builder: Builder, call: Node, changed: Any) -> None:
-    """An in-place form is the plain one only if nobody reads the old value after it."""
-    later = False
-    for node in call.node.graph.nodes:
-        if node is call.node:
-            later = True
-        elif later and changed in node.all_input_nodes:
-            raise builder.refused(
-                call, "a value that is changed in place is read later"
-            )
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {str(k): v for k, v in enumerate(node.args)}
-    given = {**dict(zip((a.name for a in schema.arguments), node.args, strict=False)),
-             **node.kwargs}  # fmt: skip
-    return {
-        argument.name: given.get(argument.name, argument.default_value)
-        for argument in schema.arguments
-    }
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()

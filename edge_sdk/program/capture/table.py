@@ -12,13 +12,18 @@ from typing import Final
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows import (
     activations,
+    arithmetic,
+    comparisons,
     copies,
     elements,
     images,
+    joins,
     layers,
     losses,
+    matrices,
     norms,
     recurrent,
+    reductions,
     sequences,
 )
 
@@ -37,4 +42,9 @@ ROWS: Final[Mapping[str, Row]] = {
     **sequences.ROWS,
     **copies.ROWS,
     **recurrent.ROWS,
+    **arithmetic.ROWS,
+    **comparisons.ROWS,
+    **joins.ROWS,
+    **reductions.ROWS,
+    **matrices.ROWS,
 }

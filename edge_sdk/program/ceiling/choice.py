@@ -127,7 +127,7 @@ def planned_step(
         EngineError: If nothing fits; names the smallest ceiling that does.
     """
     program = replace(program, training=optimized(program.training))
-    own = schedule(program.training, program.parameters, train=True)
+    own = schedule(program.training, program.slots, train=True)
     return fit(
         program,
         own,
@@ -213,7 +213,7 @@ def _candidates(
     for width, blocks in sizes:
         yield plan(own, lanes=width, blocks=blocks), 0, 0
     width, blocks = sizes[-1] if sizes else (lanes, whole)
-    graph, parameters = program.training, program.parameters
+    graph, parameters = program.training, program.slots
     schedules = []
     for segments in _SEGMENTS:
         again = recomputed(own, graph, parameters, segments)
@@ -235,7 +235,7 @@ def work_bytes(made: Plan) -> int:
 def parameter_bytes(program: TrainingProgram, mask: Mask) -> int:
     """Bytes of values, gradients, index and copies that training under a mask takes."""
     total = 0
-    linear = _linear(program.training, program.parameters)
+    linear = _linear(program.training, program.slots)
     for at, parameter in enumerate(program.parameters):
         kept = parameter.size
         if parameter.name in mask.layers:

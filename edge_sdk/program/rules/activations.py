@@ -23,7 +23,19 @@ ACTIVATIONS: Final = {
     "hardsigmoid": "output",
     "sigmoid": "output",
     "tanh": "output",
+    "elu": "output",
+    "softplus": "input",
+    "mish": "input",
+    "exp": "output",
+    "log": "input",
+    "sqrt": "output",
+    "reciprocal": "output",
+    "abs": "input",
+    "power": "input",
+    "greater": "",
+    "equal": "",
 }
+FLAT: Final = ("greater", "equal")
 
 
 def _first(call: Operands) -> tuple[Shape, ...]:
@@ -85,7 +97,7 @@ def _strides(call: Operands) -> tuple[int, ...]:
     return tuple(out)
 
 
-def _activation(reads: str) -> Rule:
+def _activation(name: str, reads: str) -> Rule:
     return Rule(
         inputs=(1, 1),
         reals=("a", "b"),
@@ -93,6 +105,7 @@ def _activation(reads: str) -> Rule:
         arguments=_size,
         reads_in=(0,) if reads == "input" else (),
         reads_out=(lambda _: (0,)) if reads == "output" else nothing,
+        flat=name in FLAT,
     )
 
 
@@ -107,7 +120,7 @@ def _binary(*, product: bool, parameter: bool) -> Rule:
 
 
 RULES: Final[dict[str, Rule]] = {
-    **{name: _activation(reads) for name, reads in ACTIVATIONS.items()},
+    **{name: _activation(name, reads) for name, reads in ACTIVATIONS.items()},
     "add_broadcast": _binary(product=False, parameter=False),
     "subtract": _binary(product=False, parameter=False),
     "multiply": _binary(product=True, parameter=False),

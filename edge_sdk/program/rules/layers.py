@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from edge_sdk.program.graph import Shape
@@ -12,10 +13,15 @@ __all__ = ["RULES"]
 
 
 def _conv_weight(call: Operands) -> tuple[Shape, int]:
-    """(out, in / groups, kh, kw); a one-dimensional conv has a kernel of 1 x k."""
+    """(out, in / groups, kh, kw); a one-dimensional conv has a kernel of 1 x k.
+
+    Of a three-dimensional one the depth belongs to the input's channels.
+    """
     shape = call.parameters[0]
-    call.require(shape is not None and len(shape) in {3, 4}, "a conv needs a weight")
+    call.require(shape is not None and len(shape) in {3, 4, 5}, "a conv needs a weight")
     assert shape is not None  # noqa: S101 - for mypy
+    if len(shape) == 5:
+        shape = (shape[0], shape[1] * shape[2], *shape[3:])
     kernel = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
     return (*shape[:2], *kernel), call.ints["groups"]
 
@@ -63,16 +69,43 @@ def _linear_arguments(call: Operands) -> tuple[int, ...]:
     return positions, x[-1], out[-1]
 
 
+def _one_frame(call: Operands) -> Operands:
+    x = call.inputs[0]
+    call.require(len(x) == 4, f"takes (frames, C, H, W) per sample, not {x}")
+    outputs = tuple(shape[1:] for shape in call.outputs)
+    return replace(call, inputs=(x[1:],), outputs=outputs)
+
+
+def _frames_shapes(call: Operands) -> tuple[Shape, ...]:
+    (shape,) = _conv_shapes(_one_frame(call))
+    return ((call.inputs[0][0], *shape),)
+
+
+def _frames_arguments(call: Operands) -> tuple[int, ...]:
+    return (*_conv_arguments(_one_frame(call)), call.inputs[0][0])
+
+
+_GEOMETRY: Final = (
+    *("stride_h", "stride_w", "padding_h", "padding_w"),
+    *("dilation_h", "dilation_w", "groups"),
+)
 RULES: Final[dict[str, Rule]] = {
     "conv": Rule(
         inputs=(1, 1),
         parameters=("weight", "bias?"),
-        ints=(
-            *("stride_h", "stride_w", "padding_h", "padding_w"),
-            *("dilation_h", "dilation_w", "groups"),
-        ),
+        ints=_GEOMETRY,
         shapes=_conv_shapes,
         arguments=_conv_arguments,
+        reads_in=(0,),
+        weight=_conv_weight,
+    ),
+    # On each of (frames, C, H, W) per sample.
+    "conv_frames": Rule(
+        inputs=(1, 1),
+        parameters=("weight", "bias?"),
+        ints=_GEOMETRY,
+        shapes=_frames_shapes,
+        arguments=_frames_arguments,
         reads_in=(0,),
         weight=_conv_weight,
     ),

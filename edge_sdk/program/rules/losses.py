@@ -33,16 +33,29 @@ def _size(call: Operands) -> tuple[int, ...]:
     return (math.prod(call.inputs[0]),)
 
 
+def _weighted_classes(call: Operands) -> tuple[Shape, ...]:
+    own, classes = call.parameters[0], call.inputs[0][:1]
+    call.require(own in {None, classes}, f"weights {own} do not fit {classes} classes")
+    return _classes(call)
+
+
+def _weighted_values(call: Operands) -> tuple[Shape, ...]:
+    own = call.parameters[0]
+    call.require(own in {None, call.inputs[0]}, f"weights {own} do not fit")
+    return _alike(call)
+
+
 def _general(call: Operands) -> tuple[int, ...]:
     at = call.ints
     return (*_positions(call), at["ignore"], at["log_probabilities"], at["external"])
 
 
-def _value_loss(*reals: str) -> Rule:
+def _value_loss(*reals: str, weight: bool = False) -> Rule:
     return Rule(
         inputs=(2, 2),
+        parameters=("weight?",) if weight else (),
         reals=reals,
-        shapes=_alike,
+        shapes=_weighted_values if weight else _alike,
         arguments=_size,
         reads_in=(0, 1),
         loss=True,
@@ -64,8 +77,9 @@ RULES: Final[dict[str, Rule]] = {
     "class_loss": Rule(
         inputs=(2, 2),
         ints=("ignore", "log_probabilities", "external"),
-        reals=("smoothing",),
-        shapes=_classes,
+        parameters=("weight?",),
+        reals=("smoothing", "factor"),
+        shapes=_weighted_classes,
         arguments=_general,
         stash=lambda call: (_positions(call)[1],),
         reads_in=(0, 1),
@@ -74,8 +88,17 @@ RULES: Final[dict[str, Rule]] = {
         loss=True,
     ),
     "mse": _value_loss(),
-    "l1": _value_loss("delta"),
-    "smooth_l1": _value_loss("delta"),
-    "huber": _value_loss("delta"),
-    "binary_cross_entropy": _value_loss("delta"),
+    # `factor`: what the loss counts for in the step's, which is a sum of losses.
+    "squared_error": _value_loss("delta", "factor"),
+    "l1": _value_loss("delta", "factor"),
+    "smooth_l1": _value_loss("delta", "factor"),
+    "huber": _value_loss("delta", "factor"),
+    "binary_cross_entropy": _value_loss("delta", "factor", weight=True),
+    "mean_loss": Rule(
+        inputs=(1, 1),
+        reals=("delta", "factor"),
+        shapes=lambda _: (),
+        arguments=_size,
+        loss=True,
+    ),
 }

@@ -1,174 +1,211 @@
-"""Activations, sums and products with numbers, parameters and tensors, and dropout."""
+"""Activations and other functions of each value by itself, and dropout."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from torch import fx
+import torch
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows.steps import (
+    combined,
+    constant,
+    expanded,
+    reshaped,
+    unary,
+)
 
 __all__ = ["ROWS"]
 
 Row = Callable[[Builder, Node], None]
+# One step of a chain: the operation's name and its two constants.
+_Step = tuple[str, float, float]
+_NEGATIVE: Final = ("affine", -1.0, 0.0)
+_ALWAYS = 1e30  # a threshold that no value passes
 
 
-def _emit(
-    builder: Builder, call: Node, name: str, a: float = 0.0, b: float = 0.0
-) -> None:
-    builder.emit(call, name, (builder.tensor(call, "self"),), reals=(a, b))
+def _chain(*steps: _Step | Callable[[Node], _Step]) -> Row:
+    """A row of operations one after the other; their constants may be the call's."""
+
+    def row(builder: Builder, call: Node) -> None:
+        tensor, layout = builder.value(call, "self")
+        for step in steps:
+            name, a, b = step(call) if callable(step) else step
+            tensor = unary(builder, call, name, tensor, a, b)
+        builder.put(call, tensor, layout)
+
+    return row
 
 
 def _plain(name: str) -> Row:
-    return lambda builder, call: _emit(builder, call, name)
+    return _chain((name, 0.0, 0.0))
 
 
-def _gelu(builder: Builder, call: Node) -> None:
+def _relu(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    shape = builder.tensors[tensor].shape
+    builder.put(call, builder.step(call, "relu", (tensor,), shape), layout)
+
+
+def _gelu(call: Node) -> _Step:
     exact = call.get("approximate", "none") == "none"
-    _emit(builder, call, "gelu" if exact else "gelu_tanh")
+    return "gelu" if exact else "gelu_tanh", 0.0, 0.0
 
 
-def _hardtanh(builder: Builder, call: Node) -> None:
-    low, high = call.get("min_val", -1.0), call.get("max_val", 1.0)
-    _emit(builder, call, "hardtanh", low, high)
+def _elu(call: Node) -> _Step:
+    return "elu", float(call.get("alpha", 1.0)), float(call.get("scale", 1.0))
 
 
-def _relu6(builder: Builder, call: Node) -> None:
-    _emit(builder, call, "hardtanh", 0.0, 6.0)
+def _softplus(call: Node) -> _Step:
+    return "softplus", float(call.get("beta", 1)), float(call.get("threshold", 20))
+
+
+def _celu(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    alpha = float(call.get("alpha", 1.0))
+    tensor = unary(builder, call, "affine", tensor, 1 / alpha)
+    tensor = unary(builder, call, "elu", tensor, 1.0, 1.0)
+    builder.put(call, unary(builder, call, "affine", tensor, alpha), layout)
 
 
 def _clamp(builder: Builder, call: Node) -> None:
-    low, high = call.get("min"), call.get("max")
+    low, high = call.get("min", -math.inf), call.get("max", math.inf)
     if not isinstance(low, int | float) or not isinstance(high, int | float):
-        raise builder.refused(call, "a clamp without two numbers")
-    _emit(builder, call, "hardtanh", low, high)
+        raise builder.refused(call, "a clamp by tensors")
+    _chain(("hardtanh", low, high))(builder, call)
 
 
 def _leaky_relu(builder: Builder, call: Node) -> None:
     slope = call.get("negative_slope", 0.01)
     if slope < 0:
         raise builder.refused(call, "a slope below zero")
-    _emit(builder, call, "leaky_relu", slope)
-
-
-def _negative(builder: Builder, call: Node) -> None:
-    _emit(builder, call, "affine", -1.0)
-
-
-def _reversed(builder: Builder, call: Node) -> None:
-    other = call["other"]
-    if isinstance(other, fx.Node):
-        raise builder.refused(call, "a reversed difference of tensors")
-    _emit(builder, call, "affine", -float(call.get("alpha", 1)), float(other))
+    _chain(("leaky_relu", slope, 0.0))(builder, call)
 
 
 def _power(builder: Builder, call: Node) -> None:
-    if call["exponent"] != 2:
-        raise builder.refused(call, "another power than the square")
-    own = builder.tensor(call, "self")
-    builder.emit(call, "multiply", (own, own))
+    exponent = call["exponent"]
+    if not isinstance(exponent, int | float) or not isinstance(
+        call["self"], type(call.node)
+    ):
+        raise builder.refused(call, "a power that is a tensor")
+    tensor, layout = builder.value(call, "self")
+    if exponent in {2, 3}:
+        found = combined(builder, call, "multiply", tensor, tensor)
+        if exponent == 3:
+            found = combined(builder, call, "multiply", found, tensor)
+    elif exponent in {0.5, -0.5}:
+        found = unary(builder, call, "sqrt", tensor)
+        found = unary(builder, call, "reciprocal", found) if exponent < 0 else found
+    elif exponent == -1:
+        found = unary(builder, call, "reciprocal", tensor)
+    else:
+        found = unary(builder, call, "power", tensor, float(exponent))
+    builder.put(call, found, layout)
 
 
-def _with_number(name: str, other: float, alpha: float) -> tuple[float, float]:
-    """The factor and the summand that stand for an operation with a number."""
-    match name:
-        case "add":
-            return 1.0, alpha * other
-        case "subtract":
-            return 1.0, -alpha * other
-        case "multiply":
-            return other, 0.0
-        case _:
-            return 1 / other, 0.0
+def _square(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    builder.put(call, combined(builder, call, "multiply", tensor, tensor), layout)
 
 
-def _binary(name: str) -> Row:
+def _shrunk(*, hard: bool) -> Row:
     def row(builder: Builder, call: Node) -> None:
-        one, two = call["self"], call["other"]
-        alpha = float(call.get("alpha", 1))
-        if not isinstance(two, fx.Node):
-            if name == "divide" and not two:
-                raise builder.refused(call, "a division by zero")
-            _emit(builder, call, "affine", *_with_number(name, float(two), alpha))
-        elif alpha != 1 or name == "divide":
-            raise builder.refused(call, "a quotient of tensors, or a sum with a factor")
-        elif one in builder.place and two in builder.place:
-            _two_tensors(builder, call, name, (one, two))
+        tensor, layout = builder.value(call, "self")
+        bound = float(call.get("lambd", 0.5))
+        if hard:
+            size = unary(builder, call, "abs", tensor)
+            found = combined(builder, call, "multiply", tensor,
+                             unary(builder, call, "greater", size, bound))  # fmt: skip
         else:
-            _with_parameter(builder, call, name, one, two)
+            inside = unary(builder, call, "hardtanh", tensor, -bound, bound)
+            found = combined(builder, call, "subtract", tensor, inside)
+        builder.put(call, found, layout)
 
     return row
 
 
-def _rank(node: fx.Node) -> int:
-    return len(node.meta["val"].shape)
+def _bent(builder: Builder, call: Node, tensor: int, bound: float, below: int) -> int:
+    """The tensor where it is above a bound, another one elsewhere."""
+    shape = builder.tensors[tensor].shape
+    above = unary(builder, call, "greater", tensor, bound)
+    below = expanded(builder, call, below, shape)
+    return builder.step(call, "choice", (above, tensor, below), shape)
 
 
-def _two_tensors(
-    builder: Builder, call: Node, name: str, both: tuple[fx.Node, fx.Node]
-) -> None:
-    places = builder.place[both[0]], builder.place[both[1]]
-    if any(_rank(node) != len(call.shape) for node in both):
-        raise builder.refused(call, "tensors with another number of axes")
-    same = builder.tensors[places[0]].shape == builder.tensors[places[1]].shape
-    if name == "add":
-        name = "add" if same else "add_broadcast"
-    builder.emit(call, name, places)
+def _threshold(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    below = constant(builder, call, torch.tensor(float(call["value"])))
+    bound = float(call["threshold"])
+    builder.put(call, _bent(builder, call, tensor, bound, below), layout)
 
 
-def _with_parameter(
-    builder: Builder, call: Node, name: str, one: fx.Node, two: fx.Node
-) -> None:
-    if one in builder.parameters and two in builder.place and name != "subtract":
-        one, two = two, one
-    if one not in builder.place or two not in builder.parameters:
-        raise builder.refused(
-            call, "an operand is neither of the batch nor a parameter"
-        )
-    shape = tuple(two.meta["val"].shape)
-    if _rank(one) != len(call.shape) or (
-        len(shape) == len(call.shape) and shape[0] != 1
-    ):
-        raise builder.refused(call, f"a parameter {shape} that differs by sample")
-    builder.emit(
-        call,
-        f"{name}_parameter",
-        (builder.place[one],),
-        parameters=(builder.parameters[two],),
-    )
+def _prelu(builder: Builder, call: Node) -> None:
+    tensor = builder.tensor(call, "self")
+    shape = builder.tensors[tensor].shape
+    slope = builder.value(call, "weight")[0]
+    count = builder.tensors[slope].shape[0]
+    slope = reshaped(builder, call, slope, (count, *[1] * (len(shape) - 1)))
+    below = combined(builder, call, "multiply", tensor, slope)
+    builder.put(call, _bent(builder, call, tensor, 0.0, below))
 
 
 def _dropout(builder: Builder, call: Node) -> None:
     arguments: dict[str, Any] = call.arguments
-    source = next(iter(arguments))
-    p = float(call["p"])
-    if not call.get("train", False) or p == 0:
-        builder.alias(call, source)
-        return
-    builder.emit(
-        call,
-        "dropout",
-        (builder.tensor(call, source),),
-        ints=(len(builder.operations),),
-        reals=(p,),
-    )
+    source, p = next(iter(arguments)), float(call["p"])
+    tensor, layout = builder.value(call, source)
+    if call.get("train", False) and p:
+        tensor = _dropped(builder, call, tensor, p)
+    builder.put(call, tensor, layout)
+
+
+def _dropped(builder: Builder, call: Node, source: int, p: float) -> int:
+    shape, number = builder.tensors[source].shape, len(builder.operations)
+    return builder.step(call, "dropout", (source,), shape, ints=(number,), reals=(p,))
+
+
+def _feature_dropout(builder: Builder, call: Node) -> None:
+    """Whole channels at once: dropout of a one for each, times the tensor."""
+    source, p = next(iter(call.arguments)), float(call["p"])
+    tensor = builder.tensor(call, source)
+    if call.get("train", False) and p:
+        shape = builder.tensors[tensor].shape
+        ones = constant(builder, call, torch.ones(shape[0], *[1] * (len(shape) - 1)))
+        kept = _dropped(builder, call, ones, p)
+        tensor = combined(builder, call, "multiply", tensor, kept)
+    builder.put(call, tensor)
 
 
 ROWS: Final[dict[str, Row]] = {
-    **{name: _plain(name) for name in ("silu", "hardswish", "hardsigmoid")},
-    **{name: _plain(name) for name in ("sigmoid", "tanh")},
-    "gelu": _gelu,
-    "hardtanh": _hardtanh,
-    "relu6": _relu6,
+    **{name: _plain(name) for name in ("silu", "hardswish", "hardsigmoid", "sigmoid")},
+    **{name: _plain(name) for name in ("tanh", "mish", "exp", "log", "sqrt", "abs")},
+    "relu": _relu,
+    "reciprocal": _plain("reciprocal"),
+    "rsqrt": _chain(("sqrt", 0.0, 0.0), ("reciprocal", 0.0, 0.0)),
+    "expm1": _chain(("exp", 0.0, 0.0), ("affine", 1.0, -1.0)),
+    "log1p": _chain(("affine", 1.0, 1.0), ("log", 0.0, 0.0)),
+    "neg": _chain(_NEGATIVE),
+    "gelu": _chain(_gelu),
+    "elu": _chain(_elu),
+    "selu": _chain(("elu", 1.6732632423543772, 1.0507009873554805)),
+    "celu": _celu,
+    "softplus": _chain(_softplus),
+    "log_sigmoid": _chain(_NEGATIVE, ("softplus", 1.0, _ALWAYS), _NEGATIVE),
+    "hardtanh": _chain(
+        lambda call: ("hardtanh", call.get("min_val", -1.0), call.get("max_val", 1.0))
+    ),
+    "relu6": _chain(("hardtanh", 0.0, 6.0)),
     "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": _clamp,
     "leaky_relu": _leaky_relu,
-    "neg": _negative,
-    "rsub": _reversed,
+    "hardshrink": _shrunk(hard=True),
+    "softshrink": _shrunk(hard=False),
+    "threshold": _threshold,
+    "prelu": _prelu,
     "pow": _power,
-    "add": _binary("add"),
-    "sub": _binary("subtract"),
-    "mul": _binary("multiply"),
-    "div": _binary("divide"),
+    "square": _square,
     "dropout": _dropout,
+    "feature_dropout": _feature_dropout,
 }

@@ -1,4 +1,4 @@
-"""Relu, views, and what only passes tensors on."""
+"""Views, other dtypes, and what only passes tensors on."""
 
 from __future__ import annotations
 
@@ -6,20 +6,60 @@ from collections.abc import Callable
 from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows.steps import reshaped
 
 __all__ = ["ROWS"]
 
 
-def _relu(builder: Builder, call: Node) -> None:
-    builder.emit(call, "relu", (builder.tensor(call, "self"),))
-
-
 def _view(builder: Builder, call: Node) -> None:
-    builder.emit(call, "view", (builder.tensor(call, "self"),))
+    tensor, layout = builder.value(call, "self")
+    before = tuple(call["self"].meta["val"].shape)
+    found = layout.viewed(before, call.shape, builder.batch)
+    if found is None:
+        raise builder.refused(call, f"{before} as {call.shape} mixes samples")
+    shape = builder.sample(call, found)
+    builder.put(call, reshaped(builder, call, tensor, shape), found)
+
+
+def _squeeze(builder: Builder, call: Node) -> None:
+    """A view; the batch's axis is where the axes that go leave it."""
+    tensor, layout = builder.value(call, "self")
+    before = call["self"].meta["val"].shape
+    given = call.get("dim", [*range(len(before))])
+    dims = [given] if isinstance(given, int) else list(given)
+    gone = sorted({d % len(before) for d in dims if before[d] == 1}, reverse=True)
+    for dim in gone:
+        layout = layout.without(dim)
+    shape = builder.sample(call, layout)
+    builder.put(call, reshaped(builder, call, tensor, shape), layout)
+
+
+def _unsqueeze(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    layout = layout.with_one(call["dim"] % len(call.shape))
+    shape = builder.sample(call, layout)
+    builder.put(call, reshaped(builder, call, tensor, shape), layout)
 
 
 def _same(builder: Builder, call: Node) -> None:
-    builder.alias(call, next(iter(call.arguments)))
+    """The tensor or parameter itself."""
+    own = next(iter(call.arguments.values()))
+    if own in builder.parameters:
+        builder.parameters[call.node] = builder.parameters[own]
+    else:
+        builder.alias(call, next(iter(call.arguments)))
+
+
+def _to(builder: Builder, call: Node) -> None:
+    """Another dtype: programs compute in one; labels may become numbers."""
+    tensor, layout = builder.value(call, "self")
+    before, after = call["self"].meta["val"].dtype, call.node.meta["val"].dtype
+    if before.is_floating_point and not after.is_floating_point:
+        raise builder.refused(call, f"{before} as {after}, which rounds")
+    if builder.tensors[tensor].whole and after.is_floating_point:
+        shape = builder.tensors[tensor].shape
+        tensor = builder.step(call, "view", (tensor,), shape, whole=False)
+    builder.put(call, tensor, layout)
 
 
 def _broadcast(builder: Builder, call: Node) -> None:
@@ -34,23 +74,27 @@ def _broadcast(builder: Builder, call: Node) -> None:
 
 def _item(builder: Builder, call: Node) -> None:
     source, at = call.arguments["0"], call.arguments["1"]
-    if call.node in builder.place or call.node in builder.moved or not call.node.users:
+    if call.node in builder.place or not call.node.users:
         return  # its row has given it its place
     if source not in builder.many:
         raise builder.refused(call, "an item of what is no list of tensors")
+    layout = builder.layouts.get(source)
     builder.place[call.node] = builder.many[source][at]
+    if layout is not None:
+        builder.layouts[call.node] = layout
+
+
+def _nothing(_builder: Builder, _call: Node) -> None:
+    """What only asserts."""
 
 
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
-    "relu": _relu,
-    "flatten": _view,
-    "view": _view,
-    "reshape": _view,
-    "squeeze": _view,
-    "unsqueeze": _view,
-    "unflatten": _view,
-    "contiguous": _same,
-    "clone": _same,
+    **dict.fromkeys(("flatten", "view", "reshape", "unflatten", "_unsafe_view"), _view),
+    "squeeze": _squeeze,
+    "unsqueeze": _unsqueeze,
+    **dict.fromkeys(("contiguous", "clone", "alias", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("to", "_to_copy", "type_as"), _to),
     "broadcast_tensors": _broadcast,
     "getitem": _item,
+    "_assert_tensor_metadata": _nothing,
 }

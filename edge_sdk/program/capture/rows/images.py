@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.layers import pair
+from edge_sdk.program.capture.rows.steps import reshaped
 
 __all__ = ["ROWS"]
 
@@ -63,14 +65,86 @@ def _adaptive_max(builder: Builder, call: Node) -> None:
         if user.args[1] == 1 and user.users:
             raise builder.refused(call, "a pool whose indices are read")
     shape = tuple(call.node.meta["val"][0].shape[1:])
-    builder.emit_many(
-        call,
-        "region_max",
-        (builder.tensor(call, "self"),),
-        (shape,),
+    found = builder.step(
+        *(call, "region_max", (builder.tensor(call, "self"),), shape),
         ints=(*_NO_WINDOW, 1, 0, 0, 0),
     )
-    builder.many[call.node] *= 2
+    builder.many[call.node] = (found, found)
+
+
+def _pool3d(*, average: bool) -> Callable[[Builder, Node], None]:
+    """Over height and width of each frame, then over the frames of each pixel."""
+
+    def row(builder: Builder, call: Node) -> None:
+        kernel, padding = _three(call["kernel_size"]), _three(call.get("padding", 0))
+        stride = _three(call.get("stride") or kernel)
+        dilation = _three(call.get("dilation", 1))
+        odd = call.get("ceil_mode", False) or call.get("divisor_override")
+        if odd or (
+            average and any(padding) and not call.get("count_include_pad", True)
+        ):
+            raise builder.refused(call, "ceil mode, or a divisor of its own")
+        source = builder.tensor(call, "self")
+        channels, depth, *image = builder.tensors[source].shape
+        frames, *out = call.shape[2:]
+        name = "region_average" if average else "region_max"
+        last = (0, int(average), int(average), 0)
+        planes = reshaped(builder, call, source, (channels * depth, *image))
+        planes = builder.step(
+            *(call, name, (planes,), (channels * depth, *out)),
+            ints=(*kernel[1:], *stride[1:], *padding[1:], *dilation[1:], *last),
+        )
+        pixels = out[0] * out[1]
+        planes = reshaped(builder, call, planes, (channels, depth, pixels))
+        planes = builder.step(
+            *(call, name, (planes,), (channels, frames, pixels)),
+            ints=(kernel[0], 1, stride[0], 1, padding[0], 0, dilation[0], 1, *last),
+        )
+        builder.put(call, reshaped(builder, call, planes, (channels, frames, *out)))
+
+    return row
+
+
+def _adaptive_average_3d(builder: Builder, call: Node) -> None:
+    inputs, size = (builder.tensor(call, "self"),), call["output_size"]
+    if any(n != 1 for n in size):
+        raise builder.refused(call, "frames in more than one part")
+    builder.emit(call, "mean", inputs, ints=(len(size), 1))
+
+
+def _three(value: Any) -> list[int]:
+    own = [value] * 3 if isinstance(value, int) else list(value)
+    return own * 3 if len(own) == 1 else own
+
+
+def _pixel_shuffle(builder: Builder, call: Node) -> None:
+    source, by = builder.tensor(call, "self"), call["upscale_factor"]
+    channels, height, width = builder.tensors[source].shape
+    whole = (channels // by**2, by, by, height, width)
+    parts = reshaped(builder, call, source, whole)
+    turned = transposed(builder, call, parts, (0, 3, 1, 4, 2))
+    builder.put(call, reshaped(builder, call, turned, call.shape[1:]))
+
+
+def _pixel_unshuffle(builder: Builder, call: Node) -> None:
+    source, by = builder.tensor(call, "self"), call["downscale_factor"]
+    channels, height, width = builder.tensors[source].shape
+    whole = (channels, height // by, by, width // by, by)
+    parts = reshaped(builder, call, source, whole)
+    turned = transposed(builder, call, parts, (0, 2, 4, 1, 3))
+    builder.put(call, reshaped(builder, call, turned, call.shape[1:]))
+
+
+def _channel_shuffle(builder: Builder, call: Node) -> None:
+    source, groups = builder.tensor(call, "self"), call["groups"]
+    channels, *rest = builder.tensors[source].shape
+    count = 1
+    for n in rest:
+        count *= n
+    whole = (groups, channels // groups, count)
+    parts = reshaped(builder, call, source, whole)
+    turned = transposed(builder, call, parts, (1, 0, 2))
+    builder.put(call, reshaped(builder, call, turned, call.shape[1:]))
 
 
 def _pad(builder: Builder, call: Node) -> None:
@@ -135,6 +209,12 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "adaptive_avg_pool2d": _adaptive_average,
     "adaptive_max_pool1d": _adaptive_max,
     "adaptive_max_pool2d": _adaptive_max,
+    "max_pool3d": _pool3d(average=False),
+    "avg_pool3d": _pool3d(average=True),
+    "adaptive_avg_pool3d": _adaptive_average_3d,
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
+    "channel_shuffle": _channel_shuffle,
     "pad": _pad,
     "constant_pad_nd": _pad,
     "upsample_nearest1d": _upsample,

@@ -6,8 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import Layout
+from edge_sdk.program.capture.rows.copies import strided, transposed
+from edge_sdk.program.capture.rows.joins import joined
+from edge_sdk.program.capture.rows.matrices import multiplied
+from edge_sdk.program.capture.rows.steps import combined, reshaped
 
 __all__ = ["ROWS", "pair"]
+
+_IMAGE = 3  # axes of one sample's channels, height and width
 
 
 def pair(value: Any, axes: int, first: int) -> tuple[int, int]:
@@ -22,16 +29,79 @@ def _conv(builder: Builder, call: Node) -> None:
     stride = pair(call["stride"], axes, 1)
     dilation = pair(call["dilation"], axes, 1)
     padding = _padding(builder, call, axes, dilation)
+    source, layout = builder.value(call, "input")
+    if layout.axis != 0 or layout.outer != 1:
+        raise builder.refused(call, "the batch is not the first axis of its input")
+    name = "conv"
+    if layout.extra:  # several images of a sample
+        if axes == 1:
+            raise builder.refused(call, "several signals of a sample in one batch")
+        name = "conv_frames"
     builder.emit(
         call,
-        "conv",
-        (builder.tensor(call, "input"),),
+        name,
+        (source,),
+        layout=layout,
         parameters=(
             builder.parameter(call, "weight"),
             builder.parameter(call, "bias"),
         ),
         ints=(*stride, *padding, *dilation, call["groups"]),
     )
+
+
+def _conv3d(builder: Builder, call: Node) -> None:
+    """A convolution of images, frame by frame: its channels are channels by depth."""
+    weight = call["weight"].meta["val"]
+    depth = weight.shape[2]
+    given = call["padding"]
+    if isinstance(given, str):
+        reach = [d * (k - 1) for d, k in zip(_three(call["dilation"]), weight.shape[2:],
+                                             strict=True)]  # fmt: skip
+        if given == "same" and any(r % 2 for r in reach):
+            raise builder.refused(call, 'an even kernel with padding "same"')
+        given = [r // 2 for r in reach] if given == "same" else 0
+    stride, padding = _three(call["stride"]), _three(given)
+    dilation, source = _three(call["dilation"]), builder.tensor(call, "input")
+    if padding[0]:
+        source = _padded(builder, call, source, padding[0])
+    frames = builder.tensors[source].shape[1] - dilation[0] * (depth - 1) - 1
+    frames = frames // stride[0] + 1
+    if frames < 1:
+        raise builder.refused(call, "the kernel is larger than the padded input")
+    parts = []
+    channels, _, *image = builder.tensors[source].shape
+    for at in range(depth):
+        part = strided(
+            *(builder, call, source, 1, at * dilation[0]), count=frames, step=stride[0]
+        )
+        turned = transposed(builder, call, part, (1, 0, 2, 3))
+        parts.append(reshaped(builder, call, turned, (frames, channels, 1, *image)))
+    whole = joined(builder, call, parts, 2)
+    whole = reshaped(builder, call, whole, (frames, channels * depth, *image))
+    out = call.shape[1], *call.shape[3:]
+    found = builder.step(
+        *(call, "conv_frames", (whole,), (frames, *out)),
+        parameters=(
+            builder.parameter(call, "weight"),
+            builder.parameter(call, "bias"),
+        ),
+        ints=(*stride[1:], *padding[1:], *dilation[1:], call["groups"]),
+    )
+    builder.put(call, transposed(builder, call, found, (1, 0, 2, 3)))
+
+
+def _three(value: Any) -> list[int]:
+    own = [value] * 3 if isinstance(value, int) else list(value)
+    return own * 3 if len(own) == 1 else own
+
+
+def _padded(builder: Builder, call: Node, source: int, border: int) -> int:
+    """Frames of zeros before and behind (C, D, H, W); borders reach three axes."""
+    channels, depth, *image = builder.tensors[source].shape
+    shape = (channels, depth + 2 * border, *image)
+    ints = (border, 0, 0, border, 0, 0, _IMAGE, 0)
+    return builder.step(call, "pad", (source,), shape, ints=ints, reals=(0.0,))
 
 
 def _padding(
@@ -50,10 +120,18 @@ def _padding(
 
 
 def _linear(builder: Builder, call: Node) -> None:
+    source, layout = builder.value(call, "input")
+    if layout.axis == len(call.shape) - 1:
+        raise builder.refused(call, "works along the batch")
+    weight = call["weight"]
+    if weight not in builder.parameters and weight not in builder.constants:
+        _computed(builder, call, source, layout)
+        return
     builder.emit(
         call,
         "linear",
-        (builder.tensor(call, "input"),),
+        (source,),
+        layout=layout,
         parameters=(
             builder.parameter(call, "weight"),
             builder.parameter(call, "bias"),
@@ -61,8 +139,29 @@ def _linear(builder: Builder, call: Node) -> None:
     )
 
 
+def _computed(builder: Builder, call: Node, source: int, layout: Layout) -> None:
+    """With a weight that is made of parameters: a product of two tensors."""
+    weight, own = builder.value(call, "weight")
+    if own.axis is not None:
+        raise builder.refused(call, "its weight differs by sample")
+    before = builder.tensors[source].shape
+    rows = 1
+    for n in before[:-1]:
+        rows *= n
+    one = reshaped(builder, call, source, (rows, before[-1]))
+    two = transposed(builder, call, weight, (1, 0))
+    found = multiplied(builder, call, one, two)
+    columns = builder.tensors[found].shape[-1]
+    found = reshaped(builder, call, found, (*before[:-1], columns))
+    if call.get("bias") is not None:
+        bias = builder.value(call, "bias")[0]
+        found = combined(builder, call, "add", found, bias)
+    builder.put(call, found, layout)
+
+
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "conv1d": _conv,
     "conv2d": _conv,
+    "conv3d": _conv3d,
     "linear": _linear,
 }

@@ -36,7 +36,26 @@ def _group_norm(builder: Builder, call: Node) -> None:
     )
 
 
+def _instance_norm(builder: Builder, call: Node) -> None:
+    """A group norm of one channel in each group."""
+    if not call["use_input_stats"]:
+        raise builder.refused(call, "running statistics of an instance norm")
+    tensor = builder.tensor(call, "input")
+    builder.emit(
+        call,
+        "norm",
+        (tensor,),
+        parameters=(
+            *(builder.parameter(call, "weight"), builder.parameter(call, "bias")),
+            *(-1, -1),
+        ),
+        ints=(builder.tensors[tensor].shape[0], 0, 0),
+        reals=(0.0, call["eps"]),
+    )
+
+
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "batch_norm": _batch_norm,
     "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
 }

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import PLAIN, Layout
 from edge_sdk.program.rules.recurrent import CELLS
 
 __all__ = ["ROWS"]
-
-_ZEROS = ("zeros", "zeros_like", "new_zeros")
 
 
 def _recurrent(builder: Builder, call: Node) -> None:
@@ -44,20 +43,17 @@ def _recurrent(builder: Builder, call: Node) -> None:
 def _check_states(builder: Builder, call: Node) -> None:
     states = call["hx"]
     for state in states if isinstance(states, list | tuple) else [states]:
-        if getattr(getattr(state, "target", None), "_opname", "") not in _ZEROS:
+        known = state in builder.constants and not builder.constants.tensor(state).any()
+        if not known:
             raise builder.refused(call, "an initial state that is not zero")
 
 
 def _sequence(builder: Builder, call: Node) -> int:
     """The input (steps, features) per sample, wherever the batch axis is."""
-    source = call["input"]
-    if not call["batch_first"] and source in builder.moved:
-        tensor, batch = builder.moved[source]
-        if batch == 1:
-            return tensor
-    if not call["batch_first"]:
-        raise builder.refused(call, "the batch is not the second axis of its input")
-    return builder.tensor(call, "input")
+    tensor, layout = builder.value(call, "input")
+    if layout != (PLAIN if call["batch_first"] else Layout(1)):
+        raise builder.refused(call, "the batch is not where it says")
+    return tensor
 
 
 def _weights(
@@ -98,28 +94,26 @@ def _one(
     builder: Builder, call: Node, name: str, source: int, shape: tuple[int, ...],
     **options: Any,
 ) -> int:  # fmt: skip
-    builder.emit_many(call, name, (source,), (shape,), **options)
-    return builder.many[call.node][0]
+    return builder.step(call, name, (source,), shape, **options)
 
 
 def _joined(builder: Builder, call: Node, one: int, other: int, axis: int) -> int:
     before, after = _shape(builder, one), _shape(builder, other)
     shape = [*before]
     shape[axis] += after[axis]
-    builder.emit_many(call, "join", (one, other), (tuple(shape),), ints=(axis,))
-    return builder.many[call.node][0]
+    return builder.step(call, "join", (one, other), tuple(shape), ints=(axis,))
 
 
 def _hand_out(builder: Builder, call: Node, y: int, last: list[int], ways: int) -> None:
     """Places for the call's items: the sequence, and the last state of each layer."""
     for item in call.node.users:
         at = item.args[1] if len(item.args) > 1 else None
-        if at == 0 and call["batch_first"]:
+        if at == 0:
             builder.place[item] = y
-        elif at == 0:
-            builder.moved[item] = (y, 1)
+            builder.layouts[item] = PLAIN if call["batch_first"] else Layout(1)
         elif at == 1 and item.users:
-            builder.moved[item] = (_final_states(builder, call, last, ways), 1)
+            builder.place[item] = _final_states(builder, call, last, ways)
+            builder.layouts[item] = Layout(1)
         elif item.users:
             raise builder.refused(
                 call, "something is computed from its last cell state"
@@ -143,8 +137,8 @@ def _final_states(builder: Builder, call: Node, last: list[int], ways: int) -> i
 def _embedding(builder: Builder, call: Node) -> None:
     if call.get("sparse", False) or call.get("scale_grad_by_freq", False):
         raise builder.refused(call, "sparse gradients, or scaled by frequency")
-    source = builder.tensor(call, "indices")
-    if not builder.tensors[source].whole:
+    source, layout = builder.value(call, "indices")
+    if call["indices"].meta["val"].dtype.is_floating_point:
         raise builder.refused(call, "tokens that are no whole numbers")
     tokens = call["weight"].meta["val"].shape[0]
     padding = call.get("padding_idx", -1)
@@ -152,17 +146,13 @@ def _embedding(builder: Builder, call: Node) -> None:
         call,
         "embedding",
         (source,),
+        layout=layout,
         parameters=(builder.parameter(call, "weight"),),
         ints=(padding if 0 <= padding < tokens else -1,),
     )
 
 
-def _constant(_builder: Builder, _call: Node) -> None:
-    """Zeros that only an initial state may be: they get no place."""
-
-
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     **dict.fromkeys(CELLS, _recurrent),
-    **dict.fromkeys(_ZEROS, _constant),
     "embedding": _embedding,
 }

@@ -1,0 +1,253 @@
+// Activations: one formula of each kind for its value and its derivative.
+#pragma once
+#include <cmath>
+
+#include "fe_elementwise.h"
+#include "fe_math.h"
+
+namespace fe {
+namespace {
+
+typedef Vector<kMaxVl>::T V;
+
+struct Constants {
+  V a, b;
+};
+
+FE_INLINE V clamp(V x, V low, V high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+// The normal distribution up to x, and its density there but for the constant factor.
+struct Normal {
+  V below, bell;
+};
+FE_INLINE Normal normal(V x) {
+  const V half = constant<V>(0.5), one = constant<V>(1), bell = exponential(x * x * -half);
+  if constexpr (kSingle) {
+    // Abramowitz and Stegun 7.1.26: within 1e-7, and one exponential serves both.
+    const V t = one / (one + constant<V>(0.3275911 * 0.70710678118654752440) * absolute(x));
+    const V tail = half * bell * t *
+                   polynomial(t, 1.061405429, -1.453152027, 1.421413741, -0.284496736,
+                              0.254829592);
+    const V below = x < V{} ? tail : one - tail;
+    return {x == x ? below : x, bell};
+  } else {
+    return {half + half * error_function(x * constant<V>(0.70710678118654752440)), bell};
+  }
+}
+FE_INLINE V gelu_argument(V x) {
+  return constant<V>(0.79788456080286535588) * (x + constant<V>(0.044715) * x * x * x);
+}
+
+// value(x), slope(saved): the derivative, of the input or of the output as kSaves says.
+template <int Kind>
+struct Activation;
+
+template <>
+struct Activation<FE_AFFINE> {
+  static constexpr int kSaves = FE_SAVES_NOTHING;
+  static FE_INLINE V value(V x, const Constants& c) { return c.a * x + c.b; }
+  static FE_INLINE V gradient(V, V dy, const Constants& c) { return c.a * dy; }
+};
+template <>
+struct Activation<FE_RELU> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) { return relu(x); }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) { return relu_gradient(y, dy); }
+};
+template <>
+struct Activation<FE_HARDTANH> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants& c) { return clamp(x, c.a, c.b); }
+  static FE_INLINE V gradient(V y, V dy, const Constants& c) {
+    dy = y <= c.a ? V{} : dy;
+    return y >= c.b ? V{} : dy;
+  }
+};
+template <>
+struct Activation<FE_LEAKY_RELU> {  // a >= 0, so the output has the input's sign
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants& c) { return x > V{} ? x : c.a * x; }
+  static FE_INLINE V gradient(V y, V dy, const Constants& c) { return y > V{} ? dy : c.a * dy; }
+};
+template <>
+struct Activation<FE_GELU> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return x * normal(x).below; }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    const Normal n = normal(x);
+    return dy * (n.below + x * constant<V>(0.39894228040143267794) * n.bell);
+  }
+};
+template <>
+struct Activation<FE_GELU_TANH> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) {
+    return constant<V>(0.5) * x * (constant<V>(1) + hyperbolic_tangent(gelu_argument(x)));
+  }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    const V half = constant<V>(0.5), one = constant<V>(1);
+    const V t = hyperbolic_tangent(gelu_argument(x));
+    const V inner = constant<V>(0.79788456080286535588) * (one + constant<V>(0.134145) * x * x);
+    return dy * (half * (one + t) + half * x * (one - t * t) * inner);
+  }
+};
+template <>
+struct Activation<FE_SILU> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return x * sigmoid(x); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    const V s = sigmoid(x), one = constant<V>(1);
+    return dy * s * (one + x * (one - s));
+  }
+};
+template <>
+struct Activation<FE_HARDSWISH> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) {
+    const V three = constant<V>(3), six = constant<V>(6);
+    return x * clamp(x + three, V{}, six) / six;
+  }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    const V three = constant<V>(3);
+    const V inside = dy * (x / three + constant<V>(0.5));
+    const V bent = x >= three ? dy : inside;
+    return x <= -three ? V{} : bent;
+  }
+};
+template <>
+struct Activation<FE_HARDSIGMOID> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) {
+    return clamp(x + constant<V>(3), V{}, constant<V>(6)) / constant<V>(6);
+  }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) {
+    const V bent = y <= V{} ? V{} : dy / constant<V>(6);
+    return y >= constant<V>(1) ? V{} : bent;
+  }
+};
+template <>
+struct Activation<FE_SIGMOID> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) { return sigmoid(x); }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) { return dy * y * (constant<V>(1) - y); }
+};
+template <>
+struct Activation<FE_TANH> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) { return hyperbolic_tangent(x); }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) { return dy * (constant<V>(1) - y * y); }
+};
+
+// dy * slope, and zero where dy is: a slope may be infinite where nothing is asked of it.
+FE_INLINE V times(V dy, V slope) { return dy == V{} ? V{} : dy * slope; }
+FE_INLINE V square_root(V x) {
+  V y;
+  for (int i = 0; i < kMaxVl; i++) y[i] = std::sqrt(x[i]);
+  return y;
+}
+FE_INLINE V natural_logarithm(V x) {  // of zero: minus infinity, as torch has it
+  return x == V{} ? constant<V>(-std::numeric_limits<double>::infinity()) : logarithm(x);
+}
+FE_INLINE V softplus(V x) {
+  return (x > V{} ? x : V{}) + log_of_one_plus(exponential(-absolute(x)));
+}
+// |x|^a, with the sign of x for an odd a; NaN for a negative x unless a is whole.
+FE_INLINE V power(V x, V a) {
+  const double exponent = a[0], half = exponent / 2;
+  const V size = exponential(a * natural_logarithm(absolute(x)));
+  if (exponent != std::floor(exponent))
+    return x < V{} ? constant<V>(std::numeric_limits<double>::quiet_NaN()) : size;
+  return half == std::floor(half) ? size : with_sign_of(size, x);
+}
+
+template <>
+struct Activation<FE_ELU> {  // a, b >= 0: x > 0 ? b x : b a (e^x - 1), the sign of x
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants& c) {
+    return c.b * (x > V{} ? x : c.a * (exponential(x > V{} ? V{} : x) - constant<V>(1)));
+  }
+  static FE_INLINE V gradient(V y, V dy, const Constants& c) {
+    return dy * (y > V{} ? c.b : y + c.a * c.b);
+  }
+};
+template <>
+struct Activation<FE_SOFTPLUS> {  // log(1 + e^(a x)) / a; x itself above a x = b
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants& c) {
+    return c.a * x > c.b ? x : softplus(c.a * x) / c.a;
+  }
+  static FE_INLINE V gradient(V x, V dy, const Constants& c) {
+    return c.a * x > c.b ? dy : dy * sigmoid(c.a * x);
+  }
+};
+template <>
+struct Activation<FE_MISH> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return x * hyperbolic_tangent(softplus(x)); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    const V t = hyperbolic_tangent(softplus(x));
+    return times(dy, t + x * sigmoid(x) * (constant<V>(1) - t * t));
+  }
+};
+template <>
+struct Activation<FE_EXP> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) { return exponential(x); }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) { return times(dy, y); }
+};
+template <>
+struct Activation<FE_LOG> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return natural_logarithm(x); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    return times(dy, constant<V>(1) / x);
+  }
+};
+template <>
+struct Activation<FE_SQRT> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) { return square_root(x); }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) {
+    return times(dy, constant<V>(0.5) / y);
+  }
+};
+template <>
+struct Activation<FE_RECIPROCAL> {
+  static constexpr int kSaves = FE_SAVES_OUTPUT;
+  static FE_INLINE V value(V x, const Constants&) { return constant<V>(1) / x; }
+  static FE_INLINE V gradient(V y, V dy, const Constants&) { return times(dy, -(y * y)); }
+};
+template <>
+struct Activation<FE_ABS> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return absolute(x); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    const V signed_dy = x < V{} ? -dy : dy;
+    return x == V{} ? V{} : signed_dy;
+  }
+};
+template <>
+struct Activation<FE_POWER> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants& c) { return power(x, c.a); }
+  static FE_INLINE V gradient(V x, V dy, const Constants& c) {
+    return times(dy, c.a * power(x, c.a - constant<V>(1)));
+  }
+};
+template <>
+struct Activation<FE_GREATER> {
+  static constexpr int kSaves = FE_SAVES_NOTHING;
+  static FE_INLINE V value(V x, const Constants& c) { return x > c.a ? constant<V>(1) : V{}; }
+  static FE_INLINE V gradient(V, V, const Constants&) { return V{}; }
+};
+template <>
+struct Activation<FE_EQUAL> {
+  static constexpr int kSaves = FE_SAVES_NOTHING;
+  static FE_INLINE V value(V x, const Constants& c) { return x == c.a ? constant<V>(1) : V{}; }
+  static FE_INLINE V gradient(V, V, const Constants&) { return V{}; }
+};
+
+}  // namespace
+}  // namespace fe

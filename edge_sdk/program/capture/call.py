@@ -1,0 +1,54 @@
+"""`Node`: one call of torch's as the rows of the capture table see it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+__all__ = ["Node", "origin"]
+
+# Of a stack trace the last line that is not torch's own says where the user's call is.
+_NOT_THE_USERS = (f"{torch.__path__[0]}/", str(Path(__file__).parent))
+_LINE = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+@dataclass(eq=False)
+class Node:
+    """One call of torch's, with its arguments by name.
+
+    Attributes:
+        node: The call in the exported graph.
+        arguments: Name in torch's schema -> value, defaults included.
+        shape: Of the result, with the batch axis; () where it has no one shape.
+    """
+
+    node: fx.Node
+    arguments: dict[str, Any]
+    shape: tuple[int, ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An argument that not every overload has."""
+        found = self.arguments.get(name)
+        return default if found is None else found
+
+    @property
+    def target(self) -> str:
+        """The overload, such as ``aten.conv1d.default``."""
+        return str(self.node.target)
+
+
+def origin(node: fx.Node) -> tuple[str, str]:
+    """Layer and source line of a call."""
+    stack = [*(node.meta.get("nn_module_stack") or {}).values()]
+    layer = str(stack[-1][0]) if stack else ""
+    found = _LINE.findall(node.meta.get("stack_trace") or "")
+    own = [(f, n) for f, n in found if not f.startswith(_NOT_THE_USERS)] or found
+    return layer, f"{own[-1][0].rpartition('/')[2]}:{own[-1][1]}" if own else ""

@@ -1,0 +1,131 @@
+"""`emit`: one call of torch's as operations, by its row or by smaller calls.
+
+A call that has no row is taken apart as torch itself does it (einsum into permutations
+and products of matrices); what has no row then is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.table import ROWS
+
+__all__ = ["emit"]
+
+
+def emit(
+    builder: Builder, node: fx.Node, env: dict[fx.Node, fx.Node] | None = None
+) -> None:
+    """Adds what a call stands for.
+
+    Args:
+        builder: Takes it.
+        node: The call.
+        env: Placeholder of a smaller graph -> what it stands for.
+
+    Raises:
+        EngineError: If programs have nothing for it; names layer and source line.
+    """
+    name = _name(node.target)
+    env = env or {}
+    call = Node(node, _arguments(node, env), _shape(node))
+    first = next(iter(call.arguments.values()), None)
+    in_place = name.endswith("_") and not name.endswith("__")
+    if name == "add_" and first in builder.parameters:
+        return  # a counter: the program's own affair
+    if not (node.users or in_place):
+        return
+    if builder.constants.evaluated(node, name, lambda n: env.get(n, n)):
+        return
+    row = ROWS.get(name[:-1] if in_place else name)
+    if in_place and (first in builder.place or first in builder.constants):
+        _check_unread(builder, call, first)
+    if row is not None:
+        row(builder, call)
+    elif not _taken_apart(builder, call, env):
+        raise builder.refused(call, "programs have no such operation")
+
+
+def _taken_apart(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) -> bool:
+    """Emits the smaller calls of one, if torch knows them; whether it does."""
+    node: Any = call.node
+    inputs = list(node.all_input_nodes)
+    if not isinstance(node.target, OpOverload):
+        return False
+
+    def again(*tensors: torch.Tensor) -> Any:
+        own = dict(zip(inputs, tensors, strict=True))
+        return node.target(
+            *fx.node.map_arg(node.args, own.__getitem__),
+            **fx.node.map_arg(node.kwargs, own.__getitem__),
+        )
+
+    decompositions: Any = torch.export.default_decompositions()
+    table = {op: how for op, how in decompositions.items() if _name(op) not in ROWS}
+    try:
+        shells = [_shell(n) for n in inputs]
+        with torch.no_grad():
+            graph = make_fx(again, decomposition_table=table)(*shells).graph
+    except Exception:  # noqa: BLE001 - torch's own, of any kind: the call stays whole
+        return False
+    calls = [n for n in graph.nodes if n.op == "call_function"]
+    if any(n.target == node.target for n in calls):
+        return False
+    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    env = {h: outer.get(n, n) for h, n in zip(holders, inputs, strict=True)}
+    for each in calls:
+        builder.instead[each] = builder.instead.get(node, node)
+        emit(builder, each, env)
+    (output,) = (n.args[0] for n in graph.nodes if n.op == "output")
+    builder.take(node, env.get(output, output))
+    return True
+
+
+def _name(target: Any) -> str:
+    """Of an operator, without its overload."""
+    return str(getattr(target, "_opname", getattr(target, "__name__", "")))
+
+
+def _shell(node: fx.Node) -> torch.Tensor:
+    value = node.meta["val"]
+    return torch.zeros(tuple(value.shape), dtype=value.dtype)
+
+
+def _check_unread(builder: Builder, call: Node, changed: Any) -> None:
+    """An in-place form is the plain one only if nobody reads the old value after it."""
+    later = False
+    for node in call.node.graph.nodes:
+        if node is call.node:
+            later = True
+        elif later and changed in node.all_input_nodes:
+            raise builder.refused(
+                call, "a value that is changed in place is read later"
+            )
+
+
+def _arguments(node: fx.Node, env: dict[fx.Node, fx.Node]) -> dict[str, Any]:
+    def told(found: fx.Node) -> Any:
+        return env.get(found, found)
+
+    args = fx.node.map_arg(node.args, told)
+    kwargs = fx.node.map_arg(node.kwargs, told)
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {str(k): v for k, v in enumerate(args)}
+    given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)),
+             **kwargs}  # fmt: skip
+    return {
+        argument.name: given.get(argument.name, argument.default_value)
+        for argument in schema.arguments
+    }
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()

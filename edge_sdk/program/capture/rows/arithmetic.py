@@ -1,0 +1,154 @@
+"""Sums, products and quotients, with broadcasting; sums of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import PLAIN
+from edge_sdk.program.capture.rows.operands import (
+    layout_of,
+    number_of,
+    operand,
+    rank_of,
+)
+from edge_sdk.program.capture.rows.steps import combined, constant, expanded, unary
+
+__all__ = ["ROWS"]
+
+Row = Callable[[Builder, Node], None]
+
+
+def _with_number(name: str, other: float, alpha: float) -> tuple[float, float]:
+    """The factor and the summand that stand for an operation with a number."""
+    match name:
+        case "add":
+            return 1.0, alpha * other
+        case "subtract":
+            return 1.0, -alpha * other
+        case "multiply":
+            return other, 0.0
+        case _:
+            return 1 / other, 0.0
+
+
+def _binary(name: str) -> Row:
+    def row(builder: Builder, call: Node) -> None:
+        one, two = call["self"], call["other"]
+        alpha = float(call.get("alpha", 1))
+        if call.get("rounding_mode") is not None:
+            raise builder.refused(call, "a quotient that is rounded")
+        if one in builder.scalars or two in builder.scalars:
+            _of_losses(builder, call, name, alpha)
+            return
+        number = number_of(builder, two)
+        if number is not None and number_of(builder, one) is None:
+            if name == "divide" and not number:
+                raise builder.refused(call, "a division by zero")
+            tensor, layout = builder.value(call, one)
+            if len(call.shape) != rank_of(one):
+                raise builder.refused(call, "a number with further axes")
+            a, b = _with_number(name, number, alpha)
+            builder.put(call, unary(builder, call, "affine", tensor, a, b), layout)
+            return
+        _two(builder, call, name, (one, two), alpha)
+
+    return row
+
+
+def _two(
+    builder: Builder, call: Node, name: str, both: tuple[Any, Any], alpha: float
+) -> None:
+    one, two = both
+    number = number_of(builder, one)
+    if number is not None:
+        one, both = None, (two, two)
+    layout = layout_of(builder, call, list(both))
+    if one is None:
+        left = constant(builder, call, torch.tensor(number))
+    elif name in {"add", "multiply", "subtract"} and alpha == 1 and layout == PLAIN:
+        if _with_parameter(builder, call, name, one, two):
+            return
+        left = operand(builder, call, one, layout)
+    else:
+        left = operand(builder, call, one, layout)
+    right = operand(builder, call, two, layout)
+    if name == "divide":
+        name, right = "multiply", unary(builder, call, "reciprocal", right)
+    if alpha != 1:
+        right = unary(builder, call, "affine", right, alpha)
+    shape = builder.sample(call, layout)
+    found = combined(builder, call, name, left, right)
+    builder.put(call, expanded(builder, call, found, shape), layout)
+
+
+def _with_parameter(
+    builder: Builder, call: Node, name: str, one: fx.Node, two: fx.Node
+) -> bool:
+    """Puts one operation of a tensor and a parameter, if it can be told so."""
+    if one not in builder.place and name != "subtract":
+        one, two = two, one
+    if one not in builder.place or two in builder.place:
+        return False
+    shape = tuple(two.meta["val"].shape)
+    of_batch = builder.layouts.get(one, PLAIN) == PLAIN
+    if not of_batch or len(call.shape) != rank_of(one) or len(shape) > len(call.shape):
+        return False
+    if len(shape) == len(call.shape) and shape[0] != 1:
+        return False
+    parameters = (
+        (builder.constants.number(two),)
+        if two in builder.constants
+        else (builder.parameters[two],)
+        if two in builder.parameters
+        else ()
+    )
+    if parameters:
+        builder.emit(
+            call, f"{name}_parameter", (builder.place[one],), parameters=parameters
+        )
+    return bool(parameters)
+
+
+def _of_losses(builder: Builder, call: Node, name: str, alpha: float) -> None:
+    """A sum of losses, or a loss times a number."""
+    one, two = call["self"], call["other"]
+    own, other = builder.scalars.get(one), builder.scalars.get(two)
+    if own is not None and other is not None and name in {"add", "subtract"}:
+        sign = alpha if name == "add" else -alpha
+        found = dict(own)
+        for loss, factor in other.items():
+            found[loss] = found.get(loss, 0.0) + sign * factor
+        builder.scalars[call.node] = found
+        return
+    if own is None and name == "multiply":
+        own, two = other, one
+    number = None if own is None or two in builder.scalars else number_of(builder, two)
+    if own is None or number is None or name not in {"multiply", "divide"}:
+        raise builder.refused(call, "something else than a sum of losses")
+    if name == "divide" and number == builder.batch:
+        builder.summed.difference_update(own)  # a sum over the batch is a mean now
+        number = 1.0
+    factor = number if name == "multiply" else 1 / number
+    builder.scalars[call.node] = {loss: f * factor for loss, f in own.items()}
+
+
+def _reversed(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    other, alpha = number_of(builder, call["other"]), float(call.get("alpha", 1))
+    if other is None:
+        raise builder.refused(call, "a reversed difference of tensors")
+    builder.put(call, unary(builder, call, "affine", tensor, -alpha, other), layout)
+
+
+ROWS: Final[dict[str, Row]] = {
+    "add": _binary("add"),
+    "sub": _binary("subtract"),
+    "mul": _binary("multiply"),
+    "div": _binary("divide"),
+    "rsub": _reversed,
+}

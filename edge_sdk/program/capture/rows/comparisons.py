@@ -1,0 +1,119 @@
+"""Comparisons, what is logical, and choices between two values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows.operands import layout_of, number_of, operand
+from edge_sdk.program.capture.rows.steps import combined, constant, expanded, unary
+
+__all__ = ["ROWS", "larger"]
+
+Row = Callable[[Builder, Node], None]
+
+
+def _opposite(builder: Builder, call: Node, source: int) -> int:
+    """1 where it is 0, 0 where it is 1."""
+    return unary(builder, call, "affine", source, -1.0, 1.0)
+
+
+def _compared(name: str) -> Row:
+    def row(builder: Builder, call: Node) -> None:
+        number = number_of(builder, call["other"])
+        if number is not None:
+            tensor, layout = builder.value(call, "self")
+        else:
+            both = call["self"], call["other"]
+            layout = layout_of(builder, call, list(both))
+            one, two = (operand(builder, call, n, layout) for n in both)
+            tensor, number = combined(builder, call, "subtract", one, two), 0.0
+        if name in {"lt", "ge"}:
+            tensor, number = unary(builder, call, "affine", tensor, -1.0), -number
+        kind = "equal" if name in {"eq", "ne"} else "greater"
+        found = unary(builder, call, kind, tensor, number)
+        if name in {"ne", "ge", "le"}:
+            found = _opposite(builder, call, found)
+        shape = builder.sample(call, layout)
+        builder.put(call, expanded(builder, call, found, shape), layout)
+
+    return row
+
+
+def _logical(name: str) -> Row:
+    def row(builder: Builder, call: Node) -> None:
+        if call.node.meta["val"].dtype != torch.bool:
+            raise builder.refused(call, "arithmetic on bits")
+        if name == "not":
+            tensor, layout = builder.value(call, "self")
+            builder.put(call, _opposite(builder, call, tensor), layout)
+            return
+        layout = layout_of(builder, call, [call["self"], call["other"]])
+        one, two = (operand(builder, call, call[n], layout) for n in ("self", "other"))
+        kind = "multiply" if name == "and" else "add"
+        found = combined(builder, call, kind, one, two)
+        builder.put(call, unary(builder, call, "greater", found), layout)
+
+    return row
+
+
+def _choice(
+    builder: Builder, call: Node, which: fx.Node, both: tuple[Any, Any]
+) -> None:
+    nodes = [n for n in (which, *both) if isinstance(n, fx.Node)]
+    layout = layout_of(builder, call, nodes)
+    shape = builder.sample(call, layout)
+    found = []
+    for each in (which, *both):
+        if isinstance(each, fx.Node):
+            tensor = operand(builder, call, each, layout)
+        else:
+            tensor = constant(builder, call, torch.tensor(float(each)))
+        found.append(expanded(builder, call, tensor, shape))
+    builder.put(call, builder.step(call, "choice", tuple(found), shape), layout)
+
+
+def _where(builder: Builder, call: Node) -> None:
+    _choice(builder, call, call["condition"], (call["self"], call["other"]))
+
+
+def _masked_fill(builder: Builder, call: Node) -> None:
+    _choice(builder, call, call["mask"], (call["value"], call["self"]))
+
+
+def larger(*, maximum: bool) -> Row:
+    """The row of the larger, or smaller, of two tensors."""
+
+    def row(builder: Builder, call: Node) -> None:
+        both = call["self"], call["other"]
+        layout = layout_of(builder, call, list(both))
+        shape = builder.sample(call, layout)
+        one, two = (
+            expanded(builder, call, operand(builder, call, n, layout), shape)
+            for n in both
+        )
+        difference = combined(builder, call, "subtract", one, two)
+        first = unary(builder, call, "greater", difference)
+        order = (one, two) if maximum else (two, one)
+        found = builder.step(call, "choice", (first, *order), shape)
+        builder.put(call, found, layout)
+
+    return row
+
+
+ROWS: Final[dict[str, Row]] = {
+    **{name: _compared(name) for name in ("gt", "ge", "lt", "le", "eq", "ne")},
+    **{
+        f"{kind}_{name}": _logical(name)
+        for kind in ("logical", "bitwise")
+        for name in ("not", "and", "or")
+    },
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "maximum": larger(maximum=True),
+    "minimum": larger(maximum=False),
+}

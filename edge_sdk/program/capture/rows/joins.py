@@ -1,0 +1,141 @@
+"""Tensors one behind the other, and what is made of parts: roll, places, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch import fx
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import ALONE, Layout
+from edge_sdk.program.capture.rows.copies import strided
+from edge_sdk.program.capture.rows.steps import constant, reshaped
+
+__all__ = ["ROWS", "joined"]
+
+_MOST_PIECES = 64  # of a list of places: each is a copy of its own
+
+
+def joined(builder: Builder, call: Node, parts: Sequence[int], axis: int) -> int:
+    """Tensors one behind the other along an axis."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    one = joined(builder, call, parts[:half], axis)
+    two = joined(builder, call, parts[half:], axis)
+    shape = list(builder.tensors[one].shape)
+    shape[axis] += builder.tensors[two].shape[axis]
+    return builder.step(call, "join", (one, two), tuple(shape), ints=(axis,))
+
+
+def _parts(
+    builder: Builder, call: Node, dim: int, *, stacked: bool
+) -> tuple[list[int], int, Layout]:
+    """Tensors to join, the axis per sample, and the layout of the whole.
+
+    What is the same for every sample counts as one that is not.
+    """
+    nodes: Sequence[fx.Node] = call["tensors"]
+    known = [n for n in nodes if n not in builder.constants]
+    found = {builder.value(call, n)[1] for n in known} - {ALONE} or {ALONE}
+    if len(found) > 1:
+        raise builder.refused(call, "the batch is at another axis of each")
+    layout = found.pop()
+    axis = dim if layout.axis is None or dim < layout.axis else dim - 1
+    axis += len(layout.extra) if layout.axis is not None and dim > layout.axis else 0
+    if stacked:
+        axis = layout.with_one(dim).axis_of(dim) or 0
+    elif dim == layout.axis:
+        raise builder.refused(call, "works along the batch")
+    return [_part(builder, call, n, layout) for n in nodes], axis, layout
+
+
+def _part(builder: Builder, call: Node, node: fx.Node, layout: Layout) -> int:
+    at = layout.axis
+    if node in builder.constants and at is not None:
+        value = builder.constants.tensor(node)
+        first = value.select(at, 0)
+        if layout.extra or not bool((value == first.unsqueeze(at)).all()):
+            raise builder.refused(call, "a constant that differs by sample")
+        return constant(builder, call, first)
+    tensor, own = builder.value(call, node)
+    if own == layout:
+        return tensor
+    raise builder.refused(call, "joins what does not come from the batch")
+
+
+def _cat(builder: Builder, call: Node) -> None:
+    dim = call.get("dim", 0) % len(call.shape)
+    parts, axis, layout = _parts(builder, call, dim, stacked=False)
+    builder.put(call, joined(builder, call, parts, axis), layout)
+
+
+def _stack(builder: Builder, call: Node) -> None:
+    dim = call.get("dim", 0) % len(call.shape)
+    parts, axis, layout = _parts(builder, call, dim, stacked=True)
+    shape = list(builder.tensors[parts[0]].shape)
+    shape.insert(axis, 1)
+    parts = [reshaped(builder, call, part, tuple(shape)) for part in parts]
+    builder.put(call, joined(builder, call, parts, axis), layout.with_one(dim))
+
+
+def _roll(builder: Builder, call: Node) -> None:
+    found, layout = builder.value(call, "self")
+    if len(call["dims"] or ()) != len(call["shifts"]):
+        raise builder.refused(call, "a roll over all axes at once")
+    for shift, dim in zip(call["shifts"], call["dims"], strict=True):
+        axis = builder.axis(call, "self", dim)
+        size = builder.tensors[found].shape[axis]
+        if by := shift % size:
+            last = strided(builder, call, found, axis, size - by, count=by)
+            first = strided(builder, call, found, axis, 0, count=size - by)
+            found = joined(builder, call, [last, first], axis)
+    builder.put(call, found, layout)
+
+
+def _index(builder: Builder, call: Node) -> None:
+    """Some places of one axis, known beforehand."""
+    given = list(call["indices"])
+    dims = [d for d, n in enumerate(given) if n is not None]
+    source, layout = builder.value(call, "self")
+    if len(dims) != 1 or given[dims[0]] not in builder.constants:
+        raise builder.refused(call, "places that are computed")
+    places: torch.Tensor = builder.constants.tensor(given[dims[0]])
+    if places.dim() != 1 or places.dtype == torch.bool or not len(places):
+        raise builder.refused(call, "places that are no list")
+    axis = builder.axis(call, "self", dims[0])
+    size = builder.tensors[source].shape[axis]
+    own = [int(p) % size for p in places]
+    step = own[1] - own[0] if len(own) > 1 else 1
+    if step > 0 and own == list(range(own[0], own[-1] + 1, step)):
+        found = strided(builder, call, source, axis, own[0], count=len(own), step=step)
+    elif len(own) <= _MOST_PIECES:
+        parts = [strided(builder, call, source, axis, p, count=1) for p in own]
+        found = joined(builder, call, parts, axis)
+    else:
+        raise builder.refused(call, f"{len(own)} places one by one")
+    builder.put(call, found, layout)
+
+
+def _glu(builder: Builder, call: Node) -> None:
+    source, layout = builder.value(call, "self")
+    axis = builder.axis(call, "self", call.get("dim", -1))
+    half = builder.tensors[source].shape[axis] // 2
+    one, two = (
+        strided(builder, call, source, axis, at, count=half) for at in (0, half)
+    )
+    shape = builder.tensors[one].shape
+    gate = builder.step(call, "sigmoid", (two,), shape, reals=(0, 0))
+    builder.put(call, builder.step(call, "multiply", (one, gate), shape), layout)
+
+
+ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
+    "cat": _cat,
+    "concat": _cat,
+    "stack": _stack,
+    "roll": _roll,
+    "index": _index,
+    "glu": _glu,
+}

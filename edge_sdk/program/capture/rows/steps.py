@@ -1,0 +1,51 @@
+"""Steps that calls are made of: an operation each, its shape worked out."""
+
+from __future__ import annotations
+
+import torch
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.graph import Shape
+from edge_sdk.program.rules.activations import broadcast
+
+__all__ = ["combined", "constant", "expanded", "reshaped", "unary"]
+
+
+def unary(
+    builder: Builder, call: Node, name: str, source: int, a: float = 0, b: float = 0
+) -> int:
+    """An element-wise operation of a tensor."""
+    shape = builder.tensors[source].shape
+    return builder.step(call, name, (source,), shape, reals=(a, b))
+
+
+def reshaped(builder: Builder, call: Node, source: int, shape: Shape) -> int:
+    """The tensor in another shape of as many values."""
+    if builder.tensors[source].shape == shape:
+        return source
+    return builder.step(call, "view", (source,), shape)
+
+
+def combined(builder: Builder, call: Node, name: str, one: int, two: int) -> int:
+    """The sum ("add"), difference or product of two tensors, broadcast."""
+    shapes = builder.tensors[one].shape, builder.tensors[two].shape
+    shape = broadcast(*shapes)
+    if shape is None:
+        raise builder.refused(call, f"shapes do not go together: {shapes}")
+    if name == "add" and shapes[0] != shapes[1]:
+        name = "add_broadcast"
+    return builder.step(call, name, (one, two), shape)
+
+
+def constant(builder: Builder, call: Node, value: torch.Tensor) -> int:
+    """A tensor that is the same for every sample."""
+    number = builder.constants.hold(value)
+    return builder.step(call, "repeat", (), tuple(value.shape), parameters=(number,))
+
+
+def expanded(builder: Builder, call: Node, source: int, shape: Shape) -> int:
+    """The tensor with its axes of one repeated to a shape."""
+    if builder.tensors[source].shape == shape:
+        return source
+    zeros = builder.constants.hold(torch.zeros(shape))
+    return builder.step(call, "add_parameter", (source,), shape, parameters=(zeros,))
