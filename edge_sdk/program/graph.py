@@ -145,7 +145,7 @@ class TrainingProgram:
 
     @property
     def slots(self) -> tuple[Parameter, ...]:
-        """What an operation's parameter numbers count: parameters, then constants."""
+        """Parameters, then constants: what an operation's parameter numbers count."""
         return (
             *self.parameters,
             *(

@@ -167,7 +167,7 @@ def _graph(
 
 
 def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
-    """What goes outside; a sum of losses gives each loss its factor."""
+    """Tensors that go outside; a sum of losses gives each loss its factor."""
     found: list[fx.Node] = [n for n in node.args[0] if isinstance(n, fx.Node)]  # type: ignore[union-attr]
     for each in found:
         if builder.layouts.get(each, PLAIN) != PLAIN:

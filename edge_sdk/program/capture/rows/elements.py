@@ -85,7 +85,7 @@ def _item(builder: Builder, call: Node) -> None:
 
 
 def _nothing(_builder: Builder, _call: Node) -> None:
-    """What only asserts."""
+    """Take no part in a program: the call only asserts."""
 
 
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {

@@ -15,7 +15,7 @@ __all__ = ["layout_of", "number_of", "operand", "rank_of"]
 
 
 def layout_of(builder: Builder, call: Node, nodes: list[fx.Node]) -> Layout:
-    """Where the batch is in what is computed from these, aligned at their last axes."""
+    """Layout of what is computed from these, aligned at their last axes."""
     found: set[Layout] = set()
     for node in nodes:
         if node in builder.constants or (
@@ -32,7 +32,7 @@ def layout_of(builder: Builder, call: Node, nodes: list[fx.Node]) -> Layout:
 
 
 def rank_of(node: fx.Node) -> int:
-    """How many axes it has in torch."""
+    """Number of axes that it has in torch."""
     return len(node.meta["val"].shape)
 
 

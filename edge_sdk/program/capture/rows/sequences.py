@@ -99,7 +99,7 @@ def _attention(builder: Builder, call: Node) -> None:
 
 
 def _mask(builder: Builder, call: Node) -> int:
-    """What is added to the scores; of a mask of truths, much less than nothing."""
+    """Summand of the scores; of a mask of truths, much less than nothing."""
     node = call["attn_mask"]
     truths = node.meta["val"].dtype == torch.bool
     if node in builder.constants:
