@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.rows.steps import (
+from edge_sdk.program.capture.steps import (
     combined,
     constant,
     expanded,

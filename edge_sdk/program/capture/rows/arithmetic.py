@@ -10,13 +10,13 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import PLAIN
-from edge_sdk.program.capture.rows.operands import (
+from edge_sdk.program.capture.operands import (
     layout_of,
     number_of,
     operand,
     rank_of,
 )
-from edge_sdk.program.capture.rows.steps import combined, constant, expanded, unary
+from edge_sdk.program.capture.steps import combined, constant, expanded, unary
 
 __all__ = ["ROWS"]
 

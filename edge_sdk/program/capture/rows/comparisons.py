@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.rows.operands import layout_of, number_of, operand
-from edge_sdk.program.capture.rows.steps import combined, constant, expanded, unary
+from edge_sdk.program.capture.operands import layout_of, number_of, operand
+from edge_sdk.program.capture.steps import combined, constant, expanded, unary
 
 __all__ = ["ROWS", "larger"]
 

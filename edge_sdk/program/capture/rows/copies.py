@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import Layout
-from edge_sdk.program.capture.rows.steps import expanded, reshaped
+from edge_sdk.program.capture.steps import expanded, reshaped
 from edge_sdk.program.graph import Shape
 from edge_sdk.program.rules.copies import AXES
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.rows.steps import reshaped
+from edge_sdk.program.capture.steps import reshaped
 
 __all__ = ["ROWS"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.layers import pair
-from edge_sdk.program.capture.rows.steps import reshaped
+from edge_sdk.program.capture.steps import reshaped
 
 __all__ = ["ROWS"]
 

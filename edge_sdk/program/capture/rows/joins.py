@@ -11,7 +11,7 @@ from torch import fx
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
 from edge_sdk.program.capture.rows.copies import strided
-from edge_sdk.program.capture.rows.steps import constant, reshaped
+from edge_sdk.program.capture.steps import constant, reshaped
 
 __all__ = ["ROWS", "joined"]
 

@@ -10,7 +10,7 @@ from edge_sdk.program.capture.layout import Layout
 from edge_sdk.program.capture.rows.copies import strided, transposed
 from edge_sdk.program.capture.rows.joins import joined
 from edge_sdk.program.capture.rows.matrices import multiplied
-from edge_sdk.program.capture.rows.steps import combined, reshaped
+from edge_sdk.program.capture.steps import combined, reshaped
 
 __all__ = ["ROWS", "pair"]
 

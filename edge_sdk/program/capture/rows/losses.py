@@ -10,7 +10,7 @@ import torch
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.reductions import summed
-from edge_sdk.program.capture.rows.steps import (
+from edge_sdk.program.capture.steps import (
     combined,
     constant,
     expanded,

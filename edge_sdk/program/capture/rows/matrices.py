@@ -7,8 +7,8 @@ from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
-from edge_sdk.program.capture.rows.operands import layout_of, operand
-from edge_sdk.program.capture.rows.steps import combined, expanded, reshaped
+from edge_sdk.program.capture.operands import layout_of, operand
+from edge_sdk.program.capture.steps import combined, expanded, reshaped
 
 __all__ = ["ROWS", "multiplied"]
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows.comparisons import larger
-from edge_sdk.program.capture.rows.steps import combined, reshaped, unary
+from edge_sdk.program.capture.steps import combined, reshaped, unary
 from edge_sdk.program.graph import Shape
 
 __all__ = ["ROWS", "summed"]

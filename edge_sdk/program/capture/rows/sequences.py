@@ -12,7 +12,7 @@ from edge_sdk.program.capture.layout import ALONE, PLAIN
 from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.matrices import multiplied
 from edge_sdk.program.capture.rows.reductions import summed
-from edge_sdk.program.capture.rows.steps import combined, constant, reshaped, unary
+from edge_sdk.program.capture.steps import combined, constant, reshaped, unary
 
 __all__ = ["ROWS"]
 
