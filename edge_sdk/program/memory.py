@@ -90,7 +90,7 @@ class ParameterMemory:
 
     def _counters(self) -> list[str]:
         """The counters of norms that take a batch's statistics when they train."""
-        own, graph = self.program.parameters, self.program.training
+        own, graph = self.program.slots, self.program.training
         of_batches: set[str] = set()
         for operation in graph.operations:
             if rule_of(operation).mixes(operands(operation, graph, own)):
