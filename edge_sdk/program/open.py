@@ -38,4 +38,5 @@ def program_layers(program: TrainingProgram) -> tuple[LayerShape, ...]:
             program.parameters[at].name, program.parameters[at].shape, groups[at]
         )
         for at in sorted(groups)
+        if at < len(program.parameters)  # no constant
     )

@@ -15,6 +15,7 @@ from torch import nn
 from edge_sdk.errors import DataError, EngineError
 from edge_sdk.program.capture import capture, compiled
 from edge_sdk.program.file import pack_program, unpack_program
+from edge_sdk.program.open import program_layers
 from edge_sdk.sparse import Mask
 
 N = 9
@@ -490,3 +491,10 @@ def test_a_program_with_constants_is_the_same_after_its_bytes() -> None:
     program = capture(case.model, case.loss, case.inputs, case.targets)
     assert program.constants
     assert unpack_program(pack_program(program)) == program
+
+
+def test_a_table_that_is_a_constant_is_no_layer_of_a_mask() -> None:
+    torch.manual_seed(0)
+    case = one_hot()
+    program = capture(case.model, case.loss, case.inputs, case.targets)
+    assert [layer.name for layer in program_layers(program)] == ["head.weight"]
