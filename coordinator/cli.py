@@ -29,7 +29,7 @@ app = typer.Typer(
 for command in (
     *(run.init, run.run, run.resume, enroll.enroll, enroll.revoke, enroll.rotate),
     *(deliver.deliver, status.status, status.devices, status.rounds),
-    *(maintain.logs, maintain.stop, maintain.doctor, status.page),
+    *(maintain.extend, maintain.logs, maintain.stop, maintain.doctor, status.page),
     *(report.report, track.track, plan.plan),
     *(simulate.demo, simulate.simulate, simulate.plot, exit_codes),
 ):

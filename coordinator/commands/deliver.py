@@ -58,7 +58,7 @@ def deliver(
 
 def _done(folder: Path, settings: RunSettings) -> bool:
     try:
-        return int(summary(folder)["rounds_done"]) >= settings.rounds
+        return 0 < settings.rounds <= int(summary(folder)["rounds_done"])
     except StateError:  # no run yet
         return False
 

@@ -18,7 +18,7 @@ from edge_sdk.json_text import to_json
 from edge_sdk.terminal import Exit, Json, on_stop, say, show
 from edge_sdk.terminal.utf8 import echo
 
-__all__ = ["doctor", "logs", "stop"]
+__all__ = ["doctor", "extend", "logs", "stop"]
 
 
 def logs(
@@ -69,6 +69,23 @@ def stop(
     told = f"stopped the coordinator of {folder} (process {pid})"
     show({"folder": str(folder), "process": pid}, lambda: told, as_json=as_json)
     say(f"go on with: flash-coordinator resume {folder}", aside=True)
+
+
+def extend(
+    folder: Folder,
+    *,
+    rounds: Annotated[int, typer.Option(help="Rounds to add.", min=1, max=1_000_000)],
+    as_json: Json = False,
+) -> None:
+    """Have the run of FOLDER go on for some more rounds; it may be running."""
+    from coordinator.ledger import is_held  # noqa: PLC0415
+    from coordinator.operations.extend import extend_run  # noqa: PLC0415
+
+    total = extend_run(folder, rounds)
+    told = f"the run of {folder} goes on until round {total}"
+    show({"folder": str(folder), "rounds": total}, lambda: told, as_json=as_json)
+    if not is_held(folder):
+        say(f"go on with: flash-coordinator resume {folder}", aside=True)
 
 
 def doctor(folder: Folder, *, as_json: Json = False) -> None:

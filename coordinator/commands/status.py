@@ -163,6 +163,6 @@ def _stay(source: RunSource) -> None:
     with live(look()) as observe:
         while True:
             observe(view)
-            if view.rounds_done >= view.rounds or over.wait(LOOK_S):
+            if 0 < view.rounds <= view.rounds_done or over.wait(LOOK_S):
                 return
             view = _view(source)

@@ -44,7 +44,8 @@ def examine(folder: Path) -> tuple[Check, ...]:
         settings = load_run(folder / "run.toml")
     except EdgeError as error:
         return (*checks, Check("settings", "problem", str(error), error.help))
-    said = f"{settings.rounds} rounds of {settings.algorithm} at {settings.densities}"
+    rounds = f"{settings.rounds} rounds" if settings.rounds else "rounds without end"
+    said = f"{rounds} of {settings.algorithm} at {settings.densities}"
     checks.append(Check("settings", "PASS", said))
     of_run = (_task, _ledger, _broker, _identities, _address, _page)
     return (*checks, *(check(folder, settings) for check in of_run))
@@ -83,7 +84,8 @@ def _ledger(folder: Path, settings: RunSettings) -> str:
     finally:
         ledger.close()
     runs = "its coordinator runs" if is_held(folder) else "no coordinator runs"
-    return f"{done} of {settings.rounds} rounds done, {devices} devices known, {runs}"
+    wanted = f" of {settings.rounds}" if settings.rounds else ""
+    return f"{done}{wanted} rounds done, {devices} devices known, {runs}"
 
 
 @check_of("broker")

@@ -238,8 +238,9 @@ class Federation:
         Raises:
             RunError: If the coordinator ends earlier, or `timeout_s` is over.
         """
-        wanted = self.settings.rounds if rounds is None else rounds
-        if not isinstance(wanted, Integral) or not 0 <= wanted <= self.settings.rounds:
+        wanted = (self.settings.rounds or 1 << 31) if rounds is None else rounds
+        most = self.settings.rounds or 1 << 31
+        if not isinstance(wanted, Integral) or not 0 <= wanted <= most:
             raise SettingsError(
                 f"rounds is {wanted!r}; the run has {self.settings.rounds}",
                 remedy="Wait for at most as many, or for all: wait().",

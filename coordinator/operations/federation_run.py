@@ -103,5 +103,6 @@ def round_line(one: RoundView, rounds: int) -> str:
         for name, value in metrics.items()
         if name != "loss" and value is not None
     )
-    name = f"round {one.no} of {rounds}" if one.no else "warm-up"
+    of = f" of {rounds}" if rounds else ""
+    name = f"round {one.no}{of}" if one.no else "warm-up"
     return f"{name}: {one.accepted} updates{', ' + scores if scores else ''}"

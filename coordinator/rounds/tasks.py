@@ -116,7 +116,8 @@ def order_for(
             rule = CandidateLosses(count, largest, spread, seed, batches)
         case _:
             largest, inside = max(settings.densities), blobs.members
-            moment = RoundContext(round_no, settings.rounds, largest, len(inside))
+            over = settings.rounds or settings.training.horizon
+            moment = RoundContext(round_no, over, largest, len(inside))
             rule = named_slots(algorithm).local(moment)
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)

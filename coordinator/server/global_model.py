@@ -56,7 +56,6 @@ from edge_sdk.wire.values import unpack_values
 
 __all__ = ["GlobalModel"]
 
-
 Step: TypeAlias = tuple[Model, MaskFamily, Coverage]
 
 
@@ -66,8 +65,7 @@ class GlobalModel:
     Args:
         settings: The run.
         task: Its task.
-        algorithm: How the first masks and each aggregate are made; a trimmed mean in
-            the settings takes the place of its aggregate.
+        algorithm: A trimmed mean of the settings takes the place of its aggregate.
         ledger: Where counts and frozen updates are.
         probe: Scores a round's model before it counts; None takes it unscored.
         digests: Whether the ledger keeps the digests of checkpoints, too.
@@ -101,8 +99,7 @@ class GlobalModel:
         self.family: MaskFamily | None = None
         self._fixed = fixed_weights(task, settings.seed)
         self._warm_up: tuple[Model, MaskFamily] | None = None
-        # Each device judges a model with its own personal parts, nobody without any.
-        self._probe = None if task.personal else probe
+        self._probe = None if task.personal else probe  # it has none of these parts
         self._made: tuple[int, list[str], Step] | None = None
         self._scored: tuple[Model, float] | None = None  # the loss of a model
 
@@ -286,14 +283,18 @@ class GlobalModel:
         )
         updates = StoredUpdates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
-            moment = RoundContext(no, rounds, max(self._settings.densities))
+            over, most = rounds or training.horizon, max(self._settings.densities)
+            moment = RoundContext(no, over, most)
             parts = self._algorithm, base, family, updates, moment
             model, after, held = next_step(*parts, lambda: weight_uses(self._task))
         return with_fixed(model, base, self._fixed), after, held
 
     def deploy(
-        self, no: int, scores: Mapping[float, Mapping[str, float]]
+        self,
+        no: int,
+        scores: Mapping[float, Mapping[str, float]],
+        made: tuple[Model, MaskFamily] | None = None,
     ) -> dict[float, Path]:
-        """Writes one checkpoint per density, to export from."""
-        model, family = self.base_of(no)
+        """Writes one checkpoint per density, to export from; `made` is its model."""
+        model, family = made or self.base_of(no)
         return self._store.deploy(model, family, no, scores)

@@ -87,7 +87,6 @@ class Server:
         self._inbox = EventQueue(clock)
         self._stopping, self._phase = False, ""
         self._began = self._settled = clock()
-        self._submitted = 0  # the round whose model the evaluator was last given
         epoch = ledger.next_epoch()
         algorithm = load_algorithm(settings.algorithm)
         batch = settings.training.batch_size or task.batch_size
@@ -151,6 +150,7 @@ class Server:
             self._deliveries,
             self._turn,
             clock,
+            rounds=settings.rounds,
         )
         for pattern in (
             topics.all_uploads(name, data=False),
@@ -182,8 +182,8 @@ class Server:
 
     # -- the loop ----------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Runs until all rounds are done, or `stop`.
+    def run(self) -> bool:
+        """Runs until all rounds are done, or `stop`; True if it has become longer.
 
         Raises:
             RunError: If no device can take part, or too many rounds in a row abort.
@@ -191,6 +191,7 @@ class Server:
         """
         try:
             self._run()
+            return not self._stopping and self._end.extended
         finally:
             self._inbox.close()  # whoever waits for room there waits in vain
 
@@ -204,7 +205,9 @@ class Server:
         rounds = self._ledger.rounds()
         if rounds and rounds[-1].phase in (RoundPhase.RUN, RoundPhase.CLOSING):
             self._controller.reopen(rounds[-1])
-        while not self._stopping and not self._done():
+        while not self._stopping and not self._end.reached:
+            if self._controller.round is None and self._end.extended:
+                return
             self._go_on()
             now = self._controller.round
             log_from_now_on(round=None if now is None else now.no)
@@ -220,7 +223,8 @@ class Server:
 
     def close(self) -> None:
         """Announce that the run is stopped, unless it is done, and disconnect."""
-        if not self._done() and not self._receiver.taken_over:
+        over = self._end.reached and not self._end.extended
+        if not over and not self._receiver.taken_over:
             self._announce("stopped")
         self._evaluator.close()
         self._transport.close()
@@ -230,14 +234,10 @@ class Server:
         controller = self._controller
         controller.tick()
         for no in controller.take_finished():
-            if no and self._global_model.model is not None:
-                model, family = self._global_model.base_of(no + 1)
-                self._evaluator.submit(no, model, family)
-                self._submitted = no
-        if controller.round is not None or self._done():
+            self._end.submit(no)
+        if controller.round is not None or self._end.reached:
             return
-        wanted = self._settings.wait_for
-        here = len(self._fleet.joined())  # who pauses has come, too
+        wanted, here = self._settings.wait_for, len(self._fleet.joined())
         if here < wanted and (self._is_returning() or not self._ledger.rounds()):
             self._phase = f"waiting for {wanted} devices, {here} here"
             if unheard := self._view.unheard:
@@ -277,6 +277,7 @@ class Server:
                 self._receiver.rotated()
             case EvaluationDone(round_no, density, metrics):
                 self._ledger.record_score(round_no, density, metrics)
+                self._end.scored(round_no)
             case ReceivedMessage():
                 try:
                     self._dispatcher.hear(item)
@@ -295,13 +296,12 @@ class Server:
         self._ledger.dismiss(device)
         self._wiping.begin(device)
 
-    def _done(self) -> bool:
-        return self._ledger.rounds_done() >= self._settings.rounds
-
     def _finish(self) -> None:
-        if not self._end.score(self._submitted):
+        if not self._end.score():
             return
         self._end.deliver(lambda: self._linger or self._is_returning())
+        if not self._end.release():
+            return
         self._phase = "done"
         self._end.collect_last_words(lambda: self._announce("done"))
 

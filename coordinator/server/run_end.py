@@ -10,6 +10,7 @@ from coordinator.rounds.state import RoundPhase
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.evaluation import Evaluator
 from coordinator.server.global_model import GlobalModel
+from coordinator.settings.extension import RELEASED, extended_rounds
 
 __all__ = ["RunEnd"]
 
@@ -29,6 +30,7 @@ class RunEnd:
         turn: Handles what has come in the meantime and shows this phase of the run;
             False if the run is to stop.
         clock: Monotonic seconds.
+        rounds: Of the run, as this server knows it; 0 for no last one.
     """
 
     def __init__(
@@ -40,17 +42,57 @@ class RunEnd:
         deliveries: DeliverySender,
         turn: Callable[[str], bool],
         clock: Callable[[], float],
+        *,
+        rounds: int,
     ) -> None:
+        self._rounds = rounds
+        # The last round whose model the evaluator was given, and that model.
+        self._submitted, self._model = 0, (global_model.model, global_model.family)
         self._ledger, self._global_model = ledger, global_model
         self._evaluator = evaluator
         self._fleet, self._deliveries = fleet, deliveries
         self._turn, self._clock = turn, clock
 
-    def score(self, submitted: int) -> bool:
-        """Write one checkpoint per density with its scores; `resume` repeats it.
+    @property
+    def reached(self) -> bool:
+        """True once all rounds are done."""
+        return 0 < self._rounds <= self._ledger.rounds_done()
 
-        Args:
-            submitted: The round whose model the evaluator was last given.
+    @property
+    def extended(self) -> bool:
+        """True where somebody has extended the run since it was last read."""
+        return 0 < self._rounds < extended_rounds(self._ledger.folder)
+
+    def submit(self, no: int) -> None:
+        """Have the model of a round that has ended scored; the warm-up has none."""
+        if no and self._global_model.model is not None:
+            model, family = self._model = self._global_model.base_of(no + 1)
+            self._evaluator.submit(no, model, family)
+            self._submitted = no
+
+    def scored(self, no: int) -> None:
+        """Write the models of a run without a last round as soon as one is scored."""
+        model, family = self._model
+        if self._rounds or no != self._submitted or model is None or family is None:
+            return
+        found = self._ledger.scores().get(no, {})
+        if set(found) >= set(family.masks):
+            self._global_model.deploy(no, found, (model, family))
+
+    def release(self) -> bool:
+        """Note that the run ends now; False where it was extended in the meantime.
+
+        `flash-coordinator extend` looks after it has written, so one of the two sees
+        the other.
+        """
+        self._ledger.put(RELEASED, 1)
+        if self.extended:
+            self._ledger.put(RELEASED, 0)
+            return False
+        return True
+
+    def score(self) -> bool:
+        """Write one checkpoint per density with its scores; `resume` repeats it.
 
         Returns:
             False if the run was stopped before.
@@ -61,7 +103,7 @@ class RunEnd:
         def missing() -> set[float]:
             return set(family.masks) - set(self._ledger.scores().get(last, {}))
 
-        if missing() and submitted != last:
+        if missing() and self._submitted != last:
             self._evaluator.submit(last, model, family)
         give_up = self._clock() + EVALUATION_S
         while missing() and self._clock() <= give_up:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+
+from msgspec import structs
 
 from coordinator.broker.watch import watched
 from coordinator.identity.broker_access import identities_for, open_gate
@@ -16,6 +20,7 @@ from coordinator.protocol.link import link_to
 from coordinator.server.log_file import keep_log
 from coordinator.server.loop import Server
 from coordinator.settings import RunSettings
+from coordinator.settings.extension import extended, extended_rounds
 from coordinator.views.page import page_process
 from coordinator.views.report import leave_report
 from coordinator.views.terminal.display import live
@@ -64,32 +69,47 @@ def serve(
         stack.enter_context(page_process(folder, settings.page))
         observe = stack.enter_context(live(look))
         muted = Muted(time.monotonic)
-        server = Server(
-            settings,
-            task,
-            examples,
-            ledger,
-            link_to(gate.address, settings.federation),
-            identities=identities,
-            linger=linger,
-            observe=observe,
-            mute=muted.mute,
-        )
-        stack.callback(server.close)
-        on_stop(server.stop)
         stack.enter_context(watched(gate.broker))
-        if identities is not None:
-            guard = RevocationWatcher(
-                identities,
-                gate.broker,
-                gate.access_control,
-                gate.takeover,
-                revoked=server.revoked,
-                rotated=server.rotated,
-                muted=muted,
+        stopped = threading.Event()
+        while not stopped.is_set():
+            with ExitStack() as once:
+                server = Server(
+                    settings,
+                    task,
+                    examples,
+                    ledger,
+                    link_to(gate.address, settings.federation),
+                    identities=identities,
+                    linger=linger,
+                    observe=observe,
+                    mute=muted.mute,
+                )
+                once.callback(server.close)
+                on_stop(partial(_stop, stopped, server))
+                if identities is not None:
+                    guard = RevocationWatcher(
+                        identities,
+                        gate.broker,
+                        gate.access_control,
+                        gate.takeover,
+                        revoked=server.revoked,
+                        rotated=server.rotated,
+                        muted=muted,
+                    )
+                    once.enter_context(guard)
+                if not server.run():
+                    return
+            rounds, training = extended(
+                settings.rounds, settings.training, extended_rounds(folder)
             )
-            stack.enter_context(guard)
-        server.run()
+            log.info("the run was extended to %d rounds", rounds)
+            settings = structs.replace(settings, rounds=rounds, training=training)
+
+
+def _stop(stopped: threading.Event, server: Server) -> None:
+    """Ends the server, and starts no other one of an extended run."""
+    stopped.set()
+    server.stop()
 
 
 def check_run(settings: RunSettings, task: Task) -> Examples:

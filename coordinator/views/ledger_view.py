@@ -192,7 +192,7 @@ def _sizes(ledger: Ledger) -> dict[str, int]:
 
 def _state(in_hand: RoundView | None, done: int, wanted: int) -> str:
     if in_hand is None:
-        return "done" if done >= wanted else "between rounds"
+        return "done" if 0 < wanted <= done else "between rounds"
     return f"{in_hand.name}: {in_hand.accepted} of {in_hand.goal} updates"
 
 

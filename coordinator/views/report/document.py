@@ -82,7 +82,8 @@ def _glance(view: RunView) -> list[tuple[str, str, str]]:
         for density, metrics in _ends((scored and scored.scores) or {})
         if scored
     ]
-    found.append(("rounds done", f"{view.rounds_done} of {view.run.rounds}", ""))
+    wanted = f" of {view.run.rounds}" if view.run.rounds else ""
+    found.append(("rounds done", f"{view.rounds_done}{wanted}", ""))
     if savings is not None:
         moved = human_bytes(savings.bytes)
         remark = f"{moved}, not {human_bytes(savings.dense_bytes)}"

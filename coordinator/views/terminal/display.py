@@ -33,7 +33,8 @@ def render(view: FleetView, width: int, *, height: int | None = None) -> Group:
     head.append(f" {view.phase} ", style="bold reverse")
     if view.goal:
         head.append(f"  updates {view.accepted}/{view.goal}")
-    head.append(f"  rounds {view.rounds_done}/{view.rounds} done")
+    wanted = f"/{view.rounds}" if view.rounds else ""
+    head.append(f"  rounds {view.rounds_done}{wanted} done")
     if view.left_s is not None:
         head.append(f"  deadline in {max(view.left_s, 0):.0f} s", style="dim")
     most = None if height is None else max(height - 5, 3)

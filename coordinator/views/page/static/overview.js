@@ -33,7 +33,9 @@ function glance(run) {
   const online = run.devices.filter((d) => d.online).length;
   const measured = names.length > 3 ? [names[0], names.at(-1)] : names;
   return facts([
-    ["rounds done", `${run.rounds_done} of ${run.run.rounds}`, bar([[Math.min(1, run.rounds_done / run.run.rounds), "d4"]])],
+    run.run.rounds
+      ? ["rounds done", `${run.rounds_done} of ${run.run.rounds}`, bar([[Math.min(1, run.rounds_done / run.run.rounds), "d4"]])]
+      : ["rounds done", `${run.rounds_done}`, "until it is stopped"],
     ...measured.map((d) => [`${named(metric)} at density ${d}`, score(scored.scores[d], metric), `after round ${scored.no}`]),
     savings && ["bytes, compared with dense", `${times(savings.times_fewer_bytes)} fewer`, `${bytes(savings.bytes)}, not ${bytes(savings.dense_bytes)}${savings.is_whole ? "" : " at least"}`],
     savings?.times_fewer_macs && ["compute, compared with dense", `${times(savings.times_fewer_macs)} less`, "multiply-accumulates of training"],

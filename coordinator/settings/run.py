@@ -3,77 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from coordinator.algorithms.base import Algorithm, RoundContext, keep_masks
 from coordinator.algorithms.load import load_algorithm
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
+from coordinator.settings.checks import check_algorithm_fits, check_endless
+from coordinator.settings.extension import extended, extended_rounds
+from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
-from edge_sdk.wire.rules import Controlled
 
 __all__ = [
     "CodecSettings",
     "GateSettings",
     "RunSettings",
-    "TrainingSettings",
     "WarmUpSettings",
-    "check_algorithm_fits",
     "load_run",
 ]
 
 Positive = Annotated[int, Meta(ge=1)]
-
-
-class TrainingSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """Local training in every round.
-
-    The learning rate falls as ``rate * (rate_end / rate) ** (t / T)`` over the T rounds
-    (FLASH, arXiv:2208.13092, section 4, with the sign put right).
-
-    Attributes:
-        epochs: Passes over a device's examples.
-        max_steps: Most steps of one round; 0 for whole epochs.
-        batch_size: Examples per step; 0 takes the task's own.
-        rate: Learning rate of the first round.
-        rate_end: Learning rate that the last round reaches.
-        momentum: SGD momentum, in rounds. The warm-up has none: its devices train for
-            epochs apart, and with momentum end too far apart for a mean.
-        weight_decay: L2 penalty on what is kept.
-        horizon: Rounds over which the rate falls, T; 0 takes the run's own.
-        lag: Rounds that keep the first rate before it falls; the last rate is then
-            that of so many rounds before.
-        power: Kept values are trained as this power of what SGD moves, so that large
-            ones move more and small ones less (power-propagation, Schwarz et al.,
-            arXiv:2110.00296); 1 is plain SGD. For masks that stay.
-        clip: Longest gradient of a step, by its norm over all that trains; 0 for no
-            bound. The warm-up has none.
-    """
-
-    epochs: Positive = 1
-    max_steps: Annotated[int, Meta(ge=0)] = 0
-    batch_size: Annotated[int, Meta(ge=0)] = 0
-    rate: Annotated[float, Meta(gt=0)] = 0.1
-    rate_end: Annotated[float, Meta(gt=0)] = 0.01
-    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
-    horizon: Annotated[int, Meta(ge=0)] = 0
-    lag: Annotated[int, Meta(ge=0)] = 0
-    power: Annotated[float, Meta(ge=1, le=4)] = 1.0
-    clip: Annotated[float, Meta(ge=0)] = 0.0
-
-    def rate_at(self, round_no: int, rounds: int) -> float:
-        """Learning rate of round 1, 2, ...; the warm-up has that of round 1."""
-        fallen = max(round_no - 1 - self.lag, 0)
-        share = fallen / max((self.horizon or rounds) - 1, 1)
-        return float(self.rate * (self.rate_end / self.rate) ** share)
 
 
 class WarmUpSettings(
@@ -140,7 +93,7 @@ class RunSettings(
         task: A shipped task or ``package.module:object``.
         evaluation: Folder with the coordinator's evaluation examples.
         densities: The densities a device may get, each in (0, 1].
-        rounds: Rounds to complete after the warm-up.
+        rounds: Rounds to complete after the warm-up; 0 goes on until it is stopped.
         algorithm: One of the table in `coordinator.algorithms`, or
             ``package.module:object``, found as a task is.
         wait_for: Devices to wait for before the first round; one that pauses has come.
@@ -184,7 +137,7 @@ class RunSettings(
     task: str
     evaluation: Path
     densities: Annotated[list[float], Meta(min_length=1, max_length=16)]
-    rounds: Positive
+    rounds: Annotated[int, Meta(ge=0)]
     algorithm: str = "flash-edge"
     wait_for: Positive = 2
     cohort: Annotated[int, Meta(ge=0)] = 0
@@ -214,65 +167,6 @@ class RunSettings(
     start: Path | None = None
 
 
-class FitSettings(Protocol):
-    """Settings on which an algorithm and the rest of a run have to agree."""
-
-    @property
-    def training(self) -> TrainingSettings:
-        """Local training."""
-        ...
-
-    @property
-    def aggregate(self) -> Literal["mean", "trimmed-mean"]:
-        """Rule that makes a model of the updates."""
-        ...
-
-
-def check_algorithm_fits(
-    algorithm: Algorithm, settings: FitSettings, *, where: str = ""
-) -> None:
-    """Refuses what an algorithm's masks or its server step do not go with.
-
-    Under a power a weight that enters a moved mask at 0 would stay there.
-
-    Args:
-        algorithm: The run's.
-        settings: The run's, or a simulation's.
-        where: What the message begins with.
-
-    Raises:
-        SettingsError: If the mean is trimmed and the algorithm moves its masks or keeps
-            a state; or the power is not 1 and it moves its masks or corrects gradients.
-    """
-    if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
-        raise SettingsError(
-            f"{where}key aggregate: a trimmed mean would take the place of the server "
-            f"step of {algorithm.name}",
-            remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
-        )
-    power = settings.training.power
-    if power != 1 and isinstance(algorithm.local(RoundContext(1, 1, 1.0)), Controlled):
-        raise SettingsError(
-            f"{where}key training.power: {algorithm.name} corrects gradients of the "
-            "weights themselves, not of a power of them",
-            remedy="Take power = 1, or another algorithm.",
-        )
-    if algorithm.revise is keep_masks and algorithm.redraw is None:
-        return
-    if settings.aggregate == "trimmed-mean":
-        raise SettingsError(
-            f"{where}key aggregate: a trimmed mean needs masks that stay; "
-            f"{algorithm.name} moves them",
-            remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
-        )
-    if power != 1:
-        raise SettingsError(
-            f"{where}key training.power: {algorithm.name} moves its masks, and a "
-            "weight that enters a mask at 0 does not move under a power",
-            remedy="Take power = 1, or an algorithm with frozen masks.",
-        )
-
-
 def load_run(path: Path) -> RunSettings:
     """The run's settings, checked beyond their types.
 
@@ -293,4 +187,8 @@ def load_run(path: Path) -> RunSettings:
     check_algorithm_fits(algorithm, settings, where=f"{path}: ")
     if settings.page:
         parse_page(settings.page)
-    return settings
+    check_endless(algorithm, settings, where=f"{path}: ")
+    rounds, training = extended(
+        settings.rounds, settings.training, extended_rounds(path.parent)
+    )
+    return msgspec.structs.replace(settings, rounds=rounds, training=training)

@@ -1,0 +1,21 @@
+"""A run's settings: types, what they have to agree on, and how a run is extended."""
+
+from coordinator.settings.checks import check_algorithm_fits
+from coordinator.settings.run import (
+    CodecSettings,
+    GateSettings,
+    RunSettings,
+    WarmUpSettings,
+    load_run,
+)
+from coordinator.settings.training import TrainingSettings
+
+__all__ = [
+    "CodecSettings",
+    "GateSettings",
+    "RunSettings",
+    "TrainingSettings",
+    "WarmUpSettings",
+    "check_algorithm_fits",
+    "load_run",
+]

@@ -1,0 +1,117 @@
+"""What an algorithm and the rest of a run have to agree on."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from coordinator.algorithms.base import Algorithm, RoundContext, keep_masks
+from coordinator.settings.training import TrainingSettings
+from edge_sdk.errors import SettingsError
+from edge_sdk.wire.rules import Controlled
+
+__all__ = ["check_algorithm_fits", "check_endless"]
+
+
+class EndlessSettings(Protocol):
+    """Settings of a run that may have no last round."""
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Local training."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to complete; 0 for no last one."""
+        ...
+
+
+class FitSettings(Protocol):
+    """Settings on which an algorithm and the rest of a run have to agree."""
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Local training."""
+        ...
+
+    @property
+    def aggregate(self) -> Literal["mean", "trimmed-mean"]:
+        """Rule that makes a model of the updates."""
+        ...
+
+
+def check_algorithm_fits(
+    algorithm: Algorithm, settings: FitSettings, *, where: str = ""
+) -> None:
+    """Refuses what an algorithm's masks or its server step do not go with.
+
+    Under a power a weight that enters a moved mask at 0 would stay there.
+
+    Args:
+        algorithm: The run's.
+        settings: The run's, or a simulation's.
+        where: What the message begins with.
+
+    Raises:
+        SettingsError: If the mean is trimmed and the algorithm moves its masks or keeps
+            a state; or the power is not 1 and it moves its masks or corrects gradients.
+    """
+    if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
+        raise SettingsError(
+            f"{where}key aggregate: a trimmed mean would take the place of the server "
+            f"step of {algorithm.name}",
+            remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
+        )
+    power = settings.training.power
+    if power != 1 and isinstance(algorithm.local(RoundContext(1, 1, 1.0)), Controlled):
+        raise SettingsError(
+            f"{where}key training.power: {algorithm.name} corrects gradients of the "
+            "weights themselves, not of a power of them",
+            remedy="Take power = 1, or another algorithm.",
+        )
+    if algorithm.revise is keep_masks and algorithm.redraw is None:
+        return
+    if settings.aggregate == "trimmed-mean":
+        raise SettingsError(
+            f"{where}key aggregate: a trimmed mean needs masks that stay; "
+            f"{algorithm.name} moves them",
+            remedy='Take aggregate = "mean", or an algorithm with frozen masks.',
+        )
+    if power != 1:
+        raise SettingsError(
+            f"{where}key training.power: {algorithm.name} moves its masks, and a "
+            "weight that enters a mask at 0 does not move under a power",
+            remedy="Take power = 1, or an algorithm with frozen masks.",
+        )
+
+
+def check_endless(
+    algorithm: Algorithm, settings: EndlessSettings, *, where: str
+) -> None:
+    """Refuses a run without a last round whose rate or masks need one.
+
+    Raises:
+        SettingsError: Names the key and the remedy.
+    """
+    training = settings.training
+    if settings.rounds or training.horizon:
+        return
+    if training.schedule == "exponential":
+        raise SettingsError(
+            f"{where}key rounds: 0 has no last round, and the learning rate falls "
+            "until the last round",
+            remedy='Set schedule = "constant" or "cosine" under [training], or its '
+            "horizon: the rounds until the rate is at rate_end.",
+        )
+    if training.schedule == "cosine" and not training.period:
+        raise SettingsError(
+            f"{where}key training.period: a cosine without a last round needs the "
+            "rounds of one cycle",
+            remedy="Set period = 50 under [training], for example.",
+        )
+    if algorithm.revise is not keep_masks or algorithm.redraw is not None:
+        raise SettingsError(
+            f"{where}key rounds: 0 has no last round, and {algorithm.name} moves its "
+            "masks less and less until the last round",
+            remedy="Set horizon under [training]: the rounds until the masks stay.",
+        )
