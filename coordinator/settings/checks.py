@@ -1,4 +1,4 @@
-"""What an algorithm and the rest of a run have to agree on."""
+"""Checks that an algorithm and the rest of a run agree."""
 
 from __future__ import annotations
 

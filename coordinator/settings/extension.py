@@ -1,4 +1,4 @@
-"""How many rounds a run has been extended to: a file of one number in its folder."""
+"""Extension of a run: a file of one number in its folder, its rounds by now."""
 
 from __future__ import annotations
 
