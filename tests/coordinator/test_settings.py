@@ -38,7 +38,8 @@ def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("rounds = 3", "rounds = 0"), ["key rounds", ">= 1"]),
+        (("rounds = 3", "rounds = 0"), ["key rounds", "has no last round"]),
+        (("rounds = 3", "rounds = -1"), ["key rounds", ">= 0"]),
         (("rounds = 3", "round = 3"), ["unknown field `round`"]),
         (("rounds = 3", ""), ["missing required field `rounds`"]),
         (("rounds = 3", 'rounds = "3"'), ["key rounds", "Expected `int`"]),
