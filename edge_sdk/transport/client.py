@@ -144,10 +144,6 @@ class _WebSocket(paho._WebsocketWrapper):  # noqa: SLF001
         while not self.send(data):
             pass
 
-    def dup(self) -> socket.socket:
-        """Another descriptor of the TCP connection."""
-        return self._socket.dup()
-
     def getsockopt(self, *asked: int) -> Any:
         """Of the TCP connection, whose bytes the kernel counts."""
         return self._socket.getsockopt(*asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ def cut_after(link: socket.socket, seconds: float) -> Iterator[None]:
     does not matter that TLS takes the socket over meanwhile.
 
     Args:
-        link: A connected socket, before TLS.
+        link: A connected socket, with TLS or without.
         seconds: For the whole block.
 
     Raises:
         TimeoutError: If it took longer, whatever came of the cut inside.
     """
-    twin, late = link.dup(), threading.Event()
+    # `link.dup` is not there for TLS.
+    twin, late = socket.socket(fileno=os.dup(link.fileno())), threading.Event()
 
     def cut() -> None:
         late.set()
