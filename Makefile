@@ -36,7 +36,6 @@ bench: bench-train bench-export bench-budget   ## figures; never gates
 
 bench-train: $(VENV)/.dev
 	mkdir -p bench
-	$(BIN)/python tests/bench/bench_train.py --json bench/train.json
 	$(BIN)/python tests/bench/bench_program.py --json bench/program.json
 
 bench-export: $(VENV)/.dev
@@ -44,7 +43,7 @@ bench-export: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_export.py --arm --json bench/export.json
 
 bench-budget: $(VENV)/.dev
-	$(BIN)/python tests/bench/bench_budget.py --engine sparse
+	$(BIN)/python tests/bench/bench_budget.py --engine program
 	$(BIN)/python tests/bench/bench_budget.py --engine masked
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/bench/bench_device.py
 	$(BIN)/python tests/bench/bench_straggler.py

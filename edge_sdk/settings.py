@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -36,6 +37,7 @@ __all__ = [
     "with_key",
 ]
 
+log = logging.getLogger(__name__)
 # \Z, not $: the latter lets a trailing newline through.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,62}\Z")]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -58,14 +60,14 @@ class DeviceSettings(
         data: Folder with this device's private examples.
         state: Folder for the journal and the outbox; made if missing.
         profile: A board of the catalogue, or the path of a profile TOML.
-        engine: ``masked``, ``sparse``, ``program``, or ``auto`` to choose by a short
-            race.
+        engine: ``program``, ``masked``, or ``auto`` to choose by a short race;
+            ``sparse``, a name of 0.1.0, is read as ``program``.
         threads: Threads for training; 0 takes all cores.
         micro_batch: Most examples that go through at once, 0 for the whole batch, or
             ``auto``: as many as fit under the profile's ``caps.ram_mib``.
         ghost_norm: Whether batch norm may take its statistics per micro-batch; without
             it a model with batch norm is refused where its batch has to be split.
-        activations: ``bf16`` halves what the sparse engine keeps for the backward pass
+        activations: ``bf16`` halves what a program keeps for the backward pass
             and rounds gradients to its 8 bits of mantissa.
         models: Folder of the two slots of delivered models; none refuses deliveries.
         models_key: Public key (PEM) of their signer; else as the coordinator says.
@@ -87,7 +89,7 @@ class DeviceSettings(
     broker_ca: Path | None = None
     broker_cert: Path | None = None
     broker_key: Path | None = None
-    engine: Literal["auto", "program", "sparse", "masked"] = "auto"
+    engine: Literal["auto", "program", "masked"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"
     ghost_norm: bool = False
@@ -110,6 +112,9 @@ def load_settings(path: Path, kind: type[T]) -> T:
     """
     raw = load_toml(path)
     base = path.resolve().parent
+    if kind is DeviceSettings and raw.get("engine") == "sparse":
+        log.warning('%s: engine = "sparse" is now called "program"', path)
+        raw["engine"] = "program"
     try:
         return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
     except msgspec.ValidationError as error:

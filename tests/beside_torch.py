@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from edge_sdk.kernels.library import kernels
 from edge_sdk.program.capture import capture
 from edge_sdk.program.file import pack_program, unpack_program
 from edge_sdk.program.model import ProgramModel
@@ -129,7 +128,7 @@ def _torch_steps(case: Case, mask: Mask, optimizer: str, clip: float) -> None:
 
 def _own_steps(ours: ProgramModel, case: Case, optimizer: str, clip: float) -> None:
     make, _, own = OPTIMIZERS[optimizer]
-    library = kernels()
+    library = ours.kernels
     kind: Any = FlatAdam if "adam" in make.__name__.lower() else FlatSgd
     stepper: Optimizer = kind(library, **own)
     for _ in range(3):

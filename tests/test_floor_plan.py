@@ -22,13 +22,10 @@ LARGE_FILES = {
     "edge_sdk/transport/link.py": 500,
     "coordinator/identity/registry.py": 450,
     "coordinator/server/loop.py": 330,
-    "edge_sdk/training/sparse/convert.py": 380,
-    "edge_sdk/training/sparse/graph.py": 360,
     "edge_sdk/agent/effects.py": 360,
     "edge_sdk/deploy/installer.py": 350,
     "export/native/lower.py": 305,
     "edge_sdk/wire/messages.py": 340,
-    "edge_sdk/training/sparse/modules.py": 330,
     "coordinator/protocol/receiver.py": 320,
 }
 

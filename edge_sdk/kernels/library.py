@@ -11,7 +11,6 @@ from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge_sdk.errors import EngineError, two_sentences
 from edge_sdk.kernels.build import (
@@ -25,14 +24,10 @@ from edge_sdk.kernels.build import (
 )
 from edge_sdk.kernels.interface import SIGNATURES
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
     "Kernels",
     "available",
     "kernels",
-    "pointer",
     "unavailable_reason",
 ]
 
@@ -238,8 +233,3 @@ def _torch_openmp() -> Iterator[str]:
     for home in map(Path, (spec and spec.submodule_search_locations) or ()):
         for pattern in ("torch/lib/libgomp*.so*", "torch.libs/libgomp*"):
             yield from map(str, sorted(home.parent.glob(pattern)))
-
-
-def pointer(tensor: torch.Tensor | None) -> int | None:
-    """A tensor's address for ctypes; None stays a null pointer."""
-    return None if tensor is None else tensor.data_ptr()

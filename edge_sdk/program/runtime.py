@@ -20,11 +20,11 @@ from edge_sdk.program.plan import Plan
 from edge_sdk.program.schedule import Step
 from edge_sdk.program.words import words
 
-__all__ = ["Executable", "Slot", "declared"]
+__all__ = ["Executable", "Slot", "declared", "lone_example"]
 
 _BAD_PLAN, _BAD_DATA, _BAD_BATCH = 10, 11, 12
 _REAL, _INT64 = 0, 1
-_NORMS = {"norm", "depthwise"}  # operations that may want two examples at least
+_NORMS = {"norm", "depthwise", "norm_conv"}  # they may want two examples at least
 
 
 class _Parameter(ctypes.Structure):
@@ -159,15 +159,11 @@ class Executable:
             )
         norms = step is not None and step.operation and step.operation.name in _NORMS
         if code == _BAD_BATCH and samples == 1 and norms:
-            return EngineError(
-                f"{where} is batch norm, which cannot train on one example at a time",
-                remedy="Give the device two examples at least and a batch size above "
-                "one, or take a model without batch norm.",
-            )
+            return lone_example(where)
         if code == _BAD_BATCH:
             return EngineError(
                 f"{where} does not take a batch of this shape or size",
-                remedy="Give examples of the model's shape; batch norm needs two.",
+                remedy="Give examples of the model's shape.",
             )
         meaning = {
             2: "the machine is out of memory",
@@ -175,6 +171,15 @@ class Executable:
             _BAD_PLAN: "the runtime refuses the plan",
         }.get(code, f"error code {code}")
         return EngineError(f"{where}: {meaning}")
+
+
+def lone_example(layer: str) -> EngineError:
+    """The error of batch norm that met a batch of one example."""
+    return EngineError(
+        f"{layer} is batch norm, which cannot train on one example at a time",
+        remedy="Give the device two examples at least and a batch size above one, or "
+        "take a model without batch norm.",
+    )
 
 
 def _told(step: Step | None) -> str:

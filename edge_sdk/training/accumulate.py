@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.runtime import lone_example
 
 if TYPE_CHECKING:
     from edge_sdk.training.torch_engine.session import TorchModel
@@ -75,25 +76,15 @@ def accumulate(
 def _alone(model: TorchModel | nn.Module, error: ValueError) -> Exception:
     """The error to raise when a model did not take a batch of one example."""
     layer = coupling_layer(model if isinstance(model, nn.Module) else model.module)
-    if layer is None:
-        return error
-    return EngineError(
-        f"layer {layer} is batch norm, which cannot train on one example at a time",
-        remedy="Give the device two examples at least and a batch size above one, or "
-        "take a model without batch norm.",
-    )
+    return error if layer is None else lone_example(f"layer {layer}")
 
 
 def coupling_layer(module: nn.Module) -> str | None:
     """The first layer whose output for a sample depends on the batch's others."""
-    from edge_sdk.training.sparse.modules import BlockedNorm  # noqa: PLC0415 - imports us
-
     name: str
     for name, layer in module.named_modules():
-        blocked = isinstance(layer, BlockedNorm) and not layer.groups
-        if not blocked and not isinstance(layer, _BatchNorm):
-            continue
-        if layer.training or layer.running_mean is None:
+        alone = not layer.training and getattr(layer, "running_mean", None) is not None
+        if isinstance(layer, _BatchNorm) and not alone:
             return name
     return None
 

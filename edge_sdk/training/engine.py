@@ -33,7 +33,7 @@ class TrainingModel(Protocol):
     entries, and off-mask weights cannot move.
     """
 
-    engine: str  # "masked", "sparse", "program": for reports and checkpoints
+    engine: str  # "program", "masked", "dense": for reports and checkpoints
     reason: str  # why this engine, in words
     mask: Mask
 

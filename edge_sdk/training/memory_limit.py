@@ -23,9 +23,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Activations: TypeAlias = Literal["fp32", "bf16"]  # while they wait to go backward
-EngineName: TypeAlias = Literal["auto", "program", "sparse", "masked"]
+EngineName: TypeAlias = Literal["auto", "program", "masked"]
 # (density, "sparse" or "masked", batch size) -> most examples that may go through at
-# once, at least 1; None where not even one fits into the memory allowed.
+# once, at least 1; None where not even one fits into the memory allowed. "sparse" is
+# what computes kept weights alone: a program.
 MicroBatch: TypeAlias = Callable[[float, Literal["sparse", "masked"], int], int | None]
 ReadCeiling: TypeAlias = Callable[[], MemoryCeiling | None]
 
@@ -126,5 +127,5 @@ class Allowance:
         }
         if sizes["masked"] or not sizes["sparse"]:
             return "auto", self.size(density, "masked", batch_size)
-        log.info("engine sparse: the masked one does not fit into the memory allowed")
-        return "sparse", sizes["sparse"]
+        log.info("engine program: the masked one does not fit into the memory allowed")
+        return "program", sizes["sparse"]

@@ -14,7 +14,7 @@ from edge_sdk.kernels.library import available, unavailable_reason
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.sparse import sparse_model
+from edge_sdk.training.torch_engine.program import captured, program_model
 from edge_sdk.zoo import DigitsNet
 
 
@@ -31,18 +31,19 @@ def main() -> int:
     mask = draw(layers, exact_counts(uniform(layers), layers, 0.2), 1)
     other = DigitsNet()
     other.load_state_dict(model.state_dict())
-    sparse, masked = sparse_model(model, mask), masked_model(other, mask)
     inputs, targets = torch.randn(32, 1, 8, 8), torch.randint(0, 10, (32,))
+    file = captured(model, F.cross_entropy, (inputs[:8], targets[:8]))
+    sparse = program_model(model, mask, file, inputs, reason="smoke")
+    masked = masked_model(other, mask).train()
+    optimizer = torch.optim.SGD(masked.parameters(), lr=0.1)
     for _ in range(3):
-        losses = []
-        for one in (sparse, masked):
-            one.train()
-            optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(one(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
+        losses = [sparse.backward(inputs.numpy(), targets.numpy())]
+        sparse.weight_vector -= 0.1 * sparse.gradient_vector
+        optimizer.zero_grad()
+        loss = F.cross_entropy(masked(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
         print(available(), *losses)
         if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[1]):
             return 1

@@ -74,7 +74,7 @@ def test_an_emulated_board_takes_part_in_a_real_round(
             'name = "pi-4"\nfederation = "home"\n'
             f'broker = "{broker.url}"\ntask = "digits"\n'
             f'data = "{tmp_path / "data"}"\nstate = "{tmp_path / "state"}"\n'
-            'profile = "raspberry_pi_4b_4gb"\nengine = "sparse"\nthreads = 1\n'
+            'profile = "raspberry_pi_4b_4gb"\nengine = "program"\nthreads = 1\n'
         )
         coordinator = subprocess.Popen(
             [sys.executable, "-m", "coordinator.cli", "run", str(tmp_path)],

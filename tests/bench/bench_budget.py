@@ -1,7 +1,7 @@
 """Measures what the cost model predicts, on networks that did not calibrate it.
 
 Run from the root of the project:
-    python tests/bench/bench_budget.py [--engine masked|sparse] [--json FILE]
+    python tests/bench/bench_budget.py [--engine masked|program] [--json FILE]
 
 Every configuration trains in a process of its own, one thread, with the agent's loop.
 Time is processor time, median of a step, and the steps run at real-time priority where
@@ -168,7 +168,7 @@ def fitted(rows: list[Row], loads: dict[str, Workload]) -> tuple[DeviceProfile, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", default="masked", choices=["masked", "sparse"])
+    parser.add_argument("--engine", default="masked", choices=["masked", "program"])
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--again", type=Path, help="Use these measurements.")

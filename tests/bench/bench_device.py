@@ -80,6 +80,25 @@ def femnist_order(density: float):  # type: ignore[no-untyped-def]
     return task, own, order, base
 
 
+def sent_program() -> bytes:
+    """FEMNIST's program, captured elsewhere as the coordinator does."""
+    place = Path(tempfile.gettempdir()) / "flash-edge-bench-femnist.program"
+    if not place.exists():
+        raise SystemExit(f"{place} is missing: run --part program first")
+    return place.read_bytes()
+
+
+def capture_program() -> dict[str, object]:
+    """Writes what `sent_program` reads."""
+    from edge_sdk.tasks.batch import tensors
+    from edge_sdk.training.torch_engine.program import captured
+
+    task, own, _, _ = femnist_order(0.05)
+    place = Path(tempfile.gettempdir()) / "flash-edge-bench-femnist.program"
+    place.write_bytes(captured(task.model(), task.loss, tensors(task, own, slice(8))))
+    return {"program": str(place)}
+
+
 def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
     """Carries out one order under a hard cap, as the agent does."""
     import contextlib
@@ -95,6 +114,7 @@ def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
 
     torch.set_num_threads(1)
     task, own, order, base = femnist_order(density)
+    program = sent_program() if engine == "program" else b""
     runner = TaskRunner(task, own, engine)  # type: ignore[arg-type]
     gc.collect()
     release()
@@ -102,7 +122,9 @@ def trial(density: float, engine: str, cap_mib: int) -> dict[str, object]:
     held = hold_to(cap_mib) if cap_mib else contextlib.nullcontext()
     try:
         with held:
-            packed = MemoryFallbackRunner(runner).run(order, base, lambda: False)
+            packed = MemoryFallbackRunner(runner).run(
+                order, base, lambda: False, program=program
+            )
     except EngineError as error:
         return {"done": False, "why": str(error), "peak_mib": peak_rss_mib()}
     return {
@@ -125,11 +147,11 @@ def probed(whole: bool) -> dict[str, object]:
     began = time.monotonic()
     reset_peak()
     if whole:
-        probe(task, own, engine="sparse", densities=(0.05, 0.2), seconds=45.0)
+        probe(task, own, engine="program", densities=(0.05, 0.2), seconds=45.0)
     else:
         for density in (0.05, 0.2):
             measure_steps(
-                task, own, density, batch=task.batch_size, engine="sparse", seconds=2.0
+                task, own, density, batch=task.batch_size, engine="program", seconds=2.0
             )
     return {"seconds": time.monotonic() - began, "peak_mib": peak_rss_mib()}
 
@@ -164,6 +186,7 @@ PARTS = {
     "trial": lambda a: trial(float(a[0]), a[1], int(a[2])),
     "probe": lambda a: probed(a[0] == "whole"),
     "assign": lambda _: assignment(),
+    "program": lambda _: capture_program(),
 }
 
 
@@ -210,8 +233,9 @@ def installed_mb(*extra: str) -> dict[str, float]:
 def show_trials() -> None:
     cap = CAP_MB * 10**6 >> 20
     print(f"FemnistCnn, a task of batch {BATCH}, momentum {MOMENTUM}:")
+    in_process("program")
     with memory_group(CAP_MB * 10**6) as group:
-        for density, engine in (("0.05", "sparse"), ("1.0", "masked")):
+        for density, engine in (("0.05", "program"), ("1.0", "masked")):
             print(
                 f"  d={density}, no limit:", in_process("trial", density, engine, "0")
             )

@@ -1,6 +1,6 @@
 """A weak device's step by units and by weights alone: time, activations, bytes.
 
-    python tests/bench/bench_units.py [--density 0.05] [--top 0.2] [--engine sparse]
+    python tests/bench/bench_units.py [--density 0.05] [--top 0.2] [--engine program]
 
 Both masks keep the same number of weights and nest in the same top mask. Activations
 are what waits for the backward pass: the bytes of all tensors that autograd saves in
@@ -33,8 +33,8 @@ from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.sparse.model import sparse_model
-from edge_sdk.training.sparse.narrow import narrowed
+from edge_sdk.training.torch_engine.narrow import narrowed
+from edge_sdk.training.torch_engine.program import captured, program_model
 from edge_sdk.wire.values import Values, pack_values
 from edge_sdk.zoo import KeywordNet
 from edge_sdk.zoo.resnet import ResNet20
@@ -78,15 +78,22 @@ def resident(field: str) -> int:
 
 def measured(model: TrainingModel, mask: Mask, inputs: torch.Tensor) -> dict[str, Any]:
     """Milliseconds of the fastest step, memory, activations and bytes of an update."""
-    model.train()
     targets = torch.zeros(len(inputs), dtype=torch.long)
-    F.cross_entropy(model(inputs), targets).backward()  # loads what a step needs
+
+    def step() -> None:
+        if model.engine == "program":
+            inner.backward(inputs.numpy(), targets.numpy())
+        else:
+            F.cross_entropy(model(inputs), targets).backward()
+
+    inner: Any = getattr(model, "_inner", model)
+    step()  # loads what a step needs
     ctypes.CDLL(None).malloc_trim(0)
     before, times = resident("VmRSS"), []
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
     for _ in range(STEPS):
         began = time.perf_counter()
-        F.cross_entropy(model(inputs), targets).backward()
+        step()
         times.append(time.perf_counter() - began)
     peak = resident("VmHWM")
     change = Values(mask.digest, model.values(), model.dense())
@@ -94,7 +101,15 @@ def measured(model: TrainingModel, mask: Mask, inputs: torch.Tensor) -> dict[str
         "step_ms": round(1e3 * min(times), 2),
         "training_kib": peak - before,
         "peak_rss_kib": peak,
-        "activations_kib": round(activations(model, inputs) / 1024, 1),
+        "activations_kib": round(
+            (
+                inner.arena_bytes(len(inputs))
+                if model.engine == "program"
+                else activations(model, inputs)
+            )
+            / 1024,
+            1,
+        ),
         "update_bytes": len(pack_values(change, mask)),
     }
 
@@ -110,8 +125,16 @@ def row(given: argparse.Namespace) -> dict[str, Any]:
     if given.kind == "weights":
         family = MaskFamily.draw(layers, family.counts, 1)
     mask, boxes = family.masks[given.density], family.boxes.get(given.density, {})
-    make = sparse_model if given.engine == "sparse" else masked_model
     inputs = torch.randn(given.batch, *shape)
+    targets = torch.zeros(given.batch, dtype=torch.long)
+
+    def program(model: nn.Module, own: Mask) -> TrainingModel:
+        return program_model(model, own, file, inputs, reason="measured")
+
+    make: Any = masked_model
+    if given.engine == "program":
+        make = program
+        file = captured(net(), F.cross_entropy, (inputs[:8], targets[:8]))
     return measured(narrowed(net(), mask, layers, boxes, inputs, make), mask, inputs)
 
 
@@ -121,7 +144,7 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--top", type=float, default=0.2)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--engine", choices=["sparse", "masked"], default="sparse")
+    parser.add_argument("--engine", choices=["program", "masked"], default="program")
     parser.add_argument("--net", choices=[*NETS], help="this one alone")
     parser.add_argument("--kind", choices=KINDS, help="in this process")
     given = parser.parse_args()

@@ -134,7 +134,8 @@ def test_a_program_is_made_for_who_gains_and_sent_to_who_takes_it(
     for name, seconds in {"takes": 3.0, "old": 300.0, "stranger": 300.0}.items():
         assert not gains(name, seconds)
     assert fleet.programs(["takes", "old"]) == {}  # a run goes on without one
-    assert gains("takes", 30.0)
+    assert not gains("takes", 10.0)
+    assert gains("takes", 8.0)  # short tasks count together
     fleet.program.content = b"program"
     found = fleet.programs(["takes", "needs", "old", "stranger"])
     assert found == {"takes": b"program", "needs": b"program"}

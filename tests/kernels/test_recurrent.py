@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.interface import RecurrentArguments
-from edge_sdk.kernels.library import pointer
 from edge_sdk.kernels.structure import Structure
-from edge_sdk.training.sparse.functions import SparseMatmul
-from edge_sdk.training.sparse.layout import to_blocked
+from tests.kernels.blocked_layers import SparseMatmul, pointer, to_blocked
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
@@ -128,7 +126,7 @@ def ours(
             gates = SparseMatmul.apply(
                 x.reshape(blocks * steps, features, lanes),
                 leaves[f"weight_ih_{end}"], leaves.get(f"bias_ih_{end}"),
-                structures["weight_ih"], dtype,
+                structures["weight_ih"],
             ).reshape(blocks, steps, -1, lanes)  # fmt: skip
             index = depth * (1 + layer.bidirectional) + way
             y, hn, cn = Recurrent.apply(

@@ -65,7 +65,7 @@ def order(rule: LocalRule) -> TaskOrder:
     )
 
 
-@pytest.mark.parametrize("engine", ["masked", "sparse"])
+@pytest.mark.parametrize("engine", ["masked", "program"])
 @pytest.mark.parametrize("rule", [Frozen(), WarmUp(), Rewire(0.3)], ids=repr)
 def test_it_is_refused_by_the_layers_name_with_what_to_do(
     rule: LocalRule, engine: Any

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from program_models import on_program
 from torch import nn
 
 import coordinator
@@ -21,7 +22,6 @@ from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import batches, train
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.rules.corrections import proximal
-from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.messages import Training
 from edge_sdk.wire.rules import Proximal
 
@@ -30,7 +30,7 @@ RNG = np.random.default_rng(4)
 X, Y = RNG.normal(size=(24, 5)), RNG.integers(0, 3, size=24)
 MASK = RNG.random((3, 5)) < 0.6
 W, B = RNG.normal(size=(3, 5)) * MASK, RNG.normal(size=3)
-engines = pytest.mark.parametrize("engine", ["masked", "sparse"])
+engines = pytest.mark.parametrize("engine", ["masked", "program"])
 
 
 def examples(_: Path = Path()) -> Examples:
@@ -53,10 +53,11 @@ TASK = Task(
 
 def loaded(engine: str) -> TrainingModel:
     mask = Mask({"0.weight": MASK})
-    if engine == "sparse":
+    if engine == "program":
         if reason := unavailable_reason():
             pytest.skip(reason)
-        model: TrainingModel = sparse_model(network(), mask)
+        few = X.astype(np.float32), Y
+        model: TrainingModel = on_program(network(), mask, *few)
     else:
         model = masked_model(network(), mask)
     model.load(

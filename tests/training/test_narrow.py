@@ -21,8 +21,7 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.sparse.model import sparse_model
-from edge_sdk.training.sparse.narrow import NarrowedModel, narrowed
+from edge_sdk.training.torch_engine.narrow import NarrowedModel, narrowed
 from edge_sdk.training.torch_engine.program import program_model
 from edge_sdk.wire.messages import Training
 from edge_sdk.zoo import ImuNet, KeywordNet
@@ -83,11 +82,11 @@ def trained(model: TrainingModel, task: Task, data: Examples, start: nn.Module) 
     train(model, task, data, PLAN)
 
 
-@pytest.mark.parametrize("engine", ["masked", "sparse", "program"])
+@pytest.mark.parametrize("engine", ["masked", "program"])
 @pytest.mark.parametrize(("net", "shape", "dense"), NETS)
 def test_it_trains_as_the_whole_model_does(net, shape, dense, engine) -> None:
-    if engine == "sparse" and (unavailable_reason() or net is ImuNet):
-        pytest.skip("no sparse form here")
+    if engine == "program" and unavailable_reason():
+        pytest.skip("no kernels")
     torch.manual_seed(1)
     start, rng = net(), np.random.default_rng(1)
     layers, mask, boxes = cut(start, dense)
@@ -103,13 +102,13 @@ def test_it_trains_as_the_whole_model_does(net, shape, dense, engine) -> None:
         eval_data=read, input_shape=shape,
     )  # fmt: skip
     make: Callable[[nn.Module, Mask], TrainingModel]
-    make = sparse_model if engine == "sparse" else masked_model
+    make = masked_model
     if engine == "program":  # captured of the whole model, as the coordinator does
         batch = torch.from_numpy(data.inputs[:4]), torch.from_numpy(data.targets[:4])
         file = pack_program(capture(net(), task.loss, *batch))
 
         def make(module: nn.Module, own: Mask) -> TrainingModel:
-            return program_model(module, own, task.loss, batch, file=file)
+            return program_model(module, own, file, batch[0], reason="test")
 
     example = torch.from_numpy(data.inputs[:2])
     small = narrowed(net(), mask, layers, boxes, example, make)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from program_models import on_program
 from torch import nn
 
 from coordinator.algorithms import ALGORITHMS
@@ -38,7 +39,6 @@ from edge_sdk.training.rules.nested import (
     one_member,
     sandwich,
 )
-from edge_sdk.training.sparse.model import sparse_model
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import TaskOrder, Training
@@ -56,7 +56,7 @@ SHARE = 0.6
 INNER = [draw((LAYER,), m.counts, SEED, m.boxes)["0.weight"] for m in MEMBERS]
 MASK = OWN["0.weight"]
 W, B = RNG.normal(size=(3, 8)) * MASK, RNG.normal(size=3)
-engines = pytest.mark.parametrize("engine", ["masked", "sparse"])
+engines = pytest.mark.parametrize("engine", ["masked", "program"])
 
 
 def examples(_: Path = Path()) -> Examples:
@@ -82,10 +82,11 @@ TASK = task_of()
 
 
 def loaded(engine: str) -> TrainingModel:
-    if engine == "sparse":
+    if engine == "program":
         if reason := unavailable_reason():
             pytest.skip(reason)
-        model: TrainingModel = sparse_model(network(), OWN)
+        few = X.astype(np.float32), Y
+        model: TrainingModel = on_program(network(), OWN, *few)
     else:
         model = masked_model(network(), OWN)
     model.load(

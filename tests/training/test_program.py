@@ -126,14 +126,14 @@ def test_dropout_goes_on_to_the_same_bits_too(tmp_path: Path) -> None:
 
 def test_auto_takes_part_in_a_race_with_a_program_at_hand(file: bytes) -> None:
     model = on(file, "auto")
-    assert model.engine in {"program", "sparse", "masked"}
+    assert model.engine in {"program", "masked"}
     if model.engine == "program":
         assert "ms a step against" in model.reason
 
 
 def test_a_program_that_comes_later_is_raced_then(file: bytes) -> None:
     source = TorchModels(TASK, "auto", "fp32")
-    assert source.engines == ("program", "sparse", "masked")
+    assert source.engines == ("program", "masked")
     first = source.on(MASK, EXAMPLES, Allowance(), 16)
     assert first.engine != "program"
     assert source.on(MASK, EXAMPLES, Allowance(), 16) is first
@@ -160,7 +160,7 @@ def test_without_a_program_torch_trains_and_one_line_says_why(
         prepare=lambda x: x.float(),
     )  # fmt: skip
     with caplog.at_level(logging.WARNING):
-        assert on(b"", "program", odd).engine in {"masked", "sparse"}
+        assert on(b"", "program", odd).engine == "masked"
     (line,) = [r.getMessage() for r in caplog.records if "no program" in r.getMessage()]
     assert "cummax" in line
     assert "test_program.py:" in line

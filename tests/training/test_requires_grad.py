@@ -144,11 +144,11 @@ def held(change: dict[str, NDArray[Any]], frozen: set[str] = FROZEN) -> None:
 @pytest.mark.parametrize(
     "training", [{}, {"power": 2.0, "clip": 1.0}], ids=["plain", "power and clip"]
 )
-@pytest.mark.parametrize("engine", ["masked", "sparse"])
+@pytest.mark.parametrize("engine", ["masked", "program"])
 def test_a_frozen_parameter_does_not_move_on_any_engine(
     engine: EngineName, training: dict[str, Any]
 ) -> None:
-    if engine == "sparse" and unavailable_reason():
+    if engine == "program" and unavailable_reason():
         pytest.skip("no kernels")
     mask, _, payload = run(Frozen(), engine, **training)
     change = unpack_values(payload, mask)

@@ -5,25 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 from patience import patience
+from program_models import on_program
 from torch import nn
 
 from edge_sdk.sparse import draw, exact_counts, uniform
+from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import initial_state, layers_of
 from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
 from edge_sdk.training.sgd import Sgd
-from edge_sdk.training.sparse import densify, sparse_model
 from edge_sdk.training.step import sgd, take_step
+from edge_sdk.training.torch_engine.program import captured
 from edge_sdk.wire.messages import Training
 
 PLAN = Training(epochs=2, batch_size=8, learning_rate=0.1, seed=4)
@@ -153,27 +155,36 @@ def test_our_sgd_is_torchs_bit_for_bit(
 TRAINS = """
 import sys
 import numpy as np
+import torch
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, load_task
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.local import train
 from edge_sdk.training.masked import masked_model
-from edge_sdk.training.sparse import sparse_model
+from edge_sdk.training.torch_engine.program import program_model
 from edge_sdk.wire.messages import Training
 task = load_task("digits")
 layers = layers_of(task.model(), task.dense_layers)
 mask = draw(layers, exact_counts(uniform(layers), layers, 0.2), 5)
 examples = Examples(np.zeros((8, 1, 8, 8), np.uint8), np.zeros(8, np.int64))
 plan = Training(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.9)
-for engine in (masked_model, sparse_model):
-    train(engine(task.model(), mask), task, examples, plan)
+file = open(sys.argv[1], "rb").read()
+own = program_model(task.model(), mask, file, torch.zeros(1), reason="test")
+for model in (masked_model(task.model(), mask), own):
+    train(model, task, examples, plan)
 sys.exit("torch._dynamo" in sys.modules)
 """
 
 
-def test_training_a_task_does_not_import_torchs_compiler() -> None:
+def test_training_a_task_does_not_import_torchs_compiler(tmp_path: Path) -> None:
     """68 MiB of a board, and seconds of its start, for nothing."""
-    subprocess.run([sys.executable, "-c", TRAINS], check=True, timeout=patience(120))
+    few = tensors(TASK, EXAMPLES, slice(0, 8))
+    (tmp_path / "program").write_bytes(captured(TASK.model(), TASK.loss, few))
+    subprocess.run(
+        [sys.executable, "-c", TRAINS, str(tmp_path / "program")],
+        check=True,
+        timeout=patience(120),
+    )
 
 
 # -- both engines ----------------------------------------------------------------------
@@ -188,8 +199,12 @@ EXAMPLES = Examples(
 
 
 def trained(engine: str, plan: Training) -> TrainingModel:
-    make = sparse_model if engine == "sparse" else masked_model
-    model = make(TASK.model(), MASK)
+    few = tensors(TASK, EXAMPLES, slice(0, 8))
+    model: TrainingModel = (
+        on_program(TASK.model(), MASK, *few)
+        if engine == "program"
+        else masked_model(TASK.model(), MASK)
+    )
     state = initial_state(TASK, 1)
     model.load({n: state.pop(n)[MASK[n]] for n in MASK}, state)
     train(model, TASK, EXAMPLES, plan)
@@ -202,25 +217,15 @@ def whole(model: TrainingModel) -> dict[str, np.ndarray]:
 
 def test_both_engines_train_a_power_alike_and_otherwise_than_plain() -> None:
     plan = structs.replace(PLAN, momentum=0.9, power=2.0)
-    one, two = whole(trained("sparse", plan)), whole(trained("masked", plan))
+    one, two = whole(trained("program", plan)), whole(trained("masked", plan))
     plain = whole(trained("masked", structs.replace(plan, power=UNSET)))
     for name in MASK:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-3, atol=1e-5)
         assert np.abs(two[name] - plain[name]).max() > 1e-3
 
 
-def test_a_power_leaves_what_is_off_the_mask_at_zero() -> None:
-    twin = trained("sparse", structs.replace(PLAN, power=1.5))
-    dense = densify(twin.module, TASK.model()).state_dict()
-    for name in MASK:
-        weight = dense[name].numpy()
-        assert not weight[~MASK[name]].any()
-        assert weight[MASK[name]].all()
-
-
-@pytest.mark.parametrize("engine", ["sparse", "masked"])
-def test_kept_parameters_are_those_of_the_mask(engine: str) -> None:
-    model = trained(engine, PLAN)
+def test_kept_parameters_are_those_of_the_mask() -> None:
+    model = masked_model(TASK.model(), MASK)
     sizes = [p.numel() for p in model.kept()]
     assert sizes == [MASK.counts[n] for n in MASK]
     every = {id(p) for p in model.parameters()}

@@ -55,6 +55,7 @@ class DensityChoices:
         self._settings, self._workload, self._ledger = settings, workload, ledger
         self._corrected: dict[str, DeviceProfile] = {}
         self._drift: dict[str, str] = {}
+        self._trained_s = 0.0  # of devices that could take a program
         self.told: dict[str, Told] = {}
         self.choices: dict[str, Choice] = {}
 
@@ -88,9 +89,17 @@ class DensityChoices:
         }
 
     def gains(self, device: str, trained_s: float) -> bool:
-        """Return whether a program is worth making for a device, by a task's time."""
+        """Return whether a program is worth making, by what training takes without.
+
+        Args:
+            device: That has trained; it counts if it could take a program.
+            trained_s: For so long.
+        """
         its = self.told.get(device)
-        return its is not None and its.takes_program and trained_s >= WORTH_COMPILING_S
+        if its is None or not its.takes_program:
+            return False
+        self._trained_s += trained_s
+        return self._trained_s >= WORTH_COMPILING_S
 
     def codecs(self, device: str) -> tuple[str, str]:
         """The codecs of its updates and of the models it gets."""

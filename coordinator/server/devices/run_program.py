@@ -21,8 +21,8 @@ __all__ = ["WORTH_COMPILING_S", "RunProgram", "needs_program"]
 log = logging.getLogger(__name__)
 
 FILE = "program.bin"
-# Compiling takes some ten seconds of a processor, once per run. Where a task trains for
-# this long, a program pays that back in its first round or two.
+# Compiling takes some ten seconds of a processor, once per run. Where tasks have
+# trained for this long in all, a program pays that back soon.
 WORTH_COMPILING_S = 20.0
 _SHOWN = 8  # examples that the model is captured on, and compared with torch
 

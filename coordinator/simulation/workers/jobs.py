@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
@@ -36,8 +35,7 @@ __all__ = ["JobRunner"]
 
 # Per worker: those of a run's densities, so that no device opens one anew.
 KEPT_MODELS = 4
-DENSE = 0.5  # above this density torch's kernels are the faster ones, but for
-SMALL = 400_000  # maskable weights: then a program is 1.3 to 12 times as fast
+DENSE = 0.5  # above this density torch's kernels train and score
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -50,7 +48,7 @@ class JobRunner:
     Args:
         task: What is trained.
         evaluation: The whole evaluation set.
-        engine: The run's; above `DENSE` torch's is taken for a model that is not small.
+        engine: The run's; above `DENSE` torch's is taken all the same.
     """
 
     def __init__(self, task: Task, evaluation: Examples, engine: Engine) -> None:
@@ -67,7 +65,7 @@ class JobRunner:
             TaskError: If the model or loss raises; names the device and the line.
         """
         order = unpack(work.order, TaskOrder)
-        engine = self._engine_at(order.density)
+        engine = self._engine if order.density <= DENSE else Engine("torch")
 
         def make() -> TaskRunner:
             words: EngineName = "program" if engine.program else "masked"
@@ -105,13 +103,9 @@ class JobRunner:
             mask = decode_structure(chunk.structure, layers, chunk.recipe.digest)
         else:
             mask = mask_of(chunk.recipe, layers)
-        if program := self._engine_at(mask.density).program:
-            return open_program(program, mask)
+        if self._engine.program and mask.density <= DENSE:
+            return open_program(self._engine.program, mask)
         return masked_model(self._task.model(), mask)
-
-    def _engine_at(self, density: float) -> Engine:
-        small = sum(math.prod(layer.shape) for layer in self._layers) <= SMALL
-        return self._engine if density <= DENSE or small else Engine("torch")
 
 
 def _predict(model: ProgramModel | MaskedModel) -> Predict:

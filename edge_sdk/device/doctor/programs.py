@@ -143,8 +143,8 @@ def engine(patient: DoctorTarget) -> str:
     if wanted == "masked" or not here:
         why = 'engine = "masked" in the settings' if here else "there are no kernels"
         return f"masked, at dense speed: {why}"
-    how = "the settings ask for it" if wanted == "sparse" else "raced against masked"
-    return f"sparse: {how}; torch {version}, kernels {kernels_}"
+    how = "the settings ask for it" if wanted == "program" else "raced against masked"
+    return f"program: {how}; torch {version}, kernels {kernels_}"
 
 
 def _torch_version() -> str:

@@ -32,7 +32,8 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.without_torch.halves import torch_is_here
 
 if TYPE_CHECKING:
-    from edge_sdk.device.probe.steps import EngineChoice, StepTime
+    from edge_sdk.device.probe.steps import StepTime
+    from edge_sdk.training.memory_limit import EngineName
 
 __all__ = ["Progress", "probe"]
 
@@ -53,7 +54,7 @@ def probe(
     task: Task,
     examples: Examples,
     *,
-    engine: EngineChoice = "auto",
+    engine: EngineName = "auto",
     densities: Sequence[float] = (0.05, 0.2),
     broker_url: str | None = None,
     why_no_link: str = "",
@@ -103,8 +104,12 @@ def probe(
     rates = measure_rates()
     steps: list[StepTime] = []
     if torch_is_here():
-        from edge_sdk.device.probe.steps import measure_steps  # noqa: PLC0415 - torch
+        from edge_sdk.device.probe.steps import (  # noqa: PLC0415 - imports torch
+            capture_program,
+            measure_steps,
+        )
 
+        program = capture_program(task, examples, engine)
         steps = _steps(
             lambda density, size, share_s: measure_steps(
                 task,
@@ -113,6 +118,7 @@ def probe(
                 batch=size,
                 engine=engine,
                 seconds=share_s,
+                program=program,
                 clock=clock,
             ),
             sorted(set(densities)),

@@ -10,35 +10,37 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import nn
 
 from edge_sdk.device.probe.ram import read_fields
 from edge_sdk.errors import EngineError
-from edge_sdk.sparse import Mask, draw, exact_counts, uniform
+from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Stopped, train
-from edge_sdk.training.masked import masked_model
+from edge_sdk.training.memory_limit import EngineName
+from edge_sdk.training.torch_engine.choice import Race, choose_engine
+from edge_sdk.training.torch_engine.program import captured
 from edge_sdk.wire.messages import Training
 
 __all__ = [
-    "EngineChoice",
+    "CapturedProgram",
     "StepTime",
+    "capture_program",
     "measure_steps",
     "peak_rss_mib",
     "release",
     "reset_peak",
 ]
 
-EngineChoice: TypeAlias = Literal["auto", "program", "sparse", "masked"]
 WARM_STEPS = 2  # kernels are compiled, pages touched, the engine's race run
 MOST_STEPS = 200
+_COMPARED_ON = 8  # examples on which the program takes steps beside torch
 STATUS = Path("/proc/self/status")
 
 
@@ -49,7 +51,7 @@ class StepTime:
     Attributes:
         density: Of the masked weights.
         batch: Examples per step.
-        engine: The engine that ran.
+        engine: What ran: "sparse" is a program, which computes kept weights alone.
         reason: Why that one.
         seconds: Median of a step, data preparation and optimizer included.
         steps: Steps behind the median.
@@ -65,14 +67,54 @@ class StepTime:
     peak_mib: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class CapturedProgram:
+    """A task's program, made on this board, where a coordinator would send one.
+
+    Attributes:
+        file: Its bytes; empty where there is none.
+        why_not: The reason why.
+        held_mib: Memory that torch's compiler holds since then: it is no part of what
+            training takes.
+    """
+
+    file: bytes = b""
+    why_not: str = ""
+    held_mib: float = 0.0
+
+    def give(self) -> bytes:
+        """The bytes; raises `EngineError` where there are none."""
+        if not self.file:
+            raise EngineError(self.why_not)
+        return self.file
+
+
+def capture_program(
+    task: Task, examples: Examples, engine: EngineName
+) -> CapturedProgram:
+    """The task's program; empty where the engine asked for needs none."""
+    if engine == "masked" or unavailable_reason():
+        return CapturedProgram(why_not=unavailable_reason() or "engine = masked")
+    release()
+    before = _anonymous_mib()
+    few = np.arange(_COMPARED_ON) % len(examples)
+    try:
+        file = captured(task.model(), task.loss, tensors(task, examples, few))
+    except EngineError as error:
+        return CapturedProgram(why_not=str(error))
+    release()
+    return CapturedProgram(file, held_mib=max(0.0, _anonymous_mib() - before))
+
+
 def measure_steps(
     task: Task,
     examples: Examples,
     density: float,
     *,
     batch: int,
-    engine: EngineChoice,
+    engine: EngineName,
     seconds: float,
+    program: CapturedProgram | None = None,
     seed: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> StepTime:
@@ -87,24 +129,31 @@ def measure_steps(
         batch: Examples per step.
         engine: Which engine; "auto" races them as the agent does.
         seconds: Time to spend, warm-up included.
+        program: From `capture_program`, for several measurements; made here without.
         seed: Of mask, weights and order.
         clock: Monotonic seconds.
 
     Raises:
         EdgeError: As training itself.
     """
+    own = program or capture_program(task, examples, engine)
     release()
     reset = reset_peak()
     # Drawing the mask is in the peak: a large linear layer makes it the highest point.
-    model = _model(
-        task, examples, density=density, batch=batch, engine=engine, seed=seed
+    layers = layers_of(task.model(), task.dense_layers)
+    mask = draw(layers, exact_counts(uniform(layers), layers, density), seed)
+    model = choose_engine(
+        *(make_model(task, seed), mask, task.loss),
+        Race(tensors(task, examples, slice(0, batch)), worth_s=0),
+        own.give,
+        engine=engine,
     )
     ticks = _train(model, task, examples, batch=batch, seconds=seconds, clock=clock)
-    peak = peak_rss_mib() if reset else None
+    peak = peak_rss_mib() - own.held_mib if reset else None
     taken = np.diff(ticks)
     times = taken[WARM_STEPS:] if len(taken) > WARM_STEPS else taken[-1:]
     name: Literal["masked", "sparse"] = (
-        "masked" if model.engine == "masked" else "sparse"  # a program is as lean
+        "masked" if model.engine == "masked" else "sparse"
     )
     reason = model.reason
     del model
@@ -140,49 +189,6 @@ def _train(
     return ticks
 
 
-def _model(
-    task: Task,
-    examples: Examples,
-    *,
-    density: float,
-    batch: int,
-    engine: EngineChoice,
-    seed: int,
-) -> TrainingModel:
-    layers = layers_of(task.model(), task.dense_layers)
-    mask = draw(layers, exact_counts(uniform(layers), layers, density), seed)
-    module = make_model(task, seed)
-    if engine == "masked":
-        return masked_model(module, mask)
-    return _native(task, examples, module=module, mask=mask, batch=batch, engine=engine)
-
-
-def _native(
-    task: Task,
-    examples: Examples,
-    *,
-    module: nn.Module,
-    mask: Mask,
-    batch: int,
-    engine: EngineChoice,
-) -> TrainingModel:
-    # Imported here: it loads or builds kernels, which the masked engine never needs.
-    from edge_sdk.training.sparse import choose_engine  # noqa: PLC0415
-    from edge_sdk.training.torch_engine.program import program_model  # noqa: PLC0415
-
-    example_batch = tensors(task, examples, slice(0, batch))
-    if engine == "program":
-        return program_model(module, mask, task.loss, example_batch)
-    return choose_engine(
-        module,
-        mask,
-        engine=engine,
-        example_batch=example_batch,
-        loss=task.loss,
-        threads=torch.get_num_threads(),
-    )
-
-
 def release() -> None:
     """Gives freed memory back, so that one measurement does not pay for the last."""
     gc.collect()
@@ -214,3 +220,7 @@ def peak_rss_mib() -> float:
             remedy="Run the probe on Linux.",
         )
     return (fields["VmHWM"] - fields.get("RssFile", 0)) / 1024
+
+
+def _anonymous_mib() -> float:
+    return read_fields(STATUS).get("RssAnon", 0) / 1024

@@ -23,7 +23,7 @@ def models_of(
     Args:
         task: What to train.
         engine: Which engine the settings ask for.
-        activations: How activations wait for the backward pass on the sparse engine.
+        activations: How activations wait for the backward pass of a program.
         memory: Of programs.
         threads: Of programs; torch has its own.
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from edge_sdk.errors import EngineError
-from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.kernels.library import available, kernels, unavailable_reason
 from edge_sdk.sparse import Boxes, Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import layers_of, make_model
@@ -28,11 +26,11 @@ from edge_sdk.training.memory_limit import (
     StepMemory,
 )
 from edge_sdk.training.rules.swat import with_sparse_passes
-from edge_sdk.training.sparse import choose_engine, keep_activations, memory
-from edge_sdk.training.sparse.narrow import narrowed
 from edge_sdk.training.torch_engine.candidates import candidate_losses
+from edge_sdk.training.torch_engine.choice import Race, choose_engine
 from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
-from edge_sdk.training.torch_engine.program import Batch, faster, program_model
+from edge_sdk.training.torch_engine.narrow import narrowed
+from edge_sdk.training.torch_engine.program import captured
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.rules import CandidateLosses, Swat, TopK
@@ -51,7 +49,7 @@ class TorchModels:
     Args:
         task: Whose model.
         engine: Which training engine to use.
-        activations: How activations wait for the backward pass on the sparse engine.
+        activations: How activations wait for the backward pass of a program.
         memory_plan: What the device's owner says of a program's.
     """
 
@@ -73,6 +71,7 @@ class TorchModels:
         self.frozen: frozenset[str] = frozenset()  # likewise
         self._made_with = self.frozen
         self._raced = b""  # the program that took part in the last race
+        self._captured: bytes | EngineError = b""  # here, where none was sent
         self._boxes: Boxes = {}  # of the last recipe
 
     @property
@@ -85,12 +84,12 @@ class TorchModels:
         """Engines that can run here; ``program`` where the settings take one."""
         if unavailable_reason():
             return ("masked",)
-        takes = self._engine in {"auto", "program"}
-        return ("program", "sparse", "masked") if takes else ("sparse", "masked")
+        return ("masked",) if self._engine == "masked" else ("program", "masked")
 
     def release(self) -> None:
         """Gives memory that no model needs back to the system."""
-        memory.release()
+        if available():
+            kernels().library.fe_release_scratch()
 
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         """The mask of a recipe: the one at hand, or drawn, or out of its structure.
@@ -126,51 +125,46 @@ class TorchModels:
             self._raced = self.program
             self._model = None  # two models at once would not keep to a ceiling
             engine, size = allowance.contest(self._engine, mask.density, batch_size)
-            batch = tensors(self._task, examples, slice(0, size))
+            race = Race(
+                tensors(self._task, examples, slice(0, size)),
+                samples=batch_size,
+                steps=-(-len(examples) // size),
+            )
 
             def on_engine(model: nn.Module, own: Mask) -> TrainingModel:
-                return self._chosen(model, own, engine, batch, examples)
+                return choose_engine(
+                    *(model, own, self._task.loss, race),
+                    lambda: self._capture(examples),
+                    engine=engine,
+                    program=self.program,
+                    memory=self._memory_plan,
+                )
 
             self._model = narrowed(
-                task_model(task), mask, self.layers, self._boxes, batch[0], on_engine
+                *(task_model(task), mask, self.layers, self._boxes),
+                *(race.batch[0], on_engine),
             )
             log.info("engine %s: %s", self._model.engine, self._model.reason)
-            if self._activations == "bf16":
-                if self._model.engine == "sparse":
-                    module = self._model.module  # type: ignore[attr-defined]
-                    keep_activations(module, torch.bfloat16)
-                else:
-                    told = self._model.engine
-                    log.info("activations = bf16: the %s engine keeps float32", told)
+            if self._activations == "bf16" and self._model.engine != "program":
+                told = self._model.engine
+                log.info("activations = bf16: the %s engine keeps float32", told)
         return self._model
 
-    def _chosen(
-        self,
-        model: nn.Module,
-        mask: Mask,
-        engine: EngineName,
-        batch: Batch,
-        examples: Examples,
-    ) -> TrainingModel:
-        """The model on the engine asked for; on the fastest one for ``auto``."""
-        loss = self._task.loss
-        wanted: Literal["auto", "sparse", "masked"]
-        wanted, own = "auto" if engine == "program" else engine, None
-        if engine == "program" or (engine == "auto" and self.program):
+    def _capture(self, examples: Examples) -> bytes:
+        """The program of the whole model; the second time the same, or why not."""
+        if isinstance(self._captured, EngineError):
+            raise self._captured
+        if not self._captured:
+            few = np.arange(_COMPARED_ON) % len(examples)
+            batch = tensors(self._task, examples, few)
             try:
-                few = np.arange(_COMPARED_ON) % len(examples)
-                compared = tensors(self._task, examples, few)
-                before = self._memory_plan.read()
-                own = program_model(model, mask, loss, compared, file=self.program)
-                self._memory_plan.hold(own, before, len(batch[0]))
+                self._captured = captured(
+                    task_model(self._frozen_task()), self._task.loss, batch
+                )
             except EngineError as error:
-                log.warning("no program here, torch's engines train: %s", error)
-        if own is not None and engine == "program":
-            return own
-        other = choose_engine(
-            model, mask, engine=wanted, example_batch=batch, loss=loss
-        )
-        return other if own is None else faster(own, other, loss, batch)
+                self._captured = error
+                raise
+        return self._captured
 
     def dense(
         self, mask: Mask, start: Values, *, thawed: bool = False
@@ -202,4 +196,5 @@ class TorchModels:
         """The task with what the order freezes; drops a model that was made without."""
         if self.frozen != self._made_with:
             self._model, self._made_with = None, self.frozen
+            self._captured = b""
         return replace(self._task, frozen=tuple(sorted(self.frozen)))

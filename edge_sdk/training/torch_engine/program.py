@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,17 +22,21 @@ from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import Arrays
 from edge_sdk.training.program_session import ProgramSession
-from edge_sdk.training.sparse.policy import StepRace
-from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.messages import Training
 
-__all__ = ["Batch", "ProgramOnTorch", "TorchBatches", "faster", "program_model"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "ProgramOnTorch",
+    "TorchBatches",
+    "captured",
+    "program_model",
+]
+
+log = logging.getLogger(__name__)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-log = logging.getLogger(__name__)
-_STEPS = 3
-_MARGIN = 0.95  # a change of engine must gain this much, or noise would decide
 
 
 class TorchBatches:
@@ -92,30 +95,42 @@ class ProgramOnTorch(ProgramModel):
         )
 
 
-def program_model(
-    model: nn.Module, mask: Mask, loss: Loss, batch: Batch, *, file: bytes = b""
-) -> ProgramOnTorch:
-    """The model under its mask as a program, at the values it has.
+def captured(model: nn.Module, loss: Loss, batch: Batch) -> bytes:
+    """The program of a model, captured here; this imports torch's compiler (ADR 40).
 
     Args:
         model: Left alone.
-        mask: Patterns by weight name.
         loss: The task's.
-        batch: Examples as a training step gets them.
-        file: The program, where somebody has compiled it. Without it the model is
-            captured here, which imports torch's compiler (ADR 40).
+        batch: Examples as a training step gets them, on which the program takes steps
+            beside torch.
 
     Raises:
         EngineError: If there is no program of it; names layer, operation and source.
     """
-    reason = "a program that the coordinator compiled"
-    if not file:
-        from edge_sdk.program.capture import compiled  # noqa: PLC0415 - torch's compiler
+    from edge_sdk.program.capture import compiled  # noqa: PLC0415 - torch's compiler
 
-        found = compiled(model, loss, *batch)
-        file, reason = found.file, f"a program that was captured here: {found.reason}"
-    if not file:
-        raise EngineError(reason.partition(": ")[2])
+    found = compiled(model, loss, *batch)
+    if not found.file:
+        raise EngineError(found.reason)
+    log.info("captured a training program: %s", found.reason)
+    return found.file
+
+
+def program_model(
+    model: nn.Module, mask: Mask, file: bytes, inputs: torch.Tensor, *, reason: str
+) -> ProgramOnTorch:
+    """The model under its mask as a program, at the values it has.
+
+    Args:
+        model: Left alone; it may be narrower than the one that the program is of.
+        mask: Patterns by weight name.
+        file: The program.
+        inputs: A few of the model's, on which a narrower program is tried.
+        reason: For logs.
+
+    Raises:
+        EngineError: If the program is damaged or does not fit.
+    """
     program = unpack_program(file)
     state = {n: t.detach().numpy() for n, t in model.state_dict().items()}
     shapes = {n: array.shape for n, array in state.items()}
@@ -128,7 +143,7 @@ def program_model(
         {n: a for n, a in state.items() if n not in mask.layers},
     )
     if narrower:
-        _check_narrower(own, model, mask, batch[0])
+        _check_narrower(own, model, mask, inputs)
     return own
 
 
@@ -149,28 +164,3 @@ def _check_narrower(
     found = own.predict(inputs.numpy())
     if found.shape != expected.shape or not np.allclose(found, expected, 1e-3, 1e-4):
         raise EngineError("the program of the whole model is not the narrower one's")
-
-
-def faster(
-    own: ProgramOnTorch, other: TorchModel, loss: Loss, batch: Batch
-) -> ProgramOnTorch | TorchModel:
-    """The engine whose steps on a batch take less time; its reason has both times."""
-    clock = time.perf_counter
-    inputs, targets = (t.numpy() for t in batch)
-    state = own.values(), own.dense()
-    times = []
-    for _ in range(_STEPS + 1):
-        start = clock()
-        own.backward(inputs, targets)
-        times.append(clock() - start)
-    own.load(*state)  # norm statistics have moved
-    own_s, other_s = min(times[1:]), StepRace(*batch, loss, clock).seconds(other)
-    figures = (
-        f"{own_s * 1e3:.2f} ms a step against {other_s * 1e3:.2f} ms of the "
-        f"{other.engine} engine (batch {len(inputs)}, {own.threads} threads)"
-    )
-    if own_s < _MARGIN * other_s:
-        own.reason = f"auto: {own.reason}: {figures}"
-        return own
-    log.info("the program is not faster here: %s", figures)
-    return other

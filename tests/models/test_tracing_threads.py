@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import torch
 from torch import nn
 
-from edge_sdk.training.sparse.graph import trace
+from edge_sdk.tasks.graph.tracing import trace_layers
 
 
 class Slow(nn.Module):
@@ -41,17 +42,18 @@ def test_a_model_runs_in_one_thread_while_another_thread_traces() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    graph = trace(Slow(between, done))
+    graph = trace_layers(Slow(between, done), training=False)
     thread.join()
     (seen,) = found
     assert isinstance(seen, torch.Tensor), seen
     assert torch.equal(seen, expected)
-    assert [node.op for node in graph.graph.nodes].count("call_module") == 1
+    assert [node.op for node in graph.nodes].count("call_module") == 1
 
 
 def test_threads_that_trace_at_once_leave_torch_as_it_was() -> None:
     before = nn.Module.__call__
     models = [nn.Sequential(nn.Linear(2, 4), nn.ReLU()) for _ in range(8)]
+    trace = partial(trace_layers, training=True)
     threads = [threading.Thread(target=trace, args=(model,)) for model in models]
     for thread in threads:
         thread.start()
