@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Literal, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from device_profiles import DeviceProfile, load_board, load_profile
-from device_profiles.toml_text import quoted
 from device_profiles.words import meant
-from edge_sdk.errors import SettingsError, disk_remedy
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edge_sdk.errors import SettingsError
+from edge_sdk.toml_file import load_toml
 
 __all__ = [
     "DeviceSettings",
@@ -31,10 +24,8 @@ __all__ = [
     "a_path",
     "as_arguments",
     "load_settings",
-    "load_toml",
     "profile_of",
     "seen_from",
-    "with_key",
 ]
 
 log = logging.getLogger(__name__)
@@ -60,8 +51,7 @@ class DeviceSettings(
         data: Folder with this device's private examples.
         state: Folder for the journal and the outbox; made if missing.
         profile: A board of the catalogue, or the path of a profile TOML.
-        engine: ``program``, ``masked``, or ``auto`` to choose by a short race;
-            ``sparse``, a name of 0.1.0, is read as ``program``.
+        engine: ``program`` (once ``sparse``), ``masked``, or ``auto``: a short race.
         threads: Threads for training; 0 takes all cores.
         micro_batch: Most examples that go through at once, 0 for the whole batch, or
             ``auto``: as many as fit under the profile's ``caps.ram_mib``.
@@ -180,96 +170,6 @@ def profile_of(reference: str, folder: Path) -> DeviceProfile:
     if reference.endswith(".toml"):
         return load_profile(seen_from(folder, reference))
     return load_board(reference)
-
-
-def with_key(text: str, key: str, value: str) -> str:
-    r"""TOML text with another value of one of its own keys; all else stays as it is.
-
-    Args:
-        text: The file; comments and order are kept.
-        key: A plain key outside any table; added there if it is missing.
-        value: Its value, a string.
-
-    Raises:
-        SettingsError: If the key's value does not stand on one line.
-
-    Example:
-        >>> with_key('a = "x"  # why\n[t]\na = 1\n', "a", "y")
-        'a = "y"  # why\n[t]\na = 1\n'
-    """
-    first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
-    end = len(text) if first_table is None else first_table.start()
-    own, rest = text[:end], text[end:]
-    start = rf"^([ \t]*{re.escape(key)}[ \t]*=[ \t]*)"
-    line = re.compile(start + r"""("[^"\n]*"|'[^'\n]*')(?=[ \t]*(?:#|$))""", re.M)
-    written = quoted(value)
-    changed, count = line.subn(lambda match: match[1] + written, own, count=1)
-    if not count:
-        gap = "" if not own or own.endswith("\n") else "\n"
-        changed = f"{own}{gap}{key} = {written}\n"
-    try:
-        tomllib.loads(changed + rest)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(
-            f"key {key} cannot be changed in the file: {error}",
-            remedy=f"Write {key} = {written} into it yourself.",
-        ) from error
-    return changed + rest
-
-
-def load_toml(path: Path) -> dict[str, Any]:
-    """Content of a TOML file, as plain values.
-
-    Raises:
-        SettingsError: If the file is missing or is not TOML.
-    """
-    try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError(
-            f"{path} does not exist", remedy="Name the settings file that you mean."
-        ) from error
-    except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be read: {error.strerror}", remedy=disk_remedy(error)
-        ) from error
-    except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are two
-        raise SettingsError(f"{path} is not readable TOML: {error}") from error
-    for key, value in numbers_in(found):
-        if impossible := no_number(value):
-            raise SettingsError(f"{path}: key {key}: {impossible}")
-    return found
-
-
-def numbers_in(value: object, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in plain values, with its path as TOML writes it.
-
-    Example:
-        >>> list(numbers_in({"a": {"b": [1, 2.5]}, "c": True}))
-        [('a.b[0]', 1), ('a.b[1]', 2.5)]
-    """
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from numbers_in(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from numbers_in(inner, f"{key}[{place}]")
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield key, value
-
-
-def no_number(value: float) -> str:
-    """The reason why a number cannot be a setting's value; empty if it can.
-
-    What has no place in 64 bits goes into no message, no database and no array.
-
-    Example:
-        >>> no_number(10**30), no_number(float("nan")), no_number(7)
-        ('it does not fit into 64 bits', 'nan is no number', '')
-    """
-    if isinstance(value, int):
-        return "" if -(1 << 63) <= value < 1 << 63 else "it does not fit into 64 bits"
-    return "" if math.isfinite(value) else f"{value} is no number"
 
 
 def _decode(kind: type, value: object, base: Path) -> object:

@@ -20,8 +20,9 @@ from coordinator.simulation.workers.ray_pool import import_ray, ray_pool
 from coordinator.views.units import human_bytes
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
-from edge_sdk.settings import load_toml, seen_from
+from edge_sdk.settings import seen_from
 from edge_sdk.terminal import log_from_now_on
+from edge_sdk.toml_file import load_toml
 
 __all__ = ["run_simulation", "settings_from", "workers_from"]
 

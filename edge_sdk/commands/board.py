@@ -22,9 +22,9 @@ from edge_sdk.settings import (
     load_settings,
     profile_of,
     seen_from,
-    with_key,
 )
 from edge_sdk.terminal import Exit, Json, given_secret, hide, say, show
+from edge_sdk.toml_file import with_key
 
 if TYPE_CHECKING:
     from edge_sdk.identity.exchange import Enrolled

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.identity.keys import key_pem
 from edge_sdk.infer.signature import read_key
-from edge_sdk.settings import load_toml
+from edge_sdk.toml_file import load_toml
 
 __all__ = ["PRIVATE", "PUBLIC", "make_run_key", "run_folder", "run_name"]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from edge_sdk.errors import SettingsError
-from edge_sdk.settings import DeviceSettings, load_settings, with_key
+from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.toml_file import with_key
 
 GOOD = """
 name = "pi-1"

@@ -12,7 +12,7 @@ from device_profiles import Caps, boards, load_board, load_profile
 from device_profiles.toml_text import to_toml, value_text
 from edge_sdk.identity.enroll import settings_text
 from edge_sdk.identity.exchange import Enrolled
-from edge_sdk.settings import with_key
+from edge_sdk.toml_file import with_key
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_sdk.settings import load_toml
+from edge_sdk.toml_file import load_toml
 
 _spec = importlib.util.spec_from_file_location(
     "settings_page", Path(__file__).parent / "settings_page.py"

@@ -14,8 +14,9 @@ from patience import patience
 
 from coordinator.settings import load_run
 from edge_sdk.errors import EdgeError, SettingsError
-from edge_sdk.settings import DeviceSettings, load_settings, load_toml, no_number
+from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.terminal import Exit
+from edge_sdk.toml_file import load_toml, no_number
 
 HUGE = "123456789012345678901234567890"
 RUN = """federation = "home"
