@@ -51,7 +51,8 @@ class DeviceSettings(
         data: Folder with this device's private examples.
         state: Folder for the journal and the outbox; made if missing.
         profile: A board of the catalogue, or the path of a profile TOML.
-        engine: ``program`` (once ``sparse``), ``masked``, or ``auto``: a short race.
+        engine: ``program``, ``masked``, or ``auto`` to choose by a short race;
+            ``sparse``, a name of 0.1.0, is read as ``program``.
         threads: Threads for training; 0 takes all cores.
         micro_batch: Most examples that go through at once, 0 for the whole batch, or
             ``auto``: as many as fit under the profile's ``caps.ram_mib``.
