@@ -282,12 +282,19 @@ class ProgramModel:
         ):
             value = graph.tensors[tensor]
             if len(array) != samples or not samples or array.shape[1:] != value.shape:
+                shape = "".join(f", {n}" for n in value.shape)
                 raise EngineError(
-                    f"the batch's {what} are {array.shape}, not (N, "
-                    f"{', '.join(map(str, value.shape))}) with N >= 1"
+                    f"the batch's {what} are {array.shape}, not (N{shape}) with N >= 1",
+                    remedy=f"Give {what} of the shape that the model was compiled for; "
+                    "a model whose shapes change needs torch on the device.",
                 )
-            if value.whole and array.dtype.kind not in "iub":
-                raise EngineError(f"the batch's {what} are {array.dtype}, not whole")
+            kinds = "iub" if value.whole else "iubf"
+            if array.dtype.kind not in kinds:
+                kind = "whole" if value.whole else "numbers"
+                raise EngineError(
+                    f"the batch's {what} are {array.dtype}, not {kind}",
+                    remedy=f"Give {what} of the dtype that the model was compiled for.",
+                )
 
 
 def mixes(program: TrainingProgram, operation: Op) -> bool:

@@ -168,10 +168,23 @@ def test_a_missing_operation_is_named_with_its_layer_and_line() -> None:
         capture(model, F.mse_loss, torch.randn(4, 4), torch.randn(4, 4))
 
 
-def test_control_flow_on_values_is_an_error_and_not_a_crash() -> None:
+def test_control_flow_on_values_is_an_error_and_not_a_crash(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     class Branch(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(EngineError, match="cannot be exported"):
-        capture(Branch(), F.mse_loss, torch.randn(4, 4), torch.randn(4, 4))
+    class Counted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, : int(x.abs().max().item()) + 1].mean(1, keepdim=True)
+
+    why = r"cannot be exported \(test_whole_models.py:\d+\): its control flow, or"
+    for model in (Branch(), Counted()):
+        with pytest.raises(EngineError, match=why) as raised:
+            capture(model, F.mse_loss, torch.randn(4, 4), torch.randn(4, 4))
+        assert "\n" not in str(raised.value)
+    norm = nn.BatchNorm1d(4, momentum=None)
+    with pytest.raises(EngineError, match="its control flow, or a shape, depends on"):
+        capture(norm, F.mse_loss, torch.randn(4, 4), torch.randn(4, 4))
+    assert capsys.readouterr() == ("", "")

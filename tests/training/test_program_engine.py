@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from edge_sdk import Examples, Task, by_name
-from edge_sdk.errors import DataError, EngineError
+from edge_sdk.errors import EdgeError, EngineError
 from edge_sdk.kernels.library import kernels, unavailable_reason
 from edge_sdk.program.capture import compiled
 from edge_sdk.program.ceiling import MemoryCeiling, StepPlan, planned_step
@@ -234,17 +236,68 @@ def test_what_a_program_cannot_do_is_one_sentence_with_a_remedy(file: bytes) -> 
             TaskRunner(TASK, EXAMPLES, "masked")
 
 
-def test_examples_of_another_kind_are_refused_by_their_field(file: bytes) -> None:
+INPUTS, LABELS = EXAMPLES.inputs, EXAMPLES.targets
+
+
+def one(value: float) -> np.ndarray:
+    """The labels, one of which is another."""
+    return np.where(np.arange(len(LABELS)) == 11, value, LABELS)
+
+
+ODD = {
+    "labels between classes": (INPUTS, np.full(40, 0.5), "targets are float64"),
+    "labels that are text": (INPUTS, LABELS.astype(str), "targets are text"),
+    "a label too large": (INPUTS, one(5).astype(int), r"out of range \(example \d+ of"),
+    "a label below zero": (INPUTS, one(-1).astype(int), "out of range"),
+    "a label beyond reals": (INPUTS, one(2**40).astype(int), "out of range"),
+    "labels with an axis": (INPUTS, LABELS[:, None], r"are \(8, 1\), not \(N\) with"),
+    "another height": (INPUTS[:, :, :7], LABELS, r"not \(N, 1, 8, 8\) with"),
+    "no channels": (INPUTS[:, 0], LABELS, r"are \(8, 8, 8\), not"),
+    "inputs that are dates": (INPUTS.astype("M8[s]"), LABELS, "inputs are dates"),
+    "complex inputs": (INPUTS.astype(complex), LABELS, "complex"),
+    "a NaN": (np.where(INPUTS.max() == INPUTS, np.nan, INPUTS), LABELS, "not finite"),
+    "beyond float32": (INPUTS * 1e300, LABELS, "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_examples_of_another_kind_are_refused_and_the_board_lives_on(
+    name: str, file: bytes
+) -> None:
     order, base, _ = order_of(Frozen())
-    for targets, said in (
-        (np.full(40, 0.5), "targets are float64"),
-        (np.full(40, 9), "label|out of range|target"),
+    inputs, targets, said = ODD[name]
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(choice, "torch_is_here", lambda: False)
+        with pytest.raises(EdgeError, match=said) as raised:
+            TaskRunner(TASK, Examples(inputs, targets), "auto").run(
+                order, base, lambda: False, program=file
+            )
+        assert "\n" not in str(raised.value)
+        assert raised.value.help
+        assert "masked" not in raised.value.help  # there is no torch on this board
+        runner = TaskRunner(TASK, EXAMPLES, "auto")
+        assert runner.run(order, base, lambda: False, program=file).offer.metrics
+
+
+def resealed(file: bytes, version: int, **names: str) -> bytes:
+    """The program under another version, or with operations of other names."""
+    body = file[48:]
+    for before, after in names.items():
+        body = body.replace(before.encode(), after.encode())
+    digest = hashlib.sha256(body).digest()
+    return struct.pack("<8sII32s", b"FLEPROG\n", version, len(body), digest) + body
+
+
+def test_a_program_of_another_runtime_is_told_by_what_it_has(file: bytes) -> None:
+    order, base, _ = order_of(Frozen())
+    for given, said in (
+        (resealed(file, 2), "version 2, this runtime reads 1"),
+        (resealed(file, 1, linear="lineax"), "layer 6: lineax .*no such operation"),
+        (file[:300], "is damaged"),
     ):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choice, "torch_is_here", lambda: False)
-            runner = TaskRunner(TASK, Examples(EXAMPLES.inputs, targets), "auto")
-            with pytest.raises(DataError, match=said):
-                runner.run(order, base, lambda: False, program=file)
+        with pytest.raises(EngineError, match=said) as raised:
+            run(order, base, given)
+        assert raised.value.help
 
 
 def plans_of(own: TrainingProgram, mask: Mask) -> tuple[StepPlan, StepPlan]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["Node", "origin"]
+__all__ = ["Node", "line_of", "origin"]
 
 # Of a stack trace the last line that is not torch's own says where the user's call is.
-_NOT_THE_USERS = (f"{torch.__path__[0]}/", str(Path(__file__).parent))
+_TORCH, _HERE = f"{torch.__path__[0]}/", str(Path(__file__).parent)
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -48,7 +49,16 @@ class Node:
 def origin(node: fx.Node) -> tuple[str, str]:
     """Layer and source line of a call."""
     stack = [*(node.meta.get("nn_module_stack") or {}).values()]
-    layer = str(stack[-1][0]) if stack else ""
+    layer = (str(stack[-1][0]) or "loss") if stack else ""
     found = _LINE.findall(node.meta.get("stack_trace") or "")
-    own = [(f, n) for f, n in found if not f.startswith(_NOT_THE_USERS)] or found
+    found = [(f, n) for f, n in found if not f.startswith(_HERE)]
+    own = [(f, n) for f, n in found if not f.startswith(_TORCH)] or found
     return layer, f"{own[-1][0].rpartition('/')[2]}:{own[-1][1]}" if own else ""
+
+
+def line_of(error: BaseException) -> str:
+    """File and line of the model's code in which an export failed; "" if none is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((_TORCH, _HERE, "<"))]
+    own = [f for f in own if "/torch/" not in f.filename]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""

@@ -8,17 +8,23 @@ brings in torch's compiler: where programs are captured it costs seconds and mem
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._dynamo.exc import UserError
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from edge_sdk.errors import EngineError
+from edge_sdk.program.capture.call import Node, line_of
 from edge_sdk.program.capture.calls import emit
 from edge_sdk.program.capture.constants import Constants
-from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.context import Builder
 from edge_sdk.program.capture.layout import PLAIN
 from edge_sdk.program.check import check
 from edge_sdk.program.graph import Constant, Graph, Parameter, TrainingProgram
@@ -27,6 +33,8 @@ __all__ = ["capture"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _OLDEST = (2, 6)
+_MOST_WORDS = 200  # of torch's own message
+_OF_VALUES = (GuardOnDataDependentSymNode, UserError)
 
 
 def capture(
@@ -182,13 +190,35 @@ def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
 
 def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with (
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+            _quiet_torch(),
+        ):
             warnings.simplefilter("ignore")
             return torch.export.export(module, batch)
     except Exception as error:
+        place = line_of(error)
+        at = f" ({place})" if place else ""
         first = str(error).strip().partition("\n")[0]
+        why = f"{type(error).__name__}: {first[:_MOST_WORDS]}"
+        if isinstance(error, _OF_VALUES) or "data-dependent" in str(error):
+            why = "its control flow, or a shape, depends on values"
         raise EngineError(
-            f"the model cannot be exported: {type(error).__name__}: {first}",
+            f"the model cannot be exported{at}: {why}",
             remedy="The torch engine trains this model; a program needs shapes and "
             "control flow that do not depend on values.",
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Keep torch's own pages about a failed export out of log and terminal."""
+    loud = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = loud.level
+    loud.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        loud.setLevel(level)
