@@ -187,9 +187,8 @@ class ProgramModel:
                 remedy="Use group norm, allow more memory, or accept statistics per "
                 "micro-batch with ghost_norm = true.",
             )
-        run = self._ready(
-            "training", samples, samples if whole else micro_batch, ghost=ghost_norm
-        )
+        chunk = samples if whole else micro_batch
+        run = self._ready("training", samples, chunk, ghost=ghost_norm)
         if self._schedules["training"].shared:
             self.gradient_vector[:] = 0
         if draw is not None:
@@ -277,22 +276,20 @@ class ProgramModel:
 
     def _fits(self, graph: Graph, arrays: tuple[Array, ...]) -> None:
         samples = len(arrays[0])
-        for what, array, tensor in zip(
-            ("inputs", "targets"), arrays, graph.inputs, strict=False
-        ):
+        names = ("inputs", "targets")
+        for what, array, tensor in zip(names, arrays, graph.inputs, strict=False):
             value = graph.tensors[tensor]
             if len(array) != samples or not samples or array.shape[1:] != value.shape:
-                shape = "".join(f", {n}" for n in value.shape)
                 raise EngineError(
-                    f"the batch's {what} are {array.shape}, not (N{shape}) with N >= 1",
-                    remedy=f"Give {what} of the shape that the model was compiled for; "
-                    "a model whose shapes change needs torch on the device.",
+                    f"the batch's {what} are {array.shape}, not "
+                    f"({', '.join(map(str, ('N', *value.shape)))}) with N >= 1",
+                    remedy=f"Give {what} of the shape the model was compiled for; one "
+                    "whose shapes change needs torch on the device.",
                 )
-            kinds = "iub" if value.whole else "iubf"
-            if array.dtype.kind not in kinds:
-                kind = "whole" if value.whole else "numbers"
+            if array.dtype.kind not in ("iub" if value.whole else "iubf"):
                 raise EngineError(
-                    f"the batch's {what} are {array.dtype}, not {kind}",
+                    f"the batch's {what} are {array.dtype}, not "
+                    f"{'whole' if value.whole else 'numbers'}",
                     remedy=f"Give {what} of the dtype that the model was compiled for.",
                 )
 

@@ -44,15 +44,17 @@ int told(const Call& c, int code, int32_t sample) {
   return code == FE_NOT_FINITE ? FE_OK : code == FE_BAD_LABEL ? FE_BAD_DATA : code;
 }
 
-// Weights of the whole batch's labels that are not ignored; -1 where a chunk cannot know.
+// Weights of the whole batch's labels that are not ignored; NaN where a chunk cannot know.
 double labels_of_batch(const Call& c, const FeClassLoss& d, double own) {
   if (c.samples == c.batch) return own;
   const real* weight = class_weights(c);
   const int64_t at = c.at.ints.size() > 2 ? c.at.ints[4] : -1;
   if (at < 0 || at >= c.external_count)
-    return !weight && own == (double)c.samples * d.positions ? (double)c.batch * d.positions : -1;
+    return !weight && own == (double)c.samples * d.positions ? (double)c.batch * d.positions
+                                                             : std::nan("");
   const FeExternal& e = c.externals[at];
-  if (e.type != FE_FROM_INT64 || !e.data || e.per_sample != d.positions) return -1;
+  if (e.type != FE_FROM_INT64 || !e.data || e.per_sample != d.positions)
+    return std::nan("");
   double sum = 0;
   for (int64_t i = 0; i < c.batch * e.per_sample; i++) {
     const int64_t label = ((const int64_t*)e.data)[i];
@@ -68,7 +70,7 @@ int divisor_of(const Call& c, const FeClassLoss& d, double& divisor) {
   const int code = fe_class_loss_weight(&d, c.in(1), class_weights(c), &own, &sample);
   if (code) return told(c, code, sample);
   divisor = labels_of_batch(c, d, own);
-  return divisor < 0 ? (int)FE_BAD_BATCH : (int)FE_OK;
+  return std::isnan(divisor) ? (int)FE_BAD_BATCH : (int)FE_OK;
 }
 
 int class_loss_forward(const Call& c) {
@@ -89,7 +91,7 @@ int class_loss_backward(const Call& c) {
   const int code = divisor_of(c, d, divisor);
   if (code) return code;
   return fe_class_loss_backward(&d, c.in(0), c.in(1), class_weights(c), c.stash(0),
-                                divisor > 0 ? factor_of(c) / divisor : 0, c.d_in(0));
+                                divisor != 0 ? factor_of(c) / divisor : 0, c.d_in(0));
 }
 
 // ints: values per sample. reals: delta and the loss's factor; none in the short form of
