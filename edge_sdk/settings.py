@@ -67,6 +67,8 @@ class DeviceSettings(
         broker_user: User to connect to it as, unless the URL names one.
         broker_password_file: File with that user's password alone.
         proxy: ``http://`` or ``socks5://`` URL on the way to it; ``none`` for none.
+        keep: Of data that grow: ``30 days``, ``9000 examples``, ``reservoir of 5000``.
+        when: ``new-data`` sits rounds out in which there is nothing new to train on.
     """
 
     name: Name
@@ -92,6 +94,8 @@ class DeviceSettings(
     broker_user: str = ""
     broker_password_file: Path | None = None
     proxy: str = ""
+    keep: str = ""
+    when: Literal["always", "new-data"] = "always"
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

@@ -98,15 +98,14 @@ class SessionEffects:
         self._advice = ""  # why the coordinator last told us to wait
         self.finished = False  # the coordinator announced the end
         kept = journal.record
-        self._publisher, self._meter = (
-            DevicePublisher(me, device_keys, clock),
-            TrafficCounter(kept),
-        )
+        self._publisher = DevicePublisher(me, device_keys, clock)
+        self._meter = TrafficCounter(kept)
         moved = self._moved_today
         self._work = TrainingThread(
             runner, me.examples, limits_enforcer, moved, put, stepped, clock
         )
         self._link = 0  # how many connections a will was made for
+        self._told = me.examples  # by the last HELLO
         will = Will(self._topic_status(), self._pack_will(), self._pack_will)
         self.transport = transport = connect(will)
         self._meter.watch(transport.traffic)
@@ -260,6 +259,7 @@ class SessionEffects:
                 self._say(message)
             case Greet():
                 hello = hello_of(self._me, self.session, self._runner.engines)
+                self._told = hello.examples
                 self._say(hello)
                 self.installer.greet()
                 if (
@@ -305,6 +305,8 @@ class SessionEffects:
         if packed.memory:
             self._journal.memory.keep(order, packed.memory)
         self._journal.stash(packed.payload)
+        if self._me.examples_now != self._told:  # more may count than were known
+            self._do(Greet())
         limit = self.transport.limits().packet
         self.feed(UpdatePacked(in_chunks(packed.offer, limit, lambda: packed.payload)))
 
@@ -318,8 +320,7 @@ class SessionEffects:
                 self.feed(UpdatePacked(fitted))
 
     def _ship(self, ship: Ship) -> None:
-        offer = self.session.offer
-        if offer is not None:
+        if (offer := self.session.offer) is not None:
             for data in chunks_asked_for(ship, offer, self._journal.payload()):
                 self._say(data, data=True)
 

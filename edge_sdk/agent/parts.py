@@ -93,6 +93,7 @@ class Identity:
         examples: How many private examples it has.
         profile: Its device profile, as plain values.
         note: What the operator should know of it; told where it does not pause.
+        count: How many examples it has now, where they come and go.
     """
 
     name: str
@@ -101,3 +102,9 @@ class Identity:
     examples: int
     profile: dict[str, Any]
     note: str = ""
+    count: Callable[[], int] | None = None
+
+    @property
+    def examples_now(self) -> int:
+        """Examples that it has at this moment."""
+        return self.examples if self.count is None else self.count()

@@ -100,7 +100,7 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
         task_id=session.order.id if session.order else None,
         version=_version(),
         task=me.task,
-        examples=me.examples,
+        examples=me.examples_now,
         profile=me.profile,
         codecs=list(CODECS),
         engines=list(engines),

@@ -122,6 +122,8 @@ def _restrained(profile: DeviceProfile) -> Iterator[None]:
 def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
+    from edge_sdk.datasets.growing.device_data import NOTHING_NEW, DeviceData  # noqa: PLC0415
+    from edge_sdk.datasets.growing.keep import parse_keep  # noqa: PLC0415
     from edge_sdk.deploy.installer import place_of  # noqa: PLC0415
     from edge_sdk.device.limits.enforcement import LimitsEnforcer, MemoryFallbackRunner  # noqa: PLC0415
     from edge_sdk.device.limits.processor import threads_for  # noqa: PLC0415
@@ -141,9 +143,20 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         import torch  # noqa: PLC0415 - an extra, imported once the settings are right
 
         torch.set_num_threads(threads)
-    limits_enforcer = LimitsEnforcer(profile.caps, cores=cores)
+    keep = parse_keep(settings.keep)
     task = load_task(settings.task, beside=folder)
-    examples = task.read_train(settings.data)
+    data = DeviceData(
+        *(task, settings.data, settings.state),
+        keep=keep,
+        seed=int.from_bytes(settings.name.encode()[-8:], "little"),
+    )
+    examples, journal = data.examples, Journal(settings.state)
+
+    def rests() -> str:
+        sits_out = settings.when == "new-data" and not data.is_new(journal.accepted)
+        return NOTHING_NEW if sits_out else ""
+
+    limits_enforcer = LimitsEnforcer(profile.caps, cores=cores, rests=rests)
     runner = TaskRunner(
         task,
         examples,
@@ -163,6 +176,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         examples=len(examples),
         profile=msgspec.to_builtins(profile),
         note=_without_kernels(settings.engine),
+        count=lambda: len(data.examples),
     )
     log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)
@@ -171,8 +185,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         lambda deliver, on_link, will: MqttTransport(
             address, settings.name, deliver, on_link, will=will, window=WINDOW
         ),
-        Journal(settings.state),
-        MemoryFallbackRunner(runner),
+        journal,
+        MemoryFallbackRunner(runner, data),
         device_keys=device_keys,
         limits_enforcer=limits_enforcer,
         place=place_of(settings, folder),

@@ -145,6 +145,10 @@ class Journal:
         except OSError as error:
             raise StateError(f"the outbox {self._outbox} is gone: {error}") from error
 
+    def accepted(self, task: str) -> bool:
+        """Return whether the update of a task is known to have been accepted."""
+        return (task, "accepted") in self.record.finished
+
     def own(self) -> dict[str, NDArray[Any]]:
         """Personal values after this device's last task that counted; none without."""
         for task, verdict in reversed(self.record.finished):

@@ -29,10 +29,16 @@ from edge_sdk.wire.parts import unpack_own
 
 DENSITY = 0.2
 TRAINING = {
-    "watch": {"rate": 0.1, "rate_end": 0.01, "batch_size": 16, "momentum": 0.9},
+    "watch": {
+        "rate": 0.1,
+        "rate_end": 0.01,
+        "batch_size": 16,
+        "momentum": 0.9,
+        "epochs": 2,
+    },
     "mnist": {"rate": 0.1, "rate_end": 0.01, "batch_size": 16, "momentum": 0.5},
 }
-HEAD = {"watch": ["fc2"], "mnist": ["fc2"]}
+HEAD = {"watch": ["fc1", "fc2"], "mnist": ["fc2"]}
 
 
 def devices_of(name: str, path: Path, seed: int) -> list[Examples]:

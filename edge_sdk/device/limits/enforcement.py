@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from device_profiles import Caps
+from edge_sdk.datasets.growing.device_data import DeviceData
 from edge_sdk.device.limits.decision import (
     Conditions,
     Go,
@@ -32,6 +33,7 @@ Read = Callable[[dt.datetime, int], Conditions]
 LOOK_S = 2.0
 # A pause is slept in slices, so that a cancelled task ends soon.
 SLICE_S = 0.25
+REST_S = 60.0  # until a device without new data says again that it rests
 
 
 def _here() -> dt.datetime:
@@ -52,6 +54,7 @@ class LimitsEnforcer:
         clock: Monotonic seconds.
         sleep: Sleeps so many seconds.
         read: What the device is in, from local time and the bytes of today.
+        rests: Why no work is to begin for now; empty where it may.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class LimitsEnforcer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         read: Read = _read,
+        rests: Callable[[], str] = str,
     ) -> None:
+        self._rests = rests
         self._caps, self._cores = caps, cores
         self._now, self._clock, self._sleep, self._read = now, clock, sleep, read
         self._verdict: Verdict = Go()
@@ -76,11 +81,17 @@ class LimitsEnforcer:
         return self._now().date().isoformat()
 
     def verdict(self, moved_today: int) -> Verdict:
-        """Decide if the device may train now; reads sensors every 2 s at most.
+        """Decide if the device may begin work now.
 
         Args:
             moved_today: Bytes over the link since local midnight.
         """
+        found = self._limits(moved_today)
+        why = self._rests() if isinstance(found, Go) else ""
+        return Pause(REST_S, why) if why else found
+
+    def _limits(self, moved_today: int) -> Verdict:
+        """Ask the owner's limits; reads sensors every 2 s at most."""
         with self._lock:
             at = self._clock()
             if self._looked is None or at - self._looked >= LOOK_S:
@@ -132,7 +143,7 @@ class LimitsEnforcer:
         tell: Callable[[Verdict], None],
     ) -> None:
         began = until = self._clock()
-        while isinstance(verdict := self.verdict(moved_today()), Pause):
+        while isinstance(verdict := self._limits(moved_today()), Pause):
             if cancelled():
                 break
             if self._clock() >= until:  # told again only when what was told is over
@@ -160,10 +171,11 @@ class MemoryFallbackRunner:
 
     Args:
         runner: Trains; repeats an order from its start.
+        data: The examples, where they come and go between tasks.
     """
 
-    def __init__(self, runner: TaskRunner) -> None:
-        self._runner = runner
+    def __init__(self, runner: TaskRunner, data: DeviceData | None = None) -> None:
+        self._runner, self._data = runner, data
 
     @property
     def engine(self) -> str:
@@ -191,6 +203,11 @@ class MemoryFallbackRunner:
             EngineError: Not even one example fits; and as `TaskRunner.run`.
         """
         batch = order.training.batch_size
+        if self._data is not None:
+            if self._data.refresh():
+                self._runner.examples = self._data.examples
+            if order.round_no:  # evidence of the warm-up is in no model
+                self._data.trains(order.id)
 
         def attempt(size: int) -> PackedUpdate:
             if size < batch and size != self._runner.allowance.most:

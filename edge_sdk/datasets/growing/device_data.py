@@ -1,0 +1,152 @@
+"""`DeviceData`: a device's examples, read again when their source has changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.checkpoint import replace_file
+from edge_sdk.datasets.growing.keep import KeepRule, kept
+from edge_sdk.errors import DataError, TaskError
+from edge_sdk.tasks.task import Examples, Task
+
+__all__ = ["NOTHING_NEW", "DeviceData", "version_of"]
+
+log = logging.getLogger(__name__)
+
+FILE = "data.json"
+NOTHING_NEW = "no new examples since its last update that counted"
+
+
+class _Trained(msgspec.Struct, frozen=True):
+    """The version of the data that a task was trained on."""
+
+    task: str = ""
+    version: str = ""
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now().astimezone()
+
+
+class DeviceData:
+    """A device's examples: between two tasks they follow their source.
+
+    A source that fails, or has nothing left, is named in the log, and the device goes
+    on with what it had.
+
+    Args:
+        task: Reads and checks them.
+        folder: Where they are.
+        state: The device's state folder; says what was trained on over restarts.
+        keep: What of the source is kept.
+        seed: Of a reservoir.
+        clock: Seconds since 1970, UTC.
+
+    Attributes:
+        examples: Those at hand.
+
+    Raises:
+        DataError: If they cannot be read at all.
+        TaskError: If they do not fit the task.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        state: Path,
+        *,
+        keep: KeepRule = KeepRule(),  # noqa: B008 - frozen
+        seed: int = 0,
+        clock: Callable[[], float] = lambda: _now().timestamp(),
+    ) -> None:
+        self._task, self._folder, self._path = task, folder, state / FILE
+        self._keep, self._seed, self._clock = keep, seed, clock
+        self._version = version_of(task, folder)
+        self.examples = self._read(known=False)
+
+    def refresh(self) -> bool:
+        """Reads the examples again if their source has changed; whether they did."""
+        version = version_of(self._task, self._folder)
+        if version == self._version and self._keep.kind != "seconds":
+            return False
+        before, self._version = self._version, version  # one that fails is asked once
+        try:
+            found = self._read(known=version == before)
+        except (DataError, TaskError) as error:
+            log.warning(
+                "the data cannot be read anew, the %d examples of before stay: %s",
+                len(self.examples),
+                error,
+            )
+            return False
+        if version != before:
+            log.info(
+                "the data have changed: %d examples, %d before",
+                *(len(found), len(self.examples)),
+            )
+        self.examples = found
+        return True
+
+    def trains(self, task: str) -> None:
+        """Note durably that a task is trained on the examples at hand.
+
+        Raises:
+            CheckpointError: If the disk refuses.
+        """
+        note = _Trained(task, self._version)
+        replace_file(self._path, msgspec.json.encode(note))
+
+    def is_new(self, accepted: Callable[[str], bool]) -> bool:
+        """Return whether there is data that no update which counted was trained on.
+
+        Args:
+            accepted: Whether a task's update was accepted.
+        """
+        try:
+            last = msgspec.json.decode(self._path.read_bytes(), type=_Trained)
+        except (OSError, msgspec.MsgspecError):
+            return True
+        unseen = last.version != version_of(self._task, self._folder)
+        return unseen or not accepted(last.task)
+
+    def _read(self, *, known: bool) -> Examples:
+        found = self._task.read_train(self._folder, known=known)
+        return kept(found, self._keep, now=self._clock(), seed=self._seed)
+
+
+def version_of(task: Task, folder: Path) -> str:
+    """A text that is another when the data have changed; nothing of them is read.
+
+    A `train_data` that reads elsewhere has an attribute `version`, a function of the
+    folder; else names, sizes and times of the folder's files make it.
+    """
+    own = getattr(task.train_data, "version", None)
+    if callable(own):
+        try:
+            return str(own(folder))
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            log.warning(
+                "train_data.version failed: %s: %s", type(error).__name__, error
+            )
+            return ""
+    seen = hashlib.sha256()
+    try:
+        for root, folders, files in os.walk(folder):
+            folders.sort()
+            for name in sorted(files):
+                stat = (Path(root) / name).stat()
+                seen.update(
+                    f"{root}\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode()
+                )
+    except OSError as error:
+        log.debug("%s changes while it is looked at: %s", folder, error)
+        return ""
+    return seen.hexdigest()

@@ -1,0 +1,59 @@
+"""A device whose data grow while the run goes on, and that rests while they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.ledger import read_ledger
+from edge_sdk.datasets.partition import load_partition, save_partition
+from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.tasks.task import Examples
+
+pytestmark = pytest.mark.broker
+
+Make = Callable[..., Any]
+
+
+def trained(run: Path, device: str) -> list[int]:
+    """The examples of each update of a device that is in a model, round by round."""
+    ledger = read_ledger(run)
+    try:
+        rows = (
+            row
+            for no in range(1, ledger.rounds_done() + 1)
+            for row in ledger.frozen(no)
+        )
+        return [row.examples for row in rows if row.device == device]
+    finally:
+        ledger.close()
+
+
+def test_new_data_are_trained_on_and_a_device_without_any_rests(
+    federation: Make,
+) -> None:
+    fleet = federation(rounds=0)
+    path = fleet.run / "run.toml"
+    whole = path.read_text().replace("max_steps = 25", 'schedule = "constant"')
+    path.write_text('algorithm = "erk"\n' + whole)
+    own = fleet.folder / "pi-1.toml"
+    own.write_text('when = "new-data"\nkeep = "300 examples"\n' + own.read_text())
+    data = load_settings(own, DeviceSettings).data
+    before = load_partition(data)
+    few = before.take(slice(0, 100))
+    save_partition(data, few)
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+    fleet.wait(lambda: fleet.rounds_done() >= 3, "round 3")
+    assert trained(fleet.run, "pi-1") == [100]  # the others went on
+    assert len(trained(fleet.run, "pi-2")) >= 3
+    assert "no new examples since its last update" in str(fleet.summary())
+    twice = Examples(
+        np.concatenate([before.inputs] * 2), np.concatenate([before.targets] * 2)
+    )
+    save_partition(data, twice)
+    fleet.wait(lambda: 300 in trained(fleet.run, "pi-1"), "its new examples")
