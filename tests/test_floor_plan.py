@@ -22,6 +22,7 @@ LARGE_FILES = {
     "edge_sdk/transport/link.py": 500,
     "coordinator/identity/registry.py": 450,
     "coordinator/server/loop.py": 330,
+    "coordinator/server/global_model.py": 310,
     "edge_sdk/agent/effects.py": 360,
     "edge_sdk/deploy/installer.py": 350,
     "export/native/lower.py": 305,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from coordinator.algorithms.evidence import (
 from coordinator.algorithms.findings import mean_findings, trained_findings
 from coordinator.algorithms.mean import Coverage, Model, clipped
 from coordinator.algorithms.methods.equal_counts import data_free
+from coordinator.algorithms.privacy import ledger_secret, with_privacy
 from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
@@ -69,6 +70,7 @@ class GlobalModel:
         ledger: Where counts and frozen updates are.
         probe: Scores a round's model before it counts; None takes it unscored.
         digests: Whether the ledger keeps the digests of checkpoints, too.
+        secret: Gives the key of a private run's noise; None for the ledger's own.
 
     Attributes:
         coverage: How many devices held each weight, of the round that grew last.
@@ -83,17 +85,19 @@ class GlobalModel:
         probe: Probe | None = None,
         *,
         digests: bool = True,
+        secret: Callable[[], bytes] | None = None,
     ) -> None:
         if settings.aggregate == "trimmed-mean":
             robust = partial(trimmed_mean, trim=settings.gate.trim)
             algorithm = replace(algorithm, aggregate=robust)
+        model = task.model()
+        key = secret or partial(ledger_secret, ledger)
+        algorithm = with_privacy(algorithm, settings, model.state_dict(), key)
         self._settings, self._task = settings, task
         self._algorithm, self._ledger = algorithm, ledger
-        model = task.model()
         self.layers = with_units(model, maskable(task, model, ledger, begin=True))
-        self._store = ModelStore(
-            ledger.folder, settings.task, self.layers, ledger if digests else None
-        )
+        kept = ledger if digests else None
+        self._store = ModelStore(ledger.folder, settings.task, self.layers, kept)
         self.coverage: Coverage | None = None
         self.model: Model | None = None
         self.family: MaskFamily | None = None
@@ -226,6 +230,8 @@ class GlobalModel:
             self._scored = model, after  # the next round's base
             return None
         why = why or f"the loss would go from {before:.3g} to {after:.3g}"
+        if self._settings.privacy.noise_multiplier:  # whose it is would tell of them
+            return Unsound(why, ())
         named = spoilers([row.device for row in rows], loss_of, sound)
         if len(named) in (0, len(rows)) and sound(self._loss_of_mean(no, rows)):
             raise AlgorithmError(

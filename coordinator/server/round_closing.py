@@ -75,9 +75,9 @@ class RoundCloser:
         self._clock = clock
         self._limit = partial(
             shares,
-            clip=settings.gate.clip,
-            weight=settings.gate.weight,
-            influence=settings.gate.influence,
+            clip=settings.bounds.clip,
+            weight=settings.bounds.weight,
+            influence=settings.bounds.influence,
         )
         self._aborts = 0  # for want of updates, in a row
         self._failures = 0  # of the algorithm, in rounds in a row

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from coordinator.algorithms.base import Algorithm, RoundContext, keep_masks
+from coordinator.algorithms.privacy import PrivateRun, check_private
 from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
 from edge_sdk.wire.rules import Controlled
@@ -26,17 +27,12 @@ class EndlessSettings(Protocol):
         ...
 
 
-class FitSettings(Protocol):
+class FitSettings(PrivateRun, Protocol):
     """Settings on which an algorithm and the rest of a run have to agree."""
 
     @property
     def training(self) -> TrainingSettings:
         """Local training."""
-        ...
-
-    @property
-    def aggregate(self) -> Literal["mean", "trimmed-mean"]:
-        """Rule that makes a model of the updates."""
         ...
 
 
@@ -56,6 +52,7 @@ def check_algorithm_fits(
         SettingsError: If the mean is trimmed and the algorithm moves its masks or keeps
             a state; or the power is not 1 and it moves its masks or corrects gradients.
     """
+    check_private(algorithm, settings, where=where)
     if settings.aggregate == "trimmed-mean" and algorithm.init_state is not None:
         raise SettingsError(
             f"{where}key aggregate: a trimmed mean would take the place of the server "

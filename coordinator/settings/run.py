@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.algorithms.load import load_algorithm
+from coordinator.algorithms.privacy import PrivacySettings, check_private
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
 from coordinator.settings.checks import check_algorithm_fits, check_endless
@@ -131,6 +132,7 @@ class RunSettings(
             device trains for itself and never sends. Empty takes the task's own.
         frozen: Patterns likewise: what nobody trains, sent once.
         start: File of a state dict that training begins at; empty takes the task's own.
+        privacy: Noise on each round's sum, and what all rounds may tell.
     """
 
     federation: Name
@@ -165,6 +167,14 @@ class RunSettings(
     personal: list[str] = []
     frozen: list[str] = []
     start: Path | None = None
+    privacy: PrivacySettings = PrivacySettings()
+
+    @property
+    def bounds(self) -> GateSettings:
+        """The bounds on one device; none that look at others in a private run."""
+        if self.privacy.noise_multiplier:
+            return GateSettings(clip=0, weight=0, influence=0, trim=self.gate.trim)
+        return self.gate
 
 
 def load_run(path: Path) -> RunSettings:
@@ -191,4 +201,6 @@ def load_run(path: Path) -> RunSettings:
     rounds, training = extended(
         settings.rounds, settings.training, extended_rounds(path.parent)
     )
-    return msgspec.structs.replace(settings, rounds=rounds, training=training)
+    settings = msgspec.structs.replace(settings, rounds=rounds, training=training)
+    check_private(algorithm, settings, where=f"{path}, extended: ")
+    return settings

@@ -49,7 +49,7 @@ def begin(
     if context.algorithm.warms_up:
         attempts = _warm_up(context, way, global_model, unable)
     rows = sorted((r for _, t in attempts for r in t.rows), key=lambda r: r.device)
-    found = counted(rows, [], settings.gate, len(rows), lambda _: None)
+    found = counted(rows, [], settings.bounds, len(rows), lambda _: None)
     if found.rows:
         memory.payloads = {k: v for _, t in attempts for k, v in t.payloads.items()}
         global_model.grow(0, found.rows)

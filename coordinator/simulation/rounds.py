@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -99,7 +100,13 @@ class Simulation:
         self._memory = SimulationMemory(folder, self.journal.records)
         probe = Probe(task, scored)
         self._global_model = GlobalModel(
-            ours, task, self.algorithm, self._memory, probe, digests=False
+            ours,
+            task,
+            self.algorithm,
+            self._memory,
+            probe,
+            digests=False,
+            secret=sha256(f"noise {settings.seed}".encode()).digest,
         )
         if self.journal.records:  # goes on after the last whole round
             self._global_model.load()
@@ -238,7 +245,7 @@ class Simulation:
         found = counted(
             trip.rows,
             self.journal.norms(no),
-            self._context.settings.gate,
+            self._context.settings.bounds,
             goal,
             lambda rows: self._global_model.unsound(no, rows),
         )

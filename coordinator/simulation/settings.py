@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.load import load_algorithm
+from coordinator.algorithms.privacy import PrivacySettings
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.settings import (
     CodecSettings,
@@ -92,6 +93,8 @@ class SimulationSettings(
         personal: Patterns of what each device trains for itself and never sends.
         frozen: Patterns of what nobody trains.
         start: File of a state dict that training begins at.
+        privacy: Noise on each round's sum, and what all rounds may tell; the noise is
+            drawn from `seed`, so that equal settings give equal bytes.
     """
 
     task: str
@@ -119,6 +122,7 @@ class SimulationSettings(
     personal: list[str] = []
     frozen: list[str] = []
     start: str = ""
+    privacy: PrivacySettings = PrivacySettings()
 
 
 def todays_name(asked: AskedEngine) -> EngineName:
@@ -177,4 +181,5 @@ def run_settings(settings: SimulationSettings) -> RunSettings:
         personal=settings.personal,
         frozen=settings.frozen,
         start=Path(settings.start) if settings.start else None,
+        privacy=settings.privacy,
     )

@@ -1,0 +1,27 @@
+"""Differential privacy of the model that a run gives, at the level of devices."""
+
+from coordinator.algorithms.privacy.accountant import (
+    epsilon_of,
+    noise_for,
+    rounds_within,
+)
+from coordinator.algorithms.privacy.aggregate import ledger_secret, with_privacy
+from coordinator.algorithms.privacy.check import (
+    PrivacySettings,
+    PrivateRun,
+    check_private,
+)
+from coordinator.algorithms.privacy.private_mean import PrivateMean, noise_key
+
+__all__ = [
+    "PrivacySettings",
+    "PrivateMean",
+    "PrivateRun",
+    "check_private",
+    "epsilon_of",
+    "ledger_secret",
+    "noise_for",
+    "noise_key",
+    "rounds_within",
+    "with_privacy",
+]
