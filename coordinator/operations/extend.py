@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
+from coordinator.algorithms.load import load_algorithm
+from coordinator.algorithms.privacy import check_private
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import read_ledger
 from coordinator.settings import load_run
@@ -30,6 +34,7 @@ def extend_run(folder: Path, more: int) -> int:
     Raises:
         StateError: If the run has no last round, has ended, or every device of it was
             revoked.
+        SettingsError: If so many rounds would tell more than a private run may.
     """
     settings = load_run(folder / "run.toml")
     if not settings.rounds:
@@ -46,6 +51,9 @@ def extend_run(folder: Path, more: int) -> int:
                 remedy="Let devices in again: flash-coordinator invite.",
             )
     before, total = extended_rounds(folder), settings.rounds + more
+    algorithm = load_algorithm(settings.algorithm, beside=folder)
+    longer = msgspec.structs.replace(settings, rounds=total)
+    check_private(algorithm, longer, where=f"{folder}, extended: ")
     keep_extension(folder, total)
     try:
         _check_not_released(folder)  # it may have ended just now

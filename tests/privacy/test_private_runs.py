@@ -13,6 +13,8 @@ from torch import nn
 
 import coordinator
 from coordinator.algorithms.privacy import ledger_secret
+from coordinator.ledger.schema import open_to_write
+from coordinator.operations.extend import extend_run
 from coordinator.settings import load_run
 from edge_sdk.errors import SettingsError
 from edge_sdk.tasks.task import Examples, Task
@@ -129,3 +131,20 @@ def test_a_run_keeps_the_key_of_its_noise() -> None:
     assert len(first) == 32
     assert ledger_secret(memory) == first
     assert ledger_secret(Memory()) != first  # type: ignore[arg-type]
+
+
+def test_an_extension_that_would_tell_more_is_refused_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    load(tmp_path, GOOD)
+    open_to_write(tmp_path / "ledger.sqlite").close()
+    with pytest.raises(SettingsError, match="80 rounds come to epsilon"):
+        extend_run(tmp_path, 40)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == "") == []
+    assert load_run(tmp_path / "run.toml").rounds == 40
+
+
+def test_rounds_without_a_last_one_are_refused(tmp_path: Path) -> None:
+    endless = GOOD.replace("rounds = 40", "rounds = 0")
+    with pytest.raises(SettingsError, match="no bound"):
+        load(tmp_path, endless + "[training]\nrate_end = 0.1\n")
