@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
@@ -24,6 +25,7 @@ from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.memory_limit import EngineName
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.scoring import metrics_for, tally
+from edge_sdk.training.torch_engine.dense import SMALL
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
@@ -35,7 +37,7 @@ __all__ = ["JobRunner"]
 
 # Per worker: those of a run's densities, so that no device opens one anew.
 KEPT_MODELS = 4
-DENSE = 0.5  # above this density torch's kernels train and score
+DENSE = 0.5  # above this density torch's kernels are faster, but for small models
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -48,7 +50,7 @@ class JobRunner:
     Args:
         task: What is trained.
         evaluation: The whole evaluation set.
-        engine: The run's; above `DENSE` torch's is taken all the same.
+        engine: The run's; above `DENSE` torch's is taken for a model that is not small.
     """
 
     def __init__(self, task: Task, evaluation: Examples, engine: Engine) -> None:
@@ -65,7 +67,7 @@ class JobRunner:
             TaskError: If the model or loss raises; names the device and the line.
         """
         order = unpack(work.order, TaskOrder)
-        engine = self._engine if order.density <= DENSE else Engine("torch")
+        engine = self._engine_at(order.density)
 
         def make() -> TaskRunner:
             words: EngineName = "program" if engine.program else "masked"
@@ -103,9 +105,13 @@ class JobRunner:
             mask = decode_structure(chunk.structure, layers, chunk.recipe.digest)
         else:
             mask = mask_of(chunk.recipe, layers)
-        if self._engine.program and mask.density <= DENSE:
-            return open_program(self._engine.program, mask)
+        if program := self._engine_at(mask.density).program:
+            return open_program(program, mask)
         return masked_model(self._task.model(), mask)
+
+    def _engine_at(self, density: float) -> Engine:
+        small = sum(math.prod(layer.shape) for layer in self._layers) <= SMALL
+        return self._engine if density <= DENSE or small else Engine("torch")
 
 
 def _predict(model: ProgramModel | MaskedModel) -> Predict:

@@ -10,13 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edge_sdk.errors import EngineError
+from edge_sdk.program.file import unpack_program
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Task
+from edge_sdk.training.torch_engine.program import ProgramOnTorch
 from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.values import Values
 
-__all__ = ["DenseModel", "dense_model"]
+__all__ = ["SMALL", "DenseModel", "dense_model", "whole_program"]
+
+# Maskable weights up to which a program computes all of them faster than torch: 12
+# times on digits, 3 on a 1-D CNN and MNISTNet, 1.3 on ResNet20; .5 on FEMNIST's 6.6 M.
+SMALL = 400_000
 
 
 class DenseModel(TorchModel):
@@ -89,3 +96,27 @@ def dense_model(task: Task, mask: Mask, start: Values) -> nn.Module:
         state[name] = weight
     module.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in state.items()})
     return module
+
+
+def whole_program(module: nn.Module, mask: Mask, file: bytes) -> ProgramOnTorch:
+    """The program under a full mask at a module's values, for a model of few weights.
+
+    Args:
+        module: Left alone.
+        mask: Names the maskable layers.
+        file: The model's program.
+
+    Raises:
+        EngineError: If it has too many weights, or the program does not fit.
+    """
+    if sum(mask[n].size for n in mask) > SMALL:
+        raise EngineError("torch's kernels are the faster ones without a mask")
+    whole = Mask({n: np.ones(mask[n].shape, np.bool_) for n in mask})
+    threads = torch.get_num_threads()
+    found = ProgramOnTorch(unpack_program(file), whole, threads=threads)
+    state = {n: t.detach().numpy() for n, t in module.state_dict().items()}
+    found.load(
+        {n: state[n].reshape(-1) for n in mask},
+        {n: a for n, a in state.items() if n not in mask.layers},
+    )
+    return found

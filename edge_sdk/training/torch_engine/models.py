@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +29,11 @@ from edge_sdk.training.memory_limit import (
 from edge_sdk.training.rules.swat import with_sparse_passes
 from edge_sdk.training.torch_engine.candidates import candidate_losses
 from edge_sdk.training.torch_engine.choice import Race, choose_engine
-from edge_sdk.training.torch_engine.dense import DenseModel, dense_model
+from edge_sdk.training.torch_engine.dense import (
+    DenseModel,
+    dense_model,
+    whole_program,
+)
 from edge_sdk.training.torch_engine.narrow import narrowed
 from edge_sdk.training.torch_engine.program import captured
 from edge_sdk.wire.messages import MaskRecipe
@@ -170,9 +175,11 @@ class TorchModels:
         self, mask: Mask, start: Values, *, thawed: bool = False
     ) -> TrainingModel:
         """The model under a full mask, at a mask's values."""
-        return DenseModel(
-            dense_model(self._frozen_task(), mask, start), mask, thawed=thawed
-        )
+        module = dense_model(self._frozen_task(), mask, start)
+        if self._engine == "program" and self.program and not thawed:
+            with contextlib.suppress(EngineError):  # torch computes, too
+                return whole_program(module, mask, self.program)
+        return DenseModel(module, mask, thawed=thawed)
 
     def swat(self, rule: Swat | TopK, mask: Mask) -> TrainingModel:
         """The model with a rule's sparse passes over dense weights."""
