@@ -26,13 +26,23 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[m.name for m in TABLE])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, help="another horizon than a set's own")
+    parser.add_argument(
+        "--tuning-seeds",
+        type=int,
+        choices=[1, 2],
+        default=2,
+        help="how many seeds choose a rate, for every method alike",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     files = given.files or Path("~/.cache/flash-edge").expanduser()
     if given.part == "table":
         print(tables(given.folder, given.sets, given.methods))
         return
-    chosen = given.sets, given.methods, given.seeds, given.rounds
+    chosen = (
+        *(given.sets, given.methods, given.seeds, given.rounds),
+        given.tuning_seeds,
+    )
     todo = jobs_of(given.folder, given.part, *chosen)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,15 @@ def _dealt(method: Method, devices: int, seed: int) -> list[float]:
     return [dealt[index] for index in range(devices)]
 
 
-def best_rate(folder: Path, data: str, method: str, rounds: int) -> Rate | None:
+def best_rate(
+    folder: Path, data: str, method: str, rounds: int, seeds: Sequence[int]
+) -> Rate | None:
     """The rate with the highest mean validation accuracy; None before it is tuned."""
     found = {}
     for rate in GRID:
         places = [
             Job(data, method, rate, seed, "tune", rounds).place(folder)
-            for seed in TUNING_SEEDS
+            for seed in seeds
         ]
         if all(place.exists() for place in places):
             devices = [json.loads(place.read_text())["devices"] for place in places]
@@ -163,20 +166,21 @@ def jobs_of(
     methods: list[str],
     seeds: int,
     short: int | None,
+    tuning: int = len(TUNING_SEEDS),
 ) -> list[Job]:
     """What is to be run, without what is done; one seed of everything comes first."""
-    wanted = []
+    wanted, chosen_on = [], TUNING_SEEDS[:tuning]
     for data in sets:
         rounds = short or SETS[data].rounds
         if part == "tune":
-            points = [(r, s) for s in TUNING_SEEDS for r in GRID]
+            points = [(r, s) for s in chosen_on for r in GRID]
             wanted += [
                 Job(data, m, r, s, part, rounds) for r, s in points for m in methods
             ]
             continue
         for seed in range(1, seeds + 1):
             for method in methods:
-                rate = best_rate(folder, data, method, rounds)
+                rate = best_rate(folder, data, method, rounds, chosen_on)
                 if rate is None:
                     print(f"{data}, {method}: tune it first; left out")
                 else:
