@@ -53,6 +53,10 @@ class DeviceSettings(
         profile: A board of the catalogue, or the path of a profile TOML.
         engine: ``program``, ``masked``, or ``auto`` to choose by a short race;
             ``sparse``, a name of 0.1.0, is read as ``program``.
+        device: Where torch computes dense under masks: ``cpu``, ``cuda``, ``cuda:1``,
+            or ``auto`` for a GPU where there is one. ``engine = "auto"`` races it
+            against the program.
+        autocast: Whether it computes matrix products in bfloat16 there.
         threads: Threads for training; 0 takes all cores.
         micro_batch: Most examples that go through at once, 0 for the whole batch, or
             ``auto``: as many as fit under the profile's ``caps.ram_mib``.
@@ -83,6 +87,8 @@ class DeviceSettings(
     broker_cert: Path | None = None
     broker_key: Path | None = None
     engine: Literal["auto", "program", "masked"] = "auto"
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)\Z")] = "cpu"
+    autocast: bool = False
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"
     ghost_norm: bool = False

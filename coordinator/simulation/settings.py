@@ -76,9 +76,10 @@ class SimulationSettings(
             at one seed have the same partition and the same initial weights.
         evaluate_every: Score the model after every so many rounds, and after the last.
         engine: ``program`` is the model's training program, as on a device, compiled
-            once per run; ``torch`` computes dense under masks; ``auto`` takes the
-            program where the model has one. There is no race: its outcome would
-            depend on the machine's mood, and equal settings must give equal bytes.
+            once per run; ``torch`` computes dense under masks, on a GPU where there is
+            one; ``auto`` takes torch where there is a GPU, else the program where the
+            model has one. There is no race: its outcome would depend on the machine's
+            mood, and equal settings must give equal bytes.
             ``sparse`` and ``masked`` are what version 0.1.0 called the two.
         round_budget_s: Seconds a device's part of a round may take, where boards are
             named.

@@ -168,6 +168,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         clock=limits_enforcer.working_s,
         progress=Progress(settings.state),
         threads=threads or lent,
+        device=settings.device,
+        autocast=settings.autocast,
     )
     identity = Identity(
         name=settings.name,

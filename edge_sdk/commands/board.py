@@ -172,6 +172,8 @@ def profile(
         why_no_link=NO_ECHO if own.identity is not None else "",
         seconds=seconds,
         plans=plans,
+        device=own.device,
+        autocast=own.autocast,
         progress=lambda share, what: log.info("%3.0f %%  %s", 100 * share, what),
         folder=own.state,
     )

@@ -19,18 +19,32 @@ from torch.func import functional_call
 
 from edge_sdk.errors import EngineError
 from edge_sdk.sparse import Mask
+from edge_sdk.training.torch_engine.placement import Placement
 from edge_sdk.training.torch_engine.session import TorchModel
 
 __all__ = ["MaskedModel", "masked_model"]
 
 
 class MaskedModel(TorchModel):
-    """A `TrainingModel` that runs every layer dense; see the module's docstring."""
+    """A `TrainingModel` that runs every layer dense; see the module's docstring.
+
+    Args:
+        model: Its parameters stay where they are, in the board's memory.
+        mask: Frozen.
+        reason: For logs.
+        placement: The device that computes; None for the processor.
+    """
 
     engine = "masked"
 
-    def __init__(self, model: nn.Module, mask: Mask, reason: str) -> None:
-        self.mask, self.reason = mask, reason
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        reason: str,
+        placement: Placement | None = None,
+    ) -> None:
+        self.mask, self.reason, self.placement = mask, reason, placement
         self.module = model
         own = dict(model.named_parameters())
         self._kept: dict[str, nn.Parameter] = {}
@@ -40,10 +54,11 @@ class MaskedModel(TorchModel):
             if name not in own or tuple(own[name].shape) != mask[name].shape:
                 raise EngineError(f"the model has no weight {name} of the mask's shape")
             weight = own[name]
-            flat = torch.from_numpy(mask.flat(name)).to(weight.device)
-            self._flat[name], self._shape[name] = flat, weight.shape
+            flat = torch.from_numpy(mask.flat(name))
+            there = weight.device if placement is None else placement.device
+            self._flat[name], self._shape[name] = flat.to(there), weight.shape
             self._kept[name] = nn.Parameter(
-                weight.detach().reshape(-1)[flat].clone(),
+                weight.detach().reshape(-1)[flat.to(weight.device)].clone(),
                 requires_grad=weight.requires_grad,
             )
             weight.requires_grad_(False)  # noqa: FBT003 - torch's own signature
@@ -51,7 +66,11 @@ class MaskedModel(TorchModel):
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predictions for a batch, the kept values in place."""
-        weights = {name: self._scatter(name) for name in self._kept}
+        if self.placement is not None:
+            there = self.placement.sent({**self._kept, **self._dense})
+            scattered = {n: self._scattered(n, there[n]) for n in self._kept}
+            return self.placement.predict(self.module, {**there, **scattered}, inputs)
+        weights = {n: self._scattered(n, kept) for n, kept in self._kept.items()}
         return cast("torch.Tensor", functional_call(self.module, weights, (inputs,)))
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -101,18 +120,27 @@ class MaskedModel(TorchModel):
         state = self.module.state_dict()
         return {n: t for n, t in state.items() if n not in self._kept}
 
-    def _scatter(self, name: str) -> torch.Tensor:
-        kept = self._kept[name]
+    def _scattered(self, name: str, kept: torch.Tensor) -> torch.Tensor:
         full = kept.new_zeros(self._shape[name].numel())
         return full.index_copy(0, self._flat[name], kept).view(self._shape[name])
 
 
 def masked_model(
-    model: nn.Module, mask: Mask, *, reason: str = "engine = masked"
+    model: nn.Module,
+    mask: Mask,
+    *,
+    reason: str = "engine = masked",
+    placement: Placement | None = None,
 ) -> MaskedModel:
     """The model under the mask on the dense-masked engine.
+
+    Args:
+        model: Trained in place.
+        mask: Frozen.
+        reason: For logs.
+        placement: The device that computes; None for the processor.
 
     Raises:
         EngineError: If the mask names a weight that the model does not have.
     """
-    return MaskedModel(model, mask, reason)
+    return MaskedModel(model, mask, reason, placement)

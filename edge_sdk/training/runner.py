@@ -85,10 +85,8 @@ class _Job:
 class TaskRunner:
     """Trains the orders of one device; keeps the last mask and its model.
 
-    Memory is held down by two explicit values. `micro_batch` splits every step of a
-    task, warm-up and engine race included; where nothing fits, the order ends in an
-    `EngineError`, which reaches the coordinator as its reason. `activations` halves
-    what the sparse engine keeps for the backward pass.
+    `micro_batch` splits every step, warm-up and engine race included. An order whose
+    memory does not fit ends in an `EngineError` that reaches the coordinator.
 
     Args:
         task: What to train.
@@ -98,11 +96,12 @@ class TaskRunner:
         ghost_norm: Accept batch norm's statistics per micro-batch; a model with batch
             norm is refused otherwise where a batch has to be split.
         activations: How activations wait for the backward pass.
-        ceiling: Memory that the process may hold, and what it holds now; programs are
-            planned to stay below it.
+        ceiling: Memory that the process may hold, and what it holds now.
         clock: Monotonic seconds in which pauses of the owner's do not pass.
         progress: Where a reboot finds how far training was; None starts over.
         threads: Of programs; torch has its own.
+        device: Where torch computes: ``cpu``, ``cuda``, or ``auto``.
+        autocast: Whether it computes matrix products in bfloat16 there.
 
     Attributes:
         allowance: How many examples may go through at once.
@@ -121,12 +120,15 @@ class TaskRunner:
         clock: Callable[[], float] = time.monotonic,
         progress: Progress | None = None,
         threads: int = 1,
+        device: str = "cpu",
+        autocast: bool = False,
     ) -> None:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
         memory = StepMemory(ceiling, half=activations == "bf16", ghost_norm=ghost_norm)
-        self._models = models_of(task, engine, activations, memory, threads=threads)
+        own = (task, engine, activations, memory, threads, device, autocast)
+        self._models = models_of(*own)
 
     @property
     def engine(self) -> str:

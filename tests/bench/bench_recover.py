@@ -6,8 +6,8 @@ Run from the root of the project:
 Real coordinator, mosquitto and four devices as processes, digits, rounds without a
 pause. The clock starts when the process is started again, at once.
 For the coordinator it stops at the first update accepted under its new epoch, for a
-device at its first update accepted afterwards. Importing Python and torch is part of
-it: that alone is printed too.
+device at its first update accepted afterwards: one that has torch, and one that has
+not. Importing Python and torch is part of it: that alone is printed too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from without_torch import python_without_torch
+
 from coordinator.ledger import read_ledger
 from coordinator.processes.children import ChildProcess, stop_all
 from edge_sdk.datasets.prepare import EVALUATION_FOLDER, prepare_folders
@@ -31,6 +35,7 @@ from edge_sdk.errors import StateError
 from edge_sdk.json_text import to_json
 
 DEVICES = ("dev-1", "dev-2", "dev-3", "dev-4")
+LEAN = "dev-2"  # the one without torch
 GIVE_UP_S = 120.0
 CACHE = Path("~/.cache/flash-edge").expanduser()
 
@@ -45,6 +50,7 @@ def main() -> None:
         "import torch": [],
         "coordinator": [],
         "device": [],
+        "without torch": [],
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -54,13 +60,17 @@ def main() -> None:
         ]
         for name in DEVICES:
             line = ["run", str(folder / f"{name}.toml")]
-            children.append(ChildProcess("flash-edge", line, folder / f"{name}.log"))
+            log, lean = folder / f"{name}.log", name == LEAN
+            kind = _WithoutTorch if lean else ChildProcess
+            children.append(kind("flash-edge", line, log))
         try:
             _wait(lambda: _accepted(folder) > 2 * len(DEVICES))
             for _ in range(asked.repeats):
                 found["import torch"].append(_import())
                 found["coordinator"].append(_coordinator(folder, children))
-                found["device"].append(_device(folder, children[1]))
+                found["device"].append(_device(folder, children[1], DEVICES[0]))
+                lean = children[1 + DEVICES.index(LEAN)]
+                found["without torch"].append(_device(folder, lean, LEAN))
         finally:
             stop_all(children)
     for name, seconds in found.items():
@@ -85,11 +95,20 @@ def _coordinator(folder: Path, children: list[ChildProcess]) -> float:
     return time.monotonic() - began
 
 
-def _device(folder: Path, child: ChildProcess) -> float:
+class _WithoutTorch(ChildProcess):
+    """An agent under the interpreter that has no torch."""
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        lean = python_without_torch()
+        self._line = [lean if p == sys.executable else p for p in self._line]
+        return super()._start()
+
+
+def _device(folder: Path, child: ChildProcess, name: str) -> float:
     _kill(child)
-    before, began = _accepted(folder, DEVICES[0]), time.monotonic()
+    before, began = _accepted(folder, name), time.monotonic()
     child.start_again()
-    _wait(lambda: _accepted(folder, DEVICES[0]) > before)
+    _wait(lambda: _accepted(folder, name) > before)
     return time.monotonic() - began
 
 

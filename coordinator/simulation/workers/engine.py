@@ -19,6 +19,7 @@ from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.training.torch_engine.placement import placement_of
 
 __all__ = ["PROGRAM_FILE", "Engine", "engine_for"]
 
@@ -52,7 +53,8 @@ def engine_for(
 
     Args:
         task: What is trained.
-        wanted: ``auto`` takes the program where there is one.
+        wanted: ``auto`` takes torch where there is a GPU, else the program if the
+            model has one.
         examples: The model is captured on a few of them.
         folder: The run's.
 
@@ -60,8 +62,11 @@ def engine_for(
         EngineError: If the program is asked for and there is none.
     """
     name = todays_name(wanted)
-    if name == "torch":
-        log.info("engine torch: dense kernels under masks, as the settings say")
+    where = placement_of("auto")
+    if name == "torch" or (name == "auto" and where is not None):
+        why = "as the settings say" if name == "torch" else "as there is a GPU"
+        on = "the processor" if where is None else where.told()
+        log.info("engine torch: dense kernels under masks on %s, %s", on, why)
         return Engine("torch")
     try:
         kernels()

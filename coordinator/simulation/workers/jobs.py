@@ -26,6 +26,7 @@ from edge_sdk.training.memory_limit import EngineName
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.scoring import metrics_for, tally
 from edge_sdk.training.torch_engine.dense import SMALL
+from edge_sdk.training.torch_engine.placement import placement_of
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.messages import TaskOrder
@@ -71,7 +72,8 @@ class JobRunner:
 
         def make() -> TaskRunner:
             words: EngineName = "program" if engine.program else "masked"
-            return TaskRunner(self._task, examples, words)
+            device = "cpu" if engine.program else "auto"
+            return TaskRunner(self._task, examples, words, device=device)
 
         key = engine.name.encode() + order.mask.digest
         runner = _kept(self._runners, key, make)
@@ -107,7 +109,8 @@ class JobRunner:
             mask = mask_of(chunk.recipe, layers)
         if program := self._engine_at(mask.density).program:
             return open_program(program, mask)
-        return masked_model(self._task.model(), mask)
+        where = placement_of("auto")
+        return masked_model(self._task.model(), mask, placement=where)
 
     def _engine_at(self, density: float) -> Engine:
         small = sum(math.prod(layer.shape) for layer in self._layers) <= SMALL

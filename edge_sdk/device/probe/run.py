@@ -61,6 +61,8 @@ def probe(
     seconds: float = 45.0,
     progress: Progress = lambda _share, _what: None,
     plans: Mapping[float, str] = NOTHING,
+    device: str = "cpu",
+    autocast: bool = False,
     folder: Path | None = None,
     root: Path = Path("/"),
     today: dt.date | None = None,
@@ -83,6 +85,8 @@ def probe(
         why_no_link: Why there is no `broker_url`, for the notes.
         seconds: Time to spend; a model whose single step takes longer overruns it.
         progress: Told the share done, 0 to 1, and what is being measured.
+        device: Where torch computes dense, as the settings have it.
+        autocast: Whether in bfloat16 there.
         plans: Density -> what a step takes of memory, for the notes.
         folder: Where the agent's state will be, for the free space.
         root: Where ``proc`` and ``sys`` are.
@@ -108,7 +112,9 @@ def probe(
             capture_program,
             measure_steps,
         )
+        from edge_sdk.training.torch_engine.placement import placement_of  # noqa: PLC0415
 
+        where = placement_of(device, autocast=autocast)
         program = capture_program(task, examples, engine)
         steps = _steps(
             lambda density, size, share_s: measure_steps(
@@ -119,6 +125,7 @@ def probe(
                 engine=engine,
                 seconds=share_s,
                 program=program,
+                placement=where,
                 clock=clock,
             ),
             sorted(set(densities)),

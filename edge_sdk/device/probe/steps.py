@@ -25,6 +25,7 @@ from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Stopped, train
 from edge_sdk.training.memory_limit import EngineName
 from edge_sdk.training.torch_engine.choice import Race, choose_engine
+from edge_sdk.training.torch_engine.placement import Placement
 from edge_sdk.training.torch_engine.program import captured
 from edge_sdk.wire.messages import Training
 
@@ -115,6 +116,7 @@ def measure_steps(
     engine: EngineName,
     seconds: float,
     program: CapturedProgram | None = None,
+    placement: Placement | None = None,
     seed: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> StepTime:
@@ -130,6 +132,8 @@ def measure_steps(
         engine: Which engine; "auto" races them as the agent does.
         seconds: Time to spend, warm-up included.
         program: From `capture_program`, for several measurements; made here without.
+        placement: Where dense kernels compute; None for the processor. Memory of a GPU
+            that shares the board's counts as the board's.
         seed: Of mask, weights and order.
         clock: Monotonic seconds.
 
@@ -139,17 +143,22 @@ def measure_steps(
     own = program or capture_program(task, examples, engine)
     release()
     reset = reset_peak()
+    shared = placement is not None and placement.shares_ram()
+    if placement is not None:
+        placement.reset_peak()
     # Drawing the mask is in the peak: a large linear layer makes it the highest point.
     layers = layers_of(task.model(), task.dense_layers)
     mask = draw(layers, exact_counts(uniform(layers), layers, density), seed)
     model = choose_engine(
         *(make_model(task, seed), mask, task.loss),
-        Race(tensors(task, examples, slice(0, batch)), worth_s=0),
+        Race(tensors(task, examples, slice(0, batch)), worth_s=0, placement=placement),
         own.give,
         engine=engine,
     )
     ticks = _train(model, task, examples, batch=batch, seconds=seconds, clock=clock)
     peak = peak_rss_mib() - own.held_mib if reset else None
+    if peak is not None and placement is not None and shared:
+        peak += placement.peak_mib()
     taken = np.diff(ticks)
     times = taken[WARM_STEPS:] if len(taken) > WARM_STEPS else taken[-1:]
     name: Literal["masked", "sparse"] = (

@@ -17,6 +17,7 @@ from edge_sdk.training.copying import copy_model
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.memory_limit import EngineName, StepMemory
+from edge_sdk.training.torch_engine.placement import Placement
 from edge_sdk.training.torch_engine.program import (
     Batch,
     Loss,
@@ -44,6 +45,7 @@ class Race:
         worth_s: A model of which no program was sent is captured here if an epoch of
             dense-masked steps takes longer. Capturing takes some ten seconds, and as
             many as sixty on a board.
+        placement: Where the dense-masked engine computes; None for the processor.
         clock: Seconds from any origin.
     """
 
@@ -51,6 +53,7 @@ class Race:
     samples: int = 0
     steps: int = 1
     worth_s: float = 60.0
+    placement: Placement | None = None
     clock: Clock = time.perf_counter
 
 
@@ -70,8 +73,8 @@ def choose_engine(
     ``auto`` races the program against the dense-masked engine. Without a program at
     hand it captures one where that pays (`Race.worth_s`), and trains dense-masked
     elsewhere. A model of which there is no program, or a machine without kernels,
-    gets the dense-masked engine, and one log line says why. On CUDA dense kernels
-    always win. The result's `reason` tells what was chosen and why.
+    gets the dense-masked engine, and one log line says why. The result's `reason` tells
+    what was chosen and why.
 
     Args:
         model: Left alone; the engine trains a copy.
@@ -86,15 +89,12 @@ def choose_engine(
     Raises:
         EngineError: If the mask does not fit the model.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     missing = "" if engine == "masked" else _unavailable()
     if missing:
         log.warning("training runs dense-masked: %s", missing)
-    if device.type != "cpu" and not missing:
-        missing = f"dense kernels are faster on {device}"
     if engine == "masked" or missing:
         reason = f"{engine}: {missing}" if missing else "engine = masked"
-        return _masked(model, mask, reason)
+        return _masked(model, mask, reason, race)
 
     def opened() -> ProgramOnTorch | None:
         """None where there is no program, with a line that says why.
@@ -115,16 +115,20 @@ def choose_engine(
         return own
 
     if engine == "program":
-        return opened() or _masked(model, mask, "program: there is none of this model")
+        return opened() or _masked(
+            model, mask, "program: there is none of this model", race
+        )
     with torch.random.fork_rng(devices=[]):  # a race changes no random numbers
-        masked = _masked(model, mask, "auto: no program was sent, and epochs are short")
+        why = "auto: no program was sent, and epochs are short"
+        masked = _masked(model, mask, why, race)
         masked_s = _masked_seconds(masked, loss, race)
         if not program and masked_s * race.steps < race.worth_s:
-            return _masked(model, mask, masked.reason)
+            return _masked(model, mask, why, race)
         own = opened()
         if own is None:
-            return _masked(model, mask, "auto: there is no program of this model")
-        return _faster(own, _masked(model, mask, ""), masked_s, race)
+            why = "auto: there is no program of this model"
+            return _masked(model, mask, why, race)
+        return _faster(own, _masked(model, mask, "", race), masked_s, race)
 
 
 def _faster(
@@ -136,14 +140,18 @@ def _faster(
         f"(batch {len(race.batch[0])}, {own.threads} threads)"
     )
     if masked_s < _MARGIN * own_s:
-        masked.reason = f"auto: dense-masked is faster, the program takes {figures}"
+        there = race.placement
+        on = "" if there is None else f" on {there.told()}"
+        masked.reason = f"auto: dense-masked{on} is faster, the program takes {figures}"
         return masked
     own.reason = f"{own.reason}: {figures}"
     return own
 
 
-def _masked(model: nn.Module, mask: Mask, reason: str) -> MaskedModel:
-    return masked_model(copy_model(model), mask, reason=reason)
+def _masked(model: nn.Module, mask: Mask, reason: str, race: Race) -> MaskedModel:
+    where = race.placement
+    told = reason if where is None else f"{reason}, dense kernels on {where.told()}"
+    return masked_model(copy_model(model), mask, reason=told, placement=where)
 
 
 def _program_seconds(model: ProgramOnTorch, race: Race) -> float:

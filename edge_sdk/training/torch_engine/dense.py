@@ -15,6 +15,7 @@ from edge_sdk.program.file import unpack_program
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Task
+from edge_sdk.training.torch_engine.placement import Placement
 from edge_sdk.training.torch_engine.program import ProgramOnTorch
 from edge_sdk.training.torch_engine.session import TorchModel
 from edge_sdk.wire.values import Values
@@ -33,13 +34,21 @@ class DenseModel(TorchModel):
         module: Trained in place.
         mask: Names the maskable layers; what it keeps is the rule's business.
         thawed: Give weights of these layers that the user has frozen gradients, too.
+        placement: The device that computes; None for the processor.
     """
 
     engine = "dense"
     reason = "the rule needs every weight's gradient"
 
-    def __init__(self, module: nn.Module, mask: Mask, *, thawed: bool = False) -> None:
-        self.module = module
+    def __init__(
+        self,
+        module: nn.Module,
+        mask: Mask,
+        *,
+        thawed: bool = False,
+        placement: Placement | None = None,
+    ) -> None:
+        self.module, self.placement = module, placement
         self.mask = Mask({n: np.ones(mask[n].shape, np.bool_) for n in mask})
         if thawed:
             for weight in self.kept():
@@ -47,6 +56,9 @@ class DenseModel(TorchModel):
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predictions for a batch."""
+        if self.placement is not None:
+            there = self.placement.sent(dict(self.module.named_parameters()))
+            return self.placement.predict(self.module, there, inputs)
         return cast("torch.Tensor", self.module(inputs))
 
     def parameters(self) -> Iterator[nn.Parameter]:

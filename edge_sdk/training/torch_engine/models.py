@@ -35,6 +35,7 @@ from edge_sdk.training.torch_engine.dense import (
     whole_program,
 )
 from edge_sdk.training.torch_engine.narrow import narrowed
+from edge_sdk.training.torch_engine.placement import Placement
 from edge_sdk.training.torch_engine.program import captured
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of, named_layers
@@ -56,6 +57,7 @@ class TorchModels:
         engine: Which training engine to use.
         activations: How activations wait for the backward pass of a program.
         memory_plan: What the device's owner says of a program's.
+        placement: The device that torch computes on; None for the processor.
     """
 
     def __init__(
@@ -64,13 +66,14 @@ class TorchModels:
         engine: EngineName,
         activations: Activations,
         memory_plan: StepMemory = StepMemory(),  # noqa: B008 - frozen
+        placement: Placement | None = None,
     ) -> None:
         model = make_model(task, 0)
         check_model(model)
         self._maskable = layers_of(model, task.dense_layers)
         self.layers = self._maskable  # those that the run masks
         self._task, self._engine, self._activations = task, engine, activations
-        self._memory_plan = memory_plan
+        self._memory_plan, self._placement = memory_plan, placement
         self._model: TrainingModel | None = None
         self.program = b""  # of the order in hand
         self.frozen: frozenset[str] = frozenset()  # likewise
@@ -134,6 +137,7 @@ class TorchModels:
                 tensors(self._task, examples, slice(0, size)),
                 samples=batch_size,
                 steps=-(-len(examples) // size),
+                placement=self._placement,
             )
 
             def on_engine(model: nn.Module, own: Mask) -> TrainingModel:
