@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coordinator.ledger.commits import Pages
+from coordinator.ledger.folding import FoldedPages
 from edge_sdk.json_text import floats_from_json
 
 __all__ = ["HistoryPages"]
@@ -41,7 +41,7 @@ WHERE t.round > 0 GROUP BY t.device
 """
 
 
-class HistoryPages(Pages):
+class HistoryPages(FoldedPages):
     """The part of the ledger that pages and reports are made from."""
 
     def data_version(self) -> int:
@@ -64,11 +64,21 @@ class HistoryPages(Pages):
             "GROUP BY device"
         ):
             found[row["device"]]["why"] = row["why"]
+        for old in self.folded_devices():
+            one = found.setdefault(str(old["device"]), {"why": "", "last": None})
+            for name in ("asked", "trained"):
+                one[name] = one.get(name, 0) + old[name]
+            one["last"] = one["last"] or old["last"] or None
         return found
 
     def examples_trained(self) -> list[dict[str, Any]]:
         """Examples of all accepted updates by device and density; the warm-up aside."""
-        return [dict(row) for row in self._db.execute(EXAMPLES)]
+        found = {(r[0], r[1]): r[2] for r in self._db.execute(EXAMPLES)}
+        for old in self.folded_devices():
+            key = old["device"], old["density"]
+            found[key] = found.get(key, 0) + old["examples"]
+        names = "device", "density", "examples"
+        return [dict(zip(names, (*k, n), strict=True)) for k, n in found.items()]
 
     def tasks_of_round(self, no: int) -> list[dict[str, Any]]:
         """A round's tasks by device, each with its update if there is one."""

@@ -237,7 +237,8 @@ class RoundPages(Pages):
         row = self._db.execute(
             "SELECT count(*) AS n FROM rounds WHERE no > 0 AND phase = 'done'"
         ).fetchone()
-        return int(row["n"])
+        folded = self.get("folded") or {}
+        return int(row["n"]) + int(folded.get("done", 0))
 
     def tasks(self, no: int) -> list[TaskRow]:
         """A round's tasks, by device."""

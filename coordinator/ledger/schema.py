@@ -50,6 +50,11 @@ CREATE TABLE IF NOT EXISTS standing (
 CREATE TABLE IF NOT EXISTS scores (
   round INTEGER NOT NULL, density REAL NOT NULL, metrics TEXT NOT NULL,
   PRIMARY KEY (round, density));
+CREATE TABLE IF NOT EXISTS folded (
+  device TEXT NOT NULL, density REAL NOT NULL, asked INTEGER NOT NULL,
+  accepted INTEGER NOT NULL, trained INTEGER NOT NULL, examples INTEGER NOT NULL,
+  up_bytes INTEGER NOT NULL, down_bytes INTEGER NOT NULL, last INTEGER,
+  PRIMARY KEY (device, density));
 INSERT INTO meta VALUES ('schema', '5') ON CONFLICT DO NOTHING;
 """
 

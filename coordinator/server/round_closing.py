@@ -19,7 +19,7 @@ from coordinator.server.devices.standing import LATE
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_opening import OpenRound
 from coordinator.server.round_timing import RoundTiming
-from coordinator.settings import RunSettings
+from coordinator.settings import RunSettings, rounds_kept
 from edge_sdk.errors import (
     AlgorithmError,
     BrokerError,
@@ -118,6 +118,8 @@ class RoundCloser:
             self._judge(now.state)
             self._ledger.finish(no, model=name)
             self._ledger.forget_blobs(no - 2)
+            if keep := rounds_kept(self._settings):
+                self._ledger.fold(no - keep)
             self._aborts = self._failures = 0
             self.finished.append(no)
 

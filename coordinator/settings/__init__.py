@@ -7,6 +7,7 @@ from coordinator.settings.run import (
     RunSettings,
     WarmUpSettings,
     load_run,
+    rounds_kept,
 )
 from coordinator.settings.training import TrainingSettings
 
@@ -18,4 +19,5 @@ __all__ = [
     "WarmUpSettings",
     "check_algorithm_fits",
     "load_run",
+    "rounds_kept",
 ]

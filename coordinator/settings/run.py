@@ -25,9 +25,11 @@ __all__ = [
     "RunSettings",
     "WarmUpSettings",
     "load_run",
+    "rounds_kept",
 ]
 
 Positive = Annotated[int, Meta(ge=1)]
+KEPT_WITHOUT_END = 200  # rounds of a run without a last one
 
 
 class WarmUpSettings(
@@ -132,6 +134,8 @@ class RunSettings(
             device trains for itself and never sends. Empty takes the task's own.
         frozen: Patterns likewise: what nobody trains, sent once.
         start: File of a state dict that training begins at; empty takes the task's own.
+        keep_rounds: Rounds that the ledger keeps one by one; older ones are folded into
+            sums. 0 keeps all, and 200 of a run without a last round.
         privacy: Noise on each round's sum, and what all rounds may tell.
     """
 
@@ -167,6 +171,7 @@ class RunSettings(
     personal: list[str] = []
     frozen: list[str] = []
     start: Path | None = None
+    keep_rounds: Annotated[int, Meta(ge=0)] = 0
     privacy: PrivacySettings = PrivacySettings()
 
     @property
@@ -175,6 +180,11 @@ class RunSettings(
         if self.privacy.noise_multiplier:
             return GateSettings(clip=0, weight=0, influence=0, trim=self.gate.trim)
         return self.gate
+
+
+def rounds_kept(settings: RunSettings) -> int:
+    """Rounds that a ledger keeps one by one; 0 for all of them."""
+    return settings.keep_rounds or (KEPT_WITHOUT_END if not settings.rounds else 0)
 
 
 def load_run(path: Path) -> RunSettings:

@@ -32,7 +32,8 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
     rounds, metric = _rounds(ledger)
     devices = ledger.devices_as(DeviceView)
     in_hand = next((r for r in rounds if r.is_open), None)
-    done = sum(r.is_done for r in rounds if r.no)
+    folded = ledger.folded()
+    done = folded.done + sum(r.is_done for r in rounds if r.no)
     engines = {d.name: d.engine for d in devices}
     return RunView(
         run=Settings(
@@ -59,6 +60,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
             sizes=_sizes(ledger),
             counts=ledger.get("counts") or {},
             workload=ledger.get("workload"),
+            folded=(folded.bytes, folded.asked + folded.accepted),
         ),
         slow=_slow(ledger, rounds, devices),
         participation=participation(
@@ -67,6 +69,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
             ledger.standing(),
             rounds,
             cohort=settings.cohort,
+            folded=folded.done,
         ),
         refusals=ledger.refused(),
         algorithm_failures=ledger.get("algorithm_failures") or 0,
@@ -106,8 +109,10 @@ def read_round(ledger: Ledger, no: int) -> RoundHistory:
     rounds, metric = _rounds(ledger, deadline_s=longest_s)
     found = next((r for r in rounds if r.no == no), None)
     if found is None:
+        gone = 0 < no <= ledger.folded().until
+        why = "is kept in sums alone (keep_rounds)" if gone else "has not begun"
         raise StateError(
-            f"round {no} has not begun", remedy="Choose one of the list of rounds."
+            f"round {no} {why}", remedy="Choose one of the list of rounds."
         )
     # Only nested frozen masks can be told from counts; moving ones cannot.
     held = [

@@ -56,6 +56,7 @@ def participation(
     rounds: Sequence[RoundView],
     *,
     cohort: int = 0,
+    folded: int = 0,
 ) -> Participation:
     """Participation of each device, from rows of the ledger.
 
@@ -68,6 +69,7 @@ def participation(
             are not in.
         rounds: Every round.
         cohort: Updates that a round wants; 0 is one of every device.
+        folded: Rounds done that are in the ledger as sums alone.
 
     Example:
         >>> pi = DeviceRow("pi-1", examples=90, density=0.1)
@@ -105,7 +107,7 @@ def participation(
     examples = sum(one.examples for one in shares)
     have_trained = sum(one.examples for one in shares if one.trained)
     return Participation(
-        rounds=sum(r.is_done for r in rounds if r.no > 0),
+        rounds=folded + sum(r.is_done for r in rounds if r.no > 0),
         examples=examples,
         examples_trained=have_trained,
         share=have_trained / examples if examples else None,

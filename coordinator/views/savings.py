@@ -43,6 +43,7 @@ def savings(
     sizes: Mapping[str, int],
     counts: Mapping[str, Mapping[str, int]],
     workload: Mapping[str, Any] | None,
+    folded: tuple[int, int] = (0, 0),
 ) -> Savings | None:
     """Bytes and multiply-accumulates against dense federated averaging.
 
@@ -58,6 +59,7 @@ def savings(
         workload: `dense_numel` (values that no mask acts on), `macs` per maskable layer
             and `dense_macs` of the others; None in ledgers of older versions: the
             values that no mask acts on are left out then, and so is the compute.
+        folded: Bytes, and tasks and updates, of rounds that are in the ledger as sums.
 
     Returns:
         None before the masks are drawn, or before anything has moved in a round.
@@ -70,10 +72,10 @@ def savings(
         (12000, 300, 40.0)
     """
     model = FLOAT * (sum(sizes.values()) + (workload or {}).get("dense_numel", 0))
-    moved = list(accumulate(r.up_bytes + r.down_bytes for r in rounds))
-    dense = list(
-        accumulate(model * (r.asked + r.accepted) if r.no else 0 for r in rounds)
-    )
+    own = (r.up_bytes + r.down_bytes for r in rounds)
+    moved = [folded[0] + n for n in accumulate(own)]
+    parts = (r.asked + r.accepted if r.no else 0 for r in rounds)
+    dense = [model * (folded[1] + n) for n in accumulate(parts)]
     if not moved or not moved[-1] or not dense[-1]:
         return None
     return Savings(
@@ -81,8 +83,8 @@ def savings(
         dense_bytes=dense[-1],
         times_fewer_bytes=round(dense[-1] / moved[-1], 2),
         by_round=[
-            BytesByRound(r.no, own, other)
-            for r, own, other in zip(rounds, moved, dense, strict=True)
+            BytesByRound(r.no, ours, theirs)
+            for r, ours, theirs in zip(rounds, moved, dense, strict=True)
         ],
         times_fewer_macs=_macs(trained, counts, sizes, workload),
         is_whole=workload is not None,
