@@ -1,8 +1,8 @@
 """Old rounds of a long run, folded into sums per device: the ledger stays small.
 
-Folded are rounds that ended long ago, with tasks, updates and scores. A round that holds
-the last update of some device that counted stays: its task is what the device's own
-memory goes on from.
+Folded are rounds that ended long ago, with tasks, updates and scores. A round that
+holds the last update of some device that counted stays: its task is what the device's
+own memory goes on from.
 """
 
 from __future__ import annotations

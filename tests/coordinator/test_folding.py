@@ -107,13 +107,7 @@ def test_the_ledger_is_flat_however_many_rounds_there_are(
     tmp_path: Path, ledger: Ledger
 ) -> None:
     sizes = []
-    tables = [
-        row[0]
-        for row in ledger._db.execute(
-            "SELECT name FROM sqlite_master WHERE rootpage > 0"
-        )
-        if not row[0].startswith("sqlite_")
-    ]
+    tables = "rounds", "tasks", "updates", "scores", "meta", "folded"
     for begin in range(1, 161, 40):
         play(ledger, range(begin, begin + 40), keep=10)
         counts = [ledger._db.execute(_COUNT.format(t)).fetchone()[0] for t in tables]
