@@ -101,6 +101,13 @@ class FoldedPages(Pages):
             )
             db.execute("DROP TABLE old")
 
+    def last_asked(self) -> dict[str, int]:
+        """Device -> the last round after the warm-up that it has a task of."""
+        rows = self._db.execute(
+            "SELECT device, max(round) AS no FROM tasks WHERE round > 0 GROUP BY device"
+        )
+        return {row["device"]: row["no"] for row in rows}
+
     def folded(self) -> FoldedRounds:
         """Sums over the rounds that were folded."""
         if not self._has_folded():

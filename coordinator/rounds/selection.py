@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
@@ -56,6 +57,7 @@ def draft_round(
     beside: Collection[str] = (),
     kept: int = 0,
     everybody: bool = False,
+    turns: Mapping[str, int] = MappingProxyType({}),
 ) -> RoundDraft | None:
     """The next round; None if nobody can be asked.
 
@@ -71,6 +73,7 @@ def draft_round(
         beside: Devices that are asked, but not counted on: they have failed before.
         kept: Devices that an earlier attempt at the warm-up has evidence of.
         everybody: Whether the warm-up is for every device that is here.
+        turns: Device -> the last round that it was asked in, where devices take turns.
     """
     counted = set(densities) - set(beside)
     if pace is not None:
@@ -90,7 +93,7 @@ def draft_round(
         return RoundDraft(no, goal + kept, dict.fromkeys(strongest, max(masks)), pace)
     count = over_selected(goal, len(densities), asked=asked, answered=answered)
     cohort = [
-        *choose(settings.seed, no, densities, count),
+        *choose(settings.seed, no, densities, count, turns),
         *choose(settings.seed, no, extra, max(goal, 1)),
     ]
     return RoundDraft(

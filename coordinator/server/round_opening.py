@@ -105,6 +105,7 @@ class RoundOpener:
         self._global_model, self._fleet = global_model, fleet
         self._publisher = publisher
         self._timing, self._epoch, self._batch = timing, epoch, batch_size
+        self._by_turns = settings.selection == "round-robin"
         self.no = 0
 
     def open(self, *, failing: bool) -> OpenRound | None:
@@ -155,6 +156,7 @@ class RoundOpener:
             beside=beside,
             kept=len(attempt.kept),
             everybody=asks_everybody(self._algorithm),
+            turns=self._ledger.last_asked() if self._by_turns else {},
         )
         if draft is None:
             return None

@@ -136,6 +136,9 @@ class RunSettings(
         start: File of a state dict that training begins at; empty takes the task's own.
         keep_rounds: Rounds that the ledger keeps one by one; older ones are folded into
             sums. 0 keeps all, and 200 of a run without a last round.
+        selection: Who is in a cohort smaller than the fleet: ``random``, or those who
+            have waited longest (``round-robin``), so that a device that is seldom here
+            is asked when it is.
         privacy: Noise on each round's sum, and what all rounds may tell.
     """
 
@@ -172,6 +175,7 @@ class RunSettings(
     frozen: list[str] = []
     start: Path | None = None
     keep_rounds: Annotated[int, Meta(ge=0)] = 0
+    selection: Literal["random", "round-robin"] = "random"
     privacy: PrivacySettings = PrivacySettings()
 
     @property
