@@ -191,7 +191,7 @@ def _build_one(
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         objects = list(pool.map(compile_one, _source_files("cpp")))
     whole = scratch / target.filename
-    run_compiler([compiler, "-shared", "-o", str(whole), *map(str, objects)])
+    run_compiler([compiler, "-shared", "-s", "-o", str(whole), *map(str, objects)])
     return whole.replace(folder / target.filename)
 
 

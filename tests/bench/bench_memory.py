@@ -111,7 +111,7 @@ def measured(case: Case, rounds: int) -> Found:
             *(case.task, case.density, case.limit_mb, group is not None),
             *(round(p, 1) for p in peak),
             accepted,
-            agent.returncode if agent.returncode != -15 else None,
+            agent.returncode if agent.returncode not in (0, -15) else None,
         )
 
 

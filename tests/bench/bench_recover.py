@@ -50,7 +50,7 @@ def main() -> None:
         "import torch": [],
         "coordinator": [],
         "device": [],
-        "without torch": [],
+        "device without torch": [],
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -70,13 +70,13 @@ def main() -> None:
                 found["coordinator"].append(_coordinator(folder, children))
                 found["device"].append(_device(folder, children[1], DEVICES[0]))
                 lean = children[1 + DEVICES.index(LEAN)]
-                found["without torch"].append(_device(folder, lean, LEAN))
+                found["device without torch"].append(_device(folder, lean, LEAN))
         finally:
             stop_all(children)
     for name, seconds in found.items():
         low, high = min(seconds), max(seconds)
         print(
-            f"{name:14} median {statistics.median(seconds):6.2f} s "
+            f"{name:20} median {statistics.median(seconds):6.2f} s "
             f"({low:.2f} to {high:.2f} of {len(seconds)})"
         )
     if asked.json:

@@ -14,6 +14,7 @@ from patience import patience
 
 TASK = '''
 """A task whose activations dwarf its weights, and a device that trains one step."""
+import logging
 import sys
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from edge_sdk.commands.agent import micro_batch_of
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import initial_state, layers_of
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.device.probe.steps import peak_rss_mib
+from edge_sdk.device.limits.memory import MIB, held_mib
+from edge_sdk.device.probe.steps import peak_rss_mib, reset_peak
+from edge_sdk.program.ceiling import MemoryCeiling
 from edge_sdk.settings import DeviceSettings
 from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.training.runner import TaskRunner
@@ -69,6 +72,29 @@ def program() -> None:
     Path("program.bin").write_bytes(captured(task.model(), task.loss, few))
 
 
+def planned(ceiling, own, order, base, out, mask) -> None:
+    """Held to so many MiB beside what the process has, by the program's own plan."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+    before = int(held_mib() * MIB)
+    bound = before + ceiling * MIB
+
+    def read() -> MemoryCeiling:
+        return MemoryCeiling(bound, int(held_mib() * MIB))
+
+    runner = TaskRunner(task, own, "program", ceiling=read)
+    runner.run(order, base, lambda: False, program=Path("program.bin").read_bytes())
+    reset_peak()  # what torch takes for its first batch is not the program's
+    packed = runner.run(order, base, lambda: False)
+    save(packed, mask, out)
+    print(peak_rss_mib() - before / MIB)
+
+
+def save(packed, mask, out) -> None:
+    change = unpack_values(packed.payload, mask)
+    parts = [*change.masked.values(), *change.dense.values()]
+    np.save(out, np.concatenate([p.reshape(-1) for p in parts]))
+
+
 def main(ceiling: int, engine: str, rule: str, out: str) -> None:
     torch.set_num_threads(1)
     layers = layers_of(network(), task.dense_layers)
@@ -91,6 +117,8 @@ def main(ceiling: int, engine: str, rule: str, out: str) -> None:
     profile = load_board(settings.profile)
     cap = replace(profile.caps, ram_mib=ceiling) if ceiling else profile.caps
     own = examples()
+    if engine == "planned":
+        return planned(ceiling, own, order, base, out, mask)
     runner = TaskRunner(
         task, own, engine,
         micro_batch=micro_batch_of(settings, replace(profile, caps=cap), task, own),
@@ -98,9 +126,7 @@ def main(ceiling: int, engine: str, rule: str, out: str) -> None:
     sent = Path("program.bin").read_bytes()
     packed = runner.run(order, base, lambda: False, program=sent)
     if rule == "frozen":
-        change = unpack_values(packed.payload, mask)
-        parts = [*change.masked.values(), *change.dense.values()]
-        np.save(out, np.concatenate([p.reshape(-1) for p in parts]))
+        save(packed, mask, out)
     print(peak_rss_mib())
 
 
@@ -163,6 +189,20 @@ def test_a_ceiling_that_the_whole_batch_would_break_is_met_and_the_update_equals
     peak, update = device(folder, CEILING, engine)
     assert peak <= CEILING
     assert apart(update, whole[1]) < 1e-3  # float32 sums in another order
+
+
+@pytest.mark.parametrize("room", [60, 20])
+def test_a_program_keeps_to_the_plan_that_it_states(
+    folder: Path, room: int, whole: tuple[float, np.ndarray]
+) -> None:
+    out = folder / f"planned-{room}.npy"
+    said = python(folder, str(room), "planned", "frozen", str(out)).splitlines()
+    stated = [line for line in said if "memory plan: " in line]
+    assert " of 256 examples at once" in stated[0]
+    assert "256 of 256" not in stated[0]
+    # The batch in torch and in numpy, 2 MiB, is beside what the plan counts.
+    assert float(said[-1]) <= room + 4
+    assert apart(out, whole[1]) < 1e-3
 
 
 def test_a_warm_up_keeps_to_the_ceiling_too(folder: Path) -> None:
