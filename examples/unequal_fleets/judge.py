@@ -16,7 +16,14 @@ import coordinator
 from coordinator.simulation.fleet import deal
 from edge_sdk.training.scoring import metrics_for, score
 from examples.unequal_fleets.data import SETS, Federated
-from examples.unequal_fleets.methods import FLEET, GRID, METHODS, Method, Rate
+from examples.unequal_fleets.methods import (
+    FLEET,
+    GRID,
+    METHODS,
+    WITH_WARM_UP,
+    Method,
+    Rate,
+)
 
 __all__ = ["TUNING_SEEDS", "Job", "jobs_of", "run"]
 
@@ -180,7 +187,8 @@ def jobs_of(
             continue
         for seed in range(1, seeds + 1):
             for method in methods:
-                rate = best_rate(folder, data, method, rounds, chosen_on)
+                tuned = WITH_WARM_UP.get(method, method)
+                rate = best_rate(folder, data, tuned, rounds, chosen_on)
                 if rate is None:
                     print(f"{data}, {method}: tune it first; left out")
                 else:

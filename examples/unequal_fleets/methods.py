@@ -14,6 +14,7 @@ __all__ = [
     "METHODS",
     "TABLE",
     "WARM_UP",
+    "WITH_WARM_UP",
     "Method",
     "Rate",
 ]
@@ -97,5 +98,7 @@ WARM_UP = {
         for density in LADDER
     },
 }
+# A row without a warm-up takes the rate of its row with one: one change at a time.
+WITH_WARM_UP = {method.name: name for name, method in WARM_UP.items()}
 FLASH = [Method(f"flash, everybody at {d:g}", "flash", (d,)) for d in LADDER]
 METHODS = {m.name: m for m in (*TABLE, *WARM_UP.values(), *FLASH)}

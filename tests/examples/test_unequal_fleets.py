@@ -76,6 +76,17 @@ def test_no_seed_trains_or_chooses_on_what_another_is_judged_on() -> None:
     assert sorted(one.train[0].targets) != sorted(other.train[0].targets)
 
 
+def test_one_seed_may_choose_for_every_method(tmp_path: Path) -> None:
+    wanted = (tmp_path, "tune", ["digits"], ["flash-edge", "fjord"], 5, None)
+    assert len(jobs_of(*wanted)) == 2 * len(jobs_of(*wanted, 1)) == 32
+    for rate in GRID:
+        at = 50.0 + (rate == GRID[2])
+        write(tmp_path, *result("fjord", rate, TUNING_SEEDS[0], "tune", at))
+    judged = (tmp_path, "test", ["digits"], ["fjord"], 1, None)
+    assert jobs_of(*judged) == []
+    assert [job.rate for job in jobs_of(*judged, 1)] == [GRID[2]]
+
+
 def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
     tmp_path: Path,
 ) -> None:
@@ -89,6 +100,8 @@ def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
     jobs = jobs_of(*wanted)
     assert [(job.rate, job.seed) for job in jobs] == [(best, s) for s in (1, 2, 3)]
     assert not {job.seed for job in jobs} & set(TUNING_SEEDS)
+    alone = jobs_of(tmp_path, "test", ["digits"], ["flash-edge, no warm-up"], 1, None)
+    assert [job.rate for job in alone] == [best]  # that of its row with a warm-up
     write(tmp_path, *result("flash-edge", best, 2, "test", 60.0))
     assert [job.seed for job in jobs_of(*wanted)] == [1, 3]
     for seed in (1, 3):
