@@ -38,6 +38,7 @@ _FLOAT, _INT8 = 0, 1
 LEAST_INT8 = 1024  # smaller matrices stay float32: nothing is saved
 # Above these densities the runtime's dense kernels are faster than its sparse ones.
 _DENSE_CONV, _DENSE_LINEAR = 0.7, 0.5
+_PER_VALUE = {Kind.AFFINE, Kind.SLOPE, Kind.COLUMN_AFFINE}  # factors, no matrices
 _GROUP = 4  # rows of a dense convolution that lie beside each other
 
 
@@ -80,7 +81,8 @@ def store_weights(program: Program, *, int8: bool) -> list[Stored]:
 def _store(weight: Weight, user: Operation, *, int8: bool) -> Stored:
     values: NDArray[Any] = weight.matrix
     scales = np.zeros(0, np.float32)
-    if int8 and values.size >= LEAST_INT8 and user.kind is not Kind.AFFINE:
+    rounds = weight.rounds and user.kind not in _PER_VALUE
+    if int8 and values.size >= LEAST_INT8 and rounds:
         values, scales = _quantised(weight.matrix)
     keep = weight.matrix != 0
     encoding = _encoding(user, float(keep.mean()))
@@ -102,9 +104,9 @@ def _store(weight: Weight, user: Operation, *, int8: bool) -> Stored:
 
 
 def _encoding(user: Operation, density: float) -> Encoding:
-    if user.kind is Kind.AFFINE:
+    if user.kind in _PER_VALUE:
         return Encoding.ROWS
-    if user.kind is Kind.LINEAR:
+    if user.kind in {Kind.LINEAR, Kind.RECURRENT}:
         return Encoding.ROWS if density >= _DENSE_LINEAR else Encoding.GAPS
     dense = user.groups == 1 and density >= _DENSE_CONV
     return Encoding.GROUPS if dense else Encoding.GAPS

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from export.native.program import INFINITY, Function, Kind, Operation, Program
+from export.native.program import (
+    INFINITY,
+    Binary,
+    ElementFunction,
+    Function,
+    Kind,
+    Operation,
+    Program,
+)
 
 __all__ = ["fuse"]
 
 _SUMS = {Kind.CONV, Kind.LINEAR}
 _CLIPS = {*_SUMS, Kind.MAX_POOL, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE, Kind.ADD,
-          Kind.AFFINE}  # fmt: skip
+          Kind.AFFINE, Kind.BINARY, Kind.FUNCTION, Kind.SLOPE, Kind.MATMUL,
+          Kind.COLUMN_AFFINE, Kind.REDUCE_ROW}  # fmt: skip
 
 
 def fuse(program: Program) -> Program:
@@ -25,6 +34,8 @@ def fuse(program: Program) -> Program:
             continue
         if operation.kind is Kind.ADD:
             _join_sum(operations, index, program)
+        elif operation.kind is Kind.BINARY and operation.extra == Binary.TIMES:
+            _join_sigmoid(operations, index, program)
         elif operation.kind is Kind.ACTIVATION and operation.extra == Function.CLIP:
             _join_clip(operations, index, program)
     return replace(program, operations=tuple(o for o in operations if o is not None))
@@ -65,6 +76,29 @@ def _join_sum(operations: list[Operation | None], index: int, program: Program) 
             layer, second=other, out=add.out, low=add.low, high=add.high
         )
         operations[index] = None
+        return
+
+
+def _join_sigmoid(
+    operations: list[Operation | None], index: int, program: Program
+) -> None:
+    """A value times its own sigmoid is one function, SiLU."""
+    times = operations[index]
+    assert times is not None  # noqa: S101 - the caller looked
+    for value, gate in ((times.source, times.second), (times.second, times.source)):
+        maker = _maker(operations, gate)
+        made = None if maker is None else operations[maker]
+        if maker is None or made is None or made.kind is not Kind.ACTIVATION:
+            continue
+        if made.extra != Function.SIGMOID or made.source != value:
+            continue
+        if not _unclipped(made) or _readers(operations, program, gate) > 1:
+            continue
+        silu = int(ElementFunction.SILU)
+        operations[index] = replace(
+            times, kind=Kind.FUNCTION, source=value, second=-1, extra=silu
+        )
+        operations[maker] = None
         return
 
 

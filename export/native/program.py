@@ -9,7 +9,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INFINITY", "Function", "Kind", "Operation", "Program", "Shape", "Weight"]
+__all__ = [
+    "INFINITY",
+    "Binary",
+    "Cell",
+    "ElementFunction",
+    "Function",
+    "Kind",
+    "Operation",
+    "Program",
+    "Reduction",
+    "Shape",
+    "Spread",
+    "Weight",
+]
 
 INFINITY = math.inf
 
@@ -27,6 +40,22 @@ class Kind(enum.IntEnum):
     ACTIVATION = 8
     AFFINE = 9
     FLATTEN = 10
+    # The rest is src/elements.h.
+    BINARY = 11
+    FUNCTION = 12
+    SLOPE = 13
+    TAKE = 14
+    UPSAMPLE = 15
+    SPREAD = 16
+    CROP = 17
+    TRANSPOSE = 18
+    RESHAPE = 19
+    MATMUL = 20
+    SOFTMAX_ROW = 21
+    NORMALIZE = 22
+    COLUMN_AFFINE = 23
+    REDUCE_ROW = 24
+    RECURRENT = 25
 
 
 class Function(enum.IntEnum):
@@ -37,6 +66,64 @@ class Function(enum.IntEnum):
     TANH = 2
     SOFTMAX = 3
     HARD_SWISH = 4
+
+
+class Binary(enum.IntEnum):
+    """Functions of `Kind.BINARY`: of a value and the second one."""
+
+    PLUS = 0
+    MINUS = 1
+    TIMES = 2
+    OVER = 3
+    LEAST = 4
+    MOST = 5
+    FROM_SECOND = 6
+    UNDER_SECOND = 7
+
+
+class Spread(enum.IntEnum):
+    """Places that share one value of `Kind.BINARY`'s second input."""
+
+    EACH = 0
+    PER_CHANNEL = 1
+    PER_COLUMN = 2
+    PER_PIXEL = 3
+
+
+class ElementFunction(enum.IntEnum):
+    """Functions of `Kind.FUNCTION`."""
+
+    SILU = 0
+    GELU = 1
+    GELU_TANH = 2
+    ELU = 3
+    SOFTPLUS = 4
+    MISH = 5
+    EXP = 6
+    LOG = 7
+    SQRT = 8
+    ABS = 9
+    SQUARE = 10
+    RECIPROCAL = 11
+    ERF = 12
+
+
+class Cell(enum.IntEnum):
+    """Cells of `Kind.RECURRENT`; 16 more where the last step is the first."""
+
+    GRU = 0
+    LSTM = 1
+    RNN_TANH = 2
+    RNN_RELU = 3
+
+
+class Reduction(enum.IntEnum):
+    """Functions of `Kind.REDUCE_ROW`."""
+
+    MEAN = 0
+    SUM = 1
+    LARGEST = 2
+    SMALLEST = 3
 
 
 @dataclass(frozen=True)
@@ -68,12 +155,14 @@ class Weight:
         matrix: float32 (rows, columns); zeros are left out of the file.
         bias: float32 (rows,).
         output: Name of what the layer computes: layers may share a weight.
+        rounds: Whether int8 files may round it; not what only moves values.
     """
 
     layer: str
     matrix: NDArray[np.float32]
     bias: NDArray[np.float32]
     output: str = ""
+    rounds: bool = True
 
 
 @dataclass(frozen=True)

@@ -66,13 +66,27 @@ def _round(
             replace_array(model, name, array)
         if not scale.size:
             continue
-        by_column = node.op_type == "MatMul" or (
-            node.op_type == "Gemm" and not attribute(node, "transB", 0)
-        )
-        rows = array.T if by_column else array
-        each = scale.reshape(-1, *[1] * (rows.ndim - 1))
-        back = np.clip(np.rint(rows / each), -127, 127).astype(np.float32) * each
-        replace_array(model, name, back.T if by_column else back)
+        back = _stored(array, node, scale)
+        replace_array(model, name, back)
+
+
+def _stored(
+    array: NDArray[np.float32], node: onnx.NodeProto, scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A weight rounded by the scales of its outputs, wherever its axes have them."""
+    by_column = node.op_type == "MatMul" or (
+        node.op_type == "Gemm" and not attribute(node, "transB", 0)
+    )
+    if node.op_type == "ConvTranspose":  # (inputs, outputs of a group, window)
+        groups = int(attribute(node, "group", 1))
+        seen = array.reshape(groups, -1, *array.shape[1:])
+        each = scale.reshape(groups, 1, array.shape[1], *[1] * (array.ndim - 2))
+    else:
+        seen = array.T if by_column else array
+        each = scale.reshape(-1, *[1] * (seen.ndim - 1))
+    back = np.clip(np.rint(seen / each), -127, 127).astype(np.float32) * each
+    stored: NDArray[np.float32] = back.T if by_column else back.reshape(array.shape)
+    return stored
 
 
 TARGET = Target(

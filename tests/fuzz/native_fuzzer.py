@@ -25,7 +25,19 @@ from compiled import compiled
 from edge_sdk.infer.build import SOURCES, commands
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import write
-from export.native.program import Function, Kind, Operation, Program, Shape, Weight
+from export.native.program import (
+    Binary,
+    Cell,
+    ElementFunction,
+    Function,
+    Kind,
+    Operation,
+    Program,
+    Reduction,
+    Shape,
+    Spread,
+    Weight,
+)
 
 HERE = Path(__file__).resolve().parent / "native"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -177,6 +189,7 @@ def _programs() -> dict[str, Program]:
         3,
     )
     return {
+        "values": _values(),
         "whole": whole,
         "residual": residual,
         "ends": ends,
@@ -192,6 +205,43 @@ def _programs() -> dict[str, Program]:
             Shape(4, 1, 64), 6, (1, 3), pad=(0, 32), dilation=(1, 32)
         ),
     }
+
+
+def _values() -> Program:
+    """Every operation on values and shapes, one after the other."""
+    image, tall = Shape(4, 9, 17), Shape(4, 12, 18)
+    shapes = (
+        *(image, image, image, Shape(4), image, image, image),
+        *(Shape(4, 19, 36), Shape(4, 9, 12), Shape(4, 9, 24), Shape(24, 4, 9)),
+        *(tall, tall, tall, tall, Shape(4, 18, 12), Shape(4, 12, 12)),
+        *(Shape(4, 12, 1), Shape(48), Shape(4, 1, 12), Shape(4, 1, 4)),
+    )
+    times = int(Binary.TIMES)
+    per_channel = times + 16 * int(Spread.PER_CHANNEL)
+    operations = (
+        Operation(Kind.FUNCTION, 0, 1, extra=int(ElementFunction.SILU)),
+        Operation(Kind.BINARY, 0, 2, 1, extra=times),
+        Operation(Kind.GLOBAL_AVERAGE, 2, 3),
+        Operation(Kind.BINARY, 2, 4, 3, extra=per_channel, high=3.0),
+        Operation(Kind.SLOPE, 4, 5, weight=0),
+        Operation(Kind.TAKE, 5, 6, groups=2),
+        Operation(Kind.SPREAD, 6, 7, stride=(2, 2), pad=(1, 1)),
+        Operation(Kind.CROP, 7, 8, stride=(2, 3), pad=(1, 2)),
+        Operation(Kind.UPSAMPLE, 8, 9, stride=(1, 2)),
+        Operation(Kind.TRANSPOSE, 9, 10, extra=4),
+        Operation(Kind.RESHAPE, 10, 11),
+        Operation(Kind.NORMALIZE, 11, 12, low=1e-5),
+        Operation(Kind.COLUMN_AFFINE, 12, 13, weight=1),
+        Operation(Kind.SOFTMAX_ROW, 13, 14),
+        Operation(Kind.TRANSPOSE, 14, 15, extra=1),
+        Operation(Kind.MATMUL, 14, 16, 15),
+        Operation(Kind.REDUCE_ROW, 16, 17, extra=int(Reduction.LARGEST)),
+        Operation(Kind.FLATTEN, 17, 18),
+        Operation(Kind.RESHAPE, 18, 19),
+        Operation(Kind.RECURRENT, 19, 20, weight=2, extra=int(Cell.GRU) + 16),
+    )
+    weights = matrix(4, 1, 1.0), matrix(18, 1, 1.0), matrix(12, 4, 0.3)
+    return Program(shapes, operations, weights, 20)
 
 
 def seed_files() -> dict[str, bytes]:

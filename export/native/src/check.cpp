@@ -1,6 +1,8 @@
 // The checks that check.h lists: a hostile number is refused here or harms nobody.
 #include "check.h"
 
+#include "elements.h"
+
 #include <algorithm>
 #include <iterator>
 #include <map>
@@ -166,14 +168,16 @@ void check_kind(const OpRecord& o, const Buffer& in, const Buffer& out, const We
 }
 
 bool weighted(const OpRecord& o) {
-  return o.kind == kConv || o.kind == kLinear || o.kind == kAffine;
+  return o.kind == kConv || o.kind == kLinear || o.kind == kAffine ||
+         element_weighted(o.kind);
 }
 
 void check_op(const Program& p, const OpRecord& o) {
   const size_t buffers = p.buffers.size();
   need(known(o.in, buffers) && known(o.out, buffers), "buffer");
   need(o.in2 == -1 || known(o.in2, buffers), "second buffer");
-  need(o.in2 == -1 || o.kind == kConv || o.kind == kLinear || o.kind == kAdd,
+  need(o.in2 == -1 || o.kind == kConv || o.kind == kLinear || o.kind == kAdd ||
+           element_paired(o.kind),
        "a second buffer that nothing reads");
   need(weighted(o) ? known(o.weight, p.weights.size()) : o.weight == -1, "weight");
   need(o.low <= o.high, "clip");
@@ -182,10 +186,13 @@ void check_op(const Program& p, const OpRecord& o) {
   need(apart(in, out), "its output overlaps its input");
   if (o.in2 >= 0) {
     const Buffer& second = p.buffers[o.in2];
-    need(same_shape(second, out), "second shape");
+    need(element_kind(o.kind) || same_shape(second, out), "second shape");
     need(apart(second, out), "its output overlaps its second input");
   }
-  check_kind(o, in, out, weighted(o) ? p.weights[o.weight] : Weight{});
+  const Weight weight = weighted(o) ? p.weights[o.weight] : Weight{};
+  if (element_kind(o.kind))
+    return check_element(o, in, o.in2 < 0 ? in : p.buffers[o.in2], out, weight);
+  check_kind(o, in, out, weight);
 }
 
 // What of each buffer is still to be written before it may be read. The arena's memory

@@ -13,6 +13,8 @@
 // | residuals of conv, linear  |                                        |                        |
 // | place (concat)             | channels extra.. lie in the output     | check_op               |
 // | softmax, linear, global    | the output is one pixel a channel      | check_op               |
+// | values, shapes: elements.h | every value it names lies in its plane | check_elements.cpp     |
+// | recurrent                  | gates are 3, 4 or 1 times the state    | check_elements.cpp     |
 // | conv, pools                | the output is as large as the window   | check_axis             |
 // |                            | arithmetic says, padding up to 4096 on |                        |
 // |                            | either side: rows and columns that are |                        |

@@ -1,6 +1,9 @@
 // Every layer but convolutions.
 #include "layers.h"
 
+#include "elements.h"
+#include "fast_exp.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,6 +12,7 @@
 namespace flsp {
 
 void run_conv(const Model& model, const Op& op, const Workspace& space);
+void run_recurrent(const Model& model, const Op& op, const Workspace& space);
 
 namespace {
 
@@ -169,7 +173,7 @@ void map(const Args& a, F function) {
 
 void activation(const Args& a) {
   switch (a.op.record.extra) {
-    case kSigmoid: return map(a, [](float v) { return 1.0f / (1.0f + std::exp(-v)); });
+    case kSigmoid: return map(a, sigmoid);
     case kTanh: return map(a, [](float v) { return std::tanh(v); });
     case kSoftmax: return softmax(a);
     case kHardSwish:
@@ -185,6 +189,8 @@ void activation(const Args& a) {
 void run_op(const Model& model, const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
   if (o.kind == kConv) return run_conv(model, op, space);
+  if (o.kind == kRecurrent) return run_recurrent(model, op, space);
+  if (element_kind(o.kind)) return run_element(model, op, space.arena);
   const Buffer& in = model.buffers[o.in];
   const Buffer& out = model.buffers[o.out];
   const Args a{op,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "check.h"
+#include "elements.h"
 #include "file.h"
 
 namespace flsp {
@@ -99,6 +100,8 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
     if (r.kind == kLinear) op.windows = plan_windows(*model.kernels, op.weight);
     model.source_floats = std::max(model.source_floats, op.conv.source_floats);
     model.pack_floats = std::max(model.pack_floats, op.conv.pack_floats);
+    if (r.kind == kRecurrent)
+      model.pack_floats = std::max(model.pack_floats, recurrent_floats(in, out));
     if (r.kind == kMaxPool || r.kind == kAveragePool)
       model.pack_floats = std::max(model.pack_floats, pool_line(r, out));
     if (r.kind == kLinear && in.plane() != in.pixels())

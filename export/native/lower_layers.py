@@ -1,0 +1,257 @@
+"""Lowering of layers: convolutions, linear layers, pools, norms and activations."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.native.lowering import Lowering
+from export.native.program import (
+    ElementFunction,
+    Function,
+    Kind,
+    Operation,
+    Reduction,
+    Shape,
+)
+from export.native.window import one_pixel, window_of
+from export.passes.graph import attributes
+
+__all__ = ["RULES"]
+
+
+def _window(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
+    try:
+        return window_of(node)
+    except ValueError as error:
+        raise low.refused(node, str(error)) from error
+
+
+def _conv(low: Lowering, node: onnx.NodeProto) -> None:
+    weight = low.constant(node, 1)
+    if weight is None:
+        raise low.refused(node, "has no weight")
+    if "kernel_shape" not in attributes(node):
+        node.attribute.append(
+            onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
+        )
+    window = _window(low, node)
+    groups = int(attributes(node).get("group", 1))
+    source = low.view(node, node.input[0])
+    _convolve(low, node, source, weight, window, groups)
+
+
+def _convolve(
+    low: Lowering,
+    node: onnx.NodeProto,
+    source: int,
+    weight: NDArray[Any],
+    window: dict[str, Any],
+    groups: int,
+) -> None:
+    bias, name, made = low.constant(node, 2), node.input[1], node.output[0]
+    if low.shape(made).pixels == 1:
+        matrix = one_pixel(weight, low.shapes[source], window, groups)
+        index = low.weight(name, matrix, bias, made)
+        low.emit(Operation(Kind.LINEAR, source, low.new(made), weight=index))
+        return
+    index = low.weight(name, weight, bias, made)
+    low.emit(
+        Operation(
+            Kind.CONV, source, low.new(made), weight=index, groups=groups, **window
+        )
+    )
+
+
+def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
+    """A convolution with the turned kernel over pixels that zeros keep apart."""
+    weight = low.constant(node, 1)
+    if weight is None:
+        raise low.refused(node, "has no weight")
+    if "kernel_shape" not in attributes(node):
+        node.attribute.append(
+            onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
+        )
+    window = _window(low, node)
+    groups = int(attributes(node).get("group", 1))
+    inputs, per = weight.shape[:2]
+    kernel = weight.reshape(groups, inputs // groups, per, *window["kernel"])
+    turned = kernel.transpose(0, 2, 1, 3, 4)[..., ::-1, ::-1]
+    turned = turned.reshape(groups * per, inputs // groups, *window["kernel"])
+    reach = [
+        (k - 1) * d for k, d in zip(window["kernel"], window["dilation"], strict=True)
+    ]
+    before = [r - p for r, p in zip(reach, window["pad"], strict=True)]
+    if min(before) < 0:
+        raise low.refused(node, "has more padding than its kernel reaches")
+    out, source = low.shape(node.output[0]), low.view(node, node.input[0])
+    have = low.shapes[source]
+    apart = Shape(have.channels, out.height + reach[0], out.width + reach[1])
+    pad = before[0], before[1]
+    spread = low.emit(
+        Operation(
+            Kind.SPREAD, source, low.anonymous(apart), stride=window["stride"], pad=pad
+        )
+    )
+    plain = {**window, "stride": (1, 1), "pad": (0, 0)}
+    _convolve(low, node, spread, turned, plain, groups)
+
+
+def _linear_map(
+    low: Lowering,
+    node: onnx.NodeProto,
+    matrix: NDArray[Any],
+    bias: NDArray[Any] | None,
+    name: str,
+) -> None:
+    """A matrix (out, in) times the last axis of every row of a node's first input."""
+    full, made = low.full(node.input[0]), node.output[0]
+    index = low.weight(name, matrix, bias, made)
+    rows = prod(full[:-1])
+    if rows == 1:
+        source = low.buffer(node, node.input[0])  # as it is: columns count pixels
+        out = low.new(made, Shape(len(matrix)))
+        low.emit(Operation(Kind.LINEAR, source, out, weight=index))
+        return
+    # As a convolution of one pixel over the rows: its sparse kernels take many at once.
+    source = low.view(node, node.input[0], Shape(rows, 1, full[-1]))
+    turned = low.transposed(source, (2, 1, 0))
+    many = low.anonymous(Shape(len(matrix), 1, rows))
+    out = low.emit(Operation(Kind.CONV, turned, many, weight=index))
+    low.alias(made, low.transposed(out, (2, 1, 0)))
+
+
+def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
+    a = attributes(node)
+    plain = a.get("alpha", 1.0) == 1.0 and a.get("beta", 1.0) == 1.0
+    weight = low.constant(node, 1)
+    if not plain or a.get("transA", 0) or weight is None:
+        raise low.refused(node, "is not a plain linear layer")
+    matrix = weight if a.get("transB", 0) else weight.T
+    _linear_map(low, node, matrix, low.constant(node, 2), node.input[1])
+
+
+def _matmul(low: Lowering, node: onnx.NodeProto) -> None:
+    first, second = node.input[:2]
+    if second in low.constants and low.constants[second].ndim == 2:
+        _linear_map(low, node, low.constants[second].T, None, second)
+        return
+    a, b = low.full(first), low.full(second)
+    if len(a) < 2 or len(b) < 2 or prod(a[:-2]) != prod(b[:-2]):
+        raise low.refused(node, "multiplies different numbers of matrices")
+    many = prod(a[:-2])
+    left = low.view(node, first, Shape(many, a[-2], a[-1]))
+    right = low.view(node, second, Shape(many, b[-2], b[-1]))
+    out = low.new(node.output[0], Shape(many, a[-2], b[-1]))
+    low.emit(Operation(Kind.MATMUL, left, out, right))
+
+
+def _pool(low: Lowering, node: onnx.NodeProto) -> None:
+    a = attributes(node)
+    average = node.op_type == "AveragePool"
+    if len(node.output) > 1:
+        raise low.refused(node, "returns indices")
+    if average and a.get("ceil_mode", 0):
+        raise low.refused(node, "rounds its size up")
+    kind = Kind.AVERAGE_POOL if average else Kind.MAX_POOL
+    extra = int(a.get("count_include_pad", 0))
+    low.step(node, kind, extra=extra, **_window(low, node))
+
+
+def _global(low: Lowering, node: onnx.NodeProto) -> None:
+    if node.op_type == "GlobalAveragePool":
+        low.step(node, Kind.GLOBAL_AVERAGE)
+        return
+    full = low.full(node.input[0])
+    source = low.view(node, node.input[0], Shape(full[1], 1, prod(full[2:])))
+    out = low.new(node.output[0], Shape(full[1]))
+    low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=int(Reduction.LARGEST)))
+
+
+def _batch_norm(low: Lowering, node: onnx.NodeProto) -> None:
+    parts = [low.constant(node, i) for i in range(1, 5)]
+    scale, shift, mean, var = (np.asarray(p, np.float64) for p in parts)
+    factor = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
+    matrix, bias = factor.reshape(-1, 1), shift - mean * factor
+    low.step(node, Kind.AFFINE, weight=low.weight(node.input[1], matrix, bias))
+
+
+def _layer_norm(low: Lowering, node: onnx.NodeProto) -> None:
+    full, axis = low.full(node.input[0]), low.axis(node, -1)
+    last = prod(full[axis:])
+    normal = _normalised(low, node, Shape(prod(full[:axis]), 1, last))
+    scale, shift = low.constant(node, 1), low.constant(node, 2)
+    assert scale is not None  # noqa: S101 - ONNX asks for it
+    weight = low.weight(node.output[0], scale.reshape(last, 1), shift)
+    out = low.new(node.output[0], low.shapes[normal])
+    low.emit(Operation(Kind.COLUMN_AFFINE, normal, out, weight=weight))
+
+
+def _instance_norm(low: Lowering, node: onnx.NodeProto) -> None:
+    full = low.full(node.input[0])
+    normal = _normalised(low, node, Shape(full[1], 1, prod(full[2:])))
+    scale, shift = low.constant(node, 1), low.constant(node, 2)
+    assert scale is not None  # noqa: S101 - ONNX asks for it
+    weight = low.weight(node.output[0], scale.reshape(full[1], 1), shift)
+    out = low.new(node.output[0], low.shapes[normal])
+    low.emit(Operation(Kind.AFFINE, normal, out, weight=weight))
+
+
+def _normalised(low: Lowering, node: onnx.NodeProto, rows: Shape) -> int:
+    source = low.view(node, node.input[0], rows)
+    epsilon = float(attributes(node).get("epsilon", 1e-5))
+    out = low.anonymous(rows)
+    return low.emit(Operation(Kind.NORMALIZE, source, out, low=epsilon))
+
+
+def _softmax(low: Lowering, node: onnx.NodeProto) -> None:
+    full, axis = low.full(node.input[0]), low.axis(node, -1)
+    seen = low.around(node.input[0], axis)
+    plain = node.op_type == "Softmax"
+    if plain and len(full) == 2 and seen.channels == 1 and seen.width == 1:
+        low.step(node, Kind.ACTIVATION, extra=int(Function.SOFTMAX))
+        return
+    source = low.view(node, node.input[0], seen)
+    turned = low.transposed(source, (0, 2, 1))
+    same = low.anonymous(low.shapes[turned])
+    out = low.emit(Operation(Kind.SOFTMAX_ROW, turned, same))
+    if not plain:
+        log = int(ElementFunction.LOG)
+        same = low.anonymous(low.shapes[turned])
+        out = low.emit(Operation(Kind.FUNCTION, out, same, extra=log))
+    low.alias(node.output[0], low.transposed(out, (0, 2, 1)))
+
+
+def _clip(low: Lowering, node: onnx.NodeProto) -> None:
+    if node.op_type == "Relu":
+        low.step(node, Kind.ACTIVATION, low=0.0)
+        return
+    least, most = low.constant(node, 1), low.constant(node, 2)
+    limits = {
+        "low": -np.inf if least is None else float(least),
+        "high": np.inf if most is None else float(most),
+    }
+    low.step(node, Kind.ACTIVATION, **limits)
+
+
+RULES = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global,
+    "GlobalMaxPool": _global,
+    "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
+    "InstanceNormalization": _instance_norm,
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    "Relu": _clip,
+    "Clip": _clip,
+}

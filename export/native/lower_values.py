@@ -1,0 +1,188 @@
+"""Lowering of what computes values in pairs, or over an axis."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.native.lower_shapes import permuted
+from export.native.lowering import Lowering
+from export.native.program import (
+    Binary,
+    ElementFunction,
+    Kind,
+    Operation,
+    Reduction,
+    Shape,
+    Spread,
+)
+from export.passes.graph import attribute
+
+__all__ = ["RULES"]
+
+_PAIRS = {
+    "Add": (Binary.PLUS, Binary.PLUS),
+    "Mul": (Binary.TIMES, Binary.TIMES),
+    "Sub": (Binary.MINUS, Binary.FROM_SECOND),
+    "Div": (Binary.OVER, Binary.UNDER_SECOND),
+    "Min": (Binary.LEAST, Binary.LEAST),
+    "Max": (Binary.MOST, Binary.MOST),
+}
+_REDUCTIONS = {
+    "ReduceMean": Reduction.MEAN,
+    "ReduceSum": Reduction.SUM,
+    "ReduceMax": Reduction.LARGEST,
+    "ReduceMin": Reduction.SMALLEST,
+}
+
+
+def _pair(low: Lowering, node: onnx.NodeProto) -> None:
+    if len(node.input) != 2:
+        raise low.refused(node, "takes more than two inputs")
+    first, second = node.input
+    forward, turned = _PAIRS[node.op_type]
+    if second in low.constants and _with_constant(low, node, first, second, forward):
+        return
+    if first in low.constants and _with_constant(low, node, second, first, turned):
+        return
+    if low.full(first) != low.full(node.output[0]):
+        first, second, forward = second, first, turned
+    _spread(low, node, first, second, forward)
+
+
+def _with_constant(
+    low: Lowering, node: onnx.NodeProto, name: str, constant: str, kind: Binary
+) -> bool:
+    """Value * factor + shift: one of each for all, per channel, column or value."""
+    array = np.asarray(low.constants[constant], np.float64)
+    full = low.full(name)
+    if full != low.full(node.output[0]) or kind in {Binary.LEAST, Binary.MOST}:
+        return False
+    sizes = (1,) * (len(full) - array.ndim) + array.shape
+    nothing = np.zeros_like(array)
+    factor, shift = {
+        Binary.PLUS: (nothing + 1, array),
+        Binary.MINUS: (nothing + 1, -array),
+        Binary.FROM_SECOND: (nothing - 1, array),
+        Binary.TIMES: (array, nothing),
+        Binary.OVER: (1 / np.where(array == 0, np.nan, array), nothing),
+        Binary.UNDER_SECOND: (array, nothing),
+    }[kind]
+    if not np.isfinite(factor).all():
+        raise low.refused(node, "divides by zero")
+    source = low.buffer(node, name)
+    if kind is Binary.UNDER_SECOND:
+        over = int(ElementFunction.RECIPROCAL)
+        have = low.anonymous(low.shapes[source])
+        source = low.emit(Operation(Kind.FUNCTION, source, have, extra=over))
+    _affine(low, node, source, full, sizes, factor, shift)
+    return True
+
+
+def _affine(
+    low: Lowering,
+    node: onnx.NodeProto,
+    source: int,
+    full: tuple[int, ...],
+    sizes: tuple[int, ...],
+    factor: NDArray[np.float64],
+    shift: NDArray[np.float64],
+) -> None:
+    """By the axes on which the constants vary: leading ones, trailing ones, or any."""
+    varies = [axis for axis, size in enumerate(sizes) if size > 1]
+    first, last = (varies[0], varies[-1] + 1) if varies else (0, 0)
+    whole = sizes[first:last] == full[first:last]
+    outer, inner = prod(full[:first]), prod(full[last:])
+    kind, count = Kind.AFFINE, prod(full[first:last])
+    if whole and outer == 1:
+        seen = Shape(count, 1, inner)
+        canonical = low.shapes[source]
+        if canonical.channels == count and canonical.pixels == inner:
+            seen = canonical
+    elif whole and inner == 1 and count <= 65536:
+        kind, seen = Kind.COLUMN_AFFINE, Shape(outer, 1, count)
+    else:
+        seen, count = Shape(prod(full)), prod(full)
+        factor, shift = (
+            np.broadcast_to(a.reshape(sizes), full) for a in (factor, shift)
+        )
+    if seen.width > 65536:  # of one channel's pixels
+        seen, count = Shape(prod(full)), prod(full)
+        factor, shift = (
+            np.broadcast_to(a.reshape(sizes), full) for a in (factor, shift)
+        )
+    index = low.reshaped(node, source, seen)
+    matrix, bias = (
+        np.broadcast_to(a.reshape(-1), (count,)).reshape(count, 1)
+        for a in (factor, shift)
+    )
+    weight = low.weight(node.output[0], matrix, bias)
+    low.emit(Operation(kind, index, low.new(node.output[0], seen), weight=weight))
+
+
+def _spread(
+    low: Lowering, node: onnx.NodeProto, first: str, second: str, kind: Binary
+) -> None:
+    """Two computed values, of which the second may be repeated along axes."""
+    full = low.full(first)
+    if full != low.full(node.output[0]):
+        raise low.refused(node, "repeats both of its inputs along axes")
+    other = low.full(second)
+    sizes = (1,) * (len(full) - len(other)) + other
+    varies = [axis for axis, size in enumerate(sizes) if size > 1]
+    begin, end = (varies[0], varies[-1] + 1) if varies else (0, 0)
+    outer, count, inner = prod(full[:begin]), prod(full[begin:end]), prod(full[end:])
+    if sizes[begin:end] != full[begin:end]:
+        raise low.refused(node, "repeats an input along an axis between others")
+    if outer == inner == 1:
+        a = low.view(node, first)
+        b, spread = low.view(node, second, low.shapes[a]), Spread.EACH
+    elif outer == 1:
+        a = low.buffer(node, first)
+        have = low.shapes[a]
+        if (have.channels, have.pixels) != (count, inner):
+            a = low.view(node, first, Shape(count, 1, inner))
+        b, spread = low.view(node, second, Shape(count)), Spread.PER_CHANNEL
+    elif inner == 1:
+        a = low.view(node, first, Shape(outer, 1, count))
+        b, spread = low.view(node, second, Shape(1, 1, count)), Spread.PER_COLUMN
+    else:
+        a = low.view(node, first, Shape(outer, count, inner))
+        turned = low.transposed(a, (1, 0, 2))
+        b = low.view(node, second, Shape(count))
+        many = low.anonymous(low.shapes[turned])
+        extra = int(kind) + 16 * int(Spread.PER_CHANNEL)
+        out = low.emit(Operation(Kind.BINARY, turned, many, b, extra=extra))
+        low.alias(node.output[0], low.transposed(out, (1, 0, 2)))
+        return
+    out = low.new(node.output[0], low.shapes[a])
+    if kind is Binary.PLUS and spread is Spread.EACH:
+        low.emit(Operation(Kind.ADD, a, out, b))
+        return
+    extra = int(kind) + 16 * int(spread)
+    low.emit(Operation(Kind.BINARY, a, out, b, extra=extra))
+
+
+def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
+    rank = len(low.full(node.input[0]))
+    given = low.constant(node, 1)
+    axes = attribute(node, "axes", None) if given is None else given.reshape(-1)
+    chosen = sorted({int(a) % rank for a in (range(1, rank) if axes is None else axes)})
+    if 0 in chosen and low.full(node.input[0])[0] != 1:
+        raise low.refused(node, "reduces the batch")
+    rest = [axis for axis in range(rank) if axis not in chosen]
+    index, sizes = permuted(low, node, node.input[0], rest + chosen)
+    seen = Shape(prod(sizes[: len(rest)]), 1, prod(sizes[len(rest) :]))
+    source = low.reshaped(node, index, low.fitting(seen, node.output[0]))
+    out = low.new(node.output[0], Shape(seen.channels))
+    extra = int(_REDUCTIONS[node.op_type])
+    low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=extra))
+
+
+RULES = {
+    **dict.fromkeys(_PAIRS, _pair),
+    **dict.fromkeys(_REDUCTIONS, _reduce),
+}

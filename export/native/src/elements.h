@@ -1,0 +1,55 @@
+// Operations on values and shapes, beside the layers of format.h: none has a kernel of its
+// own per instruction set, so kernels.cpp does not know them.
+#ifndef FLSP_ELEMENTS_H
+#define FLSP_ELEMENTS_H
+
+#include "check.h"
+#include "model.h"
+
+namespace flsp {
+
+enum ElementKind : int32_t {
+  kBinary = 11,       // in with in2; extra = Binary + 16 * Spread
+  kFunction = 12,     // extra = ElementFunction
+  kSlope = 13,        // values below 0 times the channel's weight (channels x 1)
+  kTake = 14,         // channel c of out: extra + c % groups * (channels / groups) + c / groups
+  kUpsample = 15,     // each pixel stride_h x stride_w times
+  kSpread = 16,       // pixels at multiples of stride, from pad on; zeros elsewhere
+  kCrop = 17,         // pixels at multiples of stride, from pad on
+  kTranspose = 18,    // axes (channels, height, width) in another order: kAxes[extra]
+  kReshape = 19,      // the same values in another shape
+  kMatMul = 20,       // (c, h, k) times in2 (c, k, w)
+  kSoftmaxRow = 21,   // along the width
+  kNormalize = 22,    // each row minus its mean, over its deviation; low is epsilon
+  kColumnAffine = 23, // per column: weight (width x 1) times in, plus bias
+  kReduceRow = 24,    // along the width; extra = Reduction
+  kRecurrent = 25,    // in: gates of each step (a channel), weight: the state's part of
+};                    // them; extra = Cell + 16 where the last step is the first
+enum Cell : int32_t { kGru, kLstm, kRnnTanh, kRnnRelu };
+constexpr int kGates[] = {3, 4, 1, 1};
+enum Binary : int32_t { kPlus, kMinus, kTimes, kOver, kLeast, kMost, kFromSecond, kUnderSecond };
+// What in2 has one value for: each value, each channel, each column, each pixel.
+enum Spread : int32_t { kEach, kPerChannel, kPerColumn, kPerPixel };
+enum ElementFunction : int32_t {
+  kSilu, kGelu, kGeluTanh, kElu, kSoftplus, kMish, kExp, kLog, kSqrt, kAbs, kSquare,
+  kReciprocal, kErf, kFunctions
+};
+enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kReductions };
+constexpr int kAxes[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+
+inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kRecurrent; }
+inline bool element_weighted(int32_t kind) {
+  return kind == kSlope || kind == kColumnAffine || kind == kRecurrent;
+}
+inline bool element_paired(int32_t kind) { return kind == kBinary || kind == kMatMul; }
+
+// Throws Error where the operation does not fit its buffers; `second` is `in` without in2.
+void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
+                   const Buffer& out, const Weight& w);
+// Scratch of one recurrent layer.
+int64_t recurrent_floats(const Buffer& in, const Buffer& out);
+void run_element(const Model& model, const Op& op, float* arena);
+
+}  // namespace flsp
+
+#endif

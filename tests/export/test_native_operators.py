@@ -1,0 +1,412 @@
+"""Operators of the native runtime equal onnxruntime's, alone and in random graphs."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_sdk.errors import ExportError
+from edge_sdk.infer import NativeModel
+from edge_sdk.kernels.build import find_compiler, this_machine
+from export.native.fileformat import write
+from export.native.fuse import fuse
+from export.native.lower import lower
+from export.native.resize import resize_matrix
+from export.runtime import open_session, predict
+
+pytestmark = pytest.mark.skipif(
+    find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
+)
+# `make test-native-graphs` sets it to 500.
+GRAPHS = int(os.environ.get("FLASH_EDGE_GRAPHS", "25"))
+RNG = np.random.default_rng(7)
+node = helper.make_node
+
+
+def array(*shape: int, density: float = 1.0) -> np.ndarray:
+    values = RNG.standard_normal(shape).astype(np.float32)
+    return np.where(RNG.random(shape) < density, values, np.float32(0))
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def model_of(
+    nodes: list[onnx.NodeProto],
+    arrays: dict[str, np.ndarray],
+    shape: tuple[int, ...],
+    outputs: tuple[str, ...] = ("output",),
+) -> onnx.ModelProto:
+    constants = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    taken = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *shape])
+    made = [onnx.ValueInfoProto(name=name) for name in outputs]
+    graph = helper.make_graph(nodes, "g", [taken], made, constants)
+    opset = helper.make_opsetid("", 20)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def compare(
+    model: onnx.ModelProto, shape: tuple[int, ...], limit: float = 2e-6
+) -> None:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    program = fuse(lower(copy))
+    shapes = {"input_shape": list(shape), "output_shape": list(program.output_shape)}
+    batch = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
+    wanted = predict(open_session(model.SerializeToString()), batch)
+    native = NativeModel(write(program, shapes))
+    found = native.run(batch)
+    assert found.size == wanted.size
+    scale = max(float(np.abs(wanted).max()), 1e-3)
+    error = np.abs(found.reshape(wanted.shape) - wanted).max() / scale
+    assert error <= limit
+
+
+def one(
+    kind: str,
+    shape: tuple[int, ...],
+    *arrays: np.ndarray,
+    at: int = 0,
+    **attributes: Any,
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...]]:
+    """A node of one computed input, which is number `at`, and constants."""
+    names = [f"c{i}" for i in range(len(arrays))]
+    inputs = [*names[:at], "x", *names[at:]]
+    given = dict(zip(names, arrays, strict=True))
+    first = node("Tanh", ["input"], ["x"])  # so that its buffer is no input
+    return [first, node(kind, inputs, ["output"], **attributes)], given, shape
+
+
+IMAGE, ROWS = (6, 5, 7), (5, 12)
+CASES = {
+    "leaky": one("LeakyRelu", IMAGE, alpha=0.2),
+    "prelu": one("PRelu", IMAGE, array(6, 1, 1)),
+    "prelu of a batch": one("PRelu", IMAGE, array(1, 6, 1, 1)),
+    "linear of one row": one("MatMul", (1, 12), array(12, 5)),
+    "prelu of one": one("PRelu", ROWS, array(1)),
+    "elu": one("Elu", IMAGE),
+    "elu of another alpha": one("Elu", IMAGE, alpha=0.5),
+    "selu": one("Selu", ROWS),
+    "softsign": one("Softsign", IMAGE),
+    "logarithm of softmax": one("LogSoftmax", ROWS),
+    "softplus": one("Softplus", IMAGE),
+    "mish": one("Mish", IMAGE),
+    "gelu": one("Gelu", ROWS),
+    "gelu by tanh": one("Gelu", ROWS, approximate="tanh"),
+    "erf": one("Erf", IMAGE),
+    "hard sigmoid": one("HardSigmoid", IMAGE, alpha=1 / 6),
+    "negative": one("Neg", IMAGE),
+    "exponential": one("Exp", IMAGE),
+    "square": one("Pow", IMAGE, np.float32(2)),
+    "absolute": one("Abs", ROWS),
+    "times a number": one("Mul", IMAGE, np.float32(1.5)),
+    "number minus": one("Sub", IMAGE, np.float32(2), at=1),
+    "by channel": one("Div", IMAGE, array(6, 1, 1)),
+    "by row": one("Mul", ROWS, array(5, 1)),
+    "by column": one("Add", ROWS, array(12)),
+    "by each": one("Add", ROWS, array(1, 5, 12)),
+    "by image column": one("Mul", IMAGE, array(7)),
+    "by image row": one("Mul", IMAGE, array(5, 1)),
+    "between": one("Mul", IMAGE, array(6, 1, 7)),
+    "over the value": one("Div", (3, 4), np.float32(1) + np.abs(array(3, 4)), at=0),
+    "number over": one("Div", IMAGE, np.float32(3), at=0),
+    "transposed": one("Transpose", ROWS, perm=[0, 2, 1]),
+    "channels last": one("Transpose", IMAGE, perm=[0, 2, 3, 1]),
+    "back to front": one("Transpose", IMAGE, perm=[0, 3, 2, 1]),
+    "reshaped": one("Reshape", IMAGE, ints(1, 10, 21)),
+    "slice of rows": one("Slice", IMAGE, ints(1), ints(4), ints(2)),
+    "slice of channels": one("Slice", IMAGE, ints(2), ints(5), ints(1)),
+    "every second column": one("Slice", IMAGE, ints(1), ints(99), ints(-1), ints(2)),
+    "one token": one("Gather", ROWS, np.array(0, np.int64), axis=1),
+    "some tokens": one("Gather", ROWS, ints(0, 2, 4), axis=1),
+    "padded": one("Pad", IMAGE, ints(0, 0, 1, 2, 0, 0, 3, 0)),
+    "padded channels": one("Pad", IMAGE, ints(0, 2, 0, 0, 0, 1, 0, 0)),
+    "cropped by padding": one("Pad", IMAGE, ints(0, 0, -1, 0, 0, 0, 0, -2)),
+    "softmax of rows": one("Softmax", ROWS),
+    "softmax of channels": one("Softmax", IMAGE, axis=1),
+    "softmax of height": one("Softmax", IMAGE, axis=2),
+    "layer norm": one("LayerNormalization", ROWS, array(12), array(12)),
+    "layer norm of all": one("LayerNormalization", ROWS, array(5, 12), axis=1),
+    "instance norm": one("InstanceNormalization", IMAGE, array(6), array(6)),
+    "mean of rows": one("ReduceMean", ROWS, ints(-1)),
+    "mean over tokens": one("ReduceMean", ROWS, ints(1), keepdims=0),
+    "largest of pixels": one("ReduceMax", IMAGE, ints(2, 3)),
+    "sum of all": one("ReduceSum", IMAGE, ints(1, 2, 3), keepdims=0),
+    "smallest channel": one("ReduceMin", IMAGE, ints(1)),
+    "global max": one("GlobalMaxPool", IMAGE),
+    "linear of tokens": one("MatMul", ROWS, array(12, 9, density=0.3)),
+    "linear of pixels": one("MatMul", IMAGE, array(7, 4, density=0.3)),
+    "turned convolution": one(
+        "ConvTranspose", IMAGE, array(6, 4, 3, 3, density=0.4), array(4),
+        strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1],
+    ),
+    "turned convolution of groups": one(
+        "ConvTranspose", IMAGE, array(6, 2, 2, 3), group=3, dilations=[2, 1],
+    ),
+    "turned convolution of a sequence": one(
+        "ConvTranspose", ROWS, array(5, 3, 4), strides=[3]
+    ),
+    "twice as large": one(
+        "Resize", IMAGE, np.zeros(0, np.float32), np.float32([1, 1, 2, 2]),
+        mode="nearest", coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    ),
+    "linear resize": one(
+        "Resize", IMAGE, np.zeros(0, np.float32), np.float32([1, 1, 2, 1.5]),
+        mode="linear",
+    ),
+    "corners": one(
+        "Resize", IMAGE, np.zeros(0, np.float32), np.zeros(0, np.float32),
+        ints(1, 6, 9, 4), mode="linear", coordinate_transformation_mode="align_corners",
+    ),
+    "shuffled channels": (
+        [
+            node("Tanh", ["input"], ["x"]),
+            node("Reshape", ["x", "split"], ["a"]),
+            node("Transpose", ["a"], ["b"], perm=[0, 2, 1, 3, 4]),
+            node("Reshape", ["b", "whole"], ["c"]),
+            node("Split", ["c"], ["d", "e"], axis=1, num_outputs=2),
+            node("Concat", ["e", "d", "d"], ["output"], axis=1),
+        ],
+        {"split": ints(1, 2, 3, 5, 7), "whole": ints(1, 6, 5, 7)},
+        IMAGE,
+    ),
+    "squeeze and excite": (
+        [
+            node("Sigmoid", ["input"], ["s"]),
+            node("Mul", ["input", "s"], ["x"]),
+            node("GlobalAveragePool", ["x"], ["p"]),
+            node("Conv", ["p", "w"], ["c"]),
+            node("HardSigmoid", ["c"], ["h"], alpha=1 / 6),
+            node("Mul", ["h", "x"], ["m"]),
+            node("Relu", ["m"], ["output"]),
+        ],
+        {"w": array(6, 6, 1, 1)},
+        IMAGE,
+    ),
+    "attention": (
+        [
+            *(node("MatMul", ["input", w], [f"{w}r"]) for w in "qkv"),
+            *(node("Reshape", [f"{w}r", "heads"], [f"{w}h"]) for w in "qkv"),
+            node("Transpose", ["qh"], ["qt"], perm=[0, 2, 1, 3]),
+            node("Transpose", ["kh"], ["kt"], perm=[0, 2, 3, 1]),
+            node("Transpose", ["vh"], ["vt"], perm=[0, 2, 1, 3]),
+            node("MatMul", ["qt", "kt"], ["s"]),
+            node("Mul", ["s", "scale"], ["sc"]),
+            node("Softmax", ["sc"], ["p"]),
+            node("MatMul", ["p", "vt"], ["o"]),
+            node("Transpose", ["o"], ["ot"], perm=[0, 2, 1, 3]),
+            node("Reshape", ["ot", "tokens"], ["t"]),
+            node("Concat", ["cls", "t"], ["output"], axis=1),
+        ],
+        {
+            **{w: array(12, 12, density=0.4) for w in "qkv"},
+            "heads": ints(1, 5, 3, 4),
+            "tokens": ints(1, 5, 12),
+            "scale": np.float32(0.5),
+            "cls": array(1, 1, 12),
+        },
+        ROWS,
+    ),
+    "rows of another image": (
+        [
+            node("Tanh", ["input"], ["x"]),
+            node("Slice", ["x", "a", "b", "axis"], ["row"]),
+            node("Sub", ["row", "x"], ["y"]),
+            node("Concat", ["y", "x"], ["output"], axis=3),
+        ],
+        {"a": ints(0), "b": ints(1), "axis": ints(1)},
+        IMAGE,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_operator_equals_onnxruntimes(name: str) -> None:
+    nodes, arrays, shape = CASES[name]
+    compare(model_of(nodes, arrays, shape), shape)
+
+
+def recurrent(
+    kind: str, ways: str = "forward", steps: int = 5, **attributes: Any
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...]]:
+    gates, many = {"GRU": 3, "LSTM": 4, "RNN": 1}[kind] * 9, 2 if ways[0] == "b" else 1
+    nodes = [
+        node("Transpose", ["input"], ["x"], perm=[1, 0, 2]),
+        node(kind, ["x", "w", "r", "b", "", "h"], ["y", "last"], hidden_size=9,
+             direction=ways, **attributes),
+        node("Reshape", ["y", "flat"], ["a"]),
+        node("Reshape", ["last", "flat"], ["z"]),
+        node("Concat", ["a", "z"], ["output"], axis=1),
+    ]  # fmt: skip
+    arrays = {
+        "w": array(many, gates, 12, density=0.4),
+        "r": array(many, gates, 9, density=0.4),
+        "b": array(many, 2 * gates),
+        "h": np.zeros((many, 1, 9), np.float32),
+        "flat": ints(1, -1),
+    }
+    return nodes, arrays, (steps, 12)
+
+
+@pytest.mark.parametrize("ways", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_a_recurrence_equals_onnxruntimes(kind: str, ways: str) -> None:
+    reset = {"linear_before_reset": 1} if kind == "GRU" else {}
+    nodes, arrays, shape = recurrent(kind, ways, 1 if ways[0] == "r" else 6, **reset)
+    compare(model_of(nodes, arrays, shape), shape)
+
+
+def test_several_outputs_are_one_after_the_other() -> None:
+    nodes = [
+        node("Conv", ["input", "w"], ["a"]),
+        node("GlobalAveragePool", ["a"], ["b"]),
+        node("Relu", ["a"], ["c"]),
+    ]
+    model = model_of(nodes, {"w": array(4, 6, 3, 3)}, IMAGE, ("c", "b", "a"))
+    compare(model, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (one("Pad", IMAGE, ints(0, 0, 1, 0, 0, 0, 0, 0), mode="edge"), "than zeros"),
+        (one("ArgMax", ROWS), "take the largest output"),
+        (recurrent("GRU"), "resets before the recurrent matrix"),
+        (recurrent("LSTM", clip=1.0), "leave h0 out"),
+        (one("Slice", ROWS, ints(4), ints(0), ints(1), ints(-1)), "backwards"),
+        (one("Gather", ROWS, ints(0, 3, 1), axis=1), "not evenly spaced"),
+        (one("HardSwishh", IMAGE), "HardSwish"),
+        (one("Pow", IMAGE, np.float32(3)), "exponent"),
+    ],
+)
+def test_what_is_not_supported_is_named_with_the_nearest_form(
+    case: Any, message: str
+) -> None:
+    nodes, arrays, shape = case
+    with pytest.raises(ExportError, match=message) as caught:
+        lower(model_of(nodes, arrays, shape))
+    assert any(f"operation {n.op_type} (output" in str(caught.value) for n in nodes)
+
+
+def test_a_linear_resize_keeps_a_ramp() -> None:
+    matrix = resize_matrix(5, 9, None, {"mode": b"linear"})
+    assert matrix.sum(1) == pytest.approx(np.ones(9))
+    assert (np.diff(matrix @ np.arange(5.0)) >= 0).all()
+
+
+# ----------------------------------------------------------------- random graphs
+
+Step = Callable[[Any, "Graph"], bool]
+
+
+class Graph:
+    """A graph that grows by a node at a time, from an image or rows."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.values = {"input": (1, *shape)}
+
+    def constant(self, values: np.ndarray) -> str:
+        name = f"k{len(self.arrays)}"
+        self.arrays[name] = values
+        return name
+
+    def normal(self, *shape: int) -> str:
+        values = self.rng.standard_normal(shape).astype(np.float32)
+        kept = np.where(self.rng.random(shape) < 0.5, values, np.float32(0))
+        return self.constant(kept)
+
+    def add(self, kind: str, inputs: list[str], shape: Any, **attributes: Any) -> None:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(node(kind, inputs, [name], **attributes))
+        self.values[name] = tuple(int(n) for n in shape)
+
+
+def step(draw: Any, g: Graph) -> None:  # noqa: C901, PLR0912, PLR0915 - a table
+    """One node onto a value that is there already, mostly the last."""
+    names = list(g.values)
+    x = draw(st.sampled_from([*names[-2:], names[-1], names[0]]))
+    shape, rank = g.values[x], len(g.values[x])
+    kind = draw(st.sampled_from(
+        ["same", "same", "constant", "pair", "transpose", "reshape", "slice", "concat",
+         "softmax", "reduce", "matmul", "norm", "conv", "pad", "spread"]))  # fmt: skip
+    axis = draw(st.integers(1, rank - 1))
+    if kind == "same":
+        names = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Neg", "Abs", "HardSwish"]
+        g.add(draw(st.sampled_from(names)), [x], shape)
+    elif kind == "constant":
+        varied = [n if draw(st.booleans()) else 1 for n in shape[1:]]
+        order = [x, g.normal(1, *varied)]
+        name = draw(st.sampled_from(["Add", "Mul", "Sub"]))
+        g.add(name, order[::-1] if draw(st.booleans()) else order, shape)
+    elif kind == "pair":
+        others = [n for n, s in g.values.items() if s == shape]
+        name = draw(st.sampled_from(["Add", "Mul", "Max"]))
+        g.add(name, [x, draw(st.sampled_from(others))], shape)
+    elif kind == "transpose":
+        perm = [0, *draw(st.permutations(range(1, rank)))]
+        g.add("Transpose", [x], [shape[p] for p in perm], perm=perm)
+    elif kind == "reshape" and rank > 2:
+        merged = [*shape[:axis], -1] if axis < rank - 1 else [shape[0], -1, shape[-1]]
+        wanted = np.empty(shape, np.bool_).reshape(merged).shape
+        g.add("Reshape", [x, g.constant(ints(*merged))], wanted)
+    elif kind == "slice" and shape[axis] > 2:
+        end, stride = draw(st.integers(2, shape[axis])), draw(st.integers(1, 2))
+        bounds = [g.constant(ints(n)) for n in (1, end, axis, stride)]
+        count = len(range(1, end, stride))
+        g.add("Slice", [x, *bounds], [*shape[:axis], count, *shape[axis + 1 :]])
+    elif kind == "concat" and shape[axis] < 20:
+        wide = [*shape[:axis], 2 * shape[axis], *shape[axis + 1 :]]
+        g.add("Concat", [x, x], wide, axis=axis)
+    elif kind == "softmax":
+        g.add("Softmax", [x], shape, axis=axis)
+    elif kind == "reduce" and rank > 2:
+        name = draw(st.sampled_from(["ReduceMean", "ReduceSum", "ReduceMax"]))
+        kept = [*shape[:axis], 1, *shape[axis + 1 :]]
+        g.add(name, [x, g.constant(ints(axis))], kept)
+        if draw(st.booleans()):  # and back, by a product that repeats it
+            g.add("Mul", [x, list(g.values)[-1]], shape)
+    elif kind == "matmul":
+        out = draw(st.integers(1, 9))
+        g.add("MatMul", [x, g.normal(shape[-1], out)], [*shape[:-1], out])
+    elif kind == "norm":
+        factors = g.normal(shape[-1]), g.normal(shape[-1])
+        g.add("LayerNormalization", [x, *factors], shape, epsilon=0.1)
+    elif kind == "conv" and rank == 4:
+        out = draw(st.integers(1, 6))
+        weight = g.normal(out, shape[1], 3, 3)
+        g.add("Conv", [x, weight], [1, out, *shape[2:]], pads=[1, 1, 1, 1])
+    elif kind == "pad":
+        around = [0] * (2 * rank)
+        around[axis], around[rank + axis] = 1, 2
+        wide = [*shape[:axis], shape[axis] + 3, *shape[axis + 1 :]]
+        g.add("Pad", [x, g.constant(ints(*around))], wide)
+
+
+@settings(max_examples=GRAPHS, deadline=None)
+@given(data=st.data())
+def test_a_random_graph_is_right_or_refused_by_name(data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from([(4, 5, 6), (3, 1, 7), (6, 9), (8,)]))
+    g = Graph(shape, data.draw(st.integers(0, 2**16)))
+    for _ in range(data.draw(st.integers(1, 7))):
+        step(data.draw, g)
+    last = list(g.values)[-1]
+    if last == "input":
+        return
+    g.nodes.append(node("Identity", [last], ["output"]))
+    model = model_of(g.nodes, g.arrays, shape)
+    try:
+        compare(model, shape, 1e-5)
+    except ExportError as error:
+        assert str(error).startswith(("operation ", "value ")), error  # noqa: PT017
