@@ -70,7 +70,6 @@ def declared(kernels: Kernels) -> ctypes.CDLL:
         "fe_program_bad_sample": (whole, [void]),
         "fe_sum_of_squares": (real, [void, long]),
         "fe_scale": (None, [void, long, real]),
-        "fe_add_difference": (None, [void, void, void, long, real]),
         "fe_sgd": (None, [void, void, void, long, real, real, real, whole, whole]),
         "fe_adam": (None, [*[void] * 4, long, *[real] * 5, whole, long]),
     }

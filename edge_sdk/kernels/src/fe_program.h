@@ -55,9 +55,6 @@ int32_t fe_program_stopped_at(const FeProgram*);
 // Optimizers over flat vectors of `count` values; each is deterministic.
 double fe_sum_of_squares(const FE_REAL* x, int64_t count);
 void fe_scale(FE_REAL* x, int64_t count, double factor);
-// x += factor * (w - base): the proximal term's gradient.
-void fe_add_difference(FE_REAL* x, const FE_REAL* w, const FE_REAL* base, int64_t count,
-                       double factor);
 // momentum may be null (none); first: it begins as the gradient.
 void fe_sgd(FE_REAL* w, const FE_REAL* gradient, FE_REAL* momentum, int64_t count, double rate,
             double mu, double decay, int32_t nesterov, int32_t first);

@@ -27,11 +27,6 @@ void fe_scale(real* x, int64_t count, double factor) {
   for (int64_t i = 0; i < count; i++) x[i] *= f;
 }
 
-void fe_add_difference(real* x, const real* w, const real* base, int64_t count, double factor) {
-  const real f = (real)factor;
-  for (int64_t i = 0; i < count; i++) x[i] += f * (w[i] - base[i]);
-}
-
 void fe_sgd(real* w, const real* gradient, real* momentum, int64_t count, double rate, double mu,
             double decay, int32_t nesterov, int32_t first) {
   const real r = (real)rate, m = (real)mu, d = (real)decay;

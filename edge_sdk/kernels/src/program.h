@@ -86,7 +86,7 @@ struct Row {
 // Ends with a row without a name.
 extern const Row kEntryRows[], kLayerRows[], kNormRows[], kPoolRows[], kElementRows[],
     kLossRows[], kImageRows[], kDepthwiseRows[], kRecurrentRows[], kActivationRows[], kSequenceRows[],
-    kCopyRows[], kMatrixRows[];
+    kCopyRows[], kNormConvRows[], kMatrixRows[];
 
 const Row* find_row(int32_t number);
 
@@ -113,6 +113,14 @@ int into_gradient(const Call& c, int k, Slot slot, F write) {
   for (int64_t i = 0; i < count; i++) to[i] += part[i];
   return code;
 }
+
+// Where the gradient of parameter 0 goes; work space if it is not trained.
+real* weight_gradient(const Call&);
+
+// Ints 0 to 11 of an instruction are a convolution's: its geometry, and whether they fit
+// the structure of parameter 0.
+FeConv conv_of(const Instruction&, int samples, int lanes, int blocks, int threads);
+bool conv_sizes(const Instruction&, const FeParameter*, Sizes&);
 
 // With accumulate, weight gradients are added to what dw holds.
 int linear_backward(const FeStructure*, int lanes, int blocks, int threads, const real* x,

@@ -94,34 +94,6 @@ int upsample_backward(const Call& c) {
   return c.d_in(0) ? fe_upsample_backward(&u, c.d_out(0), c.d_in(0)) : FE_OK;
 }
 
-// ints: values per sample.
-bool relu6_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
-  s.in = s.out = {product({at.ints[0]})};
-  s.reads_out = 1;
-  return true;
-}
-template <class F>
-void by_block(const Call& c, F f) {
-  const int64_t per_block = c.at.ints[0] * c.lanes;
-  parallel_for(c.blocks, c.threads, [&](int b) {
-    for (int64_t i = b * per_block; i < (b + 1) * per_block; i += 4) f(i);
-  });
-}
-int relu6_forward(const Call& c) {
-  by_block(c, [&](int64_t i) {
-    store(c.out(0) + i, activate<FE_FUSED_RELU6>(load<Vector<4>::T>(c.in(0) + i)));
-  });
-  return FE_OK;
-}
-int relu6_backward(const Call& c) {
-  if (!c.d_in(0)) return FE_OK;
-  typedef Vector<4>::T V;
-  by_block(c, [&](int64_t i) {
-    store(c.d_in(0) + i, activation_gradient<FE_FUSED_RELU6>(load<V>(c.out(0) + i), load<V>(c.d_out(0) + i)));
-  });
-  return FE_OK;
-}
-
 // ints: channels, in height and width, rows out, out height and width, then stride,
 // padding and dilation, each (h, w).
 FeConv transpose_of(const Instruction& at, int samples, int lanes, int blocks, int threads) {
@@ -156,7 +128,7 @@ int transpose_forward(const Call& c) {
 }
 int transpose_backward(const Call& c) {
   const FeConv conv = transpose_of(c.at, c.samples, c.lanes, c.blocks, c.threads);
-  real* dw = c.gradient(0) ? c.gradient(0) : scratch<real>(kUntrained, c.parameter(0)->count + 4);
+  real* dw = weight_gradient(c);
   if (!dw) return FE_NO_MEMORY;
   return fe_conv_transpose_backward(c.structure(0), &conv, c.in(0), c.value(0), c.d_out(0), c.d_in(0),
                                     dw, c.gradient(1), c.accumulate && c.gradient(0));
@@ -167,7 +139,6 @@ int transpose_backward(const Call& c) {
 const Row kImageRows[] = {
     {"region_max", 17, 0, maximum_sizes, region_forward, region_backward},
     {"region_average", 17, 0, average_sizes, region_forward, region_backward},
-    {"relu6", 1, 0, relu6_sizes, relu6_forward, relu6_backward},
     {"pad", 11, 1, pad_sizes, pad_forward, pad_backward},
     {"upsample", 7, 2, upsample_sizes, upsample_forward, upsample_backward},
     {"conv_transpose", 12, 0, transpose_sizes, transpose_forward, transpose_backward},

@@ -7,16 +7,18 @@ namespace {
 
 constexpr int64_t kMostPixels = 1 << 20, kMostStep = 1 << 15;
 
+const FeStructure* weight_structure(const Instruction& at, const FeParameter* parameters) {
+  if (at.parameters.empty() || at.parameters[0] < 0) return nullptr;
+  return parameters[at.parameters[0]].structure;
+}
+
+}  // namespace
+
 // ints of a conv: channels, height, width, rows, out height, out width, then stride,
 // padding and dilation, each (h, w).
 FeConv conv_of(const Instruction& at, int samples, int lanes, int blocks, int threads) {
   const auto i = [&](int k) { return (int32_t)at.ints[k]; };
   return {samples, lanes, blocks, threads, i(1), i(2), i(6), i(7), i(8), i(9), i(10), i(11)};
-}
-
-const FeStructure* weight_structure(const Instruction& at, const FeParameter* parameters) {
-  if (at.parameters.empty() || at.parameters[0] < 0) return nullptr;
-  return parameters[at.parameters[0]].structure;
 }
 
 bool conv_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) {
@@ -40,6 +42,12 @@ bool conv_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) 
   s.reads_in = 1;
   return true;
 }
+
+real* weight_gradient(const Call& c) {
+  return c.gradient(0) ? c.gradient(0) : scratch<real>(kUntrained, c.parameter(0)->count + 4);
+}
+
+namespace {
 
 int conv_forward(const Call& c) {
   const FeConv conv = conv_of(c.at, c.samples, c.lanes, c.blocks, c.threads);
@@ -66,11 +74,6 @@ FeConv conv_frames_of(const Call& c) {
 int conv_frames_forward(const Call& c) {
   const FeConv conv = conv_frames_of(c);
   return fe_conv_forward(c.structure(0), &conv, c.in(0), nullptr, c.value(0), c.value(1), c.out(0));
-}
-
-// Where the weight's gradient goes; work space if it is not trained.
-real* weight_gradient(const Call& c) {
-  return c.gradient(0) ? c.gradient(0) : scratch<real>(kUntrained, c.parameter(0)->count + 4);
 }
 
 int conv_backward_row(const Call& c) {

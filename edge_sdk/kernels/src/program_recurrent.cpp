@@ -13,11 +13,6 @@ const FeStructure* weight_structure(const Instruction& at, const FeParameter* pa
   return parameters[at.parameters[0]].structure;
 }
 
-// Where the weight's gradient goes; work space if it is not trained.
-real* weight_gradient(const Call& c) {
-  return c.gradient(0) ? c.gradient(0) : scratch<real>(kUntrained, c.parameter(0)->count + 4);
-}
-
 // ints: cell, reverse, steps, hidden.
 bool recurrent_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) {
   const FeStructure* structure = weight_structure(at, parameters);

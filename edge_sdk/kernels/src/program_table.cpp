@@ -8,7 +8,7 @@ namespace {
 
 const Row* const kFamilies[] = {kEntryRows, kLayerRows, kNormRows, kPoolRows, kElementRows,
                                 kLossRows, kImageRows, kDepthwiseRows, kActivationRows,
-                                kSequenceRows, kCopyRows, kRecurrentRows, kMatrixRows};
+                                kSequenceRows, kCopyRows, kRecurrentRows, kMatrixRows, kNormConvRows};
 
 // body(row) until it returns true; null if it never does.
 template <class F>

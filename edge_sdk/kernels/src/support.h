@@ -13,7 +13,7 @@
 namespace fe {
 
 // One growing buffer per purpose and calling thread: a training step allocates nothing.
-enum Slot { kPadded, kOffsets, kWeights, kGradients, kTable, kCursor, kPointer, kSums, kPart, kPartToo, kUntrained, kSlots };
+enum Slot { kPadded, kOffsets, kWeights, kGradients, kTable, kCursor, kPointer, kSums, kPart, kPartToo, kUntrained, kUnread, kSlots };
 
 struct Scratch {
   void* memory[kSlots] = {};

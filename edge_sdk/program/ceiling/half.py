@@ -18,7 +18,7 @@ __all__ = ["halved"]
 _NEAR = 4  # steps; what waits less would be copied twice for nothing
 # Their backward passes divide by a deviation: where a mask has emptied a channel it is
 # all but zero, and a rounded input would be off by hundreds of them.
-_NORMS = {"norm", "depthwise", "layer_norm"}
+_NORMS = {"norm", "depthwise", "layer_norm", "norm_conv"}
 
 
 def halved(own: Schedule, graph: Graph) -> tuple[Schedule, int]:

@@ -9,7 +9,7 @@ from edge_sdk.program.graph import Graph, Op
 __all__ = ["ACTIVATIONS", "Rewrite", "activation_of"]
 
 # Operations that may be what a norm's kernel does after it.
-ACTIVATIONS = ("relu", "relu6", "hardtanh", "activation")
+ACTIVATIONS = ("relu", "hardtanh", "activation")
 
 _RELU, _RELU6 = 1, 2
 
@@ -20,7 +20,7 @@ def activation_of(operation: Op) -> int:
         return _RELU
     bounds = operation.name in {"hardtanh", "activation"}
     clamped = bounds and tuple(operation.reals[:2]) == (0.0, 6.0)
-    return _RELU6 if operation.name == "relu6" or clamped else 0
+    return _RELU6 if clamped else 0
 
 
 class Rewrite:

@@ -8,6 +8,7 @@ from typing import Final
 from edge_sdk.program.graph import Graph
 from edge_sdk.program.passes.depthwise import fuse_depthwise
 from edge_sdk.program.passes.fuse import fuse_activations, fuse_residuals
+from edge_sdk.program.passes.prologue import fuse_prologues
 
 __all__ = ["PASSES", "optimized"]
 
@@ -15,6 +16,7 @@ PASSES: Final[tuple[Callable[[Graph], Graph], ...]] = (
     fuse_residuals,
     fuse_activations,
     fuse_depthwise,
+    fuse_prologues,
 )
 
 

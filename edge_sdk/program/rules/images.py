@@ -140,12 +140,6 @@ RULES: Final[dict[str, Rule]] = {
         shapes=_region_shapes,
         arguments=_resized,
     ),
-    "relu6": Rule(
-        inputs=(1, 1),
-        shapes=lambda call: call.inputs,
-        arguments=lambda call: (math.prod(call.inputs[0]),),
-        reads_out=lambda _: (0,),
-    ),
     "upsample": Rule(
         inputs=(1, 1),
         ints=("linear", "align_corners"),

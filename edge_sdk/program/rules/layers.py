@@ -47,6 +47,33 @@ def _conv_arguments(call: Operands) -> tuple[int, ...]:
     )
 
 
+def _norm_conv_shapes(call: Operands) -> tuple[Shape, ...]:
+    shapes = _conv_shapes(call)
+    channels, at = call.inputs[0][0], call.ints
+    given = {shape for shape in call.parameters[2:] if shape is not None}
+    call.require(given <= {(channels,)}, f"{channels} channels do not fit {given}")
+    groups = at["norm_groups"]
+    call.require(groups >= 0 and (not groups or channels % groups == 0),
+                 f"{channels} channels do not divide into {groups} groups")  # fmt: skip
+    call.require(0 <= at["relu"] <= 2, "an unknown activation")
+    return shapes
+
+
+def _norm_conv_arguments(call: Operands) -> tuple[int, ...]:
+    at = call.ints
+    norm = at["norm"], at["norm_groups"], at["relu"], at["batch"]
+    return (*_conv_arguments(call), *norm)
+
+
+def _norm_conv_stash(call: Operands) -> tuple[int, ...]:
+    """Mean, 1 / deviation, and the scale and shift that they give."""
+    if not call.ints["norm"]:
+        return ()
+    channels = call.inputs[0][0]
+    moments = call.ints["norm_groups"] or channels
+    return moments, moments, channels, channels
+
+
 def _linear_weight(call: Operands) -> tuple[Shape, int]:
     shape = call.parameters[0]
     call.require(shape is not None and len(shape) == 2, "a linear layer needs a weight")
@@ -108,6 +135,25 @@ RULES: Final[dict[str, Rule]] = {
         arguments=_frames_arguments,
         reads_in=(0,),
         weight=_conv_weight,
+    ),
+    # What a norm (norm: 1) and an activation make of the input is convolved;
+    # norm_groups is 0 for batch norm, relu 2 for ReLU6.
+    "norm_conv": Rule(
+        inputs=(1, 1),
+        parameters=(
+            *("weight", "bias?", "norm_weight?", "norm_bias?"),
+            *("running_mean?", "running_var?"),
+        ),
+        ints=(*_GEOMETRY, "norm", "norm_groups", "relu", "batch"),
+        reals=("momentum", "eps"),
+        shapes=_norm_conv_shapes,
+        arguments=_norm_conv_arguments,
+        stash=_norm_conv_stash,
+        reads_in=(0,),
+        reads_stash=lambda call: (0, 1, 2, 3) if call.ints["norm"] else (),
+        weight=_conv_weight,
+        mixes=lambda call: bool(call.ints["batch"]) and not call.ints["norm_groups"],
+        moves=lambda call: (4, 5) if call.ints["batch"] else (),
     ),
     "linear": Rule(
         inputs=(1, 1),
