@@ -18,6 +18,7 @@ from edge_sdk.errors import (
     TaskError,
     two_sentences,
 )
+from edge_sdk.program.ceiling import MemoryExceededError
 from edge_sdk.session import Broke
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.progress_report import counted, steps_of
@@ -35,7 +36,8 @@ Outcome: TypeAlias = PackedUpdate | Broke | Verdict
 
 
 # What the same examples, model and settings would bring about again, whatever the task;
-# a full disk, a memory that others use or a loss that ran away may pass.
+# a full disk, a memory that others use or a loss that ran away may pass, and an order
+# of a lower density than the warm-up's may fit where that did not.
 LASTING = (
     *(EngineError, TaskError, DensityError, SparsityError),
     *(TypeError, ValueError, LookupError, AttributeError, ImportError, AssertionError),
@@ -43,7 +45,7 @@ LASTING = (
 
 
 def _lasts(error: BaseException) -> bool:
-    return isinstance(error, LASTING)
+    return isinstance(error, LASTING) and not isinstance(error, MemoryExceededError)
 
 
 class TrainingThread:

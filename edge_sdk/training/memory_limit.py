@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edge_sdk.errors import EngineError
-from edge_sdk.program.ceiling import MemoryCeiling, StepPlan
+from edge_sdk.program.ceiling import MemoryCeiling, MemoryExceededError, StepPlan
 from edge_sdk.program.model import ProgramModel
 
 __all__ = [
@@ -99,7 +98,7 @@ class Allowance:
             density, "masked" if engine == "masked" else "sparse", batch_size
         )
         if not size:
-            raise EngineError(
+            raise MemoryExceededError(
                 f"not even one example fits into the memory this device may use "
                 f"({engine} engine, density {density:.3g})",
                 remedy="Raise caps.ram_mib, or take a lower density or model.",

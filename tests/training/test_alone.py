@@ -12,6 +12,7 @@ from torch import nn
 
 from edge_sdk.agent.training_thread import TrainingThread
 from edge_sdk.errors import EngineError
+from edge_sdk.program.ceiling import MemoryExceededError
 from edge_sdk.session import Broke, Session, SessionPhase, advance
 from edge_sdk.sparse import draw
 from edge_sdk.tasks.layers import layers_of
@@ -83,6 +84,7 @@ def test_it_is_refused_by_the_layers_name_with_what_to_do(
         (IndexError("class 7 of 4"), True),
         (OSError("disk full"), False),
         (MemoryError(), False),
+        (MemoryExceededError("a warm-up is dense"), False),
         (SystemExit("no GPU"), False),  # or its thread would end without a word
     ],
 )

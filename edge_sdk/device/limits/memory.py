@@ -15,6 +15,7 @@ from device_profiles.memory import peak_mib
 from device_profiles.schema import Engine
 from edge_sdk.device.probe.ram import Ceiling, read_fields
 from edge_sdk.errors import EngineError
+from edge_sdk.program.ceiling import MemoryExceededError
 
 __all__ = [
     "MIB",
@@ -83,7 +84,7 @@ def shrinking(run: Callable[[int], T], batch: int) -> T:
             if not _is_memory(error):
                 raise
             if size == 1:
-                raise EngineError(
+                raise MemoryExceededError(
                     "one example does not fit into the memory this device may use",
                     remedy="Raise caps.ram_mib, or take a lower density or model.",
                 ) from error

@@ -2,10 +2,18 @@
 
 from edge_sdk.program.ceiling.choice import (
     MemoryCeiling,
+    MemoryExceededError,
     StepPlan,
     fit,
     parameter_bytes,
     planned_step,
 )
 
-__all__ = ["MemoryCeiling", "StepPlan", "fit", "parameter_bytes", "planned_step"]
+__all__ = [
+    "MemoryCeiling",
+    "MemoryExceededError",
+    "StepPlan",
+    "fit",
+    "parameter_bytes",
+    "planned_step",
+]

@@ -23,6 +23,7 @@ from edge_sdk.sparse import Mask
 
 __all__ = [
     "MemoryCeiling",
+    "MemoryExceededError",
     "StepPlan",
     "fit",
     "parameter_bytes",
@@ -37,6 +38,10 @@ _LANES = (16, 8, 4)
 # Of each trained value beside itself and its gradient: momentum, the values before,
 # the change, and the update that is packed of it.
 _COPIES = 4
+
+
+class MemoryExceededError(EngineError):
+    """An order needs more memory than the device may use; a sparser one may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ def planned_step(
         half: Whether activations may wait in bfloat16.
 
     Raises:
-        EngineError: If nothing fits; names the smallest ceiling that does.
+        MemoryExceededError: If nothing fits; names the smallest ceiling that does.
     """
     program = replace(program, training=optimized(program.training))
     own = schedule(program.training, program.slots, train=True)
@@ -164,7 +169,7 @@ def fit(
         other_bytes: Of parameters and their copies.
 
     Raises:
-        EngineError: If nothing fits; names the smallest ceiling that does.
+        MemoryExceededError: If nothing fits; names the smallest ceiling that does.
     """
     held = ceiling.held if ceiling is not None else 0
     least: StepPlan | None = None
@@ -179,7 +184,7 @@ def fit(
     assert least is not None and ceiling is not None  # noqa: S101, PT018 - for mypy
     more = "" if split else "; its batch norm needs the batch whole"
     softer = "" if half else ', or set activations = "bf16"'
-    raise EngineError(
+    raise MemoryExceededError(
         f"a training step of {samples} examples needs {_mib(least.nbytes)} MiB at the "
         f"least, {_mib(least.plan.nbytes)} of them for activations; "
         f"{_mib(ceiling.nbytes)} are allowed{more}",
