@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from coordinator.checkpoints.models import model_name
 from coordinator.ledger import RoundRow
 from coordinator.rounds.state import RoundPhase
 from coordinator.rounds.tasks import task_id
 from coordinator.simulation.record import RoundRecord
 from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.json_text import to_json
 from edge_sdk.storage.memory import DeviceMemory
+from edge_sdk.wire.parts import unpack_own
 
 __all__ = ["EPOCH", "MEMORIES", "SimulationMemory"]
 
@@ -66,6 +70,15 @@ class SimulationMemory:
     def of(self, device: str) -> DeviceMemory:
         """Memory of a simulated device."""
         return DeviceMemory(self.folder / MEMORIES / device)
+
+    def own(self, device: str) -> dict[str, NDArray[Any]]:
+        """A device's personal entries after its last task that counted, by name."""
+        last = self.last_counted(len(self._records)).get(device, "")
+        kept = self.of(device).of(last) if last else b""
+        try:
+            return unpack_own(kept)[0] if kept else {}
+        except RemoteProtocolError:  # of a rule alone
+            return {}
 
     def of_devices(
         self, no: int, devices: Iterable[str]

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from coordinator.server.evaluation import trained_model
 from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.plots import draw_metric_by_bytes
@@ -68,14 +71,24 @@ class Run:
             draw_metric_by_bytes(found, {self.settings.algorithm: self.records})
         return found
 
-    def model(self, density: float) -> nn.Module:
+    def model(self, density: float, *, device: str = "") -> nn.Module:
         """The trained model at one density, in evaluation mode.
 
         Its weights are dense tensors, exactly 0 where the mask drops them.
+
+        Args:
+            density: One of the run's.
+            device: Whose personal entries it has; empty for those that training began
+                with, which a device has, too, before it has trained.
 
         Raises:
             DensityError: If the run has no such density; says which it has.
         """
         settings = self.settings
         memory = SimulationMemory(self.folder, self.records)
-        return trained_model(self.task, settings.task, memory, settings.seed, density)
+        reference, seed = settings.task, settings.seed
+        model = trained_model(self.task, reference, memory, seed, density)
+        if own := memory.own(device) if device else {}:
+            given = {n: torch.from_numpy(np.array(a)) for n, a in own.items()}
+            model.load_state_dict(given, strict=False)
+        return model

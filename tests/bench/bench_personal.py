@@ -19,13 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from coordinator import Run, simulate
-from coordinator.simulation.checkpoints import SimulationMemory
-from coordinator.simulation.record import RoundLog
 from edge_sdk.datasets.partition import lda
 from edge_sdk.datasets.watch import read_watch
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.task import Examples, Task, load_task
-from edge_sdk.wire.parts import unpack_own
 
 DENSITY = 0.2
 TRAINING = {
@@ -72,23 +69,12 @@ def split(examples: Examples) -> tuple[Examples, Examples]:
     return examples.take(np.concatenate(train)), examples.take(np.concatenate(held))
 
 
-def accuracy(run: Run, task: Task, examples: Examples, own: dict[str, object]) -> float:
-    """Of the run's last model with a device's own entries."""
-    model = run.model(DENSITY)
-    state = model.state_dict()
-    model.load_state_dict({**state, **{n: torch.as_tensor(a) for n, a in own.items()}})
+def accuracy(run: Run, task: Task, examples: Examples, device: str) -> float:
+    """Of the run's last model with a device's own entries, where it has some."""
+    model = run.model(DENSITY, device=device)
     inputs, targets = tensors(task, examples, np.arange(len(examples)))
     with torch.no_grad():
         return float((model(inputs).argmax(1) == targets).float().mean())
-
-
-def own_entries(folder: Path, device: str) -> dict[str, object]:
-    """What a device's last update that counted left there."""
-    log = RoundLog(folder)
-    memory = SimulationMemory(folder, log.records)
-    last = memory.last_counted(len(log.records)).get(device, "")
-    kept = memory.of(device).of(last)
-    return dict(unpack_own(kept)[0]) if kept else {}
 
 
 def main() -> None:
@@ -125,8 +111,7 @@ def main() -> None:
                 names = sorted({d for r in run.records for d in r.accepted})
                 each = []
                 for (_, held), device in zip(parts, names, strict=True):
-                    own = own_entries(run.folder, device) if personal else {}
-                    each.append(accuracy(run, task, held, own))
+                    each.append(accuracy(run, task, held, device))
                 last = run.records[-1]
                 worst = np.sort(each)[: max(1, round(len(each) / 10))]
                 moved = (last.total_up + last.total_down) / 1e6

@@ -13,16 +13,19 @@ from patience import patience
 
 from coordinator.broker.start import Broker, open_broker
 from coordinator.simulation.mqtt import over_mqtt
+from coordinator.simulation.result import Run
 from coordinator.simulation.rounds import Simulation
 from coordinator.simulation.workers.interface import Workers
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.storage.memory import DIGEST
+from edge_sdk.tasks.task import load_task
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire.parts import unpack_own
 
 Make = Callable[..., Simulation]
+TASK = load_task("digits")
 PARTS = {"personal": ["fc2"], "frozen": ["conv1"], "cohort": 4, "rounds": 3}
 APART = {"fc2.weight", "fc2.bias", "conv1.weight", "conv1.bias"}
 
@@ -58,6 +61,14 @@ def test_what_stays_apart_does_not_move_on_the_coordinator_and_costs_no_bytes(
     )
     for name, array in last.dense.items():
         assert (array != first.dense[name]).any() == (name not in APART)
+    records = runs["parts"].journal.records
+    run = Run(tmp_path / "parts", TASK, runs["parts"].settings, records)
+    heads = [
+        run.model(0.1, device=device).fc2.weight.detach().numpy()
+        for device in ("", *records[-1].accepted)
+    ]
+    assert (heads[0] == first.dense["fc2.weight"]).all()
+    assert len({head.tobytes() for head in heads}) == len(heads)
     whole, parts = (s.journal.records[-1] for s in runs.values())
     apart = sum(first.dense[n].size for n in APART)
     assert whole.bytes_up - parts.bytes_up >= 4 * 4 * apart
