@@ -239,6 +239,11 @@ SHIPPED = {
     **{name: f"edge_sdk.zoo.tasks.{name}:task" for name in _OWN_NAMES},
     "spoken": "edge_sdk.zoo.tasks.spoken:task",
     "spoken-gru": "edge_sdk.zoo.tasks.spoken:gru",
+    "watch-tcn": "edge_sdk.zoo.tasks.watch:tcn",
+    "fashion-anomaly": "edge_sdk.zoo.tasks.anomaly:task",
+    "fashion-denoise": "edge_sdk.zoo.tasks.denoise:task",
+    "cifar10-mobilenetv2": "edge_sdk.zoo.tasks.cifar10:mobilenetv2",
+    "cifar10-vit": "edge_sdk.zoo.tasks.cifar10:vit",
 }
 
 

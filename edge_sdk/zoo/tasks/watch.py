@@ -1,6 +1,8 @@
-"""The task ``watch``: exercises from a smart watch's motion, one device per subject."""
+"""Tasks ``watch`` and ``watch-tcn``: exercises from motion, one device per subject."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.without_torch.halves import by_name
 from edge_sdk.zoo.tasks.gray import eval_data
 
-__all__ = ["task"]
+__all__ = ["task", "tcn"]
 
 # Of all recordings, axis by axis.
 MEAN = (-0.0076, 0.3794, -0.1470, 0.0253, -0.0015, 0.0118)
@@ -35,4 +37,10 @@ task = Task(
     prepare=_prepare,
     dense_layers=frozenset({"conv1.weight", "fc2.weight"}),
     batch_size=16,
+)
+tcn = replace(
+    task,
+    name="watch-tcn",
+    model=by_name("edge_sdk.zoo.signals:MotionTcn"),
+    dense_layers=frozenset({"conv1.weight", "fc.weight"}),
 )
