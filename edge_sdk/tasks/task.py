@@ -23,6 +23,7 @@ from edge_sdk.tasks.without_torch.halves import (
     of_arrays,
     torch_is_here,
 )
+from edge_sdk.tasks.without_torch.shipped import SHIPPED
 
 if TYPE_CHECKING:
     import torch
@@ -232,19 +233,6 @@ class Task:
         from edge_sdk.tasks.without_torch.batch import checked_arrays  # noqa: PLC0415 - late
 
         return checked_arrays(self, found, folder)
-
-
-_OWN_NAMES = ("cifar10", "femnist", "mnist", "fashion", "digits", "watch")
-SHIPPED = {
-    **{name: f"edge_sdk.zoo.tasks.{name}:task" for name in _OWN_NAMES},
-    "spoken": "edge_sdk.zoo.tasks.spoken:task",
-    "spoken-gru": "edge_sdk.zoo.tasks.spoken:gru",
-    "watch-tcn": "edge_sdk.zoo.tasks.watch:tcn",
-    "fashion-anomaly": "edge_sdk.zoo.tasks.anomaly:task",
-    "fashion-denoise": "edge_sdk.zoo.tasks.denoise:task",
-    "cifar10-mobilenetv2": "edge_sdk.zoo.tasks.cifar10:mobilenetv2",
-    "cifar10-vit": "edge_sdk.zoo.tasks.cifar10:vit",
-}
 
 
 def load_task(reference: str, *, beside: Path | None = None) -> Task:
