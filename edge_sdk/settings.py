@@ -107,11 +107,13 @@ class DeviceSettings(
 def load_settings(path: Path, kind: type[T]) -> T:
     """The settings in a TOML file; relative paths count from the file's folder.
 
+    A `rewritten` of the type gives keys of several forms their one form before.
+
     Raises:
         SettingsError: If the file is missing, is not TOML, has an unknown key, or a
             value of the wrong type; names the file, the key's path and the expectation.
     """
-    raw = load_toml(path)
+    raw = getattr(kind, "rewritten", dict)(load_toml(path))
     base = path.resolve().parent
     if kind is DeviceSettings and raw.get("engine") == "sparse":
         log.warning('%s: engine = "sparse" is now called "program"', path)

@@ -115,6 +115,8 @@ class VirtualWork:
     def cancel(self) -> None:
         self.ends = None
 
+    stop = cancel
+
     def join(self, seconds: float) -> None:
         pass
 
@@ -264,7 +266,7 @@ class Coordinator:
 
     @property
     def done(self) -> bool:
-        return self.server._done()
+        return self.server._end.reached
 
     def turn(self) -> None:
         self.server._take(0.0)

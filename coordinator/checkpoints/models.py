@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from edge_sdk.checksums import file_digest
 from edge_sdk.errors import StateError
 from edge_sdk.sparse import LayerShape, Mask
 
-__all__ = ["Memory", "ModelStore", "model_name"]
+__all__ = ["KEEP", "Memory", "ModelStore", "model_name"]
 
 KEEP = 3  # rounds whose checkpoint stays; the last one is what resume starts from
 
@@ -131,14 +131,37 @@ class ModelStore:
         family: MaskFamily,
         round_no: int,
         scores: Mapping[float, Mapping[str, float]],
+        *,
+        name: str = "density",
+        only: float | None = None,
     ) -> dict[float, Path]:
-        """Writes one checkpoint per density, to export from."""
+        """Writes one checkpoint per density, to export from.
+
+        Args:
+            model: On the family's top mask.
+            family: Its masks.
+            round_no: The round that gave the model.
+            scores: Density to metrics.
+            name: What the files' names begin with: ``density``, ``last``, ``best``.
+            only: The one density to write; None for all.
+        """
         written = {}
         for density, mask in family.masks.items():
-            path = self._folder / "models" / f"density-{density:g}.safetensors"
+            if only not in {None, density}:
+                continue
+            path = self._folder / "models" / f"{name}-{density:g}.safetensors"
             self._write(path, model, mask, round_no, scores.get(density, {}))
             written[density] = path
         return written
+
+    def deploy_best(self, densities: Iterable[float]) -> None:
+        """Puts the best model of each density in the place of the one to deploy."""
+        folder = self._folder / "models"
+        for density in densities:
+            best = folder / f"best-{density:g}.safetensors"
+            if best.exists():
+                content = best.read_bytes()
+                self._replace(folder / f"density-{density:g}.safetensors", content)
 
     def _write(
         self,

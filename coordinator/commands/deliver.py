@@ -35,6 +35,13 @@ def deliver(
         Path | None,
         typer.Option(help="Public key (PEM) that signs it, if not the run's own."),
     ] = None,
+    even_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--even-if-worse",
+            help="Also a model that is marked as worse than the one before.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make BUNDLE the live model of devices: at once, or when each is here again."""
@@ -44,7 +51,11 @@ def deliver(
     settings = load_run(folder / SETTINGS)
     own_folder(folder)
     trusted = None if key is None else read_public_key(key)
-    made = prepare(folder, settings, bundle, device or (), trusted=trusted)
+    made = prepare(
+        *(folder, settings, bundle, device or ()),
+        trusted=trusted,
+        worse_too=even_if_worse,
+    )
     told = f"delivery {made.no}: {made.label} for {', '.join(made.devices)}"
     show(dataclasses.asdict(made), lambda: told, as_json=as_json)
     if is_held(folder):

@@ -18,7 +18,7 @@ from coordinator.commands.options import (
 )
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.ledger import no_run
-from coordinator.settings import RunSettings, load_run
+from coordinator.settings import DEVICES, RunSettings, load_run
 from coordinator.views.page import DEFAULT_ADDRESS
 from coordinator.views.terminal.status import has_run
 from device_profiles.toml_text import quoted
@@ -32,6 +32,14 @@ from edge_sdk.transport.address import parse_url
 __all__ = ["init", "resume", "run"]
 
 
+def _places(given: list[str]) -> str:
+    """Places where models are evaluated, as the settings have them."""
+    found = [
+        quoted(one if one == DEVICES else str(seen_from(Path(), one))) for one in given
+    ]
+    return found[0] if len(found) == 1 else f"[{', '.join(found)}]"
+
+
 def init(
     folder: Folder,
     task: Annotated[
@@ -40,7 +48,12 @@ def init(
             help="A shipped task or module:object.", autocompletion=complete.tasks
         ),
     ],
-    evaluation: Annotated[Path, typer.Option(help="Folder with eval.npz.")],
+    evaluation: Annotated[
+        list[str],
+        typer.Option(
+            help='Folder with eval.npz, or "devices"; repeat it for both.',
+        ),
+    ],
     federation: Annotated[str, typer.Option(help="The federation's name.")] = "home",
     density: Annotated[
         list[float] | None,
@@ -81,7 +94,7 @@ def init(
     lines = [
         f"federation = {quoted(federation)}",
         f"task = {quoted(task)}",
-        f"evaluation = {quoted(str(seen_from(Path(), evaluation)))}",
+        f"evaluation = {_places(evaluation)}",
         f"densities = {sorted(density or [0.05, 0.1, 0.2])}",
         f"rounds = {rounds}",
         f"wait_for = {wait_for}",

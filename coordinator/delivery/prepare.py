@@ -37,6 +37,7 @@ def prepare(
     devices: Sequence[str],
     *,
     trusted: bytes | None = None,
+    worse_too: bool = False,
 ) -> Prepared:
     """Checks a bundle here as a board will, and records its delivery durably.
 
@@ -46,13 +47,15 @@ def prepare(
         bundle: The bundle's folder.
         devices: Names; empty for every device of the run.
         trusted: Raw public key that signed it; None for the run's own.
+        worse_too: Whether a model may go out that is worse than the one before it.
 
     Raises:
         ExportError: If the bundle is damaged, unsigned, signed by another key, or its
             golden example fails here.
         IdentityError: If a device is unknown or revoked.
         LocalProtocolError: If it is too large to travel.
-        StateError: If there is nobody to deliver to.
+        StateError: If there is nobody to deliver to, or its round is marked as worse
+            than the one before.
     """
     identities = identities_for(folder, settings)
     known = _known(folder)
@@ -77,8 +80,10 @@ def prepare(
             remedy=f"Build it from {folder}/models, or name --key PUBLIC.pem.",
         )
     checked.check()
-    packed = pack_bundle(bundle)
     manifest = checked.manifest
+    if not worse_too:
+        _check_not_worse(folder, manifest.get("round"), bundle)
+    packed = pack_bundle(bundle)
     label = f"{manifest['task']}, round {manifest['round']}"
     no = DeliveryStore(folder).add(
         packed,
@@ -89,6 +94,27 @@ def prepare(
         devices=chosen,
     )
     return Prepared(no, label, chosen)
+
+
+def _check_not_worse(folder: Path, no: object, bundle: Path) -> None:
+    """Refuses a model that the run has marked as worse than the one before.
+
+    Raises:
+        StateError: If so.
+    """
+    try:
+        ledger = read_ledger(folder)
+    except StateError:  # no run yet
+        return
+    try:
+        why = ledger.worse(no) if isinstance(no, int) else ""
+    finally:
+        ledger.close()
+    if why:
+        raise StateError(
+            f"{bundle} is of round {no}: {why}",
+            remedy=f"Build it from {folder}/models/best-*, or add --even-if-worse.",
+        )
 
 
 def _known(folder: Path) -> set[str]:

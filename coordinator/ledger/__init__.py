@@ -9,7 +9,7 @@ Rule 3. Whoever promises something that hangs on a group hands the promise to
 Rule 4. A group that cannot be committed breaks the ledger: nothing more is promised.
 """
 
-from coordinator.ledger.device_rows import DeviceRow, RefusalRow
+from coordinator.ledger.device_rows import DeviceRow, EvaluationRow, RefusalRow
 from coordinator.ledger.ledger import (
     Ledger,
     holder,
@@ -22,6 +22,7 @@ from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
 
 __all__ = [
     "DeviceRow",
+    "EvaluationRow",
     "Ledger",
     "RefusalRow",
     "RoundRow",

@@ -8,16 +8,26 @@ ledgers that an older version began too, and is in all that is made of a device'
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["KINDS", "REFUSED", "DeviceRow", "RefusalRow", "added_columns", "read"]
+__all__ = [
+    "KINDS",
+    "REFUSED",
+    "TOGETHER",
+    "DeviceRow",
+    "EvaluationRow",
+    "RefusalRow",
+    "added_columns",
+    "read",
+]
 
 T = TypeVar("T")
 REFUSED = "refused"
+TOGETHER = ""  # in a device's place: all devices of a density together
 # What a verdict did; every other refused an update.
 KINDS = {
     "clipped": "accepted, bounded",
@@ -94,3 +104,26 @@ def added_columns() -> dict[str, object]:
         for field in fields(DeviceRow)
         if field.default is not MISSING and field.name not in JOINED
     }
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """One device's answer about one round's model.
+
+    Attributes:
+        round: The round that gave the model.
+        density: Of the model.
+        device: Whose test examples; empty for all of the density together.
+        examples: How many there are.
+        sums: Metric -> its summed numbers.
+        metrics: Metric -> its value; NaN where it has none.
+        why: What is to be said of it: why a metric is missing, or all.
+    """
+
+    round: int
+    density: float
+    device: str
+    examples: int
+    sums: Mapping[str, Sequence[float]]
+    metrics: Mapping[str, float]
+    why: str = ""

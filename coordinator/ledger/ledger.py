@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from coordinator.ledger.database import database_error
+from coordinator.ledger.evaluation_pages import EvaluationPages
 from coordinator.ledger.fleet_pages import FleetPages
 from coordinator.ledger.history_pages import HistoryPages
 from coordinator.ledger.readable import in_words
@@ -28,7 +29,7 @@ LEDGER = "ledger.sqlite"
 
 
 @in_words
-class Ledger(RoundPages, FleetPages, HistoryPages):
+class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages):
     """One run's ledger; made by `open_ledger` or, to look only, `read_ledger`."""
 
     def __init__(

@@ -55,6 +55,11 @@ CREATE TABLE IF NOT EXISTS folded (
   accepted INTEGER NOT NULL, trained INTEGER NOT NULL, examples INTEGER NOT NULL,
   up_bytes INTEGER NOT NULL, down_bytes INTEGER NOT NULL, last INTEGER,
   PRIMARY KEY (device, density));
+CREATE TABLE IF NOT EXISTS evaluations (
+  round INTEGER NOT NULL, density REAL NOT NULL, device TEXT NOT NULL,
+  examples INTEGER NOT NULL, sums TEXT NOT NULL, metrics TEXT NOT NULL,
+  why TEXT NOT NULL DEFAULT '', at TEXT NOT NULL,
+  PRIMARY KEY (round, density, device));
 INSERT INTO meta VALUES ('schema', '5') ON CONFLICT DO NOTHING;
 """
 

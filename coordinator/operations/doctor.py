@@ -71,7 +71,10 @@ def _task(folder: Path, settings: RunSettings) -> str:
 
     task = run_task(load_task(settings.task, beside=folder), settings)
     examples = check_run(settings, task)
-    return f"{task.name}, evaluated on {len(examples)} examples"
+    here = "" if examples is None else f"{len(examples)} examples"
+    devices = "the devices" if settings.holdout else ""
+    where = " and ".join(filter(None, (here, devices)))
+    return f"{task.name}, evaluated on {where or 'nothing'}"
 
 
 @check_of("ledger")

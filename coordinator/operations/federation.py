@@ -124,7 +124,7 @@ class Federation:
         with as_arguments("A run"):
             self.settings = write_settings(self.folder, given)
         if scored is not None:
-            keep_evaluation(place, scored)
+            keep_evaluation(Path(place), scored)
 
     def __enter__(self) -> Self:
         """Starts the coordinator."""

@@ -13,7 +13,7 @@ import msgspec
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.load import check_algorithm
-from coordinator.settings import RunSettings, load_run
+from coordinator.settings import DEVICES, RunSettings, load_run
 from device_profiles.toml_text import quoted, value_text
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.partition import save_once, save_partition
@@ -107,19 +107,22 @@ def ascending(densities: object) -> object:
 
 def evaluation_of(
     folder: Path, task: Task | str, given: object
-) -> tuple[Path, Examples | None]:
+) -> tuple[Path | str, Examples | None]:
     """The folder of the evaluation examples, and those that it is to hold.
 
     Args:
         folder: The run's.
         task: The run's.
-        given: A folder, or examples in any form that `simulate` takes.
+        given: A folder, "devices" for tests on devices alone, or examples in any form
+            that `simulate` takes.
 
     Raises:
         SettingsError: If nothing is given.
         DataError: If it is neither, or the task does not read such a folder.
         TaskError: If they do not fit the task.
     """
+    if isinstance(given, str) and given == DEVICES:
+        return DEVICES, None
     if isinstance(given, str | Path):
         return seen_from(Path(), given), None
     if given is None:

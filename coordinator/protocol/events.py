@@ -55,6 +55,7 @@ class EvaluationDone:
     round_no: int
     density: float
     metrics: Mapping[str, float]
+    worse: str = ""  # why the model is worse than the one before
 
 
 Item: TypeAlias = (
@@ -94,10 +95,14 @@ class EventQueue:
             self._queue.put_nowait(TransportConnected() if up else Unlinked())
 
     def scored(
-        self, round_no: int, density: float, metrics: Mapping[str, float]
+        self,
+        round_no: int,
+        density: float,
+        metrics: Mapping[str, float],
+        worse: str = "",
     ) -> None:
         """The evaluator's word."""
-        self.put(EvaluationDone(round_no, density, metrics))
+        self.put(EvaluationDone(round_no, density, metrics, worse))
 
     def put(self, item: Item) -> None:
         """Waits for room, as long as somebody makes room."""

@@ -20,6 +20,7 @@ from coordinator.rounds.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
 from edge_sdk.wire.messages import TaskOrder, Training
+from edge_sdk.wire.named import Holdout
 from edge_sdk.wire.rules import (
     FROZEN,
     CandidateLosses,
@@ -37,6 +38,7 @@ from edge_sdk.wire.rules import (
 )
 
 __all__ = [
+    "held_out",
     "mask_seed",
     "order_for",
     "task_id",
@@ -71,6 +73,11 @@ def warm_up_cohort(
         able = [d for d, own in affordable.items() if own == density]
         ranked += choose(seed, 0, able, min(count - len(ranked), len(able)))
     return tuple(sorted(ranked))
+
+
+def held_out(settings: RunSettings) -> Holdout | None:
+    """Choice of devices' test examples, as orders name it; None for none."""
+    return Holdout(settings.holdout, settings.seed) if settings.holdout else None
 
 
 def order_for(
@@ -151,6 +158,7 @@ def order_for(
         program=blobs.program,
         parts=blobs.parts,
         after=after if blobs.parts else "",
+        holdout=held_out(settings),
     )
 
 

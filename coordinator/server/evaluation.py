@@ -18,11 +18,14 @@ from coordinator.checkpoints.models import ModelStore
 from coordinator.server.run_memory import RunMemory, load_model, maskable
 from coordinator.views.scores import shown
 from edge_sdk.errors import DensityError, StateError
-from edge_sdk.evaluation.metric import loss
+from edge_sdk.evaluation.interval import worse_text
+from edge_sdk.evaluation.measure import VALUES
+from edge_sdk.evaluation.metric import Sums, loss
+from edge_sdk.evaluation.tally import total, values_of
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import MaskedModel, masked_model
-from edge_sdk.training.scoring import metrics_for, score
+from edge_sdk.training.scoring import measure_of, metrics_for, score, tallies
 from edge_sdk.training.torch_engine.dense import dense_model
 
 __all__ = ["Evaluator", "Probe", "Report", "trained_model"]
@@ -31,8 +34,8 @@ PROBED = 128  # examples; of a few milliseconds to a second, once a round
 
 log = logging.getLogger(__name__)
 
-# (round, density, metrics); called on the evaluator's thread
-Report: TypeAlias = Callable[[int, float, Mapping[str, float]], None]
+# (round, density, metrics, why it is worse); called on the evaluator's thread
+Report: TypeAlias = Callable[[int, float, Mapping[str, float], str], None]
 
 
 class Probe:
@@ -73,19 +76,23 @@ class Evaluator:
 
     Args:
         task: Whose model and loss.
-        examples: The evaluation set.
+        examples: The evaluation set; None of a run that has none here: nothing is
+            scored then.
         report: Told of each result, densest first.
         ledger: Where the task's primary metric is noted, for people.
 
     Attributes:
         metrics: What is measured; the first is the task's primary metric.
+        measure: What share of answers is right, where the task names no metrics.
     """
 
     def __init__(
-        self, task: Task, examples: Examples, report: Report, ledger: RunMemory
+        self, task: Task, examples: Examples | None, report: Report, ledger: RunMemory
     ) -> None:
-        self._task, self._examples, self._report = task, examples, report
+        self.task, self._examples, self._report = task, examples, report
+        self._before: dict[float, list[Sums]] = {}  # density -> of the last model
         self.metrics = metrics_for(task, examples)
+        self.measure = VALUES if task.metrics else measure_of(task, examples)
         ledger.put("metric", asdict(shown(self.metrics[0])))
         self._changed = threading.Condition()
         self._waiting: tuple[int, Model, MaskFamily] | None = None
@@ -94,8 +101,15 @@ class Evaluator:
         self._thread = threading.Thread(target=self._work, name="evaluate", daemon=True)
         self._thread.start()
 
+    @property
+    def scores(self) -> bool:
+        """True if there are examples here to score on."""
+        return self._examples is not None
+
     def submit(self, round_no: int, model: Model, family: MaskFamily) -> None:
         """Scores a round's model at every density of its family, if it can keep up."""
+        if not self.scores:
+            return
         with self._changed:
             self._waiting = round_no, model, family
             self._changed.notify()
@@ -115,7 +129,8 @@ class Evaluator:
                 if self._closed:
                     return
                 try:
-                    self._report(round_no, density, self._score(mask, model))
+                    found = self._score(mask, model, density)
+                    self._report(round_no, density, *found)
                 except (Exception, SystemExit):  # the run goes on without this figure
                     log.exception(
                         "evaluating round %d at %s failed",
@@ -130,14 +145,23 @@ class Evaluator:
             job, self._waiting = self._waiting, None
             return job
 
-    def _score(self, mask: Mask, model: Model) -> dict[str, float]:
+    def _score(
+        self, mask: Mask, model: Model, density: float
+    ) -> tuple[dict[str, float], str]:
+        """The metrics' values, and why the model is worse than the one before."""
         if mask.digest not in self._models:
-            self._models[mask.digest] = masked_model(self._task.model(), mask)
+            self._models[mask.digest] = masked_model(self.task.model(), mask)
         ready = self._models[mask.digest]
         values = model.on(mask)
         ready.load(values.masked, values.dense)
         ready.train(mode=False)
-        return score(ready, self._task, self._examples, self.metrics)
+        assert self._examples is not None  # noqa: S101 - else nothing is submitted
+        parts = [*tallies(ready, self.task, self._examples, self.metrics)]
+        scores = values_of(self.metrics, total(parts), f"task {self.task.name}")
+        first = self.metrics[0]
+        after = [part.sums[first.name] for part in parts if first.name in part.sums]
+        before, self._before[density] = self._before.get(density, []), after
+        return scores, worse_text(first, before, after, f"{len(after)} batches")
 
 
 def trained_model(

@@ -14,6 +14,7 @@ from coordinator.protocol.publisher import Publisher
 from coordinator.rate_limit import Seldom
 from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
 from coordinator.rounds.validation import Refusal
+from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.run_program import needs_program
 from coordinator.server.round_controller import RoundController
@@ -23,6 +24,7 @@ from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import (
     Cancel,
     Data,
+    Evaluated,
     Hello,
     Message,
     Need,
@@ -53,6 +55,7 @@ class MessageHandlers:
         fleet: The devices.
         controller: The round in hand.
         publisher: Sends.
+        tests: Models tested on devices.
         clock: Monotonic seconds.
     """
 
@@ -62,9 +65,10 @@ class MessageHandlers:
         fleet: DeviceRegistry,
         controller: RoundController,
         publisher: Publisher,
+        tests: DeviceEvaluation,
         clock: Callable[[], float],
     ) -> None:
-        self._ledger, self._fleet = ledger, fleet
+        self._ledger, self._fleet, self._tests = ledger, fleet, tests
         self._controller, self._publisher = controller, publisher
         self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
         self._reminded = Seldom(REMIND_S, KNOWN)
@@ -85,6 +89,8 @@ class MessageHandlers:
                 self._hello(device, message, boot)
             case Wait(ms, why):
                 self._pauses(device, ms / 1000, why)
+            case Evaluated():
+                self._tests.answered(device, message)
             case _:
                 self._tasks.answer(device, message)
 
@@ -138,6 +144,7 @@ class MessageHandlers:
             self._fleet.expect(device, back)
             why = self._fleet.cannot(device) or "no task for you just now"
             self.tell(device, Wait(int(1000 * back), why[:500]))
+            self._tests.ask_about_base(device, self._ledger.last_task(device))
 
     def _not_let_in(self, device: str, why: str) -> None:
         log.warning("%s cannot take part: %s", device, why)
@@ -177,6 +184,7 @@ class MessageHandlers:
         """Note that a device has its order."""
         self._ledger.move_task(task_id, TaskPhase.ACKED)
         self._controller.advance(Acked(device))
+        self._tests.ask_about_base(device, self._ledger.task(task_id))
 
     def asked(self, device: str, need: Need) -> None:
         """Note that a device's update is requested."""
@@ -205,6 +213,7 @@ class MessageHandlers:
             receipt = self.fate_of(device, offer.task_id)
             self._publisher.tell(device, receipt, round_no=part.order.round_no)
             self._controller.accepted(device, offer.metrics)
+            self._tests.ask_about_base(device, part.task)
             trained_s = offer.metrics.get("training_s", 0.0)
             if self._fleet.densities.gains(device, trained_s):
                 self._fleet.program.ask()

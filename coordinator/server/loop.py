@@ -24,7 +24,9 @@ from coordinator.protocol.link import Connect
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.receiver import MessageReceiver
 from coordinator.rounds.state import RoundPhase
+from coordinator.rounds.tasks import held_out
 from coordinator.server.broker_cleanup import Wiping
+from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.round_workload import round_workload
 from coordinator.server.devices.run_program import RunProgram
@@ -58,7 +60,7 @@ class Server:
     Args:
         settings: The run.
         task: Its task.
-        evaluation: What the global model is scored on.
+        evaluation: What the global model is scored on here; None for devices alone.
         ledger: Its durable memory, held exclusively.
         connect: Makes the transport.
         identities: Its identities; None for one machine without any.
@@ -72,7 +74,7 @@ class Server:
         self,
         settings: RunSettings,
         task: Task,
-        evaluation: Examples,
+        evaluation: Examples | None,
         ledger: Ledger,
         connect: Connect,
         *,
@@ -90,7 +92,7 @@ class Server:
         epoch = ledger.next_epoch()
         algorithm = load_algorithm(settings.algorithm)
         batch = settings.training.batch_size or task.batch_size
-        probe = Probe(task, evaluation)
+        probe = None if evaluation is None else Probe(task, evaluation)
         self._global_model = GlobalModel(settings, task, algorithm, ledger, probe)
         load = round_workload(settings, task, batch, evaluation, ledger)
         program = RunProgram(task, evaluation, ledger)
@@ -124,20 +126,17 @@ class Server:
             batch_size=batch,
             clock=clock,
         )
+        knows = self._fleet.densities.evaluates
+        tests = DeviceEvaluation(
+            *(self._evaluator, held_out(settings), ledger),
+            *(self._publisher, knows, clock),
+        )
         self._handlers = MessageHandlers(
-            ledger, self._fleet, self._controller, self._publisher, clock
+            ledger, self._fleet, self._controller, self._publisher, tests, clock
         )
         self._dispatcher = MessageDispatcher(
-            name,
-            self._receiver,
-            self._fleet,
-            self._deliveries,
-            self._handlers,
-            self._controller,
-            ledger,
-            self._wiping,
-            clock,
-            self._silence,
+            *(name, self._receiver, self._fleet, self._deliveries, self._handlers),
+            *(self._controller, ledger, self._wiping, clock, self._silence),
         )
         self._view = LiveView(
             settings.rounds, ledger, self._fleet, self._controller, observe, clock
@@ -148,9 +147,10 @@ class Server:
             self._evaluator,
             self._fleet,
             self._deliveries,
+            tests,
             self._turn,
             clock,
-            rounds=settings.rounds,
+            settings,
         )
         for pattern in (
             topics.all_uploads(name, data=False),
@@ -275,9 +275,9 @@ class Server:
                 self._dismiss(device)
             case KeyRotated():
                 self._receiver.rotated()
-            case EvaluationDone(round_no, density, metrics):
+            case EvaluationDone(round_no, density, metrics, worse):
                 self._ledger.record_score(round_no, density, metrics)
-                self._end.scored(round_no)
+                self._end.scored(round_no, density, worse)
             case ReceivedMessage():
                 try:
                     self._dispatcher.hear(item)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 
+from coordinator.checkpoints.best import BestModels, BestRule
+from coordinator.checkpoints.models import KEEP, ModelStore, model_name
 from coordinator.delivery.sender import DeliverySender
 from coordinator.ledger import Ledger
+from coordinator.rounds.round_step import with_parts
 from coordinator.rounds.state import RoundPhase
+from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.evaluation import Evaluator
 from coordinator.server.global_model import GlobalModel
+from coordinator.settings import RunSettings
 from coordinator.settings.extension import RELEASED, extended_rounds
+from coordinator.views.device_scores import pooled
+from edge_sdk.errors import StateError
 
 __all__ = ["RunEnd"]
 
+log = logging.getLogger(__name__)
+
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
+TESTS_S = 600.0  # likewise those on devices that are here
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
 
 
@@ -27,10 +38,11 @@ class RunEnd:
         evaluator: Scores them.
         fleet: Its devices.
         deliveries: Delivers models.
+        tests: Models tested on devices.
         turn: Handles what has come in the meantime and shows this phase of the run;
             False if the run is to stop.
         clock: Monotonic seconds.
-        rounds: Of the run, as this server knows it; 0 for no last one.
+        settings: Of the run, as this server knows it.
     """
 
     def __init__(
@@ -40,23 +52,31 @@ class RunEnd:
         evaluator: Evaluator,
         fleet: DeviceRegistry,
         deliveries: DeliverySender,
+        tests: DeviceEvaluation,
         turn: Callable[[str], bool],
         clock: Callable[[], float],
-        *,
-        rounds: int,
+        settings: RunSettings,
     ) -> None:
-        self._rounds = rounds
+        self._rounds, self._settings = settings.rounds, settings
+        first = evaluator.metrics[0]
+        rule = BestRule(
+            *(first.name, first.higher_is_better),
+            *(settings.best.gain, settings.best.patience),
+        )
+        self._best = BestModels(rule, ledger, self._keep)
         # The last round whose model the evaluator was given, and that model.
         self._submitted, self._model = 0, (global_model.model, global_model.family)
         self._ledger, self._global_model = ledger, global_model
         self._evaluator = evaluator
         self._fleet, self._deliveries = fleet, deliveries
-        self._turn, self._clock = turn, clock
+        self._tests, self._turn, self._clock = tests, turn, clock
+        self._look()
 
     @property
     def reached(self) -> bool:
-        """True once all rounds are done."""
-        return 0 < self._rounds <= self._ledger.rounds_done()
+        """True once all rounds are done, or no better model has come for long."""
+        done = self._ledger.rounds_done()
+        return 0 < self._rounds <= done or bool(done and self._best.through)
 
     @property
     def extended(self) -> bool:
@@ -65,13 +85,22 @@ class RunEnd:
 
     def submit(self, no: int) -> None:
         """Have the model of a round that has ended scored; the warm-up has none."""
+        self._look()  # devices have tested the model that the round began with
         if no and self._global_model.model is not None:
             model, family = self._model = self._global_model.base_of(no + 1)
             self._evaluator.submit(no, model, family)
             self._submitted = no
 
-    def scored(self, no: int) -> None:
-        """Write the models of a run without a last round as soon as one is scored."""
+    def scored(self, no: int, density: float, worse: str) -> None:
+        """Keep the best model, and the newest one of a run without a last round.
+
+        Args:
+            no: The round whose model was scored.
+            density: At which density.
+            worse: Why it is worse than the one before; empty if it is not.
+        """
+        self._ledger.mark_worse(no, f"here, density {density:g}", worse)
+        self._look()
         model, family = self._model
         if self._rounds or no != self._submitted or model is None or family is None:
             return
@@ -101,6 +130,8 @@ class RunEnd:
         model, family = self._global_model.base_of(last + 1)
 
         def missing() -> set[float]:
+            if not self._evaluator.scores:
+                return set()
             return set(family.masks) - set(self._ledger.scores().get(last, {}))
 
         if missing() and self._submitted != last:
@@ -109,7 +140,72 @@ class RunEnd:
         while missing() and self._clock() <= give_up:
             if not self._turn("evaluating"):
                 return False
-        self._global_model.deploy(last, self._ledger.scores().get(last, {}))
+        if not self._test(last):
+            return False
+        self._look()
+        scores = self._scores().get(last, {})
+        self._global_model.deploy(last, scores)
+        self._store.deploy(model, family, last, scores, name="last")
+        if self._settings.best.deploy == "best":
+            self._store.deploy_best(self._best.rounds())
+        if self._best.through:
+            log.info("the run ends: %s", self._best.through)
+            self._ledger.put("ended", self._best.through)
+        return True
+
+    @property
+    def _store(self) -> ModelStore:
+        made = self._global_model
+        return ModelStore(
+            *(self._ledger.folder, self._settings.task, made.layers, self._ledger)
+        )
+
+    def _scores(self) -> dict[int, dict[float, dict[str, float]]]:
+        """Scores of the last models: those given here, else of devices together."""
+        scores = pooled(self._ledger.evaluation_values())
+        for no, found in self._ledger.scores().items():
+            scores[no] = {**scores.get(no, {}), **found}
+        return scores
+
+    def _look(self) -> None:
+        newest = [r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE]
+        kept = set(newest[-KEEP:])
+        self._best.look(self._scores(), kept)
+
+    def _keep(self, no: int, density: float, metrics: Mapping[str, float]) -> bool:
+        """Writes a round's model as the best of a density; False if it is gone."""
+        store, made = self._store, self._global_model
+        try:
+            model = with_parts(self._evaluator.task, store.load(model_name(no)))
+        except StateError:
+            return False
+        family = store.load_family(no) or made.family
+        if family is None or density not in family.masks:
+            return False
+        store.deploy(
+            *(model, family, no, {density: metrics}), name="best", only=density
+        )
+        return True
+
+    def _test(self, last: int) -> bool:
+        """Have the devices that are here test the last model; False if stopped."""
+        able, codecs = self._fleet.affordable(), self._fleet.densities.codecs
+        down = {device: codecs(device)[1] for device in able}
+        questions = self._tests.questions(
+            last,
+            *self._global_model.base_of(last + 1),
+            able,
+            down,
+            self._fleet.programs,
+        )
+        give_up = self._clock() + TESTS_S
+        while waiting := self._tests.waiting(last, questions) & self._fleet.present():
+            for device in waiting:
+                self._tests.ask(device, questions[device])
+            if self._clock() > give_up:
+                break
+            if not self._turn("evaluating on devices"):
+                return False
         return True
 
     def deliver(self, to_all: Callable[[], bool]) -> None:

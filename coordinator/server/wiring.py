@@ -112,8 +112,8 @@ def _stop(stopped: threading.Event, server: Server) -> None:
     server.stop()
 
 
-def check_run(settings: RunSettings, task: Task) -> Examples:
-    """Refuses at the door what cannot work; returns the evaluation examples.
+def check_run(settings: RunSettings, task: Task) -> Examples | None:
+    """Refuses at the door what cannot work; returns the evaluation examples, if any.
 
     Raises:
         TaskError: If the model has nothing to mask or to train, or its state cannot
@@ -125,4 +125,5 @@ def check_run(settings: RunSettings, task: Task) -> Examples:
     check_model(model)
     layers = layers_of(model, task.dense_layers)
     check_ladder(layers, settings.densities)
-    return task.read_eval(settings.evaluation)
+    place = settings.evaluation
+    return None if place is None else task.read_eval(place)

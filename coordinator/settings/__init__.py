@@ -2,6 +2,7 @@
 
 from coordinator.settings.checks import check_algorithm_fits
 from coordinator.settings.run import (
+    DEVICES,
     CodecSettings,
     GateSettings,
     RunSettings,
@@ -12,6 +13,7 @@ from coordinator.settings.run import (
 from coordinator.settings.training import TrainingSettings
 
 __all__ = [
+    "DEVICES",
     "CodecSettings",
     "GateSettings",
     "RunSettings",

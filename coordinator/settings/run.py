@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,8 @@ from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
 
 __all__ = [
+    "DEVICES",
+    "BestSettings",
     "CodecSettings",
     "GateSettings",
     "RunSettings",
@@ -28,6 +30,8 @@ __all__ = [
     "rounds_kept",
 ]
 
+HOLDOUT = 0.2
+DEVICES = "devices"  # in place of a folder: they test models
 Positive = Annotated[int, Meta(ge=1)]
 KEPT_WITHOUT_END = 200  # rounds of a run without a last one
 
@@ -64,6 +68,24 @@ class CodecSettings(
     zstd: bool = True
 
 
+class BestSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The best model: when one is better, what is deployed, when a run ends early.
+
+    Attributes:
+        gain: By how much the primary metric has to improve for a model to be better.
+        patience: Scored rounds without a better model at any density that end the run;
+            0 for none.
+        deploy: Whether ``models/density-*`` is the ``last`` model or the ``best``; both
+            lie beside it.
+    """
+
+    gain: Annotated[float, Meta(ge=0)] = 0.0
+    patience: Annotated[int, Meta(ge=0)] = 0
+    deploy: Literal["last", "best"] = "last"
+
+
 class GateSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -94,7 +116,8 @@ class RunSettings(
     Attributes:
         federation: Its name; devices use the same.
         task: A shipped task or ``package.module:object``.
-        evaluation: Folder with the coordinator's evaluation examples.
+        evaluation: Folder with the coordinator's evaluation examples; in the file also
+            ``"devices"`` for `holdout` of 0.2, or a list of both.
         densities: The densities a device may get, each in (0, 1].
         rounds: Rounds to complete after the warm-up; 0 goes on until it is stopped.
         algorithm: One of the table in `coordinator.algorithms`, or
@@ -120,6 +143,9 @@ class RunSettings(
         warm_up: The sensitivity warm-up.
         codec: How values travel.
         gate: How much one device may count.
+        holdout: Share of its examples that a device does not train on, to test models
+            on; 0 for none.
+        best: The best model, and the end of a run without a better one.
         aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
             weight's largest and smallest changes and counts devices alike.
         broker_profile: Limits of a known broker: ``mosquitto``, ``aws-iot``,
@@ -144,7 +170,7 @@ class RunSettings(
 
     federation: Name
     task: str
-    evaluation: Path
+    evaluation: Path | None
     densities: Annotated[list[float], Meta(min_length=1, max_length=16)]
     rounds: Annotated[int, Meta(ge=0)]
     algorithm: str = "flash-edge"
@@ -177,6 +203,8 @@ class RunSettings(
     keep_rounds: Annotated[int, Meta(ge=0)] = 0
     selection: Literal["random", "round-robin"] = "random"
     privacy: PrivacySettings = PrivacySettings()
+    holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    best: BestSettings = BestSettings()
 
     @property
     def bounds(self) -> GateSettings:
@@ -184,6 +212,28 @@ class RunSettings(
         if self.privacy.noise_multiplier:
             return GateSettings(clip=0, weight=0, influence=0, trim=self.gate.trim)
         return self.gate
+
+    @staticmethod
+    def rewritten(raw: dict[str, Any]) -> dict[str, Any]:
+        """The keys of a file with `evaluation` as a folder or None."""
+        return where_evaluated(raw)
+
+
+def where_evaluated(raw: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose `evaluation` is a folder or None; ``devices`` becomes `holdout`.
+
+    Example:
+        >>> where_evaluated({"evaluation": ["devices", "folder:eval"]})
+        {'holdout': 0.2, 'evaluation': 'eval'}
+    """
+    given = raw.get("evaluation")
+    places = given if isinstance(given, list) else [given]
+    folders = [place for place in places if place != DEVICES]
+    if len(folders) > 1 or not all(isinstance(place, str) for place in places):
+        return raw  # refused with its type
+    folder = str(folders[0]).removeprefix("folder:") if folders else None
+    own = {"holdout": HOLDOUT} if len(folders) < len(places) else {}
+    return {**own, **raw, "evaluation": folder}
 
 
 def rounds_kept(settings: RunSettings) -> int:
@@ -217,4 +267,10 @@ def load_run(path: Path) -> RunSettings:
     )
     settings = msgspec.structs.replace(settings, rounds=rounds, training=training)
     check_private(algorithm, settings, where=f"{path}, extended: ")
+    if settings.privacy.noise_multiplier and settings.holdout:
+        raise SettingsError(
+            f"{path}: key holdout: sums of tests on devices have no noise, and would "
+            "tell what [privacy] is to hide",
+            remedy="Evaluate on a folder alone, or leave [privacy] out.",
+        )
     return settings

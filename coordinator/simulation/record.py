@@ -14,6 +14,7 @@ import numpy as np
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Coverage
 from coordinator.rounds.contribution_limits import PAST
+from coordinator.views.device_scores import OnDevices
 from coordinator.views.scores import ShownMetric
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import StateError
@@ -88,6 +89,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         refused: Device to why its update of this round does not count.
         cut: Device to what of its update did not count.
         norms: Device to the length (L2) of its change, of those that count.
+        on_devices: Density to how the model does on the devices' own test examples.
         metric: Which of the scores is the task's primary metric; None without scores.
     """
 
@@ -116,6 +118,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     cut: dict[str, str] = {}
     norms: dict[str, float] = {}
     metric: ShownMetric | None = None
+    on_devices: dict[str, OnDevices] = {}
 
 
 class RoundLog:

@@ -15,6 +15,7 @@ from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Model
 from coordinator.algorithms.slots import MAX_FAILURES, named_slots, run_failed
 from coordinator.rounds.state import quorum_of
+from coordinator.rounds.tasks import held_out
 from coordinator.server.evaluation import Probe
 from coordinator.server.global_model import GlobalModel
 from coordinator.simulation.checkpoints import SimulationMemory
@@ -33,7 +34,7 @@ from coordinator.simulation.record import (
 from coordinator.simulation.round_trip import NOT_ASKED, SimulationContext
 from coordinator.simulation.settings import SimulationSettings, run_settings
 from coordinator.simulation.workers.interface import Workers
-from coordinator.simulation.workers.scoring import scores_of
+from coordinator.simulation.workers.scoring import scores_of, tests_of
 from coordinator.views.history import mean_loss
 from coordinator.views.scores import shown
 from edge_sdk.errors import AlgorithmError, RunError
@@ -258,11 +259,14 @@ class Simulation:
             return msgspec.structs.replace(record, note=found.why)
         self._global_model.grow(no, found.rows)
         model, after = self._global_model.base_of(no + 1)
-        scores = {}
+        scores, tests, holdout = {}, {}, held_out(self._context.settings)
         if self._is_scored(no):
             scores = scores_of(
                 *(pool, model, after, self._eval_size), metrics=self._metrics
             )
+        if scores and holdout is not None:
+            asked = {d: (self.fleet.devices[d], x) for d, x in densities.items()}
+            tests = tests_of(pool, model, after, asked, holdout, self._metrics)
         small, smaller = list(family.masks.values())[-1], list(after.masks.values())[-1]
         assert self._global_model.coverage is not None  # noqa: S101 - it has just grown
         held, bare = coverage_figures(self._global_model.coverage)
@@ -273,6 +277,7 @@ class Simulation:
             loss=mean_loss(found.rows),
             scores=scores,
             metric=shown(self._metrics[0]) if scores else None,
+            on_devices=tests,
             mismatch=smaller.jaccard_distance(small),
             moved=after is not family,
             coverage=held,

@@ -96,6 +96,8 @@ class SimulationSettings(
         start: File of a state dict that training begins at.
         privacy: Noise on each round's sum, and what all rounds may tell; the noise is
             drawn from `seed`, so that equal settings give equal bytes.
+        holdout: Share of its examples that a device does not train on, to test models
+            on; 0 for none.
     """
 
     task: str
@@ -124,6 +126,7 @@ class SimulationSettings(
     frozen: list[str] = []
     start: str = ""
     privacy: PrivacySettings = PrivacySettings()
+    holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
 
 def todays_name(asked: AskedEngine) -> EngineName:
@@ -183,4 +186,5 @@ def run_settings(settings: SimulationSettings) -> RunSettings:
         frozen=settings.frozen,
         start=Path(settings.start) if settings.start else None,
         privacy=settings.privacy,
+        holdout=settings.holdout,
     )

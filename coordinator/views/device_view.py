@@ -5,7 +5,7 @@ A field of `DeviceRow` is a key of the JSON that `status`, `devices` and the pag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from coordinator.ledger.device_rows import DeviceRow, RefusalRow
 from coordinator.views.layers import View
 from coordinator.views.round_view import TaskView
 
-__all__ = ["DeviceHistory", "DeviceView", "device_json"]
+__all__ = ["DeviceHistory", "DeviceTest", "DeviceView", "device_json"]
 
 UNSHOWN = frozenset({"profile", "seen_s"})  # shown by itself; of this moment
 
@@ -44,6 +44,17 @@ class DeviceView(DeviceRow):
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceTest:
+    """One round's model on a device's test examples."""
+
+    round: int  # the round that gave the model
+    density: float  # of the model
+    examples: int  # tested on
+    metrics: Mapping[str, float | None]  # by name; None where there is no value
+    why: str  # why something is missing; empty if nothing is
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceHistory(View):
     """One device with its past."""
 
@@ -51,6 +62,7 @@ class DeviceHistory(View):
     profile: Sequence[tuple[str, str]]  # as it sent it: name and value
     tasks: Sequence[TaskView]  # the newest first
     refusals: Sequence[RefusalRow]  # its verdicts, the newest first
+    tests: Sequence[DeviceTest] = ()  # of models on its own examples, the newest first
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""

@@ -11,7 +11,8 @@ from coordinator.ledger import Ledger, read_order
 from coordinator.ledger.device_rows import read
 from coordinator.rounds.state import TaskPhase
 from coordinator.settings import RunSettings
-from coordinator.views.device_view import DeviceHistory, DeviceView
+from coordinator.views.device_scores import on_devices, pooled
+from coordinator.views.device_view import DeviceHistory, DeviceTest, DeviceView
 from coordinator.views.layers import LayerView, WarmUpView, coverage
 from coordinator.views.participation import participation
 from coordinator.views.round_view import RoundHistory, RoundView, TaskView
@@ -22,6 +23,7 @@ from coordinator.views.slow_devices import slowest
 from coordinator.views.units import flat
 from device_profiles.words import meant
 from edge_sdk.errors import StateError
+from edge_sdk.json_text import finite
 from edge_sdk.wire.rules import FROZEN
 
 __all__ = ["read_device", "read_round", "read_run", "read_warm_up"]
@@ -45,7 +47,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
         ),
         began=rounds[0].opened if rounds else None,
         ended=max((r.closed for r in rounds if r.closed), default=None),
-        state=_state(in_hand, done, settings.rounds),
+        state="done" if ledger.get("ended") else _state(in_hand, done, settings.rounds),
         rounds_done=done,
         metric=metric,
         open=in_hand,
@@ -94,6 +96,10 @@ def read_device(ledger: Ledger, name: str) -> DeviceHistory:
         profile=list(flat(json.loads(devices[name].profile))),
         tasks=[_task(row) for row in ledger.tasks_of_device(name)],
         refusals=sorted(mine, key=lambda r: r.at, reverse=True),
+        tests=[
+            DeviceTest(r.round, r.density, r.examples, finite(r.metrics), r.why)
+            for r in reversed(ledger.evaluations(device=name))
+        ],
     )
 
 
@@ -158,21 +164,32 @@ def read_warm_up(ledger: Ledger) -> WarmUpView:
 
 
 def _rounds(ledger: Ledger, **more: object) -> tuple[list[RoundView], ShownMetric]:
-    """Every round, and the metric that stands for their scores."""
-    scores = ledger.scores()
+    """Every round, and the metric that stands for their scores.
+
+    A model that no examples here have scored has the score of all devices together.
+    """
+    tests = ledger.evaluation_values()
+    scores = pooled(tests)
+    for no, found in ledger.scores().items():
+        scores[no] = {**scores.get(no, {}), **found}
+    told = told_metric(ledger.get("metric"))
+    metric = metric_of((m for by in scores.values() for m in by.values()), told)
+    boards = {d.name: d.board for d in ledger.devices()} if tests else {}
+    tested = on_devices(tests, metric, boards)
     rounds = [
         read(
             RoundView,
             row,
             seconds=_seconds(row["opened"], row["closed"]),
             scores={str(d): m for d, m in scores.get(row["no"], {}).items()} or None,
+            on_devices=tested.get(row["no"]),
+            worse=ledger.worse(row["no"]),
             deadline=None if row["closed"] else ledger.deadline_of(row["no"]),
             **more,
         )
         for row in ledger.round_history()
     ]
-    told = told_metric(ledger.get("metric"))
-    return rounds, metric_of((m for by in scores.values() for m in by.values()), told)
+    return rounds, metric
 
 
 def _task(row: Mapping[str, Any]) -> TaskView:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from coordinator.rounds.state import RoundPhase
+from coordinator.views.device_scores import OnDevices
 from coordinator.views.layers import Coverage, View
 from coordinator.views.scores import ShownMetric
 
@@ -36,6 +37,8 @@ class RoundView:
     up_bytes: int = 0  # of these updates
     down_bytes: int = 0  # of the models that tasks start from
     scores: Scores | None = None  # of its model; None before it is evaluated
+    worse: str = ""  # why its model is worse than the one before; empty if it is not
+    on_devices: Mapping[str, OnDevices] | None = None  # tests by density; None: none
     deadline: str | None = None  # of the open round; None if none was noted
     # the longest that a task of it was given; known of one round alone
     deadline_s: float | None = None

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from coordinator.ledger.device_rows import RefusalRow
+from coordinator.views.device_scores import OnDevices
 from coordinator.views.device_view import DeviceView, device_json
 from coordinator.views.layers import View
 from coordinator.views.participation import Participation
@@ -81,6 +82,7 @@ class RunView(View):
     def at(self, now: datetime) -> FleetView:
         """State of the fleet at a moment, for a terminal; `now` has its zone."""
         scored, in_hand = self.last_scored, self.open or RoundView(0)
+        tested = next((r for r in reversed(self.rounds) if r.on_devices), None)
         scores = scored.scores if scored and scored.scores else {}
         return FleetView(
             phase=self.state.partition(":")[0],
@@ -94,6 +96,8 @@ class RunView(View):
             scores={float(density): found for density, found in scores.items()},
             scored_round=scored.no if scored else 0,
             metric=self.metric,
+            tests=tested.on_devices or {} if tested else {},
+            tested_round=tested.no if tested else 0,
         )
 
 
@@ -112,6 +116,8 @@ class FleetView:
     scores: Mapping[float, Mapping[str, float]]  # latest metrics by density
     scored_round: int  # the round they belong to
     metric: ShownMetric | None = None  # which of them stands for the others
+    tests: Mapping[str, OnDevices] = field(default_factory=dict)  # latest by density
+    tested_round: int = 0  # the round they belong to
 
 
 Observe: TypeAlias = Callable[[FleetView], None]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from edge_sdk.agent.evaluator import DeviceEvaluator
 from edge_sdk.agent.parts import DeviceKeys, Identity, Runner
 from edge_sdk.agent.pause import TrainingPause, held
 from edge_sdk.agent.publisher import DevicePublisher, hello_of, status_of
@@ -44,6 +45,7 @@ from edge_sdk.transport.base import ReceivedMessage, Transport, Will
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import (
     Announce,
+    Evaluate,
     Fail,
     Install,
     Message,
@@ -67,7 +69,7 @@ class SessionEffects:
         connect: Makes the transport.
         journal: The device's durable state.
         runner: Trains.
-        put: Puts what other threads have to tell into the loop's queue.
+        put: Puts what other threads tell into the loop's queue.
         stepped: Called by the training thread four times a minute.
         device_keys: The device's keys; None without any.
         limits_enforcer: Keeps to its owner's limits; None where there are none.
@@ -106,12 +108,15 @@ class SessionEffects:
         )
         self._link = 0  # how many connections a will was made for
         self._told = me.examples  # by the last HELLO
-        will = Will(self._topic_status(), self._pack_will(), self._pack_will)
+        self._topic = topics.status(me.federation, me.name)
+        will = Will(self._topic, self._pack_will(), self._pack_will)
         self.transport = transport = connect(will)
         self._meter.watch(transport.traffic)
-        self._base = BaseDownload(Fetcher(me.federation, transport), journal, self._say)
-        fetcher = Fetcher(me.federation, transport)
-        self.installer = Installer(place, fetcher, self._say, put, journal.own)
+        base, bundle, test = (Fetcher(me.federation, transport) for _ in range(3))
+        self._base = BaseDownload(base, journal, self._say)
+        self.installer = Installer(place, bundle, self._say, put, journal.own)
+        given = test, journal.blobs, self._say, self._work.evaluate
+        self.evaluator = DeviceEvaluator(*given, journal.memory.of)
         marks = Marks(kept.heard, kept.announced)
         self._receiver = OrderReceiver(
             me, device_keys, transport, self._say, self._publisher.age_s, marks
@@ -130,11 +135,11 @@ class SessionEffects:
 
     def halt(self) -> None:
         """Ends training before its next step; the one method for any thread."""
-        self._work.cancel()
+        self._work.stop()
 
     def end(self) -> None:
         """Publish the goodbye status, disconnect, and release the journal."""
-        self._work.cancel()
+        self._work.stop()
         self._work.join(10)
         self.installer.close(10)
         try:
@@ -152,8 +157,10 @@ class SessionEffects:
         """
         topic = topics.parse(delivery.topic, self._me.federation)
         if isinstance(topic, topics.ChunkTopic):
-            self.installer.chunk(topic, delivery.topic, delivery.payload)
-            self._fetched(self._base.take(topic, delivery.topic, delivery.payload))
+            given = topic, delivery.topic, delivery.payload
+            self.installer.chunk(*given)
+            self.evaluator.chunk(*given, self.session.phase)
+            self._fetched(self._base.take(*given))
             return
         if not delivery.payload:  # a retained topic was wiped
             return
@@ -182,6 +189,8 @@ class SessionEffects:
             case Install():  # none begins where the owner's limits forbid work
                 if self.installer.busy or not isinstance(self._verdict(), Pause):
                     self.installer.take(message, epoch)
+            case Evaluate() if not isinstance(self._verdict(), Pause):
+                self.evaluator.take(message, self.session.phase)
             case Announce(state):
                 self.finished = state == "done"
                 if self.finished:  # the run's last word on what it cost
@@ -213,8 +222,7 @@ class SessionEffects:
         if self.session.phase is not before.phase or isinstance(event, Connected):
             self.say_status(online=True)
             self._on_phase(self.session)
-
-    # -- the owner's limits ------------------------------------------------------------
+            self.evaluator.go_on(self.session.phase)
 
     def _verdict(self) -> Verdict:
         return (
@@ -248,8 +256,6 @@ class SessionEffects:
         return self._meter.moved_on(
             self._limits_enforcer.today() if self._limits_enforcer else ""
         )
-
-    # -- effects -----------------------------------------------------------------------
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -324,8 +330,6 @@ class SessionEffects:
             for data in chunks_asked_for(ship, offer, self._journal.payload()):
                 self._say(data, data=True)
 
-    # -- messages ----------------------------------------------------------------------
-
     def _say(self, message: Message, *, data: bool = False) -> None:
         shard = self.session.order.shard if self.session.order else 0
         topic = topics.upload(self._me.federation, self._me.name, shard, data=data)
@@ -349,11 +353,8 @@ class SessionEffects:
         self._link += 1
         return self._pack_status(online=False)
 
-    def _topic_status(self) -> str:
-        return topics.status(self._me.federation, self._me.name)
-
     def say_status(self, *, online: bool) -> None:
         """Publish the device's status for displays."""
         self._work.told_at = self._clock()
         payload = self._pack_status(online=online)
-        self.transport.publish(self._topic_status(), payload, retain=True, sure=False)
+        self.transport.publish(self._topic, payload, retain=True, sure=False)

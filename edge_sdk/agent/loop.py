@@ -24,6 +24,7 @@ from edge_sdk.storage.journal import Journal
 from edge_sdk.training.update import PackedUpdate as PackedTask
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
+from edge_sdk.wire.messages import Evaluated
 
 __all__ = ["Agent"]
 
@@ -139,6 +140,7 @@ class Agent:
             idle = (
                 session_effects.session.phase is SessionPhase.IDLE
                 and not session_effects.installer.busy
+                and not session_effects.evaluator.busy
             )
             if until_done and session_effects.finished and idle:
                 return
@@ -193,6 +195,8 @@ class Agent:
             session_effects.finish(item)
         elif isinstance(item, _Stepped):
             session_effects.say_status(online=True)
+        elif isinstance(item, Evaluated):
+            session_effects.evaluator.finish(item)
         elif isinstance(item, Installed):
             session_effects.installer.finish(item)
         elif isinstance(item, Go | Pause):

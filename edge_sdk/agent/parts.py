@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from edge_sdk.identity.signatures import Seal
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.base import Deliver, OnLink, Transport, Will
-from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
 
 __all__ = ["Connect", "DeviceKeys", "Identity", "Runner"]
 
@@ -45,6 +45,12 @@ class Runner(Protocol):
         from one, `program` and `parts` when the order names them; each is passed by
         its name.
         """
+        ...
+
+    def evaluate(
+        self, order: Evaluate, base: bytes, stop: Callable[[], bool], **blobs: bytes
+    ) -> Evaluated:
+        """Measures a model on the device's test examples; never while it trains."""
         ...
 
 

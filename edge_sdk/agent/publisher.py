@@ -105,6 +105,7 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
         codecs=list(CODECS),
         engines=list(engines),
         free_disk_mib=0,
+        evaluates=True,
     )
 
 

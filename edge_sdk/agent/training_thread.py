@@ -23,7 +23,7 @@ from edge_sdk.session import Broke
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.progress_report import counted, steps_of
 from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
 
 __all__ = ["STATUS_S", "Outcome", "TrainingThread"]
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 STATUS_S = 15.0  # between two statuses of one training, for displays
 
 
-Outcome: TypeAlias = PackedUpdate | Broke | Verdict
+Outcome: TypeAlias = PackedUpdate | Broke | Verdict | Evaluated
 
 
 # What the same examples, model and settings would bring about again, whatever the task;
@@ -46,6 +46,21 @@ LASTING = (
 
 def _lasts(error: BaseException) -> bool:
     return isinstance(error, LASTING) and not isinstance(error, MemoryExceededError)
+
+
+def named_blobs(
+    order: TaskOrder | Evaluate, blobs: list[bytes]
+) -> tuple[bytes, dict[str, bytes]]:
+    """The base, and the other blobs by the names that a runner takes them by."""
+    base, *others = blobs
+    more = {}
+    if order.mask.structure is not None:
+        more["structure"] = others.pop(0)
+    if order.program is not None:
+        more["program"] = others.pop(0)
+    if order.parts is not None:
+        more["parts"] = others.pop(0)
+    return base, more
 
 
 class TrainingThread:
@@ -75,10 +90,44 @@ class TrainingThread:
         self._limits_enforcer = limits_enforcer
         self._moved_today, self._put, self._clock = moved_today, put, clock
         self._stepped = stepped
-        self._cancel = threading.Event()
+        self._cancel, self._ends = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self.progress = 0  # permille of the latest task
         self.told_at = 0.0  # when the device last said how far it is
+
+    def evaluate(
+        self, order: Evaluate, blobs: list[bytes], memory: bytes = b""
+    ) -> None:
+        """Begins a measurement; `Evaluated` follows. A task that comes waits for it.
+
+        Args:
+            order: What to measure.
+            blobs: The model, and as for a task what else the order names.
+            memory: What the device's own entries go on from.
+        """
+        cancel, before = self._ends, self._thread
+        base, more = named_blobs(order, blobs)
+        more["memory"] = memory
+
+        def work() -> None:
+            if before is not None:
+                before.join()
+            try:
+                result = self._runner.evaluate(order, base, cancel.is_set, **more)
+            except Stopped:
+                return
+            except EdgeError as error:
+                why = two_sentences(error, error.help)
+                result = Evaluated(order.id, order.model.sha256, 0, why=why[:500])
+            except (Exception, SystemExit) as error:  # a user's model, as in training
+                log.exception("evaluating for %s failed", order.id)
+                why = f"{type(error).__name__}: {error}"
+                result = Evaluated(order.id, order.model.sha256, 0, why=why[:500])
+            if not cancel.is_set():
+                self._put(result)
+
+        self._thread = threading.Thread(target=work, name="evaluate", daemon=True)
+        self._thread.start()
 
     def start(self, order: TaskOrder, blobs: list[bytes], memory: bytes = b"") -> None:
         """Begins a task; `PackedUpdate` or `Broke` follows, unless it is cancelled.
@@ -89,15 +138,11 @@ class TrainingThread:
                 parts that stay apart where the order names them; in this order.
             memory: What its rule goes on from.
         """
-        cancel, (base, *others) = threading.Event(), blobs
-        more = {"memory": memory} if memory else {}
-        if order.mask.structure is not None:
-            more["structure"] = others.pop(0)
-        if order.program is not None:
-            more["program"] = others.pop(0)
-        if order.parts is not None:
-            more["parts"] = others.pop(0)
-        self._cancel, before = cancel, self._thread
+        base, more = named_blobs(order, blobs)
+        if memory:
+            more["memory"] = memory
+        cancel, before = threading.Event(), self._thread
+        self._cancel = cancel
         self.progress = 0  # that of the last task would read as all but done
 
         def work() -> None:
@@ -129,6 +174,11 @@ class TrainingThread:
     def cancel(self) -> None:
         """Ends the task in hand before its next step; nothing follows."""
         self._cancel.set()
+
+    def stop(self) -> None:
+        """As `cancel`, and ends a measurement too; for the end of the agent."""
+        self._ends.set()
+        self.cancel()
 
     def join(self, seconds: float) -> None:
         """Waits for the thread, at most so long."""

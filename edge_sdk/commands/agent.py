@@ -131,6 +131,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.storage.journal import Journal  # noqa: PLC0415
     from edge_sdk.tasks.task import load_task  # noqa: PLC0415
     from edge_sdk.training.checkpoint import Progress  # noqa: PLC0415
+    from edge_sdk.training.holdout.divided import DividedExamples  # noqa: PLC0415
     from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
@@ -171,6 +172,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         device=settings.device,
         autocast=settings.autocast,
     )
+    held = task.read_holdout(settings.data)
+    runner.tester.examples = DividedExamples(examples, held, settings.state)
     identity = Identity(
         name=settings.name,
         federation=settings.federation,

@@ -14,11 +14,12 @@ from torch import nn
 
 from edge_sdk.errors import EdgeError, TaskError
 from edge_sdk.tasks.casts import float_of
-from edge_sdk.tasks.layers import in_mode
+from edge_sdk.tasks.layers import in_mode, make_model
+from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.trial_step import OperatorWatch, tensors_of
 from edge_sdk.tasks.user_errors import blamed, told
 
-__all__ = ["inputs_without_data"]
+__all__ = ["inputs_without_data", "made_up_batch"]
 
 Make = Callable[[int], torch.Tensor]
 _LOOKUPS = ("embedding", "index_select", "gather", "aten::index", "one_hot")
@@ -89,6 +90,36 @@ def _tried(
     if tuple(inputs.shape) != (count, *shape):
         return inputs, ValueError("prepared inputs have another shape")
     return inputs, None
+
+
+def made_up_batch(task: Task, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets that a task's model and loss take, where there are no data.
+
+    Raises:
+        TaskError: If its loss takes none of the targets tried.
+    """
+    model = make_model(task, 0).eval()
+    inputs = inputs_without_data(
+        *(task.name, model, tuple(task.input_shape), count),
+        stated=task.example_inputs,
+        prepare=task.prepare,
+    )
+    with torch.no_grad():
+        outputs: Any = model(inputs)
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else (count,)
+    classes = torch.zeros(shape[:1] + shape[2:], dtype=torch.int64)
+    for targets in (classes, torch.zeros(shape), inputs, torch.zeros(count)):
+        try:
+            with torch.no_grad():
+                loss: Any = task.loss(outputs, targets)
+        except Exception:  # noqa: BLE001, S112 - the next form, then
+            continue
+        if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+            return inputs, targets
+    raise TaskError(
+        f"task {task.name}: no targets are known that its loss takes",
+        remedy="Give a folder with a few examples as evaluation, beside the devices.",
+    )
 
 
 def _kinds(

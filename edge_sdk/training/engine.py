@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.memory_limit import Allowance
@@ -54,6 +56,13 @@ class TrainingModel(Protocol):
             plan: Rates, seed, and what the optimizer does with them.
             micro_batch: Most examples that go through at once; 0 takes whole batches.
             ghost_norm: Accept batch norm's statistics per micro-batch.
+        """
+        ...
+
+    def tally(self, task: Task, examples: Examples, metrics: Sequence[Metric]) -> Tally:
+        """Sums of the metrics over examples that fit into memory, in evaluation mode.
+
+        The loss is left out where the engine cannot tell it.
         """
         ...
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.optimizers import FlatSgd, clip_norm
 from edge_sdk.training.engine import Arrays
 from edge_sdk.wire.messages import Training
 
-__all__ = ["Batches", "ProgramSession"]
+__all__ = ["Batches", "ProgramSession", "program_tally"]
 
 _ODD = 0x9E3779B97F4A7C15  # so that the keys of two seeds' batches do not meet
 
@@ -34,6 +36,29 @@ class Batches(Protocol):
     def put_back(self, state: Arrays) -> None:
         """Takes over what `state` gave."""
         ...
+
+
+def program_tally(
+    model: ProgramModel, batches: Batches, count: int, metrics: Sequence[Metric]
+) -> Tally:
+    """Sums of the metrics over a program's predictions.
+
+    A program ends in the loss in training mode only: it is told where training and
+    evaluation compute the same, without dropout and without batch norm.
+
+    Args:
+        model: At the values to measure; its gradients are overwritten.
+        batches: Of the examples to measure on.
+        count: How many there are.
+        metrics: What is measured.
+    """
+    inputs, targets = batches(np.arange(count), augment=False)
+    losses = None
+    names = {o.name for o in model.program.training.operations}
+    plain = not any("dropout" in n or "attention" in n for n in names)
+    if plain and not model.coupled:
+        losses = model.backward(inputs, targets) * count
+    return Tally().of_batch(metrics, model.predict(inputs), targets, losses)
 
 
 class ProgramSession:

@@ -15,6 +15,8 @@ from edge_sdk.sparse import Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.checkpoint import Progress, TaskProgress
 from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.holdout.divided import DividedExamples
+from edge_sdk.training.holdout.tester import ModelTester
 from edge_sdk.training.local import Correction, TrainingResult, train
 from edge_sdk.training.memory_limit import (
     Activations,
@@ -105,6 +107,8 @@ class TaskRunner:
 
     Attributes:
         allowance: How many examples may go through at once.
+        examples: Those of the last order: without what it holds out.
+        tester: Measures models on what is held out.
     """
 
     def __init__(
@@ -129,6 +133,9 @@ class TaskRunner:
         memory = StepMemory(ceiling, half=activations == "bf16", ghost_norm=ghost_norm)
         own = (task, engine, activations, memory, threads, device, autocast)
         self._models = models_of(*own)
+        self.tester = ModelTester(task, self._models, self.allowance)
+        self.tester.examples = DividedExamples(examples)
+        self.evaluate = self.tester.run
 
     @property
     def engine(self) -> str:
@@ -172,6 +179,7 @@ class TaskRunner:
         """
         began = time.monotonic()
         self._models.program = program or self._models.program
+        self.examples = self.tester.examples.train(order.holdout)
         if self._progress is not None:
             keep_program(self._progress.path.parent, program)
         own = own_parts(parts, memory)
@@ -217,8 +225,8 @@ class TaskRunner:
             job = replace(job, plan=structs.replace(plan, epochs=1, max_steps=1))
         if isinstance(rule, Proximal):
             correction = partial(proximal, rule.mu)
-        size = plan.batch_size
-        model = self._models.on(job.mask, self.examples, self.allowance, size)
+        given = self.examples, self.allowance, plan.batch_size
+        model = self._models.on(job.mask, *given)
         return self._train(model, job, correction), change_of(model, job.start)
 
     def _measured(self, job: _Job, rule: Measured) -> tuple[TrainingResult, Values]:
@@ -258,10 +266,7 @@ class TaskRunner:
         model.load(job.start.masked, job.start.dense)
         progress, engine = self._progress, model.engine
         return train(
-            model,
-            self.task,
-            self.examples,
-            job.plan,
+            *(model, self.task, self.examples, job.plan),
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
             backward=backward_of(job.order, job.mask, self._models.layers),
@@ -278,11 +283,7 @@ class TaskRunner:
         model, scorer = self._models.dense(job.mask, job.start), self._scorer(job)
         before = model.values()
         moved, outcome = train_moving(
-            model,
-            job.mask,
-            scorer,
-            rule,
-            job.plan,
+            *(model, job.mask, scorer, rule, job.plan),
             stop=job.stop,
             progress=self._moving_progress(job),
         )

@@ -7,7 +7,7 @@ so that parts of an evaluation set add up to the whole whatever their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 
 from edge_sdk.evaluation.measure import VALUES, Measure
 from edge_sdk.evaluation.metric import Metric, loss
-from edge_sdk.evaluation.tally import Tally, values_of
+from edge_sdk.evaluation.tally import Tally, total, values_of
 from edge_sdk.tasks.arrays import blocks, native
 from edge_sdk.tasks.batch import tensors
+from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.layers import make_model
-from edge_sdk.tasks.metrics import measured_by
+from edge_sdk.tasks.metrics import guess, measured_by
 from edge_sdk.tasks.task import Examples, Task
 
-__all__ = ["arrays_of", "measure_of", "metrics_for", "score", "tally"]
+__all__ = ["arrays_of", "measure_of", "metrics_for", "score", "tallies", "tally"]
 
 _LOOKED_AT = 64  # examples that tell what an output is like
 _RUN = 2  # of them that go through the model
 _BATCH = 250
 
 
-def metrics_for(task: Task, examples: Examples) -> tuple[Metric, ...]:
+def metrics_for(task: Task, examples: Examples | None) -> tuple[Metric, ...]:
     """Find the metrics of a task's models; the first is the primary one.
 
     The task's own metrics; else the share of right answers where there is one. The
@@ -38,7 +39,7 @@ def metrics_for(task: Task, examples: Examples) -> tuple[Metric, ...]:
 
     Args:
         task: As its metrics, or its loss, say.
-        examples: All of an evaluation set, as the task has read it.
+        examples: All of an evaluation set, as the task has read it; None without one.
     """
     found = tuple(task.metrics)
     if not found:
@@ -47,13 +48,16 @@ def metrics_for(task: Task, examples: Examples) -> tuple[Metric, ...]:
     return found if any(m.name == loss.name for m in found) else (*found, loss)
 
 
-def measure_of(task: Task, examples: Examples) -> Measure:
+def measure_of(task: Task, examples: Examples | None) -> Measure:
     """Find the measure of a task's models on these examples.
 
     Args:
         task: Its loss decides; see `measured_by`.
-        examples: All of an evaluation set, as the task has read it.
+        examples: All of an evaluation set, as the task has read it; without one the
+            outputs' shape decides.
     """
+    if examples is None:
+        return _guessed(task)
     few = slice(0, _LOOKED_AT)
     inputs, targets = tensors(task, examples, few)
     model = make_model(task, 0).eval()
@@ -65,6 +69,17 @@ def measure_of(task: Task, examples: Examples) -> Measure:
     if found.kind in {"classes", "values"}:
         return found
     return found if _holds(found, examples.targets) else VALUES
+
+
+def _guessed(task: Task) -> Measure:
+    model = make_model(task, 0).eval()
+    given = inputs_without_data(
+        *(task.name, model, tuple(task.input_shape), _RUN),
+        stated=task.example_inputs,
+        prepare=task.prepare,
+    )
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        return guess(task.loss, model(given))
 
 
 def _holds(found: Measure, targets: NDArray[np.generic]) -> bool:
@@ -96,14 +111,24 @@ def tally(
             whether it is among them or not.
         batch: Examples at once.
     """
-    found = Tally()
+    return total(tallies(predict, task, examples, metrics, batch=batch))
+
+
+def tallies(
+    predict: Callable[[torch.Tensor], Any],
+    task: Task,
+    examples: Examples,
+    metrics: Sequence[Metric],
+    *,
+    batch: int = _BATCH,
+) -> Iterator[Tally]:
+    """As `tally`, batch by batch."""
     with torch.inference_mode():
         for start in range(0, len(examples), batch):
             inputs, targets = tensors(task, examples, slice(start, start + batch))
             out = predict(inputs)
             losses = float(task.loss(out, targets)) * len(targets)
-            found = found.of_batch(metrics, arrays_of(out), targets.numpy(), losses)
-    return found
+            yield Tally().of_batch(metrics, arrays_of(out), targets.numpy(), losses)
 
 
 def arrays_of(outputs: Any) -> Any:

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from edge_sdk.wire.messages import (
     Data,
+    Evaluated,
     Hello,
     Message,
     Need,
@@ -86,6 +87,7 @@ BOUNDS: Mapping[type, Mapping[str, Bound]] = MappingProxyType(
         Need: {"credit": _CHUNKS},
         Data: {"index": _CHUNKS},
         Running: {"no": _ROUND},
+        Evaluated: {"examples": _EXAMPLES},
     }
 )
 # Metrics of an update that something is reckoned from, or that have a unit.
@@ -97,6 +99,7 @@ METRICS: Mapping[str, Bound] = MappingProxyType(
     }
 )
 _METRIC = Bound(FLOAT32_MAX, "losses are float32", signed=True)
+_SUM = Bound(1e300, "sums of float32 losses and scores", signed=True)
 _MANY = 64  # metrics; devices send about five
 
 
@@ -127,6 +130,10 @@ def _numbers(message: Message) -> Iterator[tuple[str, float, Bound]]:
     if isinstance(message, Offer):
         for name, value in message.metrics.items():
             yield f"metric {name[:40]!r}", value, METRICS.get(name, _METRIC)
+    if isinstance(message, Evaluated):
+        for name, sums in message.sums.items():
+            for value in sums:
+                yield f"sum of metric {name!r}", value, _SUM
 
 
 def _short(value: float) -> str:

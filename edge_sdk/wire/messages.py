@@ -10,6 +10,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from edge_sdk.wire.evaluation import Evaluate, Evaluated
+from edge_sdk.wire.named import (
+    Count,
+    Digest,
+    Holdout,
+    Manifest,
+    MaskRecipe,
+    TaskId,
+    Why,
+)
 from edge_sdk.wire.rules import LocalRule
 
 __all__ = [
@@ -17,6 +27,8 @@ __all__ = [
     "Cancel",
     "Certificate",
     "Data",
+    "Evaluate",
+    "Evaluated",
     "Fail",
     "Hello",
     "Install",
@@ -38,40 +50,6 @@ __all__ = [
     "Verdict",
     "Wait",
 ]
-
-Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
-TaskId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
-Why: TypeAlias = Annotated[str, Meta(max_length=500)]
-
-
-class Manifest(Struct, frozen=True):
-    """Sizes and digests of a blob: SHA-256 of the whole and of each chunk.
-
-    2 048 chunks of 64 KiB are 128 MiB; their digests still fit one packet.
-    """
-
-    sha256: Digest
-    size: Annotated[int, Meta(ge=1, le=1 << 27)]
-    chunk_size: Annotated[int, Meta(ge=1, le=1 << 16)]
-    chunks: Annotated[list[Digest], Meta(min_length=1, max_length=2048)]
-
-
-class MaskRecipe(Struct, frozen=True, omit_defaults=True):
-    """Recipe from which a device makes a mask; either way it compares digests.
-
-    Without `structure` it draws the mask from `seed` and `counts`. A mask that is not
-    frozen cannot be drawn: `structure` is then the blob of its CSR structure, which
-    travels once per digest, and `counts` says how much of it each layer keeps.
-    `boxes` has the output units and input columns that a layer keeps where a mask cuts
-    units; a layer that it does not name keeps them all.
-    """
-
-    seed: Count
-    counts: dict[str, Count]
-    digest: Digest
-    structure: Manifest | None = None
-    boxes: dict[str, tuple[Count, Count]] = {}
 
 
 class Training(Struct, frozen=True):
@@ -107,6 +85,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     """Device to coordinator after every connect: who it is and what it holds.
 
     `free_disk_mib` is 0: nobody reads it, and a coordinator of 0.1.0 asks for it.
+    `evaluates` is true of a device that answers EVALUATE; absent of one of 0.1.0.
     """
 
     phase: str
@@ -118,6 +97,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     codecs: list[str]
     engines: list[str]
     free_disk_mib: Count
+    evaluates: bool | UnsetType = UNSET
 
 
 class Wait(Struct, frozen=True, tag="wait"):
@@ -139,6 +119,8 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     `parts` is the blob of the entries that stay apart (`edge_sdk.wire.parts`): they are
     in no base and in no update. `after` is the task whose update of this device was the
     last to count: its personal entries are what they were then.
+    `holdout` is the share of its examples that it does not train on, to test models on,
+    and the seed of their choice; absent for none.
     """
 
     id: TaskId
@@ -155,6 +137,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     program: Manifest | None = None
     parts: Manifest | None = None
     after: Annotated[str, Meta(max_length=64)] = ""
+    holdout: Holdout | None = None
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):
@@ -333,4 +316,6 @@ Message: TypeAlias = (
     | NextKey
     | Install
     | Running
+    | Evaluate
+    | Evaluated
 )

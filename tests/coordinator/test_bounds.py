@@ -34,6 +34,7 @@ from edge_sdk.wire.bounds import BOUNDS, METRICS, beyond
 from edge_sdk.wire.codec import Header, decode, encode, pack, tag_of, unpack
 from edge_sdk.wire.messages import (
     Data,
+    Evaluated,
     Fail,
     Hello,
     Message,
@@ -204,6 +205,13 @@ OTHERS = st.one_of(
     ),
     st.builds(Data, task_id=st.just(TASK), index=WILD, chunk=st.just(b"x")),
     st.builds(Running, live=st.none(), label=st.just("m"), no=WILD),
+    st.builds(
+        Evaluated,
+        id=st.just(TASK),
+        model=st.just(b"m" * 32),
+        examples=WILD,
+        sums=st.just({"loss": [1e308, 1.0]}),
+    ),
     st.builds(TaskAck, task_id=st.just(TASK)),
     st.builds(Fail, task_id=st.just(TASK), why=st.just("no")),
 )
@@ -384,7 +392,7 @@ def test_an_offer_that_cannot_be_true_is_rejected_and_its_task_is_over() -> None
 
 def test_every_number_that_a_device_says_is_in_the_table() -> None:
     """A field added to a message of theirs has to say what it can be."""
-    own = {Hello, Offer, Status, Wait, Need, Data, Running, TaskAck, Fail}
+    own = {Hello, Offer, Status, Wait, Need, Data, Running, TaskAck, Fail, Evaluated}
     for kind in own:
         for field in msgspec.inspect.type_info(kind).fields:  # type: ignore[union-attr]
             number = isinstance(

@@ -110,6 +110,8 @@ def _messages() -> Iterator[Any]:
     yield messages.NextKey(2, digest)
     yield messages.Install(2, manifest, digest, digest)
     yield messages.Running(digest, "digits, round 3", 2, "failed", "no camera")
+    yield messages.Evaluate("3-a", 2, manifest, moved, ["accuracy", "loss"])
+    yield messages.Evaluated("3-a", digest, 50, {"accuracy": [40.0, 50.0]})
 
 
 def _packet(message: Any) -> bytes:

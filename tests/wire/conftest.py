@@ -10,6 +10,8 @@ from edge_sdk.wire.messages import (
     Cancel,
     Certificate,
     Data,
+    Evaluate,
+    Evaluated,
     Fail,
     Hello,
     Install,
@@ -29,6 +31,7 @@ from edge_sdk.wire.messages import (
     Training,
     Wait,
 )
+from edge_sdk.wire.named import Holdout
 from edge_sdk.wire.rules import Frozen, WarmUp
 
 _BASE = manifest_of(bytes(range(256)), chunk_size=100)
@@ -99,4 +102,20 @@ def messages() -> list[Message]:
         Install(no=2, blob=_BASE, digest=b"\x05" * 32, key=b"\x04" * 32),
         Running(live=b"\x05" * 32, label="digits, round 3", no=2, verdict="live"),
         Running(live=None, label=""),
+        Evaluate(
+            id="3-abc",
+            round_no=2,
+            model=_BASE,
+            mask=_MOVED,
+            metrics=["accuracy", "loss"],
+            holdout=Holdout(0.2, 7),
+            measure="classes 0.0",
+        ),
+        Evaluated(
+            id="3-abc",
+            model=b"\x06" * 32,
+            examples=50,
+            sums={"accuracy": [40.0, 50.0], "loss": [12.25, 50.0]},
+            failed={"auroc": "one class"},
+        ),
     ]

@@ -97,6 +97,8 @@ DIGESTS: dict[str, list[str]] = {
     "next-key": ["1eab8f97da0382d3"],
     "install": ["0f24126958c1c944"],
     "running": ["ae6eae99dd14c456", "a0ede9992a007a10"],
+    "evaluate": ["77aa21a0c27f4970"],
+    "evaluated": ["2f928a1f62de6ac4"],
 }
 
 

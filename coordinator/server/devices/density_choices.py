@@ -34,6 +34,7 @@ class Told:
     codecs: tuple[str, ...]
     by_program: bool = False  # it has no torch: every order names its program
     takes_program: bool = False  # it can race one against torch's engines
+    evaluates: bool = False  # it answers evaluation orders
 
 
 class DensityChoices:
@@ -67,6 +68,7 @@ class DensityChoices:
             *(profile, hello.examples, engine, tuple(hello.codecs)),
             by_program=needs_program(hello),
             takes_program="program" in hello.engines,
+            evaluates=hello.evaluates is True,
         )
         if self.told.get(device) != now:  # a fresh profile is believed again
             self.told[device] = now
@@ -87,6 +89,11 @@ class DensityChoices:
             for device, its in given.items()
             if its.by_program or (its.takes_program and content)
         }
+
+    def evaluates(self, device: str) -> bool:
+        """Return whether a device answers evaluation orders; one of 0.1.0 does not."""
+        told = self.told.get(device)
+        return told is not None and told.evaluates
 
     def gains(self, device: str, trained_s: float) -> bool:
         """Return whether a program is worth making, by what training takes without.

@@ -14,7 +14,11 @@ __all__ = ["round_workload"]
 
 
 def round_workload(
-    settings: RunSettings, task: Task, batch: int, given: Examples, ledger: Ledger
+    settings: RunSettings,
+    task: Task,
+    batch: int,
+    given: Examples | None,
+    ledger: Ledger,
 ) -> Workload:
     """One device's part of a round; its own examples are put in when it says hello.
 
@@ -24,7 +28,7 @@ def round_workload(
         settings: The run.
         task: Its task.
         batch: Examples per step.
-        given: Examples of the shape that devices have.
+        given: Examples of the shape that devices have; None makes some up.
         ledger: Where a dense device's work is noted, once.
     """
     training = settings.training

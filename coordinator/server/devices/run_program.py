@@ -41,7 +41,8 @@ class RunProgram:
 
     Args:
         task: What is trained.
-        examples: The evaluation set; the model is captured on a few of it.
+        examples: The evaluation set; the model is captured on a few of it, or
+            on made-up inputs.
         ledger: The run's; its folder keeps the program.
 
     Attributes:
@@ -49,7 +50,7 @@ class RunProgram:
         why_not: Why there is none and will be none; empty otherwise.
     """
 
-    def __init__(self, task: Task, examples: Examples, ledger: Ledger) -> None:
+    def __init__(self, task: Task, examples: Examples | None, ledger: Ledger) -> None:
         self._task, self._examples = task, examples
         self._path = ledger.folder / FILE
         if not ledger.rounds():  # no order names any program yet
@@ -95,10 +96,14 @@ class RunProgram:
         """The program of a few examples; raises an `EdgeError` where there is none."""
         from edge_sdk.program.capture import compiled  # noqa: PLC0415 - torch's compiler
         from edge_sdk.tasks.batch import tensors  # noqa: PLC0415
+        from edge_sdk.tasks.example_inputs import made_up_batch  # noqa: PLC0415
         from edge_sdk.tasks.layers import make_model  # noqa: PLC0415
 
-        few = np.arange(_SHOWN) % len(self._examples)
-        batch = tensors(self._task, self._examples, few)
+        if self._examples is None:
+            batch = made_up_batch(self._task, _SHOWN)
+        else:
+            few = np.arange(_SHOWN) % len(self._examples)
+            batch = tensors(self._task, self._examples, few)
         with blamed(self._task.name, "compiling its model"):
             found = compiled(make_model(self._task, 0), self._task.loss, *batch)
         if not found.file:

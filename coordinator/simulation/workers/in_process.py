@@ -72,7 +72,10 @@ class _InProcess:
         )
 
     def score(self, chunk: EvaluationChunk) -> Future[ChunkScore]:
-        return _done(lambda: self._runner.score(chunk))
+        own, read = chunk.folder, self._task.read_train
+        return _done(
+            lambda: self._runner.score(chunk, read(own, known=True) if own else None)
+        )
 
 
 def _done(job: Callable[[], R]) -> Future[R]:

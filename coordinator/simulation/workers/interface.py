@@ -28,6 +28,7 @@ from edge_sdk.errors import (
 from edge_sdk.evaluation.tally import Tally
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import MaskRecipe
+from edge_sdk.wire.named import Holdout
 
 __all__ = [
     "THEIR_OWN",
@@ -63,13 +64,15 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class EvaluationChunk:
-    """A part of the evaluation set to score a model on."""
+    """A part of the evaluation set to score a model on, or a device's test examples."""
 
     recipe: MaskRecipe
     structure: bytes
     values: bytes
     start: int
     stop: int
+    folder: Path | None = None  # of the device whose test examples are meant
+    holdout: Holdout | None = None  # which those are
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from coordinator.simulation.workers.interface import (
     TrainingJob,
 )
 from edge_sdk.errors import DataError
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.open import open_program
 from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
+from edge_sdk.training.holdout.divided import DividedExamples
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.memory_limit import EngineName
 from edge_sdk.training.runner import TaskRunner
@@ -77,7 +79,7 @@ class JobRunner:
 
         key = engine.name.encode() + order.mask.digest
         runner = _kept(self._runners, key, make)
-        runner.examples = examples
+        runner.tester.examples = DividedExamples(examples)
         with (
             _named(work.folder.name),
             blamed(self._task.name, f"training on {work.folder.name}"),
@@ -88,13 +90,26 @@ class JobRunner:
                 parts=work.parts,
             )
 
-    def score(self, chunk: EvaluationChunk) -> ChunkScore:
-        """Scores a model on a part of the evaluation set.
+    def score(
+        self, chunk: EvaluationChunk, examples: Examples | None = None
+    ) -> ChunkScore:
+        """Scores a model on a part of the evaluation set, or on a device's own.
+
+        Args:
+            chunk: The model, and which examples.
+            examples: All of the device's, where its test examples are meant.
 
         Raises:
             TaskError: If the task's model, loss or metrics raise; names the line.
         """
-        part = self._evaluation.take(slice(chunk.start, chunk.stop))
+        part: Examples | None = None
+        if examples is None or chunk.folder is None:
+            part = self._evaluation.take(slice(chunk.start, chunk.stop))
+        else:
+            own = self._task.read_holdout(chunk.folder)
+            part, why = DividedExamples(examples, own).held(chunk.holdout)
+            if part is None:
+                return ChunkScore(Tally(failed={"": why}))
         model = _kept(self._scored, chunk.recipe.digest, lambda: self._model(chunk))
         values = unpack_values(chunk.values, model.mask)
         model.load(values.masked, values.dense)

@@ -101,9 +101,9 @@ class Worker:
         """A device's part of a round."""
         return self._bench.train(work, examples)
 
-    def score(self, chunk: EvaluationChunk) -> ChunkScore:
+    def score(self, chunk: EvaluationChunk, own: Examples | None) -> ChunkScore:
         """A part of an evaluation."""
-        return self._bench.score(chunk)
+        return self._bench.score(chunk, own)
 
 
 class _Actors:
@@ -125,7 +125,11 @@ class _Actors:
         )
 
     def score(self, chunk: EvaluationChunk) -> Future[ChunkScore]:
-        return self._pool.submit(self._do, lambda actor: actor.score.remote(chunk))
+        own = chunk.folder
+        return self._pool.submit(
+            self._do,
+            lambda actor: actor.score.remote(chunk, own and self._part(own)),
+        )
 
     def _part(self, folder: Path) -> Any:
         with self._lock:

@@ -116,7 +116,7 @@ def _fact_routes(source: RunSource) -> list[Route]:
 def _overview(source: RunSource) -> dict[str, Any]:
     """Facts of the overview: the run, whether it runs, and what to do next."""
     view, runs = source.run(), source.runs()
-    evaluation = str(source.settings().evaluation)
+    evaluation = str(source.settings().evaluation or "")
     step = next_step(view, source.folder, evaluation, runs=runs)
     return view.as_json() | {"runs": runs, "next": step}
 

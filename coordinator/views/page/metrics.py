@@ -136,6 +136,15 @@ def _rounds(view: RunView) -> Iterator[Metric]:
     if scored is not None and scored.scores:
         yield _one("scored_round", "The round last evaluated.", scored.no)
         yield from _scores(scored.scores)
+    tested = next((r.on_devices for r in reversed(rounds) if r.on_devices), {})
+    for name, text in (
+        ("median", "The median over devices of the primary metric on their tests."),
+        ("worst_tenth", "The same, over the worst tenth of the devices."),
+        ("spread", "The same, its standard deviation over devices."),
+    ):
+        values = [((d,), getattr(found, name)) for d, found in tested.items()]
+        if values:
+            yield _family(f"device_score_{name}", text, values, "density")
 
 
 def _scores(scores: Scores) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from coordinator.views.device_scores import tests_text
 from coordinator.views.report.charts import figures
 from coordinator.views.report.facts import ReportFacts
 from coordinator.views.report.tables import tables
@@ -82,6 +83,11 @@ def _glance(view: RunView) -> list[tuple[str, str, str]]:
         for density, metrics in _ends((scored and scored.scores) or {})
         if scored
     ]
+    tested = next((r for r in reversed(view.rounds) if r.on_devices), None)
+    for density, tests in _ends((tested and tested.on_devices) or {}):
+        worst = value_text(tests.worst_tenth, is_share=metric.is_share)
+        name = f"{metric.words} of the worst tenth of devices at density {density}"
+        found.append((name, worst, tests_text(tests, metric)))
     wanted = f" of {view.run.rounds}" if view.run.rounds else ""
     found.append(("rounds done", f"{view.rounds_done}{wanted}", ""))
     if savings is not None:

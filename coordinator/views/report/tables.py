@@ -67,7 +67,7 @@ def _rounds(view: RunView) -> Table:
                 human_bytes(r.up_bytes),
                 human_bytes(r.down_bytes),
                 *scores(r.scores),
-                r.note,
+                r.note or r.worse,
             )
             for r in view.rounds
         ),

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from coordinator.views.device_scores import tests_text
 from coordinator.views.run_view import FleetView, Observe
 from coordinator.views.scores import score_text
 from coordinator.views.terminal.device_table import fleet_table, reasons
@@ -51,7 +52,15 @@ def score_line(view: FleetView) -> Text:
         f"d={density:g}: {score_text(metrics, view.metric)}"
         for density, metrics in sorted(view.scores.items())
     ]
-    return Text(f"after round {view.scored_round}:  " + "   ".join(parts))
+    line = f"after round {view.scored_round}:  " + "   ".join(parts)
+    if view.metric is not None:
+        told = (
+            f"\ntested after round {view.tested_round}, d={density}: "
+            f"{tests_text(found, view.metric)}"
+            for density, found in sorted(view.tests.items())
+        )
+        line += "".join(told)
+    return Text(line)
 
 
 @contextmanager

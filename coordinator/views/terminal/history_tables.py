@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.ledger import RefusalRow
-from coordinator.views.device_view import DeviceHistory
+from coordinator.views.device_scores import tests_text
+from coordinator.views.device_view import DeviceHistory, DeviceTest
 from coordinator.views.participation import Participation
 from coordinator.views.round_view import RoundHistory, RoundView, TaskView
 from coordinator.views.run_view import RunView
@@ -22,6 +23,7 @@ from edge_sdk.terminal import plain
 __all__ = ["device_history", "round_history", "rounds_table", "troubles"]
 
 PROFILE_WIDTH = 72  # columns of a value: notes are sentences
+TESTS = 5  # of the newest models
 ABORTED = 3  # of the last ones, so many are named
 
 
@@ -42,7 +44,7 @@ def rounds_table(
             short_bytes(row.up_bytes),
             short_bytes(row.down_bytes),
             *(score_text(scores.get(density), metric) for density in densities),
-            plain(row.note),
+            plain(row.note or row.worse),
         )
     return table
 
@@ -58,10 +60,21 @@ def round_history(found: RoundHistory) -> RenderableType:
     ]
     for density, scores in sorted((row.scores or {}).items()):
         head.append(f"at density {density}: {score_text(scores, found.metric)}")
-    if row.note:
-        head.append(row.note)
+    for density, tests in sorted((row.on_devices or {}).items()):
+        head.append(f"tested at density {density} on {tests_text(tests, found.metric)}")
+        head += [f"  {name}: {why}" for name, why in tests.without.items()]
+    head += filter(None, (row.worse, row.note))
     tasks = _tasks(found.tasks, "device", lambda task: task.device)
     return Group(*map(_line, head), tasks)
+
+
+def _test(found: DeviceTest) -> str:
+    values = ", ".join(
+        f"{name} {'-' if value is None else f'{value:.4g}'}"
+        for name, value in found.metrics.items()
+    )
+    told = "; ".join(filter(None, (values, found.why)))
+    return f"round {found.round} on its {found.examples} test examples: {told}"
 
 
 def device_history(found: DeviceHistory) -> RenderableType:
@@ -78,6 +91,7 @@ def device_history(found: DeviceHistory) -> RenderableType:
         f"last seen {device.last_seen}, {short_bytes(device.sent)} up, "
         f"{short_bytes(device.received)} down, {device.rss_mib} MiB{heat}",
         *filter(None, (device.pace, device.note)),
+        *map(_test, found.tests[:TESTS]),
         *map(_refusal, found.refusals),
     ]
     return Group(

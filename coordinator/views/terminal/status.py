@@ -12,6 +12,7 @@ from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds.state import RoundPhase
 from coordinator.views.device_view import device_json
 from edge_sdk.errors import StateError
+from edge_sdk.json_text import finite
 
 __all__ = ["NOTHING", "delivered", "has_run", "summary"]
 
@@ -70,6 +71,11 @@ def _summary(ledger: Ledger, store: DeliveryStore) -> dict[str, Any]:
             for no, found in ledger.scores().items()
         },
         "metric": ledger.get("metric"),
+        "tests": [
+            {"round": r.round, "density": r.density, "device": r.device or None}
+            | {"examples": r.examples, "metrics": finite(r.metrics), "why": r.why}
+            for r in ledger.evaluation_values()
+        ],
         "devices": [
             device_json(d)
             | {

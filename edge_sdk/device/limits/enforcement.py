@@ -22,7 +22,7 @@ from edge_sdk.device.limits.memory import shrinking
 from edge_sdk.device.limits.processor import rest_after_s
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
 
 __all__ = ["LimitsEnforcer", "MemoryFallbackRunner", "Read"]
 
@@ -205,7 +205,8 @@ class MemoryFallbackRunner:
         batch = order.training.batch_size
         if self._data is not None:
             if self._data.refresh():
-                self._runner.examples = self._data.examples
+                tester = self._runner.tester
+                tester.examples = tester.examples.over(self._data.examples)
             if order.round_no:  # evidence of the warm-up is in no model
                 self._data.trains(order.id)
 
@@ -220,3 +221,12 @@ class MemoryFallbackRunner:
             return shrinking(attempt, min(self._runner.allowance.most or batch, batch))
         finally:
             self._runner.release()  # until the next task it is the board's
+
+    def evaluate(
+        self, order: Evaluate, base: bytes, stop: Callable[[], bool], **blobs: bytes
+    ) -> Evaluated:
+        """Measures a model; see `TaskRunner.evaluate`."""
+        try:
+            return self._runner.evaluate(order, base, stop, **blobs)
+        finally:
+            self._runner.release()

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import EngineError
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.kernels.library import available, kernels
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.model import ProgramModel
@@ -19,7 +21,7 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.memory_limit import Allowance, EngineName, StepMemory
 from edge_sdk.training.program_engine.batches import ArrayBatches
-from edge_sdk.training.program_session import ProgramSession
+from edge_sdk.training.program_session import ProgramSession, program_tally
 from edge_sdk.wire.messages import MaskRecipe, Training
 from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.rules import CandidateLosses, LocalRule, Swat, TopK
@@ -33,6 +35,11 @@ log = logging.getLogger(__name__)
 
 class ArrayModel(ProgramModel):
     """A `TrainingModel` on a program, fed by a task that prepares arrays."""
+
+    def tally(self, task: Task, examples: Examples, metrics: Sequence[Metric]) -> Tally:
+        """Sums of the metrics in evaluation mode; see `TrainingModel.tally`."""
+        batches = ArrayBatches(task, examples, self.program, 0)
+        return program_tally(self, batches, len(examples), metrics)
 
     def session(
         self,

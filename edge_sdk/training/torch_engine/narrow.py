@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call
 
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.sparse import Boxes, LayerShape, Mask, Units
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import in_mode
@@ -99,6 +101,10 @@ class NarrowedModel:
     def values(self) -> dict[str, NDArray[np.float32]]:
         """Kept values per masked layer, copied."""
         return self._inner.values()
+
+    def tally(self, task: Task, examples: Examples, metrics: Sequence[Metric]) -> Tally:
+        """Sums of the metrics, by the narrower model: its outputs are the same."""
+        return self._inner.tally(task, examples, metrics)
 
     def dense(self) -> dict[str, NDArray[Any]]:
         """Every other entry, copied; of cut units what was loaded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import nn
 from torch.func import functional_call
 
 from edge_sdk.errors import EngineError
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.narrow import narrow
@@ -21,7 +23,7 @@ from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.layers import in_mode
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import Arrays
-from edge_sdk.training.program_session import ProgramSession
+from edge_sdk.training.program_session import ProgramSession, program_tally
 from edge_sdk.wire.messages import Training
 
 __all__ = [
@@ -75,6 +77,11 @@ class TorchBatches:
 
 class ProgramOnTorch(ProgramModel):
     """A `TrainingModel` on a program, fed by a task that prepares tensors."""
+
+    def tally(self, task: Task, examples: Examples, metrics: Sequence[Metric]) -> Tally:
+        """Sums of the metrics in evaluation mode; see `TrainingModel.tally`."""
+        batches = TorchBatches(task, examples, 0)
+        return program_tally(self, batches, len(examples), metrics)
 
     def session(
         self,

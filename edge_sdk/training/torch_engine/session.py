@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_map
 from typing_extensions import Self
 
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.evaluation.tally import Tally
 from edge_sdk.tasks.batch import augmented, tensors
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.accumulate import accumulate
 from edge_sdk.training.engine import Arrays, TrainingModel
+from edge_sdk.training.scoring import tally
 from edge_sdk.training.step import kept_parameters, sgd, take_step
 from edge_sdk.wire.messages import Training
 
@@ -47,6 +51,18 @@ class TorchModel(TrainingModel, Protocol):
         """Switches batch norm and dropout to training or evaluation."""
         self.module.train(mode)
         return self
+
+    def tally(self, task: Task, examples: Examples, metrics: Sequence[Metric]) -> Tally:
+        """Sums of the metrics in evaluation mode; see `TrainingModel.tally`."""
+        self.train(mode=False)
+        return tally(self._here, task, examples, metrics, batch=len(examples))
+
+    def _here(self, inputs: torch.Tensor) -> Any:
+        """Outputs in the processor's memory, wherever they were computed."""
+        return tree_map(
+            lambda out: out.cpu() if isinstance(out, torch.Tensor) else out,
+            self(inputs),
+        )
 
     def session(
         self,

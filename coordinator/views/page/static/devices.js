@@ -64,6 +64,11 @@ export function device(found) {
           ["note", (t) => note(t.why, `task ${t.round}`), "text"],
         ], found.tasks)
       : dim("This device has had no task yet.")),
+    found.tests.length ? card("Models on its own test examples", table("Tests, newest first", [
+      ["round", (t) => toRound(t.round)], ["density", (t) => density(t.density), "n"], ["examples", (t) => number(t.examples), "n"],
+      ["values", (t) => Object.entries(t.metrics).map(([name, value]) => `${name.replaceAll("_", " ")} ${value === null ? "-" : short(value)}`).join(", ")],
+      ["note", (t) => note(t.why, `test ${t.round}`), "text"],
+    ], found.tests)) : null,
     card("Profile", dim("As the device sent it."), h("dl", { class: "pairs" }, found.profile.map(([key, value]) =>
       h("div", {}, h("dt", {}, key), h("dd", {}, words(value, `profile ${key}`)))))),
   ];

@@ -2,7 +2,7 @@
 
 import { ago, card, countdown, dim, facts, h, moment, note, words } from "./dom.js";
 import { bar, figure, shade } from "./figures.js";
-import { named, score, state, times, toDevice } from "./words.js";
+import { named, score, state, tests, times, toDevice } from "./words.js";
 import { bytes, density, number, percent, seconds } from "./units.js";
 
 const MOST = 5; // rows of what needs a look
@@ -37,6 +37,7 @@ function glance(run) {
       ? ["rounds done", `${run.rounds_done} of ${run.run.rounds}`, bar([[Math.min(1, run.rounds_done / run.run.rounds), "d4"]])]
       : ["rounds done", `${run.rounds_done}`, "until it is stopped"],
     ...measured.map((d) => [`${named(metric)} at density ${d}`, score(scored.scores[d], metric), `after round ${scored.no}`]),
+    ...tests(run.rounds.findLast((r) => r.on_devices), metric, 2),
     savings && ["bytes, compared with dense", `${times(savings.times_fewer_bytes)} fewer`, `${bytes(savings.bytes)}, not ${bytes(savings.dense_bytes)}${savings.is_whole ? "" : " at least"}`],
     savings?.times_fewer_macs && ["compute, compared with dense", `${times(savings.times_fewer_macs)} less`, "multiply-accumulates of training"],
     participation.share !== null && ["examples trained on", percent(participation.share), `${trained} of ${participation.devices.length} devices`],

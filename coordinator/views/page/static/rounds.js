@@ -2,7 +2,7 @@
 
 import { card, dim, facts, h, moment, note, table, words } from "./dom.js";
 import { bar } from "./figures.js";
-import { named, phase, score, share, toDevice, toRound } from "./words.js";
+import { named, phase, score, share, tests, toDevice, toRound } from "./words.js";
 import { bytes, density, number, seconds } from "./units.js";
 
 const MOST = 3; // columns of scores; of more densities the ends
@@ -17,7 +17,7 @@ export function rounds(run) {
       ? table("Rounds, newest first", [
           ["round", (r) => toRound(r.no)], ["state", (r) => phase(r.phase)], ["updates", (r) => `${r.accepted} of ${r.goal}`, "n"],
           ["time", (r) => seconds(r.seconds), "n"], ["updates' bytes", (r) => bytes(r.up_bytes), "n"], ["models' bytes", (r) => bytes(r.down_bytes), "n wide"],
-          ...shown.map((d) => [`${named(run.metric)} at ${d}`, (r) => score(r.scores?.[d], run.metric), "n"]), ["note", (r) => note(r.note, `round ${r.no}`), "text"],
+          ...shown.map((d) => [`${named(run.metric)} at ${d}`, (r) => score(r.scores?.[d], run.metric), "n"]), ["note", (r) => note(r.note || r.worse, `round ${r.no}`), "text"],
         ], [...run.rounds].reverse())
       : [h("p", {}, "No round has begun yet."), dim(run.next.say)]),
   ];
@@ -44,8 +44,9 @@ export function round(found) {
     h("h1", {}, r.no === 0 ? "Warm-up" : `Round ${r.no}`),
     facts([["state", phase(r.phase)], ["updates", `${r.accepted} of ${r.goal}`, `quorum ${r.quorum}`], ["time", seconds(r.seconds), r.deadline_s ? `deadline ${seconds(r.deadline_s)}` : null],
       ...Object.entries(r.scores ?? {}).sort(([a], [b]) => a - b).map(([d, m]) => [`${name} at ${d}`, score(m, found.metric)]),
+      ...tests(r, found.metric),
       ["learning rate", Number.isFinite(r.rate) ? r.rate.toPrecision(3) : "-"], ["began", moment(r.opened)], ["base", r.base || "first"], ["model", r.model || "-"]]),
-    r.note ? card("Note", h("p", {}, words(r.note, "note", 400))) : null,
+    r.note || r.worse ? card("Note", h("p", {}, words(r.note || r.worse, "note", 400))) : null,
     card("Cohort", found.tasks.length ? table(`${found.tasks.length} devices`, [
       ["device", (t) => toDevice(t.device), "name"], ["density", (t) => density(t.density), "n"], ["task", (t) => phase(t.phase)],
       ["late", (t) => (t.late ? h("span", { class: "warn" }, "late") : "")], ["examples", (t) => number(t.examples), "n"],

@@ -14,6 +14,14 @@ export const phase = (text) => (text ? h("span", { class: LOOKS[text] ?? null },
 // A metric's name as words.
 export const named = (metric) => metric.name.replaceAll("_", " ");
 
+// What devices say of a model on their own test examples: facts, one for each density.
+export function tests(row, metric, most = 9) {
+  const found = Object.entries(row?.on_devices ?? {}).sort(([a], [b]) => a - b);
+  const shown = found.length > most ? [found[0], found.at(-1)] : found;
+  const text = (value) => (value === null ? "-" : score({ [metric.name]: value }, metric));
+  return shown.map(([d, t]) => [`worst tenth of devices at ${d}`, text(t.worst_tenth), `median ${text(t.median)}, spread ${text(t.spread)}, ${t.devices} devices, round ${row.no}`]);
+}
+
 // What an evaluation measured: the run's metric by its own name, a share in percent.
 export function score(metrics, metric) {
   if (!metrics) return "";

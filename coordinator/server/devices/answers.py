@@ -1,0 +1,93 @@
+"""Answers of devices that tested a model: their values, alone and together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from coordinator.ledger.device_rows import TOGETHER, EvaluationRow
+from edge_sdk.errors import RemoteProtocolError
+from edge_sdk.evaluation.metric import Metric, MetricFailure
+from edge_sdk.evaluation.tally import Tally, total, values_of
+from edge_sdk.wire.messages import Evaluated
+
+__all__ = ["answer_row", "together"]
+
+
+def answer_row(
+    no: int, density: float, device: str, answer: Evaluated, metrics: Sequence[Metric]
+) -> EvaluationRow:
+    """A device's answer with the values that its sums come to.
+
+    Args:
+        no: The round that gave the model.
+        density: Of the model.
+        device: Who answers.
+        answer: Its sums.
+        metrics: What was asked for.
+
+    Raises:
+        RemoteProtocolError: If it gives sums of what was not asked for.
+    """
+    names = {metric.name for metric in metrics}
+    if unasked := sorted({*answer.sums, *answer.failed} - names):
+        raise RemoteProtocolError(f"it measures {unasked[0]}, which nobody asked for")
+    sums: dict[str, list[float]] = {}
+    values: dict[str, float] = {}
+    said = [f"{name}: {why}" for name, why in sorted(answer.failed.items())]
+    for metric in metrics:
+        given = answer.sums.get(metric.name)
+        if given is None or metric.name in answer.failed:
+            values[metric.name] = math.nan
+            continue
+        try:
+            value = metric.value(np.array(given, np.float64))
+        except MetricFailure as why:  # not those sums: they count for nothing
+            said.append(f"{metric.name}: {why}")
+            value = math.nan
+        else:
+            sums[metric.name] = list(given)
+            if math.isnan(value):
+                said.append(f"{metric.name}: its sums say nothing")
+        values[metric.name] = value
+    return EvaluationRow(
+        *(no, density, device, answer.examples),
+        sums,
+        values,
+        "; ".join([*filter(None, [answer.why]), *said])[:500],
+    )
+
+
+def together(rows: Sequence[EvaluationRow], metrics: Sequence[Metric]) -> EvaluationRow:
+    """All devices of a density together: the metrics over all of their examples.
+
+    A device whose sums are of another size than most is left out of that metric.
+
+    Args:
+        rows: Of one round and density, one per device; at least one.
+        metrics: What was measured.
+    """
+    first, values = rows[0], dict[str, float]()
+    sums: dict[str, list[float]] = {}
+    for metric in metrics:
+        given = [row.sums[metric.name] for row in rows if metric.name in row.sums]
+        if not given:
+            continue
+        sizes = [len(one) for one in given]
+        size = max(set(sizes), key=lambda n: (sizes.count(n), n))
+        parts = [
+            Tally({metric.name: np.array(one, np.float64)})
+            for one in given
+            if len(one) == size
+        ]
+        whole = total(parts)
+        values |= values_of([metric], whole, f"tests of round {first.round}")
+        sums[metric.name] = whole.sums[metric.name].tolist()
+    return EvaluationRow(
+        *(first.round, first.density, TOGETHER),
+        sum(row.examples for row in rows),
+        sums,
+        values,
+    )

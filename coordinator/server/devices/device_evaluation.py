@@ -1,0 +1,227 @@
+"""Models tested on the devices that deploy them: who is asked, what the answers say.
+
+A device is asked about the model that its last task began with, which it has already,
+once it has acknowledged that task, and again until it answers. Nothing waits for the
+answers: a round closes as if nobody was asked. What is asked follows from the ledger
+alone, so a coordinator that was killed asks the same, and gets the same numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.ledger import EvaluationRow, Ledger, TaskRow
+from coordinator.ledger.device_rows import TOGETHER
+from coordinator.protocol.publisher import Publisher
+from coordinator.rounds.blobs import OrderBlobs, publish_blobs
+from coordinator.server.devices.answers import answer_row, together
+from edge_sdk.evaluation.interval import worse_text
+from edge_sdk.evaluation.measure import Measure
+from edge_sdk.evaluation.metric import Metric
+from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
+from edge_sdk.wire.named import Holdout
+
+__all__ = ["DeviceEvaluation", "Question"]
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 30.0  # between two times that a device is asked, where it is idle
+# (the round that gave the model, its density, the order) of a device
+Question: TypeAlias = tuple[int, float, Evaluate]
+
+
+class Measures(Protocol):
+    """Metrics of the run, the primary one first."""
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """Everything that is measured."""
+        ...
+
+    @property
+    def measure(self) -> Measure:
+        """The share of right answers of a task without metrics."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The last question to a device, and its time."""
+
+    at: float
+    order: Evaluate
+    round_no: int
+    density: float
+
+
+class DeviceEvaluation:
+    """Asks devices to test models, and records what they answer.
+
+    Args:
+        scorer: Says what is measured.
+        holdout: What devices hold out; None asks nobody.
+        ledger: What was asked and answered.
+        publisher: Sends.
+        evaluates: Whether a device knows evaluation orders; those of 0.1.0 do not.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        scorer: Measures,
+        holdout: Holdout | None,
+        ledger: Ledger,
+        publisher: Publisher,
+        evaluates: Callable[[str], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._metrics, self._measure = scorer.metrics, scorer.measure
+        self._holdout = holdout
+        self._ledger, self._publisher = ledger, publisher
+        self._evaluates, self._clock = evaluates, clock
+        self._asked: dict[str, _Asked] = {}
+
+    def ask_about_base(self, device: str, task: TaskRow | None) -> None:
+        """Asks a device about the model that its task began with, unless it said so.
+
+        Args:
+            device: Its name.
+            task: Its task of the round in hand or the one before; None of a device
+                without one, or whose base the broker keeps no more.
+        """
+        if self._holdout is None or task is None or not self._evaluates(device):
+            return
+        found = self._of_task(task)
+        if found is not None:
+            self.ask(device, found)
+
+    def ask(self, device: str, question: Question) -> None:
+        """Asks a device, unless the ledger has its answer or it was just asked."""
+        no, density, order = question
+        if self._ledger.has_evaluated(no, device) or not self._evaluates(device):
+            return
+        before, now = self._asked.get(device), self._clock()
+        if before and before.order.id == order.id and now - before.at < AGAIN_S:
+            return
+        self._asked[device] = _Asked(now, order, no, density)
+        self._publisher.tell(device, order, round_no=no)
+
+    def answered(self, device: str, answer: Evaluated) -> None:
+        """Records an answer that was asked for; another changes nothing.
+
+        Raises:
+            RemoteProtocolError: If its sums are not those of the metrics.
+        """
+        asked = self._asked.get(device)
+        if asked is None or (answer.id, answer.model) != (
+            asked.order.id,
+            asked.order.model.sha256,
+        ):
+            return  # of an earlier life: it is asked again if it is still wanted
+        if self._ledger.has_evaluated(asked.round_no, device):
+            return
+        row = answer_row(asked.round_no, asked.density, device, answer, self._metrics)
+        if row.why:
+            log.warning("%s, test of round %d: %s", device, row.round, row.why)
+        self._ledger.record_evaluation(row)
+        rows = [
+            one
+            for one in self._ledger.evaluations(row.round)
+            if one.density == row.density and one.device != TOGETHER
+        ]
+        self._ledger.record_evaluation(together(rows, self._metrics))
+        self._compare(asked.round_no, asked.density, rows)
+
+    def _compare(self, no: int, density: float, rows: list[EvaluationRow]) -> None:
+        """Marks a model that is worse on the devices that tested the one before."""
+        done = [r.no for r in self._ledger.rounds() if r.model and 0 < r.no < no]
+        if not done:
+            return
+        first = self._metrics[0]
+        past = self._ledger.evaluations(done[-1])
+        old = {r.device: r.sums.get(first.name) for r in past if r.density == density}
+        both = [
+            (np.array(before), np.array(after))
+            for row in rows
+            if (before := old.get(row.device)) and (after := row.sums.get(first.name))
+            if len(before) == len(after)
+        ]
+        sums = [b for b, _ in both], [a for _, a in both]
+        why = worse_text(first, *sums, f"{len(both)} devices")
+        self._ledger.mark_worse(no, f"on devices, density {density:g}", why)
+
+    def questions(
+        self,
+        no: int,
+        model: Model,
+        family: MaskFamily,
+        able: Mapping[str, float],
+        codecs: Mapping[str, str],
+        programs: Callable[[Iterable[str]], Mapping[str, bytes]],
+    ) -> dict[str, Question]:
+        """Publishes a model that is no task's base, and makes each device's question.
+
+        Args:
+            no: The round that gave the model.
+            model: On the family's top mask.
+            family: Its masks.
+            able: Device -> the largest density that it affords.
+            codecs: Device -> the codec of its models.
+            programs: The training program of each device that needs one.
+        """
+        fits = {
+            device: max((d for d in family.masks if d <= own), default=None)
+            for device, own in able.items()
+            if self._holdout is not None and self._evaluates(device)
+        }
+        chosen = {device: d for device, d in fits.items() if d is not None}
+        masks = {device: family.of(device, d) for device, d in chosen.items()}
+        named = publish_blobs(
+            *(self._publisher.shelve, no + 1, model, family, masks, codecs),
+            programs(chosen),
+        )
+        counted = self._ledger.last_counted(no + 1)
+        return {
+            device: (
+                *(no, d),
+                self._order(f"test-{no}", no, named[device], counted.get(device, "")),
+            )
+            for device, d in chosen.items()
+        }
+
+    def waiting(self, no: int, devices: Iterable[str]) -> set[str]:
+        """Devices that have not answered about a round's model."""
+        return {d for d in devices if not self._ledger.has_evaluated(no, d)}
+
+    def _order(
+        self, name: str, no: int, blobs: TaskOrder | OrderBlobs, after: str = ""
+    ) -> Evaluate:
+        return Evaluate(
+            id=name,
+            round_no=no,
+            model=blobs.base,
+            mask=blobs.mask,
+            metrics=[metric.name for metric in self._metrics],
+            holdout=self._holdout,
+            measure=self._measure.text() if self._measure.name else "",
+            program=blobs.program,
+            parts=blobs.parts,
+            after=blobs.after if isinstance(blobs, TaskOrder) else after,
+        )
+
+    def _of_task(self, task: TaskRow) -> Question | None:
+        """The model that a task began with; None of the first, which is not trained."""
+        rounds = self._ledger.rounds()
+        base = next((r.base for r in rounds if r.no == task.round_no), "")
+        made = [r.no for r in rounds if r.model == base and r.no < task.round_no]
+        if not base or not made or not made[-1]:
+            return None
+        order = task.order(self._ledger.folder)
+        return made[-1], task.density, self._order(order.id, made[-1], order)
