@@ -131,7 +131,8 @@ BY_TORCH = (
     "edge_sdk.models",
     *(f"edge_sdk.tasks.{name}" for name in (
         "batch", "casts", "cost", "example_check", "example_inputs", "layers",
-        "metrics", "model_state", "trace", "trial_step", "value_check")),
+        "metrics", "model_state", "parts.freeze", "parts.run_task", "parts.start",
+        "trace", "trial_step", "value_check")),
     *(f"edge_sdk.training.{name}" for name in (
         "accumulate", "copying", "masked", "scoring", "sgd", "step", "rules.swat")),
     "edge_sdk.datasets.rows", "edge_sdk.device.probe.steps",
