@@ -115,13 +115,14 @@ def case_of(name: str, samples: int = 21) -> Case:
 NAMES = ["DS-CNN", "MobileNetV2", "U-Net", "dilated 1-D", "pools and borders"]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
 @pytest.mark.parametrize("density", [1.0, 0.4])
 @pytest.mark.parametrize("name", NAMES)
-def test_three_steps_are_torchs(name: str, density: float) -> None:
+def test_three_steps_are_torchs(name: str, density: float, optimizer: str) -> None:
     case = case_of(name)
     mask = mask_of(case.model, density) if density < 1 else Mask({})
-    # Three steps through norms over a few pixels magnify rounding.
-    assert three_steps(case, mask, clip=1.0) < 1e-3
+    # torch's own float32 is up to 2e-5 from its float64 here, as the program is.
+    assert three_steps(case, mask, optimizer) < 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -56,7 +56,6 @@ def capture(
     _check_batch(inputs, targets)
     state = model.state_dict(keep_vars=True)
     own = dict(model.named_parameters(remove_duplicate=False))
-    _check_shared(state)
     parameters = tuple(_parameter(n, t, own.get(n)) for n, t in state.items())
     places = {p.name: at for at, p in enumerate(parameters)}
     held: list[Constant] = []
@@ -71,17 +70,21 @@ def capture(
             module.training = mode
     program = TrainingProgram(parameters, training, evaluation, tuple(held))
     check(program)
+    _check_shared(program, state)
     return program
 
 
-def _check_shared(state: Mapping[str, torch.Tensor]) -> None:
-    names: dict[tuple[int, torch.Size], str] = {}
+def _check_shared(program: TrainingProgram, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuses a weight that is used and has two names: only one of them would move."""
+    used = {p for o in program.training.operations for p in o.parameters if p >= 0}
+    names: dict[int, list[str]] = {}
     for name, entry in state.items():
-        own = entry.data_ptr(), entry.shape
-        first = names.setdefault(own, name) if entry.numel() else name
-        if first != name:
+        names.setdefault(id(entry), []).append(name)
+    for at, name in enumerate(state):
+        first, *others = names[id(state[name])]
+        if at in used and others:
             raise EngineError(
-                f"{first} and {name} are one weight under two names",
+                f"{first} and {others[0]} are one weight under two names",
                 remedy="The torch engine trains this model; a program takes it where "
                 "the model calls one of the two by F.linear or F.embedding.",
             )
