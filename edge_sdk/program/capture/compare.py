@@ -192,7 +192,7 @@ def _without_dropout(program: TrainingProgram) -> TrainingProgram:
 
 
 def _counts(entry: np.ndarray) -> bool:
-    """Whether its error is one of rounding; counters of batches move by one."""
+    """Tell whether an entry is a real number, whose error is one of rounding."""
     return entry.dtype.kind == "f"
 
 
