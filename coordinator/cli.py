@@ -9,6 +9,7 @@ from coordinator.commands import (
     enroll,
     maintain,
     plan,
+    policy,
     report,
     run,
     simulate,
@@ -30,7 +31,7 @@ for command in (
     *(run.init, run.run, run.resume, enroll.enroll, enroll.revoke, enroll.rotate),
     *(deliver.deliver, status.status, status.devices, status.rounds),
     *(maintain.extend, maintain.logs, maintain.stop, maintain.doctor, status.page),
-    *(report.report, track.track, plan.plan),
+    *(report.report, track.track, plan.plan, policy.policy),
     *(simulate.demo, simulate.simulate, simulate.plot, exit_codes),
 ):
     add(app, command)

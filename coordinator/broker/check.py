@@ -107,7 +107,10 @@ def _length(value: int) -> bytes:
 def _read_exactly(link: socket.socket, size: int) -> bytes:
     received = b""
     while len(received) < size:
-        more = link.recv(size - len(received))
+        try:
+            more = link.recv(size - len(received))
+        except BlockingIOError:  # a frame of WebSocket without a message, as a ping
+            continue
         if not more:
             break
         received += more

@@ -139,9 +139,12 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
         with cut_after(link, timeout_s):
             ask = _ask_http if proxy.kind == "http" else _ask_socks
             ask(link, proxy, address)
-    except BaseException:
+    except ProxyError:
         link.close()
         raise
+    except (OSError, UnicodeError) as error:
+        link.close()
+        raise ProxyError(f"the proxy {proxy.url} does not answer: {error}") from error
     return link
 
 

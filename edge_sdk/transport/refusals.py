@@ -61,6 +61,14 @@ TLS = (
         "the broker's certificate is for another name than the one in the URL: write "
         "the name that it has, or have it made for this one",
     ),
+    *(
+        (
+            sign,
+            "the broker's certificate is of an authority that is not known here: name "
+            "its PEM in broker_ca, or write ?ca=system behind the URL if it is public",
+        )
+        for sign in ("unable to get local issuer", "self-signed", "self signed")
+    ),
     (
         "CERTIFICATE_VERIFY_FAILED",
         "the broker's certificate is not believed: it is another federation's, has "

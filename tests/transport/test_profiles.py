@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
 from brokers import mosquitto
-from in_threads import run_around
 from limiting import LimitingBroker
-from patience import patience
-from torch import nn
+from whole_run import CHUNKS, run_through
 
-from coordinator.ledger import open_ledger
-from coordinator.protocol.link import link_to
-from coordinator.server.loop import Server
-from coordinator.settings import CodecSettings, RunSettings, TrainingSettings
-from coordinator.views.terminal.status import summary
-from device_profiles import load_board
-from edge_sdk.agent import Agent, Identity
-from edge_sdk.storage.journal import Journal
-from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import Deliver, OnLink, Will
 from edge_sdk.transport.limits import PROFILES
-from edge_sdk.transport.mqtt import MqttTransport
-
-WAIT_S = patience(30.0)
-UNITS = 2200  # a model of 660 KB: ten chunks, above every limit of filters
-CHUNKS = 10
 
 
 @pytest.fixture(scope="module")
@@ -41,74 +19,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     folder = tmp_path_factory.mktemp("broker")
     with mosquitto(folder, "allow_anonymous true", "max_queued_messages 0") as there:
         yield there
-
-
-def examples(_: Path = Path()) -> Examples:
-    rng = np.random.default_rng(0)
-    return Examples(
-        rng.normal(size=(8, 64)).astype(np.float32), np.arange(8, dtype=np.int64)
-    )
-
-
-TASK = Task(
-    name="wide",
-    model=lambda: nn.Sequential(nn.Linear(64, UNITS), nn.ReLU(), nn.Linear(UNITS, 10)),
-    loss=nn.functional.cross_entropy,
-    train_data=examples,
-    eval_data=examples,
-    input_shape=(64,),
-)
-
-
-def run_through(
-    there: Address,
-    folder: Path,
-    *,
-    rounds: int = 2,
-    cut: LimitingBroker | None = None,
-) -> dict[str, object]:
-    """A run of two devices on a broker; what its status says at the end.
-
-    Args:
-        there: The broker, with the limits that both sides know.
-        folder: Where it is kept.
-        rounds: How many.
-        cut: A proxy whose links are cut each time that a device trains.
-    """
-    settings = RunSettings(
-        federation="home",
-        task="wide",
-        evaluation=folder,
-        densities=[1.0],
-        rounds=rounds,
-        algorithm="erk",
-        wait_for=2,
-        training=TrainingSettings(max_steps=1),
-        codec=CodecSettings(up="fp32", down="fp32", zstd=False),
-    )
-    profile = msgspec.to_builtins(load_board("jetson_orin_nano"))
-
-    def connect(
-        name: str, deliver: Deliver, on_link: OnLink, will: Will
-    ) -> MqttTransport:
-        return MqttTransport(there, name, deliver, on_link, will=will, window=64)
-
-    class Runner(TaskRunner):
-        def run(self, *given: object, **named: object) -> object:  # type: ignore[override]
-            if cut is not None:
-                cut.cut()
-            return super().run(*given, **named)  # type: ignore[arg-type]
-
-    agents = []
-    for name in ("pi-1", "pi-2"):
-        me = Identity(name, "home", "wide", 8, profile)
-        runner = Runner(TASK, examples(), "masked", micro_batch=0)
-        agents.append(Agent(me, partial(connect, name), Journal(folder / name), runner))
-    ledger = open_ledger(folder / "run")
-    with closing(ledger):
-        server = Server(settings, TASK, examples(), ledger, link_to(there, "home"))
-        assert run_around(server, agents) == []
-    return summary(folder / "run")
 
 
 @pytest.mark.broker

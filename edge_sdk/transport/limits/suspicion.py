@@ -8,6 +8,7 @@ from edge_sdk.transport.limits.values import BrokerLimits
 __all__ = ["BURST", "LEAST_PACKET", "lowered", "without_refused"]
 
 LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
+LEAST_HELD = 5  # subscriptions; a device has four beside those of its chunks
 BURST = 8  # messages within a second that may be too many for a broker
 BURSTS = 3  # links in a row that ended so; a weak network ends some, too
 
@@ -41,9 +42,9 @@ def lowered(
     elif act is not None and (cuts >= SUSPECT or end.reason in (TOO_LARGE, QUOTA)):
         if act.filters > 1 and end.reason != QUOTA:
             after = limits.within(filters=act.filters // 2)
-        elif act.filters:
-            after = limits.within(subscriptions=max(act.held // 2, 4))
-        elif act.size >= 2 * LEAST_PACKET:
+        elif act.filters and act.held >= 2 * LEAST_HELD:
+            after = limits.within(subscriptions=act.held // 2)
+        elif not act.filters and act.size >= 2 * LEAST_PACKET:
             after = limits.within(packet=act.size // 2)
     if after == limits:
         return limits, ""
