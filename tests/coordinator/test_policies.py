@@ -99,6 +99,8 @@ def test_mosquitto_with_the_printed_rules_passes_a_device_and_nobody_else(
     other, overheard = connect("pi-2")
     with closing(coordinator), closing(device), closing(other):
         coordinator.subscribe("fl/1/home/#")
+        coordinator.publish(topics.announcement("home"), b"here")
+        assert heard.get(timeout=WAIT_S).payload == b"here"  # it is subscribed
         device.subscribe(topics.inbox("home", "pi-1"))
         other.subscribe(topics.inbox("home", "pi-1"))
         upload = topics.upload("home", "pi-1", 0, data=False)
