@@ -207,6 +207,7 @@ class TaskHandlers(Generic[P]):
 
     def tick(self) -> None:
         """Calls the devices whose turn to upload has come."""
+        self._publisher.tick()
         for device, need in self._intake.called():
             self._ask(device, need)
 

@@ -34,6 +34,7 @@ DIGEST_BYTES = 34  # of one chunk in a manifest, as msgpack has it
 KEPT = 1 << 62  # the "round" of a blob that stays until somebody takes it away
 AROUND_ORDER = 8 * 1024  # bytes of an order beside its base's chunk list
 REPEAT_S = 2.0  # between announcements where the broker retains none
+ECHO_S = 30.0  # until our own announcement should have come back
 
 
 class Publisher:
@@ -68,6 +69,7 @@ class Publisher:
         self.life = epoch, self._boot
         self._announce: Announce | None = None
         self._announced_at = clock()
+        self._unheard_since: float | None = None  # of an announcement after a connect
         self._kept: dict[str, bytes] = {}  # topic -> packet
         self._published: dict[
             str, tuple[int, bytes, Manifest]
@@ -104,6 +106,23 @@ class Publisher:
         """Repeats the last announcement: somebody else's lies in its place."""
         if self._announce is not None:
             self.announce(self._announce)
+
+    def echoed(self) -> None:
+        """An announcement came: the broker lets it be written, and be read."""
+        self._unheard_since = None
+
+    def tick(self) -> None:
+        """Names the topic of an announcement that never came back."""
+        since = self._unheard_since
+        if since is not None and self._clock() - since >= ECHO_S:
+            self._unheard_since = None
+            log.error(
+                "what is published to %s does not come back after %.0f s: the broker's "
+                "access list drops it without a word. Let the coordinator write and "
+                "read all topics below fl/1/%s (flash-coordinator policy prints the "
+                "rules)",
+                *(topics.announcement(self._federation), ECHO_S, self._federation),
+            )
 
     def greeted(self) -> None:
         """Say again to a device that came what the broker should retain, and cannot."""
@@ -189,6 +208,7 @@ class Publisher:
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
         self.announce_again()
+        self._unheard_since = None if self._announce is None else self._clock()
         limits = self._transport.limits()
         for name, (_, _, manifest) in self._published.items():
             self._retain(name)

@@ -100,6 +100,7 @@ class MessageReceiver:
             return None
         if isinstance(topic, topics.AnnouncementTopic):
             self._key_of_word = None
+            self._publisher.echoed()
             self._meet(decode(delivery.payload, verify=self._as_coordinator))
             return None
         if isinstance(topic, topics.UploadTopic | topics.StatusTopic):

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from edge_sdk.agent.effects import SessionEffects
 from edge_sdk.agent.parts import Connect, DeviceKeys, Identity, Runner
+from edge_sdk.agent.silence import SilenceWatch
 from edge_sdk.agent.training_thread import Outcome
 from edge_sdk.deploy.installer import ASK_S, DeployTarget, Installed
 from edge_sdk.device.limits.decision import Go, Pause
@@ -79,6 +80,7 @@ class Agent:
     ) -> None:
         self._announced, self._clock = topics.announcement(identity.federation), clock
         self._name = identity.name
+        self._silence = SilenceWatch(identity.name, identity.federation)
         self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
         self._stopping = threading.Event()
         self.dropped = 0  # malformed or foreign messages
@@ -156,6 +158,7 @@ class Agent:
                 if not fetching or patience_s <= ASK_S:
                     quiet_since = self._clock()
                     session_effects.feed(Nudge())
+                    self._tell_silence()
                 continue
             if item is None:  # told to stop
                 continue
@@ -177,6 +180,11 @@ class Agent:
         """Publish the goodbye status, disconnect, and release the journal."""
         self._stopping.set()  # `run` may have ended by an error
         self._session_effects.end()
+
+    def _tell_silence(self) -> None:
+        self._silence, said = self._silence.look(self._clock())
+        if said:
+            log.warning("%s", said)
 
     def _is_for_all(self, item: object) -> bool:
         return isinstance(item, ReceivedMessage) and item.topic == self._announced
@@ -202,6 +210,7 @@ class Agent:
         elif isinstance(item, Go | Pause):
             session_effects.mind(item)
         elif isinstance(item, ReceivedMessage):
+            self._silence = self._silence.heard(item.topic)
             try:
                 session_effects.hear(item)
             except RemoteProtocolError as error:
@@ -210,4 +219,6 @@ class Agent:
             finally:
                 item.ack()
         else:
+            if isinstance(item, Connected):
+                self._silence = self._silence.connected(self._clock())
             session_effects.feed(item)
