@@ -22,6 +22,7 @@ from edge_sdk.transport.configured import broker_address
 
 __all__ = [
     "BrokerAccess",
+    "address_of_user",
     "enroll_port",
     "identities_for",
     "open_gate",
@@ -100,14 +101,23 @@ def open_gate(
         yield from _ours(settings, identities, where)
 
 
+def address_of_user(settings: RunSettings) -> Address:
+    """The address of the user's broker, as the coordinator reaches it.
+
+    Raises:
+        BrokerError: If its URL cannot be used.
+        SettingsError: If its profile, proxy or password cannot.
+    """
+    own = settings.broker_ca, settings.broker_cert, settings.broker_key
+    return broker_address(settings, Tls(*own) if any(own) else None)
+
+
 def _theirs(
     settings: RunSettings, identities: IdentityRegistry, where: Path
 ) -> Iterator[BrokerAccess]:
     """A broker of the user's: what it lets in is his; signatures hold all the same."""
-    own = settings.broker_ca, settings.broker_cert, settings.broker_key
-    tls = Tls(*own) if any(own) else None
     authority = settings.broker_ca.read_bytes() if settings.broker_ca else b""
-    address = broker_address(settings, tls)
+    address = address_of_user(settings)
     with open_broker(address, where) as broker:
         url = url_for_devices(address)
         welcome = Welcome(url, authority, settings.task)

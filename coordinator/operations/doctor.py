@@ -10,7 +10,7 @@ from coordinator.broker.check import check_broker
 from coordinator.broker.command import Command
 from coordinator.broker.config import kept_port
 from coordinator.broker.start import why_taken
-from coordinator.identity.broker_access import identities_for
+from coordinator.identity.broker_access import address_of_user, identities_for
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import is_held, read_ledger
 from coordinator.settings import RunSettings, load_run
@@ -18,8 +18,7 @@ from coordinator.views.page import parse_page
 from edge_sdk.device.doctor import Check, DoctorTarget, Skipped, board, check_of
 from edge_sdk.device.probe.board import free_disk_mib
 from edge_sdk.errors import EdgeError
-from edge_sdk.transport.address import parse_url
-from edge_sdk.transport.trial import try_broker
+from edge_sdk.transport.trial import measure_broker, try_broker
 from edge_sdk.wire.blob import AROUND, CHUNK_SIZE
 
 __all__ = ["examine"]
@@ -47,7 +46,7 @@ def examine(folder: Path) -> tuple[Check, ...]:
     rounds = f"{settings.rounds} rounds" if settings.rounds else "rounds without end"
     said = f"{rounds} of {settings.algorithm} at {settings.densities}"
     checks.append(Check("settings", "PASS", said))
-    of_run = (_task, _ledger, _broker, _identities, _address, _page)
+    of_run = (_task, _ledger, _broker, _limits, _identities, _address, _page)
     return (*checks, *(check(folder, settings) for check in of_run))
 
 
@@ -94,9 +93,7 @@ def _ledger(folder: Path, settings: RunSettings) -> str:
 @check_of("broker")
 def _broker(folder: Path, settings: RunSettings) -> str:
     if settings.broker:
-        address = parse_url(settings.broker)
-        if address.tls is not None:
-            return Skipped("asked through TLS when the run starts")
+        address = address_of_user(settings)
         check_broker(address)
         trial = try_broker(address, (LEAST_PACKET, CHUNK_SIZE + AROUND))
         if trial.stuck and (trial.stuck[0] == LEAST_PACKET or not trial.limited):
@@ -113,6 +110,20 @@ def _broker(folder: Path, settings: RunSettings) -> str:
             remedy="Stop that program, or set another `port` in run.toml.",
         )
     return f"{command.kind}, on port {port or 'of its choice'}"
+
+
+@check_of("broker limits")
+def _limits(_: Path, settings: RunSettings) -> str:
+    """Figures of the user's broker, measured; a problem where no run would work."""
+    if not settings.broker:
+        return Skipped("the coordinator starts a broker of its own")
+    found = measure_broker(address_of_user(settings))
+    if found.latency_ms is not None and not found.wildcards:
+        raise EdgeError(
+            f"{found}: a coordinator hears its devices by topic filters with +",
+            remedy="Allow wildcard subscriptions, or take another broker.",
+        )
+    return str(found)
 
 
 @check_of("identities")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -15,7 +16,7 @@ import typer
 from device_profiles import boards, load_board
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.commands.options import OWN
-from edge_sdk.errors import CheckpointError, IdentityError, SettingsError
+from edge_sdk.errors import CheckpointError, EdgeError, SettingsError
 from edge_sdk.private_files import keep_private
 from edge_sdk.settings import (
     DeviceSettings,
@@ -201,17 +202,19 @@ def doctor(
     """Check this board, with remedies; exit code 1 if a check fails."""
     from edge_sdk.access import tls_of  # noqa: PLC0415
     from edge_sdk.device.doctor import DoctorTarget, examine, render  # noqa: PLC0415
+    from edge_sdk.transport.configured import broker_address  # noqa: PLC0415
 
     patient = DoctorTarget()
     if settings is not None:
         own = load_settings(settings, DeviceSettings)
-        try:
+        tls = address = None
+        with contextlib.suppress(EdgeError):  # the patient's complaint; named below
             tls = tls_of(own)
-        except IdentityError:  # the patient's complaint; it is named below
-            tls = None
+            address = broker_address(own, tls)
         patient = DoctorTarget(
             broker_url=own.broker,
             tls=tls,
+            address=address,
             identity=own.identity,
             state=own.state,
             task=own.task,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import OutgoingMessage, ReceivedMessage
-from edge_sdk.transport.limits import NO_LIMIT
+from edge_sdk.transport.limits import NO_LIMIT, BrokerLimits
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
-__all__ = ["BrokerTrial", "try_broker"]
+__all__ = ["BrokerTrial", "Figures", "measure_broker", "try_broker"]
 
 CONNECT_S = 5.0
 ECHO_S = 5.0  # a broker that takes a message gives it back in far less
 MUTE_S = 1.0  # after nothing came back at all
 SMALL = 16  # bytes; no broker is so strict
+TRIPS, BURST = 5, 40  # messages, one by one and at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,89 @@ def try_broker(
         return BrokerTrial(echoes, tuple(stuck), transport.limits().packet)
     finally:
         transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured of a broker.
+
+    Attributes:
+        limits: As it is known, says, or has shown.
+        retained: Whether a retained message came to a later subscription.
+        wildcards: Whether a message came by a topic filter with ``+``.
+        latency_ms: There and back, the median; None if nothing came back.
+        rate: Messages a second, there and back.
+    """
+
+    limits: BrokerLimits
+    retained: bool
+    wildcards: bool
+    latency_ms: float | None
+    rate: float | None
+
+    def __str__(self) -> str:
+        if self.latency_ms is None:
+            return f"{self.limits}; its access list lets no message of a trial return"
+        return (
+            f"{self.limits}; retained {'yes' if self.retained else 'no'}, wildcards "
+            f"{'yes' if self.wildcards else 'no'}, {self.latency_ms:.0f} ms there and "
+            f"back, {self.rate:.0f} messages a second"
+        )
+
+
+def measure_broker(address: Address, *, echo_s: float = ECHO_S) -> Figures:
+    """Measures what a broker does with messages to ourselves, within its limits.
+
+    Args:
+        address: The broker; nobody else may use our client id there.
+        echo_s: Seconds to wait for each.
+
+    Raises:
+        BrokerError: If it does not answer, or refuses us.
+    """
+    client = f"trial-{os.urandom(6).hex()}"
+    topic = topics.upload("trial", client, 0, data=False)
+    kept, inbox = topics.status("trial", client), topics.inbox("trial", client)
+    got: queue.Queue[ReceivedMessage] = queue.Queue()
+    transport = MqttTransport(
+        address, client, got.put, lambda _up: None, wait_s=CONNECT_S, once=True
+    )
+    try:
+        transport.subscribe(topic)
+        if not _comes_back(transport, topic, SMALL, got, echo_s):
+            return Figures(transport.limits(), False, False, None, None)  # noqa: FBT003
+        trips = []
+        for _ in range(TRIPS):
+            began = time.perf_counter()
+            _comes_back(transport, topic, SMALL, got, echo_s)
+            trips.append(time.perf_counter() - began)
+        began, came = time.perf_counter(), 0
+        for _ in range(BURST):
+            transport.publish(topic, bytes(SMALL + 1))
+        while came < BURST and _takes(got, topic, echo_s):
+            came += 1
+        rate = came / (time.perf_counter() - began)
+        transport.publish(kept, b"kept", retain=True)
+        transport.subscribe(kept)
+        retained = _takes(got, kept, echo_s)
+        transport.publish(kept, b"", retain=True)
+        transport.subscribe(inbox.replace(client, "+"))
+        transport.publish(inbox, bytes(SMALL))
+        wildcards = _takes(got, inbox, echo_s)
+        latency = 1000 * statistics.median(trips)
+        return Figures(transport.limits(), retained, wildcards, latency, rate)
+    finally:
+        transport.close()
+
+
+def _takes(got: queue.Queue[ReceivedMessage], topic: str, wait_s: float) -> bool:
+    """Wait for a message on a topic; return whether it came."""
+    until = time.monotonic() + wait_s
+    with contextlib.suppress(queue.Empty):
+        while (left := until - time.monotonic()) > 0:
+            if got.get(timeout=left).topic == topic:
+                return True
+    return False
 
 
 def _comes_back(

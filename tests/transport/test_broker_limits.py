@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from brokers import mosquitto
+from limiting import LimitingBroker
 from patience import patience
 
 from coordinator.operations.doctor import examine as examine_run
@@ -21,8 +22,9 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, Tls
 from edge_sdk.transport.backoff import SUSPECT, Backoff, Ending, Parted
 from edge_sdk.transport.base import ReceivedMessage, Will
+from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.mqtt import MqttTransport
-from edge_sdk.transport.trial import try_broker
+from edge_sdk.transport.trial import measure_broker, try_broker
 
 WAIT_S = patience(20.0)
 HELLO = Parted("flash/1/f/up/dev-1", 1800)
@@ -320,3 +322,37 @@ def test_who_is_connected_and_never_says_hello_is_named_once(
     (said,) = [m for m in caplog.messages if "HELLO has not come" in m]
     assert said.startswith("mute is connected")
     assert "message_size_limit" in said
+
+
+@pytest.mark.broker
+def test_a_users_broker_is_measured_within_its_limits(tmp_path: Path) -> None:
+    limits = BrokerLimits("mine", publishes_per_s=200, filters=1)
+    with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 70000") as plain:
+        with LimitingBroker(plain.port, limits) as proxy:
+            there = Address("127.0.0.1", proxy.port, limits=limits)
+            found = measure_broker(there)
+            assert not proxy.breaches
+        (tmp_path / "password").write_text("pw", encoding="utf-8")
+        (tmp_path / "run.toml").write_text(
+            'federation = "home"\ntask = "digits"\nevaluation = "x"\n'
+            f'densities = [0.5]\nrounds = 1\nwait_for = 1\nbroker = "{plain.url}"\n'
+            'broker_user = "me"\nbroker_password_file = "password"\n'
+            'broker_profile = "aws-iot"\n',
+            encoding="utf-8",
+        )
+        (check,) = [c for c in examine_run(tmp_path) if c.name == "broker limits"]
+    assert (found.retained, found.wildcards, found.limits.packet) == (True, True, 70000)
+    assert found.latency_ms is not None
+    assert found.rate is not None
+    assert 0 < found.rate <= 200
+    assert check.status == "PASS"
+    assert "aws-iot: packets of 70000 bytes" in check.detail
+    assert "retained yes, wildcards yes" in check.detail
+
+
+@pytest.mark.broker
+def test_a_broker_without_retained_messages_is_measured_as_such(tmp_path: Path) -> None:
+    with mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as there:
+        found = measure_broker(there, echo_s=1.0)
+    assert (found.retained, found.wildcards) == (False, True)
+    assert "nothing retained" in str(found)

@@ -13,7 +13,7 @@ from device_profiles import ProfileError
 from edge_sdk.errors import EdgeError
 
 if TYPE_CHECKING:
-    from edge_sdk.transport.address import Tls
+    from edge_sdk.transport.address import Address, Tls
 
 __all__ = ["Check", "DoctorTarget", "Skipped", "check_of", "render"]
 
@@ -45,6 +45,7 @@ class DoctorTarget:
     Attributes:
         broker_url: ``mqtt://host:port`` or ``mqtts://``; None skips.
         tls: For an encrypted link.
+        address: The broker with its secrets and proxy; of the URL alone if None.
         identity: The folder that `flash-edge enroll` wrote; None for none.
         state: The agent's state folder.
         task: The task's reference; None for none.
@@ -69,6 +70,7 @@ class DoctorTarget:
     settings: Path | None = None
     root: Path = Path("/")
     today: dt.date | None = None
+    address: Address | None = None
 
 
 class Skipped(str):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edge_sdk.device.doctor.check import DoctorTarget, Skipped, check_of
 from edge_sdk.errors import BrokerError, EdgeError
@@ -34,10 +33,9 @@ def broker(patient: DoctorTarget) -> str:
     """An MQTT broker answers, where the link is not encrypted."""
     if patient.broker_url is None:
         return Skipped("none named")
-    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
-    address = parse_url(patient.broker_url, patient.tls)
+    address = _address(patient)
     if address.tls is not None:
         return Skipped("asked through TLS, see there")
     MqttTransport(
@@ -54,13 +52,12 @@ def broker(patient: DoctorTarget) -> str:
 @check_of("packets")
 def packets(patient: DoctorTarget) -> str:
     """The broker takes what this device says first, and the chunks of an update."""
-    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
     from edge_sdk.transport.trial import try_broker  # noqa: PLC0415
 
     if patient.broker_url is None:
         return Skipped("no broker named")
     try:
-        address = parse_url(patient.broker_url, patient.tls)
+        address = _address(patient)
         if address.tls is not None:  # it would take the agent's place at the broker
             return Skipped("not tried under the device's own name")
         trial = try_broker(address, (LARGEST_HELLO, CHUNK_SIZE + AROUND))
@@ -124,12 +121,10 @@ def identity(patient: DoctorTarget) -> str:
 @check_of("TLS")
 def tls(patient: DoctorTarget) -> str:
     """A real handshake: both certificates are believed, and the broker's lasts."""
-    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
-
     if patient.broker_url is None:
         return Skipped("no broker named")
     try:
-        address = parse_url(patient.broker_url, patient.tls)
+        address = _address(patient)
         if address.tls is None:
             return Skipped("the link is not encrypted by this device")
         left = (_handshake(address) - _today(patient)).days
@@ -169,18 +164,24 @@ def _tls_complaint(error: Exception, url: str) -> EdgeError:
     )
 
 
+def _address(patient: DoctorTarget) -> Address:
+    from edge_sdk.transport.address import parse_url  # noqa: PLC0415
+
+    return patient.address or parse_url(patient.broker_url or "", patient.tls)
+
+
 def _today(patient: DoctorTarget) -> dt.date:
     return patient.today or dt.datetime.now(tz=dt.timezone.utc).date()
 
 
 def _handshake(address: Address) -> dt.date:
     """The end of the broker's certificate, once it has taken ours too."""
-    assert address.tls is not None  # noqa: S101 - asked before
-    context = address.tls.context()
-    with (
-        socket.create_connection((address.host, address.port), timeout=WAIT_S) as raw,
-        context.wrap_socket(raw, server_hostname=address.host) as link,
-    ):
+    from edge_sdk.transport.client import secured  # noqa: PLC0415
+    from edge_sdk.transport.proxy import dial  # noqa: PLC0415
+
+    plain = dial(address, WAIT_S)
+    with secured(plain, address, address.context(), WAIT_S) as raw:
+        link = cast("ssl.SSLSocket", raw)
         found = link.getpeercert() or {}
         # In TLS 1.3 a refusal of our certificate comes after the handshake.
         link.settimeout(REFUSAL_S)
