@@ -81,7 +81,7 @@ def try_broker(
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured of a broker.
+    """Figures of a broker, as they were measured.
 
     Attributes:
         limits: As it is known, says, or has shown.
