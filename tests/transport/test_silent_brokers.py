@@ -6,6 +6,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_an_agent_under_a_silent_access_list_says_so(
     from edge_sdk.agent import loop as agent_loop
     from edge_sdk.storage.journal import Journal
 
-    monkeypatch.setattr(silence, "SILENT_S", 0.3)
+    monkeypatch.setattr(silence, "SILENT_S", 1.0)
     monkeypatch.setattr(agent_loop, "NUDGE_S", dict.fromkeys(agent_loop.NUDGE_S, 0.2))
     (tmp_path / "acl").write_text(f"topic read {ANN}\n", encoding="utf-8")
     told = threading.Event()
@@ -86,6 +87,9 @@ def test_an_agent_under_a_silent_access_list_says_so(
         thread = threading.Thread(target=agent.run, daemon=True)
         thread.start()
         try:
+            give_up = time.monotonic() + WAIT_S
+            while agent._silence.since is None and time.monotonic() < give_up:
+                time.sleep(0.01)  # a new link forgets what was heard before
             agent._deliver(ReceivedMessage(ANN, b""))
             assert told.wait(WAIT_S)
         finally:
