@@ -8,7 +8,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
 .PHONY: bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
-  fuzz fuzz-native test-native-graphs fuzz-program chaos wheels arm tools vendor clean
+  fuzz fuzz-native test-native-graphs test-architectures fuzz-program chaos wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -37,6 +37,10 @@ bench: bench-train bench-export bench-budget   ## figures; never gates
 bench-train: $(VENV)/.dev
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_program.py --json bench/program.json
+
+test-architectures: $(VENV)/.dev   ## models of torchvision and timm through the gates, a quarter of an hour
+	$(BIN)/pip install torchvision 'timm>=1,<2'
+	FLASH_EDGE_ARCHITECTURES=1 $(BIN)/pytest -q tests/export/test_architectures.py
 
 test-native-graphs: $(VENV)/.dev   ## 500 random graphs through the native runtime and onnxruntime
 	FLASH_EDGE_GRAPHS=500 $(BIN)/pytest -q tests/export/test_native_operators.py -k random

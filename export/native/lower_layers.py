@@ -23,6 +23,8 @@ from export.passes.graph import attributes
 
 __all__ = ["RULES"]
 
+_SEVERAL = "runs on several images that a reshape has put into the batch"
+
 
 def _window(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
     try:
@@ -31,14 +33,22 @@ def _window(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
         raise low.refused(node, str(error)) from error
 
 
-def _conv(low: Lowering, node: onnx.NodeProto) -> None:
+def _kernel(low: Lowering, node: onnx.NodeProto) -> NDArray[Any]:
+    """A convolution's weight; its window's size is then among the attributes."""
     weight = low.constant(node, 1)
     if weight is None:
         raise low.refused(node, "has no weight")
+    if low.full(node.input[0])[0] != 1:
+        raise low.refused(node, _SEVERAL)
     if "kernel_shape" not in attributes(node):
         node.attribute.append(
             onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
         )
+    return weight
+
+
+def _conv(low: Lowering, node: onnx.NodeProto) -> None:
+    weight = _kernel(low, node)
     window = _window(low, node)
     groups = int(attributes(node).get("group", 1))
     source = low.view(node, node.input[0])
@@ -69,13 +79,7 @@ def _convolve(
 
 def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
     """A convolution with the turned kernel over pixels that zeros keep apart."""
-    weight = low.constant(node, 1)
-    if weight is None:
-        raise low.refused(node, "has no weight")
-    if "kernel_shape" not in attributes(node):
-        node.attribute.append(
-            onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
-        )
+    weight = _kernel(low, node)
     window = _window(low, node)
     groups = int(attributes(node).get("group", 1))
     inputs, per = weight.shape[:2]
@@ -177,7 +181,19 @@ def _batch_norm(low: Lowering, node: onnx.NodeProto) -> None:
     scale, shift, mean, var = (np.asarray(p, np.float64) for p in parts)
     factor = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
     matrix, bias = factor.reshape(-1, 1), shift - mean * factor
-    low.step(node, Kind.AFFINE, weight=low.weight(node.input[1], matrix, bias))
+    full = low.full(node.input[0])
+    rows, channels, pixels = full[0], full[1], prod(full[2:])
+    if rows == 1:
+        kind, seen = Kind.AFFINE, low.shape(node.input[0])
+        if seen.channels != channels:
+            seen = Shape(channels, 1, pixels)
+    elif pixels == 1:  # rows that a reshape has put into the batch
+        kind, seen = Kind.COLUMN_AFFINE, Shape(rows, 1, channels)
+    else:
+        raise low.refused(node, _SEVERAL)
+    source = low.view(node, node.input[0], seen)
+    weight = low.weight(node.input[1], matrix, bias)
+    low.emit(Operation(kind, source, low.new(node.output[0], seen), weight=weight))
 
 
 def _layer_norm(low: Lowering, node: onnx.NodeProto) -> None:
@@ -193,6 +209,8 @@ def _layer_norm(low: Lowering, node: onnx.NodeProto) -> None:
 
 def _instance_norm(low: Lowering, node: onnx.NodeProto) -> None:
     full = low.full(node.input[0])
+    if full[0] != 1:
+        raise low.refused(node, _SEVERAL)
     normal = _normalised(low, node, Shape(full[1], 1, prod(full[2:])))
     scale, shift = low.constant(node, 1), low.constant(node, 2)
     assert scale is not None  # noqa: S101 - ONNX asks for it

@@ -216,6 +216,20 @@ CASES = {
         },
         ROWS,
     ),
+    "batch norm of rows": (
+        [
+            node("Reshape", ["input", "rows"], ["x"]),
+            node("BatchNormalization", ["x", *"sbmv"], ["n"]),
+            node("Reshape", ["n", "back"], ["output"]),
+        ],
+        {
+            **{name: array(12) for name in "sbm"},
+            "v": np.abs(array(12)) + np.float32(0.5),
+            "rows": ints(5, 12),
+            "back": ints(1, 5, 12),
+        },
+        ROWS,
+    ),
     "rows of another image": (
         [
             node("Tanh", ["input"], ["x"]),
@@ -280,6 +294,17 @@ def test_several_outputs_are_one_after_the_other() -> None:
     [
         (one("Pad", IMAGE, ints(0, 0, 1, 0, 0, 0, 0, 0), mode="edge"), "than zeros"),
         (one("ArgMax", ROWS), "take the largest output"),
+        (
+            (
+                [
+                    node("Reshape", ["input", "images"], ["x"]),
+                    node("Conv", ["x", "w"], ["output"]),
+                ],
+                {"images": ints(2, 3, 5, 7), "w": array(4, 3, 3, 3)},
+                IMAGE,
+            ),
+            "several images",
+        ),
         (recurrent("GRU"), "resets before the recurrent matrix"),
         (recurrent("LSTM", clip=1.0), "leave h0 out"),
         (one("Slice", ROWS, ints(4), ints(0), ints(1), ints(-1)), "backwards"),
