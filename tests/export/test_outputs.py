@@ -105,8 +105,8 @@ def test_several_outputs_are_exported_and_compared_together(tmp_path: Path) -> N
     assert report.findings.drift.loss_exact == pytest.approx(
         report.findings.drift.loss_exported, rel=1e-2
     )
-    with pytest.raises(ExportError, match="one input and one output"):
-        build_source(source, format="native", data=tmp_path)
+    report = build_source(source, format="native", data=tmp_path)
+    assert report.findings.parity.max_relative <= report.findings.parity.limit
 
 
 def _pixels(x: NDArray[np.float32]) -> NDArray[np.generic]:
