@@ -7,7 +7,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
+.PHONY: bench-brokers bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
   fuzz fuzz-native test-native-graphs test-architectures fuzz-program chaos wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -78,6 +78,10 @@ bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs
 	$(BIN)/python tests/bench/bench_wire.py --guarded --json bench/wire.json
 	$(BIN)/python tests/bench/bench_codecs.py --json bench/codecs.json
 	$(BIN)/python tests/bench/bench_signatures.py
+
+bench-brokers: tools $(VENV)/.dev   ## runs through the limits of known brokers, time against mosquitto
+	$(BIN)/python tests/bench/bench_brokers.py
+	$(BIN)/python tests/bench/bench_brokers.py --cuts
 
 chaos: tools $(VENV)/.dev   ## hours of faults: seeds on every broker, a kill at every durable write
 	$(BIN)/python tests/chaos/everything.py --json bench/chaos.json

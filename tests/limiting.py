@@ -74,6 +74,8 @@ class LimitingBroker:
         port: Where it listens.
         breaches: Count by kind.
         told: A line for each of the first breaches.
+        published: Messages by client id.
+        bytes: Their bytes.
         most: The most that was seen of each thing.
     """
 
@@ -84,6 +86,8 @@ class LimitingBroker:
         self.told: list[str] = []
         self.most: Counter[str] = Counter()
         self.packets = 0
+        self.published: Counter[str] = Counter()  # messages of each client
+        self.bytes: Counter[str] = Counter()  # of these
         self._retained: set[str] = set()
         self._connects: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -195,6 +199,8 @@ class LimitingBroker:
             if kind == CONNECT:
                 found += self._connect(body, client)
             elif kind == PUBLISH:
+                self.published[client.name] += 1
+                self.bytes[client.name] += len(packet)
                 found += self._publish(packet, head, body, client)
             elif kind == SUBSCRIBE:
                 filters = _filters(body, client.five, options=True)
