@@ -179,8 +179,8 @@ def _handshake(address: Address) -> dt.date:
     from edge_sdk.transport.client import secured  # noqa: PLC0415
     from edge_sdk.transport.proxy import dial  # noqa: PLC0415
 
-    plain = dial(address, WAIT_S)
-    with secured(plain, address, address.context(), WAIT_S) as raw:
+    context = address.context()
+    with secured(dial(address, WAIT_S), address, context, WAIT_S) as raw:
         link = cast("ssl.SSLSocket", raw)
         found = link.getpeercert() or {}
         # In TLS 1.3 a refusal of our certificate comes after the handshake.
