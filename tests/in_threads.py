@@ -24,6 +24,8 @@ def run_around(server: Server, agents: Sequence[Agent]) -> list[BaseException]:
             agent.run(until_done=True)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             died.append(error)
+            if len(died) == len(agents):
+                server.stop()  # nobody is left whom it could wait for
 
     threads = [threading.Thread(target=run, args=(one,), daemon=True) for one in agents]
     try:

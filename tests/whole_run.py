@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = ["CHUNKS", "run_through"]
 
 UNITS = 2200  # a model of 660 KB: ten chunks, above every limit of filters
 CHUNKS = 10
+_RUNS = itertools.count(1)  # each is a federation of its own
 
 
 def examples(_: Path = Path()) -> Examples:
@@ -66,8 +68,10 @@ def run_through(
         rounds: How many.
         cut: A proxy whose links are cut each time that a device trains.
     """
+    # What a run leaves at a broker, "done" above all, is no other's.
+    home = f"home-{next(_RUNS)}"
     settings = RunSettings(
-        federation="home",
+        federation=home,
         task="wide",
         evaluation=folder,
         densities=[1.0],
@@ -92,13 +96,13 @@ def run_through(
 
     agents = []
     for name in ("pi-1", "pi-2"):
-        me = Identity(name, "home", "wide", 8, profile)
+        me = Identity(name, home, "wide", 8, profile)
         runner = Runner(TASK, examples(), "masked", micro_batch=0)
         agents.append(Agent(me, partial(connect, name), Journal(folder / name), runner))
     ledger = open_ledger(folder / "run")
     with closing(ledger):
         server = Server(
-            settings, TASK, examples(), ledger, link_to(coordinator or there, "home")
+            settings, TASK, examples(), ledger, link_to(coordinator or there, home)
         )
         assert run_around(server, agents) == []
     return summary(folder / "run")
