@@ -8,13 +8,27 @@ from typing import Any
 
 import torch
 
-from edge_sdk.kernels.library import Kernels, kernels, pointer
+from edge_sdk.kernels.library import Kernels, kernels
 
-__all__ = ["DTYPES", "blocks_of", "call", "code_of", "near", "pack", "unpack"]
+__all__ = [
+    "DTYPES",
+    "blocks_of",
+    "call",
+    "code_of",
+    "near",
+    "pack",
+    "pointer",
+    "unpack",
+]
 
 DTYPES = (torch.float64, torch.float32)
 # Relative to the largest value; sums of some thousand terms are behind the worst.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """A tensor's address for ctypes; None stays a null pointer."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def blocks_of(samples: int, lanes: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,7 +63,7 @@ class Model:
     personal: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def travelling(self) -> Mapping[str, NDArray[Any]]:
         """The dense entries that are in every base and every update."""
         apart = self.personal | self.frozen

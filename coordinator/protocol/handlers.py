@@ -207,7 +207,8 @@ class TaskHandlers(Generic[P]):
 
     def tick(self) -> None:
         """Calls the devices whose turn to upload has come."""
-        self._publisher.tick()
+        if self._publisher.unheard_since is not None:
+            self._publisher.tick()
         for device, need in self._intake.called():
             self._ask(device, need)
 

@@ -69,7 +69,7 @@ class Publisher:
         self.life = epoch, self._boot
         self._announce: Announce | None = None
         self._announced_at = clock()
-        self._unheard_since: float | None = None  # of an announcement after a connect
+        self.unheard_since: float | None = None  # of an announcement after a connect
         self._kept: dict[str, bytes] = {}  # topic -> packet
         self._published: dict[
             str, tuple[int, bytes, Manifest]
@@ -109,13 +109,13 @@ class Publisher:
 
     def echoed(self) -> None:
         """An announcement came: the broker lets it be written, and be read."""
-        self._unheard_since = None
+        self.unheard_since = None
 
     def tick(self) -> None:
         """Names the topic of an announcement that never came back."""
-        since = self._unheard_since
+        since = self.unheard_since
         if since is not None and self._clock() - since >= ECHO_S:
-            self._unheard_since = None
+            self.unheard_since = None
             log.error(
                 "what is published to %s does not come back after %.0f s: the broker's "
                 "access list drops it without a word. Let the coordinator write and "
@@ -208,7 +208,7 @@ class Publisher:
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
         self.announce_again()
-        self._unheard_since = None if self._announce is None else self._clock()
+        self.unheard_since = None if self._announce is None else self._clock()
         limits = self._transport.limits()
         for name, (_, _, manifest) in self._published.items():
             self._retain(name)

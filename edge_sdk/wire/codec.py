@@ -38,6 +38,8 @@ MAX_PACKET = 96 * 1024  # bytes; a 64 KiB chunk with room for its envelope
 
 T = TypeVar("T")
 _DECODERS: dict[Any, Any] = {}
+# Two threads that make a type's first decoder at once end the process: msgspec 0.22
+# completes its type under no lock.
 _MAKING = threading.Lock()
 Sign: TypeAlias = Callable[[bytes], bytes]
 
@@ -161,24 +163,15 @@ def unpack(data: bytes, kind: type[T]) -> T:
         RemoteProtocolError: If the bytes are not exactly one valid value of the type.
     """
     try:
-        return _decoder(kind).decode(data)
+        decoder = _DECODERS.get(kind)
+        if decoder is None:
+            with _MAKING:
+                decoder = _DECODERS.setdefault(kind, msgspec.msgpack.Decoder(kind))
+        return cast("T", decoder.decode(data))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         config = getattr(kind, "__struct_config__", None)  # a union has none
         name = getattr(config, "tag", None) or getattr(kind, "__name__", "message")
         raise RemoteProtocolError(f"no valid {_words(str(name))}: {error}") from error
-
-
-def _decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
-    """The decoder of a type, made once.
-
-    Two threads that make a type's first decoder at once end the process: msgspec 0.22
-    completes its type under no lock.
-    """
-    found = _DECODERS.get(kind)
-    if found is None:
-        with _MAKING:
-            found = _DECODERS.setdefault(kind, msgspec.msgpack.Decoder(kind))
-    return cast("msgspec.msgpack.Decoder[T]", found)
 
 
 def _words(name: str) -> str:

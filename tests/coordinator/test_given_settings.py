@@ -74,7 +74,7 @@ def test_the_default_without_a_warm_up_asks_no_device() -> None:
         ("jmwst(interval=0)", "slot local"),
         ("salientgrads(batches=0)", "slot evidence gave Score"),
         ("zerofl(extra=-1)", "slot local"),
-        ("flash-edge(share=2)", "slot local"),
+        ("flash-edge(share=2)", "no setting share"),
     ],
 )
 def test_what_cannot_be_is_said(reference: str, says: str) -> None:

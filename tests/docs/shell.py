@@ -22,7 +22,9 @@ COMMANDS = {
     "flash-export": typer.main.get_command(exporter),
 }
 # Of other projects: what they take is theirs to say.
-FOREIGN = {".", "apt-get", "openssl", "ssh", "git", "cd", "cc", "systemctl", "sh"}
+FOREIGN = {
+    *(".", "apt-get", "openssl", "podman", "ssh", "git", "cd", "cc", "systemctl", "sh")
+}
 BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.M | re.S)
 SHELLS = ("sh", "bash")
 OURS = re.compile(r"(flash-(edge|coordinator|export)|make|python) ")

@@ -136,7 +136,9 @@ def test_facts_are_read_back_and_others_are_not_ours() -> None:
     assert description(model) == {}
     Describe({"task": "digits", "labels": '["a"]'})(model)
     model.metadata_props.add(key="other", value="x")
-    assert description(model) == {"task": "digits", "labels": '["a"]'}
+    found = description(model)
+    assert set(found.pop("digest").split()[-1]) == {"0"}  # until the file is written
+    assert found == {"task": "digits", "labels": '["a"]'}
 
 
 def test_packing_nothing_changes_nothing() -> None:

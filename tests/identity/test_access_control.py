@@ -202,7 +202,7 @@ def test_who_has_no_certificate_of_the_federation_is_not_let_in(
             check_broker(Address(host, port, tls=tls), timeout_s=3)
     impostor = tmp_path / "impostor.pem"
     impostor.write_bytes(other.authority_pem())
-    with pytest.raises(BrokerError, match=r"(?i)certificate verify failed"):
+    with pytest.raises(BrokerError, match="an authority that is not known here"):
         check_broker(Address(host, port, tls=Tls(impostor)), timeout_s=3)
     check_broker(site.addresses["pi-1"])
 

@@ -28,8 +28,8 @@ from edge_sdk.identity.folder import DeviceFolder
 from edge_sdk.identity.keys import check_issued, raw_key
 from edge_sdk.identity.token import read_token
 from edge_sdk.transport.base import ReceivedMessage
-from edge_sdk.transport.link import _in_tls_words
 from edge_sdk.transport.memory import MemoryBroker
+from edge_sdk.transport.refusals import in_tls_words
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import Header, decode, encode
 from edge_sdk.wire.messages import Announce, Message, Renew, Revoked, TaskAck, Wait
@@ -230,7 +230,7 @@ def raises(error: Exception) -> Callable[..., bytes]:
 @pytest.mark.parametrize("what", ["has expired", "is not yet valid"])
 def test_the_link_names_the_clock_where_the_brokers_dates_do_not_fit(what: str) -> None:
     text = f"[SSL: CERTIFICATE_VERIFY_FAILED] verify failed: certificate {what} (x.c:1)"
-    assert "set the clock" in _in_tls_words(text)
+    assert "set the clock" in in_tls_words(text)
 
 
 def test_doctor_says_when_the_certificate_ended_and_what_the_clock_says(
