@@ -24,10 +24,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -m alone tests/federation
 	# In the order of tests/conftest.py: xdist would begin the files with the fewest tests last.
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20 \
 	  -m "not alone"
-	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -q -m alone tests/federation
 
 docs: $(VENV)/.dev   ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
