@@ -79,6 +79,7 @@ def write(
         f'federation = "pace"\ntask = "paced:task"\n'
         f'evaluation = "{data["evaluation"]}"\n'
         f"densities = [0.1, 0.4]\nrounds = {rounds}\n"
+        'algorithm = "hetero-flash"\n'  # one pass a batch, whatever the density
         f"wait_for = {len(names)}\nround_budget_s = 60\n"
         f"[training]\nepochs = 9\nmax_steps = {STEPS}\nbatch_size = {BATCH}\n"
         "[warm_up]\ndevices = 2\nepochs = 2\nmax_steps = 10\n"

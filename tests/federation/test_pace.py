@@ -13,9 +13,6 @@ from patience import patience
 BENCH = Path(__file__).parents[1] / "bench/bench_straggler.py"
 
 
-@pytest.mark.skip(
-    reason="rounds 2 and 3 give slow devices all steps: a fault of the pace, open"
-)
 @pytest.mark.alone
 @pytest.mark.broker
 @pytest.mark.slow
