@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from edge_sdk.terminal import Exit
 pytestmark = pytest.mark.broker
 
 Make = Callable[..., Any]
+DEVICES = ("pi-1", "pi-2", "orin-1")
 
 
 def coordinator(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -35,24 +37,32 @@ def rates(run: Path) -> list[float]:
 def test_a_run_is_extended_while_it_runs_and_not_after_its_devices_went(
     federation: Make,
 ) -> None:
-    fleet = federation(rounds=2)
+    fleet = federation(rounds=8)
     settings = fleet.run / "run.toml"
     settings.write_text('algorithm = "erk"\n' + settings.read_text())
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
     fleet.wait(lambda: fleet.rounds_done() >= 1, "round 1")
+    # No round ends while the devices stand still, however slowly the command starts.
+    for name in DEVICES:
+        fleet.processes[name].send_signal(signal.SIGSTOP)
     done = coordinator("extend", fleet.run, "--rounds", 2)
+    for name in DEVICES:
+        fleet.processes[name].send_signal(signal.SIGCONT)
     assert done.returncode == 0, done.stderr
-    assert "until round 4" in done.stdout
+    assert "until round 10" in done.stdout
     assert fleet.wait_end() == 0, fleet.logs()
-    assert fleet.rounds_done() == 4
-    for name in ("pi-1", "pi-2", "orin-1"):
+    assert fleet.rounds_done() == 10
+    for name in DEVICES:
         assert fleet.wait_end(name) == 0
     # The rate fell as it would have, and stays where it would have ended.
-    assert rates(fleet.run) == pytest.approx([0.2, 0.1, 0.1, 0.1])
+    falling = rates(fleet.run)
+    assert falling[0] == pytest.approx(0.2)
+    assert falling[:8] == sorted(falling[:8], reverse=True)
+    assert falling[7:] == pytest.approx([0.1] * 3)
     late = coordinator("extend", fleet.run, "--rounds", 1)
     assert late.returncode == Exit.STATE
-    assert "has ended after 4 rounds, and its devices were told so" in late.stderr
+    assert "has ended after 10 rounds, and its devices were told so" in late.stderr
 
 
 def test_a_run_without_a_last_round_goes_on_until_it_is_stopped(
