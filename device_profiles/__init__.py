@@ -5,7 +5,7 @@ from device_profiles.catalog import boards, load_board, load_profile
 from device_profiles.cost import Cost, Engine, cost_of
 from device_profiles.errors import ProfileError
 from device_profiles.schema import Caps, DeviceProfile, Provenance, parse_profile
-from device_profiles.workload import LayerLoad, Workload
+from device_profiles.workload import LayerLoad, NetworkPass, Workload
 
 __all__ = [
     "Caps",
@@ -14,6 +14,7 @@ __all__ = [
     "DeviceProfile",
     "Engine",
     "LayerLoad",
+    "NetworkPass",
     "ProfileError",
     "Provenance",
     "Workload",

@@ -84,13 +84,16 @@ def largest_density(
         )
         for density in sorted(ladder, reverse=True)
     }
-    return _choose(costs, allowed, round_budget_s, workload.steps)
+    return _choose(costs, allowed, round_budget_s, workload)
 
 
 def _choose(
-    costs: Mapping[float, Cost], profile: DeviceProfile, budget_s: float, steps: int
+    costs: Mapping[float, Cost],
+    profile: DeviceProfile,
+    budget_s: float,
+    workload: Workload,
 ) -> Choice:
-    refused = ""
+    refused, steps = "", workload.steps
     for density, cost in costs.items():
         lacks = _lacks(cost, profile, budget_s)
         if not lacks:
@@ -102,6 +105,7 @@ def _choose(
             return Choice(density, refused or plenty, costs)
         above = refused
         refused = f"because {_decimal(density)} needs {' and '.join(lacks)}"
+        refused += _with_smaller(workload, density)
         some = _steps_within(cost, steps, budget_s)
         if density == min(costs) and some and not _lacks(cost, profile, math.inf):
             part = (
@@ -111,6 +115,12 @@ def _choose(
             )
             return Choice(density, f"{above}; {part}" if above else part, costs)
     return Choice(None, refused, costs)
+
+
+def _with_smaller(workload: Workload, density: float) -> str:
+    """Words for the smaller networks that batches of a density go through as well."""
+    count = len(workload.passes_at(density)) - 1
+    return f" with {count} smaller network{'s'[: count > 1]} beside" if count else ""
 
 
 def _steps_within(cost: Cost, steps: int, budget_s: float) -> int:

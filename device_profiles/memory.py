@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from device_profiles.schema import Engine
-from device_profiles.workload import Workload
+from device_profiles.workload import NetworkPass, Workload
 
 __all__ = ["MIB", "RUNTIME_MIB", "RUNTIME_WITHOUT_TORCH_MIB", "peak_mib"]
 
@@ -32,6 +32,9 @@ SPARSE_KEPT_BYTES = 28
 ACTIVATION_COPIES = 2
 # Value, gradient and momentum of what stays dense.
 DENSE_BYTES = 12
+# A smaller network's, which no optimizer moves: the same without momentum, and where
+# among the own network's values each of them lies.
+BESIDE_KEPT_BYTES, BESIDE_DENSE_BYTES = 28, 8
 # Before training the model stands there dense, while its mask is drawn and packed: a
 # float and the mask's byte for each weight, and the largest layer's positions.
 SETUP_BYTES, SETUP_LARGEST_BYTES = 5, 4
@@ -57,7 +60,11 @@ def peak_mib(
         runtime_mib: The process before the model; `RUNTIME_MIB` if not given.
     """
     size = min(workload.batch if batch is None else batch, workload.examples)
-    training = _state_bytes(workload, density, engine) + size * _example_bytes(workload)
+    own, *smaller = workload.passes_at(density)
+    training = _state_bytes(workload, density, engine)
+    training += sum(_beside_bytes(workload, one, engine) for one in smaller)
+    widths = own.width + sum(one.width for one in smaller)
+    training += size * widths * _example_bytes(workload)
     setup = SETUP_BYTES * workload.masked_numel + SETUP_LARGEST_BYTES * _largest(
         workload
     )
@@ -72,6 +79,17 @@ def _state_bytes(workload: Workload, density: float, engine: Engine) -> float:
         return dense + SPARSE_KEPT_BYTES * kept
     copies = MASKED_COPIES * workload.masked_numel + LARGEST_COPIES * _largest(workload)
     return dense + MASKED_KEPT_BYTES * kept + 4 * copies
+
+
+def _beside_bytes(workload: Workload, one: NetworkPass, engine: Engine) -> float:
+    """Weights, gradients and index of a smaller network, beside the own one's."""
+    kept = workload.kept(one.density)
+    if engine == "sparse":
+        return BESIDE_KEPT_BYTES * kept + BESIDE_DENSE_BYTES * workload.dense_numel
+    shares = zip(workload.layers, workload.kept_units(one.width), strict=True)
+    numel = sum(units * layer.numel for layer, units in shares if layer.masked)
+    dense = BESIDE_DENSE_BYTES * workload.dense_numel + MASKED_KEPT_BYTES * kept
+    return dense + 4 * MASKED_COPIES * numel
 
 
 def _example_bytes(workload: Workload) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from device_profiles.schema import DeviceProfile, Engine
-from device_profiles.workload import Workload
+from device_profiles.workload import NetworkPass, Workload
 
 __all__ = ["REFERENCE_CALLS", "Terms", "pool_rate", "round_terms", "step_terms"]
 
@@ -94,7 +94,7 @@ def step_terms(
 ) -> Terms:
     """One training step with `batch` examples, or with the workload's own batch."""
     size = workload.batch if batch is None else batch
-    return _terms(workload, density, engine, passes=_padded(size, engine), steps=1)
+    return _terms(workload, density, engine, examples=_padded(size, engine), steps=1)
 
 
 def round_terms(workload: Workload, density: float, engine: Engine) -> Terms:
@@ -102,8 +102,8 @@ def round_terms(workload: Workload, density: float, engine: Engine) -> Terms:
     full, rest = divmod(workload.examples, workload.batch)
     a_step = _padded(workload.batch, engine)
     epoch = full * a_step + _padded(rest, engine)
-    passes = min(workload.epochs * epoch, workload.steps * a_step)
-    return _terms(workload, density, engine, passes=passes, steps=workload.steps)
+    count = min(workload.epochs * epoch, workload.steps * a_step)
+    return _terms(workload, density, engine, examples=count, steps=workload.steps)
 
 
 def _padded(batch: int, engine: Engine) -> int:
@@ -111,29 +111,65 @@ def _padded(batch: int, engine: Engine) -> int:
 
 
 def _terms(
-    workload: Workload, density: float, engine: Engine, *, passes: int, steps: int
+    workload: Workload, density: float, engine: Engine, *, examples: int, steps: int
 ) -> Terms:
-    kept = workload.kept(density)
-    per_step = OPTIMIZER_BYTES * (kept + workload.dense_numel)
+    """Work of all passes that these steps' batches take."""
+    found = [
+        (_pass_terms(workload, one, engine, examples, steps), one.times)
+        for one in workload.passes_at(density)
+    ]
+    return Terms(
+        gflop=sum(times * terms.gflop for terms, times in found),
+        gbyte=sum(times * terms.gbyte for terms, times in found),
+        mcompare=sum(times * terms.mcompare for terms, times in found),
+        calls=sum(times * terms.calls for terms, times in found),
+    )
+
+
+def _pass_terms(
+    workload: Workload, one: NetworkPass, engine: Engine, examples: int, steps: int
+) -> Terms:
+    """Work of so many examples in one network, and of its part of the steps.
+
+    What a smaller network's values and gradients are copied stands for the optimizer's
+    traffic, which is the own network's.
+    """
+    kept = workload.kept(one.density)
+    per_step: float = OPTIMIZER_BYTES * (kept + workload.dense_numel)
     if engine == "masked":
-        per_step += SCATTER_BYTES * workload.masked_numel + KEPT_BYTES * kept
-        per_step += FAULT_BYTES * _faulting(workload)
+        numel = _dense_numel(workload, one.width)
+        per_step += SCATTER_BYTES * sum(numel) + KEPT_BYTES * kept
+        per_step += FAULT_BYTES * _faulting(numel)
     else:
         per_step += SPARSE_WEIGHT_BYTES * kept
-    flops = FLOPS_PER_MAC * _macs(workload, density, engine) * passes
-    traffic = _traffic(workload, engine) * passes + per_step * steps
+    flops = FLOPS_PER_MAC * _macs(workload, one, engine) * examples
+    traffic = one.width * _traffic(workload, engine) * examples + per_step * steps
     # The sparse engine's own pooling keeps maxima in vector registers: no branches.
-    compares = workload.compares * passes if engine == "masked" else 0
+    compares = one.width * workload.compares * examples if engine == "masked" else 0
     return Terms(
         flops / 1e9, traffic / 1e9, compares / 1e6, _calls(workload, engine) * steps
     )
 
 
-def _macs(workload: Workload, density: float, engine: Engine) -> float:
-    kept = min(1.0, SPARSE_FLOP_PENALTY * density) if engine == "sparse" else 1.0
+def _macs(workload: Workload, one: NetworkPass, engine: Engine) -> float:
+    kept = min(1.0, SPARSE_FLOP_PENALTY * one.density)
     return sum(
-        layer.macs * (kept if layer.masked else 1.0) for layer in workload.layers
+        layer.macs * (kept if engine == "sparse" and layer.masked else units)
+        for layer, units in zip(
+            workload.layers, workload.kept_units(one.width), strict=True
+        )
     )
+
+
+def _dense_numel(workload: Workload, width: float) -> list[float]:
+    """Weights of each masked layer between the units that a width leaves."""
+    return [
+        units * layer.numel
+        for layer, units in zip(
+            workload.layers, workload.kept_units(width), strict=True
+        )
+        if layer.masked
+    ]
 
 
 def _traffic(workload: Workload, engine: Engine) -> float:
@@ -144,13 +180,9 @@ def _traffic(workload: Workload, engine: Engine) -> float:
     return KERNEL_SHARE * workload.kernel_bytes + NORM_SHARE * workload.norm_bytes
 
 
-def _faulting(workload: Workload) -> int:
+def _faulting(numel: list[float]) -> float:
     """Weights of layers so large that their dense copies are mapped anew every step."""
-    return sum(
-        layer.numel
-        for layer in workload.masked_layers
-        if 4 * layer.numel >= FAULTING_BYTES
-    )
+    return sum(count for count in numel if 4 * count >= FAULTING_BYTES)
 
 
 def _calls(workload: Workload, engine: Engine) -> int:

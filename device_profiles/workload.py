@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from device_profiles.errors import ProfileError
 
-__all__ = ["LayerLoad", "Workload"]
+__all__ = ["LayerLoad", "NetworkPass", "Workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,21 @@ class LayerLoad:
     numel: int
     macs: int
     masked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPass:
+    """A batch's way through one network, forward and backward.
+
+    Attributes:
+        density: Kept share of the masked weights of that network.
+        width: Share of each layer's units that it computes.
+        times: How often a batch takes it: below 1 where only some batches do.
+    """
+
+    density: float
+    width: float = 1.0
+    times: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +63,8 @@ class Workload:
         saved_bytes: Bytes per example kept for the backward pass; 0 alike.
         compares: Elements per example that max pooling looks at.
         max_steps: Most training steps of a round; 0 for whole epochs.
+        batch_passes: Density of a device to the passes that its batches take, its own
+            network's first; one pass of that density where it is not in here.
 
     Raises:
         ProfileError: A count that cannot be, or no masked layer.
@@ -73,6 +91,7 @@ class Workload:
     saved_bytes: int = 0
     compares: int = 0
     max_steps: int = 0
+    batch_passes: Mapping[float, tuple[NetworkPass, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("activations", "examples", "epochs", "batch"):
@@ -99,11 +118,6 @@ class Workload:
         return min(whole, self.max_steps or whole)
 
     @property
-    def passes(self) -> int:
-        """Examples that go forward and backward in a round."""
-        return self.epochs * self.examples
-
-    @property
     def masked_numel(self) -> int:
         """Weights that a mask acts on."""
         return sum(layer.numel for layer in self.layers if layer.masked)
@@ -122,6 +136,22 @@ class Workload:
     def kept(self, density: float) -> int:
         """Masked weights kept at a density."""
         return round(density * self.masked_numel)
+
+    def passes_at(self, density: float) -> tuple[NetworkPass, ...]:
+        """Passes of a batch on a device of a density, its own network's first."""
+        return self.batch_passes.get(density) or (NetworkPass(density),)
+
+    def kept_units(self, width: float) -> tuple[float, ...]:
+        """Share of each layer's weights between the units that a width leaves.
+
+        Args:
+            width: Share of the units; the model's input and output are never cut.
+        """
+        ends = {0, len(self.layers) - 1}
+        return tuple(
+            (width if at in ends else width**2) if layer.masked else 1.0
+            for at, layer in enumerate(self.layers)
+        )
 
 
 def _wrong(key: str, expected: str, found: object) -> ProfileError:

@@ -32,6 +32,14 @@ def plan(
     density: Annotated[
         list[float] | None, typer.Option(help="A density; repeat for more.")
     ] = None,
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help="An algorithm's name or module:object: it says which networks a "
+            "batch goes through.",
+            autocompletion=complete.algorithms,
+        ),
+    ] = "flash-edge",
     examples: Annotated[int, typer.Option(help="Examples per device.", min=1)] = 1000,
     round_budget_s: Annotated[
         float, typer.Option(help="Seconds a device's part of a round may take.")
@@ -40,6 +48,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Predict density, time and bytes a month of boards that you do not have yet."""
+    from coordinator.algorithms.load import load_algorithm  # noqa: PLC0415
+    from coordinator.algorithms.passes import passes_of  # noqa: PLC0415
     from coordinator.operations.planning import plan_fleet, plan_table  # noqa: PLC0415
     from edge_sdk.sparse import check_ladder  # noqa: PLC0415
     from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
@@ -48,7 +58,10 @@ def plan(
 
     found, ladder = load_task(task), density or (0.05, 0.1, 0.2)
     check_ladder(layers_of(make_model(found, 0), found.dense_layers), ladder)
-    work = workload_of(found, examples=examples, epochs=1, batch=found.batch_size)
+    work = dataclasses.replace(
+        workload_of(found, examples=examples, epochs=1, batch=found.batch_size),
+        batch_passes=passes_of(load_algorithm(algorithm), ladder),
+    )
     plan = plan_fleet(
         {name: load_board(name) for name in board or boards()},
         work,

@@ -94,7 +94,7 @@ class Server:
         batch = settings.training.batch_size or task.batch_size
         probe = None if evaluation is None else Probe(task, evaluation)
         self._global_model = GlobalModel(settings, task, algorithm, ledger, probe)
-        load = round_workload(settings, task, batch, evaluation, ledger)
+        load = round_workload(settings, task, algorithm, batch, evaluation, ledger)
         program = RunProgram(task, evaluation, ledger)
         self._fleet = DeviceRegistry(settings, load, ledger, clock, program)
         self._evaluator = Evaluator(task, evaluation, self._inbox.scored, ledger)

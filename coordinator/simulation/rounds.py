@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import msgspec
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Model
+from coordinator.algorithms.passes import passes_of
 from coordinator.algorithms.slots import MAX_FAILURES, named_slots, run_failed
 from coordinator.rounds.state import quorum_of
 from coordinator.rounds.tasks import held_out
@@ -83,17 +85,18 @@ class Simulation:
         self._metrics = metrics_for(task, scored)
         batch = settings.training.batch_size or task.batch_size
         epochs, boards = settings.training.epochs, any(g.board for g in settings.fleet)
-        work = (
-            workload_of(task, examples=1, epochs=epochs, batch=batch, given=scored)
-            if boards  # it takes a second, and only boards take time
-            else None
-        )
+        self.algorithm = algorithm or load_algorithm(settings.algorithm)
+        work = None
+        if boards:  # it takes a second, and only boards take time
+            work = replace(
+                workload_of(task, examples=1, epochs=epochs, batch=batch, given=scored),
+                batch_passes=passes_of(self.algorithm, settings.densities),
+            )
         examples, self._refused = examples_of(task, folders)
         # Who is refused stays in the fleet, with one example and never asked: so the
         # others' boards and names on a broker do not depend on it.
         examples = {device: examples.get(device, 1) for device in folders}
         self.fleet: SimulatedFleet = make_fleet(folders, examples, work, settings)
-        self.algorithm = algorithm or load_algorithm(settings.algorithm)
         ours = run_settings(settings)
         self._context = SimulationContext(self.algorithm, ours, self.fleet, batch)
         self.journal = RoundLog(folder)

@@ -127,7 +127,8 @@ class DensityChoices:
 
     def warm_up_s(self, device: str, epochs: int, max_steps: int) -> float:
         """Predicted seconds of a device's warm-up: dense, top density."""
-        load = replace(self._load(device), epochs=epochs, max_steps=max_steps)
+        alone = replace(self._load(device), batch_passes={})
+        load = replace(alone, epochs=epochs, max_steps=max_steps)
         top = max(self._settings.densities)
         return cost_of(self._profile(device), load, top, engine="masked").seconds
 

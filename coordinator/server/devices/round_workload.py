@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from coordinator.algorithms.base import Algorithm
+from coordinator.algorithms.passes import passes_of
 from coordinator.ledger import Ledger
 from coordinator.settings import RunSettings
 from device_profiles import Workload
@@ -16,6 +18,7 @@ __all__ = ["round_workload"]
 def round_workload(
     settings: RunSettings,
     task: Task,
+    algorithm: Algorithm,
     batch: int,
     given: Examples | None,
     ledger: Ledger,
@@ -27,6 +30,7 @@ def round_workload(
     Args:
         settings: The run.
         task: Its task.
+        algorithm: Its algorithm; it says which networks a batch goes through.
         batch: Examples per step.
         given: Examples of the shape that devices have; None makes some up.
         ledger: Where a dense device's work is noted, once.
@@ -50,4 +54,8 @@ def round_workload(
                 "dense_numel": load.dense_numel,
             },
         )
-    return replace(load, max_steps=training.max_steps)
+    return replace(
+        load,
+        max_steps=training.max_steps,
+        batch_passes=passes_of(algorithm, settings.densities),
+    )
