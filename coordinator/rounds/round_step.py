@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from coordinator.algorithms.mean import (
     coverage_mean,
 )
 from coordinator.algorithms.slots import named_slots
+from coordinator.rounds.data_statistics.question import with_statistics
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.tasks import mask_seed, warm_up_counts
 from edge_sdk.sparse import LayerShape, Mask
@@ -62,9 +64,22 @@ def warm_up_family(
     return MaskFamily.draw(layers, counts, mask_seed(seed, warm_up=True))
 
 
-def start_model(task: Task, seed: int, family: MaskFamily) -> Model:
-    """First model of the warm-up: the seed's initial weights, on the top mask."""
-    return with_parts(task, as_initialised(family, initial_state(task, seed), None))
+def start_model(
+    task: Task,
+    seed: int,
+    family: MaskFamily,
+    statistics: Mapping[str, Any] | None = None,
+) -> Model:
+    """First model of the warm-up: the seed's initial weights, on the top mask.
+
+    Args:
+        task: Whose model.
+        seed: Of the weights.
+        family: The warm-up's masks.
+        statistics: Of the devices' examples; None where there are none.
+    """
+    first = as_initialised(family, initial_state(task, seed), None)
+    return with_statistics(task, with_parts(task, first), statistics)
 
 
 def first_model(

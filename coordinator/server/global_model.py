@@ -26,6 +26,7 @@ from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import UpdateRow
+from coordinator.rounds.data_statistics.question import STATISTICS, with_statistics
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.model_check import (
     Unsound,
@@ -127,7 +128,8 @@ class GlobalModel:
                 family = warm_up_family(
                     self._algorithm, self.layers, settings.densities, settings.seed
                 )
-                first = start_model(self._task, settings.seed, family)
+                found = self._ledger.get(STATISTICS)
+                first = start_model(self._task, settings.seed, family, found)
                 self._warm_up = first, family
             return self._warm_up
         if self.model is None or self.family is None:
@@ -155,7 +157,8 @@ class GlobalModel:
             )
         at = mask_seed(seed, warm_up=False)
         family = named_slots(algorithm).plan(self.layers, densities, findings, at)
-        self.model = first_model(algorithm, self._task, seed, family, findings)
+        first = first_model(algorithm, self._task, seed, family, findings)
+        self.model = with_statistics(self._task, first, self._ledger.get(STATISTICS))
         self.family, self._warm_up = family, None
         if self.family.seed is None:
             self._store.save_family(0, self.family)

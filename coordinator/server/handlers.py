@@ -17,6 +17,7 @@ from coordinator.rounds.validation import Refusal
 from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.run_program import needs_program
+from coordinator.server.devices.statistics_round import StatisticsRound
 from coordinator.server.round_controller import RoundController
 from coordinator.server.round_opening import Part
 from edge_sdk.errors import two_sentences
@@ -24,6 +25,7 @@ from edge_sdk.wire.blob import blob_id
 from edge_sdk.wire.messages import (
     Cancel,
     Data,
+    DataDescribed,
     Evaluated,
     Hello,
     Message,
@@ -56,6 +58,7 @@ class MessageHandlers:
         controller: The round in hand.
         publisher: Sends.
         tests: Models tested on devices.
+        statistics: Of the devices' examples, before the first round.
         clock: Monotonic seconds.
     """
 
@@ -66,9 +69,11 @@ class MessageHandlers:
         controller: RoundController,
         publisher: Publisher,
         tests: DeviceEvaluation,
+        statistics: StatisticsRound,
         clock: Callable[[], float],
     ) -> None:
         self._ledger, self._fleet, self._tests = ledger, fleet, tests
+        self._statistics = statistics
         self._controller, self._publisher = controller, publisher
         self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
         self._reminded = Seldom(REMIND_S, KNOWN)
@@ -91,6 +96,8 @@ class MessageHandlers:
                 self._pauses(device, ms / 1000, why)
             case Evaluated():
                 self._tests.answered(device, message)
+            case DataDescribed():
+                self._statistics.answered(device, message)
             case _:
                 self._tasks.answer(device, message)
 

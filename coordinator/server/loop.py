@@ -30,6 +30,7 @@ from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.round_workload import round_workload
 from coordinator.server.devices.run_program import RunProgram
+from coordinator.server.devices.statistics_round import StatisticsRound
 from coordinator.server.dispatch import MessageDispatcher
 from coordinator.server.evaluation import Evaluator, Probe
 from coordinator.server.global_model import GlobalModel
@@ -126,13 +127,15 @@ class Server:
             batch_size=batch,
             clock=clock,
         )
-        knows = self._fleet.densities.evaluates
-        tests = DeviceEvaluation(
-            *(self._evaluator, held_out(settings), ledger),
-            *(self._publisher, knows, clock),
+        asked = self._publisher, self._fleet.densities.evaluates, clock
+        held = held_out(settings)
+        tests = DeviceEvaluation(self._evaluator, held, ledger, *asked)
+        self._statistics = StatisticsRound(
+            *(settings, task, ledger, self._fleet, self._publisher, clock)
         )
         self._handlers = MessageHandlers(
-            ledger, self._fleet, self._controller, self._publisher, tests, clock
+            *(ledger, self._fleet, self._controller, self._publisher),
+            *(tests, self._statistics, clock),
         )
         self._dispatcher = MessageDispatcher(
             *(name, self._receiver, self._fleet, self._deliveries, self._handlers),
@@ -152,12 +155,7 @@ class Server:
             clock,
             settings,
         )
-        for pattern in (
-            topics.all_uploads(name, data=False),
-            topics.all_uploads(name, data=True),
-            topics.all_statuses(name),
-            topics.announcement(name),
-        ):
+        for pattern in topics.heard_by_coordinator(name):
             self._transport.subscribe(pattern)
 
     @property
@@ -247,7 +245,9 @@ class Server:
         self._phase = "waiting for devices"
         if pausing:
             self._phase += f"; they pause: {', '.join(pausing[:5])}"
-        if here > len(pausing):
+        if here > len(pausing) and not self._statistics.over:
+            self._phase = self._statistics.phase
+        elif here > len(pausing):
             controller.open()
             self._view.due = self._clock()  # a round is seen, however short it is
             self._announce("running")

@@ -10,6 +10,7 @@ from coordinator.settings.run import (
     load_run,
     rounds_kept,
 )
+from coordinator.settings.statistics import StatisticsSettings
 from coordinator.settings.training import TrainingSettings
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CodecSettings",
     "GateSettings",
     "RunSettings",
+    "StatisticsSettings",
     "TrainingSettings",
     "WarmUpSettings",
     "check_algorithm_fits",

@@ -14,6 +14,7 @@ from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
 from coordinator.settings.checks import check_algorithm_fits, check_endless
 from coordinator.settings.extension import extended, extended_rounds
+from coordinator.settings.statistics import StatisticsSettings
 from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
@@ -146,6 +147,7 @@ class RunSettings(
         holdout: Share of its examples that a device does not train on, to test models
             on; 0 for none.
         best: The best model, and the end of a run without a better one.
+        statistics: Of the devices' examples, before the first round.
         aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
             weight's largest and smallest changes and counts devices alike.
         broker_profile: Limits of a known broker: ``mosquitto``, ``aws-iot``,
@@ -205,6 +207,7 @@ class RunSettings(
     privacy: PrivacySettings = PrivacySettings()
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     best: BestSettings = BestSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
 
     @property
     def bounds(self) -> GateSettings:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from coordinator.rounds.data_statistics.question import STATISTICS
 from coordinator.server.evaluation import trained_model
 from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.plots import draw_metric_by_bytes
@@ -56,6 +57,17 @@ class Run:
     def history(self) -> History:
         """The rounds as a dict of arrays; see `History` for its columns."""
         return history_of(self.records)
+
+    @property
+    def statistics(self) -> dict[str, Any] | None:
+        """Statistics of all devices' examples; None where the run wanted none.
+
+        ``mean``, ``deviation``, ``classes`` and ``histogram`` are flat lists, ``shape``
+        is that of the first two, ``devices`` who counted and ``refused`` who did not.
+        """
+        memory = SimulationMemory(self.folder, self.records)
+        found: dict[str, Any] | None = memory.get(STATISTICS)
+        return found
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draws the metric of every density against the bytes sent.

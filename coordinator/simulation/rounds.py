@@ -23,6 +23,7 @@ from coordinator.server.global_model import GlobalModel
 from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.data.folders import counted as examples_of
 from coordinator.simulation.data.folders import task_of
+from coordinator.simulation.data.statistics import gather
 from coordinator.simulation.dispatch import DirectDispatch, Dispatch
 from coordinator.simulation.fleet import SimulatedFleet, make_fleet
 from coordinator.simulation.incoming import counted
@@ -76,7 +77,7 @@ class Simulation:
         task: Task | None = None,
         algorithm: Algorithm | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self._folders = settings, folders
         task = run_task(task or task_of(settings), settings)
         check_model(make_model(task, 0))
         self.task = task
@@ -148,6 +149,8 @@ class Simulation:
         for device, why in refused.items():
             log.warning(NOT_ASKED, device, why)
         if self.model is None:
+            settings = self._context.settings
+            gather(settings, self.task, self._folders, self._refused, self._memory)
             record = begin(
                 *(self._context, way, self._global_model, self._memory),
                 unable=self._refused,

@@ -16,6 +16,7 @@ from coordinator.settings import (
     CodecSettings,
     GateSettings,
     RunSettings,
+    StatisticsSettings,
     TrainingSettings,
     WarmUpSettings,
     check_algorithm_fits,
@@ -98,6 +99,7 @@ class SimulationSettings(
             drawn from `seed`, so that equal settings give equal bytes.
         holdout: Share of its examples that a device does not train on, to test models
             on; 0 for none.
+        statistics: Of the devices' examples, before the first round.
     """
 
     task: str
@@ -127,6 +129,7 @@ class SimulationSettings(
     start: str = ""
     privacy: PrivacySettings = PrivacySettings()
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    statistics: StatisticsSettings = StatisticsSettings()
 
 
 def todays_name(asked: AskedEngine) -> EngineName:
@@ -187,4 +190,5 @@ def run_settings(settings: SimulationSettings) -> RunSettings:
         start=Path(settings.start) if settings.start else None,
         privacy=settings.privacy,
         holdout=settings.holdout,
+        statistics=settings.statistics,
     )

@@ -45,6 +45,7 @@ from edge_sdk.transport.base import ReceivedMessage, Transport, Will
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import (
     Announce,
+    DescribeData,
     Evaluate,
     Fail,
     Install,
@@ -115,7 +116,7 @@ class SessionEffects:
         base, bundle, test = (Fetcher(me.federation, transport) for _ in range(3))
         self._base = BaseDownload(base, journal, self._say)
         self.installer = Installer(place, bundle, self._say, put, journal.own)
-        given = test, journal.blobs, self._say, self._work.evaluate
+        given = test, journal.blobs, self._say, self._work
         self.evaluator = DeviceEvaluator(*given, journal.memory.of)
         marks = Marks(kept.heard, kept.announced)
         self._receiver = OrderReceiver(
@@ -130,8 +131,7 @@ class SessionEffects:
     def boot(self) -> None:
         """Picks up what the journal has kept."""
         kept = self._journal.record
-        past = tuple(kept.finished)
-        self.feed(Booted(kept.epoch, kept.order, kept.offer, past))
+        self.feed(Booted(kept.epoch, kept.order, kept.offer, tuple(kept.finished)))
 
     def halt(self) -> None:
         """Ends training before its next step; the one method for any thread."""
@@ -189,7 +189,7 @@ class SessionEffects:
             case Install():  # none begins where the owner's limits forbid work
                 if self.installer.busy or not isinstance(self._verdict(), Pause):
                     self.installer.take(message, epoch)
-            case Evaluate() if not isinstance(self._verdict(), Pause):
+            case Evaluate() | DescribeData() if not isinstance(self._verdict(), Pause):
                 self.evaluator.take(message, self.session.phase)
             case Announce(state):
                 self.finished = state == "done"

@@ -10,12 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from edge_sdk.agent.training_thread import TrainingThread
 from edge_sdk.errors import EdgeError, StateError
 from edge_sdk.session import SessionPhase
 from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.storage.fetcher import Fetcher
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import Evaluate, Evaluated, Message
+from edge_sdk.wire.messages import (
+    DataDescribed,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+    Message,
+)
 
 __all__ = ["DeviceEvaluator"]
 
@@ -32,7 +39,7 @@ class DeviceEvaluator:
         fetcher: Gets the model where it is not here.
         blobs: What is here.
         say: Sends a message to the coordinator.
-        measure: Begins a measurement on the thread that trains; `Evaluated` follows.
+        work: The thread that trains, and measures.
         remembered: What a task left of this device's own entries.
     """
 
@@ -41,11 +48,11 @@ class DeviceEvaluator:
         fetcher: Fetcher,
         blobs: BlobFolder,
         say: Callable[[Message], None],
-        measure: Callable[[Evaluate, list[bytes], bytes], None],
+        work: TrainingThread,
         remembered: Callable[[str], bytes],
     ) -> None:
         self._fetcher, self._blobs = fetcher, blobs
-        self._say, self._measure, self._remembered = say, measure, remembered
+        self._say, self._work, self._remembered = say, work, remembered
         self._order: Evaluate | None = None  # not answered yet
         self._measuring = False
         self._answer: Evaluated | None = None  # the last one
@@ -55,13 +62,16 @@ class DeviceEvaluator:
         """True while a model is being measured."""
         return self._measuring
 
-    def take(self, order: Evaluate, phase: SessionPhase) -> None:
+    def take(self, order: Evaluate | DescribeData, phase: SessionPhase) -> None:
         """Takes an order, goes on with it, or answers it again.
 
         Args:
             order: What to measure; a newer one takes the place of one that waits.
             phase: Of the device's own task.
         """
+        if isinstance(order, DescribeData):  # it needs nothing but the examples
+            self._work.describe(order)
+            return
         answer = self._answer
         if answer is not None and (answer.id, answer.model) == _named(order):
             self._say(answer)
@@ -89,7 +99,7 @@ class DeviceEvaluator:
             self._fetcher.ask()
             if self._fetcher.whole:
                 own = self._remembered(order.after) if order.after else b""
-                self._measure(order, self._fetcher.contents(), own)
+                self._work.evaluate(order, self._fetcher.contents(), own)
                 self._measuring = True
         except EdgeError as error:
             self._fail(order, error)
@@ -112,8 +122,11 @@ class DeviceEvaluator:
         else:
             self.go_on(phase)
 
-    def finish(self, answer: Evaluated) -> None:
+    def finish(self, answer: Evaluated | DataDescribed) -> None:
         """The measurement has ended; the answer is sent."""
+        if isinstance(answer, DataDescribed):
+            self._say(answer)
+            return
         self._measuring, self._answer = False, answer
         if self._order is not None and _named(self._order) == (answer.id, answer.model):
             self._order = None

@@ -25,7 +25,7 @@ from edge_sdk.storage.journal import Journal
 from edge_sdk.training.update import PackedUpdate as PackedTask
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import Evaluated
+from edge_sdk.wire.messages import DataDescribed, Evaluated
 
 __all__ = ["Agent"]
 
@@ -203,7 +203,7 @@ class Agent:
             session_effects.finish(item)
         elif isinstance(item, _Stepped):
             session_effects.say_status(online=True)
-        elif isinstance(item, Evaluated):
+        elif isinstance(item, Evaluated | DataDescribed):
             session_effects.evaluator.finish(item)
         elif isinstance(item, Installed):
             session_effects.installer.finish(item)

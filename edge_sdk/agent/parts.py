@@ -9,7 +9,13 @@ from typing import Any, Protocol, TypeAlias
 from edge_sdk.identity.signatures import Seal
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.transport.base import Deliver, OnLink, Transport, Will
-from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
+from edge_sdk.wire.messages import (
+    DataDescribed,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+    TaskOrder,
+)
 
 __all__ = ["Connect", "DeviceKeys", "Identity", "Runner"]
 
@@ -51,6 +57,10 @@ class Runner(Protocol):
         self, order: Evaluate, base: bytes, stop: Callable[[], bool], **blobs: bytes
     ) -> Evaluated:
         """Measures a model on the device's test examples; never while it trains."""
+        ...
+
+    def describe(self, order: DescribeData, stop: Callable[[], bool]) -> DataDescribed:
+        """Makes statistics of the device's examples; never while it trains."""
         ...
 
 

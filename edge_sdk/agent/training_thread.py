@@ -23,7 +23,13 @@ from edge_sdk.session import Broke
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.progress_report import counted, steps_of
 from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
+from edge_sdk.wire.messages import (
+    DataDescribed,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+    TaskOrder,
+)
 
 __all__ = ["STATUS_S", "Outcome", "TrainingThread"]
 
@@ -32,7 +38,7 @@ log = logging.getLogger(__name__)
 STATUS_S = 15.0  # between two statuses of one training, for displays
 
 
-Outcome: TypeAlias = PackedUpdate | Broke | Verdict | Evaluated
+Outcome: TypeAlias = PackedUpdate | Broke | Verdict | Evaluated | DataDescribed
 
 
 # What the same examples, model and settings would bring about again, whatever the task;
@@ -92,6 +98,7 @@ class TrainingThread:
         self._stepped = stepped
         self._cancel, self._ends = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._describing = ""  # the statistics that are being made
         self.progress = 0  # permille of the latest task
         self.told_at = 0.0  # when the device last said how far it is
 
@@ -105,24 +112,52 @@ class TrainingThread:
             blobs: The model, and as for a task what else the order names.
             memory: What the device's own entries go on from.
         """
-        cancel, before = self._ends, self._thread
         base, more = named_blobs(order, blobs)
         more["memory"] = memory
+        self._answer(
+            f"evaluating for {order.id}",
+            lambda stop: self._runner.evaluate(order, base, stop, **more),
+            lambda why: Evaluated(order.id, order.model.sha256, 0, why=why),
+        )
+
+    def describe(self, order: DescribeData) -> None:
+        """Begins statistics of the examples; `DataDescribed` follows, once for each id.
+
+        Args:
+            order: What to say of them.
+        """
+        if self._describing == order.id:
+            return  # it is asked again until it is answered
+        self._describing = order.id
+        self._answer(
+            f"statistics for {order.id}",
+            lambda stop: self._runner.describe(order, stop),
+            lambda why: DataDescribed(order.id, why=why),
+        )
+
+    def _answer(
+        self,
+        what: str,
+        make: Callable[[Callable[[], bool]], Evaluated | DataDescribed],
+        failed: Callable[[str], Evaluated | DataDescribed],
+    ) -> None:
+        """Runs a function on the thread, after what it does now; puts its answer."""
+        cancel, before = self._ends, self._thread
 
         def work() -> None:
             if before is not None:
                 before.join()
             try:
-                result = self._runner.evaluate(order, base, cancel.is_set, **more)
+                result = make(cancel.is_set)
             except Stopped:
                 return
             except EdgeError as error:
-                why = two_sentences(error, error.help)
-                result = Evaluated(order.id, order.model.sha256, 0, why=why[:500])
+                result = failed(two_sentences(error, error.help)[:500])
             except (Exception, SystemExit) as error:  # a user's model, as in training
-                log.exception("evaluating for %s failed", order.id)
-                why = f"{type(error).__name__}: {error}"
-                result = Evaluated(order.id, order.model.sha256, 0, why=why[:500])
+                log.exception("%s failed", what)
+                result = failed(f"{type(error).__name__}: {error}"[:500])
+            if isinstance(result, DataDescribed):
+                self._describing = ""
             if not cancel.is_set():
                 self._put(result)
 

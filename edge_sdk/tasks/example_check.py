@@ -105,7 +105,7 @@ def _picks(examples: Examples) -> tuple[NDArray[np.int64], _Ranges]:
 
 
 def _forms(examples: Examples, ranges: _Ranges) -> str:
-    """Describe the arrays: dtype, shape of one example, range of integers."""
+    """DescribeData the arrays: dtype, shape of one example, range of integers."""
     said = []
     for name in ("inputs", "targets"):
         array: NDArray[np.generic] = getattr(examples, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -136,6 +136,10 @@ class Task:
             primary metric. Left out: the share of right answers, else the loss.
         holdout_data: Folder -> the examples that this device tests models on; left
             out, a share of its training examples is held out.
+        statistics: Buffer of the model -> which statistic of all devices' prepared
+            examples goes into it before training: ``mean`` or ``deviation``, of the
+            buffer's shape broadcast against an example, or ``classes``, the share of
+            each.
     """
 
     name: str
@@ -155,6 +159,7 @@ class Task:
     personal: Sequence[str] = ()
     frozen: Sequence[str] = ()
     start: Path | None = None
+    statistics: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", checked_metrics(self.name, self.metrics))

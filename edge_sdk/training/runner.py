@@ -135,7 +135,7 @@ class TaskRunner:
         self._models = models_of(*own)
         self.tester = ModelTester(task, self._models, self.allowance)
         self.tester.examples = DividedExamples(examples)
-        self.evaluate = self.tester.run
+        self.evaluate, self.describe = self.tester.run, self.tester.describe
 
     @property
     def engine(self) -> str:

@@ -1,4 +1,4 @@
-"""Messages of an evaluation on a device: which model, by what; the answer in sums."""
+"""Messages about a device's examples: tests of a model, and statistics; all in sums."""
 
 from __future__ import annotations
 
@@ -16,10 +16,71 @@ from edge_sdk.wire.named import (
     Why,
 )
 
-__all__ = ["MOST_METRICS", "Evaluate", "Evaluated"]
+__all__ = [
+    "MOST_METRICS",
+    "MOST_NUMBERS",
+    "DataDescribed",
+    "DataQuery",
+    "DataSummary",
+    "DescribeData",
+    "Evaluate",
+    "Evaluated",
+]
 
 MOST_METRICS = 32
+MOST_NUMBERS = 8192  # of a statistic, or of a metric's sums
 _MetricName = Annotated[str, Meta(min_length=1, max_length=40)]
+_Numbers = Annotated[list[float], Meta(max_length=MOST_NUMBERS)]
+_Counts = Annotated[list[Count], Meta(max_length=MOST_NUMBERS)]
+
+
+class DataQuery(Struct, frozen=True, omit_defaults=True):
+    """Statistics that a device is to make of its examples.
+
+    `shape` is that of mean and deviation, broadcast against one prepared example; ones
+    and a lack of axes are summed over. `classes` is how many are counted, 0 for none.
+    `bins` equal ones from `low` to `high` count inputs; two more what is outside.
+    """
+
+    shape: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(max_length=16)] = []
+    classes: Annotated[int, Meta(ge=0, le=MOST_NUMBERS)] = 0
+    bins: Annotated[int, Meta(ge=0, le=1024)] = 0
+    low: float = 0.0
+    high: float = 1.0
+
+
+class DataSummary(Struct, frozen=True, omit_defaults=True):
+    """Statistics of a device's examples, in a form that adds up over devices.
+
+    `values` is how many numbers each mean is of, `squares` the sums of their squared
+    distances from it; both are flat, in C order.
+    """
+
+    examples: Count
+    values: Count = 0
+    mean: _Numbers = []
+    squares: _Numbers = []
+    classes: _Counts = []
+    histogram: _Counts = []
+
+
+class DescribeData(Struct, frozen=True, tag="describe", omit_defaults=True):
+    """Coordinator to device: say these statistics of the examples that you train on.
+
+    Asking is harmless: the answer is a function of query and examples.
+    """
+
+    id: TaskId
+    query: DataQuery
+    holdout: Holdout | None = None
+
+
+class DataDescribed(Struct, frozen=True, tag="described", omit_defaults=True):
+    """Device to coordinator: the statistics, or why there are none."""
+
+    id: TaskId
+    data: DataSummary | None = None
+    why: Why = ""
 
 
 class Evaluate(Struct, frozen=True, tag="evaluate", omit_defaults=True):
@@ -28,7 +89,8 @@ class Evaluate(Struct, frozen=True, tag="evaluate", omit_defaults=True):
     The model is most often the base of a task that the device has just done, so that it
     has it already. `metrics` are the task's, by name; where the task names none,
     `measure` says what share of answers is right. `round_no` is the round that gave the
-    model. `parts` and `after` are those of a task whose base lacks entries. Asking is
+    model. `parts` and `after` are those of a task whose base lacks entries. With
+    `describe` the answer also tells of the examples that are trained on. Asking is
     harmless: the answer is a function of what is asked.
     """
 
@@ -42,6 +104,7 @@ class Evaluate(Struct, frozen=True, tag="evaluate", omit_defaults=True):
     program: Manifest | None = None
     parts: Manifest | None = None
     after: Annotated[str, Meta(max_length=64)] = ""
+    describe: DataQuery | None = None
 
 
 class Evaluated(Struct, frozen=True, tag="evaluated", omit_defaults=True):
@@ -55,8 +118,9 @@ class Evaluated(Struct, frozen=True, tag="evaluated", omit_defaults=True):
     model: Digest
     examples: Count
     sums: Annotated[
-        dict[_MetricName, Annotated[list[float], Meta(max_length=8192)]],
+        dict[_MetricName, _Numbers],
         Meta(max_length=MOST_METRICS),
     ] = {}
     failed: Annotated[dict[_MetricName, Why], Meta(max_length=MOST_METRICS)] = {}
     why: Why = ""
+    data: DataSummary | None = None

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from edge_sdk.wire.evaluation import Evaluate, Evaluated
+from edge_sdk.wire.evaluation import (
+    DataDescribed,
+    DataQuery,
+    DataSummary,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+)
 from edge_sdk.wire.named import (
     Count,
     Digest,
@@ -27,6 +34,10 @@ __all__ = [
     "Cancel",
     "Certificate",
     "Data",
+    "DataDescribed",
+    "DataQuery",
+    "DataSummary",
+    "DescribeData",
     "Evaluate",
     "Evaluated",
     "Fail",
@@ -318,4 +329,6 @@ Message: TypeAlias = (
     | Running
     | Evaluate
     | Evaluated
+    | DescribeData
+    | DataDescribed
 )

@@ -34,6 +34,7 @@ __all__ = [
     "check_id",
     "chunk",
     "device_of",
+    "heard_by_coordinator",
     "inbox",
     "next_key",
     "parse",
@@ -114,6 +115,16 @@ def check_id(text: str, *, what: str) -> str:
 
 def _prefix(federation: str) -> str:
     return f"fl/1/{check_id(federation, what='federation')}"
+
+
+def heard_by_coordinator(federation: str) -> tuple[str, ...]:
+    """All patterns that a coordinator subscribes to."""
+    return (
+        all_uploads(federation, data=False),
+        all_uploads(federation, data=True),
+        all_statuses(federation),
+        announcement(federation),
+    )
 
 
 def announcement(federation: str) -> str:

@@ -34,6 +34,8 @@ from edge_sdk.wire.bounds import BOUNDS, METRICS, beyond
 from edge_sdk.wire.codec import Header, decode, encode, pack, tag_of, unpack
 from edge_sdk.wire.messages import (
     Data,
+    DataDescribed,
+    DataSummary,
     Evaluated,
     Fail,
     Hello,
@@ -211,6 +213,11 @@ OTHERS = st.one_of(
         model=st.just(b"m" * 32),
         examples=WILD,
         sums=st.just({"loss": [1e308, 1.0]}),
+    ),
+    st.builds(
+        DataDescribed,
+        id=st.just("statistics"),
+        data=st.builds(DataSummary, examples=WILD, values=WILD, mean=st.just([1.0])),
     ),
     st.builds(TaskAck, task_id=st.just(TASK)),
     st.builds(Fail, task_id=st.just(TASK), why=st.just("no")),

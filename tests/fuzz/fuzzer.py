@@ -112,6 +112,9 @@ def _messages() -> Iterator[Any]:
     yield messages.Running(digest, "digits, round 3", 2, "failed", "no camera")
     yield messages.Evaluate("3-a", 2, manifest, moved, ["accuracy", "loss"])
     yield messages.Evaluated("3-a", digest, 50, {"accuracy": [40.0, 50.0]})
+    query, summary = messages.DataQuery([2]), messages.DataSummary(3, 3, [0.5, 1.0])
+    yield messages.DescribeData("statistics", query)
+    yield messages.DataDescribed("statistics", summary)
 
 
 def _packet(message: Any) -> bytes:

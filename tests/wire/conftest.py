@@ -10,6 +10,10 @@ from edge_sdk.wire.messages import (
     Cancel,
     Certificate,
     Data,
+    DataDescribed,
+    DataQuery,
+    DataSummary,
+    DescribeData,
     Evaluate,
     Evaluated,
     Fail,
@@ -117,5 +121,10 @@ def messages() -> list[Message]:
             examples=50,
             sums={"accuracy": [40.0, 50.0], "loss": [12.25, 50.0]},
             failed={"auroc": "one class"},
+        ),
+        DescribeData("statistics", DataQuery([3, 1], 4, 5, -1.0, 1.0)),
+        DataDescribed(
+            "statistics",
+            DataSummary(4, 8, [0.5, 0.0, 1.0], [2.0, 0.0, 3.5], [1, 3], [24]),
         ),
     ]

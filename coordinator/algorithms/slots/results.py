@@ -32,7 +32,7 @@ FULL = 1.0  # a plan may keep everything, whatever densities the run names
 
 
 def wrong_kind(slot: str, value: object) -> str:
-    """Describe a slot's result if its type is wrong.
+    """DescribeData a slot's result if its type is wrong.
 
     Args:
         slot: Its name.

@@ -38,7 +38,13 @@ from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Deliver, OnLink, Will
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire.codec import pack
-from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
+from edge_sdk.wire.messages import (
+    DataDescribed,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+    TaskOrder,
+)
 
 __all__ = ["Devices", "devices"]
 
@@ -124,6 +130,10 @@ class _Runner:
     def evaluate(self, order: Evaluate, *_: object, **__: object) -> Evaluated:
         """Says that nothing is measured: simulated models are tested in the workers."""
         return Evaluated(order.id, order.model.sha256, 0, why="it is simulated")
+
+    def describe(self, order: DescribeData, *_: object) -> DataDescribed:
+        """Says nothing: a simulation makes statistics of the folders themselves."""
+        return DataDescribed(order.id, why="it is simulated")
 
 
 @contextmanager

@@ -22,7 +22,13 @@ from edge_sdk.device.limits.memory import shrinking
 from edge_sdk.device.limits.processor import rest_after_s
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
-from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
+from edge_sdk.wire.messages import (
+    DataDescribed,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+    TaskOrder,
+)
 
 __all__ = ["LimitsEnforcer", "MemoryFallbackRunner", "Read"]
 
@@ -203,12 +209,9 @@ class MemoryFallbackRunner:
             EngineError: Not even one example fits; and as `TaskRunner.run`.
         """
         batch = order.training.batch_size
-        if self._data is not None:
-            if self._data.refresh():
-                tester = self._runner.tester
-                tester.examples = tester.examples.over(self._data.examples)
-            if order.round_no:  # evidence of the warm-up is in no model
-                self._data.trains(order.id)
+        self._refresh()
+        if self._data is not None and order.round_no:  # a warm-up's is in no model
+            self._data.trains(order.id)
 
         def attempt(size: int) -> PackedUpdate:
             if size < batch and size != self._runner.allowance.most:
@@ -221,6 +224,17 @@ class MemoryFallbackRunner:
             return shrinking(attempt, min(self._runner.allowance.most or batch, batch))
         finally:
             self._runner.release()  # until the next task it is the board's
+
+    def describe(self, order: DescribeData, stop: Callable[[], bool]) -> DataDescribed:
+        """Makes statistics of the examples as they are now; see `ModelTester`."""
+        self._refresh()
+        return self._runner.tester.describe(order, stop)
+
+    def _refresh(self) -> None:
+        """Has what came to a source that grows among the examples."""
+        if self._data is not None and self._data.refresh():
+            tester = self._runner.tester
+            tester.examples = tester.examples.over(self._data.examples)
 
     def evaluate(
         self, order: Evaluate, base: bytes, stop: Callable[[], bool], **blobs: bytes

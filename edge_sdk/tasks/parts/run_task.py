@@ -11,6 +11,7 @@ from edge_sdk.errors import TaskError
 from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 from edge_sdk.tasks.parts.patterns import matched
 from edge_sdk.tasks.parts.start import start_state
+from edge_sdk.tasks.parts.statistics import check_statistics
 from edge_sdk.tasks.task import Task
 
 __all__ = ["PartSettings", "run_task"]
@@ -46,7 +47,7 @@ def run_task(task: Task, settings: PartSettings) -> Task:
 
     Raises:
         TaskError: If a pattern matches nothing or everything, parts overlap, nothing is
-            left to mask, or the start file does not fit.
+            left to mask, the start file does not fit, or a statistic's buffer is none.
     """
     start = Path(settings.start) if settings.start else task.start
     task = replace(
@@ -55,9 +56,10 @@ def run_task(task: Task, settings: PartSettings) -> Task:
         frozen=tuple(settings.frozen) or task.frozen,
         start=start,
     )
-    if not task.personal and not task.frozen and start is None:
+    if not (task.personal or task.frozen or task.statistics) and start is None:
         return task
     model = make_model(task, 0)
+    check_statistics(task, model)
     names = list(model.state_dict())
     personal = matched(task, "personal", names)
     frozen = matched(task, "frozen", names)

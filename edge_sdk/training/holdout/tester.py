@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 
+from edge_sdk.errors import DataError
 from edge_sdk.evaluation.holdout import is_classes
 from edge_sdk.evaluation.measure import measure_from
 from edge_sdk.evaluation.metric import Metric, Sums, loss
 from edge_sdk.evaluation.tally import Tally
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import ModelSource
+from edge_sdk.training.holdout.describe import describe, summary_of
 from edge_sdk.training.holdout.divided import DividedExamples
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.memory_limit import Allowance
 from edge_sdk.training.rules.apart import OwnParts, own_parts
 from edge_sdk.training.rules.control_variates import control_of
-from edge_sdk.wire.evaluation import Evaluate, Evaluated
-from edge_sdk.wire.messages import MaskRecipe
+from edge_sdk.wire.evaluation import (
+    DataDescribed,
+    DataQuery,
+    DataSummary,
+    DescribeData,
+    Evaluate,
+    Evaluated,
+)
+from edge_sdk.wire.named import Holdout, MaskRecipe
 from edge_sdk.wire.values import unpack_values
 
 __all__ = ["ModelTester", "held_tally"]
+
+log = logging.getLogger(__name__)
 
 _BATCH = 64  # examples at once; forward passes keep no activations
 _ONE_CLASS = "its test examples are all of one class"
@@ -72,8 +84,14 @@ class ModelTester:
         """
         self._models.program = program or self._models.program
         held, why = self.examples.held(order.holdout)
+        data = None
+        if order.describe is not None:
+            try:
+                data = self._summary(order.describe, order.holdout, stop)
+            except DataError as error:  # the test is answered all the same
+                log.warning("%s", error)
         if held is None:
-            return Evaluated(order.id, order.model.sha256, 0, why=why[:500])
+            return Evaluated(order.id, order.model.sha256, 0, why=why[:500], data=data)
         metrics, failed = self._wanted(order)
         own = own_parts(parts, memory)
         self._models.frozen = frozenset(own.apart.frozen)
@@ -102,7 +120,23 @@ class ModelTester:
             },
             {name: why[:500] for name, why in failed.items()},
             _ONE_CLASS if _is_one_class(held) else "",
+            data,
         )
+
+    def describe(self, order: DescribeData, stop: Callable[[], bool]) -> DataDescribed:
+        """Statistics of the examples that are trained on; the same numbers each time.
+
+        Raises:
+            Stopped: If `stop` turned true.
+            DataError: If the examples have none of what is asked for.
+        """
+        return DataDescribed(order.id, self._summary(order.query, order.holdout, stop))
+
+    def _summary(
+        self, query: DataQuery, holdout: Holdout | None, stop: Callable[[], bool]
+    ) -> DataSummary:
+        examples = self.examples.train(holdout)
+        return summary_of(describe(self._task, examples, query, stop))
 
     def _wanted(self, order: Evaluate) -> tuple[list[Metric], dict[str, str]]:
         """The order's metrics, and why this device has not all of them."""
