@@ -26,7 +26,8 @@ from coordinator.algorithms.slots import named_slots
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import UpdateRow
-from coordinator.rounds.data_statistics.question import STATISTICS, with_statistics
+from coordinator.rounds.data_statistics.joined import STATISTICS
+from coordinator.rounds.data_statistics.question import with_statistics
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.model_check import (
     Unsound,

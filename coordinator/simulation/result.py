@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from coordinator.rounds.data_statistics.question import STATISTICS
+from coordinator.rounds.data_statistics.joined import STATISTICS
 from coordinator.server.evaluation import trained_model
 from coordinator.simulation.checkpoints import SimulationMemory
 from coordinator.simulation.plots import draw_metric_by_bytes

@@ -99,6 +99,8 @@ DIGESTS: dict[str, list[str]] = {
     "running": ["ae6eae99dd14c456", "a0ede9992a007a10"],
     "evaluate": ["77aa21a0c27f4970"],
     "evaluated": ["2f928a1f62de6ac4"],
+    "describe": ["979fa39677b3e27a"],
+    "described": ["2e3545dd8f7af8a4"],
 }
 
 

@@ -13,8 +13,9 @@ from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.evaluation.data_sums import DataSums, summed_axes
 from edge_sdk.wire.evaluation import DataQuery, DataSummary
 
-__all__ = ["Joined", "joined", "read_summary"]
+__all__ = ["STATISTICS", "Joined", "joined", "read_summary"]
 
+STATISTICS = "statistics"  # of the ledger: what all devices together have
 BY_MEDIAN = 3  # devices; of two nobody can tell which lies
 FARTHEST = 20.0  # times the devices' usual distance and deviation: feet, not noise
 

@@ -19,9 +19,7 @@ from edge_sdk.tasks.parts.statistics import statistics_shape
 from edge_sdk.tasks.task import Task
 from edge_sdk.wire.evaluation import DataQuery
 
-__all__ = ["STATISTICS", "query_of", "wants_statistics", "with_statistics"]
-
-STATISTICS = "statistics"  # of the ledger: what all devices together have
+__all__ = ["query_of", "wants_statistics", "with_statistics"]
 
 
 def wants_statistics(settings: RunSettings, task: Task) -> bool:

@@ -60,6 +60,15 @@ class _Asked:
     round_no: int
     density: float
 
+    @property
+    def named(self) -> tuple[str, bytes]:
+        """The question's id and the digest of its model, as an answer repeats them."""
+        return self.order.id, self.order.model.sha256
+
+
+def _named(answer: Evaluated) -> tuple[str, bytes]:
+    return answer.id, answer.model
+
 
 class DeviceEvaluation:
     """Asks devices to test models, and records what they answer.
@@ -87,6 +96,7 @@ class DeviceEvaluation:
         self._ledger, self._publisher = ledger, publisher
         self._evaluates, self._clock = evaluates, clock
         self._asked: dict[str, _Asked] = {}
+        self._asked_before: dict[str, _Asked] = {}
 
     def ask_about_base(self, device: str, task: TaskRow | None) -> None:
         """Asks a device about the model that its task began with, unless it said so.
@@ -108,8 +118,11 @@ class DeviceEvaluation:
         if self._ledger.has_evaluated(no, device) or not self._evaluates(device):
             return
         before, now = self._asked.get(device), self._clock()
-        if before and before.order.id == order.id and now - before.at < AGAIN_S:
-            return
+        if before and before.order.id == order.id:
+            if now - before.at < AGAIN_S:
+                return
+        elif before:
+            self._asked_before[device] = before  # its answer may be on its way
         self._asked[device] = _Asked(now, order, no, density)
         self._publisher.tell(device, order, round_no=no)
 
@@ -119,11 +132,9 @@ class DeviceEvaluation:
         Raises:
             RemoteProtocolError: If its sums are not those of the metrics.
         """
-        asked = self._asked.get(device)
-        if asked is None or (answer.id, answer.model) != (
-            asked.order.id,
-            asked.order.model.sha256,
-        ):
+        given = self._asked.get(device), self._asked_before.get(device)
+        asked = next((a for a in given if a and a.named == _named(answer)), None)
+        if asked is None:
             return  # of an earlier life: it is asked again if it is still wanted
         if self._ledger.has_evaluated(asked.round_no, device):
             return

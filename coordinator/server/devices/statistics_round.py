@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 from coordinator.ledger import Ledger
 from coordinator.protocol.publisher import Publisher
-from coordinator.rounds.data_statistics.joined import joined
+from coordinator.rounds.data_statistics.joined import STATISTICS, joined
 from coordinator.rounds.data_statistics.question import (
-    STATISTICS,
     query_of,
     wants_statistics,
 )

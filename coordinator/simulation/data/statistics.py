@@ -6,9 +6,8 @@ import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from coordinator.rounds.data_statistics.joined import joined
+from coordinator.rounds.data_statistics.joined import STATISTICS, joined
 from coordinator.rounds.data_statistics.question import (
-    STATISTICS,
     query_of,
     wants_statistics,
 )

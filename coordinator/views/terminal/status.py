@@ -9,6 +9,7 @@ import msgspec
 
 from coordinator.delivery.store import Delivery, DeliveryStore, LiveModel
 from coordinator.ledger import Ledger, read_ledger
+from coordinator.rounds.data_statistics.joined import STATISTICS
 from coordinator.rounds.state import RoundPhase
 from coordinator.views.device_view import device_json
 from edge_sdk.errors import StateError
@@ -71,6 +72,7 @@ def _summary(ledger: Ledger, store: DeliveryStore) -> dict[str, Any]:
             for no, found in ledger.scores().items()
         },
         "metric": ledger.get("metric"),
+        "statistics": ledger.get(STATISTICS),
         "tests": [
             {"round": r.round, "density": r.density, "device": r.device or None}
             | {"examples": r.examples, "metrics": finite(r.metrics), "why": r.why}
