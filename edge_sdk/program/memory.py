@@ -7,6 +7,7 @@ zero and stays so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class ParameterMemory:
         parameters: Name -> view of `weight_vector`.
         gradients: Name -> view of `gradient_vector`.
         state: Name -> every entry of the ``state_dict``, kept values for masked layers.
+        whole: Name -> entries of whole numbers, as they were taken in.
         buffers: Name -> the entries that are no parameters of torch's.
         counters: Names of the entries that count batches of training.
         slots: The same memory for the runtime, in the program's order.
@@ -75,6 +77,7 @@ class ParameterMemory:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self.state: dict[str, Array] = {}
+        self.whole: dict[str, Array] = {}
         self.counters = self._counters()
         self.slots = [
             self._slot(at, sizes[at], places.get(at))
@@ -86,6 +89,22 @@ class ParameterMemory:
         ]
         self.buffers = {
             p.name: self.state[p.name] for p in program.parameters if p.buffer
+        }
+
+    def take(self, entries: Mapping[str, Array]) -> None:
+        """Copies entries in; each has the shape that it has here.
+
+        One of whole numbers, such as a boolean mask, is kept as it came, too: no step
+        changes it, operations read it as real numbers, and it goes back as it came.
+        """
+        for name, array in entries.items():
+            self.state[name][...] = array
+        self.whole = {
+            name: array.copy()
+            for name, array in entries.items()
+            if name not in self.parameters
+            and array.dtype.kind in "iub"
+            and self.state[name].dtype.kind == "f"
         }
 
     def _counters(self) -> list[str]:

@@ -227,8 +227,7 @@ class ProgramModel:
             shape = self.memory.state[name].shape
             if np.shape(array) != shape:
                 raise EngineError(f"entry {name} is {np.shape(array)}, not {shape}")
-        for name, array in given.items():
-            self.memory.state[name][...] = array
+        self.memory.take(given)
 
     def values(self) -> dict[str, Array]:
         """Kept values per masked layer, (nnz,) in canonical CSR order; copies."""
@@ -236,7 +235,7 @@ class ProgramModel:
 
     def dense(self) -> dict[str, Array]:
         """Every other ``state_dict`` entry by its name; copies."""
-        state = self.memory.state
+        state = {**self.memory.state, **self.memory.whole}
         return {n: a.copy() for n, a in state.items() if n not in self.mask.layers}
 
     def arena_bytes(self, samples: int, *, micro_batch: int = 0) -> int:

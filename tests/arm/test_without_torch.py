@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from patience import patience
+from arm.real_round import Run, finish, real_round
 from without_torch import LEFT_OUT
 
-from coordinator.broker.start import open_broker
-
-Run = Callable[..., "subprocess.Popen[str]"]
 PRELUDE = "import sys; sys.path[:] = [p for p in sys.path if p != {0!r}] + [{1!r}]\n"
-
-
-def said_by(process: subprocess.Popen[str], seconds: float) -> str:
-    try:
-        said, _ = process.communicate(timeout=patience(seconds))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        said, _ = process.communicate()
-        pytest.fail(f"not done within {seconds} s of an idle machine: {said[-2000:]}")
-    assert process.returncode == 0, said[-3000:]
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -40,53 +22,19 @@ def without(arm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return PRELUDE.format(str(arm_folder / "site"), str(bare))
 
 
-def examples(path: Path, count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        inputs=rng.integers(0, 17, (count, 1, 8, 8)).astype(np.uint8),
-        targets=rng.integers(0, 10, count),
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.broker
 @pytest.mark.timeout(560)
 def test_a_board_without_torch_takes_part_in_a_real_round(
     on_arm: Run, without: str, tmp_path: Path
 ) -> None:
-    examples(tmp_path / "data/train.npz", 96, 1)
-    examples(tmp_path / "eval/eval.npz", 64, 2)
-    with open_broker(None, tmp_path / "broker") as broker:
-        (tmp_path / "run.toml").write_text(
-            f'federation = "home"\ntask = "digits"\nbroker = "{broker.url}"\n'
-            f'evaluation = "{tmp_path / "eval"}"\ndensities = [0.2]\nrounds = 1\n'
-            'wait_for = 1\nalgorithm = "erk"\nround_budget_s = 60\n'
-        )
-        (tmp_path / "device.toml").write_text(
-            'name = "zero"\nfederation = "home"\n'
-            f'broker = "{broker.url}"\ntask = "digits"\n'
-            f'data = "{tmp_path / "data"}"\nstate = "{tmp_path / "state"}"\n'
-            'profile = "raspberry_pi_zero_2_w"\nthreads = 1\n'
-        )
-        coordinator = subprocess.Popen(
-            [sys.executable, "-m", "coordinator.cli", "run", str(tmp_path)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        start = without + "from edge_sdk.cli import main; main()"
-        agent = on_arm(
-            "cortex-a53",
-            ["-c", start, "run", str(tmp_path / "device.toml"), "--until-done"],
-        )
-        try:
-            said = said_by(agent, 300)
-            said_by(coordinator, 60)
-        finally:
-            for process in (agent, coordinator):
-                process.kill()
-    assert "accepted" in said, said[-2000:]
+    said = real_round(
+        on_arm,
+        tmp_path,
+        cpu="cortex-a53",
+        device='profile = "raspberry_pi_zero_2_w"\n',
+        start=without,
+    )
     assert "kernels neon, no torch here" in said, said[-2000:]
     assert "memory plan: " in said
     assert (tmp_path / "state/program.bin").stat().st_size > 100
@@ -150,5 +98,5 @@ def test_programs_of_every_family_give_the_gradients_of_the_host(
             **{f"v/{n}": a for n, a in before[0].items()},
             **{f"d/{n}": a for n, a in before[1].items()},
         )  # fmt: skip
-    said = said_by(on_arm("cortex-a53", ["-c", without + STEPS, str(tmp_path)]), 300)
+    said = finish(on_arm("cortex-a53", ["-c", without + STEPS, str(tmp_path)]), 300)
     assert set(cases()) <= {line.split()[0] for line in said.splitlines() if line}

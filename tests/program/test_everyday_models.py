@@ -259,3 +259,41 @@ def test_a_program_that_computes_something_else_is_refused_still() -> None:
 
     with pytest.raises(EngineError, match="3 steps of the program differ"):
         compare(program, model, smoothed, inputs, targets)
+
+
+class Causal(nn.Module):
+    """Attention whose mask is part of the state, of whatever type its author chose."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.out = nn.Linear(4, 3)
+        self.register_buffer("allowed", torch.tril(torch.ones(6, 6)).to(dtype))
+        self.register_buffer("classes", torch.tensor(3, dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        scores = (q @ k.transpose(1, 2)).masked_fill(self.allowed == 0, float("-inf"))
+        return self.out((scores.softmax(-1) @ v).mean(1))
+
+
+WHOLE = [torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", WHOLE, ids=str)
+def test_entries_of_whole_numbers_come_back_as_they_were_given(
+    dtype: torch.dtype,
+) -> None:
+    """A coordinator refuses an update whose entries have other types than its own."""
+    torch.manual_seed(0)
+    model = Causal(dtype)
+    x, y = torch.randn(5, 6, 4), torch.tensor([0, 1, 2, 0, 1])
+    case = Case(model, x, y)
+    ours = loaded(case, mask_of(model, 0.5))
+    ours.backward(x.numpy(), y.numpy())
+    found = ours.dense()
+    for name in ("allowed", "classes"):
+        expected = model.state_dict()[name].numpy()
+        assert found[name].dtype == expected.dtype
+        np.testing.assert_array_equal(found[name], expected)
+    assert found["out.bias"].dtype == np.float32
