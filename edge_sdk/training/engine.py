@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.evaluation.metric import Metric
 from edge_sdk.evaluation.tally import Tally
-from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.sparse import Boxes, LayerShape, Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.memory_limit import Allowance
 from edge_sdk.wire.messages import MaskRecipe, Training
@@ -127,6 +127,18 @@ class TrainingSession(Protocol):
         """Adds scale * term to the gradients of these names that there are."""
         ...
 
+    def take(self, gradients: Arrays) -> None:
+        """Replaces the gradients by these; there are none of other names then."""
+        ...
+
+    def beside(self, model: TrainingModel) -> TrainingSession:
+        """Another model's gradients on this session's batches and random numbers.
+
+        Args:
+            model: Of the same engine.
+        """
+        ...
+
     def step(self) -> None:
         """Takes the step that the gradients at hand ask for."""
         ...
@@ -186,6 +198,20 @@ class ModelSource(Protocol):
 
         Raises:
             EngineError: If the engine cannot run it, or not one example fits.
+        """
+        ...
+
+    def inside(
+        self, members: Sequence[tuple[Mask, Boxes]], examples: Examples
+    ) -> Sequence[TrainingModel | None]:
+        """Models of smaller networks inside that of the last `on`, by the same engine.
+
+        Their entries are as narrow as their units; values are zero, or as made, until
+        `load`. None where the own model has to compute it.
+
+        Args:
+            members: Masks nested in the own, and the boxes that they were drawn in.
+            examples: The device's own; narrower models are tried on some.
         """
         ...
 

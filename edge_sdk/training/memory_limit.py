@@ -49,7 +49,11 @@ class StepMemory:
         return self.ceiling() if self.ceiling is not None else None
 
     def hold(
-        self, model: ProgramModel, ceiling: MemoryCeiling | None, batch: int
+        self,
+        model: ProgramModel,
+        ceiling: MemoryCeiling | None,
+        batch: int,
+        whose: str = "",
     ) -> StepPlan:
         """Plans a model's steps below a ceiling, and logs the plan.
 
@@ -57,6 +61,7 @@ class StepMemory:
             model: Newly opened.
             ceiling: As it was before that; None for no bound.
             batch: Examples of a step.
+            whose: Words for a model that is not the device's own.
 
         Raises:
             EngineError: If no plan fits; names the smallest ceiling that works.
@@ -64,7 +69,7 @@ class StepMemory:
         found = model.hold_to(
             ceiling, batch, ghost_norm=self.ghost_norm, half=self.half
         )
-        log.info("memory plan: %s", found.told())
+        log.info("memory plan%s: %s", whose, found.told())
         return found
 
 

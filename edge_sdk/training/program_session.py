@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.errors import EngineError
 from edge_sdk.evaluation.metric import Metric
 from edge_sdk.evaluation.tally import Tally
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.optimizers import FlatSgd, clip_norm
-from edge_sdk.training.engine import Arrays
+from edge_sdk.training.engine import Arrays, TrainingModel
 from edge_sdk.wire.messages import Training
 
 __all__ = ["Batches", "ProgramSession", "program_tally"]
@@ -61,6 +63,13 @@ def program_tally(
     return Tally().of_batch(metrics, model.predict(inputs), targets, losses)
 
 
+@dataclass
+class _Drawn:
+    """Batches so far, which key their dropout masks."""
+
+    count: int = 0
+
+
 class ProgramSession:
     """A `TrainingSession` on a program.
 
@@ -70,6 +79,7 @@ class ProgramSession:
         plan: Rates, and what the optimizer does with them.
         micro_batch: Most examples that go through at once; 0 takes whole batches.
         ghost_norm: Accept batch norm's statistics per micro-batch.
+        drawn: Of another session, beside which this one is.
     """
 
     def __init__(
@@ -80,10 +90,11 @@ class ProgramSession:
         *,
         micro_batch: int = 0,
         ghost_norm: bool = False,
+        drawn: _Drawn | None = None,
     ) -> None:
         self._model, self._batches, self._plan = model, batches, plan
         self._micro_batch, self._ghost_norm = micro_batch, ghost_norm
-        self._drawn = 0  # batches so far, which key their dropout masks
+        self._drawn = drawn or _Drawn()
         self._optimizer = FlatSgd(
             model.kernels,
             rate=plan.learning_rate,
@@ -113,13 +124,13 @@ class ProgramSession:
     def backward(self, index: NDArray[np.int64], *, augment: bool = True) -> float:
         """Replaces the gradients by those of the mean loss over these examples."""
         inputs, targets = self._batches(index, augment=augment)
-        self._drawn += 1
+        self._drawn.count += 1
         return self._model.backward(
             inputs,
             targets,
             micro_batch=self._micro_batch,
             ghost_norm=self._ghost_norm,
-            draw=self._plan.seed * _ODD + self._drawn,
+            draw=self._plan.seed * _ODD + self._drawn.count,
         )
 
     def add(self, terms: Arrays, scale: float = 1.0) -> None:
@@ -128,6 +139,23 @@ class ProgramSession:
             gradient = self._model.gradients.get(name)
             if gradient is not None:
                 gradient += np.float32(scale) * term.reshape(gradient.shape)
+
+    def take(self, gradients: Arrays) -> None:
+        """Replaces the gradients by these; the others are 0."""
+        self._model.gradient_vector[:] = 0
+        for name, gradient in gradients.items():
+            self._model.gradients[name][...] = gradient
+
+    def beside(self, model: TrainingModel) -> ProgramSession:
+        """Another program's gradients on this session's batches."""
+        if not isinstance(model, ProgramModel):
+            raise EngineError(f"engine {model.engine} is not beside a program")
+        return ProgramSession(
+            *(model, self._batches, self._plan),
+            micro_batch=self._micro_batch,
+            ghost_norm=self._ghost_norm,
+            drawn=self._drawn,
+        )
 
     def step(self) -> None:
         """Takes the step that the gradients at hand ask for.
@@ -152,7 +180,7 @@ class ProgramSession:
         return {
             **{f"m/{n}": a for n, a in self._optimizer.state().items()},
             **{f"b/{n}": a for n, a in self._batches.state().items()},
-            "drawn": np.array([self._drawn], np.int64),
+            "drawn": np.array([self._drawn.count], np.int64),
         }
 
     def put_back(self, state: Arrays) -> None:
@@ -163,4 +191,4 @@ class ProgramSession:
         self._optimizer.put_back(found)
         own = {n[2:]: a for n, a in state.items() if n.startswith("b/")}
         self._batches.put_back(own)
-        self._drawn = int(state["drawn"][0]) if "drawn" in state else 0
+        self._drawn.count = int(state["drawn"][0]) if "drawn" in state else 0

@@ -220,13 +220,12 @@ class TaskRunner:
     def _frozen(
         self, job: _Job, correction: Correction | None = None
     ) -> tuple[TrainingResult, Values]:
-        rule, plan = job.order.rule, job.plan
-        if isinstance(rule, OneStep):
-            job = replace(job, plan=structs.replace(plan, epochs=1, max_steps=1))
+        size = job.plan.batch_size
+        if isinstance(rule := job.order.rule, OneStep):
+            job = replace(job, plan=structs.replace(job.plan, epochs=1, max_steps=1))
         if isinstance(rule, Proximal):
             correction = partial(proximal, rule.mu)
-        given = self.examples, self.allowance, plan.batch_size
-        model = self._models.on(job.mask, *given)
+        model = self._models.on(job.mask, self.examples, self.allowance, size)
         return self._train(model, job, correction), change_of(model, job.start)
 
     def _measured(self, job: _Job, rule: Measured) -> tuple[TrainingResult, Values]:
@@ -256,9 +255,8 @@ class TaskRunner:
         """The mask of the largest weights at the end, and the change on it."""
         model = self._models.swat(rule, job.mask)
         outcome = self._train(model, job)
-        key = str(job.plan.seed)
-        sent = returned_counts(rule, model, self._models.layers, key)
-        return *largest_change(model, job.start, sent, key), outcome
+        sent = returned_counts(rule, model, self._models.layers, str(job.plan.seed))
+        return *largest_change(model, job.start, sent, str(job.plan.seed)), outcome
 
     def _train(
         self, model: TrainingModel, job: _Job, correction: Correction | None = None
@@ -269,7 +267,9 @@ class TaskRunner:
             *(model, self.task, self.examples, job.plan),
             micro_batch=self._size(job, engine),
             ghost_norm=self._ghost_norm,
-            backward=backward_of(job.order, job.mask, self._models.layers),
+            backward=backward_of(
+                *(job.order, job.mask, job.start), self._models, self.examples
+            ),
             correct=correction,
             stop=job.stop,
             clock=self._clock,

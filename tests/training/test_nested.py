@@ -33,9 +33,10 @@ from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Backward, Stopped, batches, train
 from edge_sdk.training.masked import masked_model
+from edge_sdk.training.rules.inner_network import InnerNetwork
 from edge_sdk.training.rules.nested import (
     drawn_member,
-    member_patterns,
+    member_masks,
     one_member,
     sandwich,
 )
@@ -96,10 +97,11 @@ def loaded(engine: str) -> TrainingModel:
 
 
 def ways(seed: int = 3) -> dict[str, Backward]:
-    patterns = member_patterns(MEMBERS, OWN, (LAYER,), SEED)
+    masks = member_masks(MEMBERS, OWN, (LAYER,), SEED)
+    inner = [InnerNetwork(mask, OWN) for mask in masks]
     return {
-        "nested": partial(one_member, SHARE, patterns, seed),
-        "sandwich": partial(sandwich, patterns),
+        "nested": partial(one_member, SHARE, inner, seed),
+        "sandwich": partial(sandwich, inner),
     }
 
 
@@ -221,7 +223,7 @@ def test_values_are_put_back_when_a_batch_breaks(way: str) -> None:
 def test_a_member_outside_the_mask_is_refused() -> None:
     small = draw((LAYER,), {"0.weight": 6}, SEED)
     with pytest.raises(MaskMismatchError, match="not inside its mask"):
-        member_patterns(MEMBERS, small, (LAYER,), SEED)
+        member_masks(MEMBERS, small, (LAYER,), SEED)
 
 
 def family_of(gain: float = 0.0) -> tuple[MaskFamily, Model]:
@@ -299,11 +301,11 @@ def test_a_member_of_an_order_is_the_model_that_its_device_gets() -> None:
     order = order_of(0.8)
     assert isinstance(order.rule, Sandwich)
     members = order.rule.members
-    patterns = member_patterns(members, family.top, family.layers, SEED)
-    for held, mask in zip(patterns, list(family.masks.values())[1:], strict=True):
-        weak = model.on(mask)
+    inner = member_masks(members, family.top, family.layers, SEED)
+    for held, mask in zip(inner, list(family.masks.values())[1:], strict=True):
+        weak, places = model.on(mask), InnerNetwork(held, family.top).places
         for name in mask:
-            assert np.array_equal(model.masked[name][held[name]], weak.masked[name])
+            assert np.array_equal(model.masked[name][places[name]], weak.masked[name])
 
 
 def test_a_runs_first_models_are_one_function() -> None:

@@ -16,12 +16,13 @@ from edge_sdk.kernels.library import available, kernels
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.open import program_layers
-from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.sparse import Boxes, LayerShape, Mask
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.memory_limit import Allowance, EngineName, StepMemory
 from edge_sdk.training.program_engine.batches import ArrayBatches
 from edge_sdk.training.program_session import ProgramSession, program_tally
+from edge_sdk.training.rules.inner_models import InnerModels
 from edge_sdk.wire.messages import MaskRecipe, Training
 from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.rules import CandidateLosses, LocalRule, Swat, TopK
@@ -98,6 +99,7 @@ class ProgramModels:
         self._task, self._threads, self._memory = task, threads, memory
         self._batch = task.batch_size  # of the last order
         self._model: ArrayModel | None = None
+        self._inner = InnerModels(memory)
         self._opened = b""  # digest of the model's program
         self.layers: tuple[LayerShape, ...] = ()
         self.program = b""
@@ -151,6 +153,12 @@ class ProgramModels:
             self._model = self._open(mask)
         return self._model
 
+    def inside(
+        self, members: Sequence[tuple[Mask, Boxes]], examples: Examples
+    ) -> Sequence[TrainingModel | None]:
+        """Programs of smaller networks; see `ModelSource.inside`."""
+        return self._inner.of(self._model, members, self._batch, self._inner_program)
+
     def dense(
         self, mask: Mask, start: Values, *, thawed: bool = False
     ) -> TrainingModel:
@@ -191,6 +199,10 @@ class ProgramModels:
             EngineError: Always.
         """
         raise _by_torch(rule)
+
+    def _inner_program(self, mask: Mask, _boxes: Boxes) -> ArrayModel:
+        program, reason = unpack_program(self.program), "a smaller network"
+        return ArrayModel(program, mask, threads=self._threads, reason=reason)
 
     def _open(self, mask: Mask) -> ArrayModel:
         program, before = unpack_program(self.program), self._memory.read()

@@ -7,33 +7,32 @@ all in each (slimmable networks' sandwich, arXiv:1812.08928).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import MaskMismatchError
 from edge_sdk.sparse import LayerShape, Mask, draw
-from edge_sdk.training.engine import TrainingSession
+from edge_sdk.tasks.task import Examples
+from edge_sdk.training.engine import ModelSource, TrainingSession
 from edge_sdk.training.local import Backward, own_network
+from edge_sdk.training.rules.inner_network import InnerNetwork
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.rules import Member, Nested, Sandwich
+from edge_sdk.wire.values import Values
 
-__all__ = ["backward_of", "drawn_member", "member_patterns", "one_member", "sandwich"]
+__all__ = ["backward_of", "drawn_member", "member_masks", "one_member", "sandwich"]
 
 _DOMAIN = 0x4E57  # of the random words that choose members
 _WORDS = float(1 << 64)
 
-Patterns: TypeAlias = dict[str, NDArray[np.bool_]]  # by masked layer
 
-
-def member_patterns(
+def member_masks(
     members: Sequence[Member], own: Mask, layers: Sequence[LayerShape], seed: int
-) -> list[Patterns]:
-    """Each member as the values of the own mask that it holds: (nnz,) a layer.
+) -> list[Mask]:
+    """The masks of an order's members.
 
     Raises:
         MaskMismatchError: If a member is not nested in the own mask.
@@ -47,10 +46,7 @@ def member_patterns(
                 "a member of the order's rule is not inside its mask",
                 remedy="Use the same task file and version on coordinator and device.",
             )
-        held = {name: np.zeros(own.counts[name], np.bool_) for name in own}
-        for name in own:
-            held[name][mask.within(own, name)] = True
-        found.append(held)
+        found.append(mask)
     return found
 
 
@@ -64,33 +60,9 @@ def drawn_member(share: float, members: int, seed: int, step: int) -> int | None
     return int(words[1] % members) if words[0] / _WORDS < share else None
 
 
-@contextmanager
-def _inside(session: TrainingSession, held: Patterns) -> Iterator[None]:
-    """Has the model be a member's network; gradients are of the own values after.
-
-    What the member's batch changes in buffers, norm statistics above all, is put back:
-    they are the own network's.
-    """
-    kept = [*session.kept.items()]
-    values = [value.copy() for _, value in kept]
-    before = {name: buffer.copy() for name, buffer in session.buffers.items()}
-    for name, value in kept:
-        value *= held[name]  # noqa: PLW2901 - in place
-    try:
-        yield
-    finally:
-        for (_, value), own in zip(kept, values, strict=True):
-            value[...] = own
-        for name, gradient in session.gradients().items():
-            if name in held:
-                np.multiply(gradient, held[name], out=gradient)
-        for name, was in before.items():
-            session.buffers[name][...] = was
-
-
 def one_member(
     share: float,
-    patterns: Sequence[Patterns],
+    members: Sequence[InnerNetwork],
     seed: int,
     session: TrainingSession,
     step: int,
@@ -100,7 +72,7 @@ def one_member(
 
     Args:
         share: Of the steps that take a member.
-        patterns: The members, from `member_patterns`.
+        members: Of the order.
         seed: The task's.
         session: Of the model under the own mask.
         step: Its number in the task.
@@ -109,15 +81,16 @@ def one_member(
     Returns:
         That network's mean loss.
     """
-    member = drawn_member(share, len(patterns), seed, step)
+    member = drawn_member(share, len(members), seed, step)
     if member is None:
         return session.backward(index)
-    with _inside(session, patterns[member]):
-        return session.backward(index)
+    loss, gradients = members[member].backward(session, index)
+    session.take(gradients)
+    return loss
 
 
 def sandwich(
-    patterns: Sequence[Patterns],
+    members: Sequence[InnerNetwork],
     session: TrainingSession,
     _step: int,
     index: NDArray[np.int64],
@@ -128,7 +101,7 @@ def sandwich(
     that of the next larger counts.
 
     Args:
-        patterns: The members, largest first.
+        members: Of the order, largest first.
         session: Of the model under the own mask.
         index: Positions of the batch's examples.
 
@@ -136,31 +109,43 @@ def sandwich(
         The own network's mean loss.
     """
     loss = session.backward(index)
-    found: Mapping[str, NDArray[Any]] = {
-        name: gradient.copy() for name, gradient in session.gradients().items()
-    }
-    for held in patterns:
-        with _inside(session, held):
-            session.backward(index)
-        for name, gradient in session.gradients().items():
+    found = {name: gradient.copy() for name, gradient in session.gradients().items()}
+    for member in members:
+        _, gradients = member.backward(session, index)
+        for name, gradient in gradients.items():
             np.copyto(found[name], gradient, where=gradient != 0)
-    for name, gradient in session.gradients().items():
-        gradient[...] = found[name]
+    session.take(found)
     return loss
 
 
-def backward_of(order: TaskOrder, own: Mask, layers: Sequence[LayerShape]) -> Backward:
+def backward_of(
+    order: TaskOrder,
+    own: Mask,
+    start: Values,
+    models: ModelSource,
+    examples: Examples,
+) -> Backward:
     """Function that leaves a batch's gradients in the session, as an order says.
+
+    Args:
+        order: Its rule names the members.
+        own: The device's mask.
+        start: The order's base.
+        models: Has the own model ready.
+        examples: The device's own.
 
     Raises:
         MaskMismatchError: If a member is not nested in the own mask.
     """
-    match order.rule:
-        case Nested(share=share, members=members) if members:
-            patterns = member_patterns(members, own, layers, order.mask.seed)
-            return partial(one_member, share, patterns, order.training.seed)
-        case Sandwich(members=members) if members:
-            patterns = member_patterns(members, own, layers, order.mask.seed)
-            return partial(sandwich, patterns)
-        case _:
-            return own_network
+    rule = order.rule
+    if not isinstance(rule, Nested | Sandwich) or not rule.members:
+        return own_network
+    masks = member_masks(rule.members, own, models.layers, order.mask.seed)
+    drawn = [(m, x.boxes) for m, x in zip(masks, rule.members, strict=True)]
+    inside = models.inside(drawn, examples)
+    members = [InnerNetwork(m, own, x) for m, x in zip(masks, inside, strict=True)]
+    for member in members:
+        member.load(start)
+    if isinstance(rule, Sandwich):
+        return partial(sandwich, members)
+    return partial(one_member, rule.share, members, order.training.seed)

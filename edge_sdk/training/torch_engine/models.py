@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -19,13 +20,16 @@ from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
 from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.copying import copy_model
 from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.masked import masked_model
 from edge_sdk.training.memory_limit import (
     Activations,
     Allowance,
     EngineName,
     StepMemory,
 )
+from edge_sdk.training.rules.inner_models import InnerModels
 from edge_sdk.training.rules.swat import with_sparse_passes
 from edge_sdk.training.torch_engine.candidates import candidate_losses
 from edge_sdk.training.torch_engine.choice import Race, choose_engine
@@ -34,9 +38,13 @@ from edge_sdk.training.torch_engine.dense import (
     dense_model,
     whole_program,
 )
-from edge_sdk.training.torch_engine.narrow import narrowed
+from edge_sdk.training.torch_engine.narrow import NarrowedModel, narrowed
 from edge_sdk.training.torch_engine.placement import Placement
-from edge_sdk.training.torch_engine.program import captured
+from edge_sdk.training.torch_engine.program import (
+    ProgramOnTorch,
+    captured,
+    program_model,
+)
 from edge_sdk.wire.messages import MaskRecipe
 from edge_sdk.wire.recipe import mask_of, named_layers
 from edge_sdk.wire.rules import CandidateLosses, Swat, TopK
@@ -81,6 +89,8 @@ class TorchModels:
         self._raced = b""  # the program that took part in the last race
         self._captured: bytes | EngineError = b""  # here, where none was sent
         self._boxes: Boxes = {}  # of the last recipe
+        self._inner = InnerModels(memory_plan)
+        self._batch = task.batch_size  # of the last model
 
     @property
     def engine(self) -> str:
@@ -127,7 +137,7 @@ class TorchModels:
         Raises:
             EngineError: If the engine cannot run it, or not one example fits.
         """
-        task = self._frozen_task()
+        task, self._batch = self._frozen_task(), batch_size
         raced = self._model is not None and self._raced == self.program
         if not raced or self._model is None or self._model.mask.digest != mask.digest:
             self._raced = self.program
@@ -158,6 +168,34 @@ class TorchModels:
                 told = self._model.engine
                 log.info("activations = bf16: the %s engine keeps float32", told)
         return self._model
+
+    def inside(
+        self, members: Sequence[tuple[Mask, Boxes]], examples: Examples
+    ) -> Sequence[TrainingModel | None]:
+        """Models of smaller networks; see `ModelSource.inside`.
+
+        torch computes dense, whatever the mask: it has one only if it is narrower.
+        """
+        whole = self._model
+        own = whole.inner if isinstance(whole, NarrowedModel) else whole
+        batch = tensors(self._task, examples, slice(0, 2))
+
+        def on_engine(model: nn.Module, mask: Mask) -> TrainingModel:
+            if isinstance(own, ProgramOnTorch):
+                file = self.program or self._capture(examples)
+                reason = "a smaller network"
+                return program_model(model, mask, file, batch[0], reason=reason)
+            return masked_model(copy_model(model), mask, placement=self._placement)
+
+        def made(mask: Mask, boxes: Boxes) -> TrainingModel | None:
+            with torch.random.fork_rng(devices=[]):
+                fresh = task_model(self._frozen_task())
+                found = narrowed(fresh, mask, self.layers, boxes, batch[0], on_engine)
+            if isinstance(found, NarrowedModel):
+                return found.inner
+            return found if isinstance(found, ProgramOnTorch) else None
+
+        return self._inner.of(own, members, self._batch, made)
 
     def _capture(self, examples: Examples) -> bytes:
         """The program of the whole model; the second time the same, or why not."""

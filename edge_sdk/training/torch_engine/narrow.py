@@ -44,10 +44,13 @@ class NarrowedModel:
         inner: On the narrower layers.
         mask: The whole mask.
         shapes: Entry to its narrower shape.
+
+    Attributes:
+        inner: The same.
     """
 
     def __init__(self, inner: TorchModel, mask: Mask, shapes: Shapes) -> None:
-        self._inner, self._shapes, self.mask = inner, shapes, mask
+        self.inner, self._shapes, self.mask = inner, shapes, mask
         self.engine = inner.engine
         self.module = getattr(inner, "module", None)  # a program has none
         self.reason = f"{inner.reason}; without the units that the mask cuts"
@@ -55,7 +58,7 @@ class NarrowedModel:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predictions for a batch."""
-        return self._inner(inputs)
+        return self.inner(inputs)
 
     def session(
         self,
@@ -67,25 +70,25 @@ class NarrowedModel:
         ghost_norm: bool = False,
     ) -> TrainingSession:
         """One task's training; see `TrainingModel.session`."""
-        return self._inner.session(
+        return self.inner.session(
             *(task, examples, plan), micro_batch=micro_batch, ghost_norm=ghost_norm
         )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Everything an optimizer may change, without cut units."""
-        return self._inner.parameters()
+        return self.inner.parameters()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The same with their names; narrower than the entries of those names."""
-        return self._inner.named_parameters()
+        return self.inner.named_parameters()
 
     def kept(self) -> Iterator[nn.Parameter]:
         """Kept values, one flat parameter per masked layer."""
-        return self._inner.kept()
+        return self.inner.kept()
 
     def train(self, mode: bool = True) -> object:  # noqa: FBT001, FBT002 - as in torch
         """Switches batch norm and dropout."""
-        return self._inner.train(mode)
+        return self.inner.train(mode)
 
     def load(
         self,
@@ -93,22 +96,20 @@ class NarrowedModel:
         dense: Mapping[str, NDArray[Any]],
     ) -> None:
         """Takes over kept values and every dense entry; cut units' wait outside."""
-        self._inner.load(
-            values, {n: _cut(a, self._shapes, n) for n, a in dense.items()}
-        )
+        self.inner.load(values, {n: _cut(a, self._shapes, n) for n, a in dense.items()})
         self._whole = {n: np.array(dense[n]) for n in self._shapes if n in dense}
 
     def values(self) -> dict[str, NDArray[np.float32]]:
         """Kept values per masked layer, copied."""
-        return self._inner.values()
+        return self.inner.values()
 
     def tally(self, task: Task, examples: Examples, metrics: Sequence[Metric]) -> Tally:
         """Sums of the metrics, by the narrower model: its outputs are the same."""
-        return self._inner.tally(task, examples, metrics)
+        return self.inner.tally(task, examples, metrics)
 
     def dense(self) -> dict[str, NDArray[Any]]:
         """Every other entry, copied; of cut units what was loaded."""
-        found = self._inner.dense()
+        found = self.inner.dense()
         for name, whole in self._whole.items():
             full = whole.copy()
             full[_corner(self._shapes[name])] = found[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -97,13 +97,14 @@ class TorchSession:
         *,
         micro_batch: int = 0,
         ghost_norm: bool = False,
+        noise: torch.Generator | None = None,
     ) -> None:
         self._model, self._task, self._examples = model, task, examples
         self._plan, self._ghost_norm = plan, ghost_norm
         self._micro_batch = micro_batch
         self._optimizer = sgd(model, plan)
         self._powered = kept_parameters(model, plan)
-        self._noise = torch.Generator().manual_seed(plan.seed)
+        self._noise = noise or torch.Generator().manual_seed(plan.seed)
         self._named = dict(model.named_parameters())
         model.train()
 
@@ -148,6 +149,25 @@ class TorchSession:
             gradient = self._named[name].grad
             if gradient is not None:  # the step leaves the others, too
                 gradient.add_(torch.from_numpy(term).view_as(gradient), alpha=scale)
+
+    def take(self, gradients: Arrays) -> None:
+        """Replaces the gradients by these; there are none of other names then."""
+        for name, parameter in self._named.items():
+            found = gradients.get(name)
+            parameter.grad = (
+                None
+                if found is None
+                else torch.from_numpy(np.array(found)).view_as(parameter)
+            )
+
+    def beside(self, model: TrainingModel) -> TorchSession:
+        """Another torch model's gradients on this session's batches."""
+        return TorchSession(
+            *(cast("TorchModel", model), self._task, self._examples, self._plan),
+            micro_batch=self._micro_batch,
+            ghost_norm=self._ghost_norm,
+            noise=self._noise,
+        )
 
     def step(self) -> None:
         """Takes the step that the gradients at hand ask for."""
