@@ -52,6 +52,8 @@ class Checkpoint:
         gain: How the weights of nested models are scaled, of a global model that has
             such; 0 for none. Those of a nested model are scaled already.
         personal: Dense entries that each device has for itself; here are the first.
+        adapters: Name of a layer to the rank of its low-rank adapter; on export they
+            are folded into these layers.
     """
 
     task: str
@@ -64,6 +66,7 @@ class Checkpoint:
     memory: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     gain: float = 0.0
     personal: tuple[str, ...] = ()
+    adapters: Mapping[str, int] = field(default_factory=dict)
 
     def csr(self, name: str) -> CsrTensor:
         """One masked layer as CSR."""
@@ -120,6 +123,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         metadata["gain"] = repr(checkpoint.gain)
     if checkpoint.personal:
         metadata["personal"] = json.dumps(list(checkpoint.personal))
+    if checkpoint.adapters:
+        metadata["adapters"] = json.dumps(dict(sorted(checkpoint.adapters.items())))
     return _canonical(save(tensors, metadata))
 
 
@@ -183,6 +188,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             },
             gain=float(meta.get("gain", "0")),
             personal=tuple(map(str, json.loads(meta.get("personal", "[]")))),
+            adapters={
+                str(n): int(rank)
+                for n, rank in json.loads(meta.get("adapters", "{}")).items()
+            },
         )
     except (
         AttributeError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.example_inputs import inputs_without_data
 from edge_sdk.tasks.layers import make_model
 from edge_sdk.tasks.metrics import guess
+from edge_sdk.tasks.parts.adapted_model import adapted
 from edge_sdk.tasks.task import Examples, Task, load_task
 from edge_sdk.training.scoring import measure_of
+from export.checks.folded import folded
 from export.checks.outputs import AT_ONCE, joined, outputs_of
 
 __all__ = [
@@ -247,7 +249,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         TaskError: If the task cannot be imported.
     """
     task = load_task(checkpoint.task) if task is None else task
-    model = make_model(task, 0)
+    model = make_model(replace(task, model=adapted(task.model, checkpoint.adapters)), 0)
     state = {
         name: torch.from_numpy(np.array(array))
         for name, array in checkpoint.state().items()
@@ -258,7 +260,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         raise CheckpointError(
             f"the checkpoint does not fit the model of task {task.name}: {error}"
         ) from error
-    return Source(
+    whole = Source(
         model=frozen(model),
         mask=checkpoint.mask,
         input_shape=tuple(task.input_shape),
@@ -269,6 +271,12 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         contract=task,
         personal=tuple(n for n in checkpoint.personal if n in state),
     )
+    if not checkpoint.adapters:
+        return whole
+    inputs = whole.example(_FEW).numpy()
+    given = task.name, whole.model, whole.mask, checkpoint.adapters
+    mask, note = folded(*given, lambda: whole.predict(inputs))
+    return replace(whole, mask=mask, notes=(note,))
 
 
 def frozen(model: nn.Module) -> nn.Module:

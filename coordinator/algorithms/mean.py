@@ -53,6 +53,7 @@ class Model:
             unit gives, 0 is no gain.
         personal: Dense entries that each device has for itself; these are the first.
         frozen: Dense entries that nobody trains.
+        adapters: Name of a layer to the rank of the adapter that it has.
     """
 
     mask: Mask
@@ -62,6 +63,7 @@ class Model:
     gain: float = 0.0
     personal: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
+    adapters: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def travelling(self) -> Mapping[str, NDArray[Any]]:
@@ -77,6 +79,7 @@ class Model:
         return Apart(
             {n: self.dense[n] for n in self.frozen},
             {n: self.dense[n] for n in self.personal},
+            self.adapters,
         )
 
     def on(self, mask: Mask) -> Values:

@@ -184,6 +184,7 @@ class ModelStore:
             memory=state or {},
             gain=model.gain if mask is model.mask else 0.0,
             personal=tuple(sorted(model.personal)),
+            adapters=model.adapters,
         )
         self._replace(path, checkpoint_bytes(written))
 

@@ -80,7 +80,10 @@ class FederationRun:
         task = load_task(settings.task, beside=self.folder)
         ledger = read_ledger(self.folder)
         try:
-            return trained_model(task, settings.task, ledger, settings.seed, density)
+            return trained_model(
+                *(task, settings.task, ledger, settings.seed, density),
+                settings.adapters,
+            )
         finally:
             ledger.close()
 

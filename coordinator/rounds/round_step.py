@@ -34,6 +34,7 @@ from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.tasks import mask_seed, warm_up_counts
 from edge_sdk.sparse import LayerShape, Mask
 from edge_sdk.tasks.layers import initial_state, make_model
+from edge_sdk.tasks.parts.adapted_model import ranks_in
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.rules.warm_up import rewire
 
@@ -103,7 +104,8 @@ def with_parts(task: Task, model: Model) -> Model:
         model: Of the task.
     """
     personal, frozen = frozenset(task.personal), frozenset(task.frozen)
-    return replace(model, personal=personal, frozen=frozen)
+    ranks = ranks_in(task.model)
+    return replace(model, personal=personal, frozen=frozen, adapters=ranks)
 
 
 def with_state(algorithm: Algorithm, task: Task, model: Model) -> Model:

@@ -23,6 +23,9 @@ from edge_sdk.evaluation.measure import VALUES
 from edge_sdk.evaluation.metric import Sums, loss
 from edge_sdk.evaluation.tally import total, values_of
 from edge_sdk.sparse import Mask
+from edge_sdk.tasks.parts.adapters import Adapters
+from edge_sdk.tasks.parts.low_rank import fold_adapters
+from edge_sdk.tasks.parts.run_task import adapted_task
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.masked import MaskedModel, masked_model
 from edge_sdk.training.scoring import measure_of, metrics_for, score, tallies
@@ -165,7 +168,12 @@ class Evaluator:
 
 
 def trained_model(
-    task: Task, reference: str, memory: RunMemory, seed: int, density: float
+    task: Task,
+    reference: str,
+    memory: RunMemory,
+    seed: int,
+    density: float,
+    adapters: Adapters | None = None,
 ) -> nn.Module:
     """The model in evaluation mode; its weights are dense, exactly 0 off the mask.
 
@@ -175,11 +183,13 @@ def trained_model(
         memory: The run's ledger, or what a simulation has in its place.
         seed: The run's.
         density: One of the run's.
+        adapters: The run's; they are folded into their layers.
 
     Raises:
         DensityError: If the run has no such density; says which it has.
         StateError: If no masks are drawn yet, or a file is gone.
     """
+    task = adapted_task(task, adapters or task.adapters)
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
         layers = maskable(task, task.model(), memory)
     store = ModelStore(memory.folder, reference, layers)
@@ -198,4 +208,6 @@ def trained_model(
         )
     mask = family.masks[density]
     with torch.random.fork_rng(devices=[]):
-        return dense_model(task, mask, model.on(mask)).eval()
+        made = dense_model(task, mask, model.on(mask)).eval()
+    fold_adapters(made)
+    return made

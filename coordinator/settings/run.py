@@ -19,6 +19,7 @@ from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
 from edge_sdk.sparse import check_density
+from edge_sdk.tasks.parts.adapters import Adapters
 
 __all__ = [
     "DEVICES",
@@ -162,6 +163,8 @@ class RunSettings(
             device trains for itself and never sends. Empty takes the task's own.
         frozen: Patterns likewise: what nobody trains, sent once.
         start: File of a state dict that training begins at; empty takes the task's own.
+        adapters: Low-rank adapters, which train and travel in place of the layers they
+            are on; left out takes the task's own.
         keep_rounds: Rounds that the ledger keeps one by one; older ones are folded into
             sums. 0 keeps all, and 200 of a run without a last round.
         selection: Who is in a cohort smaller than the fleet: ``random``, or those who
@@ -208,6 +211,7 @@ class RunSettings(
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     best: BestSettings = BestSettings()
     statistics: StatisticsSettings = StatisticsSettings()
+    adapters: Adapters | None = None
 
     @property
     def bounds(self) -> GateSettings:

@@ -99,7 +99,9 @@ class Run:
         settings = self.settings
         memory = SimulationMemory(self.folder, self.records)
         reference, seed = settings.task, settings.seed
-        model = trained_model(self.task, reference, memory, seed, density)
+        model = trained_model(
+            self.task, reference, memory, seed, density, settings.adapters
+        )
         if own := memory.own(device) if device else {}:
             given = {n: torch.from_numpy(np.array(a)) for n, a in own.items()}
             model.load_state_dict(given, strict=False)

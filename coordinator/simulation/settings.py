@@ -23,6 +23,7 @@ from coordinator.settings import (
 )
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import check_density
+from edge_sdk.tasks.parts.adapters import Adapters
 
 __all__ = [
     "AskedEngine",
@@ -100,6 +101,8 @@ class SimulationSettings(
         holdout: Share of its examples that a device does not train on, to test models
             on; 0 for none.
         statistics: Of the devices' examples, before the first round.
+        adapters: Low-rank adapters, which train and travel in place of the layers they
+            are on; left out takes the task's own.
     """
 
     task: str
@@ -130,6 +133,7 @@ class SimulationSettings(
     privacy: PrivacySettings = PrivacySettings()
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     statistics: StatisticsSettings = StatisticsSettings()
+    adapters: Adapters | None = None
 
 
 def todays_name(asked: AskedEngine) -> EngineName:
@@ -191,4 +195,5 @@ def run_settings(settings: SimulationSettings) -> RunSettings:
         privacy=settings.privacy,
         holdout=settings.holdout,
         statistics=settings.statistics,
+        adapters=settings.adapters,
     )

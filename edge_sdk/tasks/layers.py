@@ -13,6 +13,7 @@ from torch import nn
 
 from edge_sdk.errors import TaskError
 from edge_sdk.sparse.mask import LayerShape
+from edge_sdk.tasks.parts.adapted_model import is_adapter, ranks_in
 from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.parts.start import start_state
 from edge_sdk.tasks.task import Task
@@ -149,7 +150,11 @@ def initial_state(task: Task, seed: int) -> dict[str, NDArray[Any]]:
     found = {
         name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()
     }
-    return found if task.start is None else {**found, **start_state(task.start, found)}
+    if task.start is None:
+        return found
+    ranks = ranks_in(task.model)
+    new = frozenset(n for n in found if is_adapter(n, ranks))
+    return {**found, **start_state(task.start, found, new)}
 
 
 @contextmanager

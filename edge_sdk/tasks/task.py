@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from edge_sdk.tasks.casts import Casts
+    from edge_sdk.tasks.parts.adapters import Adapters
 
 __all__ = [
     "SHIPPED",
@@ -138,8 +139,8 @@ class Task:
             out, a share of its training examples is held out.
         statistics: Buffer of the model -> which statistic of all devices' prepared
             examples goes into it before training: ``mean`` or ``deviation``, of the
-            buffer's shape broadcast against an example, or ``classes``, the share of
-            each.
+            buffer's shape broadcast against an example, or ``classes``, their shares.
+        adapters: Low-rank adapters, which train in place of the layers they are on.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Task:
     frozen: Sequence[str] = ()
     start: Path | None = None
     statistics: Mapping[str, str] = field(default_factory=dict)
+    adapters: Adapters | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", checked_metrics(self.name, self.metrics))

@@ -163,11 +163,13 @@ class ModelSource(Protocol):
         layers: The maskable layers, in the order of values on the wire.
         program: The model's training program, as orders send it; empty for none.
         frozen: Entries of the model that no training moves, by name, as orders say.
+        adapters: Name of a layer to the rank of its adapter, as orders say.
     """
 
     layers: tuple[LayerShape, ...]
     program: bytes
     frozen: frozenset[str]
+    adapters: Mapping[str, int]
 
     @property
     def engines(self) -> tuple[str, ...]:

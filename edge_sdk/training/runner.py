@@ -182,9 +182,9 @@ class TaskRunner:
         self.examples = self.tester.examples.train(order.holdout)
         if self._progress is not None:
             keep_program(self._progress.path.parent, program)
-        own = own_parts(parts, memory)
-        self._models.frozen = frozenset(own.apart.frozen)
-        mask = self._models.mask(order.mask, structure)
+        own, models = own_parts(parts, memory), self._models
+        models.frozen, models.adapters = frozenset(own.apart.frozen), own.apart.adapters
+        mask = models.mask(order.mask, structure)
         start = own.completed(unpack_values(base, mask))
         job = _Job(order, order.training, mask, start, stop)
         change: Values | None = None

@@ -7,7 +7,7 @@ orders name by its digest. A device's own values of the personal ones never trav
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,6 +22,11 @@ __all__ = ["Apart", "pack_apart", "pack_own", "unpack_apart", "unpack_own"]
 
 _Entries = Annotated[dict[str, Entry], msgspec.Meta(max_length=1 << 16)]
 
+_Ranks = Annotated[
+    dict[str, Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]],
+    msgspec.Meta(max_length=1 << 16),
+]
+
 
 @dataclass(frozen=True, eq=False)
 class Apart:
@@ -30,16 +35,19 @@ class Apart:
     Attributes:
         frozen: ``state_dict`` name to values that no training moves.
         personal: Name to the values that a device begins with.
+        adapters: Name of a layer to the rank of the low-rank adapter that it has.
     """
 
     frozen: Mapping[str, NDArray[Any]]
     personal: Mapping[str, NDArray[Any]]
+    adapters: Mapping[str, int] = field(default_factory=dict)
 
 
-class _ApartBody(msgspec.Struct, frozen=True, tag="apart"):
+class _ApartBody(msgspec.Struct, frozen=True, tag="apart", omit_defaults=True):
     version: Literal[1]
     frozen: _Entries
     personal: _Entries
+    adapters: _Ranks = {}
 
 
 class _OwnBody(msgspec.Struct, frozen=True, tag="own"):
@@ -51,7 +59,8 @@ class _OwnBody(msgspec.Struct, frozen=True, tag="own"):
 def pack_apart(apart: Apart) -> bytes:
     """The blob of what stays apart; its values are exact."""
     frozen, personal = _packed(apart.frozen), _packed(apart.personal)
-    return pack(_ApartBody(version=1, frozen=frozen, personal=personal))
+    ranks = {name: apart.adapters[name] for name in sorted(apart.adapters)}
+    return pack(_ApartBody(version=1, frozen=frozen, personal=personal, adapters=ranks))
 
 
 def unpack_apart(blob: bytes) -> Apart:
@@ -66,7 +75,8 @@ def unpack_apart(blob: bytes) -> Apart:
     both = sorted(set(body.frozen) & set(body.personal))
     if both:
         raise RemoteProtocolError(f"entry {both[0]} is frozen and personal at once")
-    return Apart(_unpacked(body.frozen), _unpacked(body.personal))
+    frozen, personal = _unpacked(body.frozen), _unpacked(body.personal)
+    return Apart(frozen, personal, body.adapters)
 
 
 def pack_own(personal: Mapping[str, NDArray[Any]], memory: bytes) -> bytes:

@@ -115,6 +115,8 @@ def _toml(value: object) -> str:
     match value:
         case None | "":
             return "none"
+        case tuple():
+            return str([*value])
         case bool():
             return str(value).lower()
         case _:

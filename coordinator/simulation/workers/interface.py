@@ -9,10 +9,10 @@ the result.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -73,6 +73,7 @@ class EvaluationChunk:
     stop: int
     folder: Path | None = None  # of the device whose test examples are meant
     holdout: Holdout | None = None  # which those are
+    adapters: Mapping[str, int] = field(default_factory=dict)  # layer -> its rank
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from edge_sdk.evaluation.tally import Tally
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.open import open_program
 from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.parts.adapted_model import adapted
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.training.holdout.divided import DividedExamples
@@ -117,7 +118,10 @@ class JobRunner:
             return ChunkScore(tally(_predict(model), self._task, part, self._metrics))
 
     def _model(self, chunk: EvaluationChunk) -> ProgramModel | MaskedModel:
-        layers = named_layers(chunk.recipe, self._layers)
+        make, found = adapted(self._task.model, chunk.adapters), self._layers
+        if chunk.adapters:
+            found = layers_of(make(), self._task.dense_layers)
+        layers = named_layers(chunk.recipe, found)
         if chunk.structure:
             mask = decode_structure(chunk.structure, layers, chunk.recipe.digest)
         else:
@@ -125,7 +129,7 @@ class JobRunner:
         if program := self._engine_at(mask.density).program:
             return open_program(program, mask)
         where = placement_of("auto")
-        return masked_model(self._task.model(), mask, placement=where)
+        return masked_model(make(), mask, placement=where)
 
     def _engine_at(self, density: float) -> Engine:
         small = sum(math.prod(layer.shape) for layer in self._layers) <= SMALL

@@ -50,7 +50,9 @@ def tests_of(
         structure = b"" if family.drawn(mask) else encode_structure(mask)
         values, recipe = pack_values(model.on(mask), mask), family.recipe(mask)
         jobs.append(
-            EvaluationChunk(recipe, structure, values, 0, 0, its.folder, holdout)
+            EvaluationChunk(
+                *(recipe, structure, values, 0, 0, its.folder, holdout, model.adapters)
+            )
         )
     rows = []
     for (device, (_, density)), found in zip(
@@ -95,7 +97,8 @@ def scores_of(
         values, recipe = pack_values(model.on(mask), mask), family.recipe(mask)
         jobs += [
             EvaluationChunk(
-                recipe, structure, values, start, min(start + CHUNK, examples)
+                *(recipe, structure, values, start, min(start + CHUNK, examples)),
+                adapters=model.adapters,
             )
             for start in starts
         ]

@@ -11,11 +11,13 @@ from edge_sdk.errors import TaskError
 if TYPE_CHECKING:
     from edge_sdk.tasks.task import Task
 
-__all__ = ["matched"]
+__all__ = ["fits", "matched"]
 
 
 def matched(
-    task: Task, what: Literal["personal", "frozen"], names: Sequence[str]
+    task: Task,
+    what: Literal["personal", "frozen", "adapters.train"],
+    names: Sequence[str],
 ) -> tuple[str, ...]:
     """The names that a task's patterns match, in the order of `names`.
 
@@ -30,12 +32,16 @@ def matched(
     Raises:
         TaskError: If a pattern matches nothing, or all together match everything.
     """
-    patterns = [task.personal, task.frozen][what == "frozen"]
+    patterns = {
+        "personal": task.personal,
+        "frozen": task.frozen,
+        "adapters.train": task.adapters.train if task.adapters else (),
+    }[what]
     if isinstance(patterns, str):
         patterns = (patterns,)
     found: set[str] = set()
     for pattern in patterns:
-        some = [n for n in names if _fits(n, pattern)]
+        some = [n for n in names if fits(n, pattern)]
         if not some:
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
             raise TaskError(
@@ -48,6 +54,7 @@ def matched(
         end = {
             "personal": "nothing would be left to learn together",
             "frozen": "nothing would be left to train",
+            "adapters.train": "adapters would have nothing to adapt",
         }[what]
         raise TaskError(
             f"task {task.name}: {what} matches every entry of the model: {end}",
@@ -56,5 +63,6 @@ def matched(
     return tuple(name for name in names if name in found)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
+    """True if a pattern matches an entry's name, or that of a module which holds it."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ _SHOWN = 4
 
 
 def start_state(
-    path: Path, model: Mapping[str, NDArray[Any]]
+    path: Path,
+    model: Mapping[str, NDArray[Any]],
+    new: Collection[str] = (),
 ) -> dict[str, NDArray[Any]]:
     """The entries of a start file, in the dtypes of the model's own.
 
@@ -30,6 +32,7 @@ def start_state(
     Args:
         path: A ``.safetensors`` file, or what torch.save wrote of a state dict.
         model: The model's ``state_dict``.
+        new: Entries that the file need not have.
 
     Raises:
         TaskError: If it cannot be read, has entries that the model does not have, none
@@ -37,8 +40,8 @@ def start_state(
     """
     found = _read(path)
     surplus = [n for n in found if n not in model]
-    missing = [n for n in model if n not in found]
-    if surplus or len(missing) == len(model):
+    missing = [n for n in model if n not in found and n not in new]
+    if surplus or not found:
         told = f"has {_some(surplus)}, which the model does not have" if surplus else ""
         lacks = f"does not have {_some(missing)} of the model" if missing else ""
         raise TaskError(

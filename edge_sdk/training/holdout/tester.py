@@ -95,6 +95,7 @@ class ModelTester:
         metrics, failed = self._wanted(order)
         own = own_parts(parts, memory)
         self._models.frozen = frozenset(own.apart.frozen)
+        self._models.adapters = own.apart.adapters
         found = held_tally(
             self._task,
             self._models,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -74,6 +74,7 @@ class ProgramModels:
         layers: The maskable layers of the last order's mask; none before the first.
         program: The program, as the last order sent it.
         frozen: What no training moves; the program is compiled so.
+        adapters: Likewise.
 
     Raises:
         EngineError: If the settings ask for an engine of torch's, or there are no
@@ -104,6 +105,7 @@ class ProgramModels:
         self.layers: tuple[LayerShape, ...] = ()
         self.program = b""
         self.frozen: frozenset[str] = frozenset()
+        self.adapters: Mapping[str, int] = {}
 
     @property
     def engine(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from edge_sdk.sparse import Boxes, Mask
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.model_state import check_model
+from edge_sdk.tasks.parts.adapted_model import adapted
 from edge_sdk.tasks.parts.freeze import task_model
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.copying import copy_model
@@ -85,7 +86,9 @@ class TorchModels:
         self._model: TrainingModel | None = None
         self.program = b""  # of the order in hand
         self.frozen: frozenset[str] = frozenset()  # likewise
-        self._made_with = self.frozen
+        self.adapters: Mapping[str, int] = {}  # likewise
+        self._made_with: tuple[frozenset[str], Mapping[str, int]] = frozenset(), {}
+        self._ordered = task  # with what the order freezes and adapts
         self._raced = b""  # the program that took part in the last race
         self._captured: bytes | EngineError = b""  # here, where none was sent
         self._boxes: Boxes = {}  # of the last recipe
@@ -115,6 +118,7 @@ class TorchModels:
         Raises:
             EdgeError: As `mask_of` and `decode_structure`.
         """
+        self._order_task()
         self._boxes = recipe.boxes
         self.layers = named_layers(recipe, self._maskable)
         if self._model is not None and self._model.mask.digest == recipe.digest:
@@ -137,7 +141,7 @@ class TorchModels:
         Raises:
             EngineError: If the engine cannot run it, or not one example fits.
         """
-        task, self._batch = self._frozen_task(), batch_size
+        task, self._batch = self._order_task(), batch_size
         raced = self._model is not None and self._raced == self.program
         if not raced or self._model is None or self._model.mask.digest != mask.digest:
             self._raced = self.program
@@ -189,7 +193,7 @@ class TorchModels:
 
         def made(mask: Mask, boxes: Boxes) -> TrainingModel | None:
             with torch.random.fork_rng(devices=[]):
-                fresh = task_model(self._frozen_task())
+                fresh = task_model(self._order_task())
                 found = narrowed(fresh, mask, self.layers, boxes, batch[0], on_engine)
             if isinstance(found, NarrowedModel):
                 return found.inner
@@ -206,7 +210,7 @@ class TorchModels:
             batch = tensors(self._task, examples, few)
             try:
                 self._captured = captured(
-                    task_model(self._frozen_task()), self._task.loss, batch
+                    task_model(self._order_task()), self._task.loss, batch
                 )
             except EngineError as error:
                 self._captured = error
@@ -217,7 +221,7 @@ class TorchModels:
         self, mask: Mask, start: Values, *, thawed: bool = False
     ) -> TrainingModel:
         """The model under a full mask, at a mask's values."""
-        module = dense_model(self._frozen_task(), mask, start)
+        module = dense_model(self._order_task(), mask, start)
         if self._engine == "program" and self.program and not thawed:
             with contextlib.suppress(EngineError):  # torch computes, too
                 return whole_program(module, mask, self.program)
@@ -226,7 +230,7 @@ class TorchModels:
     def swat(self, rule: Swat | TopK, mask: Mask) -> TrainingModel:
         """The model with a rule's sparse passes over dense weights."""
         return with_sparse_passes(
-            rule, task_model(self._frozen_task()), mask, self.layers
+            rule, task_model(self._order_task()), mask, self.layers
         )
 
     def candidate_losses(
@@ -238,12 +242,21 @@ class TorchModels:
         parts: Sequence[NDArray[np.int64]],
     ) -> list[float]:
         """The mean loss of each candidate mask of the base, in evaluation mode."""
-        module = dense_model(self._frozen_task(), mask, start)
+        module = dense_model(self._order_task(), mask, start)
         return candidate_losses(module, self.layers, self._task, examples, rule, parts)
 
-    def _frozen_task(self) -> Task:
-        """The task with what the order freezes; drops a model that was made without."""
-        if self.frozen != self._made_with:
-            self._model, self._made_with = None, self.frozen
-            self._captured = b""
-        return replace(self._task, frozen=tuple(sorted(self.frozen)))
+    def _order_task(self) -> Task:
+        """The task with what the order freezes and adapts; drops a model without."""
+        if (self.frozen, self.adapters) != self._made_with:
+            self._model, self._captured = None, b""
+            changed = self.adapters != self._made_with[1]
+            self._ordered = replace(
+                self._task,
+                model=adapted(self._task.model, self.adapters),
+                frozen=tuple(sorted(self.frozen)),
+            )
+            if changed:
+                model = make_model(self._ordered, 0)
+                self._maskable = layers_of(model, self._task.dense_layers)
+            self._made_with = self.frozen, dict(self.adapters)
+        return self._ordered
