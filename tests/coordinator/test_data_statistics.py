@@ -188,3 +188,4 @@ class Parts:
     personal: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     start = None
+    adapters = None
