@@ -131,7 +131,8 @@ BY_TORCH = (
     "edge_sdk.models",
     *(f"edge_sdk.tasks.{name}" for name in (
         "batch", "casts", "cost", "example_check", "example_inputs", "layers",
-        "metrics", "model_state", "parts.freeze", "parts.run_task", "parts.start",
+        "metrics", "model_state", "parts.adapted_model", "parts.freeze",
+        "parts.low_rank", "parts.run_task", "parts.start", "parts.statistics",
         "trace", "trial_step", "value_check")),
     *(f"edge_sdk.training.{name}" for name in (
         "accumulate", "copying", "masked", "scoring", "sgd", "step", "rules.swat")),
