@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from databases import opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -342,7 +342,7 @@ def test_a_ledger_that_holds_a_deadline_of_thousands_of_years_is_picked_up(
     (order,) = first.told("pi", TaskOrder)
     first.close()
     absurd = msgspec.structs.replace(order, ttl_ms=900_000_000_000_000)
-    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as db:
+    with opened(tmp_path / "run" / "ledger.sqlite") as db:
         db.execute("UPDATE tasks SET order_bytes = ?", (pack(absurd),))
         db.execute("UPDATE devices SET examples = ?", (2**62,))
     db.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from databases import opened
 from past import Past
 
 from coordinator.checkpoints.models import ModelStore, model_name
@@ -59,7 +60,7 @@ def replaced(path: Path) -> None:
 
 def a_row(statement: str) -> Break:
     def spoil(path: Path) -> None:
-        with sqlite3.connect(path) as db:
+        with opened(path) as db:
             db.execute(statement)
 
     return spoil

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import opened
 from past import Past
 from typer.testing import CliRunner
 
@@ -130,7 +130,7 @@ def test_a_ledger_of_0_1_0_is_read_without_the_table(tmp_path: Path) -> None:
     past.hello()
     past.begin(1)
     past.ledger.close()
-    with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+    with opened(past.folder / "ledger.sqlite") as db:
         db.execute("DROP TABLE standing")
     found = RunSource(past.folder).run().as_json()["participation"]
     assert [d["asked"] for d in found["devices"]] == [1] * 4

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from databases import opened
 from past import Past
 from typer.testing import CliRunner
 
@@ -102,7 +102,7 @@ def test_no_module_between_ledger_and_display_names_a_fact(fact: str) -> None:
 
 
 def test_every_column_of_a_device_is_in_its_json(run: Path) -> None:
-    with sqlite3.connect(run / "ledger.sqlite") as db:
+    with opened(run / "ledger.sqlite") as db:
         columns = {row[1] for row in db.execute("PRAGMA table_info(devices)")}
     assert set(added_columns()) <= columns
     (device, _) = RunSource(run).run().devices
@@ -117,7 +117,7 @@ def test_every_column_of_a_device_is_in_its_json(run: Path) -> None:
 def test_a_column_that_was_edited_by_hand_is_said_with_the_file(
     run: Path, column: str, bad: str
 ) -> None:
-    with sqlite3.connect(run / "ledger.sqlite") as db:
+    with opened(run / "ledger.sqlite") as db:
         db.execute(f"UPDATE devices SET {column} = ?", (bad,))  # noqa: S608 - ours
     with pytest.raises(StateError, match=r"ledger\.sqlite is damaged.*" + column):
         RunSource(run).run()

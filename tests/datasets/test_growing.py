@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,7 +154,7 @@ def test_a_folder_of_files_is_in_the_order_of_their_times(tmp_path: Path) -> Non
 
 
 def database(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    with sqlite3.connect(path) as db:
+    with opened(path) as db:
         db.execute("CREATE TABLE IF NOT EXISTS seen (x BLOB, y INTEGER, t REAL)")
         db.executemany("INSERT INTO seen VALUES (?, ?, ?)", rows)
     db.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from databases import opened
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import MaskFamily
@@ -37,7 +38,7 @@ def test_rounded_updates_survive_a_crash_and_add_up_to_the_same_bytes(
     def an_open_round() -> bool:
         ledger = f"file:{fleet.run}/ledger.sqlite?mode=ro"  # it must not create it
         try:
-            with sqlite3.connect(ledger, uri=True) as db:
+            with opened(ledger) as db:
                 query = "SELECT count(*) FROM tasks WHERE round = 2"
                 return bool(db.execute(query).fetchone()[0])
         except sqlite3.Error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from brokers import KINDS, open_kind
+from databases import opened
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import MaskFamily
@@ -28,7 +29,7 @@ Make = Callable[..., Any]
 
 
 def rows(run: Path, query: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(f"file:{run}/ledger.sqlite?mode=ro", uri=True) as db:
+    with opened(f"file:{run}/ledger.sqlite?mode=ro") as db:
         return db.execute(query).fetchall()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import stat
 import time
 from typing import Any
 
 import pytest
+from databases import opened
 
 from coordinator.broker.check import check_broker
 from edge_sdk.errors import BrokerError
@@ -92,7 +92,7 @@ def test_a_running_device_renews_its_keys_and_the_old_ones_open_nothing(
     old.write_bytes((identity / "device.pem").read_bytes())
     # The coordinator's book says that it is almost over: asked at the next word.
     soon = int(time.time()) + 10 * 86_400  # noqa: TID251 - a date in a store
-    with sqlite3.connect(site.run / "identity.sqlite") as book:
+    with opened(site.run / "identity.sqlite") as book:
         book.execute("UPDATE certificates SET until = ? WHERE name = 'pi-1'", (soon,))
         book.execute("UPDATE facts SET value = value + 1 WHERE key = 'version'")
     site.wait(

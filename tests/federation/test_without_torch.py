@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import opened
 from without_torch import python_without_torch
 
 from device_profiles.memory import RUNTIME_WITHOUT_TORCH_MIB
@@ -48,7 +48,7 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
     assert engines == {"pi-1": "program", "pi-2": "program", "orin-1": "masked"}
     assert found["scores"]["2"]["0.4"]["accuracy"] > 0.15
     assert (fleet.run / "program.bin").stat().st_size > 100
-    with sqlite3.connect(fleet.run / "ledger.sqlite") as db:
+    with opened(fleet.run / "ledger.sqlite") as db:
         rows = db.execute("SELECT name, profile FROM devices").fetchall()
     told = {name: json.loads(profile)["runtime_mib"] for name, profile in rows}
     # A small process is told, so that a weak board is given what fits beside it.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator
 
 import msgspec
 import pytest
+from databases import opened
 from typer.testing import CliRunner
 
 from coordinator.cli import app
@@ -83,7 +83,7 @@ def test_the_page_answers_with_null_for_what_is_not_finite(past, serve, bad) -> 
 
 
 def test_every_real_column_of_the_ledger_may_hold_an_infinity(past) -> None:
-    with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+    with opened(past.folder / "ledger.sqlite") as db:
         columns = [
             (table, row[1])
             for (table,) in db.execute(
@@ -95,14 +95,14 @@ def test_every_real_column_of_the_ledger_may_hold_an_infinity(past) -> None:
         assert len(columns) >= 6
     for table, column in columns:
         for bad in (math.inf, -math.inf):
-            with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+            with opened(past.folder / "ledger.sqlite") as db:
                 kept = db.execute(
                     f"SELECT rowid, {column} FROM {table}"  # noqa: S608 - its own names
                 ).fetchall()
                 db.execute(f"UPDATE {table} SET {column} = ?", (bad,))  # noqa: S608
             for facts in _asked(RunSource(past.folder)):
                 _strict(to_json(facts))
-            with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+            with opened(past.folder / "ledger.sqlite") as db:
                 db.executemany(
                     f"UPDATE {table} SET {column} = ? WHERE rowid = ?",  # noqa: S608
                     [(value, rowid) for rowid, value in kept],
@@ -130,7 +130,7 @@ def test_commands_print_null_and_go_on_for_people(past, bad) -> None:
 
 def test_a_ledger_that_holds_a_bare_nan_is_still_read(past) -> None:
     # As versions before this one wrote them.
-    with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+    with opened(past.folder / "ledger.sqlite") as db:
         db.execute('UPDATE updates SET metrics = \'{"loss": NaN, "peak_mib": NaN}\'')
         db.execute('UPDATE devices SET profile = \'{"board": "x", "ram": NaN}\'')
         db.execute('UPDATE scores SET metrics = \'{"accuracy": NaN, "loss": NaN}\'')

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-import sqlite3
 import stat
 
 import pytest
+from databases import opened
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,7 +141,7 @@ def test_a_run_without_devices_is_a_page_too(tmp_path, serve, make_past) -> None
 
 def test_a_ledger_of_another_version_is_said(tmp_path, serve, make_past) -> None:
     past = make_past(tmp_path / "run", 1)
-    with sqlite3.connect(past.folder / "ledger.sqlite") as db:
+    with opened(past.folder / "ledger.sqlite") as db:
         db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
     page = serve(past.folder)
     answer = json.loads(page.get("api/run")[1])
