@@ -149,10 +149,12 @@ class Device:
         cannot: str = "",
         lasting: bool = False,
         board: str = "raspberry_pi_4b_4gb",
+        bytes_per_round: int | None = None,
     ) -> None:
         self.name, self.folder, self.broker, self.clock = name, folder, broker, clock
         self.takes, self.lossy, self.examples = takes, lossy, examples
         self.cannot, self.lasting, self.board = cannot, lasting, board
+        self.bytes_per_round = bytes_per_round
         self.trained: list[int] = []
         self.agent: Agent | None = None
         self.start()
@@ -165,6 +167,8 @@ class Device:
             return self.wire
 
         profile = msgspec.to_builtins(load_board(self.board))
+        if self.bytes_per_round is not None:
+            profile["caps"]["bytes_per_round"] = self.bytes_per_round
         me = Identity(self.name, "home", "digits", self.examples, profile)
         self.agent = Agent(
             me, connect, Journal(self.folder), _Engines(), clock=self.clock
@@ -224,7 +228,7 @@ class Device:
                 {n: np.full_like(v, 1e-3) for n, v in start.masked.items()},
                 {n: np.zeros_like(v) for n, v in start.dense.items()},
             )
-            payload, norm = packed_change(order, still, mask)
+            payload, norm = packed_change(order, still, mask, self.examples)
         return packed(order, mask, payload, norm, done, self.takes(order))
 
 

@@ -20,7 +20,7 @@ from coordinator.algorithms.mean import Contribution, Coverage, Model, State
 from coordinator.algorithms.random_masks import on_replayed_masks
 from edge_sdk.errors import SettingsError
 
-__all__ = ["Optimizer", "Values", "with_server_step"]
+__all__ = ["Optimizer", "Values", "mean_inside", "with_server_step"]
 
 Values: TypeAlias = NDArray[np.float64]
 # (mean change, moments before by name) -> (step to add, moments after)
@@ -55,6 +55,14 @@ def with_server_step(
         aggregate=partial(_stepped, optimizer, inner.aggregate),
         init_state=partial(_filled, quantities),
     )
+
+
+def mean_inside(aggregate: Aggregate) -> Aggregate:
+    """The slot whose mean a server step follows; a slot without a step is its own."""
+    if isinstance(aggregate, partial) and aggregate.func is _stepped:
+        mean: Aggregate = aggregate.args[1]
+        return mean
+    return aggregate
 
 
 def _filled(quantities: Mapping[str, float], model: Model) -> State:

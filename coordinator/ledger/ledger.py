@@ -16,6 +16,7 @@ from coordinator.ledger.history_pages import HistoryPages
 from coordinator.ledger.readable import in_words
 from coordinator.ledger.round_pages import RoundPages
 from coordinator.ledger.schema import open_to_read, open_to_write
+from coordinator.ledger.secure_pages import SecurePages
 from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.private_files import make_private, private_file
 
@@ -29,7 +30,7 @@ LEDGER = "ledger.sqlite"
 
 
 @in_words
-class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages):
+class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages, SecurePages):
     """One run's ledger; made by `open_ledger` or, to look only, `read_ledger`."""
 
     def __init__(

@@ -60,6 +60,9 @@ CREATE TABLE IF NOT EXISTS evaluations (
   examples INTEGER NOT NULL, sums TEXT NOT NULL, metrics TEXT NOT NULL,
   why TEXT NOT NULL DEFAULT '', at TEXT NOT NULL,
   PRIMARY KEY (round, density, device));
+CREATE TABLE IF NOT EXISTS secure (
+  round INTEGER NOT NULL, device TEXT NOT NULL, kind TEXT NOT NULL,
+  content BLOB NOT NULL, PRIMARY KEY (round, device, kind));
 INSERT INTO meta VALUES ('schema', '5') ON CONFLICT DO NOTHING;
 """
 

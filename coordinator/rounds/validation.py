@@ -25,6 +25,7 @@ from edge_sdk.wire.rules import (
     TopK,
     WarmUp,
 )
+from edge_sdk.wire.secure.fixed_point import Ring, masked_vector
 from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Values,
@@ -124,7 +125,7 @@ def check_payload(
     dense: Mapping[str, NDArray[Any]],
     *,
     examples: int,
-) -> Values | Evidence | Refusal:
+) -> Values | Evidence | Ring | Refusal:
     """The update itself, or why it does not pass.
 
     Args:
@@ -136,6 +137,8 @@ def check_payload(
         examples: What its device says that it trained on.
     """
     try:
+        if order.secure is not None:  # all that can be looked at is its length
+            return masked_vector(payload, order.mask.digest, order.secure)
         if isinstance(order.rule, WarmUp | CandidateLosses):
             return _evidence(payload, order.rule, mask)
         if order.moves:

@@ -48,6 +48,7 @@ from coordinator.rounds.round_step import (
 from coordinator.rounds.tasks import mask_seed
 from coordinator.server.evaluation import Probe
 from coordinator.server.run_memory import RunMemory, StoredUpdates, load_model, maskable
+from coordinator.server.secure.sums import summed_rows
 from coordinator.settings import RunSettings
 from edge_sdk.errors import AlgorithmError, MaskMismatchError, RunError
 from edge_sdk.tasks.cost import weight_uses
@@ -172,8 +173,7 @@ class GlobalModel:
     def grow(self, no: int, rows: Sequence[UpdateRow]) -> str:
         """The next model from a round's frozen rows; returns its checkpoint's name.
 
-        A pure function of the rows and the base: a crash in here repeats it with the
-        same bytes.
+        A pure function of rows and base: a crash in here repeats it, byte by byte.
         """
         if no == 0:
             sizes = {layer.name: layer.numel for layer in self.layers}
@@ -234,7 +234,7 @@ class GlobalModel:
             self._scored = model, after  # the next round's base
             return None
         why = why or f"the loss would go from {before:.3g} to {after:.3g}"
-        if self._settings.privacy.noise_multiplier:  # whose it is would tell of them
+        if self._settings.privacy.on:  # whose it is is not known, or would tell of them
             return Unsound(why, ())
         named = spoilers([row.device for row in rows], loss_of, sound)
         if len(named) in (0, len(rows)) and sound(self._loss_of_mean(no, rows)):
@@ -247,10 +247,10 @@ class GlobalModel:
     def _loss_of_mean(self, no: int, rows: Sequence[UpdateRow]) -> float:
         """Loss of the plain mean of these rows; NaN where it is no sound model."""
         base, family = self.base_of(no)
-        updates = StoredUpdates(self._ledger, rows, family)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                model = mean_step(base, family, updates)
+                own = StoredUpdates(self._ledger, rows, family)
+                model = mean_step(base, family, own)
         except MaskMismatchError:  # masks move in this round: there is no plain mean
             return math.nan
         return self._judge(with_fixed(model, base, self._fixed))[0]
@@ -269,8 +269,7 @@ class GlobalModel:
         if self._scored is None or self._scored[0] is not base:
             loss = None if self._probe is None else self._probe.loss(base)
             self._scored = base, math.nan if loss is None else loss
-        before = self._scored[1]
-        if math.isnan(before):
+        if math.isnan(before := self._scored[1]):
             return math.nan, math.nan
         first = self._ledger.get("first_loss")
         if first is None:  # the first round, or the first since this is kept
@@ -279,18 +278,19 @@ class GlobalModel:
 
     def _next(self, no: int, rows: Sequence[UpdateRow]) -> Step:
         """The model after these rows; made once for `unsound` and `grow`."""
-        tasks = [row.task for row in rows]
-        if self._made is None or self._made[:2] != (no, tasks):
-            self._made = no, tasks, self._step(no, rows)
+        made = no, [row.task for row in rows]
+        if self._made is None or self._made[:2] != made:
+            self._made = *made, self._step(no, rows)
         return self._made[2]
 
     def _step(self, no: int, rows: Sequence[UpdateRow]) -> Step:
         base, family = self.base_of(no)
         known = self._ledger.last_counted(no) if self._algorithm.init_state else {}
+        if self._settings.privacy.secure_aggregation:
+            rows = summed_rows(self._ledger, no, rows)
         training, rounds = self._settings.training, self._settings.rounds
-        rate = partial(
-            total_rate, training.rate_at(no, rounds), momentum=training.momentum
-        )
+        rate_now = training.rate_at(no, rounds)
+        rate = partial(total_rate, rate_now, momentum=training.momentum)
         updates = StoredUpdates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
             over, most = rounds or training.horizon, max(self._settings.densities)

@@ -34,6 +34,12 @@ from edge_sdk.wire.messages import (
     Receipt,
     Wait,
 )
+from edge_sdk.wire.secure.messages import (
+    SecureKeys,
+    SecureReady,
+    SecureReveal,
+    SecureShares,
+)
 
 __all__ = ["MessageHandlers"]
 
@@ -98,6 +104,8 @@ class MessageHandlers:
                 self._tests.answered(device, message)
             case DataDescribed():
                 self._statistics.answered(device, message)
+            case SecureKeys() | SecureShares() | SecureReady() | SecureReveal():
+                self._controller.told_of_masks(device, message)
             case _:
                 self._tasks.answer(device, message)
 

@@ -112,8 +112,7 @@ class Server:
         self._deliveries = DeliverySender(
             DeliveryStore(ledger.folder), self._publisher, clock
         )
-        self._linger = linger
-        self._wiping = Wiping(name, self._transport, clock)
+        self._linger, self._wiping = linger, Wiping(name, self._transport, clock)
         self._refused = () if identities is None else sorted(identities.refused())
         self._receiver = MessageReceiver(name, identities, self._publisher, clock)
         self._controller = RoundController(
@@ -126,6 +125,7 @@ class Server:
             epoch=epoch,
             batch_size=batch,
             clock=clock,
+            identities=identities,
         )
         asked = self._publisher, self._fleet.densities.evaluates, clock
         held = held_out(settings)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from coordinator.algorithms.base import Algorithm
+from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import Ledger, RoundRow
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.state import (
@@ -32,8 +33,9 @@ from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_closing import RoundCloser
 from coordinator.server.round_opening import OpenRound, Part, RoundOpener
 from coordinator.server.round_timing import RoundTiming
+from coordinator.server.secure.secure_rounds import secure_rounds
 from coordinator.settings import RunSettings
-from edge_sdk.wire.messages import Status
+from edge_sdk.wire.messages import Message, Status
 
 __all__ = ["RoundController"]
 
@@ -55,6 +57,7 @@ class RoundController:
         epoch: This coordinator's epoch.
         batch_size: Examples per step where the settings leave it to the task.
         clock: Monotonic seconds.
+        identities: The run's; None for one machine without any.
     """
 
     def __init__(
@@ -69,7 +72,10 @@ class RoundController:
         epoch: int,
         batch_size: int,
         clock: Callable[[], float],
+        identities: IdentityRegistry | None = None,
     ) -> None:
+        given = settings, ledger, publisher, global_model, identities, clock
+        self._secure = secure_rounds(*given)
         self._ledger, self._fleet, self._publisher = ledger, fleet, publisher
         self._clock = clock
         self._timing = timing = RoundTiming(settings, algorithm, fleet, clock)
@@ -78,9 +84,8 @@ class RoundController:
             epoch=epoch,
             batch_size=batch_size,
         )
-        self._closer = RoundCloser(
-            settings, ledger, global_model, fleet, publisher, timing, clock
-        )
+        own = settings, ledger, global_model, fleet, publisher, timing, clock
+        self._closer = RoundCloser(*own)
         self._now: OpenRound | None = None
         self._due: Callable[[], None] | None = None  # how `tick` ends the round
         # Orders that nobody has acknowledged: when again, and after which gap.
@@ -124,6 +129,8 @@ class RoundController:
         """
         if self._due is None and self._timing.over() and not self._extends():
             self.advance(Deadline())
+        if self._waits_for_masks():
+            return
         if self._due is not None:
             self._due()
             self._now, self._due, self._unheard = None, None, {}
@@ -178,6 +185,20 @@ class RoundController:
                 case GiveUp(why):
                     self._due = partial(self._closer.give_up, now, why)
 
+    def _waits_for_masks(self) -> bool:
+        """Go on with a secure round; return whether its close waits for that."""
+        if self._secure is None or self._now is None:
+            return False
+        done, why = self._secure.tick(self._now, self.failed)
+        if why:
+            self._due = partial(self._closer.give_up, self._now, why)
+        return not (done or why)
+
+    def told_of_masks(self, device: str, message: Message) -> None:
+        """A device says something of a secure round."""
+        if self._secure is not None and self._now is not None:
+            self._secure.take(self._now, device, message, self.failed)
+
     def accepted(self, device: str, metrics: Mapping[str, float]) -> None:
         """The device's update is durable; its metrics tell how fast it is."""
         self._timing.watch.took(device, metrics)
@@ -203,9 +224,8 @@ class RoundController:
         self._timing.watch.failed(device)
         if self.round is not None:
             weight = LATE if self._fleet.pauses(device) else 1.0
-            self._fleet.standings.failed(
-                device, self.round.no, why, weight=weight, lasting=lasting
-            )
+            given = device, self.round.no, why
+            self._fleet.standings.failed(*given, weight=weight, lasting=lasting)
         self.advance(Failed(device))
         self._shorten_deadline()
 
@@ -244,9 +264,8 @@ class RoundController:
             task_id: The task that is meant; None for whichever it has.
         """
         now = self._now
-        if now is None or now.state.phase is not RoundPhase.RUN:
-            return None
-        if now.state.tasks.get(device) not in OPEN:
+        running = now is not None and now.state.phase is RoundPhase.RUN
+        if now is None or not running or now.state.tasks.get(device) not in OPEN:
             return None
         part = now.parts.get(device)
         return part if part and task_id in (None, part.task.id) else None
@@ -269,11 +288,8 @@ class RoundController:
     def _extends(self) -> bool:
         """Extend the deadline for devices that report progress; return if so."""
         now = self.round
-        if (
-            now is None
-            or now.phase is not RoundPhase.RUN
-            or not self._timing.extend(now)
-        ):
+        running = now is not None and now.phase is RoundPhase.RUN
+        if now is None or not running or not self._timing.extend(now):
             return False
         left_s = self._timing.left_s()
         log.info("the deadline is extended by %.0f s: devices report progress", left_s)

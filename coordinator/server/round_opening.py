@@ -13,6 +13,7 @@ from coordinator.checkpoints.models import model_name
 from coordinator.ledger import Ledger, RoundRow, TaskRow
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.blobs import publish_blobs, publish_blobs_again
+from coordinator.rounds.secure.orders import masked_orders
 from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import (
     Planned,
@@ -116,8 +117,8 @@ class RoundOpener:
                 device is left that has not failed.
 
         Returns:
-            The round, its tasks not sent; one that is to be closed at once where the
-            warm-up goes on with what it has. None if nobody can be asked.
+            The round, its tasks not sent, or to be closed at once where the warm-up
+            goes on with what it has; None if nobody can be asked.
 
         Raises:
             AlgorithmError: If a slot fails.
@@ -174,11 +175,7 @@ class RoundOpener:
         return OpenRound(state, parts, attempt.no)
 
     def reopen(self, row: RoundRow) -> OpenRound:
-        """Takes up a round that a crash interrupted: same tasks, same bases.
-
-        Args:
-            row: The round, running or closing.
-        """
+        """Takes up a round that a crash interrupted, running or closing, as it was."""
         tasks = self._ledger.tasks(row.no)
         base, family = self._global_model.base_of(row.no)
         orders = {t.device: t.order(self._ledger.folder) for t in tasks}
@@ -187,8 +184,8 @@ class RoundOpener:
             self._publisher.shelve, row.no, base, family, orders.items(), program
         )
         phases = {t.device: t.phase for t in tasks}
-        had = max((o.ttl_ms / 1000 for o in orders.values()), default=0.0)
-        self._timing.start_again(had)
+        had_ms = max((o.ttl_ms for o in orders.values()), default=0)
+        self._timing.start_again(had_ms / 1000)
         self._ledger.wait_until(row.no, self._timing.left_s())
         return OpenRound(
             Round(row.no, row.goal, row.quorum, row.phase, phases),
@@ -229,11 +226,12 @@ class RoundOpener:
             )
             for device, density in draft.densities.items()
         }
+        if (privacy := self._settings.privacy).secure_aggregation:
+            examples = {device: self._fleet.examples(device) for device in orders}
+            orders = masked_orders(orders, family, base, examples, privacy)
+        new = TaskPhase.ASSIGNED
         tasks = [
-            TaskRow(
-                *(o.id, no, device, o.density, TaskPhase.ASSIGNED, pack(o)),
-                base_bytes=o.base.size,
-            )
+            TaskRow(o.id, no, device, o.density, new, pack(o), o.base.size)
             for device, o in sorted(orders.items())
         ]
         self._ledger.issue_tasks(no, tasks)
@@ -263,8 +261,7 @@ class RoundOpener:
         """Whom the warm-up may ask; a ledger of 0.1.0 counts no attempts."""
         given_up = self._ledger.get("warm_up_attempts") or len(past)
         tasks = {t.device: t.phase for t in self._ledger.tasks(0)}
-        here, _ = self._may_be_asked(0)
-        return next_attempt(given_up, tasks, here)
+        return next_attempt(given_up, tasks, self._may_be_asked(0)[0])
 
     def _end_warm_up(self, attempt: Attempt, past: list[RoundRow]) -> OpenRound | None:
         """Close the warm-up when no device is left: with the evidence it has."""

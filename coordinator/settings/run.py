@@ -216,7 +216,7 @@ class RunSettings(
     @property
     def bounds(self) -> GateSettings:
         """The bounds on one device; none that look at others in a private run."""
-        if self.privacy.noise_multiplier:
+        if self.privacy.on:
             return GateSettings(clip=0, weight=0, influence=0, trim=self.gate.trim)
         return self.gate
 
@@ -274,10 +274,22 @@ def load_run(path: Path) -> RunSettings:
     )
     settings = msgspec.structs.replace(settings, rounds=rounds, training=training)
     check_private(algorithm, settings, where=f"{path}, extended: ")
-    if settings.privacy.noise_multiplier and settings.holdout:
+    _check_private_run(settings, path)
+    return settings
+
+
+def _check_private_run(settings: RunSettings, path: Path) -> None:
+    privacy = settings.privacy
+    if privacy.on and settings.holdout:
         raise SettingsError(
-            f"{path}: key holdout: sums of tests on devices have no noise, and would "
-            "tell what [privacy] is to hide",
+            f"{path}: key holdout: tests on devices are told one by one, without noise "
+            "or masks, and would tell what [privacy] is to hide",
             remedy="Evaluate on a folder alone, or leave [privacy] out.",
         )
-    return settings
+    least = privacy.min_devices
+    if privacy.secure_aggregation and not settings.cohort and settings.wait_for < least:
+        raise SettingsError(
+            f"{path}: key wait_for: a round of {settings.wait_for} devices is smaller "
+            f"than a sum with privacy.secure_aggregation has to be ({least})",
+            remedy=f"Set wait_for to {least} or more.",
+        )

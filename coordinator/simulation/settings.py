@@ -156,6 +156,12 @@ def check_simulation(
     """
     for density in settings.densities:
         check_density(density, what="key densities: density")
+    if settings.privacy.secure_aggregation:
+        raise SettingsError(
+            "key privacy.secure_aggregation: a simulation has all devices in one "
+            "process, and nobody to hide updates from",
+            remedy="Leave it out here; a federation's run.toml takes it.",
+        )
     check_algorithm_fits(algorithm or load_algorithm(settings.algorithm), settings)
     if bool(settings.data) == bool(settings.folder):
         raise SettingsError("name one of data (a shipped data set) and folder (yours)")

@@ -11,6 +11,7 @@ from edge_sdk.agent.parts import DeviceKeys, Identity, Runner
 from edge_sdk.agent.pause import TrainingPause, held
 from edge_sdk.agent.publisher import DevicePublisher, hello_of, status_of
 from edge_sdk.agent.receiver import OrderReceiver
+from edge_sdk.agent.secure import SecureAggregator
 from edge_sdk.agent.traffic import Marks, TrafficCounter, record_after
 from edge_sdk.agent.training_thread import Outcome, TrainingThread
 from edge_sdk.agent.transfer import BaseDownload, chunks_asked_for, in_chunks
@@ -119,6 +120,8 @@ class SessionEffects:
         given = test, journal.blobs, self._say, self._work
         self.evaluator = DeviceEvaluator(*given, journal.memory.of)
         marks = Marks(kept.heard, kept.announced)
+        secret = me, device_keys, journal.secure, self._say
+        self._secure = SecureAggregator(*secret, self.finish, self.feed)
         self._receiver = OrderReceiver(
             me, device_keys, transport, self._say, self._publisher.age_s, marks
         )
@@ -196,7 +199,7 @@ class SessionEffects:
                 if self.finished:  # the run's last word on what it cost
                     self.say_status(online=True)
             case _:
-                pass
+                self._secure.take(message, self.session)
 
     def _heed(self, message: Message) -> None:
         """Notes what the coordinator advises, and says it to whoever reads the log."""
@@ -225,11 +228,8 @@ class SessionEffects:
             self.evaluator.go_on(self.session.phase)
 
     def _verdict(self) -> Verdict:
-        return (
-            self._limits_enforcer.verdict(self._moved_today())
-            if self._limits_enforcer
-            else Go()
-        )
+        enforcer = self._limits_enforcer
+        return enforcer.verdict(self._moved_today()) if enforcer else Go()
 
     def _declines(self, order: TaskOrder) -> bool:
         """Decline a new task at once if the owner's limits forbid training now."""
@@ -253,9 +253,8 @@ class SessionEffects:
 
     def _moved_today(self) -> int:
         """Bytes both ways since local midnight, restarts included."""
-        return self._meter.moved_on(
-            self._limits_enforcer.today() if self._limits_enforcer else ""
-        )
+        enforcer = self._limits_enforcer
+        return self._meter.moved_on(enforcer.today() if enforcer else "")
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -286,15 +285,8 @@ class SessionEffects:
     def _keep(self, finished: tuple[str, str] | None) -> None:
         if finished is not None and finished[0]:
             log.info("task %s: %s", *finished)
-        self._journal.keep(
-            record_after(
-                self._journal.record,
-                self.session,
-                finished,
-                self._meter,
-                self._receiver.marks,
-            )
-        )
+        given = self.session, finished, self._meter, self._receiver.marks
+        self._journal.keep(record_after(self._journal.record, *given))
 
     def _fetched(self, found: Fetched | EdgeError | None) -> None:
         """The base is here; or it cannot be had, and the task is given back."""
@@ -308,6 +300,9 @@ class SessionEffects:
         order = self.session.order
         if order is None or order.id != packed.offer.task_id:
             return
+        if (sent := self._secure.masked(order, packed)) is None:
+            return
+        packed = sent
         if packed.memory:
             self._journal.memory.keep(order, packed.memory)
         self._journal.stash(packed.payload)

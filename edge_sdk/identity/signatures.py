@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from edge_sdk.wire.codec import Header, Sign, Verify
 
-__all__ = ["KeysOf", "Recent", "Seal", "signer", "verifier"]
+__all__ = ["KeysOf", "Recent", "Seal", "is_signed", "signer", "verifier"]
 
 # Keys that sign messages also prove themselves in TLS; what is signed there never
 # begins with this.
@@ -65,7 +65,7 @@ def verifier(
 
     def verify(header: Header, signed: bytes, signature: bytes) -> bool:
         for key in keys_of(header.source):
-            if _holds(key, CONTEXT + signed, signature):
+            if is_signed(key, signed, signature):
                 held(header.source, key)
                 return True
         return False
@@ -73,9 +73,11 @@ def verifier(
     return verify
 
 
-def _holds(key: bytes, signed: bytes, signature: bytes) -> bool:
+def is_signed(key: bytes, signed: bytes, signature: bytes) -> bool:
+    """Return whether the raw Ed25519 key has signed what a `signer` was given."""
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed)
+        public = Ed25519PublicKey.from_public_bytes(key)
+        public.verify(signature, CONTEXT + signed)
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -67,6 +67,7 @@ class Journal:
         record: What is durable.
         blobs: Models fetched, which may vanish at any time.
         memory: What local rules go on from, by task.
+        secure: File of the secrets of the latest secure round.
 
     Raises:
         StateError: If another process holds the folder, or the journal is damaged.
@@ -76,6 +77,7 @@ class Journal:
         self._path, self._outbox = folder / "journal.msgpack", folder / "outbox.bin"
         self.blobs = BlobFolder(folder / "blobs")
         self.memory = DeviceMemory(folder / "memory")
+        self.secure = folder / "secure.msgpack"
         try:
             make_private(folder)
             self._lock = (folder / "lock").open("w")

@@ -212,8 +212,8 @@ class TaskRunner:
                 assert_never(order.rule)
         if change is not None:
             left = own.remembered(change, left)
-            sent = own.travelling(change)
-            payload, norm = packed_change(order, sent, mask, structure=moved)
+            given = order, own.travelling(change), mask, outcome.examples
+            payload, norm = packed_change(*given, structure=moved)
         spent = time.monotonic() - began
         return replace(packed(order, mask, payload, norm, outcome, spent), memory=left)
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.sparse import Mask, top_k
+from edge_sdk.sparse import LayerShape, Mask, draw, top_k
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import TrainingResult
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.dense import is_whole
 from edge_sdk.wire.messages import Offer, TaskOrder
+from edge_sdk.wire.secure.fixed_point import flat, pack_ring, to_fixed
+from edge_sdk.wire.secure.messages import SecureRound
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
 __all__ = [
@@ -118,6 +120,7 @@ def packed(
         outcome: What training did.
         seconds: What the whole order took.
     """
+    told = {"loss": outcome.loss} if order.secure is None else {}
     offer = Offer(
         task_id=order.id,
         manifest=manifest_of(payload),
@@ -126,7 +129,7 @@ def packed(
         examples=outcome.examples,
         norm=norm,
         metrics={
-            "loss": outcome.loss,
+            **told,
             "steps": float(outcome.steps),
             "training_s": outcome.seconds,
             "seconds": seconds,
@@ -137,13 +140,41 @@ def packed(
 
 
 def packed_change(
-    order: TaskOrder, change: Values, mask: Mask, *, structure: bool = False
+    order: TaskOrder,
+    change: Values,
+    mask: Mask,
+    examples: int = 1,
+    *,
+    structure: bool = False,
 ) -> tuple[bytes, float]:
-    """The payload of a change, and the norm of what is sent."""
+    """The payload of a change, and the norm of what is sent; 0 of what is masked.
+
+    Args:
+        order: What was asked.
+        change: What training moved.
+        mask: What it stands on.
+        examples: What the device trained on.
+        structure: Whether the mask's structure travels along.
+    """
+    if order.secure is not None:
+        return _in_ring(order, order.secure, change, mask, examples), 0.0
     payload = pack_values(
         change, mask, codec=order.codec, rng=_rounding(order), structure=structure
     )
     return payload, unpack_values(payload, mask).norm()
+
+
+def _in_ring(
+    order: TaskOrder, how: SecureRound, change: Values, mask: Mask, examples: int
+) -> bytes:
+    """A change as whole numbers, not masked yet; entries of whole numbers stay here."""
+    layers = [LayerShape(name, mask[name].shape) for name in mask]
+    seed = order.mask.seed
+    smaller = [draw(layers, m.counts, seed, m.boxes) for m in how.members]
+    floats = sorted(n for n, a in change.dense.items() if a.dtype.kind == "f")
+    values = flat(change, smaller, mask, floats)
+    weight = min(examples, how.most_examples) / how.most_examples
+    return pack_ring(to_fixed(values, how, weight, _rounding(order)), mask.digest)
 
 
 def _rounding(order: TaskOrder) -> np.random.Generator:

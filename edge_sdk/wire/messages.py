@@ -28,6 +28,7 @@ from edge_sdk.wire.named import (
     Why,
 )
 from edge_sdk.wire.rules import LocalRule
+from edge_sdk.wire.secure.messages import SecureMessage, SecureRound
 
 __all__ = [
     "Announce",
@@ -131,7 +132,8 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     in no base and in no update. `after` is the task whose update of this device was the
     last to count: its personal entries are what they were then.
     `holdout` is the share of its examples that it does not train on, to test models on,
-    and the seed of their choice; absent for none.
+    and the seed of their choice; absent for none. `secure` has the update masked, so
+    that only sums of updates can be read.
     """
 
     id: TaskId
@@ -149,6 +151,7 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     parts: Manifest | None = None
     after: Annotated[str, Meta(max_length=64)] = ""
     holdout: Holdout | None = None
+    secure: SecureRound | None = None
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):
@@ -331,4 +334,5 @@ Message: TypeAlias = (
     | Evaluated
     | DescribeData
     | DataDescribed
+    | SecureMessage
 )

@@ -37,6 +37,16 @@ from edge_sdk.wire.messages import (
 )
 from edge_sdk.wire.named import Holdout
 from edge_sdk.wire.rules import Frozen, WarmUp
+from edge_sdk.wire.secure.messages import (
+    SecureDelivery,
+    SecureKeys,
+    SecurePeer,
+    SecurePeers,
+    SecureReady,
+    SecureReveal,
+    SecureShares,
+    SecureUnmask,
+)
 
 _BASE = manifest_of(bytes(range(256)), chunk_size=100)
 _MASK = MaskRecipe(seed=3, counts={"fc.weight": 7}, digest=b"\x01" * 32)
@@ -127,4 +137,16 @@ def messages() -> list[Message]:
             "statistics",
             DataSummary(4, 8, [0.5, 0.0, 1.0], [2.0, 0.0, 3.5], [1, 3], [24]),
         ),
+        SecureKeys("1-abc", b"\x07" * 32, b"\x08" * 32, b"\x09" * 32, b"\x0a" * 64),
+        SecurePeers(
+            "1-abc",
+            2,
+            [SecurePeer("pi-1", *(bytes([n]) * 32 for n in (11, 7, 8)), b"\x0a" * 64)],
+        ),
+        SecureShares("1-abc", [b"", b"\x0c" * 80]),
+        SecureDelivery("1-abc", [b"", b"\x0d" * 80], b"\x01\x02"),
+        SecureReady("1-abc"),
+        SecureUnmask("1-abc", b"\x01\x02"),
+        SecureReveal("1-abc", [b"\x0e" * 32, b"\x0f" * 32]),
+        SecureReveal("1-abc", why="two different lists of survivors"),
     ]

@@ -101,6 +101,13 @@ DIGESTS: dict[str, list[str]] = {
     "evaluated": ["2f928a1f62de6ac4"],
     "describe": ["979fa39677b3e27a"],
     "described": ["2e3545dd8f7af8a4"],
+    "secure-keys": ["7602ea34517609d9"],
+    "secure-peers": ["40fe712dbfe10276"],
+    "secure-shares": ["e8e36c2f6d0fbb28"],
+    "secure-delivery": ["c4164c9623969a74"],
+    "secure-ready": ["9eabb9ccd0bd3f72"],
+    "secure-unmask": ["40dd6f734ea38bee"],
+    "secure-reveal": ["89430a33b3c78197", "63d9217f394762b4"],
 }
 
 

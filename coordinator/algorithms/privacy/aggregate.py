@@ -58,10 +58,11 @@ def with_privacy(
 
     Raises:
         SettingsError: If the model has norm statistics, which are no gradient: noise
-            makes variances negative, and their clip has no meaning.
+            makes variances negative, and their clip has no meaning. So it is under
+            secure aggregation.
     """
     own = settings.privacy
-    if not own.noise_multiplier:
+    if not own.on:
         return algorithm
     norms = [name for name in entries if name.endswith("running_var")]
     if norms:
@@ -71,6 +72,8 @@ def with_privacy(
             "examples (batch norm)",
             remedy="Take GroupNorm or LayerNorm in its place.",
         )
+    if not own.noise_multiplier:
+        return algorithm
     log.info(
         "private: updates up to %g long, noise %g times that; %d rounds come to "
         "epsilon %.3g at delta %g for a device in all of them",

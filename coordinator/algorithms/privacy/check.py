@@ -14,6 +14,7 @@ from coordinator.algorithms.privacy.accountant import (
     noise_for,
     rounds_within,
 )
+from coordinator.algorithms.privacy.secure import check_secure
 from edge_sdk.errors import SettingsError
 
 __all__ = ["PrivacySettings", "PrivateRun", "check_private"]
@@ -30,12 +31,30 @@ class PrivacySettings(
         clip: Longest update, by its norm; what is longer is scaled down.
         delta: Chance that the bound does not hold.
         epsilon: Most that all rounds may tell about a device; 0 for no bound.
+        secure_aggregation: Whether devices mask their updates, so that the coordinator
+            learns a round's sum and no update.
+        clipping_range: With it, values of an update lie between minus and plus this;
+            what is beyond is cut.
+        min_devices: With it, updates that a sum has at least.
+        num_shares: With it, devices that hold a share of each one's masks, itself among
+            them; 0 for as many as a loss of 30 % leaves enough of.
+        ring_bits: With it, bits of a value on the wire.
     """
 
     noise_multiplier: Annotated[float, Meta(ge=0)] = 0.0
     clip: Annotated[float, Meta(gt=0)] = 1.0
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     epsilon: Annotated[float, Meta(ge=0)] = 0.0
+    secure_aggregation: bool = False
+    clipping_range: Annotated[float, Meta(gt=0, le=1e6)] = 0.25
+    min_devices: Annotated[int, Meta(ge=2)] = 3
+    num_shares: Annotated[int, Meta(ge=0, le=255)] = 0
+    ring_bits: Literal[16, 32] = 16
+
+    @property
+    def on(self) -> bool:
+        """True if what single devices send is hidden, in noise or under masks."""
+        return bool(self.noise_multiplier) or self.secure_aggregation
 
 
 class PrivateRun(Protocol):
@@ -72,6 +91,23 @@ def check_private(
             sum has no fixed share, or the rounds tell more than `epsilon`.
     """
     privacy = settings.privacy
+    if privacy.secure_aggregation:
+        if privacy.noise_multiplier:
+            raise SettingsError(
+                f"{where}key privacy.noise_multiplier: the coordinator clips each "
+                "update before it adds noise, and privacy.secure_aggregation hides "
+                "them",
+                remedy="Take one of the two.",
+            )
+        check_secure(
+            algorithm,
+            aggregate=settings.aggregate,
+            cohort=settings.cohort,
+            least=privacy.min_devices,
+            shares=privacy.num_shares,
+            bits=privacy.ring_bits,
+            where=where,
+        )
     noise, delta = privacy.noise_multiplier, privacy.delta
     if not noise:
         if privacy.epsilon and settings.rounds:

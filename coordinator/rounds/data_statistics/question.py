@@ -29,7 +29,7 @@ def wants_statistics(settings: RunSettings, task: Task) -> bool:
         SettingsError: If the run is private: they have no noise.
     """
     wanted = settings.statistics.collect or bool(task.statistics)
-    if wanted and settings.privacy.noise_multiplier:
+    if wanted and settings.privacy.on:
         raise SettingsError(
             "key statistics: statistics of the examples have no noise, and would tell "
             "what [privacy] is to hide",

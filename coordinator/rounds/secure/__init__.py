@@ -1,0 +1,1 @@
+"""A secure round as the coordinator decides it: who masks with whom, and the sum."""

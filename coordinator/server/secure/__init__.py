@@ -1,0 +1,1 @@
+"""Secure rounds of a running coordinator."""

@@ -1,0 +1,151 @@
+"""The sum of a secure round, as the ledger keeps it: one update for each density."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from coordinator.algorithms.base import MaskFamily
+from coordinator.algorithms.mean import Model
+from coordinator.ledger import Ledger, UpdateRow
+from coordinator.rounds.secure.orders import ladder
+from coordinator.rounds.secure.stages import SecureState
+from coordinator.rounds.secure.unmask import SecureCohort, unmasked
+from edge_sdk.errors import RemoteProtocolError, RunError
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.secure.fixed_point import Ring, unflat, unpack_ring
+from edge_sdk.wire.values import pack_values
+
+__all__ = ["fits", "keep_sum", "kept_sum", "summed_rows"]
+
+_KEY = "secure_sum"
+
+
+class SumMemory(Protocol):
+    """Durable store of JSON values: the ledger, or a simulation's."""
+
+    def get(self, key: str) -> Any:
+        """A stored value, or None."""
+        ...
+
+
+def kept_sum(memory: SumMemory, no: int) -> list[Any] | None:
+    """The densities, blobs and weights of a round's sum; None before it is kept."""
+    kept = memory.get(_KEY)
+    return kept["levels"] if kept is not None and kept["round"] == no else None
+
+
+def summed_rows(
+    memory: SumMemory, no: int, rows: Sequence[UpdateRow]
+) -> list[UpdateRow]:
+    """The rows that a round's model is made of: the mean on each density's mask.
+
+    Each weighs what the devices of that density weigh, so that a mean over them is the
+    mean over all devices that held a weight.
+
+    Args:
+        memory: The ledger.
+        no: The round.
+        rows: Of its masked updates.
+
+    Raises:
+        RunError: If its sum is not there.
+    """
+    kept = kept_sum(memory, no)
+    if kept is None:
+        raise RunError(f"round {no} has no sum of its masked updates")
+    steps = [row.metrics.get("steps", 0.0) for row in rows]
+    metrics = {"steps": float(np.mean(steps))} if steps else {}
+    return [
+        UpdateRow(
+            task=f"{no}-sum-{at}",
+            device="",
+            density=float(density),
+            blob=str(blob),
+            examples=max(1, round(weight)),
+            norm=0.0,
+            metrics=metrics,
+            scale=1.0,
+            weight=float(weight),
+        )
+        for at, (density, blob, weight) in enumerate(kept)
+    ]
+
+
+def keep_sum(
+    ledger: Ledger, no: int, state: SecureState, base: Model, family: MaskFamily
+) -> list[str]:
+    """Takes the masks away and keeps the mean, durably; who gave a wrong share.
+
+    Args:
+        ledger: Where the masked updates are.
+        no: The round.
+        state: With what devices have revealed.
+        base: What the updates are a change to.
+        family: The round's masks.
+
+    Raises:
+        RunError: If the masks cannot be taken away, or a sum is beyond what the
+            devices' clips allow.
+    """
+    rows = {row.device: row for row in ledger.frozen(no)}
+    cohort, levels = state.cohort(), state.levels
+    densities = ladder(family)
+    masks = [family.masks[density] for density in densities]
+    how = next(o.secure for o in state.orders.values() if o.secure is not None)
+
+    def vectors() -> Any:
+        for device, row in rows.items():
+            mask = family.of(device, row.density)
+            yield device, _vector(ledger, cohort, row, mask)
+
+    sums, counts, liars = unmasked(cohort, vectors(), state.revealed)
+    if (np.abs(sums) > how.steps * counts).any():
+        raise RunError(
+            "a sum is beyond the clip times its devices: one of them did not clip"
+        )
+    weights = {
+        device: min(row.examples, how.most_examples) / how.most_examples
+        for device, row in rows.items()
+    }
+    total = np.zeros(sums.size)
+    for device, weight in weights.items():
+        total[: cohort.sizes[levels[device] - 1]] += weight
+    mean = np.zeros(sums.size)
+    np.divide(sums * (how.clip / how.steps), total, out=mean, where=total > 0)
+    kept = []
+    dense = {n: a for n, a in base.travelling.items() if a.dtype.kind == "f"}
+    whole = {n: np.zeros_like(a) for n, a in base.travelling.items() if n not in dense}
+    for level in sorted({levels[device] for device in rows}):
+        part, own_mask = mean[: cohort.sizes[level - 1]], masks[level - 1]
+        values = unflat(part, masks[: level - 1], own_mask, dense)
+        values = replace(values, dense={**values.dense, **whole})
+        blob = ledger.store(pack_values(values, own_mask))
+        own = sum(weights[d] for d in rows if levels[d] == level)
+        kept.append([densities[level - 1], blob, own * how.most_examples])
+    ledger.put(_KEY, {"round": no, "levels": kept})
+    return liars
+
+
+def fits(
+    ledger: Ledger, state: SecureState, family: MaskFamily, row: UpdateRow
+) -> bool:
+    """Return whether a masked update is as long as its device was asked for."""
+    if row.device not in state.levels:
+        return False
+    with contextlib.suppress(RunError):
+        mask = family.of(row.device, row.density)
+        return bool(_vector(ledger, state.cohort(), row, mask).size)
+    return False
+
+
+def _vector(ledger: Ledger, cohort: SecureCohort, row: UpdateRow, mask: Mask) -> Ring:
+    size = cohort.sizes[cohort.levels[row.device] - 1]
+    try:
+        return unpack_ring(ledger.blob(row.blob), mask.digest, cohort.bits, size)
+    except RemoteProtocolError as error:
+        raise RunError(f"the masked update of {row.device}: {error}") from error

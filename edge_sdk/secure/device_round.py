@@ -1,0 +1,299 @@
+"""One device's part of one secure round: pure steps from a state to the next.
+
+Rule 1. A state is made durable before what it says is sent; asked again, the same is
+        said again.
+Rule 2. Of one device either the share of its seed is revealed or that of its key: the
+        first list of who arrived binds, and another one is refused.
+Rule 3. More than half of the holders give back a secret. So a coordinator that tells
+        holders different lists never has enough of both.
+Rule 4. One vector is masked, ever: two of them under the same masks would tell their
+        difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from edge_sdk.errors import RemoteProtocolError, StateError
+from edge_sdk.secure.keys import (
+    KEY,
+    decrypt,
+    encrypt,
+    mask_key,
+    public_of,
+    seed_digest,
+    signed_keys,
+)
+from edge_sdk.secure.masks import add_pairs, stream
+from edge_sdk.secure.shamir import split
+from edge_sdk.wire.secure.fixed_point import Ring
+from edge_sdk.wire.secure.messages import (
+    SecureDelivery,
+    SecureKeys,
+    SecurePeer,
+    SecurePeers,
+    SecureReveal,
+    SecureRound,
+    SecureUnmask,
+)
+
+__all__ = [
+    "DeviceRound",
+    "begin",
+    "keys_of",
+    "mask",
+    "reveal",
+    "shares",
+    "with_shares",
+]
+
+OUT, ARRIVED, DROPPED = 0, 1, 2  # fates of an update
+
+Random: TypeAlias = Callable[[int], bytes]
+IsSigned: TypeAlias = Callable[[bytes, bytes, bytes], bool]
+
+
+class DeviceRound(msgspec.Struct, frozen=True):
+    """A device's secrets of one round, and what it has said.
+
+    Attributes:
+        task_id: Its task.
+        federation: Alike for all of its peers.
+        name: The device's.
+        how: What the order says.
+        share_private: Of the key that shares are encrypted with.
+        mask_private: Of the key that pairwise masks are agreed with.
+        seed: Of its own mask.
+        peers: Who holds its shares, itself among them; empty before they are told.
+        threshold: How many of them give back a secret.
+        sent: What was encrypted to each.
+        held: Each peer's shares of seed and key that are held here.
+        levels: Size that each peer sends, from 1; 0 for one that is out.
+        masked: SHA-256 of the one vector that was masked.
+        fates: What became of each peer's update, as the coordinator said it first.
+    """
+
+    task_id: str
+    federation: str
+    name: str
+    how: SecureRound
+    share_private: bytes
+    mask_private: bytes
+    seed: bytes
+    peers: list[SecurePeer] = []
+    threshold: int = 0
+    sent: list[bytes] = []
+    held: list[bytes] = []
+    levels: bytes = b""
+    masked: bytes = b""
+    fates: bytes = b""
+
+    @property
+    def own(self) -> int:
+        """The device's place among its peers."""
+        return [peer.name for peer in self.peers].index(self.name)
+
+
+def begin(
+    task_id: str, federation: str, name: str, how: SecureRound, random: Random
+) -> DeviceRound:
+    """A round with new keys and a new seed.
+
+    Args:
+        task_id: The order's.
+        federation: Its name.
+        name: The device's.
+        how: What the order says.
+        random: Gives so many bytes that nobody can guess.
+    """
+    share, pairs, seed = (random(KEY) for _ in range(3))
+    return DeviceRound(task_id, federation, name, how, share, pairs, seed)
+
+
+def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> SecureKeys:
+    """The public keys of a device, signed if it has an identity."""
+    share, mask = public_of(state.share_private), public_of(state.mask_private)
+    signed = signed_keys(state.federation, state.how.id, state.name, share, mask)
+    return SecureKeys(
+        *(state.task_id, share, mask, seed_digest(state.seed, state.how.id)),
+        sign(signed) if sign else b"",
+    )
+
+
+def shares(
+    state: DeviceRound, told: SecurePeers, random: Random, verify: IsSigned | None
+) -> DeviceRound:
+    """The state with shares of its secrets for the peers that were told.
+
+    Args:
+        state: Before or after.
+        told: Who holds them.
+        random: Gives so many bytes that nobody can guess.
+        verify: (Ed25519 key, signed bytes, signature) -> whether it holds; None takes
+            keys without a signature.
+
+    Raises:
+        RemoteProtocolError: If a key is not its peer's, too few could give back a
+            secret, or other peers were told before.
+    """
+    if state.peers:
+        if (state.peers, state.threshold) != (told.peers, told.threshold):
+            raise RemoteProtocolError(
+                "the coordinator names two different lists of neighbours for one round"
+            )
+        return state
+    _check_peers(state, told, verify)
+    count = len(told.peers)
+    secret = state.seed + state.mask_private
+    parts = split(secret, told.threshold, count, random)
+    sent, held = [b""] * count, [b""] * count
+    for at, peer in enumerate(told.peers):
+        if peer.name == state.name:
+            held[at] = parts[at]
+            continue
+        way = state.name, peer.name
+        own = state.share_private
+        sent[at] = encrypt(own, peer.share_key, state.how.id, way, parts[at])
+    return replace(
+        state, peers=told.peers, threshold=told.threshold, sent=sent, held=held
+    )
+
+
+def _check_peers(
+    state: DeviceRound, told: SecurePeers, verify: IsSigned | None
+) -> None:
+    names = [peer.name for peer in told.peers]
+    if names != sorted(set(names)) or state.name not in names:
+        raise RemoteProtocolError(
+            "the list of neighbours repeats a name, or leaves this device out"
+        )
+    if not len(names) < 2 * told.threshold <= 2 * len(names):
+        raise RemoteProtocolError(
+            f"a threshold of {told.threshold} of {len(names)} is not more than half: "
+            "a coordinator could learn both secrets of a device"
+        )
+    if len(names) < state.how.least:
+        why = f"{len(names)} devices are fewer than the {state.how.least} of a sum"
+        raise RemoteProtocolError(why)
+    identities = [peer.identity for peer in told.peers if peer.identity]
+    if len(identities) != len(set(identities)):
+        raise RemoteProtocolError("two neighbours have one identity")
+    for peer in told.peers:
+        own = peer.name == state.name
+        expected = public_of(state.share_private), public_of(state.mask_private)
+        if own and (peer.share_key, peer.mask_key) != expected:
+            raise RemoteProtocolError("the coordinator names other keys as this one's")
+        of = state.federation, state.how.id, peer.name
+        text = signed_keys(*of, peer.share_key, peer.mask_key)
+        if verify is not None and not verify(peer.identity, text, peer.signature):
+            raise RemoteProtocolError(
+                f"the keys of neighbour {peer.name} are not signed by it"
+            )
+
+
+def with_shares(state: DeviceRound, told: SecureDelivery) -> DeviceRound:
+    """The state with the shares that its peers have sent.
+
+    Raises:
+        RemoteProtocolError: If shares do not fit their peer, too few take part, or
+            others were told before.
+    """
+    if not state.peers:
+        raise RemoteProtocolError("shares arrived before the neighbours' keys")
+    if state.levels:
+        if state.levels != told.levels:
+            raise RemoteProtocolError(
+                "the coordinator names two different cohorts for one round"
+            )
+        return state
+    count = len(state.peers)
+    if len(told.shares) != count or len(told.levels) != count:
+        raise RemoteProtocolError(
+            f"shares of {len(told.shares)} neighbours; there are {count}"
+        )
+    if not 1 <= told.levels[state.own] <= len(state.how.sizes):
+        raise RemoteProtocolError("the cohort leaves this device out")
+    most = max(state.threshold, state.how.least)
+    inside = count - told.levels.count(0)
+    if inside < most:
+        raise RemoteProtocolError(
+            f"{inside} devices take part; at least {most} have to"
+        )
+    held = list(state.held)
+    for at, peer in enumerate(state.peers):
+        if not told.levels[at] or peer.name == state.name:
+            continue
+        way = peer.name, state.name
+        own, sent = state.share_private, told.shares[at]
+        held[at] = decrypt(own, peer.share_key, state.how.id, way, sent)
+        if len(held[at]) != 2 * KEY:
+            raise RemoteProtocolError(f"the shares of {peer.name} have another length")
+    return replace(state, held=held, levels=told.levels)
+
+
+def mask(state: DeviceRound, vector: Ring) -> tuple[DeviceRound, Ring]:
+    """The masked vector, and the state that remembers it.
+
+    Args:
+        state: With its peers' shares.
+        vector: Of the update; what is not summed in this round is left out.
+
+    Raises:
+        StateError: If another vector was masked before.
+    """
+    digest = hashlib.sha256(vector.tobytes()).digest()
+    if state.masked and state.masked != digest:
+        raise StateError(
+            f"task {state.task_id} gave another update than before, and one is masked",
+            remedy="Nothing is to be done: the next round has other masks.",
+        )
+    bits, level = state.how.bits, state.levels[state.own]
+    size = state.how.sizes[level - 1]
+    masked = vector[:size] + stream(state.seed, size, bits)
+    add_pairs(masked, state.name, _pairs(state, level), bits)
+    return replace(state, masked=digest), masked
+
+
+def _pairs(state: DeviceRound, level: int) -> Sequence[tuple[str, bytes, int]]:
+    return [
+        (
+            peer.name,
+            mask_key(state.mask_private, peer.mask_key, state.how.id),
+            state.how.sizes[min(level, theirs) - 1],
+        )
+        for peer, theirs in zip(state.peers, state.levels, strict=True)
+        if theirs and peer.name != state.name
+    ]
+
+
+def reveal(state: DeviceRound, told: SecureUnmask) -> tuple[DeviceRound, SecureReveal]:
+    """Shares of what has to be taken from the sum, and the state that remembers which.
+
+    Raises:
+        RemoteProtocolError: If another list was answered, it contradicts the cohort, or
+            too few arrived.
+    """
+    if not state.masked:
+        raise RemoteProtocolError("this device has sent no update of the round")
+    if state.fates and state.fates != told.fates:
+        raise RemoteProtocolError(
+            "the coordinator names two different lists of survivors for one round"
+        )
+    fits = len(told.fates) == len(state.levels) and all(
+        fate in (ARRIVED, DROPPED) if level else fate == OUT
+        for fate, level in zip(told.fates, state.levels, strict=True)
+    )
+    if not fits or told.fates[state.own] != ARRIVED:
+        raise RemoteProtocolError("the list of survivors is not one of the cohort")
+    arrived, most = told.fates.count(ARRIVED), max(state.threshold, state.how.least)
+    if arrived < most:
+        raise RemoteProtocolError(f"{arrived} updates arrived; at least {most} have to")
+    parts = slice(0, 0), slice(0, KEY), slice(KEY, None)  # by fate
+    pairs = zip(state.held, told.fates, strict=True)
+    given = [held[parts[fate]] for held, fate in pairs]
+    return replace(state, fates=told.fates), SecureReveal(state.task_id, given)

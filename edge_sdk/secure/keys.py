@@ -1,0 +1,115 @@
+"""Keys of one device in one round: agreed, signed, and what is encrypted with them."""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import (
+    X25519PrivateKey,
+    X25519PublicKey,
+)
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from edge_sdk.errors import RemoteProtocolError
+
+__all__ = [
+    "KEY",
+    "decrypt",
+    "encrypt",
+    "mask_key",
+    "public_of",
+    "seed_digest",
+    "signed_keys",
+]
+
+KEY = 32  # bytes of each key, public or private, and of a seed
+_NONCE = bytes(12)  # each key encrypts one message
+
+
+def public_of(private: bytes) -> bytes:
+    """The public half of a raw X25519 key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def seed_digest(seed: bytes, round_id: bytes) -> bytes:
+    """The digest by which a device is bound to the seed of its own mask."""
+    digest = Hash(SHA256())
+    digest.update(b"flash-edge seed\0" + round_id + seed)
+    return digest.finalize()
+
+
+def signed_keys(
+    federation: str, round_id: bytes, device: str, share_key: bytes, mask_key: bytes
+) -> bytes:
+    """The bytes that a device signs under its identity: its keys, and what they are of.
+
+    No message begins so: a header is a map.
+    """
+    names = b"\0".join(name.encode() for name in (federation, device))
+    return b"secure-keys\0" + names + b"\0" + round_id + share_key + mask_key
+
+
+def _agreed(private: bytes, public: bytes, what: bytes) -> bytes:
+    """A key that the two holders of these key pairs share."""
+    try:
+        shared = X25519PrivateKey.from_private_bytes(private).exchange(
+            X25519PublicKey.from_public_bytes(public)
+        )
+    except ValueError as error:  # a point of small order
+        raise RemoteProtocolError("it is no usable X25519 key") from error
+    return HKDF(SHA256(), KEY, None, what).derive(shared)
+
+
+def mask_key(private: bytes, public: bytes, round_id: bytes) -> bytes:
+    """The key of the mask that two devices share, the same for both.
+
+    Raises:
+        RemoteProtocolError: If the public key is none.
+    """
+    return _agreed(private, public, b"flash-edge mask\0" + round_id)
+
+
+def encrypt(
+    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str], text: bytes
+) -> bytes:
+    """A text that only the other device can read.
+
+    Args:
+        private: The sender's.
+        public: The other's.
+        round_id: The round's.
+        way: Names of sender and receiver.
+        text: One for each round and way.
+
+    Raises:
+        RemoteProtocolError: If the public key is none.
+    """
+    return ChaCha20Poly1305(_way_key(private, public, round_id, way)).encrypt(
+        _NONCE, text, None
+    )
+
+
+def decrypt(
+    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str], sent: bytes
+) -> bytes:
+    """The text that another device has encrypted to this one.
+
+    Raises:
+        RemoteProtocolError: If it was not.
+    """
+    try:
+        return ChaCha20Poly1305(_way_key(private, public, round_id, way)).decrypt(
+            _NONCE, sent, None
+        )
+    except InvalidTag as error:
+        raise RemoteProtocolError(
+            f"the shares of {way[0]} were not encrypted to {way[1]}, or altered"
+        ) from error
+
+
+def _way_key(
+    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str]
+) -> bytes:
+    names = "\0".join(way).encode()
+    return _agreed(private, public, b"flash-edge shares\0" + round_id + names)

@@ -1,0 +1,1 @@
+"""Bytes of secure aggregation: its messages, and updates as fixed-point numbers."""

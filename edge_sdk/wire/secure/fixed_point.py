@@ -1,0 +1,203 @@
+"""Updates as whole numbers of a ring, whose sums are exact.
+
+A value is clipped, weighed and rounded at random to a multiple of a step that all
+devices share, so the sum of devices is that of their numbers modulo 2**bits, and has
+the mean that the sum of their values has. The vector holds the values of the family's
+smallest mask first, with the dense entries, then what each larger mask adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
+from edge_sdk.sparse import Mask
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.named import Digest
+from edge_sdk.wire.secure.messages import SecureRound
+from edge_sdk.wire.values import Values
+
+__all__ = [
+    "Ring",
+    "centred",
+    "dtype_of",
+    "flat",
+    "masked_vector",
+    "pack_ring",
+    "steps_of",
+    "to_fixed",
+    "unflat",
+    "unpack_ring",
+]
+
+Ring: TypeAlias = NDArray[np.unsignedinteger[Any]]  # modulo 2**16 or 2**32
+
+
+class _RingBody(msgspec.Struct, frozen=True, tag="ring"):
+    version: Literal[1]
+    mask: Digest
+    bits: Literal[16, 32]
+    values: Annotated[bytes, msgspec.Meta(min_length=1)]  # little-endian
+
+
+def steps_of(bits: int, devices: int) -> int:
+    """Largest whole number of one device: the sum of so many does not wrap around.
+
+    Example:
+        >>> steps_of(16, 100), steps_of(16, 4)
+        (327, 8191)
+    """
+    return ((1 << bits - 1) - 1) // devices
+
+
+def to_fixed(
+    values: NDArray[np.float64], how: SecureRound, weight: float, words: Any
+) -> Ring:
+    """Clipped, weighed values as numbers of the ring.
+
+    Args:
+        values: Floats of any size.
+        how: The round's.
+        weight: Share of a full weight, in (0, 1].
+        words: A `numpy.random.Generator` that rounds at random.
+
+    Raises:
+        LocalProtocolError: If a value is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise LocalProtocolError(
+            "a value of the update is not finite",
+            remedy="Lower the learning rate, or look for broken examples.",
+        )
+    exact = np.clip(values, -how.clip, how.clip) * (weight * how.steps / how.clip)
+    whole = np.floor(exact + words.random(exact.shape)).astype(np.int64)
+    bounded = np.clip(whole, -how.steps, how.steps)
+    ring: Ring = bounded.astype(dtype_of(how.bits))  # modulo: numpy wraps
+    return ring
+
+
+def dtype_of(bits: int) -> np.dtype[Any]:
+    """The unsigned little-endian type of a ring."""
+    return np.dtype("<u2" if bits == 16 else "<u4")
+
+
+def centred(sums: Ring) -> NDArray[np.int64]:
+    """A ring's numbers as signed ones, the nearest to 0."""
+    kind = np.int16 if sums.dtype.itemsize == 2 else np.int32
+    return np.asarray(sums.astype(sums.dtype.newbyteorder("=")).view(kind), np.int64)
+
+
+def pack_ring(vector: Ring, mask: bytes) -> bytes:
+    """The payload of a vector that stands on the mask of a digest."""
+    bits: Literal[16, 32] = 16 if vector.dtype.itemsize == 2 else 32
+    raw = vector.astype(dtype_of(bits)).tobytes()
+    return pack(_RingBody(1, mask, bits, raw))
+
+
+def unpack_ring(payload: bytes, mask: bytes, bits: int, size: int) -> Ring:
+    """The vector in a payload.
+
+    Args:
+        payload: What `pack_ring` made.
+        mask: Digest of the mask that it stands on.
+        bits: Of the ring.
+        size: How many numbers it has.
+
+    Raises:
+        RemoteProtocolError: If it is malformed, or another vector.
+    """
+    body = unpack(payload, _RingBody)
+    if body.mask != mask:
+        raise RemoteProtocolError(
+            f"it was made with mask {body.mask.hex()[:12]}, not {mask.hex()[:12]}"
+        )
+    if body.bits != bits or len(body.values) != size * bits // 8:
+        raise RemoteProtocolError(
+            f"it has {len(body.values)} bytes of {body.bits}-bit numbers; the task "
+            f"asks for {size} numbers of {bits} bits"
+        )
+    return np.frombuffer(body.values, dtype_of(bits))
+
+
+def masked_vector(payload: bytes, mask: bytes, how: SecureRound) -> Ring:
+    """The vector in a payload of a secure round, as long as any of its sizes.
+
+    Args:
+        payload: What `pack_ring` made.
+        mask: Digest of the mask that it stands on.
+        how: What the order says.
+
+    Raises:
+        RemoteProtocolError: If it is malformed, or another vector.
+    """
+    held = len(unpack(payload, _RingBody).values) * 8 // how.bits
+    size = held if held in how.sizes else how.sizes[-1]
+    return unpack_ring(payload, mask, how.bits, size)
+
+
+def _levels(masks: Sequence[Mask], own: Mask) -> dict[str, NDArray[np.intp]]:
+    """Of each kept value, the index of the smallest of the masks that holds it."""
+    found = {name: np.full(own.counts[name], len(masks), np.intp) for name in own}
+    for level in reversed(range(len(masks))):
+        for name in own:
+            found[name][masks[level].within(own, name)] = level
+    return found
+
+
+def flat(
+    values: Values, masks: Sequence[Mask], own: Mask, dense: Sequence[str]
+) -> NDArray[np.float64]:
+    """The values of an update in the vector's order.
+
+    Args:
+        values: Of an update on `own`.
+        masks: The smaller masks of the family, smallest first.
+        own: What the update stands on.
+        dense: Names of the dense entries that are summed, sorted.
+    """
+    level = _levels(masks, own)
+    parts: list[NDArray[np.float64]] = []
+    for at in range(len(masks) + 1):
+        parts += [
+            values.masked[name].astype(np.float64)[level[name] == at] for name in own
+        ]
+        if at == 0:
+            parts += [values.dense[n].astype(np.float64).reshape(-1) for n in dense]
+    return np.concatenate(parts)
+
+
+def unflat(
+    vector: NDArray[np.float64],
+    masks: Sequence[Mask],
+    own: Mask,
+    dense: Mapping[str, NDArray[Any]],
+) -> Values:
+    """The update whose values are in a vector; what `flat` has laid out.
+
+    Args:
+        vector: As long as the largest mask's.
+        masks: The smaller masks of the family, smallest first.
+        own: The largest mask.
+        dense: The entries that are summed; their shapes count.
+    """
+    level = _levels(masks, own)
+    masked = {name: np.zeros(own.counts[name], np.float32) for name in own}
+    found: dict[str, NDArray[Any]] = {}
+    start = 0
+    for at in range(len(masks) + 1):
+        for name in own:
+            here = level[name] == at
+            stop = start + int(np.count_nonzero(here))
+            masked[name][here] = vector[start:stop]
+            start = stop
+        for name in sorted(dense) if at == 0 else ():
+            stop = start + dense[name].size
+            part = vector[start:stop].astype(np.float32)
+            found[name] = part.reshape(dense[name].shape)
+            start = stop
+    return Values(own.digest, masked, found)

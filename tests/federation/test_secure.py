@@ -1,0 +1,54 @@
+"""A federation on a real broker whose coordinator learns sums alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.broker
+
+Make = Callable[..., Any]
+
+
+def test_a_device_killed_amid_a_secure_round_leaves_the_sum_of_the_others(
+    federation: Make,
+) -> None:
+    fleet = federation(rounds=3)
+    path = fleet.run / "run.toml"
+    text = path.read_text().replace("[0.1, 0.4]", "[0.4]")
+    path.write_text(
+        text.replace("[training]", 'algorithm = "equal-counts"\n[training]')
+        + "[privacy]\nsecure_aggregation = true\nmin_devices = 2\n"
+    )
+    (fleet.folder / "pi.toml").write_text('like = "raspberry_pi_4b_4gb"\n')
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+
+    def masked_of_round_two() -> bool:
+        if not (fleet.run / "ledger.sqlite").exists():
+            return False
+        uri = f"file:{fleet.run}/ledger.sqlite?mode=ro"
+        query = "SELECT count(*) FROM secure WHERE round >= 2 AND kind = 'graph'"
+        db = sqlite3.connect(uri, uri=True)
+        try:
+            return bool(db.execute(query).fetchone()[0])
+        except sqlite3.Error:
+            return False
+        finally:
+            db.close()
+
+    fleet.wait(masked_of_round_two, "the keys of round 2")
+    fleet.kill("pi-1")
+    assert fleet.wait_end() == 0, fleet.logs()
+    found = fleet.summary()
+    assert found["rounds_done"] == 3
+    assert found["updates"]["1"] == 3
+    assert found["updates"]["3"] in (2, 3)  # its last update may just have been sent
+    assert found["scores"]["3"]["0.4"]["accuracy"] > 0.15  # above chance
+    for name in ("pi-2", "orin-1"):
+        assert fleet.wait_end(name) == 0, fleet.logs()
+    log = fleet.logs()
+    assert "Traceback" not in log

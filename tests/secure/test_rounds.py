@@ -1,0 +1,255 @@
+"""Secure rounds of a real coordinator and real agents, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from secure_messages import RecordingBroker, check
+from virtual import House
+
+from coordinator.algorithms.privacy import PrivacySettings
+from coordinator.checkpoints.models import model_name
+from coordinator.server.secure.sums import kept_sum
+from edge_sdk.secure import device_round as steps
+from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.secure.fixed_point import centred, unpack_ring
+from edge_sdk.wire.secure.messages import (
+    SecureDelivery,
+    SecurePeers,
+    SecureReveal,
+    SecureUnmask,
+)
+from edge_sdk.wire.values import unpack_values
+
+UNEQUAL = "secure_messages:UNEQUAL"
+PRIVATE = PrivacySettings(secure_aggregation=True)
+Make = Callable[..., House]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[Make]:
+    made: list[House] = []
+
+    def make(devices: int, **changes: Any) -> House:
+        plain = {"algorithm": "equal-counts", "rounds": 2, "privacy": PRIVATE,
+                 "wait_for": devices}  # fmt: skip
+        folder = tmp_path / f"house-{len(made)}"
+        made.append(House(folder, RecordingBroker(), **{**plain, **changes}))
+        for place in range(devices):
+            made[-1].join(f"pi-{place}", examples=100 - 10 * place)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def kill_coordinator(here: House) -> None:
+    """As kill -9: what is not committed is gone, and nothing is said."""
+    old = here.coordinator
+    old.server._evaluator.close()
+    old.server._transport.broker._links.remove(old.server._transport)
+    old.ledger._commits.give_up()
+    old.ledger._blobs.close()
+    old.ledger._db.close()
+    old.ledger._lock.close()
+    here.coordinator = here.coordinate()
+
+
+def said(here: House, kind: type) -> list[tuple[str, str, Any]]:
+    return [one for one in here.broker.said if isinstance(one[2], kind)]
+
+
+def phases(here: House) -> list[tuple[str, str]]:
+    return [(r.phase.value, r.note) for r in here.coordinator.ledger.rounds()]
+
+
+def exact(here: House, no: int) -> None:
+    """The mean of a round is that of its survivors' own numbers, bit for bit."""
+    ledger = here.coordinator.ledger
+    rows = ledger.frozen(no)
+    orders = {t.device: t.order(ledger.folder) for t in ledger.tasks(no)}
+    levels = kept_sum(ledger, no)
+    assert len(levels) == 1
+    ((_, blob, weight),) = levels
+    how = orders[rows[0].device].secure
+    total, whole = np.zeros(how.sizes[0], np.int64), 0.0
+    for row in rows:
+        order = orders[row.device]
+        base, family = here.coordinator.server._global_model.base_of(no)
+        start = family.top
+        plain = here.devices[row.device].result(order, _base(here, base, start))
+        vector = unpack_ring(plain.payload, start.digest, how.bits, how.sizes[0])
+        total += centred(vector)
+        whole += min(row.examples, how.most_examples) / how.most_examples
+    mean = (total * (how.clip / how.steps) / whole).astype(np.float32)
+    values = unpack_values(ledger.blob(blob), family.top)
+    flat = [values.masked[name] for name in family.top]
+    flat += [values.dense[n].reshape(-1) for n in sorted(values.dense)]
+    assert np.concatenate(flat).tobytes() == mean.tobytes()
+    assert weight == pytest.approx(whole * how.most_examples)
+
+
+def _base(here: House, base: Any, mask: Any) -> bytes:
+    from edge_sdk.wire.values import pack_values
+
+    return pack_values(base.sent(mask), mask)
+
+
+def test_a_run_trains_on_sums_alone(house: Make) -> None:
+    here = house(4)
+    here.run(2000)
+    assert [phase for phase, _ in phases(here)] == ["done"] * 2
+    exact(here, 2)
+    assert check(here.broker.said) == {"seed": 8, "key": 0}
+    store = here.coordinator.server._global_model._store
+    first, last = store.load(model_name(0)), store.load(model_name(2))
+    for name, values in last.masked.items():
+        assert np.abs(values - first.masked[name] - 2e-3).max() < 1e-3, name
+    updates = here.coordinator.ledger._db.execute("SELECT norm, metrics FROM updates")
+    assert all(row["norm"] == 0 and "loss" not in row["metrics"] for row in updates)
+
+
+@pytest.mark.parametrize("before", [TaskOrder, SecureDelivery])
+def test_a_device_that_is_lost_before_its_update_is_left_out_of_the_sum(
+    house: Make, before: type
+) -> None:
+    """Before its shares are here nobody masks with it; after, its masks are undone."""
+    here = house(5, rounds=1, round_budget_s=60.0)
+    lost = here.devices["pi-2"]
+    here.broker.before(before, "pi-2", lost.kill)
+    here.run(5000)
+    assert [phase for phase, _ in phases(here)] == ["done"]
+    exact(here, 1)
+    dropped = int(before is SecureDelivery)
+    assert check(here.broker.said) == {"seed": 4, "key": dropped}
+
+
+def test_too_few_answers_abort_the_round_by_name_and_tell_nothing(house: Make) -> None:
+    here = house(5, rounds=1)
+    for name in ("pi-1", "pi-2", "pi-3"):
+        here.broker.before(SecureUnmask, name, here.devices[name].kill)
+    here.until(lambda: bool(phases(here)) and phases(here)[0][0] == "aborted", 5000)
+    assert "revealed a share of the masks of pi-" in phases(here)[0][1]
+    assert "3 are needed" in phases(here)[0][1]
+    assert kept_sum(here.coordinator.ledger, 1) is None
+    assert check(here.broker.said) == {"seed": 0, "key": 0}
+    for name in ("pi-1", "pi-2", "pi-3"):
+        here.devices[name].start()
+    here.run(8000)
+    assert phases(here)[-1][0] == "done"
+
+
+def test_fewer_devices_than_a_sum_may_have_are_refused_by_name(house: Make) -> None:
+    here = house(3, rounds=1)
+    here.devices["pi-0"].cannot = "full"
+    here.until(lambda: bool(phases(here)) and phases(here)[-1][0] == "aborted", 5000)
+    here.until(lambda: [p for p, _ in phases(here)[:2]] == ["aborted"] * 2, 5000)
+    (_, first), (_, second) = phases(here)[:2]
+    assert first.startswith("2 masked updates arrived; a sum is of at least 3 devices")
+    assert second.startswith("2 devices have sent their keys for secure aggregation")
+    assert check(here.broker.said) == {"seed": 0, "key": 0}
+
+
+def test_a_device_that_lost_its_keys_says_so_and_is_out(house: Make) -> None:
+    here = house(4, rounds=1)
+    device = here.devices["pi-1"]
+
+    def forget() -> None:
+        secure = device.agent._session_effects._secure
+        old = secure._state
+        given = old.task_id, old.federation, old.name, old.how
+        secure._state = steps.begin(*given, bytes_of)
+
+    here.broker.before(SecurePeers, "pi-1", forget)
+    here.run(3000)
+    (row,) = here.coordinator.ledger._db.execute(
+        "SELECT why FROM tasks WHERE device = 'pi-1'"
+    )
+    assert "names other keys as this one's" in row["why"]
+    assert phases(here)[0][0] == "done"
+    exact(here, 1)
+
+
+def test_a_second_list_of_survivors_is_answered_with_a_refusal(house: Make) -> None:
+    """A coordinator that asks for both secrets of a device has one, and is told."""
+    here = house(4, rounds=1)
+    here.until(lambda: bool(said(here, SecureReveal)), 2000)
+    (_, name, told) = said(here, SecureUnmask)[0]
+    fates = told.fates.replace(b"\x01", b"\x02", 2).replace(b"\x02", b"\x01", 1)
+    other = SecureUnmask(told.task_id, fates)
+    assert other != told
+    here.devices[name].agent._session_effects._secure.take(other, None)
+    last = [m for source, _, m in said(here, SecureReveal) if source == name][-1]
+    assert (last.shares, "two different lists of survivors" in last.why) == ([], True)
+
+
+def test_devices_of_unequal_densities_sum_what_they_share(house: Make) -> None:
+    """What fewer devices hold than a sum has is not sent; the others' rings are."""
+    for strong, opened in ((3, [0.1, 0.4]), (2, [0.1])):
+        here = house(0, rounds=1, densities=[0.1, 0.4], algorithm=UNEQUAL, wait_for=6)
+        for place in range(6):
+            weak = {} if place < strong else {"bytes_per_round": 20_000}
+            here.join(f"pi-{place}", board="jetson_orin_nano", **weak)
+        here.run(3000)
+        assert check(here.broker.said) == {"seed": 6, "key": 0}
+        assert [d for d, _, _ in kept_sum(here.coordinator.ledger, 1)] == opened
+        store = here.coordinator.server._global_model._store
+        first, last = store.load(model_name(0)), store.load(model_name(1))
+        small = here.coordinator.server._global_model.family.masks[0.1]
+        for name, values in last.masked.items():
+            moved = np.abs(values - first.masked[name])
+            inside = small.within(last.mask, name)
+            assert np.abs(moved[inside] - 1e-3).max() < 5e-4
+            outside = np.delete(moved, inside)
+            wanted = 1e-3 if len(opened) == 2 else 0.0
+            assert np.abs(outside - wanted).max() < 5e-4
+
+
+def bytes_of(count: int) -> bytes:
+    return bytes(range(count))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_any_moment_give_no_wrong_sum_and_reveal_no_two_secrets(
+    house: Make, seed: int
+) -> None:
+    killed(house, seed)
+
+
+def killed(house: Make, seed: int) -> dict[str, int]:
+    """A run whose coordinator and devices are killed at random, and start again."""
+    rng = np.random.default_rng(seed)
+    here = house(5, rounds=3, round_budget_s=30.0)
+    for device in here.devices.values():
+        device.takes = lambda _: float(rng.uniform(1, 20))
+    kills = 0
+
+    def disturb() -> bool:
+        nonlocal kills
+        for device in here.devices.values():
+            if device.agent is None:
+                if rng.random() < 0.5:
+                    device.start()
+            elif rng.random() < 0.04:
+                device.kill()
+                kills += 1
+        if rng.random() < 0.06:
+            kill_coordinator(here)
+            kills += 1
+        return here.coordinator.done
+
+    here.until(disturb, 50_000)
+    found = check(here.broker.said)
+    done = [r.no for r in here.coordinator.ledger.rounds() if r.phase.value == "done"]
+    assert len(done) == 3
+    exact(here, done[-1])
+    store = here.coordinator.server._global_model._store
+    first, last = store.load(model_name(0)), store.load(model_name(done[-1]))
+    for name, values in last.masked.items():
+        assert np.abs(values - first.masked[name] - 3e-3).max() < 1e-3, name
+    return {**found, "kills": kills}
