@@ -107,6 +107,7 @@ class ProgramModel:
         self._room: dict[str, int] = {}
         self._ceiling: MemoryCeiling | None = None
         self._half = False
+        self._parameter_bytes = parameter_bytes(program, mask)
 
     def hold_to(
         self, ceiling: MemoryCeiling | None, batch: int, *, ghost_norm: bool, half: bool
@@ -144,7 +145,7 @@ class ProgramModel:
             split=not self.coupled or ghost_norm,
             half=self._half,
             ceiling=self._ceiling,
-            other_bytes=parameter_bytes(self.program, self.mask),
+            other_bytes=self._parameter_bytes,
         )
 
     def backward(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.check import check
-from edge_sdk.program.graph import Graph, Op, Parameter, Shape, TrainingProgram
+from edge_sdk.program.graph import (
+    Graph,
+    Op,
+    Parameter,
+    Shape,
+    TensorValue,
+    TrainingProgram,
+)
 from edge_sdk.program.operations import operands, rule_of
+from edge_sdk.program.rule import Operands
 
-__all__ = ["narrow"]
+__all__ = ["narrow", "narrow_operation"]
 
 
 def narrow(program: TrainingProgram, shapes: Mapping[str, Shape]) -> TrainingProgram:
@@ -48,31 +56,57 @@ def _graph(
 ) -> Graph:
     tensors, operations = list(graph.tensors), []
     for operation in graph.operations:
-        old = operands(operation, graph, before)
-        now = replace(operation, ints=_ints(operation, before, after))
-        call = operands(now, replace(graph, tensors=tuple(tensors)), after)
-        rule = rule_of(now)
-        if rule.view:
-            made: tuple[Shape, ...] = (
-                _viewed(old.inputs[0], old.outputs[0], call.inputs[0], now),
-            )
-        else:
-            made = rule.shapes(call)
+        now, made = narrow_operation(operation, graph, tensors, before, after)
         for tensor, shape in zip(now.outputs, made, strict=True):
             tensors[tensor] = replace(tensors[tensor], shape=shape)
         operations.append(now)
     return replace(graph, tensors=tuple(tensors), operations=tuple(operations))
 
 
+def narrow_operation(
+    operation: Op,
+    graph: Graph,
+    tensors: Sequence[TensorValue],
+    before: tuple[Parameter, ...],
+    after: tuple[Parameter, ...],
+) -> tuple[Op, tuple[Shape, ...]]:
+    """An operation on narrower operands, and the shapes of its outputs.
+
+    Args:
+        operation: Of the wide graph.
+        graph: The wide graph.
+        tensors: Its tensors, those that the operation reads narrower.
+        before: Parameters and constants of the wide program.
+        after: Those of the narrower one.
+
+    Raises:
+        EngineError: If the operation does not fit the narrower values.
+    """
+    old = operands(operation, graph, before)
+    inputs = tuple(tensors[t].shape for t in operation.inputs)
+    now = replace(operation, ints=_ints(old, inputs, before, after))
+    call = operands(now, replace(graph, tensors=tuple(tensors)), after)
+    rule = rule_of(now)
+    if rule.view:
+        return now, (_viewed(old.inputs[0], old.outputs[0], call.inputs[0], now),)
+    return now, rule.shapes(call)
+
+
 def _ints(
-    operation: Op, before: tuple[Parameter, ...], after: tuple[Parameter, ...]
+    old: Operands,
+    inputs: tuple[Shape, ...],
+    before: tuple[Parameter, ...],
+    after: tuple[Parameter, ...],
 ) -> tuple[int, ...]:
     """The attributes; groups shrink with the channels that they divide."""
-    rule = rule_of(operation)
-    if "groups" not in rule.ints or operation.parameters[0] < 0:
+    operation, rule = old.operation, rule_of(old.operation)
+    if "groups" not in rule.ints:
         return operation.ints
     at, own = rule.ints.index("groups"), operation.parameters[0]
-    rows, whole = after[own].shape[0], before[own].shape[0]
+    if own >= 0:
+        rows, whole = after[own].shape[0], before[own].shape[0]
+    else:
+        rows, whole = inputs[0][0], old.inputs[0][0]
     groups = operation.ints[at]
     narrower = groups if groups < 2 else groups * rows // whole
     return (*operation.ints[:at], narrower, *operation.ints[at + 1 :])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,10 @@ from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.open import program_layers
 from edge_sdk.sparse import Boxes, LayerShape, Mask
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.training.engine import TrainingModel
+from edge_sdk.training.engine import Arrays, TrainingModel
 from edge_sdk.training.memory_limit import Allowance, EngineName, StepMemory
 from edge_sdk.training.program_engine.batches import ArrayBatches
+from edge_sdk.training.program_engine.narrow import Cut, cut_program
 from edge_sdk.training.program_session import ProgramSession, program_tally
 from edge_sdk.training.rules.inner_models import InnerModels
 from edge_sdk.wire.messages import MaskRecipe, Training
@@ -59,6 +62,29 @@ class ArrayModel(ProgramModel):
             micro_batch=micro_batch,
             ghost_norm=ghost_norm,
         )
+
+
+class CutModel(ArrayModel):
+    """An `ArrayModel` without the units that its mask cuts; outside it looks whole.
+
+    Args:
+        cut: The narrower program, and what it leaves out.
+        mask: The whole mask.
+        threads: Of every step.
+        reason: For logs.
+    """
+
+    def __init__(self, cut: Cut, mask: Mask, *, threads: int, reason: str) -> None:
+        super().__init__(cut.program, cut.mask, threads=threads, reason=reason)
+        self._cut, self.mask = cut, mask
+
+    def load(self, values: Arrays, dense: Arrays) -> None:
+        """Takes over kept values and every dense entry; those of cut units wait."""
+        super().load(values, self._cut.taken(dense))
+
+    def dense(self) -> dict[str, NDArray[Any]]:
+        """Every other entry, copied; of cut units what was loaded."""
+        return self._cut.given(super().dense())
 
 
 class ProgramModels:
@@ -102,6 +128,7 @@ class ProgramModels:
         self._model: ArrayModel | None = None
         self._inner = InnerModels(memory)
         self._opened = b""  # digest of the model's program
+        self._boxes: Boxes = {}  # of the last recipe
         self.layers: tuple[LayerShape, ...] = ()
         self.program = b""
         self.frozen: frozenset[str] = frozenset()
@@ -129,6 +156,7 @@ class ProgramModels:
                 remedy="Update the coordinator: it compiles the task's model for such "
                 "boards; or pip install 'flash-edge[device]' here.",
             )
+        self._boxes = recipe.boxes
         digest = sha256(self.program).digest()
         if digest != self._opened:
             self._model, self._opened = None, digest
@@ -152,7 +180,7 @@ class ProgramModels:
         self._batch = batch_size
         if self._model is None or self._model.mask.digest != mask.digest:
             self._model = None  # two models at once would not keep to a ceiling
-            self._model = self._open(mask)
+            self._model = self._open(mask, self._boxes)
         return self._model
 
     def inside(
@@ -202,14 +230,24 @@ class ProgramModels:
         """
         raise _by_torch(rule)
 
-    def _inner_program(self, mask: Mask, _boxes: Boxes) -> ArrayModel:
+    def _inner_program(self, mask: Mask, boxes: Boxes) -> ArrayModel | None:
         program, reason = unpack_program(self.program), "a smaller network"
+        cut = cut_program(program, mask, boxes)
+        if cut is not None:
+            program, mask = cut.program, cut.mask
+        elif isinstance(self._model, CutModel):  # its entries would be wider there
+            return None
         return ArrayModel(program, mask, threads=self._threads, reason=reason)
 
-    def _open(self, mask: Mask) -> ArrayModel:
+    def _open(self, mask: Mask, boxes: Boxes = MappingProxyType({})) -> ArrayModel:
         program, before = unpack_program(self.program), self._memory.read()
         reason = "a program that the coordinator compiled"
-        model = ArrayModel(program, mask, threads=self._threads, reason=reason)
+        cut = cut_program(program, mask, boxes)
+        if cut is None:
+            model = ArrayModel(program, mask, threads=self._threads, reason=reason)
+        else:
+            reason += ", without the units that the mask cuts"
+            model = CutModel(cut, mask, threads=self._threads, reason=reason)
         self._memory.hold(model, before, self._batch)
         return model
 
