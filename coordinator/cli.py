@@ -10,6 +10,7 @@ from coordinator.commands import (
     maintain,
     plan,
     policy,
+    prove,
     report,
     run,
     simulate,
@@ -31,7 +32,7 @@ for command in (
     *(run.init, run.run, run.resume, enroll.enroll, enroll.revoke, enroll.rotate),
     *(deliver.deliver, status.status, status.devices, status.rounds),
     *(maintain.extend, maintain.logs, maintain.stop, maintain.doctor, status.page),
-    *(report.report, track.track, plan.plan, policy.policy),
+    *(report.report, prove.prove, prove.verify, track.track, plan.plan, policy.policy),
     *(simulate.demo, simulate.simulate, simulate.plot, exit_codes),
 ):
     add(app, command)

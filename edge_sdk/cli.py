@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edge_sdk.commands import agent, board, install, model
+from edge_sdk.commands import agent, board, install, model, verify
 from edge_sdk.terminal import add, exit_codes, in_utf8
 
 __all__ = ["app", "main"]
@@ -24,6 +24,7 @@ add(app, board.profile)
 add(app, board.doctor)
 add(app, install.bundle)
 add(app, model.infer)
+add(app, verify.verify)
 add(app, board.list_boards, "boards")
 add(app, exit_codes)
 add(service, install.install)

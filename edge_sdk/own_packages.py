@@ -8,6 +8,7 @@ script, a name of ours that is used says which file hides the other ones (`lazy_
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from edge_sdk.isolated_child import PACKAGES, take
 
-__all__ = ["coordinator", "edge", "export", "lazy_names"]
+__all__ = ["coordinator", "edge", "export", "lazy_names", "own_version"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +35,14 @@ def coordinator() -> None:
 def export() -> None:
     """Entry point of `flash-export`."""
     _main("export.cli")
+
+
+def own_version() -> str:
+    """The installed version of this distribution; ``unknown`` in a bare tree."""
+    try:
+        return importlib.metadata.version("flash-edge")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _main(module: str) -> None:

@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_sdk.errors import IdentityError
 
-__all__ = ["Authority", "check_request"]
+__all__ = ["END", "Authority", "check_request"]
 
 # A board in 1970 accepts what begins there, and no date in the future is ever needed.
 BEGIN = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
@@ -79,6 +79,12 @@ class Authority:
         """The certificate that lets a device connect, as a client, under a name."""
         public = Ed25519PublicKey.from_public_bytes(key)
         return self._issue(name, public, until, ExtendedKeyUsageOID.CLIENT_AUTH, ())
+
+    def for_log(self, key: bytes, until: dt.datetime) -> x509.Certificate:
+        """The certificate of the key that signs the run's log, as `coordinator`."""
+        public = Ed25519PublicKey.from_public_bytes(key)
+        usage = ExtendedKeyUsageOID.CODE_SIGNING
+        return self._issue("coordinator", public, until, usage, ())
 
     def for_server(
         self, key: Ed25519PublicKey, address: str, until: dt.datetime

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import UNSET
 
 from coordinator.identity.authority import Authority, check_request
+from coordinator.identity.log_keys import LogKeys
 from coordinator.identity.policy import (
     DAY_S,
     NEW_KEYS_A_DAY,
@@ -302,6 +303,10 @@ class IdentityRegistry:
         """Signs with the newest key from now on, once it has been announced."""
         now = self._fresh()
         self._hand = now.signing.number, now.key
+
+    def log_keys(self) -> LogKeys:
+        """The keys behind the run's log."""
+        return LogKeys(self._authority, self._store, lambda: self._hand[1])
 
     # -- watching ----------------------------------------------------------------------
 

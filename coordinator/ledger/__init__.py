@@ -18,14 +18,19 @@ from coordinator.ledger.ledger import (
     open_ledger,
     read_ledger,
 )
+from coordinator.ledger.log_pages import LogEntry, LogSigner, RunLog, SignedOffer
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
 
 __all__ = [
     "DeviceRow",
     "EvaluationRow",
     "Ledger",
+    "LogEntry",
+    "LogSigner",
     "RefusalRow",
     "RoundRow",
+    "RunLog",
+    "SignedOffer",
     "TaskRow",
     "UpdateRow",
     "holder",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from coordinator.ledger.commits import Pages, now
-from coordinator.ledger.device_rows import EvaluationRow, read
+from coordinator.ledger.commits import now
+from coordinator.ledger.device_rows import TOGETHER, EvaluationRow, read
+from coordinator.ledger.log_pages import LogPages
 from coordinator.ledger.rows import TaskRow
 from edge_sdk.json_text import floats_from_json, to_json
 
@@ -15,7 +16,7 @@ __all__ = ["EvaluationPages"]
 WORSE, MARKS = "worse", 100  # rounds whose marks are kept
 
 
-class EvaluationPages(Pages):
+class EvaluationPages(LogPages):
     """The ledger's table of evaluations; one of 0.1.0 has none until it is written."""
 
     def record_evaluation(self, row: EvaluationRow) -> None:
@@ -29,6 +30,10 @@ class EvaluationPages(Pages):
                     *(to_json(dict(row.metrics)), row.why, now()),
                 ),
             )
+            if row.device == TOGETHER:
+                told = {"density": row.density, "examples": row.examples}
+                metrics = {"metrics": dict(row.metrics)}
+                self._append(db, "tests", row.round, {**told, **metrics})
 
     def evaluations(
         self, round_no: int | None = None, device: str | None = None

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from coordinator.ledger.commits import Pages, now
+from coordinator.ledger.commits import now
 from coordinator.ledger.device_rows import KINDS, REFUSED, DeviceRow, RefusalRow, read
+from coordinator.ledger.log_pages import LogPages
 from edge_sdk.json_text import floats_from_json, to_json
 
 __all__ = ["FleetPages"]
@@ -35,7 +36,7 @@ FROM devices d ORDER BY d.name
 """  # noqa: S608 - words of our own
 
 
-class FleetPages(Pages):
+class FleetPages(LogPages):
     """The ledger's tables of devices, refusals and scores."""
 
     def see_device(
@@ -156,6 +157,9 @@ class FleetPages(Pages):
     def dismiss(self, name: str) -> None:
         """Mark a device as revoked until it is let in again."""
         with self._commits.joined() as db:
+            row = db.execute("SELECT phase FROM devices WHERE name = ?", (name,))
+            if (known := row.fetchone()) is not None and known["phase"] != "revoked":
+                self._append(db, "revoked", 0, {"device": name})
             db.execute(
                 "UPDATE devices SET online = 0, phase = 'revoked', note = '', "
                 "progress = NULL WHERE name = ?",
@@ -190,6 +194,8 @@ class FleetPages(Pages):
                 "REPLACE INTO scores VALUES (?, ?, ?)",
                 (round_no, density, to_json(dict(metrics))),
             )
+            told = {"density": density, "metrics": dict(metrics)}
+            self._append(db, "scores", round_no, told)
 
     def scores(self) -> dict[int, dict[float, dict[str, float]]]:
         """Every evaluation: round, density, metric."""

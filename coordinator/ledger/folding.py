@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.ledger.commits import Pages
+from coordinator.ledger.log_pages import LogPages
 from edge_sdk.json_text import to_json
 
 __all__ = ["FoldedPages", "FoldedRounds"]
@@ -63,7 +63,7 @@ class FoldedRounds(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
-class FoldedPages(Pages):
+class FoldedPages(LogPages):
     """The part of the ledger that holds sums of old rounds."""
 
     def fold(self, before: int) -> None:
@@ -100,6 +100,7 @@ class FoldedPages(Pages):
                 (f"sha256 of round-{before:05d}",),
             )
             db.execute("DROP TABLE old")
+            self._fold_log(db, before)
 
     def last_asked(self) -> dict[str, int]:
         """Device -> the last round after the warm-up that it has a task of."""

@@ -52,6 +52,14 @@ class HistoryPages(FoldedPages):
         """Every round, with the updates accepted and the bytes of both ways."""
         return [dict(row) for row in self._db.execute(ROUNDS)]
 
+    def frozen_counts(self) -> dict[int, int]:
+        """Number of updates in each round's model."""
+        rows = self._db.execute(
+            "SELECT r.no, count(u.task) AS n FROM rounds r LEFT JOIN updates u "
+            "ON u.round = r.no AND u.frozen = 1 GROUP BY r.no ORDER BY r.no"
+        ).fetchall()
+        return {row["no"]: row["n"] for row in rows}
+
     def parts(self) -> dict[str, dict[str, Any]]:
         """Rounds of each device: asked, trained, last and why; the warm-up aside.
 

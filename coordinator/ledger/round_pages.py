@@ -8,12 +8,15 @@ from typing import TypeAlias
 
 import msgspec
 
-from coordinator.ledger.commits import Pages, now
+from coordinator.ledger.commits import now
 from coordinator.ledger.device_rows import read
+from coordinator.ledger.log_pages import SignedOffer
+from coordinator.ledger.log_rounds import RoundLog
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
 from coordinator.rounds.contribution_limits import PAST, ContributionLimit
 from coordinator.rounds.state import RoundPhase, TaskPhase
 from edge_sdk.json_text import floats_from_json, to_json
+from edge_sdk.sparse import Mask
 
 __all__ = ["Limit", "RoundPages"]
 
@@ -22,7 +25,7 @@ Limit: TypeAlias = Callable[
 ]
 
 
-class RoundPages(Pages):
+class RoundPages(RoundLog):
     """The ledger's tables of rounds, tasks and updates."""
 
     def plan_round(
@@ -43,8 +46,10 @@ class RoundPages(Pages):
                 (no, goal, quorum, rate, base, now()),
             )
 
-    def issue_tasks(self, no: int, tasks: list[TaskRow]) -> None:
-        """Record a round's tasks, before any of them is sent.
+    def issue_tasks(
+        self, no: int, tasks: list[TaskRow], masks: Mapping[str, Mask] | None = None
+    ) -> None:
+        """Record a round's tasks, before any is sent; `masks` are by device.
 
         A device's task of a warm-up's earlier attempt gives way to its new one.
         """
@@ -66,6 +71,7 @@ class RoundPages(Pages):
                 ],
             )
             db.execute("UPDATE rounds SET phase = 'run' WHERE no = ?", (no,))
+            self._log_round(db, no, tasks, masks or {})
 
     def wait_until(self, no: int, seconds: float) -> None:
         """Record an open round's deadline, seconds from now, for displays."""
@@ -94,8 +100,11 @@ class RoundPages(Pages):
         examples: int,
         norm: float,
         metrics: Mapping[str, float],
+        signed: SignedOffer | None = None,
     ) -> None:
         """Record an accepted update in the open group: blob, then row. Twice is once.
+
+        `signed` is the device's word on it, for the log.
 
         Raises:
             StateError: If the disk refuses; nothing is promised then.
@@ -126,6 +135,7 @@ class RoundPages(Pages):
                 "AND EXISTS (SELECT 1 FROM updates WHERE task = ?)",
                 (task.id, task.id),
             )
+            self._keep_offer(db, task.id, blob, signed)
 
     def accepted_blob(self, task_id: str) -> str | None:
         """The blob accepted for a task, if any; perhaps not durable yet."""
@@ -221,6 +231,7 @@ class RoundPages(Pages):
             _expire(db, no)
             if phase is RoundPhase.ABORTED:  # no model is made of them
                 db.execute("UPDATE updates SET frozen = 0 WHERE round = ?", (no,))
+            self._log_end(db, no, phase, model, note)
 
     def rounds(self) -> list[RoundRow]:
         """Every round, in order."""
@@ -276,14 +287,6 @@ class RoundPages(Pages):
             (before,),
         ).fetchall()
         return {row["device"]: row["task"] for row in rows}
-
-    def frozen_counts(self) -> dict[int, int]:
-        """Number of updates in each round's model."""
-        rows = self._db.execute(
-            "SELECT r.no, count(u.task) AS n FROM rounds r LEFT JOIN updates u "
-            "ON u.round = r.no AND u.frozen = 1 GROUP BY r.no ORDER BY r.no"
-        ).fetchall()
-        return {row["no"]: row["n"] for row in rows}
 
 
 def _expire(db: sqlite3.Connection, no: int) -> None:

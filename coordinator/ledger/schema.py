@@ -63,6 +63,13 @@ CREATE TABLE IF NOT EXISTS evaluations (
 CREATE TABLE IF NOT EXISTS secure (
   round INTEGER NOT NULL, device TEXT NOT NULL, kind TEXT NOT NULL,
   content BLOB NOT NULL, PRIMARY KEY (round, device, kind));
+CREATE TABLE IF NOT EXISTS log (
+  seq INTEGER PRIMARY KEY, round INTEGER NOT NULL, record TEXT NOT NULL, leaves TEXT,
+  head BLOB NOT NULL, signature BLOB NOT NULL, certificate TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS log_contents (
+  digest TEXT PRIMARY KEY, content BLOB NOT NULL, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS offers (
+  task TEXT PRIMARY KEY, packet BLOB NOT NULL, certificate TEXT NOT NULL);
 INSERT INTO meta VALUES ('schema', '5') ON CONFLICT DO NOTHING;
 """
 

@@ -119,7 +119,8 @@ class MessageDispatcher:
             self._deliveries.told(device, message)
         else:
             self._fleet.heard(device, header)
-            self._handlers.answer(device, message, boot=header.boot)
+            packet = envelope.packet
+            self._handlers.answer(device, message, boot=header.boot, packet=packet)
             if isinstance(message, Hello):
                 self._deliveries.greeted(device)
 

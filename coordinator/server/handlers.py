@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.identity.signed_offers import SignedOffers
 from coordinator.ledger import Ledger
 from coordinator.protocol.handlers import IDLE_S, TaskHandlers
 from coordinator.protocol.publisher import Publisher
@@ -66,6 +68,7 @@ class MessageHandlers:
         tests: Models tested on devices.
         statistics: Of the devices' examples, before the first round.
         clock: Monotonic seconds.
+        identities: The devices', whose signed offers are in the log; None for none.
     """
 
     def __init__(
@@ -77,20 +80,25 @@ class MessageHandlers:
         tests: DeviceEvaluation,
         statistics: StatisticsRound,
         clock: Callable[[], float],
+        identities: IdentityRegistry | None,
     ) -> None:
         self._ledger, self._fleet, self._tests = ledger, fleet, tests
         self._statistics = statistics
+        self._offers = SignedOffers(identities)
         self._controller, self._publisher = controller, publisher
         self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
         self._reminded = Seldom(REMIND_S, KNOWN)
 
-    def answer(self, device: str, message: Message, *, boot: int = 0) -> None:
+    def answer(
+        self, device: str, message: Message, *, boot: int = 0, packet: bytes = b""
+    ) -> None:
         """Handles one message; duplicates and late ones are normal.
 
         Args:
             device: Whose it is.
             message: What it says.
             boot: Which of the device's lives says so.
+            packet: What it came in, signature and all.
 
         Raises:
             RemoteProtocolError: If it is not a message that devices send.
@@ -107,6 +115,8 @@ class MessageHandlers:
             case SecureKeys() | SecureShares() | SecureReady() | SecureReveal():
                 self._controller.told_of_masks(device, message)
             case _:
+                if isinstance(message, Offer):
+                    self._offers.heard(device, message, packet)
                 self._tasks.answer(device, message)
 
     def data(self, device: str, data: Data) -> None:
@@ -221,6 +231,7 @@ class MessageHandlers:
             examples=offer.examples,
             norm=norm,
             metrics=offer.metrics,
+            signed=self._offers.of(device, offer),
         )
         self._controller.advance(Accepted(device))
 

@@ -10,6 +10,7 @@ from coordinator.algorithms.load import load_algorithm
 from coordinator.delivery.sender import DeliverySender
 from coordinator.delivery.store import DeliveryStore
 from coordinator.identity.registry import IdentityRegistry
+from coordinator.identity.run_log import begin_log
 from coordinator.ledger import Ledger
 from coordinator.protocol.events import (
     DeviceRevoked,
@@ -91,6 +92,7 @@ class Server:
         self._stopping, self._phase = False, ""
         self._began = self._settled = clock()
         epoch = ledger.next_epoch()
+        self._log_rotated = begin_log(ledger, settings, identities)
         algorithm = load_algorithm(settings.algorithm)
         batch = settings.training.batch_size or task.batch_size
         probe = None if evaluation is None else Probe(task, evaluation)
@@ -136,6 +138,7 @@ class Server:
         self._handlers = MessageHandlers(
             *(ledger, self._fleet, self._controller, self._publisher),
             *(tests, self._statistics, clock),
+            identities,
         )
         self._dispatcher = MessageDispatcher(
             *(name, self._receiver, self._fleet, self._deliveries, self._handlers),
@@ -145,15 +148,10 @@ class Server:
             settings.rounds, ledger, self._fleet, self._controller, observe, clock
         )
         self._end = RunEnd(
-            ledger,
-            self._global_model,
-            self._evaluator,
-            self._fleet,
+            *(ledger, self._global_model, self._evaluator, self._fleet),
             self._deliveries,
             tests,
-            self._turn,
-            clock,
-            settings,
+            *(self._turn, clock, settings),
         )
         for pattern in topics.heard_by_coordinator(name):
             self._transport.subscribe(pattern)
@@ -275,6 +273,7 @@ class Server:
                 self._dismiss(device)
             case KeyRotated():
                 self._receiver.rotated()
+                self._log_rotated()
             case EvaluationDone(round_no, density, metrics, worse):
                 self._ledger.record_score(round_no, density, metrics)
                 self._end.scored(round_no, density, worse)

@@ -117,8 +117,11 @@ class RoundCloser:
             self._timing.watch.close(self._fleet.present())
             self._judge(now.state)
             self._ledger.finish(no, model=name)
-            self._ledger.forget_blobs(no - 2)
-            if keep := rounds_kept(self._settings):
+            keep = rounds_kept(self._settings)
+            old = keep if self._settings.keep_updates else 2
+            if old:
+                self._ledger.forget_blobs(no - old)
+            if keep:
                 self._ledger.fold(no - keep)
             self._aborts = self._failures = 0
             self.finished.append(no)

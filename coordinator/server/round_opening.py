@@ -234,7 +234,7 @@ class RoundOpener:
             TaskRow(o.id, no, device, o.density, new, pack(o), o.base.size)
             for device, o in sorted(orders.items())
         ]
-        self._ledger.issue_tasks(no, tasks)
+        self._ledger.issue_tasks(no, tasks, masks)
         return _parts(tasks, orders, base, family)
 
     def _may_be_asked(self, no: int) -> tuple[dict[str, float], set[str]]:

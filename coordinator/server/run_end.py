@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from coordinator.checkpoints.best import BestModels, BestRule
 from coordinator.checkpoints.models import KEEP, ModelStore, model_name
 from coordinator.delivery.sender import DeliverySender
+from coordinator.identity.run_log import LoggedBest, log_models
 from coordinator.ledger import Ledger
 from coordinator.rounds.round_step import with_parts
 from coordinator.rounds.state import RoundPhase
@@ -63,7 +64,7 @@ class RunEnd:
             *(first.name, first.higher_is_better),
             *(settings.best.gain, settings.best.patience),
         )
-        self._best = BestModels(rule, ledger, self._keep)
+        self._best = BestModels(rule, LoggedBest(ledger), self._keep)
         # The last round whose model the evaluator was given, and that model.
         self._submitted, self._model = 0, (global_model.model, global_model.family)
         self._ledger, self._global_model = ledger, global_model
@@ -106,7 +107,10 @@ class RunEnd:
             return
         found = self._ledger.scores().get(no, {})
         if set(found) >= set(family.masks):
-            self._global_model.deploy(no, found, (model, family))
+            log_models(
+                *(self._ledger, no),
+                self._global_model.deploy(no, found, (model, family)).values(),
+            )
 
     def release(self) -> bool:
         """Note that the run ends now; False where it was extended in the meantime.
@@ -148,6 +152,7 @@ class RunEnd:
         self._store.deploy(model, family, last, scores, name="last")
         if self._settings.best.deploy == "best":
             self._store.deploy_best(self._best.rounds())
+        log_models(self._ledger, last, (self._ledger.folder / "models").iterdir())
         if self._best.through:
             log.info("the run ends: %s", self._best.through)
             self._ledger.put("ended", self._best.through)

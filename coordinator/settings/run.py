@@ -171,6 +171,8 @@ class RunSettings(
             have waited longest (``round-robin``), so that a device that is seldom here
             is asked when it is.
         privacy: Noise on each round's sum, and what all rounds may tell.
+        keep_updates: Whether the updates of all rounds stay on the disk, so that a
+            proof can make every model again of them; else those of the last ones.
     """
 
     federation: Name
@@ -212,6 +214,7 @@ class RunSettings(
     best: BestSettings = BestSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     adapters: Adapters | None = None
+    keep_updates: bool = False
 
     @property
     def bounds(self) -> GateSettings:

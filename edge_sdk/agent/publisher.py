@@ -6,13 +6,13 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 from msgspec import UNSET
 
 from edge_sdk.agent.parts import DeviceKeys, Identity
 from edge_sdk.device.probe.sensors import read_thermal
+from edge_sdk.own_packages import own_version
 from edge_sdk.session import Session, SessionPhase
 from edge_sdk.transport.base import Traffic
 from edge_sdk.wire.codec import Header, encode, tag_of
@@ -98,7 +98,7 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
     return Hello(
         phase=session.phase.value,
         task_id=session.order.id if session.order else None,
-        version=_version(),
+        version=own_version(),
         task=me.task,
         examples=me.examples_now,
         profile=me.profile,
@@ -144,10 +144,3 @@ def status_of(
         progress=progress if session.phase is SessionPhase.TRAIN else UNSET,
         link=link,
     )
-
-
-def _version() -> str:
-    try:
-        return version("flash-edge")
-    except PackageNotFoundError:
-        return "unknown"

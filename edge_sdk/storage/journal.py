@@ -22,8 +22,9 @@ from edge_sdk.wire.parts import unpack_own
 if os.name == "posix":
     import fcntl
 
-__all__ = ["KEEP_FINISHED", "Journal", "JournalRecord"]
+__all__ = ["KEEP_FINISHED", "Journal", "JournalRecord", "read_journal"]
 
+JOURNAL = "journal.msgpack"
 KEEP_FINISHED = 64  # receipts and updates remembered, newest last
 
 
@@ -60,6 +61,24 @@ class JournalRecord(msgspec.Struct, frozen=True):
     announced: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
 
 
+def read_journal(folder: Path) -> JournalRecord:
+    """The journal in a device's state folder, also while an agent has it.
+
+    Raises:
+        StateError: If it is damaged.
+    """
+    path = folder / JOURNAL
+    try:
+        return unpack(path.read_bytes(), JournalRecord)
+    except FileNotFoundError:
+        return JournalRecord()
+    except (OSError, RemoteProtocolError) as error:
+        raise StateError(
+            f"the journal {path} cannot be read: {error}",
+            remedy="Move the state folder away; the device then starts afresh.",
+        ) from error
+
+
 class Journal:
     """The journal in a device's state folder; one process at a time.
 
@@ -74,7 +93,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._outbox = folder / "journal.msgpack", folder / "outbox.bin"
+        self._path, self._outbox = folder / JOURNAL, folder / "outbox.bin"
         self.blobs = BlobFolder(folder / "blobs")
         self.memory = DeviceMemory(folder / "memory")
         self.secure = folder / "secure.msgpack"
@@ -86,7 +105,7 @@ class Journal:
         try:
             if os.name == "posix":
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.record = self._read()
+            self.record = read_journal(folder)
         except BlockingIOError as error:
             self._lock.close()
             raise StateError(
@@ -96,17 +115,6 @@ class Journal:
         except BaseException:
             self._lock.close()
             raise
-
-    def _read(self) -> JournalRecord:
-        try:
-            return unpack(self._path.read_bytes(), JournalRecord)
-        except FileNotFoundError:
-            return JournalRecord()
-        except (OSError, RemoteProtocolError) as error:
-            raise StateError(
-                f"the journal {self._path} cannot be read: {error}",
-                remedy="Move the state folder away; the device then starts afresh.",
-            ) from error
 
     def stash(self, payload: bytes) -> None:
         """Puts a packed update into the outbox, durably, before it is promised.

@@ -11,7 +11,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
 import msgpack
@@ -75,10 +75,11 @@ Verify: TypeAlias = Callable[[Header, bytes, bytes], bool]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One decoded message and its header."""
+    """One decoded message, its header, and the packet that it came in."""
 
     header: Header
     message: Message
+    packet: bytes = field(default=b"", compare=False, repr=False)
 
 
 _TYPES: dict[str, type[msgspec.Struct]] = {
@@ -143,7 +144,7 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
     if kind is None:
         raise RemoteProtocolError(f"message type {header.type[:40]!r} is unknown")
     message = unpack(body, kind)
-    return Envelope(header, cast("Message", message))
+    return Envelope(header, cast("Message", message), packet)
 
 
 def pack(value: msgspec.Struct) -> bytes:

@@ -77,6 +77,18 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
         for f in ("pi-2", "new")
     )
     assert old != new
+
+    # A stranger checks how the models were made, and a device that it is in them.
+    proof, pi_1 = site.folder / "proof.zip", site.folder / "pi-1"
+    site.coordinator("prove", site.run, "--out", proof)
+    authority = pi_1 / "identity" / "authority.pem"
+    said = site.coordinator("verify", proof, "--authority", authority)
+    assert "the proof holds" in said
+    assert "were made again, bit for bit" in said
+    assert "pi-2  " in said
+    own = site.device("verify", proof, "--settings", pi_1 / "device.toml")
+    assert own.returncode == 0, own.stdout + own.stderr
+    assert re.search(r"latest updates [1-9]\d* are in a model", own.stdout)
     assert "Traceback" not in site.log("coordinator") + site.log("pi-1")
 
 

@@ -1,0 +1,177 @@
+"""Writes the proof of a run: its log, and what a stranger needs to check it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from coordinator.identity.registry import IdentityRegistry
+from coordinator.ledger import Ledger, LogEntry, RunLog, read_ledger
+from coordinator.ledger.commits import now
+from edge_sdk.checksums import file_digest
+from edge_sdk.errors import StateError
+from edge_sdk.proof.chain import record_line
+from edge_sdk.proof.file import write_proof
+from edge_sdk.proof.leaves import own_leaves
+
+__all__ = ["Proved", "prove"]
+
+# What of a ledger says which weights its masks keep.
+_PLAN = ("maskable", "layers", "counts", "boxes", "evidence")
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What a proof holds.
+
+    Attributes:
+        path: The file.
+        records: Records of the log.
+        updates: Devices' updates whose bytes are in it.
+        signed: Whether the run has identities, which sign it.
+    """
+
+    path: Path
+    records: int
+    updates: int
+    signed: bool
+
+
+def prove(
+    folder: Path, out: Path, *, device: str = "", with_updates: bool = True
+) -> Proved:
+    """Write the proof of a run, also while it runs.
+
+    Args:
+        folder: The run's.
+        out: The file.
+        device: Whose updates alone are to be seen; empty for all.
+        with_updates: Whether the bytes of updates go in, as far as they are kept.
+
+    Raises:
+        StateError: If there is no run or no log, or no such device in it.
+    """
+    ledger = read_ledger(folder)
+    try:
+        log = ledger.read_log()
+        if log is None:
+            raise _no_log(folder)
+        keys = None
+        if IdentityRegistry.exists(folder):
+            keys = IdentityRegistry(folder, log.federation).log_keys()
+        blobs = {} if device or not with_updates else _kept(folder, log.entries)
+        members = [*_members(ledger, log, device), *blobs.items()]
+        contents = dict(log.contents)
+        table: dict[str, Any] = {"authority": "", "certificate": ""}
+        if keys is not None:
+            for name, content in (
+                ("authority", keys.authority.der),
+                ("certificate", keys.certificate()),
+            ):
+                table[name] = sha256(content).hexdigest()
+                contents[table[name]] = content
+        members += [(f"contents/{name}", c) for name, c in sorted(contents.items())]
+        first, last = log.entries[0], log.entries[-1]
+        table |= {
+            "federation": log.federation,
+            "made": now(),
+            "device": device,
+            "start": {"seq": first.seq, "head": log.before.hex()},
+            "end": {"seq": last.seq, "head": last.head.hex()},
+        }
+        write_proof(out, _read(members), table, None if keys is None else keys.sign)
+    finally:
+        ledger.close()
+    count = sum(name.startswith("updates/") for name in blobs)
+    return Proved(out, len(log.entries), count, keys is not None)
+
+
+def _no_log(folder: Path) -> StateError:
+    return StateError(
+        f"the run in {folder} has no log: it was made by a version that kept none",
+        remedy=f"Go on with it: flash-coordinator resume {folder}; rounds from then on "
+        "are in its log. Earlier ones cannot be proved.",
+    )
+
+
+def _members(
+    ledger: Ledger, log: RunLog, device: str
+) -> Iterator[tuple[str, bytes | Path]]:
+    yield "records.jsonl", b"".join(one.record + b"\n" for one in log.entries)
+    yield "heads.jsonl", b"".join(_head(one) + b"\n" for one in log.entries)
+    seen = False
+    for one in log.entries:
+        leaves: Sequence[bytes] = one.leaves
+        kind = "leaves"
+        if device:
+            leaves, kind = own_leaves(one.leaves, device), "paths"
+        seen = seen or bool(leaves)
+        if leaves:
+            name = f"{kind}/{one.seq:08}.jsonl"
+            yield name, b"".join(leaf + b"\n" for leaf in leaves)
+    if device and not seen:
+        raise StateError(
+            f"device {device} is in no round of the log of {log.federation}",
+            remedy="Name one that flash-coordinator devices lists.",
+        )
+    plan = {key: ledger.get(key) for key in _PLAN}
+    yield "run.json", record_line(plan)
+
+
+def _head(one: LogEntry) -> bytes:
+    return record_line(
+        {
+            "seq": one.seq,
+            "head": one.head.hex(),
+            "signature": one.signature.hex(),
+            "certificate": one.certificate,
+        }
+    )
+
+
+def _kept(folder: Path, entries: Sequence[LogEntry]) -> Mapping[str, Path]:
+    """Updates of the last rounds that are all there, from a model that is kept on."""
+    checkpoints = (folder / "checkpoints").glob("round-*.safetensors")
+    there = {file_digest(path): path for path in sorted(checkpoints)}
+    records = [json.loads(entry.record) for entry in entries]
+    bases = {r["round"]: r["base"] for r in records if r["kind"] == "round"}
+    found: dict[str, Path] = {}
+    kept: dict[str, Path] = {}  # of the rounds after the model found last
+    for entry, record in zip(reversed(entries), reversed(records), strict=True):
+        if record["kind"] != "model":
+            continue
+        leaves = (json.loads(leaf) for leaf in entry.leaves)
+        names = [leaf["update"] for leaf in leaves if leaf.get("counted")]
+        paths = {f"updates/{name}": folder / "blobs" / name for name in names}
+        if not record["round"] or not all(path.exists() for path in paths.values()):
+            break
+        kept |= paths
+        base = bases.get(record["round"], "")
+        if base in there:
+            found = {**kept, f"models/{base}": there[base], **_masks(there[base])}
+    return found
+
+
+def _masks(start: Path) -> dict[str, Path]:
+    """The masks that a model was on, where they had moved up to then."""
+    masks = sorted(start.parent.glob("round-*.masks"))
+    moved = [path for path in masks if path.stem <= start.stem]
+    return {f"models/{file_digest(moved[-1])}": moved[-1]} if moved else {}
+
+
+def _read(
+    members: Sequence[tuple[str, bytes | Path]],
+) -> Iterator[tuple[str, bytes]]:
+    """Members with their bytes, one at a time, without files that went meanwhile."""
+    for name, content in members:
+        if isinstance(content, bytes):
+            yield name, content
+        else:
+            try:
+                yield name, content.read_bytes()
+            except FileNotFoundError:  # the coordinator has closed another round
+                continue
