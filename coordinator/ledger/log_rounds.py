@@ -47,10 +47,10 @@ class RoundLog(LogPages):
         self._append(db, "round", no, {**told, **self._named}, leaves)
 
     def _keep_offer(
-        self, db: sqlite3.Connection, task: str, blob: str, signed: SignedOffer | None
+        self, db: sqlite3.Connection, task: str, blob: str, signed: SignedOffer
     ) -> None:
         """Keep a device's word on the update that was accepted for a task."""
-        if signed is None or not self._federation:
+        if not self._federation:
             return
         db.execute(
             "INSERT INTO offers SELECT ?, ?, ? WHERE EXISTS ("

@@ -117,13 +117,8 @@ class RoundPages(RoundLog):
                 "WHERE (SELECT phase FROM rounds WHERE no = ?) = 'run' "
                 "ON CONFLICT DO NOTHING",
                 (
-                    task.id,
-                    task.round_no,
-                    task.device,
-                    blob,
-                    len(content),
-                    examples,
-                    norm,
+                    *(task.id, task.round_no, task.device),
+                    *(blob, len(content), examples, norm),
                     msgspec.json.encode(metrics).decode(),  # finite, by the gate
                     now(),
                     task.round_no,
@@ -135,7 +130,8 @@ class RoundPages(RoundLog):
                 "AND EXISTS (SELECT 1 FROM updates WHERE task = ?)",
                 (task.id, task.id),
             )
-            self._keep_offer(db, task.id, blob, signed)
+            if signed is not None:
+                self._keep_offer(db, task.id, blob, signed)
 
     def accepted_blob(self, task_id: str) -> str | None:
         """The blob accepted for a task, if any; perhaps not durable yet."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.identity.signed_offers import SignedOffers
@@ -225,14 +226,9 @@ class MessageHandlers:
         self, device: str, part: Part, offer: Offer, content: bytes, norm: float
     ) -> None:
         """Blob and row; what follows from it waits until they are durable."""
-        self._ledger.accept(
-            part.task,
-            content,
-            examples=offer.examples,
-            norm=norm,
-            metrics=offer.metrics,
-            signed=self._offers.of(device, offer),
-        )
+        accept = partial(self._ledger.accept, part.task, content, norm=norm)
+        signed = self._offers.of(device, offer)
+        accept(examples=offer.examples, metrics=offer.metrics, signed=signed)
         self._controller.advance(Accepted(device))
 
         def durable() -> None:

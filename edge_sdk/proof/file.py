@@ -31,7 +31,15 @@ from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.proof.chain import record_line, statement_text
 from edge_sdk.wire.codec import Sign
 
-__all__ = ["FORMAT", "ProofFile", "read_proof", "write_proof"]
+__all__ = [
+    "FORMAT",
+    "SIGNATURE",
+    "TABLE",
+    "ProofFile",
+    "read_proof",
+    "table_of",
+    "write_proof",
+]
 
 FORMAT = 1
 TABLE, SIGNATURE = "proof.json", "proof.sig"
@@ -108,6 +116,28 @@ class _Members(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._sizes)
+
+
+def table_of(proof: ProofFile) -> dict[str, Any]:
+    """A proof's table of contents, its entries of the types that they have.
+
+    Raises:
+        StateError: If one is missing, or the proof is of another version.
+    """
+    table = proof.table()
+    match table:
+        case {
+            "federation": str(), "made": str(), "device": str(), "authority": str(),
+            "certificate": str(), "members": dict(),
+            "start": {"seq": int(), "head": str()},
+            "end": {"seq": int(), "head": str()},
+        }:  # fmt: skip
+            return table
+        case _:
+            raise StateError(
+                "the proof's table of contents lacks an entry",
+                remedy="Get it again from whoever wrote it.",
+            )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edge_sdk.proof.file import ProofFile
 from edge_sdk.proof.verify import log_of
@@ -18,7 +19,7 @@ __all__ = ["OwnUpdates", "own_updates"]
 
 @dataclass(frozen=True)
 class OwnUpdates:
-    """What a proof says of one device's updates.
+    """One device's updates as a proof has them.
 
     Attributes:
         counted: Tasks whose update is in a model.
@@ -69,9 +70,10 @@ def own_updates(
 
 def _of_device(
     proof: ProofFile, device: str
-) -> tuple[set[int], dict[str, dict[str, object]]]:
+) -> tuple[set[int], dict[str, dict[str, Any]]]:
     """Rounds that have ended in a proof, and a device's leaves of their ends."""
-    rounds, found = set(), {}
+    rounds: set[int] = set()
+    found: dict[str, dict[str, Any]] = {}
     for seq, record in log_of(proof):
         if record["kind"] not in ("model", "aborted"):
             continue

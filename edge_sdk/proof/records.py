@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass
 class Found:
-    """What is wrong with a proof, in sentences."""
+    """Findings about a proof, in sentences."""
 
     sentences: list[str] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ SHOWN = 20  # devices
 
 
 def as_text(found: Verified) -> str:
-    """What a verification has found, for people."""
+    """The result of a verification, for people."""
     lines = [
         "the proof does not hold" if found.found else "the proof holds",
         f"  federation  {found.federation}",

@@ -16,9 +16,9 @@ from typing import Any
 
 from cryptography import x509
 
-from edge_sdk.errors import StateError
 from edge_sdk.proof.chain import FIRST, head_text, link, statement_text
-from edge_sdk.proof.file import SIGNATURE, TABLE, ProofFile
+from edge_sdk.proof.earlier import check_earlier
+from edge_sdk.proof.file import SIGNATURE, TABLE, ProofFile, table_of
 from edge_sdk.proof.records import Found, object_of
 from edge_sdk.proof.rounds import RoundChecks
 from edge_sdk.proof.signed import Certificates
@@ -30,7 +30,7 @@ Records = Sequence[tuple[int, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Verified:
-    """What came out.
+    """Result of a verification.
 
     Attributes:
         federation: Whose log it is.
@@ -81,7 +81,7 @@ def verify_proof(
     Raises:
         StateError: If it is no proof, or of another version.
     """
-    table = _table_of(proof)
+    table = table_of(proof)
     found = Found()
     certificates = None
     if authority is not None:
@@ -99,7 +99,7 @@ def verify_proof(
     if model is not None:
         _check_model(model, checks.models, found)
     if earlier is not None:
-        _check_earlier(proof, earlier, found)
+        check_earlier(proof, earlier, found)
     return Verified(
         table["federation"],
         table["made"],
@@ -116,26 +116,9 @@ def verify_proof(
 
 def log_of(proof: ProofFile) -> Records:
     """The records of a proof that was verified, with their numbers."""
-    start = _table_of(proof)["start"]["seq"]
+    start = table_of(proof)["start"]["seq"]
     parsed = [object_of(line) for line in proof.lines("records.jsonl")]
     return [(start + i, one) for i, one in enumerate(parsed) if one is not None]
-
-
-def _table_of(proof: ProofFile) -> dict[str, Any]:
-    table = proof.table()
-    match table:
-        case {
-            "federation": str(), "made": str(), "device": str(), "authority": str(),
-            "certificate": str(), "members": dict(),
-            "start": {"seq": int(), "head": str()},
-            "end": {"seq": int(), "head": str()},
-        }:  # fmt: skip
-            return table
-        case _:
-            raise StateError(
-                "the proof's table of contents lacks an entry",
-                remedy="Get it again from whoever wrote it.",
-            )
 
 
 def _check_table(
@@ -207,7 +190,7 @@ def _wrong_head(
     current: str,
     certificates: Certificates | None,
 ) -> str:
-    """What is wrong with a head as stated; `current` is the key that the log names."""
+    """The fault of a head as stated; `current` is the key that the log names."""
     if stated.get("head") != head.hex():
         return "is another: a record was left out, added, moved or changed"
     if stated.get("seq") != seq:
@@ -235,37 +218,6 @@ def _check_model(content: bytes, models: Mapping[str, int], found: Found) -> Non
             f"the model (SHA-256 {digest[:16]}...) is none that a record names: it is "
             "no aggregate and no model of this log"
         )
-
-
-def _check_earlier(proof: ProofFile, earlier: ProofFile, found: Found) -> None:
-    """Two proofs of one log have the same head after each record that both have."""
-    old, new = _table_of(earlier), _table_of(proof)
-    if old["federation"] != new["federation"]:
-        found.say(f"the earlier proof is of another federation, {old['federation']}")
-        return
-    heads = {o["seq"]: o["head"] for o in _stated(proof)}
-    before = {o["seq"]: o["head"] for o in _stated(earlier)}
-    if new["start"]["seq"]:
-        heads.setdefault(new["start"]["seq"] - 1, new["start"]["head"])
-    shared = sorted(set(heads) & set(before))
-    apart = next((seq for seq in shared if heads[seq] != before[seq]), None)
-    if apart is not None:
-        found.say(
-            f"the log has two heads after record {apart}: it was cut there, or earlier,"
-            " and continued as another"
-        )
-    elif not shared:
-        found.say("no record of the earlier proof is in this one")
-    elif max(before) > max(heads):
-        found.say(
-            f"the log ends at record {max(heads)}; the earlier proof had "
-            f"{max(before)}: it was cut"
-        )
-
-
-def _stated(proof: ProofFile) -> list[Mapping[str, Any]]:
-    read = (object_of(line) for line in proof.lines("heads.jsonl"))
-    return [one for one in read if one and {"seq", "head"} <= set(one)]
 
 
 def _notes(
