@@ -8,7 +8,6 @@ script, a name of ours that is used says which file hides the other ones (`lazy_
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -39,9 +38,11 @@ def export() -> None:
 
 def own_version() -> str:
     """The installed version of this distribution; ``unknown`` in a bare tree."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - sockets
+
     try:
-        return importlib.metadata.version("flash-edge")
-    except importlib.metadata.PackageNotFoundError:
+        return version("flash-edge")
+    except PackageNotFoundError:
         return "unknown"
 
 

@@ -59,7 +59,7 @@ class ProvableRun:
             self.identities = IdentityRegistry(folder, "greenhouse")
             for name in self.names:
                 self.enrol(name)
-        self.offers = SignedOffers(self.identities)
+        self.offers = SignedOffers(self.identities) if self.identities else None
         self.start()
 
     def enrol(self, name: str) -> None:
@@ -120,15 +120,17 @@ class ProvableRun:
             task.id, manifest_of(content), bytes(32), "fp32", examples, 1.5,
             {"loss": 0.5, "steps": 3.0},
         )  # fmt: skip
-        if self.identities is not None:
+        signed = None
+        if self.offers is not None:
             header = Header(
                 "offer", "greenhouse", name, "coordinator", 1, 7, task.round_no
             )
             packet = encode(header, offer, sign=signer(lambda: self.keys[name]))
             self.offers.heard(name, offer, packet)
+            signed = self.offers.of(name, offer)
         self.ledger.accept(
             task, content, examples=examples, norm=1.5, metrics=offer.metrics,
-            signed=self.offers.of(name, offer),
+            signed=signed,
         )  # fmt: skip
 
     def task(self, name: str, no: int) -> TaskRow:

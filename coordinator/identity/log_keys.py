@@ -17,7 +17,7 @@ __all__ = ["LogKeys"]
 
 @dataclass(frozen=True)
 class LogKeys:
-    """What a log is signed with, and checked by.
+    """Keys that a log is signed with, and checked by.
 
     Attributes:
         authority: Of the run.

@@ -1,4 +1,4 @@
-"""What a running coordinator tells its ledger's log: settings, keys, models."""
+"""Settings, keys and models of a running coordinator, as its ledger's log has them."""
 
 from __future__ import annotations
 

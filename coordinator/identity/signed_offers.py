@@ -18,17 +18,15 @@ class SignedOffers:
     """Each device's latest offers, as they came.
 
     Args:
-        identities: Whose certificates the devices have; None keeps nothing.
+        identities: Whose certificates the devices have.
     """
 
-    def __init__(self, identities: IdentityRegistry | None) -> None:
+    def __init__(self, identities: IdentityRegistry) -> None:
         self._identities = identities
         self._latest: dict[str, list[tuple[Offer, bytes]]] = {}
 
     def heard(self, device: str, offer: Offer, packet: bytes) -> None:
         """Keep an offer; those of the device's other tasks are dropped."""
-        if self._identities is None or not packet:
-            return
         kept = self._latest.get(device, [])
         same = [one for one in kept if one[0].task_id == offer.task_id]
         self._latest[device] = [*same, (offer, packet)][-KEPT:]
@@ -47,8 +45,6 @@ class SignedOffers:
         return None
 
     def _signed(self, device: str, packet: bytes) -> SignedOffer | None:
-        assert self._identities is not None  # noqa: S101 - else nothing is kept
-
         def signed(key: bytes) -> bool:
             try:
                 decode(packet, verify=verifier(lambda _: (key,)))
@@ -56,5 +52,9 @@ class SignedOffers:
                 return False
             return True
 
+        person = self._identities.people[device]
+        if signed(person.last_key):
+            return SignedOffer(packet, person.certificate)
+        # It renewed its key after the offer: that one's certificate is in the store.
         certificate = self._identities.log_keys().of_device(device, signed)
         return SignedOffer(packet, certificate) if certificate else None

@@ -15,7 +15,7 @@ from edge_sdk.json_text import floats_from_json
 from edge_sdk.proof.chain import record_line
 from edge_sdk.sparse import Mask
 
-__all__ = ["RoundLog"]
+__all__ = ["RoundRecords"]
 
 _RESULTS = """
 SELECT t.id, t.device, t.density, t.phase, t.why, u.blob, u.size, u.examples, u.norm,
@@ -25,7 +25,7 @@ WHERE t.round = ? ORDER BY t.device
 """
 
 
-class RoundLog(LogPages):
+class RoundRecords(LogPages):
     """The part of the log about rounds: opened, answered, ended."""
 
     def _log_round(

@@ -11,7 +11,7 @@ import msgspec
 from coordinator.ledger.commits import now
 from coordinator.ledger.device_rows import read
 from coordinator.ledger.log_pages import SignedOffer
-from coordinator.ledger.log_rounds import RoundLog
+from coordinator.ledger.log_rounds import RoundRecords
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
 from coordinator.rounds.contribution_limits import PAST, ContributionLimit
 from coordinator.rounds.state import RoundPhase, TaskPhase
@@ -25,7 +25,7 @@ Limit: TypeAlias = Callable[
 ]
 
 
-class RoundPages(RoundLog):
+class RoundPages(RoundRecords):
     """The ledger's tables of rounds, tasks and updates."""
 
     def plan_round(

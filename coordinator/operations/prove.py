@@ -26,7 +26,7 @@ _PLAN = ("maskable", "layers", "counts", "boxes", "evidence")
 
 @dataclass(frozen=True)
 class Proved:
-    """What a proof holds.
+    """Contents of a proof, in numbers.
 
     Attributes:
         path: The file.

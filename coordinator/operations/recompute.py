@@ -24,7 +24,7 @@ Round = tuple[Record, Record, list[Record]]  # opened, ended, its leaves that co
 
 
 def recompute(proof: ProofFile) -> tuple[list[str], list[str]]:
-    """What is wrong with a verified proof's models, and what was not looked at.
+    """Findings about a verified proof's models, and notes on what was not made again.
 
     Args:
         proof: Open; its chain and trees hold.

@@ -85,7 +85,7 @@ class MessageHandlers:
     ) -> None:
         self._ledger, self._fleet, self._tests = ledger, fleet, tests
         self._statistics = statistics
-        self._offers = SignedOffers(identities)
+        self._offers = None if identities is None else SignedOffers(identities)
         self._controller, self._publisher = controller, publisher
         self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
         self._reminded = Seldom(REMIND_S, KNOWN)
@@ -116,7 +116,7 @@ class MessageHandlers:
             case SecureKeys() | SecureShares() | SecureReady() | SecureReveal():
                 self._controller.told_of_masks(device, message)
             case _:
-                if isinstance(message, Offer):
+                if isinstance(message, Offer) and self._offers is not None:
                     self._offers.heard(device, message, packet)
                 self._tasks.answer(device, message)
 
@@ -227,7 +227,7 @@ class MessageHandlers:
     ) -> None:
         """Blob and row; what follows from it waits until they are durable."""
         accept = partial(self._ledger.accept, part.task, content, norm=norm)
-        signed = self._offers.of(device, offer)
+        signed = self._offers.of(device, offer) if self._offers is not None else None
         accept(examples=offer.examples, metrics=offer.metrics, signed=signed)
         self._controller.advance(Accepted(device))
 
