@@ -7,7 +7,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: bench-brokers bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
+.PHONY: bench-proof bench-private bench-brokers bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
   fuzz fuzz-native test-native-graphs test-architectures fuzz-program chaos wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -57,6 +57,15 @@ bench-budget: $(VENV)/.dev
 
 bench-page: $(VENV)/.dev
 	$(BIN)/python tests/bench/bench_page.py --json bench/page.json
+
+bench-proof: $(VENV)/.dev   ## 10,000 forged proofs, and a run of 400 rounds proved and verified
+	mkdir -p bench
+	$(BIN)/python tests/bench/bench_proof.py --json bench/proof.json
+
+bench-private: $(VENV)/.dev   ## membership inference; accuracy by epsilon where MNIST=FOLDER has the idx files
+	mkdir -p bench
+	$(BIN)/python tests/bench/bench_membership.py --json bench/membership.json
+	[ -z "$(MNIST)" ] || $(BIN)/python tests/bench/bench_private.py --data $(MNIST) --json bench/private.json
 
 bench-card: $(VENV)/.dev   ## recovery and bytes into docs/benchmarks.md
 	mkdir -p bench

@@ -50,7 +50,8 @@ def prove(
         folder: The run's.
         out: The file.
         device: Whose updates alone are to be seen; empty for all.
-        with_updates: Whether the bytes of updates go in, as far as they are kept.
+        with_updates: Whether the bytes of updates go in, as far as they are kept; those
+            of a private run never do.
 
     Raises:
         StateError: If there is no run or no log, or no such device in it.
@@ -63,7 +64,8 @@ def prove(
         keys = None
         if IdentityRegistry.exists(folder):
             keys = IdentityRegistry(folder, log.federation).log_keys()
-        blobs = {} if device or not with_updates else _kept(folder, log.entries)
+        hidden = device or not with_updates or _is_private(log)
+        blobs = {} if hidden else _kept(folder, log.entries)
         members = [*_members(ledger, log, device), *blobs.items()]
         contents = dict(log.contents)
         table: dict[str, Any] = {"authority": "", "certificate": ""}
@@ -88,6 +90,13 @@ def prove(
         ledger.close()
     count = sum(name.startswith("updates/") for name in blobs)
     return Proved(out, len(log.entries), count, keys is not None)
+
+
+def _is_private(log: RunLog) -> bool:
+    """Return whether devices' updates are to stay here: they have no noise."""
+    named = [json.loads(one.record).get("settings") for one in log.entries]
+    settings = [json.loads(log.contents[name]) for name in {*named} if name]
+    return any(one["privacy"]["noise_multiplier"] for one in settings)
 
 
 def _no_log(folder: Path) -> StateError:

@@ -21,10 +21,9 @@ def as_text(found: Verified) -> str:
     lines += [f"  wrong       {sentence}" for sentence in found.found]
     lines += [f"  note        {sentence}" for sentence in found.notes]
     for device, part in sorted(found.devices.items())[:SHOWN]:
-        consent = ", ".join(part["consent"]) or "none"
         lines.append(
             f"  {device}  {part['rounds']} updates of {part['examples']} examples, "
-            f"rounds {part['first']} to {part['last']}; consent: {consent}"
+            f"rounds {part['first']} to {part['last']}"
         )
     if len(found.devices) > SHOWN:
         lines.append(f"  and {len(found.devices) - SHOWN} devices more")

@@ -40,7 +40,7 @@ class RoundChecks:
     Attributes:
         done: Rounds that gave a model.
         models: SHA-256 of a model's file to its round.
-        devices: Device to rounds, examples, first, last and consent.
+        devices: Device to rounds, examples, first and last.
         first_round: Number of the first round; None before one.
         unlogged: Rounds before the log began.
         unsigned: Updates without a device's signature, of a round that was open when
@@ -247,14 +247,11 @@ class RoundChecks:
     def _count(self, no: int, one: Record) -> None:
         part = self.devices.setdefault(
             text(one, "device"),
-            {"rounds": 0, "examples": 0, "first": no, "last": no, "consent": []},
+            {"rounds": 0, "examples": 0, "first": no, "last": no},
         )
         part["rounds"] += 1
         part["examples"] += int(number(one, "examples"))
         part["last"] = no
-        label = text(one, "consent")
-        if label and label not in part["consent"]:
-            part["consent"].append(label)
 
     def _has(self, seq: int, record: Record, name: str) -> None:
         """A record names a content that is in the proof."""

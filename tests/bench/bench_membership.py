@@ -21,6 +21,7 @@ import argparse
 import json
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def lira(confidence: Floats, member: NDArray[np.bool_], target: int) -> Floats:
     outside = np.where(had, np.nan, seen)
     spread_in, spread_out = (max(np.nanstd(a), 1e-6) for a in (inside, outside))
     overall = np.nanmean(inside), np.nanmean(outside)
-    with np.testing.suppress_warnings() as quiet:
-        quiet.filter(RuntimeWarning)
+    with warnings.catch_warnings():  # an example that all others had, or none
+        warnings.simplefilter("ignore", RuntimeWarning)
         middle_in = np.nan_to_num(np.nanmean(inside, 0), nan=overall[0])
         middle_out = np.nan_to_num(np.nanmean(outside, 0), nan=overall[1])
     own = confidence[target]
@@ -119,12 +120,11 @@ def attacked(density: float, epsilon: float, models: int) -> dict[str, Any]:
         for kept, one in zip((losses, confidence, accuracies), found, strict=True):
             kept.append(one)
     told: dict[str, Any] = {"accuracy": float(np.mean(accuracies))}
+    seen = np.array(confidence)
     for attack in ("yeom", "lira"):
         rows = [
             scores_of(
-                -losses[i]
-                if attack == "yeom"
-                else lira(np.array(confidence), member, i),
+                -losses[i] if attack == "yeom" else lira(seen, member, i),
                 member[i],
             )
             for i in range(models)

@@ -15,6 +15,7 @@ from coordinator.operations.prove import prove
 from coordinator.operations.verify import verify
 from edge_sdk.errors import IdentityError, StateError
 from edge_sdk.proof import read_proof, verify_proof
+from edge_sdk.proof.own_updates import own_updates
 
 
 def test_a_stranger_with_the_authority_alone_verifies_it(
@@ -195,3 +196,30 @@ def test_a_proof_of_another_format_is_named(tmp_path: Path) -> None:
         archive.writestr("proof.json", json.dumps({"format": 2}))
     with pytest.raises(StateError, match="format 2; this version reads 1"):
         verify(tmp_path / "new.zip")
+
+
+def test_a_device_finds_an_update_that_it_did_not_send(proof: Path) -> None:
+    with read_proof(proof) as opened:
+        leaves = [
+            json.loads(line)
+            for name in opened.members
+            if name.startswith("leaves/")
+            for line in opened.lines(name)
+        ]
+        sent = {
+            leaf["task"]: leaf["update"]
+            for leaf in leaves
+            if leaf["device"] == "pi-00" and leaf.get("counted")
+        }
+        told = frozenset(sent)
+        mine = own_updates(opened, "pi-00", sent, told)
+        assert (set(mine.counted), mine.wrong) == (told, ())
+        other = {**sent, min(sent): "0" * 64}
+        (wrong,) = own_updates(opened, "pi-00", other, told).wrong
+        assert "is not the one that was sent" in wrong
+        more = {**sent, "1-gone": "0" * 64, "9-later": "0" * 64}
+        mine = own_updates(opened, "pi-00", more, frozenset(more))
+        assert mine.open == ("9-later",)
+        assert mine.wrong == (
+            "the update for task 1-gone was accepted and is not there",
+        )

@@ -169,3 +169,15 @@ def test_a_task_that_is_not_here_is_said_and_the_rest_holds(tmp_path: Path) -> N
     found = verify_open(ProofFile(draft.sealed()))
     assert found.found == ()
     assert any("no model was made again here" in note for note in found.notes)
+
+
+def test_the_updates_of_a_private_run_stay_where_they_are(tmp_path: Path) -> None:
+    private = {"noise_multiplier": 1.0, "clip": 0.5}
+    run = Digits(tmp_path, settings_of(tmp_path, privacy=private, cohort=3))
+    run.round(1)
+    run.close()
+    assert prove(tmp_path, tmp_path / "proof.zip").updates == 0
+    with read_proof(tmp_path / "proof.zip") as proof:
+        assert not [n for n in proof.members if n.startswith(("updates/", "models/"))]
+        assert b"noise_key" not in b"".join(proof.members.values())
+    assert verify(tmp_path / "proof.zip").holds
