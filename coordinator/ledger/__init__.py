@@ -18,7 +18,7 @@ from coordinator.ledger.ledger import (
     open_ledger,
     read_ledger,
 )
-from coordinator.ledger.log_pages import LogEntry, LogSigner, RunLog, SignedOffer
+from coordinator.ledger.log.pages import LogEntry, LogSigner, RunLog, SignedOffer
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
 
 __all__ = [

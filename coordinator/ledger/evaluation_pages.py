@@ -6,7 +6,7 @@ import json
 
 from coordinator.ledger.commits import now
 from coordinator.ledger.device_rows import TOGETHER, EvaluationRow, read
-from coordinator.ledger.log_pages import LogPages
+from coordinator.ledger.log.pages import LogPages
 from coordinator.ledger.rows import TaskRow
 from edge_sdk.json_text import floats_from_json, to_json
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from coordinator.ledger.commits import now
 from coordinator.ledger.device_rows import KINDS, REFUSED, DeviceRow, RefusalRow, read
-from coordinator.ledger.log_pages import LogPages
+from coordinator.ledger.log.pages import LogPages
 from edge_sdk.json_text import floats_from_json, to_json
 
 __all__ = ["FleetPages"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.ledger.log_pages import LogPages
+from coordinator.ledger.log.pages import LogPages
 from edge_sdk.json_text import to_json
 
 __all__ = ["FoldedPages", "FoldedRounds"]

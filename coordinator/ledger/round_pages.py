@@ -10,8 +10,8 @@ import msgspec
 
 from coordinator.ledger.commits import now
 from coordinator.ledger.device_rows import read
-from coordinator.ledger.log_pages import SignedOffer
-from coordinator.ledger.log_rounds import RoundRecords
+from coordinator.ledger.log.pages import SignedOffer
+from coordinator.ledger.log.rounds import RoundRecords
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow
 from coordinator.rounds.contribution_limits import PAST, ContributionLimit
 from coordinator.rounds.state import RoundPhase, TaskPhase

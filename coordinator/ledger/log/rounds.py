@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from coordinator.ledger.log_pages import LogPages, SignedOffer
+from coordinator.ledger.log.pages import LogPages, SignedOffer
 from coordinator.ledger.rows import TaskRow
 from coordinator.rounds.state import RoundPhase
 from edge_sdk.json_text import floats_from_json

@@ -1,0 +1,1 @@
+"""The hash chain in the ledger of what decides a run's models."""
