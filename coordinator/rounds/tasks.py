@@ -41,6 +41,7 @@ __all__ = [
     "held_out",
     "mask_seed",
     "order_for",
+    "round_of",
     "task_id",
     "warm_up_cohort",
     "warm_up_counts",
@@ -165,3 +166,9 @@ def order_for(
 def _order_seed(seed: int, round_no: int, device: str) -> int:
     text = f"{seed}\0{round_no}\0{device}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+
+def round_of(task_id: str) -> int:
+    """Return the round that a task's id begins with; 0 if it is not one of ours."""
+    head = task_id.partition("-")[0]
+    return int(head) if head.isascii() and head.isdigit() and len(head) < 10 else 0

@@ -16,6 +16,7 @@ from coordinator.protocol.handlers import IDLE_S, TaskHandlers
 from coordinator.protocol.publisher import Publisher
 from coordinator.rate_limit import Seldom
 from coordinator.rounds.state import Accepted, Acked, Offered, TaskPhase
+from coordinator.rounds.tasks import round_of
 from coordinator.rounds.validation import Refusal
 from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
@@ -255,7 +256,7 @@ class MessageHandlers:
 
     def corrupt(self, device: str, task_id: str, why: str) -> None:
         """Counts a chunk that is not what was offered."""
-        self._ledger.refuse(device, _round_of(task_id), "corrupt", why)
+        self._ledger.refuse(device, round_of(task_id), "corrupt", why)
 
     def fail(self, device: str, task_id: str, why: str, *, lasting: bool) -> None:
         """The device says that it cannot do its task."""
@@ -284,7 +285,7 @@ class MessageHandlers:
             log.warning("%s offers twice for task %s: %s", device, offer.task_id, why)
             fate = Receipt(offer.task_id, "equivocation", why)
         if fate.verdict in ("late", "equivocation"):
-            no = _round_of(offer.task_id)
+            no = round_of(offer.task_id)
             self._ledger.refuse(device, no, fate.verdict, fate.why)
         return fate
 
@@ -297,9 +298,3 @@ class MessageHandlers:
             )
         else:
             self._publisher.tell(device, message, round_no=no)
-
-
-def _round_of(task_id: str) -> int:
-    """The round that a task's id begins with; 0 if it is not one of ours."""
-    head = task_id.partition("-")[0]
-    return int(head) if head.isascii() and head.isdigit() and len(head) < 10 else 0
