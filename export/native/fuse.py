@@ -38,7 +38,21 @@ def fuse(program: Program) -> Program:
             _join_sigmoid(operations, index, program)
         elif operation.kind is Kind.ACTIVATION and operation.extra == Function.CLIP:
             _join_clip(operations, index, program)
-    return replace(program, operations=tuple(o for o in operations if o is not None))
+    return replace(program, operations=_used(operations, program))
+
+
+def _used(
+    operations: list[Operation | None], program: Program
+) -> tuple[Operation, ...]:
+    """Operations whose results are read: several views of a value may have none."""
+    wanted, kept = {program.output}, []
+    for operation in reversed(operations):
+        if operation is None:
+            continue
+        if operation.out in wanted or operation.weight >= 0:
+            wanted.update(operation.reads())
+            kept.append(operation)
+    return tuple(reversed(kept))
 
 
 def _maker(operations: list[Operation | None], buffer: int) -> int | None:

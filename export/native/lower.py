@@ -57,6 +57,11 @@ def lower(model: onnx.ModelProto) -> Program:
     lowering = Lowering(model)
     lowering.new(model.graph.input[0].name)
     for node in model.graph.node:
+        if node.output[0] in lowering.joined.inside:
+            continue
+        if node.output[0] in lowering.joined.gelus:
+            lower_activations.written_out_gelu(lowering, node)
+            continue
         rule = OPERATORS.get(node.op_type)
         if rule is None:
             near = _NEAREST.get(node.op_type, "")

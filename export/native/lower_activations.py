@@ -19,7 +19,7 @@ from export.native.program import (
 )
 from export.passes.graph import attribute, attributes
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "written_out_gelu"]
 
 _ACTIVATIONS = {
     "Sigmoid": Function.SIGMOID,
@@ -39,16 +39,12 @@ _FUNCTIONS = {
 
 
 def _activation(low: Lowering, node: onnx.NodeProto) -> None:
-    source = low.buffer(node, node.input[0])
-    out = low.new(node.output[0], low.shapes[source])
     extra = int(_ACTIVATIONS[node.op_type])
-    low.emit(Operation(Kind.ACTIVATION, source, out, extra=extra))
+    low.each(node, node.input[0], Kind.ACTIVATION, extra)
 
 
 def _apply(low: Lowering, node: onnx.NodeProto, function: ElementFunction) -> None:
-    source = low.buffer(node, node.input[0])
-    out = low.new(node.output[0], low.shapes[source])
-    low.emit(Operation(Kind.FUNCTION, source, out, extra=int(function)))
+    low.each(node, node.input[0], Kind.FUNCTION, int(function))
 
 
 def _function(low: Lowering, node: onnx.NodeProto) -> None:
@@ -58,6 +54,12 @@ def _function(low: Lowering, node: onnx.NodeProto) -> None:
 def _gelu(low: Lowering, node: onnx.NodeProto) -> None:
     rough = attribute(node, "approximate", b"none") == b"tanh"
     _apply(low, node, ElementFunction.GELU_TANH if rough else ElementFunction.GELU)
+
+
+def written_out_gelu(low: Lowering, node: onnx.NodeProto) -> None:
+    """The last node of a GELU that the graph spells with Erf: all of it."""
+    x = low.joined.gelus[node.output[0]]
+    low.each(node, x, Kind.FUNCTION, int(ElementFunction.GELU))
 
 
 def _elu(low: Lowering, node: onnx.NodeProto) -> None:

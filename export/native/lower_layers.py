@@ -115,6 +115,7 @@ def _linear_map(
     """A matrix (out, in) times the last axis of every row of a node's first input."""
     full, made = low.full(node.input[0]), node.output[0]
     index = low.weight(name, matrix, bias, made)
+    made, _ = low.joined.biases.get(made, (made, ""))
     rows = prod(full[:-1])
     if rows == 1:
         source = low.buffer(node, node.input[0])  # as it is: columns count pixels
@@ -142,7 +143,9 @@ def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
 def _matmul(low: Lowering, node: onnx.NodeProto) -> None:
     first, second = node.input[:2]
     if second in low.constants and low.constants[second].ndim == 2:
-        _linear_map(low, node, low.constants[second].T, None, second)
+        _, bias = low.joined.biases.get(node.output[0], ("", ""))
+        matrix = low.constants[second].T
+        _linear_map(low, node, matrix, low.constants.get(bias), second)
         return
     a, b = low.full(first), low.full(second)
     if len(a) < 2 or len(b) < 2 or prod(a[:-2]) != prod(b[:-2]):
@@ -220,9 +223,9 @@ def _instance_norm(low: Lowering, node: onnx.NodeProto) -> None:
 
 
 def _normalised(low: Lowering, node: onnx.NodeProto, rows: Shape) -> int:
-    source = low.view(node, node.input[0], rows)
+    source = low.rows(node, node.input[0], rows)
     epsilon = float(attributes(node).get("epsilon", 1e-5))
-    out = low.anonymous(rows)
+    out = low.anonymous(low.shapes[source])
     return low.emit(Operation(Kind.NORMALIZE, source, out, low=epsilon))
 
 
@@ -233,15 +236,18 @@ def _softmax(low: Lowering, node: onnx.NodeProto) -> None:
     if plain and len(full) == 2 and seen.channels == 1 and seen.width == 1:
         low.step(node, Kind.ACTIVATION, extra=int(Function.SOFTMAX))
         return
-    source = low.view(node, node.input[0], seen)
-    turned = low.transposed(source, (0, 2, 1))
+    if seen.width == 1:  # the last axis: its values lie beside each other
+        turned = low.rows(node, node.input[0], Shape(seen.channels, 1, seen.height))
+    else:
+        turned = low.transposed(low.view(node, node.input[0], seen), (0, 2, 1))
     same = low.anonymous(low.shapes[turned])
     out = low.emit(Operation(Kind.SOFTMAX_ROW, turned, same))
     if not plain:
         log = int(ElementFunction.LOG)
         same = low.anonymous(low.shapes[turned])
         out = low.emit(Operation(Kind.FUNCTION, out, same, extra=log))
-    low.alias(node.output[0], low.transposed(out, (0, 2, 1)))
+    back = out if seen.width == 1 else low.transposed(out, (0, 2, 1))
+    low.alias(node.output[0], back)
 
 
 def _clip(low: Lowering, node: onnx.NodeProto) -> None:

@@ -97,7 +97,10 @@ def _affine(
     whole = sizes[first:last] == full[first:last]
     outer, inner = prod(full[:first]), prod(full[last:])
     kind, count = Kind.AFFINE, prod(full[first:last])
-    if whole and outer == 1:
+    if not varies:  # one number for all: whatever shape they have
+        seen = low.shapes[source]
+        count = seen.channels
+    elif whole and outer == 1:
         seen = Shape(count, 1, inner)
         canonical = low.shapes[source]
         if canonical.channels == count and canonical.pixels == inner:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge_sdk.errors import ExportError
+from export.native.joined import find_joined
 from export.native.program import Kind, Operation, Program, Shape, Weight
 from export.passes.graph import attributes, static_shape
 
@@ -45,6 +46,7 @@ class Lowering:
 
     Attributes:
         constants: Initializers by name.
+        joined: Nodes that are lowered together with others.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -55,10 +57,14 @@ class Lowering:
         self.constants = {
             t.name: numpy_helper.to_array(t) for t in model.graph.initializer
         }
+        self.joined = find_joined(model.graph, self.constants)
         self.shapes: list[Shape] = []
         self._operations: list[Operation] = []
         self._weights: list[Weight] = []
         self._buffers: dict[str, int] = {}
+        self._reshaped_from: dict[int, int] = {}  # a buffer to the one with its values
+        self._views: dict[tuple[int, Shape], int] = {}
+        self._turned_from: dict[int, tuple[int, tuple[int, int, int]]] = {}
 
     def program(self, output: int, output_shape: tuple[int, ...]) -> Program:
         """The program of all operations emitted."""
@@ -159,25 +165,56 @@ class Lowering:
         wanted = self.shape(name) if shape is None else self.fitting(shape, name)
         return self.reshaped(node, index, wanted)
 
+    def rows(self, node: onnx.NodeProto, name: str, shape: Shape) -> int:
+        """A value as rows of the shape's width, whatever its other axes are."""
+        index = self.buffer(node, name)
+        return (
+            index
+            if self.shapes[index].width == shape.width
+            else (self.view(node, name, shape))
+        )
+
     def reshaped(self, node: onnx.NodeProto, index: int, wanted: Shape) -> int:
         """The same numbers in another shape; the buffer itself where it has it."""
+        index = self._reshaped_from.get(index, index)
         have = self.shapes[index]
         if have == wanted:
             return index
+        if (index, wanted) in self._views:
+            return self._views[index, wanted]
         if have.channels * have.pixels != wanted.channels * wanted.pixels:
             raise self.refused(node, f"reads {have} as {wanted}")
         kind = Kind.FLATTEN if wanted.pixels == 1 else Kind.RESHAPE
-        return self.emit(Operation(kind, index, self.anonymous(wanted)))
+        made = self.emit(Operation(kind, index, self.anonymous(wanted)))
+        self._reshaped_from[made] = index
+        self._views[index, wanted] = made
+        return made
 
     def transposed(self, index: int, axes: tuple[int, int, int]) -> int:
         """A buffer's values with channels, height and width in another order."""
         if axes == (0, 1, 2):
             return index
+        before, turned = self._turned_from.get(index, (index, (0, 1, 2)))
+        if tuple(turned[axis] for axis in axes) == (0, 1, 2):
+            return before
         have = self.shapes[index]
         sizes = (have.channels, have.height, have.width)
         wanted = Shape(*(sizes[axis] for axis in axes))
         out = self.anonymous(wanted)
+        self._turned_from[out] = index, axes
         return self.emit(Operation(Kind.TRANSPOSE, index, out, extra=_AXES.index(axes)))
+
+    def each(self, node: onnx.NodeProto, name: str, kind: Kind, extra: int) -> None:
+        """A function of every value, whose order does not count, as the node's output.
+
+        It is applied before a transpose: layers on rows take their inputs as the layer
+        before them made its outputs.
+        """
+        index = self.buffer(node, name)
+        before, axes = self._turned_from.get(index, (index, (0, 1, 2)))
+        out = self.anonymous(self.shapes[before])
+        self.emit(Operation(kind, before, out, extra=extra))
+        self.alias(node.output[0], self.transposed(out, axes))
 
     # ---------------------------------------------------------------- operations
 

@@ -73,13 +73,20 @@ def compare(
 @st.composite
 def convolutions(draw: st.DrawFn) -> dict[str, Any]:
     groups = draw(st.sampled_from([1, 1, 1, 2, 4]))
+    inputs, outputs = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    kernel = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    if draw(st.booleans()):  # depth-wise, as mobile networks have it
+        groups, inputs, outputs = inputs, 1, draw(st.sampled_from([1, 1, 2]))
+        kernel = draw(st.sampled_from([(3, 3), (3, 3), (5, 5), (7, 7), (1, 3), (2, 4)]))
+        stride = draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
     return {
         "groups": groups,
-        "inputs": groups * draw(st.integers(1, 24)),
-        "outputs": groups * draw(st.integers(1, 24)),
-        "size": (draw(st.integers(1, 40)), draw(st.integers(1, 40))),
-        "kernel": (draw(st.integers(1, 5)), draw(st.integers(1, 5))),
-        "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        "inputs": groups * inputs,
+        "outputs": groups * outputs,
+        "size": (draw(st.integers(1, 40)), draw(st.sampled_from([*range(1, 41), 70]))),
+        "kernel": kernel,
+        "stride": stride,
         "pads": draw(st.lists(st.integers(0, 3), min_size=4, max_size=4)),
         "dilation": draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 3)])),
         "density": draw(st.sampled_from([0.02, 0.2, 0.6, 0.8, 1.0])),

@@ -280,6 +280,7 @@ void check_program(Program& p) {
 }
 
 void check_plan(const Kernels& kernels, const ConvPlan& p) {
+  if (p.depthwise.strip) return;
   const int32_t most = !p.packed && p.dense ? kernels.max_dense : kernels.max_sparse;
   const int32_t vectors = p.packed ? p.vectors : p.tile_h * p.tile_w;
   const bool compiled = p.packed || p.tile_h == 1 ||

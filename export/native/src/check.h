@@ -30,6 +30,8 @@
 // | sparse_tile, sparse_row,   | a column lies in the matrix, columns   | check_gaps             |
 // | linear_window              | of a row ascend, rows end where the    |                        |
 // |                            | entries end                            |                        |
+// | depthwise                  | stride 1 or 2, sides <= 7, padding and | depthwise.cpp, `fits`  |
+// |                            | overhang less than the kernel          |                        |
 // | dense_tile                 | groups of 4 whole rows; groups = 1     | entries_of, check_conv |
 // | dense_row, affine          | rows * columns values                  | entries_of             |
 // | linear_window              | columns <= 65536                       | windows.cpp            |

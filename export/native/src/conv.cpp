@@ -178,6 +178,7 @@ void direct_rows(const Job& j, int32_t top, int th, int begin, int end) {
 void run_conv(const Model& model, const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
   const ConvPlan& p = op.conv;
+  if (p.depthwise.strip) return run_depthwise(model, op, space);
   const Buffer& in = model.buffers[o.in];
   const Buffer& out = model.buffers[o.out];
   Pool& pool = *space.pool;

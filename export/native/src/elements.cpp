@@ -1,11 +1,9 @@
-// Operations on values and shapes: loops over channels, which a compiler vectorises.
+// Operations on values and shapes: which kernel runs over which of their values.
 #include "elements.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-
-#include "fast_exp.h"
 
 namespace flsp {
 namespace {
@@ -20,6 +18,7 @@ struct Side {
 struct Call {
   const OpRecord& o;
   const Weight& weight;
+  const Kernels& kernels;
   Side in, second, out;
 };
 
@@ -36,71 +35,49 @@ void each(const Call& a, F function) {
   }
 }
 
-template <class F>
-void pairs(const Call& a, F function) {
-  const int64_t pixels = a.in.buffer.pixels();
-  const int32_t width = a.in.buffer.width;
-  const float low = a.o.low, high = a.o.high;
-  const auto kept = [low, high](float v) { return std::min(std::max(v, low), high); };
+void binary(const Call& a) {
+  static_assert(kPairPlus == int{kPlus} && kPairUnderSecond == int{kUnderSecond}, "one order");
+  const int32_t function = a.o.extra % 16, spread = a.o.extra / 16;
+  const int64_t pixels = a.in.buffer.pixels(), width = a.in.buffer.width;
+  const auto run = [&](const float* x, const float* z, bool one, float* y, int64_t n) {
+    a.kernels.pairs(function, x, z, one, y, n, a.o.low, a.o.high);
+  };
+  if (spread == kEach)  // planes lie behind each other
+    return run(a.in.data, a.second.data, false, a.out.data, a.in.buffer.floats());
   for (int32_t c = 0; c < a.in.buffer.channels; c++) {
     const float* x = a.in.channel(c);
     float* y = a.out.channel(c);
-    switch (a.o.extra / 16) {
-      case kEach:
-      case kPerPixel: {
-        const float* z = a.second.channel(a.o.extra / 16 == kEach ? c : 0);
-        for (int64_t i = 0; i < pixels; i++) y[i] = kept(function(x[i], z[i]));
-        break;
-      }
-      case kPerChannel: {
-        const float z = a.second.channel(c)[0];
-        for (int64_t i = 0; i < pixels; i++) y[i] = kept(function(x[i], z));
-        break;
-      }
-      default: {
-        const float* z = a.second.channel(0);
-        for (int64_t i = 0; i < pixels; i += width)
-          for (int32_t w = 0; w < width; w++) y[i + w] = kept(function(x[i + w], z[w]));
-      }
+    if (spread == kPerChannel) {
+      run(x, a.second.channel(c), true, y, pixels);
+    } else if (spread == kPerPixel) {
+      run(x, a.second.channel(0), false, y, pixels);
+    } else {
+      for (int64_t i = 0; i < pixels; i += width) run(x + i, a.second.data, false, y + i, width);
     }
   }
 }
 
-void binary(const Call& a) {
-  switch (a.o.extra % 16) {
-    case kPlus: return pairs(a, [](float x, float z) { return x + z; });
-    case kMinus: return pairs(a, [](float x, float z) { return x - z; });
-    case kTimes: return pairs(a, [](float x, float z) { return x * z; });
-    case kOver: return pairs(a, [](float x, float z) { return x / z; });
-    case kLeast: return pairs(a, [](float x, float z) { return std::min(x, z); });
-    case kMost: return pairs(a, [](float x, float z) { return std::max(x, z); });
-    case kFromSecond: return pairs(a, [](float x, float z) { return z - x; });
-    default: return pairs(a, [](float x, float z) { return z / x; });
-  }
-}
-
-float gelu_tanh(float v) {
-  return v * sigmoid(1.5957691216f * (v + 0.044715f * v * v * v));
+void mapped(const Call& a, Mapped function) {
+  a.kernels.map(function, a.in.data, a.out.data, a.in.buffer.floats(), a.o.low, a.o.high);
 }
 
 float softplus(float v) { return v > 20 ? v : std::log1p(std::exp(v)); }
 
 void function(const Call& a) {
   switch (a.o.extra) {
-    case kSilu: return each(a, [](float v) { return v * sigmoid(v); });
-    case kGelu:
-      return each(a, [](float v) { return 0.5f * v * (1.0f + erf_of(v * 0.70710678f)); });
-    case kGeluTanh: return each(a, gelu_tanh);
+    case kSilu: return mapped(a, kMapSilu);
+    case kGelu: return mapped(a, kMapGelu);
+    case kGeluTanh: return mapped(a, kMapGeluTanh);
     case kElu: return each(a, [](float v) { return v > 0 ? v : std::expm1(v); });
     case kSoftplus: return each(a, softplus);
     case kMish: return each(a, [](float v) { return v * std::tanh(softplus(v)); });
-    case kExp: return each(a, exp_of);
+    case kExp: return mapped(a, kMapExp);
     case kLog: return each(a, [](float v) { return std::log(v); });
     case kSqrt: return each(a, [](float v) { return std::sqrt(v); });
     case kAbs: return each(a, [](float v) { return std::fabs(v); });
     case kSquare: return each(a, [](float v) { return v * v; });
     case kReciprocal: return each(a, [](float v) { return 1.0f / v; });
-    default: return each(a, erf_of);
+    default: return mapped(a, kMapErf);
   }
 }
 
@@ -143,45 +120,43 @@ void grid(const Call& a) {
 }
 
 void transpose(const Call& a) {
-  const Buffer& in = a.in.buffer;
-  const int64_t step[] = {in.plane(), in.width, 1};
+  const Buffer &in = a.in.buffer, &out = a.out.buffer;
+  const int64_t step[] = {in.plane(), in.width, 1}, to[] = {out.plane(), out.width, 1};
+  const int32_t size[] = {in.channels, in.height, in.width};
   const int* axes = kAxes[a.o.extra];
-  const int64_t along = step[axes[2]];
-  for (int32_t c = 0; c < a.out.buffer.channels; c++)
-    for (int32_t h = 0; h < a.out.buffer.height; h++) {
-      const float* x = a.in.data + c * step[axes[0]] + h * step[axes[1]];
-      float* y = a.out.row(c, h);
-      for (int32_t w = 0; w < a.out.buffer.width; w++) y[w] = x[w * along];
-    }
+  if (axes[2] == 2) {  // rows stay rows
+    for (int32_t c = 0; c < out.channels; c++)
+      for (int32_t h = 0; h < out.height; h++)
+        std::memcpy(a.out.row(c, h), a.in.data + c * step[axes[0]] + h * step[axes[1]],
+                    out.width * sizeof(float));
+    return;
+  }
+  // The input's columns become axis `turned` of the output, its columns axis[2] of the input.
+  const int turned = axes[0] == 2 ? 0 : 1, other = 1 - turned;
+  for (int32_t k = 0; k < size[axes[other]]; k++)
+    a.kernels.transpose(a.in.data + k * step[axes[other]], step[axes[2]],
+                        a.out.data + k * to[other], to[turned], size[axes[2]], in.width);
 }
 
 void reshape(const Call& a) {
-  const int64_t from = a.in.buffer.pixels(), to = a.out.buffer.pixels();
-  int64_t at = 0;
-  for (int32_t c = 0; c < a.out.buffer.channels; c++)
-    for (int64_t i = 0; i < to;) {
-      const int64_t count = std::min(to - i, from - at % from);
-      std::memcpy(a.out.channel(c) + i, a.in.channel(at / from) + at % from,
-                  count * sizeof(float));
-      i += count;
-      at += count;
-    }
+  const auto run = [](const Buffer& b) {  // values that lie without a gap
+    return b.plane() == b.pixels() ? b.channels * b.pixels() : b.pixels();
+  };
+  const int64_t from = run(a.in.buffer), to = run(a.out.buffer);
+  const int64_t all = a.in.buffer.channels * a.in.buffer.pixels();
+  for (int64_t at = 0; at < all;) {
+    const int64_t count = std::min(to - at % to, from - at % from);
+    std::memcpy(a.out.channel(at / to) + at % to, a.in.channel(at / from) + at % from,
+                count * sizeof(float));
+    at += count;
+  }
 }
 
 void matmul(const Call& a) {
-  const int32_t width = a.out.buffer.width;
   for (int32_t c = 0; c < a.out.buffer.channels; c++)
-    for (int32_t h = 0; h < a.out.buffer.height; h++) {
-      const float* x = a.in.row(c, h);
-      float* y = a.out.row(c, h);
-      std::fill_n(y, width, 0.0f);
-      for (int32_t k = 0; k < a.in.buffer.width; k++) {
-        const float factor = x[k];
-        const float* z = a.second.row(c, k);
-        for (int32_t w = 0; w < width; w++) y[w] += factor * z[w];
-      }
-      for (int32_t w = 0; w < width; w++) y[w] = std::min(std::max(y[w], a.o.low), a.o.high);
-    }
+    a.kernels.product({a.in.channel(c), a.second.channel(c), a.out.channel(c), a.in.buffer.height,
+                       a.in.buffer.width, a.out.buffer.width, a.in.buffer.width,
+                       a.second.buffer.width, a.out.buffer.width, a.o.low, a.o.high});
 }
 
 // Calls use(row of in, row of out) for every row.
@@ -192,36 +167,19 @@ void rows(const Call& a, Use use) {
 }
 
 void softmax_row(const Call& a) {
-  const int32_t n = a.in.buffer.width;
-  rows(a, [n](const float* x, float* y) {
-    const float top = *std::max_element(x, x + n);
-    for (int32_t i = 0; i < n; i++) y[i] = exp_of(x[i] - top);
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) sum += y[i];
-    const auto over = static_cast<float>(1.0 / sum);
-    for (int32_t i = 0; i < n; i++) y[i] *= over;
-  });
+  rows(a, [&](const float* x, float* y) { a.kernels.softmax(x, y, a.in.buffer.width); });
 }
 
 void normalize(const Call& a) {
-  const int32_t n = a.in.buffer.width;
-  const double epsilon = a.o.low;
-  rows(a, [n, epsilon](const float* x, float* y) {
-    double sum = 0, squares = 0;
-    for (int32_t i = 0; i < n; i++) sum += x[i];
-    const double mean = sum / n;
-    for (int32_t i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
-    const double over = 1.0 / std::sqrt(squares / n + epsilon);
-    for (int32_t i = 0; i < n; i++) y[i] = static_cast<float>((x[i] - mean) * over);
+  rows(a, [&](const float* x, float* y) {
+    a.kernels.normal(x, y, a.in.buffer.width, a.o.low);
   });
 }
 
 void column_affine(const Call& a) {
-  const int32_t n = a.in.buffer.width;
   const auto* scale = static_cast<const float*>(a.weight.values.at);
   rows(a, [&](const float* x, float* y) {
-    for (int32_t i = 0; i < n; i++)
-      y[i] = std::min(std::max(x[i] * scale[i] + a.weight.bias[i], a.o.low), a.o.high);
+    a.kernels.scale(x, scale, a.weight.bias, false, y, a.in.buffer.width, a.o.low, a.o.high);
   });
 }
 
@@ -241,13 +199,10 @@ void slope(const Call& a) {
 void reduce_row(const Call& a) {
   const int32_t n = a.in.buffer.width, kind = a.o.extra;
   rows(a, [&](const float* x, float* y) {
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) sum += x[i];
-    const double found = kind == kSum    ? sum
-                         : kind == kMean ? sum / n
-                         : kind == kLargest
-                             ? *std::max_element(x, x + n)
-                             : *std::min_element(x, x + n);
+    const double found = kind == kSum       ? a.kernels.sum(x, n)
+                         : kind == kMean    ? a.kernels.sum(x, n) / n
+                         : kind == kLargest ? *std::max_element(x, x + n)
+                                            : *std::min_element(x, x + n);
     y[0] = std::min(std::max(static_cast<float>(found), a.o.low), a.o.high);
   });
 }
@@ -260,7 +215,7 @@ void run_element(const Model& model, const Op& op, float* arena) {
     const Buffer& buffer = model.buffers[index];
     return Side{buffer, arena + buffer.offset};
   };
-  const Call a{o, op.weight, side(o.in), side(o.in2 < 0 ? o.in : o.in2), side(o.out)};
+  const Call a{o, op.weight, *model.kernels, side(o.in), side(o.in2 < 0 ? o.in : o.in2), side(o.out)};
   switch (o.kind) {
     case kBinary: return binary(a);
     case kFunction: return function(a);

@@ -2,67 +2,17 @@
 // source serves AVX-512, AVX2, SSE and NEON. Compiled with FLSP_ISA = v4, v3 or base and
 // FLSP_BYTES = vector bytes. No standard library here: an inline function compiled for
 // AVX-512 could be the one that the linker keeps for every processor.
-#include "format.h"
-#include "kernels.h"
-
-#if FLSP_BYTES == 64
-#include <immintrin.h>
-#endif
-
-#ifndef FLSP_BYTES
-#define FLSP_BYTES 16
-#endif
-#ifndef FLSP_ISA
-#define FLSP_ISA base
-#endif
-#define FLSP_JOIN2(a, b) a##b
-#define FLSP_JOIN(a, b) FLSP_JOIN2(a, b)
-#define FLSP_TEXT2(a) #a
-#define FLSP_TEXT(a) FLSP_TEXT2(a)
-#define FLSP_INLINE static inline __attribute__((always_inline))
-#define FLSP_INLINE_MEMBER inline __attribute__((always_inline))
-#define FLSP_KEEP(p) asm("" : "+r"(p))
-#define FLSP_KEEP_LOOP asm volatile("" ::: "memory")
-#define FLSP_UNROLL _Pragma("GCC unroll 32")
+#include "simd.h"
+#include "simd_depthwise.h"
+#include "simd_matrix.h"
+#include "simd_values.h"
 
 namespace flsp {
 namespace {
 
-constexpr int kLanes = FLSP_BYTES / 4;
-typedef float Vec __attribute__((vector_size(FLSP_BYTES), aligned(4), may_alias));
-typedef int32_t Index __attribute__((vector_size(FLSP_BYTES), aligned(4), may_alias));
-
-// Accumulators that fit the registers beside one input and one weight.
-#if FLSP_BYTES == 64 || defined(__aarch64__)
-constexpr int kMaxSparse = 16, kMaxDense = 6;  // 32 registers
-#else
-constexpr int kMaxSparse = 12, kMaxDense = 3;  // 16 registers
-#endif
-
-FLSP_INLINE Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-FLSP_INLINE void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
-FLSP_INLINE Vec splat(float a) { return a - Vec{}; }
-FLSP_INLINE float real(float v) { return v; }
-FLSP_INLINE float real(int8_t v) { return static_cast<float>(v); }
-FLSP_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
-FLSP_INLINE Vec clip(Vec v, Vec low, Vec high) {
-  v = v > low ? v : low;
-  return v < high ? v : high;
-}
-
-FLSP_INLINE float clip_one(float v, float low, float high) {
-  v = v > low ? v : low;
-  return v < high ? v : high;
-}
-
 template <int TH, int TW>
 FLSP_INLINE ptrdiff_t spot(ptrdiff_t row, ptrdiff_t tail, int h, int t) {
   return h * row + (t == TW - 1 ? tail : t * kLanes);
-}
-
-FLSP_INLINE void store_some(float* p, Vec v, int count) {
-  if (count == kLanes) return store(p, v);
-  for (int i = 0; i < count; i++) p[i] = v[i];
 }
 
 // Sums of int8 values are scaled, and get their bias, when they are whole.
@@ -258,8 +208,6 @@ void dense(const Tile& a, const DenseBlock& b, int th, int tw) {
 
 // ------------------------------------------------------------------ packing of tiles
 
-typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
-
 FLSP_INLINE void copy_quad(float* to, const float* from) {
   *reinterpret_cast<Quad*>(to) = *reinterpret_cast<const Quad*>(from);
 }
@@ -281,15 +229,8 @@ FLSP_INLINE void zero(float* to, int32_t count) {
   }
 }
 
-// Lanes whose column, moved by `shift`, lies inside a row.
-FLSP_INLINE Index inside(int32_t first, int32_t shift, int32_t width) {
-  Index column;
-  FLSP_UNROLL for (int i = 0; i < kLanes; i++) column[i] = first + shift + i;
-  return (column >= 0) & (column < width);
-}
-
 FLSP_INLINE void copy_masked(float* to, const float* from, Index mask) {
-  store(to, reinterpret_cast<Vec>(reinterpret_cast<Index>(load(from)) & mask));
+  store(to, masked(load(from), mask));
 }
 
 // VECTORS per packed row. Whole vectors may read a few floats beside the row; they become
@@ -385,32 +326,7 @@ void pack(const Pack& p, float* target) {
 
 // --------------------------------------------------------------- strides and pooling
 
-// Elements 0, 2, 4 ... of two vectors.
-FLSP_INLINE Vec even(Vec a, Vec b) {
-#if defined(__clang__)
-#if FLSP_BYTES == 64
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
-                                 28, 30);
-#elif FLSP_BYTES == 32
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-#else
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
-#endif
-#else
-  Index order;
-  FLSP_UNROLL for (int i = 0; i < kLanes; i++) order[i] = 2 * i;
-  return __builtin_shuffle(a, b, order);
-#endif
-}
-
-FLSP_INLINE Quad even_quad(Quad a, Quad b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
-#else
-  typedef int32_t Four __attribute__((vector_size(16)));
-  return __builtin_shuffle(a, b, Four{0, 2, 4, 6});
-#endif
-}
+FLSP_INLINE Quad even_quad(Quad a, Quad b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6); }
 
 // Reads one float past the last one it takes; the arena has room.
 void every_second(const float* from, float* to, int32_t count) {
@@ -611,7 +527,8 @@ const Kernels kTable = {
     FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
     {sparse<float>, sparse<int8_t>}, {dense<float>, dense<int8_t>},
     pack, every_second, max_pool, {linear<float>, linear<int8_t>},
-    kLinearWindow};
+    kLinearWindow, depthwise, map_values, pair_values, scale_values, sum_values, normal_row,
+    softmax_values, matrix_product, transpose_block};
 
 }  // namespace
 

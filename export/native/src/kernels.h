@@ -109,6 +109,44 @@ struct MaxPool {
   float* line;  // scratch: (out_width - 1) * stride_w + kernel_w + 2 vectors floats
 };
 
+// One channel of a depth-wise convolution: its rows are copied a strip at a time, padded and
+// split by the stride into planes, and every filter of the channel reads the copy.
+struct Depthwise {
+  const float* x;          // the channel
+  float* y;                // output of its first filter
+  ptrdiff_t y_plane;       // floats between two outputs, spare ones included
+  const float* residual;   // laid out as the output, or null
+  const float* filters;    // (outputs, kernel_h * kernel_w)
+  const float* bias;       // (outputs,)
+  const int32_t* offset;   // (taps,): where a tap's input lies in the copy
+  float* copy;             // (stride * stride, plane): zeros where nothing is copied
+  float* line;             // flat planes: (out_height, row) outputs
+  int32_t outputs, height, width, out_height, out_width;
+  int32_t kernel_h, kernel_w, stride, pad_top, pad_left;
+  int32_t strip;           // output rows whose input is copied at once
+  int32_t row, plane;      // floats of the copy between rows, and between planes
+  bool flat;               // rows are shorter than half a vector
+  bool direct;             // the plane itself is read; the copy holds zeros for rows outside
+  float low, high;
+};
+
+// y = clip(a times b): rows x inner times inner x columns.
+struct Product {
+  const float *a, *b;
+  float* y;
+  int32_t rows, inner, columns;
+  ptrdiff_t a_row, b_row, y_row;
+  float low, high;
+};
+
+enum Mapped : int32_t {
+  kMapSame, kMapSigmoid, kMapTanh, kMapHardSwish, kMapSilu, kMapGelu, kMapGeluTanh, kMapExp, kMapErf
+};
+enum Pair : int32_t {
+  kPairPlus, kPairMinus, kPairTimes, kPairOver, kPairLeast, kPairMost, kPairFromSecond,
+  kPairUnderSecond
+};
+
 // What one compiled instruction set offers.
 struct Kernels {
   const char* name;
@@ -129,6 +167,20 @@ struct Kernels {
   void (*linear_window)(const float* x, float* y, const WindowRows& steps,
                         const float* bias, int32_t begin, int32_t end, int32_t rows,
                         float low, float high);
+  void (*depthwise)(const Depthwise&);
+  // y = clip(f(x)) of n values; f of x and z[0] (`one`) or z[i]; x * scale + shift likewise.
+  void (*map)(int32_t function, const float* x, float* y, int64_t n, float low, float high);
+  void (*pairs)(int32_t function, const float* x, const float* z, bool one, float* y, int64_t n,
+                float low, float high);
+  void (*scale)(const float* x, const float* scale, const float* shift, bool one, float* y,
+                int64_t n, float low, float high);
+  double (*sum)(const float* x, int64_t n);
+  // Of one row of n values.
+  void (*normal)(const float* x, float* y, int64_t n, double epsilon);
+  void (*softmax)(const float* x, float* y, int64_t n);
+  void (*product)(const Product&);
+  void (*transpose)(const float* from, ptrdiff_t from_row, float* to, ptrdiff_t to_row,
+                    int32_t rows, int32_t columns);
 };
 
 // Null where the processor or the build lacks the instruction set.

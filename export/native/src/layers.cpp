@@ -2,7 +2,6 @@
 #include "layers.h"
 
 #include "elements.h"
-#include "fast_exp.h"
 
 #include <algorithm>
 #include <cmath>
@@ -130,58 +129,38 @@ void average_pool(const Args& a, int channel, float* count) {
 void global_average(const Args& a) {
   const int64_t pixels = a.in.buffer.pixels();
   for (int32_t c = 0; c < a.in.buffer.channels; c++) {
-    const float* x = a.in.channel(c);
-    double sum = 0;
-    for (int64_t i = 0; i < pixels; i++) sum += x[i];
-    a.out.data[c] =
-        clip(static_cast<float>(sum / static_cast<double>(pixels)), a.op.record);
+    const double sum = a.kernels.sum(a.in.channel(c), pixels);
+    a.out.data[c] = clip(static_cast<float>(sum / static_cast<double>(pixels)), a.op.record);
   }
 }
 
 void add(const Args& a) {
   const OpRecord& o = a.op.record;
-  const int64_t count = a.out.buffer.floats();
-  for (int64_t i = 0; i < count; i++) a.out.data[i] = clip(a.in.data[i] + a.second[i], o);
+  a.kernels.pairs(kPairPlus, a.in.data, a.second, false, a.out.data, a.out.buffer.floats(), o.low,
+                  o.high);
 }
 
 void affine(const Args& a) {
+  const OpRecord& o = a.op.record;
   const int64_t plane = a.in.buffer.plane();
-  const float* values = static_cast<const float*>(a.op.weight.values.at);
-  for (int32_t c = 0; c < a.in.buffer.channels; c++) {
-    const float scale = values[c], shift = a.op.weight.bias[c];
-    const float* x = a.in.channel(c);
-    float* y = a.out.channel(c);
-    for (int64_t i = 0; i < plane; i++) y[i] = clip(x[i] * scale + shift, a.op.record);
-  }
-}
-
-void softmax(const Args& a) {
-  const int32_t n = a.in.buffer.channels;
-  const float top = *std::max_element(a.in.data, a.in.data + n);
-  double sum = 0;
-  for (int32_t i = 0; i < n; i++) sum += a.out.data[i] = std::exp(a.in.data[i] - top);
-  for (int32_t i = 0; i < n; i++)
-    a.out.data[i] = static_cast<float>(a.out.data[i] / sum);
-}
-
-template <class F>
-void map(const Args& a, F function) {
-  const int64_t count = a.out.buffer.floats();
-  for (int64_t i = 0; i < count; i++)
-    a.out.data[i] = clip(function(a.in.data[i]), a.op.record);
+  const float* scale = static_cast<const float*>(a.op.weight.values.at);
+  const float* shift = a.op.weight.bias;
+  if (plane == 1)  // values behind each other, each with its own scale
+    return a.kernels.scale(a.in.data, scale, shift, false, a.out.data, a.in.buffer.channels, o.low,
+                           o.high);
+  for (int32_t c = 0; c < a.in.buffer.channels; c++)
+    a.kernels.scale(a.in.channel(c), scale + c, shift + c, true, a.out.channel(c), plane, o.low,
+                    o.high);
 }
 
 void activation(const Args& a) {
-  switch (a.op.record.extra) {
-    case kSigmoid: return map(a, sigmoid);
-    case kTanh: return map(a, [](float v) { return std::tanh(v); });
-    case kSoftmax: return softmax(a);
-    case kHardSwish:
-      return map(a, [](float v) {
-        return v * std::min(std::max(v / 6.0f + 0.5f, 0.0f), 1.0f);
-      });
-    default: return map(a, [](float v) { return v; });
-  }
+  const OpRecord& o = a.op.record;
+  if (o.extra == kSoftmax) return a.kernels.softmax(a.in.data, a.out.data, a.in.buffer.channels);
+  const Mapped function = o.extra == kSigmoid     ? kMapSigmoid
+                          : o.extra == kTanh      ? kMapTanh
+                          : o.extra == kHardSwish ? kMapHardSwish
+                                                  : kMapSame;
+  a.kernels.map(function, a.in.data, a.out.data, a.out.buffer.floats(), o.low, o.high);
 }
 
 }  // namespace

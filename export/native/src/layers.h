@@ -16,6 +16,7 @@ struct Workspace {
   Pool* pool;
 };
 
+void run_depthwise(const Model& model, const Op& op, const Workspace& space);
 void run_op(const Model& model, const Op& op, const Workspace& space);
 
 }  // namespace flsp

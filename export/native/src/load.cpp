@@ -97,7 +97,8 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
       op.conv = plan_conv(*model.kernels, r, in, out, op.weight);
       check_plan(*model.kernels, op.conv);
     }
-    if (r.kind == kLinear) op.windows = plan_windows(*model.kernels, op.weight);
+    if (r.kind == kLinear || r.kind == kRecurrent)
+      op.windows = plan_windows(*model.kernels, op.weight);
     model.source_floats = std::max(model.source_floats, op.conv.source_floats);
     model.pack_floats = std::max(model.pack_floats, op.conv.pack_floats);
     if (r.kind == kRecurrent)

@@ -42,6 +42,11 @@ struct Weight {
   int64_t entries = 0;
 };
 
+inline float value_of(const Weight& w, int64_t entry, int64_t row) {
+  if (!w.values.scale) return static_cast<const float*>(w.values.at)[entry];
+  return static_cast<const int8_t*>(w.values.at)[entry] * w.values.scale[row];
+}
+
 // One block of input channels of a convolution.
 struct ConvBlock {
   int32_t channel = 0, channels = 0;  // what is packed
@@ -50,8 +55,18 @@ struct ConvBlock {
   std::vector<int32_t> shard;         // (shards + 1,): ranges of `segments`
 };
 
+// How a depth-wise convolution's channels are copied (kernels.h); see depthwise.cpp.
+struct DepthwisePlan {
+  int32_t strip = 0;  // 0: another way runs it
+  int32_t row = 0, plane = 0, copy_floats = 0, line_floats = 0;
+  bool flat = false, direct = false;
+  std::vector<int32_t> offset;
+  int64_t floats = 0;  // of scratch, the filters included
+};
+
 // How a convolution runs on this processor; see plan.cpp.
 struct ConvPlan {
+  DepthwisePlan depthwise;
   bool dense = false;
   bool packed = false;      // tiles read packed rows; else the source itself
   bool phases = false;      // the source is copied, padded and split by stride
@@ -106,6 +121,8 @@ void load_model(Model& model, const uint8_t* data, size_t size);
 // Plans one convolution.
 ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
                    const Buffer& out, const Weight& weight);
+DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& op, const Buffer& in,
+                             const Buffer& out);
 // Steps of a linear layer; none where rows are faster, or the processor knows no steps.
 WindowPlan plan_windows(const Kernels& kernels, const Weight& weight);
 const Kernels* best_kernels();

@@ -294,6 +294,12 @@ ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
   const Shape s{kernels, op, in, out, weight};
   ConvPlan p;
   p.dense = weight.encoding == kGroups;
+  if (!p.dense) p.depthwise = plan_depthwise(kernels, op, in, out);
+  if (p.depthwise.strip) {
+    p.pack_floats = p.depthwise.floats;
+    check_scratch(p.pack_floats);
+    return p;
+  }
   std::vector<Tap> taps;
   std::map<std::pair<int32_t, int32_t>, int32_t> columns;
   for (int32_t k = 0; k < s.taps(); k++) {

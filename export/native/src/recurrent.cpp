@@ -5,32 +5,58 @@
 #include <limits>
 
 #include "elements.h"
-#include "fast_exp.h"
 #include "layers.h"
 
 namespace flsp {
 namespace {
 
-float tanh_of(float v) { return 2.0f * sigmoid(2.0f * v) - 1.0f; }
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Gates z, r, n; the reset gate comes after the recurrent matrix, as in torch.
-void gru(const float* x, const float* s, float* h, int32_t n) {
-  for (int32_t i = 0; i < n; i++) {
-    const float z = sigmoid(x[i] + s[i]), r = sigmoid(x[n + i] + s[n + i]);
-    const float made = tanh_of(x[2 * n + i] + r * s[2 * n + i]);
-    h[i] = made + z * (h[i] - made);
-  }
-}
+// A step's gates: x is the input's part of them, s the state's; both lie gate by gate.
+struct Step {
+  const Kernels& kernels;
+  const float* x;
+  float *s, *h, *c;  // c: the cell of an LSTM, else scratch
+  int32_t n;
 
-// Gates i, o, f, c.
-void lstm(const float* x, const float* s, float* h, float* c, int32_t n) {
-  for (int32_t i = 0; i < n; i++) {
-    const float in = sigmoid(x[i] + s[i]), out = sigmoid(x[n + i] + s[n + i]);
-    const float keep = sigmoid(x[2 * n + i] + s[2 * n + i]);
-    c[i] = keep * c[i] + in * tanh_of(x[3 * n + i] + s[3 * n + i]);
-    h[i] = out * tanh_of(c[i]);
+  void pair(Pair f, const float* a, const float* b, float* y, int32_t count) const {
+    kernels.pairs(f, a, b, false, y, count, -kInfinity, kInfinity);
   }
-}
+  void map(Mapped f, const float* a, float* y, int32_t count) const {
+    kernels.map(f, a, y, count, -kInfinity, kInfinity);
+  }
+
+  // Gates z, r, n; the reset gate comes after the recurrent matrix, as in torch.
+  void gru() const {
+    float *z = s, *r = s + n, *made = s + 2 * n;
+    pair(kPairPlus, x, s, s, 2 * n);
+    map(kMapSigmoid, s, s, 2 * n);
+    pair(kPairTimes, r, made, made, n);
+    pair(kPairPlus, x + 2 * n, made, made, n);
+    map(kMapTanh, made, made, n);
+    pair(kPairMinus, h, made, c, n);  // h = made + z (h - made)
+    pair(kPairTimes, z, c, c, n);
+    pair(kPairPlus, made, c, h, n);
+  }
+
+  // Gates i, o, f, c.
+  void lstm() const {
+    float *in = s, *out = s + n, *keep = s + 2 * n, *made = s + 3 * n;
+    pair(kPairPlus, x, s, s, 4 * n);
+    map(kMapSigmoid, s, s, 3 * n);
+    map(kMapTanh, made, made, n);
+    pair(kPairTimes, in, made, made, n);
+    pair(kPairTimes, keep, c, c, n);
+    pair(kPairPlus, made, c, c, n);
+    map(kMapTanh, c, made, n);
+    pair(kPairTimes, out, made, h, n);
+  }
+
+  void rnn(bool relu) const {
+    pair(kPairPlus, x, s, s, n);
+    kernels.map(relu ? kMapSame : kMapTanh, s, h, n, relu ? 0.0f : -kInfinity, kInfinity);
+  }
+};
 
 }  // namespace
 
@@ -49,18 +75,24 @@ void run_recurrent(const Model& model, const Op& op, const Workspace& space) {
   std::fill_n(h, n, 0.0f);
   std::fill_n(c, n, 0.0f);
   const Rows rows{w.values, w.gaps, w.start.data(), w.columns, w.bias};
-  const float infinity = std::numeric_limits<float>::infinity();
+  const WindowPlan& p = op.windows;
+  const WindowRows steps_of_rows{p.values.data(), p.index.data(), p.base.data(), p.start.data()};
+  const Kernels& kernels = *model.kernels;
   for (int32_t t = 0; t < steps; t++) {
     const int64_t at = o.extra >= 16 ? steps - 1 - t : t;
-    model.kernels->linear[w.values.scale ? 1 : 0](h, s, rows, 0, w.rows, -infinity, infinity);
-    const float* x = space.arena + in.offset + at * in.plane();
-    if (kind == kGru) {
-      gru(x, s, h, n);
-    } else if (kind == kLstm) {
-      lstm(x, s, h, c, n);
+    if (p.start.empty()) {
+      kernels.linear[w.values.scale ? 1 : 0](h, s, rows, 0, w.rows, -kInfinity, kInfinity);
     } else {
-      for (int32_t i = 0; i < n; i++)
-        h[i] = kind == kRnnTanh ? tanh_of(x[i] + s[i]) : std::max(x[i] + s[i], 0.0f);
+      kernels.linear_window(h, s, steps_of_rows, w.bias, 0, static_cast<int32_t>(p.start.size()) - 1,
+                            w.rows, -kInfinity, kInfinity);
+    }
+    const Step step{kernels, space.arena + in.offset + at * in.plane(), s, h, c, n};
+    if (kind == kGru) {
+      step.gru();
+    } else if (kind == kLstm) {
+      step.lstm();
+    } else {
+      step.rnn(kind == kRnnRelu);
     }
     std::memcpy(space.arena + out.offset + at * out.plane(), h, n * sizeof(float));
   }

@@ -18,11 +18,6 @@ struct Cursor {
   int32_t column;   // of entry `at`
 };
 
-float value_at(const Weight& w, int32_t entry, int32_t row) {
-  if (!w.values.scale) return static_cast<const float*>(w.values.at)[entry];
-  return static_cast<const int8_t*>(w.values.at)[entry] * w.values.scale[row];
-}
-
 // Steps of the rows first..last: each takes, of every row, the next weight if its input
 // lies within the window that starts at the first input still to come.
 void add_steps(const Weight& w, int32_t first, int32_t last, WindowPlan& p) {
@@ -42,7 +37,7 @@ void add_steps(const Weight& w, int32_t first, int32_t last, WindowPlan& p) {
       Cursor& row = rows[r];
       if (row.at >= row.end || row.column >= base + kWindow) continue;
       index[r] = static_cast<uint8_t>(row.column - base);
-      value[r] = value_at(w, row.at, first + static_cast<int32_t>(r));
+      value[r] = value_of(w, row.at, first + static_cast<int32_t>(r));
       if (++row.at < row.end) row.column += w.gaps[row.at];
     }
     p.base.push_back(static_cast<uint16_t>(base));

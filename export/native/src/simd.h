@@ -1,0 +1,68 @@
+// Vectors of floats by GCC's extensions: what every kernel of one instruction set is written in.
+// Only kernels.cpp includes it, once per instruction set.
+#ifndef FLSP_SIMD_H
+#define FLSP_SIMD_H
+
+#include "format.h"
+#include "kernels.h"
+
+#if FLSP_BYTES == 64
+#include <immintrin.h>
+#endif
+
+#ifndef FLSP_BYTES
+#define FLSP_BYTES 16
+#endif
+#ifndef FLSP_ISA
+#define FLSP_ISA base
+#endif
+#define FLSP_JOIN2(a, b) a##b
+#define FLSP_JOIN(a, b) FLSP_JOIN2(a, b)
+#define FLSP_TEXT2(a) #a
+#define FLSP_TEXT(a) FLSP_TEXT2(a)
+#define FLSP_INLINE static inline __attribute__((always_inline))
+#define FLSP_INLINE_MEMBER inline __attribute__((always_inline))
+#define FLSP_INLINE_LAMBDA __attribute__((always_inline))
+#define FLSP_KEEP(p) asm("" : "+r"(p))
+#define FLSP_KEEP_LOOP asm volatile("" ::: "memory")
+#define FLSP_UNROLL _Pragma("GCC unroll 32")
+
+namespace flsp {
+namespace {
+
+constexpr int kLanes = FLSP_BYTES / 4;
+typedef float Vec __attribute__((vector_size(FLSP_BYTES), aligned(4), may_alias));
+typedef int32_t Index __attribute__((vector_size(FLSP_BYTES), aligned(4), may_alias));
+
+// Accumulators that fit the registers beside one input and one weight.
+#if FLSP_BYTES == 64 || defined(__aarch64__)
+constexpr int kMaxSparse = 16, kMaxDense = 6;  // 32 registers
+#else
+constexpr int kMaxSparse = 12, kMaxDense = 3;  // 16 registers
+#endif
+
+FLSP_INLINE Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+FLSP_INLINE void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+FLSP_INLINE Vec splat(float a) { return a - Vec{}; }
+FLSP_INLINE float real(float v) { return v; }
+FLSP_INLINE float real(int8_t v) { return static_cast<float>(v); }
+FLSP_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+FLSP_INLINE Vec clip(Vec v, Vec low, Vec high) {
+  v = v > low ? v : low;
+  return v < high ? v : high;
+}
+
+FLSP_INLINE float clip_one(float v, float low, float high) {
+  v = v > low ? v : low;
+  return v < high ? v : high;
+}
+
+FLSP_INLINE void store_some(float* p, Vec v, int count) {
+  if (count == kLanes) return store(p, v);
+  for (int i = 0; i < count; i++) p[i] = v[i];
+}
+
+}  // namespace
+}  // namespace flsp
+
+#endif

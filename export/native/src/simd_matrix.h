@@ -1,0 +1,96 @@
+// Products of two computed matrices (attention), and transposes.
+#ifndef FLSP_SIMD_MATRIX_H
+#define FLSP_SIMD_MATRIX_H
+
+#include "simd.h"
+
+namespace flsp {
+namespace {
+
+typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+constexpr int kProductRows = 4, kProductVectors = kMaxDense >= 4 ? 4 : 2;
+
+// R rows x T vectors of the product; where each vector starts: the last one may overlap.
+template <int R, int T>
+FLSP_INLINE void product_tile(const Product& p, int32_t row, const int32_t (&at)[kProductVectors],
+                              int last) {
+  Vec sum[R][T] = {};
+  const float* a = p.a + static_cast<ptrdiff_t>(row) * p.a_row;
+  const float* b = p.b;
+  for (int32_t k = 0; k < p.inner; k++, b += p.b_row) {
+    Vec v[T];
+    FLSP_UNROLL for (int t = 0; t < T; t++) v[t] = load(b + at[t]);
+    FLSP_UNROLL for (int r = 0; r < R; r++) {
+      const Vec factor = splat(a[r * p.a_row + k]);
+      FLSP_UNROLL for (int t = 0; t < T; t++) sum[r][t] += factor * v[t];
+    }
+  }
+  const Vec low = splat(p.low), high = splat(p.high);
+  FLSP_UNROLL for (int r = 0; r < R; r++) {
+    float* y = p.y + static_cast<ptrdiff_t>(row + r) * p.y_row;
+    FLSP_UNROLL for (int t = 0; t < T; t++)
+      store_some(y + at[t], clip(sum[r][t], low, high), t == T - 1 ? last : kLanes);
+  }
+}
+
+template <int R>
+FLSP_INLINE void product_rows(const Product& p, int32_t row) {
+  for (int32_t c = 0; c < p.columns; c += kProductVectors * kLanes) {
+    const int32_t left = p.columns - c, vectors = (left + kLanes - 1) / kLanes;
+    const int32_t end = p.columns - kLanes;
+    int32_t at[kProductVectors];
+    FLSP_UNROLL for (int t = 0; t < kProductVectors; t++)
+      at[t] = end < 0 ? 0 : c + t * kLanes < end ? c + t * kLanes : end;
+    const int last = end < 0 ? p.columns : kLanes;
+    switch (vectors) {
+      case 1: product_tile<R, 1>(p, row, at, last); break;
+      case 2: product_tile<R, 2>(p, row, at, last); break;
+      case 3: product_tile<R, kProductVectors < 3 ? 2 : 3>(p, row, at, last); break;
+      default: product_tile<R, kProductVectors>(p, row, at, last);
+    }
+  }
+}
+
+void matrix_product(const Product& p) {
+  int32_t row = 0;
+  for (; row + kProductRows <= p.rows; row += kProductRows) product_rows<kProductRows>(p, row);
+  for (; row < p.rows; row++) product_rows<1>(p, row);
+}
+
+// to[j][i] = from[i][j] of four rows and four columns.
+FLSP_INLINE void transpose_quads(const float* x, ptrdiff_t from_row, float* y, ptrdiff_t to_row) {
+  const auto quad = [](const float* p) { return *reinterpret_cast<const Quad*>(p); };
+  const auto put = [](float* at, Quad v) { *reinterpret_cast<Quad*>(at) = v; };
+  const Quad a = quad(x), b = quad(x + from_row), c = quad(x + 2 * from_row),
+             d = quad(x + 3 * from_row);
+  const Quad e = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Quad f = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Quad g = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Quad h = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  put(y, __builtin_shufflevector(e, f, 0, 1, 4, 5));
+  put(y + to_row, __builtin_shufflevector(e, f, 2, 3, 6, 7));
+  put(y + 2 * to_row, __builtin_shufflevector(g, h, 0, 1, 4, 5));
+  put(y + 3 * to_row, __builtin_shufflevector(g, h, 2, 3, 6, 7));
+}
+
+// Blocks of whole cache lines: rows that are a power of two apart fall on few places of a cache.
+constexpr int32_t kBlock = 16;
+
+void transpose_block(const float* from, ptrdiff_t from_row, float* to, ptrdiff_t to_row,
+                     int32_t rows, int32_t columns) {
+  const int32_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+  for (int32_t i = 0; i < whole_rows; i += kBlock)
+    for (int32_t j = 0; j < whole_columns; j += kBlock)
+      for (int32_t b = j; b < j + kBlock && b < whole_columns; b += 4)
+        for (int32_t a = i; a < i + kBlock && a < whole_rows; a += 4)
+          transpose_quads(from + a * from_row + b, from_row, to + b * to_row + a, to_row);
+  for (int32_t i = 0; i < rows; i++)
+    for (int32_t j = i < whole_rows ? whole_columns : 0; j < columns; j++)
+      to[j * to_row + i] = from[i * from_row + j];
+}
+
+}  // namespace
+}  // namespace flsp
+
+#endif

@@ -1,0 +1,193 @@
+// Functions of every value, of two values, and of the values of a row.
+#ifndef FLSP_SIMD_VALUES_H
+#define FLSP_SIMD_VALUES_H
+
+#include "simd.h"
+#include "simd_depthwise.h"
+
+namespace flsp {
+namespace {
+
+typedef float HalfVec __attribute__((vector_size(FLSP_BYTES / 2), aligned(4), may_alias));
+typedef double Doubles __attribute__((vector_size(FLSP_BYTES)));
+
+// e^v, relative error below 2e-7; from -87 to 88, beyond as at these.
+FLSP_INLINE Vec exp_vec(Vec v) {
+  const Vec x = clip(v, splat(-87.0f), splat(88.0f));
+  const Vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounds to a whole number
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * reinterpret_cast<Vec>((__builtin_convertvector(n, Index) + 127) << 23);
+}
+
+FLSP_INLINE Vec sigmoid_vec(Vec v) { return 1.0f / (1.0f + exp_vec(-v)); }
+
+// Abramowitz and Stegun 7.1.26: absolute error below 2e-7.
+FLSP_INLINE Vec erf_vec(Vec v) {
+  const Vec x = v < 0.0f ? -v : v;
+  const Vec t = 1.0f / (1.0f + 0.3275911f * x);
+  const Vec p =
+      ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
+       0.254829592f) * t;
+  const Vec y = 1.0f - p * exp_vec(-x * x);
+  return v < 0.0f ? -y : y;
+}
+
+// A quotient of polynomials, within 4 units in the last place.
+FLSP_INLINE Vec tanh_vec(Vec v) {
+  const Vec x = clip(v, splat(-7.90531110763549805f), splat(7.90531110763549805f));
+  const Vec s = x * x;
+  Vec p = s * -2.76076847742355e-16f + 2.00018790482477e-13f;
+  p = p * s - 8.60467152213735e-11f;
+  p = p * s + 5.12229709037114e-08f;
+  p = p * s + 1.48572235717979e-05f;
+  p = p * s + 6.37261928875436e-04f;
+  p = p * s + 4.89352455891786e-03f;
+  Vec q = s * 1.19825839466702e-06f + 1.18534705686654e-04f;
+  q = q * s + 2.26843463243900e-03f;
+  q = q * s + 4.89352518554385e-03f;
+  return x * p / q;
+}
+
+// Calls use(first value, values) for each vector of n values.
+template <class Use>
+FLSP_INLINE void each_vector(int64_t n, Use use) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) use(i, kLanes);
+  if (i < n) use(i, static_cast<int>(n - i));
+}
+
+template <class F>
+FLSP_INLINE void map_each(const float* x, float* y, int64_t n, float low, float high, F f) {
+  const Vec least = splat(low), most = splat(high);
+  each_vector(n, [&](int64_t i, int count) {
+    store_some(y + i, clip(f(load(x + i)), least, most), count);
+  });
+}
+
+void map_values(int32_t function, const float* x, float* y, int64_t n, float low, float high) {
+  const auto all = [&](auto f) { map_each(x, y, n, low, high, f); };
+  switch (function) {
+    case kMapSigmoid: return all([](Vec v) { return sigmoid_vec(v); });
+    case kMapTanh: return all([](Vec v) { return tanh_vec(v); });
+    case kMapHardSwish:
+      return all([](Vec v) { return v * clip(v / 6.0f + 0.5f, Vec{}, splat(1.0f)); });
+    case kMapSilu: return all([](Vec v) { return v * sigmoid_vec(v); });
+    case kMapGelu:
+      return all([](Vec v) { return 0.5f * v * (1.0f + erf_vec(v * 0.70710678f)); });
+    case kMapGeluTanh:
+      return all([](Vec v) {
+        return v * sigmoid_vec(1.5957691216f * (v + 0.044715f * v * v * v));
+      });
+    case kMapExp: return all([](Vec v) { return exp_vec(v); });
+    case kMapErf: return all([](Vec v) { return erf_vec(v); });
+    default: return all([](Vec v) { return v; });
+  }
+}
+
+// z[0] with every value, or z[i] with x[i].
+template <class F>
+FLSP_INLINE void map_pairs(const float* x, const float* z, bool one, float* y, int64_t n,
+                           float low, float high, F f) {
+  const Vec least = splat(low), most = splat(high), same = splat(z[0]);
+  each_vector(n, [&](int64_t i, int count) {
+    store_some(y + i, clip(f(load(x + i), one ? same : load(z + i)), least, most), count);
+  });
+}
+
+void pair_values(int32_t function, const float* x, const float* z, bool one, float* y,
+                 int64_t n, float low, float high) {
+  const auto all = [&](auto f) { map_pairs(x, z, one, y, n, low, high, f); };
+  switch (function) {
+    case kPairPlus: return all([](Vec a, Vec b) { return a + b; });
+    case kPairMinus: return all([](Vec a, Vec b) { return a - b; });
+    case kPairTimes: return all([](Vec a, Vec b) { return a * b; });
+    case kPairOver: return all([](Vec a, Vec b) { return a / b; });
+    case kPairLeast: return all([](Vec a, Vec b) { return a < b ? a : b; });
+    case kPairMost: return all([](Vec a, Vec b) { return a > b ? a : b; });
+    case kPairFromSecond: return all([](Vec a, Vec b) { return b - a; });
+    default: return all([](Vec a, Vec b) { return b / a; });
+  }
+}
+
+void scale_values(const float* x, const float* scale, const float* shift, bool one, float* y,
+                  int64_t n, float low, float high) {
+  const Vec least = splat(low), most = splat(high);
+  const Vec factor = splat(scale[0]), added = splat(shift[0]);
+  each_vector(n, [&](int64_t i, int count) {
+    const Vec v = one ? load(x + i) * factor + added : load(x + i) * load(scale + i) + load(shift + i);
+    store_some(y + i, clip(v, least, most), count);
+  });
+}
+
+FLSP_INLINE Vec some(Vec v, int count, float other) {
+  if (count == kLanes) return v;
+  return first_lanes(count) ? v : splat(other);
+}
+
+FLSP_INLINE void add_doubles(Vec v, Doubles (&sum)[2]) {
+  HalfVec half[2];
+  __builtin_memcpy(half, &v, sizeof v);
+  sum[0] += __builtin_convertvector(half[0], Doubles);
+  sum[1] += __builtin_convertvector(half[1], Doubles);
+}
+
+FLSP_INLINE double total(const Doubles (&sum)[2]) {
+  const Doubles both = sum[0] + sum[1];
+  double all = 0;
+  FLSP_UNROLL for (int i = 0; i < kLanes / 2; i++) all += both[i];
+  return all;
+}
+
+// In double precision: a plane has ten thousand values.
+double sum_values(const float* x, int64_t n) {
+  Doubles sum[2] = {};
+  each_vector(n, [&](int64_t i, int count) { add_doubles(some(load(x + i), count, 0), sum); });
+  return total(sum);
+}
+
+void softmax_values(const float* x, float* y, int64_t n) {
+  Vec top = splat(-__builtin_inff());
+  each_vector(n, [&](int64_t i, int count) {
+    top = larger(top, some(load(x + i), count, -__builtin_inff()));
+  });
+  float most = top[0];
+  for (int i = 1; i < kLanes; i++) most = most > top[i] ? most : top[i];
+  Doubles sum[2] = {};
+  each_vector(n, [&](int64_t i, int count) {
+    const Vec v = exp_vec(load(x + i) - splat(most));
+    add_doubles(some(v, count, 0), sum);
+    store_some(y + i, v, count);
+  });
+  const Vec over = splat(static_cast<float>(1.0 / total(sum)));
+  each_vector(n, [&](int64_t i, int count) { store_some(y + i, load(y + i) * over, count); });
+}
+
+// y = (x - mean) / deviation of a row.
+void normal_row(const float* x, float* y, int64_t n, double epsilon) {
+  const double mean = sum_values(x, n) / static_cast<double>(n);
+  // The mean's rounding is the same for all values: it drops out with their own mean.
+  const Vec middle = splat(static_cast<float>(mean));
+  const double rest = mean - static_cast<double>(middle[0]);
+  Doubles squares[2] = {};
+  each_vector(n, [&](int64_t i, int count) {
+    const Vec v = load(x + i) - middle;
+    add_doubles(some(v * v, count, 0), squares);
+  });
+  const double variance = total(squares) / static_cast<double>(n) - rest * rest;
+  const double over = 1.0 / __builtin_sqrt((variance > 0 ? variance : 0) + epsilon);
+  const Vec factor = splat(static_cast<float>(over)), moved = splat(static_cast<float>(rest * over));
+  each_vector(n, [&](int64_t i, int count) {
+    store_some(y + i, (load(x + i) - middle) * factor - moved, count);
+  });
+}
+
+}  // namespace
+}  // namespace flsp
+
+#endif
