@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph that are lowered as one: GELU written out, and a layer's bias."""
+"""Nodes of an ONNX graph that are lowered as one: a written-out GELU, a bias."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Joined:
 
 
 class _Graph:
-    """Who makes a value, and who alone reads it."""
+    """A graph's values: the node that makes each, and its one reader."""
 
     def __init__(self, graph: onnx.GraphProto, constants: Arrays) -> None:
         self.constants = constants
@@ -66,7 +66,7 @@ def _near(array: NDArray[Any], value: float) -> bool:
 
 
 def find_joined(graph: onnx.GraphProto, constants: Arrays) -> Joined:
-    """What of a graph is lowered together.
+    """Nodes of a graph that are lowered together with others.
 
     Args:
         graph: In its order.
@@ -131,5 +131,5 @@ def _bias(seen: _Graph, node: onnx.NodeProto, add: onnx.NodeProto) -> str | None
     for name in add.input:
         array = seen.constants.get(name)
         if array is not None and matrix.ndim == 2 and array.shape == matrix.shape[1:]:
-            return name
+            return str(name)
     return None
