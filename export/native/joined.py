@@ -10,13 +10,13 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-__all__ = ["Joined", "find_joined"]
+__all__ = ["JoinedSteps", "find_joined"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedSteps:
     """Nodes that others stand for.
 
     Attributes:
@@ -65,7 +65,7 @@ def _near(array: NDArray[Any], value: float) -> bool:
     return isclose(float(array.reshape(())), value, rel_tol=1e-6)
 
 
-def find_joined(graph: onnx.GraphProto, constants: Arrays) -> Joined:
+def find_joined(graph: onnx.GraphProto, constants: Arrays) -> JoinedSteps:
     """Nodes of a graph that are lowered together with others.
 
     Args:
@@ -89,7 +89,7 @@ def find_joined(graph: onnx.GraphProto, constants: Arrays) -> Joined:
             if add is not None and bias is not None:
                 biases[node.output[0]] = add.output[0], bias
                 inside.add(add.output[0])
-    return Joined(gelus, biases, frozenset(inside))
+    return JoinedSteps(gelus, biases, frozenset(inside))
 
 
 def _gelu(seen: _Graph, erf: onnx.NodeProto) -> tuple[str, str, set[str]] | None:
