@@ -146,7 +146,7 @@ RATES = MappingProxyType(
         "offer": Rate(2, 50),
         "wait": Rate(1, 30),
         "running": Rate(1, 30),
-        "evaluated": Rate(1, 30),
+        "evaluated": Rate(2, 50),  # one a task, as what acknowledges it
         "status": Rate(10, 100),
         "request": Rate(0.2, 10),
         "need": Rate(100, 4096),  # in chunks: each is sent to all who listen

@@ -19,14 +19,29 @@ def demo(
     folder: Annotated[
         Path, typer.Option(help="Folder of all files of the demo.")
     ] = Path("run/demo"),
-    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up.", min=1)] = 24,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="Rounds; default 24, of --living about 200.", min=1),
+    ] = None,
     task: Annotated[str, typer.Option(help="mnist, fashion or digits.")] = "mnist",
+    living: Annotated[
+        bool,
+        typer.Option(
+            "--living",
+            help="Data shift, a class and devices come, one goes; a table of checks.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a whole federation here: broker, coordinator, eight devices, export."""
+    if living:
+        from coordinator.demo.living.play import ROUNDS, run_living  # noqa: PLC0415 - torch
+
+        run_living(folder, rounds=rounds or ROUNDS, as_json=as_json)
+        return
     from coordinator.demo.run import run_demo  # noqa: PLC0415 - imports the export room
 
-    run_demo(folder, task=task, rounds=rounds, as_json=as_json)
+    run_demo(folder, task=task, rounds=rounds or 24, as_json=as_json)
 
 
 def simulate(

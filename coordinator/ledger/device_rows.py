@@ -66,6 +66,11 @@ class DeviceRow:
     board: str = ""  # of its profile
     task: str = ""  # where its task of the open round is; empty without one
     refused: int = 0  # updates refused; late or bounded ones are not
+    labels: str = ""  # of its examples, with counts, where it reports them
+    # how far its examples are from its first ones; None without reports
+    shift: float | None = None
+    drift: str = ""  # what of that is beyond the band; empty if nothing is
+    data_first: str = ""  # its first report, JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,21 @@ class FleetPages(LogPages):
                 (*said.values(), now(), name),
             )
 
+    def first_report(self, name: str) -> str:
+        """A device's first report on its data, JSON; empty before it."""
+        return self._told(name, "data_first")
+
+    def drift_of(self, name: str) -> str:
+        """A device's drift in words, by its last report; empty within its band."""
+        return self._told(name, "drift")
+
+    def _told(self, name: str, column: str) -> str:
+        row = self._db.execute(
+            f"SELECT {column} AS told FROM devices WHERE name = ?",  # noqa: S608 - our own
+            (name,),
+        ).fetchone()
+        return "" if row is None else str(row["told"] or "")
+
     def nobody_online(self) -> None:
         """Mark every device as offline until it, or its broker, says otherwise."""
         with self._commits.joined() as db:

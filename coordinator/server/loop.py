@@ -29,6 +29,7 @@ from coordinator.rounds.tasks import held_out
 from coordinator.server.broker_cleanup import Wiping
 from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.drift_reports import DriftReports
 from coordinator.server.devices.round_workload import round_workload
 from coordinator.server.devices.run_program import RunProgram
 from coordinator.server.devices.statistics_round import StatisticsRound
@@ -104,9 +105,7 @@ class Server:
         self._transport = connect(self._inbox.deliver, self._inbox.link)
         name = settings.federation
         self._publisher = Publisher(
-            self._transport,
-            name,
-            epoch,
+            *(self._transport, name, epoch),
             None if identities is None else identities.seal.sign,
             clock,
             (lambda: 0) if identities is None else identities.seal.number,
@@ -129,9 +128,9 @@ class Server:
             clock=clock,
             identities=identities,
         )
-        asked = self._publisher, self._fleet.densities.evaluates, clock
-        held = held_out(settings)
-        tests = DeviceEvaluation(self._evaluator, held, ledger, *asked)
+        asked = ledger, self._publisher, self._fleet.densities.evaluates, clock
+        reports = DriftReports(settings, task, ledger)
+        tests = DeviceEvaluation(self._evaluator, held_out(settings), reports, *asked)
         self._statistics = StatisticsRound(
             *(settings, task, ledger, self._fleet, self._publisher, clock)
         )

@@ -10,12 +10,13 @@ from coordinator.settings.run import (
     load_run,
     rounds_kept,
 )
-from coordinator.settings.statistics import StatisticsSettings
+from coordinator.settings.statistics import DriftSettings, StatisticsSettings
 from coordinator.settings.training import TrainingSettings
 
 __all__ = [
     "DEVICES",
     "CodecSettings",
+    "DriftSettings",
     "GateSettings",
     "RunSettings",
     "StatisticsSettings",

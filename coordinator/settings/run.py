@@ -14,7 +14,7 @@ from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
 from coordinator.settings.checks import check_algorithm_fits, check_endless
 from coordinator.settings.extension import extended, extended_rounds
-from coordinator.settings.statistics import StatisticsSettings
+from coordinator.settings.statistics import DriftSettings, StatisticsSettings
 from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
 from edge_sdk.settings import Name, load_settings
@@ -149,6 +149,7 @@ class RunSettings(
             on; 0 for none.
         best: The best model, and the end of a run without a better one.
         statistics: Of the devices' examples, before the first round.
+        drift: Reports on them, beside tests.
         aggregate: ``mean`` takes the algorithm's own; ``trimmed-mean`` leaves out each
             weight's largest and smallest changes and counts devices alike.
         broker_profile: Limits of a known broker: ``mosquitto``, ``aws-iot``,
@@ -215,6 +216,7 @@ class RunSettings(
     statistics: StatisticsSettings = StatisticsSettings()
     adapters: Adapters | None = None
     keep_updates: bool = False
+    drift: DriftSettings = DriftSettings()
 
     @property
     def bounds(self) -> GateSettings:
@@ -283,7 +285,7 @@ def load_run(path: Path) -> RunSettings:
 
 def _check_private_run(settings: RunSettings, path: Path) -> None:
     privacy = settings.privacy
-    if privacy.on and settings.holdout:
+    if privacy.on and settings.holdout:  # and no reports, then
         raise SettingsError(
             f"{path}: key holdout: tests on devices are told one by one, without noise "
             "or masks, and would tell what [privacy] is to hide",

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-__all__ = ["StatisticsSettings"]
+__all__ = ["DriftSettings", "StatisticsSettings"]
 
 
 class StatisticsSettings(
@@ -31,3 +31,19 @@ class StatisticsSettings(
     low: float = 0.0
     high: float = 1.0
     wait_s: Annotated[float, Meta(gt=0)] = 600.0
+
+
+class DriftSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Reports of devices on their examples, beside their tests of models.
+
+    Attributes:
+        report: Whether a device tells, with each test, its class counts and the mean
+            and deviation of its examples.
+        band: How far they may be from its first ones before that is named: a share of
+            the labels, or a mean's way in deviations.
+    """
+
+    report: bool = False
+    band: Annotated[float, Meta(gt=0)] = 0.2

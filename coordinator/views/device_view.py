@@ -18,7 +18,9 @@ from coordinator.views.round_view import TaskView
 
 __all__ = ["DeviceHistory", "DeviceTest", "DeviceView", "device_json"]
 
-UNSHOWN = frozenset({"profile", "seen_s"})  # shown by itself; of this moment
+UNSHOWN = frozenset(
+    {"profile", "seen_s", "data_first"}
+)  # shown by itself; of this moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class DeviceView(DeviceRow):
 
     @property
     def reasons(self) -> str:
-        """Reasons for its density and for doing only a part of a round."""
-        return "; ".join(filter(None, (self.why, self.pace)))
+        """Reasons for its density and for partial rounds, and its data's drift."""
+        return "; ".join(filter(None, (self.why, self.pace, self.drift)))
 
     def at(self, now: datetime) -> DeviceView:
         """The same with the time since it was last heard of."""

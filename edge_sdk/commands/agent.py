@@ -172,8 +172,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         device=settings.device,
         autocast=settings.autocast,
     )
-    held = task.read_holdout(settings.data)
-    runner.tester.examples = DividedExamples(examples, held, settings.state)
+    runner.tester.examples = DividedExamples(examples, data.held, settings.state)
     identity = Identity(
         name=settings.name,
         federation=settings.federation,

@@ -22,6 +22,7 @@ from coordinator.ledger.device_rows import TOGETHER
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.blobs import OrderBlobs, publish_blobs
 from coordinator.server.devices.answers import answer_row, together
+from coordinator.server.devices.drift_reports import DriftReports
 from edge_sdk.evaluation.interval import worse_text
 from edge_sdk.evaluation.measure import Measure
 from edge_sdk.evaluation.metric import Metric
@@ -76,6 +77,7 @@ class DeviceEvaluation:
     Args:
         scorer: Says what is measured.
         holdout: What devices hold out; None asks nobody.
+        reports: Takes what they tell of their examples beside.
         ledger: What was asked and answered.
         publisher: Sends.
         evaluates: Whether a device knows evaluation orders; those of 0.1.0 do not.
@@ -86,13 +88,14 @@ class DeviceEvaluation:
         self,
         scorer: Measures,
         holdout: Holdout | None,
+        reports: DriftReports,
         ledger: Ledger,
         publisher: Publisher,
         evaluates: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
         self._metrics, self._measure = scorer.metrics, scorer.measure
-        self._holdout = holdout
+        self._holdout, self._reports = holdout, reports
         self._ledger, self._publisher = ledger, publisher
         self._evaluates, self._clock = evaluates, clock
         self._asked: dict[str, _Asked] = {}
@@ -138,6 +141,8 @@ class DeviceEvaluation:
             return  # of an earlier life: it is asked again if it is still wanted
         if self._ledger.has_evaluated(asked.round_no, device):
             return
+        if answer.data is not None:
+            self._reports.take(device, asked.round_no, answer.data)
         row = answer_row(asked.round_no, asked.density, device, answer, self._metrics)
         if row.why:
             log.warning("%s, test of round %d: %s", device, row.round, row.why)
@@ -225,6 +230,7 @@ class DeviceEvaluation:
             program=blobs.program,
             parts=blobs.parts,
             after=blobs.after if isinstance(blobs, TaskOrder) else after,
+            describe=self._reports.query,
         )
 
     def _of_task(self, task: TaskRow) -> Question | None:

@@ -104,7 +104,12 @@ def _reasons(devices: Sequence[DeviceView]) -> Table:
         "Reasons for each device's density, and for pausing or doing less",
         ("device", "#density", "~why this density", "~waits or does less, because"),
         rows=(
-            (d.name, _density(d), d.why, "; ".join(filter(None, (d.note, d.pace))))
+            (
+                d.name,
+                _density(d),
+                d.why,
+                "; ".join(filter(None, (d.note, d.pace, d.drift))),
+            )
             for d in devices
         ),
         empty="No device has sent a HELLO yet.",

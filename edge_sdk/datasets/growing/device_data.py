@@ -51,6 +51,7 @@ class DeviceData:
 
     Attributes:
         examples: Those at hand.
+        held: Its own test examples, of a task with `holdout_data`; else None.
 
     Raises:
         DataError: If they cannot be read at all.
@@ -71,6 +72,7 @@ class DeviceData:
         self._keep, self._seed, self._clock = keep, seed, clock
         self._version = version_of(task, folder)
         self.examples = self._read(known=False)
+        self.held = task.read_holdout(folder)
 
     def refresh(self) -> bool:
         """Reads the examples again if their source has changed; whether they did."""
@@ -80,6 +82,7 @@ class DeviceData:
         before, self._version = self._version, version  # one that fails is asked once
         try:
             found = self._read(known=version == before)
+            held = self._task.read_holdout(self._folder)
         except (DataError, TaskError) as error:
             log.warning(
                 "the data cannot be read anew, the %d examples of before stay: %s",
@@ -92,7 +95,7 @@ class DeviceData:
                 "the data have changed: %d examples, %d before",
                 *(len(found), len(self.examples)),
             )
-        self.examples = found
+        self.examples, self.held = found, held
         return True
 
     def trains(self, task: str) -> None:

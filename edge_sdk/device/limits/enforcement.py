@@ -234,7 +234,7 @@ class MemoryFallbackRunner:
         """Has what came to a source that grows among the examples."""
         if self._data is not None and self._data.refresh():
             tester = self._runner.tester
-            tester.examples = tester.examples.over(self._data.examples)
+            tester.examples = tester.examples.over(self._data.examples, self._data.held)
 
     def evaluate(
         self, order: Evaluate, base: bytes, stop: Callable[[], bool], **blobs: bytes

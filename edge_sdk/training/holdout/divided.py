@@ -44,9 +44,9 @@ class DividedExamples:
         self._by: Holdout | None = None  # which division is at hand
         self._parts: tuple[Examples, Examples | None, str] = (examples, own, "")
 
-    def over(self, examples: Examples) -> DividedExamples:
-        """The same device's examples once others have come or gone."""
-        return DividedExamples(examples, self._own, self._folder)
+    def over(self, examples: Examples, own: Examples | None = None) -> DividedExamples:
+        """The same device's examples, and its own tests, once others have come."""
+        return DividedExamples(examples, own, self._folder)
 
     def train(self, by: Holdout | None) -> Examples:
         """The examples to train on; all of them where nothing is held out."""

@@ -1,0 +1,92 @@
+"""Drift of a device's examples, against those of its first report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_sdk.evaluation.data_sums import DataSums
+
+__all__ = ["Drift", "drift_of", "label_counts"]
+
+TOLD = 12  # classes that a text counts one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The distance of a device's examples from its first ones.
+
+    Attributes:
+        shift: The larger of two numbers: half the sum of the differences of the class
+            shares (0 to 1), and the farthest that a mean has moved, in the first
+            examples' deviations.
+        text: What is beyond the band, in words; empty if nothing is.
+    """
+
+    shift: float
+    text: str
+
+
+def drift_of(
+    first: DataSums,
+    now: DataSums,
+    *,
+    band: float,
+    seen: Collection[int] = (),
+    labels: Sequence[str] = (),
+) -> Drift:
+    """The drift of one device.
+
+    Args:
+        first: What it had.
+        now: What it has.
+        band: A shift up to here is not named.
+        seen: Classes that the fleet had when it began; empty where none are counted.
+        labels: Their names.
+
+    Example:
+        >>> from edge_sdk.evaluation.data_sums import sums_of
+        >>> first, now = (
+        ...     sums_of(np.array(x), np.array(y), classes=3)
+        ...     for x, y in (([0.0, 2.0], [0, 1]), ([3.0, 3.0], [1, 1]))
+        ... )
+        >>> drift_of(first, now, band=0.2).text
+        'class shares moved by 50 %; a mean moved by 2.00 deviations'
+    """
+    size = max(len(first.classes), len(now.classes))
+    before, after = np.zeros(size), np.zeros(size)
+    before[: len(first.shares)], after[: len(now.shares)] = first.shares, now.shares
+    shares = 0.0
+    if before.any() and after.any():
+        shares = float(np.abs(before - after).sum() / 2)
+    scale = np.where(first.deviation > 0, first.deviation, np.inf)
+    moved = float((np.abs(now.mean - first.mean) / scale).max(initial=0.0))
+    said = []
+    if shares > band:
+        said.append(f"class shares moved by {100 * shares:.0f} %")
+    if moved > band:
+        said.append(f"a mean moved by {moved:.2f} deviations")
+    new = [k for k in np.flatnonzero(now.classes).tolist() if seen and k not in seen]
+    said += [f"new class {_name(k, labels)}" for k in new[:TOLD]]
+    return Drift(max(shares, moved), "; ".join(said))
+
+
+def label_counts(now: DataSums, labels: Sequence[str] = ()) -> str:
+    """Classes and their counts in words; the rarest ones of many are summed up.
+
+    Example:
+        >>> from edge_sdk.evaluation.data_sums import sums_of
+        >>> label_counts(sums_of(np.zeros(3), np.array([2, 0, 2]), classes=3))
+        '2: 2, 0: 1'
+    """
+    order = np.argsort(-now.classes, kind="stable")
+    there = [k for k in order.tolist() if now.classes[k]]
+    said = [f"{_name(k, labels)}: {now.classes[k]:.0f}" for k in there[:TOLD]]
+    rest = sum(now.classes[k] for k in there[TOLD:])
+    return ", ".join([*said, *([f"others: {rest:.0f}"] if rest else [])])
+
+
+def _name(index: int, labels: Sequence[str]) -> str:
+    return labels[index] if index < len(labels) else str(index)
