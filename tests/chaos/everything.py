@@ -22,8 +22,13 @@ from chaos.fleet import Zygote
 from chaos.run import Result, run_seed
 from chaos.sweep import all_kills, kill_at, write_points
 
-# A run as it is by default, and one whose masks are drawn again from evidence.
-SWEPT = {"sweep": "", "sweep-mid-run": "fedtiny(interval=1, blocks=2)"}
+# A run as it is by default, and two whose masks are drawn again from evidence: with a
+# warm-up and without one.
+SWEPT = {
+    "sweep": "",
+    "sweep-mid-run": "fedtiny(interval=1, blocks=2)",
+    "sweep-no-warm-up": "prunefl(interval=1)",
+}
 
 
 def main() -> None:

@@ -87,9 +87,14 @@ def check(history: History) -> list[str]:
 
 
 def _chain(history: History) -> Iterator[str]:
-    """Rounds follow each other, each on the model of the last committed one."""
+    """Rounds follow each other, each on the model of the last committed one.
+
+    Round 0 is the warm-up: an algorithm that has none begins with round 1, whose base
+    is the first model and not named.
+    """
     model = None
-    for expected, row in enumerate(history.rounds):
+    first = 0 if load_algorithm(history.settings.algorithm).warms_up else 1
+    for expected, row in enumerate(history.rounds, first):
         no, phase = row["no"], row["phase"]
         if no != expected:
             yield f"round {no} stands where round {expected} should"
@@ -215,7 +220,7 @@ def _models(history: History) -> Iterator[str]:
         # A receipt that has not arrived yet leaves the device unsure, not wrong.
         for side, members in (("ledger", ours), ("devices", unsure | theirs)):
             try:
-                made = chain.grown(row["base"], no, members)
+                made = chain.grown(row["base"] or model_name(0), no, members)
                 same = _same(made, chain.model(row["model"]))
             except (KeyError, ValueError, EdgeError) as error:
                 yield f"round {no} cannot be recomputed from the {side}: {error!r}"

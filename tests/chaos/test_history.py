@@ -39,6 +39,30 @@ def test_an_undisturbed_run_is_sound(history: History) -> None:
     assert told == ["accepted"] * 8  # two in the warm-up, three in each round
 
 
+@pytest.mark.parametrize("algorithm", ["prunefl(interval=1)", "pdst", "equal-counts"])
+def test_a_run_that_needs_no_warm_up_begins_with_round_one(
+    zygote: Any, tmp_path: Path, algorithm: str
+) -> None:
+    from chaos.fleet import Fleet
+    from chaos.history import check
+
+    fleet = Fleet(tmp_path, "mosquitto", zygote, rounds=2, algorithm=algorithm)
+    try:
+        fleet.start()
+        fleet.wait_end()
+        found = fleet.history(over=True)
+    finally:
+        fleet.close()
+    assert check(found) == []
+    assert [(r["no"], r["phase"]) for r in found.rounds] == [(1, "done"), (2, "done")]
+    twice = replace(found, rounds=(found.rounds[0], *found.rounds))
+    assert "round 1 stands where round 2 should" in check(twice)
+    missing = {n: c for n, c in found.checkpoints.items() if "00000" not in n}
+    assert any(
+        "cannot be recomputed" in w for w in check(replace(found, checkpoints=missing))
+    )
+
+
 def _row(history: History, no: int = 2) -> dict[str, Any]:
     return dict(next(u for u in history.updates.values() if u["round"] == no))
 
