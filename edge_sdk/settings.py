@@ -67,6 +67,8 @@ class DeviceSettings(
         models: Folder of the two slots of delivered models; none refuses deliveries.
         models_key: Public key (PEM) of their signer; else as the coordinator says.
         health: Command that says by its exit code whether a new model is well.
+        models_tolerance: How much a delivered model may be worse than the live one on
+            this device's test examples, in the task's primary metric; none for no test.
         broker_profile: Whose limits it has, as ``aws-iot``; by its host if not given.
         broker_user: User to connect to it as, unless the URL names one.
         broker_password_file: File with that user's password alone.
@@ -102,6 +104,7 @@ class DeviceSettings(
     proxy: str = ""
     keep: str = ""
     when: Literal["always", "new-data"] = "always"
+    models_tolerance: Annotated[float, Meta(ge=0)] | None = None
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

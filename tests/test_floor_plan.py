@@ -24,7 +24,7 @@ LARGE_FILES = {
     "coordinator/server/loop.py": 330,
     "coordinator/server/global_model.py": 310,
     "edge_sdk/agent/effects.py": 360,
-    "edge_sdk/deploy/installer.py": 350,
+    "edge_sdk/deploy/installer.py": 320,
     "edge_sdk/wire/messages.py": 340,
     "coordinator/protocol/receiver.py": 320,
 }

@@ -15,7 +15,8 @@ from edge_sdk.agent.secure import SecureAggregator
 from edge_sdk.agent.traffic import Marks, TrafficCounter, record_after
 from edge_sdk.agent.training_thread import Outcome, TrainingThread
 from edge_sdk.agent.transfer import BaseDownload, chunks_asked_for, in_chunks
-from edge_sdk.deploy.installer import DeployTarget, Installed, Installer
+from edge_sdk.deploy.installer import Installed, Installer
+from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.device.limits.decision import Go, Pause, Verdict
 from edge_sdk.device.limits.enforcement import LimitsEnforcer
 from edge_sdk.errors import EdgeError

@@ -16,7 +16,8 @@ from edge_sdk.agent.effects import SessionEffects
 from edge_sdk.agent.parts import Connect, DeviceKeys, Identity, Runner
 from edge_sdk.agent.silence import SilenceWatch
 from edge_sdk.agent.training_thread import Outcome
-from edge_sdk.deploy.installer import ASK_S, DeployTarget, Installed
+from edge_sdk.deploy.installer import ASK_S, Installed
+from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.device.limits.decision import Go, Pause
 from edge_sdk.device.limits.enforcement import LimitsEnforcer
 from edge_sdk.errors import IdentityError, RemoteProtocolError

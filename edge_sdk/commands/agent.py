@@ -124,7 +124,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
     from edge_sdk.datasets.growing.device_data import NOTHING_NEW, DeviceData  # noqa: PLC0415
     from edge_sdk.datasets.growing.keep import parse_keep  # noqa: PLC0415
-    from edge_sdk.deploy.installer import place_of  # noqa: PLC0415
+    from edge_sdk.deploy.model_test import ModelTest  # noqa: PLC0415
+    from edge_sdk.deploy.target import place_of  # noqa: PLC0415
     from edge_sdk.device.limits.enforcement import LimitsEnforcer, MemoryFallbackRunner  # noqa: PLC0415
     from edge_sdk.device.limits.processor import threads_for  # noqa: PLC0415
     from edge_sdk.device.probe.board import read_board  # noqa: PLC0415
@@ -173,6 +174,10 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         autocast=settings.autocast,
     )
     runner.tester.examples = DividedExamples(examples, data.held, settings.state)
+    tolerance, tester = settings.models_tolerance, runner.tester
+    test = None
+    if tolerance is not None:
+        test = ModelTest(task, tolerance, lambda: tester.examples.held_so_far())  # noqa: PLW0108 - replaced later
     identity = Identity(
         name=settings.name,
         federation=settings.federation,
@@ -193,7 +198,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         MemoryFallbackRunner(runner, data),
         device_keys=device_keys,
         limits_enforcer=limits_enforcer,
-        place=place_of(settings, folder),
+        place=place_of(settings, folder, test),
         on_phase=_say_phase,
     )
 

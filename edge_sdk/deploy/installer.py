@@ -8,11 +8,9 @@ ended here already; one that came before it is refused, over restarts.
 from __future__ import annotations
 
 import logging
-import shlex
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -20,16 +18,15 @@ from numpy.typing import NDArray
 
 from edge_sdk.deploy.last_delivery import Delivered, DeliveredFile
 from edge_sdk.deploy.slots import install, look, recover
+from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.errors import EdgeError, StateError
 from edge_sdk.infer.packed import unpack_bundle
-from edge_sdk.infer.signature import read_public_key
-from edge_sdk.settings import DeviceSettings
 from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.storage.fetcher import Fetcher
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import Install, Message, Need, Running
 
-__all__ = ["ASK_S", "DeployTarget", "Installed", "Installer", "place_of"]
+__all__ = ["ASK_S", "Installed", "Installer"]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +34,7 @@ Verdict: TypeAlias = Literal["live", "failed", "refused"]
 
 ASK_S = 3.0  # chunks that do not come for so long are asked for again
 MAX_BYTES = 1 << 27  # of bundles in part: the largest that can travel
-CUT = "the device stopped while the health command ran; the model before it is live"
+CUT = "the device stopped while the new model was tried; the model before it is live"
 REPEATED = (
     "delivery {no} was ordered before delivery {last}, which this device has taken: "
     "an old order was repeated, so nothing was changed. To go back to an older "
@@ -48,50 +45,12 @@ UNASKED = 'this device takes no models: "models" is not set in its device.toml'
 
 
 @dataclass(frozen=True)
-class DeployTarget:
-    """The place of delivered models on a device, as its owner set it.
-
-    Attributes:
-        root: Folder of the two slots.
-        state: The device's state folder; chunks wait there.
-        trusted: Raw public key that must sign; None leaves it to the coordinator.
-        health: Command that says whether a new model is well.
-        home: Folder that it runs in; the current one if not given.
-    """
-
-    root: Path
-    state: Path
-    trusted: bytes | None = None
-    health: Sequence[str] = ()
-    home: Path | None = None
-
-
-def place_of(settings: DeviceSettings, folder: Path) -> DeployTarget | None:
-    """The `DeployTarget` of a device's settings; None if they name no folder.
-
-    Args:
-        settings: The settings.
-        folder: Folder of their file.
-
-    Raises:
-        IdentityError: If the key that they name cannot be read.
-    """
-    if settings.models is None:
-        return None
-    key = settings.models_key
-    trusted = None if key is None else read_public_key(key)
-    health = tuple(shlex.split(settings.health))
-    return DeployTarget(
-        settings.models, settings.state, trusted, health, folder.resolve()
-    )
-
-
-@dataclass(frozen=True)
 class Installed:
-    """A delivery has ended here; `why` it failed, or None."""
+    """A delivery has ended here; `why` it failed or was refused, or None."""
 
     order: Install
     why: str | None
+    refused: bool = False
 
 
 class Installer:
@@ -219,7 +178,7 @@ class Installer:
             log.info("delivery %d is live", done.order.no)
             self._end(done.order, "live")
         else:
-            self._end(done.order, "failed", done.why)
+            self._end(done.order, "refused" if done.refused else "failed", done.why)
 
     def close(self, seconds: float) -> None:
         """Waits for the thread that installs; `recover` mends what it leaves."""
@@ -289,8 +248,11 @@ class Installer:
         self._worker.start()
 
     def _install(self, order: Install, place: DeployTarget, content: bytes) -> None:
-        why = None
+        why, test = None, place.test
         try:
+            if test is not None and (why := test.impossible() or None):
+                self._ended(Installed(order, why, refused=True))
+                return
             install(
                 place.root,
                 lambda folder: unpack_bundle(content, folder),
@@ -300,6 +262,7 @@ class Installer:
                 home=place.home,
                 tag=str(order.no),
                 own=self._own(),
+                test=test,
             )
         except EdgeError as error:
             why = str(error)

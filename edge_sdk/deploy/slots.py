@@ -5,8 +5,8 @@ app opens ``ROOT/current`` and never sees half a bundle: one rename replaces the
 A new bundle goes into the other place, is checked there (digests, signature, golden
 example on this board), and only then becomes live; the old one stays for `roll_back`.
 
-While a health command decides, ``ROOT/.trial`` says what was live before. Where it is
-found with nobody at work, the power went: `recover` takes the switch back.
+While a test or a health command decides, ``ROOT/.trial`` says what was live before.
+Where it is found with nobody at work, the power went: `recover` takes the switch back.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def install(
     home: Path | None = None,
     tag: str = "",
     own: Mapping[str, NDArray[Any]] = MappingProxyType({}),
+    test: Callable[[str, Path, Path | None], None] | None = None,
 ) -> str:
     """Puts a bundle into the free slot, checks it there and makes it live.
 
@@ -134,9 +135,12 @@ def install(
         health: A command run after the switch, such as one that restarts an app; if it
             fails, the old bundle is live again.
         home: Folder that `health` runs in; the current one if not given.
-        tag: What `recover` gives back, should the power go while `health` runs.
+        tag: What `recover` gives back, should the power go while `test` or `health`
+            runs.
         own: This device's own values of personal entries; a model without a place for
             them is made live as it was delivered.
+        test: (name, new bundle's folder, live one's or None), before the switch; an
+            `EdgeError` that it raises leaves everything as it was.
 
     Returns:
         The slot that is live now.
@@ -160,13 +164,19 @@ def install(
                 bundle.check()
                 if own:
                     _keep_own(bundle, own)
+                if test is not None or health:
+                    note = json.dumps({"before": live, "tag": tag})
+                    replace_file(root / _TRIAL, note.encode())
+                if test is not None:
+                    try:
+                        test(name, incoming, root / live if live else None)
+                    except BaseException:  # its trial has ended
+                        _take_back(root)
+                        raise
                 _sync_tree(incoming)
                 if (root / slot).exists():
                     (root / slot).replace(Path(scratch) / "old")
                 incoming.replace(root / slot)
-            if health:
-                note = json.dumps({"before": live, "tag": tag})
-                replace_file(root / _TRIAL, note.encode())
             _point(root, slot)
         except (OSError, CheckpointError) as error:
             why = f"{root}: the model could not be switched: {error}"

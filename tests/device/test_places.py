@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.simulation import command
 from edge_sdk.deploy.bound_command import run_leashed
-from edge_sdk.deploy.installer import place_of
+from edge_sdk.deploy.target import place_of
 from edge_sdk.errors import TaskError
 from edge_sdk.infer.run_key import PRIVATE
 from edge_sdk.settings import DeviceSettings, load_settings, profile_of

@@ -3,28 +3,40 @@
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import export
 from edge_sdk.checkpoint import Checkpoint
-from edge_sdk.deploy.installer import CUT, UNASKED, DeployTarget, Installed, Installer
+from edge_sdk.datasets.shipped import load_digits
+from edge_sdk.deploy.installer import CUT, UNASKED, Installed, Installer
+from edge_sdk.deploy.model_test import ModelTest
 from edge_sdk.deploy.slots import install, look, recover, roll_back, switch
+from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.errors import RemoteProtocolError, StateError
+from edge_sdk.evaluation import Metric
 from edge_sdk.infer import Bundle
 from edge_sdk.infer.packed import files_in, pack_bundle, unpack_bundle
 from edge_sdk.kernels.build import find_compiler, this_machine
 from edge_sdk.storage.fetcher import Fetcher
+from edge_sdk.tasks.task import Examples, load_task
+from edge_sdk.training.holdout.divided import DividedExamples
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import blob_id, chunk_of, manifest_of
 from edge_sdk.wire.messages import Install, Message, Need, Running
+from edge_sdk.wire.named import Holdout
 
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
@@ -437,3 +449,156 @@ def test_a_disk_that_refuses_fails_the_delivery_and_nothing_else(
     )
     said = board.take(order_of(packed))
     assert said.verdict == "failed"
+
+
+# ------------------------------------------------------------------------ tested
+
+
+@pytest.fixture(scope="module")
+def worse(
+    digits: tuple[Checkpoint, Path], tmp_path_factory: pytest.TempPathFactory
+) -> bytes:
+    """A bundle that passes all checks of its export, and is right about nothing."""
+    made = digits[0]
+    turned = replace(made, values={name: -v for name, v in made.values.items()})
+    folder = tmp_path_factory.mktemp("worse") / "digits"
+    export.make_bundle(turned, folder, formats=("native",), seconds=0)
+    return pack_bundle(folder)
+
+
+def held(count: int = 60) -> Examples:
+    return load_digits()[1].take(slice(0, count))
+
+
+def comparing(
+    place: DeployTarget, tolerance: float = 0.05, examples: Examples | None = None
+) -> DeployTarget:
+    found = examples or held()
+    test = ModelTest(load_task("digits"), tolerance, lambda: (found, ""))
+    return replace(place, test=test)
+
+
+def test_a_model_that_is_worse_on_the_boards_own_examples_is_not_made_live(
+    bundle: Path, worse: bytes, broker: MemoryBroker, place: DeployTarget
+) -> None:
+    good = pack_bundle(bundle)
+    for packed in (good, worse):
+        publish(broker, packed)
+    board = Board(broker, comparing(place))
+    assert board.take(order_of(good, 1)).verdict == "live"  # none to compare with
+    said = board.take(order_of(worse, 2))
+    assert (said.no, said.verdict, said.live) == (2, "failed", order_of(good).digest)
+    assert "accuracy on 60 test examples, the live model" in said.why
+    assert "worse by more than 0.05" in said.why
+    assert sorted(p.name for p in place.root.iterdir()) == ["a", "current"]
+    again = Board(broker, comparing(place))  # the device was started anew
+    assert again.take(order_of(worse, 2)).verdict == "failed"  # once is enough
+    assert (
+        Board(broker, comparing(place, 1.0)).take(order_of(worse, 3)).verdict == "live"
+    )
+    assert again.take(order_of(good, 4)).verdict == "live"  # the better one comes back
+
+
+def test_a_model_that_was_refused_leaves_the_earlier_one_to_go_back_to(
+    bundle: Path, worse: bytes, broker: MemoryBroker, place: DeployTarget
+) -> None:
+    first, second = pack_bundle(bundle), changed(pack_bundle(bundle), b"second")
+    for packed in (first, second, worse):
+        publish(broker, packed)
+    board = Board(broker, comparing(place))
+    for no, packed in enumerate((first, second, worse), 1):
+        board.take(order_of(packed, no))
+    assert look(place.root).digests["b"] == order_of(second).digest.hex()
+    assert roll_back(place.root) == "a"
+    assert look(place.root).digests["a"] == order_of(first).digest.hex()
+
+
+def test_without_test_examples_a_delivery_is_refused_with_the_remedy(
+    bundle: Path, broker: MemoryBroker, place: DeployTarget, tmp_path: Path
+) -> None:
+    packed = pack_bundle(bundle)
+    publish(broker, packed)
+    examples = DividedExamples(held(), None, tmp_path)
+    test = ModelTest(load_task("digits"), 0.05, examples.held_so_far)
+    board = Board(broker, replace(place, test=test))
+    said = board.take(order_of(packed))
+    assert (said.verdict, said.live) == ("refused", None)
+    assert "none were held out so far" in said.why
+    assert "Set holdout in the run's settings" in said.why
+    examples.train(Holdout(0.2, 7))
+    assert board.take(order_of(packed, 2)).verdict == "live"
+
+
+def test_after_a_restart_the_same_examples_are_held_out_for_tests(
+    tmp_path: Path,
+) -> None:
+    before = DividedExamples(held(), None, tmp_path)
+    wanted, _ = before.held(Holdout(0.2, 7))
+    again, why = DividedExamples(held(), None, tmp_path).held_so_far()
+    assert wanted is not None
+    assert again is not None
+    assert np.array_equal(wanted.inputs, again.inputs)
+    assert why == ""
+    _, why = DividedExamples(
+        load_digits()[0].take(slice(0, 9)), None, tmp_path
+    ).held_so_far()
+    assert why == "none of those that were held out are left"
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 7.0])
+def test_a_metric_that_has_no_value_is_named_and_the_live_model_stays(
+    bundle: Path, broker: MemoryBroker, place: DeployTarget, wrong: float
+) -> None:
+    packed = pack_bundle(bundle)
+    publish(broker, packed)
+    odd = Metric("odd", lambda _, __: [1.0], lambda _: wrong, range=(0, 1))
+    task = replace(load_task("digits"), metrics=(odd,))
+    test = ModelTest(task, 0.0, lambda: (held(), ""))
+    said = Board(broker, replace(place, test=test)).take(order_of(packed))
+    assert (said.verdict, said.live) == ("failed", None)
+    assert "odd" in said.why
+
+
+def test_a_board_without_torch_compares_models_too(
+    bundle: Path,
+    worse: bytes,
+    broker: MemoryBroker,
+    place: DeployTarget,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge_sdk.deploy.model_test.torch_is_here", lambda: False)
+    good = pack_bundle(bundle)
+    for packed in (good, worse):
+        publish(broker, packed)
+    board = Board(broker, comparing(place))
+    assert board.take(order_of(good, 1)).verdict == "live"
+    assert "accuracy on 60 test examples" in board.take(order_of(worse, 2)).why
+
+
+def test_a_device_that_died_in_the_test_has_the_model_before_and_says_so(
+    bundle: Path, broker: MemoryBroker, place: DeployTarget
+) -> None:
+    first, second = pack_bundle(bundle), changed(pack_bundle(bundle), b"second")
+    for packed in (first, second):
+        publish(broker, packed)
+    Board(broker, place).take(order_of(first, 1))
+    unpack_bundle(second, place.root.parent / "second")
+    script = (
+        "import os, signal, shutil, sys\n"
+        "from pathlib import Path\n"
+        "from edge_sdk.deploy.slots import install\n"
+        "root, bundle = map(Path, sys.argv[1:])\n"
+        "install(root, lambda f: shutil.copytree(bundle, f), name='x', tag='2',\n"
+        "        test=lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, place.root, place.root.parent / "second"],
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    board = Board(broker, place)
+    board.installer.greet()
+    said = board.word()
+    assert (said.no, said.verdict, said.why) == (2, "failed", CUT)
+    assert said.live == order_of(first).digest
+    assert sorted(p.name for p in place.root.iterdir()) == ["a", "current"]

@@ -18,7 +18,7 @@ from coordinator.delivery.store import DeliveryStore
 from coordinator.protocol.publisher import VALID_S, Publisher
 from coordinator.protocol.receiver import MessageReceiver
 from edge_sdk.agent import Agent, Identity
-from edge_sdk.deploy.installer import DeployTarget
+from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.identity.folder import DeviceFolder
 from edge_sdk.storage.journal import Journal
 from edge_sdk.transport.base import ReceivedMessage

@@ -59,18 +59,43 @@ class DividedExamples:
         _, held, why = self._parts
         return held, "" if held else why or "the order holds no examples out"
 
+    def held_so_far(self) -> tuple[Examples | None, str]:
+        """The examples that no order has trained on so far, or None and why.
+
+        Another thread may divide meanwhile; after a restart the last division counts.
+        """
+        _, held, why = self._parts
+        if held is not None or self._path is None:
+            return held, why
+        try:
+            with np.load(self._path, allow_pickle=False) as found:
+                by = Holdout(0.5, int(found["seed"][0]))  # the share says nothing here
+        except (OSError, ValueError, KeyError, EOFError):
+            return None, why or "none were held out so far"
+        kept = self._remembered(by)
+        again = split(
+            *(self._all.inputs, self._all.targets, self._all.groups),
+            share=0.0,
+            seed=by.seed,
+            before=(kept["trained"], kept["held"]),
+        )
+        if not len(again.held):
+            return None, why or "none of those that were held out are left"
+        return self._all.take(again.held), ""
+
     def _divide(self, by: Holdout | None) -> None:
         if by == self._by or self._own is not None:
             return
-        self._by, self._parts = by, (self._all, None, "")
+        self._parts, self._by = self._divided(by), by
+
+    def _divided(self, by: Holdout | None) -> tuple[Examples, Examples | None, str]:
         if by is None:
-            return
+            return self._all, None, ""
         found = self._split(by)
         if not len(found.held):
             log.warning("nothing is held out: %s", found.why)
-            self._parts = self._all, None, found.why
-            return
-        self._parts = self._all.take(found.train), self._all.take(found.held), ""
+            return self._all, None, found.why
+        return self._all.take(found.train), self._all.take(found.held), ""
 
     def _split(self, by: Holdout) -> Split:
         given = self._all
