@@ -135,8 +135,7 @@ def install(
         health: A command run after the switch, such as one that restarts an app; if it
             fails, the old bundle is live again.
         home: Folder that `health` runs in; the current one if not given.
-        tag: What `recover` gives back, should the power go while `test` or `health`
-            runs.
+        tag: What `recover` gives back, should the power go in `test` or `health`.
         own: This device's own values of personal entries; a model without a place for
             them is made live as it was delivered.
         test: (name, new bundle's folder, live one's or None), before the switch; an

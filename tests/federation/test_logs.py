@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 from patience import patience
 from screens import on_screen
 
-from coordinator.server.log_file import LOG, Wanted, follow_log, read_log
+from coordinator.server.log_file import LOG, Wanted, follow_log, keep_log, read_log
 from edge_sdk.terminal import Exit
+from edge_sdk.terminal.logs import FILE_BYTES
 
 Make = Callable[..., Any]
 KEYS = ["time", "level", "logger", "message", "run", "round", "device"]
@@ -134,3 +136,18 @@ def test_a_log_put_aside_between_reading_and_following_loses_no_line(
     log.write_text(line(3))
     rest = follow_log(tmp_path, Wanted(), place, over=lambda _: True)
     assert [x["message"] for x in (*past, *rest)] == ["m1", "m2", "m3"]
+
+
+def test_the_log_of_a_run_rotates_so_that_two_files_of_8_mib_hold_it(
+    tmp_path: Path,
+) -> None:
+    assert FILE_BYTES == 8 << 20
+    text = "x" * (1 << 20)
+    with keep_log(tmp_path):
+        for no in range(20):
+            logging.getLogger("coordinator.test").warning("%d %s", no, text)
+    sizes = {p.name: p.stat().st_size for p in tmp_path.iterdir()}
+    assert set(sizes) == {LOG, f"{LOG}.1"}
+    assert all(0 < size <= FILE_BYTES for size in sizes.values())
+    kept = [int(x["message"].split()[0]) for x in read_log(tmp_path, Wanted())[0]]
+    assert kept == [*range(kept[0], 20)]  # the newest, none missing between
