@@ -80,12 +80,15 @@ class RoundContext:
         rounds: Rounds of the whole run.
         density: The run's largest density.
         members: Weaker networks of the family inside the device's own.
+        drifted: Whether the devices' data have drifted by more than `on_drift` since
+            masks were drawn; what `local` is told, and nobody else.
     """
 
     round_no: int
     rounds: int
     density: float
     members: int = 0
+    drifted: bool = False
 
 
 def as_initialised(
@@ -150,6 +153,7 @@ class Algorithm:
             gives it on as that of its model; `revise` sees it there.
         redraw: The masks after a round whose rule is `Measured`; None if there is none.
             Weights that both masks hold stay, others begin at 0.
+        on_drift: The fleet's drift from which on `local` finds `drifted`; 0 for never.
     """
 
     name: str
@@ -162,6 +166,7 @@ class Algorithm:
     start: Start = as_initialised
     init_state: InitState | None = None
     redraw: Redraw | None = None
+    on_drift: float = 0.0
 
     @property
     def warms_up(self) -> bool:

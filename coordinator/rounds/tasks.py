@@ -96,6 +96,7 @@ def order_for(
     steps: int = 0,
     attempt: int = 0,
     after: str = "",
+    drifted: bool = False,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
@@ -104,6 +105,7 @@ def order_for(
     `after` is the last task of the device that counted, for rules and personal entries
     that go on from it.
     `attempt` counts how often the round was given up before: only a warm-up is.
+    `drifted` says whether the fleet's data have since masks were drawn.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -125,7 +127,7 @@ def order_for(
         case _:
             largest, inside = max(settings.densities), blobs.members
             over = settings.rounds or settings.training.horizon
-            moment = RoundContext(round_no, over, largest, len(inside))
+            moment = RoundContext(round_no, over, largest, len(inside), drifted)
             rule = named_slots(algorithm).local(moment)
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)

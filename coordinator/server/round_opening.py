@@ -26,6 +26,7 @@ from coordinator.rounds.state import (
 from coordinator.rounds.tasks import order_for
 from coordinator.rounds.warm_up_attempts import ATTEMPTS, Attempt, next_attempt
 from coordinator.server.devices.device_registry import DeviceRegistry
+from coordinator.server.devices.drift_reports import draws_again
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_timing import RoundTiming
 from coordinator.settings import RunSettings
@@ -206,6 +207,7 @@ class RoundOpener:
         named = publish_blobs(self._publisher.shelve, no, base, family, *given)
         remembers = self._algorithm.init_state is not None or bool(base.personal)
         counted = self._ledger.last_counted(no) if remembers else {}
+        drifted = draws_again(self._algorithm, self._ledger, no)
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {
@@ -223,6 +225,7 @@ class RoundOpener:
                 steps=draft.steps_of(device),
                 attempt=attempt,
                 after=counted.get(device, ""),
+                drifted=drifted,
             )
             for device, density in draft.densities.items()
         }

@@ -6,11 +6,12 @@ from typing import Protocol
 
 from coordinator.algorithms.base import Algorithm, RoundContext, keep_masks
 from coordinator.algorithms.privacy import PrivateRun, check_private
+from coordinator.settings.statistics import DriftSettings
 from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
 from edge_sdk.wire.rules import Controlled
 
-__all__ = ["check_algorithm_fits", "check_endless"]
+__all__ = ["check_algorithm_fits", "check_drift", "check_endless"]
 
 
 class EndlessSettings(Protocol):
@@ -24,6 +25,20 @@ class EndlessSettings(Protocol):
     @property
     def rounds(self) -> int:
         """Rounds to complete; 0 for no last one."""
+        ...
+
+
+class ReportSettings(Protocol):
+    """Settings on which it depends whether devices report drift."""
+
+    @property
+    def drift(self) -> DriftSettings:
+        """Reports beside tests."""
+        ...
+
+    @property
+    def holdout(self) -> float:
+        """Share of examples for tests on devices."""
         ...
 
 
@@ -106,9 +121,25 @@ def check_endless(
             "rounds of one cycle",
             remedy="Set period = 50 under [training], for example.",
         )
-    if algorithm.revise is not keep_masks or algorithm.redraw is not None:
+    falls = algorithm.redraw is not None and not algorithm.on_drift
+    if algorithm.revise is not keep_masks or falls:
         raise SettingsError(
             f"{where}key rounds: 0 has no last round, and {algorithm.name} moves its "
             "masks less and less until the last round",
             remedy="Set horizon under [training]: the rounds until the masks stay.",
+        )
+
+
+def check_drift(algorithm: Algorithm, settings: ReportSettings, *, where: str) -> None:
+    """Refuses an algorithm that goes by drift in a run that hears of none.
+
+    Raises:
+        SettingsError: Names the key and the remedy.
+    """
+    if algorithm.on_drift and not (settings.drift.report and settings.holdout):
+        raise SettingsError(
+            f"{where}key drift.report: {algorithm.name} draws masks again when the "
+            "devices' data have drifted, and no device reports on its data",
+            remedy="Set report = true under [drift] and a holdout: reports come with "
+            "tests on devices.",
         )

@@ -12,7 +12,7 @@ from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.privacy import PrivacySettings, check_private
 from coordinator.densities import DEFAULT_ROUND_BUDGET_S
 from coordinator.page_access import parse_page
-from coordinator.settings.checks import check_algorithm_fits, check_endless
+from coordinator.settings.checks import check_algorithm_fits, check_drift, check_endless
 from coordinator.settings.extension import extended, extended_rounds
 from coordinator.settings.statistics import DriftSettings, StatisticsSettings
 from coordinator.settings.training import TrainingSettings
@@ -169,8 +169,7 @@ class RunSettings(
         keep_rounds: Rounds that the ledger keeps one by one; older ones are folded into
             sums. 0 keeps all, and 200 of a run without a last round.
         selection: Who is in a cohort smaller than the fleet: ``random``, or those who
-            have waited longest (``round-robin``), so that a device that is seldom here
-            is asked when it is.
+            have waited longest (``round-robin``): who is seldom here is asked then.
         privacy: Noise on each round's sum, and what all rounds may tell.
         keep_updates: Whether the updates of all rounds stay on the disk, so that a
             proof can make every model again of them; else those of the last ones.
@@ -271,6 +270,7 @@ def load_run(path: Path) -> RunSettings:
             f"{path}: key algorithm: {error}", remedy=error.help
         ) from error
     check_algorithm_fits(algorithm, settings, where=f"{path}: ")
+    check_drift(algorithm, settings, where=f"{path}: ")
     if settings.page:
         parse_page(settings.page)
     check_endless(algorithm, settings, where=f"{path}: ")

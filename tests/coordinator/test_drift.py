@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from coordinator.algorithms.load import load_algorithm
 from coordinator.ledger import Ledger, open_ledger
 from coordinator.rounds.data_statistics.drift import drift_of
-from coordinator.server.devices.drift_reports import DriftReports
-from coordinator.settings import DriftSettings, RunSettings
+from coordinator.server.devices.drift_reports import REDRAWN, DriftReports, draws_again
+from coordinator.settings import DriftSettings, RunSettings, load_run
+from edge_sdk.errors import SettingsError
 from edge_sdk.evaluation.data_sums import sums_of
 from edge_sdk.tasks.task import load_task
 from edge_sdk.training.holdout.describe import summary_of
@@ -100,3 +103,43 @@ def test_nothing_is_asked_unless_the_run_wants_reports(ledger: Ledger) -> None:
 def test_a_number_that_never_changed_has_no_deviation_to_drift_by() -> None:
     first, now = sums_of(np.zeros(4)), sums_of(np.ones(4))
     assert drift_of(first, now, band=0.1).shift == 0.0
+
+
+def test_masks_are_drawn_again_once_for_each_drift_and_again_if_the_round_was_lost(
+    ledger: Ledger,
+) -> None:
+    by_shift = load_algorithm("prunefl(shift=0.3)")
+    plan: dict[str, Any] = {"goal": 2, "quorum": 1, "rate": 0.1, "base": ""}
+    reports = DriftReports(SETTINGS, load_task("digits"), ledger)
+    assert not draws_again(by_shift, ledger, 1)  # nobody has said anything
+    for name in ("pi-1", "pi-2"):
+        reports.take(name, 1, told([0, 1] * 20))
+    assert not draws_again(by_shift, ledger, 2)
+    reports.take("pi-1", 2, told([0] * 10 + [7] * 30))  # a class appears late, on one
+    assert draws_again(by_shift, ledger, 3)
+    assert draws_again(by_shift, ledger, 3)  # killed before its orders were durable
+    ledger.plan_round(3, **plan)
+    ledger.abort(3, "nobody answered")
+    assert draws_again(by_shift, ledger, 4)  # round 3 was given up
+    ledger.plan_round(4, **plan)
+    ledger.finish(4, model="round-00004", note="")
+    assert not draws_again(by_shift, ledger, 5)  # the same drift
+    assert ledger.get(REDRAWN)["round"] == 4
+    reports.take("pi-2", 5, told([0] * 10 + [7] * 30))  # and more of it
+    assert draws_again(by_shift, ledger, 6)
+    assert not draws_again(load_algorithm("prunefl"), ledger, 7)
+
+
+def test_an_algorithm_that_goes_by_drift_is_refused_where_nobody_reports_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'federation = "tests"\ntask = "digits"\nevaluation = "devices"\n'
+        'densities = [0.2]\nrounds = 3\nalgorithm = "prunefl(shift=0.3)"\n'
+    )
+    with pytest.raises(SettingsError, match=r"key drift\.report") as why:
+        load_run(path)
+    assert "report = true" in why.value.help
+    path.write_text(path.read_text() + "[drift]\nreport = true\n")
+    assert load_run(path).drift.report

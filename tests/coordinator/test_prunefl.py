@@ -77,6 +77,29 @@ def test_nothing_moves_at_the_end_of_a_run_or_without_a_gradient() -> None:
     assert redraw(family, model, none, RoundContext(1, 9, 0.5)) is family
 
 
+def test_by_shift_evidence_is_asked_for_after_drift_alone_and_the_share_stays() -> None:
+    by_shift = prunefl(shift=0.3, share=0.6)
+    assert by_shift.on_drift == 0.3
+    for no in (1, 50, 100):
+        assert by_shift.local(RoundContext(no, 0, 0.5)) == Frozen()
+        assert isinstance(by_shift.local(RoundContext(no, 0, 0.5, 0, True)), Measured)
+    assert by_shift.local(RoundContext(9, 9, 0.5, 0, True)) == Frozen()
+    assert prunefl().local(RoundContext(7, 99, 0.5, 0, True)) == Frozen()  # by itself
+    family, model = held([9, 8, 1, 1, 0, 0, 7, 1, 0, 0, 0, 0], [6, 1, 1, 0, 1, 0, 0, 0])
+    gradient = [0, 0, 5, 0, 4, 0, 0, 0, 3, 0, 0, 0], [0, 80, 0, 0, 0, 70, 60, 0]
+    assert by_shift.redraw is not None
+    found = measured(*gradient, uses=(1.0, 10.0))
+    for context in (RoundContext(99, 0, 0.5), RoundContext(99, 100, 0.5)):
+        after = by_shift.redraw(family, model, found, context).top
+        assert np.flatnonzero(after["a"]).tolist() == [0, 1, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("shift", [-0.1, float("nan"), float("inf")])
+def test_a_shift_that_cannot_be_is_refused(shift: float) -> None:
+    with pytest.raises(SettingsError, match="shift"):
+        prunefl(shift=shift)
+
+
 def test_evidence_is_asked_for_every_so_often_and_not_at_the_end() -> None:
     local = prunefl(interval=3, batches=2).local
     asked = [

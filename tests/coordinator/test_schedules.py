@@ -85,6 +85,8 @@ def test_what_needs_a_last_round_is_named(
 
 
 def test_what_needs_none_is_taken() -> None:
+    constant = run_of(TrainingSettings(schedule="constant"))
+    check_endless(load_algorithm("prunefl(shift=0.3)"), constant, where="")
     for training in (
         TrainingSettings(horizon=50),
         TrainingSettings(schedule="constant"),

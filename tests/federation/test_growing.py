@@ -57,3 +57,43 @@ def test_new_data_are_trained_on_and_a_device_without_any_rests(
     )
     save_partition(data, twice)
     fleet.wait(lambda: 300 in trained(fleet.run, "pi-1"), "its new examples")
+
+
+def test_masks_are_drawn_again_where_classes_appear_late(federation: Make) -> None:
+    fleet = federation(rounds=0)
+    path = fleet.run / "run.toml"
+    whole = path.read_text().replace("max_steps = 25", 'schedule = "constant"')
+    path.write_text(
+        'algorithm = "prunefl(shift=0.2)"\nholdout = 0.2\n'
+        + whole.replace("densities = [0.1, 0.4]", "densities = [0.2]")
+        + "[drift]\nreport = true\n"
+    )
+    late = {}
+    for name in ("pi-1", "pi-2", "orin-1"):
+        own = load_settings(fleet.folder / f"{name}.toml", DeviceSettings)
+        data = load_partition(own.data)
+        few = np.flatnonzero(data.targets < 4)
+        save_partition(own.data, data.take(few))
+        late[own.data] = data
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+
+    def masks() -> dict[str, Any]:
+        ledger = read_ledger(fleet.run)
+        try:
+            kept = ledger.get("redrawn") or {"round": 0}
+            closed = {r.no for r in ledger.rounds() if r.model}
+            return {**kept, "closed": kept["round"] in closed}
+        finally:
+            ledger.close()
+
+    fleet.wait(lambda: fleet.rounds_done() >= 3, "round 3")
+    assert masks()["round"] == 0  # nothing has drifted
+    assert not list((fleet.run / "checkpoints").glob("*.masks"))
+    for folder, data in late.items():
+        save_partition(folder, data)
+    fleet.wait(lambda: masks()["round"] and masks()["closed"], "new masks")
+    done = fleet.rounds_done()
+    fleet.wait(lambda: fleet.rounds_done() > done, "a round on them")
+    assert list((fleet.run / "checkpoints").glob("*.masks"))
+    assert "draws masks again" in (fleet.folder / "coordinator.log").read_text()

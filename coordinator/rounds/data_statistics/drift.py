@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_sdk.evaluation.data_sums import DataSums
 
-__all__ = ["Drift", "drift_of", "label_counts"]
+__all__ = ["Drift", "Redrawn", "drift_of", "fleet_shift", "label_counts"]
 
 TOLD = 12  # classes that a text counts one by one
 
@@ -27,6 +27,53 @@ class Drift:
 
     shift: float
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redrawn:
+    """The fleet's drift at which masks were last drawn because of it.
+
+    Attributes:
+        round: The round whose devices measured for it; 0 before the first.
+        shift: The fleet's, when it was opened.
+        before: The one at which the masks before it were drawn.
+    """
+
+    round: int = 0
+    shift: float = 0.0
+    before: float = 0.0
+
+    def again(
+        self, no: int, shift: float, *, most: float, given_up: Collection[int]
+    ) -> Redrawn | None:
+        """What is to be noted if a round draws masks again; None if it does not.
+
+        A round that was given up, or is opened a second time, has drawn none.
+
+        Example:
+            >>> Redrawn().again(9, 0.6, most=0.5, given_up=())
+            Redrawn(round=9, shift=0.6, before=0.0)
+            >>> Redrawn(9, 0.6).again(10, 0.7, most=0.5, given_up=()) is None
+            True
+        """
+        drawn = self.round != no and self.round not in given_up
+        before = self.shift if drawn else self.before
+        return Redrawn(no, shift, before) if abs(shift - before) > most else None
+
+
+def fleet_shift(devices: Iterable[tuple[float | None, int]]) -> float:
+    """The mean of the devices' shifts by their examples; 0 where none has reported.
+
+    Args:
+        devices: `Drift.shift`, None without a report, and examples of each.
+
+    Example:
+        >>> fleet_shift([(0.5, 30), (None, 100), (0.1, 10)])
+        0.4
+    """
+    told = [(shift, count) for shift, count in devices if shift is not None]
+    whole = sum(count for _, count in told)
+    return sum(shift * count for shift, count in told) / whole if whole else 0.0
 
 
 def drift_of(

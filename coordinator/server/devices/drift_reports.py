@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 
 import numpy as np
 from msgspec import to_builtins
 from numpy.typing import NDArray
 
+from coordinator.algorithms.base import Algorithm
 from coordinator.ledger import Ledger
-from coordinator.rounds.data_statistics.drift import drift_of, label_counts
+from coordinator.rounds.data_statistics.drift import (
+    Redrawn,
+    drift_of,
+    fleet_shift,
+    label_counts,
+)
 from coordinator.rounds.data_statistics.joined import read_summary
 from coordinator.rounds.data_statistics.question import query_of
+from coordinator.rounds.state import RoundPhase
 from coordinator.settings import RunSettings
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.json_text import to_json
 from edge_sdk.tasks.task import Task
 from edge_sdk.wire.evaluation import DataQuery, DataSummary
 
-__all__ = ["DriftReports"]
+__all__ = ["DriftReports", "draws_again"]
 
 log = logging.getLogger(__name__)
 
 CLASSES = "classes_seen"  # of the ledger: those there were when reports began
+REDRAWN = "redrawn"  # of the ledger: the drift at which masks were last drawn
 EXAMPLES = 1 << 40  # a device's count may have grown since its HELLO
 
 
@@ -102,3 +111,29 @@ class DriftReports:
             seen |= mine
             self._ledger.put(CLASSES, {**kept, "classes": sorted(seen)})
         return seen
+
+
+def draws_again(algorithm: Algorithm, ledger: Ledger, no: int) -> bool:
+    """Note that a round draws masks again, before its orders are; False if it does not.
+
+    Args:
+        algorithm: Whose `on_drift`.
+        ledger: The run's; knows the devices' drift.
+        no: The round that is opened, or opened again after a crash.
+    """
+    if not (algorithm.on_drift and no):
+        return False
+    given_up = {r.no for r in ledger.rounds() if r.phase is RoundPhase.ABORTED}
+    shift = fleet_shift((d.shift, d.examples) for d in ledger.devices())
+    known = Redrawn(**ledger.get(REDRAWN) or {})
+    now = known.again(no, shift, most=algorithm.on_drift, given_up=given_up)
+    if now is None:
+        return False
+    log.info(
+        "round %d draws masks again: the fleet's drift was %.2f when they were drawn, "
+        "and is %.2f",
+        *(no, now.before, shift),
+        extra={"round": no},
+    )
+    ledger.put(REDRAWN, asdict(now))
+    return True

@@ -1,8 +1,9 @@
 """PruneFL (Jiang et al., arXiv:1909.12326) at a fixed density.
 
-Every `interval` rounds devices send, beside their change, the mean square gradient of
-every weight. The largest weights stay; what is left of the budget goes to the weights,
-kept or not, whose square gradient is largest for the time that they cost.
+Every `interval` rounds, or when the data have drifted, devices send, beside their
+change, the mean square gradient of every weight. The largest weights stay; what is left
+of the budget goes to the weights, kept or not, whose square gradient is largest for the
+time that they cost.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def prunefl(
     share: float = 0.3,
     batches: int = 5,
     on: Algorithm | None = None,
+    shift: float = 0.0,
 ) -> Algorithm:
     """PruneFL without what makes density its outcome: that is the run's setting.
 
@@ -53,15 +55,19 @@ def prunefl(
         share: Of the kept weights the part that may be replaced, at first.
         batches: Minibatches over which squares are averaged.
         on: Whose first masks, warm-up and mean; masks that need no warm-up if None.
+        shift: Drift of the fleet's data, since the masks were drawn, that has them
+            drawn again; in place of `interval`, and `share` does not fall. 0 for none.
 
     Raises:
         SettingsError: If a setting is out of range, or that algorithm's masks move or
             its devices train by a rule of their own.
     """
-    if not (0 < share <= 1 and interval >= 1 and batches >= 1):
+    whole = interval >= 1 and batches >= 1
+    if not (0 < share <= 1 and whole and 0 <= shift < math.inf):
         raise SettingsError(
-            f"prunefl: share {share}, interval {interval}, batches {batches}; a share "
-            "lies above 0 and up to 1, the others are at least 1"
+            f"prunefl: share {share}, interval {interval}, batches {batches}, shift "
+            f"{shift}; a share lies above 0 and up to 1, interval and batches are at "
+            "least 1, shift is 0 or more"
         )
     inner = on or on_replayed_masks("prunefl")
     if inner.local is not always_frozen or inner.revise is not keep_masks:
@@ -72,13 +78,15 @@ def prunefl(
     return replace(
         inner,
         name=f"prunefl-on-{on.name}" if on else inner.name,
-        local=partial(_measure_every, interval, batches),
-        redraw=partial(_by_gradient_and_time, share),
+        local=partial(_measure_every, 0 if shift else interval, batches),
+        redraw=partial(_by_gradient_and_time, share, falls=not shift),
+        on_drift=shift,
     )
 
 
 def _measure_every(interval: int, batches: int, context: RoundContext) -> LocalRule:
-    if context.round_no % interval or context.round_no == context.rounds:
+    due = context.drifted if not interval else not context.round_no % interval
+    if not due or context.round_no == context.rounds:
         return Frozen()  # after the last round no device trains what would enter
     return Measured(batches=batches, squared=True)
 
@@ -89,6 +97,8 @@ def _by_gradient_and_time(
     model: Model,
     findings: WarmUpResult,
     context: RoundContext,
+    *,
+    falls: bool = True,
 ) -> MaskFamily:
     """The same family where no gradient is left."""
     layers, key = family.layers, tie_key(family)
@@ -98,7 +108,7 @@ def _by_gradient_and_time(
     gain = np.concatenate([gains[s.name].reshape(-1) for s in layers])
     if not gain.any():
         return family
-    done = min(context.round_no / max(context.rounds, 1), 1.0)
+    done = min(context.round_no / max(context.rounds, 1), 1.0) if falls else 0.0
     moving = share / 2 * (1 + math.cos(math.pi * done))
     safe = top_k(size, round((1 - moving) * family.top.nnz), key)
     # Those that stay come first, by size; then everything else, by its gain.
