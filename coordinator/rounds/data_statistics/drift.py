@@ -46,7 +46,7 @@ class Redrawn:
     def again(
         self, no: int, shift: float, *, most: float, given_up: Collection[int]
     ) -> Redrawn | None:
-        """What is to be noted if a round draws masks again; None if it does not.
+        """The note of a round that draws masks again; None if it does not.
 
         A round that was given up, or is opened a second time, has drawn none.
 
