@@ -11,6 +11,7 @@ from pathlib import Path
 from edge_sdk.kernels.build import (
     BuildError,
     find_compiler,
+    place_library,
     run_compiler,
     this_machine,
 )
@@ -81,9 +82,9 @@ def build(folder: Path, *, machine: str | None = None) -> Path:
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
             list(pool.map(run_compiler, calls))
         whole = Path(scratch) / LIBRARY
-        link = [compiler, "-shared", "-o", str(whole), *map(str, objects)]
+        link = [compiler, "-shared", "-s", "-o", str(whole), *map(str, objects)]
         run_compiler([*link, "-lpthread"])
-        return whole.replace(folder / LIBRARY)
+        return place_library(whole, folder / LIBRARY)
 
 
 def package_folder(machine: str | None = None) -> Path:

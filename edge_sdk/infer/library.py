@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from functools import cache
@@ -11,10 +12,12 @@ from pathlib import Path
 from edge_sdk.errors import EngineError
 from edge_sdk.infer.build import LIBRARY, build, cache_folder, package_folder
 from edge_sdk.kernels.build import BuildError
+from edge_sdk.kernels.damage import damage
 
 __all__ = ["runtime_library"]
 
 _ABI = 1
+_log = logging.getLogger(__name__)
 _REMEDY = "Install g++ (Debian: apt-get install g++) or a wheel that has the runtime."
 
 
@@ -56,11 +59,21 @@ def runtime_library() -> ctypes.CDLL:
 
 
 def _path() -> Path:
-    for folder in (package_folder(), cache_folder()):
-        if (folder / LIBRARY).exists():
-            return folder / LIBRARY
+    """The first library that is whole, or one that is made now.
+
+    Raises:
+        EngineError: If there is none and none can be built.
+    """
+    reason = "the native runtime is not built"
+    for path in (package_folder() / LIBRARY, cache_folder() / LIBRARY):
+        if os.path.lexists(path):
+            found = damage(path)
+            if not found:
+                return path
+            reason = f"{path} {found}"
+            _log.warning("%s", reason)
     if os.environ.get("FLASH_EDGE_BUILD", "1") == "0":
-        raise EngineError("the native runtime is not built", remedy=_REMEDY)
+        raise EngineError(reason, remedy=_REMEDY)
     try:
         return build(cache_folder())
     except (BuildError, OSError) as error:

@@ -14,12 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "SEAL",
     "SOURCES",
     "BuildError",
     "LibraryTarget",
@@ -27,12 +29,14 @@ __all__ = [
     "cache_folder",
     "find_compiler",
     "package_folder",
+    "place_library",
     "run_compiler",
     "source_digest",
     "targets_for",
     "this_machine",
 ]
 
+SEAL = b"flash-edge crc32"  # what a library ends with, before its checksum
 SOURCES = Path(__file__).resolve().parent / "src"
 _COMMON = ("-O3", "-std=gnu++17", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra")
 # A compile of one file takes 2-6 s on a desktop and under a minute on a board.
@@ -192,7 +196,29 @@ def _build_one(
         objects = list(pool.map(compile_one, _source_files("cpp")))
     whole = scratch / target.filename
     run_compiler([compiler, "-shared", "-s", "-o", str(whole), *map(str, objects)])
-    return whole.replace(folder / target.filename)
+    return place_library(whole, folder / target.filename)
+
+
+def place_library(made: Path, path: Path) -> Path:
+    """Moves a library to its place with a checksum at its end, which loaders skip.
+
+    It is on the disk before its name is: after a power cut a file may be zeros.
+
+    Args:
+        made: Just linked, on the same file system; it is gone afterwards.
+        path: Replaced, whatever is there.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    checksum = zlib.crc32(made.read_bytes()).to_bytes(4, "little")
+    with made.open("ab") as file:
+        file.write(SEAL + checksum)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    return made.replace(path)
 
 
 def run_compiler(command: list[str]) -> None:

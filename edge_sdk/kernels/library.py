@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+from _ctypes import dlclose
 from collections.abc import Iterator
 from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from edge_sdk.kernels.build import (
     targets_for,
     this_machine,
 )
+from edge_sdk.kernels.damage import damage
 from edge_sdk.kernels.interface import SIGNATURES
 
 __all__ = [
@@ -157,14 +159,26 @@ def _supported() -> list[str]:
     return [name for name, needed in _CPU_FLAGS.items() if needed <= flags]
 
 
+class _UnusableError(Exception):
+    """A library that is there is no good: to be looked for elsewhere, or made anew."""
+
+
 def _load_or_build(name: str, *, build_missing: bool) -> Kernels:
     filename = f"libflash_edge_{name}.so"
-    path = next((p for f in _folders() if (p := f / filename).exists()), None)
-    if path is None:
-        if not build_missing or find_compiler(this_machine()) is None:
-            raise EngineError(f"{filename} is not built")
-        path = _build_now(name)
-    return _load(name, path)
+    reason = f"{filename} is not built"
+    for folder in _folders():
+        if os.path.lexists(folder / filename):
+            try:
+                return _load(name, folder / filename)
+            except _UnusableError as error:
+                reason = str(error)
+                _log.warning("%s", reason)
+    if not build_missing or find_compiler(this_machine()) is None:
+        raise EngineError(reason)
+    try:
+        return _load(name, _build_now(name))
+    except _UnusableError as error:
+        raise EngineError(str(error)) from error
 
 
 def _folders() -> tuple[Path, ...]:
@@ -186,16 +200,28 @@ def _build_now(name: str) -> Path:
 
 @cache
 def _load(name: str, path: Path) -> Kernels:
+    """A library whose functions are all there.
+
+    Raises:
+        EngineError: If this machine cannot load it; _UnusableError if nobody can.
+    """
+    if found := damage(path):
+        raise _UnusableError(f"{path} {found}")
     try:
         library = _open(path)
+    except OSError as error:
+        raise EngineError(f"{path.name} does not load: {error}") from error
+    try:
         abi = library.fe_abi()
-        if abi != _ABI:
-            raise EngineError(f"{path} has interface {abi}, not {_ABI}: build it again")
         for function, arguments in SIGNATURES.items():
             getattr(library, function).argtypes = arguments
             getattr(library, function).restype = c_int32
-    except (OSError, AttributeError) as error:
-        raise EngineError(f"{path.name} does not load: {error}") from error
+    except AttributeError as error:
+        dlclose(library._handle)  # noqa: SLF001 - else its name stands for it still
+        raise _UnusableError(f"{path} is of another version: {error}") from error
+    if abi != _ABI:
+        dlclose(library._handle)  # noqa: SLF001 - likewise
+        raise _UnusableError(f"{path} has interface {abi}, not {_ABI}")
     library.fe_structure_free.argtypes = [c_void_p]
     library.fe_structure_free.restype = None
     for function in ("fe_structure_nnz", "fe_structure_bytes"):

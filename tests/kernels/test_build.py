@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from patience import patience
 
 from edge_sdk.errors import EngineError
+from edge_sdk.infer import library as runtime
 from edge_sdk.kernels import build as building
 from edge_sdk.kernels import library
+from edge_sdk.kernels.damage import damage
 
 
 def test_some_library_is_available_here() -> None:
@@ -61,11 +66,147 @@ def test_a_failing_compiler_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_library_is_an_error_and_no_crash(tmp_path: Path) -> None:
-    broken = tmp_path / "libflash_edge_v3.so"
-    broken.write_bytes(b"not a library")
-    with pytest.raises(EngineError, match="does not load"):
-        library._load("v3", broken)
+def a_real_library(folder: Path) -> bytes:
+    """This machine's library, with its checksum."""
+    scratch = folder / "made.so"
+    shutil.copyfile(library.kernels().path, scratch)
+    content = scratch.read_bytes()
+    if content[:-4].endswith(building.SEAL):
+        scratch.write_bytes(content[: -4 - len(building.SEAL)])
+    return building.place_library(scratch, folder / "whole.so").read_bytes()
+
+
+def no_seal(content: bytes) -> bytes:
+    return content[: -4 - len(building.SEAL)]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "text": lambda _: b"not a library",
+    "cut": lambda b: b[: len(b) // 2],
+    "cut at its end": lambda b: b[:-64],
+    "cut within its header": lambda b: b[:40],
+    "one bit": lambda b: b[:99999] + bytes([b[99999] ^ 1]) + b[100000:],
+    "zeros at its end": lambda b: b[:-4096] + bytes(4096),
+    "zeros at its start": lambda b: bytes(4096) + b[4096:],
+    "all zeros": lambda b: bytes(len(b)),
+    "another architecture": lambda b: no_seal(b[:18] + b"\x28\0" + b[20:]),
+    "no checksum, and cut": lambda b: no_seal(b)[:-64],
+    "no checksum, and zeros at its end": lambda b: no_seal(b)[:-4096] + bytes(4096),
+}
+LOADERS = ("kernels", "runtime")
+
+
+@pytest.fixture(params=LOADERS)
+def cached(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[Path, Callable[[], Path], list[Path]]]:
+    """Where a cache holds a library, its way to a loaded one, and what was built.
+
+    The compiler's part is to copy a library that was compiled before.
+    """
+    good, built = a_real_library(tmp_path), list[Path]()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+
+    def compiled(path: Path) -> Path:
+        made = tmp_path / "new.so"
+        made.write_bytes(no_seal(good))
+        built.append(path)
+        return building.place_library(made, path)
+
+    monkeypatch.setenv("FLASH_EDGE_BUILD", "1")
+    if request.param == "kernels":
+        name = library.kernels().isa
+        path = cache / f"libflash_edge_{name}.so"
+        monkeypatch.setattr(library, "_folders", lambda: (tmp_path / "none", cache))
+        monkeypatch.setattr(library, "_build_now", lambda _: compiled(path))
+        monkeypatch.setattr(library, "find_compiler", lambda _: "g++")
+        library._load.cache_clear()
+
+        def load() -> Path:
+            return library._load_or_build(name, build_missing=True).path
+    else:
+        path = cache / runtime.LIBRARY
+        monkeypatch.setattr(runtime, "package_folder", lambda: tmp_path / "none")
+        monkeypatch.setattr(runtime, "cache_folder", lambda: cache)
+        monkeypatch.setattr(
+            runtime, "build", lambda folder: compiled(folder / path.name)
+        )
+        load = runtime._path
+    yield path, load, built
+    library._load.cache_clear()
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_library_in_the_cache_is_built_anew(
+    kind: str, cached: tuple[Path, Callable[[], Path], list[Path]], tmp_path: Path
+) -> None:
+    path, load, built = cached
+    path.write_bytes(DAMAGES[kind](a_real_library(tmp_path)))
+    assert load() == path
+    assert built == [path]
+    assert damage(path) == ""
+    library._load.cache_clear()
+    assert load() == path
+    assert built == [path]
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nowhere", "pipe"])
+def test_what_is_no_file_in_the_cache_makes_room_for_a_library(
+    kind: str, cached: tuple[Path, Callable[[], Path], list[Path]], tmp_path: Path
+) -> None:
+    path, load, built = cached
+    if kind == "folder":
+        (path / "inner").mkdir(parents=True)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "gone.so")
+    assert load() == path
+    assert built == [path]
+    assert damage(path) == ""
+
+
+def test_a_whole_library_without_a_checksum_is_taken(
+    cached: tuple[Path, Callable[[], Path], list[Path]], tmp_path: Path
+) -> None:
+    """An older version built it, or a packager stripped it."""
+    path, load, built = cached
+    path.write_bytes(no_seal(a_real_library(tmp_path)))
+    assert load() == path
+    assert built == []
+
+
+def test_a_library_of_another_version_is_built_anew(
+    cached: tuple[Path, Callable[[], Path], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Its interface is asked: the checksum of a file under a wrong name is right."""
+    path, load, built = cached
+    if path.name == runtime.LIBRARY:
+        pytest.skip("its functions are looked up when it is loaded")
+    other = tmp_path / "other.so"
+    source = tmp_path / "other.cpp"
+    source.write_text('extern "C" int fe_abi() { return 1; }')
+    compiler = building.find_compiler(building.this_machine())
+    if compiler is None:
+        pytest.skip("no compiler")
+    building.run_compiler([compiler, "-shared", "-fPIC", str(source), "-o", str(other)])
+    building.place_library(other, path)
+    assert load() == path
+    assert built == [path]
+
+
+def test_without_a_compiler_the_damage_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = library.kernels().isa
+    (tmp_path / f"libflash_edge_{name}.so").write_bytes(b"")
+    monkeypatch.setattr(library, "_folders", lambda: (tmp_path,))
+    with pytest.raises(EngineError, match=r"\.so is empty"):
+        library._load_or_build(name, build_missing=False)
 
 
 def test_the_build_file_needs_nothing_but_the_standard_library() -> None:
