@@ -17,6 +17,7 @@ from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import write
 from export.native.fuse import fuse
 from export.native.lower import lower
+from export.native.program import ElementFunction, Kind, Program
 from export.native.resize import resize_matrix
 from export.runtime import open_session, predict
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )
 # `make test-native-graphs` sets it to 500.
+ISAS = ["v3", "base"] if this_machine() == "x86_64" else ["base"]
 GRAPHS = int(os.environ.get("FLASH_EDGE_GRAPHS", "25"))
 RNG = np.random.default_rng(7)
 node = helper.make_node
@@ -250,22 +252,28 @@ def test_an_operator_equals_onnxruntimes(name: str) -> None:
 
 
 def recurrent(
-    kind: str, ways: str = "forward", steps: int = 5, **attributes: Any
+    kind: str,
+    ways: str = "forward",
+    steps: int = 5,
+    size: int = 9,
+    density: float = 0.4,
+    **attributes: Any,
 ) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...]]:
-    gates, many = {"GRU": 3, "LSTM": 4, "RNN": 1}[kind] * 9, 2 if ways[0] == "b" else 1
+    gates = {"GRU": 3, "LSTM": 4, "RNN": 1}[kind] * size
+    many = 2 if ways[0] == "b" else 1
     nodes = [
         node("Transpose", ["input"], ["x"], perm=[1, 0, 2]),
-        node(kind, ["x", "w", "r", "b", "", "h"], ["y", "last"], hidden_size=9,
+        node(kind, ["x", "w", "r", "b", "", "h"], ["y", "last"], hidden_size=size,
              direction=ways, **attributes),
         node("Reshape", ["y", "flat"], ["a"]),
         node("Reshape", ["last", "flat"], ["z"]),
         node("Concat", ["a", "z"], ["output"], axis=1),
     ]  # fmt: skip
     arrays = {
-        "w": array(many, gates, 12, density=0.4),
-        "r": array(many, gates, 9, density=0.4),
+        "w": array(many, gates, 12, density=density),
+        "r": array(many, gates, size, density=density),
         "b": array(many, 2 * gates),
-        "h": np.zeros((many, 1, 9), np.float32),
+        "h": np.zeros((many, 1, size), np.float32),
         "flat": ints(1, -1),
     }
     return nodes, arrays, (steps, 12)
@@ -277,6 +285,176 @@ def test_a_recurrence_equals_onnxruntimes(kind: str, ways: str) -> None:
     reset = {"linear_before_reset": 1} if kind == "GRU" else {}
     nodes, arrays, shape = recurrent(kind, ways, 1 if ways[0] == "r" else 6, **reset)
     compare(model_of(nodes, arrays, shape), shape)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_a_sparse_recurrence_equals_onnxruntimes(kind: str) -> None:
+    """At .1 rows are short and uneven, and some have no weight at all."""
+    reset = {"linear_before_reset": 1} if kind == "GRU" else {}
+    nodes, arrays, shape = recurrent(kind, size=70, density=0.1, **reset)
+    arrays["r"][:, 3] = 0.0
+    compare(model_of(nodes, arrays, shape), shape, 1e-5)
+
+
+PER_ISA = [
+    "leaky", "prelu", "elu", "selu", "softplus", "mish", "gelu", "gelu by tanh", "erf",
+    "hard sigmoid", "exponential", "by channel", "by row", "by column", "number over",
+    "softmax of rows", "softmax of channels", "logarithm of softmax", "layer norm",
+    "attention", "squeeze and excite", "mean of rows", "transposed",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_each_instruction_set_has_the_operators(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLSP_ISA", isa)
+    for name in PER_ISA:
+        nodes, arrays, shape = CASES[name]
+        compare(model_of(nodes, arrays, shape), shape)
+    for kind in ("GRU", "LSTM", "RNN"):
+        reset = {"linear_before_reset": 1} if kind == "GRU" else {}
+        nodes, arrays, shape = recurrent(kind, size=21, density=0.3, **reset)
+        compare(model_of(nodes, arrays, shape), shape, 1e-5)  # rounding grows by step
+
+
+@pytest.mark.parametrize("isa", ["v4", *ISAS])
+@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Exp", "Erf", "Softplus", "Mish"])
+def test_functions_keep_to_their_limits_far_from_zero(
+    name: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLSP_ISA", isa)
+    shape = (1, 41)
+    model = model_of([node(name, ["input"], ["output"])], {}, shape)
+    top = 80.0 if name == "Exp" else 1e4
+    batch = np.linspace(-top, top, 41, dtype=np.float32).reshape(1, *shape)
+    wanted = predict(open_session(model.SerializeToString()), batch)
+    program = fuse(lower(model))
+    shapes = {"input_shape": list(shape), "output_shape": list(program.output_shape)}
+    found = NativeModel(write(program, shapes)).run(batch)
+    assert found == pytest.approx(wanted.reshape(found.shape), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("isa", ["v4", *ISAS])
+@pytest.mark.parametrize("size", [(5, 3), (9, 17), (7, 70)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_wide_depthwise_windows_equal_onnxruntimes(
+    stride: int, size: tuple[int, int], isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLSP_ISA", isa)
+    shape = (3, *size)
+    conv = node("Conv", ["x", "w", "b"], ["c"], group=3, pads=[3] * 4,
+                strides=[stride] * 2)  # fmt: skip
+    nodes = [node("Tanh", ["input"], ["x"]), conv, node("Relu", ["c"], ["output"])]
+    model = model_of(nodes, {"w": array(3, 1, 7, 7), "b": array(3)}, shape)
+    compare(model, shape)
+
+
+# ------------------------------------------------------- steps lowered together
+
+Spelled = tuple[list[onnx.NodeProto], dict[str, np.ndarray], bool]
+F = np.float32
+
+
+def gelu(
+    root: tuple[str, float] = ("Div", 2**0.5),
+    one: float = 1.0,
+    half: float = 0.5,
+    order: str = "x half",
+    one_first: bool = False,
+    more: tuple[onnx.NodeProto, ...] = (),
+    found: bool = True,
+) -> Spelled:
+    """0.5 x (1 + erf(x / sqrt 2)), or something like it, of a value `x`."""
+    tail = {
+        "x half": [node("Mul", ["x", "a"], ["b"]), node("Mul", ["b", "half"], ["g"])],
+        "half x": [node("Mul", ["half", "a"], ["b"]), node("Mul", ["b", "x"], ["g"])],
+        "halved": [node("Mul", ["x", "half"], ["b"]), node("Mul", ["b", "a"], ["g"])],
+        "twice x": [node("Mul", ["x", "a"], ["b"]), node("Mul", ["b", "x"], ["g"])],
+        "another": [node("Mul", ["input", "a"], ["b"]),
+                    node("Mul", ["b", "half"], ["g"])],
+        "no half": [node("Mul", ["x", "a"], ["g"])],
+    }[order]  # fmt: skip
+    nodes = [
+        node("Tanh", ["input"], ["x"]),
+        node(root[0], ["x", "root"], ["s"]),
+        node("Erf", ["s"], ["e"]),
+        node("Add", ["one", "e"] if one_first else ["e", "one"], ["a"]),
+        *tail,
+        *(more or (node("Neg", ["g"], ["output"]),)),
+    ]
+    return nodes, {"root": F(root[1]), "one": F(one), "half": F(half)}, found
+
+
+def and_again(name: str) -> tuple[onnx.NodeProto, ...]:
+    """A second reader of a value inside."""
+    return (node("Add", ["g", name], ["output"]),)
+
+
+GELUS = {
+    "as torch writes it": gelu(),
+    "times the root": gelu(("Mul", 0.5**0.5)),
+    "half first": gelu(order="half x"),
+    "half of x": gelu(order="halved"),
+    "one first": gelu(one_first=True),
+    "x is read again": gelu(more=and_again("x")),
+    "the last is read twice": gelu(more=(node("Mul", ["g", "g"], ["output"]),)),
+    "another root": gelu(("Div", 1.5), found=False),
+    "divided by the inverse": gelu(("Div", 0.5**0.5), found=False),
+    "another one": gelu(one=1.25, found=False),
+    "another half": gelu(half=0.25, found=False),
+    "x twice": gelu(order="twice x", found=False),
+    "another x": gelu(order="another", found=False),
+    "without the half": gelu(order="no half", found=False),
+    "the quotient is read again": gelu(more=and_again("s"), found=False),
+    "erf is read again": gelu(more=and_again("e"), found=False),
+    "the sum is read again": gelu(more=and_again("a"), found=False),
+    "the product is read again": gelu(more=and_again("b"), found=False),
+}
+
+
+def lowered(model: onnx.ModelProto) -> Program:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return fuse(lower(copy))
+
+
+@pytest.mark.parametrize("name", GELUS)
+def test_a_written_out_gelu_is_one_step_where_it_is_one(name: str) -> None:
+    nodes, arrays, found = GELUS[name]
+    model = model_of(nodes, arrays, ROWS)
+    compare(model, ROWS)
+    wanted = (Kind.FUNCTION, ElementFunction.GELU)
+    gelus = [o for o in lowered(model).operations if (o.kind, o.extra) == wanted]
+    assert len(gelus) == found
+
+
+def test_an_inner_value_of_a_gelu_may_be_an_output() -> None:
+    nodes, arrays, _ = gelu()
+    for name in ("s", "e", "a", "b", "g"):
+        compare(model_of(nodes, arrays, ROWS, ("output", name)), ROWS)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("bias", "readers", "steps"),
+    [(12, 1, 0), (1, 1, 1), ((5, 1), 1, 1), ((5, 12), 1, 3), (12, 2, 1)],
+)
+def test_a_bias_joins_its_matrix_where_it_is_one(
+    bias: Any, readers: int, steps: int, first: bool
+) -> None:
+    shape = bias if isinstance(bias, tuple) else (bias,)
+    added = ["b", "m"] if first else ["m", "b"]
+    nodes = [
+        node("MatMul", ["input", "w"], ["m"]),
+        node("Add", added, ["s"]),
+        node("Mul", ["s", "m" if readers == 2 else "s"], ["output"]),
+    ]
+    arrays = {"w": array(12, 12, density=0.3), "b": array(*shape)}
+    model = model_of(nodes, arrays, ROWS)
+    compare(model, ROWS)
+    kinds = [o.kind for o in lowered(model).operations]
+    assert len(kinds) == 4 + steps, kinds
 
 
 def test_several_outputs_are_one_after_the_other() -> None:
