@@ -41,8 +41,8 @@ def check_ladder(layers: Sequence[LayerShape], densities: Sequence[float]) -> No
     """Refuse densities of which one keeps less than a weight per output unit.
 
     Raises:
-        DensityError: Names that density and the nearest ladder that works; or one that
-            is outside (0, 1].
+        DensityError: Names that density, the layer with most output units and the
+            nearest ladder that works; or a density that is outside (0, 1].
 
     Example:
         >>> check_ladder([LayerShape("fc", (3, 8))], [0.5, 0.2])
@@ -50,16 +50,18 @@ def check_ladder(layers: Sequence[LayerShape], densities: Sequence[float]) -> No
         Traceback (most recent call last):
         ...
         edge_sdk.errors.DensityError: density 0.1 keeps 2 weights; one per output unit \
-takes 3, so the smallest density is 0.1250; the nearest ladder that works is 0.125, 0.5
+takes 3, of which layer fc takes 3, so the smallest density is 0.1250; the nearest \
+ladder that works is 0.125, 0.5
     """
     for density in densities:
         check_density(density, what="target density")
-    size, units = sum(s.numel for s in layers), sum(s.shape[0] for s in layers)
+    size, floors = sum(s.numel for s in layers), [s.least for s in layers]
+    units = sum(floors)
     low = [d for d in densities if _budget(d, size) < units]
     if not low:
         return
     least = ceil(units / size * 1e4) / 1e4
-    told = _below_the_floors(max(low), size, units)
+    told = _below_the_floors(max(low), layers, floors)
     nearest = ", ".join(f"{d:g}" for d in sorted({max(d, least) for d in densities}))
     if len(densities) > 1:
         told += f"; the nearest ladder that works is {nearest}"
@@ -71,11 +73,15 @@ def _budget(density: float, size: float) -> int:
     return int(density * size + 1e-9)
 
 
-def _below_the_floors(density: float, size: float, units: int) -> str:
+def _below_the_floors(
+    density: float, layers: Sequence[LayerShape], floors: Sequence[int]
+) -> str:
+    size, units = sum(s.numel for s in layers), sum(floors)
+    most, name = max(zip(floors, (s.name for s in layers), strict=True))
     return (
         f"density {density} keeps {_budget(density, size)} weights; one per output "
-        f"unit takes {units}, so the smallest density is "
-        f"{ceil(units / size * 1e4) / 1e4:.4f}"
+        f"unit takes {units}, of which layer {name.removesuffix('.weight')} takes "
+        f"{most}, so the smallest density is {ceil(units / size * 1e4) / 1e4:.4f}"
     )
 
 
@@ -153,7 +159,7 @@ def exact_counts(
     if FLOOR_SHARE * budget < lower.sum():
         lower = np.minimum([s.least for s in layers], upper)
     if budget < lower.sum():
-        told = _below_the_floors(target, float(size.sum()), int(lower.sum()))
+        told = _below_the_floors(target, layers, lower.astype(int).tolist())
         raise DensityError(told)
     if budget > upper.sum():
         raise DensityError(

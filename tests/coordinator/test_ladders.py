@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from typer.testing import CliRunner
 
@@ -60,6 +61,16 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(32, 3),
     ),
     "thin": lambda: nn.Sequential(*thin(8, 3), nn.Linear(8, 2)),
+    "prime widths": lambda: nn.Sequential(
+        nn.Linear(8, 13), nn.ReLU(), nn.Linear(13, 7), nn.LayerNorm(7), nn.ReLU(),
+        nn.Linear(7, 3),
+    ),
+    "one channel": lambda: nn.Sequential(
+        nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)
+    ),
+    "transposed": lambda: nn.Sequential(
+        nn.ConvTranspose2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(162, 3)
+    ),
     "thin and deep": lambda: nn.Sequential(*thin(3, 6), nn.Linear(3, 2)),
 }  # fmt: skip
 LADDERS = [
@@ -94,7 +105,7 @@ def test_a_ladder_works_or_the_nearest_that_does_is_named(
     net: str, ladder: tuple[float, ...]
 ) -> None:
     layers, size = layers_for(net), sum(s.numel for s in layers_for(net))
-    units = sum(s.shape[0] for s in layers)
+    units = sum(s.least for s in layers)
     if min(ladder) * size + 1e-9 < units:
         with pytest.raises(DensityError, match="nearest ladder") as caught:
             check_ladder(layers, ladder)
@@ -140,6 +151,48 @@ def test_every_density_that_is_too_low_is_in_the_one_sentence() -> None:
         check_ladder(layers, (0.5, float("nan")))
 
 
+class Recurrent(nn.Module):
+    """One cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTM(6, 1, batch_first=True), nn.Linear(1, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cell(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Queries, keys and values in one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.mix(x, x, x, need_weights=False)[0]
+        return self.head(mixed.mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (Recurrent, r"takes 11, of which layer cell\.weight_\w+ takes 4, so the"),
+        (Attention, r"takes 27, of which layer mix\.in_proj_weight takes 18, so the"),
+    ],
+)
+def test_the_layer_that_takes_most_is_named(
+    net: Callable[[], nn.Module], told: str
+) -> None:
+    model = net()
+    layers = with_units(model, layers_of(model, frozenset()))
+    with pytest.raises(DensityError, match=told) as caught:
+        by_units(uniform(layers), layers, (0.5, 0.001), 3)
+    ladder = str(caught.value).partition("that works is ")[2].split(", ")
+    assert by_units(uniform(layers), layers, tuple(map(float, ladder)), 3).masks
+
+
 def examples(_: Path = Path()) -> Examples:
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(24, 8)).astype(np.float32)
@@ -154,7 +207,10 @@ task = Task(
     eval_data=examples,
     input_shape=(8,),
 )
-WRONG = r"the nearest ladder that works is 0\.3637, 0\.5"
+WRONG = (
+    r"takes 4, of which layer 2 takes 3, so .*"
+    r"the nearest ladder that works is 0\.3637, 0\.5"
+)
 
 
 @pytest.mark.parametrize("command", ["init", "plan"])

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from coordinator.algorithms import ALGORITHMS
+from coordinator.algorithms.passes import passes_of
 from coordinator.algorithms.unit_masks import by_units
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
@@ -24,6 +26,7 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import TrainingModel
 from edge_sdk.training.local import Backward, train
 from edge_sdk.training.memory_limit import Allowance, EngineName, StepMemory
+from edge_sdk.training.program_engine.models import CutModel, ProgramModels
 from edge_sdk.training.rules.inner_network import InnerNetwork
 from edge_sdk.training.rules.nested import one_member, sandwich
 from edge_sdk.training.torch_engine.models import TorchModels
@@ -114,7 +117,13 @@ class Family:
         batch = torch.from_numpy(X[:BATCH]), torch.from_numpy(Y[:BATCH])
         return captured(make_model(self.task, 0), self.task.loss, batch)
 
-    def own(self, models: TorchModels, density: float) -> TrainingModel:
+    def board(self) -> ProgramModels:
+        """What a board without torch has."""
+        models = ProgramModels(self.task, "auto", 1)
+        models.program = self.file
+        return models
+
+    def own(self, models: TorchModels | ProgramModels, density: float) -> TrainingModel:
         mask = self.masks.masks[density]
         recipe: MaskRecipe = self.masks.recipe(mask)
         drawn = models.mask(recipe, b"")
@@ -127,7 +136,17 @@ class Family:
         self, engine: EngineName, density: float, *, own_size: bool, rule: str
     ) -> dict[str, NDArray[np.float32]]:
         """Every entry after training on the top mask or a middle one."""
-        models = self.models(engine)
+        return self.steps(self.models(engine), density, own_size=own_size, rule=rule)
+
+    def steps(
+        self,
+        models: TorchModels | ProgramModels,
+        density: float,
+        *,
+        own_size: bool,
+        rule: str,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Every entry after training on these models."""
         model, mask = self.own(models, density), self.masks.masks[density]
         given = self.inside(density)
         found = models.inside(given, examples()) if own_size else [None] * len(given)
@@ -185,6 +204,68 @@ def test_programs_of_members_have_fewer_weights_and_activations(family: Family) 
     assert sizes[1] < 0.85 * sizes[0]
     assert sizes[2] < 0.65 * sizes[0]
     assert models.inside(family.inside(LADDER[0]), examples()) == inner  # kept
+
+
+def boards_task() -> Family:
+    """Arrays are augmented by no torch."""
+    return Family(replace(TASK, augment=None))
+
+
+@pytest.mark.parametrize("rule", ["sandwich", "nested"])
+def test_a_board_without_torch_steps_on_programs_of_the_members_widths(
+    rule: str,
+) -> None:
+    """Under the top mask, which is whole, and under one that cuts units itself."""
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    family = boards_task()
+    for density in LADDER[:2]:
+        found = family.steps(family.board(), density, own_size=True, rule=rule)
+        expected = family.steps(family.board(), density, own_size=False, rule=rule)
+        torchs = family.trained("program", density, own_size=True, rule=rule)
+        for name, value in expected.items():
+            assert np.allclose(found[name], value, atol=1e-4), name
+            assert np.allclose(found[name], torchs[name], atol=1e-4), name
+
+
+def test_a_board_without_torch_has_members_as_narrow_as_predicted() -> None:
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    family = boards_task()
+    predicted = passes_of(ALGORITHMS["flash-edge"], LADDER)
+    for density in LADDER[:2]:
+        models = family.board()
+        own = family.own(models, density)
+        assert isinstance(own, ProgramModel)
+        assert isinstance(own, CutModel) == (density < LADDER[0])
+        passes, programs = predicted[density], [own]
+        for model in models.inside(family.inside(density), examples()):
+            assert isinstance(model, ProgramModel)
+            programs.append(model)
+        assert len(programs) == len(passes)
+        shapes = [{p.name: p.shape for p in x.program.parameters} for x in programs]
+        for said, has in zip(passes, shapes, strict=True):
+            assert has["body.weight"][0] / 16 == pytest.approx(said.width, abs=1 / 16)
+        sizes = [x.arena_bytes(BATCH) for x in programs]
+        assert sizes == sorted(set(sizes), reverse=True)
+
+
+def test_a_board_without_torch_whose_model_counts_on_its_width_saves_weights() -> None:
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    family = Family(replace(TASK, model=counts_on_its_width, augment=None))
+    models = family.board()
+    own = family.own(models, LADDER[0])
+    for (mask, _), inner in zip(
+        family.inside(LADDER[0]),
+        models.inside(family.inside(LADDER[0]), examples()),
+        strict=True,
+    ):
+        assert isinstance(inner, ProgramModel)
+        assert inner.mask is mask
+        assert {n: a.shape for n, a in inner.dense().items()} == {
+            n: a.shape for n, a in own.dense().items()
+        }
 
 
 def test_models_of_members_end_with_the_own_one(family: Family) -> None:
