@@ -3,7 +3,9 @@
 Rule 1. A model is better if its primary metric improves on the best by more than
         `gain`, in the metric's direction.
 Rule 2. A run is through if no density's best has changed for `patience` scored rounds.
-Rule 3. Which round is best is noted after its file is there; a crash between the two
+Rule 3. A model that devices test is looked at when their answers are in: all that were
+        asked have answered, or two rounds have passed. It is decided once.
+Rule 4. Which round is best is noted after its file is there; a crash between the two
         writes the same file again.
 """
 
@@ -11,11 +13,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["BestModels", "BestRule", "Scored"]
+__all__ = ["BestModels", "BestRule", "Scored", "answered_rounds"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,28 @@ class BestRule:
         if than is None:
             return True
         return (value - than if self.higher_is_better else than - value) > self.gain
+
+
+def answered_rounds(
+    done: Sequence[int], asked: Collection[str], answered: Collection[str]
+) -> set[int]:
+    """Rounds about whose models no more answers are waited for.
+
+    A device is asked about the model that its task begins with, in that round and the
+    one after it.
+
+    Args:
+        done: Rounds that gave a model, in order.
+        asked: Devices with a task of the last of them.
+        answered: Devices that have told of the model of the one before it.
+
+    Example:
+        >>> answered_rounds([1, 2, 3, 4], {"a", "b"}, {"a"})
+        {1, 2}
+        >>> answered_rounds([1, 2, 3, 4], {"a", "b"}, {"a", "b"})
+        {1, 2, 3}
+    """
+    return set(done[:-1] if set(asked) <= set(answered) else done[:-2])
 
 
 class Scored(Protocol):
@@ -83,7 +107,7 @@ class BestModels:
         scores: Mapping[int, Mapping[float, Mapping[str, float]]],
         kept: Collection[int],
     ) -> None:
-        """Takes note of scores, old ones too; the best so far stay.
+        """Takes note of scores, old ones too; the best so far stay, with their values.
 
         Args:
             scores: Round -> density -> metrics, of all trained models.
@@ -121,14 +145,13 @@ class BestModels:
     ) -> None:
         known = dict(self._memory.get(KEY) or {})
         before = known.get(str(density))
-        if before is None or before["round"] != no:
-            than = None if before is None else before["value"]
-            better = self._rule.is_better(value, than)
-            if not better or not self._write(no, density, metrics):
-                return
-            text = "round %d is the best so far at density %g: %s %.4g"
-            log.info(text, no, density, self._rule.metric, value)
-        elif before["value"] == value:
-            return  # else devices have answered since
+        if before is not None and before["round"] >= no:
+            return
+        than = None if before is None else before["value"]
+        better = self._rule.is_better(value, than)
+        if not better or not self._write(no, density, metrics):
+            return
+        text = "round %d is the best so far at density %g: %s %.4g"
+        log.info(text, no, density, self._rule.metric, value)
         known[str(density)] = {"round": no, "value": value}
         self._memory.put(KEY, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from coordinator.checkpoints.best import BestModels, BestRule
+from coordinator.checkpoints.best import BestModels, BestRule, answered_rounds
 from coordinator.checkpoints.models import KEEP, ModelStore, model_name
 from coordinator.delivery.sender import DeliverySender
 from coordinator.identity.run_log import LoggedBest, log_models
@@ -146,7 +146,7 @@ class RunEnd:
                 return False
         if not self._test(last):
             return False
-        self._look()
+        self._look(waits=False)
         scores = self._scores().get(last, {})
         self._global_model.deploy(last, scores)
         self._store.deploy(model, family, last, scores, name="last")
@@ -172,10 +172,18 @@ class RunEnd:
             scores[no] = {**scores.get(no, {}), **found}
         return scores
 
-    def _look(self) -> None:
-        newest = [r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE]
-        kept = set(newest[-KEEP:])
-        self._best.look(self._scores(), kept)
+    def _look(self, *, waits: bool = True) -> None:
+        """Look for a better model among those whose scores will not change any more."""
+        done = [r.no for r in self._ledger.rounds() if r.phase is RoundPhase.DONE]
+        scores = self._scores()
+        if self._evaluator.scores:  # one scale: not here and there by turns
+            scores = self._ledger.scores()
+        elif waits:
+            asked = {t.device for no in done[-1:] for t in self._ledger.tasks(no)}
+            rows = [r for no in done[-2:-1] for r in self._ledger.evaluations(no)]
+            known = answered_rounds(done, asked, {row.device for row in rows})
+            scores = {no: found for no, found in scores.items() if no in known}
+        self._best.look(scores, set(done[-KEEP:]))
 
     def _keep(self, no: int, density: float, metrics: Mapping[str, float]) -> bool:
         """Writes a round's model as the best of a density; False if it is gone."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.checkpoints.best import BestModels, BestRule
+from coordinator.ledger import EvaluationRow, TaskRow, open_ledger
+from coordinator.rounds.state import TaskPhase
+from coordinator.server.run_end import RunEnd
 from edge_sdk.evaluation import accuracy, mae
 from edge_sdk.evaluation.interval import worse_text, worsening
 from edge_sdk.evaluation.metric import Metric
@@ -114,3 +120,66 @@ def test_what_has_no_interval_is_not_marked(before: Any, after: Any) -> None:
     given = [np.array(p) for p in before], [np.array(p) for p in after]
     assert worsening(accuracy(), *given) is None
     assert not worse_text(accuracy(), *given, "parts")
+
+
+def test_a_best_model_keeps_its_value_and_the_one_before_when_answers_come_late() -> (
+    None
+):
+    memory, written = Memory(), list[tuple[int, float]]()
+    one = best(memory, BestRule("m", True), written)
+    one.look({1: {0.2: {"m": 0.7}}}, [1])
+    one.look({1: {0.2: {"m": 0.2}}, 2: {0.2: {"m": 0.6}}}, [1, 2])  # 1 was decided
+    assert written == [(1, 0.2)]
+    assert memory["best"]["0.2"] == {"round": 1, "value": 0.7}
+
+
+def told(no: int, device: str, value: float) -> EvaluationRow:
+    return EvaluationRow(no, 0.2, device, 10, {}, {"m": value})
+
+
+def test_a_round_is_judged_when_its_answers_are_in_and_not_by_the_first_few(
+    tmp_path: Path,
+) -> None:
+    """Round 2 looks best by its first answer and is not: round 1 stays."""
+    memory, written = Memory(), list[tuple[int, float]]()
+    with closing(open_ledger(tmp_path / "run")) as ledger:
+        end = RunEnd.__new__(RunEnd)
+        end._ledger, end._evaluator = ledger, SimpleNamespace(scores=False)
+        end._best = best(memory, BestRule("m", True), written)
+
+        def close(no: int) -> None:
+            ledger.plan_round(no, goal=2, quorum=1, rate=0.1, base="")
+            rows = [
+                TaskRow(f"{no}-{d}", no, d, 0.2, TaskPhase.ASSIGNED, b"", 1)
+                for d in ("pi-1", "pi-2")
+            ]
+            ledger.issue_tasks(no, rows)
+
+        for no in (1, 2):
+            close(no)
+            ledger.finish(no, model=f"round-{no}")
+        ledger.record_evaluation(told(1, "pi-1", 0.8))
+        ledger.record_evaluation(told(1, "", 0.8))
+        end._look()
+        assert not written  # pi-2 has not answered
+        ledger.record_evaluation(told(1, "pi-2", 0.6))
+        ledger.record_evaluation(told(1, "", 0.7))
+        end._look()
+        assert memory["best"]["0.2"] == {"round": 1, "value": 0.7}
+        close(3)
+        ledger.record_evaluation(told(2, "pi-1", 0.9))
+        ledger.record_evaluation(told(2, "", 0.9))
+        end._look()
+        ledger.finish(3, model="round-3")
+        end._look()
+        ledger.record_evaluation(told(2, "pi-2", 0.1))
+        ledger.record_evaluation(told(2, "", 0.5))
+        end._look()
+        assert written == [(1, 0.2)]
+        close(4)
+        ledger.record_evaluation(told(3, "", 0.75))
+        ledger.finish(4, model="round-4")
+        end._look()
+        assert written == [(1, 0.2)]  # nobody has told of round 3 yet
+        end._look(waits=False)  # the end of the run
+        assert written == [(1, 0.2), (3, 0.2)]
