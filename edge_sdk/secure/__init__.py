@@ -2,3 +2,5 @@
 
 Bonawitz et al., CCS 2017, on a k-regular graph of neighbours (Bell et al., CCS 2020).
 """
+
+__all__: list[str] = []

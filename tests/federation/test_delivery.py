@@ -169,7 +169,7 @@ def test_a_device_and_a_coordinator_that_are_killed_in_a_delivery_end_it_all_the
     assert site.fed.wait_end() == 0
     last = site.device("pi-1")["delivery"]
     assert last["verdict"] == "failed"
-    assert "stopped while the health command ran" in last["why"]
+    assert "the device stopped while the new model was tried" in last["why"]
 
     # A device that is away gets its model when it is back, from another coordinator.
     site.fed.kill("pi-1")

@@ -31,6 +31,8 @@ from edge_sdk.wire.blob import Assembly, manifest_of
 from edge_sdk.wire.codec import Envelope, Header, decode, encode, pack, tag_of, unpack
 from edge_sdk.wire.evidence import Evidence, pack_evidence, unpack_evidence
 from edge_sdk.wire.quantize import ZSTD, compress, decompress
+from edge_sdk.wire.secure import messages as secure
+from edge_sdk.wire.secure.messages import SecureMessage
 from edge_sdk.wire.structure import CODES, decode_structure, encode_structure
 from edge_sdk.wire.values import (
     CODECS,
@@ -115,6 +117,23 @@ def _messages() -> Iterator[Any]:
     query, summary = messages.DataQuery([2]), messages.DataSummary(3, 3, [0.5, 1.0])
     yield messages.DescribeData("statistics", query)
     yield messages.DataDescribed("statistics", summary)
+    yield from _secure_messages()
+
+
+def _secure_messages() -> Iterator[SecureMessage]:
+    """One of each kind, between a device and two that hold its shares."""
+    key, share = bytes(range(32)), bytes(48)
+    peers = [
+        secure.SecurePeer(name, key, key, key, bytes(64)) for name in ("pi-1", "pi-2")
+    ]
+    yield secure.SecureKeys("3-a", key, key, key, bytes(64))
+    yield secure.SecurePeers("3-a", 2, peers)
+    yield secure.SecureShares("3-a", [b"", share])
+    yield secure.SecureDelivery("3-a", [b"", share], bytes([1, 2]))
+    yield secure.SecureReady("3-a")
+    yield secure.SecureUnmask("3-a", bytes([1, 0]))
+    yield secure.SecureReveal("3-a", [share, b""])
+    yield secure.SecureReveal("3-a", why="too few devices are left")
 
 
 def _packet(message: Any) -> bytes:

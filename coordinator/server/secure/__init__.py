@@ -1,1 +1,3 @@
 """Secure rounds of a running coordinator."""
+
+__all__: list[str] = []
