@@ -129,12 +129,12 @@ def _ours(
     settings: RunSettings, identities: IdentityRegistry, where: Path
 ) -> Iterator[BrokerAccess]:
     """Mosquitto with access control; on every address if devices are elsewhere."""
-    server = identities.server_pem(settings.address)
+    server = identities.services.server_pem(settings.address)
     authority = where / "authority.pem"
-    replace_file(authority, identities.authority_pem())
+    replace_file(authority, identities.services.authority_pem())
 
     def as_(name: str, file: str) -> Tls:
-        replace_file(where / file, identities.client_pem(name), mode=0o600)
+        replace_file(where / file, identities.services.client_pem(name), mode=0o600)
         return Tls(authority, where / file)
 
     with open_broker(
@@ -147,7 +147,7 @@ def _ours(
     ) as broker:
 
         def takeover(name: str) -> Address:
-            return Address(broker.host, broker.port, tls=as_(name, "ghost.pem"))
+            return Address(broker.host, broker.port, tls=as_(name, "takeover.pem"))
 
         address = Address(
             broker.host, broker.port, tls=as_("coordinator", "coordinator.pem")

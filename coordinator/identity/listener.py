@@ -132,7 +132,7 @@ class Listener:
         address: str,
     ) -> None:
         self._identities, self._welcome = identities, welcome
-        self._context = _context(identities.server_pem(address))
+        self._context = _context(identities.services.server_pem(address))
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         try:
             self._socket = socket.create_server((bind, port), family=family)

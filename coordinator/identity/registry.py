@@ -6,93 +6,45 @@ second is a frozen snapshot, read again when the store's version has changed.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.identity.authority import check_request
+from coordinator.identity.enrolled import (
+    EnrolledDevice,
+    Snapshot,
+    ended,
+    read_snapshot,
 )
-from cryptography.hazmat.primitives.serialization import Encoding
-from msgspec import UNSET
-
-from coordinator.identity.authority import Authority, check_request
 from coordinator.identity.log_keys import LogKeys
+from coordinator.identity.new_rows import certificate_row, signing_row
+from coordinator.identity.open_authority import open_authority
 from coordinator.identity.policy import (
     DAY_S,
-    NEW_KEYS_A_DAY,
     TokenRow,
     check_clock,
     check_new_name,
     check_renewal,
     redeem,
     renewal_due,
-    valid_keys,
 )
-from coordinator.identity.store import CertificateRow, IdentityStore, SigningRow
+from coordinator.identity.service_certificates import ServiceCertificates
+from coordinator.identity.store import IdentityStore
 from device_profiles.words import meant
 from edge_sdk.errors import IdentityError
-from edge_sdk.identity.keys import (
-    key_pem,
-    load_certificate,
-    load_key,
-    raw_key,
-    subject_of,
-)
 from edge_sdk.identity.signatures import Seal, signer, verifier
 from edge_sdk.identity.token import SECRET_BYTES, Token, pin_of, write_token
-from edge_sdk.wire.codec import Header, encode
-from edge_sdk.wire.messages import NextKey
 from edge_sdk.wire.topics import check_id
 
-__all__ = ["EnrolledDevice", "IdentityRegistry"]
+__all__ = ["IdentityRegistry"]
 
-# The broker's certificate is new at each start of the coordinator, so its life is only
-# how long one may run. Ten years: nobody could renew it under a broker that serves.
-BROKER_DAYS = 3650
 SUPERSEDED = "a newer certificate took its place"
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledDevice:
-    """One enrolled device.
-
-    Attributes:
-        keys: The keys it may sign with, newest first: two while it renews.
-        ends: Unix seconds of the end of each key's certificate.
-        last_key: The key of its newest certificate, accepted or not.
-        until: Unix seconds of the end of its newest certificate.
-        certificate: The newest, DER.
-        revoked: Why, if it is not accepted any more.
-        made_until: Unix seconds of the ends of its latest certificates.
-    """
-
-    keys: tuple[bytes, ...]
-    ends: tuple[int, ...]
-    last_key: bytes
-    until: int
-    certificate: bytes
-    revoked: str | None
-    made_until: tuple[int, ...] = ()
-
-    def valid(self, now: int) -> tuple[bytes, ...]:
-        """The keys that are believed at a time, in Unix seconds."""
-        return valid_keys(self.keys, self.ends, now)
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    version: int
-    people: Mapping[str, EnrolledDevice]
-    signing: SigningRow
-    key: Ed25519PrivateKey
-    notices: tuple[tuple[int, bytes], ...]
-    own_keys: tuple[bytes, ...]
 
 
 class IdentityRegistry:
@@ -105,6 +57,9 @@ class IdentityRegistry:
         now: Unix seconds.
         new_key: Makes keys.
 
+    Attributes:
+        services: The certificates of the broker and of connections to it.
+
     Raises:
         StateError: If the store cannot be used.
         IdentityError: If it belongs to another federation.
@@ -116,17 +71,16 @@ class IdentityRegistry:
         federation: str,
         *,
         days: int = 365,
-        now: Callable[[], int] = lambda: int(
-            dt.datetime.now(dt.timezone.utc).timestamp()
-        ),
+        now: Callable[[], int] = lambda: int(time.time()),
         new_key: Callable[[], Ed25519PrivateKey] = Ed25519PrivateKey.generate,
     ) -> None:
         self.federation, self._days = federation, days
         self._now, self._new_key = now, new_key
         self._store = IdentityStore(folder)
-        self._authority = self._load_authority(federation)
+        self._authority = open_authority(self._store, federation, new_key)
+        self.services = ServiceCertificates(self._authority, self._store, now, new_key)
         self._lock = threading.Lock()
-        self._snapshot = self._read()
+        self._snapshot = read_snapshot(self._store)
         self._hand = self._snapshot.signing.number, self._snapshot.key
         self.seal = Seal(
             signer(lambda: self._hand[1]),
@@ -247,10 +201,7 @@ class IdentityRegistry:
         person, now = self.people.get(name), self._now()
         if person is None or person.revoked is not None or person.valid(now):
             return None
-        return (
-            f"the certificate of {name} ended on {_date(person.until)}, and the "
-            f"coordinator's clock says {_date(now)}"
-        )
+        return ended(name, person, now)
 
     def _in_force(self) -> set[str]:
         """Names that cannot be enrolled: of devices that are believed."""
@@ -259,11 +210,7 @@ class IdentityRegistry:
 
     def _issue(self, name: str, key: bytes, token: bytes | None) -> bool:
         until = self._now() + self._days * DAY_S
-        end = dt.datetime.fromtimestamp(until, dt.timezone.utc)
-        certificate = self._authority.for_device(name, key, end)
-        der = certificate.public_bytes(Encoding.DER)
-        last = int(certificate.not_valid_after_utc.timestamp())  # not after 2049
-        row = CertificateRow(name, key, der, certificate.serial_number, last, None)
+        row = certificate_row(self._authority, name, key, until)
         return self._store.issue(row, token)
 
     # -- taking back -------------------------------------------------------------------
@@ -290,13 +237,7 @@ class IdentityRegistry:
         """
         now = self._fresh()
         number, key = now.signing.number + 1, self._new_key()
-        header = Header(
-            "next-key", self.federation, "coordinator", "all", 0, number, 0,
-            key=number - 1 or UNSET,
-        )  # fmt: skip
-        sign = signer(lambda: now.key)
-        notice = encode(header, NextKey(number, raw_key(key)), sign=sign)
-        self._store.rotate(SigningRow(number, raw_key(key), key_pem(key), notice))
+        self._store.rotate(signing_row(self.federation, number, key, now.key))
         return number
 
     def take_up(self) -> None:
@@ -319,34 +260,13 @@ class IdentityRegistry:
         """Reads the store again if it changed: commands write it meanwhile."""
         with self._lock:
             if self._store.version() != self._snapshot.version:
-                self._snapshot = self._read()
-
-    def revocations(self) -> bytes:
-        """The list of revoked certificates, PEM; later states have later lists."""
-        rows = self._store.certificates()
-        serials = [row.serial for row in rows if row.revoked is not None]
-        return self._authority.revocations(serials, self._store.version())
+                self._snapshot = read_snapshot(self._store)
 
     def refused(self) -> Collection[str]:
         """Names that were revoked."""
         return {n for n, p in self.people.items() if p.revoked is not None}
 
     # -- the broker --------------------------------------------------------------------
-
-    def server_pem(self, address: str) -> bytes:
-        """A new key and certificate of broker and listener, PEM."""
-        key = self._new_key()
-        end = self._date(BROKER_DAYS)
-        certificate = self._authority.for_server(key.public_key(), address, end)
-        return key_pem(key) + certificate.public_bytes(Encoding.PEM)
-
-    def client_pem(self, name: str) -> bytes:
-        """A new key and certificate to connect to the broker under a name, PEM."""
-        key = self._new_key()
-        certificate = self._authority.for_device(
-            name, raw_key(key), self._date(BROKER_DAYS)
-        )
-        return key_pem(key) + certificate.public_bytes(Encoding.PEM)
 
     def port(self, wanted: int, free: Callable[[], int]) -> int:
         """The enrolment listener's port: as set, else the one tokens name already."""
@@ -355,15 +275,6 @@ class IdentityRegistry:
         if kept is None or port != int(kept):
             self._store.put_fact("enroll port", str(port).encode())
         return port
-
-    def authority_pem(self) -> bytes:
-        """The authority's certificate, PEM."""
-        return self._authority.certificate.public_bytes(Encoding.PEM)
-
-    def _date(self, days: int) -> dt.datetime:
-        return dt.datetime.fromtimestamp(self._now(), dt.timezone.utc) + dt.timedelta(
-            days=days
-        )
 
     # -- inside ------------------------------------------------------------------------
 
@@ -380,70 +291,9 @@ class IdentityRegistry:
             self._store.revoke(name, SUPERSEDED, but_key=key)
             self.refresh()
 
-    def _fresh(self) -> _Snapshot:
+    def _fresh(self) -> Snapshot:
         self.refresh()
         return self._snapshot
-
-    def _load_authority(self, federation: str) -> Authority:
-        if self._store.fact("authority") is None:
-            check_id(federation, what="federation")
-            made = Authority.found(federation, self._new_key())
-            first = self._new_key()
-            row = SigningRow(0, raw_key(first), key_pem(first), None)
-            self._store.found(made.der, key_pem(made.key), row)
-        der, pem = (self._store.fact(f) for f in ("authority", "authority key"))
-        if der is None or pem is None:
-            raise IdentityError(f"{self._store.path} holds no authority")
-        certificate = load_certificate(der)
-        found = Authority(federation, load_key(pem), certificate)
-        if subject_of(certificate)[1] != federation:
-            raise IdentityError(
-                f"{self._store.path} belongs to another federation than {federation}",
-                remedy="Give the run its old name back, or start in a new folder.",
-            )
-        return found
-
-    def _read(self) -> _Snapshot:
-        version = self._store.version()  # first: what comes later is read once more
-        rows: dict[str, list[CertificateRow]] = {}
-        for row in self._store.certificates():
-            rows.setdefault(row.name, []).append(row)
-        people = {name: _person(found) for name, found in rows.items()}
-        signing = self._store.signing()
-        current = signing[-1]
-        if current.private is None:
-            raise IdentityError(f"{self._store.path} holds no signing key")
-        return _Snapshot(
-            version,
-            MappingProxyType(people),
-            current,
-            load_key(current.private),
-            tuple((s.number, s.notice) for s in signing if s.notice is not None),
-            tuple(s.public for s in reversed(signing)),
-        )
-
-
-def _person(rows: Sequence[CertificateRow]) -> EnrolledDevice:
-    """An `EnrolledDevice` from all certificates of a device, oldest first."""
-    newest = rows[-1]
-    accepted = [(r.key, r.until) for r in reversed(rows) if r.revoked is None]
-    # The oldest is the one in use, the newest the one that was asked for last; a device
-    # that lost the keys between has them no more.
-    held = accepted[:1] + accepted[1:][-1:]
-    return EnrolledDevice(
-        keys=tuple(key for key, _ in held),
-        ends=tuple(until for _, until in held),
-        last_key=newest.key,
-        until=newest.until,
-        certificate=newest.der,
-        revoked=newest.revoked,
-        made_until=tuple(r.until for r in rows[-NEW_KEYS_A_DAY:]),
-    )
-
-
-def _date(seconds: int) -> str:
-    """A day, in UTC, for people."""
-    return dt.datetime.fromtimestamp(seconds, dt.timezone.utc).date().isoformat()
 
 
 def _hash(secret: bytes) -> bytes:

@@ -38,9 +38,9 @@ def access_control_of(
     """
     denied = access_list(identities.federation, {*identities.refused(), *muted})
     return AccessControl(
-        authority=identities.authority_pem(),
+        authority=identities.services.authority_pem(),
         server=server,
-        revocations=identities.revocations(),
+        revocations=identities.services.revocations(),
         access_list=denied.encode(),
     )
 

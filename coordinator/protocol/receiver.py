@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from coordinator.identity.registry import EnrolledDevice, IdentityRegistry
+from coordinator.identity.enrolled import EnrolledDevice
+from coordinator.identity.registry import IdentityRegistry
 from coordinator.protocol.display_text import showable
 from coordinator.protocol.publisher import Publisher
 from coordinator.rate_limit import Seldom

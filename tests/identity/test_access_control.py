@@ -196,12 +196,12 @@ def test_who_has_no_certificate_of_the_federation_is_not_let_in(
     host, port = site.gate.broker.host, site.gate.broker.port
     authority = tmp_path / "run" / "broker" / "authority.pem"
     other = IdentityRegistry(tmp_path / "other", "home")
-    (tmp_path / "foreign.pem").write_bytes(other.client_pem("pi-1"))
+    (tmp_path / "foreign.pem").write_bytes(other.services.client_pem("pi-1"))
     for tls in (None, Tls(authority), Tls(authority, tmp_path / "foreign.pem")):
         with pytest.raises(BrokerError):
             check_broker(Address(host, port, tls=tls), timeout_s=3)
     impostor = tmp_path / "impostor.pem"
-    impostor.write_bytes(other.authority_pem())
+    impostor.write_bytes(other.services.authority_pem())
     with pytest.raises(BrokerError, match="an authority that is not known here"):
         check_broker(Address(host, port, tls=Tls(impostor)), timeout_s=3)
     check_broker(site.addresses["pi-1"])
@@ -282,7 +282,9 @@ def test_a_revoked_name_loses_its_rights_on_a_link_that_is_open() -> None:
 
 def test_the_embedded_broker_does_not_pretend_to_have_walls(tmp_path: Path) -> None:
     identities = IdentityRegistry(tmp_path, "home")
-    access_control = access_control_of(identities, identities.server_pem("127.0.0.1"))
+    access_control = access_control_of(
+        identities, identities.services.server_pem("127.0.0.1")
+    )
     with pytest.raises(BrokerError, match="has to be mosquitto") as caught:
         open_broker(
             None, tmp_path / "broker", kind="embedded", access_control=access_control

@@ -153,7 +153,7 @@ def test_revoked_from_another_process_a_device_is_refused_and_its_serials_listed
     site.clock.pass_days(61)
     device.install(site.identities.renew("pi-1", device.request()))
     assert heard(site.identities, device)
-    before = site.identities.revocations()
+    before = site.identities.services.revocations()
     site.reopen().revoke("pi-1", "it was stolen")
     site.identities.refresh()
     assert not heard(site.identities, device)
@@ -161,7 +161,7 @@ def test_revoked_from_another_process_a_device_is_refused_and_its_serials_listed
     assert site.identities.refused() == {"pi-1"}
     assert site.identities.people["pi-1"].revoked == "it was stolen"
     assert site.identities.people["pi-1"].last_key == device.public_key
-    assert len(site.identities.revocations()) > len(before)
+    assert len(site.identities.services.revocations()) > len(before)
 
 
 def test_a_revoked_name_can_be_let_in_again_with_another_key_only(site: Site) -> None:

@@ -44,11 +44,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]
     folder = tmp_path_factory.mktemp("pki")
     registry = IdentityRegistry(folder, "own")
     authority = folder / "ca.pem"
-    authority.write_bytes(registry.authority_pem())
+    authority.write_bytes(registry.services.authority_pem())
     found = {}
     for name in (NAME, "127.0.0.1"):
         found[name] = folder / f"{name}.pem"
-        found[name].write_bytes(registry.server_pem(name))
+        found[name].write_bytes(registry.services.server_pem(name))
     return authority, found
 
 
