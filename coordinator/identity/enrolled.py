@@ -14,7 +14,7 @@ from coordinator.identity.store import CertificateRow, IdentityStore, SigningRow
 from edge_sdk.errors import IdentityError
 from edge_sdk.identity.keys import load_key
 
-__all__ = ["EnrolledDevice", "Snapshot", "ended", "read_snapshot"]
+__all__ = ["EnrolledDevice", "Snapshot", "ended", "read_snapshot", "unix_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,9 @@ class EnrolledDevice:
     made_until: tuple[int, ...] = ()
 
     def valid(self, now: int) -> tuple[bytes, ...]:
-        """The keys that are believed at a time, in Unix seconds."""
+        """The keys that are believed at a time, in Unix seconds; none once revoked."""
+        if self.revoked is not None:
+            return ()
         return valid_keys(self.keys, self.ends, now)
 
 
@@ -114,6 +116,11 @@ def _person(rows: Sequence[CertificateRow]) -> EnrolledDevice:
         revoked=newest.revoked,
         made_until=tuple(r.until for r in rows[-NEW_KEYS_A_DAY:]),
     )
+
+
+def unix_now() -> int:
+    """Unix seconds."""
+    return int(dt.datetime.now(dt.timezone.utc).timestamp())
 
 
 def _date(seconds: int) -> str:

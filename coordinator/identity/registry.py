@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from coordinator.identity.enrolled import (
     Snapshot,
     ended,
     read_snapshot,
+    unix_now,
 )
 from coordinator.identity.log_keys import LogKeys
 from coordinator.identity.new_rows import certificate_row, signing_row
@@ -71,7 +71,7 @@ class IdentityRegistry:
         federation: str,
         *,
         days: int = 365,
-        now: Callable[[], int] = lambda: int(time.time()),
+        now: Callable[[], int] = unix_now,
         new_key: Callable[[], Ed25519PrivateKey] = Ed25519PrivateKey.generate,
     ) -> None:
         self.federation, self._days = federation, days
@@ -206,7 +206,7 @@ class IdentityRegistry:
     def _in_force(self) -> set[str]:
         """Names that cannot be enrolled: of devices that are believed."""
         people, now = self._fresh().people, self._now()
-        return {n for n, p in people.items() if p.revoked is None and p.valid(now)}
+        return {n for n, p in people.items() if p.valid(now)}
 
     def _issue(self, name: str, key: bytes, token: bytes | None) -> bool:
         until = self._now() + self._days * DAY_S
@@ -280,9 +280,7 @@ class IdentityRegistry:
 
     def _keys_of(self, name: str) -> Collection[bytes]:
         person = self._snapshot.people.get(name)
-        if person is None or person.revoked is not None:
-            return ()
-        return person.valid(self._now())
+        return () if person is None else person.valid(self._now())
 
     def _held(self, name: str, key: bytes) -> None:
         """A signature held: once by a renewed key, the older ones are out of use."""
