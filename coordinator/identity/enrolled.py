@@ -56,7 +56,7 @@ def ended(name: str, device: EnrolledDevice, now: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the store held at one version.
+    """Content of an identity store at one version.
 
     Attributes:
         version: Of the store.

@@ -22,7 +22,7 @@ BROKER_DAYS = 3650
 
 @dataclass(frozen=True)
 class ServiceCertificates:
-    """What a broker and the coordinator's own connections to it are believed by.
+    """Certificates of a broker and of the coordinator's connections to it, PEM.
 
     Attributes:
         authority: Of the run.
