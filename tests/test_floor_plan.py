@@ -24,7 +24,6 @@ LARGE_FILES = {
     "coordinator/server/global_model.py": 310,
     "edge_sdk/agent/effects.py": 360,
     "edge_sdk/deploy/installer.py": 320,
-    "coordinator/protocol/receiver.py": 320,
 }
 
 

@@ -12,14 +12,15 @@ from dataclasses import replace
 
 from coordinator.identity.enrolled import EnrolledDevice
 from coordinator.identity.registry import IdentityRegistry
+from coordinator.protocol.announcements import CoordinatorAnnouncements
 from coordinator.protocol.display_text import showable
 from coordinator.protocol.publisher import Publisher
 from coordinator.rate_limit import Seldom
-from edge_sdk.errors import IdentityError, RemoteProtocolError, StateError
-from edge_sdk.identity.signatures import Recent, verifier
+from edge_sdk.errors import IdentityError, RemoteProtocolError
+from edge_sdk.identity.signatures import Recent
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
-from edge_sdk.wire.codec import Envelope, Verify, decode
+from edge_sdk.wire.codec import Envelope, decode
 from edge_sdk.wire.messages import (
     Certificate,
     Data,
@@ -63,7 +64,7 @@ class MessageReceiver:
         clock: Monotonic seconds.
 
     Attributes:
-        taken_over: A newer coordinator of this run has announced itself.
+        announcements: Those of this run's coordinators.
     """
 
     def __init__(
@@ -76,11 +77,7 @@ class MessageReceiver:
         self._federation, self._identities = federation, identities
         self._publisher, self._clock = publisher, clock
         self._recent = Recent()
-        self._key_of_word: bytes | None = None  # that our latest own word was under
-        self._as_coordinator = (
-            None if identities is None else _own_keys(identities, self._note_key)
-        )
-        self.taken_over = False
+        self.announcements = CoordinatorAnnouncements(federation, identities, publisher)
         self._explained = Seldom(EXPLAIN_S, EXPLAINED)
         self._reminded = Seldom(REMIND_S, ENROLLED)
         self._twins = Seldom(TWIN_S, ENROLLED)
@@ -100,9 +97,7 @@ class MessageReceiver:
         if not delivery.payload:
             return None
         if isinstance(topic, topics.AnnouncementTopic):
-            self._key_of_word = None
-            self._publisher.echoed()
-            self._meet(decode(delivery.payload, verify=self._as_coordinator))
+            self.announcements.read(delivery.payload)
             return None
         if isinstance(topic, topics.UploadTopic | topics.StatusTopic):
             self._refuse_revoked(topic)
@@ -186,49 +181,6 @@ class MessageReceiver:
             )
         return epoch > ours
 
-    def _meet(self, envelope: Envelope) -> None:
-        """Our own announcement, or another coordinator's: the newer one goes on.
-
-        A copied folder has a ledger and a lock of its own, so neither shows that two
-        run; what they announce does.
-        """
-        epoch, boot = self._publisher.life
-        theirs = envelope.header.epoch, envelope.header.boot
-        newest = None if self._identities is None else self._identities.signing[1]
-        if theirs > (epoch, boot) and self._key_of_word != newest:
-            raise RemoteProtocolError(
-                "a coordinator signs its announcement with a key that was replaced"
-            )
-        if theirs > (epoch, boot):
-            self.taken_over = True
-            raise StateError(
-                f"another coordinator has taken over {self._federation}: it announces "
-                f"epoch {theirs[0]}, this one has {epoch}",
-                remedy="Stop one of the two: devices follow only the newer one. If no "
-                "other runs, this folder is an older copy: resume the newer one.",
-            )
-        if theirs < (epoch, boot):  # kept by the broker in the place of ours
-            self._publisher.announce_again()
-
-    def _note_key(self, _who: str, key: bytes) -> None:
-        self._key_of_word = key
-
-    def publish_keys(self) -> None:
-        """Publish the retained announcement of the keys that replaced the first."""
-        if self._identities is not None:
-            for number, notice in self._identities.notices:
-                self._publisher.keep(topics.next_key(self._federation, number), notice)
-
-    def rotated(self) -> None:
-        """Another key signs from now on; its announcement, under the last, comes first.
-
-        So whoever hears it in order never meets a signature that it cannot check.
-        """
-        self.publish_keys()
-        if self._identities is not None:
-            self._identities.take_up()
-        self._publisher.announce_again()
-
     def dismiss(self, device: str) -> None:
         """Tells a device that it was revoked."""
         person = self._person(device)
@@ -277,18 +229,6 @@ class MessageReceiver:
         ):
             return None
         return self._identities.ended(topic.device)
-
-
-def _own_keys(
-    identities: IdentityRegistry, held: Callable[[str, bytes], None]
-) -> Verify:
-    """Believes what the coordinator of this run has signed, this one or another.
-
-    Under keys that were replaced, too: their words stay on the broker until the next.
-    """
-    return verifier(
-        lambda who: identities.own_keys if who == "coordinator" else (), held=held
-    )
 
 
 def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:

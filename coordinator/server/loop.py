@@ -194,7 +194,7 @@ class Server:
         self._fleet.unlinked()  # what an earlier life was told of who is here
         for device in self._refused:  # also while no coordinator ran
             self._dismiss(device)
-        self._receiver.publish_keys()
+        self._receiver.announcements.publish_keys()
         self._announce("waiting")
         self._global_model.load()
         rounds = self._ledger.rounds()
@@ -219,7 +219,7 @@ class Server:
     def close(self) -> None:
         """Announce that the run is stopped, unless it is done, and disconnect."""
         over = self._end.reached and not self._end.extended
-        if not over and not self._receiver.taken_over:
+        if not over and not self._receiver.announcements.taken_over:
             self._announce("stopped")
         self._evaluator.close()
         self._transport.close()
@@ -271,7 +271,7 @@ class Server:
                 self._handlers.dismiss(device)
                 self._dismiss(device)
             case KeyRotated():
-                self._receiver.rotated()
+                self._receiver.announcements.rotated()
                 self._log_rotated()
             case EvaluationDone(round_no, density, metrics, worse):
                 self._ledger.record_score(round_no, density, metrics)

@@ -49,7 +49,7 @@ def running_sum_in_memory() -> None:
 def no_epoch_fence() -> None:
     """Devices hear coordinators of any epoch; two write one ledger, none yields."""
     from coordinator.ledger.commits import Commits
-    from coordinator.protocol.receiver import MessageReceiver
+    from coordinator.protocol.announcements import CoordinatorAnnouncements
     from edge_sdk import session
     from edge_sdk.agent import effects as session_effects
 
@@ -68,7 +68,7 @@ def no_epoch_fence() -> None:
         begin(self)
 
     _replace(Commits, "_begin", begin_anyway)
-    _replace(MessageReceiver, "_meet", lambda *_: None)
+    _replace(CoordinatorAnnouncements, "_compare", lambda *_: None)
 
 
 def no_signature_check() -> None:

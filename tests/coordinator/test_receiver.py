@@ -53,7 +53,7 @@ def test_a_coordinator_ends_when_a_newer_one_has_announced_itself(
     with pytest.raises(StateError, match="it announces epoch 8, this one has 7") as why:
         older.read(heard[-1])
     assert "resume the newer one" in why.value.help
-    assert older.taken_over
+    assert older.announcements.taken_over
 
 
 def test_a_coordinator_hears_itself_and_goes_on(connect: Connect) -> None:
@@ -63,7 +63,7 @@ def test_a_coordinator_hears_itself_and_goes_on(connect: Connect) -> None:
     publisher.announce(RUNNING)
     assert receiver.read(heard[-1]) is None
     assert len(heard) == 1
-    assert not receiver.taken_over
+    assert not receiver.announcements.taken_over
 
 
 def test_an_older_coordinators_word_does_not_stay_in_the_newer_ones_place(
@@ -95,7 +95,7 @@ def test_of_two_copies_started_from_one_state_exactly_one_goes_on(
         for receiver in receptions:
             with contextlib.suppress(StateError):
                 receiver.read(word)
-    assert sum(one.taken_over for one in receptions) == 1
+    assert sum(one.announcements.taken_over for one in receptions) == 1
 
 
 def test_a_device_that_has_heard_a_newer_coordinator_is_not_counted_on_and_named(

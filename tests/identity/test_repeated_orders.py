@@ -339,13 +339,13 @@ def rotate(scene: Scene) -> None:
     scene.site.reopen().rotate()  # by a command in another process
     scene.identities.refresh()  # as the guard does, before the loop hears of it
     scene.publisher.tell("pi-1", Wait(0, "said in between"))
-    scene.receiver.rotated()
+    scene.receiver.announcements.rotated()
 
 
 def test_a_rotation_is_followed_without_a_warning_of_any_signature(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scene.receiver.publish_keys()
+    scene.receiver.announcements.publish_keys()
     scene.publisher.announce(RUNNING)
     scene.start()
     for _ in range(3):
@@ -381,7 +381,7 @@ def test_a_coordinator_that_was_down_in_a_rotation_is_followed_without_a_warning
     scene.identities.rotate()
     scene.identities = scene.site.reopen()
     scene.restart_coordinator(epoch=8)
-    scene.receiver.publish_keys()
+    scene.receiver.announcements.publish_keys()
     scene.stop()
     scene.start()  # between the two words of the coordinator's start
     scene.publisher.announce(RUNNING)
