@@ -8,7 +8,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
 .PHONY: bench-proof bench-private bench-brokers bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-budget bench-page \
-  fuzz fuzz-native test-native-graphs test-architectures fuzz-program chaos wheels arm tools vendor clean
+  fuzz fuzz-native test-native-graphs test-architectures fuzz-program chaos chaos-kinds wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
 	$(BIN)/flash-coordinator demo
@@ -94,6 +94,9 @@ bench-brokers: tools $(VENV)/.dev   ## runs through the limits of known brokers,
 
 chaos: tools $(VENV)/.dev   ## hours of faults: seeds on every broker, a kill at every durable write
 	$(BIN)/python tests/chaos/everything.py --json bench/chaos.json
+
+chaos-kinds: tools $(VENV)/.dev   ## kills over runs of every kind, beside quiet ones
+	$(BIN)/python tests/chaos/everything.py --brokers --no-sweep --json bench/chaos-kinds.json
 
 wheels: $(VENV)/.dev   ## with compiled kernels, for this machine and cross-compiled for ARM
 	rm -rf dist

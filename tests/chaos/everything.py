@@ -1,4 +1,4 @@
-"""`make chaos`: 20 seeds on mosquitto, 5 on each other broker, and every write point.
+"""`make chaos`: 20 seeds on mosquitto, 5 on each other broker, write points, kinds.
 
 Prints a table and writes it as JSON. A violation ends it with exit code 1.
 """
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.brokers import BROKERS, missing
 from chaos.fleet import Zygote
+from chaos.kinds import KINDS, compare_seed, quiet
 from chaos.run import Result, run_seed
 from chaos.sweep import all_kills, kill_at, write_points
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="on mosquitto")
     parser.add_argument("--other", type=int, default=5, help="on each other broker")
     parser.add_argument("--brokers", nargs="*", default=BROKERS, choices=BROKERS)
+    parser.add_argument("--kinds", type=int, default=10, help="seeds of each kind")
     parser.add_argument("--no-sweep", action="store_true")
     parser.add_argument("--json", type=Path, help="file to write")
     chosen = parser.parse_args()
@@ -51,6 +53,11 @@ def main() -> None:
         results = [_seed(seed, kind, folder) for seed in range(1, count + 1)]
         found["seeds"] += [asdict(r) for r in results]
         found["brokers"][kind] = total = _total(results)
+        bad += total["violations"]
+        _write(chosen.json, found)
+    found["kinds"] = {}
+    for name in KINDS if chosen.kinds else ():
+        found["kinds"][name] = total = _kind(name, chosen.kinds, folder / name)
         bad += total["violations"]
         _write(chosen.json, found)
     for name, algorithm in {} if chosen.no_sweep else SWEPT.items():
@@ -90,6 +97,23 @@ def _seed(seed: int, kind: str, folder: Path) -> Result:
     for one in result.violations:
         print("VIOLATION", one[:2000], flush=True)
     return result
+
+
+def _kind(name: str, seeds: int, folder: Path) -> dict[str, int]:
+    zygote = Zygote()
+    try:
+        calm, wanted = quiet(KINDS[name], folder / "quiet", zygote)
+        results = [calm]
+        for seed in range(1, seeds + 1):
+            where = folder / str(seed)
+            results.append(compare_seed(KINDS[name], seed, where, zygote, wanted))
+            for one in results[-1].violations:
+                print("VIOLATION", one[:2000], flush=True)
+    finally:
+        zygote.close()
+    total = _total(results)
+    print(f"{name}: {total}", flush=True)
+    return total
 
 
 def _total(results: list[Result]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from chaos.brokers import Broker
 from chaos.history import History, check, counts_of, rows_of
 from chaos.proxy import Gate
 
+from coordinator.operations.extend import extend_run
 from coordinator.settings import load_run
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.prepare import prepare_folders
@@ -122,6 +123,7 @@ class Fleet:
         devices: How many.
         rounds: Rounds after the warm-up.
         algorithm: Of the run; empty for the one that a run has.
+        settings: More keys of run.toml, at its top, and more tables of it.
         small_disks: Put the coordinator's and each device's state on a small disk of
             its own, which can be filled; needs root.
         options: Options of `chaos.child.prepare`, for all processes.
@@ -136,6 +138,7 @@ class Fleet:
         devices: int = 3,
         rounds: int = 10,
         algorithm: str = "",
+        settings: tuple[str, str] = ("", ""),
         small_disks: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -157,7 +160,7 @@ class Fleet:
         self.violations: list[str] = []
         for name in self.names if small_disks else ():
             self._mount(self.state(name), 24 if name == COORDINATOR else 2)
-        self._write_settings(rounds, algorithm)
+        self._write_settings(rounds, algorithm, settings)
         self.archive = Archive(self.run)
 
     def state(self, name: str) -> Path:
@@ -207,6 +210,13 @@ class Fleet:
         self.run = self.archive.run = copy
         self.keep_up(COORDINATOR)
         return zombie
+
+    def extend(self, rounds: int) -> None:
+        """`flash-coordinator extend`, before the warm-up can end."""
+        go_on = Path(self.options["warm_up"])
+        self.wait(lambda: self.round_now() >= 0, "the warm-up")
+        extend_run(self.run, rounds)
+        go_on.touch()
 
     def kill_broker(self, *, again_after_s: float = 0.2) -> None:
         """SIGKILL: what it had retained and queued is lost."""
@@ -418,18 +428,25 @@ class Fleet:
 
     # -- settings ----------------------------------------------------------------------
 
-    def _write_settings(self, rounds: int, algorithm: str) -> None:
+    def _write_settings(
+        self, rounds: int, algorithm: str, more: tuple[str, str]
+    ) -> None:
         data = _data(self.folder, self.devices)
         self.run.mkdir(parents=True, exist_ok=True)
         (self.run / "run.toml").write_text(
-            f'federation = "chaos"\ntask = "digits"\n'
-            f'evaluation = "{data["evaluation"]}"\n'
-            f"densities = [0.1, 0.4]\nrounds = {rounds}\n"
+            'federation = "chaos"\ntask = "digits"\n'
+            + (
+                ""
+                if "evaluation" in more[0]
+                else f'evaluation = "{data["evaluation"]}"\n'
+            )
+            + f"densities = [0.1, 0.4]\nrounds = {rounds}\n"
             f"wait_for = {len(self.devices)}\n"
             f'broker = "mqtt://127.0.0.1:{self.gates[COORDINATOR].port}"\n'
             + (f"algorithm = '{algorithm}'\n" if algorithm else "")
+            + more[0]
             + "[training]\nmax_steps = 4\nrate = 0.2\nrate_end = 0.1\n"
-            "[warm_up]\ndevices = 2\nepochs = 2\nmax_steps = 4\n"
+            "[warm_up]\ndevices = 2\nepochs = 2\nmax_steps = 4\n" + more[1]
         )
         for number, name in enumerate(self.devices):
             self.state(name).mkdir(exist_ok=True)

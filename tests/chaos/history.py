@@ -21,11 +21,13 @@ from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Contribution, Model, clipped
 from coordinator.checkpoints.masks import unpack_family
 from coordinator.checkpoints.models import ModelStore, model_name
+from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.round_step import (
     first_model,
     next_step,
     start_model,
     warm_up_family,
+    with_parts,
 )
 from coordinator.rounds.tasks import mask_seed
 from coordinator.rounds.validation import read_update
@@ -36,6 +38,7 @@ from edge_sdk.storage.journal import KEEP_FINISHED, JournalRecord
 from edge_sdk.tasks.cost import weight_uses
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.layers import layers_of
+from edge_sdk.tasks.parts.run_task import run_task
 from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.evidence import unpack_evidence
@@ -260,9 +263,10 @@ class _Chain:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._task = load_task(history.settings.task)
+        self._task = run_task(load_task(history.settings.task), history.settings)
         model = self._task.model()
         self.layers = with_units(model, layers_of(model, self._task.dense_layers))
+        self._fixed = fixed_weights(self._task, history.settings.seed)
         self.algorithm: Algorithm = load_algorithm(history.settings.algorithm)
         seed = mask_seed(history.settings.seed, warm_up=False)
         self._drawn = MaskFamily.planned(self.layers, history.counts, seed)
@@ -281,7 +285,8 @@ class _Chain:
     def model(self, name: str) -> Model:
         """A checkpoint as it lay on the disk."""
         folder = self._laid_down(name).parent.parent
-        return ModelStore(folder, self._history.settings.task, self.layers).load(name)
+        store = ModelStore(folder, self._history.settings.task, self.layers)
+        return with_parts(self._task, store.load(name))
 
     def _laid_down(self, name: str) -> Path:
         store = self._history.folder.parent / "check"  # its own disk may be full
@@ -314,14 +319,15 @@ class _Chain:
             cut = clipped(change, row["scale"])
             contributions.append(Contribution(device, mask, row["weight"], cut))
         context = RoundContext(no, settings.rounds, max(settings.densities))
+        start_at = self.model(base)
         made, family, _ = next_step(
-            *(self.algorithm, self.model(base), before, contributions),
+            *(self.algorithm, start_at, before, contributions),
             context,
             lambda: weight_uses(self._task),
         )
         if family is not before and family.masks != self.family(no).masks:
             raise ValueError("its masks are others than were written")
-        return made
+        return with_fixed(made, start_at, self._fixed)
 
     def first(self) -> Iterator[str]:
         """The masks follow from the evidence, the first model from the masks."""

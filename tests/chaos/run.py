@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,9 @@ def run_seed(
     limit_s: float = LIMIT_S,
     options: Mapping[str, Any] | None = None,
     stop_at_first: bool = False,
+    settings: tuple[str, str] = ("", ""),
+    at_start: Callable[[Fleet], None] = lambda _: None,
+    at_end: Callable[[Fleet], None] = lambda _: None,
 ) -> Result:
     """One run under a seed's faults, and its verdict.
 
@@ -75,16 +78,24 @@ def run_seed(
         faults: Instead of the seed's own.
         options: For every process; see `chaos.child.prepare`.
         stop_at_first: End at the first violation that an open history shows.
+        settings: As of `Fleet`.
+        at_start: What is done when all are started.
+        at_end: What looks at a run that came to its end.
     """
     disks = can_mount()
     if faults is None:
         faults = schedule(seed, rounds=rounds, devices=3, count=rounds + 4, disks=disks)
     fleet = Fleet(
-        folder, broker, zygote, rounds=rounds, small_disks=disks, options=options
+        *(folder, broker, zygote),
+        rounds=rounds,
+        settings=settings,
+        small_disks=any(fault.kind == "full disk" for fault in faults),
+        options=options,
     )
     began, done = time.monotonic(), Counter[str]()
     try:
         fleet.start()
+        at_start(fleet)
         try:
             _go(fleet, list(faults), done, began + limit_s, stop=stop_at_first)
         except TimeoutError as error:
@@ -93,6 +104,7 @@ def run_seed(
             found = sorted(set(fleet.violations))
         else:
             found = fleet.verdict()
+            at_end(fleet)
         phases = Counter(str(r["phase"]) for r in fleet.rows("rounds"))
         return Result(
             seed,
