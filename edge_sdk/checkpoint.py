@@ -26,6 +26,7 @@ __all__ = [
     "Checkpoint",
     "checkpoint_bytes",
     "load_checkpoint",
+    "remove_drafts",
     "replace_file",
     "replace_listed",
     "round_of",
@@ -243,6 +244,18 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             f"{path} could not be written: {error}",
             remedy=disk_remedy(error),
         ) from error
+
+
+def remove_drafts(*folders: Path) -> None:
+    """Deletes what killed processes began in folders by `replace_file`.
+
+    Args:
+        folders: That this process alone writes; one that is missing has none.
+    """
+    for folder in folders:
+        for draft in folder.glob(".*-*.tmp"):
+            with contextlib.suppress(OSError):  # it takes room, and harms nobody
+                draft.unlink()
 
 
 def sync(path: Path) -> None:

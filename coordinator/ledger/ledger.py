@@ -17,6 +17,7 @@ from coordinator.ledger.readable import in_words
 from coordinator.ledger.round_pages import RoundPages
 from coordinator.ledger.schema import open_to_read, open_to_write
 from coordinator.ledger.secure_pages import SecurePages
+from edge_sdk.checkpoint import remove_drafts
 from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.private_files import make_private, private_file
 
@@ -40,6 +41,7 @@ class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages, SecurePages)
         self._lock = lock
         if lock is not None:
             self._blobs.sweep()
+            remove_drafts(folder / "checkpoints", folder / "models")
 
     def next_epoch(self) -> int:
         """Begin and return this coordinator's epoch: one more than the last one's.

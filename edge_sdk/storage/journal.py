@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from edge_sdk.checkpoint import replace_file
+from edge_sdk.checkpoint import remove_drafts, replace_file
 from edge_sdk.errors import CheckpointError, RemoteProtocolError, StateError
 from edge_sdk.private_files import make_private
 from edge_sdk.storage.blobs import BlobFolder
@@ -106,6 +106,7 @@ class Journal:
             if os.name == "posix":
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.record = read_journal(folder)
+            remove_drafts(folder, folder / "memory")
         except BlockingIOError as error:
             self._lock.close()
             raise StateError(

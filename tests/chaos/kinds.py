@@ -161,7 +161,7 @@ def _outcome(fleet: Fleet) -> dict[str, Any]:
     """What a run leaves behind that kills may not change."""
     updates, done = fleet.rows("updates"), fleet.rows("rounds")
     done = sorted((r for r in done if r["phase"] == "done"), key=lambda r: int(r["no"]))
-    kept = {d: (fleet.state(d) / "memory").glob("*") for d in fleet.devices}
+    kept = {d: (fleet.state(d) / "memory").glob("*.memory") for d in fleet.devices}
     return {
         "cohorts": {
             r["no"]: sorted(u["device"] for u in updates if u["round"] == r["no"])

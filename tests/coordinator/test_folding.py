@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.ledger import Ledger, open_ledger
+from coordinator.ledger import EvaluationRow, Ledger, open_ledger
 from coordinator.ledger.rows import TaskRow
 from coordinator.rounds.state import TaskPhase
 from coordinator.settings import RunSettings, rounds_kept
@@ -131,3 +131,65 @@ def test_a_run_without_a_last_round_folds_by_itself() -> None:
     assert rounds_kept(settings_of()) == 200
     assert rounds_kept(settings_of(keep_rounds=50)) == 50
     assert rounds_kept(settings_of(rounds=30)) == 0
+
+
+def tell(ledger: Ledger, rounds: range, fleet: tuple[str, ...], keep: int) -> None:
+    """Rounds that every device of a fleet trains and tests, as `--living` has them."""
+    for no in rounds:
+        ledger.plan_round(no, goal=len(fleet), quorum=1, rate=0.1, base="")
+        tasks = [
+            TaskRow(f"{no:04d}-{d}", no, d, 0.1, TaskPhase.ASSIGNED, b"order" * 100)
+            for d in fleet
+        ]
+        ledger.issue_tasks(no, tasks)
+        for task in tasks:
+            ledger.accept(task, task.id.encode() * 9, examples=7, norm=1.0, metrics={})
+        ledger.settle()
+        ledger.freeze(no)
+        name = f"round-{no:05d}.safetensors"
+        ledger.put(f"sha256 of {name}", "0" * 64)
+        ledger.put_logged("best", {"0.1": {"round": no, "value": 0.5}}, "best")
+        ledger.finish(no, model=name)
+        for device in ("", *fleet):
+            sums = {"accuracy": [5, 10]}
+            row = EvaluationRow(no, 0.1, device, 10, sums, {"accuracy": 0.5}, "")
+            ledger.record_evaluation(row)
+        ledger.mark_worse(no, "on devices", "it is worse" if no % 2 else "")
+        ledger.forget_blobs(no - 2)
+        ledger.fold(no - keep)
+
+
+def rows_of(ledger: Ledger) -> dict[str, int]:
+    names = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    tables = [row[0] for row in ledger._db.execute(names)]
+    return {t: ledger._db.execute(_COUNT.format(t)).fetchone()[0] for t in tables}
+
+
+def test_no_table_grows_with_the_rounds_and_new_devices_add_their_share_alone(
+    ledger: Ledger,
+) -> None:
+    eight = tuple(f"pi-{n}" for n in range(1, 9))
+    ten = (*eight, "pi-9", "pi-10")
+    ledger.begin_log("f", {"rounds": 0}, version="1")
+    tell(ledger, range(1, 61), eight, keep=10)
+    early = rows_of(ledger)
+    tell(ledger, range(61, 121), eight, keep=10)
+    assert rows_of(ledger) == early
+    tell(ledger, range(121, 181), ten, keep=10)
+    late = rows_of(ledger)
+    grown = {table: late[table] / early[table] for table in late if early[table]}
+    by_device = {"tasks": 10 / 8, "updates": 10 / 8, "folded": 10 / 8}
+    by_device["evaluations"] = 11 / 9  # those of a round together are a row, too
+    assert grown == {table: by_device.get(table, 1.0) for table in grown}
+
+
+def test_checkpoints_that_a_kill_left_half_written_are_gone_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    for folder in ("checkpoints", "models"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ".round-00003.safetensors.17-140.tmp").write_bytes(b"half")
+        (tmp_path / folder / "round-00002.safetensors").write_bytes(b"whole")
+    open_ledger(tmp_path).close()
+    assert [*tmp_path.rglob("*.tmp")] == []
+    assert len([*tmp_path.rglob("*.safetensors")]) == 2

@@ -54,6 +54,38 @@ def test_a_journals_bytes_are_golden(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_a_kill_left_half_written_is_gone_at_the_next_start(
+    tmp_path: Path, order: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each power cut would leave a file as large as a device's personal weights."""
+    state = tmp_path / "state"
+    journal = Journal(state)
+    journal.memory.keep(order("1-a"), b"personal")
+
+    class PowerCutError(BaseException):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut)
+        for write in (
+            lambda: journal.stash(b"update"),
+            lambda: journal.keep(JournalRecord(4)),
+            lambda: journal.memory.keep(order("2-a"), b"newer"),
+        ):
+            with pytest.raises(PowerCutError):
+                write()
+    journal.close()
+    assert len([*state.rglob(".*.tmp")]) == 3
+    again = Journal(state)
+    assert [*state.rglob(".*.tmp")] == []
+    assert again.record == JournalRecord()
+    assert again.memory.of("1-a") == b"personal"
+    again.close()
+
+
 def test_the_outbox_is_emptied_with_the_offer_and_not_before(
     tmp_path: Path, order: Orders, offer: Offers
 ) -> None:
