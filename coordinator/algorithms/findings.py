@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.evidence import WarmUpResult
-from coordinator.algorithms.mean import Contribution, Model, moving_mean
-from edge_sdk.sparse import LayerShape
-from edge_sdk.wire.evidence import GRADIENT, Evidence
-from edge_sdk.wire.values import Values
+from coordinator.algorithms.evidence import CandidateMasks, Saliency, WarmUpResult
+from coordinator.algorithms.evidence import Evidence as WantedEvidence
+from coordinator.algorithms.mean import Contribution, Model, clipped, moving_mean
+from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.wire.evidence import GRADIENT, Evidence, unpack_evidence
+from edge_sdk.wire.values import Values, unpack_values
 
-__all__ = ["mean_findings", "mean_gradient", "trained_findings"]
+__all__ = ["mean_findings", "mean_gradient", "returned_findings", "trained_findings"]
 
 BY_MEDIAN = 3  # reports; of two nobody can tell which lies
 FARTHEST = 4.0  # from the median; honest devices are within a few percent of it
@@ -64,6 +65,37 @@ def mean_findings(
     if scored:
         return WarmUpResult(saliency={n: total / whole for n, total in scores.items()})
     return WarmUpResult(kept={n: _bounded_mean(counts) for n, counts in kept.items()})
+
+
+def returned_findings(
+    evidence: WantedEvidence | None,
+    returned: Iterable[tuple[bytes, float]],
+    weights: Sequence[float],
+    layers: Sequence[LayerShape],
+    top: Mask,
+) -> WarmUpResult:
+    """The mean of what the warm-up's devices returned, as bytes.
+
+    Args:
+        evidence: What they were asked for; no trained models.
+        returned: (payload, scale that bounds its influence) of each device.
+        weights: How much each device counts where the evidence counts by examples.
+        layers: The maskable layers.
+        top: The mask that scores of weights are on.
+
+    Raises:
+        RemoteProtocolError: If bytes are not what was asked for.
+    """
+    sizes = {layer.name: layer.numel for layer in layers}
+    candidates = evidence.count if isinstance(evidence, CandidateMasks) else 0
+    reports = (
+        clipped(unpack_values(payload, top), scale)
+        if isinstance(evidence, Saliency)
+        else unpack_evidence(payload, sizes, candidates=candidates)
+        for payload, scale in returned
+    )
+    by_examples = isinstance(evidence, Saliency) and evidence.by_examples
+    return mean_findings(reports, layers, weights if by_examples else [])
 
 
 def _bounded_mean(counts: Sequence[float]) -> float:

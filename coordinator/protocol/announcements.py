@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.protocol.publisher import Publisher
+from coordinator.settings import RunSettings
 from edge_sdk.errors import RemoteProtocolError, StateError
 from edge_sdk.identity.signatures import verifier
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import decode
+from edge_sdk.wire.messages import Announce
+from edge_sdk.wire.values import CODECS
 
-__all__ = ["CoordinatorAnnouncements"]
+__all__ = ["CoordinatorAnnouncements", "RunState", "announcement"]
+
+RunState: TypeAlias = Literal["waiting", "running", "done", "stopped"]
+
+
+def announcement(settings: RunSettings, state: RunState, round_no: int) -> Announce:
+    """The announcement of a run in a round, to all devices."""
+    return Announce(state, settings.task, round_no, settings.rounds, list(CODECS))
 
 
 class CoordinatorAnnouncements:

@@ -1,4 +1,4 @@
-"""A packet that came in: whose it is, what it says, and who in the house needs it."""
+"""A packet that came in: whose it is, what it says, and which part handles it."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class MessageDispatcher:
         self._federation, self._receiver = federation, receiver
         self._fleet, self._deliveries, self._handlers = fleet, deliveries, handlers
         self._controller, self._ledger = controller, ledger
-        self._wiping, self._clock = wiping, clock
-        self._flood = Flood(clock, self._tell_excess, mute)
+        self._wiping, self._clock, self._mute = wiping, clock, mute
+        self._flood = Flood(clock, self._tell_excess, self._silence)
         self._seldom = Seldom(SAY_S)
         self.dropped = 0  # malformed or foreign messages
 
@@ -143,6 +143,13 @@ class MessageDispatcher:
         log.warning("%s", excess, extra={"device": excess.device})
         if self._fleet.examples(excess.device):
             self._count(excess.device, "flooding", str(excess))
+
+    def _silence(self, device: str) -> None:
+        """A device floods: no round waits for it; the broker refuses it if it can."""
+        self._handlers.dismiss(
+            device, "it sends too many messages; its messages are ignored for a minute"
+        )
+        self._mute(device)
 
     def _count(self, device: str, verdict: str, why: str) -> None:
         self._ledger.refuse(device, self._controller.round_no, verdict, why)

@@ -14,12 +14,11 @@ import numpy as np
 from coordinator.algorithms.base import Algorithm, MaskFamily, RoundContext
 from coordinator.algorithms.evidence import (
     CandidateMasks,
-    Saliency,
     Trained,
     WarmUpResult,
 )
-from coordinator.algorithms.findings import mean_findings, trained_findings
-from coordinator.algorithms.mean import Coverage, Model, clipped
+from coordinator.algorithms.findings import returned_findings, trained_findings
+from coordinator.algorithms.mean import Coverage, Model
 from coordinator.algorithms.methods.equal_counts import data_free
 from coordinator.algorithms.privacy import ledger_secret, with_privacy
 from coordinator.algorithms.slots import named_slots
@@ -55,8 +54,6 @@ from edge_sdk.tasks.cost import weight_uses
 from edge_sdk.tasks.graph.units import with_units
 from edge_sdk.tasks.task import Task
 from edge_sdk.training.total_rate import total_rate
-from edge_sdk.wire.evidence import unpack_evidence
-from edge_sdk.wire.values import unpack_values
 
 __all__ = ["GlobalModel"]
 
@@ -176,24 +173,15 @@ class GlobalModel:
         A pure function of rows and base: a crash in here repeats it, byte by byte.
         """
         if no == 0:
-            sizes = {layer.name: layer.numel for layer in self.layers}
             first, family = self.base_of(0)
             if isinstance(self._algorithm.evidence, Trained):
                 updates = StoredUpdates(self._ledger, rows, family)
                 self.plan_masks(trained_findings(first, updates))
                 return model_name(0)
-            blobs = (self._ledger.blob(row.blob) for row in rows)
-            told = self._algorithm.evidence
-            candidates = told.count if isinstance(told, CandidateMasks) else 0
-            found = (
-                clipped(unpack_values(blob, family.top), row.scale)
-                if isinstance(self._algorithm.evidence, Saliency)
-                else unpack_evidence(blob, sizes, candidates=candidates)
-                for row, blob in zip(rows, blobs, strict=True)
-            )
-            by_examples = isinstance(told, Saliency) and told.by_examples
-            weights = [float(row.weight) for row in rows] if by_examples else []
-            findings = mean_findings(found, self.layers, weights)
+            blobs = ((self._ledger.blob(r.blob), r.scale) for r in rows)
+            weights, told = [float(r.weight) for r in rows], self._algorithm.evidence
+            findings = returned_findings(told, blobs, weights, self.layers, family.top)
+            candidates = isinstance(told, CandidateMasks)
             self.plan_masks(replace(findings, model=first) if candidates else findings)
             return model_name(0)
         model, family, held = self._next(no, rows)

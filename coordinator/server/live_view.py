@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from coordinator.ledger import Ledger
 from coordinator.rounds.state import TaskPhase
@@ -46,6 +46,18 @@ class LiveView:
         self._controller, self._observe, self._clock = controller, observe, clock
         self.unheard: list[str] = []
         self.due = clock()
+
+    def waiting(self, wanted: int, here: int) -> str:
+        """The run's phase while fewer devices than wanted are here."""
+        phase = f"waiting for {wanted} devices, {here} here"
+        if self.unheard:
+            phase += f"; without a HELLO, see the log: {', '.join(self.unheard)}"
+        return phase
+
+    def pausing(self, devices: Sequence[str]) -> str:
+        """The run's phase while no round can be opened; names some that pause."""
+        named = f"; they pause: {', '.join(devices[:5])}" if devices else ""
+        return f"waiting for devices{named}"
 
     def draw(self, phase: str) -> None:
         """Give the observer the present view; `phase` is the run's between rounds."""

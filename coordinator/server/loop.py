@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from coordinator.algorithms.load import load_algorithm
 from coordinator.delivery.sender import DeliverySender
@@ -12,6 +11,7 @@ from coordinator.delivery.store import DeliveryStore
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.identity.run_log import begin_log
 from coordinator.ledger import Ledger
+from coordinator.protocol.announcements import RunState, announcement
 from coordinator.protocol.events import (
     DeviceRevoked,
     EvaluationDone,
@@ -46,8 +46,6 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.terminal import log_from_now_on
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import Announce
-from edge_sdk.wire.values import CODECS
 
 __all__ = ["Connect", "Server"]
 
@@ -88,7 +86,6 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._clock = settings, ledger, clock
-        self._mute = mute
         self._inbox = EventQueue(clock)
         self._stopping, self._phase = False, ""
         self._began = self._settled = clock()
@@ -141,7 +138,7 @@ class Server:
         )
         self._dispatcher = MessageDispatcher(
             *(name, self._receiver, self._fleet, self._deliveries, self._handlers),
-            *(self._controller, ledger, self._wiping, clock, self._silence),
+            *(self._controller, ledger, self._wiping, clock, mute),
         )
         self._view = LiveView(
             settings.rounds, ledger, self._fleet, self._controller, observe, clock
@@ -154,11 +151,6 @@ class Server:
         )
         for pattern in topics.heard_by_coordinator(name):
             self._transport.subscribe(pattern)
-
-    @property
-    def dropped(self) -> int:
-        """Malformed or foreign messages so far."""
-        return self._dispatcher.dropped
 
     # -- other threads -----------------------------------------------------------------
 
@@ -234,14 +226,10 @@ class Server:
             return
         wanted, here = self._settings.wait_for, len(self._fleet.joined())
         if here < wanted and (self._is_returning() or not self._ledger.rounds()):
-            self._phase = f"waiting for {wanted} devices, {here} here"
-            if unheard := self._view.unheard:
-                self._phase += f"; without a HELLO, see the log: {', '.join(unheard)}"
+            self._phase = self._view.waiting(wanted, here)
             return
         pausing = self._fleet.pausing()
-        self._phase = "waiting for devices"
-        if pausing:
-            self._phase += f"; they pause: {', '.join(pausing[:5])}"
+        self._phase = self._view.pausing(pausing)
         if here > len(pausing) and not self._statistics.over:
             self._phase = self._statistics.phase
         elif here > len(pausing):
@@ -282,13 +270,6 @@ class Server:
                 finally:
                     item.ack()
 
-    def _silence(self, device: str) -> None:
-        """A device floods: no round waits for it; the broker refuses it if it can."""
-        self._handlers.dismiss(
-            device, "it sends too many messages; its messages are ignored for a minute"
-        )
-        self._mute(device)
-
     def _dismiss(self, device: str) -> None:
         """Displays say that it was revoked; the broker keeps nothing of it."""
         self._ledger.dismiss(device)
@@ -314,15 +295,6 @@ class Server:
         """True while a resumed run's devices may be on their way back."""
         return self._clock() - self._began < RETURN_S
 
-    def _announce(
-        self, state: Literal["waiting", "running", "done", "stopped"]
-    ) -> None:
-        self._publisher.announce(
-            Announce(
-                state=state,
-                task=self._settings.task,
-                round_no=self._controller.round_no,
-                rounds=self._settings.rounds,
-                codecs=list(CODECS),
-            )
-        )
+    def _announce(self, state: RunState) -> None:
+        no = self._controller.round_no
+        self._publisher.announce(announcement(self._settings, state, no))

@@ -220,5 +220,5 @@ def test_a_device_or_coordinator_that_somebody_else_speaks_for_is_not_heard(
     for device in found["devices"]:
         assert device["examples"] < 1 << 30  # no lie was believed
         assert device["refused"] == 0
-    assert server.dropped > 20
+    assert server._dispatcher.dropped > 20
     assert all(agent.dropped > 2 for agent in agents)
