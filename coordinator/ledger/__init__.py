@@ -20,8 +20,10 @@ from coordinator.ledger.ledger import (
 )
 from coordinator.ledger.log.pages import LogEntry, LogSigner, RunLog, SignedOffer
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
+from coordinator.ledger.secure_pages import SECURE_SUM
 
 __all__ = [
+    "SECURE_SUM",
     "DeviceRow",
     "EvaluationRow",
     "Ledger",

@@ -72,16 +72,6 @@ class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages, SecurePages)
         """
         return self._blobs.read(name)
 
-    def forget_blobs(self, before_round: int) -> None:
-        """Deletes the updates' blobs of rounds long done; their rows stay."""
-        rows = self._db.execute(
-            "SELECT blob FROM updates WHERE round < ? EXCEPT "
-            "SELECT blob FROM updates WHERE round >= ?",
-            (before_round, before_round),
-        ).fetchall()
-        for row in rows:
-            self._blobs.forget(str(row["blob"]))
-
     def close(self) -> None:
         """Settles what it can, and lets the next coordinator have the folder."""
         with contextlib.suppress(StateError):  # it broke before, and said so then

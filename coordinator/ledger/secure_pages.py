@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from coordinator.ledger.commits import Pages
+from collections.abc import Sequence
 
-__all__ = ["SecurePages"]
+import msgspec
+
+from coordinator.ledger.commits import Pages
+from edge_sdk.json_text import to_json
+
+__all__ = ["SECURE_SUM", "SecurePages"]
+
+SECURE_SUM = "secure_sum"  # the latest sum's key: its round, means, what unmasks it
 
 
 class SecurePages(Pages):
@@ -36,6 +43,49 @@ class SecurePages(Pages):
         return [(row["device"], row["kind"], row["content"]) for row in rows]
 
     def forget_secure(self, before_round: int) -> None:
-        """Deletes what earlier rounds' devices have sent: it is of no more use."""
+        """Delete what devices of earlier rounds have sent.
+
+        What unmasks their sums lies beside the updates, and goes when these do.
+        """
         with self._commits.joined() as db:
-            db.execute("DELETE FROM secure WHERE round < ?", (before_round,))
+            db.execute(
+                "DELETE FROM secure WHERE round < ? AND kind != 'sum'", (before_round,)
+            )
+
+    def keep_sum(self, no: int, means: Sequence[Sequence[object]], blob: str) -> None:
+        """Record the sum of a round's masked updates, durably.
+
+        Args:
+            no: The round.
+            means: Density, name of the blob with the mean at it, its weight.
+            blob: Name of what unmasks the sum.
+        """
+        told = {"round": no, "means": means, "unmasking": blob}
+        names = msgspec.json.encode([*(mean[1] for mean in means), blob])
+        with self._commits.alone() as db:
+            db.execute("REPLACE INTO meta VALUES (?, ?)", (SECURE_SUM, to_json(told)))
+            db.execute("REPLACE INTO secure VALUES (?, '', 'sum', ?)", (no, names))
+
+    def forget_blobs(self, before_round: int) -> None:
+        """Delete the blobs of rounds long done, updates and sums; updates' rows stay.
+
+        Args:
+            before_round: The first whose blobs stay.
+        """
+        rows = self._db.execute(
+            "SELECT blob FROM updates WHERE round < ? EXCEPT "
+            "SELECT blob FROM updates WHERE round >= ?",
+            (before_round, before_round),
+        ).fetchall()
+        sums = self._db.execute(
+            "SELECT content FROM secure WHERE kind = 'sum' AND round < ?",
+            (before_round,),
+        ).fetchall()
+        names = [str(row["blob"]) for row in rows]
+        for row in sums:
+            names += msgspec.json.decode(row["content"], type=list[str])
+        for name in names:
+            self._blobs.forget(name)
+        if sums:
+            with self._commits.joined() as db:
+                db.execute("DELETE FROM secure WHERE round < ?", (before_round,))

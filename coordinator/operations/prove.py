@@ -88,8 +88,17 @@ def prove(
         write_proof(out, _read(members), table, None if keys is None else keys.sign)
     finally:
         ledger.close()
-    count = sum(name.startswith("updates/") for name in blobs)
+    updates = {leaf["update"] for leaf in _results(log.entries)}
+    count = sum(name.removeprefix("updates/") in updates for name in blobs)
     return Proved(out, len(log.entries), count, keys is not None)
+
+
+def _results(entries: Sequence[LogEntry]) -> Iterator[Mapping[str, Any]]:
+    """Leaves of updates."""
+    for entry in entries:
+        for leaf in map(json.loads, entry.leaves):
+            if "update" in leaf:
+                yield leaf
 
 
 def _is_private(log: RunLog) -> bool:
@@ -155,6 +164,9 @@ def _kept(folder: Path, entries: Sequence[LogEntry]) -> Mapping[str, Path]:
             continue
         leaves = (json.loads(leaf) for leaf in entry.leaves)
         names = [leaf["update"] for leaf in leaves if leaf.get("counted")]
+        if "sum" in record:  # of masked updates
+            names += [name for _, name, _ in record["sum"]["means"]]
+            names.append(record["sum"]["unmasking"])
         paths = {f"updates/{name}": folder / "blobs" / name for name in names}
         if not record["round"] or not all(path.exists() for path in paths.values()):
             break

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from coordinator.ledger import RoundRow, UpdateRow
+from coordinator.ledger import SECURE_SUM, RoundRow, UpdateRow
 from coordinator.rounds.state import RoundPhase
-from edge_sdk.errors import EdgeError
+from edge_sdk.errors import EdgeError, RunError
 from edge_sdk.proof.file import ProofFile
 from edge_sdk.proof.verify import log_of
 
@@ -66,8 +66,11 @@ def _start(proof: ProofFile, rounds: Sequence[Round]) -> int | None:
     """The first round from which on all is there."""
     start = None
     for place in reversed(range(len(rounds))):
-        opened, _, leaves = rounds[place]
-        if any(f"updates/{one['update']}" not in proof.members for one in leaves):
+        opened, ended, leaves = rounds[place]
+        needed = [one["update"] for one in leaves]
+        if "sum" in ended:
+            needed.append(ended["sum"]["unmasking"])
+        if any(f"updates/{name}" not in proof.members for name in needed):
             break
         if f"models/{opened['base']}" in proof.members:
             start = place
@@ -80,6 +83,7 @@ class _ProvedMemory:
     def __init__(self, proof: ProofFile, folder: Path, rounds: Sequence[Round]) -> None:
         self._proof, self.folder, self._all = proof, folder, rounds
         self._values = json.loads(proof.members["run.json"])
+        self._made: dict[str, bytes] = {}
         self.done: list[RoundRow] = []
 
     def get(self, key: str) -> Any:
@@ -89,7 +93,24 @@ class _ProvedMemory:
         self._values[key] = value
 
     def blob(self, name: str) -> bytes:
-        return self._proof.members[f"updates/{name}"]
+        made = self._made.get(name)
+        return self._proof.members[f"updates/{name}"] if made is None else made
+
+    def store(self, content: bytes) -> str:
+        name = sha256(content).hexdigest()
+        self._made[name] = content
+        return name
+
+    def frozen(self, no: int) -> list[UpdateRow]:
+        leaves = next(own for _, ended, own in self._all if ended["round"] == no)
+        return [_update(one) for one in leaves]
+
+    def secure(self, no: int) -> list[tuple[str, str, bytes]]:
+        return []
+
+    def keep_sum(self, no: int, means: Sequence[Sequence[object]], blob: str) -> None:
+        self._made = {name: self._made[name] for name in (str(m[1]) for m in means)}
+        self.put(SECURE_SUM, {"round": no, "means": means, "unmasking": blob})
 
     def rounds(self) -> list[RoundRow]:
         return self.done
@@ -132,15 +153,47 @@ def _again(
     made = GlobalModel(run, task, algorithm, memory, digests=False)
     made.load()
     wrong = []
-    for _, ended, leaves in rounds[start:]:
+    for opened, ended, leaves in rounds[start:]:
         no = int(ended["round"])
+        if run.privacy.secure_aggregation and (
+            why := _wrong_sum(proof, opened, ended, memory, made)
+        ):
+            wrong.append(why)
+            break
         path = folder / "checkpoints" / made.grow(no, [_update(one) for one in leaves])
         if sha256(path.read_bytes()).hexdigest() != ended["model"]:
             wrong.append(f"the model of round {no} is not what its updates make")
             break  # those after it start from this one
         memory.done.append(_row(no, path.name))
     count = f"{len(rounds) - start} of {len(rounds)} models"
-    return wrong, [] if wrong else [f"{count} were made again, bit for bit"]
+    notes = [f"{count} were made again, bit for bit"]
+    if run.privacy.secure_aggregation:
+        notes.append(
+            "devices masked their updates: the models are made of sums, which are "
+            "those of the masked updates; no single update is in the proof"
+        )
+    return wrong, [] if wrong else notes
+
+
+def _wrong_sum(
+    proof: ProofFile, opened: Record, ended: Record, memory: _ProvedMemory, made: Any
+) -> str:
+    """Take the masks of a round's updates away again; return what is wrong, or ""."""
+    from coordinator.server.secure.sums import unmask_again  # noqa: PLC0415
+
+    no, told = int(ended["round"]), ended["sum"]
+    packed = proof.members[f"updates/{told['unmasking']}"]
+    try:
+        orders = unmask_again(memory, no, packed, *made.base_of(no))
+    except RunError as error:
+        return f"the sum of round {no} is not that of its masked updates: {error}"
+    lines = proof.lines(f"leaves/{opened['seq']:08}.jsonl")
+    given = {one["device"]: one["order"] for one in map(json.loads, lines)}
+    if {d: sha256(order).hexdigest() for d, order in orders.items()} != given:
+        return f"the sum of round {no} was read with other orders than were given out"
+    if memory.get(SECURE_SUM)["means"] != told["means"]:
+        return f"the sum of round {no} is not that of its masked updates"
+    return ""
 
 
 def _lay(proof: ProofFile, path: Path, digest: str) -> None:

@@ -120,7 +120,8 @@ def _of_round(
     seq: int, no: int, leaves: list[Record], past: list[float], settings: Record
 ) -> list[str]:
     bounds = dict(settings.get("gate", {}))
-    if settings.get("privacy", {}).get("noise_multiplier"):
+    private = settings.get("privacy", {})
+    if private.get("noise_multiplier") or private.get("secure_aggregation"):
         bounds = {}
     wanted = shares(
         [one["norm"] for one in leaves],

@@ -5,6 +5,8 @@ Rule 1. A round starts from the model of the last one that gave one, and is open
 Rule 2. Every task that was given out is in the leaves of its round's end, once; what
         counted answers a task, once, and was signed by its device.
 Rule 3. Nobody counts more than the examples that it signed, or by a factor above 1.
+Rule 4. Where the settings mask updates, a model is made of one sum, of as many devices
+        as the settings ask for, and which weighs no more than they do.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from edge_sdk.proof.file import ProofFile
 from edge_sdk.proof.leaves import leaves_of
 from edge_sdk.proof.records import Found, number, object_of, text
 from edge_sdk.proof.signed import Certificates
+from edge_sdk.proof.sums import wrong_sums
 
 __all__ = ["RoundChecks"]
 
@@ -158,9 +161,19 @@ class RoundChecks:
                 self._found.say(f"round {no} (record {seq}) names no model")
             for one in counted:
                 self._count(no, one)
+            self._check_sum(seq, no, record, counted)
         if kind == "model" or no:
             self._tasks = {}
         self._open = None
+
+    def _check_sum(
+        self, seq: int, no: int, record: Record, counted: Sequence[Record]
+    ) -> None:
+        digest = text(self._open or {}, "settings")
+        settings = object_of_content(self._proof, digest) or {}
+        members = counted if self._whole else None
+        for why in wrong_sums(settings, record, members) if no else ():
+            self._found.say(f"round {no} (record {seq}): {why}")
 
     def _best(self, seq: int, record: Record) -> None:
         best = record.get("best")

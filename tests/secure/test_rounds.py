@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from secure_messages import RecordingBroker, check
-from virtual import House
+from secure_house import SecureHouse
+from secure_messages import check
 
-from coordinator.algorithms.privacy import PrivacySettings
 from coordinator.checkpoints.models import model_name
+from coordinator.operations.prove import prove
+from coordinator.operations.verify import verify
 from coordinator.server.secure.sums import kept_sum
 from edge_sdk.secure import device_round as steps
 from edge_sdk.wire.messages import TaskOrder
@@ -26,21 +27,16 @@ from edge_sdk.wire.secure.messages import (
 from edge_sdk.wire.values import unpack_values
 
 UNEQUAL = "secure_messages:UNEQUAL"
-PRIVATE = PrivacySettings(secure_aggregation=True)
-Make = Callable[..., House]
+Make = Callable[..., SecureHouse]
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[Make]:
-    made: list[House] = []
+    made: list[SecureHouse] = []
 
-    def make(devices: int, **changes: Any) -> House:
-        plain = {"algorithm": "equal-counts", "rounds": 2, "privacy": PRIVATE,
-                 "wait_for": devices}  # fmt: skip
+    def make(devices: int, **changes: Any) -> SecureHouse:
         folder = tmp_path / f"house-{len(made)}"
-        made.append(House(folder, RecordingBroker(), **{**plain, **changes}))
-        for place in range(devices):
-            made[-1].join(f"pi-{place}", examples=100 - 10 * place)
+        made.append(SecureHouse(folder, devices, **changes))
         return made[-1]
 
     yield make
@@ -48,27 +44,15 @@ def house(tmp_path: Path) -> Iterator[Make]:
         one.close()
 
 
-def kill_coordinator(here: House) -> None:
-    """As kill -9: what is not committed is gone, and nothing is said."""
-    old = here.coordinator
-    old.server._evaluator.close()
-    old.server._transport.broker._links.remove(old.server._transport)
-    old.ledger._commits.give_up()
-    old.ledger._blobs.close()
-    old.ledger._db.close()
-    old.ledger._lock.close()
-    here.coordinator = here.coordinate()
-
-
-def said(here: House, kind: type) -> list[tuple[str, str, Any]]:
+def said(here: SecureHouse, kind: type) -> list[tuple[str, str, Any]]:
     return [one for one in here.broker.said if isinstance(one[2], kind)]
 
 
-def phases(here: House) -> list[tuple[str, str]]:
+def phases(here: SecureHouse) -> list[tuple[str, str]]:
     return [(r.phase.value, r.note) for r in here.coordinator.ledger.rounds()]
 
 
-def exact(here: House, no: int) -> None:
+def exact(here: SecureHouse, no: int) -> None:
     """The mean of a round is that of its survivors' own numbers, bit for bit."""
     ledger = here.coordinator.ledger
     rows = ledger.frozen(no)
@@ -94,7 +78,7 @@ def exact(here: House, no: int) -> None:
     assert weight == pytest.approx(whole * how.most_examples)
 
 
-def _base(here: House, base: Any, mask: Any) -> bytes:
+def _base(here: SecureHouse, base: Any, mask: Any) -> bytes:
     from edge_sdk.wire.values import pack_values
 
     return pack_values(base.sent(mask), mask)
@@ -239,7 +223,7 @@ def killed(house: Make, seed: int) -> dict[str, int]:
                 device.kill()
                 kills += 1
         if rng.random() < 0.06:
-            kill_coordinator(here)
+            here.kill_coordinator()
             kills += 1
         return here.coordinator.done
 
@@ -252,4 +236,9 @@ def killed(house: Make, seed: int) -> dict[str, int]:
     first, last = store.load(model_name(0)), store.load(model_name(done[-1]))
     for name, values in last.masked.items():
         assert np.abs(values - first.masked[name] - 3e-3).max() < 1e-3, name
+    proof = here.folder / "proof.zip"
+    prove(here.run_folder, proof)
+    told = verify(proof)
+    assert (told.found, told.rounds) == ((), 3)
+    assert any("models were made again, bit for bit" in note for note in told.notes)
     return {**found, "kills": kills}

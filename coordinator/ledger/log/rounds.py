@@ -10,6 +10,7 @@ from typing import Any
 
 from coordinator.ledger.log.pages import LogPages, SignedOffer
 from coordinator.ledger.rows import TaskRow
+from coordinator.ledger.secure_pages import SECURE_SUM
 from coordinator.rounds.state import RoundPhase
 from edge_sdk.json_text import floats_from_json
 from edge_sdk.proof.chain import record_line
@@ -73,6 +74,9 @@ class RoundRecords(LogPages):
         if made:
             told["model"] = self.get(f"sha256 of {model}") or ""
             told["masks"] = self.get(f"sha256 of round-{no:05d}.masks") or ""
+            summed = self.get(SECURE_SUM)
+            if summed is not None and summed["round"] == no:
+                told["sum"] = {name: summed[name] for name in ("means", "unmasking")}
         self._append(db, "model" if made else "aborted", no, told, leaves)
         if no or made:  # evidence of a warm-up that is tried again still counts
             db.execute("DELETE FROM offers")

@@ -3,40 +3,80 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
-from coordinator.ledger import Ledger, UpdateRow
+from coordinator.ledger import SECURE_SUM, UpdateRow
 from coordinator.rounds.secure.orders import ladder
-from coordinator.rounds.secure.stages import SecureState
+from coordinator.rounds.secure.stages import SecureState, from_rows
 from coordinator.rounds.secure.unmask import SecureCohort, unmasked
 from edge_sdk.errors import RemoteProtocolError, RunError
 from edge_sdk.sparse import Mask
+from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.secure.fixed_point import Ring, unflat, unpack_ring
 from edge_sdk.wire.values import pack_values
 
-__all__ = ["fits", "keep_sum", "kept_sum", "summed_rows"]
+__all__ = ["Unmasking", "fits", "keep_sum", "kept_sum", "summed_rows", "unmask_again"]
 
-_KEY = "secure_sum"
+
+class Unmasking(msgspec.Struct, frozen=True):
+    """What a sum is read with, kept beside the masked updates.
+
+    It has what the coordinator was told to read the sum, and no share that was not
+    revealed: whoever has it and the masked updates learns their sum.
+
+    Attributes:
+        orders: Device to its order, packed.
+        rows: (device, kind, content) of the ledger: keys, neighbours, what is revealed.
+    """
+
+    orders: dict[str, bytes]
+    rows: list[tuple[str, str, bytes]]
 
 
 class SumMemory(Protocol):
-    """Durable store of JSON values: the ledger, or a simulation's."""
+    """Durable store of JSON values: the ledger, or a proof in its place."""
 
     def get(self, key: str) -> Any:
         """A stored value, or None."""
         ...
 
 
+class MaskedUpdates(SumMemory, Protocol):
+    """The masked updates of rounds: a ledger, or a proof in its place."""
+
+    def frozen(self, no: int) -> list[UpdateRow]:
+        """The updates that are in a round's sum, by device."""
+        ...
+
+    def blob(self, name: str) -> bytes:
+        """The payload that a row names."""
+        ...
+
+    def store(self, content: bytes) -> str:
+        """Keeps a blob; returns its SHA-256 in hex."""
+        ...
+
+    def secure(self, no: int) -> list[tuple[str, str, bytes]]:
+        """(device, kind, content) of what a secure round's devices have said."""
+        ...
+
+    def keep_sum(self, no: int, means: Sequence[Sequence[object]], blob: str) -> None:
+        """Keeps the sum of a round."""
+        ...
+
+
 def kept_sum(memory: SumMemory, no: int) -> list[Any] | None:
     """The densities, blobs and weights of a round's sum; None before it is kept."""
-    kept = memory.get(_KEY)
-    return kept["levels"] if kept is not None and kept["round"] == no else None
+    kept = memory.get(SECURE_SUM)
+    return kept["means"] if kept is not None and kept["round"] == no else None
 
 
 def summed_rows(
@@ -77,9 +117,9 @@ def summed_rows(
 
 
 def keep_sum(
-    ledger: Ledger, no: int, state: SecureState, base: Model, family: MaskFamily
+    ledger: MaskedUpdates, no: int, state: SecureState, base: Model, family: MaskFamily
 ) -> list[str]:
-    """Takes the masks away and keeps the mean, durably; who gave a wrong share.
+    """Take the masks away and keep the mean, durably; return who gave a wrong share.
 
     Args:
         ledger: Where the masked updates are.
@@ -127,12 +167,45 @@ def keep_sum(
         blob = ledger.store(pack_values(values, own_mask))
         own = sum(weights[d] for d in rows if levels[d] == level)
         kept.append([densities[level - 1], blob, own * how.most_examples])
-    ledger.put(_KEY, {"round": no, "levels": kept})
+    orders = {device: pack(order) for device, order in state.orders.items()}
+    said = [row for row in ledger.secure(no) if row[1] not in _ENCRYPTED]
+    ledger.keep_sum(no, kept, ledger.store(pack(Unmasking(orders, said))))
     return liars
 
 
+def unmask_again(
+    memory: MaskedUpdates, no: int, packed: bytes, base: Model, family: MaskFamily
+) -> Mapping[str, bytes]:
+    """Take the masks of a round away again, from what was kept of it.
+
+    Args:
+        memory: With its masked updates; it gets their sum.
+        no: The round.
+        packed: An `Unmasking`.
+        base: What the updates are a change to.
+        family: The round's masks.
+
+    Returns:
+        Device to its order, packed, as the sum was read with.
+
+    Raises:
+        RunError: As `keep_sum`; or it is no `Unmasking`.
+    """
+    try:
+        kept = unpack(packed, Unmasking)
+        orders = {device: unpack(o, TaskOrder) for device, o in kept.orders.items()}
+        state = from_rows(orders, kept.rows)
+        keep_sum(memory, no, state, base, family)
+    except (RemoteProtocolError, LookupError, ValueError) as error:
+        raise RunError(f"what unmasks the sum cannot be read: {error}") from error
+    return kept.orders
+
+
+_ENCRYPTED = ("shares", "sum")  # what devices told each other; names of blobs
+
+
 def fits(
-    ledger: Ledger, state: SecureState, family: MaskFamily, row: UpdateRow
+    ledger: MaskedUpdates, state: SecureState, family: MaskFamily, row: UpdateRow
 ) -> bool:
     """Return whether a masked update is as long as its device was asked for."""
     if row.device not in state.levels:
@@ -143,7 +216,9 @@ def fits(
     return False
 
 
-def _vector(ledger: Ledger, cohort: SecureCohort, row: UpdateRow, mask: Mask) -> Ring:
+def _vector(
+    ledger: MaskedUpdates, cohort: SecureCohort, row: UpdateRow, mask: Mask
+) -> Ring:
     size = cohort.sizes[cohort.levels[row.device] - 1]
     try:
         return unpack_ring(ledger.blob(row.blob), mask.digest, cohort.bits, size)
