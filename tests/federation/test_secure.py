@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from coordinator.operations.prove import prove
+from coordinator.operations.verify import verify
+
 pytestmark = pytest.mark.broker
 
 Make = Callable[..., Any]
@@ -52,3 +55,8 @@ def test_a_device_killed_amid_a_secure_round_leaves_the_sum_of_the_others(
         assert fleet.wait_end(name) == 0, fleet.logs()
     log = fleet.logs()
     assert "Traceback" not in log
+    proof = fleet.folder / "proof.zip"
+    prove(fleet.run, proof)
+    told = verify(proof)
+    assert (told.found, told.rounds) == ((), 3)
+    assert any("2 of 3 models were made again" in note for note in told.notes)
