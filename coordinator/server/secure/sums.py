@@ -27,7 +27,7 @@ __all__ = ["Unmasking", "fits", "keep_sum", "kept_sum", "summed_rows", "unmask_a
 
 
 class Unmasking(msgspec.Struct, frozen=True):
-    """What a sum is read with, kept beside the masked updates.
+    """Messages that a sum is read with, kept beside the masked updates.
 
     It has what the coordinator was told to read the sum, and no share that was not
     revealed: whoever has it and the masked updates learns their sum.
