@@ -101,7 +101,9 @@ class RoundCloser:
         """
         no = now.state.no
         with self.aborting(lambda: no, now):
-            if not frozen:
+            # The members of a masked sum were fixed before it was unmasked.
+            masked = no > 0 and self._settings.privacy.secure_aggregation
+            if not (frozen or masked):
                 self._ledger.freeze(no, self._limit)
             rows, why = sound_rows(
                 self._ledger.frozen(no),

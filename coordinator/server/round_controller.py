@@ -181,9 +181,7 @@ class RoundController:
                     for part in now.parts.values():
                         self._send(part, RESEND_S)
                 case Freeze():
-                    # A secure round fixes its members itself, before it is unmasked.
-                    fixed = self._secure is not None and now.state.no > 0
-                    self._due = partial(self._closer.close, now, frozen=fixed)
+                    self._due = partial(self._closer.close, now)
                 case GiveUp(why):
                     self._due = partial(self._closer.give_up, now, why)
 
