@@ -1,8 +1,8 @@
 """Old rounds of a long run, folded into sums per device: the ledger stays small.
 
-Folded are rounds that ended long ago, with tasks, updates and scores. A round that
-holds the last update of some device that counted stays: its task is what the device's
-own memory goes on from.
+Folded are rounds that ended long ago, with tasks, updates and scores. Of each device
+the last task that counted stays by name: its own memory goes on from there. The last
+round that gave a model stays: the next one begins at it, however many were aborted.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ __all__ = ["FoldedPages", "FoldedRounds"]
 
 _OLD = """
 CREATE TEMP TABLE old AS SELECT no, phase FROM rounds
-WHERE no > 0 AND no < ? AND phase IN ('done', 'aborted') AND no NOT IN (
-  SELECT max(u.round) FROM updates u JOIN rounds r ON r.no = u.round
-  WHERE u.frozen = 1 AND r.phase = 'done' GROUP BY u.device)
+WHERE no > 0 AND no < ? AND phase IN ('done', 'aborted')
+  AND no < (SELECT max(no) FROM rounds WHERE phase = 'done')
+"""
+# SQLite takes `task` from the row of the maximum.
+_LAST = """
+REPLACE INTO last_counted
+SELECT u.device, max(u.round), u.task FROM updates u JOIN old o ON o.no = u.round
+WHERE u.frozen = 1 AND o.phase = 'done' GROUP BY u.device
 """
 _SUMS = """
 INSERT INTO folded
@@ -81,6 +86,7 @@ class FoldedPages(LogPages):
             if counts:
                 (until,) = db.execute("SELECT max(no) FROM old").fetchone()
                 db.execute(_SUMS)
+                db.execute(_LAST)
                 known = self.folded()
                 told = {
                     "done": known.done + counts.get("done", 0),

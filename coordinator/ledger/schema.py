@@ -55,6 +55,8 @@ CREATE TABLE IF NOT EXISTS folded (
   accepted INTEGER NOT NULL, trained INTEGER NOT NULL, examples INTEGER NOT NULL,
   up_bytes INTEGER NOT NULL, down_bytes INTEGER NOT NULL, last INTEGER,
   PRIMARY KEY (device, density));
+CREATE TABLE IF NOT EXISTS last_counted (
+  device TEXT PRIMARY KEY, round INTEGER NOT NULL, task TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluations (
   round INTEGER NOT NULL, density REAL NOT NULL, device TEXT NOT NULL,
   examples INTEGER NOT NULL, sums TEXT NOT NULL, metrics TEXT NOT NULL,

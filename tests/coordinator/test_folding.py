@@ -93,9 +93,9 @@ def test_folded_rounds_count_as_before_and_every_device_keeps_its_last(
     assert savings[0].bytes == savings[1].bytes
     assert savings[0].dense_bytes == savings[1].dense_bytes
     other.close()
-    # Round 1 holds the last update of pi-3 that counted.
-    assert [row.no for row in ledger.rounds()] == [1, *range(32, 41)]
-    assert ledger.folded().done + ledger.folded().aborted == 30
+    assert ledger.last_counted(1000)["pi-3"] == "1-pi-3"
+    assert [row.no for row in ledger.rounds()] == [*range(32, 41)]
+    assert ledger.folded().done + ledger.folded().aborted == 31
     assert ledger.folded().aborted == 1
     with pytest.raises(StateError, match="round 7 is kept in sums alone"):
         read_round(ledger, 7)
@@ -124,7 +124,7 @@ def test_folding_twice_changes_nothing_and_open_rounds_stay(ledger: Ledger) -> N
     once = numbers(ledger), ledger.folded()
     ledger.fold(12)
     assert (numbers(ledger), ledger.folded()) == once
-    assert [row.no for row in ledger.rounds()] == [1, 11, 12]
+    assert [row.no for row in ledger.rounds()] == [11, 12]
 
 
 def test_a_run_without_a_last_round_folds_by_itself() -> None:
@@ -171,16 +171,44 @@ def test_no_table_grows_with_the_rounds_and_new_devices_add_their_share_alone(
     eight = tuple(f"pi-{n}" for n in range(1, 9))
     ten = (*eight, "pi-9", "pi-10")
     ledger.begin_log("f", {"rounds": 0}, version="1")
-    tell(ledger, range(1, 61), eight, keep=10)
+    tell(ledger, range(1, 16), eight, keep=4)
     early = rows_of(ledger)
-    tell(ledger, range(61, 121), eight, keep=10)
+    tell(ledger, range(16, 28), eight, keep=4)
     assert rows_of(ledger) == early
-    tell(ledger, range(121, 181), ten, keep=10)
+    tell(ledger, range(28, 40), ten, keep=4)
     late = rows_of(ledger)
     grown = {table: late[table] / early[table] for table in late if early[table]}
-    by_device = {"tasks": 10 / 8, "updates": 10 / 8, "folded": 10 / 8}
+    by_device = dict.fromkeys(("tasks", "updates", "folded", "last_counted"), 10 / 8)
     by_device["evaluations"] = 11 / 9  # those of a round together are a row, too
     assert grown == {table: by_device.get(table, 1.0) for table in grown}
+
+
+def test_the_round_that_the_next_one_begins_at_stays_whatever_is_aborted(
+    ledger: Ledger,
+) -> None:
+    play(ledger, range(1, 5))
+    for no in range(5, 12):
+        ledger.plan_round(no, goal=2, quorum=1, rate=0.1, base="")
+        ledger.abort(no, "nobody")
+        ledger.fold(no - 1)
+    assert [row.no for row in ledger.rounds() if row.model][-1] == 4
+    assert ledger.folded().done == 3
+
+
+def test_devices_that_left_keep_a_row_each_and_no_round(ledger: Ledger) -> None:
+    ledger.begin_log("f", {"rounds": 0}, version="1")
+    tell(ledger, range(1, 11), ("pi-1", "pi-2"), keep=3)
+    before = rows_of(ledger)
+    for no in range(11, 21):  # each round has a guest, who never comes again
+        tell(ledger, range(no, no + 1), ("pi-1", f"guest-{no}"), keep=3)
+    after = rows_of(ledger)
+    more = {t: after[t] - before[t] for t in after if after[t] != before[t]}
+    assert set(more) == {"folded", "last_counted"}
+    assert set(more.values()) == {6}
+    counted = ledger.last_counted(1000)
+    assert counted["guest-11"] == "0011-guest-11"
+    assert counted["pi-1"] == "0020-pi-1"
+    assert ledger.last_counted(11).get("guest-11") is None
 
 
 def test_checkpoints_that_a_kill_left_half_written_are_gone_at_the_next_start(

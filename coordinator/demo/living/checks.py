@@ -8,12 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
+from coordinator.demo.living.files import FIRST, JOIN
 from coordinator.demo.living.watch import Seen
 
 __all__ = ["LivingCheck", "LivingFigures", "checks", "checks_table"]
 
 POINT = 0.01
 FLAT = 1.1  # times as much at the end is still the same
+LAST = FIRST + len(JOIN) - 1  # devices at the end
 
 
 @dataclass
@@ -115,9 +117,10 @@ def checks(got: LivingFigures) -> list[LivingCheck]:
         ),
         LivingCheck("one leaves, and no round is given up", gave_up, not got.aborted),
         LivingCheck(
-            "the ledger stays as large",
-            f"{got.ledger[0] / 2**10:.0f} KiB, {got.ledger[1] / 2**10:.0f} at the end",
-            0 < got.ledger[1] <= FLAT * got.ledger[0],
+            "the ledger stays as large, by device",
+            f"{got.ledger[0] / 2**10:.0f} KiB of {FIRST}, "
+            f"{got.ledger[1] / 2**10:.0f} of {LAST} at the end",
+            0 < got.ledger[1] / LAST <= FLAT * got.ledger[0] / FIRST,
         ),
         LivingCheck(
             "the coordinator's memory stays as large",
