@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from edge_sdk.agent.evaluator import DeviceEvaluator
 from edge_sdk.agent.parts import DeviceKeys, Identity, Runner
@@ -15,7 +14,8 @@ from edge_sdk.agent.secure import SecureAggregator
 from edge_sdk.agent.traffic import Marks, TrafficCounter, record_after
 from edge_sdk.agent.training_thread import Outcome, TrainingThread
 from edge_sdk.agent.transfer import BaseDownload, chunks_asked_for, in_chunks
-from edge_sdk.deploy.installer import Installed, Installer
+from edge_sdk.deploy.delivered_bundle import Installed
+from edge_sdk.deploy.installer import Installer
 from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.device.limits.decision import Go, Pause, Verdict
 from edge_sdk.device.limits.enforcement import LimitsEnforcer
@@ -30,7 +30,6 @@ from edge_sdk.session import (
     Fetched,
     Greet,
     Halt,
-    Heard,
     Keep,
     Say,
     Session,
@@ -43,18 +42,12 @@ from edge_sdk.session import (
 from edge_sdk.storage.fetcher import Fetcher
 from edge_sdk.storage.journal import Journal
 from edge_sdk.training.update import PackedUpdate as PackedTask
-from edge_sdk.transport.base import ReceivedMessage, Transport, Will
+from edge_sdk.transport.base import Transport, Will
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import (
-    Announce,
-    DescribeData,
-    Evaluate,
     Fail,
-    Install,
     Message,
-    Receipt,
     TaskOrder,
-    Wait,
 )
 
 __all__ = ["SessionEffects"]
@@ -100,8 +93,6 @@ class SessionEffects:
         self._limits_enforcer, self._clock = limits_enforcer, clock
         self._on_phase = on_phase
         self.session, self.hold = Session(), TrainingPause()
-        self._advice = ""  # why the coordinator last told us to wait
-        self.finished = False  # the coordinator announced the end
         kept = journal.record
         self._publisher = DevicePublisher(me, device_keys, clock)
         self._meter = TrafficCounter(kept)
@@ -122,15 +113,15 @@ class SessionEffects:
         self.evaluator = DeviceEvaluator(*given, journal.memory.of)
         marks = Marks(kept.heard, kept.announced)
         secret = me, device_keys, journal.secure, self._say
-        self._secure = SecureAggregator(*secret, self.finish, self.feed)
-        self._receiver = OrderReceiver(
+        self.secure = SecureAggregator(*secret, self.finish, self.feed)
+        self.receiver = OrderReceiver(
             me, device_keys, transport, self._say, self._publisher.age_s, marks
         )
 
     @property
     def revoked(self) -> str | None:
         """The reason why the coordinator no longer accepts this device, or None."""
-        return self._receiver.revoked
+        return self.receiver.revoked
 
     def boot(self) -> None:
         """Picks up what the journal has kept."""
@@ -153,67 +144,15 @@ class SessionEffects:
             self.transport.close()
             self._journal.close()
 
-    def hear(self, delivery: ReceivedMessage) -> None:
-        """A message arrived.
+    def chunk(self, topic: topics.ChunkTopic, name: str, chunk: bytes) -> None:
+        """A chunk of a delivery, a test or a base arrived.
 
         Raises:
-            RemoteProtocolError: If it is not one that this device may believe.
+            RemoteProtocolError: If it is not what its manifest names.
         """
-        topic = topics.parse(delivery.topic, self._me.federation)
-        if isinstance(topic, topics.ChunkTopic):
-            given = topic, delivery.topic, delivery.payload
-            self.installer.chunk(*given)
-            self.evaluator.chunk(*given, self.session.phase)
-            self._fetched(self._base.take(*given))
-            return
-        if not delivery.payload:  # a retained topic was wiped
-            return
-        read = self._receiver.read(delivery.payload)
-        if read is None:
-            return
-        envelope, late = read
-        message, epoch = envelope.message, envelope.header.epoch
-        stale = epoch < self.session.epoch
-        if isinstance(message, Install) and (stale or late):
-            self.installer.decline(message, epoch, late or "is of an earlier epoch")
-            return
-        if self._receiver.tend(message, stale=stale):
-            return
-        if not stale:
-            self._heed(message)
-        if isinstance(message, TaskOrder) and self._declines(message):
-            return
-        self.feed(Heard(epoch, message))
-        if not stale:
-            self._follow(message, epoch)
-
-    def _follow(self, message: Message, epoch: int) -> None:
-        """Does what is no part of a session."""
-        match message:
-            case Install():  # none begins where the owner's limits forbid work
-                if self.installer.busy or not isinstance(self._verdict(), Pause):
-                    self.installer.take(message, epoch)
-            case Evaluate() | DescribeData() if not isinstance(self._verdict(), Pause):
-                self.evaluator.take(message, self.session.phase)
-            case Announce(state):
-                self.finished = state == "done"
-                if self.finished:  # the run's last word on what it cost
-                    self.say_status(online=True)
-            case _:
-                self._secure.take(message, self.session)
-
-    def _heed(self, message: Message) -> None:
-        """Notes what the coordinator advises, and says it to whoever reads the log."""
-        match message:
-            case Wait(ms, why):
-                self.hold = replace(self.hold, back_at=self._clock() + ms / 1000)
-                if why != self._advice:
-                    self._advice = why
-                    log.info("the coordinator says: %s", why)
-            case Receipt(task_id, verdict, why) if why:
-                log.warning("task %s: %s: %s", task_id, verdict, why)
-            case _:
-                pass
+        self.installer.chunk(topic, name, chunk)
+        self.evaluator.chunk(topic, name, chunk, self.session.phase)
+        self._fetched(self._base.take(topic, name, chunk))
 
     def feed(self, event: Event) -> None:
         """Advances the session and does what it says, in order."""
@@ -228,15 +167,16 @@ class SessionEffects:
             self._on_phase(self.session)
             self.evaluator.go_on(self.session.phase)
 
-    def _verdict(self) -> Verdict:
+    def verdict(self) -> Verdict:
+        """The owner's limits' word on work at this moment."""
         enforcer = self._limits_enforcer
         return enforcer.verdict(self._moved_today()) if enforcer else Go()
 
-    def _declines(self, order: TaskOrder) -> bool:
+    def declines(self, order: TaskOrder) -> bool:
         """Decline a new task at once if the owner's limits forbid training now."""
         if self.session.order is not None and self.session.order.id == order.id:
             return False
-        verdict = self._verdict()
+        verdict = self.verdict()
         self.mind(verdict)
         if not isinstance(verdict, Pause):
             return False
@@ -268,10 +208,8 @@ class SessionEffects:
                 self._told = hello.examples
                 self._say(hello)
                 self.installer.greet()
-                if (
-                    self.session.phase is not SessionPhase.TRAIN
-                ):  # there, training looks
-                    self.mind(self._verdict())
+                if self.session.phase is not SessionPhase.TRAIN:  # it looks itself
+                    self.mind(self.verdict())
             case Fetch(blobs):
                 self._fetched(self._base.fetch(blobs))
             case Train(order):
@@ -286,7 +224,7 @@ class SessionEffects:
     def _keep(self, finished: tuple[str, str] | None) -> None:
         if finished is not None and finished[0]:
             log.info("task %s: %s", *finished)
-        given = self.session, finished, self._meter, self._receiver.marks
+        given = self.session, finished, self._meter, self.receiver.marks
         self._journal.keep(record_after(self._journal.record, *given))
 
     def _fetched(self, found: Fetched | EdgeError | None) -> None:
@@ -301,7 +239,7 @@ class SessionEffects:
         order = self.session.order
         if order is None or order.id != packed.offer.task_id:
             return
-        if (sent := self._secure.masked(order, packed)) is None:
+        if (sent := self.secure.masked(order, packed)) is None:
             return
         packed = sent
         if packed.memory:

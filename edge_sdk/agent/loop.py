@@ -13,10 +13,12 @@ from functools import partial
 from typing import TypeAlias
 
 from edge_sdk.agent.effects import SessionEffects
+from edge_sdk.agent.incoming import IncomingMessages
 from edge_sdk.agent.parts import Connect, DeviceKeys, Identity, Runner
 from edge_sdk.agent.silence import SilenceWatch
 from edge_sdk.agent.training_thread import Outcome
-from edge_sdk.deploy.installer import ASK_S, Installed
+from edge_sdk.deploy.delivered_bundle import Installed
+from edge_sdk.deploy.installer import ASK_S
 from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.device.limits.decision import Go, Pause
 from edge_sdk.device.limits.enforcement import LimitsEnforcer
@@ -98,11 +100,14 @@ class Agent:
             clock=clock,
             on_phase=on_phase,
         )
+        self._incoming = IncomingMessages(
+            identity.federation, self._session_effects, clock
+        )
 
     @property
     def finished(self) -> bool:
         """True once the coordinator has announced the end of the run."""
-        return self._session_effects.finished
+        return self._incoming.finished
 
     # -- other threads: enqueue and nothing else ---------------------------------------
 
@@ -145,7 +150,7 @@ class Agent:
                 and not session_effects.installer.busy
                 and not session_effects.evaluator.busy
             )
-            if until_done and session_effects.finished and idle:
+            if until_done and self._incoming.finished and idle:
                 return
             patience_s = self._patience_s(quiet_since)
             fetching = session_effects.installer.fetching
@@ -213,7 +218,7 @@ class Agent:
         elif isinstance(item, ReceivedMessage):
             self._silence = self._silence.heard(item.topic)
             try:
-                session_effects.hear(item)
+                self._incoming.hear(item)
             except RemoteProtocolError as error:
                 self.dropped += 1
                 log.warning("dropped a message on %s: %s", item.topic, error)

@@ -10,23 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from numpy.typing import NDArray
 
+from edge_sdk.deploy.delivered_bundle import Installed, install_delivery, live_bundle
 from edge_sdk.deploy.last_delivery import Delivered, DeliveredFile
-from edge_sdk.deploy.slots import install, look, recover
+from edge_sdk.deploy.slots import recover
 from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.errors import EdgeError, StateError
-from edge_sdk.infer.packed import unpack_bundle
 from edge_sdk.storage.blobs import BlobFolder
 from edge_sdk.storage.fetcher import Fetcher
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import Install, Message, Need, Running
 
-__all__ = ["ASK_S", "Installed", "Installer"]
+__all__ = ["ASK_S", "Installer"]
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +41,6 @@ REPEATED = (
 )
 REPEATED_TOLD = 64  # numbers of old orders that are complained of once in a life
 UNASKED = 'this device takes no models: "models" is not set in its device.toml'
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A delivery has ended here; `why` it failed or was refused, or None."""
-
-    order: Install
-    why: str | None
-    refused: bool = False
 
 
 class Installer:
@@ -121,7 +111,7 @@ class Installer:
             self._tell(last)
         elif self._place is None:
             self._end(order, "refused", UNASKED, epoch)
-        elif self._live(self._place)[0] == order.digest:
+        elif live_bundle(self._place)[0] == order.digest:
             self._end(order, "live", "", epoch)
         elif self._order is None or not same:
             self._begin(order, epoch)
@@ -248,28 +238,7 @@ class Installer:
         self._worker.start()
 
     def _install(self, order: Install, place: DeployTarget, content: bytes) -> None:
-        why, test = None, place.test
-        try:
-            if test is not None and (why := test.impossible() or None):
-                self._ended(Installed(order, why, refused=True))
-                return
-            install(
-                place.root,
-                lambda folder: unpack_bundle(content, folder),
-                name=f"delivery {order.no}",
-                trusted=place.trusted or order.key,
-                health=place.health,
-                home=place.home,
-                tag=str(order.no),
-                own=self._own(),
-                test=test,
-            )
-        except EdgeError as error:
-            why = str(error)
-        except Exception as error:  # whatever a hostile bundle provokes
-            log.exception("delivery %d failed", order.no)
-            why = f"{type(error).__name__}: {error}"
-        self._ended(Installed(order, why))
+        self._ended(install_delivery(order, place, content, self._own))
 
     def _break_off(self, error: EdgeError) -> None:
         order, self._order = self._order, None
@@ -298,16 +267,5 @@ class Installer:
             self._say(Running(live, label))
 
     def _live_here(self) -> tuple[bytes | None, str]:
-        live, label = (None, "") if self._place is None else self._live(self._place)
+        live, label = (None, "") if self._place is None else live_bundle(self._place)
         return live, label[:200]
-
-    @staticmethod
-    def _live(place: DeployTarget) -> tuple[bytes | None, str]:
-        """Digest and name of the bundle that is live."""
-        try:
-            slots = look(place.root)
-        except EdgeError as error:
-            return None, str(error)
-        if slots.live not in slots.digests:
-            return None, ""
-        return bytes.fromhex(slots.digests[slots.live]), slots.tasks[slots.live]

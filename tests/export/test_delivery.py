@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import export
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.datasets.shipped import load_digits
-from edge_sdk.deploy.installer import CUT, UNASKED, Installed, Installer
+from edge_sdk.deploy.delivered_bundle import Installed
+from edge_sdk.deploy.installer import CUT, UNASKED, Installer
 from edge_sdk.deploy.model_test import ModelTest
 from edge_sdk.deploy.slots import install, look, recover, roll_back, switch
 from edge_sdk.deploy.target import DeployTarget

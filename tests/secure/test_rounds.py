@@ -144,7 +144,7 @@ def test_a_device_that_lost_its_keys_says_so_and_is_out(house: Make) -> None:
     device = here.devices["pi-1"]
 
     def forget() -> None:
-        secure = device.agent._session_effects._secure
+        secure = device.agent._session_effects.secure
         old = secure._state
         given = old.task_id, old.federation, old.name, old.how
         secure._state = steps.begin(*given, bytes_of)
@@ -167,7 +167,7 @@ def test_a_second_list_of_survivors_is_answered_with_a_refusal(house: Make) -> N
     fates = told.fates.replace(b"\x01", b"\x02", 2).replace(b"\x02", b"\x01", 1)
     other = SecureUnmask(told.task_id, fates)
     assert other != told
-    here.devices[name].agent._session_effects._secure.take(other, None)
+    here.devices[name].agent._session_effects.secure.take(other, None)
     last = [m for source, _, m in said(here, SecureReveal) if source == name][-1]
     assert (last.shares, "two different lists of survivors" in last.why) == ([], True)
 

@@ -1,0 +1,109 @@
+"""Messages that come in: each goes to the session, a delivery, a test or a download."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from edge_sdk.agent.effects import SessionEffects
+from edge_sdk.device.limits.decision import Pause
+from edge_sdk.session import Heard
+from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.wire import topics
+from edge_sdk.wire.messages import (
+    Announce,
+    DescribeData,
+    Evaluate,
+    Install,
+    Message,
+    Receipt,
+    TaskOrder,
+    Wait,
+)
+
+__all__ = ["IncomingMessages"]
+
+log = logging.getLogger(__name__)
+
+
+class IncomingMessages:
+    """Reads packets and passes each message to the part of the agent that it is for.
+
+    Args:
+        federation: Its name.
+        effects: The session and what belongs to it.
+        clock: Monotonic seconds.
+
+    Attributes:
+        finished: The coordinator has announced the end of the run.
+    """
+
+    def __init__(
+        self, federation: str, effects: SessionEffects, clock: Callable[[], float]
+    ) -> None:
+        self._federation, self._effects, self._clock = federation, effects, clock
+        self._advice = ""  # why the coordinator last told us to wait
+        self.finished = False
+
+    def hear(self, delivery: ReceivedMessage) -> None:
+        """A message arrived.
+
+        Raises:
+            RemoteProtocolError: If it is not one that this device may believe.
+        """
+        topic, effects = topics.parse(delivery.topic, self._federation), self._effects
+        if isinstance(topic, topics.ChunkTopic):
+            effects.chunk(topic, delivery.topic, delivery.payload)
+            return
+        if not delivery.payload:  # a retained topic was wiped
+            return
+        read = effects.receiver.read(delivery.payload)
+        if read is None:
+            return
+        envelope, late = read
+        message, epoch = envelope.message, envelope.header.epoch
+        stale = epoch < effects.session.epoch
+        if isinstance(message, Install) and (stale or late):
+            effects.installer.decline(message, epoch, late or "is of an earlier epoch")
+            return
+        if effects.receiver.tend(message, stale=stale):
+            return
+        if not stale:
+            self._heed(message)
+        if isinstance(message, TaskOrder) and effects.declines(message):
+            return
+        effects.feed(Heard(epoch, message))
+        if not stale:
+            self._follow(message, epoch)
+
+    def _follow(self, message: Message, epoch: int) -> None:
+        """Does what is no part of a session."""
+        effects = self._effects
+        match message:
+            case Install():  # none begins where the owner's limits forbid work
+                if effects.installer.busy or not isinstance(effects.verdict(), Pause):
+                    effects.installer.take(message, epoch)
+            case Evaluate() | DescribeData():
+                if not isinstance(effects.verdict(), Pause):
+                    effects.evaluator.take(message, effects.session.phase)
+            case Announce(state):
+                self.finished = state == "done"
+                if self.finished:  # the run's last word on what it cost
+                    effects.say_status(online=True)
+            case _:
+                effects.secure.take(message, effects.session)
+
+    def _heed(self, message: Message) -> None:
+        """Notes what the coordinator advises, and says it to whoever reads the log."""
+        match message:
+            case Wait(ms, why):
+                back_at = self._clock() + ms / 1000
+                self._effects.hold = replace(self._effects.hold, back_at=back_at)
+                if why != self._advice:
+                    self._advice = why
+                    log.info("the coordinator says: %s", why)
+            case Receipt(task_id, verdict, why) if why:
+                log.warning("task %s: %s: %s", task_id, verdict, why)
+            case _:
+                pass
