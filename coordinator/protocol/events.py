@@ -77,22 +77,22 @@ class EventQueue:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._queue: queue.Queue[Item | None] = queue.Queue(QUEUE)
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._closed = threading.Event()
 
     # -- other threads: enqueue and nothing else ---------------------------------------
 
     def deliver(self, delivery: ReceivedMessage) -> None:
         """A packet; dropped where too many wait."""
-        try:
-            self._queue.put_nowait(delivery)
-        except queue.Full:
+        if self._queue.qsize() < QUEUE:
+            self._queue.put(delivery)
+        else:
             delivery.ack()
 
     def link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         """The transport connected, or no longer is."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(TransportConnected() if up else Unlinked())
+        if self._queue.qsize() < QUEUE:
+            self._queue.put(TransportConnected() if up else Unlinked())
 
     def scored(
         self,
@@ -106,15 +106,14 @@ class EventQueue:
 
     def put(self, item: Item) -> None:
         """Waits for room, as long as somebody makes room."""
-        while not self._closed.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=ROOM_S)
+        while self._queue.qsize() >= QUEUE:
+            if self._closed.wait(ROOM_S):
                 return
+        self._queue.put(item)
 
     def wake(self) -> None:
         """Ends a wait of `group` soon."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
+        self._queue.put(None)
 
     # -- the loop ----------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import paho.mqtt.client as paho
@@ -34,6 +34,7 @@ from edge_sdk.transport.client import Client
 from edge_sdk.transport.dialect import ANSWER_S, Dialect, RefusedError, SilentError
 from edge_sdk.transport.limits import NO_LIMIT, told
 from edge_sdk.transport.meter import Meter
+from edge_sdk.transport.packets import Published
 from edge_sdk.transport.proxy import ProxyError
 from edge_sdk.transport.refusals import in_tls_words, in_words, name_of, with_remedy
 
@@ -144,8 +145,7 @@ class Link:
             return  # nothing is retained there that could be cleared
         properties = None
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = min(parcel.expires_s, MOST_EXPIRY_S)
+            properties = _expiring(min(parcel.expires_s, MOST_EXPIRY_S))
         sure = parcel.sure and limits.qos > 0
         self._lately.append(time.monotonic())
 
@@ -262,7 +262,6 @@ class Link:
             ),
             clean_session=None if five else True,
             reconnect_on_failure=False,
-            manual_ack=self._window is not None,
         )
         client.reasons, client.address = {}, address
         client.connect_timeout = CONNECT_S
@@ -283,7 +282,7 @@ class Link:
         client.on_log = self._logged
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
-        client.on_message = self._message
+        client.take = self._message
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
         client.on_socket_open = lambda _c, _u, sock: meter.attach(sock)
@@ -355,15 +354,21 @@ class Link:
         self._answered.set()
         self.gone.set()
 
-    def _message(self, c: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
-        ack: Callable[[], object] = lambda: None  # noqa: E731
-        if self._window is not None:
-            ack = partial(self._use, lambda _: c.ack(message.mid, message.qos))
-        delivery = ReceivedMessage(message.topic, bytes(message.payload), ack)
+    def _message(self, found: Published) -> None:
+        ack: Callable[[], object] = object
+        if found.mid and self._window is not None:
+            ack = partial(self._acknowledge, found.mid)
         try:
-            self._deliver(delivery)
+            self._deliver(ReceivedMessage(found.topic, found.payload, ack))
         except Exception:  # an escape would kill paho's thread and leave us deaf
             log.exception("a transport callback failed")
+        if found.mid and self._window is None:
+            self._client.acknowledge(found.mid)
+
+    def _acknowledge(self, mid: int) -> None:
+        with self._using:
+            if not self._ended:
+                self._client.acknowledge(mid)
 
     def _published(
         self, _c: paho.Client, _u: object, mid: int, code: ReasonCode, _p: object
@@ -429,6 +434,13 @@ class Link:
         if key not in self._said:
             self._said.add(key)
             log.error("%s: %s", what, why)
+
+
+@lru_cache(maxsize=64)  # to make one takes longer than to send its message
+def _expiring(seconds: int) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = seconds
+    return properties
 
 
 def _groups(patterns: list[str], most: int) -> list[list[str]]:

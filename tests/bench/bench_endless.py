@@ -59,7 +59,8 @@ def main() -> None:
             url = (folder / "broker.url").read_text().strip()
             light = str(HERE / "light.py"), url, "scale", "digits"
             seen = folder / "devices.json"
-            devices = _started(*light, str(given.devices), str(seen), out=None)
+            rest = str(given.devices), str(seen), str(coordinator.pid)
+            devices = _started(*light, *rest, out=None)
             _watch(folder, psutil.Process(coordinator.pid), given.rounds)
         finally:
             for process in (devices, coordinator):

@@ -34,7 +34,8 @@ from edge_sdk.datasets.partition import save_partition
 from edge_sdk.json_text import to_json
 from edge_sdk.tasks.task import Examples
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 GIVE_UP_S = 400.0
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
 
@@ -82,9 +83,18 @@ def _large(row: dict[str, Any]) -> str:
 
 
 def _measure(
-    task: str, density: float, count: int, rounds: int, *, page: str = ""
+    task: str,
+    density: float,
+    count: int,
+    rounds: int,
+    *,
+    page: str = "",
+    checkout: Path = ROOT,
 ) -> dict[str, Any]:
-    """One run of a coordinator with so many light devices, from start to end."""
+    """One run of a coordinator with so many light devices, from start to end.
+
+    The coordinator is the checkout's; the devices are always those of this one.
+    """
     with tempfile.TemporaryDirectory(prefix="flash-scale-") as name:
         folder = Path(name)
         rng = np.random.default_rng(1)
@@ -106,6 +116,8 @@ def _measure(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                cwd=checkout,
+                env={**os.environ, "PYTHONPATH": str(checkout)},
             )
         try:
             return _watch(folder, task, count, coordinator)
@@ -122,13 +134,16 @@ def _watch(
 ) -> dict[str, Any]:
     url = folder / "broker.url"
     _wait(url.exists, coordinator, "the broker")
-    time.sleep(1)  # written before the server is put together
     me = psutil.Process(coordinator.pid)
+    _let_settle(me)  # the URL is written before the server is put together
     (broker,) = [p for p in me.children() if "mosquitto" in p.name()]
     ready_mib, ready_cpu = _peak_mib(me), _cpu_s(me)
     out = folder / "devices.json"
     light = [sys.executable, str(HERE / "light.py"), url.read_text().strip()]
-    with subprocess.Popen([*light, "scale", task, str(count), str(out)]) as devices:
+    pid = str(coordinator.pid)
+    with subprocess.Popen(
+        [*light, "scale", task, str(count), str(out), pid]
+    ) as devices:
         samples: list[tuple[float, float, float, float]] = []
 
         def over() -> bool:
@@ -145,8 +160,9 @@ def _watch(
         (received,) = db.execute("SELECT count(*) FROM updates").fetchone()
         (size,) = db.execute("SELECT max(size) FROM updates").fetchone()
     milliseconds = sorted(_ms(closed) - _ms(opened) for opened, closed in spans)
-    first = seen["rounds"]["1"]
+    first, took = seen["rounds"]["1"], seen["rounds"].values()
     updates = count * len(spans)
+    cpu_s = sum(round_["cpu_after_s"] - round_["cpu_before_s"] for round_ in took)
     return {
         "devices": count,
         "rounds": len(spans),
@@ -160,6 +176,7 @@ def _watch(
         "broker_mib": broker_peak,
         "coordinator_mib": peak,
         "growth_mib": peak - ready_mib,
+        "accept_cpu_ms": 1e3 * cpu_s / updates,
         "coordinator_cpu_ms": 1e3 * (cpu - ready_cpu) / updates,
         "broker_cpu_ms": 1e3 * broker_cpu / updates,
         "devices_cpu_ms": 1e3 * seen["cpu_s"] / updates,
@@ -172,6 +189,14 @@ def _wait(until: Any, coordinator: subprocess.Popen[bytes], what: str) -> None:
         if coordinator.poll() or time.monotonic() > give_up:
             raise RuntimeError(f"{what} did not come")
         time.sleep(0.1)
+
+
+def _let_settle(process: psutil.Process) -> None:
+    """Waits until the process has nothing more to do."""
+    before, now = -1.0, 0.0
+    while now - before > 0.02:
+        time.sleep(1)
+        before, now = now, _cpu_s(process)
 
 
 def _peak_mib(process: psutil.Process) -> float:

@@ -3,12 +3,15 @@
 Each has its own broker connection and runs the agent's own state machine
 (`edge_sdk.session`) on real messages; instead of training it sends an update of its own
 that passes the gate. Run as a process:
-    python tests/bench/light.py URL FEDERATION TASK N JSON
+    python tests/bench/light.py URL FEDERATION TASK N JSON PID
+PID is the coordinator's: its CPU time is read at each round's first OFFER and at its
+last RECEIPT.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 
 from device_profiles import load_board
 from edge_sdk.session import (
@@ -104,7 +108,7 @@ class LightDevice:
         self._federation, self._task = federation, task
         self._session, self._seq = Session(), 0
         self._fetching: list[Assembly] = []
-        self._base, self._offered = b"", 0.0
+        self._base = b""
         will = topics.status(federation, self.name), self._pack(Status(False, "idle"))
         self.link = LightMqtt(self.name, self._linked, self._take, will)
         self.quiet_since = time.monotonic()
@@ -140,7 +144,7 @@ class LightDevice:
             self._fleet.done.set()
             self._status()
         if isinstance(message, Receipt):
-            self._fleet.receipt(envelope.header.round_no, message, self._offered)
+            self._fleet.receipt(envelope.header.round_no, message)
         self._feed(Heard(envelope.header.epoch, message))
 
     def _feed(self, event: Event) -> None:
@@ -199,7 +203,7 @@ class LightDevice:
             norm,
             {"loss": 1.0, "steps": 1.0, "training_s": 0.01, "seconds": 0.02},
         )
-        self._offered = time.monotonic()
+        self._fleet.offers(order.round_no)
         self._feed(UpdatePacked(offer))
 
     def _ship(
@@ -256,21 +260,34 @@ class LightDevice:
 class Fleet:
     """All light devices of one process, and what they saw."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, coordinator: int) -> None:
         self.updates, self.done = Updates(task), asyncio.Event()
+        self._coordinator = psutil.Process(coordinator)
         self.profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
         self.seen: dict[int, dict[str, float]] = {}
 
-    def receipt(self, round_no: int, receipt: Receipt, offered: float) -> None:
-        row = self.seen.setdefault(round_no, {"first_offer": offered or np.inf})
+    def offers(self, round_no: int) -> None:
+        if round_no not in self.seen:
+            now = {"first_offer": time.monotonic(), "cpu_before_s": self._cpu_s()}
+            self.seen[round_no] = now
+
+    def receipt(self, round_no: int, receipt: Receipt) -> None:
+        row = self.seen[round_no]
         row[receipt.verdict] = row.get(receipt.verdict, 0) + 1
-        if offered:
-            row["first_offer"] = min(row["first_offer"], offered)
-        row["last_receipt"] = time.monotonic()
+        row["last_receipt"], row["cpu_after_s"] = time.monotonic(), self._cpu_s()
+
+    def _cpu_s(self) -> float:
+        with contextlib.suppress(psutil.Error):  # it ends with its last receipt
+            times = self._coordinator.cpu_times()
+            self._last_cpu_s = times.user + times.system
+        return self._last_cpu_s
 
 
-async def _run(url: str, federation: str, task: str, count: int) -> dict[str, object]:
-    address, fleet, loop = parse_url(url), Fleet(task), asyncio.get_running_loop()
+async def _run(
+    url: str, federation: str, task: str, count: int, coordinator: int
+) -> dict[str, object]:
+    address, fleet = parse_url(url), Fleet(task, coordinator)
+    loop = asyncio.get_running_loop()
     devices = [LightDevice(i, federation, task, fleet) for i in range(count)]
     for start in range(0, count, CONNECTS_AT_ONCE):
         batch = devices[start : start + CONNECTS_AT_ONCE]
@@ -294,7 +311,6 @@ async def _run(url: str, federation: str, task: str, count: int) -> dict[str, ob
 
 
 if __name__ == "__main__":
-    URL, FEDERATION, TASK, COUNT, OUT = sys.argv[1:]
-    Path(OUT).write_text(
-        json.dumps(asyncio.run(_run(URL, FEDERATION, TASK, int(COUNT))))
-    )
+    URL, FEDERATION, TASK, COUNT, OUT, PID = sys.argv[1:]
+    FOUND = asyncio.run(_run(URL, FEDERATION, TASK, int(COUNT), int(PID)))
+    Path(OUT).write_text(json.dumps(FOUND))
