@@ -42,6 +42,7 @@ class Taker:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("CREATE TABLE updates (device TEXT, file INT, sha TEXT)")
+        self._receipts: list[paho.MQTTMessageInfo] = []  # of the last group
         self._done, self._began = threading.Event(), (0.0, 0.0)
         address = parse_url(url)
         self._client = paho.Client(
@@ -59,6 +60,8 @@ class Taker:
         self._done.wait()
         cpu_s = time.process_time() - self._began[0]
         took_s = time.monotonic() - self._began[1]
+        for receipt in self._receipts:
+            receipt.wait_for_publish()
         self._client.disconnect()
         self._client.loop_stop()
         self._db.close()
@@ -87,8 +90,10 @@ class Taker:
     def _commit(self) -> None:
         with self._db:
             self._db.executemany("INSERT INTO updates VALUES (?, ?, ?)", self._group)
-        for device, _, _ in self._group:
+        self._receipts = [
             self._client.publish(f"bare/down/{device}", b"accepted", qos=1)
+            for device, _, _ in self._group
+        ]
         self._group.clear()
         if not self._left:
             self._done.set()

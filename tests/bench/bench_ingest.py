@@ -31,6 +31,7 @@ from edge_sdk.json_text import to_json
 HERE = Path(__file__).resolve().parent
 DENSITY, BYTES = 0.237, 251_016  # of a whole update
 LARGE = "accept_cpu_ms", "coordinator_cpu_ms", "updates_per_s"
+GIVE_UP_S = 400.0
 NOOP = "round_ms_p50", "coordinator_cpu_ms"
 
 
@@ -84,7 +85,7 @@ def _bare(updates: int) -> dict[str, float]:
             size = broker.url, str(updates), str(BYTES)
             take = [*bare, "take", *size, str(folder)]
             with subprocess.Popen(take, stdout=subprocess.PIPE, text=True) as taker:
-                subprocess.run([*bare, "send", *size], check=True)
+                subprocess.run([*bare, "send", *size], check=True, timeout=GIVE_UP_S)
                 said, _ = taker.communicate()
     return _of(json.loads(said), ("accept_cpu_ms", "updates_per_s"))
 
