@@ -30,11 +30,10 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.backoff import Ending, Parted
 from edge_sdk.transport.base import Deliver, OutgoingMessage, ReceivedMessage, Will
-from edge_sdk.transport.client import Client
+from edge_sdk.transport.client import MAX_INCOMING, Client, PublishPacket
 from edge_sdk.transport.dialect import ANSWER_S, Dialect, RefusedError, SilentError
 from edge_sdk.transport.limits import NO_LIMIT, told
 from edge_sdk.transport.meter import Meter
-from edge_sdk.transport.packets import Published
 from edge_sdk.transport.proxy import ProxyError
 from edge_sdk.transport.refusals import in_tls_words, in_words, name_of, with_remedy
 
@@ -50,7 +49,6 @@ TRY_AGAIN_S = (60.0, 900.0)  # what the broker refused as too large: at first, a
 TOO_LARGE, QUOTA = 0x95, 0x97  # of MQTT 5.0, section 2.4
 MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
 MAX_INFLIGHT = 64
-MAX_INCOMING = 128 * 1024  # bytes; said to a broker of MQTT 5, which drops larger ones
 
 
 class Link:
@@ -282,7 +280,7 @@ class Link:
         client.on_log = self._logged
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
-        client.take = self._message
+        client.take, client.too_large = self._message, self._left_out
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
         client.on_socket_open = lambda _c, _u, sock: meter.attach(sock)
@@ -354,7 +352,7 @@ class Link:
         self._answered.set()
         self.gone.set()
 
-    def _message(self, found: Published) -> None:
+    def _message(self, found: PublishPacket) -> None:
         ack: Callable[[], object] = object
         if found.mid and self._window is not None:
             ack = partial(self._acknowledge, found.mid)
@@ -364,6 +362,13 @@ class Link:
             log.exception("a transport callback failed")
         if found.mid and self._window is None:
             self._client.acknowledge(found.mid)
+
+    def _left_out(self, topic: str, size: int) -> None:
+        self._once(
+            f"dropped a message of {size} bytes to {topic}: ours are smaller",
+            "have the broker's access list forbid the topic to who publishes it",
+            topic,
+        )
 
     def _acknowledge(self, mid: int) -> None:
         with self._using:

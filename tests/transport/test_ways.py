@@ -53,16 +53,18 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]
 
 
 def echo(there: Address) -> int:
-    """Bytes of a chunk that comes back."""
+    """Bytes of each of eight chunks that come back, in order."""
     got: queue.Queue[ReceivedMessage] = queue.Queue()
     with contextlib.closing(
         MqttTransport(there, "x1", got.put, lambda _: None, wait_s=WAIT_S, once=True)
     ) as transport:
         transport.subscribe("t/+")
-        transport.publish("t/1", bytes(65_536))
-        size = len(got.get(timeout=WAIT_S).payload)
-        assert transport.traffic().sent > 65_536
-        return size
+        chunks = [bytes([place]) * 65_536 for place in range(8)]
+        for chunk in chunks:
+            transport.publish("t/1", chunk)
+        assert [got.get(timeout=WAIT_S).payload for _ in chunks] == chunks
+        assert transport.traffic().sent > 8 * 65_536
+        return len(chunks[0])
 
 
 def only_443(port: int) -> Callable[[str, int], int | None]:

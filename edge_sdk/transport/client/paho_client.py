@@ -1,11 +1,9 @@
-"""paho's client on sockets of ours, which reads many packets at once."""
+"""paho's client, which reads many packets at once and acknowledges many at once."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import ssl
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,30 +18,34 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.deadline import cut_after
-from edge_sdk.transport.packets import (
+from edge_sdk.transport.client.packets import (
     PUBLISH,
-    Malformed,
-    Published,
+    PUBLISH_HEAD,
+    PublishPacket,
     acknowledgements,
     body_of,
     published,
 )
-from edge_sdk.transport.proxy import dial
+from edge_sdk.transport.client.sockets import connected
 
-__all__ = ["Client", "connected", "secured"]
+__all__ = ["MAX_INCOMING", "Client"]
 
-UNSPECIFIED = 0x80
+log = logging.getLogger(__name__)
+
+MAX_INCOMING = 128 * 1024  # bytes of a packet; ours are smaller
 READ = 256 * 1024  # bytes; four chunks
-TAKEN = ReasonCode(PacketTypes.PUBACK)  # success
-NOTHING_MORE = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
+UNSPECIFIED = 0x80
+SUCCESS = ReasonCode(PacketTypes.PUBACK)
+NO_PROPERTIES = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 
 
 class Client(paho.Client):
-    """paho's client, with the two ways through it that chunks take made short.
+    """paho's client, with a shorter way for messages that arrive and their answers.
 
     What has arrived is read by one call and split (`packets`), a PUBLISH goes from
-    there to `take`, and acknowledgements go out together.
+    there to `take`, and acknowledgements go out together. A message that is larger than
+    any of ours is acknowledged and never held: where a broker speaks MQTT 3.1.1, any
+    client could fill a board's memory with one.
 
     A PUBACK with a reason out of its place does not end the link: mosquitto 2.0 answers
     a message above `message_size_limit` by a PUBACK "Packet too large", which MQTT 5.0
@@ -55,26 +57,33 @@ class Client(paho.Client):
         reasons: By message id, the reason that was out of its place.
         address: The broker; where sockets are connected to.
         take: Called with each message that arrives; acknowledges those with a number.
+        too_large: Called with topic and bytes of each that is larger than any of ours.
     """
 
     reasons: dict[int, int]
     address: Address
-    take: Callable[[Published], None]
+    take: Callable[[PublishPacket], None]
+    too_large: Callable[[str, int], None]
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._arrived = bytearray()
+        self._left_out = 0  # bytes to come of a message that is too large
         self._unacknowledged = deque[int]()  # handled here, not yet said to the broker
+        self._woken = False  # the network thread will look at them
+        self.on_message = self._of_qos_2
 
     def acknowledge(self, mid: int) -> None:
         """Tells the broker that a message was handled; any thread may."""
         self._unacknowledged.append(mid)
-        if len(self._unacknowledged) == 1 and self._sockpairW is not None:
+        if not self._woken and self._sockpairW is not None:
+            self._woken = True
             with contextlib.suppress(BlockingIOError):
-                self._sockpairW.send(b"0")  # wakes the network thread, as paho does
+                self._sockpairW.send(b"0")  # as paho wakes it
 
     def loop_write(self) -> MQTTErrorCode:
         """As paho's, acknowledgements with it."""
+        self._woken = False  # before the look, so that no later one is missed
         mids = []
         with contextlib.suppress(IndexError):
             while True:
@@ -109,7 +118,9 @@ class Client(paho.Client):
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
         with self._msgtime_mutex:
             self._last_bytes_received = time.monotonic()
-        self._arrived += data
+        left_out = min(self._left_out, len(data))
+        self._left_out -= left_out
+        self._arrived += data[left_out:] if left_out else data
         failed = self._split()
         return self._loop_rc_handle(failed) if failed else failed
 
@@ -122,25 +133,50 @@ class Client(paho.Client):
                 found = body_of(stream, start)
                 if found is None:
                     break
-                failed = self._handle(stream[start], *found)
-                start = found[1]
-        except (Malformed, MalformedPacket) as error:
-            self._easy_log(MQTT_LOG_ERR, "received no packet of MQTT: %s", error)
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+                begin, end = found
+                if end - start > MAX_INCOMING:
+                    if len(stream) - begin < PUBLISH_HEAD:
+                        break
+                    self._leave_out(stream[start], begin, end)
+                elif end <= len(stream):
+                    failed = self._handle(stream[start], begin, end)
+                else:
+                    break
+                start = min(end, len(stream))
+        except MalformedPacket as error:
+            log.warning("the broker sent what is no MQTT: %s", error)
+            failed = MQTTErrorCode.MQTT_ERR_PROTOCOL
+        except Exception:  # an escape would end paho's thread and leave us deaf
+            log.exception("a packet of the broker could not be handled")
+            failed = MQTTErrorCode.MQTT_ERR_PROTOCOL
         finally:
             del stream[:start]
         return failed
 
     def _handle(self, first: int, begin: int, end: int) -> MQTTErrorCode:
-        if first & 0xF0 == PUBLISH and first & 0x06 in (0, 2):  # QoS 0, 1
+        if _is_short(first):
             five = self._protocol == MQTTProtocolVersion.MQTTv5
-            found = published(self._arrived, first, begin, end, properties=five)
-            self.take(found)
+            self.take(published(self._arrived, first, begin, end, properties=five))
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         self._in_packet["command"] = first
         self._in_packet["packet"] = self._arrived[begin:end]
         self._in_packet["remaining_length"] = end - begin
         return self._packet_handle()
+
+    def _leave_out(self, first: int, begin: int, end: int) -> None:
+        """Acknowledges a message that is too large, and has its bytes dropped."""
+        if not _is_short(first):
+            raise MalformedPacket(f"a packet of {end - begin} bytes that is no message")
+        head = begin + PUBLISH_HEAD
+        found = published(self._arrived, first, begin, head, properties=False)
+        if found.mid:
+            self.acknowledge(found.mid)
+        self._left_out = max(end - len(self._arrived), 0)
+        self.too_large(found.topic, end - begin)
+
+    def _of_qos_2(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
+        """Takes a message that paho itself has acknowledged."""
+        self.take(PublishPacket(message.topic, bytes(message.payload), 0))
 
     def _easy_log(self, level: Any, fmt: str, *args: Any) -> None:
         """As paho's, without the line for each packet that nobody reads."""
@@ -150,10 +186,10 @@ class Client(paho.Client):
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         packet = self._in_packet["packet"]
         mid = int.from_bytes(packet[:2], "big")
-        if len(packet) == 2:  # all is well
+        if len(packet) == 2:  # success, without properties
             with self._out_message_mutex:
                 if mid in self._out_messages:
-                    return self._do_on_publish(mid, TAKEN, NOTHING_MORE)
+                    return self._do_on_publish(mid, SUCCESS, NO_PROPERTIES)
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         if (
             self._protocol == MQTTProtocolVersion.MQTTv5
@@ -171,98 +207,9 @@ class Client(paho.Client):
         return connected(self.address, self._ssl_context, self._connect_timeout)
 
 
-def connected(
-    address: Address, context: ssl.SSLContext | None, timeout_s: float
-) -> Any:
-    """A socket that MQTT can be spoken on: TCP, then TLS, then WebSocket.
-
-    Args:
-        address: The broker.
-        context: Of TLS; None for a plain link.
-        timeout_s: For each of the steps, and for reading afterwards.
-
-    Raises:
-        OSError: Nobody listens there, or it speaks something else.
-        ProxyError: The proxy makes no connection.
-    """
-    link = dial(address, timeout_s)
-    try:
-        link = secured(link, address, context, timeout_s)
-        if not address.path:
-            return link
-        with cut_after(link, timeout_s):
-            return _WebSocket(
-                socket=link,
-                host=f"[{address.host}]" if ":" in address.host else address.host,
-                port=address.port,
-                is_ssl=context is not None,
-                path=address.path,
-                extra_headers=None,
-            )
-    except paho.WebsocketConnectionError as error:
-        link.close()
-        raise ConnectionError(
-            f"what listens there speaks no MQTT over WebSocket at {address.path}: "
-            "check the path in the broker's URL"
-        ) from error
-    except BaseException:
-        link.close()
-        raise
-
-
-def secured(
-    link: socket.socket,
-    address: Address,
-    context: ssl.SSLContext | None,
-    timeout_s: float,
-) -> socket.socket:
-    """The connection with TLS on it, if the address asks for it; closed on an error.
-
-    Raises:
-        OSError: If the handshake fails, or takes longer.
-    """
-    link.settimeout(timeout_s)
-    if context is None:
-        return link
-    found = context.wrap_socket(
-        link, server_hostname=address.host, do_handshake_on_connect=False
-    )
-    try:
-        found.do_handshake()
-    except BaseException:
-        found.close()
-        raise
-    return found
-
-
-class _WebSocket(paho._WebsocketWrapper):  # noqa: SLF001
-    """paho's WebSocket, with every frame masked, and a chunk in one operation.
-
-    paho answers a ping by a frame without a mask, for which a server has to end the
-    link (RFC 6455, section 5.1). Masking 64 KiB byte by byte takes it 8 ms on a fast
-    core, and many times that on a board's.
-    """
-
-    def _create_frame(
-        self, opcode: int, data: bytearray, do_masking: int = 1
-    ) -> bytearray:
-        size = len(data)
-        key = os.urandom(4)
-        mask = int.from_bytes((key * (size // 4 + 1))[:size], "little")
-        masked = (int.from_bytes(data, "little") ^ mask).to_bytes(size, "little")
-        frame = super()._create_frame(opcode, bytearray(size), 0)
-        head = frame[: len(frame) - size]
-        head[1] |= 0x80
-        return head + key + masked
-
-    def sendall(self, data: bytes) -> None:
-        """Sends one message whole."""
-        while not self.send(data):
-            pass
-
-    def getsockopt(self, *asked: int) -> Any:
-        """Of the TCP connection, whose bytes the kernel counts."""
-        return self._socket.getsockopt(*asked)
+def _is_short(first: int) -> bool:
+    """Return whether a packet is a PUBLISH of QoS 0 or 1."""
+    return first & 0xF0 == PUBLISH and first & 0x06 in (0, 2)
 
 
 def _in_place(cmd: str, reason: int) -> bool:
