@@ -143,7 +143,11 @@ class SecureAggregator:
             self._keep(state)
             self._say(SecureShares(state.task_id, state.sent))
             return
-        self._keep(steps.with_shares(state, message))
+        after = steps.with_shares(state, message)
+        if after != state:
+            for name in steps.unread(after):
+                log.warning("the shares of %s cannot be read: altered, or false", name)
+        self._keep(after)
         self._say(SecureReady(state.task_id))
         if self._waiting is not None:
             self._finish(self._waiting)

@@ -12,6 +12,7 @@ Rule 4. One vector is masked, ever: two of them under the same masks would tell 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -30,6 +31,7 @@ from edge_sdk.secure.keys import (
     signed_keys,
 )
 from edge_sdk.secure.masks import add_pairs, stream
+from edge_sdk.secure.peers import IsSigned, check_peers
 from edge_sdk.secure.shamir import split
 from edge_sdk.wire.secure.fixed_point import Ring
 from edge_sdk.wire.secure.messages import (
@@ -49,13 +51,13 @@ __all__ = [
     "mask",
     "reveal",
     "shares",
+    "unread",
     "with_shares",
 ]
 
 OUT, ARRIVED, DROPPED = 0, 1, 2  # fates of an update
 
 Random: TypeAlias = Callable[[int], bytes]
-IsSigned: TypeAlias = Callable[[bytes, bytes, bytes], bool]
 
 
 class DeviceRound(msgspec.Struct, frozen=True):
@@ -147,7 +149,11 @@ def shares(
                 "the coordinator names two different lists of neighbours for one round"
             )
         return state
-    _check_peers(state, told, verify)
+    check_peers(state.federation, state.name, state.how, told, verify)
+    mine = told.peers[[peer.name for peer in told.peers].index(state.name)]
+    expected = public_of(state.share_private), public_of(state.mask_private)
+    if (mine.share_key, mine.mask_key) != expected:
+        raise RemoteProtocolError("the coordinator names other keys as this one's")
     count = len(told.peers)
     secret = state.seed + state.mask_private
     parts = split(secret, told.threshold, count, random)
@@ -164,44 +170,14 @@ def shares(
     )
 
 
-def _check_peers(
-    state: DeviceRound, told: SecurePeers, verify: IsSigned | None
-) -> None:
-    names = [peer.name for peer in told.peers]
-    if names != sorted(set(names)) or state.name not in names:
-        raise RemoteProtocolError(
-            "the list of neighbours repeats a name, or leaves this device out"
-        )
-    if not len(names) < 2 * told.threshold <= 2 * len(names):
-        raise RemoteProtocolError(
-            f"a threshold of {told.threshold} of {len(names)} is not more than half: "
-            "a coordinator could learn both secrets of a device"
-        )
-    if len(names) < state.how.least:
-        why = f"{len(names)} devices are fewer than the {state.how.least} of a sum"
-        raise RemoteProtocolError(why)
-    identities = [peer.identity for peer in told.peers if peer.identity]
-    if len(identities) != len(set(identities)):
-        raise RemoteProtocolError("two neighbours have one identity")
-    for peer in told.peers:
-        own = peer.name == state.name
-        expected = public_of(state.share_private), public_of(state.mask_private)
-        if own and (peer.share_key, peer.mask_key) != expected:
-            raise RemoteProtocolError("the coordinator names other keys as this one's")
-        of = state.federation, state.how.id, peer.name
-        text = signed_keys(*of, peer.share_key, peer.mask_key)
-        if verify is not None and not verify(peer.identity, text, peer.signature):
-            raise RemoteProtocolError(
-                f"the keys of neighbour {peer.name} are not signed by it"
-            )
-
-
 def with_shares(state: DeviceRound, told: SecureDelivery) -> DeviceRound:
     """The state with the shares that its peers have sent.
 
+    A peer's share that cannot be read, altered or false, is none: `unread` names it.
+    The peer's masks are taken away by the others' shares, if enough are left.
+
     Raises:
-        RemoteProtocolError: If shares do not fit their peer, too few take part, or
-            others were told before.
+        RemoteProtocolError: If too few take part, or others were told before.
     """
     if not state.peers:
         raise RemoteProtocolError("shares arrived before the neighbours' keys")
@@ -230,10 +206,16 @@ def with_shares(state: DeviceRound, told: SecureDelivery) -> DeviceRound:
             continue
         way = peer.name, state.name
         own, sent = state.share_private, told.shares[at]
-        held[at] = decrypt(own, peer.share_key, state.how.id, way, sent)
-        if len(held[at]) != 2 * KEY:
-            raise RemoteProtocolError(f"the shares of {peer.name} have another length")
+        with contextlib.suppress(RemoteProtocolError):
+            share = decrypt(own, peer.share_key, state.how.id, way, sent)
+            held[at] = share if len(share) == 2 * KEY else b""
     return replace(state, held=held, levels=told.levels)
+
+
+def unread(state: DeviceRound) -> list[str]:
+    """Names of the peers that take part and whose shares cannot be read here."""
+    said = zip(state.peers, state.levels, state.held, strict=True)
+    return [peer.name for peer, level, held in said if level and not held]
 
 
 def mask(state: DeviceRound, vector: Ring) -> tuple[DeviceRound, Ring]:

@@ -17,6 +17,7 @@ __all__ = [
     "KEY",
     "decrypt",
     "encrypt",
+    "is_usable",
     "mask_key",
     "public_of",
     "seed_digest",
@@ -25,11 +26,30 @@ __all__ = [
 
 KEY = 32  # bytes of each key, public or private, and of a seed
 _NONCE = bytes(12)  # each key encrypts one message
+_P = (1 << 255) - 19
+# u of the points of order 1, 2, 4 and 8 (Bernstein, Curve25519, "validate keys").
+_SMALL_ORDER = frozenset(
+    {
+        *(0, 1, _P - 1),
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
 
 
 def public_of(private: bytes) -> bytes:
     """The public half of a raw X25519 key."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def is_usable(public: bytes) -> bool:
+    """Return whether a raw X25519 key can be agreed with: no point of small order.
+
+    The library refuses such a point too, but only where a secret is agreed; to look
+    costs a thousandth of that.
+    """
+    u = int.from_bytes(public, "little") & ((1 << 255) - 1)
+    return u % _P not in _SMALL_ORDER
 
 
 def seed_digest(seed: bytes, round_id: bytes) -> bytes:

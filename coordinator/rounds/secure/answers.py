@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from coordinator.rounds.secure.stages import SecureState
 from edge_sdk.identity.signatures import is_signed
-from edge_sdk.secure.keys import signed_keys
+from edge_sdk.secure.keys import is_usable, signed_keys
 from edge_sdk.wire.codec import pack
 from edge_sdk.wire.messages import Message
 from edge_sdk.wire.secure.messages import (
@@ -56,6 +56,8 @@ def keys_said(
     secure = state.orders[device].secure
     if device in state.keys or secure is None:
         return SecureAnswer(state)
+    if not (is_usable(message.share_key) and is_usable(message.mask_key)):
+        return SecureAnswer(state, why="its keys of the secure round are none")
     identity = b""
     if identities is not None:
         names = federation, secure.id, device

@@ -201,11 +201,15 @@ class SecureState:
         if device not in self.graph:
             return "its keys are not in this round"
         mine = self.graph[device]
+        sizes: list[tuple[int, ...]]
         if isinstance(said, SecureShares):
-            sizes = [0 if other == device else SHARE for other in mine]
-        else:
-            sizes = [32 if self.levels.get(other) else 0 for other in mine]
-        if [len(share) for share in said.shares] != sizes:
+            sizes = [(0,) if other == device else (SHARE,) for other in mine]
+        else:  # a share that it could not read is not revealed
+            sizes = [(0, 32) if self.levels.get(other) else (0,) for other in mine]
+        held = [len(share) for share in said.shares]
+        if len(held) != len(sizes) or any(
+            size not in fit for size, fit in zip(held, sizes, strict=True)
+        ):
             return f"its shares do not fit its {len(mine)} neighbours"
         return ""
 

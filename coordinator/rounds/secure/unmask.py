@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +17,7 @@ from edge_sdk.secure.shamir import combine
 from edge_sdk.wire.secure.fixed_point import Ring, centred, dtype_of
 from edge_sdk.wire.secure.messages import SecureKeys
 
-__all__ = ["SecureCohort", "missing", "secret_of", "unmasked"]
+__all__ = ["SecureCohort", "secret_of", "too_few_shares", "unmasked", "unreadable"]
 
 _TRIES = 64  # choices of shares that are tried before a secret is given up
 
@@ -63,12 +64,19 @@ class SecureCohort:
         return found
 
 
-def missing(
-    cohort: SecureCohort, revealed: Mapping[str, list[bytes]]
-) -> dict[str, int]:
-    """Devices of which too few shares are here, and how many there are."""
-    counts = {d: len(cohort.shares_for(d, revealed)) for d in cohort.levels}
-    return {d: n for d, n in counts.items() if n < cohort.threshold(d)}
+def too_few_shares(cohort: SecureCohort, revealed: Mapping[str, list[bytes]]) -> str:
+    """The device of whose masks too few shares are here, in words; "" if none is."""
+    for device in sorted(cohort.levels):
+        held, wanted = (
+            len(cohort.shares_for(device, revealed)),
+            cohort.threshold(device),
+        )
+        if held < wanted:
+            return (
+                f"the sum cannot be read: {held} devices revealed a share of the masks "
+                f"of {device}, {wanted} are needed"
+            )
+    return ""
 
 
 def secret_of(
@@ -113,6 +121,26 @@ def secret_of(
         f"shares of the masks of {device} do not fit: one of {', '.join(names[:8])} "
         f"gives a wrong one, or {device} itself did"
     )
+
+
+def unreadable(
+    cohort: SecureCohort, revealed: Mapping[str, list[bytes]], arrived: Collection[str]
+) -> list[str]:
+    """Devices whose secret no shares give, though all have answered: they shared none.
+
+    Args:
+        cohort: Who masks with whom.
+        revealed: Device to what it has revealed.
+        arrived: Whose updates are in the sum.
+    """
+
+    def reads(device: str) -> bool:
+        with contextlib.suppress(RunError):
+            secret_of(cohort, device, revealed, arrived=device in arrived)
+            return True
+        return False
+
+    return [device for device in sorted(cohort.levels) if not reads(device)]
 
 
 def _choices(points: list[int], wanted: int) -> Iterable[list[int]]:

@@ -10,7 +10,7 @@ from coordinator.ledger import Ledger
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.secure.answers import keys_said, read_answer
 from coordinator.rounds.secure.stages import SecureState, Stage, from_rows
-from coordinator.rounds.secure.unmask import missing
+from coordinator.rounds.secure.unmask import too_few_shares, unreadable
 from coordinator.rounds.state import OPEN, RoundPhase, TaskPhase
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_opening import OpenRound
@@ -149,7 +149,7 @@ class SecureRounds:
         """
         self._take_up(now)
         if now.state.phase is RoundPhase.CLOSING:
-            return self._unmask()
+            return self._unmask(failed)
         running = now.state.phase is RoundPhase.RUN
         return True, self._go_on(now, failed) if running else ""
 
@@ -234,7 +234,7 @@ class SecureRounds:
 
     # -- the end -----------------------------------------------------------------------
 
-    def _unmask(self) -> tuple[bool, str]:
+    def _unmask(self, failed: Failed) -> tuple[bool, str]:
         """Return whether the sum of the updates is durable; or why there is none."""
         if kept_sum(self._ledger, self._no) is not None:
             return True, ""
@@ -244,25 +244,29 @@ class SecureRounds:
                 return False, why
         state = self._state
         self._tell_again(sorted(self._arrived - state.revealed.keys()))
-        few = missing(state.cohort(), state.revealed)
-        why = "the sum cannot be read: shares of its masks do not fit"
-        for device, held in few.items():
-            wanted = state.cohort().threshold(device)
-            why = (
-                f"the sum cannot be read: {held} devices revealed a share of the masks "
-                f"of {device}, {wanted} are needed"
-            )
+        few = too_few_shares(state.cohort(), state.revealed)
+        why = few or "the sum cannot be read: shares of its masks do not fit"
         if not few and self._news:
             self._news = False
             try:
                 self._sum(state)
             except RunError as error:  # more shares may make up for a wrong one
                 why = str(error)
-                if self._arrived <= state.revealed.keys():
-                    return False, why
             else:
                 return True, ""
+        if self._arrived <= state.revealed.keys():
+            self._blame(state, failed)
+            return False, why
         return False, why if self._clock() >= self._until else ""
+
+    def _blame(self, state: SecureState, failed: Failed) -> None:
+        """Name the devices whose masks stay, though all shares are revealed."""
+        cohort = state.cohort()
+        for device in unreadable(cohort, state.revealed, self._arrived):
+            why = "the shares that it sent of its masks cannot be read, or do not fit"
+            log.warning("%s: %s", device, why)
+            self._ledger.refuse(device, self._no, "unmasking", why)
+            failed(device, why)
 
     def _sum(self, state: SecureState) -> None:
         """Takes the masks away; names who revealed a wrong share.

@@ -1,0 +1,251 @@
+"""Devices of secure rounds that send what cannot be: named, and the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
+from secure_house import SecureHouse
+from secure_messages import check
+
+from edge_sdk.identity.keys import raw_key
+from edge_sdk.identity.signatures import signer
+from edge_sdk.secure import device_round as steps
+from edge_sdk.secure.keys import _SMALL_ORDER, encrypt, is_usable, mask_key, public_of
+from edge_sdk.wire.messages import Message
+from edge_sdk.wire.secure.messages import (
+    SecureKeys,
+    SecurePeers,
+    SecureReveal,
+    SecureShares,
+)
+
+Make = Callable[..., SecureHouse]
+LOW_ORDER = (1).to_bytes(32, "little")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[Make]:
+    made: list[SecureHouse] = []
+
+    def make(devices: int, **changes: Any) -> SecureHouse:
+        made.append(SecureHouse(tmp_path / f"{len(made)}", devices, **changes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def aggregator(here: SecureHouse, name: str) -> Any:
+    return here.devices[name].agent._session_effects._secure
+
+
+def alter(here: SecureHouse, name: str, change: Callable[[Message], Message]) -> None:
+    """What a device says of secure rounds goes through a function."""
+    own = aggregator(here, name)
+    say = own._say
+    own._say = lambda message: say(change(message))
+
+
+def refusals(here: SecureHouse) -> dict[str, tuple[str, int, str]]:
+    rows = here.coordinator.ledger._db.execute("SELECT * FROM refusals")
+    return {row["device"]: (row["verdict"], row["round"], row["why"]) for row in rows}
+
+
+def phases(here: SecureHouse) -> list[str]:
+    return [row.phase.value for row in here.coordinator.ledger.rounds()]
+
+
+# -- keys ------------------------------------------------------------------------------
+
+
+@dataclass
+class Seal:
+    """Signs with a key."""
+
+    key: Ed25519PrivateKey
+
+    @property
+    def seal(self) -> Seal:
+        return self
+
+    def sign(self, text: bytes) -> bytes:
+        return signer(lambda: self.key)(text)
+
+
+def guarded(here: SecureHouse) -> dict[str, Ed25519PrivateKey]:
+    """Devices sign the keys of their rounds, and the coordinator knows theirs."""
+    keys = {name: Ed25519PrivateKey.generate() for name in here.devices}
+    for name, key in keys.items():
+        aggregator(here, name)._device_keys = Seal(key)
+    secure = here.coordinator.server._controller._secure
+    secure._identity_keys = lambda device: [raw_key(keys[device])]
+    return keys
+
+
+def altered_key(message: Message) -> Message:
+    if isinstance(message, SecureKeys):
+        return replace(message, mask_key=public_of(b"7" * 32))
+    return message
+
+
+def test_signed_keys_are_taken_and_neighbours_check_them(house: Make) -> None:
+    here = house(3, rounds=1)
+    guarded(here)
+    here.run(3000)
+    assert phases(here) == ["done"]
+    assert refusals(here) == {}
+    peers = [m for _, _, m in here.recorded.said if isinstance(m, SecurePeers)]
+    assert all(peer.signature for told in peers for peer in told.peers)
+
+
+@pytest.mark.parametrize("what", ["another's signature", "none", "an altered key"])
+def test_keys_that_their_device_did_not_sign_are_refused_by_name_at_the_coordinator(
+    house: Make, what: str
+) -> None:
+    here = house(4, rounds=1)
+    guarded(here)
+    if what == "another's signature":
+        aggregator(here, "pi-1")._device_keys = Seal(Ed25519PrivateKey.generate())
+    elif what == "none":
+        aggregator(here, "pi-1")._device_keys = None
+    else:
+        alter(here, "pi-1", altered_key)
+    here.run(3000)
+    why = "the keys of its secure round are not signed by it"
+    assert refusals(here) == {"pi-1": ("rejected", 1, why)}
+    assert phases(here) == ["done"]
+    assert check(here.recorded.said) == {"seed": 3, "key": 0}
+
+
+def test_keys_of_small_order_are_refused_before_neighbours_see_them(
+    house: Make,
+) -> None:
+    """Agreed with them, each neighbour would fail in place of who sent them."""
+    here = house(4, rounds=1)
+
+    def low(message: Message) -> Message:
+        if isinstance(message, SecureKeys):
+            return replace(message, share_key=LOW_ORDER)
+        return message
+
+    alter(here, "pi-1", low)
+    here.run(3000)
+    assert refusals(here)["pi-1"][2] == "its keys of the secure round are none"
+    assert phases(here) == ["done"]
+    assert check(here.recorded.said) == {"seed": 3, "key": 0}
+
+
+def test_the_points_of_small_order_are_those_that_give_no_secret() -> None:
+    for u in _SMALL_ORDER:
+        for same in (u, u + (1 << 255), u + (1 << 255) - 19):
+            if same != u + (1 << 255) - 19 or u < 19:  # the highest bit is masked out
+                public = same.to_bytes(32, "little")
+                assert not is_usable(public)
+                with pytest.raises(steps.RemoteProtocolError, match="no usable"):
+                    mask_key(b"1" * 32, public, b"id")
+    assert len(_SMALL_ORDER) == 5
+    assert is_usable(public_of(b"1" * 32))
+
+
+# -- shares ----------------------------------------------------------------------------
+
+
+def of_shares(change: Callable[[list[bytes]], list[bytes]]) -> Any:
+    def changed(message: Message) -> Message:
+        if isinstance(message, SecureShares):
+            return replace(message, shares=change(list(message.shares)))
+        return message
+
+    return changed
+
+
+def test_shares_of_another_number_or_length_are_refused_by_name(house: Make) -> None:
+    for change in (lambda s: s[:-1], lambda s: [x[:-1] for x in s], lambda s: []):
+        here = house(4, rounds=1)
+        alter(here, "pi-1", of_shares(change))
+        here.run(3000)
+        assert refusals(here)["pi-1"][:2] == ("rejected", 1)
+        assert "do not fit its 4 neighbours" in refusals(here)["pi-1"][2]
+        assert phases(here) == ["done"]
+        assert check(here.recorded.said) == {"seed": 3, "key": 0}
+
+
+def noise(shares: list[bytes]) -> list[bytes]:
+    return [bytes(reversed(share)) for share in shares]
+
+
+def test_shares_that_nobody_can_read_are_blamed_on_who_sent_them(house: Make) -> None:
+    """Not on the neighbours that cannot read them; nothing is revealed of anybody."""
+    here = house(4, rounds=1, wait_for=3)
+    alter(here, "pi-1", of_shares(noise))
+    here.until(lambda: "pi-1" in refusals(here), 3000)
+    assert refusals(here) == {
+        "pi-1": ("unmasking", 1, "the shares that it sent of its masks cannot be read, "
+                 "or do not fit")
+    }  # fmt: skip
+    here.until(lambda: phases(here)[:1] == ["aborted"], 3000)
+    standing = here.coordinator.ledger.standing()
+    assert [n for n in sorted(standing) if standing[n]["failures"]] == ["pi-1"]
+    here.run(60_000)
+    assert phases(here)[-1] == "done"
+
+
+def test_a_share_that_one_neighbour_cannot_read_costs_nothing(house: Make) -> None:
+    here = house(4, rounds=1)
+
+    def one(shares: list[bytes]) -> list[bytes]:
+        at = next(i for i, share in enumerate(shares) if share)
+        return [*shares[:at], noise(shares)[at], *shares[at + 1 :]]
+
+    alter(here, "pi-1", of_shares(one))
+    here.run(3000)
+    assert phases(here) == ["done"]
+    assert check(here.recorded.said) == {"seed": 4, "key": 0}
+
+
+def test_shares_of_no_secret_are_blamed_on_who_shared_it(house: Make) -> None:
+    """Well encrypted, and of a polynomial that does not go through its secrets."""
+    here = house(4, rounds=1, wait_for=3)
+
+    def false(message: Message) -> Message:
+        state = aggregator(here, "pi-1")._state
+        if not isinstance(message, SecureShares):
+            return message
+        sent = [
+            b""
+            if peer.name == "pi-1"
+            else encrypt(
+                *(state.share_private, peer.share_key, state.how.id),
+                *(("pi-1", peer.name), bytes([at]) * 64),
+            )
+            for at, peer in enumerate(state.peers)
+        ]
+        return replace(message, shares=sent)
+
+    alter(here, "pi-1", false)
+    here.until(lambda: "pi-1" in refusals(here), 3000)
+    assert set(refusals(here)) == {"pi-1"}
+
+
+def test_a_share_that_is_revealed_wrongly_is_named_and_the_round_goes_on(
+    house: Make,
+) -> None:
+    here = house(5, rounds=1)
+
+    def wrong(message: Message) -> Message:
+        if isinstance(message, SecureReveal):
+            return replace(message, shares=noise(message.shares))
+        return message
+
+    alter(here, "pi-1", wrong)
+    here.run(3000)
+    why = "a share that it revealed does not fit"
+    assert refusals(here) == {"pi-1": ("unmasking", 1, why)}
+    assert phases(here) == ["done"]
