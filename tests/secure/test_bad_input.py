@@ -43,7 +43,7 @@ def house(tmp_path: Path) -> Iterator[Make]:
 
 
 def aggregator(here: SecureHouse, name: str) -> Any:
-    return here.devices[name].agent._session_effects._secure
+    return here.devices[name].agent._session_effects.secure
 
 
 def alter(here: SecureHouse, name: str, change: Callable[[Message], Message]) -> None:

@@ -197,7 +197,7 @@ def test_an_update_of_another_length_is_in_neither_the_sum_nor_the_proof(
     unequal = {"algorithm": "secure_messages:UNEQUAL", "densities": [0.1, 0.4]}
     board = "jetson_orin_nano"
     here = SecureHouse(tmp_path, 8, board=board, rounds=1, **unequal)
-    aggregator = here.devices["pi-2"].agent._session_effects._secure
+    aggregator = here.devices["pi-2"].agent._session_effects.secure
     masked = aggregator.masked
 
     def shorter(order: TaskOrder, update: PackedUpdate) -> PackedUpdate | None:
