@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.identity.authority import Authority
@@ -21,15 +19,12 @@ from edge_sdk.wire.topics import check_id
 __all__ = ["open_authority"]
 
 
-def open_authority(
-    store: IdentityStore, federation: str, new_key: Callable[[], Ed25519PrivateKey]
-) -> Authority:
+def open_authority(store: IdentityStore, federation: str) -> Authority:
     """The authority that a store holds; made with the first signing key if it has none.
 
     Args:
         store: The run's.
         federation: The federation's name.
-        new_key: Makes keys.
 
     Raises:
         IdentityError: If the store belongs to another federation.
@@ -37,8 +32,8 @@ def open_authority(
     """
     if store.fact("authority") is None:
         check_id(federation, what="federation")
-        made = Authority.found(federation, new_key())
-        first = new_key()
+        made = Authority.found(federation, Ed25519PrivateKey.generate())
+        first = Ed25519PrivateKey.generate()
         row = SigningRow(0, raw_key(first), key_pem(first), None)
         store.found(made.der, key_pem(made.key), row)
     der, pem = (store.fact(f) for f in ("authority", "authority key"))

@@ -55,7 +55,6 @@ class IdentityRegistry:
         federation: The federation's name.
         days: How long a device's certificate lasts.
         now: Unix seconds.
-        new_key: Makes keys.
 
     Attributes:
         services: The certificates of the broker and of connections to it.
@@ -72,13 +71,12 @@ class IdentityRegistry:
         *,
         days: int = 365,
         now: Callable[[], int] = unix_now,
-        new_key: Callable[[], Ed25519PrivateKey] = Ed25519PrivateKey.generate,
     ) -> None:
         self.federation, self._days = federation, days
-        self._now, self._new_key = now, new_key
+        self._now = now
         self._store = IdentityStore(folder)
-        self._authority = open_authority(self._store, federation, new_key)
-        self.services = ServiceCertificates(self._authority, self._store, now, new_key)
+        self._authority = open_authority(self._store, federation)
+        self.services = ServiceCertificates(self._authority, self._store, now)
         self._lock = threading.Lock()
         self._snapshot = read_snapshot(self._store)
         self._hand = self._snapshot.signing.number, self._snapshot.key
@@ -236,7 +234,7 @@ class IdentityRegistry:
             The new key's number.
         """
         now = self._fresh()
-        number, key = now.signing.number + 1, self._new_key()
+        number, key = now.signing.number + 1, Ed25519PrivateKey.generate()
         self._store.rotate(signing_row(self.federation, number, key, now.key))
         return number
 

@@ -28,13 +28,11 @@ class ServiceCertificates:
         authority: Of the run.
         store: Its devices' certificates.
         now: Unix seconds.
-        new_key: Makes keys.
     """
 
     authority: Authority
     store: IdentityStore
     now: Callable[[], int]
-    new_key: Callable[[], Ed25519PrivateKey]
 
     def authority_pem(self) -> bytes:
         """The authority's certificate, PEM."""
@@ -42,13 +40,13 @@ class ServiceCertificates:
 
     def server_pem(self, address: str) -> bytes:
         """A new key and certificate of broker and enrolment listener, PEM."""
-        key = self.new_key()
+        key = Ed25519PrivateKey.generate()
         made = self.authority.for_server(key.public_key(), address, self._end())
         return key_pem(key) + made.public_bytes(Encoding.PEM)
 
     def client_pem(self, name: str) -> bytes:
         """A new key and certificate to connect to the broker under a name, PEM."""
-        key = self.new_key()
+        key = Ed25519PrivateKey.generate()
         made = self.authority.for_device(name, raw_key(key), self._end())
         return key_pem(key) + made.public_bytes(Encoding.PEM)
 

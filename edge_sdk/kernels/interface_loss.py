@@ -7,16 +7,9 @@ from typing import Any, Final
 
 __all__ = [
     "LOSS_SIGNATURES",
-    "VALUE_LOSSES",
     "ClassLossArguments",
     "ValueLossArguments",
 ]
-
-# Kinds by name, in the order of the header's enumeration.
-VALUE_LOSSES: Final = (
-    *("squared_error", "absolute_error", "smooth_l1", "huber"),
-    "binary_cross_entropy",
-)
 
 
 class ClassLossArguments(Structure):

@@ -12,7 +12,6 @@ from edge_sdk.program.rule import Operands, Rule
 __all__ = ["check"]
 
 _MOST_VALUES = 1 << 31  # per sample; kernels count in 32 bits within a block
-_MOST_AXES = 6
 _BYTES = 4
 
 

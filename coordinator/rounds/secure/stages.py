@@ -41,7 +41,6 @@ class Stage(str, Enum):
     KEYS = "keys"
     SHARES = "shares"
     UPDATES = "updates"
-    ANSWERS = "answers"
 
 
 class _Graph(msgspec.Struct, frozen=True):

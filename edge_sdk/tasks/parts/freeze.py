@@ -7,7 +7,7 @@ from torch import nn
 from edge_sdk.tasks.parts.patterns import matched
 from edge_sdk.tasks.task import Task
 
-__all__ = ["stay_in_evaluation", "take_mode", "task_model"]
+__all__ = ["stay_in_evaluation", "task_model"]
 
 
 def task_model(task: Task) -> nn.Module:
@@ -37,13 +37,6 @@ def stay_in_evaluation(module: nn.Module) -> None:
     """Puts a module in evaluation mode, where `train` leaves it."""
     module.training = False
     module.__dict__["train"] = _stays.__get__(module)
-
-
-def take_mode(module: nn.Module, like: nn.Module) -> None:
-    """Puts a module in the mode of another, where it stays if that one stays."""
-    module.train(like.training)
-    if "train" in vars(like):
-        stay_in_evaluation(module)
 
 
 def _stays(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: FBT001, FBT002
