@@ -44,6 +44,20 @@ def test_algorithms_of_frozen_masks_and_a_mean_are_taken(
     assert run.bounds.clip == run.bounds.weight == run.bounds.influence == 0
 
 
+@pytest.mark.parametrize("algorithm", ["fjord", "heterofl", "pdst-released"])
+def test_several_densities_whose_masks_share_no_positions_are_refused_at_once(
+    tmp_path: Path, algorithm: str
+) -> None:
+    several = GOOD.replace("[0.1]", "[0.1, 0.4]")
+    with pytest.raises(SettingsError, match="key densities: ") as caught:
+        load(tmp_path, several.replace("equal-counts", algorithm))
+    assert algorithm in str(caught.value)
+    assert "Set one density" in str(caught.value.help)
+    assert load(tmp_path, GOOD.replace("equal-counts", algorithm))
+    for drawn in ("equal-counts", "erk", "pdst", "fedprox"):
+        assert load(tmp_path, several.replace("equal-counts", drawn))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

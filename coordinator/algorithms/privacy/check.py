@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol
 
 import msgspec
@@ -66,6 +67,11 @@ class PrivateRun(Protocol):
         ...
 
     @property
+    def densities(self) -> Sequence[float]:
+        """Densities that devices train at."""
+        ...
+
+    @property
     def privacy(self) -> PrivacySettings:
         """Noise on each round's sum."""
         ...
@@ -102,6 +108,7 @@ def check_private(
         check_secure(
             algorithm,
             aggregate=settings.aggregate,
+            densities=settings.densities,
             cohort=settings.cohort,
             least=privacy.min_devices,
             shares=privacy.num_shares,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from coordinator.algorithms.base import Aggregate, Algorithm, RoundContext, keep_masks
@@ -9,12 +10,15 @@ from coordinator.algorithms.evidence import Replay
 from coordinator.algorithms.mean import coverage_mean
 from coordinator.algorithms.server_step import mean_inside
 from edge_sdk.errors import SettingsError
+from edge_sdk.sparse import LayerShape
+from edge_sdk.sparse.units import Units
 from edge_sdk.wire.rules import Frozen, Nested, OneStep, Proximal, Sandwich
 from edge_sdk.wire.secure.fixed_point import steps_of
 
 __all__ = ["check_secure"]
 
 _RULES = (Frozen, OneStep, Proximal, Nested, Sandwich)
+_UNITS = 64  # of a layer that a plan is tried on
 _LEAST_STEPS = 63  # seven bits of a value, the sign with them
 
 
@@ -22,6 +26,7 @@ def check_secure(
     algorithm: Algorithm,
     *,
     aggregate: str,
+    densities: Sequence[float],
     cohort: int,
     least: int,
     shares: int,
@@ -33,6 +38,7 @@ def check_secure(
     Args:
         algorithm: The run's.
         aggregate: The run's setting of that name.
+        densities: The run's.
         cohort: Updates wanted per round; 0 for all.
         least: Updates that a sum has at least.
         shares: Devices that hold a share of each one's masks; 0 for enough.
@@ -70,6 +76,14 @@ def check_secure(
             f"{aggregate!r} compares updates, which are not seen with",
             'Take aggregate = "mean".',
         )
+    if len(set(densities)) > 1 and not _share_positions(algorithm, densities):
+        raise refused(
+            "densities",
+            f"{algorithm.name} gives smaller networks masks by units, or chooses "
+            "weight by weight, so that densities share no positions to sum under",
+            "Set one density, or take an algorithm whose masks are drawn, such as "
+            "equal-counts.",
+        )
     if 0 < cohort < least:
         raise refused(
             "cohort",
@@ -91,6 +105,26 @@ def check_secure(
             f"{steps_of(bits, cohort)} steps in",
             "Set ring_bits = 32.",
         )
+
+
+def _share_positions(algorithm: Algorithm, densities: Sequence[float]) -> bool:
+    """Return whether masks of several densities are drawn, each within the larger ones.
+
+    A network of two layers is planned. An algorithm whose plan needs a warm-up, or a
+    task's own layers, is not judged here: a round with other masks is not opened.
+    """
+    if algorithm.evidence is not None:
+        return True
+    units = Units("first", _UNITS)
+    layers = (
+        LayerShape("first", (_UNITS, _UNITS), outputs=units),
+        LayerShape("last", (_UNITS, _UNITS), inputs=units),
+    )
+    try:
+        family = algorithm.plan(layers, densities, None, 1)
+    except Exception:  # noqa: BLE001 - a plan is anybody's code
+        return True
+    return family.seed is not None and not family.boxes
 
 
 def _is_mean(aggregate: Aggregate) -> bool:
