@@ -77,8 +77,8 @@ def with_privacy(
     log.info(
         "private: updates up to %g long, noise %g times that; %d rounds come to "
         "epsilon %.3g at delta %g for a device in all of them",
-        *(own.clip, own.noise_multiplier, settings.rounds),
+        *(own.longest, own.noise_multiplier, settings.rounds),
         *(epsilon_of(own.noise_multiplier, settings.rounds, own.delta), own.delta),
     )
-    mean = PrivateMean(own.clip, own.noise_multiplier, settings.cohort, secret())
+    mean = PrivateMean(own.longest, own.noise_multiplier, settings.cohort, secret())
     return replace(algorithm, aggregate=mean)

@@ -29,7 +29,8 @@ class PrivacySettings(
     Attributes:
         noise_multiplier: Deviation of the Gaussian noise that the coordinator adds to
             the sum of a round's updates, in units of `clip`; 0 for no privacy.
-        clip: Longest update, by its norm; what is longer is scaled down.
+        clip: Longest update, by its norm; what is longer is scaled down. Where it is
+            not set: 1 with noise, no bound under secure aggregation.
         delta: Chance that the bound does not hold.
         epsilon: Most that all rounds may tell about a device; 0 for no bound.
         secure_aggregation: Whether devices mask their updates, so that the coordinator
@@ -43,7 +44,7 @@ class PrivacySettings(
     """
 
     noise_multiplier: Annotated[float, Meta(ge=0)] = 0.0
-    clip: Annotated[float, Meta(gt=0)] = 1.0
+    clip: Annotated[float, Meta(gt=0)] | None = None
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     epsilon: Annotated[float, Meta(ge=0)] = 0.0
     secure_aggregation: bool = False
@@ -51,6 +52,11 @@ class PrivacySettings(
     min_devices: Annotated[int, Meta(ge=2)] = 3
     num_shares: Annotated[int, Meta(ge=0, le=255)] = 0
     ring_bits: Literal[16, 32] = 16
+
+    @property
+    def longest(self) -> float:
+        """Longest update, by its norm, of a run with noise."""
+        return 1.0 if self.clip is None else self.clip
 
     @property
     def on(self) -> bool:

@@ -60,8 +60,10 @@ def to_fixed(
 ) -> Ring:
     """Clipped, weighed values as numbers of the ring.
 
+    They are scaled down to the length that the round allows, then each one is cut.
+
     Args:
-        values: Floats of any size.
+        values: Of the whole update, floats of any size.
         how: The round's.
         weight: Share of a full weight, in (0, 1].
         words: A `numpy.random.Generator` that rounds at random.
@@ -74,6 +76,9 @@ def to_fixed(
             "a value of the update is not finite",
             remedy="Lower the learning rate, or look for broken examples.",
         )
+    length = float(np.sqrt(np.square(values).sum())) if how.norm else 0.0
+    if length > how.norm:
+        values = values * (how.norm / length)
     exact = np.clip(values, -how.clip, how.clip) * (weight * how.steps / how.clip)
     whole = np.floor(exact + words.random(exact.shape)).astype(np.int64)
     bounded = np.clip(whole, -how.steps, how.steps)

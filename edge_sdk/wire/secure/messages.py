@@ -43,7 +43,7 @@ class SecureRound(Struct, frozen=True):
     `sizes` is how many values the masks of the family have, smallest first, up to the
     device's own; `members` draws all but the last of these masks. A device with
     `most_examples` counts in full, with half of them half. A sum of fewer than `least`
-    devices is not opened.
+    devices is not opened. A change longer than `norm` is scaled down; 0 for no bound.
     """
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -54,6 +54,7 @@ class SecureRound(Struct, frozen=True):
     least: Annotated[int, Meta(ge=2)]
     sizes: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)]
     members: list[Member] = []
+    norm: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class SecureKeys(Struct, frozen=True, tag="secure-keys"):
