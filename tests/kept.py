@@ -1,12 +1,15 @@
-"""What may be found in the folders of a run and its devices, and who may look."""
+"""What may be found in folders and command lines of a run and its devices, by whom."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import psutil
 
 KEY = re.compile(rb"-----BEGIN PRIVATE KEY-----\n(.*?)\n-----END", re.DOTALL)
 
@@ -47,3 +50,14 @@ def leaks(
             if secret in content or base64.b64encode(secret) in content:
                 found.append(f"{name} in {path}")
     return found
+
+
+def command_lines(*pids: int) -> str:
+    """Command lines of processes and of all they have started, as `ps` has them."""
+    found = []
+    for pid in pids:
+        own = psutil.Process(pid)
+        for process in (own, *own.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                found.append(" ".join(process.cmdline()))
+    return "\n".join(found)

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept import leaks, open_to_others, private_keys
+from kept import command_lines, leaks, open_to_others, private_keys
+from walls import HttpProxy
 
+import coordinator.cli
+import edge_sdk.cli
 from coordinator.broker.config import find_mosquitto
-from edge_sdk.terminal import Exit
+from edge_sdk.terminal import Exit, secrets
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 PASSWORD = "p@ss/word:1"  # noqa: S105 - of a broker that lives for this test
 QUOTED = "p%40ss%2Fword%3A1"  # as URLs have it
+WALL = "behindthewall"  # the proxy's, of user me
 USERS = ("operator", "pi-1", "pi-2")
 
 CONFIG = """\
@@ -87,11 +91,23 @@ def own(tmp_path: Path) -> Iterator[OwnBroker]:
     made.close()
 
 
+@pytest.fixture
+def wall(own: OwnBroker) -> Iterator[str]:
+    """A proxy's URL, password included."""
+    with HttpProxy(lambda _host, _port: own.port, f"me:{WALL}") as proxy:
+        yield f"http://me:{WALL}@127.0.0.1:{proxy.port}"
+
+
 def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_passwords(
-    site: Any, own: OwnBroker
+    site: Any,
+    own: OwnBroker,
+    wall: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     settings = site.run / "run.toml"
     theirs = f'broker = "{own.url("operator")}"\nbroker_ca = "{own.authority}"\n'
+    theirs += f'proxy = "{wall}"\n'
     assert 'broker = ""\n' in settings.read_text()
     settings.write_text(settings.read_text().replace('broker = ""\n', theirs))
     for path in (site.run, *site.run.rglob("*")):  # as an older version left it
@@ -112,14 +128,15 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
             )
             site.processes[name].kill()
             site.processes[name].wait()
-        path.write_text(
-            path.read_text().replace(given, f'broker = "{own.url(name)}"\n')
-        )
+        path.write_text(path.read_text().replace(given, _access(site, own, name, wall)))
         site.start_device(name)
     site.wait(lambda: site.rounds_done() >= 3, "rounds on their broker")
-    logs = "".join(site.log(n) for n in ("coordinator", "pi-1", "pi-2"))
-    assert PASSWORD not in logs
-    assert QUOTED not in logs
+    running = [process.pid for process in site.processes.values()]
+    shown = command_lines(*running)
+    assert "coordinator.cli run" in shown
+    assert "edge_sdk.cli run" in shown
+    shown += "".join(site.log(n) for n in ("coordinator", "pi-1", "pi-2"))
+    assert not any(secret in shown for secret in (PASSWORD, QUOTED, WALL))
     # Their broker lets a revoked device in; nothing of it is believed.
     site.coordinator("revoke", site.run, "pi-2", "--why", "it was stolen")
     site.wait(lambda: site.ended("pi-2"), "the end of the revoked device")
@@ -132,7 +149,53 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     assert own.process.poll() is None
     site.coordinator("stop", site.run)
     _is_said_to_be_revoked(site)
+    _no_command_shows_a_secret(site, monkeypatch, capfd)
     _kept_for_one_user_and_without_secrets(site)
+
+
+def _access(site: Any, own: OwnBroker, name: str, wall: str) -> str:
+    """How a device reaches the broker: by its URL alone, or file and proxy."""
+    if name == "pi-2":
+        return f'broker = "{own.url(name)}"\n'
+    file = site.folder / "password"
+    file.write_text(f"{PASSWORD}\n")
+    return (
+        f'broker = "mqtts://127.0.0.1:{own.port}"\nbroker_user = "{name}"\n'
+        f'broker_password_file = "{file}"\nproxy = "{wall}"\n'
+    )
+
+
+def _no_command_shows_a_secret(
+    site: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever they read, and whether they succeed; none is known as secret yet."""
+    run, device = str(site.run), str(site.settings("pi-1"))
+    said = {}
+    for program, line in (
+        (coordinator.cli, ("doctor", run)),
+        (coordinator.cli, ("doctor", run, "--json")),
+        (coordinator.cli, ("status", run, "--json")),
+        (coordinator.cli, ("devices", run, "--json")),
+        (coordinator.cli, ("logs", run)),
+        (coordinator.cli, ("report", run)),
+        (coordinator.cli, ("prove", run)),
+        (coordinator.cli, ("policy", run, "--for", "mosquitto")),
+        (coordinator.cli, ("deliver", run, run)),
+        (edge_sdk.cli, ("doctor", device)),
+        (edge_sdk.cli, ("doctor", device, "--json")),
+    ):
+        monkeypatch.setattr(secrets, "_hidden", set())
+        monkeypatch.setattr("sys.argv", [program.__name__, *line])
+        with pytest.raises(SystemExit):
+            program.main()
+        told = capfd.readouterr()
+        said[line] = told.out + told.err
+        assert "Traceback" not in said[line]
+    assert "broker" in said["doctor", run]
+    assert "the broker's certificate" in said["doctor", device]
+    for line, text in said.items():
+        found = [s for s in (PASSWORD, QUOTED, WALL) if s in text]
+        assert not found, f"{line} shows a secret"
 
 
 def _is_said_to_be_revoked(site: Any) -> None:
@@ -154,6 +217,7 @@ def _kept_for_one_user_and_without_secrets(site: Any) -> None:
     secrets = {
         "the broker's password": PASSWORD.encode(),
         "the password as in a URL": QUOTED.encode(),
+        "the proxy's password": WALL.encode(),
         "the page's token": (site.run / "page.token").read_bytes(),
         **{f"the token of {n}": t.encode() for n, t in site.given.items()},
         **{f"key {n}": key for n, key in enumerate(private_keys(*folders))},
