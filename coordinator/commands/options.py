@@ -21,6 +21,7 @@ OWN = (
     *("run.toml", "ledger.sqlite*", "identity.sqlite*", "lock", "port", "report.html"),
     *("blobs", "broker", "broker.url", "checkpoints", "models", "models.*.pem"),
     *("coordinator.jsonl*", "page.*", "deliveries", "exports", "tensorboard"),
+    "proof.zip",
 )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import Folder
+from coordinator.commands.options import Folder, own_folder
 from edge_sdk.proof.report import as_text
 from edge_sdk.terminal import Exit, Json, show, tell
 
@@ -39,6 +39,8 @@ def prove(
     """Write a proof of how FOLDER's models were made, for `verify`."""
     from coordinator.operations.prove import prove as write  # noqa: PLC0415
 
+    if folder.is_dir():
+        own_folder(folder)  # updates say something about private examples
     path = folder / "proof.zip" if out is None else out
     made = write(folder, path, device=device, with_updates=updates)
     signed = "signed" if made.signed else "not signed: the run has no identities"

@@ -149,7 +149,11 @@ def test_rounds_complete_on_the_users_own_broker_with_its_authority_and_password
     assert own.process.poll() is None
     site.coordinator("stop", site.run)
     _is_said_to_be_revoked(site)
-    _no_command_shows_a_secret(site, monkeypatch, capfd)
+    before = os.umask(0o022)
+    try:
+        _no_command_shows_a_secret(site, monkeypatch, capfd)
+    finally:
+        os.umask(before)
     _kept_for_one_user_and_without_secrets(site)
 
 
