@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["DAY_MINUTES", "check_windows", "common", "minutes_until_open"]
+__all__ = [
+    "DAY_MINUTES",
+    "check_windows",
+    "common",
+    "minutes_until_closed",
+    "minutes_until_open",
+]
 
 DAY_MINUTES = 24 * 60
 _WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -38,6 +44,21 @@ def minutes_until_open(windows: Sequence[str], minute: int) -> int | None:
     if not opened:
         return None
     return min((start - minute) % DAY_MINUTES for start in opened)
+
+
+def minutes_until_closed(windows: Sequence[str], minute: int) -> int | None:
+    """Minutes from this minute of the day to the next shut one; None for never.
+
+    Example:
+        >>> minutes_until_closed(("22:00-06:00",), 5 * 60)
+        60
+        >>> minutes_until_closed(("22:00-06:00",), 12 * 60)
+        0
+        >>> minutes_until_closed((), 12 * 60) is None
+        True
+    """
+    shut = set(range(DAY_MINUTES)) - _opened(windows) if windows else ()
+    return min(((end - minute) % DAY_MINUTES for end in shut), default=None)
 
 
 def common(mine: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...]:

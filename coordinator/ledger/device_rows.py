@@ -71,6 +71,8 @@ class DeviceRow:
     shift: float | None = None
     drift: str = ""  # what of that is beyond the band; empty if nothing is
     data_first: str = ""  # its first report, JSON
+    battery: int | None = None  # charge of the battery it runs on, %; None on mains
+    open_min: int | None = None  # until its owner's hours end; None where they do not
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,26 @@ class FoldedPages(LogPages):
         )
         return {row["device"]: row["no"] for row in rows}
 
+    def last_counted(self, before: int) -> dict[str, str]:
+        """Device -> its last task whose update is in the model of an earlier round."""
+        return {d: task for d, (task, _) in self._last_counted(before).items()}
+
+    def rounds_counted(self) -> dict[str, int]:
+        """Device -> the last round, the warm-up aside, whose model has its update."""
+        return {d: no for d, (_, no) in self._last_counted(1 << 62).items()}
+
+    def _last_counted(self, before: int) -> dict[str, tuple[str, int]]:
+        rows = self._db.execute(
+            "SELECT device, task, max(round) AS no FROM ("
+            "SELECT u.device, u.task, u.round FROM updates u "
+            "JOIN rounds r ON r.no = u.round "
+            "WHERE u.frozen = 1 AND r.phase = 'done' AND u.round > 0 AND u.round < ? "
+            "UNION ALL SELECT device, task, round FROM last_counted WHERE round < ?) "
+            "GROUP BY device",
+            (before, before),
+        ).fetchall()
+        return {row["device"]: (row["task"], row["no"]) for row in rows}
+
     def folded(self) -> FoldedRounds:
         """Sums over the rounds that were folded."""
         if not self._has_folded():

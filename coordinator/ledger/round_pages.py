@@ -273,19 +273,6 @@ class RoundPages(RoundRecords):
             for row in rows
         ]
 
-    def last_counted(self, before: int) -> dict[str, str]:
-        """Device -> its last task whose update is in the model of an earlier round."""
-        rows = self._db.execute(
-            "SELECT device, task, max(round) FROM ("
-            "SELECT u.device, u.task, u.round FROM updates u "
-            "JOIN rounds r ON r.no = u.round "
-            "WHERE u.frozen = 1 AND r.phase = 'done' AND u.round > 0 AND u.round < ? "
-            "UNION ALL SELECT device, task, round FROM last_counted WHERE round < ?) "
-            "GROUP BY device",
-            (before, before),
-        ).fetchall()
-        return {row["device"]: row["task"] for row in rows}
-
 
 def _expire(db: sqlite3.Connection, no: int) -> None:
     db.execute(

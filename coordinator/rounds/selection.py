@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from coordinator.algorithms.base import Algorithm
 from coordinator.algorithms.evidence import LayerSensitivity, Saliency, Trained
-from coordinator.rounds.cohort import choose
+from coordinator.rounds.cohort import Candidate, choose, choose_fairly
 from coordinator.rounds.deadlines import over_selected
 from coordinator.rounds.pace import RoundPace
 from coordinator.rounds.tasks import warm_up_cohort
@@ -58,6 +58,7 @@ def draft_round(
     kept: int = 0,
     everybody: bool = False,
     turns: Mapping[str, int] = MappingProxyType({}),
+    candidates: Mapping[str, Candidate] = MappingProxyType({}),
 ) -> RoundDraft | None:
     """The next round; None if nobody can be asked.
 
@@ -74,6 +75,9 @@ def draft_round(
         kept: Devices that an earlier attempt at the warm-up has evidence of.
         everybody: Whether the warm-up is for every device that is here.
         turns: Device -> the last round that it was asked in, where devices take turns.
+        candidates: Device -> what a fair cohort is chosen by; empty for another one. No
+            more are asked then than are wanted: a round that is over with the first
+            updates would never have those of slow devices.
     """
     counted = set(densities) - set(beside)
     if pace is not None:
@@ -92,8 +96,13 @@ def draft_round(
         strongest = warm_up_cohort(settings.seed, able, goal)
         return RoundDraft(no, goal + kept, dict.fromkeys(strongest, max(masks)), pace)
     count = over_selected(goal, len(densities), asked=asked, answered=answered)
+    fair = [candidates[device] for device in densities if device in candidates]
     cohort = [
-        *choose(settings.seed, no, densities, count, turns),
+        *(
+            choose_fairly(settings.seed, no, fair, goal)
+            if fair
+            else choose(settings.seed, no, densities, count, turns)
+        ),
         *choose(settings.seed, no, extra, max(goal, 1)),
     ]
     return RoundDraft(

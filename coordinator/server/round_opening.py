@@ -105,9 +105,8 @@ class RoundOpener:
     ) -> None:
         self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
         self._global_model, self._fleet = global_model, fleet
-        self._publisher = publisher
-        self._timing, self._epoch, self._batch = timing, epoch, batch_size
-        self._by_turns = settings.selection == "round-robin"
+        self._publisher, self._timing = publisher, timing
+        self._epoch, self._batch = epoch, batch_size
         self.no = 0
 
     def open(self, *, failing: bool) -> OpenRound | None:
@@ -135,7 +134,7 @@ class RoundOpener:
             attempt = self._next_attempt(past)
         else:
             self.no = past[-1].no + 1 if past else 1
-        able, beside = self._may_be_asked(self.no)
+        able, beside = self._fleet.standings.to_ask(self._fleet.affordable(), self.no)
         if not able or failing:
             self._end_if_hopeless(failing=failing)
         if attempt.no:
@@ -143,6 +142,7 @@ class RoundOpener:
             if not able:
                 return self._end_warm_up(attempt, past)
         base, family = self._global_model.base_of(self.no)
+        how, limits = self._settings.selection, self._fleet.owner_limits
         densities = named_slots(self._algorithm).assign(able, list(family.masks))
         if not densities:
             return None
@@ -158,7 +158,8 @@ class RoundOpener:
             beside=beside,
             kept=len(attempt.kept),
             everybody=asks_everybody(self._algorithm),
-            turns=self._ledger.last_asked() if self._by_turns else {},
+            turns=self._ledger.last_asked() if how == "round-robin" else {},
+            candidates=limits.candidates(able) if how == "fair" else {},
         )
         if draft is None:
             return None
@@ -240,17 +241,6 @@ class RoundOpener:
         self._ledger.issue_tasks(no, tasks, masks)
         return _parts(tasks, orders, base, family)
 
-    def _may_be_asked(self, no: int) -> tuple[dict[str, float], set[str]]:
-        """Affordable densities of devices to ask, and those not counted on.
-
-        Where all who are here sit out for some rounds, they are asked early.
-        """
-        here, standings = self._fleet.affordable(), self._fleet.standings
-        able = {d: x for d, x in here.items() if standings.of(d).may_be_asked(no)}
-        if not able:
-            able = {d: x for d, x in here.items() if not standings.of(d).lasting}
-        return able, {d for d in able if standings.of(d).why}
-
     def _end_if_hopeless(self, *, failing: bool) -> None:
         reasons = self._fleet.hopeless(failing=failing)
         if reasons:
@@ -264,7 +254,11 @@ class RoundOpener:
         """Whom the warm-up may ask; a ledger of 0.1.0 counts no attempts."""
         given_up = self._ledger.get("warm_up_attempts") or len(past)
         tasks = {t.device: t.phase for t in self._ledger.tasks(0)}
-        return next_attempt(given_up, tasks, self._may_be_asked(0)[0])
+        return next_attempt(
+            given_up,
+            tasks,
+            self._fleet.standings.to_ask(self._fleet.affordable(), 0)[0],
+        )
 
     def _end_warm_up(self, attempt: Attempt, past: list[RoundRow]) -> OpenRound | None:
         """Close the warm-up when no device is left: with the evidence it has."""

@@ -73,7 +73,8 @@ class RoundTiming:
             )
             for device, density in densities.items()
         }
-        found = pace(expected, self._settings.round_budget_s, beside)
+        left_s = {d: self._fleet.owner_limits.left_s(d) for d in densities}
+        found = pace(expected, self._settings.round_budget_s, beside, left_s)
         self.watch.rest(found.resting)
         self._fleet.paced({**found.why, **found.resting})
         return found

@@ -168,8 +168,8 @@ class RunSettings(
             are on; left out takes the task's own.
         keep_rounds: Rounds that the ledger keeps one by one; older ones are folded into
             sums. 0 keeps all, and 200 of a run without a last round.
-        selection: Who is in a cohort smaller than the fleet: ``random``, or those who
-            have waited longest (``round-robin``): who is seldom here is asked then.
+        selection: Who is in a cohort smaller than the fleet: ``random``, those asked
+            longest ago (``round-robin``), or counted longest ago (``fair``).
         privacy: Noise on each round's sum, and what all rounds may tell.
         keep_updates: Whether the updates of all rounds stay on the disk, so that a
             proof can make every model again of them; else those of the last ones.
@@ -208,7 +208,7 @@ class RunSettings(
     frozen: list[str] = []
     start: Path | None = None
     keep_rounds: Annotated[int, Meta(ge=0)] = 0
-    selection: Literal["random", "round-robin"] = "random"
+    selection: Literal["random", "round-robin", "fair"] = "random"
     privacy: PrivacySettings = PrivacySettings()
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     best: BestSettings = BestSettings()

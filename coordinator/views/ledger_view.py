@@ -34,7 +34,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
     rounds, metric = _rounds(ledger)
     devices = ledger.devices_as(DeviceView)
     in_hand = next((r for r in rounds if r.is_open), None)
-    folded = ledger.folded()
+    folded, seen = ledger.folded(), ledger.examples_trained()
     done = folded.done + sum(r.is_done for r in rounds if r.no)
     engines = {d.name: d.engine for d in devices}
     return RunView(
@@ -57,7 +57,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
             rounds,
             [
                 (row["density"], engines.get(row["device"], ""), row["examples"])
-                for row in ledger.examples_trained()
+                for row in seen
             ],
             sizes=_sizes(ledger),
             counts=ledger.get("counts") or {},
@@ -72,6 +72,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
             rounds,
             cohort=settings.cohort,
             folded=folded.done,
+            seen=seen,
         ),
         refusals=ledger.refused(),
         algorithm_failures=ledger.get("algorithm_failures") or 0,

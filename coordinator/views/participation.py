@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coordinator.ledger.device_rows import DeviceRow
 from coordinator.views.round_view import RoundView
 
-__all__ = ["NEVER_ASKED", "Participation", "Share", "participation", "sits_out"]
+__all__ = [
+    "NEVER_ASKED",
+    "SELDOM_COUNTED",
+    "Participation",
+    "Share",
+    "participation",
+    "sits_out",
+]
 
 NEVER_ASKED, NEVER_COUNTED = "never asked", "asked, never counted"
+SELDOM_COUNTED = "seldom counted"
 # Where a round draws some of many, one that should have been drawn so often and was not
 # (5 % by chance) is worth a word.
 DRAWS = 3
+NOT_DRAWN = "a round asks only some, and it was not drawn yet"
+LOST = "it was not here when rounds opened, or its HELLO was lost: read its log"
+NOT_AWAITED = (
+    "a round asks only some and is over with the first updates: selection = "
+    '"fair" asks it first and waits for it'
+)
+AWAY = "it was seldom here when rounds opened"
+# Who would be in so many models in equal parts, and is in a quarter of them, is seldom
+# there (0.2 % by chance).
+EQUAL_PART, SELDOM = 12, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +47,11 @@ class Share:
     last: int | None  # the last of those; None if there is none
     # until when and why it is not asked at all; empty while it may be
     sits_out: str = ""
-    warning: str = ""  # `NEVER_ASKED`, `NEVER_COUNTED`, or empty
+    warning: str = ""  # `NEVER_ASKED`, `NEVER_COUNTED`, `SELDOM_COUNTED`, or empty
     reason: str = ""  # why, in a sentence; empty without a warning
+    seen: int = 0  # examples of its accepted updates, over all rounds
+    # of those of all devices, its part; None before there are any
+    part: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,7 @@ def participation(
     *,
     cohort: int = 0,
     folded: int = 0,
+    seen: Iterable[Mapping[str, Any]] = (),
 ) -> Participation:
     """Participation of each device, from rows of the ledger.
 
@@ -70,6 +93,7 @@ def participation(
         rounds: Every round.
         cohort: Updates that a round wants; 0 is one of every device.
         folded: Rounds done that are in the ledger as sums alone.
+        seen: ``device`` and ``examples`` of its accepted updates, summed by anything.
 
     Example:
         >>> pi = DeviceRow("pi-1", examples=90, density=0.1)
@@ -80,6 +104,16 @@ def participation(
     opened = [r.no for r in rounds if r.no > 0]
     crowded = 0 < cohort < len(devices)
     shares = []
+    done = folded + sum(r.is_done for r in rounds if r.no > 0)
+    there = {
+        d.name: max(done - max(standing.get(d.name, {}).get("joined", 0) - 1, 0), 0)
+        for d in devices
+    }
+    counted = sum(parts.get(d.name, {}).get("trained", 0) for d in devices)
+    rate = counted / max(sum(there.values()), 1)
+    sums: Counter[str] = Counter()
+    for one in seen:
+        sums[one["device"]] += one["examples"]
     for device in devices:
         name = device.name
         part, stands = parts.get(name, {}), standing.get(name, {})
@@ -89,9 +123,19 @@ def participation(
         warning = reason = ""
         drawn = missed * (cohort / len(devices) if crowded else DRAWS)
         if not asked and drawn >= DRAWS:
-            warning, reason = NEVER_ASKED, _why_not(device, out, crowded=crowded)
+            warning, reason = (
+                NEVER_ASKED,
+                _why_not(device, out, NOT_DRAWN if crowded else LOST),
+            )
         elif asked > 1 and not trained:
             warning, reason = NEVER_COUNTED, out or part.get("why") or "it was late"
+        elif trained <= SELDOM * rate * there[name] >= SELDOM * EQUAL_PART:
+            warning = SELDOM_COUNTED
+            reason = f"{trained} of about {rate * there[name]:.0f} models, " + (
+                out
+                or part.get("why")
+                or _why_not(device, out, NOT_AWAITED if crowded else AWAY)
+            )
         shares.append(
             Share(
                 name=name,
@@ -102,12 +146,14 @@ def participation(
                 sits_out=out,
                 warning=warning,
                 reason=reason,
+                seen=sums[name],
+                part=sums[name] / sums.total() if sums.total() else None,
             )
         )
     examples = sum(one.examples for one in shares)
     have_trained = sum(one.examples for one in shares if one.trained)
     return Participation(
-        rounds=folded + sum(r.is_done for r in rounds if r.no > 0),
+        rounds=done,
         examples=examples,
         examples_trained=have_trained,
         share=have_trained / examples if examples else None,
@@ -135,8 +181,8 @@ def sits_out(stands: Mapping[str, Any]) -> str:
     return f"sits out until {when}: {stands['why']}"
 
 
-def _why_not(device: DeviceRow, out: str, *, crowded: bool) -> str:
-    """Reason that a device was never asked, as far as the ledger tells."""
+def _why_not(device: DeviceRow, out: str, otherwise: str) -> str:
+    """Reason that a device is in no or few models, as far as the ledger tells."""
     said = (
         (
             device.density is None,
@@ -146,7 +192,5 @@ def _why_not(device: DeviceRow, out: str, *, crowded: bool) -> str:
         (not device.online, "it is offline"),
         (device.note, f"it pauses: {device.note}"),
         (device.pace, device.pace),
-        (crowded, "a round asks only some, and it was not drawn yet"),
     )
-    lost = "it was not here when rounds opened, or its HELLO was lost: read its log"
-    return next((words for holds, words in said if holds), lost)
+    return next((words for holds, words in said if holds), otherwise)

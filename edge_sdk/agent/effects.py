@@ -271,6 +271,7 @@ class SessionEffects:
         self.transport.publish(topic, packet, expires_s=STALE_S)
 
     def _pack_status(self, *, online: bool) -> bytes:
+        enforcer = self._limits_enforcer
         status = status_of(
             self.session,
             self._meter.totals,
@@ -279,6 +280,7 @@ class SessionEffects:
             detail=self.hold.why or self._me.note,
             progress=self._work.progress,
             link=self._link,
+            open_minutes=enforcer.open_minutes() if enforcer else None,
         )
         return self._publisher.pack(status, self.session)
 

@@ -11,7 +11,7 @@ import psutil
 from msgspec import UNSET
 
 from edge_sdk.agent.parts import DeviceKeys, Identity
-from edge_sdk.device.probe.sensors import read_thermal
+from edge_sdk.device.probe.sensors import read_power, read_thermal
 from edge_sdk.own_packages import own_version
 from edge_sdk.session import Session, SessionPhase
 from edge_sdk.transport.base import Traffic
@@ -118,6 +118,7 @@ def status_of(
     detail: str,
     progress: int,
     link: int,
+    open_minutes: int | None,
 ) -> Status:
     """The STATUS of a device: its state, traffic and sensors at this moment.
 
@@ -129,8 +130,10 @@ def status_of(
         detail: Why it pauses, or "".
         progress: Permille of the training in hand; not told in other phases.
         link: Which of its connections this is.
+        open_minutes: Until its owner's hours end; None where they do not.
     """
-    celsius = read_thermal().celsius
+    celsius, power = read_thermal().celsius, read_power()
+    charge = power.percent if power.on_battery else None
     return Status(
         online=online,
         phase=session.phase.value,
@@ -143,4 +146,6 @@ def status_of(
         celsius=UNSET if celsius is None else round(celsius, 1),
         progress=progress if session.phase is SessionPhase.TRAIN else UNSET,
         link=link,
+        battery=UNSET if charge is None else charge,
+        open_min=UNSET if open_minutes is None else open_minutes,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from coordinator.densities import drift_of
 from coordinator.ledger import DeviceRow, Ledger, open_ledger
+from coordinator.rounds.cohort import Candidate
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.presence import SEEN_S
 from coordinator.server.devices.run_program import RunProgram
@@ -241,3 +243,29 @@ def test_a_profile_with_impossible_or_missing_numbers_is_refused_and_said(
     assert why is not None
     assert said in why
     assert fleet.present() == set()
+
+
+def test_what_is_left_of_a_devices_hours_and_battery_is_what_it_said_last(
+    fleet: DeviceRegistry, ledger: Ledger, clock: Clock
+) -> None:
+    greet(fleet)
+    assert fleet.owner_limits.left_s("pi-7") == math.inf
+    said = Status(online=True, phase="idle", battery=40, open_min=10)
+    header = Header("status", "home", "pi-7", "coordinator", 1, 5, boot=1)
+    assert fleet.note("pi-7", header, said)
+    ledger.settle()
+    assert (row(ledger).battery, row(ledger).open_min) == (40, 10)
+    clock.now += 240.0
+    assert fleet.owner_limits.left_s("pi-7") == 360.0
+    known = fleet.owner_limits.candidates(["pi-7", "pi-8"])
+    assert known["pi-7"] == Candidate("pi-7", 0, 360.0, 40)
+    assert known["pi-8"] == Candidate("pi-8")
+    clock.now += 999.0
+    assert fleet.owner_limits.left_s("pi-7") == 0.0
+    on_mains = Status(online=True, phase="idle")
+    newer = Header("status", "home", "pi-7", "coordinator", 1, 6, boot=1)
+    assert fleet.note("pi-7", newer, on_mains)
+    assert fleet.owner_limits.candidates(["pi-7"])["pi-7"] == Candidate("pi-7")
+    assert row(ledger).battery is None
+    fleet.note("pi-7", header, said)  # an old one decides nothing
+    assert fleet.owner_limits.left_s("pi-7") == math.inf

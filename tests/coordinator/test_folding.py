@@ -209,6 +209,8 @@ def test_devices_that_left_keep_a_row_each_and_no_round(ledger: Ledger) -> None:
     assert counted["guest-11"] == "0011-guest-11"
     assert counted["pi-1"] == "0020-pi-1"
     assert ledger.last_counted(11).get("guest-11") is None
+    rounds = ledger.rounds_counted()
+    assert (rounds["guest-11"], rounds["pi-1"], rounds["pi-2"]) == (11, 20, 10)
 
 
 def test_checkpoints_that_a_kill_left_half_written_are_gone_at_the_next_start(

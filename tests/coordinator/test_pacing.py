@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.rounds.deadlines import (
@@ -183,6 +183,32 @@ def test_a_device_whose_link_alone_takes_longer_rests_and_is_told_why() -> None:
     assert found.resting == {
         "far": "one step takes 40.0 s with the link, the round 3.0 s"
     }
+
+
+@given(fleets, st.floats(1.0, 100.0), st.data())
+@settings(max_examples=30, deadline=None)
+def test_whose_hours_end_soon_does_what_fits_before_and_others_what_they_did(
+    fleet: dict[str, ExpectedTime], budget_s: float, data: st.DataObject
+) -> None:
+    one = data.draw(st.sampled_from(sorted(fleet)))
+    left_s = data.draw(st.floats(0.0, 60.0))
+    whole, found = pace(fleet, budget_s), pace(fleet, budget_s, (), {one: left_s})
+    assert found.target_s == whole.target_s
+    others = [device for device in fleet if device != one]
+    assert [found.steps.get(d) for d in others] == [whole.steps.get(d) for d in others]
+    steps = found.steps.get(one, 0)
+    assert steps <= whole.steps.get(one, 0)
+    assert not steps or fleet[one].seconds_for(steps) <= max(left_s, 0.01) + 0.01
+    if steps < whole.steps.get(one, 0):
+        assert "hours end" in {**found.why, **found.resting}[one]
+
+
+def test_a_device_with_a_few_minutes_left_is_asked_for_fewer_steps() -> None:
+    slow = ExpectedTime(1.0, 1.0, STEPS)
+    found = pace(dict.fromkeys("abc", slow), 1e3, (), {"a": 100.0, "b": 0.0})
+    assert (found.steps["a"], found.steps["c"]) == (79, STEPS)
+    assert found.why["a"].endswith("and its owner's hours end in 100 s")
+    assert found.resting["b"].endswith("its owner's hours end in 0 s")
 
 
 # -- expectations ---

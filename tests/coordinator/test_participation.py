@@ -67,6 +67,32 @@ def test_where_a_round_draws_few_of_many_it_takes_a_while_to_be_a_warning() -> N
         assert all("drawn" in one.reason for one in found.warnings)
 
 
+def test_who_counts_seldom_is_named_with_what_helps() -> None:
+    fleet = [replace(PI, name=f"pi-{i}") for i in range(4)]
+    rounds = [RoundView(no + 1, RoundPhase.DONE) for no in range(30)]
+    parts: dict[str, dict[str, Any]] = {
+        d.name: {"asked": 20, "trained": 20, "last": 30, "why": ""} for d in fleet
+    }
+    parts["pi-3"]["trained"] = 3
+    seen = [{"device": f"pi-{i}", "examples": 100} for i in (0, 0, 1, 2, 3)]
+    found = participation(fleet, parts, {}, rounds, cohort=2, seen=seen)
+    (one,) = found.warnings
+    assert (one.name, one.warning) == ("pi-3", "seldom counted")
+    assert one.reason.startswith("3 of about 16 models, a round asks only some")
+    assert 'selection = "fair"' in one.reason
+    assert [d.seen for d in found.devices] == [200, 100, 100, 100]
+    assert [d.part for d in found.devices] == [0.4, 0.2, 0.2, 0.2]
+    parts["pi-3"]["why"] = "disk full"
+    (one,) = participation(fleet, parts, {}, rounds, cohort=2).warnings
+    assert one.reason == "3 of about 16 models, disk full"
+    late = {"pi-3": {"joined": 28}}  # it came when three rounds were left
+    assert not participation(fleet, parts, late, rounds, cohort=2).warnings
+    few = rounds[:9]  # a tenth round says nothing yet
+    parts = {n: {**p, "asked": 6, "trained": 6} for n, p in parts.items()}
+    parts["pi-3"]["trained"] = 1
+    assert not participation(fleet, parts, {}, few, cohort=2).warnings
+
+
 def test_the_share_counts_examples_of_whoever_is_in_a_model_that_is_done(
     tmp_path: Path,
 ) -> None:
@@ -116,6 +142,8 @@ def test_it_is_in_status_report_metrics_and_json(tmp_path: Path) -> None:
     figures = exposition(RunSource(past.folder).run()).decode()
     assert "flash_edge_examples_trained_ratio 0.8" in figures
     assert 'flash_edge_device_rounds_trained_total{device="pi-0001"} 1.0' in figures
+    seen = 'flash_edge_device_examples_trained_total{device="pi-0001"}'
+    assert seen in figures
     assert (
         'flash_edge_device_warning{device="pi-idle",warning="never asked"} 1.0'
         in figures

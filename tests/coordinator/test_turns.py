@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.rounds.cohort import choose
+from coordinator.rounds.cohort import Candidate, choose
+from coordinator.rounds.selection import draft_round
+
+if TYPE_CHECKING:
+    from coordinator.settings import RunSettings
 
 FLEET = [f"pi-{n:02d}" for n in range(12)]
 
@@ -65,3 +71,25 @@ def test_a_device_that_joins_late_has_one_turn_at_once_and_then_its_share() -> N
     assert "new" in cohort
     asked |= dict.fromkeys(cohort, 101)
     assert "new" not in choose(1, 102, [*FLEET, "new"], 2, asked)
+
+
+def test_a_fair_round_asks_no_more_than_it_waits_for() -> None:
+    """Of more than are wanted the slow ones would come when the round is over."""
+    wanted = SimpleNamespace(cohort=3, warm_up=SimpleNamespace(devices=3), seed=1)
+    settings = cast("RunSettings", wanted)
+    able = dict.fromkeys(FLEET, 0.2)
+    known = {d: Candidate(d, counted=no) for no, d in enumerate(FLEET)}
+    given: dict[str, Any] = {
+        "settings": settings, "affordable": able, "masks": [0.2], "asked": 40,
+        "answered": 20,
+    }  # fmt: skip
+    usual = draft_round(20, able, None, **given)
+    fair = draft_round(20, able, None, **given, candidates=known)
+    assert usual is not None
+    assert fair is not None
+    assert len(usual.cohort) > usual.goal == 3
+    assert set(fair.cohort) == set(FLEET[:3])
+    beside = draft_round(20, able, None, **given, candidates=known, beside=FLEET[:1])
+    assert beside is not None
+    assert beside.goal == 3
+    assert set(beside.cohort) == set(FLEET[:4])

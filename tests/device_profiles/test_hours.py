@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from device_profiles import Caps, ProfileError, parse_profile
-from device_profiles.hours import common, minutes_until_open
+from device_profiles.hours import common, minutes_until_closed, minutes_until_open
 
 clocks = st.builds(lambda m: f"{m // 60:02d}:{m % 60:02d}", st.integers(0, 1439))
 windows = (
@@ -46,6 +46,18 @@ def test_after_the_wait_it_is_open(hours: tuple[str, ...], minute: int) -> None:
     assert wait is not None
     assert minutes_until_open(hours, (minute + wait) % 1440) == 0
     assert all(minutes_until_open(hours, (minute + w) % 1440) for w in range(wait))
+
+
+@given(lists, st.integers(0, 1439))
+def test_it_is_open_until_the_end_and_shut_then(
+    hours: tuple[str, ...], minute: int
+) -> None:
+    left = minutes_until_closed(hours, minute)
+    if left is None:
+        assert all(minutes_until_open(hours, m) == 0 for m in range(1440))
+        return
+    assert minutes_until_open(hours, (minute + left) % 1440)
+    assert not any(minutes_until_open(hours, (minute + m) % 1440) for m in range(left))
 
 
 def test_no_windows_are_always_open() -> None:

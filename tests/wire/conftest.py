@@ -108,6 +108,7 @@ def messages() -> list[Message]:
         Cancel(task_id="1-abc", why="the round was aborted"),
         Status(online=True, phase="training", sent=10, received=20),
         Status(online=True, phase="training", celsius=51.5, progress=455),
+        Status(online=True, phase="idle", battery=40, open_min=90),
         Revoked(key=b"\x03" * 32, why="it was stolen"),
         Renew(why="its certificate ends soon"),
         Request(csr=b"\x30\x03"),

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from coordinator.ledger import Ledger
 from coordinator.ledger.device_rows import added_columns
 from coordinator.server.devices.density_choices import DensityChoices
+from coordinator.server.devices.owner_limits import OwnerLimits
 from coordinator.server.devices.presence import (
     Presence,
     Said,
@@ -35,6 +36,7 @@ __all__ = ["DeviceRegistry"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+NOW: dict[str, Any] = dict.fromkeys(("celsius", "progress", "battery", "open_min"))
 
 
 class DeviceRegistry:
@@ -49,7 +51,7 @@ class DeviceRegistry:
 
     Attributes:
         densities: What each device affords.
-        standings: Who may be asked.
+        standings, owner_limits: Who may be asked, and how long its owner lets it work.
         reported: Devices with a status since somebody cleared it.
     """
 
@@ -63,15 +65,15 @@ class DeviceRegistry:
     ) -> None:
         self.program = program
         self._task, self._ledger, self._clock = settings.task, ledger, clock
-        self._presence = Presence()
+        self._presence, self._unheard = Presence(), Unheard()
         self._status: dict[str, Status] = {}
-        self._unheard = Unheard()
         self._paces: dict[str, str] = {}
         self._rests: dict[str, float] = {}  # until when, monotonic
         self._words: dict[str, Said] = {}  # the newest status of each
         self._boots: dict[str, int] = {}  # the life of each that said hello last
         self.densities = DensityChoices(settings, workload, ledger)
         self.standings = Standings(ledger)
+        self.owner_limits = OwnerLimits(ledger, clock)
         self.reported: set[str] = set()
 
     # -- what devices say --------------------------------------------------------------
@@ -161,6 +163,7 @@ class DeviceRegistry:
             return False
         self._words[device] = said
         self.reported.add(device)
+        self.owner_limits.take(device, status)
         if status.online:
             self.heard(device)
             self._ledger.note(device, status.detail)
@@ -282,9 +285,7 @@ class DeviceRegistry:
     def _now(self, device: DeviceView) -> DeviceView:
         if device.name not in self._status:  # of before, or revoked
             left = device.phase if device.is_revoked else ""
-            device = replace(
-                device, online=False, phase=left, celsius=None, progress=None
-            )
+            device = replace(device, online=False, phase=left, **NOW)
         heard = self._presence.silent_s(device.name, self._clock())
         return replace(device, seen_s=heard)
 

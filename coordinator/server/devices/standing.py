@@ -14,6 +14,7 @@ Rule 4. Being late counts a quarter: a late device gets less work each time
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from coordinator.ledger import Ledger
@@ -134,6 +135,18 @@ class Standings:
     def of(self, device: str) -> Standing:
         """One device's."""
         return self._known.get(device, FRESH)
+
+    def to_ask(
+        self, here: Mapping[str, float], no: int
+    ) -> tuple[dict[str, float], set[str]]:
+        """Devices of those here that a round may ask, and who is not counted on.
+
+        Where all who are here sit out for some rounds, they are asked early.
+        """
+        able = {d: x for d, x in here.items() if self.of(d).may_be_asked(no)}
+        if not able:
+            able = {d: x for d, x in here.items() if not self.of(d).lasting}
+        return able, {d for d in able if self.of(d).why}
 
     def succeeded(self, device: str) -> None:
         """Clear a device's failures after an accepted update."""

@@ -188,8 +188,14 @@ def _participation(found: Participation) -> Iterator[Metric]:
         "device",
     )
     yield _family(
+        "+device_examples_trained",
+        "Examples of its accepted updates, over all rounds.",
+        [((d.name,), d.seen) for d in found.devices],
+        "device",
+    )
+    yield _family(
         "device_warning",
-        "1 for who never took part.",
+        "1 for who never or seldom took part.",
         [((d.name, d.warning), 1) for d in found.warnings],
         *("device", "warning"),
     )

@@ -125,7 +125,10 @@ def _participation(found: Participation) -> Table:
     return table(
         "Participation",
         f"Rounds of each device; {share} of all examples were trained on at least once",
-        ("device", "#examples", "#asked", "#in the model", "#last in round", "~note"),
+        (
+            *("device", "#examples", "#asked", "#in the model", "#last in round"),
+            *("#examples trained on", "#part of training", "~note"),
+        ),
         rows=(
             (
                 d.name,
@@ -133,6 +136,8 @@ def _participation(found: Participation) -> Table:
                 d.asked,
                 d.trained,
                 "-" if d.last is None else d.last,
+                d.seen,
+                "-" if d.part is None else percent(d.part),
                 f"{d.warning}: {d.reason}" if d.warning else d.sits_out,
             )
             for d in found.devices

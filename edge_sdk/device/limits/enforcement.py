@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from device_profiles import Caps
+from device_profiles.hours import minutes_until_closed
 from edge_sdk.datasets.growing.device_data import DeviceData
 from edge_sdk.device.limits.decision import (
     Conditions,
@@ -85,6 +86,11 @@ class LimitsEnforcer:
     def today(self) -> str:
         """The local date, by which bytes are counted."""
         return self._now().date().isoformat()
+
+    def open_minutes(self) -> int | None:
+        """Minutes until the owner's hours end; None where they never do."""
+        now = self._now()
+        return minutes_until_closed(self._caps.hours, 60 * now.hour + now.minute)
 
     def verdict(self, moved_today: int) -> Verdict:
         """Decide if the device may begin work now.

@@ -53,11 +53,15 @@ class Wait(Struct, frozen=True, tag="wait"):
 class Status(Struct, frozen=True, tag="status"):
     """Device to all, retained, and its will: for displays.
 
-    Two decisions look at it: a will or goodbye ends a device's presence, and `progress`
-    may extend a deadline, within a bound. `link` numbers the device's connections since
-    it started, so that a will can be told from one of a connection that was replaced.
+    Three decisions look at it: a will or goodbye ends a device's presence, `progress`
+    may extend a deadline, within a bound, and `battery` and `open_min` decide whom a
+    round asks first and for how many steps. `link` numbers the device's connections
+    since it started, so that a will can be told from one of a connection that was
+    replaced.
     `sent` and `received` are bytes on the wire since the device was installed,
     `celsius` its hottest sensor, `progress` the steps of the task done, in permille.
+    `battery` is the charge of the battery it runs on, percent, `open_min` the minutes
+    until its owner's hours end.
     """
 
     online: bool
@@ -72,3 +76,5 @@ class Status(Struct, frozen=True, tag="status"):
     celsius: Annotated[float, Meta(ge=-60, le=200)] | UnsetType = UNSET
     progress: Annotated[int, Meta(ge=0, le=1000)] | UnsetType = UNSET
     link: Annotated[int, Meta(ge=0, lt=1 << 31)] | UnsetType = UNSET
+    battery: Annotated[int, Meta(ge=0, le=100)] | UnsetType = UNSET
+    open_min: Annotated[int, Meta(ge=0, le=1440)] | UnsetType = UNSET

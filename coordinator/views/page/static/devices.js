@@ -17,6 +17,7 @@ export function devices(run) {
           ["now", now],
           ["this round", (d) => phase(d.task)],
           ["rounds", (d) => { const p = parts.get(d.name); return p ? `${p.trained} of ${p.asked}` : ""; }, "n"],
+          ["part of training", (d) => { const p = parts.get(d.name); return p?.part == null ? "" : percent(p.part); }, "n"],
           ["sent", (d) => bytes(d.sent), "n"],
           ["received", (d) => bytes(d.received), "n wide"],
           ["memory", (d) => (d.rss_mib ? `${d.rss_mib} MiB` : ""), "n wide"],
@@ -25,7 +26,7 @@ export function devices(run) {
           ["reason for pausing or doing less", (d) => note(said(d), d.name), "text"],
         ], run.devices, { find: (d) => `${d.name} ${d.board} ${state(d)} ${d.online ? "online" : ""} ${d.density} ${said(d)}` }))
       : card("None yet", h("p", {}, "No device has sent a HELLO yet."), commands(run)),
-    run.devices.length ? dim("rounds: those that count its update, of those that asked it. sent, received: since it was installed.") : null,
+    run.devices.length ? dim("rounds: those that count its update, of those that asked it. part of training: of all examples that all rounds trained on. sent, received: since it was installed.") : null,
   ];
 }
 
@@ -49,7 +50,8 @@ export function device(found) {
   return [
     h("h1", {}, d.name),
     facts([["board", d.board || "-"], ["density", density(d.density)], ["now", now(d)], ["last seen", ago(d.last_seen)], ["examples", number(d.examples)],
-      ["sent", bytes(d.sent)], ["received", bytes(d.received)], ["memory", d.rss_mib ? `${d.rss_mib} MiB` : "-"], ["engine", d.engine || "-"], ["version", d.version]]),
+      ["sent", bytes(d.sent)], ["received", bytes(d.received)], ["memory", d.rss_mib ? `${d.rss_mib} MiB` : "-"],
+      d.battery != null && ["battery", `${d.battery} %`], d.open_min != null && ["its hours end in", `${number(d.open_min)} min`], ["engine", d.engine || "-"], ["version", d.version]]),
     h("div", { class: "grid" },
       card("Why this density", h("p", {}, words(d.why, "why") || "No density has been chosen yet."),
         d.labels ? h("p", {}, "Labels: ", words(d.labels, "labels")) : null, d.drift ? h("p", {}, "Its data have drifted: ", words(d.drift, "drift")) : null,
