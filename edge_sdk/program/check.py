@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.graph import Graph, Op, Parameter, TrainingProgram
@@ -28,12 +29,28 @@ def check(program: TrainingProgram) -> None:
     for parameter in program.parameters:
         if not (parameter.buffer and 0 in parameter.shape):  # an empty one may travel
             _sane(parameter.shape, f"parameter {parameter.name}")
+    _check_shared(program)
     for constant in program.constants:
         _sane(constant.shape, "a constant")
         if len(constant.data) != _BYTES * math.prod(constant.shape):
             raise EngineError(f"a constant {constant.shape} has not its values")
     for graph, train in ((program.training, True), (program.evaluation, False)):
         _check_graph(graph, program.slots, train=train)
+
+
+def _check_shared(program: TrainingProgram) -> None:
+    own, further = program.parameters, [at for at, _ in program.shared]
+    graphs = program.training, program.evaluation
+    used = {p for g in graphs for o in g.operations for p in o.parameters}
+    for at, first in program.shared:
+        if (
+            not 0 <= first < at < len(own)
+            or replace(own[at], name="") != replace(own[first], name="")
+            or at in used
+            or first in further
+            or further.count(at) > 1
+        ):
+            raise EngineError("the program's parameters of two names do not fit")
 
 
 def _check_graph(

@@ -21,7 +21,7 @@ from edge_sdk.program.graph import TrainingProgram
 __all__ = ["MOST_BYTES", "pack_program", "unpack_program"]
 
 _MAGIC: Final = b"FLEPROG\n"
-_VERSION: Final = 1
+_PLAIN, _SHARED = 1, 2  # the second where parameters have two names
 _HEAD: Final = struct.Struct("<8sII32s")
 MOST_BYTES: Final = 16 << 20
 _REMEDY: Final = "Fetch it again; the coordinator and the device may differ in version."
@@ -36,9 +36,12 @@ def pack_program(program: TrainingProgram) -> bytes:
     }
     if program.constants:  # a later field: it is not there where it says nothing
         fields["constants"] = program.constants
+    if program.shared:
+        fields["shared"] = program.shared
     body = msgspec.msgpack.encode(fields)
     digest = hashlib.sha256(body).digest()
-    return _HEAD.pack(_MAGIC, _VERSION, len(body), digest) + body
+    version = _SHARED if program.shared else _PLAIN
+    return _HEAD.pack(_MAGIC, version, len(body), digest) + body
 
 
 def unpack_program(data: bytes) -> TrainingProgram:
@@ -53,8 +56,8 @@ def unpack_program(data: bytes) -> TrainingProgram:
     magic, version, size, digest = _HEAD.unpack_from(data)
     if magic != _MAGIC:
         raise _refused("it is no program")
-    if version != _VERSION:
-        raise _refused(f"it has version {version}, this runtime reads {_VERSION}")
+    if version not in {_PLAIN, _SHARED}:
+        raise _refused(f"it has version {version}, this runtime reads 1 and 2")
     body = data[_HEAD.size :]
     if len(body) != size or hashlib.sha256(body).digest() != digest:
         raise _refused("it is damaged")

@@ -136,12 +136,15 @@ class TrainingProgram:
         training: Inputs and targets to the loss.
         evaluation: Inputs to predictions.
         constants: What is the same on every device and never moves.
+        shared: (number, number of the first) of parameters that are an earlier one
+            under a further name; operations read the first.
     """
 
     parameters: tuple[Parameter, ...]
     training: Graph
     evaluation: Graph
     constants: tuple[Constant, ...] = ()
+    shared: tuple[tuple[int, int], ...] = ()
 
     @property
     def slots(self) -> tuple[Parameter, ...]:

@@ -58,6 +58,7 @@ class ParameterMemory:
     ) -> None:
         self.program, self.mask = program, mask
         self.kernels = kernels(_dtype(double=double))
+        self._check_shared()
         self._structures = self._weights(double=double)
         moved = {p for step in training.steps if step.backward for p in step.parameters}
         own = program.slots
@@ -79,10 +80,15 @@ class ParameterMemory:
         self.state: dict[str, Array] = {}
         self.whole: dict[str, Array] = {}
         self.counters = self._counters()
-        self.slots = [
-            self._slot(at, sizes[at], places.get(at))
-            for at in range(len(program.parameters))
-        ]
+        shared = dict(program.shared)
+        self.slots: list[Slot] = []
+        for at, parameter in enumerate(program.parameters):
+            if at in shared:
+                first = program.parameters[shared[at]].name
+                self.state[parameter.name] = self.state[first]
+                self.slots.append(self.slots[shared[at]])
+            else:
+                self.slots.append(self._slot(at, sizes[at], places.get(at)))
         self.slots += [
             Slot(_constant(constant, self._dtype), None, self._structures.get(at))
             for at, constant in enumerate(program.constants, len(program.parameters))
@@ -117,6 +123,18 @@ class ParameterMemory:
                 of_batches.update(name.rpartition(".")[0] for name in names)
         counters = (p.name for p in own if p.counter)
         return [n for n in counters if n.rpartition(".")[0] in of_batches]
+
+    def _check_shared(self) -> None:
+        """Refuses a mask on a weight that has two names: a mask acts on one place."""
+        own = self.program.parameters
+        for at, first in self.program.shared:
+            for name in (own[first].name, own[at].name):
+                if name in self.mask.layers:
+                    raise EngineError(
+                        f"{own[first].name} and {own[at].name} are one weight, which "
+                        f"no mask may act on; this mask has {name}",
+                        remedy=f"Name {own[at].name} in the task's dense_layers.",
+                    )
 
     def _slot(self, at: int, size: int, place: slice | None) -> Slot:
         parameter = self.program.parameters[at]

@@ -171,7 +171,7 @@ class _Scheduler:
         inputs = self._places(operation.inputs)
         outputs = self._places(operation.outputs)
         above = tuple(self.gradient.get(t, _NONE) for t in outputs)
-        if not rule.loss and _NONE in above:
+        if not rule.loss and set(above) == {_NONE}:
             return  # nothing that counts is made of it
         if rule.passes:
             for tensor in inputs:

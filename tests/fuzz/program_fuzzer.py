@@ -116,6 +116,7 @@ def cases() -> dict[str, Case]:
         "image": Case(image, torch.randn(SAMPLES, 2, 8, 8), labels),
         "thin": Case(thin, torch.randn(SAMPLES, 2, 4, 4), labels),
         "recurrent": Case(_Recurrent(), torch.randint(0, 2, (SAMPLES, 4)), labels),
+        "states": Case(_States(), torch.randn(SAMPLES, 3, 4), labels),
         "masked": Case(_Masked(), torch.randint(0, 4, (SAMPLES, 3)), labels, _terms),
         "video": Case(_video(), torch.randn(SAMPLES, 1, 3, 4, 4), labels, _weighted),
         "block": Case(_Block(), torch.randn(SAMPLES, 3, 8), labels),
@@ -138,6 +139,20 @@ class _Recurrent(nn.Module):
         y, _ = self.gru(self.embedding(x))
         y, _ = self.lstm(y)
         found: torch.Tensor = self.head(y[:, -1])
+        return found
+
+
+class _States(nn.Module):
+    """An LSTM's last states begin another one; one weight is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.LSTM(4, 4, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, states = self.one(F.linear(self.head(x), self.head.weight.t()))
+        found: torch.Tensor = self.head(self.two(y, states)[0][:, -1])
         return found
 
 

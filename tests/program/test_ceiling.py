@@ -79,7 +79,7 @@ def with_schedule(model: ProgramModel, own: Schedule) -> ProgramModel:
 def test_steps_that_recompute_give_the_same_bits(name: str, segments: int) -> None:
     model, case = model_of(name)
     own = model._schedules["training"]
-    again = recomputed(own, model.program.training, model.program.parameters, segments)
+    again = recomputed(own, model.program.training, model.program.slots, segments)
     few = name == "tokens" or segments > len(own.steps)
     assert len(again.steps) > len(own.steps) or few
     loss, expected = gradients(model, case)
@@ -97,7 +97,7 @@ def test_activations_in_bfloat16_move_gradients_by_less_than_a_hundredth(
 ) -> None:
     model, case = model_of(name)
     own = model._schedules["training"]
-    graph, parameters = model.program.training, model.program.parameters
+    graph, parameters = model.program.training, model.program.slots
     softer, count = halved(recomputed(own, graph, parameters, segments), graph)
     loss, expected = gradients(model, case)
     found_loss, found = gradients(with_schedule(model, softer), case)

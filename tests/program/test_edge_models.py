@@ -393,19 +393,6 @@ def test_a_label_that_is_no_class_is_an_error_in_terms_too() -> None:
 # ------------------------------------------------------------- what programs have not
 
 
-class Places(nn.Module):
-    """One layer's weight under two names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.head = nn.Embedding(7, 8), nn.Linear(8, 7, bias=False)
-        self.head.weight = self.words.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(self.words(x).mean(1))
-        return out
-
-
 def _sum_loss(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(p, t, reduction="none").sum()
 
@@ -415,23 +402,7 @@ def _over_the_batch(m: Any, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _last_cell(m: Any, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = m.head(m.layer(x)[1][1][-1])
-    return out
-
-
-def _own_state(m: Any, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = m.head(
-        m.layer(x, m.h.expand(-1, len(x), -1).contiguous())[1][0]
-    )
-    return out
-
-
 REFUSED: dict[str, tuple[Make, str]] = {
-    "two names": (
-        lambda: Case(Places(), labels(7, 3), labels(7)),
-        "words.weight and head.weight are one weight under two names",
-    ),
     "a sum over the batch": (
         lambda: Case(nn.Linear(8, 5), torch.randn(N, 8), labels(), _sum_loss),
         "a sum over the batch, not a mean",
@@ -441,22 +412,6 @@ REFUSED: dict[str, tuple[Make, str]] = {
             Model(_over_the_batch, head=nn.Linear(8, 5)), torch.randn(N, 8), labels()
         ),
         r"the model: mean.dim \(test_edge_models.py:\d+\): works along the batch",
-    ),
-    "cell state": (
-        lambda: Case(
-            Model(_last_cell, layer=nn.LSTM(4, 6, batch_first=True),
-                  head=nn.Linear(6, 5)),
-            torch.randn(N, 7, 4), labels(),
-        ),
-        r"layer layer: lstm.*cell state",
-    ),
-    "a first state": (
-        lambda: Case(
-            Model(_own_state, layer=nn.GRU(4, 6, batch_first=True),
-                  head=nn.Linear(6, 5), h=nn.Parameter(torch.randn(1, 1, 6))),
-            torch.randn(N, 7, 4), labels(),
-        ),
-        r"layer layer: gru.*an initial state that is not zero",
     ),
 }  # fmt: skip
 

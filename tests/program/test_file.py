@@ -59,7 +59,7 @@ def sealed(body: bytes, *, magic: bytes = b"FLEPROG\n", version: int = 1) -> byt
     [
         (b"", "0 bytes"),
         (sealed(b"", magic=b"GGUFGGUF"), "no program"),
-        (sealed(b"\x80", version=2), "version 2, this runtime reads 1"),
+        (sealed(b"\x80", version=3), "version 3, this runtime reads 1 and 2"),
         (pack_program(PROGRAM)[:-1], "damaged"),
         (sealed(b"\x80"), "missing required field"),
         (sealed(b"\xc1" * 9), "MessagePack"),
@@ -76,6 +76,20 @@ def with_operation(at: int, **changes: object) -> TrainingProgram:
     operations[at] = replace(operations[at], **changes)
     training = replace(PROGRAM.training, operations=tuple(operations))
     return replace(PROGRAM, training=training)
+
+
+def test_a_weight_of_two_names_is_told_to_older_runtimes_by_the_version() -> None:
+    twice = replace(
+        PROGRAM,
+        parameters=(*PROGRAM.parameters, replace(PROGRAM.parameters[0], name="too")),
+        shared=((len(PROGRAM.parameters), 0),),
+    )
+    data = pack_program(twice)
+    assert data[8:12] == b"\x02\0\0\0"
+    assert unpack_program(data) == twice
+    for wrong in ((0, 0), (1, 0), (len(PROGRAM.parameters), 1), (-1, 0), (99, 0)):
+        with pytest.raises(EngineError, match="parameters of two names"):
+            check(replace(twice, shared=(wrong,)))
 
 
 @pytest.mark.parametrize(

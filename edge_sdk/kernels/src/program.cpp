@@ -181,7 +181,7 @@ struct Checker {
     return reads(at.in, s.in, [&](size_t k) { return s.reads_in >> k & 1; }) &&
            reads(at.out, s.out, [&](size_t k) { return s.reads_out >> k & 1; }) &&
            reads(at.stash, s.stash, [&](size_t k) { return s.reads_stash >> k & 1; }) &&
-           reads(at.d_out, s.out, [](size_t) { return true; }) && writes(at.d_in, s.in, false);
+           reads(at.d_out, s.out, [&](size_t k) { return !(s.unread >> k & 1); }) && writes(at.d_in, s.in, false);
   }
 };
 

@@ -32,6 +32,8 @@ struct Sizes {
   uint32_t structured = 0;  // bit k: parameter k is a weight with a structure
   // Bit k: the backward pass reads input, output or stash k.
   uint32_t reads_in = 0, reads_out = 0, reads_stash = 0;
+  // Bit k: output k may have no gradient, if nothing that counts is made of it.
+  uint32_t unread = 0;
 };
 
 struct Tensor {

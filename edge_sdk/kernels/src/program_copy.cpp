@@ -84,32 +84,69 @@ int join_backward(const Call& c) {
   return FE_OK;
 }
 
-// ints: values. The parameter, the same for every sample.
-bool repeat_sizes(const Instruction& at, const FeParameter*, Sizes& s) {
+// The structure of a weight that a mask has thinned out; null if every value is there.
+const FeStructure* thinned(const Instruction& at, const FeParameter* parameters) {
+  if (at.parameters.empty() || at.parameters[0] < 0) return nullptr;
+  const FeStructure* s = parameters[at.parameters[0]].structure;
+  return s && !s->full ? s : nullptr;
+}
+
+// body(place, k): where kept value k is among all values.
+template <class F>
+void each_kept(const FeStructure& s, F body) {
+  fe::with_columns(s, [&](auto columns) {
+    for (int64_t row = 0; row < s.rows; row++)
+      for (int32_t k = s.row_start[row]; k < s.row_start[row + 1]; k++)
+        body(row * s.cols + columns[k], k);
+  });
+}
+
+// ints: values. The parameter, the same for every sample; zero where a mask has cut it.
+bool repeat_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) {
   s.out = s.parameters = {product({at.ints[0]})};
+  if (const FeStructure* own = thinned(at, parameters)) {
+    if ((int64_t)own->rows * own->cols != at.ints[0]) return false;
+    s.parameters = {own->nnz};
+  }
   return true;
 }
 int repeat_forward(const Call& c) {
   const int64_t n = c.at.ints[0];
   const real* p = c.value(0);
   real* y = c.out(0);
+  if (const FeStructure* own = thinned(c.at, c.parameters)) {
+    real* all = scratch<real>(kWeights, (size_t)n);
+    if (!all) return FE_NO_MEMORY;
+    std::memset(all, 0, (size_t)n * sizeof(real));
+    each_kept(*own, [&](int64_t place, int64_t k) { all[place] = p[k]; });
+    p = all;
+  }
   for (int b = 0; b < c.blocks; b++)
     for (int64_t i = 0; i < n; i++)
       for (int l = 0; l < c.lanes; l++) y[(b * n + i) * c.lanes + l] = p[i];
   return FE_OK;
 }
 int repeat_backward(const Call& c) {
-  if (!c.gradient(0)) return FE_OK;
+  real* to = c.gradient(0);
+  if (!to) return FE_OK;
+  const FeStructure* own = thinned(c.at, c.parameters);
+  real* all = own ? scratch<real>(kUntrained, (size_t)c.at.ints[0]) : to;
+  if (!all) return FE_NO_MEMORY;
   FeBinary d{};
   d.kind = FE_ADD;
   d.lanes = c.lanes;
   d.blocks = c.blocks;
   d.threads = c.threads;
   d.dims = 1;
-  d.accumulate = c.accumulate;
+  d.accumulate = c.accumulate && !own;
   d.shape[0] = d.elements[0] = d.elements[1] = c.at.ints[0];
   d.stride[0][0] = d.stride[1][0] = d.batched[0] = 1;
-  return fe_binary_backward(&d, nullptr, nullptr, c.d_out(0), nullptr, c.gradient(0));
+  const int code = fe_binary_backward(&d, nullptr, nullptr, c.d_out(0), nullptr, all);
+  if (own)
+    each_kept(*own, [&](int64_t place, int64_t k) {
+      to[k] = all[place] + (c.accumulate ? to[k] : 0);
+    });
+  return code;
 }
 
 // ints: values per sample. Two bfloat16 lie in one real of four bytes.

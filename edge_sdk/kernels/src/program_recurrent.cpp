@@ -35,15 +35,33 @@ bool recurrent_sizes(const Instruction& at, const FeParameter* parameters, Sizes
   return true;
 }
 
+// The same with a given state: further inputs are h0 and LSTM's c0, LSTM's last cell
+// state is a further output.
+bool recurrent_from_sizes(const Instruction& at, const FeParameter* parameters, Sizes& s) {
+  if (!recurrent_sizes(at, parameters, s)) return false;
+  const int64_t state = product({at.ints[3]});
+  s.in.push_back(state);
+  s.reads_in = 2;
+  if (at.ints[0] == FE_LSTM) {
+    s.in.push_back(state);
+    s.out.push_back(state);
+    s.reads_in = 6;
+    s.unread = 3;
+  }
+  return true;
+}
+
 FeRecurrent recurrent_of(const Call& c) {
   return {c.lanes, c.blocks, c.threads, c.i(0), c.i(2), c.i(3), c.i(1), c.i(3), 0, c.accumulate};
 }
 
 int recurrent_forward(const Call& c) {
   const FeRecurrent r = recurrent_of(c);
-  return fe_recurrent_forward(c.structure(0), &r, c.in(0), c.value(0), c.value(1), nullptr,
-                              nullptr, c.out(0), c.at.stash.empty() ? nullptr : c.stash(0),
-                              nullptr, nullptr);
+  const real* h0 = c.at.in.size() > 1 ? c.in(1) : nullptr;
+  const real* c0 = c.at.in.size() > 2 ? c.in(2) : nullptr;
+  return fe_recurrent_forward(c.structure(0), &r, c.in(0), c.value(0), c.value(1), h0, c0,
+                              c.out(0), c.at.stash.empty() ? nullptr : c.stash(0), nullptr,
+                              c.at.out.size() > 1 ? c.out(1) : nullptr);
 }
 
 // The gates' gradient is always made: the weights' comes from it.
@@ -55,9 +73,12 @@ int recurrent_backward(const Call& c) {
     dgates = scratch<real>(kPadded, (size_t)(r.blocks * gates * r.steps * r.hidden * r.lanes));
   real* dw = weight_gradient(c);
   if (!dw || !dgates) return FE_NO_MEMORY;
-  return fe_recurrent_backward(c.structure(0), &r, c.value(0), nullptr, nullptr, c.out(0),
+  const bool from = c.at.in.size() > 1, cell = c.at.in.size() > 2;
+  return fe_recurrent_backward(c.structure(0), &r, c.value(0), from ? c.in(1) : nullptr,
+                               cell ? c.in(2) : nullptr, c.out(0),
                                c.at.stash.empty() ? nullptr : c.stash(0), c.d_out(0), nullptr,
-                               nullptr, dgates, dw, c.gradient(1), nullptr, nullptr);
+                               cell ? c.d_out(1) : nullptr, dgates, dw, c.gradient(1),
+                               from ? c.d_in(1) : nullptr, cell ? c.d_in(2) : nullptr);
 }
 
 // ints: positions, tokens, columns, padding.
@@ -94,6 +115,7 @@ int embedding_backward(const Call& c) {
 
 const Row kRecurrentRows[] = {
     {"recurrent", 4, 0, recurrent_sizes, recurrent_forward, recurrent_backward},
+    {"recurrent_from", 4, 0, recurrent_from_sizes, recurrent_forward, recurrent_backward},
     {"embedding", 4, 0, embedding_sizes, embedding_forward, embedding_backward},
     {}};
 

@@ -163,12 +163,17 @@ class Builder:
         parameters: tuple[int, ...] = (),
         ints: Sequence[int] = (),
         reals: Sequence[float] = (),
+        more: tuple[int, ...] = (),
     ) -> int:
-        """Adds an operation, one of several that a call stands for; its result."""
+        """Adds an operation, one of several that a call stands for; its result.
+
+        `more` are its further results, by `new`.
+        """
         if whole is None:  # whole numbers that are only moved stay whole
             whole = name in {"view", "copy", "join"} and self.tensors[inputs[0]].whole
         output = self.new(shape, whole=whole)
-        self._append(call, Op(name, inputs, (output,), parameters), ints, reals)
+        own = Op(name, inputs, (output, *more), parameters)
+        self._append(call, own, ints, reals)
         return output
 
     def put(self, call: Node, tensor: int, layout: Layout = PLAIN) -> None:

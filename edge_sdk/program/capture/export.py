@@ -12,7 +12,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -57,7 +57,9 @@ def capture(
     state = model.state_dict(keep_vars=True)
     own = dict(model.named_parameters(remove_duplicate=False))
     parameters = tuple(_parameter(n, t, own.get(n)) for n, t in state.items())
-    places = {p.name: at for at, p in enumerate(parameters)}
+    names, entries = list(state), [id(entry) for entry in state.values()]
+    places = {n: entries.index(e) for n, e in zip(names, entries, strict=True)}
+    shared = tuple((at, places[n]) for at, n in enumerate(names) if places[n] != at)
     held: list[Constant] = []
     was_training = {m: m.training for m in model.modules()}
     try:
@@ -68,26 +70,9 @@ def capture(
     finally:
         for module, mode in was_training.items():
             module.training = mode
-    program = TrainingProgram(parameters, training, evaluation, tuple(held))
+    program = TrainingProgram(parameters, training, evaluation, tuple(held), shared)
     check(program)
-    _check_shared(program, state)
     return program
-
-
-def _check_shared(program: TrainingProgram, state: Mapping[str, torch.Tensor]) -> None:
-    """Refuses a weight that is used and has two names: only one of them would move."""
-    used = {p for o in program.training.operations for p in o.parameters if p >= 0}
-    names: dict[int, list[str]] = {}
-    for name, entry in state.items():
-        names.setdefault(id(entry), []).append(name)
-    for at, name in enumerate(state):
-        first, *others = names[id(state[name])]
-        if at in used and others:
-            raise EngineError(
-                f"{first} and {others[0]} are one weight under two names",
-                remedy="The torch engine trains this model; a program takes it where "
-                "the model calls one of the two by F.linear or F.embedding.",
-            )
 
 
 def _parameter(name: str, entry: torch.Tensor, own: nn.Parameter | None) -> Parameter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from edge_sdk.program.graph import Shape
@@ -36,6 +37,15 @@ def _outputs(call: Operands) -> tuple[Shape, ...]:
     return ((x[0], hidden),)
 
 
+def _outputs_from(call: Operands) -> tuple[Shape, ...]:
+    """With a given state (hidden,), LSTM's cell state too, which it gives back."""
+    (sequence,) = _outputs(call)
+    lstm = call.ints["cell"] == CELLS["lstm"]
+    own = (sequence[1:],) * (2 if lstm else 1)
+    call.require(call.inputs[1:] == own, f"its states are {call.inputs[1:]}, not {own}")
+    return (sequence, *own[1:])
+
+
 def _saved(call: Operands) -> tuple[int, ...]:
     steps, hidden = call.outputs[0]
     saved = _SAVED[call.ints["cell"]]
@@ -48,20 +58,24 @@ def _looked_up(call: Operands) -> tuple[Shape, ...]:
     return ((*call.inputs[0], columns),)
 
 
+_RECURRENT: Final = Rule(
+    inputs=(1, 1),
+    parameters=("weight", "bias?"),
+    ints=("cell", "reverse"),
+    shapes=_outputs,
+    arguments=lambda call: (
+        *(call.ints["cell"], call.ints["reverse"]),
+        *call.outputs[0],
+    ),
+    stash=_saved,
+    reads_out=lambda _: (0,),
+    reads_stash=(0,),
+    weight=_weight,
+)
 RULES: Final[dict[str, Rule]] = {
-    "recurrent": Rule(
-        inputs=(1, 1),
-        parameters=("weight", "bias?"),
-        ints=("cell", "reverse"),
-        shapes=_outputs,
-        arguments=lambda call: (
-            *(call.ints["cell"], call.ints["reverse"]),
-            *call.outputs[0],
-        ),
-        stash=_saved,
-        reads_out=lambda _: (0,),
-        reads_stash=(0,),
-        weight=_weight,
+    "recurrent": _RECURRENT,
+    "recurrent_from": replace(
+        _RECURRENT, inputs=(2, 3), shapes=_outputs_from, reads_in=(1, 2)
     ),
     "embedding": Rule(
         inputs=(1, 1),

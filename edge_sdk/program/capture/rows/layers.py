@@ -125,7 +125,10 @@ def _linear(builder: Builder, call: Node) -> None:
         raise builder.refused(call, "works along the batch")
     weight = call["weight"]
     if weight not in builder.parameters and weight not in builder.constants:
-        _computed(builder, call, source, layout)
+        weight, own = builder.value(call, "weight")
+        if own.axis is not None:
+            raise builder.refused(call, "its weight differs by sample")
+        _computed(builder, call, source, weight, layout)
         return
     builder.emit(
         call,
@@ -139,11 +142,10 @@ def _linear(builder: Builder, call: Node) -> None:
     )
 
 
-def _computed(builder: Builder, call: Node, source: int, layout: Layout) -> None:
+def _computed(
+    builder: Builder, call: Node, source: int, weight: int, layout: Layout
+) -> None:
     """With a weight that is made of parameters: a product of two tensors."""
-    weight, own = builder.value(call, "weight")
-    if own.axis is not None:
-        raise builder.refused(call, "its weight differs by sample")
     before = builder.tensors[source].shape
     rows = 1
     for n in before[:-1]:
@@ -159,9 +161,27 @@ def _computed(builder: Builder, call: Node, source: int, layout: Layout) -> None
     builder.put(call, found, layout)
 
 
+def _bilinear(builder: Builder, call: Node) -> None:
+    """Linear in the products of each value of one input with each of the other."""
+    (one, layout), (two, other) = (builder.value(call, f"input{k}") for k in (1, 2))
+    if layout != other or layout.axis in {None, len(call.shape) - 1}:
+        raise builder.refused(call, "the batch is at another axis of each")
+    *rows, left = builder.tensors[one].shape
+    right = builder.tensors[two].shape[-1]
+    one = reshaped(builder, call, one, (*rows, left, 1))
+    two = reshaped(builder, call, two, (*rows, 1, right))
+    pairs = combined(builder, call, "multiply", one, two)
+    pairs = reshaped(builder, call, pairs, (*rows, left * right))
+    weight = builder.value(call, "weight")[0]
+    columns = call["weight"].meta["val"].shape[0]
+    weight = reshaped(builder, call, weight, (columns, left * right))
+    _computed(builder, call, pairs, weight, layout)
+
+
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "conv1d": _conv,
     "conv2d": _conv,
     "conv3d": _conv3d,
     "linear": _linear,
+    "bilinear": _bilinear,
 }

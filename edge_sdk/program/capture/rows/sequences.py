@@ -1,4 +1,4 @@
-"""Layer norm, softmax, and attention."""
+"""Layer norm, softmax, running sums, and attention."""
 
 from __future__ import annotations
 
@@ -69,6 +69,21 @@ def _softmax(name: str) -> Callable[[Builder, Node], None]:
     return row
 
 
+def _running_sum(builder: Builder, call: Node) -> None:
+    """Cumsum: the product with a triangle of ones along the axis."""
+    tensor, layout = builder.value(call, "self")
+    axis = builder.axis(call, "self", call["dim"])
+    rank, shape = len(builder.tensors[tensor].shape), builder.tensors[tensor].shape
+    order = [*(a for a in range(rank) if a != axis), axis]
+    last = transposed(builder, call, tensor, order)
+    triangle = builder.constants.hold(torch.ones(shape[axis], shape[axis]).tril())
+    found = builder.step(
+        call, "linear", (last,), builder.tensors[last].shape, parameters=(triangle, -1)
+    )
+    back = [order.index(a) for a in range(rank)]
+    builder.put(call, transposed(builder, call, found, back), layout)
+
+
 def _attention(builder: Builder, call: Node) -> None:
     if call.get("enable_gqa"):
         raise builder.refused(call, "attention with grouped queries")
@@ -128,5 +143,6 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "rms_norm": _rms_norm,
     "softmax": _softmax("softmax"),
     "log_softmax": _softmax("log_softmax"),
+    "cumsum": _running_sum,
     "scaled_dot_product_attention": _attention,
 }

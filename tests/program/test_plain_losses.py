@@ -1,0 +1,115 @@
+"""Losses as people write them: each trains as torch does, or is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from beside_torch import Case
+from plain_models import N, Plain, classes, copies, error_of
+from torch import nn
+
+from edge_sdk.errors import EngineError
+from edge_sdk.kernels.library import unavailable_reason
+
+pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels")
+
+
+def variational() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        mean, spread = m.encode(x).chunk(2, 1)
+        return m.decode(mean + torch.randn_like(mean) * (0.5 * spread).exp())
+
+    return copies(Plain(run, encode=nn.Linear(8, 6), decode=nn.Linear(3, 8)), 8)
+
+
+def smoothed() -> Case:
+    case = classes(nn.Sequential(nn.Linear(6, 8), nn.Mish(), nn.Linear(8, 4)), 6)
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+    return Case(case.model, case.inputs, case.targets, loss)
+
+
+def focal() -> Case:
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        picked = F.cross_entropy(out, target, reduction="none")
+        return ((1 - torch.exp(-picked)) ** 2 * picked).mean()
+
+    case = classes(nn.Sequential(nn.Linear(6, 8), nn.ELU(), nn.Linear(8, 4)), 6)
+    return Case(case.model, case.inputs, case.targets, loss)
+
+
+def quantile() -> Case:
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        error = target - out
+        return torch.maximum(0.9 * error, -0.1 * error).mean()
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.Softplus(), nn.Linear(8, 1))
+    return Case(model, torch.randn(N, 6), torch.randn(N, 1), loss)
+
+
+def dice() -> Case:
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        p = torch.sigmoid(out)
+        both = (p * target).sum((1, 2, 3))
+        whole = p.sum((1, 2, 3)) + target.sum((1, 2, 3))
+        return (1 - (2 * both + 1) / (whole + 1)).mean()
+
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.InstanceNorm2d(6, affine=True),
+        nn.LeakyReLU(), nn.Conv2d(6, 1, 1),
+    )  # fmt: skip
+    y = torch.randint(0, 2, (N, 1, 6, 6)).float()
+    return Case(model, torch.randn(N, 2, 6, 6), y, loss)
+
+
+def gaussian() -> Case:
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        mean, log_variance = out[:, 0], out[:, 1]
+        return (
+            0.5 * (log_variance + (target - mean).pow(2) / log_variance.exp())
+        ).mean()
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    return Case(model, torch.randn(N, 6), torch.randn(N), loss)
+
+
+def knowledge() -> Case:
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.kl_div(
+            F.log_softmax(out / 2, 1), F.softmax(target / 2, 1), reduction="batchmean"
+        )
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    return Case(model, torch.randn(N, 6), torch.randn(N, 4), loss)
+
+
+def triplet() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        a, p, n = (m.body(x[:, k]) for k in range(3))
+        return (a - p).norm(dim=1) - (a - n).norm(dim=1)
+
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.relu(out + target).mean()
+
+    return Case(
+        Plain(run, body=nn.Linear(6, 4)),
+        torch.randn(N, 3, 6),
+        torch.full((N,), 0.7),
+        loss,
+    )
+
+
+MODELS = [smoothed, focal, quantile, dice, gaussian, knowledge, triplet]
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda m: m.__name__)
+def test_it_trains_as_torch_does(make: Callable[[], Case]) -> None:
+    assert error_of(make) < 1e-4
+
+
+def test_random_numbers_other_than_dropout_are_refused_by_name() -> None:
+    with pytest.raises(EngineError, match=r"the model: randn_like.*no such operation"):
+        error_of(variational)

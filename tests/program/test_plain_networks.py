@@ -1,0 +1,233 @@
+"""Image and mixed models as people write them: each trains as torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from beside_torch import Case
+from plain_models import N, Plain, classes, copies, error_of
+from torch import nn
+
+from edge_sdk.kernels.library import unavailable_reason
+
+pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels")
+
+
+def squeeze_excite() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(m.conv(x))
+        s = torch.sigmoid(m.up(F.relu(m.down(F.adaptive_avg_pool2d(x, 1)))))
+        return m.head((x * s).mean(dim=[2, 3]))
+
+    model = Plain(
+        run,
+        conv=nn.Conv2d(3, 8, 3, padding=1),
+        down=nn.Conv2d(8, 4, 1),
+        up=nn.Conv2d(4, 8, 1),
+        head=nn.Linear(8, 4),
+    )
+    return classes(model, 3, 6, 6)
+
+
+def mixer() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = m.embed(x).flatten(2).transpose(1, 2)
+        x = x + m.tokens(m.n1(x).transpose(1, 2)).transpose(1, 2)
+        x = x + m.channels(m.n2(x))
+        return m.head(x.mean(dim=1))
+
+    model = Plain(
+        run,
+        embed=nn.Conv2d(3, 8, 4, 4),
+        n1=nn.LayerNorm(8),
+        n2=nn.LayerNorm(8),
+        tokens=nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4)),
+        channels=nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)),
+        head=nn.Linear(8, 4),
+    )
+    return classes(model, 3, 8, 8)
+
+
+def video() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(m.conv(x))
+        return m.head(F.adaptive_avg_pool3d(x, 1).flatten(1))
+
+    model = Plain(run, conv=nn.Conv3d(2, 5, 3, padding=1), head=nn.Linear(5, 4))
+    return classes(model, 2, 4, 5, 5)
+
+
+def separable() -> Case:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.Hardswish(),
+        nn.Conv2d(6, 6, 3, 1, 1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU6(),
+        nn.Conv2d(6, 10, 1, bias=False), nn.BatchNorm2d(10), nn.Hardsigmoid(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4),
+    )  # fmt: skip
+    return classes(model, 3, 8, 8)
+
+
+def dense_block() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        for norm, conv in ((m.n1, m.c1), (m.n2, m.c2)):
+            x = torch.cat([x, conv(F.relu(norm(x)))], 1)
+        return m.head(F.avg_pool2d(x, x.shape[-1]).flatten(1))
+
+    model = Plain(
+        run,
+        n1=nn.BatchNorm2d(3),
+        n2=nn.BatchNorm2d(7),
+        c1=nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        c2=nn.Conv2d(7, 4, 3, padding=1, bias=False),
+        head=nn.Linear(11, 4),
+    )
+    return classes(model, 3, 6, 6)
+
+
+def shuffled() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = m.first(x)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return m.head(torch.amax(F.relu(m.second(x)), (2, 3)))
+
+    model = Plain(
+        run,
+        first=nn.Conv2d(4, 8, 1, groups=2),
+        second=nn.Conv2d(8, 8, 3, padding=1, groups=4),
+        head=nn.Linear(8, 4),
+    )
+    return classes(model, 4, 5, 5)
+
+
+def subpixel() -> Case:
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.PReLU(), nn.Conv2d(6, 4, 3, padding=1),
+        nn.PixelShuffle(2),
+    )  # fmt: skip
+    x = torch.randn(N, 1, 5, 5)
+    return Case(model, x, torch.randn(N, 1, 10, 10), nn.SmoothL1Loss())
+
+
+def siamese() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        left, right = m.body(x[:, 0]), m.body(x[:, 1])
+        return m.head(torch.abs(left - right)).squeeze(-1)
+
+    body = nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 6))
+    model = Plain(run, body=body, head=nn.Linear(6, 1))
+    x, y = torch.randn(N, 2, 8), torch.randint(0, 2, (N,)).float()
+    return Case(model, x, y, F.binary_cross_entropy_with_logits)
+
+
+def multi_task() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(m.body(x))
+        return torch.cat([m.kind(h), m.size(h)], 1)
+
+    def loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        kind, size = out[:, :4], out[:, 4]
+        return F.mse_loss(size, target[:, 1]) + 0.3 * F.l1_loss(
+            kind.mean(1), target[:, 0]
+        )
+
+    model = Plain(
+        run, body=nn.Linear(6, 12), kind=nn.Linear(12, 4), size=nn.Linear(12, 1)
+    )
+    return Case(model, torch.randn(N, 6), torch.randn(N, 2), loss)
+
+
+def highway() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        gate = torch.sigmoid(m.gate(x))
+        return m.head(gate * F.relu(m.body(x)) + (1 - gate) * x)
+
+    model = Plain(run, gate=nn.Linear(6, 6), body=nn.Linear(6, 6), head=nn.Linear(6, 4))
+    return classes(model, 6)
+
+
+def gated() -> Case:
+    model = Plain(
+        lambda m, x: m.head(F.glu(m.body(x), dim=-1)),
+        body=nn.Linear(6, 12),
+        head=nn.Linear(6, 4),
+    )
+    return classes(model, 6)
+
+
+def swiglu() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        gate, value = m.body(x).chunk(2, dim=-1)
+        return m.head(F.silu(gate) * value)
+
+    return classes(Plain(run, body=nn.Linear(6, 16), head=nn.Linear(8, 4)), 6)
+
+
+def where() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = m.body(x)
+        return m.head(torch.where(h > 0, h, torch.expm1(h)))
+
+    return classes(Plain(run, body=nn.Linear(5, 6), head=nn.Linear(6, 4)), 5)
+
+
+def bilinear() -> Case:
+    model = Plain(
+        lambda m, x: m.mix(m.left(x), m.right(x)),
+        left=nn.Linear(6, 4),
+        right=nn.Linear(6, 3),
+        mix=nn.Bilinear(4, 3, 4),
+    )
+    return classes(model, 6)
+
+
+def cosine_head() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = F.normalize(m.body(x), dim=1)
+        return m.scale * F.linear(h, F.normalize(m.anchors, dim=1))
+
+    model = Plain(
+        run,
+        body=nn.Linear(6, 5),
+        anchors=nn.Parameter(torch.randn(4, 5)),
+        scale=nn.Parameter(torch.tensor(4.0)),
+    )
+    return classes(model, 6)
+
+
+def tied_decoder() -> Case:
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        code = torch.tanh(m.encode(x))
+        return F.linear(code, m.encode.weight.t(), m.bias)
+
+    model = Plain(run, encode=nn.Linear(8, 5), bias=nn.Parameter(torch.zeros(8)))
+    return copies(model, 8)
+
+
+MODELS = [
+    squeeze_excite,
+    mixer,
+    video,
+    separable,
+    dense_block,
+    shuffled,
+    subpixel,
+    siamese,
+    multi_task,
+    highway,
+    gated,
+    swiglu,
+    where,
+    bilinear,
+    cosine_head,
+    tied_decoder,
+]
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda m: m.__name__)
+def test_it_trains_as_torch_does(make: Callable[[], Case]) -> None:
+    assert error_of(make) < 1e-4
