@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -98,6 +100,10 @@ def check_algorithm(value: object, what: str = "the algorithm") -> Algorithm:
     beyond = wrong_evidence(value.evidence)
     if beyond:
         raise _wrong(what, "evidence", beyond)
+    drift: object = value.on_drift
+    is_number = isinstance(drift, Real) and not isinstance(drift, bool)
+    if not is_number or not 0 <= float(value.on_drift) < math.inf:
+        raise _wrong(what, "on_drift", f"is {drift!r}, not a number from 0 on")
     init = value.init_state
     slots = dict(SLOTS) if init is None else {**SLOTS, "init_state": ("model",)}
     if value.redraw is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import coordinator
@@ -54,6 +55,12 @@ def test_every_algorithm_of_the_table_passes_and_keeps_its_name(name: str) -> No
 @pytest.mark.parametrize(
     ("slot", "value", "says"),
     [
+        ("on_drift", "often", "slot on_drift is 'often', not a number"),
+        ("on_drift", None, "slot on_drift is None, not a number"),
+        ("on_drift", True, "slot on_drift is True, not a number"),
+        ("on_drift", -0.5, "slot on_drift is -0.5, not a number from 0 on"),
+        ("on_drift", float("nan"), "slot on_drift is nan, not a number"),
+        ("on_drift", np.float32(0.25), None),
         ("plan", None, "slot plan is None"),
         ("plan", lambda layers, densities: None, "slot plan takes"),
         ("assign", 3, "slot assign is 3"),
