@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,7 +58,9 @@ class Fleet:
     revealed: dict[str, list[bytes]] = field(default_factory=dict)
     cohort: SecureCohort | None = None
 
-    def identity(self, name: str) -> Ed25519PrivateKey:
+    @staticmethod
+    @cache
+    def identity(name: str) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(
             hashlib.sha256(name.encode()).digest()
         )

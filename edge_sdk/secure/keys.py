@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
     X25519PrivateKey,
@@ -39,7 +41,7 @@ _SMALL_ORDER = frozenset(
 
 def public_of(private: bytes) -> bytes:
     """The public half of a raw X25519 key."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return _private(private).public_key().public_bytes_raw()
 
 
 def is_usable(public: bytes) -> bool:
@@ -70,12 +72,16 @@ def signed_keys(
     return b"secure-keys\0" + names + b"\0" + round_id + share_key + mask_key
 
 
+@lru_cache(maxsize=2)
+def _private(raw: bytes) -> X25519PrivateKey:
+    """The key of its bytes; to make one takes as long as to agree with a neighbour."""
+    return X25519PrivateKey.from_private_bytes(raw)
+
+
 def _agreed(private: bytes, public: bytes, what: bytes) -> bytes:
     """A key that the two holders of these key pairs share."""
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
+        shared = _private(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:  # a point of small order
         raise RemoteProtocolError("it is no usable X25519 key") from error
     return HKDF(SHA256(), KEY, None, what).derive(shared)

@@ -8,6 +8,7 @@ share's point, 1 to 255. Shamir, CACM 1979.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,12 @@ def _tables() -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
 _POWERS, _LOGS = _tables()
 
 
-def _times(values: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    if factor == 0:
-        return np.zeros_like(values)
-    product = np.asarray(_POWERS[_LOGS[values] + _LOGS[factor]])
-    product[values == 0] = 0
-    return product
+def _times(
+    values: NDArray[np.uint8], factors: NDArray[np.integer[Any]]
+) -> NDArray[np.uint8]:
+    """Products in the field, element by element; shapes broadcast."""
+    product = np.asarray(_POWERS[_LOGS[values] + _LOGS[factors]])
+    return np.where((values == 0) | (factors == 0), np.uint8(0), product)
 
 
 def split(
@@ -66,13 +67,11 @@ def split(
     drawn = np.frombuffer(random(size * (threshold - 1)), np.uint8)
     higher = drawn.reshape(threshold - 1, size)
     first = np.frombuffer(secret, np.uint8)
-    made = []
-    for point in range(1, shares + 1):
-        value = np.zeros(size, np.uint8)
-        for coefficients in higher[::-1]:  # Horner's rule
-            value = _times(value ^ coefficients, point)
-        made.append((value ^ first).tobytes())
-    return made
+    points = np.arange(1, shares + 1)[:, np.newaxis]
+    values = np.zeros((shares, size), np.uint8)
+    for coefficients in higher[::-1]:  # Horner's rule, at all points at once
+        values = _times(values ^ coefficients, points)
+    return [value.tobytes() for value in values ^ first]
 
 
 def combine(shares: Mapping[int, bytes], at: int = 0) -> bytes:
@@ -82,16 +81,14 @@ def combine(shares: Mapping[int, bytes], at: int = 0) -> bytes:
         shares: Point to share; as many as the threshold, alike in length.
         at: The point that is wanted.
     """
-    total = np.zeros(len(next(iter(shares.values()))), np.uint8)
-    for point, share in shares.items():
-        log = 0
-        for other in shares:
-            if other == point:
-                continue
-            if other == at:
-                break
-            log += _LOGS[at ^ other] - _LOGS[point ^ other]
-        else:
-            factor = int(_POWERS[log % _MOST])
-            total ^= _times(np.frombuffer(share, np.uint8), factor)
-    return total.tobytes()
+    if at in shares:
+        return shares[at]
+    points = np.fromiter(shares, np.intp, len(shares))
+    values = np.frombuffer(b"".join(shares.values()), np.uint8)
+    # Lagrange's factors, by their logarithms; that of 0, of a point itself, is 0.
+    above = _LOGS[at ^ points]
+    below = _LOGS[points[:, np.newaxis] ^ points].sum(axis=1)
+    factors = _POWERS[(above.sum() - above - below) % _MOST]
+    parts = _times(values.reshape(len(points), -1), factors[:, np.newaxis])
+    found: NDArray[np.uint8] = np.bitwise_xor.reduce(parts, axis=0)
+    return found.tobytes()

@@ -9,22 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from secure_house import SecureHouse
+from secure_kills import exact
 from secure_messages import check
 
 from coordinator.checkpoints.models import model_name
-from coordinator.operations.prove import prove
-from coordinator.operations.verify import verify
 from coordinator.server.secure.sums import kept_sum
 from edge_sdk.secure import device_round as steps
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.secure.fixed_point import centred, unpack_ring
 from edge_sdk.wire.secure.messages import (
     SecureDelivery,
     SecurePeers,
     SecureReveal,
     SecureUnmask,
 )
-from edge_sdk.wire.values import unpack_values
 
 UNEQUAL = "secure_messages:UNEQUAL"
 Make = Callable[..., SecureHouse]
@@ -50,38 +47,6 @@ def said(here: SecureHouse, kind: type) -> list[tuple[str, str, Any]]:
 
 def phases(here: SecureHouse) -> list[tuple[str, str]]:
     return [(r.phase.value, r.note) for r in here.coordinator.ledger.rounds()]
-
-
-def exact(here: SecureHouse, no: int) -> None:
-    """The mean of a round is that of its survivors' own numbers, bit for bit."""
-    ledger = here.coordinator.ledger
-    rows = ledger.frozen(no)
-    orders = {t.device: t.order(ledger.folder) for t in ledger.tasks(no)}
-    levels = kept_sum(ledger, no)
-    assert len(levels) == 1
-    ((_, blob, weight),) = levels
-    how = orders[rows[0].device].secure
-    total, whole = np.zeros(how.sizes[0], np.int64), 0.0
-    for row in rows:
-        order = orders[row.device]
-        base, family = here.coordinator.server._global_model.base_of(no)
-        start = family.top
-        plain = here.devices[row.device].result(order, _base(here, base, start))
-        vector = unpack_ring(plain.payload, start.digest, how.bits, how.sizes[0])
-        total += centred(vector)
-        whole += min(row.examples, how.most_examples) / how.most_examples
-    mean = (total * (how.clip / how.steps) / whole).astype(np.float32)
-    values = unpack_values(ledger.blob(blob), family.top)
-    flat = [values.masked[name] for name in family.top]
-    flat += [values.dense[n].reshape(-1) for n in sorted(values.dense)]
-    assert np.concatenate(flat).tobytes() == mean.tobytes()
-    assert weight == pytest.approx(whole * how.most_examples)
-
-
-def _base(here: SecureHouse, base: Any, mask: Any) -> bytes:
-    from edge_sdk.wire.values import pack_values
-
-    return pack_values(base.sent(mask), mask)
 
 
 def test_a_run_trains_on_sums_alone(house: Make) -> None:
@@ -196,49 +161,3 @@ def test_devices_of_unequal_densities_sum_what_they_share(house: Make) -> None:
 
 def bytes_of(count: int) -> bytes:
     return bytes(range(count))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_kills_at_any_moment_give_no_wrong_sum_and_reveal_no_two_secrets(
-    house: Make, seed: int
-) -> None:
-    killed(house, seed)
-
-
-def killed(house: Make, seed: int) -> dict[str, int]:
-    """A run whose coordinator and devices are killed at random, and start again."""
-    rng = np.random.default_rng(seed)
-    here = house(5, rounds=3, round_budget_s=30.0)
-    for device in here.devices.values():
-        device.takes = lambda _: float(rng.uniform(1, 20))
-    kills = 0
-
-    def disturb() -> bool:
-        nonlocal kills
-        for device in here.devices.values():
-            if device.agent is None:
-                if rng.random() < 0.5:
-                    device.start()
-            elif rng.random() < 0.04:
-                device.kill()
-                kills += 1
-        if rng.random() < 0.06:
-            here.kill_coordinator()
-            kills += 1
-        return here.coordinator.done
-
-    here.until(disturb, 50_000)
-    found = check(here.broker.said)
-    done = [r.no for r in here.coordinator.ledger.rounds() if r.phase.value == "done"]
-    assert len(done) == 3
-    exact(here, done[-1])
-    store = here.coordinator.server._global_model._store
-    first, last = store.load(model_name(0)), store.load(model_name(done[-1]))
-    for name, values in last.masked.items():
-        assert np.abs(values - first.masked[name] - 3e-3).max() < 1e-3, name
-    proof = here.folder / "proof.zip"
-    prove(here.run_folder, proof)
-    told = verify(proof)
-    assert (told.found, told.rounds) == ((), 3)
-    assert any("models were made again, bit for bit" in note for note in told.notes)
-    return {**found, "kills": kills}
