@@ -17,7 +17,7 @@ from edge_sdk.transport.base import Deliver, OnLink, OutgoingMessage, Traffic, W
 from edge_sdk.transport.dialect import RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.limits.pacing import PacedSender
-from edge_sdk.transport.limits.suspicion import BURST, lowered
+from edge_sdk.transport.limits.suspicion import BURST, lowered, restored
 from edge_sdk.transport.limits.window import SubscriptionWindow
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
@@ -227,7 +227,8 @@ class MqttTransport:
         if why and not self._closing.is_set():
             log.warning("the broker at %s: %s", self._address.url, why)
         with self._lock:
-            self._limits = found if why else self._limits
+            own = self._address.limits
+            self._limits = found if why else restored(self._limits, own, end)
 
     def _renew_will(self) -> None:
         """The next connection's will is another message than the last one's."""
@@ -237,8 +238,7 @@ class MqttTransport:
     def _open(self) -> Link:
         return open_link(
             replace(self._address, limits=self._limits),
-            self._client_id,
-            self._deliver,
+            *(self._client_id, self._deliver),
             will=self._will,
             window=self._window,
             meter=self._meter,

@@ -20,7 +20,7 @@ from coordinator.protocol.publisher import ECHO_S, Publisher
 from edge_sdk.agent.silence import SILENT_S, SilenceWatch
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import ReceivedMessage
-from edge_sdk.transport.limits import BrokerLimits
+from edge_sdk.transport.limits import BrokerLimits, suspicion
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
@@ -121,6 +121,39 @@ def test_a_coordinator_whose_announcement_is_dropped_names_its_topic(
     assert ANN in found[0]
 
 
+@pytest.mark.broker
+@pytest.mark.parametrize("way", ["read", "write"])
+def test_a_coordinator_under_a_silent_access_list_names_its_topic(
+    way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether what it says is dropped on the way there, or on the way back."""
+    now, heard = [0.0], threading.Event()
+
+    def deliver(message: ReceivedMessage) -> None:
+        assert message.topic != ANN
+        heard.set()
+
+    acl = tmp_path / "acl"
+    acl.write_text(f"topic {way} {ANN}\ntopic readwrite t/1\n", encoding="utf-8")
+    with (
+        mosquitto(tmp_path, "allow_anonymous true", f"acl_file {acl}") as there,
+        contextlib.closing(
+            MqttTransport(there, "c1", deliver, lambda _: None, wait_s=WAIT_S)
+        ) as link,
+    ):
+        link.subscribe(ANN, "t/1")
+        publisher = Publisher(link, "home", 1, clock=lambda: now[0])
+        publisher.announce(Announce("running", "digits", 1, 1, ["fp32"]))
+        publisher.after_connect()
+        link.publish("t/1", b"after it")
+        assert heard.wait(WAIT_S)
+        now[0] += ECHO_S
+        publisher.tick()
+    (said,) = [m for m in caplog.messages if "does not come back" in m]
+    assert ANN in said
+    assert ECHO_S < 60
+
+
 # -- a broker that closes at something unknown -----------------------------------------
 
 
@@ -173,7 +206,20 @@ def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
             finally:
                 done.set()
                 sender.join()
-        most = getattr(transport._limits, kind)
+            most = getattr(transport._limits, kind)
+            # A person raises the limit; a link that has lasted long enough ends.
+            proxy.limits = BrokerLimits()
+            monkeypatch.setattr(suspicion, "RESTORED_S", 0.0)
+            for _ in range(3):  # the first may cut a message that is still under way
+                while not links.empty():
+                    links.get_nowait()
+                proxy.cut()
+                while not links.get(timeout=WAIT_S):
+                    pass
+            assert getattr(transport.limits(), kind) > getattr(limits, kind)
+            transport.publish("t/30", bytes(60_000))
+            while got.get(timeout=WAIT_S).topic != "t/30":
+                pass
     assert found.topic == "t/31"
     assert most <= getattr(limits, kind)
     assert 2 <= sum(proxy.breaches.values()) <= 12  # each size is tried twice

@@ -5,11 +5,12 @@ from __future__ import annotations
 from edge_sdk.transport.backoff import SUSPECT, Ending
 from edge_sdk.transport.limits.values import BrokerLimits
 
-__all__ = ["BURST", "LEAST_PACKET", "lowered", "without_refused"]
+__all__ = ["BURST", "LEAST_PACKET", "lowered", "restored", "without_refused"]
 
 LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
 LEAST_HELD = 5  # subscriptions; a device has four beside those of its chunks
 BURST = 8  # messages within a second that may be too many for a broker
+RESTORED_S = 3600.0  # a link that lasted so long was not ended by what it carried
 BURSTS = 3  # links in a row that ended so; a weak network ends some, too
 
 # Reason codes of MQTT 5.0, section 2.4.
@@ -50,6 +51,21 @@ def lowered(
         return limits, ""
     what = "messages in a burst" if act is None else str(act)
     return after, f"it was cut behind {what}; from now on {_changed(limits, after)}"
+
+
+def restored(limits: BrokerLimits, known: BrokerLimits, end: Ending) -> BrokerLimits:
+    """The limits to begin the next link with, where the last one speaks for none.
+
+    What was found out is given up after a link of an hour: a weak network may have been
+    taken for a limit, or a person has raised it. A limit that is still there is found
+    again within seconds, at most once an hour.
+
+    Args:
+        limits: As they were kept to.
+        known: As they are without what was found out.
+        end: How the link ended.
+    """
+    return known if end.lived_s >= RESTORED_S else limits
 
 
 def without_refused(limits: BrokerLimits, reason: int) -> BrokerLimits:
