@@ -291,7 +291,7 @@ def resealed(file: bytes, version: int, **names: str) -> bytes:
 def test_a_program_of_another_runtime_is_told_by_what_it_has(file: bytes) -> None:
     order, base, _ = order_of(Frozen())
     for given, said in (
-        (resealed(file, 2), "version 2, this runtime reads 1"),
+        (resealed(file, 3), "version 3, this runtime reads 1 and 2"),
         (resealed(file, 1, linear="lineax"), "layer 6: lineax .*no such operation"),
         (file[:300], "is damaged"),
     ):
