@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import msgpack
+import msgspec
 
 from edge_sdk.errors import ExportError, RemoteProtocolError
 from edge_sdk.wire.codec import unpack
@@ -31,7 +31,7 @@ def pack_bundle(folder: Path) -> bytes:
         }
     except OSError as error:
         raise ExportError(f"{folder} cannot be read: {error}") from error
-    packed: bytes = msgpack.packb(files)
+    packed = msgspec.msgpack.encode(files)
     files_in(packed)
     return packed
 

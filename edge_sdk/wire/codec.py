@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
-import msgpack
 import msgspec
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
@@ -40,6 +39,7 @@ T = TypeVar("T")
 _DECODERS: dict[Any, Any] = {}
 # Two threads that make a type's first decoder at once end the process: msgspec 0.22
 # completes its type under no lock.
+_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, bytes, bytes, bytes])
 _MAKING = threading.Lock()
 Sign: TypeAlias = Callable[[bytes], bytes]
 
@@ -107,7 +107,7 @@ def encode(header: Header, message: Message, *, sign: Sign | None = None) -> byt
     head = pack(header)
     body = pack(message)
     signature = sign(_signed(head, body)) if sign else b""
-    envelope = cast("bytes", msgpack.packb([VERSION, head, body, signature]))
+    envelope = msgspec.msgpack.encode([VERSION, head, body, signature])
     if len(envelope) > MAX_PACKET:
         raise LocalProtocolError(
             f"a {header.type} message of {len(envelope)} bytes passes the "
@@ -129,12 +129,10 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
     """
     if len(packet) > MAX_PACKET:
         raise RemoteProtocolError(f"a packet of {len(packet)} bytes passes the limit")
-    parts = _limited(packet, max_bin=MAX_PACKET, max_items=8)
-    match parts:
-        case [int(version), bytes(head), bytes(body), bytes(signature)]:
-            pass
-        case _:
-            raise RemoteProtocolError("the packet is not an envelope")
+    try:  # nothing but these four is ever built
+        version, head, body, signature = _ENVELOPE.decode(packet)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"the packet is not an envelope: {error}") from error
     if version != VERSION:
         raise RemoteProtocolError(f"protocol version {version} is not {VERSION}")
     header = unpack(head, Header)
@@ -149,9 +147,7 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
 
 def pack(value: msgspec.Struct) -> bytes:
     """A declared type as msgpack, fields by name."""
-    return cast(
-        "bytes", msgpack.packb(msgspec.to_builtins(value, builtin_types=(bytes,)))
-    )
+    return msgspec.msgpack.encode(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 def unpack(data: bytes, kind: type[T]) -> T:
@@ -183,23 +179,6 @@ def _words(name: str) -> str:
         ['values', 'structure', 'journal record']
     """
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.lstrip("_")).lower()
-
-
-def _limited(data: bytes, *, max_bin: int, max_items: int) -> Any:
-    # Without limits 5 MB of 0x80 unpack to 269 MB of empty maps.
-    try:
-        return msgpack.unpackb(
-            data,
-            max_bin_len=max_bin,
-            max_str_len=4096,
-            max_array_len=max_items,
-            max_map_len=max_items,
-            max_ext_len=0,
-        )
-    except Exception as error:  # msgpack documents ValueError but raises others too
-        raise RemoteProtocolError(
-            f"not msgpack within limits: {type(error).__name__}"
-        ) from error
 
 
 def _signed(head: bytes, body: bytes) -> bytes:
