@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from coordinator.algorithms.load import load_algorithm
-from coordinator.algorithms.privacy import check_private
+from coordinator.algorithms.privacy import check_budget, check_private
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.ledger import read_ledger
 from coordinator.settings import load_run
@@ -54,6 +55,8 @@ def extend_run(folder: Path, more: int) -> int:
     algorithm = load_algorithm(settings.algorithm, beside=folder)
     longer = msgspec.structs.replace(settings, rounds=total)
     check_private(algorithm, longer, where=f"{folder}, extended: ")
+    with closing(read_ledger(folder)) as ledger:
+        check_budget(ledger, longer, where=f"{folder}, extended: ")
     keep_extension(folder, total)
     try:
         _check_not_released(folder)  # it may have ended just now

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from coordinator.algorithms.privacy import check_budget, keep_noise
 from coordinator.broker.watch import watched
 from coordinator.identity.broker_access import identities_for, open_gate
 from coordinator.identity.muted import Muted
@@ -61,6 +62,8 @@ def serve(
         stack.callback(leave_report, folder)  # last, whatever ended the run
         ledger = open_ledger(folder)
         stack.callback(ledger.close)
+        check_budget(ledger, settings, where=f"{folder / 'run.toml'}: ")
+        keep_noise(ledger, settings.privacy.noise_multiplier)
         stack.enter_context(keep_log(folder))
         make_run_key(folder)  # signs what is exported from here
         gate = stack.enter_context(open_gate(folder, settings, identities))

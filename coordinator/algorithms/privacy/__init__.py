@@ -6,6 +6,7 @@ from coordinator.algorithms.privacy.accountant import (
     rounds_within,
 )
 from coordinator.algorithms.privacy.aggregate import ledger_secret, with_privacy
+from coordinator.algorithms.privacy.budget import check_budget, keep_noise
 from coordinator.algorithms.privacy.check import (
     PrivacySettings,
     PrivateRun,
@@ -17,8 +18,10 @@ __all__ = [
     "PrivacySettings",
     "PrivateMean",
     "PrivateRun",
+    "check_budget",
     "check_private",
     "epsilon_of",
+    "keep_noise",
     "ledger_secret",
     "noise_for",
     "noise_key",
