@@ -129,5 +129,5 @@ epsilon = 4.0
     )
     with pytest.raises(SettingsError, match="4 is spent by the 3 rounds"):
         serve(tmp_path, settings, OutputOptions())
-    with pytest.raises(SettingsError, match="extended: .*4 is spent by the 3 rounds"):
+    with pytest.raises(SettingsError, match=r"extended: .*4 is spent by the 3 rounds"):
         extend_run(tmp_path, 1)
