@@ -20,7 +20,7 @@ _KEY = "noise_of_rounds"
 Rounds = Sequence[tuple[int, float]]  # rounds that gave a model, by their noise
 
 
-class RunMemory(Protocol):
+class SpentMemory(Protocol):
     """The ledger, as the budget uses it."""
 
     def get(self, key: str) -> Any:
@@ -36,7 +36,7 @@ class RunMemory(Protocol):
         ...
 
 
-def check_budget(memory: RunMemory, settings: PrivateRun, *, where: str = "") -> None:
+def check_budget(memory: SpentMemory, settings: PrivateRun, *, where: str = "") -> None:
     """Refuse to go on with a run whose rounds would tell more than its budget.
 
     Args:
@@ -74,7 +74,7 @@ def check_budget(memory: RunMemory, settings: PrivateRun, *, where: str = "") ->
     )
 
 
-def keep_noise(memory: RunMemory, noise_multiplier: float) -> None:
+def keep_noise(memory: SpentMemory, noise_multiplier: float) -> None:
     """Record the noise of the rounds from now on, where it is another."""
     done, kept = memory.rounds_done(), memory.get(_KEY)
     known = [list(one) for one in kept or ()]
@@ -86,7 +86,7 @@ def keep_noise(memory: RunMemory, noise_multiplier: float) -> None:
         memory.put(_KEY, [*known, [done, noise_multiplier]])
 
 
-def _behind(memory: RunMemory, done: int) -> list[tuple[int, float]]:
+def _behind(memory: SpentMemory, done: int) -> list[tuple[int, float]]:
     """The rounds that are done, by their noise."""
     known = memory.get(_KEY) or [[0, 0.0]]
     ends = [start for start, _ in known[1:]] + [done]
