@@ -1,8 +1,10 @@
 """Run a federation: rounds, aggregation, ledger, broker.
 
 ``coordinator.simulate`` trains a simulated fleet in one call. A
-``coordinator.Federation`` runs a coordinator for real devices. ``coordinator.flash()``
-and its like return algorithms. A name is imported when it is first used.
+``coordinator.Federation`` runs a coordinator for real devices. ``coordinator.prove``
+writes how its models were made, and ``coordinator.verify`` checks that.
+``coordinator.flash()`` and its like return algorithms. A name is imported when it is
+first used.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from coordinator.algorithms.methods.zerofl import zerofl
     from coordinator.operations.federation import Federation
     from coordinator.operations.federation_run import FederationRun
+    from coordinator.operations.prove import prove
+    from coordinator.operations.verify import verify
     from coordinator.settings import CodecSettings, TrainingSettings, WarmUpSettings
     from coordinator.simulation.api import simulate
     from coordinator.simulation.result import Run
@@ -69,12 +73,14 @@ __all__ = [
     "load_algorithm",
     "nst",
     "pdst",
+    "prove",
     "prunefl",
     "salientgrads",
     "scaffold",
     "simulate",
     "sparsyfed",
     "ssfl",
+    "verify",
     "zerofl",
 ]
 
@@ -91,6 +97,8 @@ _HOMES = {
     ),
     "coordinator.operations.federation": ("Federation",),
     "coordinator.operations.federation_run": ("FederationRun",),
+    "coordinator.operations.prove": ("prove",),
+    "coordinator.operations.verify": ("verify",),
     "coordinator.algorithms.methods.pruning.fedtiny": ("fedtiny",),
     "coordinator.algorithms.methods.pruning.prunefl": ("prunefl",),
     "coordinator.algorithms.methods.pruning.sparsyfed": ("sparsyfed",),

@@ -13,6 +13,7 @@ from msgspec import structs
 from proof_mutations import KINDS, Draft, mutated
 from secure_house import SecureHouse
 
+import coordinator
 from coordinator.operations.prove import prove
 from coordinator.operations.verify import verify, verify_open
 from edge_sdk.errors import StateError
@@ -39,7 +40,7 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     lost = here.devices["pi-2"]
     here.broker.before(SecureDelivery, "pi-2", lost.kill)
     here.run(8000)
-    prove(here.run_folder, folder / "proof.zip")
+    coordinator.prove(here.run_folder, folder / "proof.zip")
     prove(here.run_folder, folder / "one.zip", device="pi-1")
     prove(here.run_folder, folder / "small.zip", with_updates=False)
     yield folder
@@ -61,7 +62,7 @@ def found(members: dict[str, bytes], **more: Any) -> tuple[str, ...]:
 def test_each_sum_is_read_again_from_masked_updates_and_each_model_of_sums(
     proved: Path,
 ) -> None:
-    told = verify(proved / "proof.zip")
+    told = coordinator.verify(proved / "proof.zip")
     assert told.found == ()
     assert DONE in told.notes
     assert any("no single update is in the proof" in note for note in told.notes)
