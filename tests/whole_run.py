@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from contextlib import closing
 from functools import partial
@@ -13,6 +14,8 @@ from in_threads import run_around
 from limiting import LimitingBroker
 from torch import nn
 
+import export
+from coordinator.delivery.store import DeliveryStore
 from coordinator.ledger import open_ledger
 from coordinator.protocol.link import link_to
 from coordinator.server.loop import Server
@@ -20,14 +23,21 @@ from coordinator.settings import CodecSettings, RunSettings, TrainingSettings
 from coordinator.views.terminal.status import summary
 from device_profiles import load_board
 from edge_sdk.agent import Agent, Identity
+from edge_sdk.checkpoint import Checkpoint
+from edge_sdk.deploy.slots import look
+from edge_sdk.deploy.target import DeployTarget
+from edge_sdk.infer.packed import files_in, pack_bundle
+from edge_sdk.sparse import draw
 from edge_sdk.storage.journal import Journal
+from edge_sdk.tasks.layers import layers_of
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Deliver, OnLink, Will
 from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.wire.blob import blob_id, manifest_of
 
-__all__ = ["CHUNKS", "run_through"]
+__all__ = ["CHUNKS", "pack_wide", "run_through"]
 
 UNITS = 2200  # a model of 660 KB: ten chunks, above every limit of filters
 CHUNKS = 10
@@ -51,6 +61,25 @@ TASK = Task(
 )
 
 
+def pack_wide(folder: Path) -> bytes:
+    """A packed bundle of the model, of several chunks."""
+    model = TASK.model()
+    layers = layers_of(model)
+    mask = draw(layers, {layer.name: layer.numel // 3 for layer in layers}, 1)
+    state = {name: t.numpy() for name, t in model.state_dict().items()}
+    checkpoint = Checkpoint(
+        task="whole_run:TASK",
+        round_no=1,
+        layers=layers,
+        mask=mask,
+        values={layer.name: state[layer.name][mask[layer.name]] for layer in layers},
+        dense={n: a for n, a in state.items() if n not in mask.layers},
+        metrics={"accuracy": 0.5},
+    )
+    export.make_bundle(checkpoint, folder, formats=("native",), seconds=0)
+    return pack_bundle(folder)
+
+
 def run_through(
     there: Address,
     folder: Path,
@@ -58,6 +87,7 @@ def run_through(
     coordinator: Address | None = None,
     rounds: int = 2,
     cut: LimitingBroker | None = None,
+    packed: bytes | None = None,
 ) -> dict[str, object]:
     """A run of two devices on a broker; what its status says at the end.
 
@@ -67,6 +97,7 @@ def run_through(
         coordinator: The broker as the coordinator reaches it, if in another way.
         rounds: How many.
         cut: A proxy whose links are cut each time that a device trains.
+        packed: A bundle to deliver to both devices; it is live there at the end.
     """
     # What a run leaves at a broker, "done" above all, is no other's.
     home = f"home-{next(_RUNS)}"
@@ -94,15 +125,39 @@ def run_through(
                 cut.cut()
             return super().run(*given, **named)  # type: ignore[arg-type]
 
-    agents = []
+    agents, places = [], []
     for name in ("pi-1", "pi-2"):
         me = Identity(name, home, "wide", 8, profile)
         runner = Runner(TASK, examples(), "masked", micro_batch=0)
-        agents.append(Agent(me, partial(connect, name), Journal(folder / name), runner))
+        place = DeployTarget(folder / f"{name}-models", folder / name)
+        linked, journal = partial(connect, name), Journal(folder / name)
+        agents.append(Agent(me, linked, journal, runner, place=place))
+        places.append(place)
     ledger = open_ledger(folder / "run")
     with closing(ledger):
+        if packed is not None:
+            _deliver(ledger.folder, packed)
         server = Server(
-            settings, TASK, examples(), ledger, link_to(coordinator or there, home)
+            *(settings, TASK, examples(), ledger, link_to(coordinator or there, home)),
+            linger=packed is not None,
         )
         assert run_around(server, agents) == []
+    if packed is not None:
+        for slots in (look(place.root) for place in places):
+            assert slots.live is not None
+            assert slots.digests[slots.live] == _digest(packed).hex()
     return summary(folder / "run")
+
+
+def _deliver(folder: Path, packed: bytes) -> None:
+    DeliveryStore(folder).add(
+        *(packed, blob_id(manifest_of(packed))),
+        digest=_digest(packed),
+        key=None,
+        label="wide, round 1",
+        devices=["pi-1", "pi-2"],
+    )
+
+
+def _digest(packed: bytes) -> bytes:
+    return hashlib.sha256(files_in(packed)["manifest.json"]).digest()

@@ -1,6 +1,6 @@
 """A run through each known broker's limits: time, ratio to mosquitto's, breaches.
 
-Run: python tests/bench/bench_brokers.py [--rounds N] [--cuts]
+Run: python tests/bench/bench_brokers.py [--rounds N] [--cuts] [--deliver]
 Beside each time stands the least that the rates allow: messages and bytes of the
 busiest client, by the rates of the profile; devices wait for the coordinator's part.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from brokers import mosquitto
 from limiting import LimitingBroker
-from whole_run import run_through
+from whole_run import pack_wide, run_through
 
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.limits import PROFILES
@@ -27,8 +27,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--profiles", nargs="*", default=[*PROFILES])
     parser.add_argument("--cuts", action="store_true", help="Cut links in training.")
+    parser.add_argument("--deliver", action="store_true", help="A bundle, too.")
     given = parser.parse_args()
-    plain_s = 0.0
+    plain_s, packed = 0.0, None
+    if given.deliver:
+        with tempfile.TemporaryDirectory() as text:
+            packed = pack_wide(Path(text) / "wide")
     print(f"{'profile':<12} {'seconds':>8} {'ratio':>6} {'least':>6} {'breaches':>8}")
     for name in given.profiles:
         with tempfile.TemporaryDirectory() as text:
@@ -41,7 +45,7 @@ def main() -> None:
                 there = Address("127.0.0.1", proxy.port, limits=limits)
                 began = time.perf_counter()
                 cut = proxy if given.cuts else None
-                run_through(there, folder, rounds=given.rounds, cut=cut)
+                run_through(there, folder, rounds=given.rounds, cut=cut, packed=packed)
                 took_s = time.perf_counter() - began
             plain_s = plain_s or took_s
             least_s = max(
