@@ -289,7 +289,7 @@ class ProgramModel:
             if array.dtype.kind not in ("iub" if value.whole else "iubf"):
                 raise EngineError(
                     f"the batch's {what} are {array.dtype}, not "
-                    f"{'whole' if value.whole else 'numbers'}",
+                    f"{'whole numbers' if value.whole else 'numbers'}",
                     remedy=f"Give {what} of the dtype that the model was compiled for.",
                 )
 

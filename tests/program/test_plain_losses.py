@@ -14,6 +14,7 @@ from torch import nn
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.program.capture import capture
 
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels")
 
@@ -113,3 +114,34 @@ def test_it_trains_as_torch_does(make: Callable[[], Case]) -> None:
 def test_random_numbers_other_than_dropout_are_refused_by_name() -> None:
     with pytest.raises(EngineError, match=r"the model: randn_like.*no such operation"):
         error_of(variational)
+
+
+WRONG: dict[str, tuple[Callable[..., Any], str]] = {
+    "nothing": (lambda out, y: None, "loss returns a NoneType, not one number"),
+    "one for each example": (
+        lambda out, y: F.cross_entropy(out, y, reduction="none"),
+        rf"loss returns a tensor \({N},\), not one number",
+    ),
+    "several": (lambda out, y: (F.cross_entropy(out, y), out), "loss returns a tuple"),
+    "a number of Python's": (lambda out, y: 3.0, "loss returns a float"),
+    "a constant": (lambda out, y: torch.tensor(3.0), "no parameter that trains"),
+    "of targets alone": (lambda out, y: y.float().mean(), "no parameter that trains"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_loss_that_trains_nothing_is_refused_in_words(name: str) -> None:
+    loss, said = WRONG[name]
+    with pytest.raises(EngineError, match=said) as raised:
+        capture(nn.Linear(4, 3), loss, torch.randn(N, 4), torch.arange(N) % 3)
+    assert raised.value.help
+    assert "\n" not in str(raised.value)
+
+
+def test_torch_says_nothing_itself_about_a_model_that_cannot_run(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = Plain(lambda m, x: m.layer(x[:, :3]), layer=nn.Linear(4, 3))
+    with pytest.raises(EngineError, match=r"cannot be exported \(test_plain_losses"):
+        capture(model, F.cross_entropy, torch.randn(N, 4), torch.arange(N) % 3)
+    assert not "".join(capfd.readouterr())

@@ -33,6 +33,7 @@ __all__ = ["capture"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _OLDEST = (2, 6)
+_LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _MOST_WORDS = 200  # of torch's own message
 _OF_VALUES = (GuardOnDataDependentSymNode, UserError)
 
@@ -70,6 +71,12 @@ def capture(
     finally:
         for module, mode in was_training.items():
             module.training = mode
+    read = {p for o in training.operations for p in o.parameters if p >= 0}
+    if not any(at in read and p.trained for at, p in enumerate(parameters)):
+        raise EngineError(
+            "no parameter that trains has a part in the task's loss",
+            remedy="Compute the loss from the predictions that it is given.",
+        )
     program = TrainingProgram(parameters, training, evaluation, tuple(held), shared)
     check(program)
     return program
@@ -145,6 +152,8 @@ def _graph(
         if node.op == "call_function":
             emit(builder, node)
         elif node.op == "output":
+            if isinstance(module, _WithLoss):
+                _check_loss(node)
             outputs = _returned(builder, node)
         elif own.removeprefix("model.") in places:
             builder.parameters[node] = places[own.removeprefix("model.")]
@@ -160,6 +169,22 @@ def _graph(
             remedy="The torch engine trains this model.",
         )
     return builder.graph(tuple(inputs), outputs)
+
+
+def _check_loss(node: fx.Node) -> None:
+    """Refuses a loss that is not one number."""
+    found: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+    value = found[0].meta.get("val") if isinstance(found[0], fx.Node) else found[0]
+    if len(found) > 1:
+        value = tuple(found)
+    elif isinstance(value, torch.Tensor) and value.numel() == 1:
+        return
+    shape = getattr(value, "shape", None)
+    what = f"a {type(value).__name__}" if shape is None else f"a tensor {tuple(shape)}"
+    raise EngineError(
+        f"the task's loss returns {what}, not one number",
+        remedy="Return the mean over the batch from the task's loss.",
+    )
 
 
 def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
@@ -202,11 +227,13 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
 @contextlib.contextmanager
 def _quiet_torch() -> Iterator[None]:
     """Keep torch's own pages about a failed export out of log and terminal."""
-    loud = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = loud.level
-    loud.setLevel(logging.CRITICAL)
+    loud = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loud]
+    for logger in loud:
+        logger.setLevel(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        loud.setLevel(level)
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)
