@@ -17,6 +17,7 @@ from in_threads import run_around
 from torch import nn
 
 import coordinator
+import export
 from coordinator.ledger import open_ledger
 from coordinator.server.loop import Server
 from coordinator.settings import (
@@ -132,6 +133,43 @@ def test_the_model_begins_with_the_statistics_of_all_devices_and_keeps_them(
     np.testing.assert_allclose(state["mean"], inputs.mean(axis=0), rtol=1e-6)
     assert state["deviation"][3] == 1.0  # a number that never changes
     np.testing.assert_allclose(state["prior"], classes / classes.sum(), rtol=1e-6)
+
+
+def test_a_program_and_an_export_have_the_statistics_as_torch_has(
+    tmp_path: Path,
+) -> None:
+    """The program and the file have what the devices said, not what capture saw."""
+    models = {}
+    for engine in ("torch", "program"):
+        coordinator.simulate(
+            TASK,
+            devices=[sensors(n) for n in range(4)],
+            evaluation=sensors(9),
+            algorithm="erk",
+            rounds=1,
+            densities=[0.5],
+            training={"max_steps": 3},
+            engine=engine,  # refused where the model has no program
+            folder=tmp_path / engine,
+        )
+        path = tmp_path / engine / "checkpoints" / "round-00001.safetensors"
+        models[engine] = load_checkpoint(path).state()
+    whole = np.concatenate([sensors(n).inputs for n in range(4)]).astype(np.float64)
+    np.testing.assert_allclose(models["program"]["mean"], whole.mean(axis=0))
+    for name, value in models["torch"].items():
+        np.testing.assert_allclose(models["program"][name], value, rtol=1e-4, atol=1e-5)
+    net = Standardised()
+    net.load_state_dict({n: torch.tensor(a) for n, a in models["program"].items()})
+    inputs = sensors(7).inputs[:1]
+    with torch.no_grad():
+        expected = net.eval()(torch.tensor(inputs)).numpy()
+    assert abs(expected).max() < 50  # of raw sensors they would be thousands
+    for kind, suffix in (("onnx-sparse", "onnx"), ("native", "flsp")):
+        out = tmp_path / f"model.{suffix}"
+        given = {"input_shape": (4,), "calibration": sensors(8).inputs}
+        export.build(net, out, format=kind, **given)
+        found = export.load(out)(inputs)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_device_that_lies_or_fails_is_named_and_the_run_goes_on(

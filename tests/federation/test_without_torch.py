@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from databases import opened
 from without_torch import python_without_torch
 
 from device_profiles.memory import RUNTIME_WITHOUT_TORCH_MIB
+from edge_sdk.datasets.partition import load_partition
 from edge_sdk.kernels.library import unavailable_reason
+from edge_sdk.tasks.batch import prepared
+from edge_sdk.tasks.task import load_task
 
 pytestmark = [
     pytest.mark.broker,
@@ -38,8 +43,13 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
 ) -> None:
     fleet = federation(rounds=2)
     without_torch(fleet, *SMALL)
+    with (fleet.run / "run.toml").open("a") as file:
+        file.write("[statistics]\ncollect = true\n")
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
+    fleet.wait(lambda: bool(devices_of(fleet)), "a first device")
+    fleet.kill("coordinator")  # its answers are gone with it, and it asks again
+    fleet.start("coordinator", "run", str(fleet.run))
     assert fleet.wait_end() == 0, fleet.logs()
     found = fleet.summary()
     assert found["rounds_done"] == 2, fleet.logs()
@@ -48,7 +58,16 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
     assert engines == {"pi-1": "program", "pi-2": "program", "orin-1": "masked"}
     assert found["scores"]["2"]["0.4"]["accuracy"] > 0.15
     assert (fleet.run / "program.bin").stat().st_size > 100
+    data = [load_partition(fleet.folder / "data" / d) for d in (*SMALL, "orin-1")]
+    targets = np.concatenate([examples.targets for examples in data])
+    inputs = np.concatenate([examples.inputs for examples in data])
     with opened(fleet.run / "ledger.sqlite") as db:
+        (kept,) = db.execute("SELECT value FROM meta WHERE key = 'statistics'")
+        statistics = json.loads(kept[0])
+        assert statistics["devices"] == ["orin-1", *SMALL]
+        assert statistics["classes"] == np.bincount(targets, minlength=10).tolist()
+        whole = prepared(load_task("digits"), inputs).numpy().astype(np.float64)
+        assert np.mean(statistics["mean"]) == pytest.approx(whole.mean(), rel=1e-5)
         rows = db.execute("SELECT name, profile FROM devices").fetchall()
     told = {name: json.loads(profile)["runtime_mib"] for name, profile in rows}
     # A small process is told, so that a weak board is given what fits beside it.
@@ -62,6 +81,14 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
         capture_output=True, text=True, check=False, cwd=fleet.folder,
     )  # fmt: skip
     assert "memory plan: density 0.05: " in done.stdout, done.stderr
+
+
+def devices_of(fleet: Any) -> list[Any]:
+    try:
+        with opened(f"file:{fleet.run}/ledger.sqlite?mode=ro") as db:
+            return db.execute("SELECT name FROM devices").fetchall()
+    except sqlite3.Error:  # it is being made
+        return []
 
 
 @pytest.mark.parametrize(
