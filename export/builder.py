@@ -131,6 +131,7 @@ def prepare(
         calibration,
         dense.kept,
         dense.left_out,
+        dense.layers,
     )
     return material, dense.notes
 

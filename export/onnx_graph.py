@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import ExportError
 from edge_sdk.tasks.trial_step import tensors_of
-from edge_sdk.tasks.user_errors import place_of
+from export.modules.exporter_errors import advice_for, reason_of
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.fold_batch_norm import FoldBatchNorm
@@ -30,7 +31,7 @@ from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
 from export.passes.strip_metadata import StripMetadata
 from export.rebuild import Source
 
-__all__ = ["OPSET", "Batch", "Dense", "dense_graph", "reason_of"]
+__all__ = ["OPSET", "Batch", "Dense", "dense_graph"]
 
 OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitmask
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
@@ -47,12 +48,14 @@ class Dense:
         notes: What was changed, in words.
         kept: Which channels stayed where some were removed.
         left_out: Masked weights that the graph does not hold, each with the reason.
+        layers: Names of values to the module that computes each, as in `model`.
     """
 
     model: onnx.ModelProto
     notes: list[str]
     kept: Kept
     left_out: Mapping[str, str]
+    layers: Mapping[str, str]
 
 
 def dense_graph(
@@ -74,6 +77,7 @@ def dense_graph(
     layers = sorted(set(same.values()))
     masked = {n: first for n, first in names.items() if first in layers}
     model = _exported(source, batch, data, masked)
+    inside = _layers(model)
     removal, naming = RemoveDeadChannels(), NameWeights(layers)
     model.ir_version = _IR_VERSION
     notes = run(
@@ -101,7 +105,18 @@ def dense_graph(
             f"no masked weight of {source.task} is in its evaluation graph",
             remedy="Check what the model's forward() does after eval().",
         )
-    return Dense(model, notes, removal.kept, left_out)
+    return Dense(model, notes, removal.kept, left_out, inside)
+
+
+def _layers(model: onnx.ModelProto) -> dict[str, str]:
+    """Names of values to the module that computes each, as the exporter notes it."""
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        for item in node.metadata_props:
+            if item.key == "pkg.torch.onnx.name_scopes":
+                scopes = ast.literal_eval(item.value)[:-1]  # the last: the operation
+                found |= dict.fromkeys(node.output, scopes[-1] if scopes else "")
+    return found
 
 
 def _exported(
@@ -138,9 +153,11 @@ def _exported(
             if program is not None:
                 _optimise(program, masked)
     except Exception as error:
-        reason = reason_of(error)
+        with _quiet(printed):
+            reason = reason_of(error, model, example)
         raise ExportError(
-            f"torch could not export {source.task}: {reason}", remedy=_advice(reason)
+            f"torch could not export {source.task}: {reason}",
+            remedy=advice_for(reason),
         ) from error
     if program is None:
         raise ExportError("torch.onnx.export gave no program; torch 2.6 or later does")
@@ -178,33 +195,6 @@ def _optimise(program: torch.onnx.ONNXProgram, names: Container[str]) -> None:
     rest = [v for v in program.model.graph.inputs if v.name not in held]
     del program.model.graph.inputs[:]
     program.model.graph.inputs.extend(rest)
-
-
-def reason_of(error: BaseException) -> str:
-    """The reason why the exporter failed, in a line: first cause, the user's line.
-
-    What the exporter itself says is which of its steps failed; it chains the reason.
-    """
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        if cause in chain:
-            break
-        chain.append(cause)
-    root = next((e for e in reversed(chain) if str(e).strip()), error)
-    said = " ".join(str(root).strip().split("\n\n")[0].split())
-    places = (place_of(e) for e in reversed(chain))
-    at = next((place for place in places if place), "")
-    return f"{type(root).__name__}: {said}{f' ({at})' if at else ''}"
-
-
-def _advice(reason: str) -> str:
-    said = reason.lower().replace("-", "").replace(" ", "")
-    if "datadependent" in said or "controlflow" in said:
-        return (
-            "What forward computes may not depend on values by an if, a loop or "
-            ".item(): write it with torch.where, or torch.cond."
-        )
-    return "Every operation of the model must be traceable by torch.export."
 
 
 @contextlib.contextmanager

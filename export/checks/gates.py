@@ -32,6 +32,12 @@ from export.targets import Product, Target
 __all__ = ["check"]
 
 USUAL = Tolerance()
+_ROUNDING = 1e-2  # beyond it another function is computed
+_FIXED = (
+    "The file computes something else: what forward takes out of a tensor (.item(), "
+    ".tolist(), .numpy()) or draws by chance is fixed when it is exported; use tensor "
+    "operations instead."
+)
 
 Array: TypeAlias = NDArray[np.float32]
 Predict: TypeAlias = Callable[[NDArray[Any]], Array]
@@ -239,7 +245,8 @@ def _parity(
         own = "" if wanted.own is None else f", torch's own float32 by {wanted.own:.1e}"
         raise ExportError(
             f"outputs differ from torch by {error:.2e} of their largest value{own}; "
-            f"{limit:.0e} is allowed ({len(inputs)} {inputs.origin})"
+            f"{limit:.0e} is allowed ({len(inputs)} {inputs.origin})",
+            remedy=_FIXED if error > _ROUNDING else None,
         )
     same = None
     if outputs.ndim > 1 and outputs.shape[1] > 1:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.passes.graph import static_shape
+from export.passes.graph import attribute, static_shape
 
 __all__ = ["Macs", "count_macs"]
+
+_RECURRENT = {"GRU", "LSTM", "RNN"}
 
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates per example over all Conv, Gemm and MatMul.
+    """Multiply-accumulates per example of convolutions, products and recurrent layers.
 
     Attributes:
-        kept: Those whose weight is not zero.
+        kept: Those whose weight is not zero; all of a product of two values.
         dense: All of them.
     """
 
@@ -33,19 +36,50 @@ class Macs:
 
 
 def count_macs(model: onnx.ModelProto) -> Macs:
-    """Counts over the weights that are initializers (the dense form of the model)."""
+    """Counts over the dense form of the model, whose weights are initializers."""
     inferred = onnx.shape_inference.infer_shapes(model)
-    values = (*inferred.graph.value_info, *inferred.graph.output)
+    graph = inferred.graph
+    values = (*graph.value_info, *graph.input, *graph.output)
     shapes = {value.name: static_shape(value) for value in values}
     known = {tensor.name: tensor for tensor in model.graph.initializer}
     kept = dense = 0
     for node in model.graph.node:
-        if node.op_type not in {"Conv", "Gemm", "MatMul"} or node.input[1] not in known:
+        if node.op_type == "MatMul" and not known.keys() & set(node.input):
+            inner = shapes.get(node.input[0], [])[-1:]
+            both = _places([*shapes.get(node.output[0], []), *inner])
+            kept, dense = kept + both, dense + both
             continue
-        weight = numpy_helper.to_array(known[node.input[1]])
-        shape = shapes[node.output[0]]
-        spots = shape[2:] if node.op_type == "Conv" else shape[1:-1]
-        times = math.prod(spots)
-        kept += times * int(np.count_nonzero(weight))
-        dense += times * weight.size
+        times = _times(node, shapes, known)
+        for name in node.input[: 3 if node.op_type in _RECURRENT else 2]:
+            if times and name in known:
+                weight = numpy_helper.to_array(known[name])
+                kept += times * int(np.count_nonzero(weight))
+                dense += times * weight.size
     return Macs(kept, dense)
+
+
+def _times(
+    node: onnx.NodeProto,
+    shapes: Mapping[str, Sequence[int]],
+    known: Mapping[str, onnx.TensorProto],
+) -> int:
+    """How often an example multiplies with each of a node's weights; 0: it has none."""
+    given = shapes.get(node.input[0], ()) if node.input else ()
+    made = shapes.get(node.output[0], ()) if node.output else ()
+    if node.op_type == "Conv":
+        return _places([*made[:1], *made[2:]])
+    if node.op_type == "ConvTranspose":
+        return _places([*given[:1], *given[2:]])
+    if node.op_type == "MatMul" and node.input[0] in known:
+        return _places([*made[:-2], *made[-1:]])
+    if node.op_type in {"Gemm", "MatMul"}:
+        return _places(made[:-1])
+    if node.op_type in _RECURRENT:
+        axis = 1 if attribute(node, "layout", 0) else 0  # that of the steps
+        return _places(given[axis : axis + 1])
+    return 0
+
+
+def _places(axes: Sequence[int]) -> int:
+    """The product of axes; 1 for a free one, which is the batch."""
+    return math.prod(size or 1 for size in axes)

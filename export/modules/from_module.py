@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import Parameter, signature
 from math import prod
 from operator import index
@@ -17,7 +18,9 @@ from torch import nn
 from edge_sdk.datasets.rows import rows_of
 from edge_sdk.errors import ExportError, TaskError
 from edge_sdk.sparse import Mask
-from edge_sdk.tasks.trial_step import tensors_of
+from edge_sdk.tasks.user_errors import told
+from export.checks.outputs import outputs_of
+from export.modules.forward_masks import with_forward_masks
 from export.modules.given_inputs import MOST, inputs_of
 from export.modules.permanent import permanent
 from export.rebuild import Source
@@ -76,7 +79,8 @@ def from_module(
     if rows is not None:
         source = replace(source, given=inputs_of(source, *rows))
     _check_outputs(source)
-    return source
+    mask = with_forward_masks(copied, source.mask, partial(_outputs, source))
+    return replace(source, mask=mask)
 
 
 def _inner(model: object, name: str) -> nn.Module:
@@ -193,14 +197,11 @@ def _check_outputs(source: Source) -> None:
     """
     name, shape = source.task, source.input_shape
     try:
-        inputs = source.example(_TRIED)
-        with torch.no_grad():
-            outputs = tensors_of(source.model(inputs.clone()))
+        outputs, again = _outputs(source), _outputs(source)
     except Exception as error:
         reason = error.__cause__ or error if isinstance(error, TaskError) else error
         raise ExportError(
-            f"{name} takes no batch of inputs of shape {shape}: "
-            f"{type(reason).__name__}: {' '.join(str(reason).split())}",
+            f"{name} takes no batch of inputs of shape {shape}: {told(reason)}",
             remedy=_advice(source),
         ) from error
     if not outputs:
@@ -223,6 +224,13 @@ def _check_outputs(source: Source) -> None:
                 "has no form in a model file",
                 remedy="Return torch.view_as_real(...) of it, or its real part.",
             )
+        if not _close(output, again[number]):
+            raise ExportError(
+                f"{name}: output {number} of {len(outputs)} is another one each time, "
+                "for the same inputs",
+                remedy="Take random numbers, dropout that is always on and counters "
+                "out of forward; F.dropout needs training=self.training.",
+            )
     rows, count = outputs[0].shape, len(source.labels)
     if count and len(outputs) == 1 and len(rows) > 1 and rows[1] != count:
         raise ExportError(
@@ -231,9 +239,36 @@ def _check_outputs(source: Source) -> None:
         )
 
 
+def _outputs(source: Source) -> list[torch.Tensor]:
+    """Outputs for a few examples, the same each time."""
+    return outputs_of(source.model, source.example(_TRIED).numpy())
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two outputs differ by no more than rounding."""
+    if one.shape != other.shape:
+        return False
+    wide = torch.float64 if not one.is_complex() else torch.complex128
+    scale = float(one.to(wide).abs().nan_to_num(0, 0, 0).max()) if one.numel() else 0.0
+    return torch.allclose(
+        one.to(wide), other.to(wide), rtol=1e-3, atol=1e-3 * scale, equal_nan=True
+    )
+
+
 def _advice(source: Source) -> str:
-    """A suggestion for another input_shape, for an error."""
+    """A suggestion of what to give, for an error."""
     shape = source.input_shape
+    with contextlib.suppress(TypeError, ValueError):
+        others = [
+            str(p.replace(annotation=Parameter.empty, default=Parameter.empty))
+            for p in list(signature(source.model.forward).parameters.values())[1:]
+        ]
+        if others:
+            return (
+                f"A model file has one input, and forward also takes "
+                f"{', '.join(others)}, which nobody gave: wrap it in a module whose "
+                "forward takes one tensor and gives them; or correct input_shape."
+            )
     if len(shape) > 1:
         try:
             replace(source, input_shape=shape[1:], given=None).example(_TRIED)

@@ -61,11 +61,11 @@ def permanent(
     for key, tensor in _floats(copy):
         _check_values(name, key, tensor)
     patterns = {}
+    state = copy.state_dict()
     for prefix, module in copy.named_modules():
         key = f"{prefix}.weight" if prefix else "weight"
-        if isinstance(module, _KINDS):
-            zeros = module.weight.detach().numpy() != 0
-            patterns[key] = masks.get(key, zeros)
+        if isinstance(module, _KINDS) and key in state:
+            patterns[key] = masks.get(key, state[key].numpy() != 0)
     others = ", ".join(sorted(kinds - {"float32"}))
     notes = (f"{others} weights are exported as float32",) if others else ()
     return frozen(copy), patterns, notes
@@ -130,7 +130,25 @@ def _made_permanent(copy: nn.Module) -> dict[str, Pattern]:
             _own_class(module)
             for name in list(cast("nn.ModuleDict", module.parametrizations)):
                 parametrize.remove_parametrizations(module, name)
+        _plain_parameter(module)
     return kept
+
+
+def _plain_parameter(module: nn.Module) -> None:
+    """Makes a layer's weight a parameter where it is a mere attribute, or a buffer.
+
+    So it is where pruning's hook was cleared and not removed: what the layer computes
+    with then is the attribute, and what pruning left beside it goes.
+    """
+    own = vars(module)
+    buffers, parameters = own["_buffers"], own["_parameters"]
+    weight = own.get("weight", buffers.get("weight"))
+    if not isinstance(module, _KINDS) or not isinstance(weight, torch.Tensor):
+        return
+    for name in ("weight_orig", "weight_mask", "weight"):
+        if name in own or name in buffers or name in parameters:
+            delattr(module, name)
+    module.register_parameter("weight", nn.Parameter(weight.detach().clone()))
 
 
 def _own_class(module: nn.Module) -> None:

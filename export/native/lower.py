@@ -37,24 +37,51 @@ OPERATORS: Mapping[str, Rule] = MappingProxyType(
 # What a model may say in its place.
 _NEAREST = {
     "ArgMax": "leave it out, and take the largest output in the program",
+    "ArgMin": "leave it out, and take the smallest output in the program",
     "TopK": "leave it out, and sort the outputs in the program",
     "Where": "write it with min, max or a product",
     "Gather": "indices that are constants and evenly spaced are supported",
-}
+    "CumSum": "a product with a constant matrix of ones and zeros is supported",
+    "Einsum": "write it with matmul, mul and transpose",
+    "GridSample": "a resize to fixed sizes is supported",
+    "DFT": "products with constant matrices of sines and cosines are supported",
+    "ReduceL2": "write it as the root of a sum of products",
+    "ReduceProd": "products of two values are supported",
+    "Round": "leave it out, and round the outputs in the program",
+    "Cast": "values are float32 throughout",
+    "Trilu": "multiply with a constant of ones and zeros",
+    **dict.fromkeys(
+        ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And",
+         "Or", "Xor"),
+        "write it with clip, min or max; compare outputs in the program",
+    ),
+    **dict.fromkeys(("Sin", "Cos", "Tan"), "of constants it is computed on export"),
+    **dict.fromkeys(
+        ("RandomUniformLike", "RandomNormalLike", "RandomUniform", "RandomNormal",
+         "Bernoulli", "Dropout"),
+        "an exported model has no random numbers",
+    ),
+}  # fmt: skip
 
 
-def lower(model: onnx.ModelProto) -> Program:
+def lower(
+    model: onnx.ModelProto, layers: Mapping[str, str] = MappingProxyType({})
+) -> Program:
     """The graph as a program for one example, one operation per node, none fused.
 
     Several outputs are one after the other, flat.
 
+    Args:
+        model: The dense graph.
+        layers: Names of values to the module that computes each, for messages.
+
     Raises:
-        ExportError: If an operation is not supported; names it, its output, and the
+        ExportError: If an operation is not supported; names it, its layer, and the
             nearest supported form.
     """
     if len(model.graph.input) != 1:
         raise ExportError("a native model has one input", remedy=OTHER_FORMAT)
-    lowering = Lowering(model)
+    lowering = Lowering(model, layers)
     lowering.new(model.graph.input[0].name)
     for node in model.graph.node:
         if node.output[0] in lowering.joined.inside:
@@ -65,7 +92,9 @@ def lower(model: onnx.ModelProto) -> Program:
         rule = OPERATORS.get(node.op_type)
         if rule is None:
             near = _NEAREST.get(node.op_type, "")
-            hint = f": {near}" if near else meant(node.op_type, OPERATORS)
+            hint = f": {near}" if near else ""
+            if not onnx.defs.has(node.op_type):  # perhaps a word with a typo
+                hint = meant(node.op_type, OPERATORS)
             raise lowering.refused(
                 node, f"is not supported by the native runtime{hint}"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -49,8 +49,11 @@ class Lowering:
         joined: Nodes that are lowered together with others.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, layers: Mapping[str, str] | None = None
+    ) -> None:
         self.graph = model.graph
+        self._layers = layers or {}
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         values = (*inferred.input, *inferred.value_info, *inferred.output)
         self._dims = {value.name: static_shape(value) for value in values}
@@ -259,11 +262,12 @@ class Lowering:
         full = self.full(name)
         return Shape(prod(full[:axis]), full[axis], prod(full[axis + 1 :]))
 
-    @staticmethod
-    def refused(node: onnx.NodeProto, reason: str) -> ExportError:
-        """The error that names a node, and the format that runs it."""
+    def refused(self, node: onnx.NodeProto, reason: str) -> ExportError:
+        """The error that names a node, its layer, and the format that runs it."""
+        layer = self._layers.get(node.output[0], "")
+        inside = f" of layer {layer}" if layer else ""
         return ExportError(
-            f"operation {node.op_type} (output {node.output[0]!r}) {reason}",
+            f"operation {node.op_type} (output {node.output[0]!r}){inside} {reason}",
             remedy=OTHER_FORMAT,
         )
 

@@ -31,6 +31,7 @@ class Material:
         calibration: Inputs for formats that measure activations; None without data.
         kept: Weights whose dead channels are gone: (axis, positions that stayed).
         left_out: Masked weights that the graph does not hold, each with the reason.
+        layers: Names of values to the module that computes each, for messages.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Material:
     calibration: Inputs | None = None
     kept: Kept = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     def copy(self) -> onnx.ModelProto:
         """A copy of the dense graph, to change."""

@@ -32,7 +32,7 @@ def _facts(material: Material, name: str, program: Program) -> dict[str, Any]:
 
 def _make(material: Material, *, int8: bool) -> Product:
     name = "native-int8" if int8 else "native"
-    program = fuse(lower(material.copy()))
+    program = fuse(lower(material.copy(), material.layers))
     personal = material.source.personal_values()
     facts = _facts(material, name, program)
     content = write(program, facts, int8=int8, personal=personal)

@@ -22,7 +22,7 @@ from edge_sdk.sparse import Mask
 from edge_sdk.tasks import Examples, Task
 from export.api import build_source
 from export.checks.drift import CLASSES, check_accuracy, check_drift, output_error
-from export.onnx_graph import reason_of
+from export.modules.exporter_errors import reason_of
 from export.rebuild import Inputs, Source
 from export.snippets import readme
 
