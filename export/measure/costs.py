@@ -10,11 +10,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.passes.graph import attribute, static_shape
+from export.passes.graph import RECURRENT, attribute, static_shape
 
 __all__ = ["Macs", "count_macs"]
-
-_RECURRENT = {"GRU", "LSTM", "RNN"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def count_macs(model: onnx.ModelProto) -> Macs:
             kept, dense = kept + both, dense + both
             continue
         times = _times(node, shapes, known)
-        for name in node.input[: 3 if node.op_type in _RECURRENT else 2]:
+        for name in node.input[: 3 if node.op_type in RECURRENT else 2]:
             if times and name in known:
                 weight = numpy_helper.to_array(known[name])
                 kept += times * int(np.count_nonzero(weight))
@@ -74,7 +72,7 @@ def _times(
         return _places([*made[:-2], *made[-1:]])
     if node.op_type in {"Gemm", "MatMul"}:
         return _places(made[:-1])
-    if node.op_type in _RECURRENT:
+    if node.op_type in RECURRENT:
         axis = 1 if attribute(node, "layout", 0) else 0  # that of the steps
         return _places(given[axis : axis + 1])
     return 0

@@ -78,7 +78,8 @@ def _one_way(
     weight, state, bias = parts
     steps, _, width = low.full(node.input[0])
     gates, hidden = state.shape
-    own = low.weight(node.input[1], weight, bias[:gates])
+    made_by = next(filter(None, node.output))
+    own = low.weight(node.input[1], weight, bias[:gates], made_by)
     source = low.view(node, node.input[0], Shape(steps, 1, width))
     if steps == 1:
         flat = low.reshaped(node, source, Shape(width))
@@ -90,7 +91,7 @@ def _one_way(
         many = low.anonymous(Shape(gates, 1, steps))
         made = low.emit(Operation(Kind.CONV, turned, many, weight=own))
         given = low.transposed(made, (2, 1, 0))
-    recurrent = low.weight(node.input[2], state, bias[gates:])
+    recurrent = low.weight(node.input[2], state, bias[gates:], made_by)
     out = low.anonymous(Shape(steps, 1, hidden))
     extra = int(cell) + 16 * back
     return low.emit(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 __all__ = [
+    "RECURRENT",
     "attribute",
     "attributes",
     "consumers",
@@ -24,6 +25,13 @@ __all__ = [
     "static_shape",
     "weights",
 ]
+
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+# Operators to the number of inputs at the front that may be weights.
+_WEIGHTS_END = {
+    "Conv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMul": 2, "Gather": 1,
+    **dict.fromkeys(RECURRENT, 3),
+}  # fmt: skip
 
 
 def find_initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto | None:
@@ -48,13 +56,15 @@ def replace_array(model: onnx.ModelProto, name: str, array: NDArray[Any]) -> Non
 
 
 def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers that a Conv, Gemm or MatMul multiplies with, by name."""
+    """Initializers that convolutions, products and recurrent layers multiply with.
+
+    By name; of an embedding its table.
+    """
     known = {i.name: i for i in model.graph.initializer}
     used = [
         name
         for node in model.graph.node
-        if node.op_type in {"Conv", "Gemm", "MatMul"}
-        for name in node.input[:2]
+        for name in node.input[: _WEIGHTS_END.get(node.op_type, 0)]
     ]
     return {name: known[name] for name in used if name in known}
 

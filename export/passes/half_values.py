@@ -17,7 +17,7 @@ __all__ = ["HalfValues"]
 
 @dataclass(frozen=True)
 class HalfValues:
-    """Rounds the weights of Conv, Gemm and MatMul to float16, with a Cast behind each.
+    """Rounds weights and tables (see `weights`) to float16, with a Cast behind each.
 
     onnxruntime folds the Cast when it loads the model: the file halves, the speed is
     that of fp32. Half-precision arithmetic would be slower on most CPUs.

@@ -16,7 +16,7 @@ from export.native.fileformat import Encoding, store_weights, write
 from export.native.fuse import fuse
 from export.native.lower import lower
 from export.native.program import Program
-from export.passes.graph import attribute, replace_array
+from export.passes.graph import RECURRENT, attribute, replace_array
 from export.targets import Material, Product, Target
 
 __all__ = ["INT8", "TARGET"]
@@ -53,12 +53,23 @@ def _round(
     By the scales that the file has: lowering leaves out weights that only ever read
     padding, which may be the largest. Layers that share a weight may have several.
     """
-    makers = {node.output[0]: node for node in model.graph.node}
+    makers = {name: node for node in model.graph.node for name in node.output if name}
     plain = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     users = Counter(weight.layer for weight in program.weights)
+    parts: Counter[str] = Counter()  # of a recurrent layer: two for each way
     for weight, scale in zip(program.weights, scales, strict=True):
         node = makers.get(weight.output)
         if node is None:
+            continue
+        if node.op_type in RECURRENT:
+            way, part = divmod(parts[weight.output], 2)
+            parts[weight.output] += 1
+            name = f"{weight.output} {'states' if part else 'inputs'}"
+            array = plain.setdefault(name, plain[weight.layer].copy())
+            if scale.size:
+                array[way] = _back(array[way], scale[:, None])
+            node.input[1 + part] = name
+            replace_array(model, name, array)
             continue
         name, array = weight.layer, plain[weight.layer]
         if users[name] > 1:
@@ -68,6 +79,16 @@ def _round(
             continue
         back = _stored(array, node, scale)
         replace_array(model, name, back)
+
+
+def _back(
+    values: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Values as int8 by these scales gives them back."""
+    found: NDArray[np.float32] = (
+        np.clip(np.rint(values / scale), -127, 127).astype(np.float32) * scale
+    )
+    return found
 
 
 def _stored(
@@ -84,7 +105,7 @@ def _stored(
     else:
         seen = array.T if by_column else array
         each = scale.reshape(-1, *[1] * (seen.ndim - 1))
-    back = np.clip(np.rint(seen / each), -127, 127).astype(np.float32) * each
+    back = _back(seen, each)
     stored: NDArray[np.float32] = back.T if by_column else back.reshape(array.shape)
     return stored
 

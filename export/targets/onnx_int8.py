@@ -20,6 +20,7 @@ from onnxruntime.quantization import (
 from edge_sdk.errors import DataError, ExportError
 from export.passes import run
 from export.passes.describe import Describe
+from export.passes.int8_values import Int8Values
 from export.passes.pack_sparse import PackSparse
 from export.passes.strip_metadata import StripMetadata
 from export.rebuild import Inputs
@@ -45,13 +46,14 @@ def _make(material: Material) -> Product:
     if material.calibration is None:
         raise DataError("onnx-int8 needs calibration examples: name them with --data")
     model = _quantised(material.copy(), material.calibration)
+    rounded = run(model, (Int8Values(),))
     facts = {**material.facts, "format": "onnx-int8"}
     reference = onnx.ModelProto()
     reference.CopyFrom(model)
     notes = run(model, (StripMetadata(), PackSparse(), Describe(facts)))
     content = model.SerializeToString(deterministic=True)
     examples = f"calibrated on {len(material.calibration)} examples"
-    return Product(content, model, reference, (examples, *notes[:-1]))
+    return Product(content, model, reference, (examples, *rounded, *notes[:-1]))
 
 
 def _quantised(model: onnx.ModelProto, calibration: Inputs) -> onnx.ModelProto:

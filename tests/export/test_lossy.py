@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
+from torch.nn.utils import prune
 
 import export
 from edge_sdk.checkpoint import Checkpoint
@@ -110,3 +113,39 @@ def test_the_ort_file_is_sparse_and_bitwise_equal(
     session = open_session(str(out))
     assert predict(session, np.zeros((2, 1, 8, 8), np.float32)).shape == (2, 10)
     assert session.get_modelmeta().custom_metadata_map["flash_edge.format"] == "ort"
+
+
+class Hears(nn.Module):
+    """Two layers of an LSTM that runs both ways, behind a table of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows = nn.Linear(12, 32)
+        self.lstm = nn.LSTM(32, 48, 2, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(96, 5)
+        for name, _ in list(self.lstm.named_parameters()):
+            if name.startswith("weight"):
+                prune.l1_unstructured(self.lstm, name, amount=0.9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.lstm(self.rows(x))[0][:, -1])
+
+
+def test_recurrent_weights_are_rounded_with_the_others() -> None:
+    """Every gate holds: native computes what onnxruntime does with those values."""
+    given = np.random.default_rng(0).normal(size=(16, 6, 12)).astype(np.float32)
+    formats = ("onnx-sparse", "onnx-fp16", "onnx-int8", "native", "native-int8")
+    made = export.build(Hears(), formats=formats, calibration=given)
+    size = {name: made[name].file_bytes for name in formats}
+    assert size["onnx-fp16"] < 0.75 * size["onnx-sparse"]
+    assert size["onnx-int8"] < 0.75 * size["onnx-sparse"]
+    assert size["native-int8"] < 0.75 * size["native"]
+    assert any("4 recurrent weights" in note for note in made["onnx-int8"].notes)
+
+
+def test_the_table_of_an_embedding_is_stored_in_half() -> None:
+    table = nn.Sequential(nn.Embedding(300, 16), nn.Flatten(), nn.Linear(64, 3))
+    ids = np.random.default_rng(0).integers(0, 300, (8, 4))
+    made = export.build(table, formats=("onnx", "onnx-fp16"), calibration=ids)
+    assert made["onnx-fp16"].file_bytes < 0.6 * made["onnx"].file_bytes
