@@ -1,4 +1,4 @@
-"""Why torch's exporter failed, in a line: its first cause, and which layer it met."""
+"""Failures of torch's exporter in a line: the first cause, and the layer it met."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def reason_of(
 
 
 def advice_for(reason: str) -> str:
-    """What to do about a reason."""
+    """Advice about a reason, for an error."""
     said = reason.lower().replace("-", "").replace(" ", "")
     if "datadependent" in said or "controlflow" in said:
         return (

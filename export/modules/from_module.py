@@ -245,7 +245,7 @@ def _outputs(source: Source) -> list[torch.Tensor]:
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two outputs differ by no more than rounding."""
+    """Compare two outputs: True if they differ by no more than rounding."""
     if one.shape != other.shape:
         return False
     wide = torch.float64 if not one.is_complex() else torch.complex128
