@@ -61,7 +61,7 @@ def _times(
     shapes: Mapping[str, Sequence[int]],
     known: Mapping[str, onnx.TensorProto],
 ) -> int:
-    """Times that an example multiplies with each of a node's weights; 0: it has none."""
+    """Times that an example multiplies with each weight of a node; 0: it has none."""
     given = shapes.get(node.input[0], ()) if node.input else ()
     made = shapes.get(node.output[0], ()) if node.output else ()
     if node.op_type == "Conv":
