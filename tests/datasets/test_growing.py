@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -217,6 +218,48 @@ def test_data_that_grow_are_read_between_tasks_and_a_failure_keeps_what_was(
     save(folder / "d.npz", some(2, 3), 300.0)
     assert data.refresh()
     assert len(data.examples) == 2
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        OSError(5, "Input/output error"),
+        FileNotFoundError(2, "No such file"),
+        TimeoutError("the share does not answer"),
+        sqlite3.OperationalError("database is locked"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_source_that_was_away_is_read_when_it_is_back_with_nothing_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, away: Exception
+) -> None:
+    version, failing = ["1"], [False]
+
+    def read(_: Path) -> Examples:
+        if failing[0]:
+            raise away
+        return some(int(version[0]))
+
+    read.version = lambda _: version[0]  # type: ignore[attr-defined]
+    state = tmp_path / "state"
+    state.mkdir()
+    data = DeviceData(replace(TASK, train_data=read), tmp_path, state)
+    version[0], failing[0] = "4", True
+    assert not data.refresh()
+    assert not data.refresh()
+    assert caplog.text.count("cannot be read anew") == 1
+    assert len(data.examples) == 1
+    data.trains("1-a")  # on what it has: the new ones are not trained on
+    assert data.is_new(lambda _: True)
+    failing[0] = False
+    assert data.refresh()
+    assert len(data.examples) == 4
+    data.trains("2-a")
+    assert not data.is_new(lambda _: True)
+    version[0], failing[0] = "5", True
+    assert not data.refresh()
+    assert caplog.text.count("cannot be read anew") == 2  # it is another time
 
 
 def test_what_was_trained_on_is_known_after_a_restart(tmp_path: Path) -> None:

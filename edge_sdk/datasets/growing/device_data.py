@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,9 @@ __all__ = ["NOTHING_NEW", "DeviceData", "version_of"]
 log = logging.getLogger(__name__)
 
 FILE = "data.json"
+# A disk, a mount or a database that is away comes back with nothing changed, so it is
+# asked again; content that is wrong is not read again before it changes.
+PASSING = (OSError, MemoryError, sqlite3.OperationalError)
 NOTHING_NEW = "no new examples since its last update that counted"
 
 
@@ -70,7 +74,7 @@ class DeviceData:
     ) -> None:
         self._task, self._folder, self._path = task, folder, state / FILE
         self._keep, self._seed, self._clock = keep, seed, clock
-        self._version = version_of(task, folder)
+        self._version, self._failed = version_of(task, folder), ""
         self.examples = self._read(known=False)
         self.held = task.read_holdout(folder)
 
@@ -79,17 +83,22 @@ class DeviceData:
         version = version_of(self._task, self._folder)
         if version == self._version and self._keep.kind != "seconds":
             return False
-        before, self._version = self._version, version  # one that fails is asked once
+        before, self._version = self._version, version
         try:
             found = self._read(known=version == before)
             held = self._task.read_holdout(self._folder)
         except (DataError, TaskError) as error:
-            log.warning(
-                "the data cannot be read anew, the %d examples of before stay: %s",
-                len(self.examples),
-                error,
-            )
+            if isinstance(error.__cause__, PASSING):
+                self._version = before
+            if str(error) != self._failed:
+                log.warning(
+                    "the data cannot be read anew, the %d examples of before stay: %s",
+                    len(self.examples),
+                    error,
+                )
+            self._failed = str(error)
             return False
+        self._failed = ""
         if version != before:
             log.info(
                 "the data have changed: %d examples, %d before",
