@@ -173,6 +173,18 @@ def tied_words() -> Case:
     return tokens(model, 5, 9, 9)
 
 
+def places() -> Case:
+    """Copies of an axis, chosen places of one, logarithms of other bases."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = m.body(x).repeat(1, 3, 2).tile(1, 1, 2)
+        h = h.index_select(1, torch.tensor([4, 0, 11]))
+        h = torch.log2(h.abs() + 1) + torch.log10(h.abs() + 2)
+        return m.head(h.flatten(1))
+
+    return classes(Plain(run, body=nn.Linear(5, 3), head=nn.Linear(36, 4)), 4, 5)
+
+
 DENSE = {"tied_words": ["out.weight"]}
 MODELS = [
     tcn,
@@ -187,6 +199,7 @@ MODELS = [
     cumulative,
     masked_mean,
     tied_words,
+    places,
 ]
 
 

@@ -184,6 +184,8 @@ ROWS: Final[dict[str, Row]] = {
     "reciprocal": _plain("reciprocal"),
     "rsqrt": _chain(("sqrt", 0.0, 0.0), ("reciprocal", 0.0, 0.0)),
     "expm1": _chain(("exp", 0.0, 0.0), ("affine", 1.0, -1.0)),
+    "log2": _chain(("log", 0.0, 0.0), ("affine", 1 / math.log(2), 0.0)),
+    "log10": _chain(("log", 0.0, 0.0), ("affine", 1 / math.log(10), 0.0)),
     "log1p": _chain(("affine", 1.0, 1.0), ("log", 0.0, 0.0)),
     "neg": _chain(_NEGATIVE),
     "gelu": _chain(_gelu),

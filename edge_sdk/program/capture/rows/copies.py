@@ -11,7 +11,7 @@ from edge_sdk.program.capture.steps import expanded, reshaped
 from edge_sdk.program.graph import Shape
 from edge_sdk.program.rules.copies import AXES
 
-__all__ = ["ROWS", "piece", "strided", "transposed"]
+__all__ = ["ROWS", "expand", "piece", "strided", "transposed"]
 
 
 def _steps(shape: Shape) -> list[int]:
@@ -157,7 +157,7 @@ def _flip(builder: Builder, call: Node) -> None:
     builder.put(call, _copy(builder, call, source, shape, steps, offset), layout)
 
 
-def _expand(builder: Builder, call: Node) -> None:
+def expand(builder: Builder, call: Node) -> None:
     """One value at several places; the batch itself may be among these."""
     own: Any = call.arguments["self"]
     before = tuple(own.meta["val"].shape)
@@ -200,7 +200,6 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "split_with_sizes": _split,
     "chunk": _split,
     "flip": _flip,
-    "expand": _expand,
-    "expand_as": _expand,
-    "repeat": _expand,
+    "expand": expand,
+    "expand_as": expand,
 }

@@ -10,7 +10,7 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
-from edge_sdk.program.capture.rows.copies import strided
+from edge_sdk.program.capture.rows.copies import expand, strided
 from edge_sdk.program.capture.steps import constant, reshaped
 
 __all__ = ["ROWS", "joined"]
@@ -99,13 +99,23 @@ def _index(builder: Builder, call: Node) -> None:
     """Some places of one axis, known beforehand."""
     given = list(call["indices"])
     dims = [d for d, n in enumerate(given) if n is not None]
-    source, layout = builder.value(call, "self")
     if len(dims) != 1 or given[dims[0]] not in builder.constants:
         raise builder.refused(call, "places that are computed")
-    places: torch.Tensor = builder.constants.tensor(given[dims[0]])
+    _picked(builder, call, dims[0], given[dims[0]])
+
+
+def _index_select(builder: Builder, call: Node) -> None:
+    if call["index"] not in builder.constants:
+        raise builder.refused(call, "places that are computed")
+    _picked(builder, call, call["dim"], call["index"])
+
+
+def _picked(builder: Builder, call: Node, dim: int, index: fx.Node) -> None:
+    source, layout = builder.value(call, "self")
+    places: torch.Tensor = builder.constants.tensor(index)
     if places.dim() != 1 or places.dtype == torch.bool or not len(places):
         raise builder.refused(call, "places that are no list")
-    axis = builder.axis(call, "self", dims[0])
+    axis = builder.axis(call, "self", dim)
     size = builder.tensors[source].shape[axis]
     own = [int(p) % size for p in places]
     step = own[1] - own[0] if len(own) > 1 else 1
@@ -116,6 +126,23 @@ def _index(builder: Builder, call: Node) -> None:
         found = joined(builder, call, parts, axis)
     else:
         raise builder.refused(call, f"{len(own)} places one by one")
+    builder.put(call, found, layout)
+
+
+def _repeat(builder: Builder, call: Node) -> None:
+    """Copies one behind the other along axes; axes of one are expanded."""
+    before = tuple(call["self"].meta["val"].shape)
+    counts = call["repeats"][len(call["repeats"]) - len(before) :]
+    grown = [d for d, (n, c) in enumerate(zip(before, counts, strict=True)) if c > 1]
+    if len(call["repeats"]) != len(before) or all(before[d] == 1 for d in grown):
+        expand(builder, call)
+        return
+    found, layout = builder.value(call, "self")
+    for dim in grown:
+        axis = builder.axis(call, "self", dim)
+        if counts[dim] > _MOST_PIECES:
+            raise builder.refused(call, f"{counts[dim]} copies of an axis")
+        found = joined(builder, call, [found] * counts[dim], axis)
     builder.put(call, found, layout)
 
 
@@ -137,5 +164,7 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "stack": _stack,
     "roll": _roll,
     "index": _index,
+    "index_select": _index_select,
+    "repeat": _repeat,
     "glu": _glu,
 }
