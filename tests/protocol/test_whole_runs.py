@@ -360,3 +360,23 @@ def test_rounds_far_slower_than_the_profiles_are_waited_for_not_aborted(
     here.run()
     phases = [r.phase.value for r in here.coordinator.ledger.rounds()]
     assert phases == ["done"] * 4, here.state()
+
+
+def test_devices_that_are_slow_are_in_as_many_models_where_cohorts_are_fair(
+    house: Make,
+) -> None:
+    """A random round is over with its first updates, which are never theirs."""
+    slow, counted = ("pi-4", "pi-5"), {}
+    for selection in ("random", "fair"):
+        settings = {"selection": selection, "algorithm": "erk"}
+        here = house(cohort=3, wait_for=6, rounds=8, **settings)
+        for place in range(6):
+            name = f"pi-{place}"
+            here.join(name, takes=lambda _, s=9.0 if name in slow else 1.0: s)
+        here.run()
+        parts = here.coordinator.ledger.parts()
+        counted[selection] = {
+            d: parts.get(d, {}).get("trained", 0) for d in here.devices
+        }
+    assert set(counted["fair"].values()) == {4}
+    assert sum(counted["random"][d] for d in slow) < 8
