@@ -1,0 +1,155 @@
+"""A client of one connection, from its settings to the broker's answer."""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address import Address
+from edge_sdk.transport.base import Will
+from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
+from edge_sdk.transport.dialect import Dialect, RefusedError, SilentError
+from edge_sdk.transport.limits import BrokerLimits
+from edge_sdk.transport.proxy import ProxyError
+from edge_sdk.transport.refusals import in_tls_words, in_words
+
+__all__ = [
+    "MAX_INFLIGHT",
+    "check_answer",
+    "connect_client",
+    "expiry_properties",
+    "make_client",
+]
+
+CONNECT_S = 5.0  # for TCP and TLS
+MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
+MAX_INFLIGHT = 64
+MOST_EXPIRY_S = (1 << 32) - 1  # MQTT 5 has 32 bits for it
+
+
+def make_client(
+    address: Address,
+    client_id: str,
+    dialect: Dialect,
+    limits: BrokerLimits,
+    will: Will | None,
+) -> Client:
+    """A client that is not connected yet.
+
+    Args:
+        address: The broker.
+        client_id: MQTT client id.
+        dialect: The version to speak.
+        limits: What is known of the broker.
+        will: Published, retained, by the broker if we vanish.
+
+    Raises:
+        RefusedError: If the certificates cannot be used.
+    """
+    five = dialect is Dialect.V5
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+        clean_session=None if five else True,
+        reconnect_on_failure=False,
+    )
+    client.reasons, client.address = {}, address
+    client.connect_timeout = CONNECT_S
+    client.max_queued_messages_set(MAX_QUEUED)
+    client.max_inflight_messages_set(MAX_INFLIGHT)
+    # Made anew for each link: our certificate may have been renewed meanwhile.
+    try:
+        context = address.context()
+    except BrokerError as error:
+        raise RefusedError(str(error)) from error
+    if context is not None:
+        client.tls_set_context(context)
+    if address.username:
+        client.username_pw_set(address.username, address.password)
+    if will:
+        qos, keep = min(limits.qos, 1), limits.retained > 0
+        client.will_set(will.topic, will.payload, qos=qos, retain=keep)
+    return client
+
+
+def connect_client(
+    client: Client, dialect: Dialect, keepalive_s: int, window: int | None
+) -> None:
+    """Connects a client to its address and sends its CONNECT.
+
+    Args:
+        client: Made by `make_client`.
+        dialect: The version that it speaks.
+        keepalive_s: Seconds.
+        window: Deliveries that may wait to be taken; None for any number.
+
+    Raises:
+        OSError: Nobody listens there.
+        SilentError: Nobody answers.
+        RefusedError: TLS or a proxy refuses.
+    """
+    properties = None
+    if dialect is Dialect.V5:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = MAX_INCOMING
+        if window is not None:
+            properties.ReceiveMaximum = window
+    host, port = client.address.host, client.address.port
+    try:
+        client.connect(host, port, keepalive=keepalive_s, properties=properties)
+    except ssl.SSLError as error:
+        raise RefusedError(in_tls_words(str(error))) from error
+    except ProxyError as error:
+        raise RefusedError(str(error)) from error
+    except TimeoutError as error:
+        raise SilentError(in_tls_words(str(error))) from error
+
+
+def check_answer(
+    answer: ReasonCode | None, dialect: Dialect, trouble: str, *, ended: bool
+) -> None:
+    """Raises what the broker's answer to a CONNECT, or its silence, comes to.
+
+    Args:
+        answer: The reason of its CONNACK; None for none.
+        dialect: The version that was spoken.
+        trouble: What TLS said; in 1.3 a refusal comes after the handshake.
+        ended: Whether it answered, or closed the connection.
+
+    Raises:
+        SilentError: No answer in this version.
+        RefusedError: The broker's answer is no; it says why.
+    """
+    if not ended:
+        raise SilentError(f"no answer to a CONNECT of MQTT {dialect.value}")
+    if answer is None and trouble:
+        raise RefusedError(in_tls_words(trouble))
+    if answer is None:
+        raise SilentError(
+            f"it closed the connection after our CONNECT in MQTT "
+            f"{dialect.value}: it has no "
+            "room for more clients, wants TLS (mqtts://), or is no MQTT broker"
+        )
+    if answer.getName().startswith("Unsupported"):
+        raise SilentError(f"it does not speak MQTT {dialect.value}")
+    if answer.is_failure:
+        raise RefusedError(in_words(answer), answer.value)
+
+
+def expiry_properties(seconds: int) -> Properties:
+    """Properties of a PUBLISH that is worth nothing after so many seconds."""
+    return _expiring(min(seconds, MOST_EXPIRY_S))
+
+
+@lru_cache(maxsize=64)  # to make one takes longer than to send its message
+def _expiring(seconds: int) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = seconds
+    return properties
