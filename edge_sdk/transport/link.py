@@ -83,17 +83,15 @@ class Link:
         meter: Meter,
     ) -> None:
         self._learnt = LearntLimits(address.limits)
-        self.gone = threading.Event()
         self._deliver, self._window, self._dialect = deliver, window, dialect
-        self._answered = threading.Event()
+        self.gone, self._answered = threading.Event(), threading.Event()
         self._answer: ReasonCode | None = None
         self._trouble = ""  # what TLS said; in 1.3 a refusal comes after the handshake
-        self._ours = False  # we are the ones who end it
+        self._ours, self._reason = False, 0  # we end it; or the broker's reason
         # paho's client is used until `close`: later it would write to closed sockets.
         self._using, self._ended = threading.RLock(), False
         self._cleared = False  # its thread and its sockets are gone, or about to
         self._unanswered = Unanswered()
-        self._reason = 0
         self._since: float | None = None  # monotonic; when it was up
         self._thread: threading.Thread | None = None  # of the callbacks
         self._client = self._make(address, client_id, will, meter)

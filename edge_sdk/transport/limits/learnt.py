@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from paho.mqtt.reasoncodes import ReasonCode
@@ -86,7 +86,7 @@ class LearntLimits:
         return False
 
     def requests(
-        self, patterns: Iterable[str], held: int
+        self, patterns: Collection[str], held: int
     ) -> Iterator[tuple[list[str], Parted]]:
         """SUBSCRIBEs to make: filters, as many in one as the broker takes.
 
@@ -102,7 +102,7 @@ class LearntLimits:
             size = sum(len(p.encode()) + 3 for p in few) + 8
             yield few, Parted(few[0], size, len(few), held)
 
-    def groups(self, patterns: Iterable[str]) -> list[list[str]]:
+    def groups(self, patterns: Collection[str]) -> list[list[str]]:
         """Filters in groups of as many as the broker takes in one packet."""
         given, most = list(patterns), self.now.filters
         return [given[start : start + most] for start in range(0, len(given), most)]
