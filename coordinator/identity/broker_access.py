@@ -25,7 +25,7 @@ __all__ = [
     "address_of_user",
     "enroll_port",
     "identities_for",
-    "open_gate",
+    "open_broker_access",
     "open_identities",
 ]
 
@@ -80,7 +80,7 @@ def enroll_port(identities: IdentityRegistry, settings: RunSettings) -> int:
 
 
 @contextmanager
-def open_gate(
+def open_broker_access(
     folder: Path, settings: RunSettings, identities: IdentityRegistry | None
 ) -> Iterator[BrokerAccess]:
     """The broker of a run, answering, and its enrolment listener.

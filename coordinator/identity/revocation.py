@@ -80,7 +80,9 @@ class RevocationWatcher:
             identities.signing[0],
         )
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="revocation", daemon=True
+        )
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -17,8 +17,8 @@ M = TypeVar("M", bound=Message)
 def showable(message: M) -> M:
     """The message with `plain` text; the same object where nothing was to be done.
 
-    Here, at the door, it is done once for terminal, log, ledger, page, report and
-    figures.
+    Here, where messages arrive, it is done once for terminal, log, ledger, page,
+    report and figures.
 
     Args:
         message: Of whomever. Bytes in it stay what they are.

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from coordinator.algorithms.privacy import check_budget, keep_noise
 from coordinator.broker.watch import watched
-from coordinator.identity.broker_access import identities_for, open_gate
+from coordinator.identity.broker_access import identities_for, open_broker_access
 from coordinator.identity.muted import Muted
 from coordinator.identity.revocation import RevocationWatcher
 from coordinator.ledger import open_ledger
@@ -66,13 +66,13 @@ def serve(
         keep_noise(ledger, settings.privacy.noise_multiplier)
         stack.enter_context(keep_log(folder))
         make_run_key(folder)  # signs what is exported from here
-        gate = stack.enter_context(open_gate(folder, settings, identities))
-        log.info("broker (%s): %s", gate.broker.kind, gate.broker.url)
-        (folder / "broker.url").write_text(gate.broker.url + "\n", encoding="utf-8")
+        access = stack.enter_context(open_broker_access(folder, settings, identities))
+        log.info("broker (%s): %s", access.broker.kind, access.broker.url)
+        (folder / "broker.url").write_text(access.broker.url + "\n", encoding="utf-8")
         stack.enter_context(page_process(folder, settings.page))
         observe = stack.enter_context(live(look))
         muted = Muted(time.monotonic)
-        stack.enter_context(watched(gate.broker))
+        stack.enter_context(watched(access.broker))
         stopped = threading.Event()
         while not stopped.is_set():
             with ExitStack() as once:
@@ -81,7 +81,7 @@ def serve(
                     task,
                     examples,
                     ledger,
-                    link_to(gate.address, settings.federation),
+                    link_to(access.address, settings.federation),
                     identities=identities,
                     linger=linger,
                     observe=observe,
@@ -90,16 +90,16 @@ def serve(
                 once.callback(server.close)
                 on_stop(partial(_stop, stopped, server))
                 if identities is not None:
-                    guard = RevocationWatcher(
+                    watcher = RevocationWatcher(
                         identities,
-                        gate.broker,
-                        gate.access_control,
-                        gate.takeover,
+                        access.broker,
+                        access.access_control,
+                        access.takeover,
                         revoked=server.revoked,
                         rotated=server.rotated,
                         muted=muted,
                     )
-                    once.enter_context(guard)
+                    once.enter_context(watcher)
                 if not server.run():
                     return
             rounds, training = extended(
@@ -116,7 +116,7 @@ def _stop(stopped: threading.Event, server: Server) -> None:
 
 
 def check_run(settings: RunSettings, task: Task) -> Examples | None:
-    """Refuses at the door what cannot work; returns the evaluation examples, if any.
+    """Refuse a run that cannot work; return the evaluation examples, if any.
 
     Raises:
         TaskError: If the model has nothing to mask or to train, or its state cannot

@@ -86,7 +86,7 @@ def workers_from(pool: Literal["processes", "ray"], ray_address: str) -> OpenWor
         DependencyError: If Ray is asked for and is not installed.
     """
     if pool == "ray":
-        import_ray()  # refused at the door, before any data are prepared
+        import_ray()  # refused before any data are prepared
         return partial(ray_pool, address=ray_address)
     if ray_address:
         raise SettingsError(

@@ -20,7 +20,11 @@ from coordinator.broker import watch as broker_watch
 from coordinator.broker.check import check_broker
 from coordinator.broker.config import access_list
 from coordinator.broker.start import open_broker
-from coordinator.identity.broker_access import BrokerAccess, identities_for, open_gate
+from coordinator.identity.broker_access import (
+    BrokerAccess,
+    identities_for,
+    open_broker_access,
+)
 from coordinator.identity.muted import Muted
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.identity.revocation import RevocationWatcher, access_control_of
@@ -95,7 +99,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     run = settings(tmp_path)
     identities = IdentityRegistry(tmp_path / "run", "home")
     assert identities_for(tmp_path / "run", run) is not None  # it exists, so it counts
-    with open_gate(tmp_path / "run", run, identities) as gate:
+    with open_broker_access(tmp_path / "run", run, identities) as gate:
         port = identities.port(0, lambda: 0)
         made = Site(tmp_path, gate, identities, port)
         yield made
