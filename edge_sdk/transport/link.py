@@ -103,7 +103,7 @@ class Link:
 
     @property
     def limits(self) -> BrokerLimits:
-        """What the broker takes, as it says or has shown."""
+        """Limits of the broker, as it says or has shown."""
         return self._learnt.now
 
     def publish(self, parcel: OutgoingMessage) -> None:

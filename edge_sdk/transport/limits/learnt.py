@@ -22,7 +22,7 @@ TOO_LARGE, QUOTA = 0x95, 0x97  # of MQTT 5.0, section 2.4
 
 
 class LearntLimits:
-    """What a broker takes, from its profile, its CONNACK and its answers.
+    """Limits of a broker, from its profile, its CONNACK and its answers.
 
     Args:
         known: Before the link.
