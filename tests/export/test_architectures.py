@@ -37,7 +37,7 @@ TIMM = {
     "mobilenetv4_conv_small": {},
     "vit_tiny_patch16_224": {"img_size": 64},
     "ghostnet_100": {},
-    "levit_128s": {},
+    "levit_128s": {"img_size": 64},
 }
 REFUSED = {"swin_t": "operation Transpose .* more than three axes"}
 pytestmark = pytest.mark.skipif(
