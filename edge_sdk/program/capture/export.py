@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,6 +36,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _OLDEST = (2, 6)
 _LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _MOST_WORDS = 200  # of torch's own message
+_EXPORTING = threading.Lock()  # torch.export fails in a thread while another exports
 _OF_VALUES = (GuardOnDataDependentSymNode, UserError)
 
 
@@ -204,6 +206,7 @@ def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
 def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
     try:
         with (
+            _EXPORTING,
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
             _quiet_torch(),
