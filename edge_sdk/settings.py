@@ -17,6 +17,7 @@ from device_profiles import DeviceProfile, load_board, load_profile
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
 from edge_sdk.toml_file import load_toml
+from edge_sdk.wire.named import Consent
 
 __all__ = [
     "DeviceSettings",
@@ -69,6 +70,8 @@ class DeviceSettings(
         health: Command that says by its exit code whether a new model is well.
         models_tolerance: How much a delivered model may be worse than the live one on
             this device's test examples, in the task's primary metric; none for no test.
+        consent: What the people whose data it is have agreed to, in a line: shown with
+            the device, signed with each update, and in proofs.
         broker_profile: Whose limits it has, as ``aws-iot``; by its host if not given.
         broker_user: User to connect to it as, unless the URL names one.
         broker_password_file: File with that user's password alone.
@@ -105,6 +108,7 @@ class DeviceSettings(
     keep: str = ""
     when: Literal["always", "new-data"] = "always"
     models_tolerance: Annotated[float, Meta(ge=0)] | None = None
+    consent: Consent | None = None
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.identity.run_log import LoggedBest, begin_log
@@ -46,6 +47,7 @@ class ProvableRun:
         keep_rounds: int = 0,
     ) -> None:
         self.folder, self.seed = folder, seed
+        self.consents: dict[str, str] = {}  # device to what it signs with its updates
         self.names = [f"pi-{i:02d}" for i in range(devices)]
         self.settings = RunSettings(
             federation="greenhouse", task="digits", evaluation=folder,
@@ -121,6 +123,8 @@ class ProvableRun:
             {"loss": 0.5, "steps": 3.0},
         )  # fmt: skip
         signed = None
+        if name in self.consents:
+            offer = replace(offer, consent=self.consents[name])
         if self.offers is not None:
             header = Header(
                 "offer", "greenhouse", name, "coordinator", 1, 7, task.round_no

@@ -73,6 +73,7 @@ class DeviceRow:
     data_first: str = ""  # its first report, JSON
     battery: int | None = None  # charge of the battery it runs on, %; None on mains
     open_min: int | None = None  # until its owner's hours end; None where they do not
+    consent: str = ""  # what its data's people have agreed to; empty if it is not told
 
 
 @dataclass(frozen=True, slots=True)

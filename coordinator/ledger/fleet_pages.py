@@ -47,6 +47,7 @@ class FleetPages(LogPages):
         examples: int,
         version: str,
         said: str = "",
+        consent: str = "",
     ) -> bool:
         """Record a device's HELLO.
 
@@ -56,17 +57,20 @@ class FleetPages(LogPages):
             examples: How many it has.
             version: Of its agent.
             said: A digest of all that it says of itself.
+            consent: What its data's people have agreed to; empty if it is not told.
 
         Returns:
             Whether it said the same before.
         """
         with self._commits.joined() as db:
             db.execute(
-                "INSERT INTO devices (name, profile, examples, version, last_seen) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+                "INSERT INTO devices "
+                "(name, profile, examples, version, last_seen, consent) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
                 "profile = excluded.profile, examples = excluded.examples, "
-                "version = excluded.version, last_seen = excluded.last_seen",
-                (name, to_json(profile), examples, version, now()),
+                "version = excluded.version, last_seen = excluded.last_seen, "
+                "consent = excluded.consent",
+                (name, to_json(profile), examples, version, now(), consent),
             )
             same = db.execute(
                 "SELECT 1 FROM standing WHERE device = ? AND said = ?", (name, said)

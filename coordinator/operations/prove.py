@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,14 @@ __all__ = ["Proved", "prove"]
 
 # What of a ledger says which weights its masks keep.
 _PLAN = ("maskable", "layers", "counts", "boxes", "evidence")
+
+
+# A run goes on meanwhile: short rounds may close between its log and its updates.
+_ATTEMPTS = 5
+
+
+class _GoneError(Exception):
+    """An update went while the proof was written."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,28 @@ def prove(
     Raises:
         StateError: If there is no run or no log, or no such device in it.
     """
+    for _ in range(_ATTEMPTS):
+        with suppress(_GoneError):
+            return _written(folder, out, device, with_updates=with_updates, there=True)
+    return _written(folder, out, device, with_updates=with_updates, there=False)
+
+
+def _written(
+    folder: Path, out: Path, device: str, *, with_updates: bool, there: bool
+) -> Proved:
+    """Write the proof of what the log holds now.
+
+    Args:
+        folder: The run's.
+        out: The file.
+        device: As of `prove`.
+        with_updates: The same.
+        there: Whether an update that went meanwhile ends it; else it is left out.
+
+    Raises:
+        _GoneError: If one went.
+        StateError: As of `prove`.
+    """
     ledger = read_ledger(folder)
     try:
         log = ledger.read_log()
@@ -65,8 +96,9 @@ def prove(
         if IdentityRegistry.exists(folder):
             keys = IdentityRegistry(folder, log.federation).log_keys()
         hidden = device or not with_updates or _is_private(log)
-        blobs = {} if hidden else _kept(folder, log.entries)
-        members = [*_members(ledger, log, device), *blobs.items()]
+        blobs = {} if hidden else _kept(folder, log.entries, there=there)
+        # Updates come first: those of the round before last go when a round closes.
+        members = [*blobs.items(), *_members(ledger, log, device)]
         contents = dict(log.contents)
         table: dict[str, Any] = {"authority": "", "certificate": ""}
         if keys is not None:
@@ -85,7 +117,8 @@ def prove(
             "start": {"seq": first.seq, "head": log.before.hex()},
             "end": {"seq": last.seq, "head": last.head.hex()},
         }
-        write_proof(out, _read(members), table, None if keys is None else keys.sign)
+        sign = None if keys is None else keys.sign
+        write_proof(out, _read(members, there=there), table, sign)
     finally:
         ledger.close()
     updates = {leaf["update"] for leaf in _results(log.entries)}
@@ -151,10 +184,11 @@ def _head(one: LogEntry) -> bytes:
     )
 
 
-def _kept(folder: Path, entries: Sequence[LogEntry]) -> Mapping[str, Path]:
+def _kept(
+    folder: Path, entries: Sequence[LogEntry], *, there: bool
+) -> Mapping[str, Path]:
     """Updates of the last rounds that are all there, from a model that is kept on."""
-    checkpoints = (folder / "checkpoints").glob("round-*.safetensors")
-    there = {file_digest(path): path for path in sorted(checkpoints)}
+    starts = _starts(folder / "checkpoints")
     records = [json.loads(entry.record) for entry in entries]
     bases = {r["round"]: r["base"] for r in records if r["kind"] == "round"}
     found: dict[str, Path] = {}
@@ -169,11 +203,22 @@ def _kept(folder: Path, entries: Sequence[LogEntry]) -> Mapping[str, Path]:
             names.append(record["sum"]["unmasking"])
         paths = {f"updates/{name}": folder / "blobs" / name for name in names}
         if not record["round"] or not all(path.exists() for path in paths.values()):
+            if there and record["round"] and not kept:
+                raise _GoneError
             break
         kept |= paths
         base = bases.get(record["round"], "")
-        if base in there:
-            found = {**kept, f"models/{base}": there[base], **_masks(there[base])}
+        if base in starts:
+            found = {**kept, f"models/{base}": starts[base], **_masks(starts[base])}
+    return found
+
+
+def _starts(checkpoints: Path) -> Mapping[str, Path]:
+    """Models of rounds, by digest; one that goes meanwhile is left out."""
+    found: dict[str, Path] = {}
+    for path in sorted(checkpoints.glob("round-*.safetensors")):
+        with suppress(FileNotFoundError):
+            found[file_digest(path)] = path
     return found
 
 
@@ -185,7 +230,7 @@ def _masks(start: Path) -> dict[str, Path]:
 
 
 def _read(
-    members: Sequence[tuple[str, bytes | Path]],
+    members: Sequence[tuple[str, bytes | Path]], *, there: bool
 ) -> Iterator[tuple[str, bytes]]:
     """Members with their bytes, one at a time, without files that went meanwhile."""
     for name, content in members:
@@ -195,4 +240,5 @@ def _read(
             try:
                 yield name, content.read_bytes()
             except FileNotFoundError:  # the coordinator has closed another round
-                continue
+                if there:
+                    raise _GoneError from None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
 from edge_sdk.agent.evaluator import DeviceEvaluator
 from edge_sdk.agent.parts import DeviceKeys, Identity, Runner
 from edge_sdk.agent.pause import TrainingPause, held
@@ -248,7 +251,8 @@ class SessionEffects:
         if self._me.examples_now != self._told:  # more may count than were known
             self._do(Greet())
         limit = self.transport.limits().packet
-        self.feed(UpdatePacked(in_chunks(packed.offer, limit, lambda: packed.payload)))
+        offer = replace(packed.offer, consent=self._me.consent or UNSET)
+        self.feed(UpdatePacked(in_chunks(offer, limit, lambda: packed.payload)))
 
     def _fit_offer(self) -> None:
         """Offers the same update in smaller chunks, if this broker needs them."""

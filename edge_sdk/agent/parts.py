@@ -110,6 +110,7 @@ class Identity:
         profile: Its device profile, as plain values.
         note: What the operator should know of it; told where it does not pause.
         count: How many examples it has now, where they come and go.
+        consent: What its data's people have agreed to; None if it is not told.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Identity:
     profile: dict[str, Any]
     note: str = ""
     count: Callable[[], int] | None = None
+    consent: str | None = None
 
     @property
     def examples_now(self) -> int:

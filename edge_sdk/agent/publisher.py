@@ -106,6 +106,7 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
         engines=list(engines),
         free_disk_mib=0,
         evaluates=True,
+        consent=me.consent or UNSET,
     )
 
 

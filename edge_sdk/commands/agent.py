@@ -186,6 +186,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         profile=msgspec.to_builtins(profile),
         note=_without_kernels(settings.engine),
         count=lambda: len(data.examples),
+        consent=settings.consent,
     )
     log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)

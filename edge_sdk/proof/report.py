@@ -1,4 +1,4 @@
-"""A verified proof in words: who trained what, when, on how much."""
+"""A verified proof in words: who trained what, when, on how much, by which consent."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def as_text(found: Verified) -> str:
         lines.append(
             f"  {device}  {part['rounds']} updates of {part['examples']} examples, "
             f"rounds {part['first']} to {part['last']}"
+            + "".join(f", consent: {label}" for label in part["consents"])
         )
     if len(found.devices) > SHOWN:
         lines.append(f"  and {len(found.devices) - SHOWN} devices more")

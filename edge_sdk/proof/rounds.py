@@ -43,7 +43,7 @@ class RoundChecks:
     Attributes:
         done: Rounds that gave a model.
         models: SHA-256 of a model's file to its round.
-        devices: Device to rounds, examples, first and last.
+        devices: Device to rounds, examples, first, last and the consents it signed.
         first_round: Number of the first round; None before one.
         unlogged: Rounds before the log began.
         unsigned: Updates without a device's signature, of a round that was open when
@@ -66,6 +66,7 @@ class RoundChecks:
         self._last, self._base, self._epoch = -1, "", -1
         self._revoked: dict[str, int] = {}  # device to the record that says so
         self._certified: dict[str, dict[str, int]] = {}  # device to when first seen
+        self._consents: dict[str, set[str]] = {}
         self._opened = 0
         self.done, self.unlogged, self.unsigned = 0, 0, 0
         self.models: dict[str, int] = {}
@@ -256,6 +257,8 @@ class RoundChecks:
             number(one, "size"),
         ):
             self._found.say(f"{where}: the device signed another number of examples")
+        elif isinstance(offer.consent, str):
+            self._consents.setdefault(device, set()).add(offer.consent)
 
     def _count(self, no: int, one: Record) -> None:
         part = self.devices.setdefault(
@@ -265,6 +268,7 @@ class RoundChecks:
         part["rounds"] += 1
         part["examples"] += int(number(one, "examples"))
         part["last"] = no
+        part["consents"] = sorted(self._consents.get(text(one, "device"), ()))
 
     def _has(self, seq: int, record: Record, name: str) -> None:
         """A record names a content that is in the proof."""

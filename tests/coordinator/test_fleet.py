@@ -245,6 +245,16 @@ def test_a_profile_with_impossible_or_missing_numbers_is_refused_and_said(
     assert fleet.present() == set()
 
 
+def test_a_devices_consent_is_that_of_its_last_hello(
+    fleet: DeviceRegistry, ledger: Ledger
+) -> None:
+    for consent in ("research only", "research and product", msgspec.UNSET):
+        told = msgspec.structs.replace(hello(), consent=consent)
+        assert fleet.hello("pi-7", told) is None
+        ledger.settle()
+        assert row(ledger).consent == (consent or "")
+
+
 def test_what_is_left_of_a_devices_hours_and_battery_is_what_it_said_last(
     fleet: DeviceRegistry, ledger: Ledger, clock: Clock
 ) -> None:

@@ -53,6 +53,8 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (('name = "pi-1"', 'name = "Pi 1"'), ["key name", "matching regex"]),
         (('name = "pi-1"', 'name = "pi-1\\n"'), ["key name", "matching regex"]),
         (("threads = 1", 'engine = "fast"'), ["key engine", "'fast'"]),
+        (("threads = 1", 'consent = "two\\nlines"'), ["key consent"]),
+        (("threads = 1", 'consent = ""'), ["key consent"]),
         (('data = "data"', "data = 7"), ["key data", "Expected `Path`, got 7"]),
         (
             ('data = "data"', 'data = "~nobody-of-this-name/x"'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from edge_sdk.transport.address import Address, Tls, parse_url
 
 pytestmark = pytest.mark.broker
 DEVICES = ("pi-1", "pi-2")
+
+
+def has_consent(settings: Path) -> None:
+    settings.write_text(f'consent = "research only"\n{settings.read_text()}')
 
 
 def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
@@ -42,9 +47,11 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
     assert "PASS     identity: pi-1 in site" in healthy
     assert "PASS     TLS: handshake done" in healthy
 
+    has_consent(site.folder / "pi-1" / "device.toml")
     for name in DEVICES:
         site.start_device(name)
     site.wait(lambda: site.rounds_done() >= 2, "two rounds")
+    assert "consent: research only" in site.coordinator("devices", site.run, "pi-1")
 
     # The coordinator's key is replaced: both devices follow, without a restart.
     assert "key 1 signs" in site.coordinator("rotate", site.run)
@@ -85,7 +92,7 @@ def test_from_init_to_a_revoked_device_everything_is_certified_and_signed(
     said = site.coordinator("verify", proof, "--authority", authority)
     assert "the proof holds" in said
     assert "were made again, bit for bit" in said
-    assert "pi-2  " in said
+    assert re.search(r"pi-1 .*consent: research only$", said, re.MULTILINE)
     own = site.device("verify", proof, "--settings", pi_1 / "device.toml")
     assert own.returncode == 0, own.stdout + own.stderr
     assert re.search(r"latest updates [1-9]\d* are in a model", own.stdout)

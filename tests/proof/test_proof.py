@@ -13,9 +13,11 @@ from coordinator.ledger import open_ledger
 from coordinator.ledger.schema import open_to_write
 from coordinator.operations.prove import prove
 from coordinator.operations.verify import verify
+from edge_sdk.checksums import file_digest
 from edge_sdk.errors import IdentityError, StateError
 from edge_sdk.proof import read_proof, verify_proof
 from edge_sdk.proof.own_updates import own_updates
+from edge_sdk.proof.report import as_text
 
 
 def test_a_stranger_with_the_authority_alone_verifies_it(
@@ -27,6 +29,54 @@ def test_a_stranger_with_the_authority_alone_verifies_it(
     assert found.devices["pi-00"]["rounds"] == 4
     assert found.devices["pi-02"]["rounds"] == 2  # refused in the others
     assert found.devices["pi-01"]["last"] == 3
+
+
+def test_what_people_agreed_to_is_signed_with_each_update_and_reported(
+    tmp_path: Path,
+) -> None:
+    made = ProvableRun(tmp_path / "run", devices=2)
+    made.consents["pi-01"] = "research only, form 7 of 2026"
+    made.round(1)
+    made.consents["pi-01"] = "research and product"
+    made.round(2)
+    prove(made.folder, tmp_path / "proof.zip")
+    made.close()
+    found = verify(tmp_path / "proof.zip", authority=made.authority())
+    assert found.found == ()
+    assert found.devices["pi-00"]["consents"] == []
+    both = ["research and product", "research only, form 7 of 2026"]
+    assert found.devices["pi-01"]["consents"] == both
+    assert f"consent: {both[0]}, consent: {both[1]}" in as_text(found)
+
+
+def test_a_round_that_closes_while_a_proof_is_written_takes_no_update_out_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ProvableRun(tmp_path / "run", devices=2)
+    checkpoints, blobs = made.folder / "checkpoints", made.folder / "blobs"
+    checkpoints.mkdir(exist_ok=True)
+    for no in (1, 2):
+        made.round(no)
+        path = checkpoints / f"round-{no:05d}.safetensors"
+        path.write_bytes(made.model(no))
+    left = [3, 4]
+
+    def slowly(path: Path) -> str:
+        while left and path.stem == "round-00002":
+            for blob in blobs.iterdir():
+                blob.unlink()  # updates of rounds before it go with a round's end
+            no = left.pop(0)
+            made.round(no)
+            (checkpoints / f"round-{no:05d}.safetensors").write_bytes(made.model(no))
+        return file_digest(path)
+
+    monkeypatch.setattr("coordinator.operations.prove.file_digest", slowly)
+    assert prove(made.folder, tmp_path / "proof.zip").updates == 2
+    made.close()
+    with zipfile.ZipFile(tmp_path / "proof.zip") as archive:
+        names = archive.namelist()
+    assert sum(name.startswith("updates/") for name in names) == 2
+    assert verify(tmp_path / "proof.zip", authority=made.authority()).found == ()
 
 
 def test_without_an_authority_it_says_that_no_signature_was_checked(

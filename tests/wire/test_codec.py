@@ -135,6 +135,22 @@ def test_what_an_order_may_leave_out_costs_no_bytes_and_travels_when_it_is_set()
     assert unpack(pack(more), Training) == more
 
 
+def test_a_consent_is_one_line_and_costs_no_bytes_where_there_is_none(
+    messages: list[Message],
+) -> None:
+    told = [m for m in messages if isinstance(m, Hello | Offer)]
+    assert {type(m) for m in told} == {Hello, Offer}
+    for message in told:
+        assert b"consent" not in pack(message)
+        more = msgspec.structs.replace(message, consent="research only, § 9")
+        assert unpack(pack(more), type(message)) == more
+        for bad in ("", "two\nlines", "a\x1b[2J", "x" * 201):
+            with pytest.raises(RemoteProtocolError, match="consent"):
+                unpack(
+                    pack(msgspec.structs.replace(message, consent=bad)), type(message)
+                )
+
+
 def test_every_message_type_is_here(messages: list[Message]) -> None:
     assert {type(m) for m in messages} == set(Message.__args__)
 

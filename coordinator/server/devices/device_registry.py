@@ -117,6 +117,7 @@ class DeviceRegistry:
             examples=hello.examples,
             version=hello.version,
             said=_digest(hello),
+            consent=_or_none(hello.consent) or "",
         )
         rebooted = self._boots.get(device, boot) != boot
         self._boots[device] = boot
@@ -185,11 +186,8 @@ class DeviceRegistry:
     def rests(self, device: str, seconds: float, why: str) -> None:
         """Record a device's pause in seconds; 0 ends it."""
         if seconds > 0 and why != self._ledger.note_of(device):
-            log.info(
-                "%s pauses for %.0f s: %s",
-                *(device, seconds, why),
-                extra={"device": device},
-            )
+            told = device, seconds, why
+            log.info("%s pauses for %.0f s: %s", *told, extra={"device": device})
         self._rests[device] = self._clock() + seconds
         self.expect(device, seconds)
         self._ledger.note(device, why)

@@ -91,6 +91,7 @@ def device_history(found: DeviceHistory) -> RenderableType:
         f"last seen {device.last_seen}, {short_bytes(device.sent)} up, "
         f"{short_bytes(device.received)} down, {device.rss_mib} MiB{heat}",
         *filter(None, (device.pace, device.note)),
+        *([f"consent: {device.consent}"] if device.consent else []),
         *([f"labels: {device.labels}"] if device.labels else []),
         *([f"its data have drifted: {device.drift}"] if device.drift else []),
         *map(_test, found.tests[:TESTS]),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from edge_sdk.wire.named import Count, TaskId, Why
+from edge_sdk.wire.named import Consent, Count, TaskId, Why
 
 __all__ = ["Announce", "Hello", "Status", "Wait"]
 
@@ -26,6 +26,7 @@ class Hello(Struct, frozen=True, tag="hello"):
 
     `free_disk_mib` is 0: nobody reads it, and a coordinator of 0.1.0 asks for it.
     `evaluates` is true of a device that answers EVALUATE; absent of one of 0.1.0.
+    `consent` is absent of a device that is told of none.
     """
 
     phase: str
@@ -38,6 +39,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     engines: list[str]
     free_disk_mib: Count
     evaluates: bool | UnsetType = UNSET
+    consent: Consent | UnsetType = UNSET
 
 
 class Wait(Struct, frozen=True, tag="wait"):

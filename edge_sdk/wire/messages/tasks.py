@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from edge_sdk.wire.named import (
+    Consent,
     Count,
     Digest,
     Holdout,
@@ -101,7 +102,11 @@ class Fail(Struct, frozen=True, tag="fail"):
 
 
 class Offer(Struct, frozen=True, tag="offer"):
-    """Device to coordinator: the update is packed; ask for it."""
+    """Device to coordinator: the update is packed; ask for it.
+
+    `consent` says what its data's people have agreed to, where the device is told: its
+    signature on the offer is on that, too.
+    """
 
     task_id: TaskId
     manifest: Manifest
@@ -110,6 +115,7 @@ class Offer(Struct, frozen=True, tag="offer"):
     examples: Count
     norm: Annotated[float, Meta(ge=0)]
     metrics: dict[str, float]
+    consent: Consent | UnsetType = UNSET
 
 
 class Need(Struct, frozen=True, tag="need"):

@@ -51,7 +51,7 @@ export function device(found) {
     h("h1", {}, d.name),
     facts([["board", d.board || "-"], ["density", density(d.density)], ["now", now(d)], ["last seen", ago(d.last_seen)], ["examples", number(d.examples)],
       ["sent", bytes(d.sent)], ["received", bytes(d.received)], ["memory", d.rss_mib ? `${d.rss_mib} MiB` : "-"],
-      d.battery != null && ["battery", `${d.battery} %`], d.open_min != null && ["its hours end in", `${number(d.open_min)} min`], ["engine", d.engine || "-"], ["version", d.version]]),
+      d.battery != null && ["battery", `${d.battery} %`], d.open_min != null && ["its hours end in", `${number(d.open_min)} min`], d.consent && ["consent", d.consent], ["engine", d.engine || "-"], ["version", d.version]]),
     h("div", { class: "grid" },
       card("Why this density", h("p", {}, words(d.why, "why") || "No density has been chosen yet."),
         d.labels ? h("p", {}, "Labels: ", words(d.labels, "labels")) : null, d.drift ? h("p", {}, "Its data have drifted: ", words(d.drift, "drift")) : null,
