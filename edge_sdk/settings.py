@@ -15,9 +15,9 @@ from msgspec import Meta
 
 from device_profiles import DeviceProfile, load_board, load_profile
 from device_profiles.words import meant
+from edge_sdk.consent import Consent
 from edge_sdk.errors import SettingsError
 from edge_sdk.toml_file import load_toml
-from edge_sdk.wire.named import Consent
 
 __all__ = [
     "DeviceSettings",

@@ -6,24 +6,11 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-__all__ = [
-    "Consent",
-    "Count",
-    "Digest",
-    "Holdout",
-    "Manifest",
-    "MaskRecipe",
-    "TaskId",
-    "Why",
-]
+__all__ = ["Count", "Digest", "Holdout", "Manifest", "MaskRecipe", "TaskId", "Why"]
 
 Digest: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 TaskId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
-# What the people whose data it is have agreed to, in their operator's words: one line.
-Consent: TypeAlias = Annotated[
-    str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")
-]
 Why: TypeAlias = Annotated[str, Meta(max_length=500)]
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from edge_sdk.wire.named import Consent, Count, TaskId, Why
+from edge_sdk.consent import Consent
+from edge_sdk.wire.named import Count, TaskId, Why
 
 __all__ = ["Announce", "Hello", "Status", "Wait"]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from edge_sdk.consent import Consent
 from edge_sdk.wire.named import (
-    Consent,
     Count,
     Digest,
     Holdout,

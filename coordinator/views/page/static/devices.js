@@ -18,7 +18,7 @@ export function devices(run) {
           ["this round", (d) => phase(d.task)],
           ["rounds", (d) => { const p = parts.get(d.name); return p ? `${p.trained} of ${p.asked}` : ""; }, "n"],
           ["part of training", (d) => { const p = parts.get(d.name); return p?.part == null ? "" : percent(p.part); }, "n"],
-          ["sent", (d) => bytes(d.sent), "n"],
+          ["sent", (d) => bytes(d.sent), "n wide"],
           ["received", (d) => bytes(d.received), "n wide"],
           ["memory", (d) => (d.rss_mib ? `${d.rss_mib} MiB` : ""), "n wide"],
           ["refused", (d) => (d.refused ? h("span", { class: "bad" }, String(d.refused)) : ""), "n"],
