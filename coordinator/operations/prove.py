@@ -23,8 +23,6 @@ __all__ = ["Proved", "prove"]
 
 # What of a ledger says which weights its masks keep.
 _PLAN = ("maskable", "layers", "counts", "boxes", "evidence")
-
-
 # A run goes on meanwhile: short rounds may close between its log and its updates.
 _ATTEMPTS = 5
 
@@ -232,7 +230,11 @@ def _masks(start: Path) -> dict[str, Path]:
 def _read(
     members: Sequence[tuple[str, bytes | Path]], *, there: bool
 ) -> Iterator[tuple[str, bytes]]:
-    """Members with their bytes, one at a time, without files that went meanwhile."""
+    """Members with their bytes, one at a time.
+
+    Raises:
+        _GoneError: If the file of one went meanwhile, where it has to be `there`.
+    """
     for name, content in members:
         if isinstance(content, bytes):
             yield name, content

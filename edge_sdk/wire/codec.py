@@ -37,9 +37,9 @@ MAX_PACKET = 96 * 1024  # bytes; a 64 KiB chunk with room for its envelope
 
 T = TypeVar("T")
 _DECODERS: dict[Any, Any] = {}
+_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, bytes, bytes, bytes])
 # Two threads that make a type's first decoder at once end the process: msgspec 0.22
 # completes its type under no lock.
-_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, bytes, bytes, bytes])
 _MAKING = threading.Lock()
 Sign: TypeAlias = Callable[[bytes], bytes]
 
@@ -147,6 +147,7 @@ def decode(packet: bytes, *, verify: Verify | None = None) -> Envelope:
 
 def pack(value: msgspec.Struct) -> bytes:
     """A declared type as msgpack, fields by name."""
+    # Encoded as it is, a type that leaves fields out has a map header two bytes longer.
     return msgspec.msgpack.encode(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 

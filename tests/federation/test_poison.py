@@ -146,9 +146,8 @@ def test_a_poisoned_update_and_noise_are_refused_by_name_and_the_round_goes_on(
         r"its change is .* long; .* counts, it says 1000000 ex", cut["why"]
     )
     assert reasons == {"pi-2": [], "pi-3": []}
-    assert (
-        server._dispatcher.dropped == 3
-    )  # an empty payload wipes a retained topic: not noise
+    # An empty payload wipes a retained topic: it is not noise.
+    assert server._dispatcher.dropped == 3
     _has_no_more_influence_than_the_median(tmp_path / "run")
     _who_is_refused_learns_why_and_so_does_the_operator(tmp_path / "run", caplog.text)
 

@@ -117,6 +117,21 @@ def run(
     return found
 
 
+def simulated(folder: Path, **more: Any) -> coordinator.Run:
+    """A round of four devices in a simulation."""
+    return coordinator.simulate(
+        TASK,
+        devices=[sensors(n) for n in range(4)],
+        evaluation=sensors(9),
+        algorithm="erk",
+        rounds=1,
+        densities=[0.5],
+        training={"max_steps": 3},
+        folder=folder,
+        **more,
+    )
+
+
 def test_the_model_begins_with_the_statistics_of_all_devices_and_keeps_them(
     tmp_path: Path,
 ) -> None:
@@ -141,17 +156,8 @@ def test_a_program_and_an_export_have_the_statistics_as_torch_has(
     """The program and the file have what the devices said, not what capture saw."""
     models = {}
     for engine in ("torch", "program"):
-        coordinator.simulate(
-            TASK,
-            devices=[sensors(n) for n in range(4)],
-            evaluation=sensors(9),
-            algorithm="erk",
-            rounds=1,
-            densities=[0.5],
-            training={"max_steps": 3},
-            engine=engine,  # refused where the model has no program
-            folder=tmp_path / engine,
-        )
+        # The engine "program" is refused where the model has none.
+        simulated(tmp_path / engine, engine=engine)
         path = tmp_path / engine / "checkpoints" / "round-00001.safetensors"
         models[engine] = load_checkpoint(path).state()
     whole = np.concatenate([sensors(n).inputs for n in range(4)]).astype(np.float64)
@@ -200,17 +206,7 @@ def test_a_run_collects_them_by_its_settings_alone_and_a_simulation_has_the_same
     found = run(tmp_path, settings(statistics=asked), task=plain)
     assert len(found["histogram"]) == 6
     assert sum(found["histogram"]) == 4 * 60 * 4
-    played = coordinator.simulate(
-        TASK,
-        devices=[sensors(n) for n in range(4)],
-        evaluation=sensors(9),
-        algorithm="erk",
-        rounds=1,
-        densities=[0.5],
-        training={"max_steps": 3},
-        statistics={"bins": 4, "high": 1e4},
-        folder=tmp_path / "simulated",
-    )
+    played = simulated(tmp_path / "simulated", statistics={"bins": 4, "high": 1e4})
     assert played.statistics is not None
     assert played.statistics["histogram"] == found["histogram"]
     whole = np.concatenate([sensors(n).inputs for n in range(4)]).astype(np.float64)
