@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.codec import pack_large, unpack
 from edge_sdk.wire.dense import Entry, from_wire, to_wire
 
 __all__ = ["Apart", "pack_apart", "pack_own", "unpack_apart", "unpack_own"]
@@ -60,7 +60,9 @@ def pack_apart(apart: Apart) -> bytes:
     """The blob of what stays apart; its values are exact."""
     frozen, personal = _packed(apart.frozen), _packed(apart.personal)
     ranks = {name: apart.adapters[name] for name in sorted(apart.adapters)}
-    return pack(_ApartBody(version=1, frozen=frozen, personal=personal, adapters=ranks))
+    return pack_large(
+        _ApartBody(version=1, frozen=frozen, personal=personal, adapters=ranks)
+    )
 
 
 def unpack_apart(blob: bytes) -> Apart:
@@ -81,7 +83,7 @@ def unpack_apart(blob: bytes) -> Apart:
 
 def pack_own(personal: Mapping[str, NDArray[Any]], memory: bytes) -> bytes:
     """A device's own values and the memory of its rule, for its disk."""
-    return pack(_OwnBody(version=1, personal=_packed(personal), memory=memory))
+    return pack_large(_OwnBody(version=1, personal=_packed(personal), memory=memory))
 
 
 def unpack_own(content: bytes) -> tuple[dict[str, NDArray[Any]], bytes]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import RemoteProtocolError, SparsityError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
-from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.codec import pack_large, unpack
 
 __all__ = [
     "CODES",
@@ -60,7 +60,7 @@ def encode_structure(mask: Mask, *, codes: Sequence[Code] = CODES) -> bytes:
         codes: The codes to choose from, per layer.
     """
     layers = {name: _encode_layer(mask[name], codes) for name in mask}
-    return pack(_Structure(version=1, layers=layers))
+    return pack_large(_Structure(version=1, layers=layers))
 
 
 def decode_structure(data: bytes, layers: Sequence[LayerShape], digest: bytes) -> Mask:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import CsrTensor, LayerShape, Mask
-from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.codec import pack_large, unpack
 from edge_sdk.wire.dense import Entry, from_wire, is_whole, to_wire
 from edge_sdk.wire.quantize import (
     NAMES,
@@ -146,7 +146,7 @@ def pack_values(
             )
     raw = b"".join(encode(name, values.masked[layer], rng=rng) for layer in mask)
     small = compress(raw) if codec != name else raw
-    return pack(
+    return pack_large(
         _ValuesBody(
             version=1,
             codec=name,  # type: ignore[arg-type]  # one of CODECS, checked above

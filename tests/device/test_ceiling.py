@@ -214,11 +214,11 @@ BENCH = Path(__file__).parents[1] / "bench/bench_device.py"
 
 
 @pytest.mark.slow
-def test_in_512_mb_the_kernel_kills_femnist_trained_dense_and_not_sparse() -> None:
-    """The program is captured elsewhere, as the coordinator does."""
+def test_in_384_mb_the_kernel_kills_femnist_trained_dense_and_not_sparse() -> None:
+    """The peaks are 207 and 500 MiB; the program is captured elsewhere, as usual."""
     made = [sys.executable, str(BENCH), "--part", "program"]
     subprocess.run(made, check=True, timeout=patience(250))
-    with memory_group(512 * 10**6) as group:
+    with memory_group(384 * 10**6) as group:
         if group is None:
             pytest.skip("no control group can be made here: it takes root")
         ends = []

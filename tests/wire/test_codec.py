@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +23,7 @@ from edge_sdk.wire.codec import (
     decode,
     encode,
     pack,
+    pack_large,
     tag_of,
     unpack,
 )
@@ -345,3 +348,34 @@ def test_decoding_is_validation(kind: type, fields: dict[str, Any]) -> None:
     name = fields.get("type", kind.__name__.lower())
     with pytest.raises(RemoteProtocolError, match=f"^no valid {name}: "):
         unpack(body_of(**fields), kind)
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, 70_000, 2_000_000])
+def test_a_large_value_is_packed_as_any_other(size: int) -> None:
+    one = Data(task_id="1-a", index=0, chunk=bytes(size))
+    assert pack_large(one) == pack(one)
+
+
+def test_packing_that_does_not_fit_into_memory_is_an_error_and_no_crash() -> None:
+    """40 MB under a limit that leaves 20: the process lives and may try less."""
+    done = subprocess.run(
+        [sys.executable, "-c", PACKS_TOO_MUCH],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+
+
+PACKS_TOO_MUCH = """
+import resource
+from edge_sdk.wire.codec import pack_large
+from edge_sdk.wire.messages import Data
+one = Data(task_id="1-a", index=0, chunk=bytes(40_000_000))
+mapped = resource.getpagesize() * int(open("/proc/self/statm").read().split()[5])
+resource.setrlimit(resource.RLIMIT_DATA, (mapped + 20_000_000,) * 2)
+try:
+    pack_large(one)
+except MemoryError:
+    print("refused")
+"""

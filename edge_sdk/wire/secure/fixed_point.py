@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
 from edge_sdk.sparse import Mask
-from edge_sdk.wire.codec import pack, unpack
+from edge_sdk.wire.codec import pack_large, unpack
 from edge_sdk.wire.named import Digest
 from edge_sdk.wire.secure.messages import SecureRound
 from edge_sdk.wire.values import Values
@@ -101,7 +101,7 @@ def pack_ring(vector: Ring, mask: bytes) -> bytes:
     """The payload of a vector that stands on the mask of a digest."""
     bits: Literal[16, 32] = 16 if vector.dtype.itemsize == 2 else 32
     raw = vector.astype(dtype_of(bits)).tobytes()
-    return pack(_RingBody(1, mask, bits, raw))
+    return pack_large(_RingBody(1, mask, bits, raw))
 
 
 def unpack_ring(payload: bytes, mask: bytes, bits: int, size: int) -> Ring:
