@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import IO
 
 from typing_extensions import Self
 
@@ -74,6 +75,7 @@ class LimitingBroker:
         port: Where it listens.
         breaches: Count by kind.
         told: A line for each of the first breaches.
+        connects: CONNECTs by client id.
         published: Messages by client id.
         bytes: Their bytes.
         most: The most that was seen of each thing.
@@ -86,6 +88,7 @@ class LimitingBroker:
         self.told: list[str] = []
         self.most: Counter[str] = Counter()
         self.packets = 0
+        self.connects: Counter[str] = Counter()  # of each client
         self.published: Counter[str] = Counter()  # messages of each client
         self.bytes: Counter[str] = Counter()  # of these
         self._retained: set[str] = set()
@@ -123,7 +126,11 @@ class LimitingBroker:
         with contextlib.suppress(OSError):
             while True:
                 link, _ = self._server.accept()
-                broker = socket.create_connection(("127.0.0.1", self._to))
+                try:
+                    broker = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:  # the broker is down for now
+                    link.close()
+                    continue
                 for one in (link, broker):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with self._lock:
@@ -149,12 +156,7 @@ class LimitingBroker:
                 head = stream.read(1)
                 if not head:
                     break
-                length, raw = 0, b""
-                for place in range(4):
-                    raw += stream.read(1)
-                    length |= (raw[-1] & 127) << (7 * place)
-                    if raw[-1] < 128:
-                        break
+                raw, length = _length(stream)
                 body = stream.read(length)
                 if len(body) < length:
                     break
@@ -243,6 +245,7 @@ class LimitingBroker:
         if gap_s * limits.connects_per_s < 1:
             found.append(f"CONNECT rate: {gap_s:.2f} s after the last")
         self._connects[client.name] = now
+        self.connects[client.name] += 1
         return found
 
     def _publish(
@@ -276,6 +279,20 @@ class LimitingBroker:
         if limits.bytes_per_s < NO_LIMIT and not client.bytes.takes(len(packet)):
             found.append(f"bytes_per_s: {client.bytes.level:.0f} at once")
         return found
+
+
+def _length(stream: IO[bytes]) -> tuple[bytes, int]:
+    """Bytes of a packet's length, and the length."""
+    raw, length = b"", 0
+    while len(raw) < 4:
+        byte = stream.read(1)
+        if not byte:
+            raise EndedError
+        length |= (byte[0] & 127) << (7 * len(raw))
+        raw += byte
+        if byte[0] < 128:
+            break
+    return raw, length
 
 
 def _reason(kind: str) -> int:

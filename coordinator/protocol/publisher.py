@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
+import msgspec
 from msgspec import UNSET
 
 from edge_sdk.errors import LocalProtocolError, RunError
@@ -68,6 +69,7 @@ class Publisher:
         self._seq = 0
         self.life = epoch, self._boot
         self._announce: Announce | None = None
+        self._links = 0  # connections so far, those that were heard of
         self._announced_at = clock()
         self.unheard_since: float | None = None  # of an announcement after a connect
         self._kept: dict[str, bytes] = {}  # topic -> packet
@@ -99,7 +101,8 @@ class Publisher:
         """Publish the retained ANNOUNCE of this coordinator."""
         self._announce, self._announced_at = announcement, self._clock()
         topic = topics.announcement(self._federation)
-        packet = self._pack(announcement, "all", announcement.round_no)
+        linked = msgspec.structs.replace(announcement, link=max(self._links, 1))
+        packet = self._pack(linked, "all", announcement.round_no)
         self._transport.publish(topic, packet, retain=True)
 
     def announce_again(self) -> None:
@@ -204,7 +207,11 @@ class Publisher:
             self._transport.publish(topic, b"", retain=True)
 
     def after_connect(self) -> None:
-        """Publish all retained messages again: the broker may have lost them."""
+        """Publish all retained messages again: the broker may have lost them.
+
+        By the announcement devices know that what they sent meanwhile may be lost.
+        """
+        self._links += 1
         for topic, packet in self._kept.items():
             self._transport.publish(topic, packet, retain=True)
         self.announce_again()

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import UNSET
+
 from edge_sdk.agent.effects import SessionEffects
 from edge_sdk.device.limits.decision import Pause
-from edge_sdk.session import Heard
+from edge_sdk.session import Heard, Nudge, SessionPhase
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import (
@@ -44,6 +46,7 @@ class IncomingMessages:
     ) -> None:
         self._federation, self._effects, self._clock = federation, effects, clock
         self._advice = ""  # why the coordinator last told us to wait
+        self._link = 0, 0  # the coordinator's epoch, and which of its connections
         self.finished = False
 
     def hear(self, delivery: ReceivedMessage) -> None:
@@ -88,11 +91,28 @@ class IncomingMessages:
                 if not isinstance(effects.verdict(), Pause):
                     effects.evaluator.take(message, effects.session.phase)
             case Announce(state):
+                self._ask_again(message, epoch)
                 self.finished = state == "done"
                 if self.finished:  # the run's last word on what it cost
                     effects.say_status(online=True)
             case _:
                 effects.secure.take(message, effects.session)
+
+    def _ask_again(self, announcement: Announce, epoch: int) -> None:
+        """Says again what the coordinator's broken link may have lost.
+
+        A broker drops what is sent to a coordinator that is away. A newer epoch is
+        answered by the session itself; whoever was told to wait is asked for nothing.
+        """
+        link = 0 if announcement.link is UNSET else announcement.link
+        before, self._link = self._link, (epoch, link)
+        effects = self._effects
+        told_to_wait = (
+            effects.session.phase is SessionPhase.IDLE
+            and effects.hold.back_at > self._clock()
+        )
+        if before[0] == epoch and link > before[1] and not told_to_wait:
+            effects.feed(Nudge())
 
     def _heed(self, message: Message) -> None:
         """Notes what the coordinator advises, and says it to whoever reads the log."""
@@ -103,6 +123,8 @@ class IncomingMessages:
                 if why != self._advice:
                     self._advice = why
                     log.info("the coordinator says: %s", why)
+            case TaskOrder() if not self._effects.hold.why:  # the advice is over
+                self._effects.hold = replace(self._effects.hold, back_at=0.0)
             case Receipt(task_id, verdict, why) if why:
                 log.warning("task %s: %s: %s", task_id, verdict, why)
             case _:

@@ -19,12 +19,14 @@ from typing import Any
 from chaos.brokers import Broker
 from chaos.history import History, check, counts_of, rows_of
 from chaos.proxy import Gate
+from limiting import LimitingBroker
 
 from coordinator.operations.extend import extend_run
 from coordinator.settings import load_run
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.prepare import prepare_folders
 from edge_sdk.storage.journal import JournalRecord
+from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.wire.codec import unpack
 
 __all__ = ["COORDINATOR", "Archive", "Fleet", "Zygote"]
@@ -127,6 +129,10 @@ class Fleet:
         small_disks: Put the coordinator's and each device's state on a small disk of
             its own, which can be filled; needs root.
         options: Options of `chaos.child.prepare`, for all processes.
+        limits: Of a known broker, enforced before the broker; None for none.
+
+    Attributes:
+        limiting: What enforces them.
     """
 
     def __init__(
@@ -141,6 +147,7 @@ class Fleet:
         settings: tuple[str, str] = ("", ""),
         small_disks: bool = False,
         options: Mapping[str, Any] | None = None,
+        limits: BrokerLimits | None = None,
     ) -> None:
         self.folder, self.zygote, self.rounds = folder, zygote, rounds
         self.devices = tuple(f"dev-{i}" for i in range(1, devices + 1))
@@ -150,7 +157,11 @@ class Fleet:
         self.run = folder / "run"
         folder.mkdir(parents=True, exist_ok=True)
         self.broker = Broker(broker, folder)
-        self.gates = {name: Gate(self.broker.port) for name in self.names}
+        self.limiting = limits and LimitingBroker(self.broker.port, limits)
+        front = self.limiting or self.broker
+        self.gates = {name: Gate(front.port) for name in self.names}
+        # A service manager waits ten seconds; less than this breaks a broker's limit.
+        self._again_s = 0.0 if limits is None else limits.connect_gap_s
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._keep_up: dict[str, float] = {}  # name -> when to start it (again)
@@ -189,7 +200,7 @@ class Fleet:
             while self.running(name):
                 time.sleep(0.002)
         if again_after_s is not None:
-            self.keep_up(name, again_after_s)
+            self.keep_up(name, max(again_after_s, self._again_s))
 
     def signal(self, name: str, number: int) -> None:
         """Sends a signal."""
@@ -260,7 +271,8 @@ class Fleet:
             if name == COORDINATOR:
                 self.check_now()
             self._spawn(name)
-            self._keep_up[name] = now + 0.3  # no busy loop of a process that cannot
+            # No busy loop of a process that cannot.
+            self._keep_up[name] = now + max(0.3, self._again_s)
 
     def wait(self, until: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         """Looks until something is so.
@@ -303,6 +315,8 @@ class Fleet:
         self.broker.close()
         for gate in self.gates.values():
             gate.close()
+        if self.limiting is not None:
+            self.limiting.close()
         for disk in reversed(self._disks):
             subprocess.run(["umount", "-l", str(disk)], check=False)
 
@@ -428,6 +442,11 @@ class Fleet:
 
     # -- settings ----------------------------------------------------------------------
 
+    def _url(self, name: str) -> str:
+        url = f"mqtt://127.0.0.1:{self.gates[name].port}"
+        known = self.limiting and self.limiting.limits.name
+        return f"{url}?profile={known}" if known else url
+
     def _write_settings(
         self, rounds: int, algorithm: str, more: tuple[str, str]
     ) -> None:
@@ -442,7 +461,7 @@ class Fleet:
             )
             + f"densities = [0.1, 0.4]\nrounds = {rounds}\n"
             f"wait_for = {len(self.devices)}\n"
-            f'broker = "mqtt://127.0.0.1:{self.gates[COORDINATOR].port}"\n'
+            f'broker = "{self._url(COORDINATOR)}"\n'
             + (f"algorithm = '{algorithm}'\n" if algorithm else "")
             + more[0]
             + "[training]\nmax_steps = 4\nrate = 0.2\nrate_end = 0.1\n"
@@ -453,7 +472,7 @@ class Fleet:
             profile = "jetson_orin_nano" if number == 0 else "raspberry_pi_4b_4gb"
             (self.folder / f"{name}.toml").write_text(
                 f'name = "{name}"\nfederation = "chaos"\n'
-                f'broker = "mqtt://127.0.0.1:{self.gates[name].port}"\n'
+                f'broker = "{self._url(name)}"\n'
                 f'task = "digits"\ndata = "{data[name]}"\n'
                 f'state = "{self.state(name)}"\nprofile = "{profile}"\n'
                 f'engine = "masked"\nthreads = 1\n'

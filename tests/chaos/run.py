@@ -23,6 +23,8 @@ from chaos.brokers import BROKERS, missing
 from chaos.faults import Fault, apply, schedule
 from chaos.fleet import COORDINATOR, Fleet, Zygote
 
+from edge_sdk.transport.limits import BrokerLimits
+
 __all__ = ["Result", "can_mount", "run_seed"]
 
 LIMIT_S = 150.0  # a run that takes longer does not come to its end
@@ -69,6 +71,7 @@ def run_seed(
     options: Mapping[str, Any] | None = None,
     stop_at_first: bool = False,
     settings: tuple[str, str] = ("", ""),
+    limits: BrokerLimits | None = None,
     at_start: Callable[[Fleet], None] = lambda _: None,
     at_end: Callable[[Fleet], None] = lambda _: None,
 ) -> Result:
@@ -79,6 +82,7 @@ def run_seed(
         options: For every process; see `chaos.child.prepare`.
         stop_at_first: End at the first violation that an open history shows.
         settings: As of `Fleet`.
+        limits: As of `Fleet`.
         at_start: What is done when all are started.
         at_end: What looks at a run that came to its end.
     """
@@ -91,6 +95,7 @@ def run_seed(
         settings=settings,
         small_disks=any(fault.kind == "full disk" for fault in faults),
         options=options,
+        limits=limits,
     )
     began, done = time.monotonic(), Counter[str]()
     try:

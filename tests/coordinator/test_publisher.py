@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from coordinator.protocol.publisher import Publisher
 from edge_sdk.errors import RunError
@@ -48,7 +49,17 @@ def test_the_announcement_waits_for_late_joiners() -> None:
     publisher.announce(ANNOUNCE)
     kept = broker.retained(topics.announcement("demo"))
     assert kept is not None
-    assert decode(kept).message == ANNOUNCE
+    assert decode(kept).message == replace(ANNOUNCE, link=1)
+
+
+def test_an_announcement_says_which_of_the_coordinators_connections_it_is_of() -> None:
+    broker, publisher, _ = setup()
+    publisher.announce(ANNOUNCE)
+    for link in (1, 2):
+        publisher.after_connect()
+        kept = broker.retained(topics.announcement("demo"))
+        assert kept is not None
+        assert decode(kept).message == replace(ANNOUNCE, link=link)
 
 
 def test_a_shelved_blob_waits_in_chunks_and_is_wiped_in_time() -> None:

@@ -380,3 +380,58 @@ def test_devices_that_are_slow_are_in_as_many_models_where_cohorts_are_fair(
         }
     assert set(counted["fair"].values()) == {4}
     assert sum(counted["random"][d] for d in slow) < 8
+
+
+def away(here: House) -> Callable[[], None]:
+    """The coordinator's link is lost; returns what brings the next one."""
+    link = here.coordinator.server._transport
+    here.broker.leave(link, will=None)  # type: ignore[arg-type]
+    link.on_link(False)  # type: ignore[attr-defined]
+
+    def back() -> None:
+        here.broker._links.append(link)  # type: ignore[arg-type]
+        link.on_link(True)  # type: ignore[attr-defined]
+
+    return back
+
+
+@pytest.mark.parametrize("cannot", ["", "its camera is gone"])
+def test_what_a_device_said_while_the_coordinator_was_away_is_said_again_at_once(
+    house: Make, cannot: str
+) -> None:
+    """A broker drops what is sent to a client that is away: both links are cut."""
+    here = house(algorithm="erk", rounds=2)
+    for place in range(2):
+        here.join(f"pi-{place}", takes=lambda _: 6.0, cannot=cannot)
+    here.until(lambda: all(busy(d) for d in here.devices.values()))
+    back = away(here)
+    for device in here.devices.values():
+        device.wire.cut()
+    here.turn()
+    here.turn()  # they have trained
+    for device in here.devices.values():
+        device.wire.mend()
+        device.turn()
+    ledger = here.coordinator.ledger
+    assert [task.phase.value for task in ledger.tasks(1)] == ["acked"] * 2
+    back()
+    for _ in range(3):
+        here.turn(0.0)  # no time passes: nobody is asked again for being silent
+    ends = {task.phase.value for task in ledger.tasks(1)}
+    assert ends == {"failed" if cannot else "accepted"}
+
+
+def test_a_device_that_came_while_the_coordinator_was_away_is_let_in_at_once(
+    house: Make,
+) -> None:
+    here = house(algorithm="erk", rounds=1, wait_for=3)
+    for place in range(2):
+        here.join(f"pi-{place}")
+    here.turn()
+    back = away(here)
+    here.join("pi-2")
+    here.turn(0.0)
+    assert "pi-2" not in here.coordinator.server._fleet.joined()
+    back()
+    here.turn(0.0)
+    assert "pi-2" in here.coordinator.server._fleet.joined()

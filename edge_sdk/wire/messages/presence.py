@@ -13,13 +13,18 @@ __all__ = ["Announce", "Hello", "Status", "Wait"]
 
 
 class Announce(Struct, frozen=True, tag="announce"):
-    """Coordinator to all, retained: what runs here."""
+    """Coordinator to all, retained: what runs here.
+
+    `link` counts the coordinator's connections to its broker: what it was sent before
+    the last one may be lost. It is absent of a coordinator of 0.1.0.
+    """
 
     state: Literal["waiting", "running", "done", "stopped"]
     task: str
     round_no: Count
     rounds: Count
     codecs: list[str]
+    link: Count | UnsetType = UNSET
 
 
 class Hello(Struct, frozen=True, tag="hello"):
