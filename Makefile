@@ -92,6 +92,7 @@ bench-protocol: $(VENV)/.dev   ## scale and bytes of the real protocol; see docs
 	$(BIN)/python tests/bench/bench_wire.py --guarded --json bench/wire.json
 	$(BIN)/python tests/bench/bench_codecs.py --json bench/codecs.json
 	$(BIN)/python tests/bench/bench_signatures.py
+	$(BIN)/python tests/bench/bench_evaluation.py --json bench/evaluation.json
 
 bench-brokers: tools $(VENV)/.dev   ## runs through the limits of known brokers, time against mosquitto
 	$(BIN)/python tests/bench/bench_brokers.py

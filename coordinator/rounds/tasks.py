@@ -19,7 +19,7 @@ from coordinator.rounds.blobs import OrderBlobs
 from coordinator.rounds.cohort import choose
 from coordinator.settings import RunSettings
 from edge_sdk.sparse import LayerShape, nested_counts, uniform
-from edge_sdk.wire.messages import TaskOrder, Training
+from edge_sdk.wire.messages import BaseTest, TaskOrder, Training
 from edge_sdk.wire.named import Holdout
 from edge_sdk.wire.rules import (
     FROZEN,
@@ -97,6 +97,7 @@ def order_for(
     attempt: int = 0,
     after: str = "",
     drifted: bool = False,
+    test: BaseTest | None = None,
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
@@ -106,6 +107,7 @@ def order_for(
     that go on from it.
     `attempt` counts how often the round was given up before: only a warm-up is.
     `drifted` says whether the fleet's data have since masks were drawn.
+    `test` has the device test the base beside.
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
@@ -162,6 +164,7 @@ def order_for(
         parts=blobs.parts,
         after=after if blobs.parts else "",
         holdout=held_out(settings),
+        test=test,
     )
 
 

@@ -36,6 +36,7 @@ from edge_sdk.wire.messages import (
     Need,
     Offer,
     Receipt,
+    TaskAck,
     Wait,
 )
 from edge_sdk.wire.secure.messages import (
@@ -49,10 +50,7 @@ __all__ = ["MessageHandlers"]
 
 log = logging.getLogger(__name__)
 
-_NUMBERS = (
-    "Correct the device's settings, profile or examples, or update flash-edge on it."
-)
-
+_NUMBERS = "Correct the device's settings, profile or examples, or update flash-edge."
 REFUSED_MS = 60_000
 COMPILING_MS = 2_000  # until a device asks again whether its program is made
 REMIND_S = 60.0  # between two words on numbers that cannot be, to one device
@@ -120,6 +118,8 @@ class MessageHandlers:
                 if isinstance(message, Offer) and self._offers is not None:
                     self._offers.heard(device, message, packet)
                 self._tasks.answer(device, message)
+                if isinstance(message, TaskAck):
+                    self._tests.acknowledged(device, message)
 
     def data(self, device: str, data: Data) -> None:
         """Takes a chunk of an update; the last one brings the whole before the gate.
@@ -211,7 +211,6 @@ class MessageHandlers:
         """Note that a device has its order."""
         self._ledger.move_task(task_id, TaskPhase.ACKED)
         self._controller.advance(Acked(device))
-        self._tests.ask_about_base(device, self._ledger.task(task_id))
 
     def asked(self, device: str, need: Need) -> None:
         """Note that a device's update is requested."""
@@ -236,7 +235,6 @@ class MessageHandlers:
             receipt = self.fate_of(device, offer.task_id)
             self._publisher.tell(device, receipt, round_no=part.order.round_no)
             self._controller.accepted(device, offer.metrics)
-            self._tests.ask_about_base(device, part.task)
             trained_s = offer.metrics.get("training_s", 0.0)
             if self._fleet.densities.gains(device, trained_s):
                 self._fleet.program.ask()

@@ -113,6 +113,9 @@ class Server:
         self._linger, self._wiping = linger, Wiping(name, self._transport, clock)
         self._refused = () if identities is None else sorted(identities.refused())
         self._receiver = MessageReceiver(name, identities, self._publisher, clock)
+        asked = ledger, self._publisher, self._fleet.densities.evaluates, clock
+        reports = DriftReports(settings, task, ledger)
+        tests = DeviceEvaluation(self._evaluator, held_out(settings), reports, *asked)
         self._controller = RoundController(
             settings,
             algorithm,
@@ -120,14 +123,12 @@ class Server:
             self._global_model,
             self._fleet,
             self._publisher,
+            tests.with_tasks,
             epoch=epoch,
             batch_size=batch,
             clock=clock,
             identities=identities,
         )
-        asked = ledger, self._publisher, self._fleet.densities.evaluates, clock
-        reports = DriftReports(settings, task, ledger)
-        tests = DeviceEvaluation(self._evaluator, held_out(settings), reports, *asked)
         self._statistics = StatisticsRound(
             *(settings, task, ledger, self._fleet, self._publisher, clock)
         )
@@ -143,12 +144,8 @@ class Server:
         self._view = LiveView(
             settings.rounds, ledger, self._fleet, self._controller, observe, clock
         )
-        self._end = RunEnd(
-            *(ledger, self._global_model, self._evaluator, self._fleet),
-            self._deliveries,
-            tests,
-            *(self._turn, clock, settings),
-        )
+        made = self._global_model, self._evaluator, self._fleet, self._deliveries
+        self._end = RunEnd(ledger, *made, tests, self._turn, clock, settings)
         for pattern in topics.heard_by_coordinator(name):
             self._transport.subscribe(pattern)
 

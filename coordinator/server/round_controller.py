@@ -31,7 +31,7 @@ from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.standing import LATE
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_closing import RoundCloser
-from coordinator.server.round_opening import OpenRound, Part, RoundOpener
+from coordinator.server.round_opening import OpenRound, Part, RoundOpener, TestsOf
 from coordinator.server.round_timing import RoundTiming
 from coordinator.server.secure.secure_rounds import secure_rounds
 from coordinator.settings import RunSettings
@@ -54,6 +54,7 @@ class RoundController:
         global_model: Its models.
         fleet: Its devices.
         publisher: Sends.
+        tests: (round, devices) -> tests of the base that go with tasks.
         epoch: This coordinator's epoch.
         batch_size: Examples per step where the settings leave it to the task.
         clock: Monotonic seconds.
@@ -68,6 +69,7 @@ class RoundController:
         global_model: GlobalModel,
         fleet: DeviceRegistry,
         publisher: Publisher,
+        tests: TestsOf,
         *,
         epoch: int,
         batch_size: int,
@@ -81,6 +83,7 @@ class RoundController:
         self._timing = timing = RoundTiming(settings, algorithm, fleet, clock)
         self._opener = RoundOpener(
             *(settings, algorithm, ledger, global_model, fleet, publisher, timing),
+            tests,
             epoch=epoch,
             batch_size=batch_size,
         )
@@ -158,11 +161,8 @@ class RoundController:
 
     def reopen(self, row: RoundRow) -> None:
         """Picks up a round that a crash interrupted: same tasks, same bases."""
-        log.info(
-            "resuming round %d in phase %s",
-            *(row.no, row.phase.value),
-            extra={"round": row.no},
-        )
+        about = {"round": row.no}
+        log.info("resuming round %d in phase %s", row.no, row.phase.value, extra=about)
         self._now = self._opener.reopen(row)
         if row.phase is RoundPhase.CLOSING:
             self._due = partial(self._closer.close, self._now, frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
 from coordinator.algorithms.mean import Model
@@ -33,11 +34,13 @@ from coordinator.settings import RunSettings
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.codec import pack
-from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.messages import BaseTest, TaskOrder
 
-__all__ = ["OpenRound", "Part", "RoundOpener"]
+__all__ = ["OpenRound", "Part", "RoundOpener", "TestsOf"]
 
 log = logging.getLogger(__name__)
+
+TestsOf: TypeAlias = Callable[[int, Iterable[str]], Mapping[str, BaseTest]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class RoundOpener:
         fleet: Its devices.
         publisher: Sends.
         timing: Sets the pace and the deadline.
+        tests: (round, devices) -> tests of the base that go with tasks.
         epoch: This coordinator's epoch.
         batch_size: Examples per step where the settings leave it to the task.
 
@@ -99,6 +103,7 @@ class RoundOpener:
         fleet: DeviceRegistry,
         publisher: Publisher,
         timing: RoundTiming,
+        tests: TestsOf,
         *,
         epoch: int,
         batch_size: int,
@@ -106,7 +111,7 @@ class RoundOpener:
         self._settings, self._algorithm, self._ledger = settings, algorithm, ledger
         self._global_model, self._fleet = global_model, fleet
         self._publisher, self._timing = publisher, timing
-        self._epoch, self._batch = epoch, batch_size
+        self._epoch, self._batch, self._tests = epoch, batch_size, tests
         self.no = 0
 
     def open(self, *, failing: bool) -> OpenRound | None:
@@ -209,6 +214,7 @@ class RoundOpener:
         remembers = self._algorithm.init_state is not None or bool(base.personal)
         counted = self._ledger.last_counted(no) if remembers else {}
         drifted = draws_again(self._algorithm, self._ledger, no)
+        tests = self._tests(no, draft.densities)
         ttl = self._timing.start(draft)
         self._ledger.wait_until(no, ttl)
         orders = {
@@ -227,6 +233,7 @@ class RoundOpener:
                 attempt=attempt,
                 after=counted.get(device, ""),
                 drifted=drifted,
+                test=tests.get(device),
             )
             for device, density in draft.densities.items()
         }
@@ -254,11 +261,8 @@ class RoundOpener:
         """Whom the warm-up may ask; a ledger of 0.1.0 counts no attempts."""
         given_up = self._ledger.get("warm_up_attempts") or len(past)
         tasks = {t.device: t.phase for t in self._ledger.tasks(0)}
-        return next_attempt(
-            given_up,
-            tasks,
-            self._fleet.standings.to_ask(self._fleet.affordable(), 0)[0],
-        )
+        able, _ = self._fleet.standings.to_ask(self._fleet.affordable(), 0)
+        return next_attempt(given_up, tasks, able)
 
     def _end_warm_up(self, attempt: Attempt, past: list[RoundRow]) -> OpenRound | None:
         """Close the warm-up when no device is left: with the evidence it has."""

@@ -47,11 +47,7 @@ from edge_sdk.storage.journal import Journal
 from edge_sdk.training.update import PackedUpdate as PackedTask
 from edge_sdk.transport.base import Transport, Will
 from edge_sdk.wire import topics
-from edge_sdk.wire.messages import (
-    Fail,
-    Message,
-    TaskOrder,
-)
+from edge_sdk.wire.messages import Fail, Message, TaskOrder
 
 __all__ = ["SessionEffects"]
 
@@ -165,6 +161,7 @@ class SessionEffects:
         self.session, effects = advance(before, event)
         for effect in effects:
             self._do(effect)
+        self.evaluator.begin(self.session.order)
         if self.session.phase is not before.phase or isinstance(event, Connected):
             self.say_status(online=True)
             self._on_phase(self.session)
@@ -205,8 +202,9 @@ class SessionEffects:
             case Keep(finished):
                 self._keep(finished)
             case Say(message):
-                self._say(message)
+                self._say(self.evaluator.with_answer(message))
             case Greet():
+                self.evaluator.greet(self.session.phase)
                 hello = hello_of(self._me, self.session, self._runner.engines)
                 self._told = hello.examples
                 self._say(hello)
@@ -216,6 +214,7 @@ class SessionEffects:
             case Fetch(blobs):
                 self._fetched(self._base.fetch(blobs))
             case Train(order):
+                self.evaluator.interrupt()
                 memory = self._journal.memory.read(order)
                 self._work.start(order, self._base.blobs, memory)
             case Halt():

@@ -210,7 +210,8 @@ class Agent:
         elif isinstance(item, _Stepped):
             session_effects.say_status(online=True)
         elif isinstance(item, Evaluated | DataDescribed):
-            session_effects.evaluator.finish(item)
+            evaluator, phase = session_effects.evaluator, session_effects.session.phase
+            evaluator.finish(item, phase)
         elif isinstance(item, Installed):
             session_effects.installer.finish(item)
         elif isinstance(item, Go | Pause):

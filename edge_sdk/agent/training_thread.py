@@ -97,6 +97,7 @@ class TrainingThread:
         self._moved_today, self._put, self._clock = moved_today, put, clock
         self._stepped = stepped
         self._cancel, self._ends = threading.Event(), threading.Event()
+        self._yields = threading.Event()  # of the present measurement
         self._thread: threading.Thread | None = None
         self._describing = ""  # the statistics that are being made
         self.progress = 0  # permille of the latest task
@@ -105,7 +106,9 @@ class TrainingThread:
     def evaluate(
         self, order: Evaluate, blobs: list[bytes], memory: bytes = b""
     ) -> None:
-        """Begins a measurement; `Evaluated` follows. A task that comes waits for it.
+        """Begins a measurement; `Evaluated` follows, unless a task begins before.
+
+        A task waits for no more than the batch that is going through.
 
         Args:
             order: What to measure.
@@ -114,9 +117,13 @@ class TrainingThread:
         """
         base, more = named_blobs(order, blobs)
         more["memory"] = memory
+        ends, yields = self._ends, threading.Event()
+        self._yields = yields
         self._answer(
             f"evaluating for {order.id}",
-            lambda stop: self._runner.evaluate(order, base, stop, **more),
+            lambda: self._runner.evaluate(
+                order, base, lambda: ends.is_set() or yields.is_set(), **more
+            ),
             lambda why: Evaluated(order.id, order.model.sha256, 0, why=why),
         )
 
@@ -131,24 +138,24 @@ class TrainingThread:
         self._describing = order.id
         self._answer(
             f"statistics for {order.id}",
-            lambda stop: self._runner.describe(order, stop),
+            lambda: self._runner.describe(order, self._ends.is_set),
             lambda why: DataDescribed(order.id, why=why),
         )
 
     def _answer(
         self,
         what: str,
-        make: Callable[[Callable[[], bool]], Evaluated | DataDescribed],
+        make: Callable[[], Evaluated | DataDescribed],
         failed: Callable[[str], Evaluated | DataDescribed],
     ) -> None:
         """Runs a function on the thread, after what it does now; puts its answer."""
-        cancel, before = self._ends, self._thread
+        ends, before = self._ends, self._thread
 
         def work() -> None:
             if before is not None:
                 before.join()
             try:
-                result = make(cancel.is_set)
+                result = make()
             except Stopped:
                 return
             except EdgeError as error:
@@ -158,7 +165,7 @@ class TrainingThread:
                 result = failed(f"{type(error).__name__}: {error}"[:500])
             if isinstance(result, DataDescribed):
                 self._describing = ""
-            if not cancel.is_set():
+            if not ends.is_set():
                 self._put(result)
 
         self._thread = threading.Thread(target=work, name="evaluate", daemon=True)
@@ -173,6 +180,7 @@ class TrainingThread:
                 parts that stay apart where the order names them; in this order.
             memory: What its rule goes on from.
         """
+        self._yields.set()
         base, more = named_blobs(order, blobs)
         if memory:
             more["memory"] = memory

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from msgspec import UNSET
 
 from edge_sdk.wire.messages import (
+    BaseTested,
     Data,
     Evaluated,
     Hello,
@@ -24,6 +25,7 @@ from edge_sdk.wire.messages import (
     Offer,
     Running,
     Status,
+    TaskAck,
     Wait,
 )
 
@@ -130,8 +132,11 @@ def _numbers(message: Message) -> Iterator[tuple[str, float, Bound]]:
     if isinstance(message, Offer):
         for name, value in message.metrics.items():
             yield f"metric {name[:40]!r}", value, METRICS.get(name, _METRIC)
-    if isinstance(message, Evaluated):
-        for name, sums in message.sums.items():
+    answer = message.tested if isinstance(message, TaskAck) else message
+    if isinstance(answer, BaseTested):
+        yield "examples", answer.examples, _EXAMPLES
+    if isinstance(answer, Evaluated | BaseTested):
+        for name, sums in answer.sums.items():
             for value in sums:
                 yield f"sum of metric {name!r}", value, _SUM
 

@@ -19,6 +19,8 @@ from edge_sdk.wire.named import (
 __all__ = [
     "MOST_METRICS",
     "MOST_NUMBERS",
+    "BaseTest",
+    "BaseTested",
     "DataDescribed",
     "DataQuery",
     "DataSummary",
@@ -83,15 +85,45 @@ class DataDescribed(Struct, frozen=True, tag="described", omit_defaults=True):
     why: Why = ""
 
 
+class BaseTest(Struct, frozen=True, omit_defaults=True):
+    """Test of a task's base on held-out examples, ordered with the task itself.
+
+    Fields mean what those of EVALUATE do; model, mask, program, parts and holdout are
+    the task's, so that nothing is said twice. The answer goes with the acknowledgement
+    of the device's next task, or alone as EVALUATED where there is none for long.
+    """
+
+    metrics: Annotated[list[_MetricName], Meta(max_length=MOST_METRICS)]
+    measure: Annotated[str, Meta(max_length=500)] = ""
+    describe: DataQuery | None = None
+
+
+class BaseTested(Struct, frozen=True, omit_defaults=True):
+    """Answer to a test that came with a task; its fields mean what EVALUATED's do.
+
+    `id` is the task's, which names the model.
+    """
+
+    id: TaskId
+    examples: Count
+    sums: Annotated[
+        dict[_MetricName, _Numbers],
+        Meta(max_length=MOST_METRICS),
+    ] = {}
+    failed: Annotated[dict[_MetricName, Why], Meta(max_length=MOST_METRICS)] = {}
+    why: Why = ""
+    data: DataSummary | None = None
+
+
 class Evaluate(Struct, frozen=True, tag="evaluate", omit_defaults=True):
     """Coordinator to device: test this model on the examples that are held out.
 
-    The model is most often the base of a task that the device has just done, so that it
-    has it already. `metrics` are the task's, by name; where the task names none,
-    `measure` says what share of answers is right. `round_no` is the round that gave the
-    model. `parts` and `after` are those of a task whose base lacks entries. With
-    `describe` the answer also tells of the examples that are trained on. Asking is
-    harmless: the answer is a function of what is asked.
+    Asked where no task carries the test: about the last model of a run, and about the
+    base of a task whose answer was lost. `metrics` are the task's, by name; where the
+    task names none, `measure` says what share of answers is right. `round_no` is the
+    round that gave the model. `parts` and `after` are those of a task whose base lacks
+    entries. With `describe` the answer also tells of the examples that are trained on.
+    Asking is harmless: the answer is a function of what is asked.
     """
 
     id: TaskId

@@ -97,7 +97,13 @@ def _messages() -> Iterator[Any]:
     yield messages.TaskOrder(
         "1-a", 1, 0.1, manifest, moved, rules.Frozen(), training, 1, 0, "fp32", True
     )
+    yield messages.TaskOrder(
+        *("1-a", 1, 0.1, manifest, moved, rules.Frozen(), training, 1, 0, "fp32"),
+        test=messages.BaseTest(["accuracy", "loss"], "classes 0.0"),
+    )
     yield messages.TaskAck("1-a")
+    tested = messages.BaseTested("1-a", 50, {"accuracy": [40.0, 50.0]}, {"loss": "NaN"})
+    yield messages.TaskAck("2-a", tested)
     yield messages.Fail("1-a", "no memory")
     yield messages.Offer("1-a", manifest, digest, "int8", 64, 1.5, {"loss": 0.25})
     yield messages.Need("1-a", [(0, 2), (7, 9)], 16)

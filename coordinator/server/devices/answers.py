@@ -11,13 +11,17 @@ from coordinator.ledger.device_rows import TOGETHER, EvaluationRow
 from edge_sdk.errors import RemoteProtocolError
 from edge_sdk.evaluation.metric import Metric, MetricFailure
 from edge_sdk.evaluation.tally import Tally, total, values_of
-from edge_sdk.wire.messages import Evaluated
+from edge_sdk.wire.messages import BaseTested, Evaluated
 
 __all__ = ["answer_row", "together"]
 
 
 def answer_row(
-    no: int, density: float, device: str, answer: Evaluated, metrics: Sequence[Metric]
+    no: int,
+    density: float,
+    device: str,
+    answer: Evaluated | BaseTested,
+    metrics: Sequence[Metric],
 ) -> EvaluationRow:
     """A device's answer with the values that its sums come to.
 

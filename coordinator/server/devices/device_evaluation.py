@@ -1,9 +1,10 @@
 """Models tested on the devices that deploy them: who is asked, what the answers say.
 
-A device is asked about the model that its last task began with, which it has already,
-once it has acknowledged that task, and again until it answers. Nothing waits for the
-answers: a round closes as if nobody was asked. What is asked follows from the ledger
-alone, so a coordinator that was killed asks the same, and gets the same numbers.
+A device is asked about the model that its task begins with by the order of that task,
+and answers with the acknowledgement of the next one. An idle device that says HELLO
+without having answered is asked by itself. Nothing waits for the answers: a round
+closes as if nobody was asked. What is asked follows from the ledger alone, so a
+coordinator that was killed asks the same, and gets the same numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
+from msgspec import UNSET
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
@@ -26,7 +28,14 @@ from coordinator.server.devices.drift_reports import DriftReports
 from edge_sdk.evaluation.interval import worse_text
 from edge_sdk.evaluation.measure import Measure
 from edge_sdk.evaluation.metric import Metric
-from edge_sdk.wire.messages import Evaluate, Evaluated, TaskOrder
+from edge_sdk.wire.messages import (
+    BaseTest,
+    BaseTested,
+    Evaluate,
+    Evaluated,
+    TaskAck,
+    TaskOrder,
+)
 from edge_sdk.wire.named import Holdout
 
 __all__ = ["DeviceEvaluation", "Question"]
@@ -62,13 +71,18 @@ class _Asked:
     density: float
 
     @property
+    def of(self) -> tuple[int, float]:
+        """The round that gave the model, and the device's density."""
+        return self.round_no, self.density
+
+    @property
     def named(self) -> tuple[str, bytes]:
         """The question's id and the digest of its model, as an answer repeats them."""
         return self.order.id, self.order.model.sha256
 
 
-def _named(answer: Evaluated) -> tuple[str, bytes]:
-    return answer.id, answer.model
+def _named(answer: Evaluated | BaseTested) -> tuple[str, bytes]:
+    return answer.id, answer.model if isinstance(answer, Evaluated) else b""
 
 
 class DeviceEvaluation:
@@ -94,20 +108,34 @@ class DeviceEvaluation:
         evaluates: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._metrics, self._measure = scorer.metrics, scorer.measure
+        self._metrics, measure = scorer.metrics, scorer.measure
+        self._right = measure.text() if measure.name else ""
         self._holdout, self._reports = holdout, reports
         self._ledger, self._publisher = ledger, publisher
         self._evaluates, self._clock = evaluates, clock
         self._asked: dict[str, _Asked] = {}
         self._asked_before: dict[str, _Asked] = {}
 
+    def with_tasks(self, no: int, devices: Iterable[str]) -> dict[str, BaseTest]:
+        """The test that goes with the task of each device that is asked for one.
+
+        Args:
+            no: The round of the tasks, which the ledger has.
+            devices: Those with a task.
+        """
+        if self._holdout is None or not self._base(no):
+            return {}
+        names = [metric.name for metric in self._metrics]
+        test = BaseTest(names, self._right, self._reports.query)
+        return {device: test for device in devices if self._evaluates(device)}
+
     def ask_about_base(self, device: str, task: TaskRow | None) -> None:
         """Asks a device about the model that its task began with, unless it said so.
 
         Args:
             device: Its name.
-            task: Its task of the round in hand or the one before; None of a device
-                without one, or whose base the broker keeps no more.
+            task: Its last one, of the round in hand or the one before; None of a
+                device without one, or whose base the broker keeps no more.
         """
         if self._holdout is None or task is None or not self._evaluates(device):
             return
@@ -129,7 +157,16 @@ class DeviceEvaluation:
         self._asked[device] = _Asked(now, order, no, density)
         self._publisher.tell(device, order, round_no=no)
 
-    def answered(self, device: str, answer: Evaluated) -> None:
+    def acknowledged(self, device: str, ack: TaskAck) -> None:
+        """Records the answer that comes with an acknowledgement, if one does.
+
+        Raises:
+            RemoteProtocolError: As `answered`.
+        """
+        if ack.tested is not UNSET:
+            self.answered(device, ack.tested)
+
+    def answered(self, device: str, answer: Evaluated | BaseTested) -> None:
         """Records an answer that was asked for; another changes nothing.
 
         Raises:
@@ -137,13 +174,15 @@ class DeviceEvaluation:
         """
         given = self._asked.get(device), self._asked_before.get(device)
         asked = next((a for a in given if a and a.named == _named(answer)), None)
-        if asked is None:
+        found = self._by_task(device, answer) if asked is None else asked.of
+        if found is None:
             return  # of an earlier life: it is asked again if it is still wanted
-        if self._ledger.has_evaluated(asked.round_no, device):
+        no, density = found
+        if self._ledger.has_evaluated(no, device):
             return
         if answer.data is not None:
-            self._reports.take(device, asked.round_no, answer.data)
-        row = answer_row(asked.round_no, asked.density, device, answer, self._metrics)
+            self._reports.take(device, no, answer.data)
+        row = answer_row(no, density, device, answer, self._metrics)
         if row.why:
             log.warning("%s, test of round %d: %s", device, row.round, row.why)
         self._ledger.record_evaluation(row)
@@ -153,7 +192,7 @@ class DeviceEvaluation:
             if one.density == row.density and one.device != TOGETHER
         ]
         self._ledger.record_evaluation(together(rows, self._metrics))
-        self._compare(asked.round_no, asked.density, rows)
+        self._compare(no, density, rows)
 
     def _compare(self, no: int, density: float, rows: list[EvaluationRow]) -> None:
         """Marks a model that is worse on the devices that tested the one before."""
@@ -226,19 +265,35 @@ class DeviceEvaluation:
             mask=blobs.mask,
             metrics=[metric.name for metric in self._metrics],
             holdout=self._holdout,
-            measure=self._measure.text() if self._measure.name else "",
+            measure=self._right,
             program=blobs.program,
             parts=blobs.parts,
             after=blobs.after if isinstance(blobs, TaskOrder) else after,
             describe=self._reports.query,
         )
 
+    def _by_task(
+        self, device: str, answer: Evaluated | BaseTested
+    ) -> tuple[int, float] | None:
+        """(round of the model, density) of the task that an answer names."""
+        task = self._ledger.task(answer.id)
+        if task is None or task.device != device:
+            return None
+        order, no = task.order(self._ledger.folder), self._base(task.round_no)
+        other = isinstance(answer, Evaluated) and answer.model != order.base.sha256
+        return None if order.test is None or other or not no else (no, task.density)
+
     def _of_task(self, task: TaskRow) -> Question | None:
         """The model that a task began with; None of the first, which is not trained."""
-        rounds = self._ledger.rounds()
-        base = next((r.base for r in rounds if r.no == task.round_no), "")
-        made = [r.no for r in rounds if r.model == base and r.no < task.round_no]
-        if not base or not made or not made[-1]:
+        no = self._base(task.round_no)
+        if not no:
             return None
         order = task.order(self._ledger.folder)
-        return made[-1], task.density, self._order(order.id, made[-1], order)
+        return no, task.density, self._order(order.id, no, order)
+
+    def _base(self, no: int) -> int:
+        """The round that gave the model that a round begins with; 0 of an untrained."""
+        rounds = self._ledger.rounds()
+        base = next((r.base for r in rounds if r.no == no), "")
+        made = [r.no for r in rounds if base and r.model == base and r.no < no]
+        return made[-1] if made else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,6 +40,23 @@ _BATCH = 64  # examples at once; forward passes keep no activations
 _ONE_CLASS = "its test examples are all of one class"
 
 
+@dataclass
+class PartialTest:
+    """Part of a test that is done, where a task has interrupted it.
+
+    Attributes:
+        name: Id and model of the order.
+        held: The test examples.
+        first: The first of them that is left.
+        found: Sums over those before.
+    """
+
+    name: tuple[str, bytes] = ("", b"")
+    held: Examples | None = None
+    first: int = 0
+    found: Tally = field(default_factory=Tally)
+
+
 class ModelTester:
     """Carries out evaluation orders on one device; never beside a training.
 
@@ -55,6 +73,7 @@ class ModelTester:
 
     def __init__(self, task: Task, models: ModelSource, allowance: Allowance) -> None:
         self._task, self._models, self._allowance = task, models, allowance
+        self._progress = PartialTest()
 
     def run(
         self,
@@ -68,6 +87,8 @@ class ModelTester:
         memory: bytes = b"",
     ) -> Evaluated:
         """Sums of the order's metrics; the same numbers each time it is asked.
+
+        One that was stopped goes on where it was, if it is the next that is asked.
 
         Args:
             order: Model and metrics.
@@ -96,6 +117,9 @@ class ModelTester:
         own = own_parts(parts, memory)
         self._models.frozen = frozenset(own.apart.frozen)
         self._models.adapters = own.apart.adapters
+        name = order.id, order.model.sha256
+        if self._progress.name != name or self._progress.held is not held:
+            self._progress = PartialTest(name, held)
         found = held_tally(
             self._task,
             self._models,
@@ -105,7 +129,9 @@ class ModelTester:
             metrics=metrics,
             allowance=self._allowance,
             stop=stop,
+            progress=self._progress,
         )
+        self._progress = PartialTest()
         failed |= found.failed
         for metric in metrics:
             if metric.name not in found.sums and metric.name not in failed:
@@ -166,6 +192,7 @@ def held_tally(
     metrics: list[Metric],
     allowance: Allowance,
     stop: Callable[[], bool] = lambda: False,
+    progress: PartialTest | None = None,
 ) -> Tally:
     """Sums of the metrics over the held-out examples, in evaluation mode.
 
@@ -181,6 +208,7 @@ def held_tally(
         metrics: What is measured.
         allowance: How many examples may go through at once.
         stop: Asked between batches.
+        progress: Where an earlier call was stopped; kept up to date.
 
     Raises:
         Stopped: If `stop` turned true.
@@ -189,13 +217,14 @@ def held_tally(
     _, start = control_of(own.completed(unpack_values(base, mask)))
     model = models.on(mask, examples, allowance, task.batch_size)
     model.load(start.masked, start.dense)
-    found, step = Tally(), allowance.most or _BATCH
-    for first in range(0, len(held), step):
+    done, step = progress or PartialTest(), allowance.most or _BATCH
+    for first in range(done.first, len(held), step):
         if stop():
             raise Stopped
         part = held.take(slice(first, first + step))
-        found = found.plus(model.tally(task, part, metrics))
-    return found
+        done.found = done.found.plus(model.tally(task, part, metrics))
+        done.first = first + step
+    return done.found
 
 
 def _is_one_class(held: Examples) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from edge_sdk.wire.evaluation import (
+    BaseTest,
+    BaseTested,
     DataDescribed,
     DataQuery,
     DataSummary,
@@ -50,6 +52,8 @@ from edge_sdk.wire.secure.messages import SecureMessage
 
 __all__ = [
     "Announce",
+    "BaseTest",
+    "BaseTested",
     "Cancel",
     "Certificate",
     "Data",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from edge_sdk.consent import Consent
+from edge_sdk.wire.evaluation import BaseTest, BaseTested
 from edge_sdk.wire.named import (
     Count,
     Digest,
@@ -63,7 +64,8 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     last to count: its personal entries are what they were then.
     `holdout` is the share of its examples that it does not train on, to test models on,
     and the seed of their choice; absent for none. `secure` has the update masked, so
-    that only sums of updates can be read.
+    that only sums of updates can be read. `test` has the base tested beside the task,
+    on the holdout; absent for a device that tests nothing.
     """
 
     id: TaskId
@@ -82,12 +84,18 @@ class TaskOrder(Struct, frozen=True, tag="task", omit_defaults=True):
     after: Annotated[str, Meta(max_length=64)] = ""
     holdout: Holdout | None = None
     secure: SecureRound | None = None
+    test: BaseTest | None = None
 
 
 class TaskAck(Struct, frozen=True, tag="task-ack"):
-    """Device to coordinator: the task is journalled."""
+    """Device to coordinator: the task is journalled.
+
+    `tested` answers the test that came with the device's task before; absent of one
+    without a test.
+    """
 
     task_id: TaskId
+    tested: BaseTested | UnsetType = UNSET
 
 
 class Fail(Struct, frozen=True, tag="fail"):
