@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -21,16 +20,11 @@ if TYPE_CHECKING:
     from device_profiles import DeviceProfile
     from edge_sdk.agent import Agent
     from edge_sdk.session import Session
-    from edge_sdk.tasks.task import Examples, Task
-    from edge_sdk.training.memory_limit import MicroBatch, ReadCeiling
 
-__all__ = ["micro_batch_of", "run"]
+__all__ = ["run"]
 
 log = logging.getLogger(__name__)
 WINDOW = 64  # packets that wait here at a time; the rest waits at the broker
-# Predicted memory was within 15 % of what was measured on most networks; a ceiling has
-# to hold all the same. See docs/devices.md.
-_FORESIGHT = 0.85
 
 
 def run(
@@ -53,55 +47,6 @@ def run(
         agent.close()
 
 
-def micro_batch_of(
-    settings: DeviceSettings, profile: DeviceProfile, task: Task, examples: Examples
-) -> int | MicroBatch:
-    """The micro-batch of the settings, or one that fits the owner's memory limit.
-
-    ``auto`` splits only where the update stays the same: a model with batch norm trains
-    whole batches unless the settings accept `ghost_norm`, and one log line says so. The
-    coordinator has chosen a density whose whole batch should fit.
-    """
-    ceiling = profile.caps.ram_mib
-    if settings.micro_batch != "auto":
-        return settings.micro_batch
-    if ceiling is None or not torch_is_here():  # a program is planned by itself
-        return 0
-    from edge_sdk.device.limits.memory import micro_batch  # noqa: PLC0415 - late, like torch
-    from edge_sdk.tasks.cost import workload_of  # noqa: PLC0415 - imports torch
-    from edge_sdk.training.accumulate import coupling_layer  # noqa: PLC0415 - torch
-
-    layer = None if settings.ghost_norm else coupling_layer(task.model())
-    if layer is not None:
-        log.info(
-            "batches stay whole under caps.ram_mib: batch norm (layer %s) sees all of "
-            "them; ghost_norm = true allows to split",
-            layer,
-        )
-        return 0
-    load = workload_of(
-        task,
-        examples=len(examples),
-        epochs=1,
-        batch=task.batch_size,
-        input_bytes=examples.inputs[0].nbytes,
-        given=examples,
-    )
-
-    def fits(
-        density: float, engine: Literal["sparse", "masked"], batch: int
-    ) -> int | None:
-        return micro_batch(
-            dataclasses.replace(load, batch=batch),
-            density,
-            engine,
-            ram_mib=_FORESIGHT * ceiling,
-            runtime_mib=profile.runtime_mib,
-        )
-
-    return fits
-
-
 @contextlib.contextmanager
 def _restrained(profile: DeviceProfile) -> Iterator[None]:
     """Whatever else the board does comes first, and memory stays under its cap."""
@@ -122,6 +67,7 @@ def _restrained(profile: DeviceProfile) -> Iterator[None]:
 def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.access import access_of  # noqa: PLC0415
     from edge_sdk.agent import Agent, Identity  # noqa: PLC0415
+    from edge_sdk.commands.trainer import runner_of  # noqa: PLC0415
     from edge_sdk.datasets.growing.device_data import NOTHING_NEW, DeviceData  # noqa: PLC0415
     from edge_sdk.datasets.growing.keep import parse_keep  # noqa: PLC0415
     from edge_sdk.deploy.model_test import ModelTest  # noqa: PLC0415
@@ -131,9 +77,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.device.probe.board import read_board  # noqa: PLC0415
     from edge_sdk.storage.journal import Journal  # noqa: PLC0415
     from edge_sdk.tasks.task import load_task  # noqa: PLC0415
-    from edge_sdk.training.checkpoint import Progress  # noqa: PLC0415
-    from edge_sdk.training.holdout.divided import DividedExamples  # noqa: PLC0415
-    from edge_sdk.training.runner import TaskRunner  # noqa: PLC0415
+    from edge_sdk.training.program_engine.choice import why_torch_now  # noqa: PLC0415
     from edge_sdk.transport.mqtt import MqttTransport  # noqa: PLC0415
 
     address, device_keys = access_of(settings)
@@ -141,16 +85,17 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     cores, share = read_board().cores, profile.caps.cpu_share
     lent = threads_for(cores, share)
     threads = min(settings.threads or lent, lent) if share < 1.0 else settings.threads
-    if threads and torch_is_here():
-        import torch  # noqa: PLC0415 - an extra, imported once the settings are right
-
-        torch.set_num_threads(threads)
     keep = parse_keep(settings.keep)
     task = load_task(settings.task, beside=folder)
+    why = why_torch_now(task, settings.engine, settings.device)
+    late = torch_is_here() and not why
+    if torch_is_here() and why:
+        log.info("torch is imported at the start: %s", why)
     data = DeviceData(
         *(task, settings.data, settings.state),
         keep=keep,
         seed=int.from_bytes(settings.name.encode()[-8:], "little"),
+        arrays=late,
     )
     examples, journal = data.examples, Journal(settings.state)
 
@@ -159,25 +104,15 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         return NOTHING_NEW if sits_out else ""
 
     limits_enforcer = LimitsEnforcer(profile.caps, cores=cores, rests=rests)
-    runner = TaskRunner(
-        task,
-        examples,
-        settings.engine,
-        micro_batch=micro_batch_of(settings, profile, task, examples),
-        ghost_norm=settings.ghost_norm,
-        activations=settings.activations,
-        ceiling=_ceiling_of(profile),
-        clock=limits_enforcer.working_s,
-        progress=Progress(settings.state),
-        threads=threads or lent,
-        device=settings.device,
-        autocast=settings.autocast,
+    runner = runner_of(
+        *(settings, profile, task, data, limits_enforcer.working_s),
+        threads=threads,
+        lent=lent,
+        late=late,
     )
-    runner.tester.examples = DividedExamples(examples, data.held, settings.state)
-    tolerance, tester = settings.models_tolerance, runner.tester
-    test = None
+    tolerance, test = settings.models_tolerance, None
     if tolerance is not None:
-        test = ModelTest(task, tolerance, lambda: tester.examples.held_so_far())  # noqa: PLW0108 - replaced later
+        test = ModelTest(task, tolerance, lambda: runner.tester.examples.held_so_far())  # noqa: PLW0108 - replaced later
     identity = Identity(
         name=settings.name,
         federation=settings.federation,
@@ -202,22 +137,6 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         place=place_of(settings, folder, test),
         on_phase=_say_phase,
     )
-
-
-def _ceiling_of(profile: DeviceProfile) -> ReadCeiling:
-    """The bound that the process is held to, and what it holds when asked."""
-    from edge_sdk.device.limits.memory import MIB, held_mib, ram_cap  # noqa: PLC0415
-    from edge_sdk.device.probe.ram import ceilings  # noqa: PLC0415
-    from edge_sdk.program.ceiling import MemoryCeiling  # noqa: PLC0415
-
-    cap = ram_cap(profile.caps, ceilings())
-
-    def ceiling() -> MemoryCeiling | None:
-        if cap is None:
-            return None
-        return MemoryCeiling(cap * MIB, int(held_mib() * MIB))
-
-    return ceiling
 
 
 def _with_runtime(profile: DeviceProfile) -> DeviceProfile:

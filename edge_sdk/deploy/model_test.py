@@ -73,6 +73,10 @@ class ModelTest:
         held, why = self.held()
         if held is None:
             raise ExportError(NO_HOLDOUT.format(why=why))
+        if held.casts is None and torch_is_here():  # no order has needed torch so far
+            from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
+
+            held = fitted(self.task, held, Path("this device"), known=False)
         metric = self._metric(held)
         where = f"{metric.name} on {len(held)} test examples"
         value = self._value(metric, Bundle(new), held)

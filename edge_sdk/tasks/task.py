@@ -17,12 +17,7 @@ from edge_sdk.evaluation.metric import Metric, checked_metrics
 from edge_sdk.tasks.arrays import group_numbers, numbers
 from edge_sdk.tasks.reference import find_tasks_beside, load_object
 from edge_sdk.tasks.user_errors import blamed
-from edge_sdk.tasks.without_torch.halves import (
-    ByName,
-    needs_torch,
-    of_arrays,
-    torch_is_here,
-)
+from edge_sdk.tasks.without_torch.halves import ByName, needs_torch, of_arrays
 from edge_sdk.tasks.without_torch.shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -191,12 +186,15 @@ class Task:
         """True if examples go into the model as they are."""
         return self.prepare is _identity
 
-    def read_train(self, folder: Path, *, known: bool = False) -> Examples:
+    def read_train(
+        self, folder: Path, *, known: bool = False, arrays: bool = False
+    ) -> Examples:
         """Read a device's examples by `train_data`, and check that they fit the model.
 
         Args:
             folder: Where the examples are.
             known: Whether they were read and looked at before; saves the looking.
+            arrays: Whether they are checked in numpy alone, as where torch is not.
 
         Raises:
             DataError: As `train_data` raises it, or if values are not finite, out of
@@ -204,19 +202,24 @@ class Task:
             TaskError: If it raises anything else or gives anything but `Examples`, or
                 if one step of model and loss on some of them fails.
         """
-        return self._read(self.train_data, folder, known=known)
+        return self._read(self.train_data, folder, known=known, arrays=arrays)
 
     def read_eval(self, folder: Path, *, known: bool = False) -> Examples:
         """Read the evaluation examples by `eval_data`; as `read_train`."""
         return self._read(self.eval_data, folder, known=known)
 
-    def read_holdout(self, folder: Path) -> Examples | None:
+    def read_holdout(self, folder: Path, *, arrays: bool = False) -> Examples | None:
         """Read a device's own test examples by `holdout_data`; None without it."""
         read = self.holdout_data
-        return None if read is None else self._read(read, folder, known=False)
+        return None if read is None else self._read(read, folder, arrays=arrays)
 
     def _read(
-        self, read: Callable[[Path], Examples], folder: Path, *, known: bool
+        self,
+        read: Callable[[Path], Examples],
+        folder: Path,
+        *,
+        known: bool = False,
+        arrays: bool = False,
     ) -> Examples:
         try:
             with blamed(self.name, f"reading the examples of {folder}"):
@@ -233,13 +236,9 @@ class Task:
                 f"task {self.name}: reading the examples of {folder} gave a {gave}, "
                 "not an edge_sdk.Examples"
             )
-        if torch_is_here():
-            from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
+        from edge_sdk.tasks.without_torch.batch import checked  # noqa: PLC0415 - late
 
-            return fitted(self, found, folder, known=known)
-        from edge_sdk.tasks.without_torch.batch import checked_arrays  # noqa: PLC0415 - late
-
-        return checked_arrays(self, found, folder)
+        return checked(self, found, folder, known=known, arrays=arrays)
 
 
 def load_task(reference: str, *, beside: Path | None = None) -> Task:

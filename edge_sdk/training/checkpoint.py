@@ -57,6 +57,18 @@ class Progress:
         """The checkpoint of one task on one engine."""
         return TaskProgress(self, f"{task_id} {engine}")
 
+    def is_of_torch(self, task_id: str) -> bool:
+        """Return whether torch alone can go on from a checkpoint of this task.
+
+        It has torch's random state in it; a damaged one is nobody's.
+        """
+        try:
+            with safe_open(self.path, framework="np") as file:
+                told = (file.metadata() or {}).get("task", "")
+                return told.rpartition(" ")[0] == task_id and "random" in file.keys()  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return False
+
 
 class TaskProgress:
     """The checkpoint of one task; made by `Progress.of`."""

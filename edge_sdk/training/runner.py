@@ -87,16 +87,14 @@ class _Job:
 class TaskRunner:
     """Trains the orders of one device; keeps the last mask and its model.
 
-    `micro_batch` splits every step, warm-up and engine race included. An order whose
-    memory does not fit ends in an `EngineError` that reaches the coordinator.
+    An order whose memory does not fit ends in an `EngineError`, told the coordinator.
 
     Args:
         task: What to train.
         examples: The device's private examples.
         engine: Which training engine to use.
-        micro_batch: As `Allowance` has it.
-        ghost_norm: Accept batch norm's statistics per micro-batch; a model with batch
-            norm is refused otherwise where a batch has to be split.
+        micro_batch: As `Allowance` has it; of warm-ups and engine races, too.
+        ghost_norm: Accept batch norm's statistics per micro-batch, else refused.
         activations: How activations wait for the backward pass.
         ceiling: Memory that the process may hold, and what it holds now.
         clock: Monotonic seconds in which pauses of the owner's do not pass.
@@ -104,6 +102,7 @@ class TaskRunner:
         threads: Of programs; torch has its own.
         device: Where torch computes: ``cpu``, ``cuda``, or ``auto``.
         autocast: Whether it computes matrix products in bfloat16 there.
+        with_torch: Whether torch may be imported where it is.
 
     Attributes:
         allowance: How many examples may go through at once.
@@ -126,13 +125,14 @@ class TaskRunner:
         threads: int = 1,
         device: str = "cpu",
         autocast: bool = False,
+        with_torch: bool = True,
     ) -> None:
         self._clock, self._progress = clock, progress
         self.task, self.examples = task, examples
         self.allowance, self._ghost_norm = Allowance(micro_batch), ghost_norm
         memory = StepMemory(ceiling, half=activations == "bf16", ghost_norm=ghost_norm)
         own = (task, engine, activations, memory, threads, device, autocast)
-        self._models = models_of(*own)
+        self._models = models_of(*own, with_torch=with_torch)
         self.tester = ModelTester(task, self._models, self.allowance)
         self.tester.examples = DividedExamples(examples)
         self.evaluate, self.describe = self.tester.run, self.tester.describe

@@ -35,7 +35,7 @@ def test_a_board_without_torch_takes_part_in_a_real_round(
         device='profile = "raspberry_pi_zero_2_w"\n',
         start=without,
     )
-    assert "kernels neon, no torch here" in said, said[-2000:]
+    assert "kernels neon, without torch" in said, said[-2000:]
     assert "memory plan: " in said
     assert (tmp_path / "state/program.bin").stat().st_size > 100
 

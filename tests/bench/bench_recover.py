@@ -7,7 +7,8 @@ Real coordinator, mosquitto and four devices as processes, digits, rounds withou
 pause. The clock starts when the process is started again, at once.
 For the coordinator it stops at the first update accepted under its new epoch, for a
 device at its first update accepted afterwards: one that has torch, and one that has
-not. Importing Python and torch is part of it: that alone is printed too.
+not. Importing Python and torch is part of it: that alone is printed too, and what a
+device then holds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -52,6 +55,7 @@ def main() -> None:
         "device": [],
         "device without torch": [],
     }
+    held: dict[str, list[float]] = {"device": [], "device without torch": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder)
@@ -68,9 +72,14 @@ def main() -> None:
             for _ in range(asked.repeats):
                 found["import torch"].append(_import())
                 found["coordinator"].append(_coordinator(folder, children))
-                found["device"].append(_device(folder, children[1], DEVICES[0]))
                 lean = children[1 + DEVICES.index(LEAN)]
-                found["device without torch"].append(_device(folder, lean, LEAN))
+                for what, child, name in (
+                    ("device", children[1], DEVICES[0]),
+                    ("device without torch", lean, LEAN),
+                ):
+                    found[what].append(_device(folder, child, name))
+                    rss = psutil.Process(child.process.pid).memory_info().rss
+                    held[what].append(rss / 2**20)
         finally:
             stop_all(children)
     for name, seconds in found.items():
@@ -79,10 +88,14 @@ def main() -> None:
             f"{name:20} median {statistics.median(seconds):6.2f} s "
             f"({low:.2f} to {high:.2f} of {len(seconds)})"
         )
+    for name, mib in held.items():
+        print(f"{name:20} holds {statistics.median(mib):.0f} MiB")
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
-        asked.json.write_text(to_json({"seconds": found, **machine}, indent=2))
+        asked.json.write_text(
+            to_json({"seconds": found, "mib": held, **machine}, indent=2)
+        )
 
 
 def _coordinator(folder: Path, children: list[ChildProcess]) -> float:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from device_profiles import load_board
-from edge_sdk.commands.agent import micro_batch_of
+from edge_sdk.commands.trainer import micro_batch_of
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import initial_state, layers_of
 from edge_sdk.tasks.task import Examples, Task

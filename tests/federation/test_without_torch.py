@@ -30,19 +30,21 @@ Make = Callable[..., Any]
 SMALL = ("pi-1", "pi-2")
 
 
-def without_torch(fleet: Any, *names: str) -> None:
+def without_torch(fleet: Any, *names: str, has: str = "") -> None:
+    """Lets devices train by programs; the one named last has torch, and may wait."""
     for name in names:
-        fleet.pythons[name] = python_without_torch()
+        if name != has:
+            fleet.pythons[name] = python_without_torch()
         path = fleet.folder / f"{name}.toml"
         text = path.read_text().replace('engine = "masked"', 'engine = "auto"')
         path.write_text(text)
 
 
-def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
+def test_boards_warm_up_and_train_without_torch_beside_one_that_needs_it(
     federation: Make,
 ) -> None:
     fleet = federation(rounds=2)
-    without_torch(fleet, *SMALL)
+    without_torch(fleet, *SMALL, has="pi-2")  # its orders bring the program of pi-1
     with (fleet.run / "run.toml").open("a") as file:
         file.write("[statistics]\ncollect = true\n")
     fleet.start("coordinator", "run", str(fleet.run))
@@ -50,6 +52,8 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
     fleet.wait(lambda: bool(devices_of(fleet)), "a first device")
     fleet.kill("coordinator")  # its answers are gone with it, and it asks again
     fleet.start("coordinator", "run", str(fleet.run))
+    fleet.wait(lambda: fleet.rounds_done() > 0, "a first round")
+    maps = {name: mapped(fleet.processes[name].pid) for name in (*SMALL, "orin-1")}
     assert fleet.wait_end() == 0, fleet.logs()
     found = fleet.summary()
     assert found["rounds_done"] == 2, fleet.logs()
@@ -72,7 +76,13 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
     told = {name: json.loads(profile)["runtime_mib"] for name, profile in rows}
     # A small process is told, so that a weak board is given what fits beside it.
     lean = RUNTIME_WITHOUT_TORCH_MIB
-    assert told == {"pi-1": lean, "pi-2": lean, "orin-1": None}
+    assert told == {"pi-1": lean, "pi-2": None, "orin-1": None}
+    assert {name for name, text in maps.items() if "libtorch" in text} <= {"orin-1"}
+    log = (fleet.folder / "pi-2.log").read_text()
+    assert "torch is not imported until an order needs it" in log
+    assert "torch is imported" not in log
+    masked = (fleet.folder / "orin-1.log").read_text()
+    assert 'at the start: engine = "masked" in the settings' in masked
     for name in SMALL:
         assert fleet.wait_end(name) == 0, fleet.logs()
     # The program is kept, so the doctor can say what a step will take.
@@ -81,6 +91,14 @@ def test_boards_without_torch_warm_up_and_train_beside_one_that_has_it(
         capture_output=True, text=True, check=False, cwd=fleet.folder,
     )  # fmt: skip
     assert "memory plan: density 0.05: " in done.stdout, done.stderr
+
+
+def mapped(pid: int) -> str:
+    """The files that a process has mapped; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except (OSError, ProcessLookupError):
+        return ""
 
 
 def devices_of(fleet: Any) -> list[Any]:

@@ -5,31 +5,43 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import struct
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import nn
 
 from edge_sdk import Examples, Task, by_name
-from edge_sdk.errors import EdgeError, EngineError
+from edge_sdk.errors import DataError, EdgeError, EngineError
 from edge_sdk.kernels.library import kernels, unavailable_reason
 from edge_sdk.program.capture import compiled
-from edge_sdk.program.ceiling import MemoryCeiling, StepPlan, planned_step
+from edge_sdk.program.ceiling import (
+    MemoryCeiling,
+    MemoryExceededError,
+    StepPlan,
+    planned_step,
+)
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.graph import TrainingProgram
 from edge_sdk.sparse import Mask, draw, exact_counts, uniform
 from edge_sdk.tasks.batch import tensors
 from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 from edge_sdk.training.checkpoint import Progress
+from edge_sdk.training.holdout.divided import DividedExamples
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.program_engine import choice
+from edge_sdk.training.program_engine.choice import why_torch_now
 from edge_sdk.training.program_engine.kept import (
     keep_program,
     kept_program,
     stated_plans,
 )
+from edge_sdk.training.program_engine.late_torch import LateTorchRunner
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.blob import manifest_of
@@ -350,3 +362,152 @@ def test_an_order_that_cannot_fit_names_what_would(
         assert ("bf16" in caught.value.help) is (activations == "fp32")
     keep_program(tmp_path, file)
     assert "at the least" in stated_plans(tmp_path, TASK, (0.1,), none)[0.1]
+
+
+@dataclass
+class Late:
+    """A device that has torch and has not imported it, with its settings' engine."""
+
+    folder: Path
+    engine: str = "auto"
+    ceiling: MemoryCeiling | None = None
+    tick_s: float = 0.0
+    now_s: float = 0.0
+    imports: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.folder, every_s=0.0)
+        self.runner = LateTorchRunner(
+            self.made(with_torch=False),
+            lambda: self.imports.append("torch") or self.made(with_torch=True),
+            self.progress,
+            races=self.engine == "auto",
+        )
+
+    def clock(self) -> float:
+        self.now_s += self.tick_s
+        return self.now_s
+
+    def made(self, *, with_torch: bool) -> TaskRunner:
+        return TaskRunner(
+            TASK, EXAMPLES, self.engine,  # type: ignore[arg-type]
+            ceiling=lambda: self.ceiling, clock=self.clock, progress=self.progress,
+            with_torch=with_torch,
+        )  # fmt: skip
+
+    def run(self, order: TaskOrder, base: bytes, file: bytes) -> PackedUpdate:
+        return self.runner.run(order, base, lambda: False, b"", b"", file)
+
+
+@pytest.mark.parametrize("rule", [Frozen(), WarmUp(0.25)], ids=["frozen", "warm-up"])
+def test_an_order_with_a_program_needs_no_torch_where_there_is_one(
+    rule: LocalRule, file: bytes, tmp_path: Path
+) -> None:
+    own = Late(tmp_path)
+    assert own.runner.engines == ("program", "masked")  # the coordinator plans with it
+    order, base, _ = order_of(rule)
+    made = own.run(order, base, file)
+    assert made.payload == run(order, base, file).payload
+    assert own.imports == []
+    assert own.runner.engine == ("" if isinstance(rule, WarmUp) else "program")
+
+
+def test_what_a_program_cannot_do_is_done_by_torch_once_for_all(
+    file: bytes, tmp_path: Path
+) -> None:
+    plain, swat = order_of(Frozen()), order_of(Swat(0.3, 0.2))
+    odd = {
+        "no program": (plain, b""),
+        "a damaged one": (plain, file[:300]),
+        "one of another version": (plain, resealed(file, 3)),
+        "one with an unknown operation": (plain, resealed(file, 1, linear="lineax")),
+        "a rule of torch's": (swat, file),
+    }
+    for name, ((order, base, _), given) in odd.items():
+        own = Late(tmp_path)
+        made = own.run(order, base, given)
+        assert made.offer.metrics["steps"] > 0, name
+        assert own.imports == ["torch"], name
+        own.run(structs.replace(plain[0], id="2-a"), plain[1], file)
+        assert own.imports == ["torch"], name
+
+
+def test_memory_that_a_program_lacks_is_not_sought_in_torch(
+    file: bytes, tmp_path: Path
+) -> None:
+    own = Late(tmp_path, ceiling=MemoryCeiling(1 << 20, 1 << 20))
+    order, base, _ = order_of(Frozen())
+    with pytest.raises(MemoryExceededError):
+        own.run(order, base, file)
+    assert own.imports == []
+
+
+def test_a_checkpoint_of_torchs_is_gone_on_from_by_torch(
+    file: bytes, tmp_path: Path
+) -> None:
+    order, base, _ = order_of(Frozen())
+    before = TaskRunner(
+        TASK, EXAMPLES, "masked", progress=Progress(tmp_path, every_s=0.0)
+    )
+    left = iter(range(6))
+    with pytest.raises(Stopped):
+        before.run(order, base, lambda: next(left, None) is None)
+    own = Late(tmp_path)
+    other = structs.replace(order, id="1-b")
+    assert not own.progress.is_of_torch(other.id)
+    assert own.progress.is_of_torch(order.id)
+    own.run(order, base, file)
+    assert own.imports == ["torch"]
+    own.progress.path.write_bytes(b"damaged")
+    assert not own.progress.is_of_torch(order.id)
+
+
+@pytest.mark.parametrize(("engine", "races"), [("auto", True), ("program", False)])
+def test_engines_race_once_a_task_is_long_enough_to_pay_the_import(
+    engine: str, races: bool, file: bytes, tmp_path: Path
+) -> None:
+    order, base, _ = order_of(Frozen())
+    short = Late(tmp_path / "short", engine)
+    long = Late(tmp_path / "long", engine, tick_s=30.0)
+    for number in range(2):
+        for own in (short, long):
+            own.folder.mkdir(exist_ok=True)
+            own.run(structs.replace(order, id=f"{number}-a"), base, file)
+    assert short.imports == []
+    assert long.imports == (["torch"] if races else [])
+
+
+def test_data_that_no_engine_takes_import_nothing(file: bytes, tmp_path: Path) -> None:
+    own = Late(tmp_path)
+    order, base, _ = order_of(Frozen())
+    own.runner.tester.examples = DividedExamples(Examples(INPUTS, one(7).astype(int)))
+    with pytest.raises(DataError, match="out of range"):
+        own.run(order, base, file)
+    assert own.imports == []
+
+
+WHY = """
+import sys
+from dataclasses import replace
+from edge_sdk.tasks.task import load_task
+from edge_sdk.training.program_engine.choice import why_torch_now as why
+task = load_task("digits")
+print(why(task, "auto", "cpu"), why(task, "program", "cpu"), "torch" in sys.modules)
+print(why(task, "masked", "cpu"), "|", why(task, "auto", "cuda"))
+print(why(replace(task, model=lambda: None, prepare=lambda raw: raw), "auto", "cpu"))
+sys.modules["torch"] = sys
+print(why(task, "auto", "cpu"))
+"""
+
+
+def test_an_agent_says_why_it_imports_torch_at_its_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WHY], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "  False",
+        'engine = "masked" in the settings | device = "cuda" in the settings',
+        "prepare of task digits is written for it",
+        "the module of task digits imports it",
+    ]
+    assert why_torch_now(TASK, "auto", "cpu")  # torch is imported here

@@ -52,6 +52,7 @@ class DeviceData:
         keep: What of the source is kept.
         seed: Of a reservoir.
         clock: Seconds since 1970, UTC.
+        arrays: Whether they are checked in numpy alone until `fit`.
 
     Attributes:
         examples: Those at hand.
@@ -71,12 +72,27 @@ class DeviceData:
         keep: KeepRule = KeepRule(),  # noqa: B008 - frozen
         seed: int = 0,
         clock: Callable[[], float] = lambda: _now().timestamp(),
+        arrays: bool = False,
     ) -> None:
         self._task, self._folder, self._path = task, folder, state / FILE
+        self._arrays = arrays
         self._keep, self._seed, self._clock = keep, seed, clock
         self._version, self._failed = version_of(task, folder), ""
         self.examples = self._read(known=False)
-        self.held = task.read_holdout(folder)
+        self.held = task.read_holdout(folder, arrays=arrays)
+
+    def fit(self) -> None:
+        """Checks the examples by a step of model and loss, now and from now on.
+
+        Raises:
+            DataError: As `Task.read_train`; also TaskError.
+        """
+        from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
+
+        self._arrays = False
+        self.examples = fitted(self._task, self.examples, self._folder, known=False)
+        if self.held is not None:
+            self.held = fitted(self._task, self.held, self._folder, known=False)
 
     def refresh(self) -> bool:
         """Reads the examples again if their source has changed; whether they did."""
@@ -86,7 +102,7 @@ class DeviceData:
         before, self._version = self._version, version
         try:
             found = self._read(known=version == before)
-            held = self._task.read_holdout(self._folder)
+            held = self._task.read_holdout(self._folder, arrays=self._arrays)
         except (DataError, TaskError) as error:
             if isinstance(error.__cause__, PASSING):
                 self._version = before
@@ -130,7 +146,7 @@ class DeviceData:
         return unseen or not accepted(last.task)
 
     def _read(self, *, known: bool) -> Examples:
-        found = self._task.read_train(self._folder, known=known)
+        found = self._task.read_train(self._folder, known=known, arrays=self._arrays)
         return kept(found, self._keep, now=self._clock(), seed=self._seed)
 
 

@@ -50,6 +50,17 @@ except EdgeError as error:
 print(len(found))
 """
 
+_IMPORT_TRIAL = """
+import sys, pathlib
+from edge_sdk.settings import DeviceSettings, load_settings
+from edge_sdk.tasks.task import load_task
+from edge_sdk.training.program_engine.choice import why_torch_now
+path = pathlib.Path(sys.argv[1])
+own = load_settings(path, DeviceSettings)
+task = load_task(own.task, beside=path.parent)
+print("now: " + why_torch_now(task, own.engine, own.device))
+"""
+
 _PLAN_TRIAL = """
 import sys, pathlib
 from edge_sdk.device.doctor.plans import told_plans
@@ -144,7 +155,18 @@ def engine(patient: DoctorTarget) -> str:
         why = 'engine = "masked" in the settings' if here else "there are no kernels"
         return f"masked, at dense speed: {why}"
     how = "the settings ask for it" if wanted == "program" else "raced against masked"
-    return f"program: {how}; torch {version}, kernels {kernels_}"
+    return f"program: {how}; torch {version}{_imported(patient)}, kernels {kernels_}"
+
+
+def _imported(patient: DoctorTarget) -> str:
+    """Words for when the agent imports torch; none where it cannot be told."""
+    if patient.settings is None:
+        return ""
+    code, said = _trial(_IMPORT_TRIAL, str(patient.settings))
+    if code:  # the settings or the task: other checks say what is wrong with them
+        return ""
+    why = said.removeprefix("now: ")
+    return f" imported at the start ({why})" if why else " imported when it is needed"
 
 
 def _torch_version() -> str:

@@ -21,6 +21,7 @@ from edge_sdk.device.limits.decision import (
 )
 from edge_sdk.device.limits.memory import shrinking
 from edge_sdk.device.limits.processor import rest_after_s
+from edge_sdk.training.program_engine.late_torch import LateTorchRunner
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.messages import (
@@ -186,7 +187,9 @@ class MemoryFallbackRunner:
         data: The examples, where they come and go between tasks.
     """
 
-    def __init__(self, runner: TaskRunner, data: DeviceData | None = None) -> None:
+    def __init__(
+        self, runner: TaskRunner | LateTorchRunner, data: DeviceData | None = None
+    ) -> None:
         self._runner, self._data = runner, data
 
     @property

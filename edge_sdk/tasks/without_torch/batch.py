@@ -1,4 +1,4 @@
-"""Examples checked and batches prepared in numpy, on a board without torch."""
+"""Examples checked and batches prepared in numpy, as on a board without torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edge_sdk.errors import DataError, TaskError
 from edge_sdk.tasks.arrays import native, not_finite
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.user_errors import blamed
-from edge_sdk.tasks.without_torch.halves import ArrayFunction
+from edge_sdk.tasks.without_torch.halves import ArrayFunction, torch_is_here
 
-__all__ = ["augmented_array", "checked_arrays", "prepared_array"]
+__all__ = ["augmented_array", "checked", "prepared_array"]
 
 _SHOWN = 64  # examples that are prepared to see whether `prepare` mends them
 
@@ -61,7 +61,30 @@ def augmented_array(
     return found.astype(inputs.dtype, copy=False)
 
 
-def checked_arrays(task: Task, examples: Examples, folder: Path) -> Examples:
+def checked(
+    task: Task, examples: Examples, folder: Path, *, known: bool, arrays: bool
+) -> Examples:
+    """The examples, if they fit the task, as far as can be told here.
+
+    Args:
+        task: Whose preparation, and where torch is used its model and loss.
+        examples: As they were read.
+        folder: Where from, for messages.
+        known: Whether these very examples were looked at before.
+        arrays: Whether numpy alone looks at them, where torch is installed too.
+
+    Raises:
+        DataError: If values are not finite, or out of range.
+        TaskError: If the task does not take them.
+    """
+    if arrays or not torch_is_here():
+        return _checked_arrays(task, examples, folder)
+    from edge_sdk.tasks.example_check import fitted  # noqa: PLC0415 - torch
+
+    return fitted(task, examples, folder, known=known)
+
+
+def _checked_arrays(task: Task, examples: Examples, folder: Path) -> Examples:
     """The examples, if they are finite and prepare to the task's input shape.
 
     What model and loss take is not known here: the program that the coordinator sends

@@ -12,7 +12,8 @@ from edge_sdk.errors import DataError
 from edge_sdk.evaluation.data_sums import DataSums, sums_of
 from edge_sdk.tasks.arrays import blocks, native
 from edge_sdk.tasks.task import Examples, Task
-from edge_sdk.tasks.without_torch.halves import torch_is_here
+from edge_sdk.tasks.without_torch.batch import prepared_array
+from edge_sdk.tasks.without_torch.halves import ArrayFunction
 from edge_sdk.training.local import Stopped
 from edge_sdk.wire.evaluation import DataQuery, DataSummary
 
@@ -84,10 +85,8 @@ def summary_of(sums: DataSums) -> DataSummary:
 def _prepared(task: Task, raw: NDArray[np.generic]) -> NDArray[Any]:
     if task.prepares_nothing:
         return native(raw)
-    if torch_is_here():
-        from edge_sdk.tasks.batch import prepared  # noqa: PLC0415 - imports torch
+    if isinstance(task.prepare, ArrayFunction):
+        return prepared_array(task, raw)
+    from edge_sdk.tasks.batch import prepared  # noqa: PLC0415 - imports torch
 
-        return prepared(task, raw).numpy()
-    from edge_sdk.tasks.without_torch.batch import prepared_array  # noqa: PLC0415 - late
-
-    return prepared_array(task, raw)
+    return prepared(task, raw).numpy()

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+
 from edge_sdk.errors import EngineError
+from edge_sdk.kernels.library import available
 from edge_sdk.tasks.task import Task
-from edge_sdk.tasks.without_torch.halves import torch_is_here
+from edge_sdk.tasks.without_torch.halves import ArrayFunction, torch_is_here
 from edge_sdk.training.engine import ModelSource
 from edge_sdk.training.memory_limit import Activations, EngineName, StepMemory
 
-__all__ = ["models_of"]
+__all__ = ["models_of", "why_torch_now"]
+
+
+def why_torch_now(task: Task, engine: EngineName, device: str) -> str:
+    """The reason why an agent imports torch at its start; empty where it can wait.
+
+    It can where an order may be carried out by its program, and examples are read,
+    prepared and augmented in numpy.
+
+    Args:
+        task: As its module made it; one that imports torch has done so by now.
+        engine: Which engine the settings ask for.
+        device: Where torch is to compute; it alone knows what GPUs there are.
+    """
+    if engine == "masked" or device != "cpu":
+        asked = f'device = "{device}"' if device != "cpu" else f'engine = "{engine}"'
+        return f"{asked} in the settings"
+    if "torch" in sys.modules:
+        return f"the module of task {task.name} imports it"
+    for what in ("prepare", "augment"):
+        function = getattr(task, what)
+        if what == "prepare" and task.prepares_nothing:
+            continue
+        if not isinstance(function, ArrayFunction | None):
+            return f"{what} of task {task.name} is written for it"
+    return "" if available() else "no training program can run here"
 
 
 def models_of(
@@ -19,6 +47,8 @@ def models_of(
     threads: int,
     device: str = "cpu",
     autocast: bool = False,  # noqa: FBT001, FBT002 - as the settings have it
+    *,
+    with_torch: bool = True,
 ) -> ModelSource:
     """The models of a task on this machine's engines.
 
@@ -30,11 +60,12 @@ def models_of(
         threads: Of programs; torch has its own.
         device: Where torch computes: ``cpu``, ``cuda``, or ``auto``.
         autocast: Whether it computes matrix products in bfloat16 there.
+        with_torch: Whether torch may be imported where it is.
 
     Raises:
         EdgeError: If the task's model cannot be trained here.
     """
-    if not torch_is_here():
+    if not with_torch or not torch_is_here():
         if device.startswith("cuda"):
             raise EngineError(
                 f'device = "{device}" computes by torch, which is not installed here',

@@ -122,7 +122,7 @@ class ProgramModels:
                 remedy="Set engine = \"auto\", or pip install 'flash-edge[device]'.",
             )
         kernels()  # fails here, with the reason, rather than in the first task
-        log.info("engine program: kernels %s, no torch here", available())
+        log.info("engine program: kernels %s, without torch", available())
         self._task, self._threads, self._memory = task, threads, memory
         self._batch = task.batch_size  # of the last order
         self._model: ArrayModel | None = None
@@ -152,7 +152,7 @@ class ProgramModels:
         """
         if not self.program:
             raise EngineError(
-                "this board has no torch, and the order names no training program",
+                "the order names no training program; without one only torch trains",
                 remedy="Update the coordinator: it compiles the task's model for such "
                 "boards; or pip install 'flash-edge[device]' here.",
             )
@@ -254,7 +254,6 @@ class ProgramModels:
 
 def _by_torch(rule: LocalRule) -> EngineError:
     return EngineError(
-        f"the rule {type(rule).__name__} computes by torch, which this board does not "
-        "have",
+        f"the rule {type(rule).__name__} computes by torch alone",
         remedy="Run another algorithm, or pip install 'flash-edge[device]' here.",
     )
