@@ -48,6 +48,7 @@ __all__ = [
     "SparsityError",
     "StateError",
     "TaskError",
+    "a_type",
     "disk_remedy",
     "two_sentences",
 ]
@@ -82,6 +83,17 @@ def two_sentences(what: object, remedy: str) -> str:
     said = str(what).rstrip()
     stop = "" if not said or said[-1] in ".!?:" else "."
     return f"{said}{stop} {remedy}".strip()
+
+
+def a_type(value: object) -> str:
+    """A value's type with its article, for messages; None as it is.
+
+    Example:
+        >>> a_type(3)
+        'an int'
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"a{'n' * (name[0] in 'aeioAEIO')} {name}"
 
 
 class SettingsError(EdgeError):

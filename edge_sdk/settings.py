@@ -24,12 +24,14 @@ __all__ = [
     "Name",
     "a_path",
     "as_arguments",
+    "explained",
     "load_settings",
     "profile_of",
     "seen_from",
 ]
 
 log = logging.getLogger(__name__)
+FEW_KEYS = 20  # a table's; a whole file's are in docs/settings.md
 # \Z, not $: the latter lets a trailing newline through.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,62}\Z")]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -128,7 +130,7 @@ def load_settings(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.convert(raw, kind, dec_hook=lambda t, v: _decode(t, v, base))
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{path}: {_explain(str(error), kind)}") from error
+        raise SettingsError(f"{path}: {explained(error, kind)}") from error
 
 
 def a_path(given: object, what: str) -> Path:
@@ -202,8 +204,14 @@ def _decode(kind: type, value: object, base: Path) -> object:
     raise ValueError(f"Expected `{kind.__name__}`, got {value!r}")
 
 
-def _explain(text: str, kind: type[msgspec.Struct]) -> str:
-    """Msgspec's message with its path written as TOML writes it, and the key meant."""
+def explained(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
+    """Msgspec's message with its path written as TOML writes it, and the key meant.
+
+    Args:
+        error: What converting to the type raised.
+        kind: The type of the whole file or of all arguments.
+    """
+    text = str(error)
     match = re.fullmatch(r"(?P<what>.*?)(?: - at `\$(?P<at>[^`]*)`)?", text, re.DOTALL)
     if match is None:
         return text
@@ -211,7 +219,9 @@ def _explain(text: str, kind: type[msgspec.Struct]) -> str:
     what = match["what"]
     unknown = re.search(r"unknown field `(.*)`", what)
     if unknown:
-        what += meant(unknown[1], _fields_at(kind, at))
+        known = _fields_at(kind, at)
+        few = f"; known: {', '.join(known)}" if 0 < len(known) <= FEW_KEYS else ""
+        what += meant(unknown[1], known) or few
     return f"key {at}: {what}" if at else what
 
 

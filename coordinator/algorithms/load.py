@@ -20,7 +20,7 @@ from coordinator.algorithms.slots.asked import wrong_evidence
 from coordinator.algorithms.slots.results import wrong_rule
 from coordinator.algorithms.slots.trial import wrong_result
 from device_profiles.words import meant
-from edge_sdk.errors import SettingsError
+from edge_sdk.errors import SettingsError, a_type
 from edge_sdk.tasks.reference import load_object
 from edge_sdk.wire.rules import LocalRule
 
@@ -163,7 +163,7 @@ def _kind(value: object) -> str:
     lacks = (
         f"; it has no {', '.join(missing)}" if 0 < len(missing) <= len(SLOTS) else ""
     )
-    return f"a {type(value).__name__}, not a coordinator.Algorithm{lacks}"
+    return f"{a_type(value)}, not a coordinator.Algorithm{lacks}"
 
 
 def _wrong(what: str, slot: str, why: str) -> SettingsError:

@@ -26,9 +26,10 @@ from edge_sdk.errors import (
     SettingsError,
     StateError,
     TaskError,
+    a_type,
 )
 from edge_sdk.private_files import keep_private, make_private
-from edge_sdk.settings import Name, seen_from
+from edge_sdk.settings import Name, explained, seen_from
 from edge_sdk.tasks.reference import reference_of
 from edge_sdk.tasks.task import SHIPPED, Examples, Task, load_task
 from edge_sdk.transport.configured import broker_address
@@ -64,7 +65,7 @@ def task_name(given: object) -> str:
         return given
     if not isinstance(given, Task):
         raise SettingsError(
-            f"task is a {type(given).__name__}, not an edge_sdk.Task",
+            f"task is {a_type(given)}, not an edge_sdk.Task",
             remedy="Give a Task of a module, a shipped one's name, or "
             "package.module:object.",
         )
@@ -223,7 +224,7 @@ def write_settings(folder: Path, given: Mapping[str, Any]) -> RunSettings:
     try:
         msgspec.convert(values, RunSettings, dec_hook=lambda kind, text: kind(text))
     except msgspec.ValidationError as error:
-        raise SettingsError(f"Federation: {error}") from error
+        raise SettingsError(f"Federation: {explained(error, RunSettings)}") from error
     if path.exists():
         there = load_run(path)
         scratch = path.with_name(".run.new.toml")

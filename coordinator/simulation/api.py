@@ -31,8 +31,8 @@ from coordinator.simulation.workers.in_process import in_process
 from coordinator.simulation.workers.interface import OpenWorkers
 from coordinator.simulation.workers.process_pool import process_pool
 from edge_sdk.datasets.shipped import DATASETS
-from edge_sdk.errors import DataError, SettingsError, StateError, TaskError
-from edge_sdk.settings import a_path, as_arguments
+from edge_sdk.errors import DataError, SettingsError, StateError, TaskError, a_type
+from edge_sdk.settings import a_path, as_arguments, explained
 from edge_sdk.tasks.reference import reference_of
 from edge_sdk.tasks.task import SHIPPED, Examples, Task, check_functions, load_task
 
@@ -222,7 +222,7 @@ def _task(given: object) -> Task:
         check_functions(given)
         return given
     raise TaskError(
-        f"task is a {type(given).__name__}, not an edge_sdk.Task",
+        f"task is {a_type(given)}, not an edge_sdk.Task",
         remedy="Give a Task, a shipped one's name, or package.module:object.",
     )
 
@@ -280,4 +280,6 @@ def _settings(given: Table) -> SimulationSettings:
         return msgspec.convert(_builtin(given), SimulationSettings)
     except msgspec.ValidationError as error:
         with as_arguments(CHAPTER):
-            raise SettingsError(f"simulate: {error}") from error
+            raise SettingsError(
+                f"simulate: {explained(error, SimulationSettings)}"
+            ) from error

@@ -20,7 +20,7 @@ from coordinator.simulation.workers.ray_pool import import_ray, ray_pool
 from coordinator.views.units import human_bytes
 from device_profiles.words import meant
 from edge_sdk.errors import SettingsError
-from edge_sdk.settings import seen_from
+from edge_sdk.settings import explained, seen_from
 from edge_sdk.terminal import log_from_now_on
 from edge_sdk.toml_file import load_toml
 
@@ -60,7 +60,9 @@ def settings_from(
         return msgspec.convert({**raw, **given}, SimulationSettings)
     except msgspec.ValidationError as error:
         where = file or (f"preset {preset}" if preset else folder)
-        raise SettingsError(f"{where}: {error}") from error
+        raise SettingsError(
+            f"{where}: {explained(error, SimulationSettings)}"
+        ) from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.errors import DataError
+from edge_sdk.errors import DataError, a_type
 from edge_sdk.tasks.arrays import numbers
 from edge_sdk.tasks.task import Examples
 
@@ -36,7 +36,7 @@ def examples_of(given: object, what: str) -> Examples:
     data = torch.utils.data
     if not isinstance(given, tuple | data.Dataset | data.DataLoader):
         raise DataError(
-            f"{what} is a {type(given).__name__}, not edge_sdk.Examples",
+            f"{what} is {a_type(given)}, not edge_sdk.Examples",
             remedy=f"Give Examples(inputs, targets), {_FORMS}.",
         )
     try:
@@ -82,7 +82,7 @@ def rows_of(given: Any, what: str, *, most: int | None = None) -> Rows:
         return both.inputs, both.targets
     if isinstance(given, str | Path | Mapping | Iterator) or callable(given):
         raise DataError(
-            f"{what} is a {type(given).__name__}, not examples",
+            f"{what} is {a_type(given)}, not examples",
             remedy="Give an array of inputs, the pair (inputs, targets), "
             "edge_sdk.Examples, a torch Dataset or DataLoader.",
         )

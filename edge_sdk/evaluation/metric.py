@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.errors import TaskError
+from edge_sdk.errors import TaskError, a_type
 
 __all__ = [
     "MOST_SUMS",
@@ -161,7 +161,7 @@ def checked_metrics(task: str, metrics: object) -> tuple[Metric, ...]:
         if not isinstance(one, Metric):
             made = ": call it, as in metrics=[accuracy()]" if callable(one) else ""
             raise TaskError(
-                f"task {task}: metrics hold a {type(one).__name__}, not a metric{made}",
+                f"task {task}: metrics hold {a_type(one)}, not a metric{made}",
                 remedy="Give edge_sdk.evaluation's, or a Metric of two functions.",
             )
     names = [one.name for one in found]

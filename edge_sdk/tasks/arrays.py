@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.errors import DataError
+from edge_sdk.errors import DataError, a_type
 
 __all__ = ["blocks", "extremes", "group_numbers", "native", "not_finite", "numbers"]
 
@@ -31,7 +31,7 @@ def numbers(given: Any, what: str) -> NDArray[np.generic]:
     """
     if isinstance(given, (tuple, dict)):
         raise DataError(
-            f"{what} are a {type(given).__name__}, not one array",
+            f"{what} are {a_type(given)}, not one array",
             remedy="Put everything into one array and take it apart in the model or "
             "the loss.",
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.errors import TaskError
+from edge_sdk.errors import TaskError, a_type
 from edge_sdk.tasks.arrays import native
 from edge_sdk.tasks.casts import default_casts
 from edge_sdk.tasks.task import Examples, Task
@@ -39,7 +39,7 @@ def prepared(task: Task, raw: NDArray[np.generic]) -> torch.Tensor:
     found = task.prepare(torch.from_numpy(native(raw)))
     if not isinstance(found, torch.Tensor):
         raise TaskError(
-            f"task {task.name}: prepare gives a {type(found).__name__}, not a tensor",
+            f"task {task.name}: prepare gives {a_type(found)}, not a tensor",
             remedy="A model takes one tensor: join several inputs into one, and take "
             "them apart in its forward.",
         )
@@ -67,7 +67,7 @@ def augmented(
     got = (
         f"shape {tuple(found.shape[1:])}"
         if isinstance(found, torch.Tensor)
-        else f"a {type(found).__name__}"
+        else a_type(found)
     )
     raise TaskError(
         f"task {task.name}: augment gives {got} for prepared inputs of shape "

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edge_sdk.errors import TaskError
+from edge_sdk.errors import TaskError, a_type
 from edge_sdk.sparse.mask import LayerShape
 from edge_sdk.tasks.parts.adapted_model import is_adapter, ranks_in
 from edge_sdk.tasks.parts.freeze import task_model
@@ -131,8 +131,7 @@ def make_model(task: Task, seed: int) -> nn.Module:
             model = task_model(task)
     if not isinstance(model, nn.Module):
         raise TaskError(
-            f"task {task.name}: model() returned a {type(model).__name__}, "
-            "not a torch.nn.Module"
+            f"task {task.name}: model() returned {a_type(model)}, not a torch.nn.Module"
         )
     return model
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge_sdk.errors import TaskError
+from edge_sdk.errors import TaskError, a_type
 
 __all__ = ["check_model"]
 
@@ -55,7 +55,7 @@ def _not_a_tensor(entry: object) -> tuple[str, str] | None:
     """The reason why an entry has no values to carry, and the remedy; or None."""
     if not isinstance(entry, torch.Tensor):
         return (
-            f"it is a {type(entry).__name__}, not a tensor",
+            f"it is {a_type(entry)}, not a tensor",
             "Give the module no get_extra_state; keep what is needed in a buffer.",
         )
     if nn.parameter.is_lazy(entry) or entry.is_meta:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from edge_sdk.errors import EdgeError
+from edge_sdk.errors import EdgeError, a_type
 
 __all__ = ["find_tasks_beside", "load_object", "reference_of"]
 
@@ -74,7 +74,7 @@ def load_object(
     found = getattr(module, attribute, None)
     if found is None or not isinstance(found, kind):
         _check_not_hidden(what, module_name, module, folders, error)
-        seen = "nothing" if found is None else f"a {type(found).__name__}"
+        seen = "nothing" if found is None else a_type(found)
         raise error(
             f"{what} {reference!r}: {module_name} has {seen} named {attribute!r}, "
             f"not {wanted}"

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edge_sdk.errors import EdgeError, TaskError
+from edge_sdk.errors import EdgeError, TaskError, a_type
 from edge_sdk.tasks.casts import Casts, float_of, input_choices, target_choices
 from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.user_errors import told
@@ -135,9 +135,9 @@ class TrialStep:
         found = tensors_of(outputs)
         if not found or len(found) != len(tree_leaves(outputs)):
             odd = [x for x in tree_leaves(outputs) if not isinstance(x, torch.Tensor)]
-            name = type(odd[0] if odd else outputs).__name__
+            given = a_type(odd[0] if odd else outputs)
             raise TaskError(
-                f"task {self.task.name}: the model returns a {name}",
+                f"task {self.task.name}: the model returns {given}",
                 remedy="Return a tensor, or a tuple, list or dictionary of tensors.",
             )
         return outputs
@@ -149,7 +149,7 @@ class TrialStep:
             what = (
                 f"a tensor of shape {tuple(loss.shape)}, not one number"
                 if isinstance(loss, torch.Tensor)
-                else f"a {type(loss).__name__}, not a tensor"
+                else f"{a_type(loss)}, not a tensor"
             )
             raise TaskError(
                 f"task {self.task.name}: the loss gives {what}",

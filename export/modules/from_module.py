@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from edge_sdk.datasets.rows import rows_of
-from edge_sdk.errors import ExportError, TaskError
+from edge_sdk.errors import ExportError, TaskError, a_type
 from edge_sdk.sparse import Mask
 from edge_sdk.tasks.user_errors import told
 from export.checks.outputs import outputs_of
@@ -95,7 +95,7 @@ def _inner(model: object, name: str) -> nn.Module:
     if isinstance(model, nn.Module):
         _check_python(model, name)
         return model
-    what, remedy = f"a {type(model).__name__}", "Give a torch.nn.Module."
+    what, remedy = a_type(model), "Give a torch.nn.Module."
     if isinstance(model, type):
         what, remedy = f"the class {model.__name__}", f"Call it: {model.__name__}()."
     elif isinstance(model, torch.export.ExportedProgram):
@@ -125,7 +125,7 @@ def _check_python(model: nn.Module, name: str) -> None:
             )
     if type(model).forward is nn.Module.forward and "forward" not in vars(model):
         raise ExportError(
-            f"{name}: a {type(model).__name__} has no forward of its own",
+            f"{name}: {a_type(model)} has no forward of its own",
             remedy="Give the module whose forward calls these parts; nn.Sequential "
             "calls them in turn.",
         )
@@ -183,7 +183,7 @@ def _shape(given: Sequence[int] | int) -> tuple[int, ...]:
 def _labels(given: Sequence[str], name: str) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
         raise ExportError(
-            f"{name}: labels is a {type(given).__name__}, not a list of class names",
+            f"{name}: labels is {a_type(given)}, not a list of class names",
             remedy="Give one name per class, in the order of the outputs.",
         )
     return tuple(map(str, given))

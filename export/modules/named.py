@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune
 
-from edge_sdk.errors import ExportError
+from edge_sdk.errors import ExportError, a_type
 from edge_sdk.tasks.reference import load_object
 from edge_sdk.tasks.user_errors import place_of
 
@@ -68,7 +68,7 @@ def load_module(reference: str, weights: Path | None = None) -> nn.Module:
             ) from error
     if not isinstance(found, nn.Module):
         raise ExportError(
-            f"{reference} gives a {type(found).__name__}, not a torch.nn.Module",
+            f"{reference} gives {a_type(found)}, not a torch.nn.Module",
             remedy="Name a module, or a function that makes one without arguments.",
         )
     if weights is not None:
@@ -138,9 +138,7 @@ def _state(file: Path) -> dict[str, Any]:
         )
         if inner and all(isinstance(v, torch.Tensor) for v in inner.values()):
             return dict(inner)
-    raise ExportError(
-        f"{file} holds a {type(found).__name__}, no weights", remedy=remedy
-    )
+    raise ExportError(f"{file} holds {a_type(found)}, no weights", remedy=remedy)
 
 
 def read_shape(given: str) -> tuple[int, ...] | None:

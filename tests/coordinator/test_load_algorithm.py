@@ -160,7 +160,7 @@ def test_a_run_names_an_algorithm_of_ones_own_beside_its_settings(
     [
         ("flahs", "none of .*did you mean flash"),
         ("{}:wrong", "slot aggregate takes"),
-        ("{}:number", "is a int, not a coordinator.Algorithm"),
+        ("{}:number", "is an int, not a coordinator.Algorithm"),
         ("{}:maker", "not what it returns: call it"),
         ("{}:nothing", "has nothing named 'nothing'"),
         ("no_module_of_this_name:mine", "importing no_module_of_this_name failed"),

@@ -247,7 +247,7 @@ REFUSED = {
     "exported-program": (
         lambda: torch.export.export(mlp(), (torch.ones(2, 16),)),
         {"input_shape": 16},
-        "is a ExportedProgram",
+        "is an ExportedProgram",
         "made from",
     ),
     "quantised-by-torch": (
@@ -503,7 +503,7 @@ def test_weights_that_are_none_or_of_another_module_are_refused(
     for content, message in (
         (mlp(5).state_dict(), "does not fit the module"),
         (mlp(), "no file of weights: it holds Python objects"),
-        (7, "holds a int, no weights"),
+        (7, "holds an int, no weights"),
     ):
         torch.save(content, file)
         with pytest.raises(ExportError, match=message) as caught:

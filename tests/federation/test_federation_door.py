@@ -185,7 +185,7 @@ def test_evaluation_is_given_as_examples(site: Site) -> None:
         ),
         (np.zeros((4, 1, 8, 8)), "evaluation is a ndarray, not"),
         ((np.zeros((4, 1, 8, 8)), np.zeros(3, int)), "4 inputs but 3 targets"),
-        (5, "evaluation is a int, not"),
+        (5, "evaluation is an int, not"),
     ],
 )
 def test_evaluation_that_does_not_fit_leaves_no_folder(
@@ -204,7 +204,7 @@ def test_arguments_that_cannot_be_are_refused_at_once(site: Site) -> None:
     other = site.folder / "other"
     for given, message in (
         ({"task": here}, "task is a Task that no module holds"),
-        ({"task": "digits", "rounds": "many"}, "Federation: Expected `int`"),
+        ({"task": "digits", "rounds": "many"}, "key rounds: Expected `int`"),
         ({"task": "digits", "roundz": 1}, "unknown field `roundz`"),
         ({"task": "digits", "evaluation": None}, "evaluation is not given"),
         ({}, "holds no run, and no task"),

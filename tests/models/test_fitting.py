@@ -159,7 +159,7 @@ TURNED_AWAY: dict[str, tuple[Callable[[], Task], str]] = {
     "whole floats in part": (lambda: of(IDS + 0.5, Y, model=Words), "indices"),
     "another shape": (lambda: of(X[:, :5], Y), r"have shape \(5,\).*input_shape = \(6"),
     "another width": (lambda: of(X, Y, model=lambda: nn.Linear(7, 3)), "40|shapes"),
-    "no loss": (lambda: of(X, Y, loss=lambda o, t: None), "loss gives a NoneType"),
+    "no loss": (lambda: of(X, Y, loss=lambda o, t: None), "loss gives None"),
     "a loss each": (
         lambda: of(X, Y, loss=lambda o, t: F.cross_entropy(o, t, reduction="none")),
         r"a tensor of shape \(\d,\), not one number",
@@ -176,7 +176,7 @@ TURNED_AWAY: dict[str, tuple[Callable[[], Task], str]] = {
         lambda: of(X, Y, model=lambda: nn.Linear(6)),  # type: ignore[call-arg]
         "making the model raised TypeError",
     ),
-    "no output": (lambda: of(X, Y, model=Nothing), "model returns a NoneType"),
+    "no output": (lambda: of(X, Y, model=Nothing), "model returns None"),
     "prepare of two": (
         lambda: of(X, Y, prepare=lambda x: (x, x)),
         "prepare gives a tuple, not a tensor",

@@ -117,7 +117,7 @@ def test_random_numbers_other_than_dropout_are_refused_by_name() -> None:
 
 
 WRONG: dict[str, tuple[Callable[..., Any], str]] = {
-    "nothing": (lambda out, y: None, "loss returns a NoneType, not one number"),
+    "nothing": (lambda out, y: None, "loss returns None, not one number"),
     "one for each example": (
         lambda out, y: F.cross_entropy(out, y, reduction="none"),
         rf"loss returns a tensor \({N},\), not one number",

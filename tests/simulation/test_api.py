@@ -245,7 +245,7 @@ def test_a_task_made_in_a_function_is_none_that_workers_can_import(play: Play) -
             DataError,
             r"devices\[0\]: targets are text",
         ),
-        ({"evaluation": None}, DataError, "evaluation is a NoneType"),
+        ({"evaluation": None}, DataError, "evaluation is None"),
         ({"algorithm": "flahs"}, SettingsError, "none of"),
         ({"algorithm": coordinator.flash}, SettingsError, "call it"),
         ({"rounds": 0}, SettingsError, r"rounds"),

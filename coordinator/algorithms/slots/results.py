@@ -13,6 +13,7 @@ import numpy as np
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
+from edge_sdk.errors import a_type
 from edge_sdk.sparse import LayerShape, Mask, draw
 from edge_sdk.wire.rules import LocalRule
 
@@ -247,4 +248,4 @@ def _kind(value: object) -> str:
         return "None"
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"
-    return f"a {type(value).__name__}"
+    return a_type(value)

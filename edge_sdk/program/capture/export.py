@@ -21,7 +21,7 @@ from torch import fx, nn
 from torch._dynamo.exc import UserError
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from edge_sdk.errors import EngineError
+from edge_sdk.errors import EngineError, a_type
 from edge_sdk.program.capture.call import Node, line_of
 from edge_sdk.program.capture.calls import emit
 from edge_sdk.program.capture.constants import Constants
@@ -182,7 +182,7 @@ def _check_loss(node: fx.Node) -> None:
     elif isinstance(value, torch.Tensor) and value.numel() == 1:
         return
     shape = getattr(value, "shape", None)
-    what = f"a {type(value).__name__}" if shape is None else f"a tensor {tuple(shape)}"
+    what = a_type(value) if shape is None else f"a tensor {tuple(shape)}"
     raise EngineError(
         f"the task's loss returns {what}, not one number",
         remedy="Return the mean over the batch from the task's loss.",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.errors import TaskError
+from edge_sdk.errors import TaskError, a_type
 
 __all__ = [
     "ArrayFunction",
@@ -150,7 +150,7 @@ def _found(reference: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise TaskError(
-            f"{reference}, named by a task, is a {type(found).__name__}, no function",
+            f"{reference}, named by a task, is {a_type(found)}, no function",
             remedy="Name a function or a class.",
         )
     wanted: Callable[..., Any] = found
