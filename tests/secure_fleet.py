@@ -40,7 +40,8 @@ def drawn(seed: str) -> Callable[[int], bytes]:
 
 
 def how(sizes: tuple[int, ...], devices: int, *, bits: int = 16) -> SecureRound:
-    return SecureRound(ROUND, bits, steps_of(bits, devices), 0.25, 100, 3, list(sizes))
+    steps = steps_of(bits, devices)
+    return SecureRound(ROUND, bits, steps, 0.25, 100, 3, list(sizes), secret=16)
 
 
 @dataclass
@@ -105,9 +106,7 @@ class Fleet:
 
     def share(self, names: Collection[str]) -> None:
         for name in names:
-            state = steps.shares(
-                self.states[name], self.peers(name), drawn(f"s {name}"), is_signed
-            )
+            state = steps.shares(self.states[name], self.peers(name), is_signed)
             self.states[name] = state
             self.sent[name] = state.sent
 

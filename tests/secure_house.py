@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secure_messages import RecordingBroker
 from virtual import House
 
 from coordinator.algorithms.privacy import PrivacySettings
+from edge_sdk.identity.keys import raw_key
+from edge_sdk.identity.signatures import signer
 
-__all__ = ["SecureHouse"]
+__all__ = ["Seal", "SecureHouse", "sign_keys"]
+
+
+@dataclass
+class Seal:
+    """Signs with a key."""
+
+    key: Ed25519PrivateKey
+
+    @property
+    def seal(self) -> Seal:
+        return self
+
+    def sign(self, text: bytes) -> bytes:
+        return signer(lambda: self.key)(text)
+
+
+def sign_keys(here: House) -> dict[str, Ed25519PrivateKey]:
+    """Devices sign the keys of their rounds, and the coordinator knows theirs."""
+    keys = {name: Ed25519PrivateKey.generate() for name in here.devices}
+    for name, key in keys.items():
+        here.devices[name].agent._session_effects.secure._device_keys = Seal(key)
+    secure = here.coordinator.server._controller._secure
+    secure._identity_keys = lambda device: [raw_key(keys[device])]
+    return keys
 
 
 class SecureHouse(House):

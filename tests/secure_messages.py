@@ -11,7 +11,7 @@ from typing import Any
 from coordinator.algorithms.base import the_devices_own
 from coordinator.algorithms.methods.fixed_masks import erk_frozen
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.secure.keys import public_of, seed_digest
+from edge_sdk.secure.keys import expanded, public_of, seed_digest
 from edge_sdk.secure.shamir import combine
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.wire.codec import decode
@@ -116,7 +116,7 @@ def check(said: list[tuple[str, str, Any]]) -> dict[str, int]:  # noqa: C901, PL
             secret = combine({point: shares_of[point] for point in points})
             if seed_digest(secret, ids[task]) == keys[task].seed:
                 fits.add("seed")
-            if public_of(secret) == keys[task].mask_key:
+            if public_of(expanded(secret, ids[task])) == keys[task].mask_key:
                 fits.add("key")
         assert len(fits) <= 1, task
         for kind in fits:

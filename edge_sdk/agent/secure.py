@@ -139,7 +139,7 @@ class SecureAggregator:
     def _go_on(self, state: DeviceRound, message: SecurePeers | SecureDelivery) -> None:
         if isinstance(message, SecurePeers):
             verify = None if self._device_keys is None else is_signed
-            state = steps.shares(state, message, os.urandom, verify)
+            state = steps.shares(state, message, verify)
             self._keep(state)
             self._say(SecureShares(state.task_id, state.sent))
             return

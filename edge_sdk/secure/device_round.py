@@ -12,7 +12,6 @@ Rule 4. One vector is masked, ever: two of them under the same masks would tell 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -23,8 +22,7 @@ from msgspec.structs import replace
 from edge_sdk.errors import RemoteProtocolError, StateError
 from edge_sdk.secure.keys import (
     KEY,
-    decrypt,
-    encrypt,
+    expanded,
     mask_key,
     public_of,
     seed_digest,
@@ -32,7 +30,7 @@ from edge_sdk.secure.keys import (
 )
 from edge_sdk.secure.masks import add_pairs, stream
 from edge_sdk.secure.peers import IsSigned, check_peers
-from edge_sdk.secure.shamir import split
+from edge_sdk.secure.shares import read_share, share_out
 from edge_sdk.wire.secure.fixed_point import Ring
 from edge_sdk.wire.secure.messages import (
     SecureDelivery,
@@ -69,8 +67,8 @@ class DeviceRound(msgspec.Struct, frozen=True):
         name: The device's.
         how: What the order says.
         share_private: Of the key that shares are encrypted with.
-        mask_private: Of the key that pairwise masks are agreed with.
-        seed: Of its own mask.
+        mask_private: What the key that pairwise masks are agreed with is made of.
+        seed: What its own mask is made of.
         peers: Who holds its shares, itself among them; empty before they are told.
         threshold: How many of them give back a secret.
         sent: What was encrypted to each.
@@ -100,6 +98,11 @@ class DeviceRound(msgspec.Struct, frozen=True):
         """The device's place among its peers."""
         return [peer.name for peer in self.peers].index(self.name)
 
+    @property
+    def mask_key(self) -> bytes:
+        """The private key that pairwise masks are agreed with."""
+        return expanded(self.mask_private, self.how.id)
+
 
 def begin(
     task_id: str, federation: str, name: str, how: SecureRound, random: Random
@@ -113,13 +116,13 @@ def begin(
         how: What the order says.
         random: Gives so many bytes that nobody can guess.
     """
-    share, pairs, seed = (random(KEY) for _ in range(3))
+    share, pairs, seed = (random(size) for size in (KEY, how.secret, how.secret))
     return DeviceRound(task_id, federation, name, how, share, pairs, seed)
 
 
 def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> SecureKeys:
     """The public keys of a device, signed if it has an identity."""
-    share, mask = public_of(state.share_private), public_of(state.mask_private)
+    share, mask = public_of(state.share_private), public_of(state.mask_key)
     signed = signed_keys(state.federation, state.how.id, state.name, share, mask)
     return SecureKeys(
         *(state.task_id, share, mask, seed_digest(state.seed, state.how.id)),
@@ -128,14 +131,13 @@ def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> Secure
 
 
 def shares(
-    state: DeviceRound, told: SecurePeers, random: Random, verify: IsSigned | None
+    state: DeviceRound, told: SecurePeers, verify: IsSigned | None
 ) -> DeviceRound:
     """The state with shares of its secrets for the peers that were told.
 
     Args:
         state: Before or after.
         told: Who holds them.
-        random: Gives so many bytes that nobody can guess.
         verify: (Ed25519 key, signed bytes, signature) -> whether it holds; None takes
             keys without a signature.
 
@@ -151,20 +153,13 @@ def shares(
         return state
     check_peers(state.federation, state.name, state.how, told, verify)
     mine = told.peers[[peer.name for peer in told.peers].index(state.name)]
-    expected = public_of(state.share_private), public_of(state.mask_private)
+    expected = public_of(state.share_private), public_of(state.mask_key)
     if (mine.share_key, mine.mask_key) != expected:
         raise RemoteProtocolError("the coordinator names other keys as this one's")
-    count = len(told.peers)
-    secret = state.seed + state.mask_private
-    parts = split(secret, told.threshold, count, random)
-    sent, held = [b""] * count, [b""] * count
-    for at, peer in enumerate(told.peers):
-        if peer.name == state.name:
-            held[at] = parts[at]
-            continue
-        way = state.name, peer.name
-        own = state.share_private
-        sent[at] = encrypt(own, peer.share_key, state.how.id, way, parts[at])
+    own = told.peers.index(mine)
+    ends = state.share_private, state.how.id, own, told.peers, told.threshold
+    sent, part = share_out(*ends, state.seed + state.mask_private)
+    held = [part if at == own else b"" for at in range(len(told.peers))]
     return replace(
         state, peers=told.peers, threshold=told.threshold, sent=sent, held=held
     )
@@ -204,11 +199,10 @@ def with_shares(state: DeviceRound, told: SecureDelivery) -> DeviceRound:
     for at, peer in enumerate(state.peers):
         if not told.levels[at] or peer.name == state.name:
             continue
-        way = peer.name, state.name
-        own, sent = state.share_private, told.shares[at]
-        with contextlib.suppress(RemoteProtocolError):
-            share = decrypt(own, peer.share_key, state.how.id, way, sent)
-            held[at] = share if len(share) == 2 * KEY else b""
+        held[at] = read_share(
+            *(state.share_private, peer, state.how.id, state.name),
+            *(told.shares[at], 2 * state.how.secret),
+        )
     return replace(state, held=held, levels=told.levels)
 
 
@@ -236,16 +230,17 @@ def mask(state: DeviceRound, vector: Ring) -> tuple[DeviceRound, Ring]:
         )
     bits, level = state.how.bits, state.levels[state.own]
     size = state.how.sizes[level - 1]
-    masked = vector[:size] + stream(state.seed, size, bits)
+    masked = vector[:size] + stream(expanded(state.seed, state.how.id), size, bits)
     add_pairs(masked, state.name, _pairs(state, level), bits)
     return replace(state, masked=digest), masked
 
 
 def _pairs(state: DeviceRound, level: int) -> Sequence[tuple[str, bytes, int]]:
+    private = state.mask_key
     return [
         (
             peer.name,
-            mask_key(state.mask_private, peer.mask_key, state.how.id),
+            mask_key(private, peer.mask_key, state.how.id),
             state.how.sizes[min(level, theirs) - 1],
         )
         for peer, theirs in zip(state.peers, state.levels, strict=True)
@@ -275,7 +270,8 @@ def reveal(state: DeviceRound, told: SecureUnmask) -> tuple[DeviceRound, SecureR
     arrived, most = told.fates.count(ARRIVED), max(state.threshold, state.how.least)
     if arrived < most:
         raise RemoteProtocolError(f"{arrived} updates arrived; at least {most} have to")
-    parts = slice(0, 0), slice(0, KEY), slice(KEY, None)  # by fate
+    size = state.how.secret
+    parts = slice(0, 0), slice(0, size), slice(size, None)  # by fate
     pairs = zip(state.held, told.fates, strict=True)
     given = [held[parts[fate]] for held, fate in pairs]
     return replace(state, fates=told.fates), SecureReveal(state.task_id, given)

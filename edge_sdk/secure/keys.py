@@ -18,7 +18,9 @@ from edge_sdk.errors import RemoteProtocolError
 __all__ = [
     "KEY",
     "decrypt",
+    "derived_share",
     "encrypt",
+    "expanded",
     "is_usable",
     "mask_key",
     "public_of",
@@ -26,7 +28,7 @@ __all__ = [
     "signed_keys",
 ]
 
-KEY = 32  # bytes of each key, public or private, and of a seed
+KEY = 32  # bytes of each key, public or private
 _NONCE = bytes(12)  # each key encrypts one message
 _P = (1 << 255) - 19
 # u of the points of order 1, 2, 4 and 8 (Bernstein, Curve25519, "validate keys").
@@ -42,6 +44,17 @@ _SMALL_ORDER = frozenset(
 def public_of(private: bytes) -> bytes:
     """The public half of a raw X25519 key."""
     return _private(private).public_key().public_bytes_raw()
+
+
+def expanded(secret: bytes, round_id: bytes) -> bytes:
+    """The key that a secret stands for: of a stream, or private for X25519.
+
+    A secret is what is shared out, so a short one saves bytes; 128 bits are what
+    X25519 has. One of 32 bytes is the key.
+    """
+    if len(secret) == KEY:
+        return secret
+    return HKDF(SHA256(), KEY, None, b"flash-edge secret\0" + round_id).derive(secret)
 
 
 def is_usable(public: bytes) -> bool:
@@ -78,13 +91,13 @@ def _private(raw: bytes) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(raw)
 
 
-def _agreed(private: bytes, public: bytes, what: bytes) -> bytes:
-    """A key that the two holders of these key pairs share."""
+def _agreed(private: bytes, public: bytes, what: bytes, size: int = KEY) -> bytes:
+    """So many bytes that the two holders of these key pairs share."""
     try:
         shared = _private(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:  # a point of small order
         raise RemoteProtocolError("it is no usable X25519 key") from error
-    return HKDF(SHA256(), KEY, None, what).derive(shared)
+    return HKDF(SHA256(), size, None, what).derive(shared)
 
 
 def mask_key(private: bytes, public: bytes, round_id: bytes) -> bytes:
@@ -94,6 +107,25 @@ def mask_key(private: bytes, public: bytes, round_id: bytes) -> bytes:
         RemoteProtocolError: If the public key is none.
     """
     return _agreed(private, public, b"flash-edge mask\0" + round_id)
+
+
+def derived_share(
+    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str], size: int
+) -> bytes:
+    """A share that sender and receiver both make, and nobody has to send.
+
+    Args:
+        private: Of the one that asks.
+        public: The other's.
+        round_id: The round's.
+        way: Names of sender and receiver.
+        size: Its bytes.
+
+    Raises:
+        RemoteProtocolError: If the public key is none.
+    """
+    what = b"flash-edge derived share\0" + round_id + _names(way)
+    return _agreed(private, public, what, size)
 
 
 def encrypt(
@@ -137,5 +169,9 @@ def decrypt(
 def _way_key(
     private: bytes, public: bytes, round_id: bytes, way: tuple[str, str]
 ) -> bytes:
-    names = "\0".join(way).encode()
-    return _agreed(private, public, b"flash-edge shares\0" + round_id + names)
+    what = b"flash-edge shares\0" + round_id + _names(way)
+    return _agreed(private, public, what)
+
+
+def _names(way: tuple[str, str]) -> bytes:
+    return "\0".join(way).encode()

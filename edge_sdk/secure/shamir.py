@@ -7,7 +7,7 @@ share's point, 1 to 255. Shamir, CACM 1979.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,34 +44,27 @@ def _times(
     return np.where((values == 0) | (factors == 0), np.uint8(0), product)
 
 
-def split(
-    secret: bytes, threshold: int, shares: int, random: Callable[[int], bytes]
-) -> list[bytes]:
-    """Shares of a secret, of the points 1, 2, ...; fewer than `threshold` tell nothing.
+def split(secret: bytes, given: Mapping[int, bytes], shares: int) -> list[bytes]:
+    """Shares of a secret, of the points 1, 2, ...; one more than are given tell it.
+
+    A polynomial is as well drawn by some of its values as by its coefficients: what is
+    given is random, and each of it is known to nobody but its holder.
 
     Args:
         secret: Any bytes.
-        threshold: Shares that give it back.
+        given: Point to share, as long as the secret.
         shares: How many to make.
-        random: Gives so many bytes that nobody can guess.
 
     Raises:
         LocalProtocolError: If there is no such sharing.
     """
-    if not 2 <= threshold <= shares <= _MOST:
+    if not 1 <= len(given) < shares <= _MOST:
         raise LocalProtocolError(
-            f"no secret is shared by {threshold} of {shares}: from 2 up to all of at "
-            f"most {_MOST} are possible"
+            f"no secret is shared by {len(given) + 1} of {shares}: from 2 up to all of "
+            f"at most {_MOST} are possible"
         )
-    size = len(secret)
-    drawn = np.frombuffer(random(size * (threshold - 1)), np.uint8)
-    higher = drawn.reshape(threshold - 1, size)
-    first = np.frombuffer(secret, np.uint8)
-    points = np.arange(1, shares + 1)[:, np.newaxis]
-    values = np.zeros((shares, size), np.uint8)
-    for coefficients in higher[::-1]:  # Horner's rule, at all points at once
-        values = _times(values ^ coefficients, points)
-    return [value.tobytes() for value in values ^ first]
+    fixed = {0: secret, **given}
+    return [combine(fixed, point) for point in range(1, shares + 1)]
 
 
 def combine(shares: Mapping[int, bytes], at: int = 0) -> bytes:

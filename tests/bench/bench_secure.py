@@ -1,16 +1,18 @@
 """Bytes and time of rounds with secure aggregation beside those of the fp16 codec.
 
-    python tests/bench/bench_secure.py --devices 100
+    python tests/bench/bench_secure.py --devices 100 [--signed] [--json FILE]
 
 A real coordinator and light agents (the real ones, without training) in one process, on
 a broker in memory that counts what passes through it. Two rounds for each kind; the
 second is reported. Seconds are of the whole fleet on one core or two, fsyncs included:
-their ratio counts, not their number.
+their ratio counts, not their number. Keys and shares do not depend on the model: what
+they add tells from which update on all bytes are at most 1.2 times those of fp16.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -19,11 +21,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from secure_house import sign_keys
 from virtual import House
 
 from coordinator.algorithms.privacy import PrivacySettings
 from coordinator.settings import CodecSettings
 from edge_sdk.transport.memory import MemoryBroker
+
+MOST = 1.2  # times the bytes of fp16
+KINDS: dict[str, dict[str, Any]] = {
+    "fp16": {"codec": CodecSettings(up="fp16", zstd=False)},
+    "secure": {"privacy": PrivacySettings(secure_aggregation=True)},
+}
 
 
 class CountingBroker(MemoryBroker):
@@ -36,8 +45,10 @@ class CountingBroker(MemoryBroker):
         super().route(topic, payload, retain=retain)
 
 
-def second_round(devices: int, density: float, **changes: Any) -> tuple[float, ...]:
-    """Bytes of all messages, wall and CPU seconds, and bytes of one update."""
+def second_round(
+    devices: int, density: float, *, signed: bool = False, **changes: Any
+) -> dict[str, float]:
+    """Bytes of all messages and of one update, wall and CPU seconds."""
     broker = CountingBroker()
     plain = {"algorithm": "erk", "rounds": 2, "wait_for": devices}
     plain |= {"densities": [density], "round_budget_s": 3600.0}
@@ -45,6 +56,8 @@ def second_round(devices: int, density: float, **changes: Any) -> tuple[float, .
         here = House(Path(folder), broker, **{**plain, **changes})
         for place in range(devices):
             here.join(f"pi-{place:03}", board="jetson_orin_nano")
+        if signed and "privacy" in changes:
+            sign_keys(here)
 
         def done(count: int) -> bool:
             rounds = here.coordinator.ledger.rounds()
@@ -58,30 +71,51 @@ def second_round(devices: int, density: float, **changes: Any) -> tuple[float, .
             "SELECT avg(size) FROM updates WHERE round = 2"
         ).fetchone()[0]
         here.close()
-    return *(b - a for a, b in zip(before, after, strict=True)), float(size)
+    passed, wall, cpu = (b - a for a, b in zip(before, after, strict=True))
+    return {"update": float(size), "all": passed, "wall_s": wall, "cpu_s": cpu}
+
+
+def smallest_update(plain: dict[str, float], masked: dict[str, float], n: int) -> int:
+    """Bytes of the update from which on masked rounds keep to `MOST` times the bytes.
+
+    Args:
+        plain: A round at fp16.
+        masked: The same with secure aggregation.
+        n: Devices.
+    """
+    beside = plain["all"] / n - plain["update"]
+    added = masked["all"] / n - masked["update"] - beside
+    return round(added / (MOST - 1) - beside)
 
 
 def main() -> None:
-    """Prints a row for each density."""
+    """Prints a row for each density and kind, and the smallest update."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, default=100)
     parser.add_argument("--densities", type=float, nargs="+", default=[0.2, 1.0])
+    parser.add_argument("--signed", action="store_true", help="devices have identities")
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     print("| density | | update | all bytes | wall s | CPU s |")
     print("|---|---|---|---|---|---|")
-    kinds: dict[str, dict[str, Any]] = {
-        "fp16": {"codec": CodecSettings(up="fp16", zstd=False)},
-        "secure": {"privacy": PrivacySettings(secure_aggregation=True)},
-    }
+    told: list[dict[str, Any]] = []
     for density in given.densities:
-        for name, changes in kinds.items():
-            found = second_round(given.devices, density, **changes)
-            total, wall, cpu, size = found
+        found = {}
+        for name, changes in KINDS.items():
+            row = second_round(given.devices, density, signed=given.signed, **changes)
+            found[name] = row
             print(
-                f"| {density:g} | {name} | {size:,.0f} B | {total / 1e6:.2f} MB "
-                f"| {wall:.1f} | {cpu:.1f} |",
+                f"| {density:g} | {name} | {row['update']:,.0f} B "
+                f"| {row['all'] / 1e6:.2f} MB | {row['wall_s']:.1f} "
+                f"| {row['cpu_s']:.1f} |",
                 flush=True,
             )
+        least = smallest_update(found["fp16"], found["secure"], given.devices)
+        print(f"at most {MOST} times the bytes from updates of {least:,} B on")
+        told.append({"density": density, **found, "smallest_update": least})
+    if given.json is not None:
+        own = {"devices": given.devices, "signed": given.signed, "rows": told}
+        given.json.write_text(json.dumps(own, indent=1))
 
 
 if __name__ == "__main__":

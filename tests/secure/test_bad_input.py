@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
-from secure_house import SecureHouse
+from secure_house import Seal, SecureHouse, sign_keys
 from secure_messages import check
 
-from edge_sdk.identity.keys import raw_key
-from edge_sdk.identity.signatures import signer
 from edge_sdk.secure import device_round as steps
 from edge_sdk.secure.keys import _SMALL_ORDER, encrypt, is_usable, mask_key, public_of
 from edge_sdk.wire.messages import Message
@@ -65,30 +62,6 @@ def phases(here: SecureHouse) -> list[str]:
 # -- keys ------------------------------------------------------------------------------
 
 
-@dataclass
-class Seal:
-    """Signs with a key."""
-
-    key: Ed25519PrivateKey
-
-    @property
-    def seal(self) -> Seal:
-        return self
-
-    def sign(self, text: bytes) -> bytes:
-        return signer(lambda: self.key)(text)
-
-
-def guarded(here: SecureHouse) -> dict[str, Ed25519PrivateKey]:
-    """Devices sign the keys of their rounds, and the coordinator knows theirs."""
-    keys = {name: Ed25519PrivateKey.generate() for name in here.devices}
-    for name, key in keys.items():
-        aggregator(here, name)._device_keys = Seal(key)
-    secure = here.coordinator.server._controller._secure
-    secure._identity_keys = lambda device: [raw_key(keys[device])]
-    return keys
-
-
 def altered_key(message: Message) -> Message:
     if isinstance(message, SecureKeys):
         return replace(message, mask_key=public_of(b"7" * 32))
@@ -97,7 +70,7 @@ def altered_key(message: Message) -> Message:
 
 def test_signed_keys_are_taken_and_neighbours_check_them(house: Make) -> None:
     here = house(3, rounds=1)
-    guarded(here)
+    sign_keys(here)
     here.run(3000)
     assert phases(here) == ["done"]
     assert refusals(here) == {}
@@ -110,7 +83,7 @@ def test_keys_that_their_device_did_not_sign_are_refused_by_name_at_the_coordina
     house: Make, what: str
 ) -> None:
     here = house(4, rounds=1)
-    guarded(here)
+    sign_keys(here)
     if what == "another's signature":
         aggregator(here, "pi-1")._device_keys = Seal(Ed25519PrivateKey.generate())
     elif what == "none":
@@ -181,10 +154,16 @@ def noise(shares: list[bytes]) -> list[bytes]:
     return [bytes(reversed(share)) for share in shares]
 
 
-def test_shares_that_nobody_can_read_are_blamed_on_who_sent_them(house: Make) -> None:
-    """Not on the neighbours that cannot read them; nothing is revealed of anybody."""
+def test_shares_that_give_no_secret_are_blamed_on_who_sent_them(house: Make) -> None:
+    """Not on the neighbours that hold them; nothing is revealed of anybody."""
     here = house(4, rounds=1, wait_for=3)
-    alter(here, "pi-1", of_shares(noise))
+
+    def another(message: Message) -> Message:
+        if isinstance(message, SecureKeys):
+            return replace(message, seed=bytes(32))
+        return message
+
+    alter(here, "pi-1", another)
     here.until(lambda: "pi-1" in refusals(here), 3000)
     assert refusals(here) == {
         "pi-1": ("unmasking", 1, "the shares that it sent of its masks cannot be read, "
@@ -216,22 +195,28 @@ def test_shares_of_no_secret_are_blamed_on_who_shared_it(house: Make) -> None:
 
     def false(message: Message) -> Message:
         state = aggregator(here, "pi-1")._state
-        if not isinstance(message, SecureShares):
-            return message
-        sent = [
-            b""
-            if peer.name == "pi-1"
-            else encrypt(
-                *(state.share_private, peer.share_key, state.how.id),
-                *(("pi-1", peer.name), bytes([at]) * 64),
-            )
-            for at, peer in enumerate(state.peers)
-        ]
-        return replace(message, shares=sent)
+        if isinstance(message, SecureShares):
+            sent = [
+                share
+                and encrypt(
+                    *(state.share_private, peer.share_key, state.how.id),
+                    *(("pi-1", peer.name), bytes([at]) * 32),
+                )
+                for at, (peer, share) in enumerate(
+                    zip(state.peers, message.shares, strict=True)
+                )
+            ]
+            return replace(message, shares=sent)
+        if isinstance(message, SecureReveal):
+            told = list(message.shares)
+            told[state.own] = bytes(16)
+            return replace(message, shares=told)
+        return message
 
     alter(here, "pi-1", false)
     here.until(lambda: "pi-1" in refusals(here), 3000)
     assert set(refusals(here)) == {"pi-1"}
+    assert "cannot be read, or do not fit" in refusals(here)["pi-1"][2]
 
 
 def test_a_share_that_is_revealed_wrongly_is_named_and_the_round_goes_on(

@@ -121,10 +121,10 @@ def test_a_second_list_of_survivors_is_refused_and_the_first_answered_again() ->
 def test_other_neighbours_another_cohort_or_another_vector_are_refused() -> None:
     fleet = ready()
     state, told = fleet.states["d-001"], fleet.peers("d-001")
-    assert steps.shares(state, told, drawn("again"), is_signed) == state
+    assert steps.shares(state, told, is_signed) == state
     fewer = type(told)(told.task_id, 3, told.peers[:-1])
     with pytest.raises(RemoteProtocolError, match="two different lists of neighbours"):
-        steps.shares(state, fewer, drawn("x"), is_signed)
+        steps.shares(state, fewer, is_signed)
     given = fleet.delivery("d-001")
     assert steps.with_shares(state, given) == state
     with pytest.raises(RemoteProtocolError, match="two different cohorts"):
@@ -145,13 +145,13 @@ def test_keys_that_are_not_a_neighbours_are_refused_by_name() -> None:
         "d-002", swapped[2].identity, keys.share_key, keys.mask_key, keys.signature
     )
     with pytest.raises(RemoteProtocolError, match="neighbour d-002 are not signed"):
-        steps.shares(state, type(told)("1", 3, swapped), drawn("x"), is_signed)
+        steps.shares(state, type(told)("1", 3, swapped), is_signed)
     low = type(told)("1", 2, told.peers)
     with pytest.raises(RemoteProtocolError, match="2 of 4 is not more than half"):
-        steps.shares(state, low, drawn("x"), is_signed)
+        steps.shares(state, low, is_signed)
     without = type(told)("1", 2, [p for p in told.peers if p.name != "d-001"])
     with pytest.raises(RemoteProtocolError, match="leaves this device out"):
-        steps.shares(state, without, drawn("x"), is_signed)
+        steps.shares(state, without, is_signed)
 
 
 def test_shares_that_were_altered_are_refused_by_name() -> None:
@@ -177,7 +177,7 @@ def test_a_wrong_share_is_found_and_named_where_the_others_suffice() -> None:
     fleet.reveal(names(7)[1:])
     shares = fleet.revealed["d-004"]
     at = fleet.cohort.holders["d-004"].index("d-002")
-    shares[at] = bytes(32)
+    shares[at] = bytes(16)
     sums, _, wrong = unmasked(fleet.cohort, fleet.vectors.items(), fleet.revealed)
     assert wrong == ["d-004"]
     plain = plain_vectors(fleet, names(7)[1:], 3)
@@ -196,7 +196,27 @@ def test_no_device_says_both_of_its_secrets() -> None:
     for holder, told in fleet.revealed.items():
         for peer, share in zip(fleet.cohort.holders[holder], told, strict=True):
             held = fleet.states[holder].held[fleet.cohort.holders[holder].index(peer)]
-            assert share == (held[:32] if peer in fleet.vectors else held[32:])
+            assert share == (held[:16] if peer in fleet.vectors else held[16:])
+
+
+def test_half_of_the_shares_are_derived_and_are_those_of_the_sent_ones() -> None:
+    """Whichever so many holders come together, they have the device's two secrets."""
+    fleet = ready(9)
+    here = names(9)
+    for name in here:
+        sent, secret = fleet.states[name].sent, fleet.states[name]
+        assert sum(not share for share in sent) == 5  # its own, and one less than 5
+        assert {len(share) for share in sent} == {0, 48}
+        held = {
+            at: fleet.states[holder].held[here.index(name)]
+            for at, holder in enumerate(here, 1)
+            if holder in fleet.vectors or holder == name
+        }
+        for start in range(4):
+            some = dict(list(held.items())[start : start + 5])
+            assert combine(some) == secret.seed + secret.mask_private
+            fewer = dict(list(some.items())[:4])
+            assert combine(fewer) != secret.seed + secret.mask_private
 
 
 # Published: draft-mcgrew-tss-03, section 10 (the secret is at 0), and those of
@@ -224,6 +244,8 @@ def test_published_shares_give_their_secrets() -> None:
 def test_any_so_many_shares_give_the_secret_back(
     secret: bytes, threshold: int, more: int, random: object
 ) -> None:
-    shares = split(secret, threshold, threshold + more, drawn("shamir"))
+    words = drawn("shamir")
+    given = {at: words(len(secret)) for at in range(1, threshold)}
+    shares = split(secret, given, threshold + more)
     points = random.sample(range(1, threshold + more + 1), threshold)
     assert combine({point: shares[point - 1] for point in points}) == secret

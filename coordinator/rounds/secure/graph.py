@@ -14,11 +14,21 @@ from functools import lru_cache
 
 from edge_sdk.wire.secure.messages import MOST_HOLDERS
 
-__all__ = ["LOST", "degree_for", "holders", "threshold_of"]
+__all__ = [
+    "COLLUDING",
+    "LOST",
+    "chance_of_abort",
+    "chance_to_learn",
+    "degree_for",
+    "holders",
+    "threshold_of",
+]
 
 FULL = 30  # devices up to which all are neighbours
-LOST = 0.3  # share of a cohort that may be lost between two steps
-_FAILS = 1e-6  # chance, then, that a secret of some device cannot be given back
+LOST = 0.3  # share of a cohort that may be lost after its keys are here
+COLLUDING = 0.2  # share of it that may tell the coordinator all they know
+_ABORTS = 1e-3  # chance that so many lost end a round, by name; nothing is learned
+_LEARNS = 2.0**-40  # chance that so many colluding, and so many lost, reveal a device
 
 
 def threshold_of(count: int) -> int:
@@ -33,29 +43,63 @@ def threshold_of(count: int) -> int:
 
 @lru_cache(maxsize=64)
 def degree_for(devices: int) -> int:
-    """Neighbours of each device; grows with the logarithm of their number.
+    """Neighbours of each device: the fewest that keep to both chances above.
+
+    Every device's holders are a random set of the others, so the chances are sums of
+    the hypergeometric distribution over all devices (Bell et al., section 3).
 
     Example:
         >>> [degree_for(count) for count in (3, 30, 100, 1000)]
-        [2, 29, 58, 168]
+        [2, 29, 48, 118]
     """
-    if devices <= FULL:
-        return devices - 1
-    for degree in range(FULL, min(devices - 1, MOST_HOLDERS - 1), 2):
-        if devices * _too_few(devices, degree) < _FAILS:
-            return degree
-    return min(devices - 1, MOST_HOLDERS - 1)
+    most = min(devices - 1, MOST_HOLDERS - 1)
+    if devices > FULL:
+        for degree in range(2, most, 2):
+            given = devices, degree
+            if chance_of_abort(*given) < _ABORTS and chance_to_learn(*given) < _LEARNS:
+                return degree
+    return most
 
 
-def _too_few(devices: int, degree: int) -> float:
-    """Chance that fewer than the threshold of one device's holders are left."""
-    holders, left = degree + 1, devices - math.ceil(LOST * devices)
-    ways = math.comb(devices, holders)
-    few = sum(
-        math.comb(left, here) * math.comb(devices - left, holders - here)
-        for here in range(threshold_of(holders))
+def chance_of_abort(devices: int, degree: int) -> float:
+    """Bound on the chance that some device's secret cannot be given back.
+
+    Args:
+        devices: In the cohort; the share `LOST` of them is lost.
+        degree: Neighbours of each, all of which hold shares, as it does itself.
+    """
+    count = degree + 1
+    lost = math.ceil(LOST * devices)
+    return devices * _tail(devices, lost, count, count - threshold_of(count) + 1)
+
+
+def chance_to_learn(devices: int, degree: int) -> float:
+    """Bound on the chance that the coordinator and its accomplices learn an update.
+
+    They do if they hold enough shares of somebody's secret; or if the others that
+    arrived fall into parts between which there are no masks, so that each part's sum
+    shows: two gaps of half a degree in the circle.
+
+    Args:
+        devices: In the cohort; the share `COLLUDING` of them are accomplices, and the
+            share `LOST` is lost.
+        degree: Neighbours of each.
+    """
+    accomplices = math.floor(COLLUDING * devices)
+    enough = threshold_of(degree + 1)
+    shares = devices * _tail(devices - 1, accomplices, degree, enough)
+    away = min(devices, accomplices + math.ceil(LOST * devices))
+    gaps = math.comb(devices, 2) * _tail(devices, away, degree, degree)
+    return shares + gaps
+
+
+def _tail(devices: int, marked: int, drawn: int, least: int) -> float:
+    """Chance that at least so many of those drawn are marked (hypergeometric)."""
+    ways = sum(
+        math.comb(marked, here) * math.comb(devices - marked, drawn - here)
+        for here in range(least, min(drawn, marked) + 1)
     )
-    return few / ways
+    return ways / math.comb(devices, drawn)
 
 
 def holders(

@@ -72,6 +72,7 @@ def masked_orders(
             sizes=sizes[:level],
             members=members[: level - 1],
             norm=privacy.clip or 0.0,
+            secret=16,
         )
         # The codec bounds the payload alone: a number takes at most four bytes.
         made[device] = structs.replace(order, secure=secure, codec="fp32")

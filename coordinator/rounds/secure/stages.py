@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from coordinator.rounds.secure.graph import holders
+from coordinator.rounds.secure.graph import holders, threshold_of
 from coordinator.rounds.secure.unmask import SecureCohort
+from edge_sdk.secure.shares import derived_places
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.secure.messages import (
@@ -32,7 +33,7 @@ from edge_sdk.wire.secure.messages import (
 
 __all__ = ["SecureState", "Stage", "from_rows"]
 
-SHARE = 64 + 16  # bytes of both secrets' shares, encrypted
+TAG = 16  # bytes that encryption adds to a share
 
 
 class Stage(str, Enum):
@@ -157,7 +158,7 @@ class SecureState:
                     *(other, identity, keys.share_key, keys.mask_key, keys.signature)
                 )
             )
-        threshold = len(listed) // 2 + 1
+        threshold = threshold_of(len(listed))
         return SecurePeers(self.orders[device].id, threshold, listed)
 
     def delivery(self, device: str) -> SecureDelivery:
@@ -199,12 +200,16 @@ class SecureState:
         """The reason why shares or answers cannot be of a device; "" if they can."""
         if device not in self.graph:
             return "its keys are not in this round"
-        mine = self.graph[device]
+        mine, secret = self.graph[device], self._how().secret
         sizes: list[tuple[int, ...]]
         if isinstance(said, SecureShares):
-            sizes = [(0,) if other == device else (SHARE,) for other in mine]
+            own = mine.index(device)
+            unsent = derived_places(own, threshold_of(len(mine)), len(mine)) | {own}
+            sizes = [
+                (0,) if at in unsent else (2 * secret + TAG,) for at in range(len(mine))
+            ]
         else:  # a share that it could not read is not revealed
-            sizes = [(0, 32) if self.levels.get(other) else (0,) for other in mine]
+            sizes = [(0, secret) if self.levels.get(other) else (0,) for other in mine]
         held = [len(share) for share in said.shares]
         if len(held) != len(sizes) or any(
             size not in fit for size, fit in zip(held, sizes, strict=True)

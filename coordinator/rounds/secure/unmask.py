@@ -10,8 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.rounds.secure.graph import threshold_of
 from edge_sdk.errors import RemoteProtocolError, RunError
-from edge_sdk.secure.keys import mask_key, public_of, seed_digest
+from edge_sdk.secure.keys import expanded, mask_key, public_of, seed_digest
 from edge_sdk.secure.masks import add_pairs, stream
 from edge_sdk.secure.shamir import combine
 from edge_sdk.wire.secure.fixed_point import Ring, centred, dtype_of
@@ -44,7 +45,7 @@ class SecureCohort:
 
     def threshold(self, device: str) -> int:
         """Holders that give back a secret of a device."""
-        return len(self.holders[device]) // 2 + 1
+        return threshold_of(len(self.holders[device]))
 
     def shares_for(
         self, device: str, revealed: Mapping[str, list[bytes]]
@@ -110,7 +111,7 @@ def secret_of(
         if arrived:
             fits = seed_digest(secret, cohort.round_id) == keys.seed
         else:
-            fits = public_of(secret) == keys.mask_key
+            fits = public_of(expanded(secret, cohort.round_id)) == keys.mask_key
         if fits:
             base = {point: shares[point] for point in chosen}
             wrong = [p for p in points if combine(base, p) != shares[p]]
@@ -187,10 +188,11 @@ def unmasked(
         count[:own] += 1
         arrived.append(device)
         seed, liars = secret_of(cohort, device, revealed, arrived=True)
-        total[:own] -= stream(seed, own, cohort.bits)
+        total[:own] -= stream(expanded(seed, cohort.round_id), own, cohort.bits)
         wrong.update(liars)
     for device in sorted(cohort.levels.keys() - set(arrived)):
-        key, liars = secret_of(cohort, device, revealed, arrived=False)
+        secret, liars = secret_of(cohort, device, revealed, arrived=False)
+        key = expanded(secret, cohort.round_id)
         wrong.update(liars)
         # What the device would have added for its pairs, and its pairs took away.
         pairs = []

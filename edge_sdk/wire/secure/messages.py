@@ -44,6 +44,7 @@ class SecureRound(Struct, frozen=True):
     device's own; `members` draws all but the last of these masks. A device with
     `most_examples` counts in full, with half of them half. A sum of fewer than `least`
     devices is not opened. A change longer than `norm` is scaled down; 0 for no bound.
+    `secret` is the bytes of a device's seed, and of what its mask key is made of.
     """
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -55,6 +56,7 @@ class SecureRound(Struct, frozen=True):
     sizes: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)]
     members: list[Member] = []
     norm: Annotated[float, Meta(ge=0)] = 0.0
+    secret: Literal[16, 32] = 32
 
 
 class SecureKeys(Struct, frozen=True, tag="secure-keys"):
@@ -93,7 +95,10 @@ class SecurePeers(Struct, frozen=True, tag="secure-peers"):
 
 
 class SecureShares(Struct, frozen=True, tag="secure-shares"):
-    """Device to coordinator: each peer's shares, encrypted to it; its own is empty."""
+    """Device to coordinator: each peer's shares, encrypted to it.
+
+    Its own is empty, and so are those that a peer derives from the key they share.
+    """
 
     task_id: TaskId
     shares: _Shares
