@@ -41,7 +41,7 @@ def share_out(
     threshold: int,
     secret: bytes,
 ) -> tuple[list[bytes], bytes]:
-    """What is sent to each holder, empty for one that derives it; and the own share.
+    """Share a secret out: what each holder is sent, empty where derived; the own share.
 
     Args:
         private: The device's, that shares are encrypted with.
