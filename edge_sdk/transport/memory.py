@@ -89,7 +89,8 @@ class MemoryTransport:
     deliver: Deliver
     on_link: OnLink
     will: Will | None
-    _patterns: list[str] = field(default_factory=list)
+    _topics: set[str] = field(default_factory=set)
+    _filters: set[str] = field(default_factory=set)  # with + or #
     _sent: int = 0
     _received: int = 0
 
@@ -111,8 +112,7 @@ class MemoryTransport:
     def subscribe(self, *patterns: str) -> None:
         """Adds the filters and delivers what is retained under each."""
         for pattern in patterns:
-            if pattern not in self._patterns:
-                self._patterns.append(pattern)
+            self._kind(pattern).add(pattern)
             for delivery in self.broker.held(pattern):
                 self._received += len(delivery.payload)
                 self.deliver(delivery)
@@ -120,14 +120,16 @@ class MemoryTransport:
     def unsubscribe(self, *patterns: str) -> None:
         """Drops the filters."""
         for pattern in patterns:
-            if pattern in self._patterns:
-                self._patterns.remove(pattern)
+            self._kind(pattern).discard(pattern)
 
     def offer(self, topic: str, payload: bytes) -> None:
-        """Delivers once if any filter matches."""
-        if any(_matches(pattern, topic) for pattern in self._patterns):
+        """Delivers once if any filter matches; most are plain topics."""
+        if topic in self._topics or any(_matches(f, topic) for f in self._filters):
             self._received += len(payload)
             self.deliver(ReceivedMessage(topic, payload))
+
+    def _kind(self, pattern: str) -> set[str]:
+        return self._filters if {"+", "#"} & set(pattern) else self._topics
 
     def limits(self) -> BrokerLimits:
         """Limits of a payload; there is nothing around it."""
