@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,8 +43,12 @@ def make_all(
     batch: Literal["1", "dynamic"],
     data: Path | None,
     tolerance: Tolerance,
+    input_scales: Mapping[str, tuple[float, int]] | None = None,
 ) -> dict[str, tuple[bytes, Report]]:
     """Every format's bytes and report; none is written, all pass their gates.
+
+    Of a file that is built again `input_scales` are those that it has; None: they are
+    measured.
 
     Raises:
         DataError: If a format needs examples and there are none.
@@ -67,6 +71,7 @@ def make_all(
             "from Python also calibration=Examples(inputs, targets), or an array.",
         )
     material, notes = prepare(source, batch=batch, data=data)
+    material = replace(material, input_scales=input_scales)
     made = {}
     for target in targets:
         try:

@@ -140,13 +140,22 @@ def _again(
 
     The file then is byte for byte one that passes every gate.
     """
+    from export.native.input_scales import read as read_scales  # noqa: PLC0415 - onnx
+
     loaded = load(path)
     facts = loaded.facts
     digest = source.mask.digest.hex()
     if facts.get("mask_digest") != digest:
         raise ExportError(f"{path} was not built from this {whose}'s mask")
     name = facts.get("format", "None")
-    made = make_all(source, (name,), batch=loaded.batch, data=data, tolerance=tolerance)
+    made = make_all(
+        source,
+        (name,),
+        batch=loaded.batch,
+        data=data,
+        tolerance=tolerance,
+        input_scales=read_scales(facts.get("input_scales", "{}")),
+    )
     _, report = made[name]
     if report.sha256 != file_digest(path):
         raise ExportError(

@@ -35,6 +35,12 @@ _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+# One file needs byte permutations and dot products: without these it offers nothing.
+_BYTES: dict[str, tuple[str, ...]] = {
+    "x86_64": (*_KERNELS["x86_64"]["v4"], "-mavx512vbmi", "-mavx512vnni")
+}
+
+
 def commands(
     compiler: str, machine: str, folder: Path, *, extra: tuple[str, ...] = ()
 ) -> tuple[list[list[str]], list[Path]]:
@@ -55,6 +61,8 @@ def commands(
             variants = {
                 name: (*flags, f"-DFLSP_ISA={name}") for name, flags in kernels.items()
             }
+        elif source.stem == "bytes_vnni":
+            variants = {"": _BYTES.get(machine, ())}
         for name, flags in variants.items():
             out = folder / f"{source.stem}{name}.o"
             call = [compiler, *_COMMON, *flags, *extra, "-c", str(source)]
@@ -102,7 +110,7 @@ def cache_folder() -> Path:
 
 
 def _digest() -> str:
-    sha = hashlib.sha256(repr((_COMMON, _KERNELS)).encode())
+    sha = hashlib.sha256(repr((_COMMON, _KERNELS, _BYTES)).encode())
     for file in sorted(SOURCES.glob("*.*")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
     return sha.hexdigest()[:16]

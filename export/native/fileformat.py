@@ -25,14 +25,16 @@ __all__ = [
     "VERSION",
     "Encoding",
     "Stored",
+    "quantised",
     "store_weights",
+    "stores_int8",
     "write",
 ]
 
 VERSION = 2
 _BUFFER = struct.Struct("<iiiiQ")
 _WEIGHT = struct.Struct("<iiiiQQQQQQ")
-_OPERATION = struct.Struct("<16iff")
+_OPERATION = struct.Struct("<15i3f")
 _ALIGN = 64
 _FLOAT, _INT8 = 0, 1
 LEAST_INT8 = 1024  # smaller matrices stay float32: nothing is saved
@@ -81,9 +83,8 @@ def store_weights(program: Program, *, int8: bool) -> list[Stored]:
 def _store(weight: Weight, user: Operation, *, int8: bool) -> Stored:
     values: NDArray[Any] = weight.matrix
     scales = np.zeros(0, np.float32)
-    rounds = weight.rounds and user.kind not in _PER_VALUE
-    if int8 and values.size >= LEAST_INT8 and rounds:
-        values, scales = _quantised(weight.matrix)
+    if int8 and stores_int8(weight, user):
+        values, scales = quantised(weight.matrix)
     keep = weight.matrix != 0
     encoding = _encoding(user, float(keep.mean()))
     if encoding is not Encoding.GAPS:
@@ -101,6 +102,12 @@ def _store(weight: Weight, user: Operation, *, int8: bool) -> Stored:
         np.array([len(gaps) for gaps, _ in rows], np.uint32),
         scales,
     )
+
+
+def stores_int8(weight: Weight, user: Operation) -> bool:
+    """Tell matrices that an int8 file rounds from those that it keeps."""
+    matrix = weight.rounds and user.kind not in _PER_VALUE
+    return matrix and weight.matrix.size >= LEAST_INT8
 
 
 def _encoding(user: Operation, density: float) -> Encoding:
@@ -170,7 +177,7 @@ def write(
     operations = b"".join(
         _OPERATION.pack(
             o.kind, place[o.source], place.get(o.second, -1), place[o.out], o.weight,
-            *o.kernel, *o.stride, *o.pad, *o.dilation, o.groups, o.extra, 0,
+            *o.kernel, *o.stride, *o.pad, *o.dilation, o.groups, o.extra, o.input_scale,
             o.low, o.high,
         )
         for o in program.operations
@@ -216,7 +223,7 @@ def _places(
     return found
 
 
-def _quantised(
+def quantised(
     matrix: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric int8 with one scale per row: a zero stays zero."""

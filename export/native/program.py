@@ -178,6 +178,8 @@ class Operation:
         kernel: (height, width), as are stride, pad (top, left) and dilation.
         groups: Convolution groups.
         extra: See format.h.
+        input_scale: Of a convolution whose inputs are rounded to bytes, with `extra` as
+            their zero point; 0: inputs are used as they are.
         low: The result is clipped to low..high.
         high: See low.
     """
@@ -193,6 +195,7 @@ class Operation:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     extra: int = 0
+    input_scale: float = 0.0
     low: float = -INFINITY
     high: float = INFINITY
 

@@ -32,6 +32,8 @@ class Material:
         kept: Weights whose dead channels are gone: (axis, positions that stayed).
         left_out: Masked weights that the graph does not hold, each with the reason.
         layers: Names of values to the module that computes each, for messages.
+        input_scales: Of a file that is built again, by `export.native.input_scales`;
+            None: they are measured on `calibration`.
     """
 
     source: Source
@@ -43,6 +45,7 @@ class Material:
     kept: Kept = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
+    input_scales: Mapping[str, tuple[float, int]] | None = None
 
     def copy(self) -> onnx.ModelProto:
         """A copy of the dense graph, to change."""

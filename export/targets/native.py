@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from export.native.fileformat import Encoding, store_weights, write
 from export.native.fuse import fuse
+from export.native.input_scales import InputScales, measure, round_inputs, with_scales
 from export.native.lower import lower
 from export.native.program import Program
 from export.passes.graph import RECURRENT, attribute, replace_array
@@ -35,14 +36,30 @@ def _make(material: Material, *, int8: bool) -> Product:
     program = fuse(lower(material.copy(), material.layers))
     personal = material.source.personal_values()
     facts = _facts(material, name, program)
+    scales = _input_scales(material, program) if int8 else {}
+    if scales:
+        program = with_scales(program, scales)
+        facts["input_scales"] = {key: list(pair) for key, pair in scales.items()}
     content = write(program, facts, int8=int8, personal=personal)
     stored = store_weights(program, int8=int8)
     model = material.copy()
     if int8:
         _round(model, program, [item.scales for item in stored])
+        round_inputs(model, scales)
     sparse = sum(item.encoding is Encoding.GAPS for item in stored)
-    note = f"{sparse} sparse, {len(stored) - sparse} dense"
-    return Product(content, model, None, (note,))
+    notes = [f"{sparse} sparse, {len(stored) - sparse} dense"]
+    if int8:
+        notes.append(f"{len(scales)} layers computed in int8")
+    return Product(content, model, None, tuple(notes))
+
+
+def _input_scales(material: Material, program: Program) -> InputScales:
+    """Scales of a file that is built again, or measured where there are examples."""
+    if material.input_scales is not None:
+        return material.input_scales
+    if material.calibration is None:
+        return {}
+    return measure(material.dense, program, material.calibration.batch)
 
 
 def _round(
@@ -126,5 +143,5 @@ INT8 = Target(
     reader="native",
     exact=False,
     calibrated=False,
-    summary="int8 values for our own runtime: smallest",
+    summary="int8 values for our own runtime: smallest; with --data computed in int8",
 )

@@ -140,7 +140,7 @@ def measure(
     for format_ in ("onnx", *formats):
         out = folder / f"{name}-{format_}{suffix_of(format_)}"
         examples: dict[str, Any] = {"input_shape": shape}
-        if format_ == "onnx-int8":
+        if format_ in {"onnx-int8", "native-int8"}:
             examples = {"calibration": given}
         try:
             report = export.build(model, format=format_, out=out, **examples)

@@ -30,7 +30,7 @@ from export.native.fuse import fuse
 from export.native.lower import lower
 from export.runtime import open_session, predict
 
-ISAS = ["v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
+ISAS = ["vnni", "v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )

@@ -19,7 +19,8 @@ from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import write
 from export.native.program import Kind, Operation, Program, Shape, Weight
 
-ISAS = ["v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
+INF, NAN = float("inf"), float("nan")
+ISAS = ["vnni", "v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )
@@ -45,7 +46,13 @@ REFUSED = {
     "a second buffer of a pool": ("whole-float", {"op.1.in2": 0}, "nothing reads"),
     "clip": ("narrow-float", {"op.0.low": 7.0}, "clip"),
     "clip that is no number": ("narrow-float", {"op.0.high": float("nan")}, "clip"),
-    "reserved": ("narrow-float", {"op.0.reserved": 1}, "another format"),
+    "an input scale of a pool": ("whole-int8", {"op.1.input_scale": 0.1}, "another fo"),
+    "an input scale of floats": ("dense-float", {"op.0.input_scale": 0.1}, "not int8"),
+    "no input scale": ("bytes-int8", {"op.0.input_scale": -0.1}, "input scale"),
+    "an endless input scale": ("bytes-int8", {"op.0.input_scale": INF}, "input scale"),
+    "a scale that is no number": ("bytes-int8", {"op.0.input_scale": NAN}, "input sca"),
+    "a zero point": ("bytes-int8", {"op.0.extra": 256}, "input scale"),
+    "a zero point below": ("bytes-int8", {"op.0.extra": -1}, "input scale"),
     "reserved of a buffer": ("narrow-float", {"buffer.0.reserved": 1}, "another form"),
     "concat": ("whole-float", {"op.4.extra": 5}, "concat"),
     "function": ("whole-float", {"op.2.extra": 5}, "function"),

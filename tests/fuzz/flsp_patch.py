@@ -19,7 +19,7 @@ _FIELDS = {
         for index, name in enumerate(
             ("kind", "in", "in2", "out", "weight", "kernel_h", "kernel_w", "stride_h",
              "stride_w", "pad_top", "pad_left", "dilation_h", "dilation_w", "groups",
-             "extra", "reserved", "low", "high")
+             "extra", "input_scale", "low", "high")
         )
     },
 }  # fmt: skip
@@ -34,7 +34,7 @@ def place(content: bytes, name: str) -> tuple[int, str]:
     (start,) = struct.unpack_from("<Q", content, at)
     offset = _FIELDS[kind][field]
     wide = field == "offset" or (kind == "weight" and offset >= 16)
-    code = "<Q" if wide else "<f" if field in {"low", "high"} else "<i"
+    code = "<Q" if wide else "<f" if field in {"input_scale", "low", "high"} else "<i"
     return start + int(index) * size + offset, code
 
 

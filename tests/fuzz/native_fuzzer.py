@@ -134,6 +134,8 @@ def convolution(
     pad: tuple[int, int] = (1, 1),
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
+    input_scale: float = 0.0,
+    zero: int = 0,
 ) -> Program:
     """One convolution, padded alike on both sides, and a clip."""
     sizes = zip((given.height, given.width), kernel, stride, pad, dilation, strict=True)
@@ -141,8 +143,9 @@ def convolution(
     weight = matrix(channels, given.channels // groups * kernel[0] * kernel[1], density)
     window = {"kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation}
     operation = Operation(
-        Kind.CONV, 0, 1, weight=0, groups=groups, low=0.0, high=6.0, **window
-    )
+        Kind.CONV, 0, 1, weight=0, groups=groups, low=0.0, high=6.0, extra=zero,
+        input_scale=input_scale, **window,
+    )  # fmt: skip
     made = Shape(channels, *side)
     return Program((given, made), (operation,), (weight,), 1)
 
@@ -246,12 +249,23 @@ def _values() -> Program:
 
 def seed_files() -> dict[str, bytes]:
     """Small exported programs of every operation, with float32 and with int8 values."""
-    return {
+    made = {
         f"{name}-{'int8' if int8 else 'float'}": write(
             program, {"task": name}, int8=int8
         )
         for name, program in _programs().items()
         for int8 in (False, True)
+    }
+    rounded = {
+        "bytes": convolution(Shape(40, 6, 8), 24, input_scale=0.02, zero=100),
+        "odd bytes": convolution(
+            Shape(70, 7, 5), 20, stride=(2, 1), dilation=(1, 2), input_scale=0.05
+        ),
+        "dense bytes": convolution(Shape(16, 4, 9), 32, density=1.0, input_scale=0.1),
+    }
+    return made | {
+        f"{name}-int8": write(program, {"task": name}, int8=True)
+        for name, program in rounded.items()
     }
 
 

@@ -163,6 +163,18 @@ const Kernels* best_kernels() {
   return kernels_base();
 }
 
+const ByteKernels* best_bytes() {
+#if defined(__x86_64__)
+  // Any limit but its own name excludes them.
+  const char* limit = std::getenv("FLSP_ISA");
+  if (limit && *limit && std::strcmp(limit, "vnni") != 0) return nullptr;
+  if (best_kernels()->lanes == 16 && __builtin_cpu_supports("avx512vbmi") &&
+      __builtin_cpu_supports("avx512vnni"))
+    return kernels_bytes();
+#endif
+  return nullptr;
+}
+
 }  // namespace flsp
 
 extern "C" {

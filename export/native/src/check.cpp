@@ -4,6 +4,7 @@
 #include "elements.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iterator>
 #include <map>
 
@@ -118,6 +119,25 @@ void check_window(const OpRecord& o, const Buffer& in, const Buffer& out) {
   check_axis(in.width, out.width, o.kernel_w, o.stride_w, o.dilation_w, o.pad_left);
 }
 
+// A sum of whole numbers below 2^24 is the same in float32 and in any order.
+void check_rounded(const OpRecord& o, const Weight& w) {
+  need(o.input_scale > 1e-30f && o.input_scale < 1e30f && o.extra >= 0 && o.extra <= 255,
+       "input scale");
+  need(w.values.scale && o.groups == 1, "rounded inputs of a layer that is not int8");
+  const auto* values = static_cast<const int8_t*>(w.values.at);
+  std::vector<int64_t> sums(static_cast<size_t>(w.rows));
+  if (w.encoding == kGaps) {
+    for (int32_t r = 0; r < w.rows; r++)
+      for (int32_t i = w.start[r]; i < w.start[r + 1]; i++) sums[r] += std::abs(values[i]);
+  } else {
+    for (int64_t i = 0; i < w.entries; i++) {
+      const int64_t row = i / (int64_t{w.columns} * kGroupRows) * kGroupRows + i % kGroupRows;
+      if (row < w.rows) sums[row] += std::abs(values[i]);
+    }
+  }
+  for (const int64_t sum : sums) need(sum * 255 < int64_t{1} << 24, "sums beyond float32");
+}
+
 void check_conv(const OpRecord& o, const Buffer& in, const Buffer& out, const Weight& w) {
   check_window(o, in, out);
   need(o.groups >= 1 && in.channels % o.groups == 0 && out.channels % o.groups == 0,
@@ -127,6 +147,7 @@ void check_conv(const OpRecord& o, const Buffer& in, const Buffer& out, const We
        "input channels");
   need(out.pixels() > 1, "a convolution to one pixel is a linear layer");
   need(w.encoding == kGaps || (w.encoding == kGroups && o.groups == 1), "encoding");
+  if (o.input_scale != 0) check_rounded(o, w);
 }
 
 void check_kind(const OpRecord& o, const Buffer& in, const Buffer& out, const Weight& w) {
@@ -181,7 +202,7 @@ void check_op(const Program& p, const OpRecord& o) {
        "a second buffer that nothing reads");
   need(weighted(o) ? known(o.weight, p.weights.size()) : o.weight == -1, "weight");
   need(o.low <= o.high, "clip");
-  need(o.reserved == 0, "it is of another format");
+  need(o.input_scale == 0 || o.kind == kConv, "it is of another format");
   const Buffer &in = p.buffers[o.in], &out = p.buffers[o.out];
   need(apart(in, out), "its output overlaps its input");
   if (o.in2 >= 0) {
@@ -280,7 +301,7 @@ void check_program(Program& p) {
 }
 
 void check_plan(const Kernels& kernels, const ConvPlan& p) {
-  if (p.depthwise.strip) return;
+  if (p.depthwise.strip || p.bytes.floats) return;
   const int32_t most = !p.packed && p.dense ? kernels.max_dense : kernels.max_sparse;
   const int32_t vectors = p.packed ? p.vectors : p.tile_h * p.tile_w;
   const bool compiled = p.packed || p.tile_h == 1 ||

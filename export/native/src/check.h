@@ -37,6 +37,8 @@
 // | linear_window              | columns <= 65536                       | windows.cpp            |
 // | tiles                      | a shape that was compiled for v4, v3,  | check_plan             |
 // |                            | base or aarch64; at most kMostVectors  |                        |
+// | bytes, rounded inputs      | a finite scale, a zero point of a byte,| check_rounded          |
+// |                            | sums below 2^24, groups = 1            |                        |
 // | segments, offsets          | 32 bits                                | plan.cpp, `checked`    |
 // | scales, biases             | one per row, finite clip limits        | weight.cpp, check_op   |
 //

@@ -13,6 +13,7 @@ struct Job {
   const Workspace& space;
   const Buffer& in;
   const Buffer& out;
+  const float* input;
   const float* source;
   float* y;
   const float* residual;
@@ -22,7 +23,7 @@ struct Job {
 void copy_phases(const Job& j, int channel) {
   const ConvPlan& p = j.op.conv;
   const OpRecord& o = j.op.record;
-  const float* x = j.space.arena + j.in.offset + channel * j.in.plane();
+  const float* x = j.input + channel * j.in.plane();
   float* to = j.space.source + channel * p.source_plane;
   for (size_t phase = 0; phase < p.phase_h.size(); phase++)
     for (int32_t h = 0; h < p.source_height; h++, to += p.source_row) {
@@ -58,7 +59,8 @@ Tile make_tile(const Job& j, int64_t pixel) {
   t.y_last = j.model.kernels->lanes;
   t.finish = {j.residual ? j.residual + pixel : nullptr, o.low, o.high};
   t.bias = j.op.weight.bias;
-  t.scale = j.op.weight.values.scale;
+  t.rounded = !j.op.conv.scales.empty();
+  t.scale = t.rounded ? j.op.conv.scales.data() : j.op.weight.values.scale;
   return t;
 }
 
@@ -178,12 +180,14 @@ void direct_rows(const Job& j, int32_t top, int th, int begin, int end) {
 void run_conv(const Model& model, const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
   const ConvPlan& p = op.conv;
+  if (p.bytes.floats) return run_bytes(model, op, space);
   if (p.depthwise.strip) return run_depthwise(model, op, space);
   const Buffer& in = model.buffers[o.in];
   const Buffer& out = model.buffers[o.out];
   Pool& pool = *space.pool;
-  const Job j{model, op, space, in, out,
-              p.phases ? space.source : space.arena + in.offset,
+  const float* input =
+      p.scales.empty() ? space.arena + in.offset : rounded_input(model, op, space);
+  const Job j{model, op, space, in, out, input, p.phases ? space.source : input,
               space.arena + out.offset,
               o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset};
   if (p.phases)

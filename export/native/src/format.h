@@ -74,7 +74,10 @@ enum Function : int32_t { kClip = 0, kSigmoid = 1, kTanh = 2, kSoftmax = 3, kHar
 struct OpRecord {
   int32_t kind, in, in2, out, weight;
   int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
-  int32_t dilation_h, dilation_w, groups, extra, reserved;
+  int32_t dilation_h, dilation_w, groups, extra;
+  // kConv of int8 values: its inputs are rounded to round(x / input_scale) + extra, 0 to 255,
+  // and sums are those of whole numbers. 0: inputs are used as they are.
+  float input_scale;
   float low, high;
 };
 static_assert(sizeof(OpRecord) == 72, "the file format is fixed");

@@ -29,7 +29,13 @@ FLSP_INLINE void finish_row(const Tile& a, int32_t row, Vec (&sum)[TH][TW]) {
     const float* residual = a.finish.residual;
     FLSP_UNROLL for (int t = 0; t < T; t++) {
       Vec& v = sum[t / TW][t % TW];
-      if (kScaled<V>) v = v * splat(a.scale[row]) + splat(a.bias[row]);
+      if (kScaled<V> && a.rounded) {
+        v = v * splat(a.scale[row]);
+        FLSP_KEEP_VEC(v);
+        v += splat(a.bias[row]);
+      } else if (kScaled<V>) {
+        v = v * splat(a.scale[row]) + splat(a.bias[row]);
+      }
       if (residual) v += load(residual + out + a.y_at[t]);
       v = clip(v, low, high);
     }
@@ -523,12 +529,18 @@ constexpr auto kLinearWindow = linear_window;
 constexpr decltype(Kernels::linear_window) kLinearWindow = nullptr;
 #endif
 
+// Reads and writes up to a vector more.
+void round_values(const float* x, float* y, int64_t n, float inverse, float low, float high) {
+  for (int64_t i = 0; i < n; i += kLanes)
+    store(y + i, whole(clip(load(x + i) * splat(inverse), splat(low), splat(high))));
+}
+
 const Kernels kTable = {
     FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
     {sparse<float>, sparse<int8_t>}, {dense<float>, dense<int8_t>},
     pack, every_second, max_pool, {linear<float>, linear<int8_t>},
     kLinearWindow, depthwise, map_values, pair_values, scale_values, sum_values, normal_row,
-    softmax_values, matrix_product, transpose_block};
+    softmax_values, matrix_product, transpose_block, round_values};
 
 }  // namespace
 

@@ -33,6 +33,7 @@ struct Tile {
   Finish finish;          // residual already moved to the tile's first pixel
   const float* bias;      // per output channel
   const float* scale;     // likewise, of int8 values
+  bool rounded;           // inputs are whole numbers: the last bit is every processor's
   int first, last;        // first block of inputs sets the bias, last one finishes
 };
 
@@ -147,6 +148,42 @@ enum Pair : int32_t {
   kPairUnderSecond
 };
 
+// A convolution on bytes. Its input is rounded into pixels of `step` bytes, channels beside
+// each other. 16 output channels form a group; a step of a group is, for each of them, up to
+// four kept weights whose inputs lie within 64 bytes: one permutation of bytes brings the
+// inputs to the weights, one instruction adds the 64 products.
+constexpr int kByteRows = 16, kByteWindow = 64, kStepBytes = 128, kBytePixels = 16;
+struct ByteSteps {
+  const uint8_t* steps;   // (steps, 128): 64 places within the window, 64 int8 values
+  const int32_t* base;    // (steps,): where the window starts, from the pixel's first byte
+  const int32_t* start;   // (groups + 1,)
+  const int32_t* row;     // (groups, 16): output channel, -1 where there is none
+  const int32_t* shift;   // (groups, 16): what the zero point adds to a sum
+  const float *scale, *bias;  // (groups, 16)
+};
+// 16 output pixels.
+struct ByteTile {
+  const uint8_t* x[kBytePixels];  // where each pixel's window starts
+  ptrdiff_t step;         // bytes from one to the next, of four pixels each, if `quads`
+  bool quads;
+  float* y;               // output of the first pixel, channel 0
+  ptrdiff_t y_plane;
+  Finish finish;          // residual already moved to the first pixel
+};
+// 16 pixels of every channel, rounded.
+struct ByteCopy {
+  const float* x;         // of the first channel
+  ptrdiff_t plane;        // floats between two channels
+  int32_t channels;
+  float inverse, low, high;  // of the scale; limits before the zero point is added
+  int32_t zero;
+  uint8_t* to[kBytePixels];  // null: nobody reads this pixel
+};
+struct ByteKernels {
+  void (*copy)(const ByteCopy&);
+  void (*tile)(const ByteTile&, const ByteSteps&, int32_t begin, int32_t end);  // groups
+};
+
 // What one compiled instruction set offers.
 struct Kernels {
   const char* name;
@@ -181,12 +218,15 @@ struct Kernels {
   void (*product)(const Product&);
   void (*transpose)(const float* from, ptrdiff_t from_row, float* to, ptrdiff_t to_row,
                     int32_t rows, int32_t columns);
+  // y = the whole number next to clip(x * inverse, low, high)
+  void (*round)(const float* x, float* y, int64_t n, float inverse, float low, float high);
 };
 
 // Null where the processor or the build lacks the instruction set.
 const Kernels* kernels_v4();
 const Kernels* kernels_v3();
 const Kernels* kernels_base();
+const ByteKernels* kernels_bytes();
 
 }  // namespace flsp
 

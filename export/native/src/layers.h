@@ -17,6 +17,8 @@ struct Workspace {
 };
 
 void run_depthwise(const Model& model, const Op& op, const Workspace& space);
+void run_bytes(const Model& model, const Op& op, const Workspace& space);
+const float* rounded_input(const Model& model, const Op& op, const Workspace& space);
 void run_op(const Model& model, const Op& op, const Workspace& space);
 
 }  // namespace flsp

@@ -87,6 +87,7 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
   Program program = read_program(h, file, size);
   check_program(program);
   model.kernels = best_kernels();
+  model.byte_kernels = best_bytes();
   model.buffers = program.buffers;
   model.arena_floats = program.arena_floats;
   model.ops.reserve(program.ops.size());
@@ -94,7 +95,7 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
     Op op{r, r.weight < 0 ? Weight{} : std::move(program.weights[r.weight]), {}, {}};
     const Buffer &in = model.buffers[r.in], &out = model.buffers[r.out];
     if (r.kind == kConv) {
-      op.conv = plan_conv(*model.kernels, r, in, out, op.weight);
+      op.conv = plan_conv(*model.kernels, model.byte_kernels, r, in, out, op.weight);
       check_plan(*model.kernels, op.conv);
     }
     if (r.kind == kLinear || r.kind == kRecurrent)
@@ -121,6 +122,7 @@ int64_t Model::bytes() const {
   for (const auto& op : ops) {
     total += static_cast<int64_t>(
         sizeof op + (op.weight.start.size() + op.conv.offset.size()) * 4 +
+        op.conv.bytes.steps.size() + op.conv.bytes.base.size() * 4 + op.conv.scales.size() * 4 +
         op.windows.values.size() * 4 + op.windows.index.size() + op.windows.base.size() * 2);
     for (const auto& b : op.conv.blocks)
       total += static_cast<int64_t>(sizeof b + b.segments.size() * sizeof(Segment));

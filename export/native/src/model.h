@@ -64,9 +64,23 @@ struct DepthwisePlan {
   int64_t floats = 0;  // of scratch, the filters included
 };
 
+// How a convolution of bytes runs (kernels.h); see bytes.cpp. Made when a file is opened, as
+// its layout is the processor's.
+struct BytePlan {
+  std::vector<uint8_t> steps;
+  std::vector<int32_t> base, start, output, shift;
+  std::vector<float> scale, bias;
+  int32_t step = 0, row = 0;      // bytes of a pixel, and of a row of them
+  int32_t height = 0, width = 0;  // of the padded input
+  int64_t floats = 0;             // of scratch; 0: another way runs it
+};
+
 // How a convolution runs on this processor; see plan.cpp.
 struct ConvPlan {
+  BytePlan bytes;
   DepthwisePlan depthwise;
+  std::vector<float> scales;  // of rounded inputs' sums; empty: inputs are not rounded
+  int64_t rounded_at = 0;     // where they lie in the scratch
   bool dense = false;
   bool packed = false;      // tiles read packed rows; else the source itself
   bool phases = false;      // the source is copied, padded and split by stride
@@ -108,6 +122,7 @@ struct Op {
 
 struct Model {
   const Kernels* kernels = nullptr;
+  const ByteKernels* byte_kernels = nullptr;  // null where the processor has none
   std::vector<Buffer> buffers;  // 0 is the input, the last one the output
   std::vector<Op> ops;
   int64_t arena_floats = 0, source_floats = 0, pack_floats = 0;
@@ -118,14 +133,17 @@ struct Model {
 // Checks a file and plans its layers; throws Error with one sentence. The file starts at a
 // multiple of 64 and stays where it is: the model's weights point into it.
 void load_model(Model& model, const uint8_t* data, size_t size);
-// Plans one convolution.
-ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
-                   const Buffer& out, const Weight& weight);
+// Plans one convolution; with `bytes` one of rounded inputs may run on bytes.
+ConvPlan plan_conv(const Kernels& kernels, const ByteKernels* bytes, const OpRecord& op,
+                   const Buffer& in, const Buffer& out, const Weight& weight);
+BytePlan plan_bytes(const OpRecord& op, const Buffer& in, const Buffer& out,
+                    const Weight& weight);
 DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& op, const Buffer& in,
                              const Buffer& out);
 // Steps of a linear layer; none where rows are faster, or the processor knows no steps.
 WindowPlan plan_windows(const Kernels& kernels, const Weight& weight);
 const Kernels* best_kernels();
+const ByteKernels* best_bytes();
 
 }  // namespace flsp
 

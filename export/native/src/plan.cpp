@@ -289,12 +289,19 @@ void fill_segments(const Shape& s, int32_t channels, ConvPlan& p) {
 
 }  // namespace
 
-ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
-                   const Buffer& out, const Weight& weight) {
+ConvPlan plan_conv(const Kernels& kernels, const ByteKernels* bytes, const OpRecord& op,
+                   const Buffer& in, const Buffer& out, const Weight& weight) {
   const Shape s{kernels, op, in, out, weight};
   ConvPlan p;
+  const bool rounded = op.input_scale != 0;
+  if (rounded && bytes) p.bytes = plan_bytes(op, in, out, weight);
+  if (p.bytes.floats) {
+    p.source_floats = p.bytes.floats;
+    check_scratch(p.source_floats);
+    return p;
+  }
   p.dense = weight.encoding == kGroups;
-  if (!p.dense) p.depthwise = plan_depthwise(kernels, op, in, out);
+  if (!p.dense && !rounded) p.depthwise = plan_depthwise(kernels, op, in, out);
   if (p.depthwise.strip) {
     p.pack_floats = p.depthwise.floats;
     check_scratch(p.pack_floats);
@@ -336,6 +343,12 @@ ConvPlan plan_conv(const Kernels& kernels, const OpRecord& op, const Buffer& in,
   if (!p.dense) fill_segments(s, channels, p);
   for (int32_t c = 0; p.dense && c < in.channels; c += channels)
     p.blocks.push_back(block_at(s, p, c / channels, channels));
+  if (!rounded) return p;
+  for (int32_t r = 0; r < weight.rows; r++)
+    p.scales.push_back(weight.values.scale[r] * op.input_scale);
+  p.rounded_at = (p.source_floats + kSlack + 15) / 16 * 16;
+  p.source_floats = p.rounded_at + in.floats();
+  check_scratch(p.source_floats);
   return p;
 }
 

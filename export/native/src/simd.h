@@ -1,5 +1,5 @@
 // Vectors of floats by GCC's extensions: what every kernel of one instruction set is written in.
-// Only kernels.cpp includes it, once per instruction set.
+// Only kernels.cpp, once per instruction set, and bytes_vnni.cpp include it.
 #ifndef FLSP_SIMD_H
 #define FLSP_SIMD_H
 
@@ -24,6 +24,16 @@
 #define FLSP_INLINE_MEMBER inline __attribute__((always_inline))
 #define FLSP_INLINE_LAMBDA __attribute__((always_inline))
 #define FLSP_KEEP(p) asm("" : "+r"(p))
+// A product that is not joined with the addition behind it, which some processors do.
+#if FLSP_BYTES == 64
+#define FLSP_KEEP_VEC(v) asm("" : "+v"(v))
+#elif defined(__x86_64__)
+#define FLSP_KEEP_VEC(v) asm("" : "+x"(v))
+#elif defined(__aarch64__)
+#define FLSP_KEEP_VEC(v) asm("" : "+w"(v))
+#else
+#define FLSP_KEEP_VEC(v) asm("" : "+m"(v))
+#endif
 #define FLSP_KEEP_LOOP asm volatile("" ::: "memory")
 #define FLSP_UNROLL _Pragma("GCC unroll 32")
 
@@ -50,6 +60,12 @@ FLSP_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 FLSP_INLINE Vec clip(Vec v, Vec low, Vec high) {
   v = v > low ? v : low;
   return v < high ? v : high;
+}
+
+// The whole number next to each, half to even; |v| < 2^22.
+FLSP_INLINE Vec whole(Vec v) {
+  const Vec large = splat(12582912.0f);
+  return (v + large) - large;
 }
 
 FLSP_INLINE float clip_one(float v, float low, float high) {

@@ -79,7 +79,11 @@ class Mutator {
 
   void change(Network& n) {
     OpRecord& o = pick(n.ops);
-    switch (below(12)) {
+    switch (below(13)) {
+      case 12:
+        o.input_scale = chance(0.2) ? 0 : 1.0f / static_cast<float>(1 + below(300));
+        o.extra = chance(0.5) ? 0 : below(256);
+        break;
       case 0: case 1: case 2: case 3: window(o); break;
       case 4: {
         BufferRecord& b = chance(0.5) ? n.buffers.front() : pick(n.buffers);
@@ -112,6 +116,7 @@ class Mutator {
     OpRecord o = n.ops[at];
     o.in2 = -1;
     o.kind = 1 + below(10);
+    o.input_scale = 0;
     o.extra = chance(0.7) ? 0 : below(5);
     o.weight = -1;
     if (o.kind == flsp::kConv || o.kind == flsp::kLinear || o.kind == flsp::kAffine) {
@@ -215,6 +220,7 @@ class Mutator {
         o.groups = std::max(1, std::gcd(std::gcd(in.channels, out.channels), o.groups));
         if (w->record.encoding == flsp::kRows) w->record.encoding = flsp::kGaps;
         if (o.groups > 1) w->record.encoding = flsp::kGaps;
+        if (o.groups > 1 || w->record.value_type != flsp::kInt8) o.input_scale = 0;
         return shape(*w, out.channels,
                      int64_t{in.channels / o.groups} * o.kernel_h * o.kernel_w);
       }

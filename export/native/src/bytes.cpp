@@ -1,0 +1,229 @@
+// Convolutions whose inputs are rounded to bytes: which steps they take on processors that
+// permute and multiply bytes, and rounded float32 inputs on those that do not. Both give the
+// same bits (check.cpp bounds the sums).
+#include <algorithm>
+#include <cstring>
+
+#include "layers.h"
+
+namespace flsp {
+namespace {
+
+constexpr double kLeastPlaces = 20;  // of 64 that a step uses: below, float32 is faster
+constexpr int64_t kMostBytes = int64_t{1} << 29;
+
+struct Entry {
+  int32_t at;  // byte from the pixel's first
+  int8_t value;
+};
+
+int64_t pixel_step(const Buffer& in) { return (int64_t{in.channels} + 15) / 16 * 16; }
+
+// Kept weights of one row, by where their inputs lie.
+std::vector<Entry> entries_of(const Weight& w, int32_t row, const std::vector<int32_t>& tap,
+                              int32_t taps) {
+  std::vector<Entry> found;
+  const auto* values = static_cast<const int8_t*>(w.values.at);
+  const auto add = [&](int32_t column, int8_t value) {
+    if (value) found.push_back({tap[column % taps] + column / taps, value});
+  };
+  if (w.encoding == kGaps) {
+    int32_t column = 0;
+    for (int32_t i = w.start[row]; i < w.start[row + 1]; i++)
+      add(column += w.gaps[i], values[i]);
+  } else {
+    const int8_t* group = values + int64_t{row / kGroupRows} * w.columns * kGroupRows;
+    for (int32_t c = 0; c < w.columns; c++)
+      add(c, group[int64_t{c} * kGroupRows + row % kGroupRows]);
+  }
+  std::sort(found.begin(), found.end(), [](Entry a, Entry b) { return a.at < b.at; });
+  return found;
+}
+
+// Each step takes, of every row, up to four weights whose inputs lie within the window that
+// starts at the first input still to come.
+void add_steps(const std::vector<Entry>* rows, BytePlan& p) {
+  size_t next[kByteRows] = {};
+  for (;;) {
+    int32_t base = INT32_MAX;
+    for (int r = 0; r < kByteRows; r++)
+      if (next[r] < rows[r].size()) base = std::min(base, rows[r][next[r]].at);
+    if (base == INT32_MAX) return;
+    p.base.push_back(base);
+    p.steps.resize(p.steps.size() + kStepBytes);
+    uint8_t* const place = &p.steps[p.steps.size() - kStepBytes];
+    uint8_t* const value = place + kByteWindow;
+    for (int r = 0; r < kByteRows; r++)
+      for (int k = 0; k < 4; k++) {
+        if (next[r] >= rows[r].size() || rows[r][next[r]].at >= base + kByteWindow) break;
+        const Entry& e = rows[r][next[r]++];
+        place[4 * r + k] = static_cast<uint8_t>(e.at - base);
+        value[4 * r + k] = static_cast<uint8_t>(e.value);
+      }
+  }
+}
+
+}  // namespace
+
+BytePlan plan_bytes(const OpRecord& o, const Buffer& in, const Buffer& out, const Weight& w) {
+  BytePlan p;
+  const int64_t step = pixel_step(in);
+  const auto reach = [](int64_t out, int64_t stride, int64_t kernel, int64_t dilation) {
+    return (out - 1) * stride + (kernel - 1) * dilation + 1;
+  };
+  const int64_t height = reach(out.height, o.stride_h, o.kernel_h, o.dilation_h);
+  const int64_t width = reach(out.width, o.stride_w, o.kernel_w, o.dilation_w);
+  if (width > kMostBytes / step || height > kMostBytes / (step * width)) return p;
+  p.step = static_cast<int32_t>(step);
+  p.row = static_cast<int32_t>(step * width);
+  p.height = static_cast<int32_t>(height), p.width = static_cast<int32_t>(width);
+  std::vector<int32_t> tap;
+  const int32_t taps = o.kernel_h * o.kernel_w;
+  for (int32_t k = 0; k < taps; k++)
+    tap.push_back(k / o.kernel_w * o.dilation_h * p.row +
+                  k % o.kernel_w * o.dilation_w * p.step);
+  std::vector<std::vector<Entry>> rows;
+  std::vector<int32_t> order;
+  for (int32_t r = 0; r < w.rows; r++) {
+    rows.push_back(entries_of(w, r, tap, taps));
+    order.push_back(r);
+  }
+  // Rows of like length go together: the longest decides how many steps a group takes.
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return rows[a].size() > rows[b].size(); });
+  rows.resize((rows.size() + kByteRows - 1) / kByteRows * kByteRows);
+  std::vector<Entry> group[kByteRows];
+  p.start.push_back(0);
+  for (size_t first = 0; first < rows.size(); first += kByteRows) {
+    for (size_t r = 0; r < kByteRows; r++) {
+      const int32_t row = first + r < order.size() ? order[first + r] : -1;
+      group[r].clear();
+      if (row >= 0) group[r].swap(rows[row]);
+      int32_t sum = 0;
+      for (const Entry& e : group[r]) sum += e.value;
+      p.output.push_back(row);
+      p.shift.push_back(-o.extra * sum);
+      p.scale.push_back(row < 0 ? 0 : w.values.scale[row] * o.input_scale);
+      p.bias.push_back(row < 0 ? 0 : w.bias[row]);
+    }
+    add_steps(group, p);
+    p.start.push_back(static_cast<int32_t>(p.base.size()));
+    if (static_cast<double>(p.base.size()) * kLeastPlaces > static_cast<double>(w.entries))
+      return {};
+  }
+  // The last pixel's window may reach behind it.
+  p.floats = (height * p.row + kByteWindow + 3) / 4;
+  return p;
+}
+
+namespace {
+
+struct Bytes {
+  const Op& op;
+  const BytePlan& plan;
+  const Buffer &in, &out;
+  uint8_t* const to;
+};
+
+int shares_of(int64_t blocks, const Pool& pool) {
+  const int wanted = pool.threads() == 1 ? 1 : pool.threads() * 4;
+  return static_cast<int>(std::min<int64_t>(blocks, wanted));
+}
+
+// Zero points where the window leaves the plane.
+void fill_outside(const Bytes& b) {
+  const OpRecord& o = b.op.record;
+  const BytePlan& p = b.plan;
+  const auto fill = [&](int64_t row, int64_t from, int64_t end) {
+    if (from < end) std::memset(b.to + row * p.row + from * p.step, o.extra, (end - from) * p.step);
+  };
+  for (int32_t h = 0; h < p.height; h++) {
+    const bool outside = h < o.pad_top || h - o.pad_top >= b.in.height;
+    fill(h, 0, outside ? p.width : std::min(o.pad_left, p.width));
+    if (!outside) fill(h, std::min(p.width, o.pad_left + b.in.width), p.width);
+  }
+}
+
+// Pixels 16 * begin..16 * end of the input.
+void copy_pixels(const Bytes& b, const ByteKernels& kernels, const float* x, int64_t begin,
+                 int64_t end) {
+  const OpRecord& o = b.op.record;
+  const BytePlan& p = b.plan;
+  ByteCopy c{};
+  c.plane = b.in.plane();
+  c.channels = b.in.channels;
+  c.inverse = 1.0f / o.input_scale;
+  c.zero = o.extra;
+  c.low = static_cast<float>(-o.extra), c.high = static_cast<float>(255 - o.extra);
+  for (int64_t at = begin * kBytePixels; at < end * kBytePixels; at += kBytePixels) {
+    c.x = x + at;
+    bool read = false;
+    for (int i = 0; i < kBytePixels; i++) {
+      const int64_t pixel = at + i;
+      const int64_t h = pixel / b.in.width + o.pad_top, w = pixel % b.in.width + o.pad_left;
+      const bool inside = pixel < b.in.pixels() && h < p.height && w < p.width;
+      c.to[i] = inside ? b.to + h * p.row + w * p.step : nullptr;
+      read |= inside;
+    }
+    if (read) kernels.copy(c);
+  }
+}
+
+}  // namespace
+
+void run_bytes(const Model& model, const Op& op, const Workspace& space) {
+  const OpRecord& o = op.record;
+  const BytePlan& p = op.conv.bytes;
+  const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
+  const Bytes b{op, p, in, out, reinterpret_cast<uint8_t*>(space.source)};
+  Pool& pool = *space.pool;
+  fill_outside(b);
+  const int64_t blocks = (in.pixels() + kBytePixels - 1) / kBytePixels;
+  const int shares = shares_of(blocks, pool);
+  pool.each(shares, [&](int share, int) {
+    copy_pixels(b, *model.byte_kernels, space.arena + in.offset, blocks * share / shares,
+                blocks * (share + 1) / shares);
+  });
+  const ByteSteps steps{p.steps.data(), p.base.data(), p.start.data(), p.output.data(),
+                        p.shift.data(), p.scale.data(), p.bias.data()};
+  const auto groups = static_cast<int32_t>(p.start.size()) - 1;
+  const auto tiles = static_cast<int>((out.pixels() + kBytePixels - 1) / kBytePixels);
+  const int parts = pool.threads() == 1 ? 1 : std::min<int>(groups, (8 + tiles - 1) / tiles);
+  float* const y = space.arena + out.offset;
+  const float* residual = o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset;
+  pool.each(tiles * parts, [&](int piece, int) {
+    const int64_t first = int64_t{piece / parts} * kBytePixels;
+    const int part = piece % parts;
+    ByteTile t{};
+    for (int i = 0; i < kBytePixels; i++) {  // a plane has room for 16 pixels at its end
+      const int64_t pixel = std::min(first + i, out.pixels() - 1);
+      t.x[i] = b.to + pixel / out.width * o.stride_h * p.row +
+               pixel % out.width * o.stride_w * p.step;
+    }
+    t.step = static_cast<ptrdiff_t>(o.stride_w) * p.step;
+    t.quads = out.width % 4 == 0 && first + kBytePixels <= out.pixels();
+    t.y = y + first;
+    t.y_plane = out.plane();
+    t.finish = {residual ? residual + first : nullptr, o.low, o.high};
+    model.byte_kernels->tile(t, steps, groups * part / parts, groups * (part + 1) / parts);
+  });
+}
+
+// The input with every value a whole number, behind the layer's other scratch.
+const float* rounded_input(const Model& model, const Op& op, const Workspace& space) {
+  const OpRecord& o = op.record;
+  const Buffer& in = model.buffers[o.in];
+  float* const to = space.source + op.conv.rounded_at;
+  const float* const from = space.arena + in.offset;
+  const int64_t blocks = (in.floats() + kBytePixels - 1) / kBytePixels;
+  const int shares = shares_of(blocks, *space.pool);
+  space.pool->each(shares, [&](int share, int) {
+    const int64_t begin = blocks * share / shares * kBytePixels;
+    const int64_t end = blocks * (share + 1) / shares * kBytePixels;
+    model.kernels->round(from + begin, to + begin, end - begin, 1.0f / o.input_scale,
+                         static_cast<float>(-o.extra), static_cast<float>(255 - o.extra));
+  });
+  return to;
+}
+
+}  // namespace flsp
