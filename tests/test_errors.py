@@ -2,15 +2,74 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
+from coordinator.cli import app as coordinator
 from edge_sdk import errors
+from edge_sdk.cli import app as device
 from edge_sdk.errors import EdgeError, EngineError, two_sentences
+from export.cli import app as exporter
 
-PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "errors.md"
+PACKAGES = ("edge_sdk", "coordinator", "export", "device_profiles")
+COMMANDS = {
+    name: typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, app in (
+        ("flash-coordinator", coordinator),
+        ("flash-edge", device),
+        ("flash-export", exporter),
+    )
+}
+# A command line in a text follows a colon; it ends with the sentence.
+LINE = re.compile(r": (flash-(?:coordinator|edge|export)) ([a-z-]+)((?: [^ ]+)*)")
+
+
+def texts(source: str) -> Iterator[str]:
+    """Each string of a source as a person reads it; X stands for what is put in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = [getattr(part, "value", "X") for part in node.values]
+            yield "".join(p if isinstance(p, str) else "X" for p in parts)
+
+
+def unknown(text: str) -> list[str]:
+    """Commands and options of a text's command lines that there are not."""
+    found = []
+    for program, command, rest in LINE.findall(text):
+        known = COMMANDS[program].get(command)
+        if known is None:
+            found.append(f"{program} {command}")
+            continue
+        options = {o for p in known.params for o in (*p.opts, *p.secondary_opts)}
+        said = re.findall(r"(?<= )--[a-z][a-z-]*", rest.partition(". ")[0])
+        found += [f"{program} {command} {o}" for o in said if o not in options]
+    return found
+
+
+def test_commands_that_a_message_names_exist_with_their_options() -> None:
+    assert unknown("Let it in: flash-coordinator invite.") == [
+        "flash-coordinator invite"
+    ]
+    assert unknown("Go on: flash-coordinator extend X --more 2.") == [
+        "flash-coordinator extend --more"
+    ]
+    files = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
+    named = {
+        f"{path.relative_to(ROOT)}: {what}"
+        for path in files
+        for text in texts(path.read_text(encoding="utf-8"))
+        for what in unknown(text)
+    }
+    assert named == set()
 
 
 def tree(kind: type[EdgeError]) -> list[type[EdgeError]]:

@@ -49,7 +49,8 @@ def extend_run(folder: Path, more: int) -> int:
         if registry.refused() and not registry.enrolled():
             raise StateError(
                 f"every device of {folder} was revoked: nobody could train",
-                remedy="Let devices in again: flash-coordinator invite.",
+                remedy="Let devices in again: flash-coordinator enroll "
+                f"{folder} --new NAME.",
             )
     before, total = extended_rounds(folder), settings.rounds + more
     algorithm = load_algorithm(settings.algorithm, beside=folder)

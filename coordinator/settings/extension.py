@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -24,14 +25,21 @@ def extended_rounds(folder: Path) -> int:
     """
     path = folder / FILE
     try:
-        return int(path.read_text("ascii"))
+        text = path.read_text("utf-8", "replace").strip()
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError) as error:
-        raise StateError(
-            f"{path} cannot be read: {error}",
-            remedy="Delete it, then extend the run again: flash-coordinator extend.",
-        ) from error
+    except OSError as error:
+        raise _damaged(path, f"cannot be read: {error.strerror or error}") from error
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise _damaged(path, f"holds {text[:20]!r}, which is no number of rounds")
+    return int(text)
+
+
+def _damaged(path: Path, what: str) -> StateError:
+    again = f"flash-coordinator extend {path.parent} --rounds N"
+    return StateError(
+        f"{path} {what}", remedy=f"Delete it, then extend the run again: {again}."
+    )
 
 
 def keep_extension(folder: Path, rounds: int) -> None:

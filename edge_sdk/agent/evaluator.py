@@ -85,6 +85,7 @@ class DeviceEvaluator:
         self._measured: _Wanted | None = None  # now
         self._answer: Evaluated | None = None  # the last one
         self._unsaid = False  # it waits for an acknowledgement that it can go with
+        self._warned = ""  # of the last answer
         self._begun = ""  # the task whose test was taken last
 
     @property
@@ -210,8 +211,17 @@ class DeviceEvaluator:
             # It had ended when a task began: nothing else is measured in between.
             measured, self._interrupted = self._interrupted, None
         log.info("%s: measured on %d test examples", answer.id, answer.examples)
+        self._warn(answer)
         self._answered(answer, rides=measured is not None and measured.rides)
         self.go_on(phase)
+
+    def _warn(self, answer: Evaluated) -> None:
+        """Logs why metrics have no value here, once until that changes."""
+        failed = [f"metric {name}: {why}" for name, why in answer.failed.items()]
+        said = "; ".join(filter(None, [answer.why, *failed]))
+        if said and said != self._warned:
+            log.warning("the test of a model on this device: %s", said)
+            self._warned = said
 
     @property
     def _next(self) -> _Wanted | None:

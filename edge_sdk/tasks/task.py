@@ -154,7 +154,7 @@ class Task:
     holdout_data: Callable[[Path], Examples] | None = None
     personal: Sequence[str] = ()
     frozen: Sequence[str] = ()
-    start: Path | None = None
+    start: Path | str | None = None
     statistics: Mapping[str, str] = field(default_factory=dict)
     adapters: Adapters | None = None
 

@@ -103,6 +103,14 @@ def test_an_extension_is_a_file_of_one_number(tmp_path: Path) -> None:
     assert extended_rounds(tmp_path) == 120
     keep_extension(tmp_path, 0)
     assert extended_rounds(tmp_path) == 0
-    (tmp_path / "rounds").write_text("many")
-    with pytest.raises(StateError, match="rounds cannot be read"):
+
+
+@pytest.mark.parametrize("text", ["many", "", "-3", "0", "1e3", "12 13", "9" * 20, "é"])
+def test_an_extension_that_is_no_number_of_rounds_is_named(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "rounds").write_text(text)
+    told = r"rounds holds '.*', which is no number of rounds"
+    with pytest.raises(StateError, match=told) as raised:
         extended_rounds(tmp_path)
+    assert f"flash-coordinator extend {tmp_path} --rounds N" in raised.value.help

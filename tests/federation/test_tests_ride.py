@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,32 @@ def test_sums_that_cannot_be_cost_the_answer_and_no_round(
     assert all(len(ledger.frozen(r.no)) == 2 for r in ledger.rounds())
     (whole,) = [r for r in ledger.evaluations(1) if r.device == TOGETHER]
     assert whole.metrics["accuracy"] == 0.75
+
+
+def test_what_is_wrong_with_a_devices_tests_is_said_once_with_its_name(
+    house: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    def of(name: str, order: Evaluate) -> Evaluated:
+        good = right(order)
+        if name == "pi-3":  # another version of the task
+            return msgspec.structs.replace(good, sums={"accuracy": [15, 20, 1]})
+        failed = {"loss": "its sums hold a NaN or an infinity"}
+        return msgspec.structs.replace(good, failed=failed) if name == "pi-2" else good
+
+    room = house(rounds=5, wait_for=3)
+    for name in (*NAMES, "pi-3"):
+        room.device(name, partial(of, name))
+    room.rounds()
+    wholes = [r for r in room.coordinator.ledger.evaluations() if r.device == TOGETHER]
+    assert [w.metrics["accuracy"] for w in wholes] == [0.75] * 3
+    logged = [r for r in caplog.records if r.levelname == "WARNING"]
+    said = [r.getMessage() for r in logged if "answers" in r.name]
+    assert [s for s in said if s.startswith("pi-2, test of round 1: loss: its sums")]
+    assert [s for s in said if "accuracy is without pi-3, whose sums are not of" in s]
+    assert len(said) == 2
+    there = [r.getMessage() for r in logged if "evaluator" in r.name]
+    assert len(there) == 1
+    assert "metric loss: its sums hold a NaN" in there[0]
 
 
 def test_a_task_does_not_wait_for_a_test_that_goes_on() -> None:

@@ -22,6 +22,7 @@ from edge_sdk.sparse import draw, exact_counts, uniform
 from edge_sdk.storage.memory import DeviceMemory
 from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 from edge_sdk.tasks.parts.freeze import task_model
+from edge_sdk.tasks.parts.patterns import matched
 from edge_sdk.tasks.parts.run_task import run_task
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.memory_limit import EngineName
@@ -329,6 +330,34 @@ def test_a_start_file_that_does_not_fit_is_named(
     path = save(tmp_path / "start.pt", state)
     with pytest.raises(TaskError, match=told):
         run_task(PLAIN, structs.replace(SETTINGS, start=path))
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        (network(), "holds objects, not only a state dict"),
+        ({"model": network().state_dict(), "epoch": 3}, "but under 'model'"),
+        ([torch.zeros(2)], "holds no state dict"),
+        ({"0.weight": "text"}, "holds no state dict"),
+    ],
+    ids=["module", "within", "list", "text"],
+)
+def test_a_start_file_of_another_kind_says_so_in_one_line(
+    tmp_path: Path, saved: Any, told: str
+) -> None:
+    """What torch says is many lines, and has people load what may run code."""
+    path = tmp_path / "start.pt"
+    torch.save(saved, path)
+    task = replace(PLAIN, start=str(path))  # a task's author may write a str
+    with pytest.raises(TaskError, match=told) as raised:
+        initial_state(task, 1)
+    assert "\n" not in f"{raised.value}{raised.value.help}"
+
+
+@pytest.mark.parametrize("given", [3, [3], [None], [nn.Linear(1, 1)]])
+def test_patterns_that_are_no_text_are_named(given: Any) -> None:
+    with pytest.raises(TaskError, match=r"personal has a .* no pattern of names"):
+        matched(replace(PLAIN, personal=given), "personal", ["0.weight", "0.bias"])
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text"])

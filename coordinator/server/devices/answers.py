@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -13,7 +14,22 @@ from edge_sdk.evaluation.metric import Metric, MetricFailure
 from edge_sdk.evaluation.tally import Tally, total, values_of
 from edge_sdk.wire.messages import BaseTested, Evaluated
 
-__all__ = ["answer_row", "together"]
+__all__ = ["AnswerWarnings", "answer_row", "together"]
+
+log = logging.getLogger(__name__)
+
+
+class AnswerWarnings:
+    """Log of what is wrong with answers: once for each device, until it changes."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def warn(self, row: EvaluationRow, whose: str) -> None:
+        """Logs why an answer is not whole, if it was not the same the last time."""
+        if row.why and self._said.get(whose) != row.why:
+            log.warning("%s, test of round %d: %s", whose, row.round, row.why)
+            self._said[whose] = row.why
 
 
 def answer_row(
@@ -67,13 +83,14 @@ def answer_row(
 def together(rows: Sequence[EvaluationRow], metrics: Sequence[Metric]) -> EvaluationRow:
     """All devices of a density together: the metrics over all of their examples.
 
-    A device whose sums are of another size than most is left out of that metric.
+    A device whose sums are of another size than most is left out of that metric, and
+    named in `why`.
 
     Args:
         rows: Of one round and density, one per device; at least one.
         metrics: What was measured.
     """
-    first, values = rows[0], dict[str, float]()
+    first, values, odd = rows[0], dict[str, float](), list[str]()
     sums: dict[str, list[float]] = {}
     for metric in metrics:
         given = [row.sums[metric.name] for row in rows if metric.name in row.sums]
@@ -81,6 +98,13 @@ def together(rows: Sequence[EvaluationRow], metrics: Sequence[Metric]) -> Evalua
             continue
         sizes = [len(one) for one in given]
         size = max(set(sizes), key=lambda n: (sizes.count(n), n))
+        counts = {row.device: len(row.sums.get(metric.name, ())) for row in rows}
+        others = [one for one, n in counts.items() if n not in (0, size)]
+        if others and 2 * len(others) < len(sizes):  # of two, either may be wrong
+            odd.append(
+                f"{metric.name} is without {', '.join(others)}, whose sums are not of "
+                f"{size} numbers: give each device the same task"
+            )
         parts = [
             Tally({metric.name: np.array(one, np.float64)})
             for one in given
@@ -94,4 +118,5 @@ def together(rows: Sequence[EvaluationRow], metrics: Sequence[Metric]) -> Evalua
         sum(row.examples for row in rows),
         sums,
         values,
+        "; ".join(odd)[:500],
     )

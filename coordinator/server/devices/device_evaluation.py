@@ -23,7 +23,7 @@ from coordinator.ledger import EvaluationRow, Ledger, TaskRow
 from coordinator.ledger.device_rows import TOGETHER
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.blobs import OrderBlobs, publish_blobs
-from coordinator.server.devices.answers import answer_row, together
+from coordinator.server.devices.answers import AnswerWarnings, answer_row, together
 from coordinator.server.devices.drift_reports import DriftReports
 from edge_sdk.evaluation.interval import worse_text
 from edge_sdk.evaluation.measure import Measure
@@ -113,6 +113,7 @@ class DeviceEvaluation:
         self._holdout, self._reports = holdout, reports
         self._ledger, self._publisher = ledger, publisher
         self._evaluates, self._clock = evaluates, clock
+        self._warnings = AnswerWarnings()
         self._asked: dict[str, _Asked] = {}
         self._asked_before: dict[str, _Asked] = {}
 
@@ -158,11 +159,7 @@ class DeviceEvaluation:
         self._publisher.tell(device, order, round_no=no)
 
     def acknowledged(self, device: str, ack: TaskAck) -> None:
-        """Records the answer that comes with an acknowledgement, if one does.
-
-        Raises:
-            RemoteProtocolError: As `answered`.
-        """
+        """Records the answer that comes with an acknowledgement, as `answered`."""
         if ack.tested is not UNSET:
             self.answered(device, ack.tested)
 
@@ -183,19 +180,21 @@ class DeviceEvaluation:
         if answer.data is not None:
             self._reports.take(device, no, answer.data)
         row = answer_row(no, density, device, answer, self._metrics)
-        if row.why:
-            log.warning("%s, test of round %d: %s", device, row.round, row.why)
+        self._warnings.warn(row, device)
         self._ledger.record_evaluation(row)
         rows = [
             one
             for one in self._ledger.evaluations(row.round)
             if one.density == row.density and one.device != TOGETHER
         ]
-        self._ledger.record_evaluation(together(rows, self._metrics))
-        self._compare(no, density, rows)
+        whole = together(rows, self._metrics)
+        self._warnings.warn(whole, f"devices at density {density:g}")
+        self._ledger.record_evaluation(whole)
+        self._compare(whole, rows)
 
-    def _compare(self, no: int, density: float, rows: list[EvaluationRow]) -> None:
+    def _compare(self, whole: EvaluationRow, rows: list[EvaluationRow]) -> None:
         """Marks a model that is worse on the devices that tested the one before."""
+        no, density = whole.round, whole.density
         done = [r.no for r in self._ledger.rounds() if r.model and 0 < r.no < no]
         if not done:
             return
@@ -206,7 +205,7 @@ class DeviceEvaluation:
             (np.array(before), np.array(after))
             for row in rows
             if (before := old.get(row.device)) and (after := row.sums.get(first.name))
-            if len(before) == len(after)
+            if len(before) == len(after) == len(whole.sums[first.name])
         ]
         sums = [b for b, _ in both], [a for _, a in both]
         why = worse_text(first, *sums, f"{len(both)} devices")

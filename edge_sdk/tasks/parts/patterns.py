@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +39,14 @@ def matched(
     }[what]
     if isinstance(patterns, str):
         patterns = (patterns,)
+    given: object = patterns
+    held = list(given) if isinstance(given, Collection) else [given]
+    if strange := [one for one in held if not isinstance(one, str)]:
+        raise TaskError(
+            f"task {task.name}: {what} has a {type(strange[0]).__name__}, which is no "
+            "pattern of names",
+            remedy=f"Name entries of the model: {what}=['head.*'].",
+        )
     found: set[str] = set()
     for pattern in patterns:
         some = [n for n in names if fits(n, pattern)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ __all__ = ["start_state"]
 log = logging.getLogger(__name__)
 
 _SHOWN = 4
+_UNREADABLE = "it is damaged, or not of safetensors or torch.save"
+_WRITE = "Write it by torch.save(model.state_dict(), path), or as .safetensors."
 
 
 def start_state(
-    path: Path,
+    path: Path | str,
     model: Mapping[str, NDArray[Any]],
     new: Collection[str] = (),
 ) -> dict[str, NDArray[Any]]:
@@ -38,7 +41,7 @@ def start_state(
         TaskError: If it cannot be read, has entries that the model does not have, none
             that it has, or some of other shapes or with values that are not finite.
     """
-    found = _read(path)
+    found = _read(Path(path))
     surplus = [n for n in found if n not in model]
     missing = [n for n in model if n not in found and n not in new]
     if surplus or not found:
@@ -87,22 +90,35 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             raw: Any = load_file(path)
         else:
             raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a file of another kind provokes differs
+    except OSError as error:
         raise TaskError(
-            f"start file {path} cannot be read: {error}",
-            remedy="Give a .safetensors file, or one that torch.save wrote of a "
-            "state_dict.",
+            f"start file {path} cannot be read: {error.strerror or error}",
+            remedy="Correct its path, or its permissions.",
+        ) from error
+    except Exception as error:  # what a file of another kind provokes differs
+        whole = zipfile.is_zipfile(path)  # as torch.save writes
+        raise TaskError(
+            f"start file {path} cannot be read: "
+            + ("it holds objects, not only a state dict" if whole else _UNREADABLE),
+            remedy=_WRITE,
         ) from error
     inner = raw.get("state_dict") if isinstance(raw, Mapping) else None
-    raw = inner if isinstance(inner, Mapping) else raw
-    if not isinstance(raw, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in raw.values()
-    ):
+    raw = inner if _is_state(inner) else raw
+    if not _is_state(raw):
+        parts = raw.items() if isinstance(raw, Mapping) else ()
+        within = [name for name, part in parts if _is_state(part) and part]
         raise TaskError(
-            f"start file {path} holds no state dict",
-            remedy="Write it by torch.save(model.state_dict(), path).",
+            f"start file {path} holds no state dict"
+            + (f" but under {within[0]!r}" if within else ""),
+            remedy="Write that one alone, by torch.save." if within else _WRITE,
         )
     return {str(n): _array(t) for n, t in raw.items()}
+
+
+def _is_state(found: object) -> bool:
+    return isinstance(found, Mapping) and all(
+        isinstance(v, torch.Tensor) for v in found.values()
+    )
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:
