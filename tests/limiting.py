@@ -75,7 +75,7 @@ class LimitingBroker:
         port: Where it listens.
         breaches: Count by kind.
         told: A line for each of the first breaches.
-        connects: CONNECTs by client id.
+        first_connect: Monotonic seconds of the first CONNECT, by client id.
         published: Messages by client id.
         bytes: Their bytes.
         most: The most that was seen of each thing.
@@ -88,7 +88,7 @@ class LimitingBroker:
         self.told: list[str] = []
         self.most: Counter[str] = Counter()
         self.packets = 0
-        self.connects: Counter[str] = Counter()  # of each client
+        self.first_connect: dict[str, float] = {}
         self.published: Counter[str] = Counter()  # messages of each client
         self.bytes: Counter[str] = Counter()  # of these
         self._retained: set[str] = set()
@@ -245,7 +245,7 @@ class LimitingBroker:
         if gap_s * limits.connects_per_s < 1:
             found.append(f"CONNECT rate: {gap_s:.2f} s after the last")
         self._connects[client.name] = now
-        self.connects[client.name] += 1
+        self.first_connect.setdefault(client.name, now)
         return found
 
     def _publish(

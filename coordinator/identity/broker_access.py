@@ -58,7 +58,7 @@ def identities_for(folder: Path, settings: RunSettings) -> IdentityRegistry | No
     Raises:
         IdentityError: If it would be plain where other machines can listen.
     """
-    theirs = broker_address(settings) if settings.broker else None
+    theirs = address_of_user(settings) if settings.broker else None
     local = is_local(settings.address) and (theirs is None or theirs.local)
     enrolled = IdentityRegistry.exists(folder)
     if not is_guarded(insecure=settings.insecure, local=local, enrolled=enrolled):
@@ -92,7 +92,7 @@ def open_broker_access(
     where = folder / "broker"
     if identities is None:
         port = settings.port or None
-        theirs = broker_address(settings) if settings.broker else None
+        theirs = address_of_user(settings) if settings.broker else None
         with open_broker(theirs, where, port=port) as broker:
             yield BrokerAccess(broker, broker.address)
     elif settings.broker:

@@ -13,6 +13,7 @@ from edge_sdk.transport.limits import BrokerLimits, limits_of
 from edge_sdk.transport.proxy import Proxy
 
 __all__ = [
+    "DEFAULT_PORT",
     "Address",
     "Tls",
     "is_local",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["SUSPECT", "Backoff", "Ending", "Parted"]
+__all__ = ["QUICK", "SUSPECT", "Backoff", "Ending", "Parted", "suspected"]
 
 CUT = 8  # times the longest wait: where only a person can end it
 SETTLED_S = 60.0  # a link that lasted two keepalives is not cut for what it first sends
+QUICK_S = 2.0  # a link that ends sooner, and with nothing on its way, is a quick one
+QUICK = 3  # quick links in a row that networks may have; then a broker ends them
 SUSPECT = 2  # links cut in a row behind the same message before it is blamed
 
 
@@ -46,12 +48,14 @@ class Ending:
             it had acknowledged all, or a larger one. A SUBSCRIBE comes before.
         reason: MQTT 5 reason code that the broker gave; 0 for none.
         burst: Messages that it was sent in its last second.
+        last: The last message that it was sent; None without one.
     """
 
     lived_s: float
     unanswered: Parted | None = None
     reason: int = 0
     burst: int = 0
+    last: Parted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Backoff:
         delay_s: The next wait; 0 for the first.
         blamed: The message behind which links were cut.
         cuts: How often in a row.
+        quick: Quick links in a row.
     """
 
     first_s: float
@@ -71,6 +76,12 @@ class Backoff:
     delay_s: float = 0.0
     blamed: Parted | None = None
     cuts: int = 0
+    quick: int = 0
+
+    @property
+    def loops(self) -> bool:
+        """True from when the broker, not the network, seems to end links at once."""
+        return self.quick > QUICK
 
     @property
     def suspect(self) -> Parted | None:
@@ -87,10 +98,17 @@ class Backoff:
         """After a link that was up: what comes next, and seconds to wait.
 
         The first cut is met at once, as networks are what they are; a link that is cut
-        again behind a message to the same topic is waited for longer each time.
+        again behind a message to the same topic is waited for longer each time, and so
+        is one that ends at once whatever it is sent.
         """
         lost = how.unanswered
         fresh = Backoff(self.first_s, self.most_s)
+        if lost is None and how.lived_s < QUICK_S:
+            quick = self.quick + 1
+            wait_s = min(
+                self.first_s * 2.0 ** min(max(quick - QUICK, 0), 30), self.most_s
+            )
+            return replace(fresh, quick=quick), wait_s
         if how.lived_s >= SETTLED_S or lost is None:
             return fresh, self.first_s
         if self.blamed is None or self.blamed.topic != lost.topic:
@@ -98,3 +116,31 @@ class Backoff:
         cuts = self.cuts + 1
         wait_s = min(self.first_s * 2.0 ** min(cuts, 30), CUT * self.most_s)
         return replace(fresh, delay_s=wait_s, blamed=lost, cuts=cuts), wait_s
+
+
+def suspected(before: Backoff, now: Backoff, end: Ending) -> str:
+    """The sentence on a broker that ends one link after the other; "" without news.
+
+    Args:
+        before: Before the last link's end.
+        now: After it.
+        end: The end.
+    """
+    blamed = now.suspect
+    if blamed is not None and not (before.suspect and before.blamed == blamed):
+        return (
+            f"cuts the link each time it is sent {blamed} ({now.cuts} times now): it "
+            "is more than the broker takes (raise max_packet_size or "
+            "message_size_limit, to 128 KiB if you can, or set broker_profile), or its "
+            "access list forbids the topic; trying again, later each time"
+        )
+    if now.loops and not before.loops:
+        after = (
+            "" if end.last is None else f"; the last that it was sent was {end.last}"
+        )
+        return (
+            f"has ended {now.quick} links in a row at once, with nothing left without "
+            f"an answer{after}: look at its log and its access list, and whether "
+            "another process has this client id; trying again, later each time"
+        )
+    return ""

@@ -62,8 +62,7 @@ class Link:
     Attributes:
         gone: Set when the connection has ended.
 
-    Whatever it hands out may be called at any time by any thread, also after its end:
-    nothing happens then.
+    What it hands out may be called at any time by any thread, also after its end.
 
     Raises:
         OSError: Nobody listens there.
@@ -118,7 +117,7 @@ class Link:
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
             properties = expiry_properties(parcel.expires_s)
         sure = parcel.sure and limits.qos > 0
-        self._unanswered.sends()
+        self._unanswered.sends(parcel.topic, parcel.size)
 
         def send(client: Client) -> paho.MQTTMessageInfo:
             info = client.publish(
@@ -191,8 +190,7 @@ class Link:
     def _use(self, ask: Callable[[Client], T]) -> T | None:
         """Asks something of paho's client; None on a link that has ended.
 
-        Between the end of a connection and our `close` paho's thread takes the socket
-        away under us: what it raises then says no more than `gone` does.
+        paho takes its socket away at a connection's end: errors then say no more.
         """
         with self._using:
             if self._ended:
@@ -223,8 +221,10 @@ class Link:
         keepalive_s = min(KEEPALIVE_S, self.limits.keepalive_s)
         connect_client(self._client, self._dialect, keepalive_s, self._window)
         self._client.loop_start()
-        ended = self._answered.wait(ANSWER_S)
-        check_answer(self._answer, self._dialect, self._trouble, ended=ended)
+        end = self._answered.wait(ANSWER_S)
+        check_answer(
+            self._answer, self._client, self._dialect, self._trouble, ended=end
+        )
 
     def _logged(self, _c: paho.Client, _u: object, _level: int, text: str) -> None:
         if "SSL" in text:

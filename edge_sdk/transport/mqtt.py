@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.backoff import Backoff, Ending
+from edge_sdk.transport.backoff import Backoff, Ending, suspected
 from edge_sdk.transport.base import Deliver, OnLink, OutgoingMessage, Traffic, Will
 from edge_sdk.transport.dialect import RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
@@ -22,6 +22,7 @@ from edge_sdk.transport.limits.window import SubscriptionWindow
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.open_link import open_link
+from edge_sdk.transport.refusals import unreached
 
 __all__ = ["MqttTransport"]
 
@@ -64,7 +65,7 @@ class MqttTransport:
         once: bool = False,
         window: int | None = None,
     ) -> None:
-        self._once = once
+        self._once, self._failed = once, False  # the only attempt
         self._address, self._client_id, self._will = address, client_id, will
         self._deliver, self._on_link, self._window = deliver, on_link, window
         self._lock = threading.RLock()
@@ -78,7 +79,6 @@ class MqttTransport:
         self._first = threading.Event()  # the first answer, whatever it is
         self._why: ConnectionError | None = None  # we are refused
         self._silent = ""  # what else listens there, or why nobody is reached
-        self._failed = False  # the only attempt
         self._closing = threading.Event()
         self._jitter = np.random.default_rng()  # of waits only
         self._keeper = threading.Thread(
@@ -183,17 +183,19 @@ class MqttTransport:
             self._call(self._on_link, False)  # noqa: FBT003 - a callback
             said, before, end = "", backoff, link.ending()
             backoff, wait_s = backoff.ended(end)
-            self._say_suspect(before, backoff)
+            why = suspected(before, backoff, end)
+            if why:
+                log.error("the broker at %s %s", self._address.url, why)
             self._lower(link.limits, end, backoff)
-            least = 0.0 if backoff.suspect is None else 0.5  # it comes back at once
+            blamed = backoff.loops or backoff.suspect is not None
+            least = 0.5 if blamed else 0.0  # else it comes back at once
             self._rest(wait_s * self._jitter.uniform(least, 1.0))
 
     def _rest(self, seconds: float) -> None:
         self._closing.wait(max(seconds, self._limits.connect_gap_s))
 
     def _say_failure(self, error: Exception, said: str) -> str:
-        """Logs why there is no link; a broker away for a night is one line."""
-        refused = isinstance(error, RefusedError)
+        """Logs why there is no link: one line a night, a warning if there never was."""
         if isinstance(error, RefusedError):
             self._why = error
             self._first.set()
@@ -202,23 +204,11 @@ class MqttTransport:
             self._silent = getattr(error, "strerror", None) or str(error)
             self._failed = True
             self._first.set()
-        level = logging.WARNING if refused else logging.INFO
-        level = logging.DEBUG if str(error) == said else level
-        log.log(level, "no link to %s: %s", self._address.url, error)
+        urgent = self._why is error or not self._said
+        known = logging.WARNING if urgent else logging.INFO
+        level = logging.DEBUG if str(error) == said else known
+        log.log(level, "no link to %s: %s", self._address.url, unreached(error))
         return str(error)
-
-    def _say_suspect(self, before: Backoff, now: Backoff) -> None:
-        """Names the packet that the broker cuts one link after the other for."""
-        blamed = now.suspect
-        if blamed is None or (before.suspect and before.blamed == blamed):
-            return
-        log.error(
-            "the broker at %s cuts the link each time it is sent %s (%d times now): it "
-            "is more than the broker takes (raise max_packet_size or "
-            "message_size_limit, to 128 KiB if you can, or set broker_profile), or its "
-            "access list forbids the topic; trying again, later each time",
-            *(self._address.url, blamed, now.cuts),
-        )
 
     def _lower(self, limits: BrokerLimits, end: Ending, now: Backoff) -> None:
         """Keeps to lower limits if the end of a link speaks for them."""

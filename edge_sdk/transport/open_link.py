@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
+from itertools import chain, repeat
 
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Deliver, Will
@@ -45,11 +47,15 @@ def open_link(
             "broker takes: give the device, or the federation, a shorter name"
         )
 
+    # Brokers bound the CONNECTs of a client id: each but the first waits.
+    waits = chain((0.0,), repeat(address.limits.connect_gap_s))
+
     def in_dialect(one: Address, dialect: Dialect) -> Link:
         """Asked again without what the broker does not have.
 
         A will to retain, or to send by QoS 1, may be refused with the CONNECT.
         """
+        time.sleep(next(waits))
         try:
             return Link(
                 one, client_id, dialect, deliver, will=will, window=window, meter=meter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-__all__ = ["in_tls_words", "in_words", "name_of", "with_remedy"]
+__all__ = ["in_tls_words", "in_words", "name_of", "unreached", "with_remedy"]
 
 # What a person can do about a broker's reason; MQTT 5.0, section 2.4, and CONNACK of
 # 3.1.1, which paho translates.
@@ -74,6 +74,12 @@ TLS = (
         "the broker's certificate is not believed: it is another federation's, has "
         "another name, or this clock runs ahead",
     ),
+    (
+        "no application protocol",
+        "what listens there does not take the protocol that the TLS handshake names "
+        "(ALPN): write ?alpn=NAME behind the URL, by the broker's manual; mqtt as a "
+        "rule",
+    ),
     *(
         (
             sign,
@@ -93,6 +99,18 @@ def name_of(reason: int) -> str:
 def in_tls_words(text: str) -> str:
     """The meaning of an error of OpenSSL; its own text where none is known."""
     return next((words for sign, words in TLS if sign in text), text)
+
+
+def unreached(error: Exception) -> str:
+    """The reason why there is no link, and what to do; our own words as they are.
+
+    Example:
+        >>> unreached(ConnectionRefusedError(111, "Connection refused"))
+        "Connection refused: check the broker's URL, the firewall, and that it runs"
+    """
+    said = getattr(error, "strerror", None)
+    check = "check the broker's URL, the firewall, and that it runs"
+    return f"{said}: {check}" if said else str(error)
 
 
 def in_words(code: ReasonCode) -> str:

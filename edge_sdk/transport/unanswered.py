@@ -64,11 +64,12 @@ class Unanswered:
         self.messages = Outstanding[Parted, tuple[ReasonCode, int | None]]()
         self.filters = Outstanding[tuple[list[str], Parted], list[ReasonCode]]()
         self._largest_taken = 0  # bytes; of the messages that were acknowledged
-        self._lately: deque[float] = deque(maxlen=1024)  # when messages were sent
+        # When, where to and how many bytes; of any quality of service.
+        self._lately: deque[tuple[float, str, int]] = deque(maxlen=1024)
 
-    def sends(self) -> None:
+    def sends(self, topic: str, size: int) -> None:
         """Count a message of any quality of service."""
-        self._lately.append(time.monotonic())
+        self._lately.append((time.monotonic(), topic, size))
 
     def taken(self, size: int) -> None:
         """The broker has acknowledged a message of so many bytes."""
@@ -81,10 +82,11 @@ class Unanswered:
             lived_s: Seconds that it was up.
             reason: The broker's reason code; 0 for none.
         """
-        last = self._lately[-1] if self._lately else 0.0
-        burst = sum(last - sent <= 1.0 for sent in list(self._lately))
+        lately = list(self._lately)
+        burst = sum(lately[-1][0] - sent <= 1.0 for sent, _, _ in lately)
+        last = Parted(*lately[-1][1:]) if lately else None
         lost = max(self.messages.acts(), key=lambda act: act.size, default=None)
         if lost is not None and lost.size <= self._largest_taken:
             lost = None
         asked = self.filters.acts()
-        return Ending(lived_s, asked[0][1] if asked else lost, reason, burst)
+        return Ending(lived_s, asked[0][1] if asked else lost, reason, burst, last)

@@ -20,7 +20,14 @@ from coordinator.server.devices.presence import UNHEARD_S, Unheard
 from edge_sdk.device.doctor import Check, DoctorTarget, link
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, Tls
-from edge_sdk.transport.backoff import SUSPECT, Backoff, Ending, Parted
+from edge_sdk.transport.backoff import (
+    QUICK,
+    SUSPECT,
+    Backoff,
+    Ending,
+    Parted,
+    suspected,
+)
 from edge_sdk.transport.base import ReceivedMessage, Will
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.mqtt import MqttTransport
@@ -75,6 +82,23 @@ def test_links_cut_behind_one_message_are_waited_for_longer_each_time() -> None:
     assert wait == 120.0
     other, wait = now.ended(Ending(0.1, Parted("another", 100)))
     assert (wait, other.suspect) == (0.5, None)
+
+
+def test_links_that_end_at_once_with_all_answered_are_waited_for_longer() -> None:
+    """As of a broker that refuses a topic, and then hangs up."""
+    now, waits, said = Backoff(0.5, 15.0), [], []
+    for _ in range(12):
+        before, end = now, Ending(0.1, last=Parted("f/st", 90))
+        now, wait = now.ended(end)
+        waits.append(wait)
+        said.append(suspected(before, now, end))
+    assert waits[:3] == [0.5] * 3  # networks do that
+    assert waits[3:8] == [1.0, 2.0, 4.0, 8.0, 15.0]
+    assert waits[8:] == [15.0] * 4
+    assert [bool(one) for one in said] == [n == 3 for n in range(12)]
+    assert "4 links in a row" in said[3]
+    assert "a message of 90 bytes to f/st" in said[3]
+    assert now.ended(Ending(30.0)) == (Backoff(0.5, 15.0), 0.5)
 
 
 # -- brokers ---------------------------------------------------------------------------
@@ -190,6 +214,23 @@ def test_a_broker_that_cuts_the_link_behind_a_message_is_told_which(
     assert "18" in line  # the size
     assert "f/hello" in line
     assert "message_size_limit" in line
+
+
+def test_a_broker_that_hangs_up_behind_what_it_need_not_answer_is_no_loop(
+    cutter: Cutter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 60.0))
+    monkeypatch.setattr("edge_sdk.transport.backoff.QUICK_S", 60.0)  # a slow machine
+    links = queue.Queue[bool]()
+    with contextlib.closing(
+        MqttTransport(cutter.address, "x1", lambda _: None, links.put)
+    ) as transport:
+        while "links in a row at once" not in caplog.text:
+            if links.get(timeout=WAIT_S):
+                transport.publish("f/hello", bytes(1800), sure=False)
+    (said,) = [m for m in caplog.messages if "links in a row at once" in m]
+    assert "f/hello" in said
+    assert cutter.links <= QUICK + 2  # it goes on, later each time
 
 
 def test_a_broker_that_hangs_up_on_every_connect_says_what_that_may_be(

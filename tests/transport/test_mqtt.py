@@ -311,7 +311,7 @@ def test_a_broker_that_stays_away_is_told_once(
             transport.close()
             logger.removeHandler(watched)
     levels = [r.levelno for r in caplog.records if "no link to" in r.getMessage()]
-    assert levels[:3] == [logging.INFO, logging.DEBUG, logging.DEBUG]
+    assert levels[:3] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
 
 
 def test_no_broker_is_one_sentence_with_a_remedy() -> None:

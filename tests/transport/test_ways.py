@@ -10,20 +10,25 @@ from pathlib import Path
 
 import pytest
 from brokers import mosquitto
+from limiting import LimitingBroker
 from patience import patience
-from walls import HttpProxy, SecureFront, SocksProxy
+from walls import HttpProxy, Listener, SecureFront, SocksProxy
 from whole_run import run_through
 
 from coordinator.broker.check import check_broker
+from coordinator.identity.broker_access import identities_for, open_broker_access
 from coordinator.identity.registry import IdentityRegistry
+from coordinator.settings import RunSettings
 from edge_sdk.errors import BrokerError, SettingsError
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.terminal import redacted
 from edge_sdk.transport.address import Address, Tls, parse_url
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.transport.configured import broker_address
+from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.proxy import Proxy, parse_proxy, proxy_from
+from edge_sdk.transport.refusals import in_tls_words
 
 WAIT_S = patience(20.0)
 NAME = "broker.example"  # known to nobody but the proxy
@@ -108,8 +113,55 @@ def test_mqtt_names_itself_beside_https(
         assert echo(there) == 65_536
         check_broker(there)
         assert set(front.asked) == {"alpn mqtt"}
-        with pytest.raises(BrokerError):
+        with pytest.raises(BrokerError, match=r"named in the handshake \(\?alpn=mqtt"):
             echo(parse_url(url, Tls(authority)))
+        with pytest.raises(BrokerError, match=r"another protocol .* than http"):
+            echo(parse_url(f"{url}?alpn=http", Tls(authority)))
+
+
+def test_a_refused_protocol_of_the_handshake_is_said_as_such() -> None:
+    """As OpenSSL's server does; Python's own accepts any."""
+    said = "[SSL] tlsv1 alert no application protocol (_ssl.c:1006)"
+    assert "?alpn=NAME" in in_tls_words(said)
+
+
+@pytest.mark.broker
+def test_a_run_on_this_machine_believes_the_users_authority(
+    broker: Address, pki: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    authority, certificates = pki
+    with SecureFront(broker.port, certificates["127.0.0.1"]) as front:
+        settings = RunSettings(
+            federation="own",
+            task="digits",
+            evaluation=tmp_path,
+            densities=[0.2],
+            rounds=1,
+            broker=f"mqtts://127.0.0.1:{front.port}",
+            broker_ca=authority,
+        )
+        assert identities_for(tmp_path, settings) is None
+        with open_broker_access(tmp_path, settings, None) as access:
+            assert echo(access.address) == 65_536
+
+
+class Older(Listener):
+    """Hangs up at a CONNECT of MQTT 5; takes one of 3.1.1."""
+
+    def serve(self, link: socket.socket) -> None:
+        if link.recv(4096)[8] == 4:
+            link.sendall(b"\x20\x02\x00\x00")
+            while link.recv(4096):
+                pass
+
+
+def test_an_older_broker_is_asked_again_no_sooner_than_its_limit_allows() -> None:
+    limits = BrokerLimits(connects_per_s=1)
+    with Older() as old, LimitingBroker(old.port, limits) as proxy:
+        there = Address("127.0.0.1", proxy.port, limits=limits)
+        MqttTransport(there, "x1", print, lambda _: None, wait_s=WAIT_S).close()
+        assert not proxy.breaches
+        assert proxy.packets >= 2
 
 
 @pytest.mark.broker

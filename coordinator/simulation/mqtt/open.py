@@ -21,7 +21,7 @@ from coordinator.simulation.mqtt.traffic import TrafficSum
 from coordinator.simulation.record import Wire
 from coordinator.simulation.workers.interface import Workers
 from edge_sdk.errors import SettingsError
-from edge_sdk.transport.address import parse_url
+from edge_sdk.transport.address import DEFAULT_PORT, parse_url
 from edge_sdk.wire.messages import Manifest
 
 __all__ = ["OWN", "check_reachable", "check_transport", "over_mqtt"]
@@ -39,7 +39,7 @@ def check_transport(transport: str) -> str:
         BrokerError: If its URL cannot be one.
     """
     if transport and transport != OWN:
-        if not transport.startswith(("mqtt://", "mqtts://")):
+        if not transport.startswith(tuple(f"{scheme}://" for scheme in DEFAULT_PORT)):
             raise SettingsError(
                 f"--transport {transport!r} is no transport",
                 remedy="Take mqtt for a broker that is started here, or the URL of "

@@ -113,12 +113,18 @@ def connect_client(
 
 
 def check_answer(
-    answer: ReasonCode | None, dialect: Dialect, trouble: str, *, ended: bool
+    answer: ReasonCode | None,
+    client: Client,
+    dialect: Dialect,
+    trouble: str,
+    *,
+    ended: bool,
 ) -> None:
     """Raises what the broker's answer to a CONNECT, or its silence, comes to.
 
     Args:
         answer: The reason of its CONNACK; None for none.
+        client: The client that sent it.
         dialect: The version that was spoken.
         trouble: What TLS said; in 1.3 a refusal comes after the handshake.
         ended: Whether it answered, or closed the connection.
@@ -133,14 +139,23 @@ def check_answer(
         raise RefusedError(in_tls_words(trouble))
     if answer is None:
         raise SilentError(
-            f"it closed the connection after our CONNECT in MQTT "
-            f"{dialect.value}: it has no "
-            "room for more clients, wants TLS (mqtts://), or is no MQTT broker"
+            f"it closed the connection after our CONNECT in MQTT {dialect.value}: "
+            f"it has no room for more clients, {_wants(client.address)}, or is no "
+            "MQTT broker"
         )
     if answer.getName().startswith("Unsupported"):
         raise SilentError(f"it does not speak MQTT {dialect.value}")
     if answer.is_failure:
         raise RefusedError(in_words(answer), answer.value)
+
+
+def _wants(address: Address) -> str:
+    """Likely demand of a broker that closes a connection without a word."""
+    if address.tls is None:
+        return "wants TLS (mqtts://, wss://)"
+    if address.alpn:
+        return f"wants another protocol named (?alpn=NAME) than {address.alpn}"
+    return "wants its protocol named in the handshake (?alpn=mqtt behind the URL)"
 
 
 def expiry_properties(seconds: int) -> Properties:
