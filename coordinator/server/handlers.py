@@ -161,11 +161,10 @@ class MessageHandlers:
         if state == "coming":
             self.tell(device, Wait(COMPILING_MS, "its training program is being made"))
             return
-        refused = self._fleet.hello(device, hello, boot)
-        if state == "none":
-            refused = f"it has no torch, and this model no program: {program.why_not}"
-        if refused is not None:
-            self._not_let_in(device, refused)
+        why_not = f"it has no torch, and this model no program: {program.why_not}"
+        told = why_not if state == "none" else self._fleet.hello(device, hello, boot)
+        if told is not None:
+            self._not_let_in(device, told)
         elif self._tasks.hello(device, hello.task_id):
             back = max(IDLE_S, self._controller.come_back_s(device))
             self._fleet.expect(device, back)
@@ -175,7 +174,10 @@ class MessageHandlers:
 
     def _not_let_in(self, device: str, why: str) -> None:
         log.warning("%s cannot take part: %s", device, why)
+        self._fleet.densities.drop(device)
         self._ledger.refuse(device, self._controller.round_no, "turned-away", why)
+        if (part := self.open_part(device)) is not None:  # of its life before
+            self._fail(device, part.order.id, why)
         self.tell(device, Wait(REFUSED_MS, why[:500]))
 
     def _pauses(self, device: str, seconds: float, why: str) -> None:

@@ -87,7 +87,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     threads = min(settings.threads or lent, lent) if share < 1.0 else settings.threads
     keep = parse_keep(settings.keep)
     task = load_task(settings.task, beside=folder)
-    why = why_torch_now(task, settings.engine, settings.device)
+    why = why_torch_now(task, settings.engine, settings.device, settings.state)
     late = torch_is_here() and not why
     if torch_is_here() and why:
         log.info("torch is imported at the start: %s", why)

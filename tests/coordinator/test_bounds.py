@@ -425,3 +425,38 @@ def test_what_every_shipped_board_says_passes() -> None:
         assert beyond(hello(profile=profile)) == ""
     with pytest.raises(ProfileError):
         parse_profile({**BOARD, "memory_gb_s": 1e-6}, file="x")
+
+
+LEAN = {"engines": ["program"]}
+AWAY: dict[str, tuple[dict[str, Any], str]] = {
+    "no program of this model": (LEAN, "it has no torch, and this model no program"),
+    "another task": ({"task": "mine:task"}, "this run trains digits, not mine:task"),
+    "an impossible number": ({"examples": 10**10}, "is impossible"),
+    "no profile": ({"profile": {**BOARD, "ram_mib": "much"}}, "ram_mib"),
+}
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_who_is_turned_away_gets_no_order_and_the_others_train_on(name: str) -> None:
+    changes, why = AWAY[name]
+    with room(wait_for=2, algorithm="erk") as here:
+        here.server._fleet.program.why_not = "its control flow depends on values."
+        for device in ("first", "other"):
+            here.say(device, hello())
+            here.say(device, Status(online=True, phase="idle"))
+        here.say("strange", hello(**changes))
+        here.turn()
+        assert {"first", "other"} == here.server._fleet.present()
+        assert why in here.told("strange", Wait)[-1].why
+        assert not here.told("strange", TaskOrder)
+        before = here.told("first", TaskOrder)[-1]
+        here.say("first", hello(task_id=before.id, **changes))  # it comes back so
+        here.turn()
+        here.clock.now += 20.0
+        assert "first" not in here.server._fleet.present()
+        assert why in here.told("first", Wait)[-1].why
+        (row,) = [r for r in here.ledger.tasks(1) if r.device == "first"]
+        assert row.phase == "failed"
+        here.say("first", hello())  # mended
+        here.turn()
+        assert "first" in here.server._fleet.present()

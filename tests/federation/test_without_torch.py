@@ -45,6 +45,9 @@ def test_boards_warm_up_and_train_without_torch_beside_one_that_needs_it(
 ) -> None:
     fleet = federation(rounds=2)
     without_torch(fleet, *SMALL, has="pi-2")  # its orders bring the program of pi-1
+    (fleet.folder / "state-pi-2").mkdir()
+    program = fleet.folder / "state-pi-2" / "program.bin"
+    program.write_bytes(b"the program of a run before")
     with (fleet.run / "run.toml").open("a") as file:
         file.write("[statistics]\ncollect = true\n")
     fleet.start("coordinator", "run", str(fleet.run))
@@ -78,9 +81,10 @@ def test_boards_warm_up_and_train_without_torch_beside_one_that_needs_it(
     lean = RUNTIME_WITHOUT_TORCH_MIB
     assert told == {"pi-1": lean, "pi-2": None, "orin-1": None}
     assert {name for name, text in maps.items() if "libtorch" in text} <= {"orin-1"}
-    log = (fleet.folder / "pi-2.log").read_text()
-    assert "torch is not imported until an order needs it" in log
-    assert "torch is imported" not in log
+    said = (fleet.folder / "pi-2.log").read_text()
+    assert "torch is not imported until an order needs it" in said
+    assert "torch is imported" not in said
+    assert program.read_bytes() == (fleet.run / "program.bin").read_bytes()
     masked = (fleet.folder / "orin-1.log").read_text()
     assert 'at the start: engine = "masked" in the settings' in masked
     for name in SMALL:

@@ -35,7 +35,6 @@ from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.holdout.divided import DividedExamples
 from edge_sdk.training.local import Stopped
 from edge_sdk.training.program_engine import choice
-from edge_sdk.training.program_engine.choice import why_torch_now
 from edge_sdk.training.program_engine.kept import (
     keep_program,
     kept_program,
@@ -489,9 +488,14 @@ def test_data_that_no_engine_takes_import_nothing(file: bytes, tmp_path: Path) -
 WHY = """
 import sys
 from dataclasses import replace
+from pathlib import Path
 from edge_sdk.tasks.task import load_task
-from edge_sdk.training.program_engine.choice import why_torch_now as why
+from edge_sdk.training.program_engine.choice import why_torch_now
+def why(task, engine, device):
+    return why_torch_now(task, engine, device, Path(sys.argv[1]))
 task = load_task("digits")
+print(why(task, "auto", "cpu"))
+(Path(sys.argv[1]) / "program.bin").write_bytes(b"of the last order")
 print(why(task, "auto", "cpu"), why(task, "program", "cpu"), "torch" in sys.modules)
 print(why(task, "masked", "cpu"), "|", why(task, "auto", "cuda"))
 print(why(replace(task, model=lambda: None, prepare=lambda raw: raw), "auto", "cpu"))
@@ -500,14 +504,17 @@ print(why(task, "auto", "cpu"))
 """
 
 
-def test_an_agent_says_why_it_imports_torch_at_its_start() -> None:
+def test_an_agent_says_why_it_imports_torch_at_its_start(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WHY], capture_output=True, text=True, check=True
+        [sys.executable, "-c", WHY, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines() == [
+        "no order has brought a training program yet",
         "  False",
         'engine = "masked" in the settings | device = "cuda" in the settings',
         "prepare of task digits is written for it",
         "the module of task digits imports it",
     ]
-    assert why_torch_now(TASK, "auto", "cpu")  # torch is imported here

@@ -76,6 +76,11 @@ class DensityChoices:
             self._drift.pop(device, None)
             self._choose(device)
 
+    def drop(self, device: str) -> None:
+        """Forgets a device that is turned away, so that no round takes it."""
+        self.told.pop(device, None)
+        self.choices.pop(device, None)
+
     def programs(self, devices: Iterable[str], content: bytes) -> dict[str, bytes]:
         """The run's training program for each of these devices that is to have it.
 
@@ -83,11 +88,11 @@ class DensityChoices:
             devices: Strangers have none.
             content: The program; empty until it is made, or where there is none.
         """
-        given = {d: self.told[d] for d in devices if d in self.told}
+        given = {d: self.told[d] for d in devices if d in self.told and content}
         return {
             device: content
             for device, its in given.items()
-            if its.by_program or (its.takes_program and content)
+            if its.by_program or its.takes_program
         }
 
     def evaluates(self, device: str) -> bool:
@@ -135,7 +140,7 @@ class DensityChoices:
     def correct(self, drift: Mapping[str, TimeDrift]) -> None:
         """Chooses anew, between rounds, for devices whose times left their profiles."""
         for device, found in drift.items():
-            if self._drift.get(device) == found.sentence:
+            if self._drift.get(device) == found.sentence or device not in self.told:
                 continue
             self._drift[device] = found.sentence
             fixed = corrected(self._profile(device), found)

@@ -58,7 +58,7 @@ from edge_sdk.training.program_engine.choice import why_torch_now
 path = pathlib.Path(sys.argv[1])
 own = load_settings(path, DeviceSettings)
 task = load_task(own.task, beside=path.parent)
-print("now: " + why_torch_now(task, own.engine, own.device))
+print("now: " + why_torch_now(task, own.engine, own.device, own.state))
 """
 
 _PLAN_TRIAL = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import available
@@ -10,20 +11,22 @@ from edge_sdk.tasks.task import Task
 from edge_sdk.tasks.without_torch.halves import ArrayFunction, torch_is_here
 from edge_sdk.training.engine import ModelSource
 from edge_sdk.training.memory_limit import Activations, EngineName, StepMemory
+from edge_sdk.training.program_engine.kept import kept_program
 
 __all__ = ["models_of", "why_torch_now"]
 
 
-def why_torch_now(task: Task, engine: EngineName, device: str) -> str:
+def why_torch_now(task: Task, engine: EngineName, device: str, state: Path) -> str:
     """The reason why an agent imports torch at its start; empty where it can wait.
 
-    It can where an order may be carried out by its program, and examples are read,
-    prepared and augmented in numpy.
+    It can where orders have brought a program, and examples are read, prepared and
+    augmented in numpy. Else the import would take its time out of the first task's.
 
     Args:
         task: As its module made it; one that imports torch has done so by now.
         engine: Which engine the settings ask for.
         device: Where torch is to compute; it alone knows what GPUs there are.
+        state: The device's state folder, which keeps the last program.
     """
     if engine == "masked" or device != "cpu":
         asked = f'device = "{device}"' if device != "cpu" else f'engine = "{engine}"'
@@ -36,6 +39,8 @@ def why_torch_now(task: Task, engine: EngineName, device: str) -> str:
             continue
         if not isinstance(function, ArrayFunction | None):
             return f"{what} of task {task.name} is written for it"
+    if not kept_program(state):
+        return "no order has brought a training program yet"
     return "" if available() else "no training program can run here"
 
 
