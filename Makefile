@@ -7,7 +7,7 @@ APT_PACKAGES := chromium mosquitto rabbitmq-server g++ g++-aarch64-linux-gnu qem
 # The emulated boards' system and wheels, 1 GB; outside the tree, so that it is made once.
 ARM ?= $(HOME)/.cache/flash-edge/arm
 
-.PHONY: bench-proof bench-private bench-brokers bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-architectures bench-budget bench-page \
+.PHONY: bench-proof bench-private bench-brokers bench-protocol bench-card docs demo test check types unit bench bench-train bench-export bench-architectures bench-formats bench-budget bench-page \
   fuzz fuzz-native test-native-graphs test-architectures fuzz-program chaos chaos-kinds wheels arm tools vendor clean
 
 demo: $(VENV)/.coordinator   ## a whole federation on this machine, Ctrl-C and again resumes
@@ -49,6 +49,11 @@ bench-architectures: $(VENV)/.dev   ## pruned models of torchvision and timm bes
 	$(BIN)/pip install torchvision 'timm>=1,<2' openvino
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_architectures.py --formats native,ort --json bench/architectures.json
+
+bench-formats: $(VENV)/.dev   ## sixteen models of torchvision and timm in every format, goes on where it was
+	$(BIN)/pip install torchvision 'timm>=1,<2'
+	mkdir -p bench
+	PYTHONPATH=tests $(BIN)/python tests/bench/bench_formats.py --json bench/formats.json
 
 bench-export: $(VENV)/.dev
 	mkdir -p bench

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from edge_sdk.errors import ExportError
 from edge_sdk.tasks.trial_step import tensors_of
 from export.modules.exporter_errors import advice_for, reason_of
+from export.modules.torch_rnn import TRANSLATIONS
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
 from export.passes.fold_batch_norm import FoldBatchNorm
@@ -148,6 +149,7 @@ def _exported(
                 optimize=False,
                 opset_version=OPSET,
                 dynamic_shapes=free,
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
             if program is not None:

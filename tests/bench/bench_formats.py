@@ -1,0 +1,111 @@
+"""Builds sixteen pruned models of torchvision and timm in five formats, and a table.
+
+Run from the root of the project (`make bench-formats` installs the libraries):
+    PYTHONPATH=tests python tests/bench/bench_formats.py --json FILE [NAME ...]
+
+Random weights, every layer pruned to a tenth, 64 x 64 pixels, through all gates; random
+inputs, half of which calibrate. Rows are written as they are made: what the JSON has
+already is not built again. Exit code 1 if a model is refused in a format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from architectures import MODELS, SIZE, made
+from numpy.typing import NDArray
+from torch import nn
+
+import export
+from edge_sdk.errors import ExportError
+from edge_sdk.json_text import to_json
+from export.report import Report
+
+FORMATS = ("onnx", "onnx-sparse", "onnx-fp16", "onnx-int8", "native", "native-int8")
+EXAMPLES = 64
+
+
+def cell(report: Report) -> dict[str, Any]:
+    """A format's figures: size, and distance of outputs from torch's."""
+    drift, parity = report.findings.drift, report.findings.parity
+    assert parity is not None
+    found = {"size": round(report.size_ratio, 2), "parity": parity.max_relative}
+    return found if drift is None else {**found, "drift": drift.output_error}
+
+
+def alone(model: nn.Module, format_: str, given: NDArray[np.float32]) -> dict[str, Any]:
+    """One format's figures; where it is refused, the reason."""
+    try:
+        return cell(export.build(model, format=format_, calibration=given))
+    except ExportError as error:
+        return {"refused": str(error)}
+
+
+def row(name: str) -> dict[str, Any]:
+    """One model in every format; where it is refused, the reason.
+
+    Raises:
+        ImportError: If the package that it is from is not installed.
+    """
+    model = made(name)
+    inputs = np.random.default_rng(0).standard_normal((EXAMPLES, 3, SIZE, SIZE))
+    given = inputs.astype(np.float32)
+    try:
+        reports = export.build(model, formats=FORMATS, calibration=given)
+        found = {one: cell(report) for one, report in reports.items()}
+    except ExportError:  # of one format: the others by themselves
+        found = {one: alone(model, one, given) for one in FORMATS}
+    return {"model": name, "from": MODELS[name], "formats": found}
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row of the table in docs."""
+    cells = found["formats"]
+
+    def said(name: str) -> str:
+        one = cells[name]
+        if "refused" in one:
+            return "refused"
+        error = f"{one['drift']:.1g}" if "drift" in one else f"{one['parity']:.1e}"
+        return f"{one['size']:.1f}x, {error}".replace("e-0", "e-")
+
+    return f"| `{found['model']}` | " + " | ".join(map(said, FORMATS[1:])) + " |"
+
+
+def main(arguments: list[str]) -> int:
+    """Prints a line per model and how many are built in each format."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=[])
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    file: Path = options.json
+    rows = json.loads(file.read_text()) if file.exists() else []
+    have = {found["model"] for found in rows}
+    for name in options.models or MODELS:
+        if name in have:
+            continue
+        try:
+            rows.append(row(name))
+        except ImportError as error:
+            print(f"{name} left out: {error}")
+            continue
+        file.write_text(to_json(rows, indent=2))
+        print(line(rows[-1]), flush=True)
+    print(*map(line, rows), sep="\n")
+    refused = 0
+    for one in FORMATS:
+        built = sum("refused" not in found["formats"][one] for found in rows)
+        refused += len(rows) - built
+        print(f"{one}: {built} of {len(rows)}")
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

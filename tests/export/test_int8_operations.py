@@ -1,0 +1,138 @@
+"""Operations of `onnx-int8` whose inputs are rounded, and layers that steps share."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import export
+from edge_sdk.kernels.build import find_compiler, this_machine
+
+WIDTH = 32
+
+
+class Rms(nn.Module):
+    """A norm by its formula."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+
+
+class Group(nn.Module):
+    """Norms of two groups of a row's values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """No norm: products of queries and keys show what is small in the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        return (y @ y.transpose(1, 2) / 30).softmax(-1) @ y
+
+
+class Stream(nn.Module):
+    """Blocks that add to a sum one entry of which is far larger than the others."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.enter = nn.Linear(16, WIDTH)
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.norm, self.head = norm, nn.Linear(WIDTH, 4)
+        large = torch.zeros(WIDTH)
+        large[3] = 600.0
+        self.register_buffer("large", large)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x) + self.large
+        for block in self.blocks:
+            x = x + block(self.norm(x))
+        return self.head(self.norm(x).mean(1))
+
+
+def rounded(file: str) -> set[str]:
+    """Operations that the file gives rounded values."""
+    graph = onnx.load(file).graph
+    back = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    return {n.op_type for n in graph.node if back & set(n.input)}
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(WIDTH), Rms(), Group()], ids=str)
+def test_a_sum_that_norms_of_each_example_read_is_not_rounded(
+    norm: nn.Module, tmp_path
+) -> None:
+    torch.manual_seed(0)
+    given = np.random.default_rng(0).standard_normal((64, 6, 16)).astype(np.float32)
+    file = tmp_path / "model.onnx"
+    report = export.build(Stream(norm), format="onnx-int8", calibration=given, out=file)
+    assert report.findings.drift is not None
+    assert report.findings.drift.output_error <= 0.1
+    assert rounded(str(file)) <= {"MatMul", "Gemm", "Add"}
+
+
+def test_products_of_two_values_are_not_rounded(tmp_path) -> None:
+    torch.manual_seed(0)
+    given = np.random.default_rng(0).standard_normal((64, 6, 16)).astype(np.float32)
+    file = tmp_path / "model.onnx"
+    export.build(Stream(Attention()), format="onnx-int8", calibration=given, out=file)
+    graph = onnx.load(file).graph
+    back = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    products = [n for n in graph.node if n.op_type == "MatMul"]
+    both = [n for n in products if back >= set(n.input)]
+    assert (len(both), len(products)) == (6, 12)  # two of a call's three are of values
+    assert "Softmax" not in rounded(str(file))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        ways = 1 + bool(options.get("bidirectional"))
+        self.cell = nn.RNN(16, 64, **options)
+        self.head = nn.Linear(64 * ways, 4)
+        self.first = not options.get("batch_first")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.transpose(0, 1) if self.first else x
+        found = self.cell(x)[0]
+        return self.head(found[-1] if self.first else found[:, -1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_layers": 2, "bidirectional": True, "batch_first": True},
+        {"nonlinearity": "relu", "bias": False},
+    ],
+    ids=["two layers both ways", "relu, no bias, steps first"],
+)
+def test_an_rnn_is_one_operation_in_every_format(options, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = Recurrent(**options)
+    for name, _ in list(model.cell.named_parameters()):
+        if name.startswith("weight"):
+            prune.l1_unstructured(model.cell, name, amount=0.9)
+    given = np.random.default_rng(0).standard_normal((32, 40, 16)).astype(np.float32)
+    formats = ["onnx", "onnx-sparse", "onnx-int8"]
+    if find_compiler(this_machine()) is not None:
+        formats += ["native", "native-int8"]
+    found = export.build(model, tmp_path, formats=formats, calibration=given)
+    graph = onnx.load(found.files["onnx"]).graph
+    layers = options.get("num_layers", 1)
+    assert sum(node.op_type == "RNN" for node in graph.node) == layers
+    assert len(graph.node) < 20  # and not its forty steps
+    assert found["onnx"].findings.parity.max_relative <= 1e-5
+    assert found["onnx-int8"].file_bytes < found["onnx-sparse"].file_bytes
