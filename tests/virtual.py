@@ -211,6 +211,7 @@ class Device:
         if self.wire.up and agent._patience_s(self._quiet) <= 0.01:
             self._quiet = self.clock()
             session_effects.feed(Nudge())
+            agent._tell_silence()
 
     def result(self, order: TaskOrder, base: bytes) -> Outcome:
         """What training gives: nothing has moved."""

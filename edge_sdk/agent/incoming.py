@@ -19,6 +19,7 @@ from edge_sdk.wire.messages import (
     Evaluate,
     Install,
     Message,
+    Need,
     Receipt,
     TaskOrder,
     Wait,
@@ -39,6 +40,7 @@ class IncomingMessages:
 
     Attributes:
         finished: The coordinator has announced the end of the run.
+        repeats: How often it has asked for the same chunks of an update.
     """
 
     def __init__(
@@ -48,6 +50,9 @@ class IncomingMessages:
         self._advice = ""  # why the coordinator last told us to wait
         self._link = 0, 0  # the coordinator's epoch, and which of its connections
         self.finished = False
+        self._chunks = 0  # that came
+        self._asked: Need | None = None  # the coordinator's last request
+        self.repeats = 0
 
     def hear(self, delivery: ReceivedMessage) -> None:
         """A message arrived.
@@ -57,6 +62,7 @@ class IncomingMessages:
         """
         topic, effects = topics.parse(delivery.topic, self._federation), self._effects
         if isinstance(topic, topics.ChunkTopic):
+            self._chunks += 1
             effects.chunk(topic, delivery.topic, delivery.payload)
             return
         if not delivery.payload:  # a retained topic was wiped
@@ -79,6 +85,12 @@ class IncomingMessages:
         effects.feed(Heard(epoch, message))
         if not stale:
             self._follow(message, epoch)
+
+    @property
+    def progress(self) -> object:
+        """A value that changes when a transfer goes on."""
+        order = self._effects.session.order
+        return self._chunks, self._asked, None if order is None else order.id
 
     def _follow(self, message: Message, epoch: int) -> None:
         """Does what is no part of a session."""
@@ -125,6 +137,9 @@ class IncomingMessages:
                     log.info("the coordinator says: %s", why)
             case TaskOrder() if not self._effects.hold.why:  # the advice is over
                 self._effects.hold = replace(self._effects.hold, back_at=0.0)
+            case Need():
+                self.repeats = self.repeats + 1 if message == self._asked else 0
+                self._asked = message
             case Receipt(task_id, verdict, why) if why:
                 log.warning("task %s: %s: %s", task_id, verdict, why)
             case _:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from edge_sdk.agent.effects import SessionEffects
 from edge_sdk.agent.incoming import IncomingMessages
 from edge_sdk.agent.parts import Connect, DeviceKeys, Identity, Runner
-from edge_sdk.agent.silence import SilenceWatch
+from edge_sdk.agent.silence import SilenceWatch, TransferWatch
 from edge_sdk.agent.training_thread import Outcome
 from edge_sdk.deploy.delivered_bundle import Installed
 from edge_sdk.deploy.installer import ASK_S
@@ -84,6 +84,8 @@ class Agent:
         self._announced, self._clock = topics.announcement(identity.federation), clock
         self._name = identity.name
         self._silence = SilenceWatch(identity.name, identity.federation)
+        self._transfer = TransferWatch(identity.name, identity.federation)
+        self._linked = False
         self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE)
         self._stopping = threading.Event()
         self.dropped = 0  # malformed or foreign messages
@@ -118,6 +120,7 @@ class Agent:
             delivery.ack()
 
     def _link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
+        self._linked = up
         if up:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(Connected())
@@ -188,9 +191,15 @@ class Agent:
         self._session_effects.end()
 
     def _tell_silence(self) -> None:
-        self._silence, said = self._silence.look(self._clock())
+        now, phase = self._clock(), self._session_effects.session.phase
+        self._silence, said = self._silence.look(now)
         if said:
             log.warning("%s", said)
+        if self._linked:
+            here = phase, self._incoming.progress, self._incoming.repeats
+            self._transfer, said = self._transfer.look(now, *here)
+            if said:
+                log.warning("%s", said)
 
     def _is_for_all(self, item: object) -> bool:
         return isinstance(item, ReceivedMessage) and item.topic == self._announced
@@ -228,4 +237,5 @@ class Agent:
         else:
             if isinstance(item, Connected):
                 self._silence = self._silence.connected(self._clock())
+                self._transfer = self._transfer.connected()
             session_effects.feed(item)

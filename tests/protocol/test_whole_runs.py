@@ -15,7 +15,9 @@ from virtual import Device, House
 from coordinator.rounds.tasks import warm_up_cohort
 from coordinator.settings import WarmUpSettings
 from device_profiles import load_board
+from edge_sdk.agent.silence import STUCK_S, TransferWatch
 from edge_sdk.errors import RunError
+from edge_sdk.session import SessionPhase
 from edge_sdk.transport.base import ReceivedMessage
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import Header, decode, encode, tag_of
@@ -435,3 +437,40 @@ def test_a_device_that_came_while_the_coordinator_was_away_is_let_in_at_once(
     back()
     here.turn(0.0)
     assert "pi-2" in here.coordinator.server._fleet.joined()
+
+
+@pytest.mark.parametrize(("lost", "topic"), [("/m/", "m/#"), ("/dat", "up/0/dat")])
+def test_chunks_that_a_broker_drops_without_a_word_are_named_within_a_minute(
+    house: Make, lost: str, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An access list takes them and lets nobody have them."""
+    here = house(algorithm="erk", rounds=1)
+    route = here.broker.route
+
+    def narrow(where: str, payload: bytes, *, retain: bool) -> None:
+        if lost not in where:
+            route(where, payload, retain=retain)
+
+    here.broker.route = narrow  # type: ignore[method-assign]
+    for place in range(2):
+        here.join(f"pi-{place}")
+    here.until(lambda: all(busy(d) for d in here.devices.values()))
+    for _ in range(12):
+        here.turn()
+    said = [m for m in caplog.messages if "access list drops it" in m]
+    assert len(said) == 2  # once on each device
+    assert all(topic in line for line in said)
+
+
+def test_a_transfer_that_goes_on_and_a_link_that_is_down_are_no_standstill() -> None:
+    watch, fetch = TransferWatch("pi-1", "home"), SessionPhase.FETCH
+    for chunk in range(9):  # one every half a minute
+        watch, said = watch.look(30.0 * chunk, fetch, chunk, 0)
+        assert said == ""
+    watch, said = watch.connected().look(5000.0, fetch, 8, 0)
+    assert said == ""
+    assert watch.look(5000.0 + STUCK_S, fetch, 8, 0)[1] != ""
+    upload = SessionPhase.UPLOAD  # in a queue: not asked for anything
+    watch, _ = watch.look(6000.0, upload, 8, 0)
+    assert watch.look(7000.0, upload, 8, 0)[1] == ""
+    assert STUCK_S + 10.0 < 60.0  # it is looked at each five seconds
