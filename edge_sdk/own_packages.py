@@ -11,6 +11,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def export() -> None:
     _main("export.cli")
 
 
+@lru_cache(maxsize=1)  # reading the distribution's files takes milliseconds
 def own_version() -> str:
     """The installed version of this distribution; ``unknown`` in a bare tree."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - sockets

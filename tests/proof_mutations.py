@@ -146,7 +146,8 @@ def _exchange(draft: Draft, rng: np.random.Generator) -> None:
     many = [leaf for leaves in draft.leaves for leaf in leaves if leaf.get("counted")]
     a, b = (many[int(i)] for i in rng.choice(len(many), 2, replace=False))
     for name in ("update", "offer", "certificate")[: 1 + int(rng.integers(3))]:
-        a[name], b[name] = b[name], a[name]
+        if name in a:  # devices without identities sign no offer
+            a[name], b[name] = b[name], a[name]
 
 
 def _cut_and_continue(draft: Draft, rng: np.random.Generator) -> None:

@@ -56,6 +56,10 @@ def verify(
             return verify_open(proof, authority=whom, model=given, earlier=before)
 
 
+# Raised by values of another form than a run writes: whoever makes a proof up chooses.
+_UNREADABLE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+
+
 def verify_open(
     proof: ProofFile,
     *,
@@ -71,11 +75,16 @@ def verify_open(
     found = verify_proof(proof, authority=authority, model=model, earlier=earlier)
     if not found.holds:  # what does not follow from itself is not made again
         return found
-    wrong = _wrong_weights(proof)
+    wrong: list[str] = []
     again: list[str] = []
     notes: list[str] = []
-    if not wrong:
-        again, notes = recompute(proof)
+    try:
+        wrong = _wrong_weights(proof)
+        if not wrong:
+            again, notes = recompute(proof)
+    except _UNREADABLE as error:
+        why = f"{type(error).__name__}: {error}"
+        wrong.append(f"what it says of its models cannot be read ({why[:200]})")
     return replace(
         found, found=(*found.found, *wrong, *again), notes=(*found.notes, *notes)
     )

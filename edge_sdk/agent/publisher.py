@@ -11,7 +11,7 @@ import psutil
 from msgspec import UNSET
 
 from edge_sdk.agent.parts import DeviceKeys, Identity
-from edge_sdk.device.probe.sensors import read_power, read_thermal
+from edge_sdk.device.probe.sensors import hottest, read_power
 from edge_sdk.own_packages import own_version
 from edge_sdk.session import Session, SessionPhase
 from edge_sdk.transport.base import Traffic
@@ -133,7 +133,7 @@ def status_of(
         link: Which of its connections this is.
         open_minutes: Until its owner's hours end; None where they do not.
     """
-    celsius, power = read_thermal().celsius, read_power()
+    celsius, power = hottest(), read_power()
     charge = power.percent if power.on_battery else None
     return Status(
         online=online,

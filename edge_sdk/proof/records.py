@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 from edge_sdk.proof.chain import record_line
 
-__all__ = ["MOST", "Found", "number", "object_of", "text"]
+__all__ = ["MOST", "Found", "misformed", "number", "object_of", "text"]
 
 MOST = 100  # sentences; a proof that is wrong throughout need not be told line by line
 _LONGEST = 64 << 20  # bytes of one line
+_TEXTS = ("task", "device", "update")  # of a counted update's leaf
+_NUMBERS = ("density", "examples", "norm", "scale", "weight")
 T = TypeVar("T")
 
 
@@ -55,3 +57,18 @@ def number(record: Mapping[str, Any], name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return -1
+
+
+def misformed(leaf: Mapping[str, Any]) -> str:
+    """The first field of a counted update's leaf that no run writes so; "" if none."""
+    for name in _TEXTS:
+        if not text(leaf, name):
+            return name
+    for name in _NUMBERS:
+        if number(leaf, name) < 0:
+            return name
+    metrics = leaf.get("metrics")
+    if not isinstance(metrics, Mapping):
+        return "metrics"
+    plain = (v for v in metrics.values() if v is not None)  # null stands for NaN
+    return "" if all(type(v) in (int, float) for v in plain) else "metrics"

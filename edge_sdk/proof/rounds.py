@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_sdk.proof.file import ProofFile
 from edge_sdk.proof.leaves import leaves_of
-from edge_sdk.proof.records import Found, number, object_of, text
+from edge_sdk.proof.records import Found, misformed, number, object_of, text
 from edge_sdk.proof.signed import Certificates
 from edge_sdk.proof.sums import wrong_sums
 
@@ -222,6 +222,8 @@ class RoundChecks:
             self._found.say(f"{where}: an update counted that was not accepted")
         if not 0 < weight <= examples:
             self._found.say(f"{where}: it counts {weight:g} of {examples:g} examples")
+        if name := misformed(one):
+            self._found.say(f"{where}: its {name} cannot be read")
         if not 0 < scale <= 1:
             self._found.say(f"{where}: its change was taken {scale:g} times")
         if self._certificates is None:

@@ -4,8 +4,11 @@
 
 Mutations: each of the kinds of `tests/proof_mutations.py`, by somebody without a key
 and, beside an earlier proof, by somebody with the coordinator's; a run of four devices
-and four rounds. Rounds: a run of the task `digits` (three devices, updates drawn by
-chance, all kept), proved and verified with every model made again of its updates.
+and four rounds. As many again of a run with secure aggregation, whose devices have no
+identities: what is done to its proof shows in itself, or beside an earlier one; those
+that show in itself are counted. Rounds: a run of the task `digits` (three devices,
+updates drawn by chance, all kept), proved and verified with every model made again of
+its updates.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE / "proof")]
 
 from proof_mutations import KINDS, mutated  # noqa: E402
 from provable import ProvableRun  # noqa: E402
+from secure_house import SecureHouse  # noqa: E402
 from test_recompute import Digits, settings_of  # noqa: E402
 
 from coordinator.operations.prove import prove  # noqa: E402
@@ -62,10 +67,7 @@ def forged(count: int, folder: Path) -> dict[str, object]:
             true, kind, rng, other=other, signing=signing if insider else None
         )
         earlier = ProofFile(true) if insider else None
-        try:
-            found = verify_open(ProofFile(made), authority=whom, earlier=earlier).found
-        except StateError as error:
-            found = (str(error),)
+        found = found_in(made, authority=whom, earlier=earlier)
         name = f"{kind}, {'insider' if insider else 'stranger'}"
         done[name] += 1
         if not found:
@@ -77,6 +79,47 @@ def forged(count: int, folder: Path) -> dict[str, object]:
         "by_kind": dict(sorted(done.items())),
         "cpu_s": round(time.process_time() - began, 1),
     }
+
+
+def forged_sums(count: int, folder: Path) -> dict[str, object]:
+    """Forgeries of a proof whose updates are masked."""
+    true, other = (secure_proof(folder / name) for name in ("masked", "masked-too"))
+    rng = np.random.default_rng(2)
+    missed: Counter[str] = Counter()
+    alone = 0
+    began = time.process_time()
+    for i in range(count):
+        kind = KINDS[i % len(KINDS)]
+        made = mutated(true, kind, rng, other=other)
+        if found_in(made):
+            alone += 1
+        elif not found_in(made, earlier=ProofFile(true)):
+            missed[kind] += 1
+            print("MISSED", kind, "of a secure run", flush=True)
+    return {
+        "mutations": count,
+        "missed": sum(missed.values()),
+        "found_in_itself": alone,
+        "cpu_s": round(time.process_time() - began, 1),
+    }
+
+
+def found_in(made: dict[str, bytes], **more: Any) -> tuple[str, ...]:
+    try:
+        return verify_open(ProofFile(made), **more).found
+    except StateError as error:
+        return (str(error),)
+
+
+def secure_proof(folder: Path) -> dict[str, bytes]:
+    here = SecureHouse(folder, 4, rounds=3, keep_updates=True)
+    try:
+        here.run(8000)
+        prove(here.run_folder, folder / "proof.zip")
+    finally:
+        here.close()
+    with read_proof(folder / "proof.zip") as proof:
+        return dict(proof.members)
 
 
 def long_run(rounds: int, folder: Path) -> dict[str, object]:
@@ -115,6 +158,8 @@ def main() -> None:
         print(json.dumps(told["long_run"]), flush=True)
         told["forged"] = forged(given.mutations, Path(folder))
         print(json.dumps(told["forged"]), flush=True)
+        told["forged_sums"] = forged_sums(given.mutations, Path(folder))
+        print(json.dumps(told["forged_sums"]), flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(told, indent=1))
 

@@ -23,6 +23,7 @@ from coordinator.rounds.state import TaskPhase
 from coordinator.server.global_model import GlobalModel
 from coordinator.settings import RunSettings
 from edge_sdk.proof import ProofFile, read_proof
+from edge_sdk.proof.chain import record_line
 from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.values import Values, pack_values
 
@@ -134,6 +135,37 @@ def test_a_model_that_its_updates_do_not_make_is_found(proved: Path) -> None:
                     record[name] = "0" * 64
         found = verify_open(ProofFile(told.sealed()))
         assert found.found == (f"the model of round {no} is not what its updates make",)
+
+
+def test_fields_of_another_type_are_named_and_raise_nothing(proved: Path) -> None:
+    """Whoever makes a proof up, hashes and all, chooses the types of its values."""
+    with read_proof(proved / "proof.zip") as proof:
+        members = dict(proof.members)
+    fields = ("device", "update", "density", "examples", "norm", "scale", "weight")
+    cases = [(name, value) for name in fields for value in (None, [1], {})]
+    metrics = ("x", None, [2.0], {"steps": "x"}, {"steps": [1]}, {"steps": True})
+    cases += [("metrics", value) for value in metrics]
+    for name, value in cases:
+        told = Draft.of(members)
+        leaf = next(one for own in told.leaves for one in own if one.get("counted"))
+        leaf[name] = value
+        found = verify_open(ProofFile(told.sealed())).found
+        assert any(f"its {name} cannot be read" in one for one in found), (name, value)
+
+
+@pytest.mark.parametrize("content", [{}, {"privacy": 3}, {"privacy": {}, "gate": 3}])
+def test_settings_of_another_form_are_a_finding_and_raise_nothing(
+    proved: Path, content: dict[str, Any]
+) -> None:
+    with read_proof(proved / "proof.zip") as proof:
+        told = Draft.of(dict(proof.members))
+    line = record_line(content)
+    name = sha256(line).hexdigest()
+    told.rest[f"contents/{name}"] = line
+    for record in told.records:
+        if "settings" in record:
+            record["settings"] = name
+    assert verify_open(ProofFile(told.sealed())).found
 
 
 def test_by_default_the_last_rounds_are_made_again(tmp_path: Path) -> None:

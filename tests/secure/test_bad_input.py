@@ -78,41 +78,44 @@ def test_signed_keys_are_taken_and_neighbours_check_them(house: Make) -> None:
     assert all(peer.signature for told in peers for peer in told.peers)
 
 
-@pytest.mark.parametrize("what", ["another's signature", "none", "an altered key"])
 def test_keys_that_their_device_did_not_sign_are_refused_by_name_at_the_coordinator(
-    house: Make, what: str
+    house: Make,
 ) -> None:
-    here = house(4, rounds=1)
+    """Another's signature, none, and an altered key, each of another device."""
+    here = house(10, rounds=1)
     sign_keys(here)
-    if what == "another's signature":
-        aggregator(here, "pi-1")._device_keys = Seal(Ed25519PrivateKey.generate())
-    elif what == "none":
-        aggregator(here, "pi-1")._device_keys = None
-    else:
-        alter(here, "pi-1", altered_key)
+    aggregator(here, "pi-1")._device_keys = Seal(Ed25519PrivateKey.generate())
+    aggregator(here, "pi-2")._device_keys = None
+    alter(here, "pi-3", altered_key)
     here.run(3000)
     why = "the keys of its secure round are not signed by it"
-    assert refusals(here) == {"pi-1": ("rejected", 1, why)}
+    liars = ("pi-1", "pi-2", "pi-3")
+    assert refusals(here) == dict.fromkeys(liars, ("rejected", 1, why))
     assert phases(here) == ["done"]
-    assert check(here.recorded.said) == {"seed": 3, "key": 0}
+    assert check(here.recorded.said) == {"seed": 7, "key": 0}
 
 
 def test_keys_of_small_order_are_refused_before_neighbours_see_them(
     house: Make,
 ) -> None:
     """Agreed with them, each neighbour would fail in place of who sent them."""
-    here = house(4, rounds=1)
+    here = house(7, rounds=1)
 
-    def low(message: Message) -> Message:
-        if isinstance(message, SecureKeys):
-            return replace(message, share_key=LOW_ORDER)
-        return message
+    def low(name: str) -> Callable[[Message], Message]:
+        def changed(message: Message) -> Message:
+            if isinstance(message, SecureKeys):
+                return replace(message, **{name: LOW_ORDER})
+            return message
 
-    alter(here, "pi-1", low)
+        return changed
+
+    alter(here, "pi-1", low("share_key"))
+    alter(here, "pi-2", low("mask_key"))
     here.run(3000)
-    assert refusals(here)["pi-1"][2] == "its keys of the secure round are none"
+    for name in ("pi-1", "pi-2"):
+        assert refusals(here)[name][2] == "its keys of the secure round are none"
     assert phases(here) == ["done"]
-    assert check(here.recorded.said) == {"seed": 3, "key": 0}
+    assert check(here.recorded.said) == {"seed": 5, "key": 0}
 
 
 def test_the_points_of_small_order_are_those_that_give_no_secret() -> None:
@@ -140,14 +143,21 @@ def of_shares(change: Callable[[list[bytes]], list[bytes]]) -> Any:
 
 
 def test_shares_of_another_number_or_length_are_refused_by_name(house: Make) -> None:
-    for change in (lambda s: s[:-1], lambda s: [x[:-1] for x in s], lambda s: []):
-        here = house(4, rounds=1)
-        alter(here, "pi-1", of_shares(change))
-        here.run(3000)
-        assert refusals(here)["pi-1"][:2] == ("rejected", 1)
-        assert "do not fit its 4 neighbours" in refusals(here)["pi-1"][2]
-        assert phases(here) == ["done"]
-        assert check(here.recorded.said) == {"seed": 3, "key": 0}
+    """Three devices send too few, too short ones, and one for each neighbour."""
+    here = house(10, rounds=1)
+    changes: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+        "pi-1": lambda s: s[:-1],
+        "pi-2": lambda s: [x[:-1] for x in s],
+        "pi-3": lambda s: [x or bytes(48) for x in s],
+    }
+    for name, change in changes.items():
+        alter(here, name, of_shares(change))
+    here.run(3000)
+    for name in changes:
+        assert refusals(here)[name][:2] == ("rejected", 1)
+        assert "do not fit its 10 neighbours" in refusals(here)[name][2]
+    assert phases(here) == ["done"]
+    assert check(here.recorded.said) == {"seed": 7, "key": 0}
 
 
 def noise(shares: list[bytes]) -> list[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_sdk.device.probe.board import text_of
 
-__all__ = ["Power", "Thermal", "read_power", "read_thermal"]
+__all__ = ["Power", "Thermal", "hottest", "read_power", "read_thermal"]
 
 # Raspberry Pi firmware: bits 0-3 are now, 16-19 since boot.
 _NOW, _SINCE_BOOT = 0xF, 0xF0000
@@ -48,7 +48,7 @@ def read_thermal(root: Path = Path("/")) -> Thermal:
     Args:
         root: Where ``sys`` is, for a copied tree.
     """
-    celsius = _hottest(root)
+    celsius = hottest(root)
     throttled, why = _throttled(root)
     heat = "no temperature sensor" if celsius is None else f"{celsius:.1f} C"
     return Thermal(celsius, throttled, f"{heat}, {why}")
@@ -68,7 +68,8 @@ def read_power(root: Path = Path("/")) -> Power:
     return Power(discharging, percent)
 
 
-def _hottest(root: Path) -> float | None:
+def hottest(root: Path = Path("/")) -> float | None:
+    """Temperature of the hottest sensor in degrees Celsius; None without any."""
     found: list[float] = []
     for zone in _children(root / "sys/class/thermal"):
         text = _text(zone / "temp")
