@@ -152,6 +152,14 @@ class RunEnd:
         self._store.deploy(model, family, last, scores, name="last")
         if self._settings.best.deploy == "best":
             self._store.deploy_best(self._best.rounds())
+            if lacking := sorted(set(family.masks) - set(self._best.rounds())):
+                log.warning(
+                    "density %s has no best model, as no round's %s has a value: the "
+                    "last model is deployed. Let a device hold test examples that %s "
+                    "can be had from, or name another primary metric",
+                    ", ".join(f"{density:g}" for density in lacking),
+                    *(self._evaluator.metrics[0].name,) * 2,
+                )
         log_models(self._ledger, last, (self._ledger.folder / "models").iterdir())
         if self._best.through:
             log.info("the run ends: %s", self._best.through)

@@ -202,39 +202,37 @@ class Task:
             TaskError: If it raises anything else or gives anything but `Examples`, or
                 if one step of model and loss on some of them fails.
         """
-        return self._read(self.train_data, folder, known=known, arrays=arrays)
+        return self._read("train_data", folder, known=known, arrays=arrays)
 
     def read_eval(self, folder: Path, *, known: bool = False) -> Examples:
         """Read the evaluation examples by `eval_data`; as `read_train`."""
-        return self._read(self.eval_data, folder, known=known)
+        return self._read("eval_data", folder, known=known)
 
     def read_holdout(self, folder: Path, *, arrays: bool = False) -> Examples | None:
         """Read a device's own test examples by `holdout_data`; None without it."""
-        read = self.holdout_data
-        return None if read is None else self._read(read, folder, arrays=arrays)
+        if self.holdout_data is None:
+            return None
+        return self._read("holdout_data", folder, arrays=arrays)
 
     def _read(
-        self,
-        read: Callable[[Path], Examples],
-        folder: Path,
-        *,
-        known: bool = False,
-        arrays: bool = False,
+        self, what: str, folder: Path, *, known: bool = False, arrays: bool = False
     ) -> Examples:
+        read: Callable[[Path], object] = getattr(self, what)
         try:
-            with blamed(self.name, f"reading the examples of {folder}"):
+            with blamed(self.name, f"reading the examples of {folder} by {what}"):
                 found = read(folder)
         except DataError as error:
             if str(folder) in str(error):
                 raise
             raise DataError(
-                f"task {self.name}, examples of {folder}: {error}", remedy=error.help
+                f"task {self.name}, {what} of {folder}: {error}", remedy=error.help
             ) from error
         if not isinstance(found, Examples):
             gave = type(found).__name__
             raise TaskError(
-                f"task {self.name}: reading the examples of {folder} gave a {gave}, "
-                "not an edge_sdk.Examples"
+                f"task {self.name}: reading the examples of {folder} by {what} gave a "
+                f"{gave}, not an edge_sdk.Examples",
+                remedy=f"Return Examples(inputs, targets) from {what}.",
             )
         from edge_sdk.tasks.without_torch.batch import checked  # noqa: PLC0415 - late
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from edge_sdk.datasets.growing import (
 )
 from edge_sdk.datasets.growing.device_data import DeviceData, version_of
 from edge_sdk.datasets.growing.keep import KeepRule, kept, parse_keep
-from edge_sdk.errors import DataError, SettingsError
+from edge_sdk.errors import DataError, EdgeError, SettingsError
 from edge_sdk.tasks.task import Examples, load_task
 
 TASK = replace(load_task("digits"), train_data=folder_examples)
@@ -293,3 +294,29 @@ def test_a_source_elsewhere_says_its_version_itself(tmp_path: Path) -> None:
     assert data.refresh()
     assert len(data.examples) == 4
     assert version_of(TASK, tmp_path) == version_of(TASK, tmp_path)
+
+
+def _raises(folder: Path) -> Examples:
+    raise KeyError("no holdout here")
+
+
+@pytest.mark.parametrize(
+    ("read", "told", "remedy"),
+    [
+        (_raises, "by holdout_data raised KeyError", r"Correct test_growing\.py, line"),
+        (lambda _: None, "by holdout_data gave a NoneType", "from holdout_data"),
+        (
+            lambda _: Examples(np.zeros((0, 1, 8, 8)), np.zeros(0, np.int64)),
+            "holdout_data of .*: there are no examples",
+            "Put the examples",
+        ),
+    ],
+    ids=["raises", "gives none", "is empty"],
+)
+def test_which_of_a_tasks_functions_failed_is_named_with_what_to_do(
+    tmp_path: Path, read: Any, told: str, remedy: str
+) -> None:
+    task = replace(TASK, holdout_data=read)
+    with pytest.raises(EdgeError, match=told) as raised:
+        task.read_holdout(tmp_path)
+    assert re.search(remedy, raised.value.help)

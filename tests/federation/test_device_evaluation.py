@@ -239,3 +239,18 @@ def test_a_planted_bad_round_is_marked_not_the_best_and_not_delivered(
     with pytest.raises(StateError, match=r"accuracy is 0.* worse"):
         _check_not_worse(folder, ROUNDS, Path("bundle"))
     _check_not_worse(folder, best, Path("bundle"))
+
+
+def test_a_run_whose_metric_never_has_a_value_says_that_the_last_model_is_deployed(
+    tmp_path: Path, data: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Metric("broken", lambda *_: [math.nan], lambda sums: sums[0])
+    ours = settings(rounds=1, best=BestSettings(deploy="best"))
+    task = replace(load_task("digits"), metrics=[broken])
+    run(tmp_path, data, task, ours)
+    (said,) = [r for r in caplog.messages if "has no best model" in r]
+    assert "density 0.2" in said
+    assert "no round's broken has a value: the last model is deployed" in said
+    assert (
+        load_checkpoint(tmp_path / "run/models/density-0.2.safetensors").round_no == 1
+    )
