@@ -210,6 +210,9 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
             "%40 or "
             "the like"
         ) from error
+    odd = _odd_list(rest, user, hosts)
+    if odd:
+        raise unusable(f"{odd}: write {scheme}://user:password@host:port,host:port")
     if not all(names) or 0 in ports:
         raise unusable("the broker's URL needs a host and a port above 0")
     path = parts.path if parts.path.strip("/") else ""
@@ -240,6 +243,17 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
         limits=limits,
         others=tuple(where[1:]),
     )
+
+
+def _odd_list(rest: str, user: str, hosts: str) -> str:
+    """Mistake in a URL of several addresses; "" for none."""
+    if "://" in rest.partition("?")[0]:
+        return "the broker's URL has :// twice"
+    if "," in user and "@" in user:
+        return "the broker's URL has a user twice"
+    if any(sign.isspace() for sign in hosts):
+        return "the broker's URL has a space among its hosts"
+    return ""
 
 
 def _alpn(scheme: str, port: int, profile: str, username: str | None) -> str:

@@ -77,38 +77,39 @@ class Part:
 
 
 class Watch:
-    """Time, rates and breaches from here on."""
+    """Time, rates and breaches from here on, of all proxies together."""
 
-    def __init__(self, proxy: LimitingBroker) -> None:
-        self._proxy, self._began = proxy, time.monotonic()
-        proxy.first_connect.clear()
-        self._before = proxy.published.copy(), proxy.bytes.copy()
-        self._breaches, self._told = proxy.breaches.total(), len(proxy.told)
+    def __init__(self, *proxies: LimitingBroker) -> None:
+        self._proxies, self._began = proxies, time.monotonic()
+        for proxy in proxies:
+            proxy.first_connect.clear()
+            proxy.published.clear()
+            proxy.bytes.clear()
+            proxy.breaches.clear()
+            proxy.told.clear()
 
     def part(self, name: str, rounds: int, wrong: list[str]) -> Part:
         """What there is to say of a part."""
-        proxy, limits = self._proxy, self._proxy.limits
-        began = self._began
-        if not name.startswith("chaos"):
-            # Imports of a busy machine's processes take longer than a delivery.
-            began = max(proxy.first_connect.values(), default=began)
+        began, limits = self._began, self._proxies[0].limits
         least: dict[bool, float] = {True: 0.0, False: 0.0}
-        for client, count in proxy.published.items():
-            of_rate = (count - self._before[0][client]) / limits.publishes_per_s
-            of_bytes = (
-                proxy.bytes[client] - self._before[1][client]
-            ) / limits.bytes_per_s
-            kind = "coordinator" in client
-            least[kind] = max(least[kind], of_rate, of_bytes)
+        for proxy in self._proxies:
+            for client, count in proxy.published.items():
+                of_bytes = proxy.bytes[client] / limits.bytes_per_s
+                kind = "coordinator" in client
+                took_s = max(count / limits.publishes_per_s, of_bytes)
+                least[kind] = max(least[kind], took_s)
+            if not name.startswith("chaos"):
+                # Imports of a busy machine's processes take longer than a delivery.
+                began = max(proxy.first_connect.values(), default=began)
         return Part(
             limits.name,
             name,
             rounds,
             round(time.monotonic() - began, 2),
             round(sum(least.values()), 2),
-            proxy.breaches.total() - self._breaches,
+            sum(proxy.breaches.total() for proxy in self._proxies),
             wrong,
-            proxy.told[self._told :],
+            [line for proxy in self._proxies for line in proxy.told],
         )
 
 
@@ -220,8 +221,7 @@ def chaos(
     kept: list[Watch] = []
 
     def began(fleet: Fleet) -> None:
-        assert fleet.limiting is not None
-        kept.append(Watch(fleet.limiting))
+        kept.append(Watch(*fleet.limiting.values()))
 
     found = run_seed(
         *(seed, "mosquitto", folder, zygote),

@@ -129,10 +129,11 @@ class Fleet:
         small_disks: Put the coordinator's and each device's state on a small disk of
             its own, which can be filled; needs root.
         options: Options of `chaos.child.prepare`, for all processes.
-        limits: Of a known broker, enforced before the broker; None for none.
+        limits: Of a known broker, enforced on what each process sends; None for none.
 
     Attributes:
-        limiting: What enforces them.
+        limiting: What enforces them, by process. It stands before the faults: what a
+            bad link holds back and lets go at once was not sent at once.
     """
 
     def __init__(
@@ -157,9 +158,12 @@ class Fleet:
         self.run = folder / "run"
         folder.mkdir(parents=True, exist_ok=True)
         self.broker = Broker(broker, folder)
-        self.limiting = limits and LimitingBroker(self.broker.port, limits)
-        front = self.limiting or self.broker
-        self.gates = {name: Gate(front.port) for name in self.names}
+        self.gates = {name: Gate(self.broker.port) for name in self.names}
+        self.limiting = {
+            name: LimitingBroker(gate.port, limits)
+            for name, gate in self.gates.items()
+            if limits is not None
+        }
         # A service manager waits ten seconds; less than this breaks a broker's limit.
         self._again_s = 0.0 if limits is None else limits.connect_gap_s
         self._pids: dict[str, int] = {}
@@ -315,8 +319,8 @@ class Fleet:
         self.broker.close()
         for gate in self.gates.values():
             gate.close()
-        if self.limiting is not None:
-            self.limiting.close()
+        for limiting in self.limiting.values():
+            limiting.close()
         for disk in reversed(self._disks):
             subprocess.run(["umount", "-l", str(disk)], check=False)
 
@@ -443,9 +447,10 @@ class Fleet:
     # -- settings ----------------------------------------------------------------------
 
     def _url(self, name: str) -> str:
-        url = f"mqtt://127.0.0.1:{self.gates[name].port}"
-        known = self.limiting and self.limiting.limits.name
-        return f"{url}?profile={known}" if known else url
+        limiting = self.limiting.get(name)
+        if limiting is None:
+            return f"mqtt://127.0.0.1:{self.gates[name].port}"
+        return f"mqtt://127.0.0.1:{limiting.port}?profile={limiting.limits.name}"
 
     def _write_settings(
         self, rounds: int, algorithm: str, more: tuple[str, str]

@@ -241,6 +241,25 @@ def test_a_url_that_means_nothing_is_refused(url: str) -> None:
         parse_url(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("wss://a,wss://b/mqtt", ":// twice"),
+        ("mqtts://a,mqtts://b:8884", ":// twice"),
+        ("mqtt://u:secret@a,u2:secret@b", "a user twice"),
+        ("mqtt://a, b", "a space"),
+        ("mqtt://a b", "a space"),
+    ],
+)
+def test_a_list_of_addresses_that_is_written_otherwise_is_refused_in_words(
+    url: str, said: str
+) -> None:
+    with pytest.raises(BrokerError, match=said) as caught:
+        parse_url(url)
+    assert "host:port,host:port" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_devices_are_told_what_they_cannot_know_of_a_users_broker() -> None:
     of_aws = Address("h", 8883, tls=Tls(), limits=PROFILES["aws-iot"])
     url = url_for_devices(of_aws)

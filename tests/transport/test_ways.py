@@ -13,13 +13,14 @@ from brokers import mosquitto
 from limiting import LimitingBroker
 from patience import patience
 from walls import HttpProxy, Listener, SecureFront, SocksProxy
-from whole_run import run_through
+from whole_run import pack_wide, run_through
 
 from coordinator.broker.check import check_broker
 from coordinator.identity.broker_access import identities_for, open_broker_access
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.settings import RunSettings
 from edge_sdk.errors import BrokerError, SettingsError
+from edge_sdk.kernels.build import find_compiler, this_machine
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.terminal import redacted
 from edge_sdk.transport.address import Address, Tls, parse_url
@@ -259,7 +260,7 @@ def test_a_literal_address_of_ipv6_is_reached(broker: Address) -> None:
 
 
 @pytest.mark.broker
-def test_a_whole_run_passes_a_proxy_that_only_speaks_connect_to_443(
+def test_a_run_and_a_delivery_pass_a_proxy_that_only_speaks_connect_to_443(
     broker: Address, pki: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
     authority, certificates = pki
@@ -278,7 +279,12 @@ def test_a_whole_run_passes_a_proxy_that_only_speaks_connect_to_443(
         own = load_settings(settings, DeviceSettings)
         proxy = f"http://nurse:pa:ss%25word@127.0.0.1:{wall.port}"
         there = broker_address(own, Tls(authority), {"FLASH_EDGE_PROXY": proxy})
-        found = run_through(there, tmp_path, coordinator=broker, rounds=1)
+        packed = None
+        if find_compiler(this_machine()) is not None:
+            packed = pack_wide(tmp_path / "wide")
+        # Live on both devices at the end.
+        given = {"coordinator": broker, "rounds": 1, "packed": packed}
+        found = run_through(there, tmp_path, **given)  # type: ignore[arg-type]
     assert found["updates"] == {"1": 2}
     assert set(wall.asked) == {f"CONNECT {NAME}:443"}
     assert set(front.asked) == {"alpn mqtt"}
