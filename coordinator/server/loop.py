@@ -212,6 +212,7 @@ class Server:
             self._announce("stopped")
         self._evaluator.close()
         self._transport.close()
+        self._fleet.program.close()
 
     def _go_on(self) -> None:
         """Opens the next round when none is in hand; lets deadlines pass."""

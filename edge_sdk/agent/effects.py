@@ -22,7 +22,7 @@ from edge_sdk.deploy.installer import Installer
 from edge_sdk.deploy.target import DeployTarget
 from edge_sdk.device.limits.decision import Go, Pause, Verdict
 from edge_sdk.device.limits.enforcement import LimitsEnforcer
-from edge_sdk.errors import EdgeError
+from edge_sdk.errors import EdgeError, two_sentences
 from edge_sdk.session import (
     Booted,
     Broke,
@@ -234,7 +234,8 @@ class SessionEffects:
         if isinstance(found, Fetched):
             self.feed(found)
         elif found is not None and self.session.order is not None:
-            self.feed(Broke(self.session.order.id, str(found)))
+            log.warning("the task's model cannot be fetched: %s", found)
+            self.feed(Broke(self.session.order.id, two_sentences(found, found.help)))
 
     def finish(self, packed: PackedTask) -> None:
         """The payload lies in the outbox before the session promises it."""

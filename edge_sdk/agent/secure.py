@@ -115,6 +115,7 @@ class SecureAggregator:
             vector = unpack_ring(update.payload, digest, how.bits, how.sizes[-1])
             after, hidden = steps.mask(state, vector)
         except EdgeError as error:
+            log.warning("the update of task %s cannot be masked: %s", order.id, error)
             self._broke(Broke(order.id, two_sentences(error, error.help)))
             return None
         self._keep(after)

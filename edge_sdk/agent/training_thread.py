@@ -159,7 +159,9 @@ class TrainingThread:
             except Stopped:
                 return
             except EdgeError as error:
-                result = failed(two_sentences(error, error.help)[:500])
+                why = two_sentences(error, error.help)
+                log.warning("%s failed: %s", what, why)
+                result = failed(why[:500])
             except (Exception, SystemExit) as error:  # a user's model, as in training
                 log.exception("%s failed", what)
                 result = failed(f"{type(error).__name__}: {error}"[:500])
@@ -198,9 +200,9 @@ class TrainingThread:
             except Stopped:
                 return
             except EdgeError as error:
-                result = Broke(
-                    order.id, two_sentences(error, error.help), _lasts(error)
-                )
+                why = two_sentences(error, error.help)
+                log.warning("task %s failed: %s", order.id, why)
+                result = Broke(order.id, why, _lasts(error))
             except (
                 Exception,
                 SystemExit,

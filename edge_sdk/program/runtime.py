@@ -20,11 +20,33 @@ from edge_sdk.program.plan import Plan
 from edge_sdk.program.schedule import Step
 from edge_sdk.program.words import words
 
-__all__ = ["Executable", "Slot", "declared", "lone_example"]
+__all__ = ["Executable", "OutOfRangeError", "Slot", "declared", "lone_example"]
 
 _BAD_PLAN, _BAD_DATA, _BAD_BATCH = 10, 11, 12
 _REAL, _INT64 = 0, 1
 _NORMS = {"norm", "depthwise", "norm_conv"}  # they may want two examples at least
+
+
+class OutOfRangeError(DataError):
+    """A label or a token is no class and no row of a table.
+
+    Args:
+        layer: The layer that met it.
+        sample: Number of the example in its batch; negative if it is not known.
+        whose: Other words for the example.
+
+    Attributes:
+        layer: As given.
+        sample: As given.
+    """
+
+    remedy = "Look for labels below 0, or as large as the number of classes."
+
+    def __init__(self, layer: str, sample: int, whose: str = "") -> None:
+        whose = whose or (f"example {sample} of its batch" if sample >= 0 else "")
+        told = f" ({whose})" if whose else ""
+        super().__init__(f"{layer}: a label or a token is out of range{told}")
+        self.layer, self.sample = layer, sample
 
 
 class _Parameter(ctypes.Structure):
@@ -121,7 +143,7 @@ class Executable:
 
         Raises:
             EngineError: If a kernel refuses; names the layer.
-            DataError: If a label or a token is out of range.
+            OutOfRangeError: If a label or a token is out of range.
         """
         held = [self._outside(array) for array in arrays]
         table = (_External * max(1, len(held)))(
@@ -151,11 +173,7 @@ class Executable:
         where = _told(step)
         if code == _BAD_DATA:
             bad = self._library.fe_program_bad_sample(self._handle)
-            whose = f" (example {bad} of its batch)" if bad >= 0 else ""
-            return DataError(
-                f"{where}: a label or a token is out of range{whose}",
-                remedy="Look for labels below 0, or as large as the number of classes.",
-            )
+            return OutOfRangeError(where, bad)
         norms = step is not None and step.operation and step.operation.name in _NORMS
         if code == _BAD_BATCH and samples == 1 and norms:
             return lone_example(where)

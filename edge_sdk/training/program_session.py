@@ -14,6 +14,7 @@ from edge_sdk.evaluation.metric import Metric
 from edge_sdk.evaluation.tally import Tally
 from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.optimizers import FlatSgd, clip_norm
+from edge_sdk.program.runtime import OutOfRangeError
 from edge_sdk.training.engine import Arrays, TrainingModel
 from edge_sdk.wire.messages import Training
 
@@ -122,16 +123,29 @@ class ProgramSession:
         return self._model.gradients
 
     def backward(self, index: NDArray[np.int64], *, augment: bool = True) -> float:
-        """Replaces the gradients by those of the mean loss over these examples."""
+        """Replaces the gradients by those of the mean loss over these examples.
+
+        Raises:
+            OutOfRangeError: If a label or token is; names the example among the
+                device's and its label.
+        """
         inputs, targets = self._batches(index, augment=augment)
         self._drawn.count += 1
-        return self._model.backward(
-            inputs,
-            targets,
-            micro_batch=self._micro_batch,
-            ghost_norm=self._ghost_norm,
-            draw=self._plan.seed * _ODD + self._drawn.count,
-        )
+        try:
+            return self._model.backward(
+                inputs,
+                targets,
+                micro_batch=self._micro_batch,
+                ghost_norm=self._ghost_norm,
+                draw=self._plan.seed * _ODD + self._drawn.count,
+            )
+        except OutOfRangeError as error:
+            at = error.sample
+            if at < 0:
+                raise
+            label = f", whose label is {targets[at]}" if targets.ndim == 1 else ""
+            whose = f"example {index[at]} of those trained on{label}"
+            raise OutOfRangeError(error.layer, at, whose) from error
 
     def add(self, terms: Arrays, scale: float = 1.0) -> None:
         """Adds scale * term to the gradients of these names that there are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +169,23 @@ def test_a_device_fetches_what_its_order_names() -> None:
         assert len(fetch.blobs) == count
         assert fetch.blobs[0] == manifest_of(b"base")
         assert program in fetch.blobs or program is None
+
+
+def test_a_coordinator_that_ends_waits_for_the_compiler(ledger: Ledger) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def model() -> nn.Module:
+        begun.set()
+        go_on.wait()
+        raise ValueError("no model after all")
+
+    program = RunProgram(task(model), EXAMPLES, ledger)
+    program.close()  # nothing is being made
+    assert program.ask() == "coming"
+    begun.wait()
+    closing = threading.Thread(target=program.close)
+    closing.start()
+    assert program.ask() == "coming"
+    go_on.set()
+    closing.join()
+    assert "no model after all" in program.why_not

@@ -204,3 +204,48 @@ def test_every_other_module_is_imported_without_torch() -> None:
     failed = [line for line in done.stdout.splitlines() if line]
     assert [line for line in failed if not line.startswith(BY_TORCH)] == []
     assert any(line.startswith("edge_sdk.training.masked") for line in failed)
+
+
+BRANCHES = """
+from edge_sdk import Task, by_name
+from edge_sdk.zoo.tasks.digits import task as digits
+
+task = Task(
+    name="branches", model=by_name("branching:Net"), loss=digits.loss,
+    train_data=digits.train_data, eval_data=digits.eval_data, input_shape=(1, 8, 8),
+    prepare=digits.prepare, batch_size=32,
+)
+"""
+BRANCHING = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+"""
+
+
+def test_a_model_without_a_program_leaves_boards_without_torch_out_and_trains_on(
+    federation: Make,
+) -> None:
+    fleet = federation(rounds=1)
+    without_torch(fleet, "pi-1")
+    (fleet.folder / "branches.py").write_text(BRANCHES)
+    (fleet.folder / "branching.py").write_text(BRANCHING)
+    for path in (fleet.run / "run.toml", *fleet.folder.glob("*.toml")):
+        text = path.read_text().replace('task = "digits"', 'task = "branches:task"')
+        path.write_text(text.replace("wait_for = 3", "wait_for = 2"))
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_device("pi-1")
+    fleet.wait(lambda: "pi-1 cannot take part" in fleet.logs(), "its refusal")
+    fleet.start_device("pi-2")
+    fleet.start_device("orin-1")
+    assert fleet.wait_end() == 0, fleet.logs()
+    assert fleet.summary()["updates"] == {"0": 2, "1": 2}, fleet.logs()
+    said = "this model no program: the model cannot be exported (branching.py:9)"
+    for name in ("coordinator", "pi-1"):
+        assert said in (fleet.folder / f"{name}.log").read_text()
+    assert fleet.wait_end("pi-1") == 0, fleet.logs()  # it lived on to the end

@@ -71,6 +71,12 @@ class RunProgram:
             self._thread.start()
         return "coming"
 
+    def close(self) -> None:
+        """Wait until nothing is being made: a process that ends under it aborts."""
+        if self._thread is not None and self._thread.is_alive():
+            log.info("waiting until the training program is compiled")
+            self._thread.join()
+
     def _make(self) -> None:
         try:
             self.content = self.kept() or self._compiled()
