@@ -86,22 +86,18 @@ class FleetPages(LogPages):
 
     def assign(self, name: str, density: float | None, why: str) -> None:
         """Record a device's density, and why it has it."""
-        with self._commits.joined() as db:
-            db.execute(
-                "UPDATE devices SET density = ?, why = ? WHERE name = ?",
-                (density, why, name),
-            )
+        said = density, why, name
+        self._commits.write(
+            "UPDATE devices SET density = ?, why = ? WHERE name = ?", *said
+        )
 
     def pace(self, name: str, why: str) -> None:
         """Record why a device does only a part of a round; "" while it does all."""
-        with self._commits.joined() as db:
-            db.execute("UPDATE devices SET pace = ? WHERE name = ?", (why, name))
+        self._commits.write("UPDATE devices SET pace = ? WHERE name = ?", why, name)
 
     def note(self, name: str, said: str) -> None:
         """Record what a device says it waits for; "" while it works."""
-        if said != self.note_of(name):
-            with self._commits.joined() as db:
-                db.execute("UPDATE devices SET note = ? WHERE name = ?", (said, name))
+        self._commits.write("UPDATE devices SET note = ? WHERE name = ?", said, name)
 
     def note_of(self, name: str) -> str:
         """The reason to wait that a device gave last."""
@@ -112,14 +108,12 @@ class FleetPages(LogPages):
 
     def stand(self, name: str, failures: float, until: int | None, why: str) -> None:
         """Record a device's failures in a row, and until which round it sits out."""
-        with self._commits.joined() as db:
-            db.execute(
-                "INSERT INTO standing (device, joined, failures, until, why) "
-                "VALUES (?, 0, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET "
-                "failures = excluded.failures, until = excluded.until, "
-                "why = excluded.why",
-                (name, failures, until, why),
-            )
+        self._commits.write(
+            "INSERT INTO standing (device, joined, failures, until, why) "
+            "VALUES (?, 0, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET "
+            "failures = excluded.failures, until = excluded.until, why = excluded.why",
+            *(name, failures, until, why),
+        )
 
     def standing(self) -> dict[str, dict[str, Any]]:
         """Standing of each device: joined, failures, until, why; none in 0.1.0."""
@@ -147,11 +141,10 @@ class FleetPages(LogPages):
         sets = [
             f"{column} = {MEETS.get(column, '?').format(column)}" for column in said
         ]
-        with self._commits.joined() as db:
-            db.execute(
-                f"UPDATE devices SET {', '.join(sets)}, last_seen = ? WHERE name = ?",  # noqa: S608 - names of our own
-                (*said.values(), now(), name),
-            )
+        self._commits.write(
+            f"UPDATE devices SET {', '.join(sets)}, last_seen = ? WHERE name = ?",  # noqa: S608 - names of our own
+            *(*said.values(), now(), name),
+        )
 
     def first_report(self, name: str) -> str:
         """A device's first report on its data, JSON; empty before it."""
@@ -170,8 +163,7 @@ class FleetPages(LogPages):
 
     def nobody_online(self) -> None:
         """Mark every device as offline until it, or its broker, says otherwise."""
-        with self._commits.joined() as db:
-            db.execute("UPDATE devices SET online = 0 WHERE online")
+        self._commits.write("UPDATE devices SET online = 0 WHERE online")
 
     def dismiss(self, name: str) -> None:
         """Mark a device as revoked until it is let in again."""

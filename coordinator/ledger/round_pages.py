@@ -75,9 +75,8 @@ class RoundPages(RoundRecords):
 
     def wait_until(self, no: int, seconds: float) -> None:
         """Record an open round's deadline, seconds from now, for displays."""
-        with self._commits.joined() as db:
-            value = to_json([no, now(seconds)])
-            db.execute("REPLACE INTO meta VALUES ('deadline', ?)", (value,))
+        value = to_json([no, now(seconds)])
+        self._commits.write("REPLACE INTO meta VALUES ('deadline', ?)", value)
 
     def deadline_of(self, no: int) -> str | None:
         """The wall time of a round's deadline, in ISO 8601; None if none was noted."""
@@ -86,11 +85,10 @@ class RoundPages(RoundRecords):
 
     def move_task(self, task_id: str, phase: TaskPhase, why: str = "") -> None:
         """Record a task's phase; joins the open group of writes."""
-        with self._commits.joined() as db:
-            db.execute(
-                "UPDATE tasks SET phase = ?, why = ? WHERE id = ?",
-                (phase.value, why, task_id),
-            )
+        self._commits.write(
+            "UPDATE tasks SET phase = ?, why = ? WHERE id = ?",
+            *(phase.value, why, task_id),
+        )
 
     def accept(
         self,
@@ -201,13 +199,12 @@ class RoundPages(RoundRecords):
 
     def refuse(self, device: str, round_no: int, verdict: str, why: str) -> None:
         """Count one verdict on a device's update; the last reason stays."""
-        with self._commits.joined() as db:
-            db.execute(
-                "INSERT INTO refusals VALUES (?, ?, 1, ?, ?, ?) "
-                "ON CONFLICT (device, verdict) DO UPDATE SET count = count + 1, "
-                "round = excluded.round, why = excluded.why, at = excluded.at",
-                (device, verdict, round_no, why, now()),
-            )
+        self._commits.write(
+            "INSERT INTO refusals VALUES (?, ?, 1, ?, ?, ?) "
+            "ON CONFLICT (device, verdict) DO UPDATE SET count = count + 1, "
+            "round = excluded.round, why = excluded.why, at = excluded.at",
+            *(device, verdict, round_no, why, now()),
+        )
 
     def finish(self, no: int, *, model: str, note: str = "") -> None:
         """Close a round with its model, durable under this checkpoint name."""

@@ -23,6 +23,12 @@ def showable(message: M) -> M:
     Args:
         message: Of whomever. Bytes in it stay what they are.
     """
+    # JSON keeps printable ASCII as it is and escapes the rest, but for DEL. One call of
+    # msgspec settles nearly every message: to look at each text took a twelfth of the
+    # coordinator's time.
+    text = msgspec.json.encode(message)
+    if text.isascii() and b"\\" not in text and b"\x7f" not in text:
+        return message
     return cast("M", _shown(message))
 
 

@@ -113,7 +113,7 @@ class MessageReceiver:
             raise
         device = _sender(topic, envelope, self._federation)
         if not isinstance(envelope.message, Data):  # bytes, and an id that is looked up
-            envelope = replace(envelope, message=showable(envelope.message))
+            envelope = _showable(envelope)
         if seal and not self._is_new(device, envelope):
             return None  # delivered twice, or sent again by somebody else
         if seal and isinstance(envelope.message, Request):
@@ -229,6 +229,11 @@ class MessageReceiver:
         ):
             return None
         return self._identities.ended(topic.device)
+
+
+def _showable(envelope: Envelope) -> Envelope:
+    shown = showable(envelope.message)
+    return envelope if shown is envelope.message else replace(envelope, message=shown)
 
 
 def _sender(topic: topics.Topic, envelope: Envelope, federation: str) -> str:

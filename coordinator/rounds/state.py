@@ -212,7 +212,7 @@ def _moved(to: TaskPhase) -> Callable[[Round, Any], Step]:
         if now not in OPEN or _ORDER[to] < _ORDER[now]:
             return state, ()
         after = replace(state, tasks={**state.tasks, event.device: to})
-        return _settle(after)
+        return (after, ()) if to in OPEN else _settle(after)
 
     return rule
 

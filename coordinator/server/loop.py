@@ -146,8 +146,7 @@ class Server:
         )
         made = self._global_model, self._evaluator, self._fleet, self._deliveries
         self._end = RunEnd(ledger, *made, tests, self._turn, clock, settings)
-        for pattern in topics.heard_by_coordinator(name):
-            self._transport.subscribe(pattern)
+        self._transport.subscribe(*topics.heard_by_coordinator(name))
 
     # -- other threads -----------------------------------------------------------------
 
@@ -237,6 +236,7 @@ class Server:
 
     def _take(self, timeout: float) -> None:
         """Handles a group of what waits; commits it if anybody waits for that."""
+        self._fleet.tick()
         for item in self._inbox.group(timeout):
             self._handle(item)
             if self._ledger.promised >= GROUP:

@@ -83,7 +83,8 @@ def greet(fleet: DeviceRegistry, device: str = "pi-7", **changes: Any) -> str | 
     return fleet.hello(device, hello(**changes))
 
 
-def row(ledger: Ledger, device: str = "pi-7") -> DeviceRow:
+def row(fleet: DeviceRegistry, ledger: Ledger, device: str = "pi-7") -> DeviceRow:
+    fleet.record()
     return next(d for d in ledger.devices() if d.name == device)
 
 
@@ -101,12 +102,12 @@ def test_a_lying_profile_is_corrected_between_rounds_and_said(
     after = fleet.densities.predicted("pi-7", 0.4)
     assert after.step_s == pytest.approx(5 * before.step_s, rel=1e-6)
     assert fleet.affordable() == {"pi-7": 0.1}
-    assert "training takes 5.0 times the" in row(ledger).why
+    assert "training takes 5.0 times the" in row(fleet, ledger).why
     greet(fleet)  # the same profile again proves nothing
     assert fleet.densities.predicted("pi-7", 0.4) == after
     greet(fleet, rtt_ms=9.0)  # a fresh one is believed
     assert fleet.densities.predicted("pi-7", 0.4).step_s == before.step_s
-    assert "profile it again" not in row(ledger).why
+    assert "profile it again" not in row(fleet, ledger).why
 
 
 def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
@@ -115,10 +116,10 @@ def test_a_device_that_pauses_is_not_asked_and_the_operator_sees_why(
     greet(fleet)
     fleet.rests("pi-7", 60.0, "quiet until 22:00")
     assert fleet.present() == set()
-    assert row(ledger).note == "quiet until 22:00"
+    assert row(fleet, ledger).note == "quiet until 22:00"
     fleet.rests("pi-7", 0.0, "")
     assert fleet.present() == {"pi-7"}
-    assert row(ledger).note == ""
+    assert row(fleet, ledger).note == ""
     fleet.rests("pi-7", 60.0, "battery at 3 %, waiting for 40 %")
     clock.now += 61.0
     assert fleet.present() == {"pi-7"}
@@ -158,7 +159,7 @@ def test_a_status_that_comes_before_the_hello_is_shown(
     its status once: where the broker delivers it first, it was offline for ever."""
     assert fleet.note("pi-7", header(3), status(online=True))
     greet(fleet)
-    assert (row(ledger).online, row(ledger).rss_mib) == (True, 70)
+    assert (row(fleet, ledger).online, row(fleet, ledger).rss_mib) == (True, 70)
     assert fleet.online() == {"pi-7"}
 
 
@@ -166,17 +167,17 @@ def test_a_device_whose_status_is_lost_is_shown_online_by_what_it_says(
     fleet: DeviceRegistry, ledger: Ledger
 ) -> None:
     greet(fleet)
-    assert row(ledger).online == 1
+    assert row(fleet, ledger).online == 1
     fleet.note("pi-7", header(3), status(online=True))
     fleet.note("pi-7", header(1), status(online=False))
-    assert row(ledger).online == 0
+    assert row(fleet, ledger).online == 0
     fleet.heard("pi-7", header(2))  # said before its connection was lost
-    assert row(ledger).online == 0
+    assert row(fleet, ledger).online == 0
     fleet.heard("pi-7", header(6))
-    assert (row(ledger).online, row(ledger).engine) == (1, "sparse")
+    assert (row(fleet, ledger).online, row(fleet, ledger).engine) == (1, "sparse")
     fleet.note("pi-7", header(2, boot=2), status(online=True))
     assert not fleet.note("pi-7", header(5), status(online=False, link=2))
-    assert row(ledger).online == 1  # a will of the life before
+    assert row(fleet, ledger).online == 1  # a will of the life before
 
 
 @pytest.mark.parametrize("by", ["retained", "another message"])
@@ -186,16 +187,16 @@ def test_after_the_coordinators_own_link_was_down_who_is_here_is_shown_again(
     greet(fleet)
     fleet.note("pi-7", header(3), status(online=True))
     fleet.unlinked()
-    assert row(ledger).online == 0
+    assert row(fleet, ledger).online == 0
     if by == "retained":
         assert not fleet.note("pi-7", header(3), status(online=True))
     else:
         fleet.heard("pi-7", header(4))
-    assert row(ledger).online == 1
+    assert row(fleet, ledger).online == 1
     fleet.note("pi-7", header(2), status(online=False))
     fleet.unlinked()
     assert not fleet.note("pi-7", header(3), status(online=True))
-    assert row(ledger).online == 0  # older than its will
+    assert row(fleet, ledger).online == 0  # older than its will
 
 
 def test_a_device_told_to_come_back_later_is_here_until_then(
@@ -214,9 +215,9 @@ def test_why_a_device_does_less_is_in_the_ledger_while_it_does(
 ) -> None:
     greet(fleet)
     fleet.paced({"pi-7": "29 of 290 steps"})
-    assert row(ledger).pace == "29 of 290 steps"
+    assert row(fleet, ledger).pace == "29 of 290 steps"
     fleet.paced({})
-    assert row(ledger).pace == ""
+    assert row(fleet, ledger).pace == ""
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ def test_a_devices_consent_is_that_of_its_last_hello(
         told = msgspec.structs.replace(hello(), consent=consent)
         assert fleet.hello("pi-7", told) is None
         ledger.settle()
-        assert row(ledger).consent == (consent or "")
+        assert row(fleet, ledger).consent == (consent or "")
 
 
 def test_what_is_left_of_a_devices_hours_and_battery_is_what_it_said_last(
@@ -264,7 +265,7 @@ def test_what_is_left_of_a_devices_hours_and_battery_is_what_it_said_last(
     header = Header("status", "home", "pi-7", "coordinator", 1, 5, boot=1)
     assert fleet.note("pi-7", header, said)
     ledger.settle()
-    assert (row(ledger).battery, row(ledger).open_min) == (40, 10)
+    assert (row(fleet, ledger).battery, row(fleet, ledger).open_min) == (40, 10)
     clock.now += 240.0
     assert fleet.owner_limits.left_s("pi-7") == 360.0
     known = fleet.owner_limits.candidates(["pi-7", "pi-8"])
@@ -276,6 +277,33 @@ def test_what_is_left_of_a_devices_hours_and_battery_is_what_it_said_last(
     newer = Header("status", "home", "pi-7", "coordinator", 1, 6, boot=1)
     assert fleet.note("pi-7", newer, on_mains)
     assert fleet.owner_limits.candidates(["pi-7"])["pi-7"] == Candidate("pi-7")
-    assert row(ledger).battery is None
+    assert row(fleet, ledger).battery is None
     fleet.note("pi-7", header, said)  # an old one decides nothing
     assert fleet.owner_limits.left_s("pi-7") == math.inf
+
+
+def test_statuses_that_follow_soon_are_one_row_and_a_pause_is_told_at_once(
+    fleet: DeviceRegistry, ledger: Ledger, clock: Clock
+) -> None:
+    greet(fleet)
+    fleet.record()
+    ran: list[str] = []
+    ledger._db.set_trace_callback(ran.append)
+    for seq, phase in enumerate(("fetching", "training", "uploading"), start=1):
+        fleet.tick()
+        said = Status(online=True, phase=phase, rss_mib=seq)
+        assert fleet.note("pi-7", header(seq), said)
+    assert ran == []
+    clock.now += 1.0
+    fleet.tick()
+    fleet.tick()
+    assert len([one for one in ran if one.startswith("UPDATE devices")]) == 1
+    found = row(fleet, ledger)
+    assert (found.phase, found.rss_mib) == ("uploading", 3)
+    fleet.rests("pi-7", 60.0, "too hot")
+    assert ledger.note_of("pi-7") == "too hot"
+    fleet.note("pi-7", header(4), Status(online=True, phase="idle"))
+    assert ledger.note_of("pi-7") == ""
+    fleet.note("pi-7", header(5), Status(online=True, phase="sleeping"))
+    fleet.gone("pi-7")  # what it said last is not lost with it
+    assert ledger.devices()[0].phase == "sleeping"

@@ -90,6 +90,7 @@ class House:
         self.hear(name, said)
 
     def view(self) -> RunView:
+        self.server._fleet.record()
         self.ledger.settle()
         return RunSource(self.folder).run()
 

@@ -6,13 +6,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from coordinator.ledger import Ledger
-from coordinator.ledger.device_rows import added_columns
 from coordinator.server.devices.density_choices import DensityChoices
 from coordinator.server.devices.owner_limits import OwnerLimits
 from coordinator.server.devices.presence import (
@@ -24,6 +22,7 @@ from coordinator.server.devices.presence import (
 )
 from coordinator.server.devices.run_program import RunProgram
 from coordinator.server.devices.standing import Standings
+from coordinator.server.devices.status_records import StatusRecords, or_none
 from coordinator.settings import RunSettings
 from coordinator.views.device_view import DeviceView
 from device_profiles import ProfileError, Workload, parse_profile
@@ -35,7 +34,7 @@ __all__ = ["DeviceRegistry"]
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+WRITE_S = 1.0  # between two rows of what a device says of itself
 NOW: dict[str, Any] = dict.fromkeys(("celsius", "progress", "battery", "open_min"))
 
 
@@ -66,7 +65,7 @@ class DeviceRegistry:
         self.program = program
         self._task, self._ledger, self._clock = settings.task, ledger, clock
         self._presence, self._unheard = Presence(), Unheard()
-        self._status: dict[str, Status] = {}
+        self._status, self._written = StatusRecords(ledger), clock()
         self._paces: dict[str, str] = {}
         self._rests: dict[str, float] = {}  # until when, monotonic
         self._words: dict[str, Said] = {}  # the newest status of each
@@ -91,7 +90,7 @@ class DeviceRegistry:
             return
         self._words[device] = said = speaks_again(said, header) or said
         if said.online and not shown.online:
-            self._show(device, msgspec.structs.replace(shown, online=True))
+            self._status.take(device, msgspec.structs.replace(shown, online=True))
 
     def hello(self, device: str, hello: Hello, boot: int = 0) -> str | None:
         """Takes a device in; returns why not, if it cannot take part.
@@ -117,8 +116,9 @@ class DeviceRegistry:
             examples=hello.examples,
             version=hello.version,
             said=_digest(hello),
-            consent=_or_none(hello.consent) or "",
+            consent=or_none(hello.consent) or "",
         )
+        self._status.hello(device)
         rebooted = self._boots.get(device, boot) != boot
         self._boots[device] = boot
         if rebooted:  # what held its last life back is said again if it still does
@@ -126,24 +126,21 @@ class DeviceRegistry:
         self.standings.hello(device, changed=not known, rebooted=rebooted)
         self.densities.take(device, profile, hello)
         # Its status may have come before the ledger had a row for it, or be lost.
-        self._show(
-            device, self._status.get(device) or Status(online=True, phase="idle")
-        )
+        here = Status(online=True, phase="idle")
+        self._status.take(device, self._status.get(device) or here)
         return None
 
     def gone(self, device: str) -> None:
         """Mark a device as absent, whatever it reported last."""
         self._presence.gone(device)
-        self._status.pop(device, None)
+        self._status.forget(device)
 
     def unlinked(self) -> None:
         """Mark all devices as unknown after our own link was lost.
 
         Only displays: a round waits for devices whatever happens to our own link.
         """
-        for device, status in self._status.items():
-            self._status[device] = msgspec.structs.replace(status, online=False)
-        self._ledger.nobody_online()
+        self._status.all_offline()
 
     def note(self, device: str, header: Header, status: Status) -> bool:
         """Takes a status over for displays; a will or goodbye ends its presence.
@@ -160,24 +157,28 @@ class DeviceRegistry:
             if newest == (header.boot, header.seq, status.online) and (
                 shown and shown.online != status.online
             ):
-                self._show(device, status)
+                self._status.take(device, status)
             return False
         self._words[device] = said
         self.reported.add(device)
         self.owner_limits.take(device, status)
         if status.online:
             self.heard(device)
-            self._ledger.note(device, status.detail)
+            self._status.note(device, status.detail)
         else:
             self._presence.gone(device)
-        self._show(device, status)
+        self._status.take(device, status)
         return True
 
-    def _show(self, device: str, status: Status) -> None:
-        self._status[device] = status
-        named = msgspec.structs.asdict(status).items()  # like columns are kept
-        columns = {k: _or_none(v) for k, v in named if k in added_columns()}
-        self._ledger.count_traffic(device, **columns)
+    def tick(self) -> None:
+        """Writes what devices have said of themselves, once in a while."""
+        if self._clock() - self._written >= WRITE_S:
+            self.record()
+
+    def record(self) -> None:
+        """Writes what they have said of themselves and is not in the ledger yet."""
+        self._status.write()
+        self._written = self._clock()
 
     def expect(self, device: str, silent_s: float) -> None:
         """Allow a device to be silent for so long: it waits, or has work to do."""
@@ -185,12 +186,12 @@ class DeviceRegistry:
 
     def rests(self, device: str, seconds: float, why: str) -> None:
         """Record a device's pause in seconds; 0 ends it."""
-        if seconds > 0 and why != self._ledger.note_of(device):
+        before = self._status.note(device, why)
+        if seconds > 0 and why != before:
             told = device, seconds, why
             log.info("%s pauses for %.0f s: %s", *told, extra={"device": device})
         self._rests[device] = self._clock() + seconds
         self.expect(device, seconds)
-        self._ledger.note(device, why)
 
     # -- what follows from it ----------------------------------------------------------
 
@@ -216,7 +217,7 @@ class DeviceRegistry:
 
     def online(self) -> set[str]:
         """Devices whose last status says so."""
-        return {d for d, status in self._status.items() if status.online}
+        return self._status.online()
 
     def affordable(self) -> dict[str, float]:
         """Largest density of each device present that can take part."""
@@ -276,6 +277,7 @@ class DeviceRegistry:
 
     def view(self) -> tuple[DeviceView, ...]:
         """Every device ever seen: as the ledger has it, and what is known just now."""
+        self.record()
         return tuple(
             self._now(device) for device in self._ledger.devices_as(DeviceView)
         )
@@ -292,7 +294,3 @@ def _digest(hello: Hello) -> str:
     """Digest of a device's HELLO, without its phase, its task and its free disk."""
     plain = msgspec.structs.replace(hello, phase="", task_id=None, free_disk_mib=0)
     return hashlib.sha256(pack(plain)).hexdigest()[:16]
-
-
-def _or_none(value: T | UnsetType) -> T | None:
-    return None if value is UNSET else value

@@ -69,7 +69,7 @@ class Presence:
         """
         before = self._stays.get(device)
         if before is not None:
-            self._stays[device] = replace(before, due=max(before.due, until))
+            self._stays[device] = _Stay(before.heard, max(before.due, until))
 
     def gone(self, device: str) -> None:
         """Mark a device as absent: goodbye, will or revocation."""

@@ -163,8 +163,10 @@ def expiry_properties(seconds: int) -> Properties:
     return _expiring(min(seconds, MOST_EXPIRY_S))
 
 
-@lru_cache(maxsize=64)  # to make one takes longer than to send its message
+@lru_cache(maxsize=64)  # to make and pack them takes longer than to send their message
 def _expiring(seconds: int) -> Properties:
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.MessageExpiryInterval = seconds
+    packed = properties.pack()  # type: ignore[no-untyped-call]
+    object.__setattr__(properties, "pack", lambda: packed)
     return properties
