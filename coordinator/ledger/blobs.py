@@ -46,15 +46,19 @@ class Blobs:
                 raise _not_kept(name, error) from error
         return name
 
-    def stage(self, content: bytes) -> str:
+    def stage(self, content: bytes, name: str = "") -> str:
         """Writes a blob that `settle` makes durable; returns its name.
 
         The content is on its way to the disk and no longer held.
 
+        Args:
+            content: The bytes.
+            name: Their SHA-256 in hex, where it is known.
+
         Raises:
             StateError: If the disk refuses.
         """
-        name = hashlib.sha256(content).hexdigest()
+        name = name or hashlib.sha256(content).hexdigest()
         self._touched = True  # a crash may have left the name without its folder's sync
         if name in self._staged or (self._folder / name).exists():
             return name

@@ -99,16 +99,21 @@ class RoundPages(RoundRecords):
         norm: float,
         metrics: Mapping[str, float],
         signed: SignedOffer | None = None,
-    ) -> None:
+        blob: str = "",
+    ) -> bool:
         """Record an accepted update in the open group: blob, then row. Twice is once.
 
-        `signed` is the device's word on it, for the log.
+        `signed` is the device's word on it, for the log; `blob` is the content's
+        SHA-256 in hex, where it is known.
+
+        Returns:
+            Whether the round has it: one that came after the freeze is late.
 
         Raises:
             StateError: If the disk refuses; nothing is promised then.
         """
         with self._commits.joined() as db:
-            blob = self._blobs.stage(content)
+            blob = self._blobs.stage(content, blob)
             db.execute(
                 "INSERT INTO updates (task, round, device, blob, size, examples, norm, "
                 "metrics, accepted) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
@@ -123,13 +128,14 @@ class RoundPages(RoundRecords):
                 ),
             )
             # Only with a row: a task that came after the freeze stays expired.
-            db.execute(
+            done = db.execute(
                 "UPDATE tasks SET phase = 'accepted' WHERE id = ? "
                 "AND EXISTS (SELECT 1 FROM updates WHERE task = ?)",
                 (task.id, task.id),
             )
             if signed is not None:
                 self._keep_offer(db, task.id, blob, signed)
+        return done.rowcount == 1
 
     def accepted_blob(self, task_id: str) -> str | None:
         """The blob accepted for a task, if any; perhaps not durable yet."""

@@ -67,7 +67,9 @@ class UploadQueue:
         if known is not None and known.offer.manifest == offer.manifest:
             known.touched = self._clock()
             return self._ask(known)
-        assembly = Assembly(offer.manifest)  # refuses what cannot be, waiting or not
+        assembly = Assembly(
+            offer.manifest, whole=True
+        )  # refuses what cannot be, waiting or not
         if known is not None:
             self._remove(offer.task_id)
         ahead = self._waiting and offer.task_id not in self._waiting
@@ -107,7 +109,12 @@ class UploadQueue:
             if not self._fits(offer):
                 break
             del self._waiting[task_id]
-            calls.append((device, self._begin(device, offer, Assembly(offer.manifest))))
+            calls.append(
+                (
+                    device,
+                    self._begin(device, offer, _assembly(offer)),
+                )
+            )
         return calls
 
     def forget(self) -> None:
@@ -146,3 +153,7 @@ class UploadQueue:
         missing = sum(stop - start for start, stop in ranges)
         upload.asked = min(CREDIT, missing)
         return Need(upload.offer.task_id, ranges, credit=CREDIT)
+
+
+def _assembly(offer: Offer) -> Assembly:
+    return Assembly(offer.manifest, whole=True)

@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 _NUMBERS = "Correct the device's settings, profile or examples, or update flash-edge."
 REFUSED_MS = 60_000
 COMPILING_MS = 2_000  # until a device asks again whether its program is made
+LATE = "its round is closed or went on without it; nothing is to be done"
 REMIND_S = 60.0  # between two words on numbers that cannot be, to one device
 KNOWN = 1 << 20  # devices that this is remembered for, of those that said hello
 
@@ -86,8 +87,8 @@ class MessageHandlers:
         self._statistics = statistics
         self._offers = None if identities is None else SignedOffers(identities)
         self._controller, self._publisher = controller, publisher
-        self._tasks, self._clock = TaskHandlers(self, publisher, clock), clock
-        self._reminded = Seldom(REMIND_S, KNOWN)
+        self._tasks = TaskHandlers(self, publisher, clock)
+        self._clock, self._reminded = clock, Seldom(REMIND_S, KNOWN)
 
     def answer(
         self, device: str, message: Message, *, boot: int = 0, packet: bytes = b""
@@ -183,8 +184,7 @@ class MessageHandlers:
     def _pauses(self, device: str, seconds: float, why: str) -> None:
         """Record a device's pause; the round does not wait for a longer one."""
         self._fleet.rests(device, seconds, why)
-        part = self.open_part(device)
-        if part is None:
+        if (part := self.open_part(device)) is None:
             return
         if seconds < self._controller.left_s():
             self._controller.pauses(device, seconds)
@@ -228,13 +228,15 @@ class MessageHandlers:
         self, device: str, part: Part, offer: Offer, content: bytes, norm: float
     ) -> None:
         """Blob and row; what follows from it waits until they are durable."""
+        signed = self._offers.of(device, offer) if self._offers else None
         accept = partial(self._ledger.accept, part.task, content, norm=norm)
-        signed = self._offers.of(device, offer) if self._offers is not None else None
-        accept(examples=offer.examples, metrics=offer.metrics, signed=signed)
+        accept = partial(accept, signed=signed, blob=blob_id(offer.manifest))
+        kept = accept(examples=offer.examples, metrics=offer.metrics)
         self._controller.advance(Accepted(device))
+        known = Receipt(offer.task_id, "accepted") if kept else None
 
         def durable() -> None:
-            receipt = self.fate_of(device, offer.task_id)
+            receipt = known or self.fate_of(device, offer.task_id)
             self._publisher.tell(device, receipt, round_no=part.order.round_no)
             self._controller.accepted(device, offer.metrics)
             trained_s = offer.metrics.get("training_s", 0.0)
@@ -269,8 +271,7 @@ class MessageHandlers:
         if task is None or task.device != device:
             return Receipt(task_id, "unknown", "this run has no such task for you")
         if self._ledger.accepted_blob(task_id) is None:
-            why = "its round is closed or went on without it; nothing is to be done"
-            return Receipt(task_id, "late", why)
+            return Receipt(task_id, "late", LATE)
         return Receipt(task_id, "accepted")
 
     def fate_of_offer(self, device: str, offer: Offer) -> Receipt:
@@ -290,11 +291,10 @@ class MessageHandlers:
         return fate
 
     def tell(self, device: str, message: Message) -> None:
-        """Sends; a receipt only once what it says is durable, never before."""
+        """Sends; a receipt only once what it says is durable."""
         no = self._controller.round_no
+        send = partial(self._publisher.tell, device, message, round_no=no)
         if isinstance(message, Receipt):
-            self._ledger.once_durable(
-                lambda: self._publisher.tell(device, message, round_no=no)
-            )
+            self._ledger.once_durable(send)
         else:
-            self._publisher.tell(device, message, round_no=no)
+            send()

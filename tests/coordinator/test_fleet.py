@@ -293,7 +293,7 @@ def test_statuses_that_follow_soon_are_one_row_and_a_pause_is_told_at_once(
         fleet.tick()
         said = Status(online=True, phase=phase, rss_mib=seq)
         assert fleet.note("pi-7", header(seq), said)
-    assert ran == []
+    assert not [one for one in ran if one.startswith("UPDATE")]
     clock.now += 1.0
     fleet.tick()
     fleet.tick()

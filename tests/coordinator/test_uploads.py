@@ -125,11 +125,28 @@ def test_chunks_of_anothers_task_or_damaged_ones_are_refused(offer: Offers) -> N
     intake.offer("pi", offered)
     with pytest.raises(RemoteProtocolError, match="evil sends chunks of pi's task"):
         intake.data("evil", chunk(offered, b"update", 0))
-    with pytest.raises(RemoteProtocolError, match="digest"):
-        intake.data("pi", Data(offered.task_id, 0, b"X"))
     with pytest.raises(RemoteProtocolError, match="beyond"):
         intake.data("pi", Data(offered.task_id, 99, b"X"))
     assert intake.data("pi", Data("9-unknown", 0, b"X")) == (None, None)
+
+
+def test_a_damaged_chunk_is_found_with_the_last_one_and_asked_for_again(
+    offer: Offers,
+) -> None:
+    intake, offered = UploadQueue(Clock()), offer()
+    intake.offer("pi", offered)
+    last = len(offered.manifest.chunks) - 1
+    intake.data("pi", Data(offered.task_id, 2, b"X"))
+    for index in range(last):
+        intake.data("pi", chunk(offered, b"update", index))
+    with pytest.raises(RemoteProtocolError, match="chunk 2 does not have its digest"):
+        intake.data("pi", chunk(offered, b"update", last))
+    need = intake.offer("pi", offered)
+    assert need is not None
+    assert need.ranges == [(2, 3)]
+    upload, _ = intake.data("pi", chunk(offered, b"update", 2))
+    assert upload is not None
+    assert upload.assembly.content() == b"update"
 
 
 def test_a_round_that_is_over_forgets_its_uploads(offer: Offers) -> None:

@@ -97,6 +97,11 @@ def test_a_whole_of_another_digest_is_refused() -> None:
     assembly.add(0, b"abc")
     with pytest.raises(RemoteProtocolError, match="does not have its digest"):
         assembly.content()
+    together = Assembly(lie, whole=True)
+    for _ in range(2):  # nothing of it is believed
+        with pytest.raises(RemoteProtocolError, match="does not have its digest"):
+            together.add(0, b"abc")
+        assert together.received == 0
 
 
 def test_a_blob_has_one_to_2048_chunks() -> None:
