@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from secure_house import Seal, SecureHouse, sign_keys
 from secure_messages import check
 
+from coordinator.rounds.secure.stages import SecureState
 from edge_sdk.secure import device_round as steps
 from edge_sdk.secure.keys import _SMALL_ORDER, encrypt, is_usable, mask_key, public_of
 from edge_sdk.wire.messages import Message
@@ -244,3 +245,32 @@ def test_a_share_that_is_revealed_wrongly_is_named_and_the_round_goes_on(
     why = "a share that it revealed does not fit"
     assert refusals(here) == {"pi-1": ("unmasking", 1, why)}
     assert phases(here) == ["done"]
+
+
+def test_a_neighbours_keys_that_were_altered_on_the_way_are_refused_by_its_name(
+    house: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the device that is told them, whatever the coordinator has checked."""
+    here = house(5, rounds=1)
+    sign_keys(here)
+    true = SecureState.peers
+
+    def altered(state: SecureState, device: str) -> SecurePeers:
+        told = true(state, device)
+        if device != "pi-1":
+            return told
+        another = public_of(b"7" * 32)
+        peers = [
+            replace(peer, share_key=another) if peer.name == "pi-2" else peer
+            for peer in told.peers
+        ]
+        return replace(told, peers=peers)
+
+    monkeypatch.setattr(SecureState, "peers", altered)
+    here.run(3000)
+    rows = here.coordinator.ledger._db.execute("SELECT device, why FROM tasks")
+    why = {row["device"]: row["why"] for row in rows if row["why"]}
+    assert list(why) == ["pi-1"]
+    assert "the keys of neighbour pi-2 are not signed by it" in why["pi-1"]
+    assert phases(here) == ["done"]
+    assert check(here.recorded.said) == {"seed": 4, "key": 0}
