@@ -14,11 +14,14 @@ from export.builder import make_all, written
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.places import (
+    Layer,
+    beside,
     check_name,
     default_file,
     folder_of,
     path_of,
     suffix_of,
+    with_layer,
 )
 from export.report import Report
 
@@ -95,6 +98,7 @@ def build(
     data: Path | str | None = ...,
     accuracy_points: float = ...,
     loss_percent: float = ...,
+    compress: Layer | None = ...,
 ) -> Exported: ...
 @overload
 def build(
@@ -110,6 +114,7 @@ def build(
     data: Path | str | None = ...,
     accuracy_points: float = ...,
     loss_percent: float = ...,
+    compress: Layer | None = ...,
 ) -> Report: ...
 def build(
     model: Model,
@@ -125,6 +130,7 @@ def build(
     data: Path | str | None = None,
     accuracy_points: float = ACCURACY_POINTS,
     loss_percent: float = LOSS_PERCENT,
+    compress: Layer | None = None,
 ) -> Exported | Report:
     """Exports a model, checks every file, and only then writes them.
 
@@ -149,6 +155,7 @@ def build(
             inputs and targets in ``eval.npz``.
         accuracy_points: Percentage points that a lossy format may lose.
         loss_percent: By how much its loss may grow where outputs are no answers.
+        compress: "zstd" puts each file into a zstd layer, and ``.zst`` after its name.
 
     Returns:
         With `formats` their files, sizes and gates; with `format` the one report.
@@ -176,7 +183,7 @@ def build(
     )
     folder, files = None, dict[str, Path | None]()
     if formats is None:
-        files[format] = _beside(model, format) if out is None else path_of(out)
+        files[format] = beside(model, format) if out is None else path_of(out)
     elif out is not None:
         folder = folder_of(out, source.task, wanted)
         files = {key: folder / default_file(source.task, key) for key in wanted}
@@ -186,7 +193,9 @@ def build(
         batch=batch,
         data=examples,
         tolerance=tolerance,
+        compress=compress,
     )
+    files = {k: f and with_layer(f, compress) for k, f in files.items()}
     reports = {key: written(*one, files.get(key)) for key, one in made.items()}
     return reports[format] if formats is None else Exported(folder, reports)
 
@@ -289,9 +298,3 @@ def _wanted(one: str, several: Sequence[str] | str | None) -> tuple[str, ...]:
             "formats is empty", remedy=f"Name one: {', '.join(formats())}."
         )
     return found
-
-
-def _beside(model: Model, name: str) -> Path | None:
-    if not isinstance(model, str | Path):
-        return None
-    return Path(model).with_suffix(f".{name}{suffix_of(name)}")

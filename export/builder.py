@@ -9,12 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edge_sdk.checkpoint import replace_file
+from edge_sdk.checkpoint import replace_file, replace_listed
 from edge_sdk.errors import DataError, ExportError
+from edge_sdk.infer.compressed import compressed
 from edge_sdk.json_text import to_json
 from export.checks.stamp import stamped
 from export.checks.tolerance import Tolerance
 from export.extras import require
+from export.places import Layer, check_layer
 from export.report import Report
 
 if TYPE_CHECKING:
@@ -29,10 +31,18 @@ _CALIBRATED = 256
 
 
 def written(content: bytes, report: Report, file: Path | str | None) -> Report:
-    """The report with its file, which now has these bytes; None writes none."""
+    """The report with its file, which now has these bytes; None writes none.
+
+    A file of a format that has no place for a digest is listed in `SHA256SUMS` beside.
+    """
+    from export.targets.table import find_target  # noqa: PLC0415 - imports onnx
+
     if file is None:
         return report
-    replace_file(Path(file), content)
+    if find_target(report.format).reader in {"own", "elsewhere"}:
+        replace_listed(Path(file), content, report.sha256)
+    else:
+        replace_file(Path(file), content)
     return replace(report, file=str(file))
 
 
@@ -44,6 +54,7 @@ def make_all(
     data: Path | None,
     tolerance: Tolerance,
     input_scales: Mapping[str, tuple[float, int]] | None = None,
+    compress: Layer | None = None,
 ) -> dict[str, tuple[bytes, Report]]:
     """Every format's bytes and report; none is written, all pass their gates.
 
@@ -62,6 +73,7 @@ def make_all(
         raise ExportError(
             f"batch is {batch!r}", remedy="It is '1', or 'dynamic' for a free one."
         )
+    check_layer(compress)
     targets = [find_target(name) for name in dict.fromkeys(formats)]
     calibrated = [t.name for t in targets if t.calibrated]
     if calibrated and data is None and source.given is None:
@@ -89,8 +101,19 @@ def make_all(
             if len(targets) == 1:
                 raise
             raise ExportError(f"{target.name}: {error}", remedy=error.help) from error
-        made[target.name] = product.content, report
+        made[target.name] = _layered(product.content, report, compress)
     return made
+
+
+def _layered(
+    content: bytes, report: Report, compress: Layer | None
+) -> tuple[bytes, Report]:
+    """The bytes in the layer that was asked for, and what the report says of them."""
+    if compress is None:
+        return content, report
+    layered = compressed(content)
+    digest = hashlib.sha256(layered).hexdigest()
+    return layered, replace(report, file_bytes=len(layered), sha256=digest)
 
 
 def made_by(target: Target, material: Material) -> Product:

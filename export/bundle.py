@@ -24,6 +24,7 @@ from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
 from export.loaded import load
 from export.measure.timing import machine, time_file
+from export.places import Layer, check_layer, with_layer
 from export.snippets import readme
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def make_bundle(
     loss_percent: float = LOSS_PERCENT,
     seconds: float = 0.5,
     key: Path | str | None = None,
+    compress: Layer | None = None,
 ) -> dict[str, Any]:
     """Exports every format, checks it, and writes the folder whole or not at all.
 
@@ -68,6 +70,8 @@ def make_bundle(
         seconds: How long each model is timed for the manifest; 0 for not at all.
         key: PEM file of an Ed25519 private key that signs the manifest. Without one, a
             checkpoint in a run's folder is signed with that run's key.
+        compress: "zstd" for a zstd layer around each model; a board then needs the
+            extra ``zstd``.
 
     Returns:
         The manifest.
@@ -78,6 +82,7 @@ def make_bundle(
     """
     require()
     kinds = {one: _kind(one) for one in formats}
+    check_layer(compress)
     tolerance = Tolerance(accuracy_points, loss_percent)
     run = None
     if key is None and isinstance(model, str | Path):
@@ -109,10 +114,15 @@ def make_bundle(
             if run is not None:
                 manifest["run"] = run_name(run)
             made = make_all(
-                source, tuple(kinds), batch="1", data=folder_data, tolerance=tolerance
+                source,
+                tuple(kinds),
+                batch="1",
+                data=folder_data,
+                tolerance=tolerance,
+                compress=compress,
             )
             for one, kind in kinds.items():
-                file = folder / f"model.{one}{kind.suffix}"
+                file = with_layer(folder / f"model.{one}{kind.suffix}", compress)
                 report = written(*made[one], file)
                 entry = _entry(folder, file, report, kind, seconds=seconds)
                 manifest["models"][one] = entry

@@ -19,6 +19,7 @@ from export.bundle import FORMATS, make_bundle
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT
 from export.cli_options import (
     Calibration,
+    Compress,
     Data,
     Growth,
     Module,
@@ -77,6 +78,7 @@ def build_command(
         Literal["1", "dynamic"],
         typer.Option(help="Fixed batch of 1 (phones need it), or dynamic."),
     ] = "1",
+    compress: Compress = None,
     data: Data = None,
     accuracy_points: Points = ACCURACY_POINTS,
     loss_percent: Growth = LOSS_PERCENT,
@@ -92,6 +94,7 @@ def build_command(
         batch=batch,
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
+        compress=compress,
     )
     _show(report, as_json=as_json)
 
@@ -163,6 +166,7 @@ def bundle_command(
         list[str] | None,
         typer.Option(help="May be given more than once.", autocompletion=format_names),
     ] = None,
+    compress: Compress = None,
     data: Data = None,
     accuracy_points: Points = ACCURACY_POINTS,
     loss_percent: Growth = LOSS_PERCENT,
@@ -185,6 +189,7 @@ def bundle_command(
         accuracy_points=accuracy_points,
         loss_percent=loss_percent,
         key=key,
+        compress=compress,
     )
     if as_json:
         echo(to_json(manifest, indent=2), json=True)

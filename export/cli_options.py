@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from export.extras import require
 
 __all__ = [
     "Calibration",
+    "Compress",
     "Data",
     "Growth",
     "Module",
@@ -63,6 +64,11 @@ Points = Annotated[
     typer.Option(
         "--accuracy-points", help="Percentage points a lossy format may lose."
     ),
+]
+
+Compress = Annotated[
+    Literal["zstd"] | None,
+    typer.Option(help="Put a zstd layer around it; needs the extra zstd to be read."),
 ]
 
 Growth = Annotated[

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.compressed import is_compressed, plain_name, read_plain
 from export.checks.stamp import check_stamp
 from export.extras import require
 
@@ -69,20 +70,21 @@ def load(file: Path | str) -> LoadedModel:
     """
     path = Path(file)
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         raise ExportError(
             f"{path} cannot be read: {error}",
             remedy="Name a file that export.build wrote; edge_sdk.infer.Bundle opens a "
             "bundle's folder.",
         ) from error
-    if path.suffix == ".flsp":
+    suffix = plain_name(path).suffix
+    if suffix == ".flsp":
         from edge_sdk.infer import NativeModel  # noqa: PLC0415 - compiles
 
-        native = NativeModel(path)
+        native = NativeModel(content if is_compressed(path) else path)
         facts = {key: _text(value) for key, value in native.metadata.items()}
         return _loaded(path, facts, native.run, np.dtype(np.float32))
-    if path.suffix not in {".onnx", ".ort"}:
+    if suffix not in {".onnx", ".ort"}:
         raise ExportError(
             f"{path} is no .onnx, .ort or .flsp file",
             remedy="Open it in the runtime of its format.",

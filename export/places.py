@@ -5,10 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from edge_sdk.errors import ExportError, disk_remedy
+from edge_sdk.infer.compressed import SUFFIX, is_compressed, require_zstd
 
-__all__ = ["check_name", "default_file", "folder_of", "path_of", "suffix_of"]
+__all__ = [
+    "Layer",
+    "beside",
+    "check_layer",
+    "check_name",
+    "default_file",
+    "folder_of",
+    "path_of",
+    "suffix_of",
+    "with_layer",
+]
+
+Layer: TypeAlias = Literal["zstd"]
 
 
 def suffix_of(name: str) -> str:
@@ -25,6 +39,36 @@ def suffix_of(name: str) -> str:
 def default_file(name: str, format: str) -> Path:  # noqa: A002
     """Default name of a model's file of a format."""
     return Path(f"{name}.{format}{suffix_of(format)}")
+
+
+def beside(model: object, name: str) -> Path | None:
+    """Default file of a checkpoint's export: beside it; None of what has no file."""
+    if not isinstance(model, str | Path):
+        return None
+    return Path(model).with_suffix(f".{name}{suffix_of(name)}")
+
+
+def check_layer(layer: object) -> None:
+    """Refuses a layer of compression that there is not, or that cannot be made here.
+
+    Raises:
+        DependencyError: If its library is not installed.
+        ExportError: If there is no such layer.
+    """
+    if layer not in {None, "zstd"}:
+        raise ExportError(
+            f"there is no compression {layer!r}",
+            remedy="Take compress='zstd', or leave it out.",
+        )
+    if layer is not None:
+        require_zstd("a zstd layer cannot be made")
+
+
+def with_layer(file: Path, layer: Layer | None) -> Path:
+    """The file's name with the suffix of its layer; as it is without one."""
+    if layer is None or is_compressed(file):
+        return file
+    return file.with_name(file.name + SUFFIX)
 
 
 def path_of(given: object) -> Path:

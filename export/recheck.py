@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_sdk.checksums import file_digest
+from edge_sdk.checksums import SUMS, check_sum, file_digest, sums_of
 from edge_sdk.errors import EdgeError, ExportError
 from edge_sdk.infer.bundle import check_files, check_golden
+from edge_sdk.infer.compressed import plain_name, read_plain
 from export.api import Model, source_of
 from export.builder import checked, made_by, make_all, prepare
 from export.checks.stamp import check_stamp
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
     from export.rebuild import Source
+    from export.targets import Target
 
 __all__ = ["verify", "verify_bundle"]
 
@@ -72,8 +75,10 @@ def verify(
     )
     whose = "module" if source.contract is None else "checkpoint"
     path = Path(file)
-    if path.suffix in {".flsp", ".ort"}:
+    if plain_name(path).suffix in {".flsp", ".ort"}:
         return _again(path, source, whose, folder, tolerance)
+    if (target := _foreign(path)) is not None:
+        return _listed(path, target, source, folder, tolerance)
     content, graph = _read(path)
     facts = description(graph)
     digest = source.mask.digest.hex()
@@ -102,7 +107,7 @@ def verify(
         batch=batch,
         tolerance=tolerance,
     )
-    return replace(report, file=str(file))
+    return _of_file(report, path)
 
 
 def verify_bundle(
@@ -157,19 +162,71 @@ def _again(
         input_scales=read_scales(facts.get("input_scales", "{}")),
     )
     _, report = made[name]
-    if report.sha256 != file_digest(path):
+    if report.sha256 != hashlib.sha256(read_plain(path)).hexdigest():
         raise ExportError(
             f"{path} is not what exporting this {whose} gives",
             remedy="Build it again; other versions may also write other bytes.",
         )
-    return replace(report, file=str(path))
+    return _of_file(report, path)
+
+
+def _foreign(path: Path) -> Target | None:
+    """The format of a file that other runtimes read, by its name."""
+    from export.targets.table import TARGETS  # noqa: PLC0415
+
+    others = (t for t in TARGETS.values() if t.reader in {"own", "elsewhere"})
+    return next((t for t in others if plain_name(path).name.endswith(t.suffix)), None)
+
+
+def _listed(
+    path: Path,
+    target: Target,
+    source: Source,
+    data: Path | None,
+    tolerance: Tolerance,
+) -> Report:
+    """Compares a file with its digest in `SHA256SUMS`, and runs it if anything can.
+
+    Without the format's library the report says that outputs were not compared.
+    """
+    from export.targets import Product  # noqa: PLC0415
+
+    try:
+        check_sum(path)
+        content = read_plain(path)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+    if not sums_of(path):
+        raise ExportError(
+            f"{path} has no digest: {SUMS} beside it does not list it",
+            remedy=f"Copy {SUMS} with the file, or build it again.",
+        )
+    material, _ = prepare(source, batch="1", data=data)
+    product = Product(content, material.copy(), None)
+
+    def found(kind: Target) -> Report:
+        return checked(
+            product, kind, material, data=data, batch="1", tolerance=tolerance
+        )
+
+    try:
+        report = found(target)
+    except ImportError:  # of its library, which only running needs
+        report = found(replace(target, reader="elsewhere"))
+    return _of_file(report, path)
+
+
+def _of_file(report: Report, path: Path) -> Report:
+    """The report with the file's own size and digest: it may have a layer around it."""
+    size, digest = path.stat().st_size, file_digest(path)
+    return replace(report, file=str(path), file_bytes=size, sha256=digest)
 
 
 def _read(path: Path) -> tuple[bytes, onnx.ModelProto]:
     import onnx  # noqa: PLC0415 - an extra
 
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
         check_stamp(path, content)
         model = onnx.ModelProto.FromString(content)
     except EdgeError:

@@ -8,6 +8,10 @@ from typing import Any
 
 __all__ = ["readme"]
 
+_ZSTD = ".zst"
+_UNPACK = """\
+The models are compressed. `export.load` and `edge_sdk.infer.Bundle` read them so, with
+`pip install 'flash-edge[zstd]'`; for the code below: `zstd -d {names}`"""
 _PYTHON_ORT = """\
 ```python
 import numpy as np, onnxruntime as ort
@@ -135,6 +139,12 @@ def readme(
         row = f"| `{entry['file']}` | {entry['bytes']:,} | {entry['size_ratio']:.1f}x"
         lines.append(f"{row} | {exact} |")
         del name
+    packed = [e["file"] for e in models.values() if e["file"].endswith(_ZSTD)]
+    if packed:
+        names = " ".join(packed)
+        lines += ["", _UNPACK.format(names=names)]
+        plain = {n: e["file"].removesuffix(_ZSTD) for n, e in models.items()}
+        models = {n: {**e, "file": plain[n]} for n, e in models.items()}
     ort = next((e for n, e in models.items() if n.startswith("onnx")), None)
     inputs = math.prod(input_shape)
     fields = {"shape": shape, "rank": len(input_shape) + 1}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.checksums import file_digest
 from edge_sdk.errors import ExportError
+from edge_sdk.infer.compressed import is_compressed, read_plain
 from edge_sdk.infer.model import NativeModel
 from edge_sdk.infer.own import OWN, check_own, with_own
 from edge_sdk.infer.prepare import Preparation
@@ -69,10 +70,11 @@ class Bundle:
             )
         self._entry = models[name]
         file = self.folder / self._entry["file"]
-        self._delivered = self.model = NativeModel(file, threads=threads)
+        opened = read_plain(file) if is_compressed(file) else file
+        self._delivered = self.model = NativeModel(opened, threads=threads)
         if (self.folder / OWN).exists():
             own = (self.folder / OWN).read_bytes()
-            check_own(file.read_bytes(), own)
+            check_own(read_plain(file), own)
             self.model = NativeModel(own, threads=threads)
         text = (self.folder / "labels.txt").read_text(encoding="utf-8")
         self.labels = tuple(text.splitlines())
@@ -110,7 +112,7 @@ class Bundle:
             ExportError: If the model has no place for one of them.
             CheckpointError: If the folder cannot be written.
         """
-        delivered = (self.folder / self._entry["file"]).read_bytes()
+        delivered = read_plain(self.folder / self._entry["file"])
         replace_file(self.folder / OWN, with_own(delivered, own), mode=0o644)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from edge_sdk.child_process import child_module, output_of
 from edge_sdk.errors import ExportError
 from edge_sdk.infer.bundle import read_manifest
+from edge_sdk.infer.compressed import read_plain
 from export.extras import require
 
 __all__ = ["Timing", "bench", "machine", "time_file"]
@@ -121,6 +122,7 @@ def _write_dense(folder: Path, models: Mapping[str, Any], out: Path) -> bool:
 
     from export.passes.unpack import dense_form  # noqa: PLC0415
 
-    model = dense_form(onnx.load(folder / models[name]["file"]))
+    content = read_plain(folder / models[name]["file"])
+    model = dense_form(onnx.ModelProto.FromString(content))
     out.write_bytes(model.SerializeToString())
     return True

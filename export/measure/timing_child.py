@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.infer.compressed import is_compressed, plain_name, read_plain
+
 __all__ = ["main"]
 
 _WARM = 5
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 def _opener(file: str) -> Callable[[str, Batch, int], Callable[[], object]]:
     """Imports what runs the file, and only that."""
-    if file.endswith(".flsp"):
+    if plain_name(Path(file)).suffix == ".flsp":
         from edge_sdk.infer import NativeModel  # noqa: PLC0415 - not for onnxruntime
         from edge_sdk.infer.library import runtime_library  # noqa: PLC0415
 
@@ -58,7 +60,7 @@ def _opener(file: str) -> Callable[[str, Batch, int], Callable[[], object]]:
         def open_native(
             file: str, example: Batch, threads: int
         ) -> Callable[[], object]:
-            model = NativeModel(file, threads=threads)
+            model = NativeModel(_content(file), threads=threads)
             return lambda: model.run(example)
 
         return open_native
@@ -69,11 +71,17 @@ def _opener(file: str) -> Callable[[str, Batch, int], Callable[[], object]]:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         providers = ["CPUExecutionProvider"]
-        session = ort.InferenceSession(file, options, providers=providers)
+        session = ort.InferenceSession(_content(file), options, providers=providers)
         feed = {session.get_inputs()[0].name: example}
         return lambda: session.run(None, feed)
 
     return open_onnx
+
+
+def _content(file: str) -> str | bytes:
+    """The file for a runtime to open, or the bytes out of its layer."""
+    path = Path(file)
+    return read_plain(path) if is_compressed(path) else file
 
 
 def _peak_kib() -> int:

@@ -1,8 +1,11 @@
 """A damaged file is found, or puts out what it did: each format, any flipped bit."""
 
+import hashlib
 import json
 import struct
+import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +20,14 @@ from torch import nn
 from torch.nn.utils import prune
 
 import export
+from edge_sdk.checksums import SUMS
 from edge_sdk.errors import CheckpointError, EdgeError, ExportError
+from export.builder import written
 from export.checks.reference import PARITY, Reference, distance, reference_of
 from export.checks.stamp import BLANK, STAMP, check_stamp, stamped
 from export.modules import from_module
 from export.passes.describe import PREFIX
+from export.places import suffix_of
 
 FORMATS = (
     "onnx",
@@ -81,6 +87,33 @@ def test_a_flipped_bit_is_found_or_changes_nothing(
             export.verify(file, a_model(), calibration=INPUTS)
         return
     np.testing.assert_array_equal(found, export.load(built[name])(INPUTS[:2]))
+
+
+@pytest.mark.parametrize("name", ["executorch", "litert", "coreml"])
+def test_a_flipped_bit_of_a_format_without_a_place_for_digests_is_found(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest is beside it; without its library, outputs are not compared."""
+    for library in ("executorch.runtime", "ai_edge_litert.interpreter"):
+        monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    content = RNG.bytes(300)
+    made = export.build(a_model(), format="onnx", input_shape=(2, 6, 6))
+    digest = hashlib.sha256(content).hexdigest()
+    file = tmp_path / f"model{suffix_of(name)}"
+    written(content, replace(made, format=name, sha256=digest), file)
+    report = export.verify(file, a_model(), input_shape=(2, 6, 6))
+    assert (report.format, report.findings.parity) == (name, None)
+    assert (report.sha256, report.file_bytes) == (digest, 300)
+    assert "outputs were not compared" in "\n".join(report.lines())
+    for at in range(0, 8 * len(content), 401):
+        damaged = bytearray(content)
+        damaged[at // 8] ^= 1 << at % 8
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="SHA-256"):
+            export.verify(file, a_model(), input_shape=(2, 6, 6))
+    (tmp_path / SUMS).unlink()
+    with pytest.raises(ExportError, match=f"no digest: {SUMS} beside it"):
+        export.verify(file, a_model(), input_shape=(2, 6, 6))
 
 
 def test_each_place_of_a_digest_counts(tmp_path: Path) -> None:
