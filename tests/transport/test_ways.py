@@ -19,6 +19,8 @@ from coordinator.broker.check import check_broker
 from coordinator.identity.broker_access import identities_for, open_broker_access
 from coordinator.identity.registry import IdentityRegistry
 from coordinator.settings import RunSettings
+from edge_sdk.device.doctor import DoctorTarget
+from edge_sdk.device.doctor.link import tls
 from edge_sdk.errors import BrokerError, SettingsError
 from edge_sdk.kernels.build import find_compiler, this_machine
 from edge_sdk.settings import DeviceSettings, load_settings
@@ -100,6 +102,22 @@ def test_mqtt_is_spoken_over_a_websocket(
         for ask in (echo, check_broker):
             with pytest.raises(BrokerError, match=r"no MQTT over WebSocket at /b/mqtt"):
                 ask(wrong)
+
+
+@pytest.mark.broker
+def test_a_devices_doctor_tries_the_path_and_each_address(
+    broker: Address, pki: tuple[Path, dict[str, Path]]
+) -> None:
+    authority, certificates = pki
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        down = free.getsockname()[1]
+    with SecureFront(broker.port, certificates["127.0.0.1"], path=PATH) as front:
+        for path, status in ((PATH, "PASS"), ("/b", "problem")):
+            url = f"wss://127.0.0.1:{down},127.0.0.1:{front.port}{path}"
+            found = tls(DoctorTarget(broker_url=url, tls=Tls(authority)))
+            assert found.status == status, found
+        assert "no MQTT over WebSocket at /b" in found.detail
 
 
 @pytest.mark.broker

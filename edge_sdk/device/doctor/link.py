@@ -127,7 +127,7 @@ def tls(patient: DoctorTarget) -> str:
         address = _address(patient)
         if address.tls is None:
             return Skipped("the link is not encrypted by this device")
-        left = (_handshake(address) - _today(patient)).days
+        left = (_first_end(address) - _today(patient)).days
     except (OSError, ValueError) as error:
         raise _tls_complaint(error, patient.broker_url) from error
     if left < RENEW_DAYS:
@@ -140,6 +140,8 @@ def tls(patient: DoctorTarget) -> str:
 
 def _tls_complaint(error: Exception, url: str) -> EdgeError:
     """The reason why a handshake failed, and the remedy."""
+    from edge_sdk.transport.refusals import in_tls_words  # noqa: PLC0415 - has paho
+
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in (9, 10):  # not yet valid, expired: by this clock
             today = dt.datetime.now(tz=dt.timezone.utc).date()
@@ -159,7 +161,7 @@ def _tls_complaint(error: Exception, url: str) -> EdgeError:
             "enrol.",
         )
     return EdgeError(
-        f"no encrypted link to {url.rpartition('@')[2]}: {error}",
+        f"no encrypted link to {url.rpartition('@')[2]}: {in_tls_words(str(error))}",
         remedy="Check the port (8883 as a rule), the files, and `flash-edge enroll`.",
     )
 
@@ -174,12 +176,23 @@ def _today(patient: DoctorTarget) -> dt.date:
     return patient.today or dt.datetime.now(tz=dt.timezone.utc).date()
 
 
+def _first_end(address: Address) -> dt.date:
+    """The end of the certificate at the first of a broker's addresses that answers."""
+    *others, last = address.each()
+    for one in others:
+        with contextlib.suppress(OSError):
+            return _handshake(one)
+    return _handshake(last)
+
+
 def _handshake(address: Address) -> dt.date:
     """The end of the broker's certificate, once it has taken ours too."""
-    from edge_sdk.transport.client import secured  # noqa: PLC0415
+    from edge_sdk.transport.client import connected, secured  # noqa: PLC0415
     from edge_sdk.transport.proxy import dial  # noqa: PLC0415
 
     context = address.context()
+    if address.path:  # what speaks TLS there may have no WebSocket at this path
+        connected(address, context, WAIT_S).close()
     with secured(dial(address, WAIT_S), address, context, WAIT_S) as raw:
         link = cast("ssl.SSLSocket", raw)
         found = link.getpeercert() or {}
