@@ -22,12 +22,14 @@ class Parted:
         size: Bytes of the packet.
         filters: Filters of a SUBSCRIBE; 0 for a message.
         held: Subscriptions of the client, those included.
+        retain: Whether the broker was to retain it.
     """
 
     topic: str
     size: int
     filters: int = 0
     held: int = 0
+    retain: bool = False
 
     def __str__(self) -> str:
         if self.filters:

@@ -128,7 +128,7 @@ class Link:
                 properties=properties,
             )
             if sure and info.rc != paho.MQTT_ERR_QUEUE_SIZE:
-                act = Parted(parcel.topic, parcel.size)
+                act = Parted(parcel.topic, parcel.size, retain=keep)
                 answer = self._unanswered.messages.sent(info.mid, act)
                 if answer is not None:  # it was here before the message's number
                     self._settle(act, *answer)

@@ -15,7 +15,7 @@ from edge_sdk.transport.backoff import Ending, Parted
 from edge_sdk.transport.base import OutgoingMessage
 from edge_sdk.transport.limits import NO_LIMIT, PROFILES, BrokerLimits, limits_of, told
 from edge_sdk.transport.limits.pacing import SendQueue
-from edge_sdk.transport.limits.suspicion import LEAST_PACKET, lowered
+from edge_sdk.transport.limits.suspicion import KEPT, LEAST_PACKET, lowered
 from edge_sdk.transport.limits.window import SubscriptionWindow
 from edge_sdk.wire import topics
 from edge_sdk.wire.blob import AROUND, chunk_size_for
@@ -125,6 +125,19 @@ def test_a_reason_of_the_broker_counts_at_once(
     found, why = lowered(BrokerLimits(), ended, cuts=0, bursts=0)
     assert found == BrokerLimits().within(**changed)
     assert why
+
+
+def test_a_broker_that_cuts_links_behind_what_it_should_retain_retains_nothing() -> (
+    None
+):
+    end = Ending(0.1, Parted("f/ann", 280, retain=True))
+    none = BrokerLimits()
+    assert lowered(none, end, cuts=KEPT - 1, bursts=0) == (none, "")
+    found, why = lowered(none, end, cuts=KEPT, bursts=0)
+    assert found == BrokerLimits(retained=0)
+    assert why.endswith("from now on nothing retained")
+    plain = Ending(0.1, Parted("f/ctl", 280))
+    assert lowered(none, plain, cuts=9, bursts=0) == (none, "")
 
 
 def test_halving_ends_and_small_messages_are_not_blamed_on_their_size() -> None:

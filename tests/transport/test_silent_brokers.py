@@ -226,3 +226,24 @@ def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
     said = [m for m in caplog.messages if "it was cut behind" in m]
     assert ("a SUBSCRIBE of" if kind == "filters" else "a message of") in said[0]
     assert "from now on at most" in said[0]
+
+
+@pytest.mark.broker
+def test_a_broker_that_closes_at_a_retained_message_is_asked_to_retain_none(
+    broker: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 0.05))
+    got: queue.Queue[ReceivedMessage] = queue.Queue()
+    links: queue.Queue[bool] = queue.Queue()
+    with LimitingBroker(broker.port, BrokerLimits(retained=10), "close") as proxy:
+        there = Address("127.0.0.1", proxy.port)
+        with contextlib.closing(
+            MqttTransport(there, "x1", got.put, links.put)
+        ) as transport:
+            transport.subscribe(ANN)
+            while transport.limits().retained:
+                if links.get(timeout=WAIT_S):
+                    transport.publish(ANN, b"here", retain=True)
+            transport.publish(ANN, b"here", retain=True)
+            assert got.get(timeout=WAIT_S).payload == b"here"
+        assert sum(proxy.breaches.values()) <= suspicion.KEPT + 1

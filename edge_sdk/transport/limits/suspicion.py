@@ -10,6 +10,7 @@ __all__ = ["BURST", "LEAST_PACKET", "lowered", "restored", "without_refused"]
 LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
 LEAST_HELD = 5  # subscriptions; a device has four beside those of its chunks
 BURST = 8  # messages within a second that may be too many for a broker
+KEPT = 4  # links in a row that ended behind a small message to be retained
 RESTORED_S = 3600.0  # a link that lasted so long was not ended by what it carried
 BURSTS = 3  # links in a row that ended so; a weak network ends some, too
 
@@ -47,6 +48,8 @@ def lowered(
             after = limits.within(subscriptions=act.held // 2)
         elif not act.filters and act.size >= 2 * LEAST_PACKET:
             after = limits.within(packet=act.size // 2)
+        elif act.retain and cuts >= KEPT:
+            after = limits.within(retained=0)
     if after == limits:
         return limits, ""
     what = "messages in a burst" if act is None else str(act)
@@ -84,4 +87,5 @@ def without_refused(limits: BrokerLimits, reason: int) -> BrokerLimits:
 def _changed(before: BrokerLimits, after: BrokerLimits) -> str:
     known = str(before).partition(": ")[2].split(", ")
     now = str(after).partition(": ")[2].split(", ")
-    return "at most " + ", ".join(words for words in now if words not in known)
+    fresh = (words for words in now if words not in known)
+    return ", ".join(w if w.startswith("no") else f"at most {w}" for w in fresh)
