@@ -79,7 +79,12 @@ class EvaluationPages(LogPages):
 
     def has_evaluated(self, round_no: int, device: str) -> bool:
         """Return whether a device has answered about a round's model."""
-        return bool(self.evaluations(round_no, device))
+        return self._has_evaluations() and bool(
+            self._db.execute(
+                "SELECT 1 FROM evaluations WHERE round = ? AND device = ?",
+                (round_no, device),
+            ).fetchone()
+        )
 
     def mark_worse(self, round_no: int, where: str, why: str) -> None:
         """Notes that a round's model is worse than the one before; "" takes it back."""

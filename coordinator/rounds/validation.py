@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coordinator.rounds.model_check import ROUNDING
 from edge_sdk.errors import RemoteProtocolError, two_sentences
-from edge_sdk.sparse import LayerShape, Mask
+from edge_sdk.sparse import Mask
 from edge_sdk.wire.evidence import GRADIENT, Evidence, entries_beside, unpack_evidence
 from edge_sdk.wire.messages import Offer, TaskOrder
 from edge_sdk.wire.rules import (
@@ -30,7 +30,6 @@ from edge_sdk.wire.structure import largest_structure
 from edge_sdk.wire.values import (
     Values,
     largest_payload,
-    mask_in,
     unpack_moved,
     unpack_values,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "check_offer",
     "check_payload",
     "impossible_change",
-    "read_update",
 ]
 
 LEAST_LEFT = 0.01  # of a layer: ten prunings by a falling quarter leave a third
@@ -104,18 +102,6 @@ def check_offer(
             "Start the device again: it then says how many it has now.",
         )
     return None
-
-
-def read_update(payload: bytes, mask: Mask) -> tuple[Mask, Values]:
-    """An update that passed the gate: on its task's mask, or on one it brings along.
-
-    Raises:
-        RemoteProtocolError: If it is malformed.
-    """
-    layers = [LayerShape(n, mask[n].shape) for n in mask]
-    if mask_in(payload, layers) is None:
-        return mask, unpack_values(payload, mask)
-    return unpack_moved(payload, mask)
 
 
 def check_payload(

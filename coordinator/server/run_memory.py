@@ -14,10 +14,10 @@ from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.ledger import RoundRow, UpdateRow
 from coordinator.rounds.state import RoundPhase
 from coordinator.rounds.tasks import mask_seed
-from coordinator.rounds.validation import read_update
 from edge_sdk.sparse import LayerShape
 from edge_sdk.tasks.layers import first_kinds, layers_of
 from edge_sdk.tasks.task import Task
+from edge_sdk.wire.values import unpack_update
 
 __all__ = ["RunMemory", "StoredUpdates", "load_model", "maskable"]
 
@@ -68,7 +68,7 @@ class StoredUpdates:
     def __iter__(self) -> Iterator[Contribution]:
         for row in self._rows:
             start = self._family.of(row.device, row.density)
-            mask, change = read_update(self._ledger.blob(row.blob), start)
+            mask, change = unpack_update(self._ledger.blob(row.blob), start)
             cut = clipped(change, row.scale)
             yield Contribution(
                 *(row.device, mask, row.weight, cut),

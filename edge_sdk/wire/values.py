@@ -45,6 +45,7 @@ __all__ = [
     "mask_in",
     "pack_values",
     "unpack_moved",
+    "unpack_update",
     "unpack_values",
 ]
 
@@ -172,7 +173,10 @@ def unpack_values(payload: bytes, mask: Mask, *, codec: str | None = None) -> Va
         RemoteProtocolError: If the payload is malformed, stands on another mask, is in
             another codec, has the wrong length, or holds a value that is not finite.
     """
-    body = unpack(payload, _ValuesBody)
+    return _values_of(unpack(payload, _ValuesBody), mask, codec)
+
+
+def _values_of(body: _ValuesBody, mask: Mask, codec: str | None) -> Values:
     if body.mask != mask.digest:
         raise RemoteProtocolError(
             f"it was made with mask {body.mask.hex()[:12]}, not "
@@ -225,14 +229,36 @@ def unpack_moved(
     Raises:
         RemoteProtocolError: If it brings none, brings a larger one, or is malformed.
     """
-    moved = mask_in(payload, [LayerShape(n, mask[n].shape) for n in mask])
-    if moved is None:
+    body = unpack(payload, _ValuesBody)
+    if not body.structure:
         raise RemoteProtocolError("it does not name the mask of its values")
+    return _moved(body, mask, codec)
+
+
+def unpack_update(payload: bytes, mask: Mask) -> tuple[Mask, Values]:
+    """The values in a payload, on this mask or on one that it brings along.
+
+    Args:
+        payload: What `pack_values` made.
+        mask: The mask that training began with.
+
+    Raises:
+        RemoteProtocolError: As `unpack_values` and `unpack_moved`.
+    """
+    body = unpack(payload, _ValuesBody)
+    if not body.structure:
+        return mask, _values_of(body, mask, None)
+    return _moved(body, mask, None)
+
+
+def _moved(body: _ValuesBody, mask: Mask, codec: str | None) -> tuple[Mask, Values]:
+    layers = [LayerShape(n, mask[n].shape) for n in mask]
+    moved = decode_structure(body.structure, layers, body.mask)
     if moved.nnz > mask.nnz:
         raise RemoteProtocolError(
             f"its mask keeps {moved.nnz} weights, the task's {mask.nnz}"
         )
-    return moved, unpack_values(payload, moved, codec=codec)
+    return moved, _values_of(body, moved, codec)
 
 
 def largest_payload(

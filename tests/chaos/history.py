@@ -30,7 +30,6 @@ from coordinator.rounds.round_step import (
     with_parts,
 )
 from coordinator.rounds.tasks import mask_seed
-from coordinator.rounds.validation import read_update
 from coordinator.settings import RunSettings
 from edge_sdk.checkpoint import load_checkpoint
 from edge_sdk.errors import EdgeError
@@ -43,6 +42,7 @@ from edge_sdk.tasks.task import load_task
 from edge_sdk.wire.codec import unpack
 from edge_sdk.wire.evidence import unpack_evidence
 from edge_sdk.wire.messages import TaskOrder
+from edge_sdk.wire.values import unpack_update
 
 __all__ = ["History", "check"]
 
@@ -314,7 +314,7 @@ class _Chain:
         for task in sorted(members, key=lambda t: str(tasks[t]["device"])):
             device = tasks[task]["device"]
             start = before.of(device, self._orders[task].density)
-            mask, change = read_update(self._history.blobs[members[task]], start)
+            mask, change = unpack_update(self._history.blobs[members[task]], start)
             row = self._history.updates[task]
             cut = clipped(change, row["scale"])
             contributions.append(Contribution(device, mask, row["weight"], cut))

@@ -197,7 +197,8 @@ class DeviceRegistry:
 
     def present(self) -> set[str]:
         """Devices that are here, whose profile is known and that do not pause."""
-        return {device for device in self.joined() if not self.pauses(device)}
+        now = self._clock()  # asked with each HELLO, and few devices pause
+        return self.joined() - {d for d, until in self._rests.items() if until > now}
 
     def joined(self) -> set[str]:
         """Devices that are here and whose profile is known, those that pause too."""
