@@ -24,7 +24,8 @@ _MAGIC: Final = b"FLEPROG\n"
 _PLAIN, _SHARED = 1, 2  # the second where parameters have two names
 _HEAD: Final = struct.Struct("<8sII32s")
 MOST_BYTES: Final = 16 << 20
-_REMEDY: Final = "Fetch it again; the coordinator and the device may differ in version."
+_REMEDY: Final = "Restart the coordinator: it checks its copy, and makes it again."
+_UPDATE: Final = "Install the same version of flash-edge here as on the coordinator."
 
 
 def pack_program(program: TrainingProgram) -> bytes:
@@ -57,17 +58,18 @@ def unpack_program(data: bytes) -> TrainingProgram:
     if magic != _MAGIC:
         raise _refused("it is no program")
     if version not in {_PLAIN, _SHARED}:
-        raise _refused(f"it has version {version}, this runtime reads 1 and 2")
+        why = f"it has version {version}, this runtime reads 1 and 2"
+        raise _refused(why, _UPDATE)
     body = data[_HEAD.size :]
     if len(body) != size or hashlib.sha256(body).digest() != digest:
         raise _refused("it is damaged")
     try:
         program = msgspec.msgpack.decode(body, type=TrainingProgram)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise _refused(str(error)) from error
+        raise _refused(str(error), _UPDATE) from error
     check(program)
     return program
 
 
-def _refused(why: str) -> EngineError:
-    return EngineError(f"the training program cannot be read: {why}", remedy=_REMEDY)
+def _refused(why: str, remedy: str = _REMEDY) -> EngineError:
+    return EngineError(f"the training program cannot be read: {why}", remedy=remedy)
