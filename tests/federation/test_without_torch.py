@@ -36,7 +36,8 @@ def without_torch(fleet: Any, *names: str, has: str = "") -> None:
         if name != has:
             fleet.pythons[name] = python_without_torch()
         path = fleet.folder / f"{name}.toml"
-        text = path.read_text().replace('engine = "masked"', 'engine = "auto"')
+        engine = "program" if name == has else "auto"  # a slow task would be raced
+        text = path.read_text().replace('engine = "masked"', f'engine = "{engine}"')
         path.write_text(text)
 
 
