@@ -203,6 +203,8 @@ def _programs() -> dict[str, Program]:
         "strided": convolution(Shape(4, 12, 20), 6, stride=(2, 2)),
         "dense": convolution(Shape(8, 8, 16), 16, density=1.0),
         "depthwise": convolution(Shape(8, 8, 32), 8, density=0.6, groups=8),
+        "small planes": convolution(Shape(20, 7, 7), 20, density=0.6, groups=20),
+        "small strided": convolution(Shape(9, 14, 14), 9, stride=(2, 2), groups=9),
         "sequence": convolution(Shape(4, 1, 60), 7, (1, 5), pad=(0, 2)),
         "causal": convolution(
             Shape(4, 1, 64), 6, (1, 3), pad=(0, 32), dilation=(1, 32)

@@ -32,6 +32,8 @@
 // |                            | entries end                            |                        |
 // | depthwise                  | stride 1 or 2, sides <= 7, padding and | depthwise.cpp, `fits`  |
 // |                            | overhang less than the kernel          |                        |
+// | depthwise_group            | planes with room for four pixels, one  | Buffer::plane,         |
+// |                            | filter a channel, sides of any size    | depthwise.cpp, `turns` |
 // | dense_tile                 | groups of 4 whole rows; groups = 1     | entries_of, check_conv |
 // | dense_row, affine          | rows * columns values                  | entries_of             |
 // | linear_window              | columns <= 65536                       | windows.cpp            |

@@ -3,6 +3,7 @@
 // FLSP_BYTES = vector bytes. No standard library here: an inline function compiled for
 // AVX-512 could be the one that the linker keeps for every processor.
 #include "simd.h"
+#include "simd_channels.h"
 #include "simd_depthwise.h"
 #include "simd_matrix.h"
 #include "simd_values.h"
@@ -539,7 +540,7 @@ const Kernels kTable = {
     FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
     {sparse<float>, sparse<int8_t>}, {dense<float>, dense<int8_t>},
     pack, every_second, max_pool, {linear<float>, linear<int8_t>},
-    kLinearWindow, depthwise, map_values, pair_values, scale_values, sum_values, normal_row,
+    kLinearWindow, depthwise, depthwise_group, map_values, pair_values, scale_values, sum_values, normal_row,
     softmax_values, matrix_product, transpose_block, round_values};
 
 }  // namespace

@@ -131,6 +131,21 @@ struct Depthwise {
   float low, high;
 };
 
+// As many channels of a depth-wise convolution as a vector has lanes, or fewer, each with one
+// filter; planes start at multiples of 16 floats.
+struct DepthwiseGroup {
+  const float* x;          // of the first channel
+  float* y;
+  ptrdiff_t plane, y_plane;  // floats between channels
+  const float* residual;   // laid out as the output, or null
+  const float* filters;    // (channels, kernel_h * kernel_w)
+  const float* bias;       // (channels,)
+  float* scratch;          // group_floats
+  int32_t channels, height, width, out_height, out_width;
+  int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  float low, high;
+};
+
 // y = clip(a times b): rows x inner times inner x columns.
 struct Product {
   const float *a, *b;
@@ -205,6 +220,7 @@ struct Kernels {
                         const float* bias, int32_t begin, int32_t end, int32_t rows,
                         float low, float high);
   void (*depthwise)(const Depthwise&);
+  void (*depthwise_group)(const DepthwiseGroup&);
   // y = clip(f(x)) of n values; f of x and z[0] (`one`) or z[i]; x * scale + shift likewise.
   void (*map)(int32_t function, const float* x, float* y, int64_t n, float low, float high);
   void (*pairs)(int32_t function, const float* x, const float* z, bool one, float* y, int64_t n,

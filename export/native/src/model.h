@@ -60,6 +60,7 @@ struct DepthwisePlan {
   int32_t strip = 0;  // 0: another way runs it
   int32_t row = 0, plane = 0, copy_floats = 0, line_floats = 0;
   bool flat = false, direct = false;
+  bool turned = false;  // a vector holds a pixel of several channels
   std::vector<int32_t> offset;
   int64_t floats = 0;  // of scratch, the filters included
 };
