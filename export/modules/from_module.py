@@ -69,7 +69,7 @@ def from_module(
             raise ExportError(
                 f"{name}: input_shape is not given",
                 remedy="Give the shape of one example without the batch axis, such as "
-                "input_shape=(3, 32, 32).",
+                "input_shape=(3, 32, 32); of a command --input-shape 3,32,32.",
             )
         shape = rows[0].shape[1:]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle  # noqa: TID251 - for the name of its error alone
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,9 @@ def _state(file: Path) -> dict[str, Any]:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         # weights_only: a pickled object could run anything that its author liked
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of another pickle's protocol
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ExportError(
             f"{file} cannot be read: {error}", remedy="Check the path."
@@ -128,9 +131,15 @@ def _state(file: Path) -> dict[str, Any]:
             remedy=remedy,
         ) from error
     except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        said = str(error).strip().splitlines() or [""]
+        kind = type(error).__name__
+        reason = (
+            "it is empty"
+            if not file.stat().st_size
+            else f"torch cannot read it ({kind}: {said[0][:200]})"
+        )
         raise ExportError(
-            f"{file} is no file of weights: {said[0][:200]}", remedy=remedy
+            f"{file} is no file of weights: {reason}", remedy=remedy
         ) from error
     if isinstance(found, Mapping):
         inner = next(
@@ -158,15 +167,19 @@ def read_examples(file: Path) -> Any:
     """Read a file of inputs, or inputs and targets; of a folder its ``eval.npz``."""
     file = file / "eval.npz" if file.is_dir() else file
     try:
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            names = ("inputs", "targets") if "targets" in found else ("inputs",)
-            arrays = tuple(found[name] for name in names)
+        with file.open("rb") as opened:  # numpy leaves a damaged one open
+            found = np.load(opened, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return found
+            with found:
+                names = ("inputs", "targets") if "targets" in found else ("inputs",)
+                arrays = tuple(found[name] for name in names)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        # numpy takes what is no array for a pickle, and advises to trust it.
+        pickled = "pickled" in str(error)
+        reason = "it is no file of arrays (.npy, .npz)" if pickled else error
         raise ExportError(
-            f"{file} holds no example inputs: {error}",
+            f"{file} holds no example inputs: {reason}",
             remedy="np.save('inputs.npy', inputs), or np.savez('examples.npz', "
             "inputs=..., targets=...).",
         ) from error

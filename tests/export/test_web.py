@@ -1,6 +1,7 @@
 """A browser's runtime: onnx-sparse loads in onnxruntime-web and equals dense."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,9 +21,7 @@ ort.env.wasm.numThreads = 1;
   const raw = fs.readFileSync(process.argv[3]);
   const data = new Float32Array(raw.buffer, raw.byteOffset, raw.length / 4);
   const shape = JSON.parse(process.argv[4]);
-  const session = await ort.InferenceSession.create(fs.readFileSync(process.argv[2]));
-  const out = await session.run({ input: new ort.Tensor('float32', data, shape) });
-  const values = out.output.data;
+  const values = await outputsOf(ort, fs.readFileSync(process.argv[2]), data, shape);
   fs.writeFileSync(process.argv[5],
     Buffer.from(values.buffer, values.byteOffset, values.byteLength));
 })().catch((error) => { console.error(String(error)); process.exit(1); });
@@ -49,7 +48,9 @@ def test_sparse_equals_dense_in_the_browsers_runtime(
     tool, folder = node
     checkpoint, data = digits
     script = tmp_path / "run.cjs"
-    script.write_text(SCRIPT)
+    page = Path(__file__).parents[2] / "docs" / "guides" / "phones.md"
+    shown = re.findall(r"```javascript\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    script.write_text("\n".join([*shown, SCRIPT]))
     (tmp_path / "node_modules").symlink_to((folder / "node_modules").resolve())
     example = from_checkpoint(checkpoint).inputs(data, 1).batch
     (tmp_path / "input.f32").write_bytes(example.tobytes())
