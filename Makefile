@@ -48,7 +48,7 @@ test-native-graphs: $(VENV)/.dev   ## 500 random graphs through the native runti
 bench-architectures: $(VENV)/.dev   ## pruned models of torchvision and timm beside dense onnxruntime and OpenVINO
 	$(BIN)/pip install torchvision 'timm>=1,<2' openvino
 	mkdir -p bench
-	$(BIN)/python tests/bench/bench_architectures.py --formats native,ort --json bench/architectures.json
+	$(BIN)/python tests/bench/bench_architectures.py --formats native,native-int8,ort --json bench/architectures.json
 
 bench-formats: $(VENV)/.dev   ## sixteen models of torchvision and timm in every format, goes on where it was
 	$(BIN)/pip install torchvision 'timm>=1,<2'

@@ -31,6 +31,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from architectures import torchvision
+
 import export
 from edge_sdk.errors import ExportError
 from edge_sdk.json_text import to_json
@@ -58,7 +62,7 @@ class Gru(nn.Module):
 
 
 def of_torchvision(name: str) -> nn.Module:
-    made = getattr(importlib.import_module("torchvision.models"), name)(weights=None)
+    made = getattr(torchvision(), name)(weights=None)
     assert isinstance(made, nn.Module)
     return made
 
