@@ -67,9 +67,7 @@ class UploadQueue:
         if known is not None and known.offer.manifest == offer.manifest:
             known.touched = self._clock()
             return self._ask(known)
-        assembly = Assembly(
-            offer.manifest, whole=True
-        )  # refuses what cannot be, waiting or not
+        assembly = _assembly(offer)  # refuses what cannot be, waiting or not
         if known is not None:
             self._remove(offer.task_id)
         ahead = self._waiting and offer.task_id not in self._waiting
@@ -109,12 +107,7 @@ class UploadQueue:
             if not self._fits(offer):
                 break
             del self._waiting[task_id]
-            calls.append(
-                (
-                    device,
-                    self._begin(device, offer, _assembly(offer)),
-                )
-            )
+            calls.append((device, self._begin(device, offer, _assembly(offer))))
         return calls
 
     def forget(self) -> None:

@@ -34,6 +34,10 @@ MOST_NUMBERS = 8192  # of a statistic, or of a metric's sums
 _MetricName = Annotated[str, Meta(min_length=1, max_length=40)]
 _Numbers = Annotated[list[float], Meta(max_length=MOST_NUMBERS)]
 _Counts = Annotated[list[Count], Meta(max_length=MOST_NUMBERS)]
+_Metrics = Annotated[list[_MetricName], Meta(max_length=MOST_METRICS)]
+_Measure = Annotated[str, Meta(max_length=500)]
+_Sums = Annotated[dict[_MetricName, _Numbers], Meta(max_length=MOST_METRICS)]
+_Failed = Annotated[dict[_MetricName, Why], Meta(max_length=MOST_METRICS)]
 
 
 class DataQuery(Struct, frozen=True, omit_defaults=True):
@@ -93,8 +97,8 @@ class BaseTest(Struct, frozen=True, omit_defaults=True):
     of the device's next task, or alone as EVALUATED where there is none for long.
     """
 
-    metrics: Annotated[list[_MetricName], Meta(max_length=MOST_METRICS)]
-    measure: Annotated[str, Meta(max_length=500)] = ""
+    metrics: _Metrics
+    measure: _Measure = ""
     describe: DataQuery | None = None
 
 
@@ -106,11 +110,8 @@ class BaseTested(Struct, frozen=True, omit_defaults=True):
 
     id: TaskId
     examples: Count
-    sums: Annotated[
-        dict[_MetricName, _Numbers],
-        Meta(max_length=MOST_METRICS),
-    ] = {}
-    failed: Annotated[dict[_MetricName, Why], Meta(max_length=MOST_METRICS)] = {}
+    sums: _Sums = {}
+    failed: _Failed = {}
     why: Why = ""
     data: DataSummary | None = None
 
@@ -130,9 +131,9 @@ class Evaluate(Struct, frozen=True, tag="evaluate", omit_defaults=True):
     round_no: Count
     model: Manifest
     mask: MaskRecipe
-    metrics: Annotated[list[_MetricName], Meta(max_length=MOST_METRICS)]
+    metrics: _Metrics
     holdout: Holdout | None = None
-    measure: Annotated[str, Meta(max_length=500)] = ""
+    measure: _Measure = ""
     program: Manifest | None = None
     parts: Manifest | None = None
     after: Annotated[str, Meta(max_length=64)] = ""
@@ -149,10 +150,7 @@ class Evaluated(Struct, frozen=True, tag="evaluated", omit_defaults=True):
     id: TaskId
     model: Digest
     examples: Count
-    sums: Annotated[
-        dict[_MetricName, _Numbers],
-        Meta(max_length=MOST_METRICS),
-    ] = {}
-    failed: Annotated[dict[_MetricName, Why], Meta(max_length=MOST_METRICS)] = {}
+    sums: _Sums = {}
+    failed: _Failed = {}
     why: Why = ""
     data: DataSummary | None = None

@@ -244,8 +244,6 @@ def _is_stored(dtype: np.dtype[Any]) -> bool:
 
 
 def _kind(value: object) -> str:
-    if value is None:
-        return "None"
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"
     return a_type(value)
