@@ -26,6 +26,7 @@ __all__ = [
     "over_selected",
     "round_deadline_s",
     "shortened_deadline_s",
+    "wait_for_test_s",
     "warm_up_deadline_s",
 ]
 
@@ -63,12 +64,35 @@ def round_deadline_s(
         expected: Device -> what the whole part should take it.
     """
     slack = [
-        expected[device].seconds_for(count)
-        * (OBSERVED_SLACK if expected[device].rounds else PREDICTED_SLACK)
+        expected[device].seconds_for(count) * _slack(expected[device])
         + _grace_s(expected[device])
         for device, count in steps.items()
     ]
     return min(max(slack, default=GRACE_S), LONGEST_S)
+
+
+def wait_for_test_s(own: ExpectedTime, usual_s: float, share: float) -> float:
+    """Seconds that the end of a run waits for a device's test of the last model.
+
+    A test has the transfers of a round and fewer steps, so a device has as long as a
+    round gives it for its whole part, also for two tests: that of its last task may be
+    before. Being slow or silent gives no more: the fleet's pace bounds it like a round.
+
+    Args:
+        own: What the whole part should take it.
+        usual_s: The pace of the fleet, seconds.
+        share: Its test examples for each that it trains on; above .5 they take longer.
+
+    Example:
+        >>> usual = ExpectedTime(fixed_s=1.0, step_s=0.01, steps=100, rounds=3)
+        >>> wait_for_test_s(usual, 4.0, 0.2)
+        13.0
+        >>> wait_for_test_s(ExpectedTime(1.0, 50.0, 100, rounds=3), 4.0, 0.2)  # silent
+        16.0
+    """
+    slack, grace_s = _slack(own), _grace_s(own)
+    told = slack * min(own.seconds, usual_s) * max(1.0, 2.0 * share) + grace_s
+    return min(told, LONGEST_S)
 
 
 def warm_up_deadline_s(cohort: Iterable[float], present: Iterable[float]) -> float:
@@ -248,6 +272,10 @@ def come_back_s(device: str, *, left_s: float, devices: int, salt: str = "") -> 
     digest = hashlib.sha256(f"{salt}\0{device}".encode()).digest()
     left = min(max(left_s, 0.0), LONGEST_WAIT_S)
     return left + spread * int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _slack(one: ExpectedTime) -> float:
+    return OBSERVED_SLACK if one.rounds else PREDICTED_SLACK
 
 
 def _grace_s(one: ExpectedTime) -> float:

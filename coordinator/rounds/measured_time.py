@@ -34,10 +34,14 @@ class TaskTimer:
 
     Args:
         clock: Monotonic seconds.
+
+    Attributes:
+        silent: Devices that did not answer in the last round that was closed.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.silent: frozenset[str] = frozenset()
         self._told: dict[str, ExpectedTime] = {}  # by the profile
         self._known: dict[str, ExpectedTime] = {}  # by what was seen since
         self._steps_s: dict[str, tuple[float, ...]] = {}  # of the last two rounds
@@ -56,6 +60,10 @@ class TaskTimer:
             self._told[device] = self._known[device] = told
             self._steps_s.pop(device, None)
         return self._known[device]
+
+    def known(self, device: str) -> ExpectedTime | None:
+        """Expected time of a device's part at its last density; None of a stranger."""
+        return self._known.get(device)
 
     def start(self, steps: Mapping[str, int]) -> None:
         """The round's tasks go out.
@@ -113,7 +121,7 @@ class TaskTimer:
         Args:
             present: Devices that are here; one that is gone is not slow.
         """
-        here = set(present)
+        here, self.silent = set(present), frozenset(self._laps)
         for device, lap in self._laps.items():
             if device in here:
                 self._known[device] = overdue(

@@ -187,7 +187,7 @@ class MessageHandlers:
         if (part := self.open_part(device)) is None:
             return
         if seconds < self._controller.left_s():
-            self._controller.pauses(device, seconds)
+            self._controller.timing.watch.pauses(device, seconds)
             return
         task_id = part.order.id
         self.tell(device, Cancel(task_id, f"the round does not wait: {why}"[:500]))

@@ -145,7 +145,8 @@ class Server:
             settings.rounds, ledger, self._fleet, self._controller, observe, clock
         )
         made = self._global_model, self._evaluator, self._fleet, self._deliveries
-        self._end = RunEnd(ledger, *made, tests, self._turn, clock, settings)
+        tests_of = tests, self._controller.timing
+        self._end = RunEnd(ledger, *made, *tests_of, self._turn, clock, settings)
         self._transport.subscribe(*topics.heard_by_coordinator(name))
 
     # -- other threads -----------------------------------------------------------------

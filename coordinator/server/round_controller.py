@@ -59,6 +59,9 @@ class RoundController:
         batch_size: Examples per step where the settings leave it to the task.
         clock: Monotonic seconds.
         identities: The run's; None for one machine without any.
+
+    Attributes:
+        timing: Its pace and its deadline.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class RoundController:
         self._secure = secure_rounds(*given)
         self._ledger, self._fleet, self._publisher = ledger, fleet, publisher
         self._clock = clock
-        self._timing = timing = RoundTiming(settings, algorithm, fleet, clock)
+        self.timing = timing = RoundTiming(settings, algorithm, fleet, clock)
         self._opener = RoundOpener(
             *(settings, algorithm, ledger, global_model, fleet, publisher, timing),
             tests,
@@ -114,7 +117,7 @@ class RoundController:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the round is closed; None between rounds."""
-        return self._timing.deadline
+        return self.timing.deadline
 
     def take_finished(self) -> list[int]:
         """The rounds closed since this was asked last."""
@@ -130,14 +133,14 @@ class RoundController:
         Raises:
             AlgorithmError: If a slot has failed in `MAX_FAILURES` rounds in a row.
         """
-        if self._due is None and self._timing.over() and not self._extends():
+        if self._due is None and self.timing.over() and not self._extends():
             self.advance(Deadline())
         if self._waits_for_masks():
             return
         if self._due is not None:
             self._due()
             self._now, self._due, self._unheard = None, None, {}
-            self._timing.end()
+            self.timing.end()
         elif self._now is not None:
             self._say_again(self._now)
 
@@ -153,7 +156,7 @@ class RoundController:
         with self._closer.aborting(lambda: self._opener.no):
             self._now = self._opener.open(failing=self._closer.failing)
         if self._now is None:
-            self._timing.end()
+            self.timing.end()
         elif self._now.state.phase is RoundPhase.CLOSING:
             self._due = partial(self._closer.close, self._now)
         else:
@@ -201,13 +204,13 @@ class RoundController:
 
     def accepted(self, device: str, metrics: Mapping[str, float]) -> None:
         """The device's update is durable; its metrics tell how fast it is."""
-        self._timing.watch.took(device, metrics)
+        self.timing.watch.took(device, metrics)
         self._fleet.standings.succeeded(device)
         self._shorten_deadline()
 
     def rejected(self, device: str, why: str) -> None:
         """The device's update did not pass the gate."""
-        self._timing.watch.failed(device)
+        self.timing.watch.failed(device)
         if self.round is not None:
             self._fleet.standings.failed(device, self.round.no, why)
         self.advance(Rejected(device))
@@ -221,7 +224,7 @@ class RoundController:
             why: In its own words.
             lasting: Whether it says that it cannot do any other, either.
         """
-        self._timing.watch.failed(device)
+        self.timing.watch.failed(device)
         if self.round is not None:
             weight = LATE if self._fleet.pauses(device) else 1.0
             given = device, self.round.no, why
@@ -237,24 +240,20 @@ class RoundController:
     def advances(self, device: str, share: float = 1.0) -> None:
         """So much of the device's task is done; 1 while its update is on its way."""
         if self.open_part(device) is not None:
-            self._timing.advances(device, share)
+            self.timing.advances(device, share)
 
     def _shorten_deadline(self) -> None:
         """People look for the deadline in the ledger, so it says what comes nearer."""
-        if self._timing.shorten_deadline(self.round) and self.round is not None:
+        if self.timing.shorten_deadline(self.round) and self.round is not None:
             self._ledger.wait_until(self.round.no, self.left_s())
-
-    def pauses(self, device: str, seconds: float) -> None:
-        """The device's owner holds it back for so long."""
-        self._timing.watch.pauses(device, seconds)
 
     def left_s(self) -> float:
         """Seconds until the deadline; 0 between rounds."""
-        return self._timing.left_s()
+        return self.timing.left_s()
 
     def come_back_s(self, device: str) -> float:
         """Seconds after which a device without a task should ask again."""
-        return self._timing.come_back_s(device, self.round_no)
+        return self.timing.come_back_s(device, self.round_no)
 
     def open_part(self, device: str, task_id: str | None = None) -> Part | None:
         """A device's open part of the round in hand, if any.
@@ -272,7 +271,7 @@ class RoundController:
 
     def _send(self, part: Part, gap_s: float) -> None:
         device, order = part.task.device, part.order
-        self._fleet.expect(device, self._timing.left_s())
+        self._fleet.expect(device, self.timing.left_s())
         self._unheard[device] = self._clock() + gap_s, 2 * gap_s
         self._publisher.tell(device, order, round_no=order.round_no)
 
@@ -289,9 +288,9 @@ class RoundController:
         """Extend the deadline for devices that report progress; return if so."""
         now = self.round
         running = now is not None and now.phase is RoundPhase.RUN
-        if now is None or not running or not self._timing.extend(now):
+        if now is None or not running or not self.timing.extend(now):
             return False
-        left_s = self._timing.left_s()
+        left_s = self.timing.left_s()
         log.info("the deadline is extended by %.0f s: devices report progress", left_s)
         self._ledger.wait_until(now.no, left_s)
         for device, phase in now.tasks.items():

@@ -13,6 +13,7 @@ from coordinator.rounds.deadlines import (
     advanced,
     come_back_s,
     extended_s,
+    wait_for_test_s,
     warm_up_deadline_s,
 )
 from coordinator.rounds.measured_time import TaskTimer
@@ -78,6 +79,31 @@ class RoundTiming:
         self.watch.rest(found.resting)
         self._fleet.paced({**found.why, **found.resting})
         return found
+
+    def waits_for_tests_s(
+        self, densities: Mapping[str, float], tested: Mapping[str, int]
+    ) -> dict[str, float]:
+        """Seconds that each device has for a test of the last model.
+
+        Args:
+            densities: Device -> what it tests at.
+            tested: Device -> test examples of its last answer, where it gave one.
+        """
+        predicted = self._fleet.densities.predicted
+        expected = {
+            device: self.watch.known(device) or predicted(device, density)
+            for device, density in densities.items()
+        }
+        budget_s, silent = self._settings.round_budget_s, self.watch.silent
+        usual_s = pace(expected, budget_s, silent).target_s
+        return {
+            device: wait_for_test_s(
+                one,
+                usual_s,
+                tested.get(device, 0) / max(self._fleet.examples(device), 1),
+            )
+            for device, one in expected.items()
+        }
 
     def start(self, draft: RoundDraft) -> float:
         """Starts the round's clock; returns seconds to its deadline."""

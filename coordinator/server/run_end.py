@@ -16,6 +16,7 @@ from coordinator.server.devices.device_evaluation import DeviceEvaluation
 from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.evaluation import Evaluator
 from coordinator.server.global_model import GlobalModel
+from coordinator.server.round_timing import RoundTiming
 from coordinator.settings import RunSettings
 from coordinator.settings.extension import RELEASED, extended_rounds
 from coordinator.views.device_scores import pooled
@@ -26,7 +27,6 @@ __all__ = ["RunEnd"]
 log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
-TESTS_S = 600.0  # likewise those on devices that are here
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
 
 
@@ -40,6 +40,7 @@ class RunEnd:
         fleet: Its devices.
         deliveries: Delivers models.
         tests: Models tested on devices.
+        timing: Says how long such a test may take.
         turn: Handles what has come in the meantime and shows this phase of the run;
             False if the run is to stop.
         clock: Monotonic seconds.
@@ -54,6 +55,7 @@ class RunEnd:
         fleet: DeviceRegistry,
         deliveries: DeliverySender,
         tests: DeviceEvaluation,
+        timing: RoundTiming,
         turn: Callable[[str], bool],
         clock: Callable[[], float],
         settings: RunSettings,
@@ -70,7 +72,8 @@ class RunEnd:
         self._ledger, self._global_model = ledger, global_model
         self._evaluator = evaluator
         self._fleet, self._deliveries = fleet, deliveries
-        self._tests, self._turn, self._clock = tests, turn, clock
+        self._tests, self._timing = tests, timing
+        self._turn, self._clock = turn, clock
         self._look()
 
     @property
@@ -209,7 +212,10 @@ class RunEnd:
         return True
 
     def _test(self, last: int) -> bool:
-        """Have the devices that are here test the last model; False if stopped."""
+        """Have the devices that are here test the last model; False if stopped.
+
+        Each has the time that a round would give it, from when it was asked.
+        """
         able, codecs = self._fleet.affordable(), self._fleet.densities.codecs
         down = {device: codecs(device)[1] for device in able}
         questions = self._tests.questions(
@@ -219,11 +225,18 @@ class RunEnd:
             down,
             self._fleet.programs,
         )
-        give_up = self._clock() + TESTS_S
+        tested = {row.device: row.examples for row in self._ledger.evaluation_values()}
+        asked = {device: density for device, (_, density, _) in questions.items()}
+        left_s = self._timing.waits_for_tests_s(asked, tested)
+        give_up: dict[str, float] = {}
         while waiting := self._tests.waiting(last, questions) & self._fleet.present():
+            now = self._clock()
             for device in waiting:
                 self._tests.ask(device, questions[device])
-            if self._clock() > give_up:
+                give_up.setdefault(device, now + left_s[device])
+            if all(now > give_up[device] for device in waiting):
+                said = ", ".join(sorted(waiting))
+                log.warning("the run ends without tests of its last model by %s", said)
                 break
             if not self._turn("evaluating on devices"):
                 return False
