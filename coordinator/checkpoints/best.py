@@ -2,7 +2,8 @@
 
 Rule 1. A model is better if its primary metric improves on the best by more than
         `gain`, in the metric's direction.
-Rule 2. A run is through if no density's best has changed for `patience` scored rounds.
+Rule 2. A run is through if no density's best has changed for `patience` scored rounds,
+        counted anew from an extension.
 Rule 3. A model that devices test is looked at when their answers are in: all that were
         asked have answered, or two rounds have passed. It is decided once.
 Rule 4. Which round is best is noted after its file is there; a crash between the two
@@ -91,6 +92,7 @@ class BestModels:
         memory: Where the best rounds are noted.
         write: (round, density, metrics) -> writes that round's model as the best one of
             the density; False where its checkpoint is gone.
+        after: The last round before the run was extended; patience begins there.
     """
 
     def __init__(
@@ -98,8 +100,10 @@ class BestModels:
         rule: BestRule,
         memory: Scored,
         write: Callable[[int, float, Mapping[str, float]], bool],
+        after: int = 0,
     ) -> None:
         self._rule, self._memory, self._write = rule, memory, write
+        self._after = after
         self._scored: set[int] = set()
 
     def look(
@@ -128,7 +132,7 @@ class BestModels:
         if not patience or not best:
             return ""
         newest = max(one["round"] for one in best.values())
-        since = len([no for no in self._scored if no > newest])
+        since = len([no for no in self._scored if no > max(newest, self._after)])
         if since < patience:
             return ""
         return (

@@ -82,7 +82,7 @@ def extend(
     from coordinator.operations.extend import extend_run  # noqa: PLC0415
 
     total = extend_run(folder, rounds)
-    told = f"the run of {folder} goes on until round {total}"
+    told = f"the run of {folder} goes on until {total} rounds are done"
     show({"folder": str(folder), "rounds": total}, lambda: told, as_json=as_json)
     if not is_held(folder):
         say(f"go on with: flash-coordinator resume {folder}", aside=True)

@@ -74,6 +74,8 @@ class DeviceRow:
     battery: int | None = None  # charge of the battery it runs on, %; None on mains
     open_min: int | None = None  # until its owner's hours end; None where they do not
     consent: str = ""  # what its data's people have agreed to; empty if it is not told
+    # why it trains on what it had read before; None while its data can be read
+    data_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from coordinator.settings.extension import RELEASED, extended_rounds
 from coordinator.views.device_scores import pooled
 from edge_sdk.errors import StateError
 
-__all__ = ["RunEnd"]
+__all__ = ["RunEnd", "extended_after"]
 
 log = logging.getLogger(__name__)
 
+EXTENDED = "extended"  # key of the ledger: to how many rounds, and after which one
 LAST_WORDS_S = 5.0  # how long the end of a run waits for the devices' last status
 EVALUATION_S = 1800.0  # the last model's scores are waited for, but not for ever
 
@@ -66,7 +67,8 @@ class RunEnd:
             *(first.name, first.higher_is_better),
             *(settings.best.gain, settings.best.patience),
         )
-        self._best = BestModels(rule, LoggedBest(ledger), self._keep)
+        after = extended_after(ledger)
+        self._best = BestModels(rule, LoggedBest(ledger), self._keep, after)
         # The last round whose model the evaluator was given, and that model.
         self._submitted, self._model = 0, (global_model.model, global_model.family)
         self._ledger, self._global_model = ledger, global_model
@@ -261,3 +263,17 @@ class RunEnd:
         give_up = self._clock() + LAST_WORDS_S
         while waiting - self._fleet.reported and self._clock() < give_up:
             self._turn("done")
+
+
+def extended_after(ledger: Ledger) -> int:
+    """The last round that ended before the run was extended; 0 where it was not.
+
+    It is noted by the first coordinator that goes on, which also takes back that the
+    run had ended.
+    """
+    noted, rounds = ledger.get(EXTENDED) or {}, extended_rounds(ledger.folder)
+    if rounds and noted.get("rounds") != rounds:
+        noted = {"rounds": rounds, "after": max(0, ledger.next_round() - 1)}
+        ledger.put("ended", "")
+        ledger.put(EXTENDED, noted)
+    return int(noted.get("after", 0))

@@ -18,6 +18,7 @@ from coordinator.views.round_view import TaskView
 
 __all__ = ["DeviceHistory", "DeviceTest", "DeviceView", "device_json"]
 
+UNREAD = "its data cannot be read:"
 UNSHOWN = frozenset(
     {"profile", "seen_s", "data_first"}
 )  # shown by itself; of this moment
@@ -36,8 +37,13 @@ class DeviceView(DeviceRow):
 
     @property
     def reasons(self) -> str:
-        """Reasons for its density and for partial rounds, and its data's drift."""
-        return "; ".join(filter(None, (self.why, self.pace, self.drift)))
+        """Reasons for its density and for partial rounds, and what its data do."""
+        return "; ".join(filter(None, (self.why, self.pace, self.drift, self.failing)))
+
+    @property
+    def failing(self) -> str:
+        """Why it trains on the data of before, in words; empty while it does not."""
+        return f"{UNREAD} {self.data_error}" if self.data_error else ""
 
     def at(self, now: datetime) -> DeviceView:
         """The same with the time since it was last heard of."""

@@ -277,11 +277,10 @@ class SessionEffects:
     def _pack_status(self, *, online: bool) -> bytes:
         enforcer = self._limits_enforcer
         status = status_of(
-            self.session,
-            self._meter.totals,
+            *(self._me, self.session, self._meter.totals),
             online=online,
             engine=self._runner.engine,
-            detail=self.hold.why or self._me.note,
+            pause=self.hold.why,
             progress=self._work.progress,
             link=self._link,
             open_minutes=enforcer.open_minutes() if enforcer else None,

@@ -111,6 +111,7 @@ class Identity:
         note: What the operator should know of it; told where it does not pause.
         count: How many examples it has now, where they come and go.
         consent: What its data's people have agreed to; None if it is not told.
+        failing: Why its data cannot be read anew, now; empty where they can.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Identity:
     note: str = ""
     count: Callable[[], int] | None = None
     consent: str | None = None
+    failing: Callable[[], str] = str
 
     @property
     def examples_now(self) -> int:

@@ -22,6 +22,7 @@ from edge_sdk.wire.values import CODECS
 __all__ = ["COORDINATOR", "DevicePublisher", "hello_of", "status_of"]
 
 COORDINATOR = "coordinator"
+ERROR_CHARS = 500  # of a reason that others show
 STEP_S = 5.0  # between two moments that are remembered
 DAY_S = 86_400.0  # what was said before is older than any answer may be
 
@@ -111,12 +112,13 @@ def hello_of(me: Identity, session: Session, engines: tuple[str, ...]) -> Hello:
 
 
 def status_of(
+    me: Identity,
     session: Session,
     totals: Traffic,
     *,
     online: bool,
     engine: str,
-    detail: str,
+    pause: str,
     progress: int,
     link: int,
     open_minutes: int | None,
@@ -124,11 +126,12 @@ def status_of(
     """The STATUS of a device: its state, traffic and sensors at this moment.
 
     Args:
+        me: Who it is.
         session: Where it stands.
         totals: Bytes that it moved.
         online: Whether it is here; False is its will and its goodbye.
         engine: Engine of the last task.
-        detail: Why it pauses, or "".
+        pause: Why it pauses, or "".
         progress: Permille of the training in hand; not told in other phases.
         link: Which of its connections this is.
         open_minutes: Until its owner's hours end; None where they do not.
@@ -140,7 +143,7 @@ def status_of(
         phase=session.phase.value,
         round_no=session.order.round_no if session.order else 0,
         engine=engine,
-        detail=detail,
+        detail=pause or me.note,
         sent=totals.sent,
         received=totals.received,
         rss_mib=psutil.Process().memory_info().rss >> 20,
@@ -149,4 +152,5 @@ def status_of(
         link=link,
         battery=UNSET if charge is None else charge,
         open_min=UNSET if open_minutes is None else open_minutes,
+        data_error=me.failing()[:ERROR_CHARS] or UNSET,
     )

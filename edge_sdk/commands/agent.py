@@ -121,6 +121,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         profile=msgspec.to_builtins(profile),
         note=_without_kernels(settings.engine),
         count=lambda: len(data.examples),
+        failing=lambda: data.failing,
         consent=settings.consent,
     )
     log_from_now_on(run=settings.federation, device=settings.name)

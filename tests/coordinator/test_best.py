@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from coordinator.checkpoints.best import BestModels, BestRule
 from coordinator.ledger import EvaluationRow, TaskRow, open_ledger
 from coordinator.rounds.state import TaskPhase
-from coordinator.server.run_end import RunEnd
+from coordinator.server.run_end import RunEnd, extended_after
+from coordinator.settings.extension import keep_extension
 from edge_sdk.evaluation import accuracy, mae
 from edge_sdk.evaluation.interval import worse_text, worsening
 from edge_sdk.evaluation.metric import Metric
@@ -76,6 +77,28 @@ def test_a_run_ends_after_patience_and_says_why() -> None:
     again = best(memory, rule, [])
     again.look(scores, [4, 5])
     assert again.through == one.through
+
+
+def test_patience_is_counted_anew_after_an_extension(tmp_path: Path) -> None:
+    """A run that had ended by its patience trained no more, however far extended."""
+    memory, scores = Memory(), {no: {0.2: {"m": 1.0 / no}} for no in range(1, 6)}
+    with closing(open_ledger(tmp_path / "run")) as ledger:
+        for no in (1, 2, 3):
+            ledger.plan_round(no, goal=1, quorum=1, rate=0.1, base="")
+            ledger.finish(no, model=f"round-{no}")
+        ledger.put("ended", "no better model for 2 scored rounds")
+        assert extended_after(ledger) == 0
+        keep_extension(ledger.folder, 9)
+        assert [extended_after(ledger), ledger.get("ended")] == [3, ""]
+        ledger.plan_round(4, goal=1, quorum=1, rate=0.1, base="")
+        ledger.finish(4, model="round-4")
+        assert extended_after(ledger) == 3  # of the same extension
+    rule = BestRule("m", higher_is_better=True, patience=2)
+    one = BestModels(rule, memory, lambda *_: True, after=3)
+    one.look({no: scores[no] for no in (1, 2, 3, 4)}, scores)
+    assert one.through == ""
+    one.look(scores, scores)
+    assert "for 2 scored rounds: the best is of round 1" in one.through
 
 
 def test_a_model_whose_checkpoint_is_gone_is_not_the_best() -> None:

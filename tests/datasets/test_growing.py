@@ -250,17 +250,21 @@ def test_a_source_that_was_away_is_read_when_it_is_back_with_nothing_changed(
     assert not data.refresh()
     assert not data.refresh()
     assert caplog.text.count("cannot be read anew") == 1
+    assert data.failing.startswith("the 1 examples of before stay: ")
     assert len(data.examples) == 1
     data.trains("1-a")  # on what it has: the new ones are not trained on
     assert data.is_new(lambda _: True)
     failing[0] = False
     assert data.refresh()
-    assert len(data.examples) == 4
+    assert (len(data.examples), data.failing) == (4, "")
     data.trains("2-a")
     assert not data.is_new(lambda _: True)
     version[0], failing[0] = "5", True
     assert not data.refresh()
     assert caplog.text.count("cannot be read anew") == 2  # it is another time
+    version[0] = "4"  # back as it was: what is at hand is all there is
+    assert not data.refresh()
+    assert data.failing == ""
 
 
 def test_what_was_trained_on_is_known_after_a_restart(tmp_path: Path) -> None:

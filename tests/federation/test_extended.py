@@ -50,7 +50,7 @@ def test_a_run_is_extended_while_it_runs_and_not_after_its_devices_went(
     for name in DEVICES:
         fleet.processes[name].send_signal(signal.SIGCONT)
     assert done.returncode == 0, done.stderr
-    assert "until round 10" in done.stdout
+    assert "until 10 rounds are done" in done.stdout
     assert fleet.wait_end() == 0, fleet.logs()
     assert fleet.rounds_done() == 10
     for name in DEVICES:

@@ -109,6 +109,7 @@ def messages() -> list[Message]:
         Status(online=True, phase="training", sent=10, received=20),
         Status(online=True, phase="training", celsius=51.5, progress=455),
         Status(online=True, phase="idle", battery=40, open_min=90),
+        Status(online=True, phase="idle", data_error="data/pi-1: no file there"),
         Revoked(key=b"\x03" * 32, why="it was stolen"),
         Renew(why="its certificate ends soon"),
         Request(csr=b"\x30\x03"),

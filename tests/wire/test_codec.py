@@ -92,7 +92,10 @@ DIGESTS: dict[str, list[str]] = {
     "data": ["46f00675eb5f196a"],
     "receipt": ["190f668d07329bd7"],
     "cancel": ["efceb1eb5b763782"],
-    "status": ["e49cd2179c5f5753", "248b2a227aad83e7", "470d1754f721dc4c"],
+    "status": [
+        *("e49cd2179c5f5753", "248b2a227aad83e7", "470d1754f721dc4c"),
+        "8f590912ec665c9b",
+    ],
     "revoked": ["87af290c3118ab7e"],
     "renew": ["850fd93b7fd254d1"],
     "request": ["d856c2c72f9f98e7"],

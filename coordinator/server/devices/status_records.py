@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from edge_sdk.wire.messages import Status
 __all__ = ["StatusRecords", "or_none"]
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class StatusRecords:
@@ -32,6 +34,7 @@ class StatusRecords:
         self._newest: dict[str, Status] = {}
         self._unwritten: set[str] = set()
         self._notes: dict[str, str] = {}  # as the ledger has them
+        self._warned: dict[str, str] = {}  # the last error of each device's data
 
     def __contains__(self, device: str) -> bool:
         return device in self._newest
@@ -45,8 +48,19 @@ class StatusRecords:
         before = self._newest.get(device)
         if before is not None and before.engine and not status.engine:
             status = msgspec.structs.replace(status, engine=before.engine)
+        if status.online and status.data_error is not UNSET:
+            self._warn(device, status.data_error)
         self._newest[device] = status
         self._unwritten.add(device)
+
+    def _warn(self, device: str, why: str) -> None:
+        if self._warned.get(device) != why:
+            self._warned[device] = why
+            log.warning(
+                "%s trains on the data it had: they cannot be read anew, %s",
+                *(device, why),
+                extra={"device": device},
+            )
 
     def note(self, device: str, said: str) -> str:
         """Records what a device waits for; returns what it was before."""

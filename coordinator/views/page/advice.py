@@ -57,19 +57,35 @@ def next_step(
     if last is not None and last.is_aborted:
         name = f"Round {last.no}" if last.no else "The warm-up"
         return _step(f"{name} was given up: {last.note}", logs)
-    off = [d.name for d in view.devices if not d.online and not d.is_revoked]
     status = ("the same on a terminal", f"flash-coordinator status {here} --live")
-    if off:
-        named = ", ".join(off[:FEW])
-        more = f" and {len(off) - FEW} more" if len(off) > FEW else ""
-        return _step(
-            f"{_count(len(off), 'device is', 'devices are')} offline: {named}{more}. "
-            "The others continue; check the agent on these devices.",
-            ("on the device", "flash-edge doctor DEVICE_FOLDER/device.toml"),
-            status,
-        )
+    if said := _said_of_devices(view):
+        doctor = "flash-edge doctor DEVICE_FOLDER/device.toml"
+        return _step(said, ("on the device", doctor), status)
     waits = "a round" if view.open else "the next round"
     return _step(f"Nothing: {waits} is running. Look again when it ends.", status)
+
+
+def _said_of_devices(view: RunView) -> str:
+    """What somebody should look at on a device; empty if there is nothing."""
+    off = [d.name for d in view.devices if not d.online and not d.is_revoked]
+    if off:
+        return (
+            f"{_count(len(off), 'device is', 'devices are')} offline: {_named(off)}. "
+            "The others continue; check the agent on these devices."
+        )
+    unread = [d.name for d in view.devices if d.failing and not d.is_revoked]
+    first = next((d for d in view.devices if d.name in unread[:1]), None)
+    if first is None:
+        return ""
+    return (
+        f"{_named(unread)}: {first.failing}. The run goes on; mend the source, and it "
+        "is read again before the next task."
+    )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
 
 
 def _done(view: RunView, folder: Path, evaluation: str) -> dict[str, Any]:

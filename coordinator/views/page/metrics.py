@@ -42,6 +42,11 @@ OF_DEVICES: tuple[tuple[str, str, Callable[[DeviceView], float | None]], ...] = 
     ),
     ("+device_refused_updates", "Updates refused.", lambda d: d.refused),
     (
+        "device_data_unreadable",
+        "1 while its data cannot be read and it trains on those of before.",
+        lambda d: d.data_error is not None,
+    ),
+    (
         "device_peak_memory_bytes",
         "Most resident memory it reported.",
         lambda d: d.rss_mib * 2**20,

@@ -108,7 +108,7 @@ def _reasons(devices: Sequence[DeviceView]) -> Table:
                 d.name,
                 _density(d),
                 d.why,
-                "; ".join(filter(None, (d.note, d.pace, d.drift))),
+                "; ".join(filter(None, (d.note, d.pace, d.drift, d.failing))),
             )
             for d in devices
         ),

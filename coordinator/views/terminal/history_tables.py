@@ -90,7 +90,7 @@ def device_history(found: DeviceHistory) -> RenderableType:
         f"density {density}: {device.why}",
         f"last seen {device.last_seen}, {short_bytes(device.sent)} up, "
         f"{short_bytes(device.received)} down, {device.rss_mib} MiB{heat}",
-        *filter(None, (device.pace, device.note)),
+        *filter(None, (device.pace, device.note, device.failing)),
         *([f"consent: {device.consent}"] if device.consent else []),
         *([f"labels: {device.labels}"] if device.labels else []),
         *([f"its data have drifted: {device.drift}"] if device.drift else []),

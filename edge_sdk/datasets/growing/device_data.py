@@ -14,7 +14,7 @@ import msgspec
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.growing.keep import KeepRule, kept
-from edge_sdk.errors import DataError, TaskError
+from edge_sdk.errors import DataError, TaskError, two_sentences
 from edge_sdk.tasks.task import Examples, Task
 
 __all__ = ["NOTHING_NEW", "DeviceData", "version_of"]
@@ -42,8 +42,8 @@ def _now() -> dt.datetime:
 class DeviceData:
     """A device's examples: between two tasks they follow their source.
 
-    A source that fails, or has nothing left, is named in the log, and the device goes
-    on with what it had.
+    A source that fails, or has nothing left, is named in the log and in the device's
+    status, and the device goes on with what it had.
 
     Args:
         task: Reads and checks them.
@@ -57,6 +57,7 @@ class DeviceData:
     Attributes:
         examples: Those at hand.
         held: Its own test examples, of a task with `holdout_data`; else None.
+        failing: Why the source could not be read the last time; empty where it could.
 
     Raises:
         DataError: If they cannot be read at all.
@@ -77,7 +78,8 @@ class DeviceData:
         self._task, self._folder, self._path = task, folder, state / FILE
         self._arrays = arrays
         self._keep, self._seed, self._clock = keep, seed, clock
-        self._version, self._failed = version_of(task, folder), ""
+        self._version, self.failing = version_of(task, folder), ""
+        self._away = False  # it failed by what may pass
         self.examples = self._read(known=False)
         self.held = task.read_holdout(folder, arrays=arrays)
 
@@ -98,23 +100,24 @@ class DeviceData:
         """Reads the examples again if their source has changed; whether they did."""
         version = version_of(self._task, self._folder)
         if version == self._version and self._keep.kind != "seconds":
+            if self._away:  # it is back, as it was when it was read
+                self._mended()
             return False
         before, self._version = self._version, version
         try:
             found = self._read(known=version == before)
             held = self._task.read_holdout(self._folder, arrays=self._arrays)
         except (DataError, TaskError) as error:
-            if isinstance(error.__cause__, PASSING):
+            self._away = isinstance(error.__cause__, PASSING)
+            if self._away:
                 self._version = before
-            if str(error) != self._failed:
-                log.warning(
-                    "the data cannot be read anew, the %d examples of before stay: %s",
-                    len(self.examples),
-                    error,
-                )
-            self._failed = str(error)
+            stay = f"the {len(self.examples)} examples of before stay"
+            why = f"{stay}: {two_sentences(error, error.help)}"
+            if why != self.failing:
+                log.warning("the data cannot be read anew, %s", why)
+            self.failing = why
             return False
-        self._failed = ""
+        self._mended()
         if version != before:
             log.info(
                 "the data have changed: %d examples, %d before",
@@ -122,6 +125,11 @@ class DeviceData:
             )
         self.examples, self.held = found, held
         return True
+
+    def _mended(self) -> None:
+        if self.failing:
+            log.info("the data can be read again")
+        self.failing, self._away = "", False
 
     def trains(self, task: str) -> None:
         """Note durably that a task is trained on the examples at hand.

@@ -69,7 +69,7 @@ class Status(Struct, frozen=True, tag="status"):
     `sent` and `received` are bytes on the wire since the device was installed,
     `celsius` its hottest sensor, `progress` the steps of the task done, in permille.
     `battery` is the charge of the battery it runs on, percent, `open_min` the minutes
-    until its owner's hours end.
+    until its owner's hours end, `data_error` why its data cannot be read anew.
     """
 
     online: bool
@@ -86,3 +86,4 @@ class Status(Struct, frozen=True, tag="status"):
     link: Annotated[int, Meta(ge=0, lt=1 << 31)] | UnsetType = UNSET
     battery: Annotated[int, Meta(ge=0, le=100)] | UnsetType = UNSET
     open_min: Annotated[int, Meta(ge=0, le=1440)] | UnsetType = UNSET
+    data_error: str | UnsetType = UNSET

@@ -6,7 +6,7 @@ import { bytes, density, number, percent, seconds, short } from "./units.js";
 
 export function devices(run) {
   const parts = new Map(run.participation.devices.map((d) => [d.name, d]));
-  const said = (d) => [parts.get(d.name)?.warning && `${parts.get(d.name).warning}: ${parts.get(d.name).reason}`, d.waits, d.pace, d.drift].filter(Boolean).join("; ");
+  const said = (d) => [parts.get(d.name)?.warning && `${parts.get(d.name).warning}: ${parts.get(d.name).reason}`, d.waits, d.pace, d.drift, d.data_error && `its data cannot be read: ${d.data_error}`].filter(Boolean).join("; ");
   return [
     h("h1", {}, "Devices"),
     run.devices.length ? glance(run) : null,
@@ -55,6 +55,7 @@ export function device(found) {
     h("div", { class: "grid" },
       card("Why this density", h("p", {}, words(d.why, "why") || "No density has been chosen yet."),
         d.labels ? h("p", {}, "Labels: ", words(d.labels, "labels")) : null, d.drift ? h("p", {}, "Its data have drifted: ", words(d.drift, "drift")) : null,
+        d.data_error ? h("p", { class: "bad" }, "Its data cannot be read: ", words(d.data_error, "data_error")) : null,
         d.pace ? h("p", {}, "Does only a part of each round: ", words(d.pace, "pace")) : null, d.waits ? h("p", {}, "Waits: ", words(d.waits, "waits")) : null),
       card("Refused updates", refused.length ? verdicts("Refused updates", refused) : dim("None."),
         others.length ? [h("h3", {}, "Other verdicts"), verdicts("Other verdicts", others)] : null)),
