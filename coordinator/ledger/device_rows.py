@@ -76,6 +76,8 @@ class DeviceRow:
     consent: str = ""  # what its data's people have agreed to; empty if it is not told
     # why it trains on what it had read before; None while its data can be read
     data_error: str | None = None
+    # what its last test lacks and why; None while nothing is missing
+    test_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ class FleetPages(LogPages):
         """Record what a device says it waits for; "" while it works."""
         self._commits.write("UPDATE devices SET note = ? WHERE name = ?", said, name)
 
+    def note_test(self, name: str, why: str) -> None:
+        """Record why a device's last test lacks something; "" where it is whole."""
+        sets = "UPDATE devices SET test_error = ? WHERE name = ?"
+        self._commits.write(sets, why or None, name)
+
     def note_of(self, name: str) -> str:
         """The reason to wait that a device gave last."""
         row = self._db.execute(

@@ -41,7 +41,7 @@ class TrainingSettings(
         schedule: ``exponential`` falls over T rounds; ``constant`` stays at `rate`;
             ``cosine`` falls to `rate_end` in `period` rounds and begins anew.
         period: Rounds of one cosine; 0 takes T.
-        hold: Whether an exponential stays at `rate_end` after T rounds, rather than
+        hold: Whether an exponential stays at `rate_end` after a `horizon`, rather than
             falling on. A run without a last round, and one that was extended, does.
     """
 
@@ -76,6 +76,6 @@ class TrainingSettings(
             fall = (1 + math.cos(math.pi * min(share, 1.0))) / 2
             return float(self.rate_end + (self.rate - self.rate_end) * fall)
         share = fallen / over
-        if self.hold or not rounds:
+        if self.hold or not rounds or not self.horizon:  # aborted rounds have numbers
             share = min(share, 1.0)
         return float(self.rate * (self.rate_end / self.rate) ** share)

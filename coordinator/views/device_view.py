@@ -16,9 +16,10 @@ from coordinator.ledger.device_rows import DeviceRow, RefusalRow
 from coordinator.views.layers import View
 from coordinator.views.round_view import TaskView
 
-__all__ = ["DeviceHistory", "DeviceTest", "DeviceView", "device_json"]
+__all__ = ["UNREAD", "DeviceHistory", "DeviceTest", "DeviceView", "device_json"]
 
 UNREAD = "its data cannot be read:"
+UNTESTED = "its last test:"
 UNSHOWN = frozenset(
     {"profile", "seen_s", "data_first"}
 )  # shown by itself; of this moment
@@ -42,8 +43,10 @@ class DeviceView(DeviceRow):
 
     @property
     def failing(self) -> str:
-        """Why it trains on the data of before, in words; empty while it does not."""
-        return f"{UNREAD} {self.data_error}" if self.data_error else ""
+        """What is wrong with its data and its tests, in words; empty if nothing is."""
+        data = f"{UNREAD} {self.data_error}" if self.data_error else ""
+        test = f"{UNTESTED} {self.test_error}" if self.test_error else ""
+        return "; ".join(filter(None, (data, test)))
 
     def at(self, now: datetime) -> DeviceView:
         """The same with the time since it was last heard of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from coordinator.algorithms.load import load_algorithm
 from coordinator.settings import TrainingSettings
@@ -26,7 +27,12 @@ def rates(training: TrainingSettings, rounds: int, count: int) -> list[float]:
 
 def test_an_exponential_falls_as_it_always_did() -> None:
     assert rates(FALLING, 3, 3) == pytest.approx([0.4, 0.2, 0.1])
-    assert FALLING.rate_at(5, 3) == pytest.approx(0.025)  # with another horizon
+    beyond = structs.replace(FALLING, horizon=3)
+    assert beyond.rate_at(5, 9) == pytest.approx(0.025)
+
+
+def test_rounds_that_are_aborted_take_no_rate_below_its_end() -> None:
+    assert rates(FALLING, 3, 5) == pytest.approx([0.4, 0.2, 0.1, 0.1, 0.1])
 
 
 def test_an_endless_exponential_stays_at_its_end() -> None:

@@ -268,6 +268,9 @@ def test_what_is_wrong_with_a_devices_tests_is_said_once_with_its_name(
     for name in (*NAMES, "pi-3"):
         room.device(name, partial(of, name))
     room.rounds()
+    found = {d.name: d.test_error for d in room.coordinator.ledger.devices()}
+    assert found["pi-1"] is None
+    assert found["pi-2"] == "loss: its sums hold a NaN or an infinity"
     wholes = [r for r in room.coordinator.ledger.evaluations() if r.device == TOGETHER]
     assert [w.metrics["accuracy"] for w in wholes] == [0.75] * 3
     logged = [r for r in caplog.records if r.levelname == "WARNING"]

@@ -24,12 +24,15 @@ class AnswerWarnings:
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
+        self._last: dict[str, str] = {}
 
-    def warn(self, row: EvaluationRow, whose: str) -> None:
-        """Logs why an answer is not whole, if it was not the same the last time."""
+    def warn(self, row: EvaluationRow, whose: str) -> bool:
+        """Logs why an answer is not whole; whether that differs from the last time."""
+        differs, self._last[whose] = self._last.get(whose) != row.why, row.why
         if row.why and self._said.get(whose) != row.why:
             log.warning("%s, test of round %d: %s", whose, row.round, row.why)
             self._said[whose] = row.why
+        return differs
 
 
 def answer_row(

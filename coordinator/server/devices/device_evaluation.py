@@ -180,7 +180,8 @@ class DeviceEvaluation:
         if answer.data is not None:
             self._reports.take(device, no, answer.data)
         row = answer_row(no, density, device, answer, self._metrics)
-        self._warnings.warn(row, device)
+        if self._warnings.warn(row, device):
+            self._ledger.note_test(device, row.why)
         self._ledger.record_evaluation(row)
         rows = [
             one

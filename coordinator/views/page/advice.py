@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from coordinator.views.device_view import UNREAD
 from coordinator.views.run_view import RunView
 
 __all__ = ["next_step"]
@@ -73,13 +74,13 @@ def _said_of_devices(view: RunView) -> str:
             f"{_count(len(off), 'device is', 'devices are')} offline: {_named(off)}. "
             "The others continue; check the agent on these devices."
         )
-    unread = [d.name for d in view.devices if d.failing and not d.is_revoked]
+    unread = [d.name for d in view.devices if d.data_error and not d.is_revoked]
     first = next((d for d in view.devices if d.name in unread[:1]), None)
     if first is None:
         return ""
     return (
-        f"{_named(unread)}: {first.failing}. The run goes on; mend the source, and it "
-        "is read again before the next task."
+        f"{_named(unread)}: {UNREAD} {first.data_error} The run goes on; mend the "
+        "source, and it is read again before the next task."
     )
 
 

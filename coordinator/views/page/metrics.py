@@ -47,6 +47,11 @@ OF_DEVICES: tuple[tuple[str, str, Callable[[DeviceView], float | None]], ...] = 
         lambda d: d.data_error is not None,
     ),
     (
+        "device_test_incomplete",
+        "1 while its last test of a model lacks a metric, or all.",
+        lambda d: d.test_error is not None,
+    ),
+    (
         "device_peak_memory_bytes",
         "Most resident memory it reported.",
         lambda d: d.rss_mib * 2**20,

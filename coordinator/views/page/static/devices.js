@@ -6,7 +6,7 @@ import { bytes, density, number, percent, seconds, short } from "./units.js";
 
 export function devices(run) {
   const parts = new Map(run.participation.devices.map((d) => [d.name, d]));
-  const said = (d) => [parts.get(d.name)?.warning && `${parts.get(d.name).warning}: ${parts.get(d.name).reason}`, d.waits, d.pace, d.drift, d.data_error && `its data cannot be read: ${d.data_error}`].filter(Boolean).join("; ");
+  const said = (d) => [parts.get(d.name)?.warning && `${parts.get(d.name).warning}: ${parts.get(d.name).reason}`, d.waits, d.pace, d.drift, d.data_error && `its data cannot be read: ${d.data_error}`, d.test_error && `its last test: ${d.test_error}`].filter(Boolean).join("; ");
   return [
     h("h1", {}, "Devices"),
     run.devices.length ? glance(run) : null,

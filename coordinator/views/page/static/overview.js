@@ -98,6 +98,7 @@ function attention(run) {
     ...run.participation.devices.filter((d) => d.warning).map((d) => [d.name, "bad", d.warning, d.reason]),
     ...run.participation.devices.filter((d) => d.sits_out && !d.warning).map((d) => [d.name, "warn", "not asked for now", d.sits_out]),
     ...run.devices.filter((d) => d.data_error && d.phase !== "revoked").map((d) => [d.name, "bad", "its data cannot be read", d.data_error]),
+    ...run.devices.filter((d) => d.test_error && d.phase !== "revoked").map((d) => [d.name, "warn", "its test lacks something", d.test_error]),
     ...(run.slow?.devices ?? []).map((d) => [d.device, "warn",
       d.seconds ? `slow in round ${run.slow.round}: ${seconds(d.seconds)}${d.times ? `, ${times(d.times)} the median` : ""}` : `late in round ${run.slow.round}`, d.why]),
     ...run.refusals.filter((r) => r.kind === "refused").map((r) => [r.device, "bad", `refused ${number(r.count)} ${r.count === 1 ? "time" : "times"}`, r.why]),
