@@ -55,6 +55,7 @@ class Checkpoint:
         personal: Dense entries that each device has for itself; here are the first.
         adapters: Name of a layer to the rank of its low-rank adapter; on export they
             are folded into these layers.
+        privacy: JSON of what it may tell of a device; empty without noise.
     """
 
     task: str
@@ -68,6 +69,7 @@ class Checkpoint:
     gain: float = 0.0
     personal: tuple[str, ...] = ()
     adapters: Mapping[str, int] = field(default_factory=dict)
+    privacy: str = ""
 
     def csr(self, name: str) -> CsrTensor:
         """One masked layer as CSR."""
@@ -126,6 +128,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         metadata["personal"] = json.dumps(list(checkpoint.personal))
     if checkpoint.adapters:
         metadata["adapters"] = json.dumps(dict(sorted(checkpoint.adapters.items())))
+    if checkpoint.privacy:
+        metadata["privacy"] = checkpoint.privacy
     return _canonical(save(tensors, metadata))
 
 
@@ -193,6 +197,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 str(n): int(rank)
                 for n, rank in json.loads(meta.get("adapters", "{}")).items()
             },
+            privacy=meta.get("privacy", ""),
         )
     except (
         AttributeError,

@@ -146,6 +146,8 @@ def prepare(
         "metrics": to_json(dict(source.metrics), sort_keys=True),
         "torch": versions()["torch"],
     }
+    if source.privacy:
+        facts["privacy"] = source.privacy
     calibration = None
     if data is not None or source.given is not None:
         calibration = source.inputs(data, _CALIBRATED, half=1)

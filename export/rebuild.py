@@ -86,6 +86,7 @@ class Source:
             before those of a folder.
         notes: What was done to the module, in words.
         personal: Entries that each device has for itself.
+        privacy: As the checkpoint's; empty for a module.
     """
 
     model: nn.Module
@@ -99,6 +100,7 @@ class Source:
     given: Inputs | None = None
     notes: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
+    privacy: str = ""
 
     def personal_values(self) -> dict[str, NDArray[Any]]:
         """The personal entries, with the values that training began with."""
@@ -270,6 +272,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, task: Task | None = None) -> Sour
         metrics=dict(checkpoint.metrics),
         contract=task,
         personal=tuple(n for n in checkpoint.personal if n in state),
+        privacy=checkpoint.privacy,
     )
     if not checkpoint.adapters:
         return whole

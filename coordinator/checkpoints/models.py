@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model, State
+from coordinator.algorithms.privacy.budget import SPENT
 from coordinator.checkpoints.masks import pack_family, unpack_family
 from edge_sdk.checkpoint import (
     Checkpoint,
@@ -19,6 +20,7 @@ from edge_sdk.checkpoint import (
 )
 from edge_sdk.checksums import file_digest
 from edge_sdk.errors import StateError
+from edge_sdk.json_text import to_json
 from edge_sdk.sparse import LayerShape, Mask
 
 __all__ = ["KEEP", "Memory", "ModelStore", "model_name"]
@@ -150,7 +152,10 @@ class ModelStore:
             if only not in {None, density}:
                 continue
             path = self._folder / "models" / f"{name}-{density:g}.safetensors"
-            self._write(path, model, mask, round_no, scores.get(density, {}))
+            metrics = scores.get(density, {})
+            told = self._memory.get(SPENT) if self._memory is not None else None
+            privacy = to_json(told) if told else ""
+            self._write(path, model, mask, round_no, metrics, privacy=privacy)
             written[density] = path
         return written
 
@@ -171,6 +176,7 @@ class ModelStore:
         round_no: int,
         metrics: Mapping[str, float],
         state: State | None = None,
+        privacy: str = "",
     ) -> None:
         values = model.on(mask)
         written = Checkpoint(
@@ -185,6 +191,7 @@ class ModelStore:
             gain=model.gain if mask is model.mask else 0.0,
             personal=tuple(sorted(model.personal)),
             adapters=model.adapters,
+            privacy=privacy,
         )
         self._replace(path, checkpoint_bytes(written))
 

@@ -133,10 +133,13 @@ def _results(entries: Sequence[LogEntry]) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_private(log: RunLog) -> bool:
-    """Return whether devices' updates are to stay here: they have no noise."""
+    """Return whether devices' updates are to stay here: they have no noise, or mask."""
     named = [json.loads(one.record).get("settings") for one in log.entries]
-    settings = [json.loads(log.contents[name]) for name in {*named} if name]
-    return any(one["privacy"]["noise_multiplier"] for one in settings)
+    settings = [json.loads(log.contents[name])["privacy"] for name in {*named} if name]
+    return any(
+        one["noise_multiplier"] and not one.get("secure_aggregation")
+        for one in settings
+    )
 
 
 def _no_log(folder: Path) -> StateError:

@@ -39,7 +39,8 @@ def recompute(proof: ProofFile) -> tuple[list[str], list[str]]:
         return [], [note]
     todo = rounds[start:]
     settings = json.loads(proof.members[f"contents/{todo[0][0]['settings']}"])
-    if settings["privacy"]["noise_multiplier"]:
+    private = settings["privacy"]
+    if private["noise_multiplier"] and not private.get("secure_aggregation"):
         return [], [
             "no model was made again: a private run's noise is not in its proof"
         ]

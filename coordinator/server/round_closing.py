@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from coordinator.algorithms.privacy import keep_spent
 from coordinator.algorithms.slots import MAX_FAILURES, run_failed
 from coordinator.ledger import Ledger, UpdateRow
 from coordinator.protocol.publisher import Publisher
@@ -119,6 +120,7 @@ class RoundCloser:
             self._timing.watch.close(self._fleet.present())
             self._judge(now.state)
             self._ledger.finish(no, model=name)
+            keep_spent(self._ledger, self._settings)
             keep = rounds_kept(self._settings)
             old = keep if self._settings.keep_updates else 2
             if old:

@@ -14,7 +14,6 @@ from coordinator.checkpoints.models import model_name
 from coordinator.ledger import Ledger, RoundRow, TaskRow
 from coordinator.protocol.publisher import Publisher
 from coordinator.rounds.blobs import publish_blobs, publish_blobs_again
-from coordinator.rounds.secure.orders import masked_orders
 from coordinator.rounds.selection import RoundDraft, asks_everybody, draft_round
 from coordinator.rounds.state import (
     Planned,
@@ -30,6 +29,7 @@ from coordinator.server.devices.device_registry import DeviceRegistry
 from coordinator.server.devices.drift_reports import draws_again
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_timing import RoundTiming
+from coordinator.server.secure.noisy_rounds import secure_orders
 from coordinator.settings import RunSettings
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask
@@ -237,9 +237,10 @@ class RoundOpener:
             )
             for device, density in draft.densities.items()
         }
-        if (privacy := self._settings.privacy).secure_aggregation:
+        if self._settings.privacy.secure_aggregation:
             examples = {device: self._fleet.examples(device) for device in orders}
-            orders = masked_orders(orders, family, base, examples, privacy)
+            secure = self._settings, self._ledger, orders, family, base, examples
+            orders = secure_orders(*secure)
         new = TaskPhase.ASSIGNED
         tasks = [
             TaskRow(o.id, no, device, o.density, new, pack(o), o.base.size)

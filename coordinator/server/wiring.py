@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from coordinator.algorithms.privacy import check_budget, keep_noise
+from coordinator.algorithms.privacy import check_budget, keep_noise, keep_spent
 from coordinator.broker.watch import watched
 from coordinator.identity.broker_access import identities_for, open_broker_access
 from coordinator.identity.muted import Muted
@@ -63,7 +63,9 @@ def serve(
         ledger = open_ledger(folder)
         stack.callback(ledger.close)
         check_budget(ledger, settings, where=f"{folder / 'run.toml'}: ")
-        keep_noise(ledger, settings.privacy.noise_multiplier)
+        privacy = settings.privacy
+        keep_noise(ledger, privacy.noise_multiplier, distributed=privacy.distributed)
+        keep_spent(ledger, settings)
         stack.enter_context(keep_log(folder))
         make_run_key(folder)  # signs what is exported from here
         access = stack.enter_context(open_broker_access(folder, settings, identities))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from coordinator.algorithms.privacy.budget import SPENT
 from coordinator.ledger import Ledger, read_order
 from coordinator.ledger.device_rows import read
 from coordinator.rounds.state import TaskPhase
@@ -16,7 +17,7 @@ from coordinator.views.device_view import DeviceHistory, DeviceTest, DeviceView
 from coordinator.views.layers import LayerView, WarmUpView, coverage
 from coordinator.views.participation import participation
 from coordinator.views.round_view import RoundHistory, RoundView, TaskView
-from coordinator.views.run_view import RunView, Settings, SlowRound
+from coordinator.views.run_view import RunView, Settings, SlowRound, SpentPrivacy
 from coordinator.views.savings import savings
 from coordinator.views.scores import ShownMetric, metric_of, told_metric
 from coordinator.views.slow_devices import slowest
@@ -76,6 +77,7 @@ def read_run(settings: RunSettings, ledger: Ledger) -> RunView:
         ),
         refusals=ledger.refused(),
         algorithm_failures=ledger.get("algorithm_failures") or 0,
+        privacy=SpentPrivacy(**spent) if (spent := ledger.get(SPENT)) else None,
     )
 
 

@@ -20,7 +20,7 @@ from coordinator.views.savings import Savings
 from coordinator.views.scores import ShownMetric
 from coordinator.views.slow_devices import SlowDevice
 
-__all__ = ["FleetView", "Observe", "RunView", "Settings", "SlowRound"]
+__all__ = ["FleetView", "Observe", "RunView", "Settings", "SlowRound", "SpentPrivacy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,22 @@ class Settings:
     algorithm: str
     rounds: int
     densities: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class SpentPrivacy:
+    """Privacy that a run's rounds have spent, for a device that was in all of them."""
+
+    noise: str  # who draws it: ``central`` the coordinator, ``distributed`` each device
+    epsilon: float | None  # of all rounds up to now; None if some had no noise
+    delta: float  # chance that the bound does not hold
+    budget: float | None  # most that epsilon may come to; None for no bound
+
+    @property
+    def remark(self) -> str:
+        """The rest of it, in words."""
+        most = "" if self.budget is None else f", of {self.budget:g}"
+        return f"{self.noise} noise, delta {self.delta:g}{most}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,7 @@ class RunView(View):
     participation: Participation  # whose examples have trained
     refusals: Sequence[RefusalRow]  # by device and verdict
     algorithm_failures: int = 0  # rounds aborted because a slot of the algorithm failed
+    privacy: SpentPrivacy | None = None  # of a run with noise, once a round is done
 
     @property
     def is_done(self) -> bool:

@@ -8,6 +8,8 @@ Rule 3. More than half of the holders give back a secret. So a coordinator that 
         holders different lists never has enough of both.
 Rule 4. One vector is masked, ever: two of them under the same masks would tell their
         difference.
+Rule 5. One noise is drawn for an order, ever: its secret is durable before the keys are
+        said, so a device that starts again draws the same.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from edge_sdk.errors import RemoteProtocolError, StateError
+from edge_sdk.secure.discrete_gaussian import own_noise
 from edge_sdk.secure.keys import (
     KEY,
     expanded,
@@ -76,6 +80,7 @@ class DeviceRound(msgspec.Struct, frozen=True):
         levels: Size that each peer sends, from 1; 0 for one that is out.
         masked: SHA-256 of the one vector that was masked.
         fates: What became of each peer's update, as the coordinator said it first.
+        noise: What its part of the noise is drawn from; empty where none is asked for.
     """
 
     task_id: str
@@ -92,6 +97,7 @@ class DeviceRound(msgspec.Struct, frozen=True):
     levels: bytes = b""
     masked: bytes = b""
     fates: bytes = b""
+    noise: bytes = b""
 
     @property
     def own(self) -> int:
@@ -117,7 +123,10 @@ def begin(
         random: Gives so many bytes that nobody can guess.
     """
     share, pairs, seed = (random(size) for size in (KEY, how.secret, how.secret))
-    return DeviceRound(task_id, federation, name, how, share, pairs, seed)
+    noise = random(KEY) if how.noise is not UNSET else b""
+    return DeviceRound(
+        *(task_id, federation, name, how, share, pairs, seed), noise=noise
+    )
 
 
 def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> SecureKeys:
@@ -127,6 +136,7 @@ def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> Secure
     return SecureKeys(
         *(state.task_id, share, mask, seed_digest(state.seed, state.how.id)),
         sign(signed) if sign else b"",
+        UNSET if state.how.noise is UNSET else True,
     )
 
 
@@ -213,7 +223,7 @@ def unread(state: DeviceRound) -> list[str]:
 
 
 def mask(state: DeviceRound, vector: Ring) -> tuple[DeviceRound, Ring]:
-    """The masked vector, and the state that remembers it.
+    """The masked vector, its part of the noise in it, and the state that remembers it.
 
     Args:
         state: With its peers' shares.
@@ -222,14 +232,17 @@ def mask(state: DeviceRound, vector: Ring) -> tuple[DeviceRound, Ring]:
     Raises:
         StateError: If another vector was masked before.
     """
+    bits, level = state.how.bits, state.levels[state.own]
+    size = state.how.sizes[level - 1]
+    if (noise := state.how.noise) is not UNSET:
+        own = own_noise(state.noise, state.how.id, size, noise.part)
+        vector = vector[:size] + own.astype(vector.dtype)  # modulo: numpy wraps
     digest = hashlib.sha256(vector.tobytes()).digest()
     if state.masked and state.masked != digest:
         raise StateError(
             f"task {state.task_id} gave another update than before, and one is masked",
             remedy="Nothing is to be done: the next round has other masks.",
         )
-    bits, level = state.how.bits, state.levels[state.own]
-    size = state.how.sizes[level - 1]
     masked = vector[:size] + stream(expanded(state.seed, state.how.id), size, bits)
     add_pairs(masked, state.name, _pairs(state, level), bits)
     return replace(state, masked=digest), masked

@@ -23,6 +23,7 @@ __all__ = [
     "expanded",
     "is_usable",
     "mask_key",
+    "noise_key",
     "public_of",
     "seed_digest",
     "signed_keys",
@@ -55,6 +56,11 @@ def expanded(secret: bytes, round_id: bytes) -> bytes:
     if len(secret) == KEY:
         return secret
     return HKDF(SHA256(), KEY, None, b"flash-edge secret\0" + round_id).derive(secret)
+
+
+def noise_key(secret: bytes, round_id: bytes) -> bytes:
+    """The key that a device's noise of one round is drawn from."""
+    return HKDF(SHA256(), KEY, None, b"flash-edge noise\0" + round_id).derive(secret)
 
 
 def is_usable(public: bytes) -> bool:

@@ -10,16 +10,21 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from edge_sdk.wire.secure.fixed_point import Ring, dtype_of
 
-__all__ = ["add_pairs", "stream"]
+__all__ = ["add_pairs", "random_bytes", "stream"]
 
-_NONCE = bytes(16)  # counter and nonce: a key masks one vector
+_NONCE = bytes(16)  # counter and nonce: a key draws one vector
+
+
+def random_bytes(key: bytes, size: int) -> bytes:
+    """So many bytes that nobody without the key can tell from random."""
+    cipher = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()
+    return cipher.update(bytes(size))
 
 
 def stream(key: bytes, size: int, bits: int) -> Ring:
     """So many numbers of a ring that nobody without the key can tell from random."""
     kind = dtype_of(bits)
-    cipher = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()
-    return np.frombuffer(cipher.update(bytes(size * kind.itemsize)), kind)
+    return np.frombuffer(random_bytes(key, size * kind.itemsize), kind)
 
 
 def add_pairs(

@@ -72,7 +72,17 @@ def test_several_densities_whose_masks_share_no_positions_are_refused_at_once(
         ("cohort = 10", "cohort = 2", ["2 updates are fewer than the 3"]),
         ("cohort = 10", "wait_for = 2", ["key wait_for", "3 or more"]),
         ("cohort = 10", "cohort = 600", ["ring_bits = 32"]),
-        ("= true", "= true\nnoise_multiplier = 1.0", ["clips each update"]),
+        (
+            "= true",
+            "= true\nnoise_multiplier = 4e3\nclip = 90.0",
+            ["too few for the noise of 10 devices", "ring_bits = 32"],
+        ),
+        ("= true", "= true\nepsilon = 1.0", ["key privacy.epsilon", "needs noise"]),
+        (
+            "= true",
+            "= true\nnoise_multiplier = 1.0\nepsilon = 1.0",
+            ["40 rounds come to"],
+        ),
         ("= true", "= true\nmin_devices = 1", ["min_devices"]),
         ("= true", "= true\nclipping_range = 0.0", ["clipping_range"]),
         ("= true", "= true\nring_bits = 8", ["ring_bits"]),
@@ -86,6 +96,14 @@ def test_what_needs_single_updates_is_refused_by_name(
         load(tmp_path, GOOD.replace(old, new))
     text = f"{caught.value} {caught.value.help}"
     assert all(part in text for part in said), text
+
+
+def test_noise_of_devices_needs_a_cohort_that_is_known_before(tmp_path: Path) -> None:
+    noisy = GOOD + "noise_multiplier = 1.0\n"
+    run = load(tmp_path, noisy)
+    assert (run.privacy.noise, run.privacy.distributed) == ("distributed", True)
+    with pytest.raises(SettingsError, match=r"key cohort: .* known before"):
+        load(tmp_path, noisy.replace("cohort = 10", "wait_for = 5"))
 
 
 def test_a_simulation_says_that_it_hides_nothing(tmp_path: Path) -> None:

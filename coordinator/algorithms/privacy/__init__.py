@@ -6,7 +6,15 @@ from coordinator.algorithms.privacy.accountant import (
     rounds_within,
 )
 from coordinator.algorithms.privacy.aggregate import ledger_secret, with_privacy
-from coordinator.algorithms.privacy.budget import check_budget, keep_noise
+from coordinator.algorithms.privacy.budget import (
+    SPENT,
+    check_budget,
+    check_next_round,
+    keep_noise,
+    keep_spent,
+    keep_sum_noise,
+    spent_epsilon,
+)
 from coordinator.algorithms.privacy.check import (
     PrivacySettings,
     PrivateRun,
@@ -15,16 +23,21 @@ from coordinator.algorithms.privacy.check import (
 from coordinator.algorithms.privacy.private_mean import PrivateMean, noise_key
 
 __all__ = [
+    "SPENT",
     "PrivacySettings",
     "PrivateMean",
     "PrivateRun",
     "check_budget",
+    "check_next_round",
     "check_private",
     "epsilon_of",
     "keep_noise",
+    "keep_spent",
+    "keep_sum_noise",
     "ledger_secret",
     "noise_for",
     "noise_key",
     "rounds_within",
+    "spent_epsilon",
     "with_privacy",
 ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from coordinator.algorithms.base import Algorithm
+from coordinator.algorithms.mean import coverage_mean
 from coordinator.algorithms.privacy.accountant import epsilon_of
 from coordinator.algorithms.privacy.check import PrivateRun
 from coordinator.algorithms.privacy.private_mean import PrivateMean
@@ -75,10 +76,12 @@ def with_privacy(
     if not own.noise_multiplier:
         return algorithm
     log.info(
-        "private: updates up to %g long, noise %g times that; %d rounds come to "
+        "private: updates up to %g long, %s noise %g times that; %d rounds come to "
         "epsilon %.3g at delta %g for a device in all of them",
-        *(own.longest, own.noise_multiplier, settings.rounds),
+        *(own.longest, own.noise, own.noise_multiplier, settings.rounds),
         *(epsilon_of(own.noise_multiplier, settings.rounds, own.delta), own.delta),
     )
+    if own.distributed:  # it is in the sum, which is shared out already
+        return replace(algorithm, aggregate=coverage_mean)
     mean = PrivateMean(own.longest, own.noise_multiplier, settings.cohort, secret())
     return replace(algorithm, aggregate=mean)

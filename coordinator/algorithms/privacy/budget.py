@@ -12,11 +12,21 @@ from typing import Any, Protocol
 
 from coordinator.algorithms.privacy.accountant import epsilon_of, rounds_within
 from coordinator.algorithms.privacy.check import PrivateRun
-from edge_sdk.errors import SettingsError
+from edge_sdk.errors import RunError, SettingsError
 
-__all__ = ["check_budget", "keep_noise"]
+__all__ = [
+    "SPENT",
+    "check_budget",
+    "check_next_round",
+    "keep_noise",
+    "keep_spent",
+    "keep_sum_noise",
+    "spent_epsilon",
+]
 
 _KEY = "noise_of_rounds"
+SPENT = "privacy_spent"  # what people are shown of it
+_SUMS = "noise_of_sums"  # of rounds whose devices draw it, as their survivors make it
 Rounds = Sequence[tuple[int, float]]  # rounds that gave a model, by their noise
 
 
@@ -49,9 +59,9 @@ def check_budget(memory: SpentMemory, settings: PrivateRun, *, where: str = "") 
             remedy.
     """
     own, done = settings.privacy, memory.rounds_done()
-    if not (own.epsilon and own.noise_multiplier and done):
-        return
     behind = _behind(memory, done)
+    if not (own.epsilon and own.noise_multiplier and behind):
+        return
     ahead = max(0, settings.rounds - done)
     spent = _epsilon(behind, own.delta)
     found = _epsilon([*behind, (ahead, own.noise_multiplier)], own.delta)
@@ -74,26 +84,105 @@ def check_budget(memory: SpentMemory, settings: PrivateRun, *, where: str = "") 
     )
 
 
-def keep_noise(memory: SpentMemory, noise_multiplier: float) -> None:
-    """Record the noise of the rounds from now on, where it is another."""
+def keep_noise(
+    memory: SpentMemory, noise_multiplier: float, *, distributed: bool = False
+) -> None:
+    """Record the noise of the rounds from now on, where it is another.
+
+    Args:
+        memory: The ledger.
+        noise_multiplier: The settings'.
+        distributed: Whether devices draw it: each round's is kept by `keep_sum_noise`.
+    """
     done, kept = memory.rounds_done(), memory.get(_KEY)
     known = [list(one) for one in kept or ()]
     if not known and not noise_multiplier:
         return
     if not known and done:
         known = [[0, 0.0]]  # it had none
-    if not known or known[-1][1] != noise_multiplier:
-        memory.put(_KEY, [*known, [done, noise_multiplier]])
+    now = [noise_multiplier, 1] if distributed else [noise_multiplier]
+    if not known or known[-1][1:] != now:
+        memory.put(_KEY, [*known, [done, *now]])
+
+
+def keep_sum_noise(memory: SpentMemory, no: int, noise_multiplier: float) -> None:
+    """Record what a sum will tell, durably, before anybody is asked to unmask it.
+
+    A sum counts whether or not it gives a model: the coordinator has read it.
+
+    Args:
+        memory: The ledger.
+        no: The round.
+        noise_multiplier: What the parts of those in the sum come to.
+    """
+    kept = memory.get(_SUMS) or {}
+    if kept.get(str(no)) != noise_multiplier:
+        memory.put(_SUMS, {**kept, str(no): noise_multiplier})
+
+
+def keep_spent(memory: SpentMemory, settings: PrivateRun) -> None:
+    """Record what the rounds up to now have told of a device, for people to see."""
+    own = settings.privacy
+    if not own.noise:
+        return
+    epsilon = spent_epsilon(memory, own.delta)
+    memory.put(
+        SPENT,
+        {
+            "noise": own.noise,
+            "epsilon": epsilon if math.isfinite(epsilon) else None,
+            "delta": own.delta,
+            "budget": own.epsilon or None,
+        },
+    )
+
+
+def spent_epsilon(
+    memory: SpentMemory, delta: float, *ahead: tuple[int, float]
+) -> float:
+    """Epsilon of all rounds that a run has behind it, and of some more.
+
+    Args:
+        memory: The ledger.
+        delta: The settings'.
+        ahead: Rounds and their noise.
+    """
+    return _epsilon([*_behind(memory, memory.rounds_done()), *ahead], delta)
+
+
+def check_next_round(memory: SpentMemory, settings: PrivateRun) -> None:
+    """End a run whose next sum would tell more than its budget.
+
+    It happens where sums were read that gave no model.
+
+    Raises:
+        RunError: Says what is spent.
+    """
+    own = settings.privacy
+    if not own.epsilon:
+        return
+    if spent_epsilon(memory, own.delta, (1, own.noise_multiplier)) > own.epsilon:
+        spent = spent_epsilon(memory, own.delta)
+        raise RunError(
+            f"the budget of privacy is spent: {spent:.3g} of epsilon {own.epsilon:g} "
+            f"at delta {own.delta:g}, and one more round would go beyond",
+            remedy="Its model stays as it is; start another run, or allow more "
+            "(privacy.epsilon).",
+        )
 
 
 def _behind(memory: SpentMemory, done: int) -> list[tuple[int, float]]:
-    """The rounds that are done, by their noise."""
+    """The rounds that are done, and the sums that were read, by their noise."""
     known = memory.get(_KEY) or [[0, 0.0]]
-    ends = [start for start, _ in known[1:]] + [done]
-    return [
-        (max(0, end - start), float(noise))
-        for (start, noise), end in zip(known, ends, strict=True)
+    ends = [one[0] for one in known[1:]] + [done]
+    rounds = [
+        (max(0, end - one[0]), float(one[1]))
+        for one, end in zip(known, ends, strict=True)
+        if not one[2:]
     ]
+    sums = (memory.get(_SUMS) or {}).values()
+    told = [*rounds, *((1, float(noise)) for noise in sums)]
+    return [one for one in told if one[0]]
 
 
 def _epsilon(rounds: Rounds, delta: float) -> float:

@@ -27,8 +27,9 @@ class PrivacySettings(
     """Differential privacy of the model, at the level of devices.
 
     Attributes:
-        noise_multiplier: Deviation of the Gaussian noise that the coordinator adds to
-            the sum of a round's updates, in units of `clip`; 0 for no privacy.
+        noise_multiplier: Deviation of the Gaussian noise on the sum of a round's
+            updates, in units of `clip`; 0 for no privacy. The coordinator adds it
+            (central); with `secure_aggregation` each device adds a part (distributed).
         clip: Longest update, by its norm; what is longer is scaled down. Where it is
             not set: 1 with noise, no bound under secure aggregation.
         delta: Chance that the bound does not hold.
@@ -57,6 +58,18 @@ class PrivacySettings(
     def longest(self) -> float:
         """Longest update, by its norm, of a run with noise."""
         return 1.0 if self.clip is None else self.clip
+
+    @property
+    def noise(self) -> Literal["", "central", "distributed"]:
+        """The noise by who draws it: the coordinator, or each device a part."""
+        if not self.noise_multiplier:
+            return ""
+        return "distributed" if self.secure_aggregation else "central"
+
+    @property
+    def distributed(self) -> bool:
+        """True if devices draw the noise."""
+        return self.noise == "distributed"
 
     @property
     def on(self) -> bool:
@@ -104,13 +117,6 @@ def check_private(
     """
     privacy = settings.privacy
     if privacy.secure_aggregation:
-        if privacy.noise_multiplier:
-            raise SettingsError(
-                f"{where}key privacy.noise_multiplier: the coordinator clips each "
-                "update before it adds noise, and privacy.secure_aggregation hides "
-                "them",
-                remedy="Take one of the two.",
-            )
         check_secure(
             algorithm,
             aggregate=settings.aggregate,
@@ -119,6 +125,10 @@ def check_private(
             least=privacy.min_devices,
             shares=privacy.num_shares,
             bits=privacy.ring_bits,
+            noise=(
+                privacy.noise_multiplier,
+                privacy.longest / privacy.clipping_range,
+            ),
             where=where,
         )
     noise, delta = privacy.noise_multiplier, privacy.delta

@@ -8,6 +8,10 @@ from functools import partial
 from coordinator.algorithms.base import Aggregate, Algorithm, RoundContext, keep_masks
 from coordinator.algorithms.evidence import Replay
 from coordinator.algorithms.mean import coverage_mean
+from coordinator.algorithms.privacy.distributed import (
+    least_survivors,
+    steps_with_noise,
+)
 from coordinator.algorithms.server_step import mean_inside
 from edge_sdk.errors import SettingsError
 from edge_sdk.sparse import LayerShape
@@ -31,6 +35,7 @@ def check_secure(
     least: int,
     shares: int,
     bits: int,
+    noise: tuple[float, float],
     where: str,
 ) -> None:
     """Refuses what needs single updates, which secure aggregation hides.
@@ -43,6 +48,8 @@ def check_secure(
         least: Updates that a sum has at least.
         shares: Devices that hold a share of each one's masks; 0 for enough.
         bits: Of a value on the wire.
+        noise: Its multiplier, 0 for none, and the longest update over the largest
+            value.
         where: What the message begins with.
 
     Raises:
@@ -97,6 +104,13 @@ def check_secure(
             f"{shares} holders of shares are fewer than privacy.min_devices = {least} "
             "in",
             f"Set it to {least} or more, or to 0.",
+        )
+    survivors = least_survivors(cohort, least)
+    if cohort and noise[0] and not steps_with_noise(bits, cohort, survivors, *noise):
+        raise refused(
+            "privacy.ring_bits",
+            f"{bits} bits are too few for the noise of {cohort} devices under",
+            "Set ring_bits = 32, or a smaller privacy.clip.",
         )
     if cohort and steps_of(bits, cohort) < _LEAST_STEPS:
         raise refused(

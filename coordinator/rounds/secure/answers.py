@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from coordinator.rounds.secure.stages import SecureState
 from edge_sdk.identity.signatures import is_signed
 from edge_sdk.secure.keys import is_usable, signed_keys
@@ -58,6 +60,9 @@ def keys_said(
         return SecureAnswer(state)
     if not (is_usable(message.share_key) and is_usable(message.mask_key)):
         return SecureAnswer(state, why="its keys of the secure round are none")
+    if secure.noise is not UNSET and message.noise is UNSET:
+        why = "its flash-edge draws no noise, and the round asks for it: update it"
+        return SecureAnswer(state, why=why)
     identity = b""
     if identities is not None:
         names = federation, secure.id, device

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from coordinator.rounds.secure.graph import holders, threshold_of
 from coordinator.rounds.secure.unmask import SecureCohort
@@ -24,6 +25,7 @@ from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.secure.messages import (
     SecureDelivery,
     SecureKeys,
+    SecureNoise,
     SecurePeer,
     SecurePeers,
     SecureReveal,
@@ -83,8 +85,21 @@ class SecureState:
 
     @property
     def least(self) -> int:
-        """Devices that a sum has at least."""
-        return max(order.secure.least for order in self.orders.values() if order.secure)
+        """Devices that a sum has at least: the noise of fewer is too little."""
+        noise = self.noise
+        least = max(o.secure.least for o in self.orders.values() if o.secure)
+        return least if noise is None else max(least, noise.survivors)
+
+    @property
+    def noise(self) -> SecureNoise | None:
+        """The noise as devices were told of it; None where they draw none."""
+        noise = self._how().noise
+        return None if noise is UNSET else noise
+
+    def fewest(self, arrived: Collection[str]) -> int:
+        """Devices in a sum, of the values that the fewest hold."""
+        tops = [self.levels[device] for device in arrived]
+        return tops.count(max(tops, default=0))
 
     def here(self) -> Collection[str]:
         """Devices that have done what the stage asks."""
@@ -188,9 +203,12 @@ class SecureState:
             held = len([top for top in tops if top >= level])
             if held < self.least:
                 size = "" if level == 1 else f" with the values of size {level}"
+                why = "privacy.min_devices"
+                if self.noise is not None:
+                    why = "their noise is sized for so many"
                 return (
                     f"{held} masked updates{size} arrived; a sum is of at least "
-                    f"{self.least} devices (privacy.min_devices)"
+                    f"{self.least} devices ({why})"
                 )
         return ""
 

@@ -14,6 +14,7 @@ from coordinator.rounds.secure.unmask import too_few_shares, unreadable
 from coordinator.rounds.state import OPEN, RoundPhase, TaskPhase
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_opening import OpenRound
+from coordinator.server.secure.noisy_rounds import count_sum
 from coordinator.server.secure.sums import fits, keep_sum, kept_sum
 from coordinator.settings import RunSettings
 from edge_sdk.errors import RunError
@@ -286,14 +287,14 @@ class SecureRounds:
         self._ledger.freeze(no)
         rows = self._ledger.frozen(no)
         _, family = self._global_model.base_of(no)
-        given = self._ledger, state, family
-        strange = [row.device for row in rows if not fits(*given, row)]
+        strange = [r.device for r in rows if not fits(self._ledger, state, family, r)]
         if strange:
             why = "its update is not one that it was asked to mask"
             self._ledger.leave_out(no, strange, why, None)
         arrived = frozenset(row.device for row in rows) - frozenset(strange)
         why = state.too_few(arrived)
         if not why:
+            count_sum(self._ledger, no, state, arrived)
             self._arrived = arrived
             self._until, self._said = self._clock() + self._stage_s, {}
         return why

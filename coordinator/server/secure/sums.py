@@ -121,6 +121,9 @@ def keep_sum(
 ) -> list[str]:
     """Take the masks away and keep the mean, durably; return who gave a wrong share.
 
+    A sum with noise is shared out over a number that was known before: how many are in
+    it would tell of them.
+
     Args:
         ledger: Where the masked updates are.
         no: The round.
@@ -144,7 +147,9 @@ def keep_sum(
             yield device, _vector(ledger, cohort, row, mask)
 
     sums, counts, liars = unmasked(cohort, vectors(), state.revealed)
-    if (np.abs(sums) > how.steps * counts).any():
+    noise = state.noise
+    reach = 0.0 if noise is None else NOISE_REACH * noise.part
+    if (np.abs(sums) > how.steps * counts + reach * np.sqrt(counts)).any():
         raise RunError(
             "a sum is beyond the clip times its devices: one of them did not clip"
         )
@@ -156,7 +161,8 @@ def keep_sum(
     for device, weight in weights.items():
         total[: cohort.sizes[levels[device] - 1]] += weight
     mean = np.zeros(sums.size)
-    np.divide(sums * (how.clip / how.steps), total, out=mean, where=total > 0)
+    over = total if noise is None else np.full(sums.size, float(noise.cohort))
+    np.divide(sums * (how.clip / how.steps), over, out=mean, where=total > 0)
     kept = []
     dense = {n: a for n, a in base.travelling.items() if a.dtype.kind == "f"}
     whole = {n: np.zeros_like(a) for n, a in base.travelling.items() if n not in dense}
@@ -201,6 +207,7 @@ def unmask_again(
     return kept.orders
 
 
+NOISE_REACH = 12.0  # deviations: noise is beyond with a chance below 1e-32
 _ENCRYPTED = ("shares", "sum")  # what devices told each other; names of blobs
 
 

@@ -90,6 +90,9 @@ def _glance(view: RunView) -> list[tuple[str, str, str]]:
         found.append((name, worst, tests_text(tests, metric)))
     wanted = f" of {view.run.rounds}" if view.run.rounds else ""
     found.append(("rounds done", f"{view.rounds_done}{wanted}", ""))
+    if (spent := view.privacy) is not None:
+        told = "no bound" if spent.epsilon is None else f"{spent.epsilon:.3g}"
+        found.append(("epsilon", told, spent.remark))
     if savings is not None:
         moved = human_bytes(savings.bytes)
         remark = f"{moved}, not {human_bytes(savings.dense_bytes)}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from coordinator.algorithms.privacy.budget import SPENT
 from coordinator.delivery.store import Delivery, DeliveryStore, LiveModel
 from coordinator.ledger import Ledger, read_ledger
 from coordinator.rounds.data_statistics.joined import STATISTICS
@@ -65,6 +66,7 @@ def _summary(ledger: Ledger, store: DeliveryStore) -> dict[str, Any]:
             if r.phase is RoundPhase.ABORTED
         ],
         "algorithm_failures": ledger.get("algorithm_failures") or 0,
+        "privacy": ledger.get(SPENT),
         "updates": {str(no): n for no, n in ledger.frozen_counts().items()},
         "counts": ledger.get("counts"),
         "scores": {

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
@@ -35,6 +36,7 @@ __all__ = [
     "unpack_ring",
 ]
 
+_ROUNDINGS = 24  # each is too long with a chance below 0.61
 Ring: TypeAlias = NDArray[np.unsignedinteger[Any]]  # modulo 2**16 or 2**32
 
 
@@ -61,6 +63,7 @@ def to_fixed(
     """Clipped, weighed values as numbers of the ring.
 
     They are scaled down to the length that the round allows, then each one is cut.
+    Where noise hides them, the rounded numbers are no longer than it allows either.
 
     Args:
         values: Of the whole update, floats of any size.
@@ -81,6 +84,13 @@ def to_fixed(
         values = values * (how.norm / length)
     exact = np.clip(values, -how.clip, how.clip) * (weight * how.steps / how.clip)
     whole = np.floor(exact + words.random(exact.shape)).astype(np.int64)
+    if how.noise is not UNSET:
+        for _ in range(_ROUNDINGS):
+            if np.square(whole).sum() <= how.noise.longest:
+                break
+            whole = np.floor(exact + words.random(exact.shape)).astype(np.int64)
+        else:
+            whole = np.trunc(exact).astype(np.int64)  # no longer than the values are
     bounded = np.clip(whole, -how.steps, how.steps)
     ring: Ring = bounded.astype(dtype_of(how.bits))  # modulo: numpy wraps
     return ring

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from edge_sdk.wire.named import Digest, TaskId, Why
 from edge_sdk.wire.rules import Member
@@ -19,6 +19,7 @@ __all__ = [
     "SecureDelivery",
     "SecureKeys",
     "SecureMessage",
+    "SecureNoise",
     "SecurePeer",
     "SecurePeers",
     "SecureReady",
@@ -35,6 +36,21 @@ _Levels: TypeAlias = Annotated[bytes, Meta(max_length=MOST_HOLDERS)]
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
+class SecureNoise(Struct, frozen=True, array_like=True):
+    """Noise of a round whose devices each draw a part of it.
+
+    Discrete Gaussian of deviation `part`, in steps, on each number of its vector. A sum
+    is read of at least `survivors` devices, whose parts together are what the run
+    promises, and is shared out over `cohort` devices, however many are in it. `longest`
+    is the most that the squares of a device's own numbers come to.
+    """
+
+    part: Annotated[float, Meta(gt=0, le=1 << 15)]
+    survivors: Annotated[int, Meta(ge=2)]
+    cohort: Annotated[int, Meta(ge=1)]
+    longest: Annotated[int, Meta(ge=1)]
+
+
 class SecureRound(Struct, frozen=True):
     """Part of an order: how its update is masked.
 
@@ -45,6 +61,7 @@ class SecureRound(Struct, frozen=True):
     `most_examples` counts in full, with half of them half. A sum of fewer than `least`
     devices is not opened. A change longer than `norm` is scaled down; 0 for no bound.
     `secret` is the bytes of a device's seed, and of what its mask key is made of.
+    `noise` has each device draw a part of the sum's noise; absent for none.
     """
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -57,13 +74,15 @@ class SecureRound(Struct, frozen=True):
     members: list[Member] = []
     norm: Annotated[float, Meta(ge=0)] = 0.0
     secret: Literal[16, 32] = 32
+    noise: SecureNoise | UnsetType = UNSET
 
 
 class SecureKeys(Struct, frozen=True, tag="secure-keys"):
     """Device to coordinator: its X25519 keys of one round, signed.
 
     `seed` is the digest of the seed of its own mask: a wrong seed does not fit it.
-    `signature` is empty where devices have no identity.
+    `signature` is empty where devices have no identity. `noise` is there where the
+    order asks for noise: it says that this build draws it.
     """
 
     task_id: TaskId
@@ -71,6 +90,7 @@ class SecureKeys(Struct, frozen=True, tag="secure-keys"):
     mask_key: Digest
     seed: Digest
     signature: Annotated[bytes, Meta(max_length=64)] = b""
+    noise: Literal[True] | UnsetType = UNSET
 
 
 class SecurePeer(Struct, frozen=True, array_like=True):

@@ -38,6 +38,7 @@ function glance(run) {
       : ["rounds done", `${run.rounds_done}`, "until it is stopped"],
     ...measured.map((d) => [`${named(metric)} at density ${d}`, score(scored.scores[d], metric), `after round ${scored.no}`]),
     ...tests(run.rounds.findLast((r) => r.on_devices), metric, 2),
+    run.privacy && ["epsilon", run.privacy.epsilon?.toPrecision(3) ?? "no bound", `${run.privacy.noise} noise, delta ${run.privacy.delta}${run.privacy.budget ? `, of ${run.privacy.budget}` : ""}`],
     savings && ["bytes, compared with dense", `${times(savings.times_fewer_bytes)} fewer`, `${bytes(savings.bytes)}, not ${bytes(savings.dense_bytes)}${savings.is_whole ? "" : " at least"}`],
     savings?.times_fewer_macs && ["compute, compared with dense", `${times(savings.times_fewer_macs)} less`, "multiply-accumulates of training"],
     participation.share !== null && ["examples trained on", percent(participation.share), `${trained} of ${participation.devices.length} devices`],
