@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from device_profiles import DeviceProfile, load_board, load_profile
 from device_profiles.words import meant
+from edge_sdk.broker_list import url_of_list
 from edge_sdk.consent import Consent
 from edge_sdk.errors import SettingsError
 from edge_sdk.toml_file import load_toml
@@ -45,7 +46,7 @@ class DeviceSettings(
     Attributes:
         name: The device's name in the federation.
         federation: The federation's name.
-        broker: ``mqtt[s]://`` or ``ws[s]://[user:password@]host[:port]``.
+        broker: ``mqtt[s]://`` or ``ws[s]://[user:password@]host[:port]``, or a list.
         identity: Folder that `flash-edge enroll` wrote; needed for a broker elsewhere.
         broker_ca: PEM of whom to believe as the broker; the identity's if not given.
         broker_cert: Certificate to show to it; the identity's if not given.
@@ -123,6 +124,8 @@ def load_settings(path: Path, kind: type[T]) -> T:
             value of the wrong type; names the file, the key's path and the expectation.
     """
     raw = getattr(kind, "rewritten", dict)(load_toml(path))
+    if isinstance(raw.get("broker"), list):
+        raw["broker"] = url_of_list(raw["broker"], f"{path}: key broker")
     base = path.resolve().parent
     if kind is DeviceSettings and raw.get("engine") == "sparse":
         log.warning('%s: engine = "sparse" is now called "program"', path)

@@ -6,7 +6,7 @@ import os
 import socket
 
 from edge_sdk.errors import BrokerError
-from edge_sdk.transport.address import Address, unusable
+from edge_sdk.transport.address import Address, reachable, unusable
 from edge_sdk.transport.client import connected
 from edge_sdk.transport.deadline import cut_after
 from edge_sdk.transport.refusals import in_tls_words
@@ -41,7 +41,10 @@ def check_broker(address: Address, *, timeout_s: float = 5.0) -> None:
     Raises:
         BrokerError: Nobody listens there, it is no MQTT broker, or it refuses us.
     """
-    *others, last = address.each()
+    try:
+        *others, last = reachable(address)
+    except OSError as error:
+        raise unusable(f"no MQTT broker is found: {error}") from error
     for one in others:
         try:
             _check(one, timeout_s)

@@ -129,8 +129,8 @@ class RunSettings(
         round_budget_s: Seconds a device's part of a round should take at most; the
             one knob behind densities and deadlines.
         seed: Seed of masks, initial weights, cohorts and example orders.
-        broker: ``mqtt[s]://host:port[,host:port...]``, or ``ws[s]://host:port/path``
-            for MQTT over WebSocket; empty starts one.
+        broker: ``mqtt[s]://host:port[,host:port...]``, ``ws[s]://host:port/path`` for
+            MQTT over WebSocket, or a list of addresses; empty starts one.
         broker_ca: PEM of whom to believe as a broker of yours with ``mqtts://``; empty
             for the system's authorities.
         broker_cert: Our certificate for such a broker.

@@ -14,7 +14,7 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.backoff import Backoff, Ending, suspected
 from edge_sdk.transport.base import Deliver, OnLink, OutgoingMessage, Traffic, Will
-from edge_sdk.transport.dialect import RefusedError, SilentError
+from edge_sdk.transport.dialect import RefusedError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.limits.pacing import PacedSender
 from edge_sdk.transport.limits.suspicion import BURST, lowered, restored
@@ -199,7 +199,8 @@ class MqttTransport:
         if isinstance(error, RefusedError):
             self._why = error
             self._first.set()
-        self._silent = str(error) if isinstance(error, SilentError) else ""
+        ours = not getattr(error, "strerror", None)  # words that say what it is
+        self._silent = str(error) if ours else ""
         if self._once and not self._first.is_set():
             self._silent = getattr(error, "strerror", None) or str(error)
             self._failed = True
@@ -270,7 +271,7 @@ class MqttTransport:
         self._waiting_bytes += parcel.size
 
     def _nobody(self) -> BrokerError:
-        where = f"{self._address.host}:{self._address.port}"
+        where = self._address.url
         if self._why is not None:
             return BrokerError(
                 f"the MQTT broker at {where} refuses us: {self._why}",

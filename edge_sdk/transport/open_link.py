@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from itertools import chain, repeat
 
-from edge_sdk.transport.address import Address
+from edge_sdk.transport.address import Address, reachable
 from edge_sdk.transport.base import Deliver, Will
 from edge_sdk.transport.dialect import (
     Dialect,
@@ -81,7 +81,7 @@ def open_link(
         _MEMORY.forget(one)
         raise silent
 
-    *others, last = address.each()
+    *others, last = reachable(address)
     for one in others:
         try:
             return at(one)

@@ -46,7 +46,7 @@ def broker(patient: DoctorTarget) -> str:
         wait_s=WAIT_S,
         once=True,
     ).close()
-    return f"MQTT answers at {address.host}:{address.port}"
+    return f"MQTT answers at {address.url}"
 
 
 @check_of("packets")
@@ -178,7 +178,9 @@ def _today(patient: DoctorTarget) -> dt.date:
 
 def _first_end(address: Address) -> dt.date:
     """The end of the certificate at the first of a broker's addresses that answers."""
-    *others, last = address.each()
+    from edge_sdk.transport.address import reachable  # noqa: PLC0415
+
+    *others, last = reachable(address)
     for one in others:
         with contextlib.suppress(OSError):
             return _handshake(one)

@@ -1,131 +1,21 @@
-"""Broker addresses: host, port, user, TLS files, WebSocket, proxy, limits."""
+"""Broker addresses as text: URLs, lists of them, and the URL that devices are told."""
 
 from __future__ import annotations
 
-import ipaddress
-import ssl
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from edge_sdk.errors import BrokerError
-from edge_sdk.transport.limits import BrokerLimits, limits_of
-from edge_sdk.transport.proxy import Proxy
+from edge_sdk.transport.address.records import require_records
+from edge_sdk.transport.address.value import RECORDS, Address, Tls, unusable
+from edge_sdk.transport.limits import limits_of
 
-__all__ = [
-    "DEFAULT_PORT",
-    "Address",
-    "Tls",
-    "is_local",
-    "parse_url",
-    "unusable",
-    "url_for_devices",
-]
+__all__ = ["DEFAULT_PORT", "parse_url", "url_for_devices"]
 
 DEFAULT_PORT = {"mqtt": 1883, "tcp": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+RECORDED = ("mqtt", "mqtts")  # what services of SRV records are registered for
 SECURE, WEBSOCKET = ("mqtts", "wss"), ("ws", "wss")
-UNKNOWN = BrokerLimits()
 SYSTEM = ["system"]
 HTTPS = 443  # where MQTT is told from HTTPS by its name in the handshake (ALPN)
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS files of a link to a broker, in PEM.
-
-    Attributes:
-        authority: Whom to believe; None for the system's authorities.
-        certificate: Our own certificate, for mutual TLS.
-        key: Its key, if it is not in the same file.
-    """
-
-    authority: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """A context that checks the broker's certificate and name.
-
-        Raises:
-            BrokerError: If a file cannot be used.
-        """
-        try:
-            context = ssl.create_default_context(
-                cafile=None if self.authority is None else str(self.authority)
-            )
-            self.load(context)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise unusable(f"the files for TLS cannot be used: {error}") from error
-        return context
-
-    def load(self, context: ssl.SSLContext) -> None:
-        """Reads our certificate again: it is renewed while we run."""
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.key)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A broker's address, the way to it, and the user to connect as.
-
-    Attributes:
-        host: Name or address.
-        port: TCP port.
-        username: None to connect anonymously.
-        password: None without one; never shown.
-        tls: None for a plain link.
-        path: Of a WebSocket, as ``/mqtt``; empty for MQTT over TCP.
-        alpn: Protocol that the TLS handshake names; empty for none.
-        proxy: On the way there; None for a direct connection.
-        limits: What the broker is known to take.
-        others: (host, port) of the same broker, tried in turn when it is not reached.
-    """
-
-    host: str
-    port: int
-    username: str | None = None
-    password: str | None = None
-    tls: Tls | None = None
-    path: str = ""
-    alpn: str = ""
-    proxy: Proxy | None = None
-    limits: BrokerLimits = UNKNOWN
-    others: tuple[tuple[str, int], ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Address({self.url})"
-
-    @property
-    def url(self) -> str:
-        """``mqtt://host:port`` or the like, without the password."""
-        scheme = "ws" if self.path else "mqtt"
-        hosts = ",".join(
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            for host, port in ((self.host, self.port), *self.others)
-        )
-        asked = f"?alpn={self.alpn}" if self.alpn else ""
-        return f"{scheme}{'' if self.tls is None else 's'}://{hosts}{self.path}{asked}"
-
-    @property
-    def local(self) -> bool:
-        """True if the broker is on this machine, where no other can listen."""
-        return all(map(is_local, (self.host, *(host for host, _ in self.others))))
-
-    def each(self) -> tuple[Address, ...]:
-        """The same address for each of its hosts alone, in the order to try them."""
-        hosts = ((self.host, self.port), *self.others)
-        return tuple(replace(self, host=h, port=p, others=()) for h, p in hosts)
-
-    def context(self) -> ssl.SSLContext | None:
-        """The context of its TLS, with the protocol to name; None for a plain link.
-
-        Raises:
-            BrokerError: If a file cannot be used.
-        """
-        context = None if self.tls is None else self.tls.context()
-        if context is not None and self.alpn:
-            context.set_alpn_protocols([self.alpn])
-        return context
 
 
 def url_for_devices(address: Address) -> str:
@@ -144,26 +34,12 @@ def url_for_devices(address: Address) -> str:
     return f"{address.url}{'&' if '?' in address.url else '?'}{'&'.join(told)}"
 
 
-def is_local(host: str) -> bool:
-    """Return whether a host is this machine's loopback.
-
-    Example:
-        >>> is_local("127.0.0.1"), is_local("::1"), is_local("192.168.1.10")
-        (True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address:
     """An address from ``scheme://[user:password@]host[:port][,host[:port]...]``.
 
     The scheme is ``mqtt``, ``mqtts``, or ``ws`` and ``wss`` with ``/path`` behind;
-    ``mqtt://`` may lack, and ``/mqtt`` is the path where none is given. Behind ``?``,
+    ``mqtt://`` may lack, and ``/mqtt`` is the path where none is given. The SRV records
+    of a host say where the broker is with ``mqtt+srv`` and ``mqtts+srv``. Behind ``?``,
     joined by ``&``: ``alpn=NAME`` names another protocol in the TLS handshake than is
     known of the broker, ``profile=NAME`` its limits, and ``ca=system`` believes this
     machine's authorities whatever `tls` says.
@@ -177,6 +53,7 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
 
     Raises:
         BrokerError: Another scheme, no host, or a port that cannot be.
+        DependencyError: If its SRV records cannot be asked for here.
         SettingsError: If there is no such profile.
 
     Example:
@@ -186,15 +63,23 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
         'wss://broker.example:443/mqtt'
     """
     scheme, sep, rest = url.partition("://")
-    scheme, rest = (scheme, rest) if sep else ("mqtt", url)
-    if scheme not in DEFAULT_PORT:
+    written, rest = (scheme, rest) if sep else ("mqtt", url)
+    scheme = written.removesuffix(RECORDS)
+    records = scheme != written
+    if scheme not in DEFAULT_PORT or (records and scheme not in RECORDED):
         raise unusable(
-            "the broker's URL must begin with mqtt://, mqtts://, ws:// or wss://"
-            + (f", not {scheme!r}" if scheme else "")
+            "the broker's URL must begin with mqtt://, mqtts://, ws://, wss://, "
+            "mqtt+srv:// or mqtts+srv://" + (f", not {written!r}" if written else "")
         )
     netloc = rest.partition("/")[0].partition("?")[0].partition("#")[0]
     user, at, hosts = netloc.rpartition("@")
     first, *others = hosts.split(",")
+    bare = next((h for h in (first, *others) if h.count(":") > 1 and "[" not in h), "")
+    if bare:
+        raise unusable(
+            f"the broker's URL has the IPv6 address {bare} without brackets: write "
+            f"{scheme}://[address]:port"
+        )
     try:
         parts = urlsplit(f"{scheme}://{user}{at}{first}{rest[len(netloc) :]}")
         # A sign that ends the host in the middle of a password: its rest is no path.
@@ -215,6 +100,12 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
         raise unusable(f"{odd}: write {scheme}://user:password@host:port,host:port")
     if not all(names) or 0 in ports:
         raise unusable("the broker's URL needs a host and a port above 0")
+    if records and (others or ports != [None]):
+        raise unusable(
+            f"{written}:// takes one name and no port: its SRV records say both"
+        )
+    if records:
+        require_records(f"{written}://{first}")
     path = parts.path if parts.path.strip("/") else ""
     foreign = (
         set(asked) - {"alpn", "profile", "ca"} or asked.get("ca", SYSTEM) != SYSTEM
@@ -230,7 +121,7 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
     named = asked.get("alpn", [""])[0]
     return Address(
         host=where[0][0],
-        port=where[0][1],
+        port=0 if records else where[0][1],
         username=username,
         password=None if parts.password is None else unquote(parts.password),
         tls=None
@@ -242,6 +133,7 @@ def parse_url(url: str, tls: Tls | None = None, *, profile: str = "") -> Address
         alpn=named or _alpn(scheme, where[0][1], limits.name, username),
         limits=limits,
         others=tuple(where[1:]),
+        records=records,
     )
 
 
@@ -262,14 +154,3 @@ def _alpn(scheme: str, port: int, profile: str, username: str | None) -> str:
         return ""
     # AWS IoT Core tells certificates of its clients from custom authorisers by it.
     return "x-amzn-mqtt-ca" if profile == "aws-iot" and username is None else "mqtt"
-
-
-def unusable(message: str) -> BrokerError:
-    """The error of an address that no broker answers at."""
-    return BrokerError(
-        message,
-        remedy=(
-            "Check the URL and that the broker runs, or leave it out: then "
-            "flash-coordinator starts one of its own."
-        ),
-    )
