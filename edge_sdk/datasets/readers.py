@@ -10,6 +10,7 @@ import re
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,7 @@ def log_spectrogram(clip: NDArray[np.int16]) -> NDArray[np.float32]:
     return found
 
 
+@cache
 def _mel_bands() -> NDArray[np.float64]:
     """Triangles at equal distances in mel (O'Shaughnessy): (bands, FRAME / 2 + 1)."""
     bins = np.fft.rfftfreq(FRAME, 1 / RATE_HZ)
@@ -129,7 +131,9 @@ def _mel_bands() -> NDArray[np.float64]:
     edges = 700 * (10 ** (np.linspace(0, top, BANDS + 2) / 2595) - 1)
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
-    return np.maximum(np.minimum(rising, falling), 0.0)
+    found: NDArray[np.float64] = np.maximum(np.minimum(rising, falling), 0.0)
+    found.setflags(write=False)  # every clip is given the same
+    return found
 
 
 def _cifar(paths: Sequence[Path], labels: int) -> Examples:

@@ -8,8 +8,9 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from examples.unequal_fleets.choice import jobs_of
 from examples.unequal_fleets.data import SETS
-from examples.unequal_fleets.judge import jobs_of, run
+from examples.unequal_fleets.judge import run
 from examples.unequal_fleets.methods import TABLE
 from examples.unequal_fleets.table import tables
 
@@ -33,6 +34,12 @@ def main() -> None:
         default=2,
         help="how many seeds choose a rate, for every method alike",
     )
+    parser.add_argument(
+        "--halving",
+        action="store_true",
+        help="eight rates with a quarter of the rounds, the best two whole, for every "
+        "method alike",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     files = given.files or Path("~/.cache/flash-edge").expanduser()
@@ -43,16 +50,17 @@ def main() -> None:
         *(given.sets, given.methods, given.seeds, given.rounds),
         given.tuning_seeds,
     )
-    todo = jobs_of(given.folder, given.part, *chosen)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
-        running = {pool.submit(run, job, files): job for job in todo}
-        for number, future in enumerate(as_completed(running), 1):
-            place = running[future].place(given.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            found = future.result()
-            place.write_text(json.dumps(found, indent=1))
-            print(f"{number}/{len(todo)} {place.stem}: {found['accuracy']}", flush=True)
+        while todo := jobs_of(given.folder, given.part, *chosen, halving=given.halving):
+            running = {pool.submit(run, job, files, given.folder): job for job in todo}
+            for number, future in enumerate(as_completed(running), 1):
+                place = running[future].place(given.folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                found = future.result()
+                place.write_text(json.dumps(found, indent=1))
+                told = f"{number}/{len(todo)} {place.stem}: {found['accuracy']}"
+                print(told, flush=True)
 
 
 if __name__ == "__main__":

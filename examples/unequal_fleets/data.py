@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -98,22 +98,20 @@ def by_people(read: Callable[[Path], Grouped], folder: Path, seed: int) -> Feder
     return split(data.examples, by_group(data.groups), test, rng)
 
 
+@cache
+def _watch(folder: Path) -> Grouped:
+    return read_watch(folder / "watch")
+
+
+@cache
+def _spoken(folder: Path) -> Grouped:
+    return read_spoken_digits(folder / "fsdd.npz")
+
+
 SETS = {
     "digits": DataSet("digits", 40, 10, 8, partial(_by_classes, "digits", 20)),
-    "watch": DataSet(
-        "watch",
-        40,
-        8,
-        16,
-        partial(by_people, lambda folder: read_watch(folder / "watch")),
-    ),
-    "spoken": DataSet(
-        "spoken",
-        40,
-        6,
-        16,
-        partial(by_people, lambda folder: read_spoken_digits(folder / "fsdd.npz")),
-    ),
+    "watch": DataSet("watch", 40, 8, 16, partial(by_people, _watch)),
+    "spoken": DataSet("spoken", 20, 6, 16, partial(by_people, _spoken)),
     "mnist": DataSet("mnist", 40, 10, 32, partial(_by_classes, "mnist", 100)),
     "fashion": DataSet("fashion", 40, 10, 32, partial(_by_classes, "fashion", 100)),
 }

@@ -1,11 +1,9 @@
-"""The runs of the comparison: which there are, and what one gives."""
+"""One run of the comparison, and what it gives."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,15 @@ import torch
 
 import coordinator
 from coordinator.simulation.fleet import deal
+from coordinator.simulation.workers.engine import PROGRAM_FILE
 from edge_sdk.training.scoring import metrics_for, score
 from examples.unequal_fleets.data import SETS, Federated
-from examples.unequal_fleets.methods import (
-    FLEET,
-    GRID,
-    METHODS,
-    WITH_WARM_UP,
-    Method,
-    Rate,
-)
+from examples.unequal_fleets.methods import FLEET, METHODS, Method, Rate
+from examples.unequal_fleets.warm_ups import WarmUps
 
-__all__ = ["TUNING_SEEDS", "Job", "jobs_of", "run"]
+__all__ = ["Job", "run"]
 
-TUNING_SEEDS = (101, 102)  # no seed that is judged
+_PROGRAMS: dict[str, bytes] = {}  # data set -> its compiled model, in this process
 
 
 @dataclass(frozen=True)
@@ -57,24 +50,27 @@ class Job:
         return folder / self.part / self.data / name
 
 
-def run(job: Job, files: Path) -> dict[str, Any]:
+def run(job: Job, files: Path, results: Path) -> dict[str, Any]:
     """Trains and scores; JSON.
 
     Args:
         job: What.
         files: Folder of the data sets' files.
+        results: Folder of all results; warm-ups that runs share are there.
     """
     torch.set_num_threads(1)
     data, method = SETS[job.data], METHODS[job.method]
     found = data.read(files, job.seed)
     evaluation = found.validation if job.part == "tune" else found.test
     rate = job.rate.rate
+    warm_ups = WarmUps(results, job.data, job.seed, rate, method)
     with tempfile.TemporaryDirectory() as folder:
+        _give_program(job.data, Path(folder))
         done = coordinator.simulate(
             data.task,
             devices=found.train,
             evaluation=evaluation,
-            algorithm=method.algorithm,
+            algorithm=warm_ups.algorithm(),
             rounds=job.rounds,
             cohort=data.cohort,
             densities=method.densities,
@@ -90,6 +86,8 @@ def run(job: Job, files: Path) -> dict[str, Any]:
             folder=folder,
             **method.more,
         )
+        _PROGRAMS[job.data] = _program(Path(folder))
+        warm_up_bytes = warm_ups.after(done)
         history = done.history
         pooled = {
             density: 100 * float(history[f"accuracy@{density:g}"][-1])
@@ -101,7 +99,8 @@ def run(job: Job, files: Path) -> dict[str, Any]:
         "accuracy": {f"{d:g}": value for d, value in pooled.items()},
         "at_home": at_home,
         "devices": _mean_over_devices(pooled),
-        "bytes": int(history["bytes_up"][-1] + history["bytes_down"][-1]),
+        "bytes": int(history["bytes_up"][-1] + history["bytes_down"][-1])
+        + warm_up_bytes,
     }
 
 
@@ -150,47 +149,13 @@ def _dealt(method: Method, devices: int, seed: int) -> list[float]:
     return [dealt[index] for index in range(devices)]
 
 
-def best_rate(
-    folder: Path, data: str, method: str, rounds: int, seeds: Sequence[int]
-) -> Rate | None:
-    """The rate with the highest mean validation accuracy; None before it is tuned."""
-    found = {}
-    for rate in GRID:
-        places = [
-            Job(data, method, rate, seed, "tune", rounds).place(folder)
-            for seed in seeds
-        ]
-        if all(place.exists() for place in places):
-            devices = [json.loads(place.read_text())["devices"] for place in places]
-            found[rate] = statistics.mean(devices)
-    return max(found, key=found.__getitem__) if len(found) == len(GRID) else None
+def _give_program(data: str, folder: Path) -> None:
+    """Has a run begin with the program that this process has compiled already."""
+    if found := _PROGRAMS.get(data):
+        (folder / PROGRAM_FILE).write_bytes(found)
 
 
-def jobs_of(
-    folder: Path,
-    part: str,
-    sets: list[str],
-    methods: list[str],
-    seeds: int,
-    short: int | None,
-    tuning: int = len(TUNING_SEEDS),
-) -> list[Job]:
-    """What is to be run, without what is done; one seed of everything comes first."""
-    wanted, chosen_on = [], TUNING_SEEDS[:tuning]
-    for data in sets:
-        rounds = short or SETS[data].rounds
-        if part == "tune":
-            points = [(r, s) for s in chosen_on for r in GRID]
-            wanted += [
-                Job(data, m, r, s, part, rounds) for r, s in points for m in methods
-            ]
-            continue
-        for seed in range(1, seeds + 1):
-            for method in methods:
-                tuned = WITH_WARM_UP.get(method, method)
-                rate = best_rate(folder, data, tuned, rounds, chosen_on)
-                if rate is None:
-                    print(f"{data}, {method}: tune it first; left out")
-                else:
-                    wanted.append(Job(data, method, rate, seed, part, rounds))
-    return [job for job in wanted if not job.place(folder).exists()]
+def _program(folder: Path) -> bytes:
+    """The program that a run has trained with; empty without one."""
+    place = folder / PROGRAM_FILE
+    return place.read_bytes() if place.exists() else b""

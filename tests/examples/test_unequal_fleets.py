@@ -19,24 +19,19 @@ from coordinator.algorithms.load import load_algorithm
 from edge_sdk import Examples
 from edge_sdk.datasets.readers import Grouped
 from examples.reproduce.pairs import holm, interval
-from examples.unequal_fleets.data import by_people, split
-from examples.unequal_fleets.judge import (
-    GRID,
-    METHODS,
-    TUNING_SEEDS,
-    Job,
-    Rate,
-    jobs_of,
-    run,
-)
-from examples.unequal_fleets.methods import TABLE, WARM_UP
+from examples.unequal_fleets.choice import FINALISTS, SHORTER, TUNING_SEEDS, jobs_of
+from examples.unequal_fleets.data import SETS, by_people, split
+from examples.unequal_fleets.judge import Job, run
+from examples.unequal_fleets.methods import GRID, METHODS, TABLE, WARM_UP, Rate
 from examples.unequal_fleets.table import tables
 
 ROOT = Path(__file__).parents[2]
 
 
-def result(method: str, rate: Any, seed: int, part: str, at: float) -> Any:
-    job = Job("digits", method, rate, seed, part, 40)
+def result(
+    method: str, rate: Any, seed: int, part: str, at: float, rounds: int = 40
+) -> Any:
+    job = Job("digits", method, rate, seed, part, rounds)
     ladder = METHODS[method].densities
     found = {
         **asdict(job),
@@ -87,6 +82,31 @@ def test_one_seed_may_choose_for_every_method(tmp_path: Path) -> None:
     assert [job.rate for job in jobs_of(*judged, 1)] == [GRID[2]]
 
 
+def test_a_halving_runs_the_best_two_rates_whole_and_chooses_among_them(
+    tmp_path: Path,
+) -> None:
+    def left(part: str, *methods: str) -> list[Job]:
+        wanted = (tmp_path, part, ["digits"], [*methods], 1, None, 1)
+        return jobs_of(*wanted, halving=True)
+
+    rounds, (seed, _) = SETS["digits"].rounds, TUNING_SEEDS
+    short, rows = rounds // SHORTER, ("fjord", "heterofl")
+    assert {job.rounds for job in left("tune", *rows)} == {short}
+    assert len(left("tune", *rows)) == 2 * len(GRID)
+    for place, rate in enumerate(GRID):
+        write(tmp_path, *result("fjord", rate, seed, "tune", 50.0 + place, short))
+    whole = [job for job in left("tune", *rows) if job.method == "fjord"]
+    assert [job.rate for job in whole] == [*GRID[: -FINALISTS - 1 : -1]]
+    assert {job.rounds for job in whole} == {rounds}
+    assert left("test", "fjord") == []
+    # Of the two the worse with few rounds is the better one with all; another rate
+    # that somebody has run whole was no finalist.
+    for rate, at in ((GRID[-1], 70.0), (GRID[-2], 71.0), (GRID[0], 99.0)):
+        write(tmp_path, *result("fjord", rate, seed, "tune", at))
+    assert [job.rate for job in left("test", "fjord")] == [GRID[-2]]
+    assert {job.method for job in left("tune", *rows)} == {"heterofl"}
+
+
 def test_the_rate_is_chosen_on_validation_and_the_test_waits_for_it(
     tmp_path: Path,
 ) -> None:
@@ -131,10 +151,27 @@ def test_rows_without_a_warm_up_are_asked_for_by_name_and_paired(
 
 def test_one_run_gives_every_density_at_its_devices(tmp_path: Path) -> None:
     rate = Rate(0.2, 0.0)
-    found = run(Job("digits", "flash-edge", rate, 1, "test", 1), tmp_path)
+    found = run(Job("digits", "flash-edge", rate, 1, "test", 1), tmp_path, tmp_path)
     assert set(found["accuracy"]) == {"0.05", "0.1", "0.2"}
     assert set(found["at_home"]) == {"mean", "worst tenth", "0.05", "0.1", "0.2"}
     assert found["bytes"] > 0
+
+
+def test_a_run_that_finds_its_warm_up_done_gives_the_same_figures(
+    tmp_path: Path,
+) -> None:
+    name, rates = "everybody at 0.05", [Rate(0.2, 0.0), Rate(0.2, 0.9)]
+    alone = run(Job("digits", name, rates[1], 1, "test", 2), tmp_path, tmp_path / "a")
+    shared = tmp_path / "b"
+    other = "flash, everybody at 0.05"
+    run(Job("digits", other, rates[0], 1, "tune", 1), tmp_path, shared)
+    (place,) = (shared / "warm-up" / "digits").iterdir()
+    before = place.stat().st_mtime_ns
+    after = run(Job("digits", name, rates[1], 1, "test", 2), tmp_path, shared)
+    assert after == alone
+    assert place.stat().st_mtime_ns == before  # the second had none of its own
+    run(Job("digits", name, rates[1], 2, "tune", 1), tmp_path, shared)
+    assert len([*place.parent.iterdir()]) == 2  # another seed has another
 
 
 @given(st.lists(st.floats(0.0001, 1.0), min_size=1, max_size=8))
