@@ -81,7 +81,7 @@ class SecureHouse(House):
         old.server._evaluator.close()
         old.server._transport.broker._links.remove(old.server._transport)
         old.ledger._commits.give_up()
-        old.ledger._blobs.close()
+        old.ledger._updates.close()
         old.ledger._db.close()
         assert old.ledger._lock is not None
         old.ledger._lock.close()

@@ -1,4 +1,4 @@
-"""The coordinator's durable memory: SQLite, and blobs as files named by their SHA-256.
+"""The coordinator's durable memory: SQLite, and files of updates, a round in each.
 
 Rule 1. What decides a round (its plan, its tasks, its freeze, its end) is committed
         before the method returns.
@@ -21,9 +21,11 @@ from coordinator.ledger.ledger import (
 from coordinator.ledger.log.pages import LogEntry, LogSigner, RunLog, SignedOffer
 from coordinator.ledger.rows import RoundRow, TaskRow, UpdateRow, read_order
 from coordinator.ledger.secure_pages import SECURE_SUM
+from coordinator.ledger.update_files import BlobPlace
 
 __all__ = [
     "SECURE_SUM",
+    "BlobPlace",
     "DeviceRow",
     "EvaluationRow",
     "Ledger",

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from coordinator.ledger.blobs import Blobs
 from coordinator.ledger.database import database_error
+from coordinator.ledger.update_files import UpdateFiles
 from edge_sdk.errors import StateError
 from edge_sdk.json_text import to_json
 
@@ -27,11 +28,13 @@ class Commits:
     Args:
         folder: The run's folder, for messages.
         db: Its database, in autocommit mode.
-        blobs: Its blobs; those of a group are made durable before its rows.
+        updates: Its updates; those of a group are made durable before its rows.
     """
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, blobs: Blobs) -> None:
-        self._folder, self._db, self._blobs = folder, db, blobs
+    def __init__(
+        self, folder: Path, db: sqlite3.Connection, updates: UpdateFiles
+    ) -> None:
+        self._folder, self._db, self._updates = folder, db, updates
         self._promises: list[Promise] = []
         self._broken: StateError | None = None
         self.epoch: int | None = None  # of the coordinator that holds the ledger
@@ -109,8 +112,9 @@ class Commits:
             raise self._broken
         if self._db.in_transaction:
             try:
-                self._blobs.settle()
+                self._updates.settle()
                 self._db.execute("COMMIT")
+                self._updates.committed()
             except (sqlite3.Error, StateError) as error:
                 raise self._break(error) from error
         promises, self._promises = self._promises, []
@@ -120,7 +124,7 @@ class Commits:
     def give_up(self) -> None:
         """Takes the open group back; for the end of a ledger that broke."""
         self._promises.clear()
-        self._blobs.drop()
+        self._updates.drop()  # while no other coordinator can write
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
@@ -163,7 +167,8 @@ class Pages:
         self.folder = folder
         self._db = db
         self._blobs = Blobs(folder / "blobs")
-        self._commits = Commits(folder, db, self._blobs)
+        self._updates = UpdateFiles(folder / "blobs")
+        self._commits = Commits(folder, db, self._updates)
 
     def get(self, key: str) -> Any:
         """A stored value, or None."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +16,9 @@ from coordinator.ledger.fleet_pages import FleetPages
 from coordinator.ledger.history_pages import HistoryPages
 from coordinator.ledger.readable import in_words
 from coordinator.ledger.round_pages import RoundPages
-from coordinator.ledger.schema import open_to_read, open_to_write
+from coordinator.ledger.schema import columns_of, open_to_read, open_to_write
 from coordinator.ledger.secure_pages import SecurePages
+from coordinator.ledger.update_files import BlobPlace
 from edge_sdk.checkpoint import remove_drafts
 from edge_sdk.errors import StateError, disk_remedy
 from edge_sdk.private_files import make_private, private_file
@@ -41,6 +43,7 @@ class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages, SecurePages)
         self._lock = lock
         if lock is not None:
             self._blobs.sweep()
+            self._cut_updates()
             remove_drafts(folder / "checkpoints", folder / "models")
 
     def next_epoch(self) -> int:
@@ -70,14 +73,41 @@ class Ledger(RoundPages, FleetPages, HistoryPages, EvaluationPages, SecurePages)
         Raises:
             StateError: If it is gone or no longer has its digest.
         """
-        return self._blobs.read(name)
+        return self.place_of(name).content(name)
+
+    def place_of(self, name: str) -> BlobPlace:
+        """The place of a blob, if it is there; the newest of several."""
+        row = None
+        if self._has_places:
+            row = self._db.execute(
+                "SELECT round, place, size FROM updates WHERE blob = ? "
+                "AND place NOT NULL ORDER BY round DESC LIMIT 1",
+                (name,),
+            ).fetchone()
+        if row is None:
+            return self._blobs.place(name)
+        return BlobPlace(self._updates.path(row["round"]), row["place"], row["size"])
+
+    def _cut_updates(self) -> None:
+        """Cut off what was appended and never committed, while nobody else writes."""
+        with self._commits.alone() as db:
+            ends = db.execute(
+                "SELECT round, max(place + size) FROM updates "
+                "WHERE place NOT NULL GROUP BY round"
+            )
+            self._updates.cut(dict(ends.fetchall()))
+
+    @cached_property
+    def _has_places(self) -> bool:
+        """Return whether updates have places: in an older ledger all are own files."""
+        return "place" in columns_of(self._db, "updates")
 
     def close(self) -> None:
         """Settles what it can, and lets the next coordinator have the folder."""
         with contextlib.suppress(StateError):  # it broke before, and said so then
             self._commits.settle()
         self._commits.give_up()
-        self._blobs.close()
+        self._updates.close()
         self._db.close()
         if self._lock is not None:
             self._lock.close()

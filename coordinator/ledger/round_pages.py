@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import TypeAlias
 
 import msgspec
@@ -101,7 +102,7 @@ class RoundPages(RoundRecords):
         signed: SignedOffer | None = None,
         blob: str = "",
     ) -> bool:
-        """Record an accepted update in the open group: blob, then row. Twice is once.
+        """Record an accepted update in the open group: bytes, then row. Twice is once.
 
         `signed` is the device's word on it, for the log; `blob` is the content's
         SHA-256 in hex, where it is known.
@@ -112,19 +113,19 @@ class RoundPages(RoundRecords):
         Raises:
             StateError: If the disk refuses; nothing is promised then.
         """
+        blob = blob or sha256(content).hexdigest()
         with self._commits.joined() as db:
-            blob = self._blobs.stage(content, blob)
+            place = self._updates.append(task.round_no, content, blob)
             db.execute(
                 "INSERT INTO updates (task, round, device, blob, size, examples, norm, "
-                "metrics, accepted) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
+                "metrics, accepted, place) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
                 "WHERE (SELECT phase FROM rounds WHERE no = ?) = 'run' "
                 "ON CONFLICT DO NOTHING",
                 (
                     *(task.id, task.round_no, task.device),
                     *(blob, len(content), examples, norm),
                     msgspec.json.encode(metrics).decode(),  # finite, by the gate
-                    now(),
-                    task.round_no,
+                    *(now(), place, task.round_no),
                 ),
             )
             # Only with a row: a task that came after the freeze stays expired.

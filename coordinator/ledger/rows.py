@@ -71,13 +71,13 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRow:
-    """One accepted update; the blob is a file of that name.
+    """One accepted update; its bytes are where `Ledger.place_of` says.
 
     Attributes:
         task: The task it answers.
         device: Whose it is.
         density: Density of the mask it stands on.
-        blob: Name of its payload.
+        blob: Name of its payload: the SHA-256 in hex.
         examples: Its weight, as the device said it.
         norm: L2 norm of the change, as the gate measured it.
         metrics: What the device measured.

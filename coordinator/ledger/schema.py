@@ -10,7 +10,13 @@ from coordinator.ledger.database import damaged
 from coordinator.ledger.device_rows import added_columns
 from edge_sdk.errors import StateError
 
-__all__ = ["SCHEMA_VERSION", "check_version", "open_to_read", "open_to_write"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "check_version",
+    "columns_of",
+    "open_to_read",
+    "open_to_write",
+]
 
 SCHEMA_VERSION = 5
 SCHEMA = """
@@ -38,7 +44,8 @@ CREATE TABLE IF NOT EXISTS updates (
   examples INTEGER NOT NULL, norm REAL NOT NULL, metrics TEXT NOT NULL,
   frozen INTEGER NOT NULL DEFAULT 0,
   scale REAL NOT NULL DEFAULT 1, weight INTEGER NOT NULL DEFAULT 0,
-  accepted TEXT NOT NULL, UNIQUE (round, device));
+  accepted TEXT NOT NULL, place INTEGER, UNIQUE (round, device));
+CREATE INDEX IF NOT EXISTS updates_of_blob ON updates (blob);
 CREATE TABLE IF NOT EXISTS refusals (
   device TEXT NOT NULL, verdict TEXT NOT NULL, count INTEGER NOT NULL,
   round INTEGER NOT NULL, why TEXT NOT NULL, at TEXT NOT NULL,
@@ -99,12 +106,19 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
 
 def _add_columns(db: sqlite3.Connection) -> None:
-    """Adds the columns of `DeviceRow` that the version that made the table lacks."""
-    known = {row["name"] for row in db.execute("PRAGMA table_info(devices)")}
+    """Adds the columns that the version that made the tables lacks."""
+    known = columns_of(db, "devices")
     for name, default in added_columns().items():
         if name not in known:
             (text,) = db.execute("SELECT quote(?)", (default,)).fetchone()
             db.execute(f"ALTER TABLE devices ADD COLUMN {name} DEFAULT {text}")
+    if "place" not in columns_of(db, "updates"):  # each was a file of its own
+        db.execute("ALTER TABLE updates ADD COLUMN place INTEGER")
+
+
+def columns_of(db: sqlite3.Connection, table: str) -> set[str]:
+    """Names of a table's columns."""
+    return {row["name"] for row in db.execute(f"PRAGMA table_info({table})")}
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

@@ -73,8 +73,8 @@ class SecurePages(Pages):
             before_round: The first whose blobs stay.
         """
         rows = self._db.execute(
-            "SELECT blob FROM updates WHERE round < ? EXCEPT "
-            "SELECT blob FROM updates WHERE round >= ?",
+            "SELECT blob FROM updates WHERE round < ? AND place IS NULL EXCEPT "
+            "SELECT blob FROM updates WHERE round >= ? AND place IS NULL",
             (before_round, before_round),
         ).fetchall()
         sums = self._db.execute(
@@ -86,6 +86,7 @@ class SecurePages(Pages):
             names += msgspec.json.decode(row["content"], type=list[str])
         for name in names:
             self._blobs.forget(name)
+        self._updates.forget(before_round)
         if sums:
             with self._commits.joined() as db:
                 db.execute("DELETE FROM secure WHERE round < ?", (before_round,))

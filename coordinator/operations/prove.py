@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.identity.registry import IdentityRegistry
-from coordinator.ledger import Ledger, LogEntry, RunLog, read_ledger
+from coordinator.ledger import BlobPlace, Ledger, LogEntry, RunLog, read_ledger
 from coordinator.ledger.commits import now
 from edge_sdk.checksums import file_digest
 from edge_sdk.errors import StateError
@@ -94,7 +94,7 @@ def _written(
         if IdentityRegistry.exists(folder):
             keys = IdentityRegistry(folder, log.federation).log_keys()
         hidden = device or not with_updates or _is_private(log)
-        blobs = {} if hidden else _kept(folder, log.entries, there=there)
+        blobs = {} if hidden else _kept(ledger, log.entries, there=there)
         # Updates come first: those of the round before last go when a round closes.
         members = [*blobs.items(), *_members(ledger, log, device)]
         contents = dict(log.contents)
@@ -152,7 +152,7 @@ def _no_log(folder: Path) -> StateError:
 
 def _members(
     ledger: Ledger, log: RunLog, device: str
-) -> Iterator[tuple[str, bytes | Path]]:
+) -> Iterator[tuple[str, bytes | BlobPlace]]:
     yield "records.jsonl", b"".join(one.record + b"\n" for one in log.entries)
     yield "heads.jsonl", b"".join(_head(one) + b"\n" for one in log.entries)
     seen = False
@@ -186,14 +186,14 @@ def _head(one: LogEntry) -> bytes:
 
 
 def _kept(
-    folder: Path, entries: Sequence[LogEntry], *, there: bool
-) -> Mapping[str, Path]:
+    ledger: Ledger, entries: Sequence[LogEntry], *, there: bool
+) -> Mapping[str, BlobPlace]:
     """Updates of the last rounds that are all there, from a model that is kept on."""
-    starts = _starts(folder / "checkpoints")
+    starts = _starts(ledger.folder / "checkpoints")
     records = [json.loads(entry.record) for entry in entries]
     bases = {r["round"]: r["base"] for r in records if r["kind"] == "round"}
-    found: dict[str, Path] = {}
-    kept: dict[str, Path] = {}  # of the rounds after the model found last
+    found: dict[str, BlobPlace] = {}
+    kept: dict[str, BlobPlace] = {}  # of the rounds after the model found last
     for entry, record in zip(reversed(entries), reversed(records), strict=True):
         if record["kind"] != "model":
             continue
@@ -202,15 +202,16 @@ def _kept(
         if "sum" in record:  # of masked updates
             names += [name for _, name, _ in record["sum"]["means"]]
             names.append(record["sum"]["unmasking"])
-        paths = {f"updates/{name}": folder / "blobs" / name for name in names}
-        if not record["round"] or not all(path.exists() for path in paths.values()):
+        places = {f"updates/{name}": ledger.place_of(name) for name in names}
+        if not record["round"] or not all(p.path.exists() for p in places.values()):
             if there and record["round"] and not kept:
                 raise _GoneError
             break
-        kept |= paths
+        kept |= places
         base = bases.get(record["round"], "")
         if base in starts:
-            found = {**kept, f"models/{base}": starts[base], **_masks(starts[base])}
+            models = {f"models/{base}": starts[base], **_masks(starts[base])}
+            found = kept | {name: BlobPlace(path) for name, path in models.items()}
     return found
 
 
@@ -231,7 +232,7 @@ def _masks(start: Path) -> dict[str, Path]:
 
 
 def _read(
-    members: Sequence[tuple[str, bytes | Path]], *, there: bool
+    members: Sequence[tuple[str, bytes | BlobPlace]], *, there: bool
 ) -> Iterator[tuple[str, bytes]]:
     """Members with their bytes, one at a time.
 
@@ -243,7 +244,7 @@ def _read(
             yield name, content
         else:
             try:
-                yield name, content.read_bytes()
+                yield name, content.read()
             except FileNotFoundError:  # the coordinator has closed another round
                 if there:
                     raise _GoneError from None

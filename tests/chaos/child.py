@@ -6,6 +6,7 @@ instead of a minute; which decision follows is not touched.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
 import os
@@ -113,21 +114,29 @@ def _set(module: Any, name: str, value: object) -> None:
 def watch_writes(
     log: Path | None, die_at: int, die: str, where: re.Pattern[str]
 ) -> None:
-    """Counts every fsync, rename and commit, and dies by SIGKILL at one of them."""
-    count, lock = 0, threading.Lock()
+    """Counts every fsync, rename and commit, and dies by SIGKILL at one of them.
 
-    def around(kind: str, action: Callable[[], Any]) -> Any:
+    Before a sync, half of what the file got since its last one is lost, as at a power
+    cut.
+    """
+    count, lock = 0, threading.Lock()
+    synced = _Synced()
+
+    def around(
+        kind: str, action: Callable[[], Any], lose: Callable[[], None] = lambda: None
+    ) -> Any:
         nonlocal count
         place = f"{kind} {_where()}"
         if not where.search(place):
             return action()
-        with lock:  # blobs of a group are synced by a pool of threads
+        with lock:  # threads write, too
             count += 1
             mine = count
         if log is not None:
             with log.open("a") as file:
                 file.write(f"{place}\n")
         if mine == die_at and die == "before":
+            lose()
             os.kill(os.getpid(), signal.SIGKILL)
         result = action()
         if mine == die_at and die == "after":
@@ -135,11 +144,19 @@ def watch_writes(
         return result
 
     real_fsync, real_replace = os.fsync, os.replace
-    os.fsync = lambda fd: around("fsync", lambda: real_fsync(fd))
+
+    def fsync(fd: int) -> None:
+        around("fsync", lambda: real_fsync(fd), lambda: synced.lose_half(fd))
+        synced.note(fd)
+
+    os.fsync = fsync
     os.replace = lambda *a, **k: around(  # type: ignore[assignment]
         "replace", lambda: real_replace(*a, **k)
     )
+    _watch_commits(around)
 
+
+def _watch_commits(around: Callable[[str, Callable[[], Any]], Any]) -> None:
     class Watched(sqlite3.Connection):
         def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
             real = super().execute
@@ -157,6 +174,22 @@ def watch_writes(
         return real_connect(*arguments, **{"factory": Watched} | named)
 
     sqlite3.connect = connect  # type: ignore[assignment]
+
+
+class _Synced:
+    """How much of each file is on the disk, by inode."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] = {}
+
+    def note(self, fd: int) -> None:
+        now = os.fstat(fd)
+        self._sizes[now.st_ino] = now.st_size
+
+    def lose_half(self, fd: int) -> None:
+        now = os.fstat(fd)
+        with contextlib.suppress(OSError):  # a folder, or open to read
+            os.truncate(fd, (self._sizes.get(now.st_ino, 0) + now.st_size) // 2)
 
 
 def _where() -> str:

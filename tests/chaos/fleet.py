@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +83,38 @@ class Zygote:
 
 
 class Archive:
-    """Keeps every blob and checkpoint: the coordinator deletes those of old rounds."""
+    """Keeps every blob and checkpoint: the coordinator deletes those of old rounds.
+
+    It reads the files by itself, with nothing of the product's.
+    """
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._stats: dict[Path, tuple[int, int]] = {}
-        self.blobs: dict[str, bytes] = {}
+        self._stats: dict[Path, tuple[int, int, int]] = {}
+        self._blobs: dict[str, bytes] = {}  # by file name: updates of a round, sums
         self.checkpoints: dict[str, tuple[bytes, ...]] = {}
 
     def look(self) -> None:
-        """Takes in what is new; files are replaced whole, so a read is a whole one."""
+        """Takes in what is new.
+
+        Files are replaced whole, so a read is a whole one; those of updates grow, and a
+        read has whatever was committed before.
+        """
         for path, content in self._new("blobs"):
-            self.blobs[path.name] = content
+            self._blobs[path.name] = content
         for path, content in self._new("checkpoints"):
             known = self.checkpoints.get(path.name, ())
             if content not in known:
                 self.checkpoints[path.name] = (*known, content)
+
+    def updates(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
+        """The bytes of committed updates, by the digest that their rows name."""
+        found = {}
+        for row in rows:
+            whole = self._blobs.get(f"round-{row['round']:05d}.updates")
+            if whole is not None:
+                found[row["blob"]] = whole[row["place"] :][: row["size"]]
+        return found
 
     def _new(self, name: str) -> list[tuple[Path, bytes]]:
         found = []
@@ -108,7 +124,7 @@ class Archive:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     path, stat = Path(entry.path), entry.stat()
-                    now = (stat.st_ino, stat.st_mtime_ns)
+                    now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                     if self._stats.get(path) != now:
                         found.append((path, path.read_bytes()))
                         self._stats[path] = now
@@ -410,7 +426,7 @@ class Fleet:
             tasks={t["id"]: t for t in tasks},
             updates={u["task"]: u for u in updates},
             counts=counts,
-            blobs=dict(self.archive.blobs),
+            blobs=self.archive.updates(updates),
             checkpoints=dict(self.archive.checkpoints),
             journals=journals,
             over=over,

@@ -24,8 +24,13 @@ def test_a_kill_at_a_durable_write_leaves_a_sound_history(
     assert len(points[COORDINATOR]) >= 8, points
     closing = next(p for p in points[COORDINATOR] if p.startswith("replace"))
     outbox = next(p for p in points[DEVICE] if "stash" in p)
+    updates = next(p for p in points[COORDINATOR] if "update_files.settle" in p)
     for number, kill in enumerate(
-        (Kill(COORDINATOR, closing, 1, "before"), Kill(DEVICE, outbox, 1, "after"))
+        (
+            Kill(COORDINATOR, closing, 1, "before"),
+            Kill(COORDINATOR, updates, 3, "before"),
+            Kill(DEVICE, outbox, 1, "after"),
+        )
     ):
         died, wrong = kill_at(kill, zygote, tmp_path / f"kill-{number}", algorithm)
         assert died, f"{kill}: it never came there"
