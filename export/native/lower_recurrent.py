@@ -105,10 +105,13 @@ def _give(
     """States of all steps (steps, ways, 1, hidden), last ones (ways, 1, hidden)."""
     hidden = low.shapes[made[0]].width
     rows = [low.reshaped(node, index, Shape(1, steps, hidden)) for index in made]
-    whole = low.anonymous(Shape(len(made), steps, hidden))
-    for way, index in enumerate(rows):
-        low.emit(Operation(Kind.PLACE, index, whole, extra=way))
-    low.alias(node.output[0], low.transposed(whole, (1, 0, 2)))
+    if len(made) == 1:
+        low.alias(node.output[0], made[0])
+    else:
+        whole = low.anonymous(Shape(len(made), steps, hidden))
+        for way, index in enumerate(rows):
+            low.emit(Operation(Kind.PLACE, index, whole, extra=way))
+        low.alias(node.output[0], low.transposed(whole, (1, 0, 2)))
     if len(node.output) < 2 or not node.output[1]:
         return
     last = low.anonymous(Shape(len(made), 1, hidden))

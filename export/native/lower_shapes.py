@@ -129,16 +129,16 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     seen = low.around(node.output[0], axis)
     turned = seen.channels > 1
     middle = Shape(seen.height, seen.channels, seen.width)
-    out = low.anonymous(middle) if turned else low.new(
-        node.output[0], Shape(seen.height, 1, seen.width)
-    )  # fmt: skip
+    own = low.shape(node.output[0])
+    if own.channels != seen.height:  # else its channels are joined as they lie
+        own = Shape(seen.height, 1, seen.width)
+    out = low.anonymous(middle) if turned else low.new(node.output[0], own)
     for name in node.input:
-        part = low.view(node, name, low.around(name, axis))
+        around = low.around(name, axis)
         if turned:
-            part = low.transposed(part, (1, 0, 2))
+            part = low.transposed(low.view(node, name, around), (1, 0, 2))
         else:
-            own = low.shapes[part]
-            part = low.reshaped(node, part, Shape(own.height, 1, own.width))
+            part = low.view(node, name, Shape(around.height, own.height, own.width))
         low.emit(Operation(Kind.PLACE, part, out, extra=at))
         at += low.shapes[part].channels
     if turned:

@@ -203,7 +203,7 @@ void flsp_input_shape(const flsp_model* model, int64_t shape[3]) {
 }
 
 void flsp_output_shape(const flsp_model* model, int64_t shape[3]) {
-  shape_of(model->model.buffers.back(), shape);
+  shape_of(model->model.buffers[model->model.output], shape);
 }
 
 const char* flsp_metadata(const flsp_model* model) {
@@ -229,7 +229,7 @@ void flsp_session_free(flsp_session* session) { delete session; }
 int flsp_run(flsp_session* s, const float* input, float* output, int64_t batch) {
   if (!s || !input || !output || batch < 0) return -1;
   const Buffer& in = s->model.buffers.front();
-  const Buffer& out = s->model.buffers.back();
+  const Buffer& out = s->model.buffers[s->model.output];
   const Workspace space{s->arena.get(), s->source.get(), s->pack.get(), s->pack_step,
                         &s->pool};
   const auto copy = [](const Buffer& b, const float* from, int64_t from_step, float* to,
@@ -240,7 +240,9 @@ int flsp_run(flsp_session* s, const float* input, float* output, int64_t batch) 
   for (int64_t i = 0; i < batch; i++) {
     copy(in, input + i * in.channels * in.pixels(), in.pixels(),
          space.arena + in.offset, in.plane());
-    for (const Op& op : s->model.ops) run_op(s->model, op, space);
+    const std::vector<Op>& ops = s->model.ops;
+    for (size_t k = 0; k < ops.size(); k += 1 + static_cast<size_t>(ops[k].chained))
+      ops[k].chained ? run_chain(s->model, k, space) : run_op(s->model, ops[k], space);
     copy(out, space.arena + out.offset, out.plane(),
          output + i * out.channels * out.pixels(), out.pixels());
   }

@@ -280,7 +280,7 @@ void check_tables(const Program& p) {
 }  // namespace
 
 int64_t pool_line(const OpRecord& o, const Buffer& out) {
-  return int64_t{out.width - 1} * o.stride_w + o.kernel_w + 64;
+  return kPoolLines * (int64_t{out.width - 1} * o.stride_w + o.kernel_w + 64);
 }
 
 void check_shape(const WeightRecord& r) {

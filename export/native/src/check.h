@@ -32,6 +32,12 @@
 // |                            | entries end                            |                        |
 // | depthwise                  | stride 1 or 2, sides <= 7, padding and | depthwise.cpp, `fits`  |
 // |                            | overhang less than the kernel          |                        |
+// | depthwise, stride 2 where  | whole vectors end at most kNear floats | depthwise.cpp,         |
+// | it lies                    | behind a row, begin as many before     | `strided`              |
+// | chains                     | nobody else reads what lies between;   | chain.cpp, `may_run`   |
+// |                            | what is written is not still read      |                        |
+// | places                     | a part's channels lie in the whole;    | check_kind (place);    |
+// |                            | nobody uses it between                 | places.cpp, `touches`  |
 // | depthwise_group            | planes with room for four pixels, one  | Buffer::plane,         |
 // |                            | filter a channel, sides of any size    | depthwise.cpp, `turns` |
 // | dense_tile                 | groups of 4 whole rows; groups = 1     | entries_of, check_conv |
@@ -78,7 +84,7 @@ void check_plan(const Kernels& kernels, const ConvPlan& plan);
 // What a session of one thread will allocate.
 void check_memory(const Program& program, int64_t source_floats, int64_t pack_floats);
 
-// Scratch of one row of windows, with room for two vectors behind it.
+// Scratch of a pool's rows of windows, each with room for two vectors behind it.
 int64_t pool_line(const OpRecord& op, const Buffer& out);
 
 }  // namespace flsp

@@ -103,10 +103,15 @@ DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& o, const Bu
   const int32_t copied = (o.pad_left + in.width + s - 1) / s;
   const int32_t reach = (o.kernel_w - 1) / s, more = (o.kernel_h - 1) / s;
   p.flat = out.width * 2 <= lanes && out.height <= 32;
-  p.direct = !p.flat && s == 1 && out.width >= 3 * lanes && o.kernel_h == o.kernel_w && (o.kernel_h == 3 || o.kernel_h == 5);
+  const bool square = o.kernel_h == o.kernel_w && (o.kernel_h == 3 || o.kernel_h == 5);
+  // Stride 2 reads whole vectors, with 5 x 5 filters of an output more than there are.
+  const int32_t moved = o.kernel_w / 2 - o.pad_left;
+  const int32_t pairs = 2 * rounded(out.width + (o.kernel_w == 5), lanes) + moved;
+  const bool strided = s == 2 && pairs - in.width <= kNear && (moved == 0 || moved == 1);
+  p.direct = !p.flat && square && (strided || (s == 1 && out.width >= 3 * lanes));
   if (p.direct) {
     p.strip = out.height;
-    p.copy_floats = rounded(in.width + o.kernel_w, lanes) + 3 * lanes;
+    p.copy_floats = std::max(pairs, rounded(in.width + o.kernel_w, lanes)) + 5 * lanes;
   } else if (p.flat) {
     // With stride 1 a row's padding on the right is the next row's on the left.
     p.row = std::max(copied, out.width + reach - (s == 1 ? o.pad_left : 0));
@@ -123,14 +128,42 @@ DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& o, const Bu
   return p;
 }
 
-void run_depthwise(const Model& model, const Op& op, const Workspace& space) {
+DepthwiseRun::DepthwiseRun(const Model& model, const Op& op, float* scratch)
+    : op_(op), kernels_(*model.kernels), filters_(scratch + op.conv.depthwise.copy_floats +
+                                                  op.conv.depthwise.line_floats) {
   const OpRecord& o = op.record;
   const DepthwisePlan& p = op.conv.depthwise;
-  const Weight& w = op.weight;
   const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
-  const int32_t outputs = out.channels / in.channels, taps = o.kernel_h * o.kernel_w;
+  std::fill_n(scratch, p.copy_floats, 0.0f);  // the padding stays zero
+  d_.copy = scratch, d_.line = scratch + p.copy_floats, d_.outputs = out.channels / in.channels;
+  d_.y_plane = out.plane();
+  d_.height = in.height, d_.width = in.width;
+  d_.out_height = out.height, d_.out_width = out.width;
+  d_.kernel_h = o.kernel_h, d_.kernel_w = o.kernel_w, d_.stride = o.stride_h;
+  d_.pad_top = o.pad_top, d_.pad_left = o.pad_left;
+  d_.low = o.low, d_.high = o.high;
+  d_.strip = p.strip, d_.row = p.row, d_.plane = p.plane, d_.flat = p.flat, d_.direct = p.direct;
+  d_.offset = p.offset.data();
+}
+
+void DepthwiseRun::channel(int64_t c, const float* x, const float* residual, float* y) {
+  const Weight& w = op_.weight;
+  const int64_t first = c * d_.outputs;
+  if (!w.values.scale && w.entries == int64_t{w.rows} * w.columns) {  // used as they lie
+    d_.filters = static_cast<const float*>(w.values.at) + first * w.columns;
+  } else {
+    spread_filters(w, first, d_.outputs, filters_);
+    d_.filters = filters_;
+  }
+  d_.x = x, d_.residual = residual, d_.y = y, d_.bias = w.bias + first;
+  kernels_.depthwise(d_);
+}
+
+void run_depthwise(const Model& model, const Op& op, const Workspace& space) {
+  const OpRecord& o = op.record;
+  const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
   Pool& pool = *space.pool;
-  if (p.turned) {
+  if (op.conv.depthwise.turned) {
     const int64_t groups = (in.channels + model.kernels->lanes - 1) / model.kernels->lanes;
     const int shares =
         static_cast<int>(std::min<int64_t>(groups, pool.threads() == 1 ? 1 : pool.threads() * 4));
@@ -139,37 +172,16 @@ void run_depthwise(const Model& model, const Op& op, const Workspace& space) {
                  groups * (share + 1) / shares);
     });
   }
-  const bool whole = !w.values.scale && w.entries == int64_t{w.rows} * taps;  // used as they lie
+  const float* residual = o.in2 < 0 ? nullptr : space.arena + model.buffers[o.in2].offset;
+  const int64_t step = out.channels / in.channels * out.plane();  // of a channel's outputs
   const int parts = pool.threads() == 1 ? 1 : std::min<int>(in.channels, pool.threads() * 4);
   pool.each(parts, [&](int part, int thread) {
-    float* const copy = space.pack + thread * space.pack_step;
-    float* const filters = copy + p.copy_floats + p.line_floats;
-    std::fill_n(copy, p.copy_floats, 0.0f);  // the padding stays zero
-    Depthwise d{};
-    d.copy = copy, d.line = copy + p.copy_floats, d.filters = filters, d.outputs = outputs;
-    d.y_plane = out.plane();
-    d.height = in.height, d.width = in.width;
-    d.out_height = out.height, d.out_width = out.width;
-    d.kernel_h = o.kernel_h, d.kernel_w = o.kernel_w, d.stride = o.stride_h;
-    d.pad_top = o.pad_top, d.pad_left = o.pad_left;
-    d.low = o.low, d.high = o.high;
-    d.strip = p.strip, d.row = p.row, d.plane = p.plane, d.flat = p.flat, d.direct = p.direct;
-    d.offset = p.offset.data();
+    DepthwiseRun run(model, op, space.pack + thread * space.pack_step);
     const int64_t end = int64_t{in.channels} * (part + 1) / parts;
-    for (int64_t c = int64_t{in.channels} * part / parts; c < end; c++) {
-      const int64_t first = c * outputs;
-      if (whole) {
-        d.filters = static_cast<const float*>(w.values.at) + first * taps;
-      } else {
-        spread_filters(w, first, outputs, filters);
-      }
-      d.x = space.arena + in.offset + c * in.plane();
-      d.y = space.arena + out.offset + first * out.plane();
-      d.residual = o.in2 < 0 ? nullptr
-                             : space.arena + model.buffers[o.in2].offset + first * out.plane();
-      d.bias = w.bias + first;
-      model.kernels->depthwise(d);
-    }
+    for (int64_t c = int64_t{in.channels} * part / parts; c < end; c++)
+      run.channel(c, space.arena + in.offset + c * in.plane(),
+                  residual ? residual + c * step : nullptr,
+                  space.arena + out.offset + c * step);
   });
 }
 

@@ -6,6 +6,7 @@
 #include "simd_channels.h"
 #include "simd_depthwise.h"
 #include "simd_matrix.h"
+#include "simd_strided.h"
 #include "simd_values.h"
 
 namespace flsp {
@@ -348,7 +349,7 @@ void every_second(const float* from, float* to, int32_t count) {
 }
 
 // The largest of the window's rows, with -inf where the window leaves the plane.
-FLSP_INLINE void largest_rows(const MaxPool& p, int32_t h, int32_t length) {
+FLSP_INLINE void largest_rows(const MaxPool& p, int32_t h, int32_t length, float* line) {
   const float lowest = -__builtin_inff();
   int32_t first = p.kernel_h, last = -1;
   for (int32_t k = 0; k < p.kernel_h; k++) {
@@ -359,7 +360,7 @@ FLSP_INLINE void largest_rows(const MaxPool& p, int32_t h, int32_t length) {
   }
   int32_t stop = p.pad_left + p.width;  // of the columns that exist
   if (stop > length) stop = length;
-  for (int32_t i = 0; i < p.pad_left && i < length; i++) p.line[i] = lowest;
+  for (int32_t i = 0; i < p.pad_left && i < length; i++) line[i] = lowest;
   if (last < 0) stop = p.pad_left < length ? p.pad_left : length;
   const float* x = p.x + static_cast<ptrdiff_t>(h * p.stride_h - p.pad_top) * p.width -
                    p.pad_left;
@@ -367,9 +368,9 @@ FLSP_INLINE void largest_rows(const MaxPool& p, int32_t h, int32_t length) {
     Vec v = load(x + static_cast<ptrdiff_t>(first) * p.dilation_h * p.width + i);
     for (int32_t k = first + 1; k <= last; k++)
       v = larger(v, load(x + static_cast<ptrdiff_t>(k) * p.dilation_h * p.width + i));
-    store(p.line + i, v);
+    store(line + i, v);
   }
-  for (int32_t i = stop; i < length + kLanes; i++) p.line[i] = lowest;
+  for (int32_t i = stop; i < length + kLanes; i++) line[i] = lowest;
 }
 
 // Windows that never leave the plane, read where they lie: a line written and read again
@@ -407,19 +408,24 @@ void max_pool(const MaxPool& p) {
   if (inside && p.stride_w == 2) return max_pool_inside<2>(p);
   const int32_t length = (p.out_width - 1) * p.stride_w + p.kernel_w;
   const Vec low = splat(p.low), high = splat(p.high);
+  const int32_t step = length + 2 * kLanes;
   for (int32_t h = 0; h < p.out_height; h++) {
-    largest_rows(p, h, length);
+    // Lines are read some rows after they are written: sooner, loads wait for the stores.
+    if (h % kPoolLines == 0)
+      for (int32_t i = 0; i < kPoolLines && h + i < p.out_height; i++)
+        largest_rows(p, h + i, length, p.line + i * step);
+    const float* line = p.line + h % kPoolLines * step;
     float* y = p.y + static_cast<ptrdiff_t>(h) * p.out_width;
     int32_t w = 0;
     if (p.stride_w == 1) {
       for (; w + kLanes <= p.out_width; w += kLanes) {
-        Vec v = load(p.line + w);
-        for (int32_t k = 1; k < p.kernel_w; k++) v = larger(v, load(p.line + w + k));
+        Vec v = load(line + w);
+        for (int32_t k = 1; k < p.kernel_w; k++) v = larger(v, load(line + w + k));
         store(y + w, clip(v, low, high));
       }
     } else if (p.stride_w == 2) {
       for (; w + kLanes <= p.out_width; w += kLanes) {
-        const float* from = p.line + 2 * w;
+        const float* from = line + 2 * w;
         Vec v = even(load(from), load(from + kLanes));
         for (int32_t k = 1; k < p.kernel_w; k++)
           v = larger(v, even(load(from + k), load(from + k + kLanes)));
@@ -427,7 +433,7 @@ void max_pool(const MaxPool& p) {
       }
     }
     for (; w < p.out_width; w++) {
-      const float* from = p.line + w * p.stride_w;
+      const float* from = line + w * p.stride_w;
       float v = from[0];
       for (int32_t k = 1; k < p.kernel_w; k++) v = v > from[k] ? v : from[k];
       y[w] = clip_one(v, p.low, p.high);
@@ -540,8 +546,8 @@ const Kernels kTable = {
     FLSP_TEXT(FLSP_ISA), kLanes, kMaxSparse, kMaxDense,
     {sparse<float>, sparse<int8_t>}, {dense<float>, dense<int8_t>},
     pack, every_second, max_pool, {linear<float>, linear<int8_t>},
-    kLinearWindow, depthwise, depthwise_group, map_values, pair_values, scale_values, sum_values, normal_row,
-    softmax_values, matrix_product, transpose_block, round_values};
+    kLinearWindow, mix_planes, depthwise, depthwise_group, map_values, pair_values, scale_values, gru_gates,
+    lstm_gates, sum_values, normal_row,    softmax_values, matrix_product, transpose_block, round_values};
 
 }  // namespace
 

@@ -107,8 +107,9 @@ struct MaxPool {
   int32_t height, width, out_height, out_width;
   int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, pad_top, pad_left;
   float low, high;
-  float* line;  // scratch: (out_width - 1) * stride_w + kernel_w + 2 vectors floats
+  float* line;  // scratch: kPoolLines times (out_width - 1) * stride_w + kernel_w + 2 vectors
 };
+constexpr int32_t kPoolLines = 4;
 
 // One channel of a depth-wise convolution: its rows are copied a strip at a time, padded and
 // split by the stride into planes, and every filter of the channel reads the copy.
@@ -219,6 +220,9 @@ struct Kernels {
   void (*linear_window)(const float* x, float* y, const WindowRows& steps,
                         const float* bias, int32_t begin, int32_t end, int32_t rows,
                         float low, float high);
+  // y = clip(bias + weights times planes) of n values; y has room for a vector more.
+  void (*mix)(const float* const* planes, const float* weights, int32_t count, float bias,
+              float* y, int64_t n, float low, float high);
   void (*depthwise)(const Depthwise&);
   void (*depthwise_group)(const DepthwiseGroup&);
   // y = clip(f(x)) of n values; f of x and z[0] (`one`) or z[i]; x * scale + shift likewise.
@@ -227,6 +231,10 @@ struct Kernels {
                 float low, float high);
   void (*scale)(const float* x, const float* scale, const float* shift, bool one, float* y,
                 int64_t n, float low, float high);
+  // A step of a recurrent layer of n states: x is the input's part of its gates, s the state's,
+  // both gate by gate (z, r, new; in, out, keep, new); h and the cell c are changed.
+  void (*gru)(const float* x, const float* s, float* h, int32_t n);
+  void (*lstm)(const float* x, const float* s, float* h, float* c, int32_t n);
   double (*sum)(const float* x, int64_t n);
   // Of one row of n values.
   void (*normal)(const float* x, float* y, int64_t n, double epsilon);

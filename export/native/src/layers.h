@@ -16,6 +16,22 @@ struct Workspace {
   Pool* pool;
 };
 
+// A depth-wise convolution, channel by channel; `scratch` is its plan's.
+class DepthwiseRun {
+ public:
+  DepthwiseRun(const Model& model, const Op& op, float* scratch);
+  // Channel c, from x to the planes of its outputs at y; `residual` may be null.
+  void channel(int64_t c, const float* x, const float* residual, float* y);
+
+ private:
+  const Op& op_;
+  const Kernels& kernels_;
+  float* const filters_;
+  Depthwise d_{};
+};
+
+// Operations `first` to `first` + its `chained`, channel by channel.
+void run_chain(const Model& model, size_t first, const Workspace& space);
 void run_depthwise(const Model& model, const Op& op, const Workspace& space);
 void run_bytes(const Model& model, const Op& op, const Workspace& space);
 const float* rounded_input(const Model& model, const Op& op, const Workspace& space);

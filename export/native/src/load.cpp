@@ -89,6 +89,7 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
   model.kernels = best_kernels();
   model.byte_kernels = best_bytes();
   model.buffers = program.buffers;
+  model.output = static_cast<int32_t>(program.buffers.size()) - 1;
   model.arena_floats = program.arena_floats;
   model.ops.reserve(program.ops.size());
   for (const OpRecord& r : program.ops) {
@@ -110,6 +111,8 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
       model.source_floats = std::max(model.source_floats, in.channels * in.pixels());
     model.ops.push_back(std::move(op));
   }
+  plan_places(model);
+  model.pack_floats = std::max(model.pack_floats, plan_chains(model));
   check_memory(program, model.source_floats, model.pack_floats);
   const auto* text = file.section<char>(h.meta_at, h.meta_bytes, "metadata");
   if (std::memchr(text, 0, h.meta_bytes)) throw Error("the file's metadata is no text");

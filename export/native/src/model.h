@@ -119,12 +119,14 @@ struct Op {
   Weight weight;  // of layers that have one
   ConvPlan conv;
   WindowPlan windows;
+  int32_t chained = 0;  // operations behind it that run with it; see chain.cpp
 };
 
 struct Model {
   const Kernels* kernels = nullptr;
   const ByteKernels* byte_kernels = nullptr;  // null where the processor has none
-  std::vector<Buffer> buffers;  // 0 is the input, the last one the output
+  std::vector<Buffer> buffers;  // 0 is the input
+  int32_t output = 0;
   std::vector<Op> ops;
   int64_t arena_floats = 0, source_floats = 0, pack_floats = 0;
   std::string metadata;
@@ -141,6 +143,10 @@ BytePlan plan_bytes(const OpRecord& op, const Buffer& in, const Buffer& out,
                     const Weight& weight);
 DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& op, const Buffer& in,
                              const Buffer& out);
+// Leaves out copies into concatenations where convolutions can write there.
+void plan_places(Model& model);
+// Which operations run together; floats of scratch that this takes.
+int64_t plan_chains(Model& model);
 // Steps of a linear layer; none where rows are faster, or the processor knows no steps.
 WindowPlan plan_windows(const Kernels& kernels, const Weight& weight);
 const Kernels* best_kernels();

@@ -10,7 +10,7 @@
 namespace flsp {
 namespace {
 
-constexpr double kStepCycles = 4.5;  // of a step of 16 rows; one weight alone: 1
+constexpr double kStepCycles = 4;  // of a step of 16 rows; one weight alone: 1
 
 // Where each row's next weight is.
 struct Cursor {
@@ -19,7 +19,8 @@ struct Cursor {
 };
 
 // Steps of the rows first..last: each takes, of every row, the next weight if its input
-// lies within the window that starts at the first input still to come.
+// lies within the window around the first input still to come. Windows start where a vector of
+// inputs does: 5 % more steps at density 0.1, but none of their loads crosses a cache line.
 void add_steps(const Weight& w, int32_t first, int32_t last, WindowPlan& p) {
   std::vector<Cursor> rows;
   for (int32_t r = first; r < last; r++) {
@@ -27,12 +28,14 @@ void add_steps(const Weight& w, int32_t first, int32_t last, WindowPlan& p) {
     rows.push_back({at, end, at < end ? w.gaps[at] : 0});
   }
   for (;;) {
-    int32_t base = INT32_MAX;
+    int32_t next = INT32_MAX;
     for (const Cursor& row : rows)
-      if (row.at < row.end) base = std::min(base, row.column);
-    if (base == INT32_MAX) return;
+      if (row.at < row.end) next = std::min(next, row.column);
+    if (next == INT32_MAX) return;
+    const int32_t base = next / kWindowRows * kWindowRows;
     float value[kWindowRows] = {};
-    uint8_t index[kWindowRows] = {};  // `base` itself: an input that some row reads
+    uint8_t index[kWindowRows];  // without a weight: an input that some row reads
+    std::fill_n(index, kWindowRows, static_cast<uint8_t>(next - base));
     for (size_t r = 0; r < rows.size(); r++) {
       Cursor& row = rows[r];
       if (row.at >= row.end || row.column >= base + kWindow) continue;
