@@ -46,7 +46,7 @@ test-native-graphs: $(VENV)/.dev   ## 500 random graphs through the native runti
 	FLASH_EDGE_GRAPHS=500 $(BIN)/pytest -q tests/export/test_native_operators.py -k random
 
 bench-architectures: $(VENV)/.dev   ## pruned models of torchvision and timm beside dense onnxruntime and OpenVINO
-	$(BIN)/pip install torchvision 'timm>=1,<2' openvino
+	$(BIN)/pip install torchvision 'timm>=1,<2' openvino nncf
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_architectures.py --formats native,native-int8,ort --json bench/architectures.json
 

@@ -35,9 +35,20 @@ _KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-# One file needs byte permutations and dot products: without these it offers nothing.
+# Kernels on bytes: bytes_vnni.cpp needs AVX-512's permutations and dot products, and
+# offers nothing without; bytes_dot.cpp is compiled once per instruction set.
 _BYTES: dict[str, tuple[str, ...]] = {
     "x86_64": (*_KERNELS["x86_64"]["v4"], "-mavx512vbmi", "-mavx512vnni")
+}
+_DOT: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avxvnni": (*_KERNELS["x86_64"]["v3"], "-mavxvnni"),
+        "avx2": _KERNELS["x86_64"]["v3"],
+    },
+    "aarch64": {
+        "dot": ("-march=armv8.2-a+dotprod", *_KERNELS["aarch64"]["base"]),
+        "neon": _KERNELS["aarch64"]["base"],
+    },
 }
 
 
@@ -53,7 +64,8 @@ def commands(
     if not sources:
         raise BuildError(f"the runtime's sources are not in {SOURCES}")
     kernels = _KERNELS.get(machine, {"base": ("-DFLSP_BYTES=16",)})
-    have = [f"-DFLSP_HAVE_{name.upper()}" for name in kernels if name != "base"]
+    dot = _DOT.get(machine, {})
+    have = [f"-DFLSP_HAVE_{name.upper()}" for name in (*kernels, *dot)]
     calls, objects = [], []
     for source in sources:
         variants: dict[str, tuple[str, ...]] = {"": tuple(have)}
@@ -63,6 +75,10 @@ def commands(
             }
         elif source.stem == "bytes_vnni":
             variants = {"": _BYTES.get(machine, ())}
+        elif source.stem == "bytes_dot":
+            variants = {
+                name: (*flags, f"-DFLSP_DOT={name}") for name, flags in dot.items()
+            }
         for name, flags in variants.items():
             out = folder / f"{source.stem}{name}.o"
             call = [compiler, *_COMMON, *flags, *extra, "-c", str(source)]
@@ -110,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def _digest() -> str:
-    sha = hashlib.sha256(repr((_COMMON, _KERNELS, _BYTES)).encode())
+    sha = hashlib.sha256(repr((_COMMON, _KERNELS, _BYTES, _DOT)).encode())
     for file in sorted(SOURCES.glob("*.*")):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
     return sha.hexdigest()[:16]

@@ -1,14 +1,17 @@
 """Measures pruned models of torchvision and timm beside dense onnxruntime and OpenVINO.
 
 Run from the root of the project (`make bench-architectures` installs the libraries):
-    python tests/bench/bench_architectures.py [--models mobilenet_v2,gru] [--isa v3]
-        [--formats native,native-int8,onnx-int8,ort] [--density 0.1] [--json FILE]
+    python tests/bench/bench_architectures.py [--models mobilenet_v2,gru]
+        [--formats native,native-int8,onnx-int8,ort] [--isa avxvnni,avx2]
+        [--density 0.1] [--json FILE]
 
 Weights are random and pruned by size, layer by layer; depth-wise layers and a stem of
 three channels stay dense, as pruning leaves them in practice. One thread, batch 1,
 processor time of the process, all runtimes in turn, medians: the ratio holds on a busy
 machine, the microseconds do not. The limit is 1 / MAC density: what leaving out
 multiplications alone can give. Libraries that are not installed are left out, by name.
+Beside rounded formats stands OpenVINO's int8, dense, which nncf calibrates on the same
+examples. With --isa the native formats run on each of these kernel sets.
 MNN is no peer here: its converter installs packages into the Python that it finds.
 """
 
@@ -23,6 +26,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ GOALS = {  # times as fast as dense onnxruntime, at a density of a tenth, as `na
     "mobilenetv4_conv_small": 1.8, "efficientnet_b0": 1.6, "vit_tiny_patch16_224": 2.5,
     "gru": 4.0,
 }  # fmt: skip
+ROUNDED = frozenset({"onnx-int8", "native-int8"})
 IMAGE = (3, 224, 224)
 BURST, WARM = 6, 2
 
@@ -118,19 +123,54 @@ def medians(runs: dict[str, Callable[[], object]], turns: int) -> dict[str, floa
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def openvino(file: Path, batch: np.ndarray) -> Callable[[], object]:
-    """Dense OpenVINO in float32 on one thread."""
+def openvino(
+    file: Path, batch: np.ndarray, given: np.ndarray | None = None
+) -> Callable[[], object]:
+    """Dense OpenVINO on one thread: in float32, or in int8 calibrated on examples."""
     ov = importlib.import_module("openvino")
     options = {
         "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }  # fmt: skip
-    request = ov.Core().compile_model(str(file), "CPU", options).create_infer_request()
+    model = ov.Core().read_model(str(file))
+    if given is not None:
+        nncf = importlib.import_module("nncf")
+        examples = nncf.Dataset([row[None] for row in given])
+        model = nncf.quantize(model, examples, subset_size=len(given))
+    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
     return lambda: request.infer([batch])
 
 
+def have(*names: str) -> bool:
+    """Whether the libraries are installed; names the first that is not."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        print(f"OpenVINO is left out: {missing[0]} is not installed")
+    return not missing
+
+
+def opened(
+    out: Path, format_: str, batch: np.ndarray, isas: Sequence[str]
+) -> dict[str, Callable[[], object]]:
+    """A run of the file; of a native one a run on each kernel set."""
+    found: dict[str, Callable[[], object]] = {}
+    for isa in isas if format_.startswith("native") and isas else [None]:
+        if isa is not None:
+            os.environ["FLSP_ISA"] = isa
+        model = export.load(out)
+        os.environ.pop("FLSP_ISA", None)
+        name = format_ if isa is None else f"{format_}@{isa}"
+        found[name] = lambda model=model: model(batch)  # type: ignore[misc]
+    return found
+
+
 def measure(
-    name: str, formats: Sequence[str], density: float, folder: Path, turns: int
+    name: str,
+    formats: Sequence[str],
+    density: float,
+    folder: Path,
+    turns: int,
+    isas: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One model: built through all gates, then all files are timed in turn."""
     make, shape = MODELS[name]
@@ -144,7 +184,7 @@ def measure(
     for format_ in ("onnx", *formats):
         out = folder / f"{name}-{format_}{suffix_of(format_)}"
         examples: dict[str, Any] = {"input_shape": shape}
-        if format_ in {"onnx-int8", "native-int8"}:
+        if format_ in ROUNDED:
             examples = {"calibration": given}
         try:
             report = export.build(model, format=format_, out=out, **examples)
@@ -154,12 +194,12 @@ def measure(
         row.setdefault("dense_bytes", report.dense_bytes)
         row.setdefault("limit", 1 / report.mac_density)
         row[f"{format_}_size"] = report.size_ratio
-        opened = export.load(out)
-        runs[format_] = lambda opened=opened: opened(batch)  # type: ignore[misc]
-    try:
-        runs["openvino"] = openvino(folder / f"{name}-onnx.onnx", batch)
-    except ModuleNotFoundError:
-        row["openvino"] = "is not installed"
+        runs |= opened(out, format_, batch, isas)
+    dense = folder / f"{name}-onnx.onnx"
+    if have("openvino"):
+        runs["openvino"] = openvino(dense, batch)
+    if have("openvino", "nncf") and ROUNDED.intersection(formats):
+        runs["openvino-int8"] = openvino(dense, batch, given)
     found = medians(runs, turns)
     times = {f"{key}_us": value for key, value in found.items()}
     speeds = {f"{key}_speed": found["onnx"] / us for key, us in found.items()}
@@ -190,11 +230,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--formats", default="native")
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--isa", help="of native alone: v4, v3 or base")
+    parser.add_argument("--isa", default="", help="of native: vnni, v4, avxvnni, ...")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    if options.isa:
-        os.environ["FLSP_ISA"] = options.isa
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -203,8 +241,9 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 row = measure(
-                    name, formats, options.density, Path(folder), options.turns
-                )
+                    name, formats, options.density, Path(folder), options.turns,
+                    list(filter(None, options.isa.split(","))),
+                )  # fmt: skip
             except ModuleNotFoundError as error:
                 print(f"{name:24s} left out: {error.name} is not installed")
                 continue

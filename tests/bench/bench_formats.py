@@ -1,7 +1,8 @@
 """Builds sixteen pruned models of torchvision and timm in five formats, and a table.
 
 Run from the root of the project (`make bench-formats` installs the libraries):
-    PYTHONPATH=tests python tests/bench/bench_formats.py --json FILE [NAME ...]
+    PYTHONPATH=tests python tests/bench/bench_formats.py --json FILE
+        [--formats onnx,native-int8] [NAME ...]
 
 Random weights, every layer pruned to a tenth, 64 x 64 pixels, through all gates; random
 inputs, half of which calibrate. The JSON has sizes with a zstd layer, too. Rows are
@@ -16,6 +17,7 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def alone(
         return {"refused": str(error)}
 
 
-def row(name: str) -> dict[str, Any]:
+def row(name: str, formats: Sequence[str]) -> dict[str, Any]:
     """One model in every format; where it is refused, the reason.
 
     Raises:
@@ -68,16 +70,17 @@ def row(name: str) -> dict[str, Any]:
     given = inputs.astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            reports = export.build(model, folder, formats=FORMATS, calibration=given)
+            reports = export.build(model, folder, formats=formats, calibration=given)
             found = {one: cell(report) for one, report in reports.items()}
         except ExportError:  # of one format: the others by themselves
-            found = {one: alone(model, folder, one, given) for one in FORMATS}
+            found = {one: alone(model, folder, one, given) for one in formats}
     return {"model": name, "from": MODELS[name], "formats": found}
 
 
 def line(found: dict[str, Any]) -> str:
     """A row of the table in docs."""
     cells = found["formats"]
+    shown = [name for name in cells if name != "onnx"]
 
     def said(name: str) -> str:
         one = cells[name]
@@ -86,7 +89,7 @@ def line(found: dict[str, Any]) -> str:
         error = f"{one['drift']:.1g}" if "drift" in one else f"{one['parity']:.1e}"
         return f"{one['size']:.1f}x, {error}".replace("e-0", "e-")
 
-    return f"| `{found['model']}` | " + " | ".join(map(said, FORMATS[1:])) + " |"
+    return f"| `{found['model']}` | " + " | ".join(map(said, shown)) + " |"
 
 
 def main(arguments: list[str]) -> int:
@@ -94,16 +97,18 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=[])
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--formats", default=",".join(FORMATS))
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     file: Path = options.json
+    formats = options.formats.split(",")
     rows = json.loads(file.read_text()) if file.exists() else []
     have = {found["model"] for found in rows}
     for name in options.models or MODELS:
         if name in have:
             continue
         try:
-            rows.append(row(name))
+            rows.append(row(name, formats))
         except ImportError as error:
             print(f"{name} left out: {error}")
             continue
@@ -111,7 +116,7 @@ def main(arguments: list[str]) -> int:
         print(line(rows[-1]), flush=True)
     print(*map(line, rows), sep="\n")
     refused = 0
-    for one in FORMATS:
+    for one in formats:
         built = sum("refused" not in found["formats"][one] for found in rows)
         refused += len(rows) - built
         print(f"{one}: {built} of {len(rows)}")

@@ -38,6 +38,7 @@ FORMATS = (
     "native",
     "native-int8",
 )
+HEADER = struct.Struct("<4sIQIIIIQQQQQQ")  # of a native file
 RNG = np.random.default_rng(4)
 INPUTS = RNG.normal(size=(64, 2, 6, 6)).astype(np.float32)
 TARGETS = np.arange(64) % 4
@@ -87,6 +88,37 @@ def test_a_flipped_bit_is_found_or_changes_nothing(
             export.verify(file, a_model(), calibration=INPUTS)
         return
     np.testing.assert_array_equal(found, export.load(built[name])(INPUTS[:2]))
+
+
+def test_a_flipped_bit_of_layers_computed_in_int8_is_found(tmp_path: Path) -> None:
+    """Weights, scales of weights and inputs, zero points, metadata; re-summed, too."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3))
+    for part in model:
+        prune.l1_unstructured(part, "weight", amount=0.7)
+    given = RNG.normal(size=(40, 16, 8, 8)).astype(np.float32)
+    file, bad = tmp_path / "m.flsp", tmp_path / "bad.flsp"
+    report = export.build(model, format="native-int8", out=file, calibration=given)
+    assert "2 layers computed in int8" in report.notes
+    whole = file.read_bytes()
+    wanted = export.load(file)(given[:2])
+    for at in range(0, 8 * len(whole), 61):
+        damaged = bytearray(whole)
+        damaged[at // 8] ^= 1 << at % 8
+        bad.write_bytes(damaged)
+        try:
+            found = export.load(bad)(given[:2])
+        except EdgeError:
+            continue
+        np.testing.assert_array_equal(found, wanted)
+    assert bad.read_bytes() != whole
+    for at in RNG.integers(8 * 100, 8 * len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[at // 8] ^= 1 << at % 8
+        struct.pack_into("<I", damaged, 16, zlib.crc32(damaged[HEADER.size :]))
+        bad.write_bytes(damaged)
+        with pytest.raises(EdgeError):
+            export.verify(bad, model, input_shape=(16, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["executorch", "litert", "coreml"])
@@ -197,13 +229,12 @@ def test_verify_compares_rounded_files_and_says_what_it_could_not(
 
 def _with_metadata(flsp: Path, out: Path, text: bytes) -> Path:
     """A native file with other metadata and a checksum that fits."""
-    header = struct.Struct("<4sIQIIIIQQQQQQ")
     content = bytearray(flsp.read_bytes())
-    fields = list(header.unpack_from(content))
+    fields = list(HEADER.unpack_from(content))
     at, size = fields[11], fields[12]
     content[at : at + size] = text.ljust(size)
-    fields[3] = zlib.crc32(memoryview(content)[header.size :])
-    content[: header.size] = header.pack(*fields)
+    fields[3] = zlib.crc32(memoryview(content)[HEADER.size :])
+    content[: HEADER.size] = HEADER.pack(*fields)
     out.write_bytes(content)
     return out
 

@@ -1,19 +1,17 @@
 """The native runtime computes what onnxruntime does, on any layer and processor."""
 
 import os
-import shutil
 import struct
 import subprocess
 import threading
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from compiled import compiled
+from classify_program import emulator, link, program
 from fuzz import native_fuzzer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -23,7 +21,7 @@ import export
 from edge_sdk.checkpoint import Checkpoint
 from edge_sdk.errors import CheckpointError, DataError, EngineError, ExportError
 from edge_sdk.infer import NativeModel
-from edge_sdk.infer.build import SOURCES, build, commands
+from edge_sdk.infer.build import build
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import write
 from export.native.fuse import fuse
@@ -440,40 +438,6 @@ def write_input(folder: Path) -> tuple[Path, np.ndarray]:
     return path, example
 
 
-def program(folder: Path, machine: str, extra: tuple[str, ...]) -> Path:
-    """The C example with the runtime's sources, as one executable."""
-    compiler = find_compiler(machine)
-    assert compiler is not None
-
-    def make(into: Path) -> None:
-        for call in commands(compiler, machine, into, extra=extra)[0]:
-            subprocess.run(call, check=True)
-
-    # The calls without their folder: the flags of every object.
-    calls, objects = commands(compiler, machine, Path(), extra=extra)
-    flags = [word for call in calls for word in call]
-    kept = compiled(
-        f"runtime-{machine}", make, compiler=compiler, flags=flags, sources=[SOURCES]
-    )
-    return link(folder, machine, [kept / path.name for path in objects], extra)
-
-
-def link(
-    folder: Path, machine: str, objects: Iterable[Path], extra: tuple[str, ...]
-) -> Path:
-    """The C example with objects of the runtime, as one executable."""
-    compiler = find_compiler(machine)
-    assert compiler is not None
-    example = SOURCES.parent / "examples" / "classify.c"
-    call = [compiler, "-x", "c", *extra, f"-I{SOURCES}", "-c", str(example)]
-    subprocess.run([*call, "-o", str(folder / "classify.o")], check=True)
-    out = folder / "classify"
-    parts = [*map(str, objects), str(folder / "classify.o")]
-    line = [compiler, *extra, *parts, "-lpthread", "-o", str(out)]
-    subprocess.run(line, check=True)
-    return out
-
-
 def test_a_short_c_program_runs_the_model(built: Path, tmp_path: Path) -> None:
     """The C interface, from C, under the address and undefined-behaviour sanitizers."""
     path, example = write_input(tmp_path)
@@ -504,11 +468,7 @@ def test_a_short_c_program_runs_the_model(built: Path, tmp_path: Path) -> None:
 
 def test_it_runs_on_aarch64(built: Path, tmp_path: Path) -> None:
     """Cross-compiled and emulated: the NEON build gives the same outputs."""
-    qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-    if find_compiler("aarch64") is None or qemu is None:
-        if os.environ.get("FLASH_EDGE_REQUIRE_CROSS") == "1":
-            pytest.fail("g++-aarch64-linux-gnu and qemu-user-static are required")
-        pytest.skip("g++-aarch64-linux-gnu or qemu-user-static is not installed")
+    qemu = emulator()
     path, example = write_input(tmp_path)
     tool = program(tmp_path, "aarch64", ("-static",))
     done = subprocess.run(

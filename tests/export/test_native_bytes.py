@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from classify_program import emulator, program
 from fuzz.flsp_patch import patched
-from fuzz.native_fuzzer import convolution
+from fuzz.native_fuzzer import convolution, matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,7 +26,11 @@ from export.native.fileformat import quantised, write
 from export.native.input_scales import read
 from export.native.program import Program, Shape, Weight
 
-ISAS = ["vnni", "v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
+ISAS = (
+    ["vnni", "v4", "avxvnni", "avx2", "v3", "base"]
+    if this_machine() == "x86_64"
+    else ["dot", "neon", "base"]
+)
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )
@@ -96,6 +102,49 @@ def test_every_kernel_set_gives_the_bits_of_whole_sums(
     for isa in ISAS:
         found = outputs(program, batch, isa, threads)
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "isas"), [("cortex-a53", ["", "base"]), ("cortex-a76", ["", "neon"])]
+)
+def test_boards_give_the_same_bits(cpu: str, isas: list[str], tmp_path: Path) -> None:
+    """Emulated: a Cortex-A53 stops at a dot product, which it does not have."""
+    qemu = emulator()
+    tool = program(tmp_path, "aarch64", ("-static",))
+    files = [tmp_path / "layer.flsp", tmp_path / "input.f32"]
+    weights = matrix(40, 64 * 9, 0.3)
+    for kernel, zero in (((3, 3), 90), ((1, 1), 255)):
+        layer = convolution(
+            Shape(64, 9, 11), 40, kernel, density=0.2, input_scale=0.013, zero=zero
+        )
+        if kernel == (3, 3):
+            layer = replace(layer, weights=(weights,))
+        made = layer.shapes[1]
+        facts = {"output_shape": [made.channels, made.height, made.width]}
+        files[0].write_bytes(write(layer, facts, int8=True))
+        batch = np.random.default_rng(1).standard_normal((1, 64, 9, 11), np.float32)
+        files[1].write_bytes(batch.tobytes())
+        wanted = expected(layer, batch).ravel()
+        for isa in isas:
+            said = subprocess.run(
+                [qemu, "-cpu", cpu, tool, *files],
+                env={"FLSP_ISA": isa}, capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            found = np.array(said.split(), np.float32)
+            np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.skipif(this_machine() != "x86_64", reason="of AVX2 alone")
+def test_weights_whose_pairs_would_overflow_are_parted() -> None:
+    """The largest weights of one sign on the largest inputs: 16 bits hold no pair."""
+    layer = convolution(Shape(64, 6, 16), 16, (1, 1), density=1.0, input_scale=1.0)
+    for sign in (1, -1):
+        flat = Weight("w", np.full((16, 64), sign, np.float32), layer.weights[0].bias)
+        same = replace(layer, weights=(flat,))
+        batch = np.full((1, 64, 6, 16), 255, np.float32)
+        wanted = expected(same, batch)
+        for isa in ISAS:
+            np.testing.assert_array_equal(outputs(same, batch, isa, 1), wanted)
 
 
 def test_no_number_is_the_least_on_every_kernel_set() -> None:

@@ -20,7 +20,11 @@ from export.native.fileformat import write
 from export.native.program import Kind, Operation, Program, Shape, Weight
 
 INF, NAN = float("inf"), float("nan")
-ISAS = ["vnni", "v4", "v3", "base"] if this_machine() == "x86_64" else ["base"]
+ISAS = (
+    ["vnni", "v4", "avxvnni", "avx2", "v3", "base"]
+    if this_machine() == "x86_64"
+    else ["base"]
+)
 pytestmark = pytest.mark.skipif(
     find_compiler(this_machine()) is None, reason="no C++ compiler is installed"
 )

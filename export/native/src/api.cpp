@@ -1,5 +1,8 @@
 // The C interface: opens files, owns memory, and lets no exception out.
 #include <fcntl.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -142,12 +145,12 @@ namespace flsp {
 
 const Kernels* best_kernels() {
   const char* limit = std::getenv("FLSP_ISA");
+  const auto is = [&](const char* name) { return limit && std::strcmp(limit, name) == 0; };
   const auto allowed = [&](const Kernels* k) {
     if (!k) return false;
-    const bool older = limit && ((std::strcmp(limit, "base") == 0) ||
-                                 (std::strcmp(limit, "v3") == 0 &&
-                                  std::strcmp(k->name, "v4") == 0));
-    if (older && std::strcmp(limit, k->name) != 0) return false;
+    if (is("base")) return false;
+    const bool wide = std::strcmp(k->name, "v4") == 0;
+    if (wide && (is("v3") || is("avx2") || is("avxvnni"))) return false;
 #if defined(__x86_64__)
     if (std::strcmp(k->name, "v4") == 0)
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -164,13 +167,22 @@ const Kernels* best_kernels() {
 }
 
 const ByteKernels* best_bytes() {
-#if defined(__x86_64__)
-  // Any limit but its own name excludes them.
+  // Any limit but a set's own name excludes it.
   const char* limit = std::getenv("FLSP_ISA");
-  if (limit && *limit && std::strcmp(limit, "vnni") != 0) return nullptr;
-  if (best_kernels()->lanes == 16 && __builtin_cpu_supports("avx512vbmi") &&
+  const auto allowed = [&](const char* name) {
+    return !limit || !*limit || std::strcmp(limit, name) == 0;
+  };
+#if defined(__x86_64__)
+  const int lanes = best_kernels()->lanes;
+  if (allowed("vnni") && lanes == 16 && __builtin_cpu_supports("avx512vbmi") &&
       __builtin_cpu_supports("avx512vnni"))
-    return kernels_bytes();
+    return bytes_vnni();
+  if (allowed("avxvnni") && lanes == 8 && __builtin_cpu_supports("avxvnni"))
+    return bytes_avxvnni();
+  if (allowed("avx2") && lanes == 8) return bytes_avx2();
+#elif defined(__aarch64__)
+  if (allowed("dot") && getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return bytes_dot();
+  if (allowed("neon")) return bytes_neon();
 #endif
   return nullptr;
 }

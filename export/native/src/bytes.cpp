@@ -2,6 +2,7 @@
 // permute and multiply bytes, and rounded float32 inputs on those that do not. Both give the
 // same bits (check.cpp bounds the sums).
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "layers.h"
@@ -9,7 +10,6 @@
 namespace flsp {
 namespace {
 
-constexpr double kLeastPlaces = 20;  // of 64 that a step uses: below, float32 is faster
 constexpr int64_t kMostBytes = int64_t{1} << 29;
 
 struct Entry {
@@ -40,33 +40,68 @@ std::vector<Entry> entries_of(const Weight& w, int32_t row, const std::vector<in
   return found;
 }
 
+// Whether two products with bytes of 0 to 255 add up to 16 bits, whatever the bytes are.
+bool safe(const Entry& a, const Entry& b) {
+  return (a.value < 0) != (b.value < 0) || std::abs(a.value) + std::abs(b.value) <= 128;
+}
+
+// Up to four of the entries from `e` on, in an order in which both pairs are safe; two always
+// are, one of each pair.
+int safe_order(const Entry* e, int count, const Entry* (&found)[4]) {
+  constexpr int kPairs[3][4] = {{0, 1, 2, 3}, {0, 2, 1, 3}, {0, 3, 1, 2}};
+  for (; count > 2; count--)
+    for (const auto& pair : kPairs) {
+      const bool first = pair[1] >= count || safe(e[pair[0]], e[pair[1]]);
+      if (!first || (pair[3] < count && !safe(e[pair[2]], e[pair[3]]))) continue;
+      for (int k = 0; k < 4; k++) found[k] = pair[k] < count ? e + pair[k] : nullptr;
+      return count;
+    }
+  for (int k = 0; k < count; k++) found[2 * k] = e + k;
+  return count;
+}
+
 // Each step takes, of every row, up to four weights whose inputs lie within the window that
 // starts at the first input still to come.
-void add_steps(const std::vector<Entry>* rows, BytePlan& p) {
-  size_t next[kByteRows] = {};
+void add_steps(const ByteKernels& kernels, const std::vector<Entry>* rows, BytePlan& p) {
+  const size_t half = size_t{4} * kernels.rows;
+  size_t next[kMostByteRows] = {};
   for (;;) {
     int32_t base = INT32_MAX;
-    for (int r = 0; r < kByteRows; r++)
+    for (int r = 0; r < kernels.rows; r++)
       if (next[r] < rows[r].size()) base = std::min(base, rows[r][next[r]].at);
     if (base == INT32_MAX) return;
     p.base.push_back(base);
-    p.steps.resize(p.steps.size() + kStepBytes);
-    uint8_t* const place = &p.steps[p.steps.size() - kStepBytes];
-    uint8_t* const value = place + kByteWindow;
-    for (int r = 0; r < kByteRows; r++)
+    p.steps.resize(p.steps.size() + 2 * half);
+    uint8_t* const place = &p.steps[p.steps.size() - 2 * half];
+    for (int r = 0; r < kernels.rows; r++) {
+      const Entry* const e = rows[r].data() + next[r];
+      const size_t left = rows[r].size() - next[r];
+      int count = 0;
+      while (count < 4 && static_cast<size_t>(count) < left &&
+             e[count].at < base + kernels.window)
+        count++;
+      const Entry* used[4] = {};
+      if (kernels.order == kSafePairs)
+        count = safe_order(e, count, used);
+      else
+        for (int k = 0; k < count; k++) used[k] = e + k;
+      next[r] += count;
       for (int k = 0; k < 4; k++) {
-        if (next[r] >= rows[r].size() || rows[r][next[r]].at >= base + kByteWindow) break;
-        const Entry& e = rows[r][next[r]++];
-        place[4 * r + k] = static_cast<uint8_t>(e.at - base);
-        value[4 * r + k] = static_cast<uint8_t>(e.value);
+        if (!used[k]) continue;
+        const size_t at = kernels.order == kHalves ? half / 2 * (k / 2) + 2 * r + k % 2 : 4 * r + k;
+        place[at] = static_cast<uint8_t>(used[k]->at - base);
+        place[half + at] = static_cast<uint8_t>(used[k]->value);
       }
+    }
   }
 }
 
 }  // namespace
 
-BytePlan plan_bytes(const OpRecord& o, const Buffer& in, const Buffer& out, const Weight& w) {
+BytePlan plan_bytes(const ByteKernels& kernels, const OpRecord& o, const Buffer& in,
+                    const Buffer& out, const Weight& w) {
   BytePlan p;
+  const auto each = static_cast<size_t>(kernels.rows);
   const int64_t step = pixel_step(in);
   const auto reach = [](int64_t out, int64_t stride, int64_t kernel, int64_t dilation) {
     return (out - 1) * stride + (kernel - 1) * dilation + 1;
@@ -86,33 +121,35 @@ BytePlan plan_bytes(const OpRecord& o, const Buffer& in, const Buffer& out, cons
   std::vector<int32_t> order;
   for (int32_t r = 0; r < w.rows; r++) {
     rows.push_back(entries_of(w, r, tap, taps));
+    for (const Entry& e : rows.back())
+      if (e.value == INT8_MIN) return {};  // sums of pairs are for -127 to 127
     order.push_back(r);
   }
   // Rows of like length go together: the longest decides how many steps a group takes.
   std::stable_sort(order.begin(), order.end(),
                    [&](int32_t a, int32_t b) { return rows[a].size() > rows[b].size(); });
-  rows.resize((rows.size() + kByteRows - 1) / kByteRows * kByteRows);
-  std::vector<Entry> group[kByteRows];
+  rows.resize((rows.size() + each - 1) / each * each);
+  std::vector<Entry> group[kMostByteRows];
   p.start.push_back(0);
-  for (size_t first = 0; first < rows.size(); first += kByteRows) {
-    for (size_t r = 0; r < kByteRows; r++) {
+  for (size_t first = 0; first < rows.size(); first += each) {
+    for (size_t r = 0; r < each; r++) {
       const int32_t row = first + r < order.size() ? order[first + r] : -1;
       group[r].clear();
       if (row >= 0) group[r].swap(rows[row]);
       int32_t sum = 0;
       for (const Entry& e : group[r]) sum += e.value;
       p.output.push_back(row);
-      p.shift.push_back(-o.extra * sum);
+      p.shift.push_back((kernels.offset - o.extra) * sum);
       p.scale.push_back(row < 0 ? 0 : w.values.scale[row] * o.input_scale);
       p.bias.push_back(row < 0 ? 0 : w.bias[row]);
     }
-    add_steps(group, p);
+    add_steps(kernels, group, p);
     p.start.push_back(static_cast<int32_t>(p.base.size()));
-    if (static_cast<double>(p.base.size()) * kLeastPlaces > static_cast<double>(w.entries))
+    if (static_cast<double>(p.base.size()) * kernels.least > static_cast<double>(w.entries))
       return {};
   }
   // The last pixel's window may reach behind it.
-  p.floats = (height * p.row + kByteWindow + 3) / 4;
+  p.floats = (height * p.row + kMostByteWindow + 3) / 4;
   return p;
 }
 
@@ -123,6 +160,7 @@ struct Bytes {
   const BytePlan& plan;
   const Buffer &in, &out;
   uint8_t* const to;
+  const ByteKernels& kernels;
 };
 
 int shares_of(int64_t blocks, const Pool& pool) {
@@ -135,7 +173,9 @@ void fill_outside(const Bytes& b) {
   const OpRecord& o = b.op.record;
   const BytePlan& p = b.plan;
   const auto fill = [&](int64_t row, int64_t from, int64_t end) {
-    if (from < end) std::memset(b.to + row * p.row + from * p.step, o.extra, (end - from) * p.step);
+    if (from < end) 
+      std::memset(b.to + row * p.row + from * p.step, o.extra - b.kernels.offset,
+                  (end - from) * p.step);
   };
   for (int32_t h = 0; h < p.height; h++) {
     const bool outside = h < o.pad_top || h - o.pad_top >= b.in.height;
@@ -145,15 +185,14 @@ void fill_outside(const Bytes& b) {
 }
 
 // Pixels 16 * begin..16 * end of the input.
-void copy_pixels(const Bytes& b, const ByteKernels& kernels, const float* x, int64_t begin,
-                 int64_t end) {
+void copy_pixels(const Bytes& b, const float* x, int64_t begin, int64_t end) {
   const OpRecord& o = b.op.record;
   const BytePlan& p = b.plan;
   ByteCopy c{};
   c.plane = b.in.plane();
   c.channels = b.in.channels;
   c.inverse = 1.0f / o.input_scale;
-  c.zero = o.extra;
+  c.zero = o.extra - b.kernels.offset;
   c.low = static_cast<float>(-o.extra), c.high = static_cast<float>(255 - o.extra);
   for (int64_t at = begin * kBytePixels; at < end * kBytePixels; at += kBytePixels) {
     c.x = x + at;
@@ -165,7 +204,7 @@ void copy_pixels(const Bytes& b, const ByteKernels& kernels, const float* x, int
       c.to[i] = inside ? b.to + h * p.row + w * p.step : nullptr;
       read |= inside;
     }
-    if (read) kernels.copy(c);
+    if (read) b.kernels.copy(c);
   }
 }
 
@@ -175,13 +214,13 @@ void run_bytes(const Model& model, const Op& op, const Workspace& space) {
   const OpRecord& o = op.record;
   const BytePlan& p = op.conv.bytes;
   const Buffer &in = model.buffers[o.in], &out = model.buffers[o.out];
-  const Bytes b{op, p, in, out, reinterpret_cast<uint8_t*>(space.source)};
+  const Bytes b{op, p, in, out, reinterpret_cast<uint8_t*>(space.source), *model.byte_kernels};
   Pool& pool = *space.pool;
   fill_outside(b);
   const int64_t blocks = (in.pixels() + kBytePixels - 1) / kBytePixels;
   const int shares = shares_of(blocks, pool);
   pool.each(shares, [&](int share, int) {
-    copy_pixels(b, *model.byte_kernels, space.arena + in.offset, blocks * share / shares,
+    copy_pixels(b, space.arena + in.offset, blocks * share / shares,
                 blocks * (share + 1) / shares);
   });
   const ByteSteps steps{p.steps.data(), p.base.data(), p.start.data(), p.output.data(),

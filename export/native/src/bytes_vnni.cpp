@@ -13,6 +13,8 @@
 namespace flsp {
 namespace {
 
+constexpr int kRows = 16, kStep = 8 * kRows;  // output channels, bytes of a step
+
 FLSP_INLINE __m512i bytes_at(const void* p) { return _mm512_loadu_si512(p); }
 
 FLSP_INLINE void turn(__m512 (&v)[16]) {  // 16 rows of 16
@@ -43,7 +45,7 @@ FLSP_INLINE void turn(__m512 (&v)[16]) {  // 16 rows of 16
 FLSP_INLINE void finish(const ByteTile& t, const ByteSteps& s, int32_t group,
                         const __m512i (&sum)[kBytePixels]) {
   __m512 v[16];
-  const Vec scale = load(s.scale + group * kByteRows), bias = load(s.bias + group * kByteRows);
+  const Vec scale = load(s.scale + group * kRows), bias = load(s.bias + group * kRows);
   FLSP_UNROLL for (int p = 0; p < kBytePixels; p++) {
     Vec y = reinterpret_cast<Vec>(_mm512_cvtepi32_ps(sum[p])) * scale;
     FLSP_KEEP_VEC(y);
@@ -52,8 +54,8 @@ FLSP_INLINE void finish(const ByteTile& t, const ByteSteps& s, int32_t group,
   }
   turn(v);
   const Vec low = splat(t.finish.low), high = splat(t.finish.high);
-  FLSP_UNROLL for (int r = 0; r < kByteRows; r++) {
-    const int32_t row = s.row[group * kByteRows + r];
+  FLSP_UNROLL for (int r = 0; r < kRows; r++) {
+    const int32_t row = s.row[group * kRows + r];
     if (row < 0) break;
     const ptrdiff_t at = row * t.y_plane;
     Vec y = reinterpret_cast<Vec>(v[r]);
@@ -68,10 +70,10 @@ FLSP_INLINE void run_groups(const ByteTile& t, const ByteSteps& s, int32_t begin
   for (int32_t group = begin; group < end; group++) {
     __m512i sum[kBytePixels];
     FLSP_UNROLL for (int p = 0; p < kBytePixels; p++)
-      sum[p] = bytes_at(s.shift + group * kByteRows);
+      sum[p] = bytes_at(s.shift + group * kRows);
     const int32_t stop = s.start[group + 1];
-    const uint8_t* step = s.steps + static_cast<ptrdiff_t>(s.start[group]) * kStepBytes;
-    for (int32_t i = s.start[group]; i < stop; i++, step += kStepBytes) {
+    const uint8_t* step = s.steps + static_cast<ptrdiff_t>(s.start[group]) * kStep;
+    for (int32_t i = s.start[group]; i < stop; i++, step += kStep) {
       const __m512i place = bytes_at(step), weight = bytes_at(step + 64);
       const ptrdiff_t base = s.base[i];
       const auto add = [&](int p, const uint8_t* x) FLSP_INLINE_LAMBDA {
@@ -128,15 +130,16 @@ void copy(const ByteCopy& c) {
   }
 }
 
-const ByteKernels kBytes = {copy, tile};
+// Of 64 places that a step has, 20 used ones take as long as in float32.
+const ByteKernels kBytes = {kRows, 64, 0, kFours, 20, copy, tile};
 
 }  // namespace
 
-const ByteKernels* kernels_bytes() { return &kBytes; }
+const ByteKernels* bytes_vnni() { return &kBytes; }
 
 }  // namespace flsp
 #else
 namespace flsp {
-const ByteKernels* kernels_bytes() { return nullptr; }
+const ByteKernels* bytes_vnni() { return nullptr; }
 }  // namespace flsp
 #endif

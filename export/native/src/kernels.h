@@ -165,17 +165,17 @@ enum Pair : int32_t {
 };
 
 // A convolution on bytes. Its input is rounded into pixels of `step` bytes, channels beside
-// each other. 16 output channels form a group; a step of a group is, for each of them, up to
-// four kept weights whose inputs lie within 64 bytes: one permutation of bytes brings the
-// inputs to the weights, one instruction adds the 64 products.
-constexpr int kByteRows = 16, kByteWindow = 64, kStepBytes = 128, kBytePixels = 16;
+// each other. Some output channels form a group (ByteKernels::rows); a step of a group is, for
+// each of them, up to four kept weights whose inputs lie within one window: one permutation of
+// bytes brings the inputs to the weights, and one or a few instructions add the products.
+constexpr int kMostByteRows = 16, kMostByteWindow = 64, kBytePixels = 16;
 struct ByteSteps {
-  const uint8_t* steps;   // (steps, 128): 64 places within the window, 64 int8 values
+  const uint8_t* steps;   // (steps, 2, 4 * rows): places within the window, int8 values
   const int32_t* base;    // (steps,): where the window starts, from the pixel's first byte
   const int32_t* start;   // (groups + 1,)
-  const int32_t* row;     // (groups, 16): output channel, -1 where there is none
-  const int32_t* shift;   // (groups, 16): what the zero point adds to a sum
-  const float *scale, *bias;  // (groups, 16)
+  const int32_t* row;     // (groups, rows): output channel, -1 where there is none
+  const int32_t* shift;   // (groups, rows): what the zero point adds to a sum
+  const float *scale, *bias;  // (groups, rows)
 };
 // 16 output pixels.
 struct ByteTile {
@@ -192,10 +192,20 @@ struct ByteCopy {
   ptrdiff_t plane;        // floats between two channels
   int32_t channels;
   float inverse, low, high;  // of the scale; limits before the zero point is added
-  int32_t zero;
+  int32_t zero;           // less the kernels' offset
   uint8_t* to[kBytePixels];  // null: nobody reads this pixel
 };
+// How a step's four weights of a row lie, and what they may be.
+enum ByteOrder : int32_t {
+  kFours,      // beside each other
+  kSafePairs,  // likewise; the first two add up to 16 bits at most, and so do the others
+  kHalves      // two in the step's first half, two in its second
+};
 struct ByteKernels {
+  int32_t rows, window;   // output channels of a group, bytes that a step may read
+  int32_t offset;         // what inputs are stored less
+  ByteOrder order;
+  double least;           // weights a step must have: below, float32 is faster
   void (*copy)(const ByteCopy&);
   void (*tile)(const ByteTile&, const ByteSteps&, int32_t begin, int32_t end);  // groups
 };
@@ -250,7 +260,11 @@ struct Kernels {
 const Kernels* kernels_v4();
 const Kernels* kernels_v3();
 const Kernels* kernels_base();
-const ByteKernels* kernels_bytes();
+const ByteKernels* bytes_vnni();
+const ByteKernels* bytes_avxvnni();
+const ByteKernels* bytes_avx2();
+const ByteKernels* bytes_dot();
+const ByteKernels* bytes_neon();
 
 }  // namespace flsp
 

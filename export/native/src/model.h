@@ -139,8 +139,8 @@ void load_model(Model& model, const uint8_t* data, size_t size);
 // Plans one convolution; with `bytes` one of rounded inputs may run on bytes.
 ConvPlan plan_conv(const Kernels& kernels, const ByteKernels* bytes, const OpRecord& op,
                    const Buffer& in, const Buffer& out, const Weight& weight);
-BytePlan plan_bytes(const OpRecord& op, const Buffer& in, const Buffer& out,
-                    const Weight& weight);
+BytePlan plan_bytes(const ByteKernels& kernels, const OpRecord& op, const Buffer& in,
+                    const Buffer& out, const Weight& weight);
 DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& op, const Buffer& in,
                              const Buffer& out);
 // Leaves out copies into concatenations where convolutions can write there.

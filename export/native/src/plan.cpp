@@ -295,7 +295,7 @@ ConvPlan plan_conv(const Kernels& kernels, const ByteKernels* bytes, const OpRec
   const Shape s{kernels, op, in, out, weight};
   ConvPlan p;
   const bool rounded = op.input_scale != 0;
-  if (rounded && bytes) p.bytes = plan_bytes(op, in, out, weight);
+  if (rounded && bytes) p.bytes = plan_bytes(*bytes, op, in, out, weight);
   if (p.bytes.floats) {
     p.source_floats = p.bytes.floats;
     check_scratch(p.source_floats);

@@ -1,5 +1,5 @@
 // Vectors of floats by GCC's extensions: what every kernel of one instruction set is written in.
-// Only kernels.cpp, once per instruction set, and bytes_vnni.cpp include it.
+// Only kernels.cpp, once per instruction set, and bytes_*.cpp include it.
 #ifndef FLSP_SIMD_H
 #define FLSP_SIMD_H
 

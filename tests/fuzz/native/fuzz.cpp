@@ -159,7 +159,7 @@ bool try_file(const fuzz::Bytes& file, int threads, bool run, bool alike, Figure
   current = &file;
   const uint64_t before = edges;
   std::optional<Output> first;
-  for (const char* isa : {"vnni", "v4", "v3", "base"}) {
+  for (const char* isa : {"vnni", "v4", "avxvnni", "avx2", "v3", "base"}) {
     const auto output = open_and_run(file, isa, threads, run, figures);
     if (!output) continue;
     if (alike && first) {
