@@ -13,7 +13,7 @@ import pytest
 import torch
 from classify_program import emulator, program
 from fuzz.flsp_patch import patched
-from fuzz.native_fuzzer import convolution, matrix
+from fuzz.native_fuzzer import convolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,7 +24,7 @@ from edge_sdk.infer import NativeModel
 from edge_sdk.kernels.build import find_compiler, this_machine
 from export.native.fileformat import quantised, write
 from export.native.input_scales import read
-from export.native.program import Program, Shape, Weight
+from export.native.program import Kind, Operation, Program, Shape, Weight
 
 ISAS = (
     ["vnni", "v4", "avxvnni", "avx2", "v3", "base"]
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 def outputs(program: Program, batch: np.ndarray, isa: str, threads: int) -> np.ndarray:
     """What a file of the program gives on one kernel set."""
-    made = program.shapes[1]
+    made = program.shapes[program.output]
     facts = {"output_shape": [made.channels, made.height, made.width]}
     before = os.environ.get("FLSP_ISA")
     os.environ["FLSP_ISA"] = isa
@@ -104,6 +104,53 @@ def test_every_kernel_set_gives_the_bits_of_whole_sums(
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
 
 
+def joined(first: Program, second: Program, *, read_twice: bool = False) -> Program:
+    """One program of two layers; with `read_twice` their sum."""
+    (one,), (two,) = first.operations, second.operations
+    two = replace(two, source=1, out=2, weight=1)
+    shapes, operations = (*first.shapes, second.shapes[1]), (one, two)
+    if read_twice:
+        operations = (*operations, Operation(Kind.ADD, 2, 3, second=1))
+        shapes = (*shapes, second.shapes[1])
+    weights = (*first.weights, *second.weights)
+    return Program(shapes, operations, weights, len(shapes) - 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    channels=st.tuples(*[st.integers(36, 70)] * 3),
+    size=st.tuples(st.integers(2, 9), st.integers(2, 18)),
+    kernel=st.sampled_from([(1, 1), (3, 3)]),
+    stride=st.sampled_from([(1, 1), (2, 2), (1, 3)]),
+    read_twice=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_bytes_between_two_layers_are_those_of_rounding(
+    channels: tuple[int, int, int], size: tuple[int, int], kernel: tuple[int, int],
+    stride: tuple[int, int], read_twice: bool, threads: int,
+) -> None:  # fmt: skip
+    """Also where a third operation reads what is between, which then stays float32."""
+    given_, inner, last = channels
+    first = convolution(
+        Shape(given_, *size), inner, density=0.4, input_scale=0.013, zero=90
+    )
+    second = convolution(
+        first.shapes[1], inner if read_twice else last, kernel,
+        stride=(1, 1) if read_twice else stride, pad=(kernel[0] // 2,) * 2,
+        density=0.4, input_scale=0.02, zero=7,
+    )  # fmt: skip
+    both = joined(first, second, read_twice=read_twice)
+    rng = np.random.default_rng(1)
+    batch = 2 * rng.standard_normal((2, given_, *size), np.float32)
+    between = expected(first, batch)
+    wanted = expected(second, between)
+    if read_twice:
+        wanted = wanted + between
+    for isa in ISAS:
+        found = outputs(both, batch, isa, threads)
+        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
 @pytest.mark.parametrize(
     ("cpu", "isas"), [("cortex-a53", ["", "base"]), ("cortex-a76", ["", "neon"])]
 )
@@ -112,26 +159,24 @@ def test_boards_give_the_same_bits(cpu: str, isas: list[str], tmp_path: Path) ->
     qemu = emulator()
     tool = program(tmp_path, "aarch64", ("-static",))
     files = [tmp_path / "layer.flsp", tmp_path / "input.f32"]
-    weights = matrix(40, 64 * 9, 0.3)
-    for kernel, zero in (((3, 3), 90), ((1, 1), 255)):
-        layer = convolution(
-            Shape(64, 9, 11), 40, kernel, density=0.2, input_scale=0.013, zero=zero
-        )
-        if kernel == (3, 3):
-            layer = replace(layer, weights=(weights,))
-        made = layer.shapes[1]
-        facts = {"output_shape": [made.channels, made.height, made.width]}
-        files[0].write_bytes(write(layer, facts, int8=True))
-        batch = np.random.default_rng(1).standard_normal((1, 64, 9, 11), np.float32)
-        files[1].write_bytes(batch.tobytes())
-        wanted = expected(layer, batch).ravel()
-        for isa in isas:
-            said = subprocess.run(
-                [qemu, "-cpu", cpu, tool, *files],
-                env={"FLSP_ISA": isa}, capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
-            found = np.array(said.split(), np.float32)
-            np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
+    first = convolution(Shape(64, 9, 11), 40, density=0.3, input_scale=0.013, zero=90)
+    second = convolution(
+        first.shapes[1], 30, (1, 1), density=0.2, input_scale=0.02, zero=255
+    )
+    both = joined(first, second)
+    made = both.shapes[2]
+    facts = {"output_shape": [made.channels, made.height, made.width]}
+    files[0].write_bytes(write(both, facts, int8=True))
+    batch = np.random.default_rng(1).standard_normal((1, 64, 9, 11), np.float32)
+    files[1].write_bytes(batch.tobytes())
+    wanted = expected(second, expected(first, batch)).ravel()
+    for isa in isas:
+        said = subprocess.run(
+            [qemu, "-cpu", cpu, tool, *files],
+            env={"FLSP_ISA": isa}, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        found = np.array(said.split(), np.float32)
+        np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
 
 
 @pytest.mark.skipif(this_machine() != "x86_64", reason="of AVX2 alone")

@@ -2,7 +2,7 @@
 // (NEON, likewise): bytes_vnni.cpp says how they go. Compiled once per instruction set with
 // FLSP_DOT = avxvnni, avx2, dot or neon. Sums are exact in all four:
 // * avxvnni, dot: four products are added to 32 bits at once; `dot` takes inputs less 128.
-// * avx2: two products are added to 16 bits first, which bytes.cpp keeps from overflowing.
+// * avx2: two products are added to 16 bits first, which bytes_plan.cpp keeps from overflowing.
 // * neon: likewise, on inputs less 128; with weights of -127 to 127 no pair can overflow.
 #ifdef FLSP_DOT
 #include "simd.h"
@@ -62,6 +62,18 @@ FLSP_INLINE void turn(Vec (&v)[kPixels]) {  // 8 rows of 8
   }
 }
 
+// Four pixels' values, of which the last byte is kept.
+struct BytesOfFour {
+  uint8_t at[32];
+  FLSP_INLINE_MEMBER explicit BytesOfFour(const Index (&q)[4]) {
+    const auto part = [&](int k) { return reinterpret_cast<__m256i>(q[k]); };
+    const __m256i a = _mm256_packs_epi32(part(0), part(1)), b = _mm256_packs_epi32(part(2), part(3));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), bytes);
+  }
+};
+
 #else
 
 constexpr int kRows = 4, kWindow = 32, kPixels = 16, kOffset = 128;
@@ -101,9 +113,36 @@ FLSP_INLINE void turn(Vec (&v)[kPixels]) {  // 16 rows of 4 become 4 times 4 of 
   }
 }
 
+struct BytesOfFour {
+  uint8_t at[16];
+  FLSP_INLINE_MEMBER explicit BytesOfFour(const Index (&q)[4]) {
+    const auto part = [&](int k) { return vmovn_s32(reinterpret_cast<int32x4_t>(q[k])); };
+    const int8x8_t a = vmovn_s16(vcombine_s16(part(0), part(1)));
+    const int8x8_t b = vmovn_s16(vcombine_s16(part(2), part(3)));
+    vst1q_u8(at, vreinterpretq_u8_s8(vcombine_s8(a, b)));
+  }
+};
+
 #endif
 
 constexpr int kStep = 8 * kRows;  // bytes: places, then values
+
+// A pixel's values lie beside each other as they are.
+FLSP_INLINE void store_rounded(const ByteTarget& to, int32_t group, int first,
+                               const Vec (&v)[kPixels], Vec low, Vec high) {
+  const Vec inverse = splat(to.inverse), least = splat(to.low), most = splat(to.high);
+  FLSP_UNROLL for (int p = 0; p < kPixels; p += 4) {
+    Index q[4];
+    FLSP_UNROLL for (int k = 0; k < 4; k++) {
+      const Vec y = whole(clip(clip(v[p + k], low, high) * inverse, least, most));
+      q[k] = __builtin_convertvector(y, Index) + to.zero;
+    }
+    const BytesOfFour bytes(q);
+    FLSP_UNROLL for (int k = 0; k < 4; k++)
+      if (to.at[first + p + k])
+        __builtin_memcpy(to.at[first + p + k] + group * kRows, bytes.at + k * kRows, kRows);
+  }
+}
 
 // The sums of some pixels, a row of them per output channel.
 FLSP_INLINE void finish(const ByteTile& t, const ByteSteps& s, int32_t group, int first,
@@ -115,8 +154,9 @@ FLSP_INLINE void finish(const ByteTile& t, const ByteSteps& s, int32_t group, in
     FLSP_KEEP_VEC(v[p]);
     v[p] += bias;
   }
-  turn(v);
   const Vec low = splat(t.finish.low), high = splat(t.finish.high);
+  if (t.rounded) return store_rounded(t.target, group, first, v, low, high);
+  turn(v);
   FLSP_UNROLL for (int r = 0; r < kRows; r++) {
     const int32_t row = s.row[group * kRows + r];
     if (row < 0) break;
@@ -166,7 +206,8 @@ typedef int32_t Four __attribute__((vector_size(16), aligned(4), may_alias));
 
 // Four pixels of 16 channels at a time are turned in registers.
 void copy(const ByteCopy& c) {
-  const Vec inverse = splat(c.inverse), low = splat(c.low), high = splat(c.high);
+  const ByteTarget& to = c.target;
+  const Vec inverse = splat(to.inverse), low = splat(to.low), high = splat(to.high);
   for (int32_t first = 0; first < c.channels; first += 16) {
     int32_t four[4][kBytePixels];  // four channels of each pixel
     FLSP_UNROLL for (int p = 0; p < kBytePixels; p += kLanes)
@@ -176,7 +217,7 @@ void copy(const ByteCopy& c) {
           const int32_t channel = first + 4 * i + k;
           if (channel >= c.channels) continue;
           const Vec v = clip(load(c.x + channel * c.plane + p) * inverse, low, high);
-          const Index q = __builtin_convertvector(whole(v), Index) + c.zero;
+          const Index q = __builtin_convertvector(whole(v), Index) + to.zero;
           joined |= (q & 255) << 8 * k;
         }
         *reinterpret_cast<Index*>(four[i] + p) = joined;
@@ -193,7 +234,7 @@ void copy(const ByteCopy& c) {
                              __builtin_shufflevector(b, e, 0, 1, 4, 5),
                              __builtin_shufflevector(b, e, 2, 3, 6, 7)};
       FLSP_UNROLL for (int k = 0; k < 4; k++)
-        if (c.to[p + k]) *reinterpret_cast<Four*>(c.to[p + k] + first) = pixel[k];
+        if (to.at[p + k]) *reinterpret_cast<Four*>(to.at[p + k] + first) = pixel[k];
     }
   }
 }

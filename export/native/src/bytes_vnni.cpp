@@ -41,6 +41,21 @@ FLSP_INLINE void turn(__m512 (&v)[16]) {  // 16 rows of 16
   }
 }
 
+// A pixel's 16 values lie beside each other as they are.
+FLSP_INLINE void store_rounded(const ByteTarget& to, int32_t group, const __m512 (&v)[16],
+                               Vec low, Vec high) {
+  const Vec inverse = splat(to.inverse), least = splat(to.low), most = splat(to.high);
+  const __m512i zero = _mm512_set1_epi32(to.zero);
+  FLSP_UNROLL for (int p = 0; p < kBytePixels; p++) {
+    if (!to.at[p]) continue;
+    const Vec y = clip(reinterpret_cast<Vec>(v[p]), low, high);
+    const Vec whole = clip(y * inverse, least, most);
+    const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(reinterpret_cast<__m512>(whole)), zero);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.at[p] + group * kRows),
+                     _mm512_cvtepi32_epi8(q));
+  }
+}
+
 // 16 sums of each of 16 pixels become 16 pixels of each output channel.
 FLSP_INLINE void finish(const ByteTile& t, const ByteSteps& s, int32_t group,
                         const __m512i (&sum)[kBytePixels]) {
@@ -52,8 +67,9 @@ FLSP_INLINE void finish(const ByteTile& t, const ByteSteps& s, int32_t group,
     y += bias;
     v[p] = reinterpret_cast<__m512>(y);
   }
-  turn(v);
   const Vec low = splat(t.finish.low), high = splat(t.finish.high);
+  if (t.rounded) return store_rounded(t.target, group, v, low, high);
+  turn(v);
   FLSP_UNROLL for (int r = 0; r < kRows; r++) {
     const int32_t row = s.row[group * kRows + r];
     if (row < 0) break;
@@ -97,8 +113,9 @@ void tile(const ByteTile& t, const ByteSteps& s, int32_t begin, int32_t end) {
 
 // 16 channels of 16 pixels at a time, whose bytes are turned in registers.
 void copy(const ByteCopy& c) {
-  const Vec inverse = splat(c.inverse), low = splat(c.low), high = splat(c.high);
-  const __m512i zero = _mm512_set1_epi32(c.zero);
+  const ByteTarget& to = c.target;
+  const Vec inverse = splat(to.inverse), low = splat(to.low), high = splat(to.high);
+  const __m512i zero = _mm512_set1_epi32(to.zero);
   for (int32_t first = 0; first < c.channels; first += 16) {
     __m512i four[4];
     FLSP_UNROLL for (int i = 0; i < 4; i++) {
@@ -124,8 +141,8 @@ void copy(const ByteCopy& c) {
                                _mm512_extracti32x4_epi32(pixel[k], 2),
                                _mm512_extracti32x4_epi32(pixel[k], 3)};
       FLSP_UNROLL for (int l = 0; l < 4; l++)
-        if (c.to[4 * l + k])
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(c.to[4 * l + k] + first), lane[l]);
+        if (to.at[4 * l + k])
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(to.at[4 * l + k] + first), lane[l]);
     }
   }
 }

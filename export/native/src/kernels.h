@@ -177,6 +177,12 @@ struct ByteSteps {
   const int32_t* shift;   // (groups, rows): what the zero point adds to a sum
   const float *scale, *bias;  // (groups, rows)
 };
+// Where rounded values go, and how they are rounded.
+struct ByteTarget {
+  float inverse, low, high;  // of the scale; limits before the zero point is added
+  int32_t zero;              // less the kernels' offset
+  uint8_t* at[kBytePixels];  // null: nobody reads this pixel
+};
 // 16 output pixels.
 struct ByteTile {
   const uint8_t* x[kBytePixels];  // where each pixel's window starts
@@ -185,15 +191,15 @@ struct ByteTile {
   float* y;               // output of the first pixel, channel 0
   ptrdiff_t y_plane;
   Finish finish;          // residual already moved to the first pixel
+  bool rounded;           // pixels go to `target` in the order of the steps' rows, not to y
+  ByteTarget target;
 };
 // 16 pixels of every channel, rounded.
 struct ByteCopy {
   const float* x;         // of the first channel
   ptrdiff_t plane;        // floats between two channels
   int32_t channels;
-  float inverse, low, high;  // of the scale; limits before the zero point is added
-  int32_t zero;           // less the kernels' offset
-  uint8_t* to[kBytePixels];  // null: nobody reads this pixel
+  ByteTarget target;
 };
 // How a step's four weights of a row lie, and what they may be.
 enum ByteOrder : int32_t {

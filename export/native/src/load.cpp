@@ -79,6 +79,36 @@ Program read_program(const Header& h, const File& file, size_t size) {
   return p;
 }
 
+bool apart(const Buffer& a, const Buffer& b) {
+  return a.offset + a.floats() <= b.offset || b.offset + b.floats() <= a.offset;
+}
+
+// How often each buffer is read and written.
+struct Uses {
+  std::vector<int32_t> reads, writes;
+  explicit Uses(const Program& p) : reads(p.buffers.size()), writes(p.buffers.size()) {
+    for (const OpRecord& o : p.ops) {
+      reads[o.in]++, writes[o.out]++;
+      if (o.in2 >= 0) reads[o.in2]++;
+    }
+    reads.back()++;  // the output
+  }
+};
+
+// The plan of the operation before, if it may leave its output as bytes in the buffer: this
+// one alone reads it, and neither writes over what it still reads.
+const BytePlan* before(const Program& p, const Uses& uses, const Model& model) {
+  const size_t at = model.ops.size();
+  if (at == 0 || !model.ops.back().conv.bytes.floats) return nullptr;
+  const OpRecord &first = p.ops[at - 1], &second = p.ops[at];
+  const int32_t between = first.out;
+  if (second.in != between || first.in2 >= 0) return nullptr;
+  if (uses.reads[between] != 1 || uses.writes[between] != 1) return nullptr;
+  const bool safe = apart(p.buffers[first.in], p.buffers[between]) &&
+                    apart(p.buffers[between], p.buffers[second.out]);
+  return safe ? &model.ops.back().conv.bytes : nullptr;
+}
+
 }  // namespace
 
 void load_model(Model& model, const uint8_t* data, size_t size) {
@@ -92,11 +122,14 @@ void load_model(Model& model, const uint8_t* data, size_t size) {
   model.output = static_cast<int32_t>(program.buffers.size()) - 1;
   model.arena_floats = program.arena_floats;
   model.ops.reserve(program.ops.size());
+  const Uses uses(program);
   for (const OpRecord& r : program.ops) {
     Op op{r, r.weight < 0 ? Weight{} : std::move(program.weights[r.weight]), {}, {}};
     const Buffer &in = model.buffers[r.in], &out = model.buffers[r.out];
     if (r.kind == kConv) {
-      op.conv = plan_conv(*model.kernels, model.byte_kernels, r, in, out, op.weight);
+      op.conv = plan_conv(*model.kernels, model.byte_kernels, r, in, out, op.weight,
+                          before(program, uses, model));
+      if (op.conv.bytes.follows) model.ops.back().conv.bytes.feeds = true;
       check_plan(*model.kernels, op.conv);
     }
     if (r.kind == kLinear || r.kind == kRecurrent)

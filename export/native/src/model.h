@@ -65,7 +65,7 @@ struct DepthwisePlan {
   int64_t floats = 0;  // of scratch, the filters included
 };
 
-// How a convolution of bytes runs (kernels.h); see bytes.cpp. Made when a file is opened, as
+// How a convolution of bytes runs (kernels.h); see bytes_plan.cpp. Made when a file is opened, as
 // its layout is the processor's.
 struct BytePlan {
   std::vector<uint8_t> steps;
@@ -73,7 +73,9 @@ struct BytePlan {
   std::vector<float> scale, bias;
   int32_t step = 0, row = 0;      // bytes of a pixel, and of a row of them
   int32_t height = 0, width = 0;  // of the padded input
-  int64_t floats = 0;             // of scratch; 0: another way runs it
+  int64_t floats = 0;             // of its input's bytes; 0: another way runs it
+  bool follows = false;           // the operation before leaves the bytes in the input's buffer
+  bool feeds = false;             // its output is bytes for the one behind
 };
 
 // How a convolution runs on this processor; see plan.cpp.
@@ -136,11 +138,13 @@ struct Model {
 // Checks a file and plans its layers; throws Error with one sentence. The file starts at a
 // multiple of 64 and stays where it is: the model's weights point into it.
 void load_model(Model& model, const uint8_t* data, size_t size);
-// Plans one convolution; with `bytes` one of rounded inputs may run on bytes.
+// Plans one convolution; with `bytes` one of rounded inputs may run on bytes, and with `before`
+// on those that the operation before leaves.
 ConvPlan plan_conv(const Kernels& kernels, const ByteKernels* bytes, const OpRecord& op,
-                   const Buffer& in, const Buffer& out, const Weight& weight);
+                   const Buffer& in, const Buffer& out, const Weight& weight,
+                   const BytePlan* before);
 BytePlan plan_bytes(const ByteKernels& kernels, const OpRecord& op, const Buffer& in,
-                    const Buffer& out, const Weight& weight);
+                    const Buffer& out, const Weight& weight, const BytePlan* before);
 DepthwisePlan plan_depthwise(const Kernels& kernels, const OpRecord& op, const Buffer& in,
                              const Buffer& out);
 // Leaves out copies into concatenations where convolutions can write there.

@@ -291,13 +291,14 @@ void fill_segments(const Shape& s, int32_t channels, ConvPlan& p) {
 }  // namespace
 
 ConvPlan plan_conv(const Kernels& kernels, const ByteKernels* bytes, const OpRecord& op,
-                   const Buffer& in, const Buffer& out, const Weight& weight) {
+                   const Buffer& in, const Buffer& out, const Weight& weight,
+                   const BytePlan* before) {
   const Shape s{kernels, op, in, out, weight};
   ConvPlan p;
   const bool rounded = op.input_scale != 0;
-  if (rounded && bytes) p.bytes = plan_bytes(*bytes, op, in, out, weight);
+  if (rounded && bytes) p.bytes = plan_bytes(*bytes, op, in, out, weight, before);
   if (p.bytes.floats) {
-    p.source_floats = p.bytes.floats;
+    if (!p.bytes.follows) p.source_floats = p.bytes.floats;
     check_scratch(p.source_floats);
     return p;
   }
