@@ -38,20 +38,22 @@ bench-train: $(VENV)/.dev
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_program.py --json bench/program.json
 
-test-architectures: $(VENV)/.dev   ## models of torchvision and timm through the gates, a quarter of an hour
-	$(BIN)/pip install torchvision 'timm>=1,<2'
+test-architectures: $(VENV)/.dev   ## models of other packages through the gates, a quarter of an hour
+	$(BIN)/pip install torchvision 'timm>=1,<2' ultralytics
+	$(BIN)/pip install --no-deps torchaudio
 	FLASH_EDGE_ARCHITECTURES=1 $(BIN)/pytest -q tests/export/test_architectures.py
 
 test-native-graphs: $(VENV)/.dev   ## 500 random graphs through the native runtime and onnxruntime
 	FLASH_EDGE_GRAPHS=500 $(BIN)/pytest -q tests/export/test_native_operators.py -k random
 
 bench-architectures: $(VENV)/.dev   ## pruned models of torchvision and timm beside dense onnxruntime and OpenVINO
-	$(BIN)/pip install torchvision 'timm>=1,<2' openvino nncf
+	$(BIN)/pip install torchvision 'timm>=1,<2' ultralytics openvino nncf
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_architectures.py --formats native,native-int8,ort --json bench/architectures.json
 
-bench-formats: $(VENV)/.dev   ## sixteen models of torchvision and timm in every format, goes on where it was
-	$(BIN)/pip install torchvision 'timm>=1,<2'
+bench-formats: $(VENV)/.dev   ## twenty models of other packages in every format, goes on where it was
+	$(BIN)/pip install torchvision 'timm>=1,<2' ultralytics
+	$(BIN)/pip install --no-deps torchaudio
 	mkdir -p bench
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_formats.py --json bench/formats.json
 

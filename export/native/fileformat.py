@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from export.passes.packing import gap_list
 
 __all__ = [
     "LEAST_INT8",
+    "MOST_USES",
     "VERSION",
     "Encoding",
     "Stored",
@@ -41,6 +43,7 @@ LEAST_INT8 = 1024  # smaller matrices stay float32: nothing is saved
 # Above these densities the runtime's dense kernels are faster than its sparse ones.
 _DENSE_CONV, _DENSE_LINEAR = 0.7, 0.5
 _PER_VALUE = {Kind.AFFINE, Kind.SLOPE, Kind.COLUMN_AFFINE}  # factors, no matrices
+MOST_USES = 16  # of one copy of a weight, as the runtime allows (src/check.cpp)
 _GROUP = 4  # rows of a dense convolution that lie beside each other
 
 
@@ -146,23 +149,7 @@ def write(
     order = buffer_order(program)
     body = bytearray(HEADER.size)
     stored = store_weights(program, int8=int8)
-    records = []
-    for weight, item in zip(program.weights, stored, strict=True):
-        parts = [
-            _append(body, part)
-            for part in (
-                item.values,
-                item.gaps,
-                item.counts,
-                item.scales,
-                weight.bias,
-            )
-        ]
-        rows, columns = weight.matrix.shape
-        kind = _INT8 if item.scales.size else _FLOAT
-        records.append(
-            _WEIGHT.pack(item.encoding, kind, rows, columns, item.values.size, *parts)
-        )
+    records = _append_weights(body, program.weights, stored)
     buffers = b"".join(
         _BUFFER.pack(
             program.shapes[b].channels,
@@ -194,6 +181,27 @@ def write(
         b"FLSP", VERSION, len(body), crc, *counts, arena, *at, len(meta)
     )
     return bytes(body)
+
+
+def _append_weights(
+    body: bytearray, weights: Sequence[Weight], stored: Sequence[Stored]
+) -> list[bytes]:
+    """Arrays and records of all weights; several uses of one layer share arrays."""
+    records: list[bytes] = []
+    lying: dict[tuple[Any, ...], list[bytes]] = {}
+    for weight, item in zip(weights, stored, strict=True):
+        arrays = item.values, item.gaps, item.counts, item.scales, weight.bias
+        rows, columns = weight.matrix.shape
+        kind = _INT8 if item.scales.size else _FLOAT
+        shape = item.encoding, kind, rows, columns, item.values.size
+        digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).digest()
+        uses = lying.setdefault((weight.layer, *shape, digest), [])
+        if len(uses) % MOST_USES:
+            records.append(uses[-1])
+        else:
+            records.append(_WEIGHT.pack(*shape, *(_append(body, a) for a in arrays)))
+        uses.append(records[-1])
+    return records
 
 
 def _places(

@@ -148,6 +148,39 @@ def _slope(low: Lowering, node: onnx.NodeProto) -> None:
     low.emit(Operation(Kind.SLOPE, source, out, weight=weight))
 
 
+def _softmax(low: Lowering, node: onnx.NodeProto) -> None:
+    full, axis = low.full(node.input[0]), low.axis(node, -1)
+    seen = low.around(node.input[0], axis)
+    plain = node.op_type == "Softmax"
+    if plain and len(full) == 2 and seen.channels == 1 and seen.width == 1:
+        low.step(node, Kind.ACTIVATION, extra=int(Function.SOFTMAX))
+        return
+    if seen.width == 1:  # the last axis: its values lie beside each other
+        turned = low.rows(node, node.input[0], Shape(seen.channels, 1, seen.height))
+    else:
+        turned = low.transposed(low.view(node, node.input[0], seen), (0, 2, 1))
+    same = low.anonymous(low.shapes[turned])
+    out = low.emit(Operation(Kind.SOFTMAX_ROW, turned, same))
+    if not plain:
+        log = int(ElementFunction.LOG)
+        same = low.anonymous(low.shapes[turned])
+        out = low.emit(Operation(Kind.FUNCTION, out, same, extra=log))
+    back = out if seen.width == 1 else low.transposed(out, (0, 2, 1))
+    low.alias(node.output[0], back)
+
+
+def _clip(low: Lowering, node: onnx.NodeProto) -> None:
+    if node.op_type == "Relu":
+        low.step(node, Kind.ACTIVATION, low=0.0)
+        return
+    least, most = low.constant(node, 1), low.constant(node, 2)
+    limits = {
+        "low": -np.inf if least is None else float(least),
+        "high": np.inf if most is None else float(most),
+    }
+    low.step(node, Kind.ACTIVATION, **limits)
+
+
 RULES = {
     **dict.fromkeys(_ACTIVATIONS, _activation),
     **dict.fromkeys(_FUNCTIONS, _function),
@@ -161,4 +194,8 @@ RULES = {
     "HardSigmoid": _scaled,
     "LeakyRelu": _slope,
     "PRelu": _slope,
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    "Relu": _clip,
+    "Clip": _clip,
 }

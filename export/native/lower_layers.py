@@ -1,18 +1,18 @@
-"""Lowering of layers: convolutions, linear layers, pools, norms and activations."""
+"""Lowering of layers: convolutions, linear layers, pools and norms."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.native.lowering import Lowering
+from export.native.lowering import Lowering, shape_of
 from export.native.program import (
-    ElementFunction,
-    Function,
     Kind,
     Operation,
     Reduction,
@@ -23,7 +23,48 @@ from export.passes.graph import attributes
 
 __all__ = ["RULES"]
 
-_SEVERAL = "runs on several images that a reshape has put into the batch"
+Layer: TypeAlias = Callable[
+    [int, Shape], int
+]  # of one image: its buffer, what it makes
+
+_MOST_IMAGES = 256  # each is an operation of its own
+
+
+def _images(low: Lowering, node: onnx.NodeProto, layer: Layer) -> None:
+    """A layer of one image, or of each that a reshape has put into the batch."""
+    name, made = node.input[0], node.output[0]
+    many = low.full(name)[0]
+    taken, given = (low.fitting(shape_of(low.full(v)[1:]), v) for v in (name, made))
+    if many == 1:
+        low.alias(made, layer(low.view(node, name, taken), given))
+        return
+    if many > _MOST_IMAGES:
+        raise low.refused(
+            node,
+            f"runs on {many:,} images that a reshape has put into the batch: up to "
+            f"{_MOST_IMAGES} are supported",
+        )
+    source = low.view(node, name, replace(taken, channels=many * taken.channels))
+    out = low.new(made, replace(given, channels=many * given.channels))
+    for image in range(many):
+        at, part = image * taken.channels, low.anonymous(taken)
+        low.emit(Operation(Kind.TAKE, source, part, extra=at))
+        at = image * given.channels
+        low.emit(Operation(Kind.PLACE, layer(part, given), out, extra=at))
+
+
+def _kernel(
+    low: Lowering, node: onnx.NodeProto
+) -> tuple[NDArray[Any], dict[str, Any], int]:
+    """A convolution's weight, window and groups."""
+    weight = low.constant(node, 1)
+    if weight is None:
+        raise low.refused(node, "has no weight")
+    if "kernel_shape" not in attributes(node):
+        node.attribute.append(
+            onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
+        )
+    return weight, _window(low, node), int(attributes(node).get("group", 1))
 
 
 def _window(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
@@ -33,55 +74,37 @@ def _window(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
         raise low.refused(node, str(error)) from error
 
 
-def _kernel(low: Lowering, node: onnx.NodeProto) -> NDArray[Any]:
-    """A convolution's weight; its window's size is then among the attributes."""
-    weight = low.constant(node, 1)
-    if weight is None:
-        raise low.refused(node, "has no weight")
-    if low.full(node.input[0])[0] != 1:
-        raise low.refused(node, _SEVERAL)
-    if "kernel_shape" not in attributes(node):
-        node.attribute.append(
-            onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
-        )
-    return weight
-
-
 def _conv(low: Lowering, node: onnx.NodeProto) -> None:
-    weight = _kernel(low, node)
-    window = _window(low, node)
-    groups = int(attributes(node).get("group", 1))
-    source = low.view(node, node.input[0])
-    _convolve(low, node, source, weight, window, groups)
+    weight, window, groups = _kernel(low, node)
+    _images(
+        low, node, lambda x, out: _convolve(low, node, x, out, weight, window, groups)
+    )
 
 
 def _convolve(
     low: Lowering,
     node: onnx.NodeProto,
     source: int,
+    shape: Shape,
     weight: NDArray[Any],
     window: dict[str, Any],
     groups: int,
-) -> None:
+) -> int:
     bias, name, made = low.constant(node, 2), node.input[1], node.output[0]
-    if low.shape(made).pixels == 1:
+    out = low.anonymous(shape)
+    if shape.pixels == 1:
         matrix = one_pixel(weight, low.shapes[source], window, groups)
         index = low.weight(name, matrix, bias, made)
-        low.emit(Operation(Kind.LINEAR, source, low.new(made), weight=index))
-        return
+        return low.emit(Operation(Kind.LINEAR, source, out, weight=index))
     index = low.weight(name, weight, bias, made)
-    low.emit(
-        Operation(
-            Kind.CONV, source, low.new(made), weight=index, groups=groups, **window
-        )
+    return low.emit(
+        Operation(Kind.CONV, source, out, weight=index, groups=groups, **window)
     )
 
 
 def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
     """A convolution with the turned kernel over pixels that zeros keep apart."""
-    weight = _kernel(low, node)
-    window = _window(low, node)
-    groups = int(attributes(node).get("group", 1))
+    weight, window, groups = _kernel(low, node)
     inputs, per = weight.shape[:2]
     kernel = weight.reshape(groups, inputs // groups, per, *window["kernel"])
     turned = kernel.transpose(0, 2, 1, 3, 4)[..., ::-1, ::-1]
@@ -92,17 +115,16 @@ def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
     before = [r - p for r, p in zip(reach, window["pad"], strict=True)]
     if min(before) < 0:
         raise low.refused(node, "has more padding than its kernel reaches")
-    out, source = low.shape(node.output[0]), low.view(node, node.input[0])
-    have = low.shapes[source]
-    apart = Shape(have.channels, out.height + reach[0], out.width + reach[1])
-    pad = before[0], before[1]
-    spread = low.emit(
-        Operation(
-            Kind.SPREAD, source, low.anonymous(apart), stride=window["stride"], pad=pad
-        )
-    )
+    stride, pad = window["stride"], (before[0], before[1])
     plain = {**window, "stride": (1, 1), "pad": (0, 0)}
-    _convolve(low, node, spread, turned, plain, groups)
+
+    def layer(source: int, out: Shape) -> int:
+        have = low.shapes[source].channels
+        apart = low.anonymous(Shape(have, out.height + reach[0], out.width + reach[1]))
+        low.emit(Operation(Kind.SPREAD, source, apart, stride=stride, pad=pad))
+        return _convolve(low, node, apart, out, turned, plain, groups)
+
+    _images(low, node, layer)
 
 
 def _linear_map(
@@ -186,14 +208,13 @@ def _batch_norm(low: Lowering, node: onnx.NodeProto) -> None:
     matrix, bias = factor.reshape(-1, 1), shift - mean * factor
     full = low.full(node.input[0])
     rows, channels, pixels = full[0], full[1], prod(full[2:])
-    if rows == 1:
-        kind, seen = Kind.AFFINE, low.shape(node.input[0])
-        if seen.channels != channels:
-            seen = Shape(channels, 1, pixels)
-    elif pixels == 1:  # rows that a reshape has put into the batch
+    kind, seen = Kind.AFFINE, low.shape(node.input[0])
+    if rows > 1 and pixels == 1:  # rows that a reshape has put into the batch
         kind, seen = Kind.COLUMN_AFFINE, Shape(rows, 1, channels)
-    else:
-        raise low.refused(node, _SEVERAL)
+    elif seen.channels != rows * channels:
+        seen = Shape(rows * channels, 1, pixels)
+    if kind is Kind.AFFINE:
+        matrix, bias = np.tile(matrix, (rows, 1)), np.tile(bias, rows)
     source = low.view(node, node.input[0], seen)
     weight = low.weight(node.input[1], matrix, bias)
     low.emit(Operation(kind, source, low.new(node.output[0], seen), weight=weight))
@@ -203,8 +224,7 @@ def _layer_norm(low: Lowering, node: onnx.NodeProto) -> None:
     full, axis = low.full(node.input[0]), low.axis(node, -1)
     last = prod(full[axis:])
     normal = _normalised(low, node, Shape(prod(full[:axis]), 1, last))
-    scale, shift = low.constant(node, 1), low.constant(node, 2)
-    assert scale is not None  # noqa: S101 - ONNX asks for it
+    scale, shift = _given(low, node, 1), low.constant(node, 2)
     weight = low.weight(node.output[0], scale.reshape(last, 1), shift)
     out = low.new(node.output[0], low.shapes[normal])
     low.emit(Operation(Kind.COLUMN_AFFINE, normal, out, weight=weight))
@@ -212,14 +232,18 @@ def _layer_norm(low: Lowering, node: onnx.NodeProto) -> None:
 
 def _instance_norm(low: Lowering, node: onnx.NodeProto) -> None:
     full = low.full(node.input[0])
-    if full[0] != 1:
-        raise low.refused(node, _SEVERAL)
-    normal = _normalised(low, node, Shape(full[1], 1, prod(full[2:])))
-    scale, shift = low.constant(node, 1), low.constant(node, 2)
-    assert scale is not None  # noqa: S101 - ONNX asks for it
-    weight = low.weight(node.output[0], scale.reshape(full[1], 1), shift)
+    rows = full[0] * full[1]
+    normal = _normalised(low, node, Shape(rows, 1, prod(full[2:])))
+    scale, shift = (np.tile(_given(low, node, i), full[0]) for i in (1, 2))
+    weight = low.weight(node.output[0], scale.reshape(rows, 1), shift)
     out = low.new(node.output[0], low.shapes[normal])
     low.emit(Operation(Kind.AFFINE, normal, out, weight=weight))
+
+
+def _given(low: Lowering, node: onnx.NodeProto, position: int) -> NDArray[Any]:
+    found = low.constant(node, position)
+    assert found is not None  # noqa: S101 - ONNX asks for it
+    return found
 
 
 def _normalised(low: Lowering, node: onnx.NodeProto, rows: Shape) -> int:
@@ -227,39 +251,6 @@ def _normalised(low: Lowering, node: onnx.NodeProto, rows: Shape) -> int:
     epsilon = float(attributes(node).get("epsilon", 1e-5))
     out = low.anonymous(low.shapes[source])
     return low.emit(Operation(Kind.NORMALIZE, source, out, low=epsilon))
-
-
-def _softmax(low: Lowering, node: onnx.NodeProto) -> None:
-    full, axis = low.full(node.input[0]), low.axis(node, -1)
-    seen = low.around(node.input[0], axis)
-    plain = node.op_type == "Softmax"
-    if plain and len(full) == 2 and seen.channels == 1 and seen.width == 1:
-        low.step(node, Kind.ACTIVATION, extra=int(Function.SOFTMAX))
-        return
-    if seen.width == 1:  # the last axis: its values lie beside each other
-        turned = low.rows(node, node.input[0], Shape(seen.channels, 1, seen.height))
-    else:
-        turned = low.transposed(low.view(node, node.input[0], seen), (0, 2, 1))
-    same = low.anonymous(low.shapes[turned])
-    out = low.emit(Operation(Kind.SOFTMAX_ROW, turned, same))
-    if not plain:
-        log = int(ElementFunction.LOG)
-        same = low.anonymous(low.shapes[turned])
-        out = low.emit(Operation(Kind.FUNCTION, out, same, extra=log))
-    back = out if seen.width == 1 else low.transposed(out, (0, 2, 1))
-    low.alias(node.output[0], back)
-
-
-def _clip(low: Lowering, node: onnx.NodeProto) -> None:
-    if node.op_type == "Relu":
-        low.step(node, Kind.ACTIVATION, low=0.0)
-        return
-    least, most = low.constant(node, 1), low.constant(node, 2)
-    limits = {
-        "low": -np.inf if least is None else float(least),
-        "high": np.inf if most is None else float(most),
-    }
-    low.step(node, Kind.ACTIVATION, **limits)
 
 
 RULES = {
@@ -274,8 +265,4 @@ RULES = {
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "InstanceNormalization": _instance_norm,
-    "Softmax": _softmax,
-    "LogSoftmax": _softmax,
-    "Relu": _clip,
-    "Clip": _clip,
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from itertools import combinations
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +18,9 @@ from export.native.resize import resize_matrix
 from export.passes.graph import attribute, attributes
 
 __all__ = ["RULES", "permuted"]
+
+_MOST_RUNS = 6  # of axes that are transposed
+_TURNS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
 def _alias(low: Lowering, node: onnx.NodeProto) -> None:
@@ -28,8 +34,7 @@ def permuted(
 ) -> tuple[int, tuple[int, ...]]:
     """A value with its axes in another order: its buffer, and the axes' sizes.
 
-    Axes of one do not count, and axes that stay beside each other are one: up to three
-    may then change places.
+    Axes of one do not count, and axes that stay beside each other are one.
     """
     full = low.full(name)
     runs: list[list[int]] = []
@@ -43,15 +48,44 @@ def permuted(
     sizes = tuple(full[a] for a in axes)
     if len(runs) <= 1:
         return low.buffer(node, name), sizes
-    if len(runs) > 3:
-        raise low.refused(node, "changes more than three axes")
+    if len(runs) > _MOST_RUNS:
+        raise low.refused(node, f"changes more than {_MOST_RUNS} axes")
     order = sorted(range(len(runs)), key=lambda run: runs[run][0])
     lengths = [prod(full[a] for a in runs[run]) for run in order]
-    place = [order.index(run) for run in range(len(runs))]
-    if len(runs) == 2:
-        lengths, place = [1, *lengths], [0, *(p + 1 for p in place)]
-    source = low.view(node, name, Shape(*lengths))
-    return low.transposed(source, (place[0], place[1], place[2])), sizes
+    index = low.buffer(node, name)
+    now = tuple(range(len(runs)))
+    for first, second, turn in _moves(tuple(order.index(run) for run in now)):
+        blocks = now[:first], now[first:second], now[second:]
+        shape = Shape(*(prod(lengths[run] for run in block) for block in blocks))
+        index = low.transposed(low.reshaped(node, index, shape), turn)
+        now = tuple(run for block in turn for run in blocks[block])
+    return index, sizes
+
+
+def _moves(wanted: tuple[int, ...]) -> list[tuple[int, int, tuple[int, int, int]]]:
+    """The fewest transposes of three axes that put axes into an order.
+
+    Each sees the axes as three blocks: where the second and third begin (the first may
+    be empty), and the order that the blocks are put into.
+    """
+    start = tuple(range(len(wanted)))
+    come_from: dict[tuple[int, ...], Any] = {start: None}
+    queue = deque([start])
+    while wanted not in come_from:
+        now = queue.popleft()
+        cuts = combinations(range(len(now)), 2)
+        for first, second in sorted(cuts, key=lambda cut: cut[0] == 0):
+            blocks = now[:first], now[first:second], now[second:]
+            for turn in _TURNS:
+                after = tuple(run for block in turn for run in blocks[block])
+                if after not in come_from:
+                    come_from[after] = now, (first, second, turn)
+                    queue.append(after)
+    found = []
+    while come_from[wanted] is not None:
+        wanted, move = come_from[wanted]
+        found.append(move)
+    return found[::-1]
 
 
 def _transpose(low: Lowering, node: onnx.NodeProto) -> None:

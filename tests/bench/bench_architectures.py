@@ -37,7 +37,7 @@ from torch.nn.utils import prune
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from architectures import torchvision
+from architectures import of_ultralytics, torchvision
 
 import export
 from edge_sdk.errors import ExportError
@@ -47,7 +47,7 @@ from export.places import suffix_of
 GOALS = {  # times as fast as dense onnxruntime, at a density of a tenth, as `native`
     "resnet18": 2.9, "squeezenet1_1": 2.6, "mobilenet_v2": 1.9,
     "mobilenetv4_conv_small": 1.8, "efficientnet_b0": 1.6, "vit_tiny_patch16_224": 2.5,
-    "gru": 4.0,
+    "gru": 4.0, "yolov8n": 1.8,
 }  # fmt: skip
 ROUNDED = frozenset({"onnx-int8", "native-int8"})
 IMAGE = (3, 224, 224)
@@ -87,6 +87,7 @@ MODELS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...]]] = {
     "mobilenetv4_conv_small": (of_timm, IMAGE),
     "vit_tiny_patch16_224": (of_timm, IMAGE),
     "gru": (lambda _: Gru(), (50, 64)),
+    "yolov8n": (of_ultralytics, (3, 320, 320)),
 }
 
 

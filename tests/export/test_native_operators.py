@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_sdk.errors import ExportError
 from edge_sdk.infer import NativeModel
 from edge_sdk.kernels.build import find_compiler, this_machine
-from export.native.fileformat import write
+from export.native.fileformat import MOST_USES, write
 from export.native.fuse import fuse
 from export.native.lower import lower
 from export.native.program import ElementFunction, Kind, Program
@@ -467,6 +467,63 @@ def test_several_outputs_are_one_after_the_other() -> None:
     compare(model, IMAGE)
 
 
+SEVERAL = {
+    "conv": ("Conv", {"w": array(4, 3, 3, 3, density=0.3), "b": array(4)}, {}),
+    "pixel": ("Conv", {"w": array(9, 3, 6, 7, density=0.2), "b": array(9)}, {}),
+    "groups": ("Conv", {"w": array(6, 1, 3, 3)}, {"group": 3, "strides": [2, 2]}),
+    "transposed": ("ConvTranspose", {"w": array(3, 2, 3, 3)}, {"strides": [2, 2]}),
+    "norm": ("BatchNormalization", {
+        "s": array(3), "b": array(3), "m": array(3), "v": np.ones(3, np.float32),
+    }, {}),
+    "instance": ("InstanceNormalization", {"s": array(3), "b": array(3)}, {}),
+    "pool": ("MaxPool", {}, {"kernel_shape": [2, 3]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_layers_run_on_each_image_that_a_reshape_puts_into_the_batch(name: str) -> None:
+    op, arrays, attributes = SEVERAL[name]
+    nodes = [
+        node("Reshape", ["input", "images"], ["x"]),
+        node(op, ["x", *arrays], ["y"], **attributes),
+        node("Relu", ["y"], ["z"]),
+        node("Flatten", ["z"], ["output"], axis=0),
+    ]
+    shape = (15, 6, 7)
+    compare(model_of(nodes, {"images": ints(5, 3, 6, 7), **arrays}, shape), shape)
+
+
+@pytest.mark.parametrize(
+    "axes", [(0, 1, 3, 2, 4), (0, 4, 3, 2, 1), (0, 2, 4, 1, 3), (0, 1, 4, 2, 5, 3, 6)]
+)
+def test_axes_are_put_into_any_order(axes: tuple[int, ...]) -> None:
+    sizes = (1, 2, 3, 4, 5, 6, 2)[: len(axes)]
+    nodes = [
+        node("Reshape", ["input", "sizes"], ["x"]),
+        node("Transpose", ["x"], ["y"], perm=list(axes)),
+        node("Flatten", ["y"], ["output"]),
+    ]
+    values = (int(np.prod(sizes)),)
+    compare(model_of(nodes, {"sizes": ints(*sizes)}, values), values)
+
+
+def test_a_layer_that_runs_several_times_is_stored_once() -> None:
+    arrays = {"w": array(64, 3, 3, 3, density=0.3)}
+    nodes = [
+        node("Reshape", ["input", "images"], ["x"]),
+        node("Conv", ["x", "w"], ["y"]),
+        node("Flatten", ["y"], ["output"], axis=0),
+    ]
+    one_image = model_of([node("Conv", ["input", "w"], ["output"])], arrays, (3, 6, 7))
+    arrays["images"] = ints(20, 3, 6, 7)
+    several = model_of(nodes, arrays, (60, 6, 7))
+    sizes = [len(write(lower(model), {})) for model in (several, one_image)]
+    assert sizes[0] < 2 * sizes[1] + 20 * 512  # two copies; records of each image
+    assert sizes[0] < 20 * 5 * np.count_nonzero(arrays["w"])
+    assert MOST_USES < 20
+    compare(several, (60, 6, 7))
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
@@ -478,10 +535,10 @@ def test_several_outputs_are_one_after_the_other() -> None:
                     node("Reshape", ["input", "images"], ["x"]),
                     node("Conv", ["x", "w"], ["output"]),
                 ],
-                {"images": ints(2, 3, 5, 7), "w": array(4, 3, 3, 3)},
-                IMAGE,
+                {"images": ints(257, 3, 1, 2), "w": array(4, 3, 1, 1)},
+                (257, 3, 1, 2),
             ),
-            "several images",
+            "257 images that a reshape",
         ),
         (recurrent("GRU"), "resets before the recurrent matrix"),
         (recurrent("LSTM", clip=1.0), "leave h0 out"),

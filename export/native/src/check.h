@@ -50,12 +50,12 @@
 // | segments, offsets          | 32 bits                                | plan.cpp, `checked`    |
 // | scales, biases             | one per row, finite clip limits        | weight.cpp, check_op   |
 //
-// Work. Opening takes time and memory in proportion to the file, whatever it says: no byte
-// is named by two weights, no weight is used by two operations, and tables that grow with
-// a declared shape (a pruned layer stores nothing for its columns) may take kFreeTables +
-// kTablesPerByte * file bytes. A session may take kFreeFloats + kFloatsPerFloat * (floats
-// of one input + file bytes / 4) floats, at most kMostFloats, and never more than the
-// machine has; an arena is no larger than its buffers together.
+// Work. Opening takes time and memory in proportion to the file, whatever it says: weights
+// name at most kMostUses times its bytes, no weight is used by two operations, and tables
+// that grow with a declared shape (a pruned layer stores nothing for its columns) may take
+// kFreeTables + kTablesPerByte * file bytes. A session may take kFreeFloats +
+// kFloatsPerFloat * (floats of one input + file bytes / 4) floats, at most kMostFloats, and
+// never more than the machine has; an arena is no larger than its buffers together.
 #ifndef FLSP_CHECK_H
 #define FLSP_CHECK_H
 
