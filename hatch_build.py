@@ -32,11 +32,11 @@ class KernelBuildHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles before the files are collected; `version` may be "editable"."""
-        del version
         if self.target_name != "wheel":
             return
         root = Path(self.root) / "edge_sdk"
         building = _load("edge_sdk.kernels.build", root / "kernels" / "build.py")
+        packing = _load("edge_sdk.kernels.packed", root / "kernels" / "packed.py")
         runtime = _load("edge_sdk.infer.build", root / "infer" / "build.py")
         machine = os.environ.get("FLASH_EDGE_TARGET") or building.this_machine()
         folder = building.package_folder(machine)
@@ -47,6 +47,8 @@ class KernelBuildHook(BuildHookInterface[Any]):
             if not sys.platform.startswith("linux"):
                 raise building.BuildError(sys.platform)  # noqa: TRY301 - same end
             built = building.build(building.targets_for(machine), folder)
+            if version != "editable":
+                built = [packing.shipped(library) for library in built]
             inference = runtime.build(infer_folder, machine=machine)
         except (building.BuildError, OSError) as error:
             if os.environ.get("FLASH_EDGE_REQUIRE_KERNELS") == "1":

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from edge_sdk.checksums import SUMS, check_sum, lines_with, sums_of
 from edge_sdk.errors import CheckpointError, SparsityError, disk_remedy
 from edge_sdk.json_text import floats_from_json, to_json
 from edge_sdk.sparse.csr import CsrTensor
 from edge_sdk.sparse.mask import LayerShape, Mask
+from edge_sdk.tensor_file import (
+    TensorFileError,
+    read_header,
+    read_tensors,
+    tensors_to_bytes,
+)
 
 __all__ = [
     "Checkpoint",
@@ -130,15 +134,14 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         metadata["adapters"] = json.dumps(dict(sorted(checkpoint.adapters.items())))
     if checkpoint.privacy:
         metadata["privacy"] = checkpoint.privacy
-    return _canonical(save(tensors, metadata))
+    return tensors_to_bytes(tensors, metadata)
 
 
 def round_of(path: Path) -> int | None:
     """The round that a checkpoint's file names, unchecked; None if it names none."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return int((file.metadata() or {})["round"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        return int(read_header(path).metadata["round"])
+    except (OSError, KeyError, ValueError):
         return None
 
 
@@ -150,10 +153,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         check_sum(path)
-        with safe_open(path, framework="numpy") as file:
-            meta = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        meta, tensors = read_tensors(path)
+    except (OSError, TensorFileError) as error:
         raise CheckpointError(
             f"{path} is not a readable checkpoint: {error}"
         ) from error
@@ -284,16 +285,3 @@ def replace_listed(path: Path, content: bytes, digest: str) -> None:
     replace_file(path, content)
     if listed - {digest}:
         replace_file(path.parent / SUMS, lines_with(path, digest, alone=True))
-
-
-def _canonical(content: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order.
-
-    The library writes metadata in hash order, so equal models would differ in bytes.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(
-        json.loads(content[8:end]), sort_keys=True, separators=(",", ":")
-    ).encode()
-    header += b" " * (-len(header) % 8)  # tensors stay aligned
-    return len(header).to_bytes(8, "little") + header + content[end:]

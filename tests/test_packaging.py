@@ -17,6 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from edge_sdk.toml_file import load_toml
+
 ROOT = Path(__file__).parents[1]
 NAMES = ["coordinator", "device_profiles", "edge_sdk", "export"]
 
@@ -92,13 +94,19 @@ def brought(name: str) -> set[str]:
 
 
 def test_a_device_installs_nothing_that_only_an_operator_or_an_exporter_needs() -> None:
-    """83 MB on a board; each of these would add 7 MB to a gigabyte."""
+    """80 MB on a board; each of these would add 7 MB to a gigabyte."""
     operators = {"amqtt", "scipy", "starlette", "uvicorn", "matplotlib", "websockets"}
     exporters = {"onnx", "onnxruntime", "onnxscript", "ml-dtypes", "protobuf"}
     heavy = {"pydantic", "pydantic-core", "torch", "pillow", "scikit-learn", "uv"}
     device = brought("flash-edge")
     assert {"numpy", "cryptography", "pygments"} <= device  # a table that finds things
     assert device & (operators | exporters | heavy) == set()
+    project = load_toml(ROOT / "pyproject.toml")["project"]
+    own = {
+        canonicalize_name(Requirement(line).name) for line in project["dependencies"]
+    }
+    assert {"numpy", "cryptography"} <= own
+    assert own & {"psutil", "safetensors"} == set()  # 2 MB for a page of our own code
 
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - BARE))

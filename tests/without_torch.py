@@ -1,4 +1,4 @@
-"""An interpreter that has every package of this one but torch and what needs it."""
+"""An interpreter that has every package of this one but torch and what it brings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["python_without_torch"]
 
 ROOT = Path(__file__).parents[1]
 # Whatever a wheel is called, its packages and its metadata begin with these.
-LEFT_OUT = ("torch", "functorch", "tensorboard", "onnxscript", "ray")
+LEFT_OUT = (
+    *("torch", "functorch", "tensorboard", "onnxscript", "ray"),
+    *("psutil", "safetensors"),
+)
 
 
 @cache

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import signal
 import time
 from pathlib import Path
-
-import psutil
 
 from coordinator.ledger import holder
 from edge_sdk.errors import StateError
@@ -34,11 +33,10 @@ def stop_coordinator(folder: Path, wait_s: float) -> int:
             remedy="See its state with: flash-coordinator status " + str(folder),
         )
     try:
-        process = psutil.Process(pid)
-        process.terminate()
-    except psutil.NoSuchProcess:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
         return pid  # it ended by itself just now
-    except psutil.AccessDenied as error:
+    except PermissionError as error:
         raise StateError(
             f"the coordinator of {folder} (process {pid}) belongs to another user",
             remedy="Give the same command as that user, or as root.",
@@ -51,7 +49,5 @@ def stop_coordinator(folder: Path, wait_s: float) -> int:
                 f"{wait_s:g} s",
                 remedy=f"Wait, or: kill -9 {pid}. No accepted update is lost by that.",
             )
-        with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(0.05)
         time.sleep(0.05)
     return pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import psutil
 
 from coordinator.ledger import Ledger, holder, read_ledger
 from coordinator.settings import RunSettings, load_run
@@ -135,7 +135,7 @@ class RunSource:
             pid = int((self.folder / "lock").read_text(encoding="ascii"))
         except (OSError, ValueError):
             return False
-        return psutil.pid_exists(pid) and holder(self.folder) is not None
+        return _is_there(pid) and holder(self.folder) is not None
 
     def _ask(self, what: str, answer: Callable[[Ledger], T]) -> T:
         """One answer per version of the ledger, however many pages are open."""
@@ -163,3 +163,13 @@ class RunSource:
     def _now(self, device: DeviceView) -> DeviceView:
         """The device, offline where no coordinator would hear it go."""
         return device if self.runs() else replace(device, online=False)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another user's
+    except (OSError, OverflowError):
+        return False
+    return pid > 0

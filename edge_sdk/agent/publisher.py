@@ -7,10 +7,10 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable
 
-import psutil
 from msgspec import UNSET
 
 from edge_sdk.agent.parts import DeviceKeys, Identity
+from edge_sdk.device.probe.ram import resident_mib
 from edge_sdk.device.probe.sensors import hottest, read_power
 from edge_sdk.own_packages import own_version
 from edge_sdk.session import Session, SessionPhase
@@ -146,7 +146,7 @@ def status_of(
         detail=pause or me.note,
         sent=totals.sent,
         received=totals.received,
-        rss_mib=psutil.Process().memory_info().rss >> 20,
+        rss_mib=resident_mib(),
         celsius=UNSET if celsius is None else round(celsius, 1),
         progress=progress if session.phase is SessionPhase.TRAIN else UNSET,
         link=link,

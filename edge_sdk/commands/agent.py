@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from device_profiles import DeviceProfile
     from edge_sdk.agent import Agent
     from edge_sdk.session import Session
+    from edge_sdk.tasks.task import Examples, Task
 
 __all__ = ["run"]
 
@@ -126,6 +127,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     )
     log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)
+    if late or not torch_is_here():
+        _say_unfit(settings.state, task, examples)
     return Agent(
         identity,
         lambda deliver, on_link, will: MqttTransport(
@@ -172,6 +175,17 @@ def _without_kernels(engine: str) -> str:
         )
         return note
     return ""
+
+
+def _say_unfit(state: Path, task: Task, examples: Examples) -> None:
+    """Names examples that the last order's model does not take, before the next."""
+    from edge_sdk.errors import DataError, two_sentences  # noqa: PLC0415
+    from edge_sdk.training.program_engine.kept import check_by_kept  # noqa: PLC0415
+
+    try:
+        check_by_kept(state, task, examples)
+    except DataError as error:
+        log.warning("%s", two_sentences(error, error.help))
 
 
 def _say_phase(session: Session) -> None:

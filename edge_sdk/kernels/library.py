@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import tempfile
 from _ctypes import dlclose
 from collections.abc import Iterator
 from ctypes import c_int32, c_int64, c_void_p
@@ -25,6 +26,7 @@ from edge_sdk.kernels.build import (
 )
 from edge_sdk.kernels.damage import damage
 from edge_sdk.kernels.interface import SIGNATURES
+from edge_sdk.kernels.packed import PACKED, unpack_library
 
 __all__ = [
     "Kernels",
@@ -77,7 +79,7 @@ class Kernels:
 
 
 def available() -> str | None:
-    """The ISA whose library this machine uses, or None; never builds anything."""
+    """The ISA whose library this machine uses, or None; never compiles anything."""
     try:
         return _first(build_missing=False).isa
     except EngineError:
@@ -173,12 +175,29 @@ def _load_or_build(name: str, *, build_missing: bool) -> Kernels:
             except _UnusableError as error:
                 reason = str(error)
                 _log.warning("%s", reason)
+    packed = package_folder() / (filename + PACKED)
+    if packed.is_file():
+        try:
+            return _unpacked(name, packed)
+        except (_UnusableError, BuildError, OSError) as error:
+            reason = str(error)
+            _log.warning("%s", reason)
     if not build_missing or find_compiler(this_machine()) is None:
         raise EngineError(reason)
     try:
         return _load(name, _build_now(name))
     except _UnusableError as error:
         raise EngineError(str(error)) from error
+
+
+def _unpacked(name: str, packed: Path) -> Kernels:
+    """A library of the wheel's, in the cache from now on where that can be written."""
+    try:
+        return _load(name, unpack_library(packed, cache_folder()))
+    except OSError as error:
+        _log.debug("the kernels are unpacked anew at each start: %s", error)
+    with tempfile.TemporaryDirectory() as folder:  # what is loaded needs no name
+        return _load(name, unpack_library(packed, Path(folder)))
 
 
 def _folders() -> tuple[Path, ...]:

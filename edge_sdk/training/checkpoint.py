@@ -18,11 +18,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.errors import CheckpointError, EngineError
+from edge_sdk.tensor_file import read_header, read_tensors, tensors_to_bytes
 from edge_sdk.training.engine import TrainingModel, TrainingSession
 
 __all__ = ["Progress", "TaskProgress", "part"]
@@ -63,11 +62,11 @@ class Progress:
         It has torch's random state in it; a damaged one is nobody's.
         """
         try:
-            with safe_open(self.path, framework="np") as file:
-                told = (file.metadata() or {}).get("task", "")
-                return told.rpartition(" ")[0] == task_id and "random" in file.keys()  # noqa: SIM118
-        except (OSError, SafetensorError):
+            header = read_header(self.path)
+        except (OSError, ValueError):
             return False
+        told = header.metadata.get("task", "")
+        return told.rpartition(" ")[0] == task_id and "random" in header.places
 
 
 class TaskProgress:
@@ -116,11 +115,8 @@ class TaskProgress:
         """
         path = self._place.path
         try:
-            with safe_open(path, framework="np") as file:
-                told = file.metadata() or {}
-                ours = told.get("task") == self._key
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if not ours:
+            told, arrays = read_tensors(path)
+            if told.get("task") != self._key:
                 path.unlink()
                 return None
             _check_digest(arrays, told)
@@ -128,7 +124,7 @@ class TaskProgress:
         except FileNotFoundError:
             return None
         except (
-            *(OSError, SafetensorError, EngineError),
+            *(OSError, EngineError),
             *(KeyError, ValueError, RuntimeError),
         ) as error:
             log.info("training starts from its base: %s: %s", path.name, error)
@@ -153,7 +149,7 @@ class TaskProgress:
         told = {"task": self._key, **told}
         told["sha256"] = _digest(whole, told)
         try:
-            replace_file(self._place.path, save(whole, told))
+            replace_file(self._place.path, tensors_to_bytes(whole, told))
         except CheckpointError as error:
             log.warning("a reboot now starts the task over: %s", error)
         self._kept_at = self._place.clock()

@@ -185,6 +185,14 @@ class ModelSource(Protocol):
         """Gives memory that no model needs back to the system."""
         ...
 
+    def check(self, examples: Examples) -> None:
+        """Refuses examples of which the program at hand says that it cannot take them.
+
+        Raises:
+            DataError: Says which example, and why.
+        """
+        ...
+
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         """The mask of a recipe: the one at hand, or drawn, or out of its structure.
 

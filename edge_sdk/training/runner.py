@@ -136,6 +136,7 @@ class TaskRunner:
         self.tester = ModelTester(task, self._models, self.allowance)
         self.tester.examples = DividedExamples(examples)
         self.evaluate, self.describe = self.tester.run, self.tester.describe
+        self.check = self._models.check
 
     @property
     def engine(self) -> str:
@@ -185,6 +186,7 @@ class TaskRunner:
         own, models = own_parts(parts, memory), self._models
         models.frozen, models.adapters = frozenset(own.apart.frozen), own.apart.adapters
         mask = models.mask(order.mask, structure)
+        models.check(self.examples)
         start = own.completed(unpack_values(base, mask))
         job = _Job(order, order.training, mask, start, stop)
         change: Values | None = None
@@ -203,11 +205,9 @@ class TaskRunner:
                     progress=self._moving_progress(job),
                 )
             case Rewire() | Regrow() as rule:
-                mask, change, outcome = self._moving(job, rule)
-                moved = True
+                (mask, change, outcome), moved = self._moving(job, rule), True
             case Swat() | TopK() as rule:
-                mask, change, outcome = self._largest(job, rule)
-                moved = True
+                (mask, change, outcome), moved = self._largest(job, rule), True
             case _:
                 assert_never(order.rule)
         if change is not None:

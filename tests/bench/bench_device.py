@@ -6,8 +6,9 @@ Run from the root of the project:
 Each measurement is a process of its own. Memory is what the kernel counts as held:
 anonymous pages, without libraries that it can drop. The task is tried without a limit,
 under the agent's own cap, and in a control group that the kernel kills in. The installs
-are wheels for 64-bit ARM and Python 3.11, unpacked by uv (1 GB is downloaded the first
-time; --no-install leaves them out). Figures of the day stand in docs/devices.md.
+are wheels for Python 3.11, unpacked by uv (1 GB is downloaded the first time;
+--no-install leaves them out): ours of dist/ where `make wheels` has put it, else only
+what it needs. Sizes are sums over files. Figures of the day stand in docs/devices.md.
 """
 
 from __future__ import annotations
@@ -208,15 +209,17 @@ def in_process(*arguments: str, group: Path | None = None) -> dict[str, float]:
 # -- the report ------------------------------------------------------------------------
 
 
-def installed_mb(*extra: str) -> dict[str, float]:
+def installed_mb(machine: str, *extra: str) -> dict[str, float]:
     """What a device's install takes on disk, in 1e6 bytes: all, then the largest."""
+    ours = sorted(map(str, (PROJECT / "dist").glob(f"*_{machine}.whl")))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
                 *("uv", "pip", "install", "--quiet", "--only-binary", ":all:"),
                 *("--target", folder, "--python-version", "3.11"),
-                *("--python-platform", "aarch64-manylinux_2_28", "-r"),
-                *("pyproject.toml", *extra),
+                *("--python-platform", f"{machine}-manylinux_2_28"),
+                *(ours or ("-r", "pyproject.toml")),
+                *extra,
             ],
             cwd=PROJECT,
             check=True,
@@ -227,7 +230,9 @@ def installed_mb(*extra: str) -> dict[str, float]:
             top = file.relative_to(folder).parts[0].partition(".")[0]
             sizes[top] = sizes.get(top, 0.0) + file.stat().st_size / 1e6
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-    return {"all": round(sum(sizes.values()), 1)} | {k: round(v, 1) for k, v in largest}
+    own = ("edge_sdk", "coordinator", "export", "device_profiles")
+    told = {"all": sum(sizes.values()), "ours": sum(sizes.get(n, 0.0) for n in own)}
+    return {name: round(size, 1) for name, size in (*told.items(), *largest)}
 
 
 def show_trials() -> None:
@@ -265,10 +270,11 @@ def main() -> int:
     print(f"  MiB; the training that it measures: {training['peak_mib']:.0f} MiB")
     show_trials()
     if not options.no_install:
-        print("MB installed, before our own 3 MB and the bytecode that pip compiles:")
-        print("  without torch:", installed_mb())
-        print("  without torch, numpy<2.3:", installed_mb("numpy<2.3"))
-        print("  with torch:", installed_mb("--extra", "torch"))
+        print("MB installed, without the bytecode that pip compiles:")
+        for machine in ("aarch64", "x86_64"):
+            print(f"  {machine}, without torch:", installed_mb(machine))
+            print("    numpy<2.3:", installed_mb(machine, "numpy<2.3"))
+        print("  aarch64, with torch:", installed_mb("aarch64", "torch<2.10"))
     return 0
 
 

@@ -17,6 +17,7 @@ from edge_sdk.infer import library as runtime
 from edge_sdk.kernels import build as building
 from edge_sdk.kernels import library
 from edge_sdk.kernels.damage import damage
+from edge_sdk.kernels.packed import shipped
 
 
 def test_some_library_is_available_here() -> None:
@@ -74,6 +75,52 @@ def a_real_library(folder: Path) -> bytes:
     if content[:-4].endswith(building.SEAL):
         scratch.write_bytes(content[: -4 - len(building.SEAL)])
     return building.place_library(scratch, folder / "whole.so").read_bytes()
+
+
+@pytest.fixture
+def packed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[tuple[Path, Path]]:
+    """This machine's library as a wheel has it, and where it is unpacked to."""
+    name = library.kernels().isa
+    package, cache = tmp_path / "package", tmp_path / "cache"
+    package.mkdir()
+    own = package / "libflash_edge_v4.so"  # one of those that are packed
+    own.write_bytes(a_real_library(tmp_path))
+    made = shipped(own).rename(package / f"libflash_edge_{name}.so.xz")
+    assert made.stat().st_size < 0.5 * own.stat().st_size
+    own.unlink()
+    monkeypatch.setattr(library, "package_folder", lambda: package)
+    monkeypatch.setattr(library, "cache_folder", lambda: cache)
+    library._load.cache_clear()
+    yield made, cache / f"libflash_edge_{name}.so"
+    library._load.cache_clear()
+
+
+def test_a_packed_library_is_unpacked_once_where_it_is_used(
+    packed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    made, place = packed
+    name = library.kernels().isa
+    assert library._load_or_build(name, build_missing=False).path == place
+    assert place.read_bytes() == a_real_library(tmp_path)
+    made.unlink()
+    library._load.cache_clear()
+    assert library._load_or_build(name, build_missing=False).path == place
+
+
+def test_a_packed_library_is_used_where_no_cache_can_be_written(
+    packed: tuple[Path, Path],
+) -> None:
+    made, place = packed
+    place.parent.write_text("no folder")
+    name = library.kernels().isa
+    found = library._load_or_build(name, build_missing=False)
+    assert not found.path.exists()
+    assert found.vector_bytes == library.kernels().vector_bytes
+    made.write_bytes(made.read_bytes()[:-9])
+    with pytest.raises(EngineError, match=r"\.so\.xz is damaged"):
+        library._load_or_build(name, build_missing=False)
 
 
 def no_seal(content: bytes) -> bytes:

@@ -34,7 +34,7 @@ from edge_sdk.tasks.layers import initial_state, layers_of, make_model
 from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.holdout.divided import DividedExamples
 from edge_sdk.training.local import Stopped
-from edge_sdk.training.program_engine import choice
+from edge_sdk.training.program_engine import choice, example_check
 from edge_sdk.training.program_engine.kept import (
     keep_program,
     kept_program,
@@ -256,18 +256,20 @@ def one(value: float) -> np.ndarray:
 
 
 ODD = {
-    "labels between classes": (INPUTS, np.full(40, 0.5), "targets are float64"),
+    "labels between classes": (INPUTS, one(0.5), "label is 0.5 are no whole numbers"),
     "labels that are text": (INPUTS, LABELS.astype(str), "targets are text"),
     "a label too large": (INPUTS, one(5).astype(int), r"example 11 .*whose label is 5"),
     "a label below zero": (INPUTS, one(-1).astype(int), r"example 11 .*label is -1"),
-    "a label beyond reals": (INPUTS, one(2**40).astype(int), "out of range"),
-    "labels with an axis": (INPUTS, LABELS[:, None], r"are \(8, 1\), not \(N\) with"),
-    "another height": (INPUTS[:, :, :7], LABELS, r"not \(N, 1, 8, 8\) with"),
-    "no channels": (INPUTS[:, 0], LABELS, r"are \(8, 8, 8\), not"),
+    "a label beyond reals": (INPUTS, one(2**40).astype(int), "out of range: .*0 to 4"),
+    "a small label": (INPUTS, one(5).astype(np.int8), "out of range: .*0 to 4"),
+    "labels with an axis": (INPUTS, LABELS[:, None], r"have the shape \(1,\), .* \(\)"),
+    "another height": (INPUTS[:, :, :7], LABELS, r"shape \(1, 7, 8\), .*\(1, 8, 8\)"),
+    "no channels": (INPUTS[:, 0], LABELS, r"have the shape \(8, 8\)"),
     "inputs that are dates": (INPUTS.astype("M8[s]"), LABELS, "inputs are dates"),
     "complex inputs": (INPUTS.astype(complex), LABELS, "complex"),
     "a NaN": (np.where(INPUTS.max() == INPUTS, np.nan, INPUTS), LABELS, "not finite"),
     "beyond float32": (INPUTS * 1e300, LABELS, "not finite"),
+    "labels of float64": (INPUTS, one(1e300), "out of range: .* 0 to 4"),
 }
 
 
@@ -278,7 +280,8 @@ def test_examples_of_another_kind_are_refused_and_the_board_lives_on(
     order, base, _ = order_of(Frozen())
     inputs, targets, said = ODD[name]
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setattr(choice, "torch_is_here", lambda: False)
+        for module in (choice, example_check):
+            patch.setattr(module, "torch_is_here", lambda: False)
         with pytest.raises(EdgeError, match=said) as raised:
             TaskRunner(TASK, Examples(inputs, targets), "auto").run(
                 order, base, lambda: False, program=file

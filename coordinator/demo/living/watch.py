@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -20,6 +19,7 @@ from coordinator.demo.living.sensors import NEW, REFERENCE, TASK
 from coordinator.ledger import read_ledger
 from coordinator.ledger.device_rows import TOGETHER
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
+from edge_sdk.device.probe.ram import read_fields
 from edge_sdk.errors import CheckpointError, StateError
 from edge_sdk.tasks.layers import layers_of, make_model
 from edge_sdk.tasks.task import Examples
@@ -159,8 +159,7 @@ class Watch:
 
     def memory_mib(self) -> float:
         """Resident memory of the coordinator, MiB."""
-        found: float = psutil.Process(self.pid).memory_info().rss / 2**20
-        return found
+        return read_fields(Path(f"/proc/{self.pid}/status")).get("VmRSS", 0) / 1024
 
 
 def module_of(model: Model) -> nn.Module:

@@ -39,6 +39,10 @@ def _now() -> dt.datetime:
     return dt.datetime.now().astimezone()
 
 
+def _take_any(_: Examples) -> None:
+    """What is checked where the data are read is enough."""
+
+
 class DeviceData:
     """A device's examples: between two tasks they follow their source.
 
@@ -55,6 +59,7 @@ class DeviceData:
         arrays: Whether they are checked in numpy alone until `fit`.
 
     Attributes:
+        check: Refuses examples that came later, by a DataError; set by who trains.
         examples: Those at hand.
         held: Its own test examples, of a task with `holdout_data`; else None.
         failing: Why the source could not be read the last time; empty where it could.
@@ -77,6 +82,7 @@ class DeviceData:
     ) -> None:
         self._task, self._folder, self._path = task, folder, state / FILE
         self._arrays = arrays
+        self.check: Callable[[Examples], None] = _take_any
         self._keep, self._seed, self._clock = keep, seed, clock
         self._version, self.failing = version_of(task, folder), ""
         self._away = False  # it failed by what may pass
@@ -107,6 +113,7 @@ class DeviceData:
         try:
             found = self._read(known=version == before)
             held = self._task.read_holdout(self._folder, arrays=self._arrays)
+            self.check(found)
         except (DataError, TaskError) as error:
             self._away = isinstance(error.__cause__, PASSING)
             if self._away:

@@ -37,7 +37,8 @@ import sys, pathlib
 from edge_sdk.errors import EdgeError
 from edge_sdk.tasks.without_torch.halves import torch_is_here
 from edge_sdk.tasks.task import load_task
-beside, folder = map(pathlib.Path, sys.argv[2:])
+from edge_sdk.training.program_engine.kept import check_by_kept
+beside, folder, state = map(pathlib.Path, sys.argv[2:])
 try:
     task = load_task(sys.argv[1], beside=beside)
     if torch_is_here():
@@ -45,6 +46,8 @@ try:
         from edge_sdk.tasks.model_state import check_model
         check_model(make_model(task, 0))
     found = task.read_train(folder)
+    if not torch_is_here():
+        check_by_kept(state, task, found)
 except EdgeError as error:
     sys.exit(f"{error}\\t{error.help}".replace("\\n", " "))
 print(len(found))
@@ -183,7 +186,8 @@ def examples(patient: DoctorTarget) -> str:
     if patient.task is None:
         return Skipped("no settings were named")
     code, said = _trial(
-        _DATA_TRIAL, patient.task, str(patient.beside), str(patient.data)
+        *(_DATA_TRIAL, patient.task),
+        *map(str, (patient.beside, patient.data, patient.state)),
     )
     if code == 0:
         return f"{said} of task {patient.task}"

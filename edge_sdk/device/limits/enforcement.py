@@ -191,6 +191,8 @@ class MemoryFallbackRunner:
         self, runner: TaskRunner | LateTorchRunner, data: DeviceData | None = None
     ) -> None:
         self._runner, self._data = runner, data
+        if data is not None:
+            data.check = runner.check
 
     @property
     def engine(self) -> str:

@@ -11,8 +11,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 __all__ = [
     "Board",
     "clock_complaint",
@@ -88,7 +86,7 @@ def likely_board(board: Board, ram_mib: int | None = None) -> str:
         >>> likely_board(Board("Raspberry Pi 4 Model B Rev 1.4", 4, ()), 3800)
         'raspberry_pi_4b_4gb'
     """
-    total = ram_mib if ram_mib is not None else psutil.virtual_memory().total >> 20
+    total = ram_mib if ram_mib is not None else _ram_mib()
     for words, names in _CATALOGUE.items():
         if words in board.name:
             fitting = [name for most, name in names if total <= most]
@@ -121,6 +119,10 @@ def clock_complaint(today: dt.date) -> str | None:
         f"the clock says {today.isoformat()}: certificates and dates will not be "
         "believed until it is set (timedatectl set-ntp true)"
     )
+
+
+def _ram_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
 
 
 def _name(root: Path) -> str:

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from edge_sdk.device.probe.board import text_of
 
-__all__ = ["Ceiling", "Ram", "ceilings", "ram_for_agent", "read_fields"]
+__all__ = ["Ceiling", "Ram", "ceilings", "ram_for_agent", "read_fields", "resident_mib"]
 
 MIB = 1024 * 1024
 # A control group without a limit says "max" (v2) or a page-rounded 2^63 (v1).
@@ -123,11 +121,12 @@ def _limits(root: Path, own: int) -> Iterator[Ceiling]:
 
 def _own_bytes(root: Path) -> int:
     fields = read_fields(root / "proc/self/status")
-    return 1024 * fields["RssAnon"] if "RssAnon" in fields else _rss()
+    return 1024 * fields.get("RssAnon", fields.get("VmRSS", 0))
 
 
-def _rss() -> int:
-    return int(psutil.Process().memory_info().rss)
+def resident_mib() -> int:
+    """Memory of this process that is in the board's RAM, libraries included."""
+    return read_fields(Path("/proc/self/status")).get("VmRSS", 0) >> 10
 
 
 def read_fields(path: Path) -> Mapping[str, int]:

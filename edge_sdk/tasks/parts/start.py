@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_sdk.errors import TaskError
+from edge_sdk.errors import DependencyError, TaskError
 
 __all__ = ["start_state"]
 
@@ -90,6 +90,11 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             raw: Any = load_file(path)
         else:
             raw = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise DependencyError(
+            f"start file {path} is read by the package safetensors",
+            remedy="pip install safetensors, or write the file by torch.save.",
+        ) from error
     except OSError as error:
         raise TaskError(
             f"start file {path} cannot be read: {error.strerror or error}",

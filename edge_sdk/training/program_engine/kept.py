@@ -1,7 +1,7 @@
 """The last program that a device was sent, kept in its state folder.
 
-Only `flash-edge profile` and `flash-edge doctor` read it, to say what a training step
-will take before the next order comes.
+It says before the next order comes what a training step will take, and whether the
+examples fit the model; another run's model may be another.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_sdk.checkpoint import replace_file
-from edge_sdk.errors import CheckpointError, EdgeError
+from edge_sdk.errors import CheckpointError, DataError, EdgeError, EngineError
 from edge_sdk.kernels.library import kernels
 from edge_sdk.program.ceiling import MemoryCeiling, planned_step
 from edge_sdk.program.file import unpack_program
 from edge_sdk.program.open import program_layers
 from edge_sdk.sparse import draw, exact_counts, uniform
-from edge_sdk.tasks.task import Task
+from edge_sdk.tasks.task import Examples, Task
+from edge_sdk.training.program_engine.example_check import ExampleCheck
 
-__all__ = ["keep_program", "kept_program", "stated_plans"]
+__all__ = ["check_by_kept", "keep_program", "kept_program", "stated_plans"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,26 @@ def kept_program(state: Path) -> bytes:
         return _path(state).read_bytes()
     except OSError:
         return b""
+
+
+def check_by_kept(state: Path, task: Task, examples: Examples) -> None:
+    """Refuses examples that the last order's program does not take.
+
+    Without a program, or with a damaged one, nothing is known.
+
+    Raises:
+        DataError: Says which example, and why.
+    """
+    file = kept_program(state)
+    try:
+        if file:
+            ExampleCheck(task)(examples, file)
+    except DataError as error:
+        raise DataError(
+            f"by the model of the last order, {error}", remedy=error.help
+        ) from error
+    except EngineError as error:
+        log.debug("the kept program: %s", error)
 
 
 def stated_plans(

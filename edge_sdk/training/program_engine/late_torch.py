@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from edge_sdk.errors import EngineError
 from edge_sdk.program.ceiling import MemoryExceededError
+from edge_sdk.tasks.task import Examples
 from edge_sdk.training.checkpoint import Progress
 from edge_sdk.training.holdout.tester import ModelTester
 from edge_sdk.training.memory_limit import Allowance
@@ -75,6 +76,10 @@ class LateTorchRunner:
     def tester(self) -> ModelTester:
         """Measures models on what is held out."""
         return self._runner.tester
+
+    def check(self, examples: Examples) -> None:
+        """Refuses examples that the program of the last order cannot take."""
+        self._runner.check(examples)
 
     def release(self) -> None:
         """Gives memory that no task needs back to the board, until the next one."""

@@ -23,6 +23,7 @@ from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.training.engine import Arrays, TrainingModel
 from edge_sdk.training.memory_limit import Allowance, EngineName, StepMemory
 from edge_sdk.training.program_engine.batches import ArrayBatches
+from edge_sdk.training.program_engine.example_check import ExampleCheck
 from edge_sdk.training.program_engine.narrow import Cut, cut_program
 from edge_sdk.training.program_session import ProgramSession, program_tally
 from edge_sdk.training.rules.inner_models import InnerModels
@@ -126,7 +127,7 @@ class ProgramModels:
         self._task, self._threads, self._memory = task, threads, memory
         self._batch = task.batch_size  # of the last order
         self._model: ArrayModel | None = None
-        self._inner = InnerModels(memory)
+        self._inner, self._check = InnerModels(memory), ExampleCheck(task)
         self._opened = b""  # digest of the model's program
         self._boxes: Boxes = {}  # of the last recipe
         self.layers: tuple[LayerShape, ...] = ()
@@ -142,6 +143,11 @@ class ProgramModels:
     def release(self) -> None:
         """Gives the kernels' work space back to the system."""
         kernels().library.fe_release_scratch()
+
+    def check(self, examples: Examples) -> None:
+        """Refuses examples that the program does not take; see `ExampleCheck`."""
+        if self.program:
+            self._check(examples, self.program)
 
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         """The mask of a recipe: the one at hand, or drawn, or out of its structure.

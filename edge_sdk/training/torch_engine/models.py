@@ -112,6 +112,9 @@ class TorchModels:
         if available():
             kernels().library.fe_release_scratch()
 
+    def check(self, examples: Examples) -> None:
+        """Nothing: where torch is, examples are tried where they are read."""
+
     def mask(self, recipe: MaskRecipe, structure: bytes) -> Mask:
         """The mask of a recipe: the one at hand, or drawn, or out of its structure.
 
