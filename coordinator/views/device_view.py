@@ -43,7 +43,7 @@ class DeviceView(DeviceRow):
 
     @property
     def failing(self) -> str:
-        """What is wrong with its data and its tests, in words; empty if nothing is."""
+        """Faults of its data and its tests, in words; empty if there are none."""
         data = f"{UNREAD} {self.data_error}" if self.data_error else ""
         test = f"{UNTESTED} {self.test_error}" if self.test_error else ""
         return "; ".join(filter(None, (data, test)))

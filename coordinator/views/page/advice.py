@@ -67,7 +67,7 @@ def next_step(
 
 
 def _said_of_devices(view: RunView) -> str:
-    """What somebody should look at on a device; empty if there is nothing."""
+    """Devices that somebody should look at, and why; empty if there are none."""
     off = [d.name for d in view.devices if not d.online and not d.is_revoked]
     if off:
         return (

@@ -40,7 +40,7 @@ def _now() -> dt.datetime:
 
 
 def _take_any(_: Examples) -> None:
-    """What is checked where the data are read is enough."""
+    """Nothing more to check: reading the data has checked them."""
 
 
 class DeviceData:

@@ -46,7 +46,7 @@ class InputRange:
     operation: Op
 
     def outside(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which of these are out of range."""
+        """Marks of values that are out of range, as bool of their shape."""
         wrong: NDArray[np.bool_] = (values < 0) | (values >= self.end)
         return wrong if self.ignored is None else wrong & (values != self.ignored)
 
