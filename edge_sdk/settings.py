@@ -62,6 +62,8 @@ class DeviceSettings(
             against the program.
         autocast: Whether it computes matrix products in bfloat16 there.
         threads: Threads for training; 0 takes all cores.
+        niceness: Of the whole agent, as `nice` counts; 0 where nothing else on the
+            board comes first.
         micro_batch: Most examples that go through at once, 0 for the whole batch, or
             ``auto``: as many as fit under the profile's ``caps.ram_mib``.
         ghost_norm: Whether batch norm may take its statistics per micro-batch; without
@@ -112,6 +114,7 @@ class DeviceSettings(
     when: Literal["always", "new-data"] = "always"
     models_tolerance: Annotated[float, Meta(ge=0)] | None = None
     consent: Consent | None = None
+    niceness: Annotated[int, Meta(ge=0, le=19)] = 10
 
 
 def load_settings(path: Path, kind: type[T]) -> T:

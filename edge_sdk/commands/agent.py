@@ -42,20 +42,20 @@ def run(
     agent = _agent(own, settings.parent)
     on_stop(agent.stop)
     try:
-        with _restrained(profile_of(own.profile, settings.parent)):
+        with _restrained(profile_of(own.profile, settings.parent), own.niceness):
             agent.run(until_done=until_done)
     finally:
         agent.close()
 
 
 @contextlib.contextmanager
-def _restrained(profile: DeviceProfile) -> Iterator[None]:
+def _restrained(profile: DeviceProfile, niceness: int) -> Iterator[None]:
     """Whatever else the board does comes first, and memory stays under its cap."""
     from edge_sdk.device.limits.memory import hold_to, ram_cap  # noqa: PLC0415 - late
     from edge_sdk.device.limits.processor import be_nice  # noqa: PLC0415 - late
     from edge_sdk.device.probe.ram import ceilings  # noqa: PLC0415
 
-    be_nice()
+    be_nice(niceness)
     cap = ram_cap(profile.caps, ceilings())
     if cap is None:
         yield

@@ -94,6 +94,7 @@ class Fleet:
             'profile = "raspberry_pi_4b_4gb"',
             'engine = "masked"',
             "threads = 1",
+            "niceness = 0",  # somebody waits for it
         ]
         _write(self.settings_of(number), lines)
 

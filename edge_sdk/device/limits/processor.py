@@ -12,8 +12,6 @@ __all__ = [
     "threads_for",
 ]
 
-NICENESS = 10
-
 
 def threads_for(cores: int, cpu_share: float) -> int:
     """Training threads: whole cores of the share lent, at least one."""
@@ -31,7 +29,12 @@ def rest_after_s(step_s: float, *, cores: int, cpu_share: float) -> float:
     return max(0.0, step_s * (busy / cpu_share - 1.0))
 
 
-def be_nice() -> None:
-    """Lowers this process's priority; whatever else the board does comes first."""
-    with contextlib.suppress(OSError):  # already nicer, or not allowed
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+def be_nice(niceness: int) -> None:
+    """Lowers this process's priority, so that what else the board does comes first.
+
+    Args:
+        niceness: Never less than the process has.
+    """
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        found = max(os.getpriority(os.PRIO_PROCESS, 0), niceness)
+        os.setpriority(os.PRIO_PROCESS, 0, found)
