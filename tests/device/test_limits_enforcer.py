@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -117,3 +119,20 @@ def test_a_spent_day_holds_training_and_the_next_day_does_not() -> None:
     board.at += 5.0
     assert limits_enforcer.verdict(0) == Go()
     assert limits_enforcer.today() == "2026-11-25"
+
+
+@pytest.mark.parametrize("wanted", [0, 10])
+def test_the_agent_is_as_nice_as_its_settings_say_and_never_less_than_it_was(
+    wanted: int,
+) -> None:
+    nice = (
+        "import os; from edge_sdk.device.limits.processor import be_nice\n"
+        "for more in (0, 12):\n"
+        "    before = os.nice(more)\n"
+        f"    be_nice({wanted})\n"
+        "    print(before, os.getpriority(os.PRIO_PROCESS, 0))\n"
+    )
+    line = [sys.executable, "-c", nice]
+    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    for before, after in (map(int, row.split()) for row in told.splitlines()):
+        assert after == max(before, wanted)
