@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from edge_sdk.wire import topics
 from edge_sdk.wire.codec import tag_of
@@ -36,8 +37,7 @@ class Rate:
     burst: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Tokens left at a time.
 
     Attributes:
@@ -96,10 +96,15 @@ class Buckets:
             now: Monotonic seconds.
             cost: Tokens wanted.
         """
-        bucket = self._kept.pop(key, None) or Bucket(rate.burst, now)
-        self._kept[key], enough = bucket.take(rate, now, cost)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        kept = self._kept
+        bucket = kept.get(key)
+        if bucket is None:
+            bucket = Bucket(rate.burst, now)
+        else:
+            kept.move_to_end(key)
+        kept[key], enough = bucket.take(rate, now, cost)
+        if len(kept) > self._most:
+            kept.popitem(last=False)
         return enough
 
 
@@ -220,11 +225,13 @@ class Flood:
         """Return whether a message with a valid signature may be processed."""
         tag = tag_of(message)
         cost = _chunks(message) if isinstance(message, Need) else 1.0
-        return self._take(device, f"{tag} messages", RATES.get(tag, OTHER), cost)
+        return self._take(device, tag, RATES.get(tag, OTHER), cost, " messages")
 
-    def _take(self, device: str, kind: str, rate: Rate, cost: float) -> bool:
+    def _take(
+        self, device: str, kind: str, rate: Rate, cost: float, unit: str = ""
+    ) -> bool:
         now = self._clock()
-        if self._silent.get(device, 0.0) > now:
+        if self._silent and self._silent.get(device, 0.0) > now:
             return False
         if self._buckets.take((device, kind), rate, now, cost):
             return True
@@ -232,7 +239,7 @@ class Flood:
             self._silence(device, now)
         before = self._seldom.say((device, kind), now)
         if before is not None:
-            self._told(Excess(device, kind, before))
+            self._told(Excess(device, kind + unit, before))
         return False
 
     def _silence(self, device: str, now: float) -> None:

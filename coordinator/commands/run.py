@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -177,4 +178,6 @@ def _serve(folder: Path, *, insecure: bool) -> None:
     own_folder(folder)
     from coordinator.server.wiring import serve  # noqa: PLC0415 - imports torch
 
+    # Torch's 200 000 objects stay; to look through them took a collection 130 ms.
+    gc.freeze()
     serve(folder, settings, look())

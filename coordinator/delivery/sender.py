@@ -44,7 +44,7 @@ class DeliverySender:
         """Devices whose delivery is not over."""
         return self._pending.keys()
 
-    def tick(self, online: Collection[str]) -> None:
+    def tick(self, online: Callable[[], Collection[str]]) -> None:
         """Looks for new deliveries; tells devices that are here and do not answer."""
         now = self._clock()
         if now < self._look_at:
@@ -53,7 +53,9 @@ class DeliverySender:
         if self._store.version() != self._version:
             self._version = self._store.version()
             self._read()
-        for device in sorted(self._pending.keys() & set(online)):
+        if not self._pending:
+            return
+        for device in sorted(self._pending.keys() & set(online())):
             if now - self._told.get(device, -AGAIN_S) >= AGAIN_S:
                 self._tell(self._pending[device])
 

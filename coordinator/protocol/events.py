@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -127,9 +126,10 @@ class EventQueue:
         Args:
             timeout: Seconds; 0 does not wait.
         """
-        with contextlib.suppress(queue.Empty):
+        try:
             return self._queue.get(block=timeout > 0, timeout=timeout or None)
-        return None
+        except queue.Empty:
+            return None
 
     def group(self, timeout: float) -> Iterator[Item]:
         """Yield the waiting events, for at most `GROUP_S` after the first.

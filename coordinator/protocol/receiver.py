@@ -48,6 +48,7 @@ OVER = (
     "ask the operator for a token (flash-coordinator enroll RUN --new NAME), delete "
     "the identity folder, then run flash-edge enroll TOKEN"
 )
+_OF_DEVICES = topics.UploadTopic, topics.StatusTopic
 UNSIGNED = (
     "your messages are not signed with a key that is enrolled here: ask the operator "
     "for a token, then run flash-edge enroll TOKEN"
@@ -99,7 +100,7 @@ class MessageReceiver:
         if isinstance(topic, topics.AnnouncementTopic):
             self.announcements.read(delivery.payload)
             return None
-        if isinstance(topic, topics.UploadTopic | topics.StatusTopic):
+        if isinstance(topic, _OF_DEVICES):
             self._refuse_revoked(topic)
         seal = self._identities.seal if self._identities is not None else None
         try:

@@ -93,7 +93,8 @@ class Round:
 
     def count(self, *phases: TaskPhase) -> int:
         """Devices whose part is in one of these phases."""
-        return len([phase for phase in self.tasks.values() if phase in phases])
+        held = list(self.tasks.values())
+        return sum(map(held.count, phases))
 
 
 # -- events and effects ----------------------------------------------------------------
@@ -211,7 +212,8 @@ def _moved(to: TaskPhase) -> Callable[[Round, Any], Step]:
         now = state.tasks.get(event.device)
         if now not in OPEN or _ORDER[to] < _ORDER[now]:
             return state, ()
-        after = replace(state, tasks={**state.tasks, event.device: to})
+        tasks = {**state.tasks, event.device: to}  # `replace` takes thrice the time
+        after = Round(state.no, state.goal, state.quorum, state.phase, tasks)
         return (after, ()) if to in OPEN else _settle(after)
 
     return rule

@@ -199,7 +199,7 @@ class Server:
                 self._view.draw(self._phase)
             self._handlers.tick()
             self._wiping.tick()
-            self._deliveries.tick(self._fleet.online())
+            self._deliveries.tick(self._fleet.online)
             self._take(TICK_S)
         if not self._stopping:
             self._finish()
@@ -249,6 +249,11 @@ class Server:
 
     def _handle(self, item: Item) -> None:
         match item:
+            case ReceivedMessage():  # nearly all are
+                try:
+                    self._dispatcher.hear(item)
+                finally:
+                    item.ack()
             case TransportConnected():
                 self._publisher.after_connect()
             case Unlinked():
@@ -263,11 +268,6 @@ class Server:
             case EvaluationDone(round_no, density, metrics, worse):
                 self._ledger.record_score(round_no, density, metrics)
                 self._end.scored(round_no, density, worse)
-            case ReceivedMessage():
-                try:
-                    self._dispatcher.hear(item)
-                finally:
-                    item.ack()
 
     def _dismiss(self, device: str) -> None:
         """Displays say that it was revoked; the broker keeps nothing of it."""

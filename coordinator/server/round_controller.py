@@ -40,7 +40,7 @@ from edge_sdk.wire.messages import Message, Status
 __all__ = ["RoundController"]
 
 log = logging.getLogger(__name__)
-
+LOOK_S = 1.0  # between two looks for orders that nobody has acknowledged
 RESEND_S = 15.0  # an order that is not acknowledged by then is sent again, then later
 
 
@@ -96,6 +96,7 @@ class RoundController:
         self._due: Callable[[], None] | None = None  # how `tick` ends the round
         # Orders that nobody has acknowledged: when again, and after which gap.
         self._unheard: dict[str, tuple[float, float]] = {}
+        self._look_at = 0.0  # when one of them may be due; a look is at every device
 
     @property
     def round(self) -> Round | None:
@@ -141,7 +142,7 @@ class RoundController:
             self._due()
             self._now, self._due, self._unheard = None, None, {}
             self.timing.end()
-        elif self._now is not None:
+        elif self._now is not None and self._clock() >= self._look_at:
             self._say_again(self._now)
 
     def open(self) -> None:
@@ -277,7 +278,7 @@ class RoundController:
 
     def _say_again(self, now: OpenRound) -> None:
         """An order, or its acknowledgement, may have been lost."""
-        here = self._fleet.present()
+        here, self._look_at = self._fleet.present(), self._clock() + LOOK_S
         for device, (at, gap_s) in list(self._unheard.items()):
             if now.state.tasks.get(device) is not TaskPhase.ASSIGNED:
                 del self._unheard[device]

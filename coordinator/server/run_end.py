@@ -247,7 +247,7 @@ class RunEnd:
     def deliver(self, to_all: Callable[[], bool]) -> None:
         """Wait for the deliveries to devices that are here, or `to_all`."""
         while True:
-            self._deliveries.tick(self._fleet.online())
+            self._deliveries.tick(self._fleet.online)
             waiting = set(self._deliveries.pending())
             here = waiting & self._fleet.online()
             if not (waiting if to_all() else here):

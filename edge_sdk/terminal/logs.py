@@ -52,18 +52,28 @@ def log_from_now_on(**facts: object) -> None:
     _process.update(facts)
 
 
-@contextmanager
-def log_about(**facts: object) -> Iterator[None]:
+def log_about(**facts: object) -> AbstractContextManager[None]:
     """Facts that stand on the lines of this thread inside the block.
 
     Args:
         facts: Any of `FACTS`.
     """
-    token = _around.set({**_around.get(), **facts})
-    try:
-        yield
-    finally:
-        _around.reset(token)
+    return _About(facts)
+
+
+class _About(AbstractContextManager[None]):
+    """A generator in its place takes thrice the time, for each message of a device."""
+
+    __slots__ = "_facts", "_token"
+
+    def __init__(self, facts: dict[str, object]) -> None:
+        self._facts = facts
+
+    def __enter__(self) -> None:
+        self._token = _around.set({**_around.get(), **self._facts})
+
+    def __exit__(self, *_: object) -> None:
+        _around.reset(self._token)
 
 
 class JsonLines(logging.Formatter):

@@ -39,7 +39,8 @@ MAX_PACKET = 96 * 1024  # bytes; a 64 KiB chunk with room for its envelope
 T = TypeVar("T")
 _DECODERS: dict[Any, Any] = {}
 _ENCODER = msgspec.msgpack.Encoder()
-_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, bytes, bytes, bytes])
+# Views: a chunk is copied once, out of its body.
+_ENVELOPE = msgspec.msgpack.Decoder(tuple[int, memoryview, memoryview, bytes])
 # Two threads that make a type's first decoder at once end the process: msgspec 0.22
 # completes its type under no lock.
 _MAKING = threading.Lock()
@@ -167,7 +168,7 @@ def pack_large(value: msgspec.Struct) -> bytes:
     return bytes(packed)
 
 
-def unpack(data: bytes, kind: type[T]) -> T:
+def unpack(data: bytes | memoryview, kind: type[T]) -> T:
     """A declared type from msgpack, validated while it is read.
 
     Only what the type declares is ever built: 1 MiB of nested arrays of empty maps,
@@ -198,5 +199,5 @@ def _words(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.lstrip("_")).lower()
 
 
-def _signed(head: bytes, body: bytes) -> bytes:
-    return head + hashlib.sha256(body).digest()
+def _signed(head: bytes | memoryview, body: bytes | memoryview) -> bytes:
+    return bytes(head) + hashlib.sha256(body).digest()

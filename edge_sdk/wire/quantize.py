@@ -110,7 +110,7 @@ def encode(
     return _encode_blocks(codec, exact, rng)
 
 
-def decode(codec: str, data: bytes, count: int) -> NDArray[np.float32]:
+def decode(codec: str, data: bytes | memoryview, count: int) -> NDArray[np.float32]:
     """The values in a tensor's bytes, float32 (count,).
 
     Raises:
@@ -156,7 +156,9 @@ def _encode_blocks(codec: str, exact: Floats, rng: np.random.Generator | None) -
     )
 
 
-def _decode_blocks(codec: str, data: bytes, count: int, exponent: int) -> Floats:
+def _decode_blocks(
+    codec: str, data: bytes | memoryview, count: int, exponent: int
+) -> Floats:
     size = _BLOCK[codec]
     blocks = -(-count // size)
     halves = np.frombuffer(data, "<f2", blocks, offset=2)
@@ -212,7 +214,7 @@ def _pack_nibbles(codes: NDArray[np.int8]) -> bytes:
     return (even[0::2] | even[1::2] << 4).tobytes()
 
 
-def _unpack_nibbles(raw: bytes, count: int) -> NDArray[np.int8]:
+def _unpack_nibbles(raw: bytes | memoryview, count: int) -> NDArray[np.int8]:
     pairs = np.frombuffer(raw, np.uint8)
     nibbles = np.empty(2 * pairs.size, np.uint8)
     nibbles[0::2], nibbles[1::2] = pairs & 15, pairs >> 4

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
@@ -44,6 +45,7 @@ __all__ = [
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 _BLOB = re.compile(r"[0-9a-f]{64}")
+PARSED = 8192  # topics that are remembered; a device speaks on three
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ def device_of(topic: str, federation: str) -> str | None:
     return device if not head and _ID.fullmatch(device) else None
 
 
+@lru_cache(maxsize=PARSED)
 def parse(topic: str, federation: str) -> Topic:
     """The topic as a value.
 

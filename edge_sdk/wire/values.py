@@ -192,7 +192,8 @@ def _values_of(body: _ValuesBody, mask: Mask, codec: str | None) -> Values:
             f"it has {len(body.values)} bytes for {body.nnz} {body.codec} values; "
             f"the mask keeps {nnz}"
         )
-    raw = decompress(body.values, sum(sizes)) if packed else body.values
+    whole = decompress(body.values, sum(sizes)) if packed else body.values
+    raw = memoryview(whole)  # a slice of it is no copy
     masked: dict[str, NDArray[np.float32]] = {}
     start = 0
     for (name, count), size in zip(counts.items(), sizes, strict=True):

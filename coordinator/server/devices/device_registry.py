@@ -284,11 +284,11 @@ class DeviceRegistry:
         )
 
     def _now(self, device: DeviceView) -> DeviceView:
-        if device.name not in self._status:  # of before, or revoked
-            left = device.phase if device.is_revoked else ""
-            device = replace(device, online=False, phase=left, **NOW)
         heard = self._presence.silent_s(device.name, self._clock())
-        return replace(device, seen_s=heard)
+        if device.name in self._status:
+            return replace(device, seen_s=heard)
+        left = device.phase if device.is_revoked else ""  # of before, or revoked
+        return replace(device, seen_s=heard, online=False, phase=left, **NOW)
 
 
 def _digest(hello: Hello) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from msgspec import UNSET
 
@@ -44,8 +45,7 @@ WHY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stay:
+class _Stay(NamedTuple):
     heard: float
     due: float
 
@@ -122,7 +122,7 @@ def is_news(last: Said | None, header: Header, status: Status) -> Said | None:
         return said
     if last.boot != said.boot:
         return _next_life(last, said)
-    said = replace(said, ended=last.ended)
+    said = Said(header.boot, header.seq, link, status.online, last.ended)
     if status.online or said.seq > last.seq:  # a goodbye has a number like any other
         return said if said.seq > last.seq else None
     if link < last.link or (link == last.link and link and not last.online):
