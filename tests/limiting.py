@@ -70,25 +70,30 @@ class LimitingBroker:
         port: Where mosquitto listens on 127.0.0.1.
         limits: What to enforce.
         answer: What a breach comes to; as that broker's, if not given.
+        wills: Whether a CONNECT may have a will; ``refuse`` answers one that has.
 
     Attributes:
         port: Where it listens.
         breaches: Count by kind.
         told: A line for each of the first breaches.
         first_connect: Monotonic seconds of the first CONNECT, by client id.
+        last_packet: Monotonic seconds of the last packet of each client.
         published: Messages by client id.
         bytes: Their bytes.
         most: The most that was seen of each thing.
     """
 
-    def __init__(self, port: int, limits: BrokerLimits, answer: str = "") -> None:
-        self._to, self.limits = port, limits
+    def __init__(
+        self, port: int, limits: BrokerLimits, answer: str = "", *, wills: bool = True
+    ) -> None:
+        self._to, self.limits, self._wills = port, limits, wills
         self._answer = answer or ANSWERS.get(limits.name, "close")
         self.breaches: Counter[str] = Counter()
         self.told: list[str] = []
         self.most: Counter[str] = Counter()
         self.packets = 0
         self.first_connect: dict[str, float] = {}
+        self.last_packet: dict[str, float] = {}
         self.published: Counter[str] = Counter()  # messages of each client
         self.bytes: Counter[str] = Counter()  # of these
         self._retained: set[str] = set()
@@ -183,6 +188,9 @@ class LimitingBroker:
                 self.told.append(f"{client.name}: {'; '.join(kinds)}")
         if self._answer == "drop" and not any("CONNECT" in kind for kind in kinds):
             return True
+        if self._answer == "refuse" and any("CONNECT" in kind for kind in kinds):
+            refused = b"\x20\x03\x00\x87\x00" if client.five else b"\x20\x02\x00\x05"
+            link.sendall(refused)
         if self._answer == "disconnect" and client.five:
             link.sendall(bytes([0xE0, 2, _reason(kinds[0]), 0]))
         raise EndedError
@@ -198,6 +206,7 @@ class LimitingBroker:
             self.packets += 1
             found = self._above("packet", len(packet), limits.packet)
             kind = head >> 4
+            self.last_packet[client.name] = time.monotonic()
             if kind == CONNECT:
                 found += self._connect(body, client)
             elif kind == PUBLISH:
@@ -236,6 +245,8 @@ class LimitingBroker:
         if limits.keepalive_s < 65_535 and not 0 < keepalive <= limits.keepalive_s:
             found.append(f"CONNECT keepalive: {keepalive} s")
         if flags & 4:
+            if not self._wills:
+                found.append("CONNECT will")
             if flags & 0x20 and not limits.retained:
                 found.append("CONNECT retained will")
             if flags >> 3 & 3 > limits.qos:

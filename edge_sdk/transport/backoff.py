@@ -23,6 +23,7 @@ class Parted:
         filters: Filters of a SUBSCRIBE; 0 for a message.
         held: Subscriptions of the client, those included.
         retain: Whether the broker was to retain it.
+        sure: Whether the broker was to acknowledge it; False for QoS 0.
     """
 
     topic: str
@@ -30,6 +31,7 @@ class Parted:
     filters: int = 0
     held: int = 0
     retain: bool = False
+    sure: bool = True
 
     def __str__(self) -> str:
         if self.filters:
@@ -46,8 +48,9 @@ class Ending:
 
     Attributes:
         lived_s: Seconds that it was up.
-        unanswered: The largest message that the broker had not acknowledged; None if
-            it had acknowledged all, or a larger one. A SUBSCRIBE comes before.
+        unanswered: The largest message that the broker had not acknowledged, or of QoS
+            0 that it was sent just before; None if it had taken all, or a larger one. A
+            SUBSCRIBE comes before.
         reason: MQTT 5 reason code that the broker gave; 0 for none.
         burst: Messages that it was sent in its last second.
         last: The last message that it was sent; None without one.
@@ -104,17 +107,14 @@ class Backoff:
         is one that ends at once whatever it is sent.
         """
         lost = how.unanswered
-        fresh = Backoff(self.first_s, self.most_s)
-        if lost is None and how.lived_s < QUICK_S:
-            quick = self.quick + 1
-            wait_s = min(
-                self.first_s * 2.0 ** min(max(quick - QUICK, 0), 30), self.most_s
-            )
-            return replace(fresh, quick=quick), wait_s
+        so_far = 0 if self.suspect else self.quick  # those were that message's
+        quick = so_far + 1 if how.lived_s < QUICK_S else 0
+        fresh = replace(Backoff(self.first_s, self.most_s), quick=quick)
+        least_s = min(self.first_s * 2.0 ** min(max(quick - QUICK, 0), 30), self.most_s)
         if how.lived_s >= SETTLED_S or lost is None:
-            return fresh, self.first_s
+            return fresh, least_s
         if self.blamed is None or self.blamed.topic != lost.topic:
-            return replace(fresh, blamed=lost, cuts=1), self.first_s
+            return replace(fresh, blamed=lost, cuts=1), least_s
         cuts = self.cuts + 1
         wait_s = min(self.first_s * 2.0 ** min(cuts, 30), CUT * self.most_s)
         return replace(fresh, delay_s=wait_s, blamed=lost, cuts=cuts), wait_s
@@ -136,13 +136,13 @@ def suspected(before: Backoff, now: Backoff, end: Ending) -> str:
             "message_size_limit, to 128 KiB if you can, or set broker_profile), or its "
             "access list forbids the topic; trying again, later each time"
         )
-    if now.loops and not before.loops:
+    if now.loops and not before.loops and now.suspect is None:
         after = (
             "" if end.last is None else f"; the last that it was sent was {end.last}"
         )
         return (
-            f"has ended {now.quick} links in a row at once, with nothing left without "
-            f"an answer{after}: look at its log and its access list, and whether "
+            f"has ended {now.quick} links in a row at once, whatever it was sent"
+            f"{after}: look at its log and its access list, and whether "
             "another process has this client id; trying again, later each time"
         )
     return ""

@@ -9,12 +9,14 @@ nothing that is needed.
 from __future__ import annotations
 
 import threading
+import time
 from enum import Enum
 
 from edge_sdk.transport.address import Address
 
 __all__ = ["ANSWER_S", "Dialect", "DialectCache", "RefusedError", "SilentError"]
 
+NO_WILLS_S = 3600.0  # until a will is tried again where it was refused
 ANSWER_S = 2.0  # a CONNACK takes one round trip after TCP and TLS are up
 
 
@@ -26,7 +28,15 @@ class Dialect(Enum):
 
 
 class SilentError(ConnectionError):
-    """A listener that does not answer, or does not speak this version of MQTT."""
+    """A listener that does not answer, or does not speak this version of MQTT.
+
+    Attributes:
+        closed: Whether it closed the connection behind our CONNECT.
+    """
+
+    def __init__(self, text: str, *, closed: bool = False) -> None:
+        super().__init__(text)
+        self.closed = closed
 
 
 class RefusedError(ConnectionError):
@@ -42,11 +52,15 @@ class RefusedError(ConnectionError):
 
 
 class DialectCache:
-    """MQTT version of each address; shared by all transports of a process."""
+    """MQTT version of each address, and who takes no wills.
+
+    It is shared by all transports of a process.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spoke: dict[tuple[str, int], Dialect] = {}
+        self._no_wills: dict[tuple[str, int], float] = {}  # until when
 
     def to_try(self, address: Address) -> tuple[Dialect, ...]:
         """The dialects to try, in order; one alone if it is known."""
@@ -63,3 +77,15 @@ class DialectCache:
         """Forget an address's version: another broker may have its place."""
         with self._lock:
             self._spoke.pop((address.host, address.port), None)
+
+    def takes_wills(self, address: Address) -> bool:
+        """Return whether a CONNECT with a will is worth trying there."""
+        with self._lock:
+            until = self._no_wills.get((address.host, address.port), 0.0)
+        return time.monotonic() >= until
+
+    def refused_will(self, address: Address) -> None:
+        """The broker there lets in who has no will, for now: a person may change it."""
+        with self._lock:
+            until = time.monotonic() + NO_WILLS_S
+            self._no_wills[address.host, address.port] = until

@@ -117,7 +117,8 @@ class Link:
         if self._dialect is Dialect.V5 and parcel.expires_s is not None:
             properties = expiry_properties(parcel.expires_s)
         sure = parcel.sure and limits.qos > 0
-        self._unanswered.sends(parcel.topic, parcel.size)
+        act = Parted(parcel.topic, parcel.size, retain=keep, sure=sure)
+        self._unanswered.sends(act)
 
         def send(client: Client) -> paho.MQTTMessageInfo:
             info = client.publish(
@@ -128,7 +129,6 @@ class Link:
                 properties=properties,
             )
             if sure and info.rc != paho.MQTT_ERR_QUEUE_SIZE:
-                act = Parted(parcel.topic, parcel.size, retain=keep)
                 answer = self._unanswered.messages.sent(info.mid, act)
                 if answer is not None:  # it was here before the message's number
                     self._settle(act, *answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
 
@@ -23,6 +24,9 @@ __all__ = ["open_link"]
 
 log = logging.getLogger(__name__)
 _MEMORY = DialectCache()
+# Reason codes of MQTT 5.0, section 2.4, which brokers give for a will: it may not be
+# published there, has no topic or payload that they take, or they have none.
+WILL_REFUSED = (0x80, 0x82, 0x83, 0x87, 0x90, 0x99, 0x9A, 0x9B)
 
 
 def open_link(
@@ -47,30 +51,60 @@ def open_link(
             "broker takes: give the device, or the federation, a shorter name"
         )
 
-    # Brokers bound the CONNECTs of a client id: each but the first waits.
-    waits = chain((0.0,), repeat(address.limits.connect_gap_s))
-
-    def in_dialect(one: Address, dialect: Dialect) -> Link:
-        """Asked again without what the broker does not have.
-
-        A will to retain, or to send by QoS 1, may be refused with the CONNECT.
-        """
-        time.sleep(next(waits))
+    attempts = _Attempts(
+        address.limits.connect_gap_s,
+        lambda one, dialect, last: Link(
+            one, client_id, dialect, deliver, will=last, window=window, meter=meter
+        ),
+    )
+    *others, last = reachable(address)
+    for one in others:
         try:
-            return Link(
-                one, client_id, dialect, deliver, will=will, window=window, meter=meter
-            )
-        except RefusedError as error:
-            fewer = without_refused(one.limits, error.reason)
-            if fewer == one.limits:
-                raise
-            return in_dialect(replace(one, limits=fewer), dialect)
+            return attempts.at(one, will)
+        except OSError as error:  # noqa: PERF203 - each is tried
+            log.info("%s: %s; trying the next address", one.url, error)
+    return attempts.at(last, will)
 
-    def at(one: Address) -> Link:
+
+class _Attempts:
+    """Attempts at one link; brokers bound CONNECTs, so each but the first waits.
+
+    Args:
+        gap_s: Seconds between two CONNECTs.
+        make: Makes a link to an address, in a version of MQTT, with a will or without.
+    """
+
+    def __init__(
+        self, gap_s: float, make: Callable[[Address, Dialect, Will | None], Link]
+    ) -> None:
+        self._waits, self._make = chain((0.0,), repeat(gap_s)), make
+
+    def at(self, one: Address, will: Will | None) -> Link:
+        """A link to an address, without the will where the broker refuses that."""
+        last = will if _MEMORY.takes_wills(one) else None
+        try:
+            return self._spoken(one, last)
+        except (SilentError, RefusedError) as error:
+            if last is None or not _may_be_the_will(error):
+                raise
+            try:
+                link = self._spoken(one, None)
+            except OSError:
+                raise error from None
+            _MEMORY.refused_will(one)
+            log.warning(
+                "the broker at %s lets us in without a last will only (with one: %s): "
+                "should this process vanish, that is noticed when it is silent for "
+                "too long; let its access list write %s",
+                *(one.url, error, last.topic),
+            )
+            return link
+
+    def _spoken(self, one: Address, last: Will | None) -> Link:
         silent = SilentError("it speaks no known version of MQTT")
         for dialect in _MEMORY.to_try(one):
             try:
-                link = in_dialect(one, dialect)
+                link = self._in_dialect(one, dialect, last)
             except SilentError as error:
                 log.debug("%s: %s", one.url, error)
                 silent = error
@@ -81,10 +115,23 @@ def open_link(
         _MEMORY.forget(one)
         raise silent
 
-    *others, last = reachable(address)
-    for one in others:
+    def _in_dialect(self, one: Address, dialect: Dialect, last: Will | None) -> Link:
+        """Asked again without what the broker does not have.
+
+        A will to retain, or to send by QoS 1, may be refused with the CONNECT.
+        """
+        time.sleep(next(self._waits))
         try:
-            return at(one)
-        except OSError as error:  # noqa: PERF203 - each is tried
-            log.info("%s: %s; trying the next address", one.url, error)
-    return at(last)
+            return self._make(one, dialect, last)
+        except RefusedError as error:
+            fewer = without_refused(one.limits, error.reason)
+            if fewer == one.limits:
+                raise
+            return self._in_dialect(replace(one, limits=fewer), dialect, last)
+
+
+def _may_be_the_will(error: SilentError | RefusedError) -> bool:
+    """Return whether a broker may have refused a CONNECT for its will."""
+    if isinstance(error, SilentError):
+        return error.closed
+    return error.reason in WILL_REFUSED

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_sdk.transport.backoff import Ending, Parted
+from edge_sdk.transport.backoff import QUICK_S, Ending, Parted
+from edge_sdk.transport.limits.suspicion import suspicious
 
 __all__ = ["Outstanding", "Unanswered"]
 
@@ -64,12 +65,12 @@ class Unanswered:
         self.messages = Outstanding[Parted, tuple[ReasonCode, int | None]]()
         self.filters = Outstanding[tuple[list[str], Parted], list[ReasonCode]]()
         self._largest_taken = 0  # bytes; of the messages that were acknowledged
-        # When, where to and how many bytes; of any quality of service.
-        self._lately: deque[tuple[float, str, int]] = deque(maxlen=1024)
+        # When and what; of any quality of service.
+        self._lately: deque[tuple[float, Parted]] = deque(maxlen=1024)
 
-    def sends(self, topic: str, size: int) -> None:
+    def sends(self, act: Parted) -> None:
         """Count a message of any quality of service."""
-        self._lately.append((time.monotonic(), topic, size))
+        self._lately.append((time.monotonic(), act))
 
     def taken(self, size: int) -> None:
         """The broker has acknowledged a message of so many bytes."""
@@ -83,10 +84,22 @@ class Unanswered:
             reason: The broker's reason code; 0 for none.
         """
         lately = list(self._lately)
-        burst = sum(lately[-1][0] - sent <= 1.0 for sent, _, _ in lately)
-        last = Parted(*lately[-1][1:]) if lately else None
-        lost = max(self.messages.acts(), key=lambda act: act.size, default=None)
-        if lost is not None and lost.size <= self._largest_taken:
+        burst = sum(lately[-1][0] - sent <= 1.0 for sent, _ in lately)
+        last = lately[-1][1] if lately else None
+        lost = max(self.messages.acts(), key=_bytes, default=None)
+        taken = self._largest_taken
+        if lost is None:  # of QoS 0 nothing is answered: a while without a cut is one
+            since = time.monotonic() - QUICK_S
+            without = [(sent, act) for sent, act in lately if not act.sure]
+            early = [act.size for sent, act in without if sent < since]
+            taken = max(taken, *early, 0)
+            late = [act for sent, act in without if sent >= since and suspicious(act)]
+            lost = max(late, key=_bytes, default=None)
+        if lost is not None and lost.size <= taken:
             lost = None
         asked = self.filters.acts()
         return Ending(lived_s, asked[0][1] if asked else lost, reason, burst, last)
+
+
+def _bytes(act: Parted) -> int:
+    return act.size

@@ -53,8 +53,8 @@ class Part:
         profile: Whose limits.
         part: ``demo``, ``delivery`` or ``chaos N``.
         rounds: Rounds of the run.
-        seconds: From the last process's first CONNECT to the coordinator's end; of
-            chaos, whose processes come and go, from the start.
+        seconds: From the last process's first CONNECT to the coordinator's last packet;
+            of chaos, whose processes come and go, from start to end.
         least_s: What the rates alone take, of coordinator and busiest device.
         breaches: Counted by the proxy.
         wrong: In words; empty for a part that did all it should.
@@ -83,6 +83,7 @@ class Watch:
         self._proxies, self._began = proxies, time.monotonic()
         for proxy in proxies:
             proxy.first_connect.clear()
+            proxy.last_packet.clear()
             proxy.published.clear()
             proxy.bytes.clear()
             proxy.breaches.clear()
@@ -91,6 +92,7 @@ class Watch:
     def part(self, name: str, rounds: int, wrong: list[str]) -> Part:
         """What there is to say of a part."""
         began, limits = self._began, self._proxies[0].limits
+        end = time.monotonic()
         least: dict[bool, float] = {True: 0.0, False: 0.0}
         for proxy in self._proxies:
             for client, count in proxy.published.items():
@@ -99,13 +101,16 @@ class Watch:
                 took_s = max(count / limits.publishes_per_s, of_bytes)
                 least[kind] = max(least[kind], took_s)
             if not name.startswith("chaos"):
-                # Imports of a busy machine's processes take longer than a delivery.
+                # Imports of a busy machine's processes take longer than a delivery,
+                # and so does Python's end.
                 began = max(proxy.first_connect.values(), default=began)
+                seen = proxy.last_packet.items()
+                end = max((at for c, at in seen if "coordinator" in c), default=end)
         return Part(
             limits.name,
             name,
             rounds,
-            round(time.monotonic() - began, 2),
+            round(end - began, 2),
             round(sum(least.values()), 2),
             sum(proxy.breaches.total() for proxy in self._proxies),
             wrong,

@@ -101,6 +101,20 @@ def test_links_that_end_at_once_with_all_answered_are_waited_for_longer() -> Non
     assert now.ended(Ending(30.0)) == (Backoff(0.5, 15.0), 0.5)
 
 
+def test_links_that_end_at_once_behind_ever_another_message_are_waited_for_longer() -> (
+    None
+):
+    now, waits, said = Backoff(0.5, 15.0), [], []
+    for place in range(12):
+        before, end = now, Ending(0.1, Parted(f"t/{place % 2}", 90))
+        now, wait = now.ended(end)
+        waits.append(wait)
+        said.append(suspected(before, now, end))
+    assert waits[2:6] == [0.5, 1.0, 2.0, 4.0]
+    assert waits[-1] == 15.0
+    assert [bool(one) for one in said] == [n == 3 for n in range(12)]
+
+
 # -- brokers ---------------------------------------------------------------------------
 
 

@@ -7,22 +7,23 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import mosquitto
+from brokers import mosquitto, open_kind
 from limiting import LimitingBroker
 from patience import patience
 
 from coordinator.protocol.publisher import ECHO_S, Publisher
 from edge_sdk.agent.silence import SILENT_S, SilenceWatch
+from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.base import ReceivedMessage
+from edge_sdk.transport.base import ReceivedMessage, Will
 from edge_sdk.transport.limits import BrokerLimits, suspicion
 from edge_sdk.transport.memory import MemoryBroker
 from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.transport.open_link import _MEMORY
 from edge_sdk.wire import topics
 from edge_sdk.wire.messages import Announce
 
@@ -157,13 +158,8 @@ def test_a_coordinator_under_a_silent_access_list_names_its_topic(
 # -- a broker that closes at something unknown -----------------------------------------
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Address]:
-    with mosquitto(tmp_path, "allow_anonymous true") as there:
-        yield there
-
-
 @pytest.mark.broker
+@pytest.mark.parametrize("qos", [1, 0])
 @pytest.mark.parametrize(
     ("limits", "kind"),
     [
@@ -175,7 +171,8 @@ def broker(tmp_path: Path) -> Iterator[Address]:
 def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
     limits: BrokerLimits,
     kind: str,
-    broker: Address,
+    qos: int,
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -184,11 +181,15 @@ def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
     monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.02, 0.5))
     got: queue.Queue[ReceivedMessage] = queue.Queue()
     links: queue.Queue[bool] = queue.Queue()
-    with LimitingBroker(broker.port, limits, "close") as proxy:
+    with (
+        mosquitto(tmp_path, "allow_anonymous true", f"max_qos {qos}") as broker,
+        LimitingBroker(broker.port, limits, "close") as proxy,
+    ):
         there = Address("127.0.0.1", proxy.port)
         with contextlib.closing(
             MqttTransport(there, "x1", got.put, links.put, wait_s=WAIT_S)
         ) as transport:
+            assert transport.limits().qos == qos
             transport.subscribe(*(f"t/{n}" for n in range(32)))
             done = threading.Event()
 
@@ -229,13 +230,17 @@ def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
 
 
 @pytest.mark.broker
+@pytest.mark.parametrize("qos", [1, 0])
 def test_a_broker_that_closes_at_a_retained_message_is_asked_to_retain_none(
-    broker: Address, monkeypatch: pytest.MonkeyPatch
+    qos: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 0.05))
     got: queue.Queue[ReceivedMessage] = queue.Queue()
     links: queue.Queue[bool] = queue.Queue()
-    with LimitingBroker(broker.port, BrokerLimits(retained=10), "close") as proxy:
+    with (
+        mosquitto(tmp_path, "allow_anonymous true", f"max_qos {qos}") as broker,
+        LimitingBroker(broker.port, BrokerLimits(retained=10), "close") as proxy,
+    ):
         there = Address("127.0.0.1", proxy.port)
         with contextlib.closing(
             MqttTransport(there, "x1", got.put, links.put)
@@ -247,3 +252,90 @@ def test_a_broker_that_closes_at_a_retained_message_is_asked_to_retain_none(
             transport.publish(ANN, b"here", retain=True)
             assert got.get(timeout=WAIT_S).payload == b"here"
         assert sum(proxy.breaches.values()) <= suspicion.KEPT + 1
+
+
+@pytest.mark.broker
+def test_a_broker_without_qos_1_that_closes_at_many_messages_is_sent_fewer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.02, 0.2))
+    links: queue.Queue[bool] = queue.Queue()
+    with (
+        mosquitto(tmp_path, "allow_anonymous true", "max_qos 0") as broker,
+        LimitingBroker(broker.port, BrokerLimits(publishes_per_s=10), "close") as proxy,
+    ):
+        there = Address("127.0.0.1", proxy.port)
+        with contextlib.closing(
+            MqttTransport(there, "x1", lambda _: None, links.put)
+        ) as transport:
+            give_up = time.monotonic() + WAIT_S
+            while transport.limits().publishes_per_s > 20:
+                assert time.monotonic() < give_up, caplog.messages
+                with contextlib.suppress(queue.Empty):
+                    if links.get(timeout=0.1):
+                        for _ in range(32):
+                            transport.publish("t/1", bytes(100))
+    (said, *_) = [m for m in caplog.messages if "it was cut behind" in m]
+    assert "messages a second" in said
+
+
+# -- a broker that refuses wills -------------------------------------------------------
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+@pytest.mark.parametrize("answer", ["close", "refuse"])
+def test_a_broker_that_refuses_wills_is_used_without_one(
+    answer: str,
+    kind: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked with one once, not at each link; after an hour it is again."""
+    will = Will("st/x1", b"gone")
+    links: queue.Queue[bool] = queue.Queue()
+    got: queue.Queue[ReceivedMessage] = queue.Queue()
+    with (
+        open_kind(kind, tmp_path) as broker,
+        LimitingBroker(broker.port, BrokerLimits(), answer, wills=False) as proxy,
+    ):
+        there = Address("127.0.0.1", proxy.port)
+        with contextlib.closing(
+            MqttTransport(there, "x1", got.put, links.put, will=will, wait_s=WAIT_S)
+        ) as transport:
+            assert links.get(timeout=WAIT_S)
+            asked = proxy.breaches["CONNECT will"]
+            assert 1 <= asked <= 2  # a version each
+            proxy.cut()
+            assert not links.get(timeout=WAIT_S)
+            assert links.get(timeout=WAIT_S)
+            transport.subscribe("t/1")
+            transport.publish("t/1", b"here")
+            assert got.get(timeout=WAIT_S).payload == b"here"
+            assert proxy.breaches["CONNECT will"] == asked
+            monkeypatch.setattr(_MEMORY, "_no_wills", {})
+            proxy.cut()
+            assert not links.get(timeout=WAIT_S)
+            assert links.get(timeout=WAIT_S)
+            assert proxy.breaches["CONNECT will"] > asked
+    (said, *_) = [m for m in caplog.messages if "without a last will only" in m]
+    assert "st/x1" in said
+
+
+@pytest.mark.broker
+def test_who_is_refused_for_another_reason_hears_that_and_not_of_its_will(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        mosquitto(tmp_path, "allow_anonymous false") as broker,
+        pytest.raises(BrokerError, match="Not authorized"),
+    ):
+        MqttTransport(
+            broker,
+            *("x1", print, lambda _: None),
+            will=Will("st/x1", b"gone"),
+            wait_s=WAIT_S,
+        )
+    assert not [m for m in caplog.messages if "last will" in m]

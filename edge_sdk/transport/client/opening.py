@@ -141,7 +141,8 @@ def check_answer(
         raise SilentError(
             f"it closed the connection after our CONNECT in MQTT {dialect.value}: "
             f"it has no room for more clients, {_wants(client.address)}, or is no "
-            "MQTT broker"
+            "MQTT broker",
+            closed=True,
         )
     if answer.getName().startswith("Unsupported"):
         raise SilentError(f"it does not speak MQTT {dialect.value}")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from edge_sdk.transport.backoff import SUSPECT, Ending
+from edge_sdk.transport.backoff import SUSPECT, Ending, Parted
 from edge_sdk.transport.limits.values import BrokerLimits
 
-__all__ = ["BURST", "LEAST_PACKET", "lowered", "restored", "without_refused"]
+__all__ = [
+    "BURST",
+    "LEAST_PACKET",
+    "lowered",
+    "restored",
+    "suspicious",
+    "without_refused",
+]
 
 LEAST_PACKET = 4096  # bytes; below, neither a HELLO nor an order goes through
 LEAST_HELD = 5  # subscriptions; a device has four beside those of its chunks
@@ -38,7 +45,7 @@ def lowered(
         pass
     elif end.reason == RECEIVE_MAXIMUM:
         after = limits.within(inflight=max(limits.inflight // 2, 1))
-    elif end.reason == RATE or (bursts >= BURSTS and act is None):
+    elif end.reason == RATE or (bursts >= BURSTS and (act is None or not act.sure)):
         rate = min(limits.publishes_per_s, end.burst)
         after = limits.within(publishes_per_s=max(rate // 2, 1))
     elif act is not None and (cuts >= SUSPECT or end.reason in (TOO_LARGE, QUOTA)):
@@ -54,6 +61,14 @@ def lowered(
         return limits, ""
     what = "messages in a burst" if act is None else str(act)
     return after, f"it was cut behind {what}; from now on {_changed(limits, after)}"
+
+
+def suspicious(act: Parted) -> bool:
+    """Return whether a message of QoS 0 may have been beyond a limit that is halved.
+
+    Of a small one that is not to be retained, nothing could be made less.
+    """
+    return act.retain or act.size >= 2 * LEAST_PACKET
 
 
 def restored(limits: BrokerLimits, known: BrokerLimits, end: Ending) -> BrokerLimits:
