@@ -68,7 +68,14 @@ def test_an_image_has_a_user_a_health_check_and_pinned_bases(image: str) -> None
         if word == "COPY" and "--from" not in given:
             assert (ROOT / given.split()[0]).exists()
     extras = re.findall(r"/source(?:\[([\w,]+)\])?", str(found))
-    assert ("coordinator,export" in extras) == (image == "coordinator")
+    wanted = {"agent": "srv", "coordinator": "coordinator,export,srv"}
+    assert [one for one in extras if one] == [wanted[image]]
+
+
+def test_an_image_is_built_from_the_source_alone() -> None:
+    """Libraries that are built here may be of another processor than the image."""
+    left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {".git", "**/.venv", "**/*.so", "**/__pycache__"} <= set(left_out)
 
 
 def documents(name: str) -> list[dict[str, Any]]:
