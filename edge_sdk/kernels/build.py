@@ -7,6 +7,7 @@ any dependency is installed. Run it by hand with ``python -m edge_sdk.kernels.bu
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import platform
@@ -121,8 +122,12 @@ def targets_for(machine: str, *, f64: bool = False) -> tuple[LibraryTarget, ...]
     return found
 
 
+@functools.cache
 def source_digest() -> str:
-    """First 16 hex digits of the SHA-256 over sources and flags: the cache's key."""
+    """First 16 hex digits of the SHA-256 over sources and flags: the cache's key.
+
+    Once a process: after each task a device that trains masked looks for a library.
+    """
     sha = hashlib.sha256()
     for file in _source_files("*"):
         sha.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -15,6 +15,9 @@ from edge_sdk.tasks.task import Examples
 __all__ = ["DENSITY", "FIRST", "JOIN", "LEAVES", "Fleet", "write_run"]
 
 DENSITY = 0.5
+# A third of an epoch a round: ten processes share a machine, and whole epochs took half
+# of all processor time for .1 points.
+STEPS, RATE = 40, 0.03
 FIRST, JOIN, LEAVES = 8, (9, 10), 8  # devices from the start, and who comes and goes
 ROW = (1, 2, 3)  # devices of whom the new class comes
 TRAIN, TESTS, HIDDEN = 4000, 1500, 2500  # examples of a device, and of the hidden set
@@ -118,9 +121,10 @@ def write_run(run: Path, keep_rounds: int) -> int:
         "report = true",
         "",
         "[training]",
-        "rate = 0.02",
+        f"rate = {RATE}",
         'schedule = "constant"',
         "momentum = 0.9",
+        f"max_steps = {STEPS}",
         "",
         "[warm_up]",
         "devices = 2",
