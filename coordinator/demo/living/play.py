@@ -87,9 +87,9 @@ class _Story:
             time.sleep(LOOK_S)
 
     def until_round(self, no: int) -> int:
-        """Waits for a round; returns the one that is done by then."""
-        self.until(lambda: self.watch.rounds_done >= no)
-        return self.watch.rounds_done
+        """Waits for a round; returns the last that is done by then."""
+        self.until(lambda: self.watch.last_round >= no)
+        return self.watch.last_round
 
     def look(self, hidden: Examples) -> Seen:
         """A model on the hidden set, and by the tests of all who train.
@@ -117,7 +117,7 @@ class _Story:
         def tested() -> bool:
             count, value = self.watch.tests(one.round)
             one.devices = value if count >= len(self.fleet.numbers) else None
-            late = self.watch.rounds_done > one.round + TESTED
+            late = self.watch.last_round > one.round + TESTED
             return one.devices is not None or late
 
         self.until(tested)
@@ -129,7 +129,7 @@ class _Story:
             self.fleet.write(number)
             self.begin(number)
         new = {f"pi-{number}" for number in JOIN}
-        self.until(lambda: new <= self.watch.trained(self.watch.rounds_done))
+        self.until(lambda: new <= self.watch.trained(self.watch.last_round))
         gone = self.children.pop(LEAVES)
         gone.process.terminate()
         gone.process.wait()
@@ -143,14 +143,14 @@ class _Story:
 
     def spoil(self) -> None:
         """Devices train on wrong labels until a round of theirs is marked as worse."""
-        first = self.watch.rounds_done + 1
+        first = self.watch.last_round + 1
         for number in self.fleet.numbers:
             self.fleet.write(number, spoiled=True)
-        spoiled = self.until_round(self.watch.rounds_done + 2)
+        spoiled = self.until_round(self.watch.last_round + 2)
         marked: list[int] = []
 
         def is_marked() -> bool:
-            done = self.watch.rounds_done
+            done = self.watch.last_round
             self.watch.model(done)
             marked[:] = self.watch.worse(first, done)
             return bool(marked) or done > spoiled + TESTED
@@ -188,7 +188,7 @@ class _Story:
         got.seen.append(got.before)
         self.join()
         self.shift()
-        got.shift = watch.rounds_done
+        got.shift = watch.last_round
         hidden = self.fleet.hidden()
         self.until_round(got.shift + max(1, min(RECOVERY, rounds // 5) - 1))
         got.seen.append(self.look(hidden))
@@ -196,7 +196,7 @@ class _Story:
         got.recovered = after[0]  # later ones were looked at for their tests alone
         self.until_round(got.shift + rounds // 4)
         self.spoil()
-        self.until_round(max(rounds, watch.rounds_done + rounds // 10))
+        self.until_round(max(rounds, watch.last_round + rounds // 10))
         got.last = self.look(hidden)
         got.seen.append(got.last)
         got.ledger = (got.ledger[0], watch.ledger_bytes())
@@ -217,7 +217,7 @@ class _Story:
 
     def _ends(self, hidden: Examples) -> None:
         got = self.got
-        got.rounds = self.watch.rounds_done
+        got.rounds = self.watch.last_round
         got.live = {
             device["name"]: round_of(device)
             for device in summary(self.run)["devices"]

@@ -18,6 +18,7 @@ from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.demo.living.sensors import NEW, REFERENCE, TASK
 from coordinator.ledger import read_ledger
 from coordinator.ledger.device_rows import TOGETHER
+from coordinator.rounds.state import RoundPhase
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
 from edge_sdk.device.probe.ram import read_fields
 from edge_sdk.errors import CheckpointError, StateError
@@ -65,16 +66,18 @@ class Watch:
     models: dict[int, Model] = field(default_factory=dict)
 
     @property
-    def rounds_done(self) -> int:
-        """Rounds that gave a model; 0 before the first."""
+    def last_round(self) -> int:
+        """Number of the last round that gave a model; 0 before the first.
+
+        Rounds that were given up have numbers, too, so it is no count.
+        """
         try:
             ledger = read_ledger(self.run)
         except StateError:  # it is being made
             return 0
-        try:
-            return ledger.rounds_done()
-        finally:
-            ledger.close()
+        with closing(ledger):
+            done = (r.no for r in ledger.rounds() if r.phase is RoundPhase.DONE)
+            return max(done, default=0)
 
     def model(self, no: int) -> Model | None:
         """A round's model; None if its file is gone or not there yet."""
@@ -89,7 +92,7 @@ class Watch:
 
     def look(self, hidden: Examples) -> Seen | None:
         """The newest model on the hidden set; None while it cannot be read."""
-        no = self.rounds_done
+        no = self.last_round
         model = self.model(no)
         if not no or model is None:
             return None
