@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["QUICK", "SUSPECT", "Backoff", "Ending", "Parted", "suspected"]
+__all__ = ["QUICK", "QUICK_S", "SUSPECT", "Backoff", "Ending", "Parted", "suspected"]
 
 CUT = 8  # times the longest wait: where only a person can end it
 SETTLED_S = 60.0  # a link that lasted two keepalives is not cut for what it first sends
