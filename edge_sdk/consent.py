@@ -6,9 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-__all__ = ["Consent"]
+__all__ = ["ONE_LINE", "Consent"]
 
-# One line for terminal, page and proof: no control character, so no terminal's codes.
-Consent = Annotated[
-    str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")
-]
+# For terminal, page and proof: no control character, so no terminal's codes.
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*\Z"
+Consent = Annotated[str, Meta(min_length=1, max_length=200, pattern=ONE_LINE)]

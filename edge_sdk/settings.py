@@ -16,7 +16,7 @@ from msgspec import Meta
 from device_profiles import DeviceProfile, load_board, load_profile
 from device_profiles.words import meant
 from edge_sdk.broker_list import url_of_list
-from edge_sdk.consent import Consent
+from edge_sdk.consent import ONE_LINE, Consent
 from edge_sdk.errors import SettingsError
 from edge_sdk.toml_file import load_toml
 
@@ -34,7 +34,14 @@ __all__ = [
 log = logging.getLogger(__name__)
 FEW_KEYS = 20  # a table's; a whole file's are in docs/settings.md
 # \Z, not $: the latter lets a trailing newline through.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,62}\Z")]
+_NAME = r"^[a-z0-9][a-z0-9-]{1,62}\Z"
+_DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,2})?)\Z"
+_IN_WORDS = {
+    _NAME: "of 2 to 63 small letters, digits and hyphens, no hyphen first",
+    _DEVICE: "that is auto, cpu, cuda or cuda:N",
+    ONE_LINE: "of one line, without control characters",
+}
+Name = Annotated[str, Meta(pattern=_NAME)]
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -97,7 +104,7 @@ class DeviceSettings(
     broker_cert: Path | None = None
     broker_key: Path | None = None
     engine: Literal["auto", "program", "masked"] = "auto"
-    device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)\Z")] = "cpu"
+    device: Annotated[str, Meta(pattern=_DEVICE)] = "cpu"
     autocast: bool = False
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     micro_batch: Annotated[int, Meta(ge=0)] | Literal["auto"] = "auto"
@@ -223,6 +230,8 @@ def explained(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str
         return text
     at = (match["at"] or "").removeprefix(".").replace("[...]", "[]")
     what = match["what"]
+    for pattern, words in _IN_WORDS.items():
+        what = what.replace(f"matching regex {pattern!r}", words)
     unknown = re.search(r"unknown field `(.*)`", what)
     if unknown:
         known = _fields_at(kind, at)

@@ -50,10 +50,20 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (("threads = 1", "threads = -1"), ["key threads", ">= 0"]),
         (("threads = 1", "thread = 1"), ["unknown field `thread`"]),
         (('name = "pi-1"', ""), ["missing required field `name`"]),
-        (('name = "pi-1"', 'name = "Pi 1"'), ["key name", "matching regex"]),
-        (('name = "pi-1"', 'name = "pi-1\\n"'), ["key name", "matching regex"]),
+        (
+            ('name = "pi-1"', 'name = "Pi 1"'),
+            ["key name", "small letters, digits and hyphens"],
+        ),
+        (
+            ('name = "pi-1"', 'name = "pi-1\\n"'),
+            ["key name", "small letters, digits and hyphens"],
+        ),
         (("threads = 1", 'engine = "fast"'), ["key engine", "'fast'"]),
-        (("threads = 1", 'consent = "two\\nlines"'), ["key consent"]),
+        (("threads = 1", 'consent = "two\\nlines"'), ["key consent", "of one line"]),
+        (
+            ("threads = 1", 'device = "gpu"'),
+            ["key device", "auto, cpu, cuda or cuda:N"],
+        ),
         (("threads = 1", 'consent = ""'), ["key consent"]),
         (('data = "data"', "data = 7"), ["key data", "Expected `Path`, got 7"]),
         (

@@ -200,3 +200,40 @@ def test_what_listens_and_does_not_speak_mqtt_is_no_broker(
         thread.join(WAIT_S)
         for link in held:
             link.close()
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "hangs up"])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answers in HTTP.* wss://"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "write mqtts://"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "answers in SSH"),
+    ],
+    ids=["http", "tls", "ssh"],
+)
+def test_a_port_of_another_protocol_is_named_as_that(
+    answer: bytes, said: str, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_sdk.transport.link.ANSWER_S", 0.5)
+    with contextlib.ExitStack() as held:
+        server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    link, _ = server.accept()
+                    link.recv(100)
+                    link.sendall(answer)
+                    if stays:
+                        held.enter_context(link)
+                    else:
+                        link.close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        address = Address("127.0.0.1", server.getsockname()[1])
+        with pytest.raises(BrokerError, match=said):
+            MqttTransport(address, "x", print, print, wait_s=1.5)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(WAIT_S)

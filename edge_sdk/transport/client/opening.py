@@ -133,8 +133,14 @@ def check_answer(
         SilentError: No answer in this version.
         RefusedError: The broker's answer is no; it says why.
     """
+    for begin, what in _OTHERS.items():
+        if client.greeting.startswith(begin):
+            raise RefusedError(what)
     if not ended:
-        raise SilentError(f"no answer to a CONNECT of MQTT {dialect.value}")
+        raise SilentError(
+            f"it took our CONNECT in MQTT {dialect.value} and said nothing: it is "
+            f"overloaded, {_wants(client.address)}, or is no MQTT broker"
+        )
     if answer is None and trouble:
         raise RefusedError(in_tls_words(trouble))
     if answer is None:
@@ -148,6 +154,15 @@ def check_answer(
         raise SilentError(f"it does not speak MQTT {dialect.value}")
     if answer.is_failure:
         raise RefusedError(in_words(answer), answer.value)
+
+
+# How answers of other servers begin, and what they come to.
+_OTHERS = {
+    b"HTTP/": "it answers in HTTP, as web servers and proxies do: write the port of "
+    "MQTT (1883, or 8883 with TLS), or ws:// or wss:// with the broker's path",
+    b"\x15\x03": "it answers in TLS: write mqtts:// or wss://",
+    b"SSH-": "it answers in SSH: write the port of MQTT (1883, or 8883 with TLS)",
+}
 
 
 def _wants(address: Address) -> str:

@@ -58,6 +58,7 @@ class Client(paho.Client):
         address: The broker; where sockets are connected to.
         take: Called with each message that arrives; acknowledges those with a number.
         too_large: Called with topic and bytes of each that is larger than any of ours.
+        greeting: The first bytes that came: of another protocol they tell which.
     """
 
     reasons: dict[int, int]
@@ -67,6 +68,7 @@ class Client(paho.Client):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
+        self.greeting = b""
         self._arrived = bytearray()
         self._left_out = 0  # bytes to come of a message that is too large
         self._unacknowledged = deque[int]()  # handled here, not yet said to the broker
@@ -118,6 +120,7 @@ class Client(paho.Client):
             return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
         with self._msgtime_mutex:
             self._last_bytes_received = time.monotonic()
+        self.greeting = self.greeting or bytes(data[:8])
         left_out = min(self._left_out, len(data))
         self._left_out -= left_out
         self._arrived += data[left_out:] if left_out else data
