@@ -25,6 +25,7 @@ from edge_sdk.errors import (
 from edge_sdk.identity.signatures import is_signed
 from edge_sdk.secure import device_round as steps
 from edge_sdk.secure.device_round import DeviceRound
+from edge_sdk.secure.keys import Agree, agreeing
 from edge_sdk.session import Broke, Session
 from edge_sdk.training.update import PackedUpdate
 from edge_sdk.wire.blob import manifest_of
@@ -69,6 +70,7 @@ class SecureAggregator:
         self._me, self._device_keys, self._path = me, device_keys, path
         self._say, self._finish, self._broke = say, finish, broke
         self._state: DeviceRound | None = None
+        self._agree: Agree | None = None  # of the state's share key
         self._waiting: PackedUpdate | None = None  # trained before it can be masked
 
     def take(self, message: Message, session: Session) -> None:
@@ -133,18 +135,18 @@ class SecureAggregator:
             given = order.id, me.federation, me.name, how
             state = steps.begin(*given, os.urandom)
             self._keep(state)
-            self._waiting = None
+            self._agree, self._waiting = agreeing(state.share_private), None
         keys = self._device_keys
         self._say(steps.keys_of(state, keys.seal.sign if keys else None))
 
     def _go_on(self, state: DeviceRound, message: SecurePeers | SecureDelivery) -> None:
         if isinstance(message, SecurePeers):
             verify = None if self._device_keys is None else is_signed
-            state = steps.shares(state, message, verify)
+            state = steps.shares(state, message, verify, self._agree)
             self._keep(state)
             self._say(SecureShares(state.task_id, state.sent))
             return
-        after = steps.with_shares(state, message)
+        after = steps.with_shares(state, message, self._agree)
         if after != state:
             for name in steps.unread(after):
                 log.warning("the shares of %s cannot be read: altered, or false", name)

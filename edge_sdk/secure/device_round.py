@@ -26,6 +26,8 @@ from edge_sdk.errors import RemoteProtocolError, StateError
 from edge_sdk.secure.discrete_gaussian import own_noise
 from edge_sdk.secure.keys import (
     KEY,
+    Agree,
+    agreeing,
     expanded,
     mask_key,
     public_of,
@@ -141,7 +143,10 @@ def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> Secure
 
 
 def shares(
-    state: DeviceRound, told: SecurePeers, verify: IsSigned | None
+    state: DeviceRound,
+    told: SecurePeers,
+    verify: IsSigned | None,
+    agree: Agree | None = None,
 ) -> DeviceRound:
     """The state with shares of its secrets for the peers that were told.
 
@@ -150,6 +155,7 @@ def shares(
         told: Who holds them.
         verify: (Ed25519 key, signed bytes, signature) -> whether it holds; None takes
             keys without a signature.
+        agree: Of its share key, which remembers; None makes one.
 
     Raises:
         RemoteProtocolError: If a key is not its peer's, too few could give back a
@@ -167,7 +173,8 @@ def shares(
     if (mine.share_key, mine.mask_key) != expected:
         raise RemoteProtocolError("the coordinator names other keys as this one's")
     own = told.peers.index(mine)
-    ends = state.share_private, state.how.id, own, told.peers, told.threshold
+    agree = agree or agreeing(state.share_private)
+    ends = agree, state.how.id, own, told.peers, told.threshold
     sent, part = share_out(*ends, state.seed + state.mask_private)
     held = [part if at == own else b"" for at in range(len(told.peers))]
     return replace(
@@ -175,8 +182,10 @@ def shares(
     )
 
 
-def with_shares(state: DeviceRound, told: SecureDelivery) -> DeviceRound:
-    """The state with the shares that its peers have sent.
+def with_shares(
+    state: DeviceRound, told: SecureDelivery, agree: Agree | None = None
+) -> DeviceRound:
+    """The state with the shares that its peers have sent; `agree` is as of `shares`.
 
     A peer's share that cannot be read, altered or false, is none: `unread` names it.
     The peer's masks are taken away by the others' shares, if enough are left.
@@ -206,11 +215,12 @@ def with_shares(state: DeviceRound, told: SecureDelivery) -> DeviceRound:
             f"{inside} devices take part; at least {most} have to"
         )
     held = list(state.held)
+    agree = agree or agreeing(state.share_private)
     for at, peer in enumerate(state.peers):
         if not told.levels[at] or peer.name == state.name:
             continue
         held[at] = read_share(
-            *(state.share_private, peer, state.how.id, state.name),
+            *(agree, peer, state.how.id, state.name),
             *(told.shares[at], 2 * state.how.secret),
         )
     return replace(state, held=held, levels=told.levels)

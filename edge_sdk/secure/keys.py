@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import (
@@ -17,6 +19,8 @@ from edge_sdk.errors import RemoteProtocolError
 
 __all__ = [
     "KEY",
+    "Agree",
+    "agreeing",
     "decrypt",
     "derived_share",
     "encrypt",
@@ -29,7 +33,9 @@ __all__ = [
     "signed_keys",
 ]
 
+Agree: TypeAlias = Callable[[bytes], bytes]  # another's public key -> a shared secret
 KEY = 32  # bytes of each key, public or private
+_NEIGHBOURS = 255  # of a device at most
 _NONCE = bytes(12)  # each key encrypts one message
 _P = (1 << 255) - 19
 # u of the points of order 1, 2, 4 and 8 (Bernstein, Curve25519, "validate keys").
@@ -97,13 +103,26 @@ def _private(raw: bytes) -> X25519PrivateKey:
     return X25519PrivateKey.from_private_bytes(raw)
 
 
-def _agreed(private: bytes, public: bytes, what: bytes, size: int = KEY) -> bytes:
+def agreeing(private: bytes) -> Agree:
+    """The agreement of a private key with others' public keys, each made once.
+
+    A device agrees with each neighbour on what it sends, and again on what it gets.
+    """
+
+    @lru_cache(maxsize=_NEIGHBOURS)
+    def agree(public: bytes) -> bytes:
+        try:
+            other = X25519PublicKey.from_public_bytes(public)
+            return _private(private).exchange(other)
+        except ValueError as error:  # a point of small order
+            raise RemoteProtocolError("it is no usable X25519 key") from error
+
+    return agree
+
+
+def _agreed(agree: Agree, public: bytes, what: bytes, size: int = KEY) -> bytes:
     """So many bytes that the two holders of these key pairs share."""
-    try:
-        shared = _private(private).exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError as error:  # a point of small order
-        raise RemoteProtocolError("it is no usable X25519 key") from error
-    return HKDF(SHA256(), size, None, what).derive(shared)
+    return HKDF(SHA256(), size, None, what).derive(agree(public))
 
 
 def mask_key(private: bytes, public: bytes, round_id: bytes) -> bytes:
@@ -112,16 +131,16 @@ def mask_key(private: bytes, public: bytes, round_id: bytes) -> bytes:
     Raises:
         RemoteProtocolError: If the public key is none.
     """
-    return _agreed(private, public, b"flash-edge mask\0" + round_id)
+    return _agreed(agreeing(private), public, b"flash-edge mask\0" + round_id)
 
 
 def derived_share(
-    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str], size: int
+    agree: Agree, public: bytes, round_id: bytes, way: tuple[str, str], size: int
 ) -> bytes:
     """A share that sender and receiver both make, and nobody has to send.
 
     Args:
-        private: Of the one that asks.
+        agree: Of the one that asks.
         public: The other's.
         round_id: The round's.
         way: Names of sender and receiver.
@@ -131,16 +150,16 @@ def derived_share(
         RemoteProtocolError: If the public key is none.
     """
     what = b"flash-edge derived share\0" + round_id + _names(way)
-    return _agreed(private, public, what, size)
+    return _agreed(agree, public, what, size)
 
 
 def encrypt(
-    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str], text: bytes
+    agree: Agree, public: bytes, round_id: bytes, way: tuple[str, str], text: bytes
 ) -> bytes:
     """A text that only the other device can read.
 
     Args:
-        private: The sender's.
+        agree: The sender's.
         public: The other's.
         round_id: The round's.
         way: Names of sender and receiver.
@@ -149,13 +168,13 @@ def encrypt(
     Raises:
         RemoteProtocolError: If the public key is none.
     """
-    return ChaCha20Poly1305(_way_key(private, public, round_id, way)).encrypt(
+    return ChaCha20Poly1305(_way_key(agree, public, round_id, way)).encrypt(
         _NONCE, text, None
     )
 
 
 def decrypt(
-    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str], sent: bytes
+    agree: Agree, public: bytes, round_id: bytes, way: tuple[str, str], sent: bytes
 ) -> bytes:
     """The text that another device has encrypted to this one.
 
@@ -163,7 +182,7 @@ def decrypt(
         RemoteProtocolError: If it was not.
     """
     try:
-        return ChaCha20Poly1305(_way_key(private, public, round_id, way)).decrypt(
+        return ChaCha20Poly1305(_way_key(agree, public, round_id, way)).decrypt(
             _NONCE, sent, None
         )
     except InvalidTag as error:
@@ -173,10 +192,10 @@ def decrypt(
 
 
 def _way_key(
-    private: bytes, public: bytes, round_id: bytes, way: tuple[str, str]
+    agree: Agree, public: bytes, round_id: bytes, way: tuple[str, str]
 ) -> bytes:
     what = b"flash-edge shares\0" + round_id + _names(way)
-    return _agreed(private, public, what)
+    return _agreed(agree, public, what)
 
 
 def _names(way: tuple[str, str]) -> bytes:

@@ -7,7 +7,7 @@ share's point, 1 to 255. Shamir, CACM 1979.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError
 
-__all__ = ["combine", "split"]
+__all__ = ["combine", "combine_all", "split"]
 
 _MOST = 255
 
 
-def _tables() -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+def _tables() -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Powers of the generator 3, twice over, and their logarithms."""
-    powers, logs = np.zeros(2 * _MOST, np.uint8), np.zeros(256, np.intp)
+    powers, logs = np.zeros(2 * _MOST, np.uint8), np.zeros(256, np.int16)
     value = 1
     for at in range(_MOST):
         powers[at] = powers[at + _MOST] = value
@@ -63,8 +63,7 @@ def split(secret: bytes, given: Mapping[int, bytes], shares: int) -> list[bytes]
             f"no secret is shared by {len(given) + 1} of {shares}: from 2 up to all of "
             f"at most {_MOST} are possible"
         )
-    fixed = {0: secret, **given}
-    return [combine(fixed, point) for point in range(1, shares + 1)]
+    return combine_all({0: secret, **given}, range(1, shares + 1))
 
 
 def combine(shares: Mapping[int, bytes], at: int = 0) -> bytes:
@@ -74,14 +73,25 @@ def combine(shares: Mapping[int, bytes], at: int = 0) -> bytes:
         shares: Point to share; as many as the threshold, alike in length.
         at: The point that is wanted.
     """
-    if at in shares:
-        return shares[at]
+    return combine_all(shares, (at,))[0]
+
+
+def combine_all(shares: Mapping[int, bytes], wanted: Iterable[int]) -> list[bytes]:
+    """The bytes whose polynomials go through shares, at each of several points.
+
+    Args:
+        shares: Point to share; as many as the threshold, alike in length.
+        wanted: The points.
+    """
+    at = np.fromiter(wanted, np.intp)
     points = np.fromiter(shares, np.intp, len(shares))
     values = np.frombuffer(b"".join(shares.values()), np.uint8)
     # Lagrange's factors, by their logarithms; that of 0, of a point itself, is 0.
-    above = _LOGS[at ^ points]
+    above = _LOGS[at[:, np.newaxis] ^ points]
     below = _LOGS[points[:, np.newaxis] ^ points].sum(axis=1)
-    factors = _POWERS[(above.sum() - above - below) % _MOST]
-    parts = _times(values.reshape(len(points), -1), factors[:, np.newaxis])
-    found: NDArray[np.uint8] = np.bitwise_xor.reduce(parts, axis=0)
-    return found.tobytes()
+    logs = above.sum(axis=1, keepdims=True) - above - below
+    factors = _POWERS[logs % _MOST]
+    parts = _times(values.reshape(len(points), -1), factors[:, :, np.newaxis])
+    found: NDArray[np.uint8] = np.bitwise_xor.reduce(parts, axis=1)
+    rows = zip(at.tolist(), found, strict=True)
+    return [shares.get(n) or row.tobytes() for n, row in rows]

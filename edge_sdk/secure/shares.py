@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 
 from edge_sdk.errors import RemoteProtocolError
-from edge_sdk.secure.keys import decrypt, derived_share, encrypt
+from edge_sdk.secure.keys import Agree, decrypt, derived_share, encrypt
 from edge_sdk.secure.shamir import split
 from edge_sdk.wire.secure.messages import SecurePeer
 
@@ -34,7 +34,7 @@ def derived_places(own: int, threshold: int, count: int) -> frozenset[int]:
 
 
 def share_out(
-    private: bytes,
+    agree: Agree,
     round_id: bytes,
     own: int,
     holders: Sequence[SecurePeer],
@@ -44,7 +44,7 @@ def share_out(
     """Share a secret out: what each holder is sent, empty where derived; the own share.
 
     Args:
-        private: The device's, that shares are encrypted with.
+        agree: Of the device's key that shares are encrypted with.
         round_id: The round's.
         own: The device's place among its holders.
         holders: Who they are.
@@ -57,19 +57,19 @@ def share_out(
     count, name = len(holders), holders[own].name
     given = {}
     for at in derived_places(own, threshold, count):
-        ends = private, holders[at].share_key, round_id
+        ends = agree, holders[at].share_key, round_id
         given[at + 1] = derived_share(*ends, (name, holders[at].name), len(secret))
     parts = split(secret, given, count)
     sent = [b""] * count
     for at, holder in enumerate(holders):
         if at != own and at + 1 not in given:
-            ends = private, holder.share_key, round_id
+            ends = agree, holder.share_key, round_id
             sent[at] = encrypt(*ends, (name, holder.name), parts[at])
     return sent, parts[own]
 
 
 def read_share(
-    private: bytes,
+    agree: Agree,
     sender: SecurePeer,
     round_id: bytes,
     name: str,
@@ -79,7 +79,7 @@ def read_share(
     """The share that a device holds of another; empty if it cannot be read.
 
     Args:
-        private: The device's.
+        agree: As of `share_out`.
         sender: Whose share.
         round_id: The round's.
         name: The device's.
@@ -89,7 +89,7 @@ def read_share(
     way = sender.name, name
     with contextlib.suppress(RemoteProtocolError):
         if not sent:
-            return derived_share(private, sender.share_key, round_id, way, size)
-        share = decrypt(private, sender.share_key, round_id, way, sent)
+            return derived_share(agree, sender.share_key, round_id, way, size)
+        share = decrypt(agree, sender.share_key, round_id, way, sent)
         return share if len(share) == size else b""
     return b""

@@ -14,7 +14,14 @@ from secure_messages import check
 
 from coordinator.rounds.secure.stages import SecureState
 from edge_sdk.secure import device_round as steps
-from edge_sdk.secure.keys import _SMALL_ORDER, encrypt, is_usable, mask_key, public_of
+from edge_sdk.secure.keys import (
+    _SMALL_ORDER,
+    agreeing,
+    encrypt,
+    is_usable,
+    mask_key,
+    public_of,
+)
 from edge_sdk.wire.messages import Message
 from edge_sdk.wire.secure.messages import (
     SecureKeys,
@@ -210,7 +217,7 @@ def test_shares_of_no_secret_are_blamed_on_who_shared_it(house: Make) -> None:
             sent = [
                 share
                 and encrypt(
-                    *(state.share_private, peer.share_key, state.how.id),
+                    *(agreeing(state.share_private), peer.share_key, state.how.id),
                     *(("pi-1", peer.name), bytes([at]) * 32),
                 )
                 for at, (peer, share) in enumerate(

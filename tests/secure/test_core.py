@@ -12,8 +12,8 @@ from coordinator.rounds.secure.unmask import unmasked
 from edge_sdk.errors import RemoteProtocolError, RunError, StateError
 from edge_sdk.identity.signatures import is_signed
 from edge_sdk.secure import device_round as steps
-from edge_sdk.secure.keys import decrypt
-from edge_sdk.secure.shamir import combine, split
+from edge_sdk.secure.keys import agreeing, decrypt
+from edge_sdk.secure.shamir import combine, combine_all, split
 
 
 def names(count: int) -> list[str]:
@@ -169,7 +169,7 @@ def test_shares_that_were_altered_are_refused_by_name() -> None:
     way = "d-003", "d-001"
     own, peer = state.share_private, state.peers[3]
     with pytest.raises(RemoteProtocolError, match="shares of d-003 were not encrypted"):
-        decrypt(own, peer.share_key, ROUND, way, shares[3])
+        decrypt(agreeing(own), peer.share_key, ROUND, way, shares[3])
 
 
 def test_a_wrong_share_is_found_and_named_where_the_others_suffice() -> None:
@@ -249,3 +249,32 @@ def test_any_so_many_shares_give_the_secret_back(
     shares = split(secret, given, threshold + more)
     points = random.sample(range(1, threshold + more + 1), threshold)
     assert combine({point: shares[point - 1] for point in points}) == secret
+
+
+def test_several_points_at_once_are_each_point_alone() -> None:
+    given = {1: b"ab", 4: b"cd", 9: b"ef"}
+    wanted = [0, 1, 2, 4, 200, 9]
+    assert combine_all(given, wanted) == [combine(given, at) for at in wanted]
+    whole = split(b"xy", {2: b"ab", 3: b"cd"}, 5)
+    assert combine_all({1: whole[0], 4: whole[3], 5: whole[4]}, [0, 2, 3]) == [
+        *(b"xy", b"ab", b"cd")
+    ]
+
+
+def test_an_agreement_that_remembers_gives_what_one_that_is_made_anew_gives() -> None:
+    fleet = Fleet(dict.fromkeys(names(4), 1), (9,))
+    fleet.begin(names(4))
+    fleet.introduce()
+    fleet.share(names(4))
+    fleet.close()
+    state = fleet.states["d-001"]
+    agree = agreeing(state.share_private)
+    before = steps.shares(
+        steps.begin(state.task_id, "fed", "d-001", state.how, drawn("d-001")),
+        *(fleet.peers("d-001"), is_signed, agree),
+    )
+    assert before == state
+    known = agree.cache_info().misses
+    told = fleet.delivery("d-001")
+    assert steps.with_shares(before, told, agree) == steps.with_shares(state, told)
+    assert agree.cache_info().misses == known == 3  # one for each neighbour

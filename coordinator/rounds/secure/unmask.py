@@ -14,7 +14,7 @@ from coordinator.rounds.secure.graph import threshold_of
 from edge_sdk.errors import RemoteProtocolError, RunError
 from edge_sdk.secure.keys import expanded, mask_key, public_of, seed_digest
 from edge_sdk.secure.masks import add_pairs, stream
-from edge_sdk.secure.shamir import combine
+from edge_sdk.secure.shamir import combine, combine_all
 from edge_sdk.wire.secure.fixed_point import Ring, centred, dtype_of
 from edge_sdk.wire.secure.messages import SecureKeys
 
@@ -114,7 +114,8 @@ def secret_of(
             fits = public_of(expanded(secret, cohort.round_id)) == keys.mask_key
         if fits:
             base = {point: shares[point] for point in chosen}
-            wrong = [p for p in points if combine(base, p) != shares[p]]
+            told = zip(points, combine_all(base, points), strict=True)
+            wrong = [point for point, share in told if share != shares[point]]
             holders = cohort.holders[device]
             return secret, [holders[point - 1] for point in wrong]
     names = [cohort.holders[device][point - 1] for point in points]
