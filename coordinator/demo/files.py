@@ -129,7 +129,6 @@ def write_devices(
                 f'state = "{name}/state"',
                 f'profile = "{board.prefix}.profile.toml"',
                 "threads = 1",
-                "niceness = 0",  # somebody waits for it
             ],
         )
 

@@ -19,10 +19,12 @@ from coordinator.algorithms.evidence import CandidateMasks
 from coordinator.algorithms.findings import mean_findings
 from coordinator.algorithms.load import load_algorithm
 from coordinator.algorithms.mean import Contribution, Model, clipped
+from coordinator.algorithms.methods.equal_counts import data_free
 from coordinator.checkpoints.masks import unpack_family
 from coordinator.checkpoints.models import ModelStore, model_name
 from coordinator.rounds.frozen_entries import fixed_weights, with_fixed
 from coordinator.rounds.round_step import (
+    findings_at_hand,
     first_model,
     next_step,
     start_model,
@@ -339,12 +341,17 @@ class _Chain:
             candidates = told.count if isinstance(told, CandidateMasks) else 0
             blobs = (history.blobs[u["blob"]] for u in warm)
             reports = (unpack_evidence(b, sizes, candidates=candidates) for b in blobs)
-            found = mean_findings(reports, self.layers)
-            if candidates:
-                whole = warm_up_family(self.algorithm, self.layers, densities, seed)
+            used, given = self.algorithm, (self.layers, densities, seed)
+            if warm:
+                found = mean_findings(reports, self.layers)
+            else:  # no device could do it
+                used = data_free(self.algorithm)
+                found = findings_at_hand(used, self._task, *given)
+            if warm and candidates:
+                whole = warm_up_family(self.algorithm, *given)
                 found = replace(found, model=start_model(self._task, seed, whole))
             at = mask_seed(seed, warm_up=False)
-            plan = self.algorithm.plan(self.layers, densities, found, at)
+            plan = used.plan(self.layers, densities, found, at)
             if plan.masks != self.family(0).masks:
                 yield "the masks do not follow from the warm-up's evidence"
             if json.loads(json.dumps(plan.plan())) != history.counts:

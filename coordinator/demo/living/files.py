@@ -97,7 +97,6 @@ class Fleet:
             'profile = "raspberry_pi_4b_4gb"',
             'engine = "masked"',
             "threads = 1",
-            "niceness = 0",  # somebody waits for it
         ]
         _write(self.settings_of(number), lines)
 
