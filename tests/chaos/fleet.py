@@ -20,6 +20,7 @@ from chaos.brokers import Broker
 from chaos.history import History, check, counts_of, rows_of
 from chaos.proxy import Gate
 from limiting import LimitingBroker
+from patience import patience
 
 from coordinator.operations.extend import extend_run
 from coordinator.settings import load_run
@@ -300,6 +301,7 @@ class Fleet:
         Raises:
             TimeoutError: If it is not in time; the logs are in the message.
         """
+        seconds = patience(seconds)
         give_up = time.monotonic() + seconds
         while not until():
             if time.monotonic() > give_up:

@@ -113,7 +113,8 @@ def test_mnistnet_learns_real_digits(cache: Path) -> None:
         optimizer.step()
     with torch.no_grad():
         guess = model(task.prepare(torch.from_numpy(test.inputs[:2000]))).argmax(1)
-    assert (guess.numpy() == test.targets[:2000]).mean() > 0.93
+    # .92 to .94: processors sum in other orders.
+    assert (guess.numpy() == test.targets[:2000]).mean() > 0.9
 
 
 def test_femnist_masks_its_middle_layers() -> None:
