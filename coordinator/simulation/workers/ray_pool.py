@@ -38,7 +38,7 @@ from edge_sdk.training.update import PackedUpdate
 
 __all__ = ["import_ray", "ray_pool"]
 
-READY_S = 120.0  # a machine of the cluster may import torch from a slow disk
+READY_S = 300.0  # a busy machine of two cores took over 120 to import torch twice
 
 
 @contextmanager
