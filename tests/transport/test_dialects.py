@@ -6,6 +6,7 @@ import contextlib
 import queue
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -173,33 +174,42 @@ def test_a_topic_that_the_access_list_forbids_is_said_once(
     assert "Not authorized" in said[0]
 
 
-@pytest.mark.parametrize("polite", [True, False], ids=["silent", "hangs up"])
-def test_what_listens_and_does_not_speak_mqtt_is_no_broker(
-    polite: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("edge_sdk.transport.link.ANSWER_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        held: list[socket.socket] = []
+@contextlib.contextmanager
+def listening(answer: bytes, *, stays: bool) -> Iterator[Address]:
+    """A port where each link gets an answer to its first bytes, if there is one."""
+    with contextlib.ExitStack() as held:
+        server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
 
         def accept() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     link, _ = server.accept()
-                    if polite:
-                        held.append(link)
+                    if answer:
+                        link.recv(100)
+                        link.sendall(answer)
+                    if stays:
+                        held.enter_context(link)
                     else:
                         link.close()
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
-        address = Address("127.0.0.1", server.getsockname()[1])
-        with pytest.raises(BrokerError, match="no MQTT broker answers"):
-            MqttTransport(address, "x", print, print, wait_s=1.5)
+        yield Address("127.0.0.1", server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
         thread.join(WAIT_S)
-        for link in held:
-            link.close()
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["silent", "hangs up"])
+def test_what_listens_and_does_not_speak_mqtt_is_no_broker(
+    stays: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge_sdk.transport.link.ANSWER_S", 0.2)
+    with (
+        listening(b"", stays=stays) as address,
+        pytest.raises(BrokerError, match="no MQTT broker answers"),
+    ):
+        MqttTransport(address, "x", print, print, wait_s=1.5)
 
 
 @pytest.mark.parametrize("stays", [True, False], ids=["stays", "hangs up"])
@@ -216,24 +226,8 @@ def test_a_port_of_another_protocol_is_named_as_that(
     answer: bytes, said: str, stays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_sdk.transport.link.ANSWER_S", 0.5)
-    with contextlib.ExitStack() as held:
-        server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    link, _ = server.accept()
-                    link.recv(100)
-                    link.sendall(answer)
-                    if stays:
-                        held.enter_context(link)
-                    else:
-                        link.close()
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        address = Address("127.0.0.1", server.getsockname()[1])
-        with pytest.raises(BrokerError, match=said):
-            MqttTransport(address, "x", print, print, wait_s=1.5)
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(WAIT_S)
+    with (
+        listening(answer, stays=stays) as address,
+        pytest.raises(BrokerError, match=said),
+    ):
+        MqttTransport(address, "x", print, print, wait_s=1.5)
