@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edge_sdk.checkpoint import sync
 from edge_sdk.errors import StateError, disk_remedy
 
 __all__ = ["BlobPlace", "UpdateFiles", "not_kept"]
@@ -89,6 +88,7 @@ class UpdateFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._names: int | None = None  # the folder's handle, once a file is new
         self._open: dict[int, _Open] = {}  # by round; more than one only in a group
 
     def append(self, round_no: int, content: bytes, digest: str) -> int:
@@ -106,6 +106,8 @@ class UpdateFiles:
             known = self._open.get(round_no)
             if known is None:
                 known = self._open[round_no] = _Open(self.path(round_no))
+                if self._names is None:
+                    self._names = os.open(self._folder, os.O_RDONLY)
         except OSError as error:
             raise not_kept(digest, error) from error
         start, left = known.end, memoryview(content)
@@ -126,12 +128,14 @@ class UpdateFiles:
         Raises:
             StateError: If the disk refuses; what was appended is cut off then.
         """
+        new = False
         try:
             for one in self._open.values():
                 if one.committed != one.end:
                     os.fsync(one.file.fileno())
-            if any(one.new for one in self._open.values()):
-                sync(self._folder)
+                new |= one.new
+            if new and self._names is not None:
+                os.fsync(self._names)
         except OSError as error:
             self.drop()
             raise StateError(
@@ -194,6 +198,9 @@ class UpdateFiles:
         for one in self._open.values():
             one.file.close()
         self._open.clear()
+        if self._names is not None:
+            os.close(self._names)
+            self._names = None
 
     def _rounds(self) -> dict[int, Path]:
         found = {}

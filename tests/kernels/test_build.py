@@ -166,7 +166,8 @@ def cached(
     if request.param == "kernels":
         name = library.kernels().isa
         path = cache / f"libflash_edge_{name}.so"
-        monkeypatch.setattr(library, "_folders", lambda: (tmp_path / "none", cache))
+        monkeypatch.setattr(library, "package_folder", lambda: tmp_path / "none")
+        monkeypatch.setattr(library, "cache_folder", lambda: cache)
         monkeypatch.setattr(library, "_build_now", lambda _: compiled(path))
         monkeypatch.setattr(library, "find_compiler", lambda _: "g++")
         library._load.cache_clear()
@@ -251,7 +252,8 @@ def test_without_a_compiler_the_damage_is_told(
 ) -> None:
     name = library.kernels().isa
     (tmp_path / f"libflash_edge_{name}.so").write_bytes(b"")
-    monkeypatch.setattr(library, "_folders", lambda: (tmp_path,))
+    monkeypatch.setattr(library, "package_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
     with pytest.raises(EngineError, match=r"\.so is empty"):
         library._load_or_build(name, build_missing=False)
 

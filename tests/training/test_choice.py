@@ -143,7 +143,8 @@ def test_without_kernels_it_runs_masked_and_says_so(
     engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setenv("FLASH_EDGE_BUILD", "0")
-    monkeypatch.setattr(library, "_folders", lambda: (tmp_path,))
+    monkeypatch.setattr(library, "package_folder", lambda: tmp_path)
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
     library.kernels.cache_clear()
     try:
         assert library.available() is None
