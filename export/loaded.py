@@ -17,7 +17,7 @@ from edge_sdk.infer.compressed import is_compressed, plain_name, read_plain
 from export.checks.stamp import check_stamp
 from export.extras import require
 
-__all__ = ["LoadedModel", "load"]
+__all__ = ["LoadedModel", "load", "opened", "plain_bytes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +69,32 @@ def load(file: Path | str) -> LoadedModel:
         ExportError: If the file is missing, damaged, or of a format nothing here runs.
     """
     path = Path(file)
+    return opened(path, plain_bytes(path))
+
+
+def plain_bytes(path: Path) -> bytes:
+    """An exported file's bytes, out of the zstd layer if it has one.
+
+    Raises:
+        ExportError: If it cannot be read, or its layer is damaged.
+    """
     try:
-        content = read_plain(path)
+        return read_plain(path)
     except OSError as error:
         raise ExportError(
             f"{path} cannot be read: {error}",
             remedy="Name a file that export.build wrote; edge_sdk.infer.Bundle opens a "
             "bundle's folder.",
         ) from error
+
+
+def opened(path: Path, content: bytes) -> LoadedModel:
+    """The model of a file whose bytes, out of the layer, are read already.
+
+    Raises:
+        DependencyError: If onnxruntime is not installed, for the formats it runs.
+        ExportError: If it is damaged, or of a format nothing here runs.
+    """
     suffix = plain_name(path).suffix
     if suffix == ".flsp":
         from edge_sdk.infer import NativeModel  # noqa: PLC0415 - compiles

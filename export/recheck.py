@@ -17,7 +17,7 @@ from export.builder import checked, made_by, make_all, prepare
 from export.checks.stamp import check_stamp
 from export.checks.tolerance import ACCURACY_POINTS, LOSS_PERCENT, Tolerance
 from export.extras import require
-from export.loaded import load
+from export.loaded import load, opened, plain_bytes
 from export.report import Report
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def _again(
     """
     from export.native.input_scales import read as read_scales  # noqa: PLC0415 - onnx
 
-    loaded = load(path)
+    content = plain_bytes(path)
+    loaded = opened(path, content)
     facts = loaded.facts
     digest = source.mask.digest.hex()
     if facts.get("mask_digest") != digest:
@@ -162,7 +163,7 @@ def _again(
         input_scales=read_scales(facts.get("input_scales", "{}")),
     )
     _, report = made[name]
-    if report.sha256 != hashlib.sha256(read_plain(path)).hexdigest():
+    if report.sha256 != hashlib.sha256(content).hexdigest():
         raise ExportError(
             f"{path} is not what exporting this {whose} gives",
             remedy="Build it again; other versions may also write other bytes.",

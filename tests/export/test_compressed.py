@@ -75,6 +75,22 @@ def test_what_is_in_the_layer_runs_and_is_verified(both) -> None:
         export.verify(layered.files["onnx-sparse"], other, calibration=INPUTS)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_verify_unpacks_the_layer_once(
+    both, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = []
+    make = zstandard.ZstdDecompressor
+
+    def counted(**options: int) -> zstandard.ZstdDecompressor:
+        unpacked.append(options)
+        return make(**options)
+
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", counted)
+    export.verify(both[1].files[name], a_model(), calibration=INPUTS)
+    assert len(unpacked) == 1
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_any_flipped_bit_of_the_layer_is_found_also_without_its_library(
     both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, installed: bool
