@@ -19,9 +19,12 @@ from secure_messages import check
 from coordinator.checkpoints.models import model_name
 from coordinator.operations.prove import prove
 from coordinator.operations.verify import verify
+from coordinator.rounds.secure.orders import units_kept
+from coordinator.rounds.secure.stages import from_rows
 from coordinator.server.secure.sums import kept_sum
 from edge_sdk.wire.messages import Data, Receipt, TaskOrder
 from edge_sdk.wire.secure.fixed_point import centred, unpack_ring
+from edge_sdk.wire.secure.layout import unflat
 from edge_sdk.wire.secure.messages import (
     SecureDelivery,
     SecureKeys,
@@ -33,7 +36,13 @@ from edge_sdk.wire.secure.messages import (
 )
 from edge_sdk.wire.values import pack_values, unpack_values
 
-__all__ = ["STEPS", "exact", "killed_at_each_step", "killed_at_random"]
+__all__ = [
+    "STEPS",
+    "exact",
+    "killed_at_each_step",
+    "killed_at_random",
+    "unequal_house",
+]
 
 # Every message of a round: to a device, then from one.
 STEPS: Sequence[type] = (
@@ -43,27 +52,46 @@ STEPS: Sequence[type] = (
 
 
 def exact(here: SecureHouse, no: int) -> None:
-    """The mean of a round is that of its survivors' own numbers, bit for bit."""
+    """The means of a round are those of its survivors' own numbers, bit for bit.
+
+    Of each density's values of those that hold them.
+    """
     ledger = here.coordinator.ledger
     rows = ledger.frozen(no)
     orders = {t.device: t.order(ledger.folder) for t in ledger.tasks(no)}
-    ((_, blob, weight),) = kept_sum(ledger, no)
-    how = orders[rows[0].device].secure
-    total, whole = np.zeros(how.sizes[0], np.int64), 0.0
+    state = from_rows(orders, ledger.secure(no))
+    widest = state.cohort().sizes
+    total, whole = np.zeros(widest[-1], np.int64), np.zeros(widest[-1])
     base, family = here.coordinator.server._global_model.base_of(no)
-    sent = pack_values(base.sent(family.top), family.top)
+    weighs: dict[int, float] = {}
     for row in rows:
-        plain = here.devices[row.device].result(orders[row.device], sent)
-        digest = family.top.digest
-        vector = unpack_ring(plain.payload, digest, how.bits, how.sizes[0])
-        total += centred(vector)
-        whole += min(row.examples, how.most_examples) / how.most_examples
-    mean = (total * (how.clip / how.steps) / whole).astype(np.float32)
-    values = unpack_values(ledger.blob(blob), family.top)
-    flat = [values.masked[name] for name in family.top]
-    flat += [values.dense[n].reshape(-1) for n in sorted(values.dense)]
-    assert np.concatenate(flat).tobytes() == mean.tobytes()
-    assert abs(weight - whole * how.most_examples) < 1e-6 * weight
+        order, mask = orders[row.device], family.of(row.device, row.density)
+        how, level = order.secure, state.levels[row.device]
+        sent = pack_values(base.sent(mask), mask)
+        plain = here.devices[row.device].result(order, sent)
+        vector = unpack_ring(plain.payload, mask.digest, how.bits, how.sizes[-1])
+        share = min(row.examples, how.most_examples) / how.most_examples
+        total[: widest[level - 1]] += centred(vector)[: widest[level - 1]]
+        whole[: widest[level - 1]] += share
+        weighs[level] = weighs.get(level, 0.0) + share * how.most_examples
+    mean = (total * (how.clip / how.steps) / np.maximum(whole, 1e-9)).astype(np.float32)
+    kept = kept_sum(ledger, no)
+    densities = sorted(family.masks)
+    assert [d for d, _, _ in kept] == [densities[at - 1] for at in sorted(weighs)]
+    dense = {n: a for n, a in base.travelling.items() if a.dtype.kind == "f"}
+    for (density, blob, weight), level in zip(kept, sorted(weighs), strict=True):
+        mask = family.masks[density]
+        smaller = [family.masks[d] for d in densities[: level - 1]]
+        units = units_kept(family, densities[:level], dense)
+        wanted = unflat(mean[: widest[level - 1]], smaller, mask, dense, units)
+        values = unpack_values(ledger.blob(blob), mask)
+        for own, made in (
+            (values.masked, wanted.masked),
+            (values.dense, wanted.dense),
+        ):
+            for name in made:
+                assert own[name].tobytes() == made[name].tobytes(), name
+        assert abs(weight - weighs[level]) < 1e-6 * weight
 
 
 def killed_at_each_step(folder: Path, who: str) -> int:
@@ -108,10 +136,33 @@ def killed_at_each_step(folder: Path, who: str) -> int:
     return len(killed)
 
 
+def unequal_house(folder: Path, weak: int, strong: int, **changes: Any) -> SecureHouse:
+    """Devices of two densities, whose masks are cut by units.
+
+    Args:
+        folder: An empty one.
+        weak: Devices of the smaller one.
+        strong: Of the larger one.
+        changes: Settings of the run that differ.
+    """
+    plain = {"densities": [0.1, 0.4], "wait_for": weak + strong, "algorithm": "fjord"}
+    here = SecureHouse(folder, 0, **{**plain, **changes})
+    for place in range(weak + strong):
+        caps = {"bytes_per_round": 20_000} if place < weak else {}
+        here.join(f"pi-{place}", board="jetson_orin_nano", **caps)
+    return here
+
+
 def killed_at_random(folder: Path, seed: int) -> dict[str, int]:
-    """A run whose coordinator and devices are killed at random, and start again."""
-    rng = np.random.default_rng(seed)
-    here = SecureHouse(folder, 5, rounds=3, round_budget_s=30.0)
+    """A run whose coordinator and devices are killed at random, and start again.
+
+    With an odd seed devices have two densities.
+    """
+    rng, rounds = np.random.default_rng(seed), {"rounds": 3, "round_budget_s": 30.0}
+    if seed % 2:
+        here = unequal_house(folder, 1, 5, **rounds)
+    else:
+        here = SecureHouse(folder, 5, **rounds)
     for device in here.devices.values():
         device.takes = lambda _: float(rng.uniform(1, 20))
     kills = 0
@@ -146,8 +197,10 @@ def _sound(here: SecureHouse, rounds: int) -> dict[str, int]:
     exact(here, done[-1])
     store = here.coordinator.server._global_model._store
     first, last = store.load(model_name(0)), store.load(model_name(done[-1]))
+    smallest = here.coordinator.server._global_model.family.masks
+    inner = smallest[min(smallest)]  # every sum has its values
     for name, values in last.masked.items():
-        moved = values - first.masked[name]
+        moved = (values - first.masked[name])[inner.within(last.mask, name)]
         assert np.abs(moved - rounds * 1e-3).max() < rounds * 4e-4, name
     proof = here.folder / "proof.zip"
     prove(here.run_folder, proof)

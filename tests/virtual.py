@@ -156,6 +156,7 @@ class Device:
         self.cannot, self.lasting, self.board = cannot, lasting, board
         self.bytes_per_round = bytes_per_round
         self.trained: list[int] = []
+        self.dense_moves = 0.0
         self.agent: Agent | None = None
         self.start()
 
@@ -218,7 +219,8 @@ class Device:
         if self.cannot:
             return Broke(order.id, self.cannot, self.lasting)
         layers = [LayerShape(n, *_shape(n)) for n in order.mask.counts]
-        mask = draw(layers, dict(order.mask.counts), order.mask.seed)
+        recipe = order.mask
+        mask = draw(layers, dict(recipe.counts), recipe.seed, recipe.boxes)
         done = Trained(self.examples, 3, 0.5, self.takes(order))
         if isinstance(order.rule, WarmUp):
             payload, norm = pack_evidence(Evidence(dict(order.mask.counts))), 0.0
@@ -227,7 +229,7 @@ class Device:
             still = Values(
                 mask.digest,
                 {n: np.full_like(v, 1e-3) for n, v in start.masked.items()},
-                {n: np.zeros_like(v) for n, v in start.dense.items()},
+                {n: np.full_like(v, self.dense_moves) for n, v in start.dense.items()},
             )
             payload, norm = packed_change(order, still, mask, self.examples)
         return packed(order, mask, payload, norm, done, self.takes(order))

@@ -126,9 +126,8 @@ def begin(
     """
     share, pairs, seed = (random(size) for size in (KEY, how.secret, how.secret))
     noise = random(KEY) if how.noise is not UNSET else b""
-    return DeviceRound(
-        *(task_id, federation, name, how, share, pairs, seed), noise=noise
-    )
+    given = task_id, federation, name, how, share, pairs, seed
+    return DeviceRound(*given, noise=noise)
 
 
 def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> SecureKeys:
@@ -139,6 +138,7 @@ def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> Secure
         *(state.task_id, share, mask, seed_digest(state.seed, state.how.id)),
         sign(signed) if sign else b"",
         UNSET if state.how.noise is UNSET else True,
+        UNSET if state.how.units is UNSET else True,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edge_sdk.sparse import LayerShape, Mask, draw, top_k
@@ -16,7 +17,8 @@ from edge_sdk.training.local import TrainingResult
 from edge_sdk.wire.blob import manifest_of
 from edge_sdk.wire.dense import is_whole
 from edge_sdk.wire.messages import Offer, TaskOrder
-from edge_sdk.wire.secure.fixed_point import flat, pack_ring, to_fixed
+from edge_sdk.wire.secure.fixed_point import pack_ring, to_fixed
+from edge_sdk.wire.secure.layout import flat
 from edge_sdk.wire.secure.messages import SecureRound
 from edge_sdk.wire.values import Values, pack_values, unpack_values
 
@@ -172,7 +174,8 @@ def _in_ring(
     seed = order.mask.seed
     smaller = [draw(layers, m.counts, seed, m.boxes) for m in how.members]
     floats = sorted(n for n, a in change.dense.items() if a.dtype.kind == "f")
-    values = flat(change, smaller, mask, floats)
+    units = {} if how.units is UNSET else how.units
+    values = flat(change, smaller, mask, floats, units)
     weight = min(examples, how.most_examples) / how.most_examples
     return pack_ring(to_fixed(values, how, weight, _rounding(order)), mask.digest)
 

@@ -101,6 +101,14 @@ def _messages() -> Iterator[Any]:
         *("1-a", 1, 0.1, manifest, moved, rules.Frozen(), training, 1, 0, "fp32"),
         test=messages.BaseTest(["accuracy", "loss"], "classes 0.0"),
     )
+    member, units = rules.Member({"fc": 20}, {"fc": (4, 5)}), {"fc.bias": [4, 8]}
+    masked = secure.SecureRound(
+        *(bytes(16), 16, 341, 0.25, 100, 3, [20, 50], [member]), units=units
+    )
+    yield messages.TaskOrder(
+        *("1-a", 1, 0.1, manifest, mask, rules.Frozen(), training, 1, 0, "fp32"),
+        secure=masked,
+    )
     yield messages.TaskAck("1-a")
     tested = messages.BaseTested("1-a", 50, {"accuracy": [40.0, 50.0]}, {"loss": "NaN"})
     yield messages.TaskAck("2-a", tested)
@@ -133,7 +141,7 @@ def _secure_messages() -> Iterator[SecureMessage]:
         secure.SecurePeer(name, key, key, key, bytes(64)) for name in ("pi-1", "pi-2")
     ]
     yield secure.SecureKeys("3-a", key, key, key, bytes(64))
-    yield secure.SecureKeys("3-a", key, key, key, noise=True)
+    yield secure.SecureKeys("3-a", key, key, key, noise=True, units=True)
     yield secure.SecurePeers("3-a", 2, peers)
     yield secure.SecureShares("3-a", [b"", share])
     yield secure.SecureDelivery("3-a", [b"", share], bytes([1, 2]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from secure_house import SecureHouse
-from secure_kills import exact
+from secure_kills import exact, unequal_house
 from secure_messages import check
 
 from coordinator.checkpoints.models import model_name
@@ -157,6 +157,31 @@ def test_devices_of_unequal_densities_sum_what_they_share(house: Make) -> None:
             outside = np.delete(moved, inside)
             wanted = 1e-3 if len(opened) == 2 else 0.0
             assert np.abs(outside - wanted).max() < 5e-4
+
+
+def test_masks_by_units_are_summed_by_those_who_hold_them(tmp_path: Path) -> None:
+    """The default algorithm; a device of either density is lost with shares sent."""
+    units = {"rounds": 1, "algorithm": "flash-edge(epochs=0)", "round_budget_s": 60.0}
+    here = unequal_house(tmp_path, 3, 4, **units)
+    try:
+        for device in here.devices.values():
+            device.dense_moves = 2e-3
+        for name in ("pi-1", "pi-5"):
+            here.broker.before(SecureDelivery, name, here.devices[name].kill)
+        here.run(5000)
+        assert phases(here) == [("done", "")]
+        exact(here, 1)
+        assert check(here.broker.said) == {"seed": 5, "key": 2}
+        assert [d for d, _, _ in kept_sum(here.coordinator.ledger, 1)] == [0.1, 0.4]
+        made = here.coordinator.server._global_model
+        first, last = (made._store.load(model_name(no)) for no in (0, 1))
+        idle = made.family.idle(made.family.masks[0.1])
+        assert idle  # of the smaller network, which devices move all the same
+        for name, before in first.dense.items():
+            moved = last.dense[name] - before
+            assert np.abs(moved - 2e-3).max() < 5e-4, name
+    finally:
+        here.close()
 
 
 def bytes_of(count: int) -> bytes:

@@ -147,7 +147,7 @@ def check_private(
             f"{where}key privacy: the warm-up of {algorithm.name} tells of the "
             "devices' examples without noise",
             remedy='Take algorithm = "equal-counts", or one without a warm-up such as '
-            "flash_edge(epochs=0).",
+            "flash-edge(epochs=0).",
         )
     moves = algorithm.revise is not keep_masks or algorithm.redraw is not None
     if moves or algorithm.init_state is not None or settings.aggregate != "mean":

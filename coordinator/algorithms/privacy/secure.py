@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from coordinator.algorithms.base import Aggregate, Algorithm, RoundContext, keep_masks
 from coordinator.algorithms.evidence import Replay
 from coordinator.algorithms.mean import coverage_mean
@@ -66,7 +68,7 @@ def check_secure(
             "algorithm",
             f"the warm-up of {algorithm.name} sends what each device has found, beside",
             'Take algorithm = "equal-counts", or one without a warm-up such as '
-            "flash_edge(epochs=0).",
+            "flash-edge(epochs=0).",
         )
     rule = algorithm.local(RoundContext(1, 1, 1.0, 1))
     moves = algorithm.revise is not keep_masks or algorithm.redraw is not None
@@ -83,13 +85,13 @@ def check_secure(
             f"{aggregate!r} compares updates, which are not seen with",
             'Take aggregate = "mean".',
         )
-    if len(set(densities)) > 1 and not _share_positions(algorithm, densities):
+    if len(set(densities)) > 1 and not _share_values(algorithm, densities):
         raise refused(
             "densities",
-            f"{algorithm.name} gives smaller networks masks by units, or chooses "
-            "weight by weight, so that densities share no positions to sum under",
+            f"{algorithm.name} chooses weight by weight, or scales the weights of "
+            "smaller networks, so that densities share nothing to sum under",
             "Set one density, or take an algorithm whose masks are drawn, such as "
-            "equal-counts.",
+            "flash-edge(epochs=0) or equal-counts.",
         )
     if 0 < cohort < least:
         raise refused(
@@ -121,8 +123,8 @@ def check_secure(
         )
 
 
-def _share_positions(algorithm: Algorithm, densities: Sequence[float]) -> bool:
-    """Return whether masks of several densities are drawn, each within the larger ones.
+def _share_values(algorithm: Algorithm, densities: Sequence[float]) -> bool:
+    """Return whether masks of several densities are drawn, and their weights one value.
 
     A network of two layers is planned. An algorithm whose plan needs a warm-up, or a
     task's own layers, is not judged here: a round with other masks is not opened.
@@ -136,9 +138,11 @@ def _share_positions(algorithm: Algorithm, densities: Sequence[float]) -> bool:
     )
     try:
         family = algorithm.plan(layers, densities, None, 1)
-    except Exception:  # noqa: BLE001 - a plan is anybody's code
+        weights = {layer.name: np.ones(layer.shape, np.float32) for layer in layers}
+        first = algorithm.start(family, weights, None)
+    except Exception:  # noqa: BLE001 - slots are anybody's code
         return True
-    return family.seed is not None and not family.boxes
+    return family.seed is not None and not first.gain
 
 
 def _is_mean(aggregate: Aggregate) -> bool:

@@ -63,6 +63,9 @@ def keys_said(
     if secure.noise is not UNSET and message.noise is UNSET:
         why = "its flash-edge draws no noise, and the round asks for it: update it"
         return SecureAnswer(state, why=why)
+    if secure.units is not UNSET and message.units is UNSET:
+        why = "its flash-edge sums no masks by units, and the round has them: update it"
+        return SecureAnswer(state, why=why)
     identity = b""
     if identities is not None:
         names = federation, secure.id, device

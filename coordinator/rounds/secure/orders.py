@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 from msgspec import UNSET, UnsetType, structs
+from numpy.typing import NDArray
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
@@ -16,12 +20,13 @@ from coordinator.algorithms.privacy.distributed import (
     steps_with_noise,
 )
 from edge_sdk.errors import RunError
+from edge_sdk.sparse import Mask
 from edge_sdk.wire.messages import TaskOrder
 from edge_sdk.wire.rules import Member
 from edge_sdk.wire.secure.fixed_point import steps_of
 from edge_sdk.wire.secure.messages import SecureNoise, SecureRound
 
-__all__ = ["ladder", "masked_orders"]
+__all__ = ["ladder", "masked_orders", "units_kept"]
 
 _COARSE = 16
 
@@ -32,6 +37,41 @@ def ladder(family: MaskFamily) -> list[float]:
     for density, mask in family.masks.items():
         found.setdefault(mask.nnz, density)
     return [found[size] for size in sorted(found)]
+
+
+def units_kept(
+    family: MaskFamily, densities: Sequence[float], entries: Collection[str]
+) -> dict[str, list[int]]:
+    """Units that each density keeps of the entries that some density cuts.
+
+    Args:
+        family: The round's masks.
+        densities: Smallest first.
+        entries: Dense entries that are summed.
+    """
+    idle = [family.idle(family.masks[density]) for density in densities]
+    whole = {n: cut.size for one in idle for n, cut in one.items() if n in entries}
+    return {
+        name: [
+            size - int(np.count_nonzero(cut[name])) if name in cut else size
+            for cut in idle
+        ]
+        for name, size in sorted(whole.items())
+    }
+
+
+def _size(entry: NDArray[Any], kept: Sequence[int] | None, at: int) -> int:
+    """Values of a dense entry that the mask at a place keeps."""
+    return entry.size if kept is None else kept[at] * (entry.size // len(entry))
+
+
+def _nested(masks: Sequence[Mask]) -> bool:
+    """Return whether each mask keeps nothing that the next larger one does not."""
+    return all(
+        not (small[name] & ~large[name]).any()
+        for small, large in pairwise(masks)
+        for name in large
+    )
 
 
 def masked_orders(
@@ -58,25 +98,33 @@ def masked_orders(
     """
     round_id = secrets.token_bytes(16)
     densities = ladder(family)
-    if len(densities) > 1 and (family.boxes or base.gain or family.seed is None):
+    masks = [family.masks[density] for density in densities]
+    if len(densities) > 1 and (base.gain or family.seed is None or not _nested(masks)):
         raise RunError(
             "secure aggregation sums what devices of several densities share; masks "
-            "by units, or chosen weight by weight, share no positions to sum",
+            "chosen weight by weight, not within each other, or whose weights are "
+            "scaled on smaller networks, share nothing to sum",
             remedy="Set one density, or leave privacy.secure_aggregation out.",
         )
-    masks = [family.masks[density] for density in densities]
-    dense = sum(a.size for a in base.travelling.values() if a.dtype.kind == "f")
-    sizes = [mask.nnz + dense for mask in masks]
-    members = [Member(dict(mask.counts)) for mask in masks]
+    dense = {n: a for n, a in base.travelling.items() if a.dtype.kind == "f"}
+    units = units_kept(family, densities, dense)
+    sizes = [
+        mask.nnz + sum(_size(a, units.get(n), at) for n, a in dense.items())
+        for at, mask in enumerate(masks)
+    ]
+    members = [
+        Member(dict(mask.counts), dict(family.boxes.get(density, {})))
+        for density, mask in zip(densities, masks, strict=True)
+    ]
     most = max(examples[device] for device in orders)
     steps: int = steps_of(privacy.ring_bits, len(orders))
     noise: SecureNoise | UnsetType = UNSET
     if privacy.noise_multiplier:
         most = 1  # all count alike
         steps, noise = _with_noise(privacy, len(orders), sizes[-1], cohort)
-    made = {}
+    kept, made = [mask.nnz for mask in masks], {}
     for device, order in orders.items():
-        level = sizes.index(family.of(device, order.density).nnz + dense) + 1
+        level = kept.index(family.of(device, order.density).nnz) + 1
         secure = SecureRound(
             id=round_id,
             bits=privacy.ring_bits,
@@ -89,6 +137,7 @@ def masked_orders(
             norm=privacy.clip or (0.0 if noise is UNSET else privacy.longest),
             secret=16,
             noise=noise,
+            units={n: own[:level] for n, own in units.items()} or UNSET,
         )
         # The codec bounds the payload alone: a number takes at most four bytes.
         made[device] = structs.replace(order, secure=secure, codec="fp32")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model
@@ -20,7 +21,8 @@ from edge_sdk.errors import RemoteProtocolError, RunError
 from edge_sdk.sparse import Mask
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import TaskOrder
-from edge_sdk.wire.secure.fixed_point import Ring, unflat, unpack_ring
+from edge_sdk.wire.secure.fixed_point import Ring, unpack_ring
+from edge_sdk.wire.secure.layout import unflat
 from edge_sdk.wire.values import pack_values
 
 __all__ = ["Unmasking", "fits", "keep_sum", "kept_sum", "summed_rows", "unmask_again"]
@@ -139,7 +141,11 @@ def keep_sum(
     cohort, levels = state.cohort(), state.levels
     densities = ladder(family)
     masks = [family.masks[density] for density in densities]
-    how = next(o.secure for o in state.orders.values() if o.secure is not None)
+    how = max(
+        (o.secure for o in state.orders.values() if o.secure is not None),
+        key=lambda secure: len(secure.sizes),
+    )
+    units = {} if how.units is UNSET else how.units
 
     def vectors() -> Any:
         for device, row in rows.items():
@@ -168,7 +174,7 @@ def keep_sum(
     whole = {n: np.zeros_like(a) for n, a in base.travelling.items() if n not in dense}
     for level in sorted({levels[device] for device in rows}):
         part, own_mask = mean[: cohort.sizes[level - 1]], masks[level - 1]
-        values = unflat(part, masks[: level - 1], own_mask, dense)
+        values = unflat(part, masks[: level - 1], own_mask, dense, units)
         values = replace(values, dense={**values.dense, **whole})
         blob = ledger.store(pack_values(values, own_mask))
         own = sum(weights[d] for d in rows if levels[d] == level)

@@ -2,13 +2,12 @@
 
 A value is clipped, weighed and rounded at random to a multiple of a step that all
 devices share, so the sum of devices is that of their numbers modulo 2**bits, and has
-the mean that the sum of their values has. The vector holds the values of the family's
-smallest mask first, with the dense entries, then what each larger mask adds.
+the mean that the sum of their values has (`edge_sdk.wire.secure.layout` puts values in
+a vector).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -17,22 +16,18 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edge_sdk.errors import LocalProtocolError, RemoteProtocolError
-from edge_sdk.sparse import Mask
 from edge_sdk.wire.codec import pack_large, unpack
 from edge_sdk.wire.named import Digest
 from edge_sdk.wire.secure.messages import SecureRound
-from edge_sdk.wire.values import Values
 
 __all__ = [
     "Ring",
     "centred",
     "dtype_of",
-    "flat",
     "masked_vector",
     "pack_ring",
     "steps_of",
     "to_fixed",
-    "unflat",
     "unpack_ring",
 ]
 
@@ -153,66 +148,3 @@ def masked_vector(payload: bytes, mask: bytes, how: SecureRound) -> Ring:
     held = len(unpack(payload, _RingBody).values) * 8 // how.bits
     size = held if held in how.sizes else how.sizes[-1]
     return unpack_ring(payload, mask, how.bits, size)
-
-
-def _levels(masks: Sequence[Mask], own: Mask) -> dict[str, NDArray[np.intp]]:
-    """Of each kept value, the index of the smallest of the masks that holds it."""
-    found = {name: np.full(own.counts[name], len(masks), np.intp) for name in own}
-    for level in reversed(range(len(masks))):
-        for name in own:
-            found[name][masks[level].within(own, name)] = level
-    return found
-
-
-def flat(
-    values: Values, masks: Sequence[Mask], own: Mask, dense: Sequence[str]
-) -> NDArray[np.float64]:
-    """The values of an update in the vector's order.
-
-    Args:
-        values: Of an update on `own`.
-        masks: The smaller masks of the family, smallest first.
-        own: What the update stands on.
-        dense: Names of the dense entries that are summed, sorted.
-    """
-    level = _levels(masks, own)
-    parts: list[NDArray[np.float64]] = []
-    for at in range(len(masks) + 1):
-        parts += [
-            values.masked[name].astype(np.float64)[level[name] == at] for name in own
-        ]
-        if at == 0:
-            parts += [values.dense[n].astype(np.float64).reshape(-1) for n in dense]
-    return np.concatenate(parts)
-
-
-def unflat(
-    vector: NDArray[np.float64],
-    masks: Sequence[Mask],
-    own: Mask,
-    dense: Mapping[str, NDArray[Any]],
-) -> Values:
-    """The update whose values are in a vector; what `flat` has laid out.
-
-    Args:
-        vector: As long as the largest mask's.
-        masks: The smaller masks of the family, smallest first.
-        own: The largest mask.
-        dense: The entries that are summed; their shapes count.
-    """
-    level = _levels(masks, own)
-    masked = {name: np.zeros(own.counts[name], np.float32) for name in own}
-    found: dict[str, NDArray[Any]] = {}
-    start = 0
-    for at in range(len(masks) + 1):
-        for name in own:
-            here = level[name] == at
-            stop = start + int(np.count_nonzero(here))
-            masked[name][here] = vector[start:stop]
-            start = stop
-        for name in sorted(dense) if at == 0 else ():
-            stop = start + dense[name].size
-            part = vector[start:stop].astype(np.float32)
-            found[name] = part.reshape(dense[name].shape)
-            start = stop
-    return Values(own.digest, masked, found)

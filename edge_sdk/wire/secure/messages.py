@@ -61,7 +61,9 @@ class SecureRound(Struct, frozen=True):
     `most_examples` counts in full, with half of them half. A sum of fewer than `least`
     devices is not opened. A change longer than `norm` is scaled down; 0 for no bound.
     `secret` is the bytes of a device's seed, and of what its mask key is made of.
-    `noise` has each device draw a part of the sum's noise; absent for none.
+    `noise` has each device draw a part of the sum's noise; absent for none. `units` is
+    how many units each size keeps, of each dense entry whose units a size cuts; absent
+    where none are cut.
     """
 
     id: Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -75,6 +77,7 @@ class SecureRound(Struct, frozen=True):
     norm: Annotated[float, Meta(ge=0)] = 0.0
     secret: Literal[16, 32] = 32
     noise: SecureNoise | UnsetType = UNSET
+    units: dict[str, list[Annotated[int, Meta(ge=0)]]] | UnsetType = UNSET
 
 
 class SecureKeys(Struct, frozen=True, tag="secure-keys"):
@@ -82,7 +85,8 @@ class SecureKeys(Struct, frozen=True, tag="secure-keys"):
 
     `seed` is the digest of the seed of its own mask: a wrong seed does not fit it.
     `signature` is empty where devices have no identity. `noise` is there where the
-    order asks for noise: it says that this build draws it.
+    order asks for noise: it says that this build draws it; and `units` where the order
+    names units: this build lays values out by them.
     """
 
     task_id: TaskId
@@ -91,6 +95,7 @@ class SecureKeys(Struct, frozen=True, tag="secure-keys"):
     seed: Digest
     signature: Annotated[bytes, Meta(max_length=64)] = b""
     noise: Literal[True] | UnsetType = UNSET
+    units: Literal[True] | UnsetType = UNSET
 
 
 class SecurePeer(Struct, frozen=True, array_like=True):
