@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from dataclasses import replace
 from typing import Any
@@ -12,14 +13,13 @@ import numpy as np
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.backoff import Backoff, Ending, suspected
 from edge_sdk.transport.base import Deliver, OnLink, OutgoingMessage, Traffic, Will
-from edge_sdk.transport.dialect import RefusedError
+from edge_sdk.transport.dialect import RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.limits.pacing import PacedSender
-from edge_sdk.transport.limits.suspicion import BURST, lowered, restored
 from edge_sdk.transport.limits.window import SubscriptionWindow
 from edge_sdk.transport.link import Link
+from edge_sdk.transport.link_ends import LinkEnds
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.open_link import open_link
 from edge_sdk.transport.refusals import unreached
@@ -70,8 +70,7 @@ class MqttTransport:
         self._deliver, self._on_link, self._window = deliver, on_link, window
         self._lock = threading.RLock()
         self._filters = SubscriptionWindow()
-        self._limits, self._said = address.limits, ""
-        self._bursts = 0  # links in a row that ended in a burst of messages
+        self._ends, self._said = LinkEnds(address.limits, client_id, RETRY_S), ""
         self._paced = PacedSender(f"mqtt-pace-{client_id}", lambda: self._link)
         self._waiting, self._waiting_bytes = deque[OutgoingMessage](), 0
         self._meter = Meter()
@@ -138,7 +137,7 @@ class MqttTransport:
     def limits(self) -> BrokerLimits:
         """Limits of the broker, as it said last."""
         with self._lock:
-            return self._limits if self._link is None else self._link.limits
+            return self._ends.limits if self._link is None else self._link.limits
 
     def traffic(self) -> Traffic:
         """Bytes of the TCP stream as the kernel counts them; 0, 0 without a count."""
@@ -164,35 +163,49 @@ class MqttTransport:
     # -- the keeper's thread -----------------------------------------------------------
 
     def _keep(self) -> None:
-        backoff, said = Backoff(*RETRY_S), ""
+        said = ""
         while not self._closing.is_set():
             try:
                 link = self._open()
             except (OSError, ValueError) as error:
-                backoff, wait_s = backoff.failed()
+                answered = isinstance(error, (RefusedError, SilentError))
+                wait_s = self._ends.failed(answered=answered)
                 said = self._say_failure(error, said)
                 # Not all at once when a broker comes back.
                 self._rest(wait_s * self._jitter.uniform(0.5, 1.5))
                 continue
-            self._up(link)
-            link.gone.wait()
+            said, quiet_s = "", self._ends.quiet_s
+            if quiet_s:
+                self._leave_alone(link, quiet_s)
+            else:
+                self._up(link)
+                link.gone.wait()
+            stayed = not link.gone.is_set()
             self._renew_will()
             with self._lock:
                 self._link = None
             link.close()
-            self._call(self._on_link, False)  # noqa: FBT003 - a callback
-            said, before, end = "", backoff, link.ending()
-            backoff, wait_s = backoff.ended(end)
-            why = suspected(before, backoff, end)
-            if why:
-                log.error("the broker at %s %s", self._address.url, why)
-            self._lower(link.limits, end, backoff)
-            blamed = backoff.loops or backoff.suspect is not None
-            least = 0.5 if blamed else 0.0  # else it comes back at once
-            self._rest(wait_s * self._jitter.uniform(least, 1.0))
+            if not quiet_s:
+                self._call(self._on_link, False)  # noqa: FBT003 - a callback
+            wait_s, lines = 0.0, []
+            if stayed:
+                lines = self._ends.stayed()
+            else:
+                bounds, lines = self._ends.ended(link.limits, link.ending())
+                wait_s = self._jitter.uniform(*bounds)
+            for level, text in () if self._closing.is_set() else lines:
+                log.log(level, "the broker at %s %s", self._address.url, text)
+            self._rest(wait_s)
+
+    def _leave_alone(self, link: Link, seconds: float) -> None:
+        """Sends nothing on a link until the time is over, it ends, or we are closed."""
+        until = time.monotonic() + seconds
+        while not self._closing.is_set() and time.monotonic() < until:
+            if link.gone.wait(0.1):
+                return
 
     def _rest(self, seconds: float) -> None:
-        self._closing.wait(max(seconds, self._limits.connect_gap_s))
+        self._closing.wait(max(seconds, self._ends.limits.connect_gap_s))
 
     def _say_failure(self, error: Exception, said: str) -> str:
         """Logs why there is no link: one line a night, a warning if there never was."""
@@ -211,16 +224,6 @@ class MqttTransport:
         log.log(level, "no link to %s: %s", self._address.url, unreached(error))
         return str(error)
 
-    def _lower(self, limits: BrokerLimits, end: Ending, now: Backoff) -> None:
-        """Keeps to lower limits if the end of a link speaks for them."""
-        self._bursts = self._bursts + 1 if end.burst >= BURST else 0
-        found, why = lowered(limits, end, cuts=now.cuts, bursts=self._bursts)
-        if why and not self._closing.is_set():
-            log.warning("the broker at %s: %s", self._address.url, why)
-        with self._lock:
-            own = self._address.limits
-            self._limits = found if why else restored(self._limits, own, end)
-
     def _renew_will(self) -> None:
         """The next connection's will is another message than the last one's."""
         if self._will is not None and self._will.renew is not None:
@@ -228,7 +231,7 @@ class MqttTransport:
 
     def _open(self) -> Link:
         return open_link(
-            replace(self._address, limits=self._limits),
+            replace(self._address, limits=self._ends.limits),
             *(self._client_id, self._deliver),
             will=self._will,
             window=self._window,
@@ -237,8 +240,9 @@ class MqttTransport:
 
     def _up(self, link: Link) -> None:
         with self._lock:
-            keeps = self._limits.retained if link.limits.retained else 0
-            self._limits = self._limits.within(qos=link.limits.qos, retained=keeps)
+            known = self._ends.limits
+            keeps = known.retained if link.limits.retained else 0
+            self._ends.limits = known.within(qos=link.limits.qos, retained=keeps)
             self._filters.forget()
             self._ask(link)
             self._say_limits(link.limits)

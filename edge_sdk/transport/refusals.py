@@ -12,10 +12,16 @@ REMEDIES = {
     "Bad user name or password": "check user and password in the broker's URL",
     "Not authorized": "check user and password in its URL, and its access list",
     "Client identifier not valid": "the broker wants another client id",
-    "Session taken over": "another process uses this device's name",
+    "Session taken over": "another client has connected with this client id",
     "Unspecified "
     "error": "it was cut without a reason; if that continues, another board "
     "or process uses a copy of this identity",
+    "Server shutting down": "the broker is being stopped; it is asked until it is back",
+    "Administrative action": "a person or a rule of the broker has ended the link",
+    "Connection rate exceeded": "the broker limits how often a client connects",
+    "Maximum connect time": "the broker ends links of this age; the next one is made",
+    "Use another server": "the broker wants another address: ask who runs it",
+    "Server moved": "the broker has another address now: ask who runs it",
     "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "
     "(max_packet_size, message_size_limit)",
     "Quota exceeded": "the broker's quota is used up; raise it, or its disk is full",

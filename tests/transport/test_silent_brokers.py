@@ -207,7 +207,7 @@ def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
             finally:
                 done.set()
                 sender.join()
-            most = getattr(transport._limits, kind)
+            most = getattr(transport._ends.limits, kind)
             # A person raises the limit; a link that has lasted long enough ends.
             proxy.limits = BrokerLimits()
             monkeypatch.setattr(suspicion, "RESTORED_S", 0.0)
@@ -224,7 +224,7 @@ def test_an_unknown_limit_is_found_by_halving_and_all_goes_through(
     assert found.topic == "t/31"
     assert most <= getattr(limits, kind)
     assert 2 <= sum(proxy.breaches.values()) <= 12  # each size is tried twice
-    said = [m for m in caplog.messages if "it was cut behind" in m]
+    said = [m for m in caplog.messages if "has cut the link behind" in m]
     assert ("a SUBSCRIBE of" if kind == "filters" else "a message of") in said[0]
     assert "from now on at most" in said[0]
 
@@ -276,7 +276,7 @@ def test_a_broker_without_qos_1_that_closes_at_many_messages_is_sent_fewer(
                     if links.get(timeout=0.1):
                         for _ in range(32):
                             transport.publish("t/1", bytes(100))
-    (said, *_) = [m for m in caplog.messages if "it was cut behind" in m]
+    (said, *_) = [m for m in caplog.messages if "has cut the link behind" in m]
     assert "messages a second" in said
 
 

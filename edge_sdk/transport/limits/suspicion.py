@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_sdk.transport.backoff import SUSPECT, Ending, Parted
+from edge_sdk.transport.backoff import QUOTA, SUSPECT, Ending, Parted
 from edge_sdk.transport.limits.values import BrokerLimits
 
 __all__ = [
@@ -22,7 +22,7 @@ RESTORED_S = 3600.0  # a link that lasted so long was not ended by what it carri
 BURSTS = 3  # links in a row that ended so; a weak network ends some, too
 
 # Reason codes of MQTT 5.0, section 2.4.
-RECEIVE_MAXIMUM, TOO_LARGE, RATE, QUOTA = 0x93, 0x95, 0x96, 0x97
+RECEIVE_MAXIMUM, TOO_LARGE, RATE = 0x93, 0x95, 0x96
 
 
 def lowered(
@@ -40,15 +40,19 @@ def lowered(
         bursts: Links in a row that ended in a burst of messages.
     """
     after = without_refused(limits, end.reason)
-    act = end.unanswered
+    act = end.blamed
     if after != limits:
         pass
     elif end.reason == RECEIVE_MAXIMUM:
         after = limits.within(inflight=max(limits.inflight // 2, 1))
-    elif end.reason == RATE or (bursts >= BURSTS and (act is None or not act.sure)):
+    elif end.reason == RATE or (
+        bursts >= BURSTS and end.unexplained and (act is None or not act.sure)
+    ):
         rate = min(limits.publishes_per_s, end.burst)
         after = limits.within(publishes_per_s=max(rate // 2, 1))
-    elif act is not None and (cuts >= SUSPECT or end.reason in (TOO_LARGE, QUOTA)):
+    elif act is not None and (
+        end.reason in (TOO_LARGE, QUOTA) or (cuts >= SUSPECT and end.unexplained)
+    ):
         if act.filters > 1 and end.reason != QUOTA:
             after = limits.within(filters=act.filters // 2)
         elif act.filters and act.held >= 2 * LEAST_HELD:
@@ -60,7 +64,8 @@ def lowered(
     if after == limits:
         return limits, ""
     what = "messages in a burst" if act is None else str(act)
-    return after, f"it was cut behind {what}; from now on {_changed(limits, after)}"
+    fewer = _changed(limits, after)
+    return after, f"has cut the link behind {what}; from now on {fewer}"
 
 
 def suspicious(act: Parted) -> bool:
