@@ -67,7 +67,7 @@ def test_a_good_file_becomes_settings(tmp_path: Path) -> None:
         ),
         (("[training]", "[gate]\ntrim = 0.5\n[training]"), ["key gate.trim", "< 0.5"]),
         (("rounds = 3", "rounds = 3\nport = 70000"), ["key port", "<= 65535"]),
-        (('"demo"', '"Demo fleet"'), ["key federation", "regex"]),
+        (('"demo"', '"Demo fleet"'), ["key federation", "2 to 63 small letters"]),
         (("rounds = 3", "rounds = "), ["not readable TOML"]),
     ],
     ids=lambda value: value[-1].strip() if isinstance(value, tuple) else "",

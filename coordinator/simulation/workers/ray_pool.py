@@ -38,7 +38,7 @@ from edge_sdk.training.update import PackedUpdate
 
 __all__ = ["import_ray", "ray_pool"]
 
-READY_S = 300.0  # a busy machine of two cores took over 120 to import torch twice
+READY_S = 900.0  # two cores with twenty programs on them took over 300
 
 
 @contextmanager
