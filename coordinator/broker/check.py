@@ -8,8 +8,8 @@ import socket
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address, reachable, unusable
 from edge_sdk.transport.client import connected
-from edge_sdk.transport.deadline import cut_after
 from edge_sdk.transport.refusals import in_tls_words
+from edge_sdk.transport.tcp import cut_after
 
 __all__ = ["check_broker"]
 

@@ -8,7 +8,6 @@ then through TLS that this authority vouches for, and only then the secret is se
 from __future__ import annotations
 
 import datetime as dt
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from edge_sdk.identity.exchange import (
 from edge_sdk.identity.folder import NewDevice
 from edge_sdk.identity.keys import certificate_pem
 from edge_sdk.identity.token import Token, pin_of
-from edge_sdk.transport.deadline import cut_after
+from edge_sdk.transport.tcp import connection_to, cut_after
 
 __all__ = ["enroll", "settings_text"]
 
@@ -129,9 +128,8 @@ def _authority(token: Token) -> bytes:
 
 @contextmanager
 def _link(token: Token, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
-    address = token.host, token.port
     with (
-        socket.create_connection(address, timeout=WAIT_S) as raw,
+        connection_to(token.host, token.port, WAIT_S) as raw,
         cut_after(raw, WAIT_S),
         context.wrap_socket(raw, server_hostname=token.host) as link,
     ):

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from edge_sdk.errors import SettingsError
-from edge_sdk.transport.deadline import cut_after
+from edge_sdk.transport.tcp import connection_to, cut_after
 
 if TYPE_CHECKING:
     from edge_sdk.transport.address import Address
@@ -128,11 +128,11 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
     """
     proxy = address.proxy
     if proxy is None:
-        return socket.create_connection((address.host, address.port), timeout_s)
+        return connection_to(address.host, address.port, timeout_s)
     try:
-        link = socket.create_connection((proxy.host, proxy.port), timeout_s)
+        link = connection_to(proxy.host, proxy.port, timeout_s)
     except OSError as error:
-        raise ProxyError(
+        raise ConnectionError(
             f"the proxy {proxy.url} cannot be reached: {error.strerror or error}"
         ) from error
     try:

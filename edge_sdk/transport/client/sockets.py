@@ -10,8 +10,8 @@ from typing import Any
 import paho.mqtt.client as paho
 
 from edge_sdk.transport.address import Address
-from edge_sdk.transport.deadline import cut_after
 from edge_sdk.transport.proxy import dial
+from edge_sdk.transport.tcp import cut_after
 
 __all__ = ["connected", "secured"]
 
