@@ -21,6 +21,7 @@ __all__ = [
     "abort_pause_s",
     "advanced",
     "come_back_s",
+    "due_s",
     "extended_s",
     "latest_s",
     "over_selected",
@@ -114,23 +115,24 @@ def warm_up_deadline_s(cohort: Iterable[float], present: Iterable[float]) -> flo
     return min(WARM_UP_SLACK * slowest + FIRST_GRACE_S, LONGEST_S)
 
 
-def shortened_deadline_s(
-    elapsed_s: float, steps: Mapping[str, int], expected: Mapping[str, ExpectedTime]
-) -> float:
+def due_s(own: ExpectedTime, steps: int) -> float:
+    """Time until a device is overdue for its steps, seconds from the round's start.
+
+    With a third's tolerance: there is a quorum without it.
+    """
+    return TOLERANCE * own.seconds_for(steps) + _grace_s(own)
+
+
+def shortened_deadline_s(elapsed_s: float, due: Iterable[float]) -> float:
     """Time to stop waiting once the quorum is in, seconds from the round's start.
 
-    Whoever is still expected is waited for, with a third's tolerance; whoever is
-    overdue against a prediction no longer holds up the rest.
+    Whoever is still expected is waited for; whoever is overdue against a prediction no
+    longer holds up the rest.
 
     Args:
         elapsed_s: Seconds since the round's start.
-        steps: Device that has not answered -> steps it was asked for.
-        expected: As for `round_deadline_s`.
+        due: `due_s` of those who have not answered; the latest alone says as much.
     """
-    due = [
-        TOLERANCE * expected[device].seconds_for(count) + _grace_s(expected[device])
-        for device, count in steps.items()
-    ]
     return max(elapsed_s + GRACE_S, *due, 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from coordinator.densities import TimeDrift, drift_of
 from coordinator.rounds.deadlines import (
     FIRST_GRACE_S,
+    due_s,
     round_deadline_s,
     shortened_deadline_s,
 )
@@ -46,6 +48,8 @@ class TaskTimer:
         self._known: dict[str, ExpectedTime] = {}  # by what was seen since
         self._steps_s: dict[str, tuple[float, ...]] = {}  # of the last two rounds
         self._laps: dict[str, _Lap] = {}
+        # When each is overdue, the latest first; who has answered leaves late.
+        self._due: list[tuple[float, str]] = []
         self._began, self._timed = 0.0, False
         self.asked, self.answered = 0.0, 0.0  # tasks of late, the older the less
 
@@ -76,17 +80,25 @@ class TaskTimer:
         self.asked = FADES * self.asked + len(steps)
         self.answered *= FADES
         self._laps = {d: _Lap(count, self._began) for d, count in steps.items()}
+        self._due = [(-due_s(self._known[d], count), d) for d, count in steps.items()]
+        heapq.heapify(self._due)
 
     def deadline_s(self) -> float:
         """Seconds from the start until the round is closed with its quorum."""
-        return round_deadline_s(self._asked(), self._known)
+        asked = {device: lap.steps for device, lap in self._laps.items()}
+        return round_deadline_s(asked, self._known)
 
     def shortened_deadline_s(self) -> float:
-        """Seconds from the start until nobody is waited for, the quorum being in."""
+        """Seconds from the start until nobody is waited for, the quorum being in.
+
+        Asked after every answer: together as cheap as sorting the devices once.
+        """
         elapsed = self._clock() - self._began
         if not self._timed:  # nothing is known but what the quorum took
             return 2.0 * elapsed + FIRST_GRACE_S
-        return shortened_deadline_s(elapsed, self._asked(), self._known)
+        while self._due and self._due[0][1] not in self._laps:
+            heapq.heappop(self._due)
+        return shortened_deadline_s(elapsed, [-late for late, _ in self._due[:1]])
 
     def pauses(self, device: str, seconds: float) -> None:
         """The device does nothing for so long, by its own word: no sign of slowness."""
@@ -154,6 +166,3 @@ class TaskTimer:
             observed_s=nearest * told.steps,
             rounds=len(seen),
         )
-
-    def _asked(self) -> dict[str, int]:
-        return {device: lap.steps for device, lap in self._laps.items()}

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.rounds.deadlines import FIRST_GRACE_S, GRACE_S
+from coordinator.rounds.deadlines import (
+    FIRST_GRACE_S,
+    GRACE_S,
+    due_s,
+    shortened_deadline_s,
+)
 from coordinator.rounds.expected_time import ExpectedTime
 from coordinator.rounds.measured_time import TaskTimer
 
@@ -141,6 +147,52 @@ def test_an_answered_device_is_waited_for_no_more(
     clock.now += 11.0
     watch.took("pi", {"steps": 100.0, "training_s": 10.0})
     assert watch.shortened_deadline_s() == pytest.approx(11.0 + GRACE_S)
+
+
+fleets = st.dictionaries(
+    st.sampled_from([f"pi-{n}" for n in range(8)]),
+    st.tuples(
+        st.builds(
+            ExpectedTime,
+            fixed_s=st.floats(0, 1e4),
+            step_s=st.floats(0, 1e3),
+            steps=st.integers(1, 300),
+            rounds=st.integers(0, 3),
+        ),
+        st.integers(1, 300),
+    ),
+    min_size=1,
+)
+
+
+@given(fleets, st.data())
+def test_the_deadline_after_the_quorum_is_that_of_the_last_who_is_waited_for(
+    fleet: dict[str, tuple[ExpectedTime, int]], data: st.DataObject
+) -> None:
+    """In any order of answers and failures, asked after each of them."""
+    clock = Clock()
+    watch, began = TaskTimer(clock), clock.now
+    for device, (own, _) in fleet.items():
+        watch.expected(device, own)
+    waiting = {device: steps for device, (_, steps) in fleet.items()}
+    watch.start(waiting)
+    order = data.draw(st.permutations(sorted(fleet)))
+    last = math.inf
+    for device in order:
+        clock.now += data.draw(st.floats(0, 100))
+        if data.draw(st.booleans()):
+            watch.took(device, {"steps": 1.0, "training_s": 0.5})
+        else:
+            watch.failed(device)
+        del waiting[device]
+        elapsed, found = clock.now - began, watch.shortened_deadline_s()
+        due = [due_s(fleet[d][0], steps) for d, steps in waiting.items()]
+        assert found == shortened_deadline_s(elapsed, due)
+        assert found >= elapsed + GRACE_S
+        for name, steps in waiting.items():  # each has what it should need
+            assert found >= fleet[name][0].seconds_for(steps) + GRACE_S
+        assert found <= max(last, elapsed + GRACE_S)  # it only comes nearer
+        last = found
 
 
 def test_over_selection_follows_the_answers_of_late(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coordinator.rounds.deadlines import (
     GRACE_S,
     come_back_s,
+    due_s,
     over_selected,
     round_deadline_s,
     shortened_deadline_s,
@@ -121,7 +122,8 @@ class World:
             del waiting[device]
             self._count(device, found.steps[device], now)
             if len(found.steps) - len(waiting) >= quorum:
-                close = min(close, shortened_deadline_s(now, waiting, self.known))
+                due = [due_s(self.known[d], s) for d, s in waiting.items()]
+                close = min(close, shortened_deadline_s(now, due))
         if not waiting:
             return now
         for device in waiting:
@@ -288,7 +290,8 @@ def test_a_deadline_leaves_every_device_more_than_it_should_need(
 ) -> None:
     found = pace(fleet, budget_s)
     deadline = round_deadline_s(found.steps, fleet)
-    assert shortened_deadline_s(0.0, found.steps, fleet) <= deadline
+    due = [due_s(fleet[device], steps) for device, steps in found.steps.items()]
+    assert shortened_deadline_s(0.0, due) <= deadline
     for device, steps in found.steps.items():
         assert deadline > 1.4 * fleet[device].seconds_for(steps)
 

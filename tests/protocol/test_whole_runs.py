@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from virtual import Device, House
 
+from coordinator.rounds.state import TaskPhase
 from coordinator.rounds.tasks import warm_up_cohort
 from coordinator.settings import WarmUpSettings
 from device_profiles import load_board
@@ -75,6 +76,35 @@ def test_everybodys_data_has_trained_by_round_three(house: Make, seed: int) -> N
 
     here.until(disturb)
     assert min(here.trained().values()) >= 1, here.state()
+
+
+def test_who_is_overdue_is_waited_for_no_more_once_the_quorum_is_in(
+    house: Make,
+) -> None:
+    """Four are asked, and the last one never ends; three are a quorum."""
+    here = house(algorithm="erk", rounds=1, wait_for=4)
+    for place, seconds in enumerate((5.0, 10.0, 15.0, 1e6)):
+        here.join(f"pi-{place}", takes=lambda _, s=seconds: s, examples=5000)
+    ledger = here.coordinator.ledger
+    timing = here.coordinator.server._controller.timing
+
+    def answered() -> int:
+        return sum(row.phase is TaskPhase.ACCEPTED for row in ledger.tasks(1))
+
+    here.until(lambda: answered() == 2)
+    first, shown = timing.deadline, ledger.deadline_of(1)
+    assert first is not None
+    assert timing._opened + timing._first_s == first  # no quorum, all of the time
+    here.until(lambda: answered() == 3)
+    assert timing.deadline is not None
+    assert timing.deadline < first
+    assert shown is not None
+    assert str(ledger.deadline_of(1)) != shown  # where people look for it
+    nearer = timing.deadline
+    here.run()
+    assert nearer <= here.clock() < first
+    assert here.trained() == {"pi-0": 1, "pi-1": 1, "pi-2": 1, "pi-3": 0}
+    assert ledger.rounds()[-1].phase.value == "done"
 
 
 def test_a_device_that_always_fails_ends_no_run_of_two_or_three(house: Make) -> None:
