@@ -101,6 +101,8 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     examples, journal = data.examples, Journal(settings.state)
 
     def rests() -> str:
+        if lost := data.lost():
+            return lost
         sits_out = settings.when == "new-data" and not data.is_new(journal.accepted)
         return NOTHING_NEW if sits_out else ""
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_sdk.errors import TaskError, a_type
-from edge_sdk.tasks.arrays import native
+from edge_sdk.tasks.arrays import check_present, native
 from edge_sdk.tasks.casts import default_casts
 from edge_sdk.tasks.task import Examples, Task
 
@@ -23,7 +23,9 @@ def tensors(
 
     Raises:
         TaskError: If `Task.prepare` gives anything but a tensor.
+        DataError: If the examples are mapped from a file that was cut meanwhile.
     """
+    check_present(examples.inputs, examples.targets)
     inputs = prepared(task, examples.inputs[index])
     targets = torch.from_numpy(native(examples.targets[index]))
     casts = examples.casts or default_casts(inputs.dtype, targets.dtype)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from device_profiles.words import meant
 from edge_sdk.errors import DataError, TaskError
 from edge_sdk.evaluation.metric import Metric, checked_metrics
-from edge_sdk.tasks.arrays import group_numbers, numbers
+from edge_sdk.tasks.arrays import check_present, group_numbers, numbers
 from edge_sdk.tasks.reference import find_tasks_beside, load_object
 from edge_sdk.tasks.user_errors import blamed
 from edge_sdk.tasks.without_torch.halves import ByName, needs_torch, of_arrays
@@ -79,7 +79,8 @@ class Examples:
         return len(self.inputs)
 
     def take(self, index: NDArray[np.int64] | slice) -> Examples:
-        """The examples at these positions: copied, or by a slice as views."""
+        """The examples here: copied, by a slice as views; errors as `check_present`."""
+        check_present(self.inputs, self.targets)
         groups = None if self.groups is None else self.groups[index]
         return Examples(self.inputs[index], self.targets[index], self.casts, groups)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from without_torch import boards_without_torch
 
 from coordinator.ledger import read_ledger
 from coordinator.settings import load_run
@@ -21,12 +22,27 @@ from coordinator.views.page.advice import next_step
 from coordinator.views.page.metrics import exposition
 from coordinator.views.report import write_report
 from edge_sdk.datasets.partition import load_partition, save_partition
+from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.settings import DeviceSettings, load_settings
 from edge_sdk.tasks.task import Examples
 
-pytestmark = pytest.mark.broker
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels here"),
+]
+DEVICES = ("pi-1", "pi-2", "orin-1")
 
 Make = Callable[..., Any]
+
+
+def endless(federation: Make, first: str = 'algorithm = "erk"', more: str = "") -> Any:
+    """A run without a last round, on boards without torch: they start soonest."""
+    fleet = federation(rounds=0)
+    path = fleet.run / "run.toml"
+    whole = path.read_text().replace("max_steps = 25", 'schedule = "constant"')
+    path.write_text(f"{first}\n{whole}{more}")
+    boards_without_torch(fleet, *DEVICES)
+    return fleet
 
 
 def trained(run: Path, device: str) -> list[int]:
@@ -46,10 +62,7 @@ def trained(run: Path, device: str) -> list[int]:
 def test_new_data_are_trained_on_and_a_device_without_any_rests(
     federation: Make,
 ) -> None:
-    fleet = federation(rounds=0)
-    path = fleet.run / "run.toml"
-    whole = path.read_text().replace("max_steps = 25", 'schedule = "constant"')
-    path.write_text('algorithm = "erk"\n' + whole)
+    fleet = endless(federation)
     own = fleet.folder / "pi-1.toml"
     own.write_text('when = "new-data"\nkeep = "300 examples"\n' + own.read_text())
     data = load_settings(own, DeviceSettings).data
@@ -69,13 +82,25 @@ def test_new_data_are_trained_on_and_a_device_without_any_rests(
     fleet.wait(lambda: 300 in trained(fleet.run, "pi-1"), "its new examples")
 
 
+MAPPED = """
+from dataclasses import replace
+
+from edge_sdk.datasets.growing import mapped_npz
+from edge_sdk.zoo.tasks.digits import task as digits
+
+task = replace(digits, train_data=lambda folder: mapped_npz(folder / "train.npz"))
+"""
+
+
 def test_sources_that_fail_in_mid_run_are_named_wherever_people_look(
     federation: Make,
 ) -> None:
-    fleet = federation(rounds=0)
+    fleet = endless(federation)
+    (fleet.folder / "mapped.py").write_text(MAPPED)
     path = fleet.run / "run.toml"
-    whole = path.read_text().replace("max_steps = 25", 'schedule = "constant"')
-    path.write_text('algorithm = "erk"\n' + whole)
+    for settings in (path, *fleet.folder.glob("*-1.toml"), fleet.folder / "pi-2.toml"):
+        text = settings.read_text().replace('task = "digits"', 'task = "mapped:task"')
+        settings.write_text(text)
     files = {
         name: load_settings(fleet.folder / f"{name}.toml", DeviceSettings).data
         / "train.npz"
@@ -86,8 +111,9 @@ def test_sources_that_fail_in_mid_run_are_named_wherever_people_look(
     fleet.start_devices()
     fleet.wait(lambda: fleet.rounds_done() >= 1, "round 1")
     files["pi-1"].unlink()  # a disk that is away
-    none = np.load(files["pi-2"])
-    np.savez(files["pi-2"], **{name: none[name][:0] for name in none.files})
+    with np.load(files["pi-2"]) as was:
+        none = {name: was[name][:0] for name in was.files}
+    np.savez(files["pi-2"], **none)  # in place: a page of it that is read kills
 
     def errors() -> dict[str, str | None]:
         return {d["name"]: d["data_error"] for d in fleet.summary()["devices"]}
@@ -97,7 +123,9 @@ def test_sources_that_fail_in_mid_run_are_named_wherever_people_look(
     assert found["orin-1"] is None
     for name, file in files.items():
         assert str(file.parent) in str(found[name])
-        assert "examples of before stay" in str(found[name])
+    assert "examples of before stay" in str(found["pi-1"])
+    assert f"no examples are left, {files['pi-2']} was written" in str(found["pi-2"])
+    assert "there are no examples. Put the examples where" in str(found["pi-2"])
     done = fleet.rounds_done()
     fleet.wait(lambda: fleet.rounds_done() >= done + 2, "rounds after it")
     ledger = read_ledger(fleet.run)
@@ -115,20 +143,22 @@ def test_sources_that_fail_in_mid_run_are_named_wherever_people_look(
     for text in (report, terminal, log):
         assert "examples of before stay" in " ".join(text.split())
         assert f"data{os.sep}pi-1" in text
-    assert log.count("pi-1 trains on the data it had") == 1
+        assert "no examples are left" in " ".join(text.split())
+    assert log.count("the data of pi-1 cannot be read anew") == 1
     files["pi-1"].write_bytes(kept)
     fleet.wait(lambda: errors()["pi-1"] is None, "the source that is back")
+    assert all(fleet.processes[name].poll() is None for name in DEVICES)
+    assert len(trained(fleet.run, "pi-2")) < len(trained(fleet.run, "orin-1"))
 
 
 def test_masks_are_drawn_again_where_classes_appear_late(federation: Make) -> None:
-    fleet = federation(rounds=0)
-    path = fleet.run / "run.toml"
-    whole = path.read_text().replace("max_steps = 25", 'schedule = "constant"')
-    path.write_text(
-        'algorithm = "prunefl(shift=0.2)"\nholdout = 0.2\n'
-        + whole.replace("densities = [0.1, 0.4]", "densities = [0.2]")
-        + "[drift]\nreport = true\n"
+    fleet = endless(
+        federation,
+        'algorithm = "prunefl(shift=0.2)"\nholdout = 0.2',
+        more="[drift]\nreport = true\n",
     )
+    path = fleet.run / "run.toml"
+    path.write_text(path.read_text().replace("[0.1, 0.4]", "[0.2]"))
     late = {}
     for name in ("pi-1", "pi-2", "orin-1"):
         own = load_settings(fleet.folder / f"{name}.toml", DeviceSettings)

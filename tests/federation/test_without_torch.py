@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from databases import opened
-from without_torch import python_without_torch
+from without_torch import boards_without_torch, python_without_torch
 
 from device_profiles.memory import RUNTIME_WITHOUT_TORCH_MIB
 from edge_sdk.datasets.partition import load_partition
@@ -30,22 +30,13 @@ Make = Callable[..., Any]
 SMALL = ("pi-1", "pi-2")
 
 
-def without_torch(fleet: Any, *names: str, has: str = "") -> None:
-    """Lets devices train by programs; the one named last has torch, and may wait."""
-    for name in names:
-        if name != has:
-            fleet.pythons[name] = python_without_torch()
-        path = fleet.folder / f"{name}.toml"
-        engine = "program" if name == has else "auto"  # a slow task would be raced
-        text = path.read_text().replace('engine = "masked"', f'engine = "{engine}"')
-        path.write_text(text)
-
-
 def test_boards_warm_up_and_train_without_torch_beside_one_that_needs_it(
     federation: Make,
 ) -> None:
     fleet = federation(rounds=2)
-    without_torch(fleet, *SMALL, has="pi-2")  # its orders bring the program of pi-1
+    boards_without_torch(
+        fleet, *SMALL, has="pi-2"
+    )  # its orders bring the program of pi-1
     (fleet.folder / "state-pi-2").mkdir()
     program = fleet.folder / "state-pi-2" / "program.bin"
     program.write_bytes(b"the program of a run before")
@@ -146,7 +137,7 @@ def test_a_board_without_torch_is_examined_and_measured(
     federation: Make, verb: str
 ) -> None:
     fleet = federation(rounds=1)
-    without_torch(fleet, "pi-1")
+    boards_without_torch(fleet, "pi-1")
     more = ["--seconds", "5"] if verb == "profile" else []
     done = subprocess.run(
         [python_without_torch(), "-m", "edge_sdk.cli", verb, "pi-1.toml", *more],
@@ -233,7 +224,7 @@ def test_a_model_without_a_program_leaves_boards_without_torch_out_and_trains_on
     federation: Make,
 ) -> None:
     fleet = federation(rounds=1)
-    without_torch(fleet, "pi-1")
+    boards_without_torch(fleet, "pi-1")
     (fleet.folder / "branches.py").write_text(BRANCHES)
     (fleet.folder / "branching.py").write_text(BRANCHING)
     for path in (fleet.run / "run.toml", *fleet.folder.glob("*.toml")):

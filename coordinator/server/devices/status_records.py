@@ -57,7 +57,7 @@ class StatusRecords:
         if self._warned.get(device) != why:
             self._warned[device] = why
             log.warning(
-                "%s trains on the data it had: they cannot be read anew, %s",
+                "the data of %s cannot be read anew: %s",
                 *(device, why),
                 extra={"device": device},
             )

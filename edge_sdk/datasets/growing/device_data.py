@@ -14,6 +14,7 @@ import msgspec
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.growing.keep import KeepRule, kept
+from edge_sdk.datasets.growing.mapped_files import MappedFiles
 from edge_sdk.errors import DataError, TaskError, two_sentences
 from edge_sdk.tasks.task import Examples, Task
 
@@ -25,6 +26,8 @@ FILE = "data.json"
 # A disk, a mount or a database that is away comes back with nothing changed, so it is
 # asked again; content that is wrong is not read again before it changes.
 PASSING = (OSError, MemoryError, sqlite3.OperationalError)
+_IN_PLACE = "written over or cut in place while it was mapped"
+_REPLACE = "Write a file of examples under another name, then rename it."
 NOTHING_NEW = "no new examples since its last update that counted"
 
 
@@ -47,7 +50,9 @@ class DeviceData:
     """A device's examples: between two tasks they follow their source.
 
     A source that fails, or has nothing left, is named in the log and in the device's
-    status, and the device goes on with what it had.
+    status, and the device goes on with what it had. Only where that was mapped from a
+    file which was written over or cut in place, nothing is left to go on with: it rests
+    until the source can be read again.
 
     Args:
         task: Reads and checks them.
@@ -86,8 +91,10 @@ class DeviceData:
         self._keep, self._seed, self._clock = keep, seed, clock
         self._version, self.failing = version_of(task, folder), ""
         self._away = False  # it failed by what may pass
+        self._failed = ""  # the version that could not be read
         self.examples = self._read(known=False)
         self.held = task.read_holdout(folder, arrays=arrays)
+        self._files = MappedFiles(self.examples, self.held)
 
     def fit(self) -> None:
         """Checks the examples by a step of model and loss, now and from now on.
@@ -105,7 +112,9 @@ class DeviceData:
     def refresh(self) -> bool:
         """Reads the examples again if their source has changed; whether they did."""
         version = version_of(self._task, self._folder)
-        if version == self._version and self._keep.kind != "seconds":
+        spoilt = self._files.spoilt()
+        same = version == self._version and not spoilt
+        if same and self._keep.kind != "seconds":
             if self._away:  # it is back, as it was when it was read
                 self._mended()
             return False
@@ -118,7 +127,10 @@ class DeviceData:
             self._away = isinstance(error.__cause__, PASSING)
             if self._away:
                 self._version = before
+            self._failed, spoilt = version, self._files.spoilt()
             stay = f"the {len(self.examples)} examples of before stay"
+            if spoilt:
+                stay = f"no examples are left, {spoilt} was {_IN_PLACE}"
             why = f"{stay}: {two_sentences(error, error.help)}"
             if why != self.failing:
                 log.warning("the data cannot be read anew, %s", why)
@@ -131,7 +143,28 @@ class DeviceData:
                 *(len(found), len(self.examples)),
             )
         self.examples, self.held = found, held
+        self._files = MappedFiles(found, held)
         return True
+
+    def lost(self) -> str:
+        """Reason why nothing can be worked on before the source changes, or empty."""
+        if self._away or not self.failing or not self._files.spoilt():
+            return ""
+        if version_of(self._task, self._folder) != self._failed:
+            return ""
+        return f"the data cannot be read anew, {self.failing}"
+
+    def check_whole(self) -> None:
+        """Refuses examples of a file that was written over or cut in place.
+
+        Raises:
+            DataError: Names the file.
+        """
+        spoilt = self._files.spoilt()
+        if spoilt:
+            raise DataError(
+                self.failing or f"{spoilt} was {_IN_PLACE}", remedy=_REPLACE
+            )
 
     def _mended(self) -> None:
         if self.failing:

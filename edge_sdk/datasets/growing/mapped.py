@@ -23,6 +23,9 @@ _HEADER = 30
 def mapped_npz(path: Path) -> Examples:
     """The `inputs` and `targets` of an npz, read from the disk where they are used.
 
+    To change it, write another file and rename it to this name: what is mapped then
+    stays whole. Of a file that was written over or cut in place nothing is trained on.
+
     Args:
         path: As `numpy.savez` writes it, uncompressed.
 

@@ -21,6 +21,7 @@ from edge_sdk.device.limits.decision import (
 )
 from edge_sdk.device.limits.memory import shrinking
 from edge_sdk.device.limits.processor import rest_after_s
+from edge_sdk.training.local import Stopped
 from edge_sdk.training.program_engine.late_torch import LateTorchRunner
 from edge_sdk.training.runner import TaskRunner
 from edge_sdk.training.update import PackedUpdate
@@ -218,9 +219,11 @@ class MemoryFallbackRunner:
 
         Raises:
             EngineError: Not even one example fits; and as `TaskRunner.run`.
+            DataError: If the examples' file was written over while it was mapped.
         """
         batch = order.training.batch_size
         self._refresh()
+        self._check_whole()
         if self._data is not None and order.round_no:  # a warm-up's is in no model
             self._data.trains(order.id)
 
@@ -232,9 +235,20 @@ class MemoryFallbackRunner:
             return self._runner.run(order, base, stop, *more)
 
         try:
-            return shrinking(attempt, min(self._runner.allowance.most or batch, batch))
+            done = shrinking(attempt, min(self._runner.allowance.most or batch, batch))
+        except Stopped:
+            raise
+        except Exception:  # a label of half a file is not the task's fault
+            self._check_whole()
+            raise
         finally:
             self._runner.release()  # until the next task it is the board's
+        self._check_whole()
+        return done
+
+    def _check_whole(self) -> None:
+        if self._data is not None:
+            self._data.check_whole()
 
     def describe(self, order: DescribeData, stop: Callable[[], bool]) -> DataDescribed:
         """Makes statistics of the examples as they are now; see `ModelTester`."""

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_sdk.checkpoint import replace_file
+from edge_sdk.errors import DataError
 from edge_sdk.evaluation.holdout import Split, split
+from edge_sdk.tasks.arrays import check_present
 from edge_sdk.tasks.task import Examples
 from edge_sdk.wire.named import Holdout
 
@@ -73,6 +75,10 @@ class DividedExamples:
         except (OSError, ValueError, KeyError, EOFError):
             return None, why or "none were held out so far"
         kept = self._remembered(by)
+        try:
+            check_present(self._all.inputs, self._all.targets)
+        except DataError as error:
+            return None, str(error)
         again = split(
             *(self._all.inputs, self._all.targets, self._all.groups),
             share=0.0,
@@ -99,6 +105,7 @@ class DividedExamples:
 
     def _split(self, by: Holdout) -> Split:
         given = self._all
+        check_present(given.inputs, given.targets)
         kept = self._remembered(by)
         found = split(
             *(given.inputs, given.targets, given.groups),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.errors import DataError
 from edge_sdk.program.graph import TrainingProgram
-from edge_sdk.tasks.arrays import native
+from edge_sdk.tasks.arrays import check_present, native
 from edge_sdk.tasks.task import Examples, Task
 from edge_sdk.tasks.without_torch.batch import augmented_array, prepared_array
 from edge_sdk.training.engine import Arrays
@@ -45,9 +45,10 @@ class ArrayBatches:
         Raises:
             TaskError: If preparation or augmentation give no such batch.
             DataError: If values are whole numbers where the program wants none, or the
-                other way round.
+                other way round; or the examples' file was cut while it was mapped.
         """
         task, examples = self._task, self._examples
+        check_present(examples.inputs, examples.targets)
         inputs = self._cast(prepared_array(task, examples.inputs[index]), 0)
         if augment and task.augment is not None:
             key = [self._seed, _DOMAIN]
