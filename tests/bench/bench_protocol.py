@@ -160,7 +160,10 @@ def _watch(
         (received,) = db.execute("SELECT count(*) FROM updates").fetchone()
         (size,) = db.execute("SELECT max(size) FROM updates").fetchone()
     milliseconds = sorted(_ms(closed) - _ms(opened) for opened, closed in spans)
-    first, took = seen["rounds"]["1"], seen["rounds"].values()
+    took = [row for row in seen["rounds"].values() if "last_receipt" in row]
+    if "last_receipt" not in seen["rounds"].get("1", {}):
+        raise RuntimeError(f"no update of round 1 was accepted: {seen}")
+    first = seen["rounds"]["1"]
     updates = count * len(spans)
     cpu_s = sum(round_["cpu_after_s"] - round_["cpu_before_s"] for round_ in took)
     return {

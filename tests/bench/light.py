@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import psutil
 
+from coordinator.rounds.tasks import round_of
 from device_profiles import load_board
 from edge_sdk.session import (
     Booted,
@@ -144,7 +145,7 @@ class LightDevice:
             self._fleet.done.set()
             self._status()
         if isinstance(message, Receipt):
-            self._fleet.receipt(envelope.header.round_no, message)
+            self._fleet.receipt(message)
         self._feed(Heard(envelope.header.epoch, message))
 
     def _feed(self, event: Event) -> None:
@@ -262,19 +263,28 @@ class Fleet:
 
     def __init__(self, task: str, coordinator: int) -> None:
         self.updates, self.done = Updates(task), asyncio.Event()
-        self._coordinator = psutil.Process(coordinator)
+        self._coordinator, self._last_cpu_s = psutil.Process(coordinator), 0.0
         self.profile = msgspec.to_builtins(load_board("raspberry_pi_4b_4gb"))
         self.seen: dict[int, dict[str, float]] = {}
+        self.stray = 0  # receipts for what nobody here had offered
 
     def offers(self, round_no: int) -> None:
         if round_no not in self.seen:
             now = {"first_offer": time.monotonic(), "cpu_before_s": self._cpu_s()}
             self.seen[round_no] = now
 
-    def receipt(self, round_no: int, receipt: Receipt) -> None:
-        row = self.seen[round_no]
+    def receipt(self, receipt: Receipt) -> None:
+        """Counts a verdict in its task's round, whichever is in hand when it comes.
+
+        Only one on an accepted update ends a round: a late one may come rounds after.
+        """
+        row = self.seen.get(round_of(receipt.task_id))
+        if row is None:
+            self.stray += 1
+            return
         row[receipt.verdict] = row.get(receipt.verdict, 0) + 1
-        row["last_receipt"], row["cpu_after_s"] = time.monotonic(), self._cpu_s()
+        if receipt.verdict == "accepted":
+            row["last_receipt"], row["cpu_after_s"] = time.monotonic(), self._cpu_s()
 
     def _cpu_s(self) -> float:
         with contextlib.suppress(psutil.Error):  # it ends with its last receipt
@@ -307,7 +317,12 @@ async def _run(
     lost = sum(device.link.lost for device in devices)
     for device in devices:
         device.link.close()
-    return {"rounds": fleet.seen, "lost": lost, "cpu_s": time.process_time()}
+    return {
+        "rounds": fleet.seen,
+        "stray": fleet.stray,
+        "lost": lost,
+        "cpu_s": time.process_time(),
+    }
 
 
 if __name__ == "__main__":
