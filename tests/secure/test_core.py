@@ -54,8 +54,12 @@ def run(fleet: Fleet, lost: list[int], seed: int) -> tuple[object, object]:
 
 
 def test_thirty_of_a_hundred_lost_before_the_sum_leave_that_of_the_others() -> None:
-    """Two thousand pairs of masks, and 30 times 59 of them to be taken away."""
-    run(Fleet(dict.fromkeys(names(100), 1), (211,)), [0, 0, 30, 0], 1)
+    """A thousand pairs of masks, and 30 times 20 of them to be taken away.
+
+    On half of the neighbours that a run of so many has: those cost time, and the sum is
+    the same (`tests/secure/test_graph.py` has their number).
+    """
+    run(Fleet(dict.fromkeys(names(100), 1), (211,), degree=24), [0, 0, 30, 0], 1)
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -67,10 +71,10 @@ def test_thirty_percent_lost_before_a_step_leave_the_sum_of_the_others(
     run(Fleet(dict.fromkeys(names(40), 1), (211,), degree=16), lost, step)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(
-    count=st.integers(5, 14),
-    levels=st.lists(st.integers(1, 3), min_size=14, max_size=14),
+    count=st.integers(5, 11),
+    levels=st.lists(st.integers(1, 3), min_size=11, max_size=11),
     step=st.integers(0, 3),
     bits=st.sampled_from([16, 32]),
     seed=st.integers(0, 1000),

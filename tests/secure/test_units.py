@@ -28,7 +28,7 @@ from edge_sdk.wire.secure.messages import SecureKeys, SecureRound
 from edge_sdk.wire.values import Values, unpack_values
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(
     st.sampled_from([by_units, widths]),
     st.integers(5, 9),
