@@ -97,12 +97,8 @@ class Buckets:
             cost: Tokens wanted.
         """
         kept = self._kept
-        bucket = kept.get(key)
-        if bucket is None:
-            bucket = Bucket(rate.burst, now)
-        else:
-            kept.move_to_end(key)
-        kept[key], enough = bucket.take(rate, now, cost)
+        bucket = kept.pop(key, None) or Bucket(rate.burst, now)
+        kept[key], enough = bucket.take(rate, now, cost)  # the latest at the end
         if len(kept) > self._most:
             kept.popitem(last=False)
         return enough

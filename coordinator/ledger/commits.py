@@ -207,8 +207,9 @@ class Pages:
 
 def now(later_s: float = 0.0) -> str:
     """Wall time for people, or so many seconds later; no decision reads it."""
-    # A ledger may hold a deadline of thousands of years that a device once claimed.
-    at = datetime.now(timezone.utc) + timedelta(seconds=min(later_s, FARTHEST_S))
+    at = datetime.now(timezone.utc)
+    if later_s:  # a device may once have claimed thousands of years
+        at += timedelta(seconds=min(later_s, FARTHEST_S))
     return at.isoformat(timespec="milliseconds")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +211,22 @@ def test_acknowledgements_go_out_together_and_in_order() -> None:
             client.acknowledge(mid)
         assert client.sent().hex(" ", 4) == "40020001 40020102 4002ffff"
         assert client.sent() == b""
+
+
+def test_the_network_thread_is_woken_once_for_all_that_waits() -> None:
+    """And again for what comes after its look, whoever sends."""
+    with fed() as client:
+        woken, client._sockpairW = socket.socketpair()
+        client._thread = threading.current_thread()  # as if it ran
+        for look in range(2):
+            for mid in range(1, 50):
+                client.acknowledge(mid)
+                client.publish(f"t/{look}", b"x", qos=1)
+            assert len(woken.recv(99, socket.MSG_DONTWAIT)) == 1
+            assert client.sent()
+            assert client.sent() == b""
+        client._thread = None
+        woken.close()
 
 
 # -- with brokers ----------------------------------------------------------------------
