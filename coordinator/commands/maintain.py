@@ -79,11 +79,13 @@ def extend(
 ) -> None:
     """Have the run of FOLDER go on for some more rounds; it may be running."""
     from coordinator.ledger import is_held  # noqa: PLC0415
-    from coordinator.operations.extend import extend_run  # noqa: PLC0415
+    from coordinator.operations.extend import extend_run, lacks_devices  # noqa: PLC0415
 
     total = extend_run(folder, rounds)
     told = f"the run of {folder} goes on until {total} rounds are done"
     show({"folder": str(folder), "rounds": total}, lambda: told, as_json=as_json)
+    if why := lacks_devices(folder):
+        say(why, aside=True)
     if not is_held(folder):
         say(f"go on with: flash-coordinator resume {folder}", aside=True)
 

@@ -19,7 +19,7 @@ from coordinator.settings.extension import (
 )
 from edge_sdk.errors import StateError
 
-__all__ = ["extend_run"]
+__all__ = ["extend_run", "lacks_devices"]
 
 
 def extend_run(folder: Path, more: int) -> int:
@@ -65,6 +65,26 @@ def extend_run(folder: Path, more: int) -> int:
         keep_extension(folder, before)
         raise
     return total
+
+
+def lacks_devices(folder: Path) -> str:
+    """Reason why a run cannot begin with the devices it has; empty where it can.
+
+    Once a round was opened, a run goes on with fewer.
+    """
+    settings = load_run(folder / "run.toml")
+    if settings.insecure or not IdentityRegistry.exists(folder):
+        return ""
+    registry = IdentityRegistry(folder, settings.federation)
+    gone, left = sorted(registry.refused()), len(registry.enrolled())
+    with closing(read_ledger(folder)) as ledger:
+        if not gone or left >= settings.wait_for or ledger.rounds():
+            return ""
+    return (
+        f"it begins with {settings.wait_for} devices (wait_for), and {left} are "
+        f"enrolled: revoked are {', '.join(gone[:5])}. Enrol others: "
+        f"flash-coordinator enroll {folder} --new NAME."
+    )
 
 
 def _check_not_released(folder: Path) -> None:

@@ -30,6 +30,7 @@ class LiveView:
 
     Attributes:
         unheard: Devices that are connected, and whose HELLO does not come.
+        revoked: Devices that were, and will not come.
         due: Monotonic seconds at which the next picture is drawn.
     """
 
@@ -45,6 +46,7 @@ class LiveView:
         self._rounds, self._ledger, self._fleet = rounds, ledger, fleet
         self._controller, self._observe, self._clock = controller, observe, clock
         self.unheard: list[str] = []
+        self.revoked: list[str] = []
         self.due = clock()
 
     def waiting(self, wanted: int, here: int) -> str:
@@ -52,6 +54,8 @@ class LiveView:
         phase = f"waiting for {wanted} devices, {here} here"
         if self.unheard:
             phase += f"; without a HELLO, see the log: {', '.join(self.unheard)}"
+        if self.revoked:
+            phase += f"; revoked: {', '.join(self.revoked[:5])}"
         return phase
 
     def pausing(self, devices: Sequence[str]) -> str:
@@ -63,6 +67,8 @@ class LiveView:
         """Give the observer the present view; `phase` is the run's between rounds."""
         began = self._clock()
         self.unheard = self._fleet.unheard()
+        rows = self._ledger.devices() if phase.startswith("waiting") else ()
+        self.revoked = [row.name for row in rows if row.phase == "revoked"]
         now, controller = self._controller.round, self._controller
         scores, deadline = self._ledger.scores(), controller.deadline
         latest = max(scores, default=0)

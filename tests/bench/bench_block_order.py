@@ -5,7 +5,9 @@ Run from the root of the project:
 
 A batch of two blocks of 16 samples goes through a sparse linear layer at once, and one
 block after the other, as micro-batches do: that order of sums would be the same for any
-split. Processor time of one thread, interleaved, medians.
+split. Processor time of one thread, interleaved, medians. Then the memory that a
+batch in parts would take to keep the whole batch's order: a register of sums for each
+kept weight of a linear layer, or both sides of these layers until the batch is whole.
 """
 
 from __future__ import annotations
@@ -15,9 +17,15 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
 
 from edge_sdk.kernels.library import kernels
 from edge_sdk.kernels.structure import Structure
+from edge_sdk.program.capture import capture
+from edge_sdk.program.model import ProgramModel
+from edge_sdk.sparse import Mask
+from edge_sdk.zoo import FemnistCnn, McMahanCnn
 
 LANES, BLOCKS, TIMES = 16, 2, 15
 LAYERS = ((2048, 3136, 0.2), (2048, 3136, 0.05), (512, 784, 0.1), (128, 640, 0.1))
@@ -43,7 +51,37 @@ def median_ms(calls: list[Callable[[], object]], repeats: int) -> list[float]:
     return [statistics.median(times) for times in found]
 
 
+def memory() -> None:
+    """MiB of a step's arena, whole and in halves, and what the same sums would take."""
+    rng, batch = np.random.default_rng(0), BLOCKS * LANES
+    for make in (FemnistCnn, McMahanCnn):
+        own = make()
+        x, y = torch.randn(3, 1, 28, 28), torch.zeros(3, dtype=torch.long)
+        program = capture(own, F.cross_entropy, x, y)
+        names = [n for n, p in own.named_parameters() if p.dim() > 1][1:-1]
+        shapes = {name: tuple(own.get_parameter(name).shape) for name in names}
+        for density in (0.2, 0.05):
+            mask = {n: rng.random(shape) < density for n, shape in shapes.items()}
+            model = ProgramModel(program, Mask(mask))
+            graph, kept, sides = model.program.training, 0, 0
+            for one in graph.operations:
+                if one.name == "linear":
+                    name = model.program.parameters[one.parameters[0]].name
+                    kept += model.memory.state[name].size
+                    ends = (one.inputs[0], one.outputs[0])
+                    sides += sum(graph.tensors[end].size for end in ends)
+            figures = {
+                "arena": model.arena_bytes(batch),
+                "in parts of 16": model.arena_bytes(batch, micro_batch=LANES),
+                "registers of sums": kept * model.kernels.vector_bytes,
+                "both sides": 4 * batch * sides,
+            }
+            told = [f"{what} {size / 2**20:.2f} MiB" for what, size in figures.items()]
+            print(f"{make.__name__}, d = {density}: {', '.join(told)}")
+
+
 def main() -> None:
+    memory()
     rng, own = np.random.default_rng(0), kernels()
     for rows, columns, density in LAYERS:
         layer = Structure.of(rng.random((rows, columns)) < density)

@@ -217,6 +217,11 @@ class Site:
         except StateError:
             return 0
 
+    def more_rounds(self, count: int, what: str) -> None:
+        """Waits for so many rounds from now on."""
+        done = self.rounds_done()
+        self.wait(lambda: self.rounds_done() >= done + count, what)
+
     def ended(self, name: str) -> bool:
         return self.processes[name].poll() is not None
 
