@@ -100,6 +100,8 @@ def test_units_of_an_order_that_fit_no_entry_are_refused() -> None:
             flat(change, [small], large, ["a.bias"], {"a.bias": kept})
     with pytest.raises(RemoteProtocolError, match="entry scale has 0 units"):
         flat(change, [small], large, ["scale"], {"scale": [1, 1]})
+    with pytest.raises(RemoteProtocolError, match="entry scale has 0 units"):
+        flat(change, [small], large, ["scale"], {"scale": [0, 0]})
 
 
 def test_an_older_build_that_knows_no_units_is_out_by_name() -> None:

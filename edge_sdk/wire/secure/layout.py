@@ -47,7 +47,8 @@ def _unit_levels(
     if name not in units:
         return np.zeros(size, np.intp)
     kept, rows = list(units[name])[:rings], shape[0] if shape else 0
-    if len(kept) != rings or kept != sorted(kept) or not kept[-1] <= rows:
+    fits = len(kept) == rings and kept == sorted(kept) and kept[-1] <= rows
+    if not (fits and rows):
         raise RemoteProtocolError(
             f"entry {name} has {rows} units, and the {rings} sizes of the round are "
             f"said to keep {kept} of them"
