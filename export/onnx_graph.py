@@ -7,10 +7,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import onnx
 import torch
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from edge_sdk.errors import ExportError
 from edge_sdk.tasks.trial_step import tensors_of
 from export.modules.exporter_errors import advice_for, reason_of
+from export.modules.torch_cells import CELLS
 from export.modules.torch_rnn import TRANSLATIONS
 from export.passes import run
 from export.passes.canonical_zeros import CanonicalZeros
@@ -27,6 +28,7 @@ from export.passes.fold_batch_norm import FoldBatchNorm
 from export.passes.fold_constants import FoldConstants
 from export.passes.global_pool import GlobalPool
 from export.passes.graph import rename
+from export.passes.loops import JoinSteps
 from export.passes.name_weights import TRANSPOSED, NameWeights
 from export.passes.remove_dead_channels import Kept, RemoveDeadChannels
 from export.passes.strip_metadata import StripMetadata
@@ -38,6 +40,7 @@ OPSET = 18  # the exporter's lowest, and the first with BitwiseAnd for the bitma
 _IR_VERSION = 8  # of opset 18 (onnx 1.13): onnxruntime reads it since 1.14
 
 Batch: TypeAlias = Literal["1", "dynamic"]
+Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +76,26 @@ def dense_graph(
     Raises:
         ExportError: If the module cannot be exported; carries the exporter's reason.
     """
+    dense, unjoined = _dense(source, batch, data, CELLS)
+    if not unjoined:
+        return dense
+    whole, _ = _dense(source, batch, data, {})
+    reasons = ", ".join(sorted(set(unjoined.values())))
+    note = f"{len(unjoined)} loops over a recurrent cell stay written out: {reasons}"
+    return replace(whole, notes=[*whole.notes, note])
+
+
+def _dense(
+    source: Source, batch: Batch, data: Path | None, cells: Translations
+) -> tuple[Dense, Mapping[str, str]]:
+    """The graph, and why loops over these cells are not one operation each."""
     names = source.shared()
     same = {layer: names[layer] for layer in source.mask}
     layers = sorted(set(same.values()))
     masked = {n: first for n, first in names.items() if first in layers}
-    model = _exported(source, batch, data, masked)
+    model = _exported(source, batch, data, masked, cells)
     inside = _layers(model)
-    removal, naming = RemoveDeadChannels(), NameWeights(layers)
+    removal, naming, joining = RemoveDeadChannels(), NameWeights(layers), JoinSteps()
     model.ir_version = _IR_VERSION
     notes = run(
         model,
@@ -87,6 +103,7 @@ def dense_graph(
             StripMetadata(),
             naming,
             FoldConstants(),
+            joining,
             FoldBatchNorm(),
             CanonicalZeros(),
             GlobalPool(),
@@ -106,7 +123,7 @@ def dense_graph(
             f"no masked weight of {source.task} is in its evaluation graph",
             remedy="Check what the model's forward() does after eval().",
         )
-    return Dense(model, notes, removal.kept, left_out, inside)
+    return Dense(model, notes, removal.kept, left_out, inside), joining.unjoined
 
 
 def _layers(model: onnx.ModelProto) -> dict[str, str]:
@@ -121,7 +138,11 @@ def _layers(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _exported(
-    source: Source, batch: Batch, data: Path | None, names: Mapping[str, str]
+    source: Source,
+    batch: Batch,
+    data: Path | None,
+    names: Mapping[str, str],
+    cells: Translations,
 ) -> onnx.ModelProto:
     # A batch of 1 is specialised by the tracer, so a free batch is traced with 2.
     example = source.example(1 if batch == "1" else 2, data)
@@ -149,7 +170,7 @@ def _exported(
                 optimize=False,
                 opset_version=OPSET,
                 dynamic_shapes=free,
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table={**TRANSLATIONS, **cells},
                 verbose=False,
             )
             if program is not None:
