@@ -75,6 +75,7 @@ class LinkEnds:
         self._lone = 0  # links in a row that ended with nothing sent
         self._short = 0  # that ended within a minute, with all taken
         self._named = False  # that another client is there
+        self._looped = False  # that links end at once, whatever is sent
 
     @property
     def quiet_s(self) -> float:
@@ -111,7 +112,7 @@ class LinkEnds:
             end: The end.
         """
         if end.lived_s >= SETTLED_S:
-            self._tested = self._named = False
+            self._tested = self._named = self._looped = False
             self._lone = self._short = 0
         weak = QUICK_S <= end.lived_s < SETTLED_S and end.blamed is None
         self._short += weak and end.unexplained
@@ -163,12 +164,11 @@ class LinkEnds:
         found, why = lowered(limits, end, cuts=now.cuts, bursts=self._bursts)
         text = suspected(before, now, end)
         if text and now.suspect is None:  # it ends links at once, whatever it is sent
-            text, self._named = ("" if self._named else text), True
+            text, self._looped = ("" if self._looped else text), True
         lines = [LogLine(logging.ERROR, text)] if text else []
         if why:
             lines.append(LogLine(logging.WARNING, why))
-        guessed = end.unexplained and (why or now.suspect is not None)
-        if guessed and lines and not self._tested:
+        if end.unexplained and lines and not self._tested:
             self._guess = _Guess(found if why else self.limits, tuple(lines))
             return []
         kept = self.limits

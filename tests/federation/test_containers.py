@@ -117,7 +117,16 @@ def test_the_manifest_is_one_locked_coordinator_with_its_volume_and_probes() -> 
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert {one["name"] for one in container["volumeMounts"]} <= volumes
+    assert pod["terminationGracePeriodSeconds"] >= 30
+    assert pod["automountServiceAccountToken"] is False
+    (secret,) = [one["secret"] for one in pod["volumes"] if "secret" in one]
+    assert not secret["defaultMode"] & 0o007  # and no value of it in the manifest
     (one,) = pod["containers"]
+    assert {given["name"]: given["value"] for given in one["env"]} == {
+        "FLASH_EDGE_BROKER_PASSWORD_FILE": "/secrets/password"
+    }
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     for probe in ("startupProbe", "livenessProbe"):
         assert one[probe]["exec"]["command"] == health("coordinator")
     ports = {port["name"] for port in one["ports"]}

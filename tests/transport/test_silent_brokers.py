@@ -251,7 +251,8 @@ def test_a_broker_that_closes_at_a_retained_message_is_asked_to_retain_none(
                     transport.publish(ANN, b"here", retain=True)
             transport.publish(ANN, b"here", retain=True)
             assert got.get(timeout=WAIT_S).payload == b"here"
-        assert sum(proxy.breaches.values()) <= suspicion.KEPT + 1
+        # Where the SUBACK comes late, the SUBSCRIBE is suspected first.
+        assert sum(proxy.breaches.values()) <= 2 * suspicion.KEPT
 
 
 @pytest.mark.broker

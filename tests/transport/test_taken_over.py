@@ -102,6 +102,22 @@ def test_links_that_end_with_nothing_sent_name_another_client() -> None:
     assert ends.limits.packet == 32_500
 
 
+def test_a_broker_that_ends_links_at_once_is_named_when_a_quiet_one_stays() -> None:
+    """Two idle devices with one name look alike until nothing is sent."""
+    end = Ending(0.4, last=Parted("f/pi-1/st", 90))
+    for stays in (True, False):
+        ends = fresh()
+        assert said(ends, *[end] * 4) == []
+        assert ends.quiet_s == QUIET_S[0]
+        if stays:
+            (line,) = [line.text for line in ends.stayed()]
+            assert "4 links in a row" in line
+            assert said(ends, *[end] * 9) == []  # once, until one has settled
+        else:
+            (line,) = said(ends, *[Ending(0.4)] * LONE)
+            assert "copied SD card" in line
+
+
 def test_what_was_guessed_is_given_up_when_another_client_is_found() -> None:
     ends, end = fresh(), Ending(1.0, DATA)
     said(ends, end, end)
