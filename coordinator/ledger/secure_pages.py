@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from coordinator.ledger.commits import Pages
 from edge_sdk.json_text import to_json
+from edge_sdk.wire.codec import unpack
 
 __all__ = ["SECURE_SUM", "SecurePages"]
 
@@ -42,6 +43,25 @@ class SecurePages(Pages):
         ).fetchall()
         return [(row["device"], row["kind"], row["content"]) for row in rows]
 
+    def known_identities(self, devices: Iterable[str]) -> dict[str, dict[str, bytes]]:
+        """Device to the identities of others that it was told in rounds before."""
+        found = {}
+        for device in devices:
+            row = self._db.execute(
+                "SELECT content FROM secure WHERE round = 0 AND kind = 'known' "
+                "AND device = ?",
+                (device,),
+            ).fetchone()
+            if row is not None:
+                found[device] = unpack(row["content"], dict[str, bytes])
+        return found
+
+    def note_identities(self, told: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Record the identities that devices are told, in the open group."""
+        rows = [(device, msgspec.msgpack.encode(own)) for device, own in told.items()]
+        with self._commits.joined() as db:
+            db.executemany("REPLACE INTO secure VALUES (0, ?, 'known', ?)", rows)
+
     def forget_secure(self, before_round: int) -> None:
         """Delete what devices of earlier rounds have sent.
 
@@ -49,7 +69,8 @@ class SecurePages(Pages):
         """
         with self._commits.joined() as db:
             db.execute(
-                "DELETE FROM secure WHERE round < ? AND kind != 'sum'", (before_round,)
+                "DELETE FROM secure WHERE round < ? AND kind NOT IN ('sum', 'known')",
+                (before_round,),
             )
 
     def keep_sum(self, no: int, means: Sequence[Sequence[object]], blob: str) -> None:
@@ -89,4 +110,7 @@ class SecurePages(Pages):
         self._updates.forget(before_round)
         if sums:
             with self._commits.joined() as db:
-                db.execute("DELETE FROM secure WHERE round < ?", (before_round,))
+                db.execute(
+                    "DELETE FROM secure WHERE round < ? AND kind != 'known'",
+                    (before_round,),
+                )

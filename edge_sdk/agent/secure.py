@@ -133,7 +133,8 @@ class SecureAggregator:
         if state is None:
             me, how = self._me, order.secure
             given = order.id, me.federation, me.name, how
-            state = steps.begin(*given, os.urandom)
+            known = self._state.known if self._state is not None else {}
+            state = steps.begin(*given, os.urandom, known)
             self._keep(state)
             self._agree, self._waiting = agreeing(state.share_private), None
         keys = self._device_keys

@@ -15,36 +15,24 @@ Rule 5. One noise is drawn for an order, ever: its secret is durable before the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
-import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from edge_sdk.errors import RemoteProtocolError, StateError
 from edge_sdk.secure.discrete_gaussian import own_noise
-from edge_sdk.secure.keys import (
-    KEY,
-    Agree,
-    agreeing,
-    expanded,
-    mask_key,
-    public_of,
-    seed_digest,
-    signed_keys,
-)
+from edge_sdk.secure.keys import Agree, agreeing, expanded, mask_key, public_of
+from edge_sdk.secure.known import known_after, with_known
 from edge_sdk.secure.masks import add_pairs, stream
 from edge_sdk.secure.peers import IsSigned, check_peers
+from edge_sdk.secure.round_state import DeviceRound, begin, keys_of
 from edge_sdk.secure.shares import read_share, share_out
 from edge_sdk.wire.secure.fixed_point import Ring
 from edge_sdk.wire.secure.messages import (
     SecureDelivery,
-    SecureKeys,
-    SecurePeer,
     SecurePeers,
     SecureReveal,
-    SecureRound,
     SecureUnmask,
 )
 
@@ -60,86 +48,6 @@ __all__ = [
 ]
 
 OUT, ARRIVED, DROPPED = 0, 1, 2  # fates of an update
-
-Random: TypeAlias = Callable[[int], bytes]
-
-
-class DeviceRound(msgspec.Struct, frozen=True):
-    """A device's secrets of one round, and what it has said.
-
-    Attributes:
-        task_id: Its task.
-        federation: Alike for all of its peers.
-        name: The device's.
-        how: What the order says.
-        share_private: Of the key that shares are encrypted with.
-        mask_private: What the key that pairwise masks are agreed with is made of.
-        seed: What its own mask is made of.
-        peers: Who holds its shares, itself among them; empty before they are told.
-        threshold: How many of them give back a secret.
-        sent: What was encrypted to each.
-        held: Each peer's shares of seed and key that are held here.
-        levels: Size that each peer sends, from 1; 0 for one that is out.
-        masked: SHA-256 of the one vector that was masked.
-        fates: What became of each peer's update, as the coordinator said it first.
-        noise: What its part of the noise is drawn from; empty where none is asked for.
-    """
-
-    task_id: str
-    federation: str
-    name: str
-    how: SecureRound
-    share_private: bytes
-    mask_private: bytes
-    seed: bytes
-    peers: list[SecurePeer] = []
-    threshold: int = 0
-    sent: list[bytes] = []
-    held: list[bytes] = []
-    levels: bytes = b""
-    masked: bytes = b""
-    fates: bytes = b""
-    noise: bytes = b""
-
-    @property
-    def own(self) -> int:
-        """The device's place among its peers."""
-        return [peer.name for peer in self.peers].index(self.name)
-
-    @property
-    def mask_key(self) -> bytes:
-        """The private key that pairwise masks are agreed with."""
-        return expanded(self.mask_private, self.how.id)
-
-
-def begin(
-    task_id: str, federation: str, name: str, how: SecureRound, random: Random
-) -> DeviceRound:
-    """A round with new keys and a new seed.
-
-    Args:
-        task_id: The order's.
-        federation: Its name.
-        name: The device's.
-        how: What the order says.
-        random: Gives so many bytes that nobody can guess.
-    """
-    share, pairs, seed = (random(size) for size in (KEY, how.secret, how.secret))
-    noise = random(KEY) if how.noise is not UNSET else b""
-    given = task_id, federation, name, how, share, pairs, seed
-    return DeviceRound(*given, noise=noise)
-
-
-def keys_of(state: DeviceRound, sign: Callable[[bytes], bytes] | None) -> SecureKeys:
-    """The public keys of a device, signed if it has an identity."""
-    share, mask = public_of(state.share_private), public_of(state.mask_key)
-    signed = signed_keys(state.federation, state.how.id, state.name, share, mask)
-    return SecureKeys(
-        *(state.task_id, share, mask, seed_digest(state.seed, state.how.id)),
-        sign(signed) if sign else b"",
-        UNSET if state.how.noise is UNSET else True,
-        UNSET if state.how.units is UNSET else True,
-    )
 
 
 def shares(
@@ -161,6 +69,8 @@ def shares(
         RemoteProtocolError: If a key is not its peer's, too few could give back a
             secret, or other peers were told before.
     """
+    known = known_after(state.known, told.peers)
+    told = replace(told, peers=with_known(state.known, told.peers))
     if state.peers:
         if (state.peers, state.threshold) != (told.peers, told.threshold):
             raise RemoteProtocolError(
@@ -177,9 +87,8 @@ def shares(
     ends = agree, state.how.id, own, told.peers, told.threshold
     sent, part = share_out(*ends, state.seed + state.mask_private)
     held = [part if at == own else b"" for at in range(len(told.peers))]
-    return replace(
-        state, peers=told.peers, threshold=told.threshold, sent=sent, held=held
-    )
+    told_of = replace(state, peers=told.peers, threshold=told.threshold, known=known)
+    return replace(told_of, sent=sent, held=held)
 
 
 def with_shares(

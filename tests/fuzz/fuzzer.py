@@ -141,7 +141,7 @@ def _secure_messages() -> Iterator[SecureMessage]:
         secure.SecurePeer(name, key, key, key, bytes(64)) for name in ("pi-1", "pi-2")
     ]
     yield secure.SecureKeys("3-a", key, key, key, bytes(64))
-    yield secure.SecureKeys("3-a", key, key, key, noise=True, units=True)
+    yield secure.SecureKeys("3-a", key, key, key, noise=True, units=True, known=key)
     yield secure.SecurePeers("3-a", 2, peers)
     yield secure.SecureShares("3-a", [b"", share])
     yield secure.SecureDelivery("3-a", [b"", share], bytes([1, 2]))

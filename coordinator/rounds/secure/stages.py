@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 from coordinator.rounds.secure.graph import holders, threshold_of
 from coordinator.rounds.secure.unmask import SecureCohort
+from edge_sdk.secure.known import Known, without_known
 from edge_sdk.secure.shares import derived_places
 from edge_sdk.wire.codec import pack, unpack
 from edge_sdk.wire.messages import TaskOrder
@@ -66,6 +67,7 @@ class SecureState:
         levels: Device to how much of the vector it sends; empty before it is frozen.
         ready: Who can mask its update.
         revealed: Device to what it has revealed.
+        known: Device to the identities that it is not told again.
     """
 
     orders: Mapping[str, TaskOrder]
@@ -75,6 +77,7 @@ class SecureState:
     levels: Mapping[str, int] = field(default_factory=dict)
     ready: frozenset[str] = frozenset()
     revealed: Mapping[str, list[bytes]] = field(default_factory=dict)
+    known: Mapping[str, Known] = field(default_factory=dict)
 
     @property
     def stage(self) -> Stage:
@@ -174,7 +177,8 @@ class SecureState:
                 )
             )
         threshold = threshold_of(len(listed))
-        return SecurePeers(self.orders[device].id, threshold, listed)
+        lean = without_known(self.known.get(device, {}), listed)
+        return SecurePeers(self.orders[device].id, threshold, lean)
 
     def delivery(self, device: str) -> SecureDelivery:
         """The shares that its peers have encrypted to a device."""

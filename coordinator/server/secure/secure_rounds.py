@@ -14,6 +14,7 @@ from coordinator.rounds.secure.unmask import too_few_shares, unreadable
 from coordinator.rounds.state import OPEN, RoundPhase, TaskPhase
 from coordinator.server.global_model import GlobalModel
 from coordinator.server.round_opening import OpenRound
+from coordinator.server.secure.known import told_before
 from coordinator.server.secure.noisy_rounds import count_sum
 from coordinator.server.secure.sums import fits, keep_sum, kept_sum
 from coordinator.settings import RunSettings
@@ -178,6 +179,7 @@ class SecureRounds:
         if stage is Stage.KEYS:
             self._state, frozen = state.with_graph(self._degree)
             self._ledger.freeze_secure(self._no, "graph", frozen)
+            self._state = told_before(self._ledger, self._state)
         else:
             self._state, frozen = state.with_cohort()
             self._ledger.freeze_secure(self._no, "cohort", frozen)
@@ -239,10 +241,8 @@ class SecureRounds:
         """Return whether the sum of the updates is durable; or why there is none."""
         if kept_sum(self._ledger, self._no) is not None:
             return True, ""
-        if not self._arrived:
-            why = self._freeze()
-            if why:
-                return False, why
+        if not self._arrived and (why := self._freeze()):
+            return False, why
         state = self._state
         self._tell_again(sorted(self._arrived - state.revealed.keys()))
         few = too_few_shares(state.cohort(), state.revealed)

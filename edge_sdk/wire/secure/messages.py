@@ -86,7 +86,8 @@ class SecureKeys(Struct, frozen=True, tag="secure-keys"):
     `seed` is the digest of the seed of its own mask: a wrong seed does not fit it.
     `signature` is empty where devices have no identity. `noise` is there where the
     order asks for noise: it says that this build draws it; and `units` where the order
-    names units: this build lays values out by them.
+    names units: this build lays values out by them. `known` is the digest of the
+    identities that need not be sent to it again; absent for none.
     """
 
     task_id: TaskId
@@ -96,10 +97,14 @@ class SecureKeys(Struct, frozen=True, tag="secure-keys"):
     signature: Annotated[bytes, Meta(max_length=64)] = b""
     noise: Literal[True] | UnsetType = UNSET
     units: Literal[True] | UnsetType = UNSET
+    known: Digest | UnsetType = UNSET
 
 
 class SecurePeer(Struct, frozen=True, array_like=True):
-    """One holder of a device's shares: name, Ed25519 key, and its keys of the round."""
+    """One holder of a device's shares: name, Ed25519 key, and its keys of the round.
+
+    `identity` is empty where the device knows it, or devices have none.
+    """
 
     name: _Name
     identity: Annotated[bytes, Meta(max_length=32)]
