@@ -4,9 +4,11 @@
 
 A real coordinator and light agents (the real ones, without training) in one process, on
 a broker in memory that counts what passes through it. Two rounds for each kind; the
-second is reported. Seconds are of the whole fleet on one core or two, fsyncs included:
-their ratio counts, not their number. Keys and shares do not depend on the model: what
-they add tells from which update on all bytes are at most 1.2 times those of fp16.
+second is reported. Wall and CPU are of the whole fleet on one disk and a core or two;
+`apart` is what a round takes where each device has its own board and disk: the
+coordinator's seconds and those of the slowest device. Ratios count, not seconds. Keys
+and shares do not depend on the model: what they add tells from which update on all
+bytes are at most 1.2 times those of fp16.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +49,22 @@ class CountingBroker(MemoryBroker):
         super().route(topic, payload, retain=retain)
 
 
+def timed(spent: Counter[str], name: str, turn: Callable[[], None]) -> Any:
+    """A turn whose seconds are counted under a name."""
+
+    def run() -> None:
+        began = time.perf_counter()
+        turn()
+        spent[name] += time.perf_counter() - began  # type: ignore[assignment]
+
+    return run
+
+
 def second_round(
     devices: int, density: float, *, signed: bool = False, **changes: Any
 ) -> dict[str, float]:
-    """Bytes of all messages and of one update, wall and CPU seconds."""
-    broker = CountingBroker()
+    """Bytes of all messages and of one update; seconds: wall, CPU, each apart."""
+    broker, spent = CountingBroker(), Counter[str]()
     plain = {"algorithm": "erk", "rounds": 2, "wait_for": devices}
     plain |= {"densities": [density], "round_budget_s": 3600.0}
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +78,12 @@ def second_round(
             rounds = here.coordinator.ledger.rounds()
             return sum(row.phase.value == "done" for row in rounds) >= count
 
+        for turned in (here.coordinator, *here.devices.values()):
+            name = getattr(turned, "name", "")
+            vars(turned)["turn"] = timed(spent, name, turned.turn)
+
         here.until(lambda: done(1), 1e6)
+        spent.clear()
         before = broker.passed, time.perf_counter(), time.process_time()
         here.until(lambda: done(2), 1e6)
         after = broker.passed, time.perf_counter(), time.process_time()
@@ -72,7 +92,15 @@ def second_round(
         ).fetchone()[0]
         here.close()
     passed, wall, cpu = (b - a for a, b in zip(before, after, strict=True))
-    return {"update": float(size), "all": passed, "wall_s": wall, "cpu_s": cpu}
+    coordinator = spent.pop("")
+    return {
+        "update": float(size),
+        "all": passed,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "coordinator_s": coordinator,
+        "apart_s": coordinator + max(spent.values()),
+    }
 
 
 def smallest_update(plain: dict[str, float], masked: dict[str, float], n: int) -> int:
@@ -96,8 +124,10 @@ def main() -> None:
     parser.add_argument("--signed", action="store_true", help="devices have identities")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    print("| density | | update | all bytes | wall s | CPU s |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| density | | update | all bytes | wall s | CPU s | coordinator s | apart s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     told: list[dict[str, Any]] = []
     for density in given.densities:
         found = {}
@@ -107,7 +137,8 @@ def main() -> None:
             print(
                 f"| {density:g} | {name} | {row['update']:,.0f} B "
                 f"| {row['all'] / 1e6:.2f} MB | {row['wall_s']:.1f} "
-                f"| {row['cpu_s']:.1f} |",
+                f"| {row['cpu_s']:.1f} | {row['coordinator_s']:.2f} "
+                f"| {row['apart_s']:.2f} |",
                 flush=True,
             )
         least = smallest_update(found["fp16"], found["secure"], given.devices)
