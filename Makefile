@@ -74,10 +74,11 @@ bench-proof: $(VENV)/.dev   ## 10,000 forged proofs, and a run of 400 rounds pro
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_proof.py --json bench/proof.json
 
-bench-private: $(VENV)/.dev   ## membership inference; accuracy by epsilon where MNIST=FOLDER has the idx files
+bench-private: $(VENV)/.dev   ## membership inference; accuracy by epsilon where MNIST=FOLDER has the idx files, or WATCH=WHEEL is there
 	mkdir -p bench
 	$(BIN)/python tests/bench/bench_membership.py --json bench/membership.json
 	[ -z "$(MNIST)" ] || $(BIN)/python tests/bench/bench_private.py --data $(MNIST) --json bench/private.json
+	[ -z "$(WATCH)" ] || $(BIN)/python tests/bench/bench_private.py --watch $(WATCH) --json bench/private-watch.json
 
 bench-card: $(VENV)/.dev   ## recovery and bytes into docs/benchmarks.md
 	mkdir -p bench
