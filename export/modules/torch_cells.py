@@ -1,7 +1,7 @@
 """Translation of torch's recurrent cells into ONNX's recurrent operations of one step.
 
 The exporter writes a cell out into its products and gates. Of one operation a step,
-`export.passes.join_steps` makes one operation of all steps.
+`export.passes.loops` makes one operation of all steps.
 """
 
 from __future__ import annotations
@@ -39,17 +39,20 @@ def _inputs(inputs: Any, parameters: Sequence[Any], order: Sequence[int]) -> lis
     return [op.Unsqueeze(inputs, [0]), *weights, biases, None]
 
 
-def _gru(
-    inputs: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
-) -> Any:
-    given = _inputs(inputs, (w_ih, w_hh, b_ih, b_hh), _GRU)
-    _, last = op.GRU(
-        *given,
-        op.Unsqueeze(hx, [0]),
-        hidden_size=w_hh.shape[1],
-        linear_before_reset=1,
-    )
-    return op.Squeeze(last, [0])
+def _of_one_state(
+    operation: Callable[..., Any], order: Sequence[int], **fixed: Any
+) -> Callable[..., Any]:
+    """The translation of a cell that keeps nothing but its output."""
+
+    def translated(
+        inputs: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
+    ) -> Any:
+        given = _inputs(inputs, (w_ih, w_hh, b_ih, b_hh), order)
+        first, hidden = op.Unsqueeze(hx, [0]), w_hh.shape[1]
+        _, last = operation(*given, first, hidden_size=hidden, **fixed)
+        return op.Squeeze(last, [0])
+
+    return translated
 
 
 def _lstm(
@@ -66,25 +69,13 @@ def _lstm(
     return op.Squeeze(last, [0]), op.Squeeze(cell, [0])
 
 
-def _rnn(activation: str) -> Callable[..., Any]:
-    def translated(
-        inputs: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
-    ) -> Any:
-        given = _inputs(inputs, (w_ih, w_hh, b_ih, b_hh), _RNN)
-        _, last = op.RNN(
-            *given,
-            op.Unsqueeze(hx, [0]),
-            activations=[activation],
-            hidden_size=w_hh.shape[1],
-        )
-        return op.Squeeze(last, [0])
-
-    return translated
-
-
 CELLS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.aten.gru_cell.default: _gru,
+    torch.ops.aten.gru_cell.default: _of_one_state(op.GRU, _GRU, linear_before_reset=1),
     torch.ops.aten.lstm_cell.default: _lstm,
-    torch.ops.aten.rnn_tanh_cell.default: _rnn("Tanh"),
-    torch.ops.aten.rnn_relu_cell.default: _rnn("Relu"),
+    torch.ops.aten.rnn_tanh_cell.default: _of_one_state(
+        op.RNN, _RNN, activations=["Tanh"]
+    ),
+    torch.ops.aten.rnn_relu_cell.default: _of_one_state(
+        op.RNN, _RNN, activations=["Relu"]
+    ),
 }

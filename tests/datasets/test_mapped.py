@@ -41,15 +41,21 @@ def over(path: Path, content: bytes) -> None:
     os.utime(path, ns=(time, time))
 
 
+def mapped_data(place: Path) -> tuple[Path, Examples, DeviceData]:
+    """A file of 400 examples, what is in it, and a device's data mapped from it."""
+    folder = place / "data"
+    folder.mkdir()
+    path, many = folder / "a.npz", some(400)
+    save(path, many)
+    task = replace(TASK, train_data=mapped)
+    return path, many, DeviceData(task, folder, place / "state")
+
+
 @pytest.mark.parametrize("content", ["", "cut", "labels", "whole"])
 def test_a_file_that_is_written_over_where_it_is_mapped_leaves_nothing_to_train_on(
     tmp_path: Path, content: str
 ) -> None:
-    folder, state = tmp_path / "data", tmp_path / "state"
-    folder.mkdir()
-    path, many = folder / "a.npz", some(400)
-    save(path, many)
-    data = DeviceData(replace(TASK, train_data=mapped), folder, state)
+    path, many, data = mapped_data(tmp_path)
     data.check_whole()
     before, whole = data.examples, path.read_bytes()
     wrong = Examples(many.inputs, np.full(400, 11))
@@ -89,18 +95,14 @@ def test_a_file_that_is_written_over_where_it_is_mapped_leaves_nothing_to_train_
 def test_a_file_that_is_replaced_stays_whole_for_who_has_mapped_it(
     tmp_path: Path, how: str
 ) -> None:
-    folder, state = tmp_path / "data", tmp_path / "state"
-    folder.mkdir()
-    path, many = folder / "a.npz", some(400)
-    save(path, many)
-    data = DeviceData(replace(TASK, train_data=mapped), folder, state)
+    path, many, data = mapped_data(tmp_path)
     if how == "replaced":
-        (folder / ".b").write_text("no npz")
-        (folder / ".b").replace(path)
+        (path.parent / ".b").write_text("no npz")
+        (path.parent / ".b").replace(path)
     else:
         path.unlink()
     if how == "its folder is gone":
-        folder.rmdir()
+        path.parent.rmdir()
     assert not data.refresh()
     assert data.failing.startswith("the 400 examples of before stay: ")
     assert data.lost() == ""
