@@ -55,7 +55,8 @@ def test_a_device_killed_amid_a_secure_round_leaves_the_sum_of_the_others(
     assert found["updates"]["3"] in (2, 3)  # its last update may just have been sent
     assert {d["density"] for d in found["devices"]} == {0.1, 0.4}
     for density in ("0.1", "0.4"):
-        assert found["scores"]["3"][density]["accuracy"] > 0.15  # above chance
+        # A mask left in the sum is noise, and ends its round; guessing costs log 10.
+        assert found["scores"]["3"][density]["loss"] < 5
     for name in ("pi-1", "orin-1"):
         assert fleet.wait_end(name) == 0, fleet.logs()
     log = fleet.logs()
