@@ -162,6 +162,12 @@ class UpdateFiles:
         """The file of a round."""
         return self._folder / f"{_PREFIX}{round_no:05d}{_SUFFIX}"
 
+    @staticmethod
+    def round_in(path: Path) -> int | None:
+        """The round whose file that is; None for any other file."""
+        no = path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+        return int(no) if no.isdecimal() and path.name.startswith(_PREFIX) else None
+
     def cut(self, ends: Mapping[int, int]) -> None:
         """Cuts off what a killed coordinator appended and never committed.
 
@@ -205,9 +211,9 @@ class UpdateFiles:
     def _rounds(self) -> dict[int, Path]:
         found = {}
         for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-            no = path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
-            if no.isdecimal():
-                found[int(no)] = path
+            no = self.round_in(path)
+            if no is not None:
+                found[no] = path
         return found
 
 

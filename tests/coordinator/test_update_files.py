@@ -222,3 +222,23 @@ def test_an_update_that_the_disk_has_no_room_for_leaves_the_others_whole(
     assert (before, after) == ("0", "6")
     assert "blob aaaaaaaaaaaa could not be kept" in refused
     assert (tmp_path / "round-00001.updates").read_bytes() == b"beforeafter"
+
+
+def test_all_updates_of_a_round_are_found_by_one_look(tmp_path: Path) -> None:
+    ledger = opened(tmp_path, 1, ["a1", "b1", "c1"])
+    contents = [b"one", b"other", b"third"]
+    names = [
+        accept(ledger, f"{device}1", content)
+        for device, content in zip("abc", contents, strict=True)
+    ]
+    ledger.settle()
+    asked: list[str] = []
+    ledger._db.set_trace_callback(asked.append)
+    for name, content in zip(names, contents, strict=True):
+        assert ledger.blob(name) == content
+    first = sum("FROM updates" in one for one in asked)
+    ledger.forget_blobs(1)  # nothing is: whoever reads again looks again
+    assert [ledger.blob(name) for name in names[::-1]] == contents[::-1]
+    ledger._db.set_trace_callback(None)
+    assert first == 2
+    ledger.close()
