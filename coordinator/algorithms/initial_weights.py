@@ -10,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.algorithms.base import MaskFamily, as_initialised
+from coordinator.algorithms.dense import norms_in
 from coordinator.algorithms.evidence import WarmUpResult
 from coordinator.algorithms.mean import Model
 from edge_sdk.errors import RunError
 
-__all__ = ["from_the_warm_up", "grown_from_the_smallest", "scaled_by_fan_in"]
+__all__ = [
+    "from_the_warm_up",
+    "grown_from_the_smallest",
+    "grown_unless_normed",
+    "scaled_by_fan_in",
+]
 
 
 def scaled_by_fan_in(
@@ -61,6 +67,18 @@ def grown_from_the_smallest(
             new &= inputs == 0
         masked[name] = values * factor[top]
     return replace(first, masked=masked)
+
+
+def grown_unless_normed(
+    family: MaskFamily, state: Mapping[str, NDArray[Any]], findings: WarmUpResult | None
+) -> Model:
+    """As `grown_from_the_smallest`; as `scaled_by_fan_in` with batch norm.
+
+    Batch norm gives each network a signal of its own scale. So none has to begin as
+    the smallest one's function, which learns the slowest.
+    """
+    start = scaled_by_fan_in if norms_in(state) else grown_from_the_smallest
+    return start(family, state, findings)
 
 
 def from_the_warm_up(

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.dense_entries import DenseMean
+from coordinator.algorithms.dense import DenseMean, Entries, NormStatistics
 from edge_sdk.errors import RunError
 from edge_sdk.sparse import Mask, unit_gains
 from edge_sdk.wire.parts import Apart
@@ -54,6 +54,8 @@ class Model:
         personal: Dense entries that each device has for itself; these are the first.
         frozen: Dense entries that nobody trains.
         adapters: Name of a layer to the rank of the adapter that it has.
+        norms: Digest of a mask, in hexadecimal, to the norm statistics that its network
+            has in place of the dense entries of these names.
     """
 
     mask: Mask
@@ -64,12 +66,22 @@ class Model:
     personal: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
     adapters: Mapping[str, int] = field(default_factory=dict)
+    norms: Mapping[str, Entries] = field(default_factory=dict)
 
     @cached_property
-    def travelling(self) -> Mapping[str, NDArray[Any]]:
+    def travelling(self) -> Entries:
         """The dense entries that are in every base and every update."""
         apart = self.personal | self.frozen
         return {n: a for n, a in self.dense.items() if n not in apart}
+
+    def dense_sent(self, mask: Mask) -> Entries:
+        """The dense entries that a device of this mask is sent, and returns."""
+        own = self.norms.get(mask.digest.hex()) if self.norms else None
+        return {**self.travelling, **own} if own else self.travelling
+
+    def norms_of(self, mask: Mask) -> Entries:
+        """A mask's own norm statistics; none where the dense entries are its."""
+        return self.norms.get(mask.digest.hex(), {})
 
     @property
     def apart(self) -> Apart | None:
@@ -87,12 +99,13 @@ class Model:
 
         Its weights are this model's, times the gain of their unit (`gains`).
         """
+        dense = {**self.dense, **self.norms_of(mask)}
         if mask.digest == self.mask.digest:
-            return Values(mask.digest, self.masked, self.dense)
+            return Values(mask.digest, self.masked, dense)
         kept = {n: self.masked[n][mask.within(self.mask, n)] for n in mask}
         if self.gain:
             kept = {n: v * self.gains(mask, n) for n, v in kept.items()}
-        return Values(mask.digest, kept, self.dense)
+        return Values(mask.digest, kept, dense)
 
     def gains(self, mask: Mask, name: str) -> NDArray[np.float32]:
         """Factor on each weight that a nested mask keeps in one layer: (nnz,)."""
@@ -107,7 +120,7 @@ class Model:
         model begins with a dot. They are gradients: smaller where weights are larger.
         """
         whole = self.on(mask)
-        values = replace(whole, dense=self.travelling)
+        values = replace(whole, dense=self.dense_sent(mask))
         along: dict[str, NDArray[Any]] = {}
         for quantity, entries in self.state.items():
             if not quantity.startswith("."):
@@ -180,7 +193,11 @@ def clipped(change: Values, scale: float) -> Values:
 
 
 def coverage_mean(
-    base: Model, contributions: Iterable[Contribution], *, damping: float = 0.0
+    base: Model,
+    contributions: Iterable[Contribution],
+    *,
+    damping: float = 0.0,
+    norms: bool = False,
 ) -> tuple[Model, Coverage]:
     """The next model, and how many devices held each weight of the top mask.
 
@@ -189,6 +206,8 @@ def coverage_mean(
         contributions: In a fixed order (sorted by device).
         damping: Power of a weight's coverage (share of the round's examples whose
             devices held it) that scales its step; 0 takes the full step.
+        norms: Whether each mask gets norm statistics of its own; a model that has them
+            keeps them.
 
     Returns:
         The model, and weight name to int32 (nnz,) coverage.
@@ -200,6 +219,7 @@ def coverage_mean(
     weight = {n: np.zeros(v.shape, np.float64) for n, v in base.masked.items()}
     coverage = {n: np.zeros(v.shape, np.int32) for n, v in base.masked.items()}
     dense = DenseMean(base.dense)
+    own = NormStatistics(base.travelling, base.norms)
     spots: dict[bytes, Mapping[str, NDArray[np.int64] | slice]] = {}
     for one in contributions:
         share = float(one.examples)
@@ -209,7 +229,8 @@ def coverage_mean(
             total[name][spot] += share * one.change.masked[name].astype(np.float64)
             weight[name][spot] += share
             coverage[name][spot] += 1
-        dense.add(one.change.dense, share, one.idle)
+        dense.add(one.change.dense, share, one.idle, base.norms_of(one.mask))
+        own.add(one.mask.digest, one.change.dense, share, one.idle)
     if not spots:
         raise RunError("a round without updates cannot be aggregated")
     masked: dict[str, NDArray[np.float32]] = {}
@@ -220,7 +241,10 @@ def coverage_mean(
         if damping:
             step[held] *= (weight[name][held] / dense.weight) ** damping
         masked[name] = (value + step).astype(np.float32)
-    return replace(base, masked=masked, dense=dense.result(), state={}), coverage
+    after = replace(base, masked=masked, dense=dense.result(), state={})
+    if norms or base.norms:
+        after = replace(after, norms=own.result())
+    return after, coverage
 
 
 def _spots(mask: Mask, top: Mask) -> Mapping[str, NDArray[np.int64] | slice]:

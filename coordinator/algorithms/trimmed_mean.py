@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.algorithms.dense_entries import as_entry
+from coordinator.algorithms.dense import as_entry
 from coordinator.algorithms.mean import Contribution, Coverage, Model
 from edge_sdk.errors import RunError
 

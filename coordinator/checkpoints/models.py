@@ -12,6 +12,7 @@ from coordinator.algorithms.base import MaskFamily
 from coordinator.algorithms.mean import Model, State
 from coordinator.algorithms.privacy.budget import SPENT
 from coordinator.checkpoints.masks import pack_family, unpack_family
+from coordinator.checkpoints.norms import norms_as_state, with_state_and_norms
 from edge_sdk.checkpoint import (
     Checkpoint,
     checkpoint_bytes,
@@ -73,7 +74,8 @@ class ModelStore:
     def save(self, name: str, model: Model, round_no: int) -> str:
         """Writes the global model and its algorithm's state; returns its file name."""
         path = self._folder / "checkpoints" / name
-        self._write(path, model, model.mask, round_no, {}, model.state)
+        kept = {**model.state, **norms_as_state(model)}
+        self._write(path, model, model.mask, round_no, {}, kept)
         return name
 
     def load(self, name: str) -> Model:
@@ -88,9 +90,8 @@ class ModelStore:
             raise _not_there(self._folder / "ledger.sqlite", path)
         self._check(path)
         found = load_checkpoint(path)
-        return Model(
-            found.mask, found.values, found.dense, found.memory, gain=found.gain
-        )
+        model = Model(found.mask, found.values, found.dense, {}, gain=found.gain)
+        return with_state_and_norms(model, found.memory)
 
     def save_family(self, round_no: int, family: MaskFamily) -> None:
         """Writes the masks that training goes on with after a round that moved them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from coordinator.algorithms.mean import Model
+from coordinator.algorithms.dense import Entries
 from coordinator.protocol.publisher import Publisher
 from coordinator.protocol.uploads import Upload, UploadQueue
 from coordinator.rounds.validation import Refusal, check_offer, check_payload
@@ -50,8 +50,8 @@ class OpenPart(Protocol):
         ...
 
     @property
-    def base(self) -> Model:
-        """Model that the device's update is a change to."""
+    def dense(self) -> Entries:
+        """Dense entries that the device was sent."""
         ...
 
     @property
@@ -130,12 +130,12 @@ def offer_refusal(offer: Offer, part: OpenPart, examples: int) -> Refusal | None
         part: What the device was asked.
         examples: How many it has.
     """
-    sizes = {name: part.base.mask[name].size for name in part.base.mask}
+    sizes = {name: part.mask[name].size for name in part.mask}
     return check_offer(
         offer,
         part.order,
         max_examples=examples,
-        dense=part.base.travelling,
+        dense=part.dense,
         sizes=sizes,
     )
 
@@ -143,7 +143,7 @@ def offer_refusal(offer: Offer, part: OpenPart, examples: int) -> Refusal | None
 def checked_norm(content: bytes, offer: Offer, part: OpenPart) -> float | Refusal:
     """The length (L2) of an update's change, 0 of evidence; or why it does not pass."""
     checked = check_payload(
-        content, part.order, part.mask, part.base.travelling, examples=offer.examples
+        content, part.order, part.mask, part.dense, examples=offer.examples
     )
     if isinstance(checked, Refusal):
         return checked

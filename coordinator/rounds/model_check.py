@@ -92,7 +92,8 @@ def sound_rows(
 
 def impossible_model(model: Model) -> str:
     """The first entry of a model that cannot be, in words; empty if there is none."""
-    for name, values in (*model.masked.items(), *model.dense.items()):
+    norms = [pair for own in model.norms.values() for pair in own.items()]
+    for name, values in (*model.masked.items(), *model.dense.items(), *norms):
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             return f"entry {name} is not finite"
         if (

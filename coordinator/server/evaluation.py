@@ -67,7 +67,7 @@ class Probe:
                 ready = masked_model(self._task.model(), model.mask)
                 self._made = model.mask.digest, ready
             ready = self._made[1]
-            ready.load(model.masked, model.dense)
+            ready.load(model.masked, model.on(model.mask).dense)
             ready.train(mode=False)
             return self._loss(ready)
         except (Exception, SystemExit):  # a task's own code; the run goes on unchecked

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from coordinator.algorithms.base import Algorithm, MaskFamily
+from coordinator.algorithms.dense import Entries
 from coordinator.algorithms.mean import Model
 from coordinator.algorithms.slots import named_slots
 from coordinator.checkpoints.models import model_name
@@ -50,13 +51,13 @@ class Part:
     Attributes:
         task: As the ledger has it.
         order: What the device was told.
-        base: What its update is a change to.
+        dense: Dense entries that it was sent.
         mask: What it trains on.
     """
 
     task: TaskRow
     order: TaskOrder
-    base: Model
+    dense: Entries
     mask: Mask
 
 
@@ -293,7 +294,6 @@ def _parts(
     base: Model,
     family: MaskFamily,
 ) -> dict[str, Part]:
-    return {
-        t.device: Part(t, orders[t.device], base, family.of(t.device, t.density))
-        for t in tasks
-    }
+    held = {t.device: family.of(t.device, t.density) for t in tasks}
+    sent = {d: base.dense_sent(mask) for d, mask in held.items()}
+    return {d: Part(t, orders[d], sent[d], held[d]) for t in tasks for d in (t.device,)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from coordinator.algorithms.mean import Model
+from coordinator.algorithms.dense import Entries
 from coordinator.protocol.handlers import checked_norm, offer_refusal
 from coordinator.rounds.validation import Refusal
 from coordinator.simulation.record import Wire
@@ -31,14 +31,14 @@ class SimulatedPart:
 
     Attributes:
         order: What it is asked.
-        base: The model that it starts from.
+        dense: Dense entries that it is sent.
         mask: What it trains on.
         examples: How many it has.
         job: The same for a worker: bytes as they travel, and its folder.
     """
 
     order: TaskOrder
-    base: Model
+    dense: Entries
     mask: Mask
     examples: int
     job: TrainingJob

@@ -171,7 +171,10 @@ class SimulationContext:
                 memory=memories[device][1].read(order) if device in memories else b"",
                 parts=contents[apart.sha256] if apart else b"",
             )
-            parts[device] = SimulatedPart(order, base, masks[device], one.examples, job)
+            dense = base.dense_sent(masks[device])
+            parts[device] = SimulatedPart(
+                order, dense, masks[device], one.examples, job
+            )
         return parts
 
 

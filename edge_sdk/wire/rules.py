@@ -121,6 +121,7 @@ class Sandwich(Struct, frozen=True, tag="sandwich"):
 
     A value takes the gradient of the smallest network in which it is not zero: what the
     members hold learns as if there were no larger network, and the rest on top of it.
+    In a model with batch norm it takes the sum of all networks' gradients.
     """
 
     members: list[Member] = []

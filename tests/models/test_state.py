@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from coordinator.algorithms.dense_entries import as_entry, within
+from coordinator.algorithms.dense.entries import as_entry, within
 from coordinator.algorithms.mean import Contribution, Model, coverage_mean
 from coordinator.algorithms.trimmed_mean import trimmed_mean
 from coordinator.rounds.validation import Refusal, check_payload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -207,6 +208,40 @@ def test_norm_statistics_are_those_of_the_own_network() -> None:
     before = beside.dense()
     ways()["nested"](beside.session(TASK, examples(), plan), member, both)
     assert all(np.array_equal(beside.dense()[n], a) for n, a in before.items())
+
+
+@engines
+def test_with_batch_norm_a_value_takes_the_sum_of_all_networks(engine: str) -> None:
+    both, plan = np.arange(8), Training(1, 8, 0.1)
+    parts = nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)
+    if engine == "program":
+        if reason := unavailable_reason():
+            pytest.skip(reason)
+        net = nn.Sequential(*deepcopy(parts))
+        model: TrainingModel = on_program(net, OWN, X.astype(np.float32), Y)
+    else:
+        model = masked_model(nn.Sequential(*deepcopy(parts)), OWN)
+    session = model.session(TASK, examples(), plan)
+    weight = model.values()["0.weight"].copy()
+    ways()["sandwich"](session, 0, both)
+    wanted: dict[str, Array] = {}
+    for held in (MASK, *INNER):
+        alone = nn.Sequential(*deepcopy(parts))
+        whole = np.zeros(MASK.shape, np.float32)
+        whole[MASK] = weight
+        entries = {n: torch.from_numpy(np.array(a)) for n, a in model.dense().items()}
+        entries["0.weight"] = torch.from_numpy(whole * held)
+        alone.load_state_dict(entries)
+        inputs, targets = torch.from_numpy(X[both].astype(np.float32)), Y[both]
+        loss = nn.functional.cross_entropy(alone(inputs), torch.from_numpy(targets))
+        loss.backward()
+        for name, parameter in alone.named_parameters():
+            assert parameter.grad is not None
+            slope = parameter.grad.numpy().astype(np.float64)
+            slope = slope[MASK] * held[MASK] if name == "0.weight" else slope
+            wanted[name] = wanted.get(name, 0.0) + slope
+    for name, found in session.gradients().items():
+        assert np.allclose(found, wanted[name], atol=2e-5), name
 
 
 @pytest.mark.parametrize("way", ["nested", "sandwich"])

@@ -6,8 +6,11 @@ weight is averaged over those that hold it; one that nobody holds keeps its valu
 
 from __future__ import annotations
 
+from functools import partial
+
 from coordinator.algorithms.base import Algorithm, RoundContext, the_devices_own
 from coordinator.algorithms.initial_weights import scaled_by_fan_in
+from coordinator.algorithms.mean import coverage_mean
 from coordinator.algorithms.unit_masks import widths
 from edge_sdk.wire.rules import Frozen, LocalRule, Nested
 
@@ -17,14 +20,15 @@ __all__ = ["fjord"]
 def fjord() -> Algorithm:
     """Without self-distillation, which the paper has as an option.
 
-    Densities are of the task's whole network. Norm statistics are those of a device's
-    own width alone, where the paper keeps some for each.
+    Densities are of the task's whole network. Each width has norm statistics of its
+    own, from the devices whose widest it is; in the paper others add to them.
     """
     return Algorithm(
         name="fjord",
         plan=widths,
         assign=the_devices_own,
         local=_each_as_often,
+        aggregate=partial(coverage_mean, norms=True),
         start=scaled_by_fan_in,
     )
 

@@ -27,7 +27,7 @@ from coordinator.algorithms.evidence import (
 )
 from coordinator.algorithms.initial_weights import (
     from_the_warm_up,
-    grown_from_the_smallest,
+    grown_unless_normed,
     scaled_by_fan_in,
 )
 from coordinator.algorithms.mean import coverage_mean
@@ -74,9 +74,10 @@ def hetero_flash(*, epochs: int = 10) -> Algorithm:
 def flash_edge(*, epochs: int = 10) -> Algorithm:
     """hetero-FLASH by units, whose stronger devices train the weaker networks as well.
 
-    Four things differ from hetero-FLASH: masks are cut by units, each batch of a
+    Five things differ from hetero-FLASH: masks are cut by units, each batch of a
     stronger device trains the weaker networks too, all networks begin as one function,
-    and a weight's step is scaled by the root of its coverage. Measured in docs/adr.
+    a weight's step is scaled by the root of its coverage, and each density has norm
+    statistics of its own. Measured in docs/adr.
 
     Args:
         epochs: Of the warm-up; 0 for none: its mask moves are replayed on the initial
@@ -88,8 +89,8 @@ def flash_edge(*, epochs: int = 10) -> Algorithm:
         evidence=LayerSensitivity(epochs=epochs) if epochs else Replay(),
         plan=units_at_evidence,
         local=_all_networks,
-        aggregate=partial(coverage_mean, damping=DAMPING),
-        start=grown_from_the_smallest,
+        aggregate=partial(coverage_mean, damping=DAMPING, norms=True),
+        start=grown_unless_normed,
     )
 
 

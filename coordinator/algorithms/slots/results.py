@@ -89,6 +89,7 @@ def _reasons(slot: str, found: Any, given: tuple[Any, ...]) -> Iterator[str]:
             if shapes != wanted:
                 yield f"gave a model whose mask is for {shapes}, not for {wanted}"
             yield from _of_entries(model, base.dense)
+            yield from _of_norms(model)
             yield from _of_coverage(coverage, model)
             yield from _of_state(model.state, model, base.state)
         case _:  # revise, redraw, and the same family
@@ -186,6 +187,18 @@ def _of_entries(model: Model, dense: Mapping[str, Any]) -> Iterator[str]:
                 yield f"gave {what} {name} of shape {value.shape}, not {shape}"
             if value.dtype != dtype:
                 yield f"gave {what} {name} as {value.dtype}, not {dtype}"
+
+
+def _of_norms(model: Model) -> Iterator[str]:
+    """Difference between norm statistics of masks and the entries of these names."""
+    for digest, entries in model.norms.items():
+        for name in entries:
+            value: Any = entries[name]
+            if name not in model.travelling:
+                yield f"gave norm statistics {name}, which the model does not have"
+            shape = model.travelling[name].shape
+            if not isinstance(value, np.ndarray) or value.shape != shape:
+                yield f"gave norm statistics {name} of another shape for mask {digest}"
 
 
 def _of_values(model: Model) -> Iterator[str]:

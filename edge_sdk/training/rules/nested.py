@@ -98,7 +98,9 @@ def sandwich(
     """Gradients of a batch in all networks; a value takes the smallest one's.
 
     Where a network's gradient is exactly 0, above all where it does not hold the value,
-    that of the next larger counts.
+    that of the next larger counts. In a model with batch norm a value takes the sum:
+    each network has a signal of its own scale there, and the larger ones, which learn
+    faster, need not wait for the smallest.
 
     Args:
         members: Of the order, largest first.
@@ -110,10 +112,14 @@ def sandwich(
     """
     loss = session.backward(index)
     found = {name: gradient.copy() for name, gradient in session.gradients().items()}
+    summed = any(name.endswith("running_var") for name in session.buffers)
     for member in members:
         _, gradients = member.backward(session, index)
         for name, gradient in gradients.items():
-            np.copyto(found[name], gradient, where=gradient != 0)
+            if summed:
+                found[name] += gradient
+            else:
+                np.copyto(found[name], gradient, where=gradient != 0)
     session.take(found)
     return loss
 

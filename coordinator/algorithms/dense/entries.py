@@ -8,6 +8,7 @@ no device has changed it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.wire.dense import is_whole
 
-__all__ = ["DenseMean", "as_entry", "within"]
+__all__ = ["DenseMean", "as_entry", "variance_of", "within"]
 
 
 def within(value: NDArray[Any], base: NDArray[Any]) -> NDArray[Any]:
@@ -69,7 +70,7 @@ class DenseMean:
         self._square = {
             n: np.zeros(base[n].shape, np.float64)
             for n in base
-            if _variance_of(n) in base
+            if variance_of(n) in base
         }
 
     def add(
@@ -77,6 +78,7 @@ class DenseMean:
         change: Mapping[str, NDArray[Any]],
         share: float,
         idle: Mapping[str, NDArray[np.bool_]],
+        sent: Mapping[str, NDArray[Any]] = MappingProxyType({}),
     ) -> None:
         """Add a device's change; what it has idle does not count.
 
@@ -84,15 +86,17 @@ class DenseMean:
             change: Entry to the device's change; one that it has not stays.
             share: The device's weight in the mean, above 0.
             idle: Entry to True where its unit is cut on the device.
+            sent: Entries that the device was sent in place of the base's.
         """
         self.weight += share
         for name, base in self._base.items():
             if name not in change:
                 continue
             self._held.add(name)
-            if change[name].any():
+            if change[name].any() or name in sent:
                 self._moved.add(name)
-            after = within(base.astype(np.float64) + change[name], base)
+            start = sent.get(name, base)
+            after = within(start.astype(np.float64) + change[name], base)
             own: float | NDArray[np.float64] = share
             if name in idle:
                 out = idle[name].reshape(-1, *[1] * (base.ndim - 1))
@@ -108,10 +112,10 @@ class DenseMean:
         held = self._held
         mean = {n: self._mean(n, s) for n, s in self._sum.items() if n in held}
         for name, square in self._square.items():
-            if not held.issuperset((name, _variance_of(name))):
+            if not held.issuperset((name, variance_of(name))):
                 continue
             spread = self._mean(name, square, 2) - mean[name] ** 2
-            mean[_variance_of(name)] += np.maximum(spread, 0.0)
+            mean[variance_of(name)] += np.maximum(spread, 0.0)
         for name, value in mean.items():
             if name.endswith("running_var"):  # rounding may leave it just below 0
                 np.maximum(value, 0.0, out=value)
@@ -133,7 +137,7 @@ class DenseMean:
         return np.divide(total, by, where=by > 0, out=kept)
 
 
-def _variance_of(name: str) -> str:
-    """The running variance beside a running mean; empty for any other entry."""
+def variance_of(name: str) -> str:
+    """Name of the running variance beside a running mean; empty for any other entry."""
     stem = name.removesuffix("running_mean")
     return f"{stem}running_var" if stem != name else ""
