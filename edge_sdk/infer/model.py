@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import threading
 import weakref
@@ -19,6 +20,7 @@ from edge_sdk.infer.library import runtime_library
 __all__ = ["NativeModel"]
 
 _ERROR_BYTES = 512
+_AXES = 3  # of a program's buffers
 
 
 class NativeModel:
@@ -67,7 +69,7 @@ class NativeModel:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """One example: (channels, height, width), (channels, length) or (features,)."""
+        """One example: (channels, height, width), (features,), (frames, 3, 8, 8)."""
         return self._input
 
     @property
@@ -112,7 +114,8 @@ class NativeModel:
         """A shape of the program, with as many axes as the metadata gives it.
 
         The program alone says how much memory is read and written. The metadata may say
-        that trailing axes of one pixel are no axes, and nothing else.
+        that trailing axes of one pixel are no axes, and of more than three axes which
+        ones are joined.
         """
         found = (ctypes.c_int64 * 3)()
         function(self._handle, found)  # a ctypes function
@@ -126,11 +129,24 @@ class NativeModel:
         if said is None:
             return views[0]
         for view in views:
-            if isinstance(said, list) and said == list(view):
-                return view
+            if isinstance(said, list) and (said == list(view) or _joins(said, view)):
+                return tuple(said)
         raise _refused(
             what, f"its metadata gives {key} {said!r:.60}, its program {views[0]}"
         )
+
+
+def _joins(said: list[Any], view: tuple[int, ...]) -> bool:
+    """Tell more than three axes that are a view's: ones left out, leading ones joined.
+
+    It is how the exporter sees them (`shape_of`).
+    """
+    if any(type(size) is not int or size < 1 for size in said):
+        return False
+    kept = list(said)
+    while len(kept) > _AXES and 1 in kept:
+        kept.remove(1)
+    return len(said) > _AXES and (math.prod(kept[:-2]), *kept[-2:]) == view
 
 
 def _refused(what: str, reason: str) -> CheckpointError:

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
-from typing import TypeAlias
 
 import onnx
 
 from device_profiles.words import meant
 from edge_sdk.errors import ExportError
-from export.native import (
-    lower_activations,
-    lower_layers,
-    lower_recurrent,
-    lower_shapes,
-    lower_values,
-)
 from export.native.lowering import OTHER_FORMAT, Lowering
 from export.native.program import Kind, Operation, Program, Shape
+from export.native.rules import RULES, activations
 
-__all__ = ["OPERATORS", "lower"]
+__all__ = ["lower"]
 
-Rule: TypeAlias = Callable[[Lowering, onnx.NodeProto], None]
-
-OPERATORS: Mapping[str, Rule] = MappingProxyType(
-    {
-        **lower_activations.RULES,
-        **lower_layers.RULES,
-        **lower_shapes.RULES,
-        **lower_values.RULES,
-        **lower_recurrent.RULES,
-    }
-)
 # What a model may say in its place.
 _NEAREST = {
     "ArgMax": "leave it out, and take the largest output in the program",
     "ArgMin": "leave it out, and take the smallest output in the program",
     "TopK": "leave it out, and sort the outputs in the program",
     "Where": "write it with min, max or a product",
-    "Gather": "indices that are constants and evenly spaced are supported",
-    "CumSum": "a product with a constant matrix of ones and zeros is supported",
-    "Einsum": "write it with matmul, mul and transpose",
     "GridSample": "a resize to fixed sizes is supported",
     "DFT": "products with constant matrices of sines and cosines are supported",
-    "ReduceL2": "write it as the root of a sum of products",
     "ReduceProd": "products of two values are supported",
     "Round": "leave it out, and round the outputs in the program",
     "Cast": "values are float32 throughout",
@@ -87,14 +65,14 @@ def lower(
         if node.output[0] in lowering.joined.inside:
             continue
         if node.output[0] in lowering.joined.gelus:
-            lower_activations.written_out_gelu(lowering, node)
+            activations.written_out_gelu(lowering, node)
             continue
-        rule = OPERATORS.get(node.op_type)
+        rule = RULES.get(node.op_type)
         if rule is None:
             near = _NEAREST.get(node.op_type, "")
             hint = f": {near}" if near else ""
             if not onnx.defs.has(node.op_type):  # perhaps a word with a typo
-                hint = meant(node.op_type, OPERATORS)
+                hint = meant(node.op_type, RULES)
             raise lowering.refused(
                 node, f"is not supported by the native runtime{hint}"
             )

@@ -23,7 +23,7 @@ def resize_matrix(
         attributes: Of ONNX's Resize.
 
     Raises:
-        ValueError: If the mode is another than nearest and linear.
+        ValueError: If the mode is another than nearest, linear and cubic.
     """
     mode = attributes.get("mode", b"nearest").decode()
     way = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
@@ -40,9 +40,23 @@ def resize_matrix(
         low = np.floor(at)
         for place, share in ((low, 1 - (at - low)), (low + 1, at - low)):
             np.add.at(matrix, (rows, np.clip(place, 0, before - 1).astype(int)), share)
+    elif mode == "cubic" and not attributes.get("exclude_outside", 0):
+        first = np.floor(at)
+        for near in range(-1, 3):
+            share = _cubic(at - first - near, attributes.get("cubic_coeff_a", -0.75))
+            columns = np.clip(first + near, 0, before - 1).astype(int)
+            np.add.at(matrix, (rows, columns), share)
     else:
-        raise ValueError(f"interpolates by {mode}: nearest and linear are supported")
+        raise ValueError(f"interpolates by {mode}, in a way that is not supported")
     return matrix.astype(np.float32)
+
+
+def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
+    """Keys' kernel: what a place at this distance counts."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def _nearest(at: NDArray[np.float64], way: bytes) -> NDArray[np.float64]:

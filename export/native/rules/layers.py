@@ -15,10 +15,10 @@ from export.native.lowering import Lowering, shape_of
 from export.native.program import (
     Kind,
     Operation,
-    Reduction,
     Shape,
 )
-from export.native.window import one_pixel, window_of
+from export.native.rules import volumes
+from export.native.rules.window import VOLUME, one_pixel, window_in
 from export.passes.graph import attributes
 
 __all__ = ["RULES"]
@@ -64,17 +64,24 @@ def _kernel(
         node.attribute.append(
             onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:]))
         )
-    return weight, _window(low, node), int(attributes(node).get("group", 1))
+    return weight, window_in(low, node), int(attributes(node).get("group", 1))
 
 
-def _window(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
-    try:
-        return window_of(node)
-    except ValueError as error:
-        raise low.refused(node, str(error)) from error
+def _volume(low: Lowering, node: onnx.NodeProto) -> NDArray[Any] | None:
+    """The weight of a layer of volumes; None where it has images or sequences."""
+    if len(low.full(node.input[0])) != VOLUME:
+        return None
+    weight = low.constant(node, 1)
+    if weight is None:
+        raise low.refused(node, "has no weight")
+    return weight
 
 
 def _conv(low: Lowering, node: onnx.NodeProto) -> None:
+    deep = _volume(low, node)
+    if deep is not None:
+        volumes.conv(low, node, deep)
+        return
     weight, window, groups = _kernel(low, node)
     _images(
         low, node, lambda x, out: _convolve(low, node, x, out, weight, window, groups)
@@ -104,6 +111,10 @@ def _convolve(
 
 def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
     """A convolution with the turned kernel over pixels that zeros keep apart."""
+    deep = _volume(low, node)
+    if deep is not None:
+        volumes.conv_transpose(low, node, deep)
+        return
     weight, window, groups = _kernel(low, node)
     inputs, per = weight.shape[:2]
     kernel = weight.reshape(groups, inputs // groups, per, *window["kernel"])
@@ -179,28 +190,6 @@ def _matmul(low: Lowering, node: onnx.NodeProto) -> None:
     low.emit(Operation(Kind.MATMUL, left, out, right))
 
 
-def _pool(low: Lowering, node: onnx.NodeProto) -> None:
-    a = attributes(node)
-    average = node.op_type == "AveragePool"
-    if len(node.output) > 1:
-        raise low.refused(node, "returns indices")
-    if average and a.get("ceil_mode", 0):
-        raise low.refused(node, "rounds its size up")
-    kind = Kind.AVERAGE_POOL if average else Kind.MAX_POOL
-    extra = int(a.get("count_include_pad", 0))
-    low.step(node, kind, extra=extra, **_window(low, node))
-
-
-def _global(low: Lowering, node: onnx.NodeProto) -> None:
-    if node.op_type == "GlobalAveragePool":
-        low.step(node, Kind.GLOBAL_AVERAGE)
-        return
-    full = low.full(node.input[0])
-    source = low.view(node, node.input[0], Shape(full[1], 1, prod(full[2:])))
-    out = low.new(node.output[0], Shape(full[1]))
-    low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=int(Reduction.LARGEST)))
-
-
 def _batch_norm(low: Lowering, node: onnx.NodeProto) -> None:
     parts = [low.constant(node, i) for i in range(1, 5)]
     scale, shift, mean, var = (np.asarray(p, np.float64) for p in parts)
@@ -258,10 +247,6 @@ RULES = {
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "GlobalAveragePool": _global,
-    "GlobalMaxPool": _global,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "InstanceNormalization": _instance_norm,

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.native.lower_shapes import permuted
 from export.native.lowering import Lowering
 from export.native.program import (
     Binary,
@@ -19,6 +18,7 @@ from export.native.program import (
     Shape,
     Spread,
 )
+from export.native.rules.moves import expanded, permuted
 from export.passes.graph import attribute
 
 __all__ = ["RULES"]
@@ -31,11 +31,18 @@ _PAIRS = {
     "Min": (Binary.LEAST, Binary.LEAST),
     "Max": (Binary.MOST, Binary.MOST),
 }
-_REDUCTIONS = {
-    "ReduceMean": Reduction.MEAN,
-    "ReduceSum": Reduction.SUM,
-    "ReduceMax": Reduction.LARGEST,
-    "ReduceMin": Reduction.SMALLEST,
+# What is applied to each value, how values are joined, what is applied to the result.
+_REDUCTIONS: dict[
+    str, tuple[ElementFunction | None, Reduction, ElementFunction | None]
+] = {
+    "ReduceMean": (None, Reduction.MEAN, None),
+    "ReduceSum": (None, Reduction.SUM, None),
+    "ReduceMax": (None, Reduction.LARGEST, None),
+    "ReduceMin": (None, Reduction.SMALLEST, None),
+    "ReduceL1": (ElementFunction.ABS, Reduction.SUM, None),
+    "ReduceL2": (ElementFunction.SQUARE, Reduction.SUM, ElementFunction.SQRT),
+    "ReduceSumSquare": (ElementFunction.SQUARE, Reduction.SUM, None),
+    "ReduceLogSum": (None, Reduction.SUM, ElementFunction.LOG),
 }
 
 
@@ -48,7 +55,8 @@ def _pair(low: Lowering, node: onnx.NodeProto) -> None:
         return
     if first in low.constants and _with_constant(low, node, second, first, turned):
         return
-    if low.full(first) != low.full(node.output[0]):
+    made = prod(low.full(node.output[0]))
+    if prod(low.full(first)) < prod(low.full(second)) == made:
         first, second, forward = second, first, turned
     _spread(low, node, first, second, forward)
 
@@ -129,19 +137,25 @@ def _affine(
 def _spread(
     low: Lowering, node: onnx.NodeProto, first: str, second: str, kind: Binary
 ) -> None:
-    """Two computed values, of which the second may be repeated along axes."""
-    full = low.full(first)
-    if full != low.full(node.output[0]):
-        raise low.refused(node, "repeats both of its inputs along axes")
-    other = low.full(second)
+    """Two computed values, of which either may be repeated along axes."""
+    made = low.full(node.output[0])
+    full, other = low.full(first), low.full(second)
+    if prod(full) != prod(made):
+        a = expanded(low, node, low.buffer(node, first), full, made)
+        b = expanded(low, node, low.buffer(node, second), other, made)
+        _each(low, node, a, b, kind)
+        return
+    full = made
     sizes = (1,) * (len(full) - len(other)) + other
     varies = [axis for axis, size in enumerate(sizes) if size > 1]
     begin, end = (varies[0], varies[-1] + 1) if varies else (0, 0)
     outer, count, inner = prod(full[:begin]), prod(full[begin:end]), prod(full[end:])
     if sizes[begin:end] != full[begin:end]:
-        raise low.refused(node, "repeats an input along an axis between others")
+        b = expanded(low, node, low.buffer(node, second), sizes, full)
+        _each(low, node, low.buffer(node, first), b, kind)
+        return
     if outer == inner == 1:
-        a = low.view(node, first)
+        a = low.view(node, first, low.shape(node.output[0]))
         b, spread = low.view(node, second, low.shapes[a]), Spread.EACH
     elif outer == 1:
         a = low.buffer(node, first)
@@ -161,6 +175,19 @@ def _spread(
         out = low.emit(Operation(Kind.BINARY, turned, many, b, extra=extra))
         low.alias(node.output[0], low.transposed(out, (1, 0, 2)))
         return
+    _write(low, node, a, b, kind, spread)
+
+
+def _each(low: Lowering, node: onnx.NodeProto, a: int, b: int, kind: Binary) -> None:
+    """Of two buffers with as many values, a pair after the other."""
+    seen = low.shape(node.output[0])
+    a, b = low.reshaped(node, a, seen), low.reshaped(node, b, seen)
+    _write(low, node, a, b, kind, Spread.EACH)
+
+
+def _write(
+    low: Lowering, node: onnx.NodeProto, a: int, b: int, kind: Binary, spread: Spread
+) -> None:
     out = low.new(node.output[0], low.shapes[a])
     if kind is Binary.PLUS and spread is Spread.EACH:
         low.emit(Operation(Kind.ADD, a, out, b))
@@ -180,9 +207,19 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     index, sizes = permuted(low, node, node.input[0], rest + chosen)
     seen = Shape(prod(sizes[: len(rest)]), 1, prod(sizes[len(rest) :]))
     source = low.reshaped(node, index, low.fitting(seen, node.output[0]))
-    out = low.new(node.output[0], Shape(seen.channels))
-    extra = int(_REDUCTIONS[node.op_type])
-    low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=extra))
+    before, reduction, behind = _REDUCTIONS[node.op_type]
+    if before is not None:
+        source = _function(low, source, before)
+    out = low.anonymous(Shape(seen.channels))
+    low.emit(Operation(Kind.REDUCE_ROW, source, out, extra=int(reduction)))
+    if behind is not None:
+        out = _function(low, out, behind)
+    low.alias(node.output[0], out)
+
+
+def _function(low: Lowering, source: int, function: ElementFunction) -> int:
+    out = low.anonymous(low.shapes[source])
+    return low.emit(Operation(Kind.FUNCTION, source, out, extra=int(function)))
 
 
 RULES = {

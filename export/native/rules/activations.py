@@ -105,7 +105,8 @@ def _power(low: Lowering, node: onnx.NodeProto) -> None:
     exponent = low.constant(node, 1)
     known = {2.0: ElementFunction.SQUARE, 0.5: ElementFunction.SQRT,
              -1.0: ElementFunction.RECIPROCAL}  # fmt: skip
-    value = float(exponent) if exponent is not None and exponent.size == 1 else 0.0
+    one = exponent is not None and exponent.size == 1
+    value = float(exponent.reshape(-1)[0]) if exponent is not None and one else 0.0
     if value not in known:
         raise low.refused(node, "has another exponent than 2, 0.5 and -1")
     _apply(low, node, known[value])
@@ -175,8 +176,8 @@ def _clip(low: Lowering, node: onnx.NodeProto) -> None:
         return
     least, most = low.constant(node, 1), low.constant(node, 2)
     limits = {
-        "low": -np.inf if least is None else float(least),
-        "high": np.inf if most is None else float(most),
+        "low": -np.inf if least is None else float(least.reshape(-1)[0]),
+        "high": np.inf if most is None else float(most.reshape(-1)[0]),
     }
     low.step(node, Kind.ACTIVATION, **limits)
 

@@ -8,13 +8,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.native.lowering import Lowering
 from export.native.program import Shape
 from export.passes.graph import attributes
 
-__all__ = ["one_pixel", "window_of"]
+__all__ = ["VOLUME", "one_pixel", "window_in"]
+
+VOLUME = 5  # axes: batch, channels, depth, height, width
 
 
-def window_of(node: onnx.NodeProto) -> dict[str, Any]:
+def _window_of(node: onnx.NodeProto) -> dict[str, Any]:
     """The window of a node, (height, width) of each; a sequence is an image of one row.
 
     Raises:
@@ -38,6 +41,18 @@ def window_of(node: onnx.NodeProto) -> dict[str, Any]:
     if count > 2:
         raise ValueError("has more than two spatial axes")
     return {key: (int(v[0]), int(v[1])) for key, v in fields.items()}
+
+
+def window_in(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
+    """The window of a node.
+
+    Raises:
+        ExportError: If the native runtime has none such; names the node.
+    """
+    try:
+        return _window_of(node)
+    except ValueError as error:
+        raise low.refused(node, str(error)) from error
 
 
 def one_pixel(
