@@ -41,10 +41,11 @@ def open_broker(
     kind: OwnKind | None = None,
     access_control: AccessControl | None = None,
     tls: Tls | None = None,
+    ask: bool = True,
 ) -> Broker:
     """The broker of a federation, answering; use it as a context manager.
 
-    A broker of the user's is checked and nothing is started. Without, one of our own
+    A broker of the user's is asked and nothing is started. Without, one of our own
     is started as a child that dies with this process: mosquitto if it is
     installed, else the embedded one. It keeps its port across restarts.
 
@@ -56,13 +57,16 @@ def open_broker(
         kind: Insist on one of our own brokers; None takes the better one.
         access_control: Whom our own lets in, and to what; None lets anybody in.
         tls: How to speak to our own with access control, or to the user's URL.
+        ask: Whether the user's has to answer now; its address is looked at either way.
 
     Raises:
         BrokerError: The user's does not answer, or none can be started.
     """
     if theirs is not None:
         address = parse_url(theirs, tls) if isinstance(theirs, str) else theirs
-        check_broker(address)
+        address.context()  # files that cannot be used are named now
+        if ask:
+            check_broker(address)
         return Broker("user", address)
     command = Command.choose(kind, folder, access_control)
     try:

@@ -83,17 +83,19 @@ def enroll_port(identities: IdentityRegistry, settings: RunSettings) -> int:
 def open_broker_access(
     folder: Path, settings: RunSettings, identities: IdentityRegistry | None
 ) -> Iterator[BrokerAccess]:
-    """The broker of a run, answering, and its enrolment listener.
+    """The broker of a run, and its enrolment listener.
+
+    One of our own answers. The user's may not yet: the coordinator's link waits for it.
 
     Raises:
-        BrokerError: No broker answers or can be started.
+        BrokerError: None can be started, or the user's address cannot be used.
         IdentityError: The enrolment listener's port is taken.
     """
     where = folder / "broker"
     if identities is None:
         port = settings.port or None
         theirs = address_of_user(settings) if settings.broker else None
-        with open_broker(theirs, where, port=port) as broker:
+        with open_broker(theirs, where, port=port, ask=False) as broker:
             yield BrokerAccess(broker, broker.address)
     elif settings.broker:
         yield from _theirs(settings, identities, where)
@@ -116,9 +118,9 @@ def _theirs(
     settings: RunSettings, identities: IdentityRegistry, where: Path
 ) -> Iterator[BrokerAccess]:
     """A broker of the user's: what it lets in is his; signatures hold all the same."""
-    authority = settings.broker_ca.read_bytes() if settings.broker_ca else b""
     address = address_of_user(settings)
-    with open_broker(address, where) as broker:
+    with open_broker(address, where, ask=False) as broker:  # its files can be read
+        authority = settings.broker_ca.read_bytes() if settings.broker_ca else b""
         url = url_for_devices(address)
         welcome = Welcome(url, authority, settings.task)
         with _listening(settings, identities, welcome):

@@ -72,10 +72,15 @@ class EventQueue:
 
     Args:
         clock: Monotonic seconds.
+
+    Attributes:
+        linked: Whether the transport is connected.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.linked = False
+        self._first: float | None = None  # monotonic; of the first link
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._closed = threading.Event()
 
@@ -90,8 +95,15 @@ class EventQueue:
 
     def link(self, up: bool) -> None:  # noqa: FBT001 - the transport's callback
         """The transport connected, or no longer is."""
+        self.linked = up
+        if up and self._first is None:
+            self._first = self._clock()
         if self._queue.qsize() < QUEUE:
             self._queue.put(TransportConnected() if up else Unlinked())
+
+    def since_linked_s(self) -> float:
+        """Seconds since the first link to the broker; 0 before it."""
+        return 0.0 if self._first is None else self._clock() - self._first
 
     def scored(
         self,

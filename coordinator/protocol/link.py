@@ -16,12 +16,14 @@ WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 FIRST_S = 10.0  # for the first connection
 
 
-def link_to(address: Address, federation: str) -> Connect:
+def link_to(address: Address, federation: str, *, patient: bool = False) -> Connect:
     """The function that connects a federation's coordinator to a broker.
 
     Args:
         address: The broker.
         federation: The federation's name.
+        patient: Whether it waits, as devices do, for a broker that may come by itself:
+            one that is not reached, or has no room, or while a clock is not set.
     """
     return lambda deliver, on_link: MqttTransport(
         address,
@@ -29,5 +31,6 @@ def link_to(address: Address, federation: str) -> Connect:
         deliver,
         on_link,
         wait_s=FIRST_S,
+        patient=patient,
         window=WINDOW,
     )

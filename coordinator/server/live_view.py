@@ -49,9 +49,17 @@ class LiveView:
         self.revoked: list[str] = []
         self.due = clock()
 
-    def waiting(self, wanted: int, here: int) -> str:
-        """The run's phase while fewer devices than wanted are here."""
+    def waiting(self, wanted: int, here: int, *, linked: bool) -> str:
+        """The run's phase while fewer devices than wanted are here.
+
+        Args:
+            wanted: Devices.
+            here: Devices.
+            linked: Whether there is a link to the broker.
+        """
         phase = f"waiting for {wanted} devices, {here} here"
+        if not linked:
+            phase = "waiting for a link to the broker: the log says why there is none"
         if self.unheard:
             phase += f"; without a HELLO, see the log: {', '.join(self.unheard)}"
         if self.revoked:

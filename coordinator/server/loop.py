@@ -88,7 +88,7 @@ class Server:
         self._settings, self._ledger, self._clock = settings, ledger, clock
         self._inbox = EventQueue(clock)
         self._stopping, self._phase = False, ""
-        self._began = self._settled = clock()
+        self._settled = clock()
         epoch = ledger.next_epoch()
         self._log_rotated = begin_log(ledger, settings, identities)
         algorithm = load_algorithm(settings.algorithm)
@@ -224,7 +224,7 @@ class Server:
             return
         wanted, here = self._settings.wait_for, len(self._fleet.joined())
         if here < wanted and (self._is_returning() or not self._ledger.rounds()):
-            self._phase = self._view.waiting(wanted, here)
+            self._phase = self._view.waiting(wanted, here, linked=self._inbox.linked)
             return
         pausing = self._fleet.pausing()
         self._phase = self._view.pausing(pausing)
@@ -292,7 +292,7 @@ class Server:
 
     def _is_returning(self) -> bool:
         """True while a resumed run's devices may be on their way back."""
-        return self._clock() - self._began < RETURN_S
+        return self._inbox.since_linked_s() < RETURN_S
 
     def _announce(self, state: RunState) -> None:
         no = self._controller.round_no

@@ -83,7 +83,7 @@ def serve(
                     task,
                     examples,
                     ledger,
-                    link_to(access.address, settings.federation),
+                    link_to(access.address, settings.federation, patient=True),
                     identities=identities,
                     linger=linger,
                     observe=observe,

@@ -44,11 +44,13 @@ class RefusedError(ConnectionError):
 
     Attributes:
         reason: Reason code of MQTT 5; 0 for none.
+        passing: Whether that may end without a person: a clock that is not set yet, a
+            broker that is full or being started.
     """
 
-    def __init__(self, text: str, reason: int = 0) -> None:
+    def __init__(self, text: str, reason: int = 0, *, passing: bool = False) -> None:
         super().__init__(text)
-        self.reason = reason
+        self.reason, self.passing = reason, passing
 
 
 class DialectCache:

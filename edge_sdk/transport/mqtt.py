@@ -22,7 +22,7 @@ from edge_sdk.transport.link import Link
 from edge_sdk.transport.link_ends import LinkEnds
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.open_link import open_link
-from edge_sdk.transport.refusals import unreached
+from edge_sdk.transport.refusals import nobody, unreached
 
 __all__ = ["MqttTransport"]
 
@@ -43,6 +43,8 @@ class MqttTransport:
         on_link: Called with True after each connect and subscribe, False on a loss.
         will: Published, retained, by the broker if we vanish.
         wait_s: Seconds to wait for the first connection; 0 does not wait.
+        patient: Whether to go on without it where it may come by itself: nobody is
+            reached, a clock is not set, the broker has no room.
         once: Whether a first attempt that fails is the answer, for who only asks; else
             it is repeated until `wait_s` has passed.
         window: Deliveries that may wait for their `Delivery.ack`; None: each is
@@ -63,9 +65,11 @@ class MqttTransport:
         will: Will | None = None,
         wait_s: float = 0.0,
         once: bool = False,
+        patient: bool = False,
         window: int | None = None,
     ) -> None:
         self._once, self._failed = once, False  # the only attempt
+        self._patient = patient
         self._address, self._client_id, self._will = address, client_id, will
         self._deliver, self._on_link, self._window = deliver, on_link, window
         self._lock = threading.RLock()
@@ -85,9 +89,12 @@ class MqttTransport:
         )
         self._keeper.start()
         came = not wait_s or self._first.wait(wait_s)
-        if wait_s and (not came or self._failed or self._why is not None):
+        refused = came and self._why is not None
+        if wait_s and (self._failed or refused or not (came or patient)):
             self.close()
             raise self._nobody()
+        if not came:
+            log.warning("waiting until the broker at %s lets us in", address.url)
 
     def publish(
         self,
@@ -211,7 +218,8 @@ class MqttTransport:
         """Logs why there is no link: one line a night, a warning if there never was."""
         if isinstance(error, RefusedError):
             self._why = error
-            self._first.set()
+            if not (self._patient and error.passing):
+                self._first.set()
         ours = not getattr(error, "strerror", None)  # words that say what it is
         self._silent = str(error) if ours else ""
         if self._once and not self._first.is_set():
@@ -275,17 +283,8 @@ class MqttTransport:
         self._waiting_bytes += parcel.size
 
     def _nobody(self) -> BrokerError:
-        where = self._address.url
-        if self._why is not None:
-            return BrokerError(
-                f"the MQTT broker at {where} refuses us: {self._why}",
-                remedy="Do what its reason asks for, or name another broker.",
-            )
-        return BrokerError(
-            f"no MQTT broker answers at {where}"
-            + (f": {self._silent}" if self._silent else ""),
-            remedy="Check the address, the firewall, and that the broker runs.",
-        )
+        said = None if self._why is None else str(self._why)
+        return nobody(self._address.url, said, self._silent)
 
     @staticmethod
     def _call(function: Any, argument: object) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from edge_sdk.errors import SettingsError
+from edge_sdk.terminal.sanitize import plain
 from edge_sdk.transport.tcp import connection_to, cut_after
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ LOGIN = (
     "write them into the key proxy (http://user:password@host:port), or into the "
     "variable FLASH_EDGE_PROXY"
 )
+AWAY = (3, 4, 5, 6)  # of these, who may come back
 # RFC 1928, section 6.
 SOCKS_SAID = {
     1: "it failed",
@@ -38,7 +40,15 @@ SOCKS_SAID = {
 
 
 class ProxyError(ConnectionError):
-    """The proxy answered, and makes no connection; the text says why."""
+    """The proxy answered, and makes no connection; the text says why.
+
+    Attributes:
+        passing: Whether that may end without a person: what it leads to is away.
+    """
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +154,8 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
         raise
     except (OSError, UnicodeError) as error:
         link.close()
-        raise ProxyError(f"the proxy {proxy.url} does not answer: {error}") from error
+        said = f"the proxy {proxy.url} does not answer: {error}"
+        raise ProxyError(said, passing=True) from error
     return link
 
 
@@ -156,22 +167,50 @@ def _ask_http(link: socket.socket, proxy: Proxy, address: Address) -> None:
         both = f"{proxy.username}:{proxy.password or ''}".encode()
         head.append(f"Proxy-Authorization: Basic {base64.b64encode(both).decode()}")
     link.sendall("\r\n".join([*head, "\r\n"]).encode())
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):  # not a byte beyond: that is the broker's
-        more = link.recv(1)
-        if not more or len(answer) > MOST_HEAD:
-            raise ProxyError(f"what listens at {proxy.url} is no HTTP proxy")
-        answer += more
-    words = answer.split(b"\r\n", 1)[0].decode("latin-1").split(None, 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
-        raise ProxyError(f"what listens at {proxy.url} is no HTTP proxy")
-    if words[1] == "407":
-        raise ProxyError(_wants_login(proxy))
-    if not words[1].startswith("2"):
+    status, said, schemes = _answer(link, proxy)
+    while 100 <= status < 200:  # more is to come
+        status, said, schemes = _answer(link, proxy)
+    if status == 407:
+        raise ProxyError(_wants_login(proxy, schemes))
+    if not 200 <= status < 300:
+        away = status in (408, 429) or status >= 500
+        hint = "it is asked again" if away else "many allow port 443 only"
+        if 300 <= status < 400:
+            hint = "it wants a person to sign in with a browser first, or is no proxy"
         raise ProxyError(
-            f"the proxy {proxy.url} makes no connection to {where}: "
-            f"{' '.join(words[1:])[:120]}; many allow port 443 only"
+            f"the proxy {proxy.url} makes no connection to {where}: {said}; {hint}",
+            passing=away,
         )
+
+
+def _answer(link: socket.socket, proxy: Proxy) -> tuple[int, str, list[str]]:
+    """Status of a proxy's answer, its words, ways to sign in; not a byte beyond."""
+    answer = bytearray()
+    while not answer.endswith((b"\r\n\r\n", b"\n\n")):
+        more = link.recv(1)
+        answer += more
+        if (
+            not more
+            or len(answer) > MOST_HEAD
+            or not b"HTTP/".startswith(answer[:5].upper())
+        ):
+            began = f": it answers {plain(repr(bytes(answer[:40])))}" if answer else ""
+            raise ProxyError(f"what listens at {proxy.url} is no HTTP proxy{began}")
+    head = answer.decode("latin-1")
+    words = head.splitlines()[0].split(None, 2)
+    if len(words) < 2 or not (words[1].isascii() and words[1].isdigit()):
+        raise ProxyError(f"what listens at {proxy.url} is no HTTP proxy")
+    return int(words[1]), plain(" ".join(words[1:]))[:120], _schemes(head)
+
+
+def _schemes(head: str) -> list[str]:
+    """Ways to sign in that a proxy names."""
+    named = (line.partition(":") for line in head.splitlines())
+    return [
+        plain(value.split()[0])[:20]
+        for name, _, value in named
+        if name.strip().lower() == "proxy-authenticate" and value.split()
+    ]
 
 
 def _ask_socks(link: socket.socket, proxy: Proxy, address: Address) -> None:
@@ -181,6 +220,11 @@ def _ask_socks(link: socket.socket, proxy: Proxy, address: Address) -> None:
     version, method = _exactly(link, proxy, 2)
     if version != 5:
         raise ProxyError(f"what listens at {proxy.url} is no SOCKS5 proxy")
+    if method not in (0, 2, 255):
+        raise ProxyError(
+            f"the proxy {proxy.url} asks for another sign-in (method {method}) than it "
+            "was offered: have it take none, or user and password (method 2)"
+        )
     if method == 2 and login:
         user, password = (
             text.encode()[:255] for text in (proxy.username or "", proxy.password or "")
@@ -198,7 +242,8 @@ def _ask_socks(link: socket.socket, proxy: Proxy, address: Address) -> None:
         said = SOCKS_SAID.get(code, f"code {code}")
         where = _authority(address.host, address.port)
         raise ProxyError(
-            f"the proxy {proxy.url} makes no connection to {where}: {said}"
+            f"the proxy {proxy.url} makes no connection to {where}: {said}",
+            passing=code in AWAY,
         )
     bound = {1: 4, 4: 16}.get(kind) or _exactly(link, proxy, 1)[0]
     _exactly(link, proxy, bound + 2)
@@ -224,7 +269,13 @@ def _exactly(link: socket.socket, proxy: Proxy, size: int) -> bytes:
     return received
 
 
-def _wants_login(proxy: Proxy) -> str:
+def _wants_login(proxy: Proxy, schemes: list[str] | None = None) -> str:
+    if schemes and "basic" not in (one.lower() for one in schemes):
+        return (
+            f"the proxy {proxy.url} asks for a sign-in by {', '.join(schemes)}, and "
+            "Basic is what we know: have it let this machine pass without, or name a "
+            "local proxy that signs in (cntlm, px) in the key proxy"
+        )
     if proxy.username is None:
         return f"the proxy {proxy.url} asks for a user and a password: {LOGIN}"
     return (

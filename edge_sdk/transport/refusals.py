@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-__all__ = ["in_tls_words", "in_words", "name_of", "unreached", "with_remedy"]
+from edge_sdk.errors import BrokerError
+
+__all__ = [
+    "PASSING",
+    "in_tls_words",
+    "in_words",
+    "may_pass",
+    "name_of",
+    "nobody",
+    "unreached",
+    "with_remedy",
+]
+
+# Reasons of a CONNACK that end without a person, MQTT 5.0, section 2.4: unavailable,
+# busy, shutting down, quota, rate of connections.
+PASSING = (0x88, 0x89, 0x8B, 0x97, 0x9F)
+# What OpenSSL says while a clock is wrong, or of a server that is just being started.
+PASSING_TLS = ("has expired", "not yet valid", "UNEXPECTED_EOF", "BAD_CERTIFICATE")
 
 # What a person can do about a broker's reason; MQTT 5.0, section 2.4, and CONNACK of
 # 3.1.1, which paho translates.
@@ -51,6 +68,16 @@ TLS = (
     (
         "CERTIFICATE_REQUIRED",
         "the broker asks for a certificate: flash-edge enroll TOKEN",
+    ),
+    (
+        "BAD_CERTIFICATE",
+        "the broker does not take this certificate: by the broker's clock it is not "
+        "valid yet (set that clock), or the broker cannot read it",
+    ),
+    (
+        "UNKNOWN_CA",
+        "the broker does not know the authority of this certificate: have it believe "
+        "that authority, or show a certificate of one that it believes",
     ),
     (
         "certificate has expired",
@@ -107,6 +134,16 @@ def in_tls_words(text: str) -> str:
     return next((words for sign, words in TLS if sign in text), text)
 
 
+def may_pass(text: str) -> bool:
+    """Return whether what OpenSSL says may end without a person.
+
+    Example:
+        >>> may_pass("certificate is not yet valid"), may_pass("self-signed")
+        (True, False)
+    """
+    return any(sign in text for sign in PASSING_TLS)
+
+
 def unreached(error: Exception) -> str:
     """The reason why there is no link, and what to do; our own words as they are.
 
@@ -128,3 +165,22 @@ def with_remedy(name: str) -> str:
     """The name of a reason code, and what a person can do about it."""
     remedy = REMEDIES.get(name, "")
     return f"{name} ({remedy})" if remedy else name
+
+
+def nobody(url: str, refusal: str | None, silent: str) -> BrokerError:
+    """The error of who needs a broker now and has no link to it.
+
+    Args:
+        url: Its address.
+        refusal: Reason why it refuses us; None if it does not.
+        silent: Reason why nobody is reached, or what else listens there; may be empty.
+    """
+    if refusal is not None:
+        return BrokerError(
+            f"the MQTT broker at {url} refuses us: {refusal}",
+            remedy="Do what its reason asks for, or name another broker.",
+        )
+    return BrokerError(
+        f"no MQTT broker answers at {url}" + (f": {silent}" if silent else ""),
+        remedy="Check the address, the firewall, and that the broker runs.",
+    )

@@ -186,12 +186,15 @@ def test_run_refuses_a_folder_with_a_run_and_resume_one_without(
         (('"digits"', '"nowhere:task"'), "importing nowhere failed", Exit.TASK),
         (('/evaluation"', '/pi-1"'), "holds no eval.npz", Exit.DATA),
         (
-            ("port =", 'broker = "mqtt://127.0.0.1:1"\n#'),
-            "Connection refused",
+            (
+                "port =",
+                'broker = "mqtts://127.0.0.1:1"\nbroker_ca = "none.pem"\n#',
+            ),
+            "none.pem",
             Exit.BROKER,
         ),
     ],
-    ids=["type", "unknown key", "density", "task", "empty data", "no broker"],
+    ids=["type", "unknown key", "density", "task", "empty data", "no authority"],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
     federation: Make, change: tuple[str, str], said: str, code: Exit

@@ -97,17 +97,34 @@ def test_a_log_is_followed_over_a_change_of_files_until_ctrl_c(tmp_path: Path) -
     assert "m1" not in screen.text
 
 
+def test_a_run_waits_for_a_broker_that_is_away_and_ends_when_told(
+    federation: Make,
+) -> None:
+    fleet = federation(rounds=1)
+    text = (fleet.run / "run.toml").read_text()
+    url = f"mqtt://127.0.0.1:{fleet.port}"  # where nobody listens
+    (fleet.run / "run.toml").write_text(text.replace("port =", f'broker = "{url}"\n#'))
+    fleet.start("coordinator", "run", str(fleet.run))
+    waits = "waiting for a link to the broker"
+    fleet.wait(lambda: waits in fleet.logs(), "a word on the broker")
+    assert f"no link to {url}: Connection refused" in fleet.logs()
+    fleet.processes["coordinator"].terminate()
+    assert fleet.wait_end() == Exit.DONE
+
+
 def test_a_run_that_cannot_start_says_so_in_its_log(federation: Make) -> None:
     fleet = federation(rounds=1)
     text = (fleet.run / "run.toml").read_text()
     (fleet.run / "run.toml").write_text(
-        text.replace("port =", 'broker = "mqtt://127.0.0.1:1"\n#')
+        text.replace(
+            "port =", 'broker = "mqtts://127.0.0.1:1"\nbroker_ca = "none.pem"\n#'
+        )
     )
     fleet.start("coordinator", "run", str(fleet.run))
     assert fleet.wait_end() == Exit.BROKER
     last = read(fleet.run / LOG)[-1]
     assert last["level"] == "error"
-    assert "Connection refused" in last["message"]
+    assert "none.pem" in last["message"]
     assert last["help"]
 
 

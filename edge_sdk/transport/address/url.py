@@ -6,7 +6,8 @@ from dataclasses import replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from edge_sdk.transport.address.records import require_records
-from edge_sdk.transport.address.value import RECORDS, Address, Tls, unusable
+from edge_sdk.transport.address.tls_files import Tls
+from edge_sdk.transport.address.value import RECORDS, Address, unusable
 from edge_sdk.transport.limits import limits_of
 
 __all__ = ["DEFAULT_PORT", "parse_url", "url_for_devices"]

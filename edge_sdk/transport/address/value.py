@@ -1,55 +1,20 @@
-"""Broker address as a value: host, port, user, TLS files, proxy, limits."""
+"""Broker address as a value: host, port, user, TLS, proxy, limits."""
 
 from __future__ import annotations
 
 import ipaddress
 import ssl
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from edge_sdk.errors import BrokerError
+from edge_sdk.transport.address.tls_files import Tls
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.proxy import Proxy
 
-__all__ = ["RECORDS", "Address", "Tls", "is_local", "unusable"]
+__all__ = ["RECORDS", "Address", "is_local", "unusable"]
 
 UNKNOWN = BrokerLimits()
 RECORDS = "+srv"  # behind the scheme of a URL whose host has SRV records
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS files of a link to a broker, in PEM.
-
-    Attributes:
-        authority: Whom to believe; None for the system's authorities.
-        certificate: Our own certificate, for mutual TLS.
-        key: Its key, if it is not in the same file.
-    """
-
-    authority: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """A context that checks the broker's certificate and name.
-
-        Raises:
-            BrokerError: If a file cannot be used.
-        """
-        try:
-            context = ssl.create_default_context(
-                cafile=None if self.authority is None else str(self.authority)
-            )
-            self.load(context)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise unusable(f"the files for TLS cannot be used: {error}") from error
-        return context
-
-    def load(self, context: ssl.SSLContext) -> None:
-        """Reads our certificate again: it is renewed while we run."""
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
 from edge_sdk.transport.dialect import Dialect, RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.proxy import ProxyError
-from edge_sdk.transport.refusals import in_tls_words, in_words
+from edge_sdk.transport.refusals import PASSING, in_tls_words, in_words, may_pass
 
 __all__ = [
     "MAX_INFLIGHT",
@@ -105,9 +105,10 @@ def connect_client(
     try:
         client.connect(host, port, keepalive=keepalive_s, properties=properties)
     except ssl.SSLError as error:
-        raise RefusedError(in_tls_words(str(error))) from error
+        said = str(error)
+        raise RefusedError(in_tls_words(said), passing=may_pass(said)) from error
     except ProxyError as error:
-        raise RefusedError(str(error)) from error
+        raise RefusedError(str(error), passing=error.passing) from error
     except TimeoutError as error:
         raise SilentError(in_tls_words(str(error))) from error
 
@@ -142,7 +143,7 @@ def check_answer(
             f"overloaded, {_wants(client.address)}, or is no MQTT broker"
         )
     if answer is None and trouble:
-        raise RefusedError(in_tls_words(trouble))
+        raise RefusedError(in_tls_words(trouble), passing=may_pass(trouble))
     if answer is None:
         raise SilentError(
             f"it closed the connection after our CONNECT in MQTT {dialect.value}: "
@@ -153,7 +154,8 @@ def check_answer(
     if answer.getName().startswith("Unsupported"):
         raise SilentError(f"it does not speak MQTT {dialect.value}")
     if answer.is_failure:
-        raise RefusedError(in_words(answer), answer.value)
+        passing = answer.value in PASSING
+        raise RefusedError(in_words(answer), answer.value, passing=passing)
 
 
 # How answers of other servers begin, and what they come to.

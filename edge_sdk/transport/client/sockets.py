@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from typing import Any
 
-import paho.mqtt.client as paho
-
 from edge_sdk.transport.address import Address
+from edge_sdk.transport.client.web_socket import WebSocket
 from edge_sdk.transport.proxy import dial
 from edge_sdk.transport.tcp import cut_after
 
@@ -27,7 +25,8 @@ def connected(
         timeout_s: For each of the steps, and for reading afterwards.
 
     Raises:
-        OSError: Nobody listens there, or it speaks something else.
+        OSError: Nobody listens there.
+        RefusedError: It speaks something else.
         ProxyError: The proxy makes no connection.
     """
     link = dial(address, timeout_s)
@@ -36,7 +35,7 @@ def connected(
         if not address.path:
             return link
         with cut_after(link, timeout_s):
-            return _WebSocket(
+            return WebSocket(
                 socket=link,
                 host=f"[{address.host}]" if ":" in address.host else address.host,
                 port=address.port,
@@ -44,12 +43,6 @@ def connected(
                 path=address.path,
                 extra_headers=None,
             )
-    except paho.WebsocketConnectionError as error:
-        link.close()
-        raise ConnectionError(
-            f"what listens there speaks no MQTT over WebSocket at {address.path}: "
-            "check the path in the broker's URL"
-        ) from error
     except BaseException:
         link.close()
         raise
@@ -78,33 +71,3 @@ def secured(
         found.close()
         raise
     return found
-
-
-class _WebSocket(paho._WebsocketWrapper):  # noqa: SLF001
-    """paho's WebSocket, with every frame masked, and a chunk in one operation.
-
-    paho answers a ping by a frame without a mask, for which a server has to end the
-    link (RFC 6455, section 5.1). Masking 64 KiB byte by byte takes it 8 ms on a fast
-    core, and many times that on a board's.
-    """
-
-    def _create_frame(
-        self, opcode: int, data: bytearray, do_masking: int = 1
-    ) -> bytearray:
-        size = len(data)
-        key = os.urandom(4)
-        mask = int.from_bytes((key * (size // 4 + 1))[:size], "little")
-        masked = (int.from_bytes(data, "little") ^ mask).to_bytes(size, "little")
-        frame = super()._create_frame(opcode, bytearray(size), 0)
-        head = frame[: len(frame) - size]
-        head[1] |= 0x80
-        return head + key + masked
-
-    def sendall(self, data: bytes) -> None:
-        """Sends one message whole."""
-        while not self.send(data):
-            pass
-
-    def getsockopt(self, *asked: int) -> Any:
-        """Of the TCP connection, whose bytes the kernel counts."""
-        return self._socket.getsockopt(*asked)
