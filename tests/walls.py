@@ -18,7 +18,7 @@ from typing import IO
 
 from typing_extensions import Self
 
-__all__ = ["HttpProxy", "Listener", "SecureFront", "SocksProxy", "pipe"]
+__all__ = ["Answering", "HttpProxy", "Listener", "SecureFront", "SocksProxy", "pipe"]
 
 
 class Listener:
@@ -82,6 +82,18 @@ def pipe(link: socket.socket, other: socket.socket) -> None:
     one_way(link, other)
     back.join(10)
     other.close()
+
+
+class Answering(Listener):
+    """Answers what comes first, and closes the connection."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        super().__init__()
+
+    def serve(self, link: socket.socket) -> None:
+        link.recv(4096)
+        link.sendall(self._answer)
 
 
 class HttpProxy(Listener):

@@ -14,9 +14,18 @@ from enum import Enum
 
 from edge_sdk.transport.address import Address
 
-__all__ = ["ANSWER_S", "Dialect", "DialectCache", "RefusedError", "SilentError"]
+__all__ = [
+    "ANSWER_S",
+    "SLOW",
+    "Dialect",
+    "DialectCache",
+    "RefusedError",
+    "SilentError",
+    "SlowBrokers",
+]
 
 NO_WILLS_S = 3600.0  # until a will is tried again where it was refused
+MOST_DOUBLED = 2  # 8 s for an answer, and 20 for TCP, a proxy or TLS
 ANSWER_S = 2.0  # a CONNACK takes one round trip after TCP and TLS are up
 
 
@@ -51,6 +60,28 @@ class RefusedError(ConnectionError):
     def __init__(self, text: str, reason: int = 0, *, passing: bool = False) -> None:
         super().__init__(text)
         self.reason, self.passing = reason, passing
+
+
+class SlowBrokers:
+    """Brokers that did not answer in time: the next attempts there wait longer.
+
+    A broker behind a slow network would never be reached, however often it is tried.
+    """
+
+    def __init__(self) -> None:
+        self._silent: dict[tuple[str, int], int] = {}  # attempts in all, up to a bound
+
+    def note(self, address: Address) -> None:
+        """Note that nobody answered there in time."""
+        key = address.host, address.port
+        self._silent[key] = min(self._silent.get(key, 0) + 1, MOST_DOUBLED)
+
+    def times(self, address: Address) -> int:
+        """Factor on the first attempt's times: 1, 2 or 4."""
+        return 1 << self._silent.get((address.host, address.port), 0)
+
+
+SLOW = SlowBrokers()  # of all transports of a process
 
 
 class DialectCache:

@@ -32,7 +32,7 @@ from edge_sdk.transport.client.opening import (
     expiry_properties,
     make_client,
 )
-from edge_sdk.transport.dialect import ANSWER_S, Dialect
+from edge_sdk.transport.dialect import ANSWER_S, SLOW, Dialect
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.limits.learnt import TOO_LARGE, LearntLimits
 from edge_sdk.transport.meter import Meter
@@ -221,7 +221,7 @@ class Link:
         keepalive_s = min(KEEPALIVE_S, self.limits.keepalive_s)
         connect_client(self._client, self._dialect, keepalive_s, self._window)
         self._client.loop_start()
-        end = self._answered.wait(ANSWER_S)
+        end = self._answered.wait(ANSWER_S * SLOW.times(self._client.address))
         check_answer(
             self._answer, self._client, self._dialect, self._trouble, ended=end
         )
@@ -234,7 +234,7 @@ class Link:
         self, client: paho.Client, _u: object, _f: object, code: ReasonCode, given: Any
     ) -> None:
         self._answer, self._thread = code, threading.current_thread()
-        self._since = time.monotonic()
+        self._since, self._client.told = time.monotonic(), given
         if given is not None:
             self._learnt.connected(given)
         # Its setter refuses once the socket is open; the answer comes later.
@@ -242,11 +242,11 @@ class Link:
         self._answered.set()
 
     def _disconnected(
-        self, _c: paho.Client, _u: object, _f: object, code: ReasonCode, _p: object
+        self, _c: paho.Client, _u: object, _f: object, code: ReasonCode, given: object
     ) -> None:
         if self._answer is not None and not self._answer.is_failure and not self._ours:
             self._reason = code.value
-            log.warning("the link to the broker is down: %s", self._why(code))
+            log.warning("the link to the broker is down: %s", self._why(code, given))
         self._answered.set()
         self.gone.set()
 
@@ -285,9 +285,9 @@ class Link:
         if self._learnt.answered(parted, code, odd):
             self._unanswered.taken(parted.size)
 
-    def _why(self, code: ReasonCode) -> str:
+    def _why(self, code: ReasonCode, given: object) -> str:
         """The reason why the link ended, with the message that was too large."""
-        words, lost = in_words(code), self.ending().unanswered
+        words, lost = in_words(code, given), self.ending().unanswered
         if code.getName() != name_of(TOO_LARGE) or lost is None:
             return words
         return f"{words}; the message of {lost.size} bytes to {lost.topic}"

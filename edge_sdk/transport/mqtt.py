@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 WAITING_BYTES = 8 << 20  # of messages while the link is down; more is dropped
 RETRY_S = (0.5, 15.0)  # between attempts: at first, at last
+LEAVE_S = 10.0  # for an attempt at a link that is under way at our end
 NARROW = 66_000  # bytes; chunks of models are smaller where packets are
 
 
@@ -164,7 +165,7 @@ class MqttTransport:
             if link.runs_this_thread():
                 return
         if threading.current_thread() is not self._keeper:
-            self._keeper.join()
+            self._keeper.join(LEAVE_S)
             self._meter.settle()
 
     # -- the keeper's thread -----------------------------------------------------------

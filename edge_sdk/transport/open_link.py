@@ -11,6 +11,7 @@ from itertools import chain, repeat
 from edge_sdk.transport.address import Address, reachable
 from edge_sdk.transport.base import Deliver, Will
 from edge_sdk.transport.dialect import (
+    SLOW,
     Dialect,
     DialectCache,
     RefusedError,
@@ -109,10 +110,16 @@ class _Attempts:
                 log.debug("%s: %s", one.url, error)
                 silent = error
                 continue
+            except RefusedError as error:
+                if error.passing:  # a slow proxy, too
+                    SLOW.note(one)
+                raise
             _MEMORY.spoke(one, dialect)
             log.debug("%s speaks MQTT %s", one.url, dialect.value)
             return link
         _MEMORY.forget(one)
+        if not silent.closed:
+            SLOW.note(one)
         raise silent
 
     def _in_dialect(self, one: Address, dialect: Dialect, last: Will | None) -> Link:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk.errors import BrokerError
+from edge_sdk.terminal.sanitize import plain
 
 __all__ = [
     "PASSING",
@@ -23,6 +24,7 @@ PASSING = (0x88, 0x89, 0x8B, 0x97, 0x9F)
 # What OpenSSL says while a clock is wrong, or of a server that is just being started.
 PASSING_TLS = ("has expired", "not yet valid", "UNEXPECTED_EOF", "BAD_CERTIFICATE")
 
+SAID = 200  # characters of a broker's own words that a message repeats
 # What a person can do about a broker's reason; MQTT 5.0, section 2.4, and CONNACK of
 # 3.1.1, which paho translates.
 REMEDIES = {
@@ -37,8 +39,12 @@ REMEDIES = {
     "Administrative action": "a person or a rule of the broker has ended the link",
     "Connection rate exceeded": "the broker limits how often a client connects",
     "Maximum connect time": "the broker ends links of this age; the next one is made",
-    "Use another server": "the broker wants another address: ask who runs it",
-    "Server moved": "the broker has another address now: ask who runs it",
+    "Use another server": "the broker wants us at another address: write the one that "
+    "it names in broker, or ask who runs it",
+    "Server moved": "the broker has another address now: write the one that it names "
+    "in broker, or ask who runs it",
+    "Bad authentication method": "it wants a sign-in that we do not know: have it take "
+    "user and password, or certificates",
     "Packet too large": "raise the broker's limit for packets, to 128 KiB if you can "
     "(max_packet_size, message_size_limit)",
     "Quota exceeded": "the broker's quota is used up; raise it, or its disk is full",
@@ -156,9 +162,17 @@ def unreached(error: Exception) -> str:
     return f"{said}: {check}" if said else str(error)
 
 
-def in_words(code: ReasonCode) -> str:
-    """A reason code's name, and what a person can do about it."""
-    return with_remedy(code.getName())
+def in_words(code: ReasonCode, given: object = None) -> str:
+    """A reason code's name, what a person can do about it, and the broker's own words.
+
+    Args:
+        code: The reason.
+        given: paho's properties of its packet; None without any.
+    """
+    server = plain(str(getattr(given, "ServerReference", "")))[:SAID]
+    said = plain(str(getattr(given, "ReasonString", "")))[:SAID]
+    named = f"; it names {server}" if server else ""
+    return with_remedy(code.getName()) + named + (f"; it says: {said}" if said else "")
 
 
 def with_remedy(name: str) -> str:

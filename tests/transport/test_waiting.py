@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from patience import patience
-from walls import Listener, SecureFront, pipe
+from walls import Answering, Listener, SecureFront, pipe
 
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport import mqtt
@@ -29,18 +29,6 @@ from edge_sdk.transport.proxy import Proxy
 
 WAIT_S = patience(20.0)
 UNAVAILABLE, BAD_PASSWORD = 0x88, 0x86  # of MQTT 5.0, section 2.4
-
-
-class Answering(Listener):
-    """Answers what comes first, and closes the connection."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
-        super().__init__()
-
-    def serve(self, link: socket.socket) -> None:
-        link.recv(4096)
-        link.sendall(self._answer)
 
 
 class Door(Listener):

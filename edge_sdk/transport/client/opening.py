@@ -14,7 +14,7 @@ from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import Will
 from edge_sdk.transport.client.paho_client import MAX_INCOMING, Client
-from edge_sdk.transport.dialect import Dialect, RefusedError, SilentError
+from edge_sdk.transport.dialect import SLOW, Dialect, RefusedError, SilentError
 from edge_sdk.transport.limits import BrokerLimits
 from edge_sdk.transport.proxy import ProxyError
 from edge_sdk.transport.refusals import PASSING, in_tls_words, in_words, may_pass
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 CONNECT_S = 5.0  # for TCP and TLS
+CONNACK = 0x20  # its first byte
 MAX_QUEUED = 4096  # packets; paho's default has no bound and eats a board's memory
 MAX_INFLIGHT = 64
 MOST_EXPIRY_S = (1 << 32) - 1  # MQTT 5 has 32 bits for it
@@ -61,7 +62,7 @@ def make_client(
         reconnect_on_failure=False,
     )
     client.reasons, client.address = {}, address
-    client.connect_timeout = CONNECT_S
+    client.connect_timeout = CONNECT_S * SLOW.times(address)
     client.max_queued_messages_set(MAX_QUEUED)
     client.max_inflight_messages_set(MAX_INFLIGHT)
     # Made anew for each link: our certificate may have been renewed meanwhile.
@@ -137,6 +138,16 @@ def check_answer(
     for begin, what in _OTHERS.items():
         if client.greeting.startswith(begin):
             raise RefusedError(what)
+    if answer is None and client.greeting and client.greeting[0] != CONNACK:
+        raise RefusedError(
+            f"it answers our CONNECT by {client.greeting!r}, which is no CONNACK: it "
+            "is no MQTT broker; write the port of MQTT (1883, or 8883 with TLS)"
+        )
+    if answer is None and client.malformed:
+        raise SilentError(
+            f"its answer to our CONNECT in MQTT {dialect.value} is none that there is: "
+            f"{client.malformed}; it speaks another version, or is no MQTT broker"
+        )
     if not ended:
         raise SilentError(
             f"it took our CONNECT in MQTT {dialect.value} and said nothing: it is "
@@ -155,7 +166,8 @@ def check_answer(
         raise SilentError(f"it does not speak MQTT {dialect.value}")
     if answer.is_failure:
         passing = answer.value in PASSING
-        raise RefusedError(in_words(answer), answer.value, passing=passing)
+        said = in_words(answer, client.told)
+        raise RefusedError(said, answer.value, passing=passing)
 
 
 # How answers of other servers begin, and what they come to.
@@ -163,6 +175,8 @@ _OTHERS = {
     b"HTTP/": "it answers in HTTP, as web servers and proxies do: write the port of "
     "MQTT (1883, or 8883 with TLS), or ws:// or wss:// with the broker's path",
     b"\x15\x03": "it answers in TLS: write mqtts:// or wss://",
+    b"\xf0": "it asks for a sign-in by AUTH, which we do not know: have it take user "
+    "and password, or certificates",
     b"SSH-": "it answers in SSH: write the port of MQTT (1883, or 8883 with TLS)",
 }
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 MAX_INCOMING = 128 * 1024  # bytes of a packet; ours are smaller
 READ = 256 * 1024  # bytes; four chunks
 UNSPECIFIED = 0x80
+CONNACK, DISCONNECT = 0x20, 0xE0  # first bytes
 SUCCESS = ReasonCode(PacketTypes.PUBACK)
 NO_PROPERTIES = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 
@@ -60,6 +61,8 @@ class Client(paho.Client):
         take: Called with each message that arrives; acknowledges those with a number.
         too_large: Called with topic and bytes of each that is larger than any of ours.
         greeting: The first bytes that came: of another protocol they tell which.
+        malformed: What came last that is no MQTT, in words; empty for nothing.
+        told: Properties of the CONNACK, or of the last DISCONNECT.
     """
 
     reasons: dict[int, int]
@@ -70,7 +73,7 @@ class Client(paho.Client):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.greeting = b""
+        self.greeting, self.malformed, self.told = b"", "", None
         self._arrived = bytearray()
         self._left_out = 0  # bytes to come of a message that is too large
         self._unacknowledged = deque[int]()  # handled here, not yet said to the broker
@@ -157,7 +160,9 @@ class Client(paho.Client):
                     break
                 start = min(end, len(stream))
         except MalformedPacket as error:
-            log.warning("the broker sent what is no MQTT: %s", error)
+            self.malformed = f"{bytes(stream[start : start + 16])!r} ({error})"
+            level = logging.WARNING if self.is_connected() else logging.DEBUG
+            log.log(level, "the broker sent what is no MQTT: %s", self.malformed)
             failed = MQTTErrorCode.MQTT_ERR_PROTOCOL
         except Exception:  # an escape would end paho's thread and leave us deaf
             log.exception("a packet of the broker could not be handled")
@@ -171,8 +176,11 @@ class Client(paho.Client):
             five = self._protocol == MQTTProtocolVersion.MQTTv5
             self.take(published(self._arrived, first, begin, end, properties=five))
             return MQTTErrorCode.MQTT_ERR_SUCCESS
+        body = self._arrived[begin:end]
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            _make_known(first, body)
         self._in_packet["command"] = first
-        self._in_packet["packet"] = self._arrived[begin:end]
+        self._in_packet["packet"] = body
         self._in_packet["remaining_length"] = end - begin
         return self._packet_handle()
 
@@ -207,7 +215,7 @@ class Client(paho.Client):
         if (
             self._protocol == MQTTProtocolVersion.MQTTv5
             and len(packet) > 2
-            and not _in_place(cmd, packet[2])
+            and not _has(getattr(PacketTypes, cmd), packet[2])
         ):
             self.reasons[mid] = packet[2]
             body = bytearray(packet)
@@ -250,6 +258,24 @@ def _is_short(first: int) -> bool:
     return first & 0xF0 == PUBLISH and first & 0x06 in (0, 2)
 
 
-def _in_place(cmd: str, reason: int) -> bool:
-    kind = PacketTypes.PUBACK if cmd == "PUBACK" else PacketTypes.PUBCOMP
+def _make_known(first: int, body: bytearray) -> None:
+    """Name a reason that MQTT 5 does not have, and put "unspecified" in its place.
+
+    paho takes the packet for malformed: the link then ends for another reason.
+    """
+    kind, place = first >> 4, int(first == CONNACK)
+    if first not in (CONNACK, DISCONNECT) or len(body) <= 2 * place:
+        return  # without a reason; or a CONNACK of MQTT 3.1.1
+    if not _has(kind, body[place]):
+        what = "ends the link" if first == DISCONNECT else "answers our CONNECT"
+        log.warning(
+            "the broker %s for reason %d, which MQTT does not have: look for it in the "
+            "broker's manual",
+            *(what, body[place]),
+        )
+        body[place] = UNSPECIFIED
+
+
+def _has(kind: int, reason: int) -> bool:
+    """Return whether a kind of packet may have a reason code."""
     return any(kind in places for places in ReasonCode.names.get(reason, {}).values())
