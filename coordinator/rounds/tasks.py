@@ -111,6 +111,7 @@ def order_for(
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
+    rate = training.rate_at(round_no, settings.rounds)
     rule: LocalRule
     match algorithm.evidence if round_no == 0 else None:
         case LayerSensitivity(own_epochs, prune_rate, spill):
@@ -136,6 +137,8 @@ def order_for(
             if isinstance(rule, Nested | Sandwich):
                 nested = structs.replace(rule, members=list(inside))
                 rule = nested if inside else Frozen()
+            if not rate:  # a round that recalibrates: the own network's statistics
+                rule = Frozen()
     power = rule.power if isinstance(rule, TopK) else training.power
     powered = isinstance(rule, (TopK, *FROZEN)) and not isinstance(rule, Controlled)
     return TaskOrder(
@@ -148,7 +151,7 @@ def order_for(
         training=Training(
             epochs=epochs,
             batch_size=training.batch_size or batch_size,
-            learning_rate=training.rate_at(round_no, settings.rounds),
+            learning_rate=rate,
             momentum=training.momentum if round_no else 0.0,
             weight_decay=training.weight_decay,
             max_steps=max_steps,

@@ -9,9 +9,11 @@ from coordinator.algorithms.privacy import PrivateRun, check_private
 from coordinator.settings.statistics import DriftSettings
 from coordinator.settings.training import TrainingSettings
 from edge_sdk.errors import SettingsError
-from edge_sdk.wire.rules import Controlled
+from edge_sdk.wire.rules import Controlled, Frozen, Nested, Proximal, Sandwich
 
 __all__ = ["check_algorithm_fits", "check_drift", "check_endless"]
+
+_FROZEN = (Frozen, Nested, Proximal, Sandwich)  # rules that train the kept values
 
 
 class EndlessSettings(Protocol):
@@ -74,6 +76,7 @@ def check_algorithm_fits(
             f"step of {algorithm.name}",
             remedy='Take aggregate = "mean", or an algorithm that keeps no state.',
         )
+    _check_recalibration(algorithm, settings, where)
     power = settings.training.power
     if power != 1 and isinstance(algorithm.local(RoundContext(1, 1, 1.0)), Controlled):
         raise SettingsError(
@@ -94,6 +97,33 @@ def check_algorithm_fits(
             f"{where}key training.power: {algorithm.name} moves its masks, and a "
             "weight that enters a mask at 0 does not move under a power",
             remedy="Take power = 1, or an algorithm with frozen masks.",
+        )
+
+
+def _check_recalibration(
+    algorithm: Algorithm, settings: FitSettings, where: str
+) -> None:
+    """Refuses rounds that move no weight where there is no last round, or no other.
+
+    Raises:
+        SettingsError: Names the key and the remedy.
+    """
+    last, rounds = settings.training.recalibrate, settings.rounds
+    key = f"{where}key training.recalibrate: "
+    if not last:
+        return
+    if last >= rounds:
+        raise SettingsError(
+            f"{key}the last {last} of {rounds or 'endless'} rounds move no weight",
+            remedy="Set rounds to more than recalibrate, or recalibrate to 0.",
+        )
+    stays = algorithm.revise is keep_masks and algorithm.redraw is None
+    rule = algorithm.local(RoundContext(1, rounds, 1.0))
+    if not stays or algorithm.init_state or not isinstance(rule, _FROZEN):
+        raise SettingsError(
+            f"{key}{algorithm.name} moves its masks, or remembers what would move its "
+            "model all the same",
+            remedy="Set recalibrate to 0, or take an algorithm with frozen masks.",
         )
 
 

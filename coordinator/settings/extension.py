@@ -68,5 +68,5 @@ def extended(
     """
     if more <= rounds or not rounds:
         return rounds, training
-    horizon = training.horizon or rounds
+    horizon = training.horizon or rounds - training.recalibrate
     return more, msgspec.structs.replace(training, horizon=horizon, hold=True)

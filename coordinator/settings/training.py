@@ -43,6 +43,9 @@ class TrainingSettings(
         period: Rounds of one cosine; 0 takes T.
         hold: Whether an exponential stays at `rate_end` after a `horizon`, rather than
             falling on. A run without a last round, and one that was extended, does.
+        recalibrate: Last rounds that move no weight: devices measure the running
+            statistics of batch norm anew, of the model as it is. They are among the
+            run's rounds, and the rate falls in those before. For masks that stay.
     """
 
     epochs: Positive = 1
@@ -59,16 +62,22 @@ class TrainingSettings(
     schedule: Literal["exponential", "constant", "cosine"] = "exponential"
     period: Annotated[int, Meta(ge=0)] = 0
     hold: bool = False
+    recalibrate: Annotated[int, Meta(ge=0)] = 0
 
     def rate_at(self, round_no: int, rounds: int) -> float:
         """Learning rate of round 1, 2, ...; the warm-up has that of round 1.
+
+        It is 0 in rounds that recalibrate.
 
         Args:
             round_no: The round.
             rounds: Of the whole run; 0 where it has no last round.
         """
         fallen = max(round_no - 1 - self.lag, 0)
-        over = max((self.horizon or rounds) - 1, 1)
+        moving = rounds - self.recalibrate
+        if self.recalibrate and round_no > moving:
+            return 0.0
+        over = max((self.horizon or moving) - 1, 1)
         if self.schedule == "constant":
             return float(self.rate)
         if self.schedule == "cosine":

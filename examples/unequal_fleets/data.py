@@ -50,6 +50,7 @@ class DataSet:
         cohort: Updates per round.
         batch: Examples per step.
         read: (folder of its files, seed) -> examples in devices' hands.
+        recalibrate: Of the rounds, so many last ones measure batch norm's statistics.
     """
 
     task: str
@@ -57,6 +58,7 @@ class DataSet:
     cohort: int
     batch: int
     read: Callable[[Path, int], Federated]
+    recalibrate: int = 0
 
 
 def split(
@@ -111,7 +113,7 @@ def _spoken(folder: Path) -> Grouped:
 SETS = {
     "digits": DataSet("digits", 40, 10, 8, partial(_by_classes, "digits", 20)),
     "watch": DataSet("watch", 40, 8, 16, partial(by_people, _watch)),
-    "spoken": DataSet("spoken", 20, 6, 16, partial(by_people, _spoken)),
+    "spoken": DataSet("spoken", 20, 6, 16, partial(by_people, _spoken), 2),
     "mnist": DataSet("mnist", 40, 10, 32, partial(_by_classes, "mnist", 100)),
     "fashion": DataSet("fashion", 40, 10, 32, partial(_by_classes, "fashion", 100)),
 }

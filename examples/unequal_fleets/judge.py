@@ -81,6 +81,7 @@ def run(job: Job, files: Path, results: Path) -> dict[str, Any]:
                 "rate_end": rate / 10,
                 "momentum": job.rate.momentum,
                 "batch_size": data.batch,
+                "recalibrate": data.recalibrate,
             },
             evaluate_every=job.rounds,
             folder=folder,

@@ -82,6 +82,18 @@ def test_a_power_and_a_bound_are_asked_of_frozen_masks_and_never_of_a_warm_up() 
     assert an_order(4).training.power is UNSET
 
 
+def test_a_round_that_recalibrates_is_of_the_own_network_and_moves_nothing() -> None:
+    training = structs.replace(SETTINGS.training, recalibrate=2)
+    asked = partial(an_order, settings=structs.replace(SETTINGS, training=training))
+    for algorithm in ("flash", "flash-edge", "fjord", "fedprox"):
+        for no in (9, 10):
+            order = asked(no, algorithm)
+            assert (order.rule, order.training.learning_rate) == (Frozen(), 0.0)
+            assert unpack(pack(order), TaskOrder) == order
+    assert asked(8).training.learning_rate == pytest.approx(0.001)
+    assert asked(0).training.learning_rate == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("algorithm", ["flash", "flash-edge", "salientgrads"])
 def test_momentum_is_asked_of_rounds_and_never_of_a_warm_up(algorithm: str) -> None:
     settings = structs.replace(SETTINGS, training=TrainingSettings(momentum=0.9))

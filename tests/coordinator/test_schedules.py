@@ -9,7 +9,7 @@ from msgspec import structs
 
 from coordinator.algorithms.load import load_algorithm
 from coordinator.settings import TrainingSettings
-from coordinator.settings.checks import check_endless
+from coordinator.settings.checks import check_algorithm_fits, check_endless
 from coordinator.settings.extension import (
     extended,
     extended_rounds,
@@ -51,6 +51,42 @@ def test_a_cosine_begins_anew_with_each_period() -> None:
     assert found[4:8] == pytest.approx(found[:4])
     whole = TrainingSettings(rate=0.5, rate_end=0.1, schedule="cosine")
     assert rates(whole, 5, 5)[0::2] == pytest.approx([0.5, 0.3, 0.1])
+
+
+def test_rounds_that_recalibrate_move_nothing_after_the_rate_has_fallen() -> None:
+    last = structs.replace(FALLING, recalibrate=2)
+    assert rates(last, 5, 6) == pytest.approx([0.4, 0.2, 0.1, 0.0, 0.0, 0.0])
+    longer, training = extended(5, last, 7)
+    assert rates(training, longer, 7) == pytest.approx([0.4, 0.2, 0.1, 0.1, 0.1, 0, 0])
+    assert 0.0 not in rates(structs.replace(last, schedule="constant"), 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rounds", "said"),
+    [
+        ("flash", 2, "the last 2 of 2 rounds move no weight"),
+        ("flash", 0, "the last 2 of endless rounds move no weight"),
+        ("jmwst", 9, "jmwst moves its masks"),
+        ("fedavgm", 9, "fedavgm moves its masks, or remembers"),
+        ("zerofl", 9, "zerofl moves its masks"),
+        ("scaffold", 9, "scaffold moves its masks, or remembers"),
+    ],
+)
+def test_what_does_not_go_with_recalibration_is_named(
+    algorithm: str, rounds: int, said: str
+) -> None:
+    training = structs.replace(FALLING, recalibrate=2, horizon=3)
+    settings = RunSettings(
+        federation="f", task="digits", evaluation="x", densities=[0.4], rounds=rounds,
+        training=training,
+    )  # fmt: skip
+    with pytest.raises(SettingsError, match=said) as caught:
+        check_algorithm_fits(load_algorithm(algorithm), settings)
+    assert "key training.recalibrate" in str(caught.value)
+    assert caught.value.help
+    for fits in ("flash", "flash-edge", "fjord", "heterofl", "fedprox", "fedavg"):
+        more = structs.replace(settings, rounds=9)
+        check_algorithm_fits(load_algorithm(fits), more)
 
 
 def test_an_extended_run_goes_on_where_its_rate_was() -> None:

@@ -211,6 +211,26 @@ def test_norm_statistics_are_those_of_the_own_network() -> None:
 
 
 @engines
+def test_a_rate_of_zero_moves_norm_statistics_alone(engine: str) -> None:
+    parts = nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)
+    if engine == "program":
+        if reason := unavailable_reason():
+            pytest.skip(reason)
+        net = nn.Sequential(*parts)
+        model: TrainingModel = on_program(net, OWN, X.astype(np.float32), Y)
+    else:
+        model = masked_model(nn.Sequential(*parts), OWN)
+    before, kept = model.dense(), model.values()["0.weight"].copy()
+    before = {n: a.copy() for n, a in before.items()}
+    plan = Training(4, 8, 0.0, momentum=0.9, weight_decay=0.1)
+    train(model, TASK, examples(), plan)
+    after = model.dense()
+    assert model.values()["0.weight"].tobytes() == kept.tobytes()
+    moved = {n for n in after if not np.array_equal(after[n], before[n])}
+    assert moved == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+@engines
 def test_with_batch_norm_a_value_takes_the_sum_of_all_networks(engine: str) -> None:
     both, plan = np.arange(8), Training(1, 8, 0.1)
     parts = nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)

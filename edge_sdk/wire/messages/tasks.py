@@ -38,13 +38,14 @@ class Training(Struct, frozen=True):
     """Local training: SGD on the task's loss.
 
     `max_steps` bounds one task's steps (0: whole epochs); `seed` orders the examples.
+    A `learning_rate` of 0 moves no weight: norm statistics alone are measured.
     `power` has the kept values trained as a power of what SGD moves (absent: 1);
     `clip` bounds the norm of a step's gradient (absent: no bound).
     """
 
     epochs: Annotated[int, Meta(ge=1)]
     batch_size: Annotated[int, Meta(ge=1)]
-    learning_rate: Annotated[float, Meta(gt=0)]
+    learning_rate: Annotated[float, Meta(ge=0)]
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     max_steps: Count = 0
