@@ -52,9 +52,14 @@ REMEDIES = {
     "Server busy": "the broker has no room for more clients",
     "Unsupported protocol version": "it speaks neither MQTT 5 nor 3.1.1",
     "Banned": "the broker has banned us",
+    "Topic name invalid": "the broker does not take this topic; allow it there",
+    "Topic filter invalid": "the broker does not take this filter; allow it there",
+    "QoS not supported": "name the broker in broker_profile, or raise its highest QoS",
+    "Retain not supported": "allow retained messages, or name it in broker_profile",
+    "Implementation specific error": "look for our client id in the broker's log",
     "Keep alive timeout": "the link or this machine stood still for too long",
     "Message rate too high": "the broker limits our rate; raise its limit",
-    "Wildcard subscriptions not supported": "a coordinator needs topic filters with +; "
+    "Wildcard subscription not supported": "a coordinator needs topic filters with +; "
     "allow them, or take another broker",
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from brokers import mosquitto
 from limiting import LimitingBroker
+from paho.mqtt.reasoncodes import ReasonCode
 from patience import patience
 from walls import Answering, Listener, pipe
 from whole_run import run_through
@@ -23,6 +24,7 @@ from edge_sdk.transport.limits import PROFILES
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.open_link import open_link
+from edge_sdk.transport.refusals import REMEDIES
 
 WAIT_S = patience(20.0)
 
@@ -71,6 +73,11 @@ def test_an_answer_that_lets_nobody_in_is_named_with_the_brokers_words(
         refused = refusal(Address("127.0.0.1", broker.port))
     with pytest.raises(RefusedError, match=said):
         raise refused
+
+
+def test_each_remedy_is_of_a_reason_that_there_is() -> None:
+    names = {name for places in ReasonCode.names.values() for name in places}
+    assert set(REMEDIES) <= names
 
 
 def test_an_answer_that_is_none_is_shown() -> None:
