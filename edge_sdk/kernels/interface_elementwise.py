@@ -29,7 +29,8 @@ ACTIVATIONS: Final = (
     *("affine", "relu", "hardtanh", "leaky_relu", "gelu", "gelu_tanh"),
     *("silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
     *("elu", "softplus", "mish", "exp", "log", "sqrt", "reciprocal", "abs"),
-    *("power", "greater", "equal"),
+    *("power", "sin", "cos", "erf", "greater", "equal"),
+    *("trunc", "floor", "round", "stop"),
 )
 BINARY: Final = ("add", "subtract", "multiply")
 

@@ -30,6 +30,9 @@ def check(program: TrainingProgram) -> None:
         if not (parameter.buffer and 0 in parameter.shape):  # an empty one may travel
             _sane(parameter.shape, f"parameter {parameter.name}")
     _check_shared(program)
+    told, count = program.returns, len(program.evaluation.outputs)
+    if len(told or ("",)) != count or (any(told) and len({*told, ""}) <= count):
+        raise EngineError("the program's predictions and their names do not fit")
     for constant in program.constants:
         _sane(constant.shape, "a constant")
         if len(constant.data) != _BYTES * math.prod(constant.shape):

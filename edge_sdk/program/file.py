@@ -21,7 +21,9 @@ from edge_sdk.program.graph import TrainingProgram
 __all__ = ["MOST_BYTES", "pack_program", "unpack_program"]
 
 _MAGIC: Final = b"FLEPROG\n"
-_PLAIN, _SHARED = 1, 2  # the second where parameters have two names
+# The second where parameters have two names, the third where there are several
+# predictions, or one in a tuple or a dict.
+_PLAIN, _SHARED, _SEVERAL = 1, 2, 3
 _HEAD: Final = struct.Struct("<8sII32s")
 MOST_BYTES: Final = 16 << 20
 _REMEDY: Final = "Restart the coordinator: it checks its copy, and makes it again."
@@ -39,9 +41,12 @@ def pack_program(program: TrainingProgram) -> bytes:
         fields["constants"] = program.constants
     if program.shared:
         fields["shared"] = program.shared
+    if program.returns:
+        fields["returns"] = program.returns
     body = msgspec.msgpack.encode(fields)
     digest = hashlib.sha256(body).digest()
     version = _SHARED if program.shared else _PLAIN
+    version = _SEVERAL if program.returns else version
     return _HEAD.pack(_MAGIC, version, len(body), digest) + body
 
 
@@ -57,8 +62,8 @@ def unpack_program(data: bytes) -> TrainingProgram:
     magic, version, size, digest = _HEAD.unpack_from(data)
     if magic != _MAGIC:
         raise _refused("it is no program")
-    if version not in {_PLAIN, _SHARED}:
-        why = f"it has version {version}, this runtime reads 1 and 2"
+    if version not in {_PLAIN, _SHARED, _SEVERAL}:
+        why = f"it has version {version}, this runtime reads 1 to {_SEVERAL}"
         raise _refused(why, _UPDATE)
     body = data[_HEAD.size :]
     if len(body) != size or hashlib.sha256(body).digest() != digest:

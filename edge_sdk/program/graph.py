@@ -8,7 +8,9 @@ is derived where they run. Shapes are those of one sample.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "Constant",
@@ -138,6 +140,8 @@ class TrainingProgram:
         constants: What is the same on every device and never moves.
         shared: (number, number of the first) of parameters that are an earlier one
             under a further name; operations read the first.
+        returns: Names of the predictions of a model that returns a dict; of one that
+            returns a tuple an empty name for each; none where it returns one tensor.
     """
 
     parameters: tuple[Parameter, ...]
@@ -145,6 +149,15 @@ class TrainingProgram:
     evaluation: Graph
     constants: tuple[Constant, ...] = ()
     shared: tuple[tuple[int, int], ...] = ()
+    returns: tuple[str, ...] = ()
+
+    def returned(self, outputs: Sequence[Any]) -> Any:
+        """The evaluation graph's outputs in the form in which the model has them."""
+        if not self.returns:
+            return outputs[0]
+        if not any(self.returns):
+            return tuple(outputs)
+        return dict(zip(self.returns, outputs, strict=True))
 
     @property
     def slots(self) -> tuple[Parameter, ...]:

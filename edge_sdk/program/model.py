@@ -199,17 +199,17 @@ class ProgramModel:
             self.memory.state[name] += 1
         return loss
 
-    def predict(self, inputs: Array, *, micro_batch: int = 0) -> Array:
-        """Predictions in evaluation mode, (N, ...)."""
-        graph = self.program.evaluation
+    def predict(self, inputs: Array, *, micro_batch: int = 0) -> Any:
+        """Predictions in evaluation mode, (N, ...), or a tuple or a dict of them."""
+        graph, kind = self.program.evaluation, self.weight_vector.dtype
         self._fits(graph, (inputs,))
         samples = len(inputs)
-        shape = graph.tensors[graph.outputs[0]].shape
-        out = np.empty((samples, *shape), self.weight_vector.dtype)
+        shapes = [graph.tensors[t].shape for t in graph.outputs]
+        out = [np.empty((samples, *shape), kind) for shape in shapes]
         chunk = min(micro_batch or samples, samples)
         run = self._ready("evaluation", samples, chunk)
-        run.run((inputs, out), samples, self.threads)
-        return out
+        run.run((inputs, *out), samples, self.threads)
+        return self.program.returned(out)
 
     def load(self, values: Mapping[str, Array], dense: Mapping[str, Array]) -> None:
         """Takes over kept values (nnz,) per masked layer and every dense entry.

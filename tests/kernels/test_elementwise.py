@@ -39,6 +39,13 @@ CASES: dict[str, tuple[Function, float, float]] = {
     "softplus": (lambda x: F.softplus(x, 2.0, 9.0), 2.0, 9.0),
     "mish": (F.mish, 0, 0),
     "abs": (torch.abs, 0, 0),
+    "sin": (torch.sin, 0, 0),
+    "cos": (torch.cos, 0, 0),
+    "erf": (torch.erf, 0, 0),
+    "trunc": (lambda x: torch.trunc(x) + (x * 0).nan_to_num(), 0, 0),
+    "floor": (lambda x: torch.floor(x) + (x * 0).nan_to_num(), 0, 0),
+    "round": (lambda x: torch.round(x) + (x * 0).nan_to_num(), 0, 0),
+    "stop": (lambda x: x.detach() + (x * 0).nan_to_num(), 0, 0),
     "greater": (lambda x: (x > 0.5) + (x * 0).nan_to_num(), 0.5, 0),
     "equal": (lambda x: (x == 3.0) + (x * 0).nan_to_num(), 3.0, 0),
 }

@@ -59,7 +59,7 @@ def sealed(body: bytes, *, magic: bytes = b"FLEPROG\n", version: int = 1) -> byt
     [
         (b"", "0 bytes"),
         (sealed(b"", magic=b"GGUFGGUF"), "no program"),
-        (sealed(b"\x80", version=3), "version 3, this runtime reads 1 and 2"),
+        (sealed(b"\x80", version=4), "version 4, this runtime reads 1 to 3"),
         (pack_program(PROGRAM)[:-1], "damaged"),
         (sealed(b"\x80"), "missing required field"),
         (sealed(b"\xc1" * 9), "MessagePack"),
@@ -90,6 +90,20 @@ def test_a_weight_of_two_names_is_told_to_older_runtimes_by_the_version() -> Non
     for wrong in ((0, 0), (1, 0), (len(PROGRAM.parameters), 1), (-1, 0), (99, 0)):
         with pytest.raises(EngineError, match="parameters of two names"):
             check(replace(twice, shared=(wrong,)))
+
+
+@pytest.mark.parametrize("returns", [("",), ("logits",)])
+def test_the_form_of_predictions_is_told_to_older_runtimes_by_the_version(
+    returns: tuple[str, ...],
+) -> None:
+    program = replace(PROGRAM, returns=returns)
+    data = pack_program(program)
+    assert data[8:12] == b"\x03\0\0\0"
+    assert unpack_program(data) == program
+    assert program.returned([7]) == ({"logits": 7} if returns[0] else (7,))
+    for wrong in (returns * 2, ("logits", ""), ("logits", "box")):
+        with pytest.raises(EngineError, match="predictions and their names"):
+            check(replace(program, returns=wrong))
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from beside_torch import Case
+from beside_torch import Case, loaded
 from plain_models import N, Plain, classes, copies, error_of
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.program.capture import capture
+from edge_sdk.sparse import Mask
 
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels")
 
@@ -103,12 +105,122 @@ def triplet() -> Case:
     )
 
 
-MODELS = [smoothed, focal, quantile, dice, gaussian, knowledge, triplet]
+def two_heads(*, named: bool) -> Case:
+    """Classes and positions packed into one array of targets."""
+
+    def run(m: Any, x: torch.Tensor) -> Any:
+        h = F.relu(m.body(x))
+        both = m.kind(h), m.place(h)
+        return {"kind": both[0], "place": both[1]} if named else both
+
+    def loss(out: Any, y: torch.Tensor) -> torch.Tensor:
+        kind, place = (out["kind"], out["place"]) if named else out
+        return F.cross_entropy(kind, y[:, 0].long()) + 0.5 * F.mse_loss(place, y[:, 1:])
+
+    body, kind, place = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 2)
+    y = torch.cat([torch.randint(0, 4, (N, 1)).float(), torch.randn(N, 2)], 1)
+    model = Plain(run, body=body, kind=kind, place=place)
+    return Case(model, torch.randn(N, 6), y, loss)
+
+
+def named_heads() -> Case:
+    return two_heads(named=True)
+
+
+def several_heads() -> Case:
+    return two_heads(named=False)
+
+
+def divergence_of_two() -> Case:
+    """An autoencoder that returns its code's mean and spread beside the copy."""
+
+    def run(m: Any, x: torch.Tensor) -> Any:
+        mean, spread = m.mean(x), m.spread(x)
+        return m.decode(mean + 0.3 * torch.exp(0.5 * spread)), mean, spread
+
+    def loss(out: Any, y: torch.Tensor) -> torch.Tensor:
+        copy, mean, spread = out
+        apart = -0.5 * torch.sum(1 + spread - mean**2 - spread.exp(), dim=1)
+        return F.mse_loss(copy, y) + 1e-2 * torch.mean(apart)
+
+    layers = {"mean": nn.Linear(6, 3), "spread": nn.Linear(6, 3)}
+    return copies(Plain(run, decode=nn.Linear(3, 6), **layers), 6, loss=loss)
+
+
+def heads_loss(loss: Any) -> Case:
+    case = classes(nn.Sequential(nn.Linear(6, 8), nn.ELU(), nn.Linear(8, 4)), 6)
+    return Case(case.model, case.inputs, case.targets, loss)
+
+
+def picked() -> Case:
+    """Focal, by the label's own logarithm."""
+
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        own = F.log_softmax(out, 1).gather(1, y.unsqueeze(1)).squeeze(1)
+        return -((1 - own.exp()) ** 2 * own).mean()
+
+    return heads_loss(loss)
+
+
+def one_less() -> Case:
+    """A share of overlap, taken from one; the mean is made of all of it."""
+
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        p, t = out.softmax(1), F.one_hot(y, 4).float()
+        share = ((p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
+        terms = [F.cross_entropy(out, y), (1 - share.mean()) + 2]
+        return sum(terms).mean()
+
+    return heads_loss(loss)
+
+
+def alike() -> Case:
+    """Cosines and hyperbolic functions."""
+
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        apart = 1 - F.cosine_similarity(out, F.one_hot(y, 4).float(), dim=1)
+        return apart.mean() + torch.log(torch.cosh(out)).mean()
+
+    return heads_loss(loss)
+
+
+MODELS = [smoothed, focal, quantile, dice, gaussian, knowledge, triplet, named_heads,
+          several_heads, divergence_of_two, picked, one_less, alike]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda m: m.__name__)
 def test_it_trains_as_torch_does(make: Callable[[], Case]) -> None:
     assert error_of(make) < 1e-4
+
+
+@pytest.mark.parametrize("make", [named_heads, several_heads])
+def test_predictions_have_the_form_that_the_model_gives_them(
+    make: Callable[[], Case],
+) -> None:
+    case = make()
+    found = loaded(case, Mask({})).predict(case.inputs.numpy())
+    expected = case.model.eval()(case.inputs)
+    ours, theirs = tree_flatten(found), tree_flatten(expected)
+    assert ours[1] == theirs[1]
+    for one, two in zip(ours[0], theirs[0], strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [lambda y: (y, None), lambda y: [y, (y, y)], lambda y: {1: y}, lambda y: (y, 3)],
+    ids=["none", "nested", "number", "whole"],
+)
+def test_predictions_of_another_form_are_refused_in_words(
+    give: Callable[[torch.Tensor], Any],
+) -> None:
+    def loss(out: Any, y: torch.Tensor) -> torch.Tensor:
+        first = next(iter(out.values())) if isinstance(out, dict) else out[0]
+        return F.cross_entropy(first, y)
+
+    model = Plain(lambda m, x: give(m.layer(x)), layer=nn.Linear(4, 3))
+    with pytest.raises(EngineError, match="neither a tensor of the batch, nor a tuple"):
+        capture(model, loss, torch.randn(N, 4), torch.arange(N) % 3)
 
 
 def test_random_numbers_other_than_dropout_are_refused_by_name() -> None:

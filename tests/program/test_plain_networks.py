@@ -208,7 +208,59 @@ def tied_decoder() -> Case:
     return copies(model, 8)
 
 
+def waves() -> Case:
+    """Functions of each value, and an input that holds categories beside numbers."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        kind = m.kind(x[:, 0].long().clamp(0, 2))
+        x = torch.cat([x[:, 1:], torch.sin(x[:, 1:] @ m.table), kind], 1)
+        x = m.one(x)
+        x = 0.5 * x * (1 + torch.erf(x / 2**0.5)) + torch.cos(3 * x).ceil() / 9
+        x = torch.maximum(torch.sinh(x / 3), torch.tan(x / 5))
+        return m.two(torch.clamp(x, max=x.mean(1, keepdim=True) + 0.1))
+
+    model = Plain(
+        run, one=nn.Linear(13, 8), two=nn.Linear(8, 4), kind=nn.Embedding(3, 3)
+    )
+    model.register_buffer("table", torch.randn(5, 5))
+    x = torch.cat([torch.randint(0, 3, (N, 1)) + 0.4, torch.randn(N, 5)], 1)
+    return Case(model, x, torch.randint(0, 4, (N,)))
+
+
+def straight_through() -> Case:
+    """Rounded values whose gradient passes, and statistics that have none."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = m.one(x)
+        with torch.no_grad():
+            scale = x.abs().amax(1, keepdim=True) / 7
+            offset = x.mean(1, keepdim=True)
+        rounded = ((x - offset) / scale).round() * scale + offset
+        x = x + (rounded - x).detach()
+        return m.two(F.relu(x) * torch.sign(x.sum(1, keepdim=True)).detach())
+
+    return classes(Plain(run, one=nn.Linear(6, 8), two=nn.Linear(8, 4)), 6)
+
+
+def pairs() -> Case:
+    """Two images of one example through the same layers; distances to points."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = m.body(x.reshape(len(x) * 2, 1, 6, 6)).reshape(len(x), 2, 8)
+        return m.head(torch.cdist(x, m.points).flatten(1))
+
+    layers = nn.Conv2d(1, 4, 3), nn.PReLU(4), nn.Flatten(), nn.Linear(64, 8), nn.PReLU()
+    body = nn.Sequential(*layers)
+    model = Plain(
+        run, body=body, head=nn.Linear(6, 4), points=nn.Parameter(torch.randn(3, 8))
+    )
+    return classes(model, 2, 1, 6, 6)
+
+
 MODELS = [
+    waves,
+    straight_through,
+    pairs,
     squeeze_excite,
     mixer,
     video,

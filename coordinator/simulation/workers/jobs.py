@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
 
 import torch
+from torch.utils._pytree import tree_map
 
 from coordinator.simulation.workers.engine import Engine
 from coordinator.simulation.workers.interface import (
@@ -139,7 +140,8 @@ class JobRunner:
 def _predict(model: ProgramModel | MaskedModel) -> Predict:
     """Outputs of a batch in evaluation mode."""
     if isinstance(model, ProgramModel):
-        return lambda inputs: torch.from_numpy(model.predict(inputs.numpy()))
+        own = model
+        return lambda inputs: tree_map(torch.from_numpy, own.predict(inputs.numpy()))
     return model.train(False)  # noqa: FBT003 - as in torch
 
 

@@ -237,17 +237,55 @@ struct Activation<FE_POWER> {
   }
 };
 template <>
-struct Activation<FE_GREATER> {
-  static constexpr int kSaves = FE_SAVES_NOTHING;
-  static FE_INLINE V value(V x, const Constants& c) { return x > c.a ? constant<V>(1) : V{}; }
-  static FE_INLINE V gradient(V, V, const Constants&) { return V{}; }
+struct Activation<FE_SIN> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return sine(x, 0); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) { return times(dy, sine(x, 1)); }
 };
 template <>
-struct Activation<FE_EQUAL> {
+struct Activation<FE_COS> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return sine(x, 1); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) { return times(dy, -sine(x, 0)); }
+};
+template <>
+struct Activation<FE_ERF> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return error_function(x); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    return dy * constant<V>(1.12837916709551257390) * exponential(-x * x);
+  }
+};
+
+// What has no gradient: F::of(x, a), and f of each lane by itself.
+template <class F>
+struct Flat {
   static constexpr int kSaves = FE_SAVES_NOTHING;
-  static FE_INLINE V value(V x, const Constants& c) { return x == c.a ? constant<V>(1) : V{}; }
+  static FE_INLINE V value(V x, const Constants& c) { return F::of(x, c.a); }
   static FE_INLINE V gradient(V, V, const Constants&) { return V{}; }
 };
+template <real (*f)(real)>
+struct EachLane {
+  static FE_INLINE V of(V x, V) {
+    for (int i = 0; i < kMaxVl; i++) x[i] = f(x[i]);
+    return x;
+  }
+};
+struct Greater {
+  static FE_INLINE V of(V x, V a) { return x > a ? constant<V>(1) : V{}; }
+};
+struct Equal {
+  static FE_INLINE V of(V x, V a) { return x == a ? constant<V>(1) : V{}; }
+};
+struct Itself {
+  static FE_INLINE V of(V x, V) { return x; }
+};
+template <> struct Activation<FE_GREATER> : Flat<Greater> {};
+template <> struct Activation<FE_EQUAL> : Flat<Equal> {};
+template <> struct Activation<FE_TRUNC> : Flat<EachLane<std::trunc>> {};
+template <> struct Activation<FE_FLOOR> : Flat<EachLane<std::floor>> {};
+template <> struct Activation<FE_ROUND> : Flat<EachLane<std::nearbyint>> {};
+template <> struct Activation<FE_STOP> : Flat<Itself> {};
 
 }  // namespace
 }  // namespace fe

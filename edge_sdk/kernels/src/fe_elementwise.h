@@ -11,13 +11,15 @@ extern "C" {
 
 // a and b: FE_AFFINE y = a x + b; FE_HARDTANH y = min(max(x, a), b); FE_LEAKY_RELU slope a;
 // FE_ELU alpha and scale; FE_SOFTPLUS beta and threshold; FE_POWER exponent a; FE_GREATER and
-// FE_EQUAL 1 where x > a or x == a, else 0, without a gradient.
+// FE_EQUAL 1 where x > a or x == a, else 0; FE_ROUND half to even; FE_STOP x itself. The
+// last six have no gradient.
 enum {
   FE_AFFINE = 0, FE_RELU = 1, FE_HARDTANH = 2, FE_LEAKY_RELU = 3, FE_GELU = 4, FE_GELU_TANH = 5,
   FE_SILU = 6, FE_HARDSWISH = 7, FE_HARDSIGMOID = 8, FE_SIGMOID = 9, FE_TANH = 10,
   FE_ELU = 11, FE_SOFTPLUS = 12, FE_MISH = 13, FE_EXP = 14, FE_LOG = 15, FE_SQRT = 16,
-  FE_RECIPROCAL = 17, FE_ABS = 18, FE_POWER = 19, FE_GREATER = 20, FE_EQUAL = 21,
-  FE_ACTIVATIONS = 22
+  FE_RECIPROCAL = 17, FE_ABS = 18, FE_POWER = 19, FE_SIN = 20, FE_COS = 21, FE_ERF = 22,
+  FE_GREATER = 23, FE_EQUAL = 24, FE_TRUNC = 25, FE_FLOOR = 26, FE_ROUND = 27, FE_STOP = 28,
+  FE_ACTIVATIONS = 29
 };
 enum { FE_SAVES_NOTHING = 0, FE_SAVES_INPUT = 1, FE_SAVES_OUTPUT = 2 };
 

@@ -6,6 +6,7 @@ and products of matrices); what has no row then is refused.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -14,9 +15,17 @@ from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import PLAIN
+from edge_sdk.program.capture.steps import unary
 from edge_sdk.program.capture.table import ROWS
 
 __all__ = ["emit"]
+
+_NO_GRAD = "wrap_with_set_grad_enabled"  # torch's name of `with torch.no_grad()`
+# What leaves a loss, which is one number, what it is.
+_PASSED = frozenset(
+    ("mean", "sum", "clone", "alias", "contiguous", "to", "_to_copy", "squeeze", "view")
+)
 
 
 def emit(
@@ -43,6 +52,12 @@ def emit(
         return
     if builder.constants.evaluated(node, name, lambda n: env.get(n, n)):
         return
+    if name == _NO_GRAD:
+        _inlined(builder, call, env)
+        return
+    if first in builder.scalars and name in _PASSED:
+        builder.take(node, first)
+        return
     row = ROWS.get(name[:-1] if in_place else name)
     if in_place and (first in builder.place or first in builder.constants):
         _check_unread(builder, call, first)
@@ -50,6 +65,35 @@ def emit(
         row(builder, call)
     elif not _taken_apart(builder, call, env):
         raise builder.refused(call, "programs have no such operation")
+
+
+def _inlined(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) -> None:
+    """Emits the calls of a graph within one; nothing trains through its results."""
+    enabled, graph, *given = call.node.args
+    module: Any = call.node.graph.owning_module
+    inner = getattr(module, str(getattr(graph, "target", ""))).graph
+    env = dict(outer)
+    outputs: Any = ()
+    inputs = iter(given)
+    for node in inner.nodes:
+        if node.op == "placeholder":
+            own: Any = next(inputs)
+            env[node] = outer.get(own, own)
+        elif node.op == "output":
+            outputs = node.args[0]
+        elif node.op == "call_function":
+            emit(builder, node, env)
+    for user in call.node.users:
+        if user.target is not operator.getitem:
+            raise builder.refused(call, "a result that is read as a whole")
+        own = outputs[user.args[1]]
+        own = env.get(own, own)
+        if enabled or own in builder.constants or own not in builder.place:
+            builder.take(user, own)
+            continue
+        tensor, layout = builder.place[own], builder.layouts.get(own, PLAIN)
+        stopped = unary(builder, Node(user, {}, ()), "stop", tensor)
+        builder.put(Node(user, {}, ()), stopped, layout)
 
 
 def _taken_apart(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) -> bool:

@@ -13,6 +13,7 @@ import io
 import logging
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,9 +68,10 @@ def capture(
     was_training = {m: m.training for m in model.modules()}
     try:
         model.train()
-        training = _graph(_WithLoss(model, loss), (inputs, targets), places, held)
+        both = (inputs, targets)
+        training, _ = _graph(_WithLoss(model, loss), both, places, held)
         model.eval()
-        evaluation = _graph(_Alone(model), (inputs,), places, held)
+        evaluation, returns = _graph(_Alone(model), (inputs,), places, held)
     finally:
         for module, mode in was_training.items():
             module.training = mode
@@ -79,7 +81,9 @@ def capture(
             "no parameter that trains has a part in the task's loss",
             remedy="Compute the loss from the predictions that it is given.",
         )
-    program = TrainingProgram(parameters, training, evaluation, tuple(held), shared)
+    program = TrainingProgram(
+        *(parameters, training, evaluation, tuple(held), shared, returns)
+    )
     check(program)
     return program
 
@@ -137,7 +141,8 @@ def _graph(
     batch: tuple[torch.Tensor, ...],
     places: dict[str, int],
     held: list[Constant],
-) -> Graph:
+) -> tuple[Graph, tuple[str, ...]]:
+    """The graph of a module, and the names of what it returns."""
     exported = _exported(module, batch)
     signature = exported.graph_signature
     named = {
@@ -165,12 +170,27 @@ def _graph(
             found = {**exported.state_dict, **exported.constants}.get(own)
             if isinstance(found, torch.Tensor):
                 constants.add(node, found)
-    if isinstance(module, _Alone) and len(outputs) != 1:
+    returns = () if isinstance(module, _WithLoss) else _names(exported, len(outputs))
+    return builder.graph(tuple(inputs), outputs), returns
+
+
+def _names(exported: Any, count: int) -> tuple[str, ...]:
+    """What `TrainingProgram.returns` says of so many predictions."""
+    told = exported.call_spec.out_spec
+    names: tuple[str, ...] = ("",) * count if told.type in {tuple, list} else ()
+    if told.type in {dict, OrderedDict}:
+        names = tuple(told.context)
+    named = all(isinstance(n, str) for n in names) and len(set(names) - {""}) == count
+    lone = told.num_nodes == 1 == count
+    flat = told.num_nodes == told.num_leaves + 1 == count + 1
+    if not lone and not (flat and len(names) == count and (named or not any(names))):
         raise EngineError(
-            f"the model returns {len(outputs)} tensors of the batch, not one",
-            remedy="The torch engine trains this model.",
+            "the model returns neither a tensor of the batch, nor a tuple or a dict of "
+            "such tensors",
+            remedy="Return what the loss needs, without None and lists within lists; "
+            "until then the torch engine trains this model.",
         )
-    return builder.graph(tuple(inputs), outputs)
+    return names
 
 
 def _check_loss(node: fx.Node) -> None:

@@ -11,6 +11,8 @@ from edge_sdk.program.rule import Operands, Rule, nothing
 __all__ = ["ACTIVATIONS", "RULES", "broadcast"]
 
 _AXES: Final = 6
+# No gradient goes through these.
+FLAT: Final = ("greater", "equal", "trunc", "floor", "round", "stop")
 # What the backward pass reads: the input, the output or neither (fe_elementwise.h).
 ACTIVATIONS: Final = {
     "affine": "",
@@ -32,10 +34,11 @@ ACTIVATIONS: Final = {
     "reciprocal": "output",
     "abs": "input",
     "power": "input",
-    "greater": "",
-    "equal": "",
+    "sin": "input",
+    "cos": "input",
+    "erf": "input",
+    **dict.fromkeys(FLAT, ""),
 }
-FLAT: Final = ("greater", "equal")
 
 
 def _first(call: Operands) -> tuple[Shape, ...]:

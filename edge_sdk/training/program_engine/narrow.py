@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,11 @@ def _same(program: TrainingProgram, mask: Mask, cut: Cut) -> bool:
             made = np.abs(_weights(rng, entry.shape)) + np.float32(0.5 * spread)
             dense[entry.name] = made.astype(np.int64) if entry.counter else made
     whole = _predicted(program, mask, values, dense, inputs)
-    return np.allclose(
-        _predicted(cut.program, cut.mask, values, cut.taken(dense), inputs),
-        whole, 1e-3, 1e-4 * float(np.abs(whole).max()),
-    )  # fmt: skip
+    found = _predicted(cut.program, cut.mask, values, cut.taken(dense), inputs)
+    return all(
+        np.allclose(one, other, 1e-3, 1e-4 * float(np.abs(other).max()))
+        for one, other in zip(found, whole, strict=True)
+    )
 
 
 def _weights(rng: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
@@ -125,10 +127,12 @@ def _predicted(
     values: Mapping[str, NDArray[np.float32]],
     dense: Mapping[str, NDArray[Any]],
     inputs: NDArray[Any],
-) -> NDArray[Any]:
-    model = ProgramModel(program, mask)
+) -> tuple[NDArray[Any], ...]:
+    several = ("",) * len(program.evaluation.outputs)
+    model = ProgramModel(replace(program, returns=several), mask)
     model.load(values, dense)
-    return model.predict(inputs)
+    found: tuple[NDArray[Any], ...] = model.predict(inputs)
+    return found
 
 
 def _corner(shape: Shape) -> tuple[slice, ...]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from edge_sdk.errors import EngineError
 from edge_sdk.evaluation.metric import Metric
@@ -167,7 +168,10 @@ def _check_narrower(
         for n in mask
     }
     with torch.no_grad(), in_mode(model, training=False):
-        expected = functional_call(model, weights, (inputs,)).numpy()
-    found = own.predict(inputs.numpy())
-    if found.shape != expected.shape or not np.allclose(found, expected, 1e-3, 1e-4):
+        expected = tree_leaves(functional_call(model, weights, (inputs,)))
+    found = tree_leaves(own.predict(inputs.numpy()))
+    if len(found) != len(expected) or not all(
+        one.shape == two.shape and np.allclose(one, two.numpy(), 1e-3, 1e-4)
+        for one, two in zip(found, expected, strict=True)
+    ):
         raise EngineError("the program of the whole model is not the narrower one's")

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.rows.comparisons import larger
 from edge_sdk.program.capture.steps import (
     combined,
     constant,
@@ -73,7 +74,13 @@ def _celu(builder: Builder, call: Node) -> None:
 def _clamp(builder: Builder, call: Node) -> None:
     low, high = call.get("min", -math.inf), call.get("max", math.inf)
     if not isinstance(low, int | float) or not isinstance(high, int | float):
-        raise builder.refused(call, "a clamp by tensors")
+        if call.get("min") is not None and call.get("max") is not None:
+            raise builder.refused(call, "a clamp by tensors on both sides")
+        maximum = call.get("min") is not None
+        other = call["min"] if maximum else call["max"]
+        own = Node(call.node, {"self": call["self"], "other": other}, call.shape)
+        larger(maximum=maximum)(builder, own)
+        return
     _chain(("hardtanh", low, high))(builder, call)
 
 
@@ -142,13 +149,51 @@ def _threshold(builder: Builder, call: Node) -> None:
 
 
 def _prelu(builder: Builder, call: Node) -> None:
-    tensor = builder.tensor(call, "self")
+    tensor, layout = builder.value(call, "self")
     shape = builder.tensors[tensor].shape
     slope = builder.value(call, "weight")[0]
     count = builder.tensors[slope].shape[0]
-    slope = reshaped(builder, call, slope, (count, *[1] * (len(shape) - 1)))
+    behind = len(shape) - 1 - builder.axis(call, "self", 1) if count > 1 else 0
+    slope = reshaped(builder, call, slope, (count, *[1] * behind))
     below = combined(builder, call, "multiply", tensor, slope)
-    builder.put(call, _bent(builder, call, tensor, 0.0, below))
+    builder.put(call, _bent(builder, call, tensor, 0.0, below), layout)
+
+
+def _rounded(builder: Builder, call: Node) -> None:
+    if call.get("decimals"):
+        raise builder.refused(call, "decimals that are rounded")
+    _plain("round")(builder, call)
+
+
+def _sign(builder: Builder, call: Node) -> None:
+    tensor, layout = builder.value(call, "self")
+    above = unary(builder, call, "greater", tensor)
+    below = unary(builder, call, "affine", tensor, -1.0)
+    below = unary(builder, call, "greater", below)
+    builder.put(call, combined(builder, call, "subtract", above, below), layout)
+
+
+def _quotient(builder: Builder, call: Node) -> None:
+    """The tangent."""
+    tensor, layout = builder.value(call, "self")
+    one = unary(builder, call, "reciprocal", unary(builder, call, "cos", tensor))
+    two = unary(builder, call, "sin", tensor)
+    builder.put(call, combined(builder, call, "multiply", two, one), layout)
+
+
+def _hyperbolic(sign: float) -> Row:
+    """Half the sum, or the difference, of two exponentials."""
+
+    def row(builder: Builder, call: Node) -> None:
+        tensor, layout = builder.value(call, "self")
+        one = unary(builder, call, "exp", tensor)
+        two = unary(builder, call, "affine", tensor, -1.0)
+        two = unary(builder, call, "exp", two)
+        two = unary(builder, call, "affine", two, sign)
+        total = combined(builder, call, "add", one, two)
+        builder.put(call, unary(builder, call, "affine", total, 0.5), layout)
+
+    return row
 
 
 def _dropout(builder: Builder, call: Node) -> None:
@@ -180,6 +225,15 @@ def _feature_dropout(builder: Builder, call: Node) -> None:
 ROWS: Final[dict[str, Row]] = {
     **{name: _plain(name) for name in ("silu", "hardswish", "hardsigmoid", "sigmoid")},
     **{name: _plain(name) for name in ("tanh", "mish", "exp", "log", "sqrt", "abs")},
+    **{name: _plain(name) for name in ("sin", "cos", "erf", "floor", "trunc")},
+    "ceil": _chain(_NEGATIVE, ("floor", 0.0, 0.0), _NEGATIVE),
+    "round": _rounded,
+    "sign": _sign,
+    "detach": _plain("stop"),
+    "tan": _quotient,
+    "sinh": _hyperbolic(-1.0),
+    "cosh": _hyperbolic(1.0),
+    "erfc": _chain(("erf", 0.0, 0.0), ("affine", -1.0, 1.0)),
     "relu": _relu,
     "reciprocal": _plain("reciprocal"),
     "rsqrt": _chain(("sqrt", 0.0, 0.0), ("reciprocal", 0.0, 0.0)),
@@ -187,7 +241,6 @@ ROWS: Final[dict[str, Row]] = {
     "log2": _chain(("log", 0.0, 0.0), ("affine", 1 / math.log(2), 0.0)),
     "log10": _chain(("log", 0.0, 0.0), ("affine", 1 / math.log(10), 0.0)),
     "log1p": _chain(("affine", 1.0, 1.0), ("log", 0.0, 0.0)),
-    "neg": _chain(_NEGATIVE),
     "gelu": _chain(_gelu),
     "elu": _chain(_elu),
     "selu": _chain(("elu", 1.6732632423543772, 1.0507009873554805)),

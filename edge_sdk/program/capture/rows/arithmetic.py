@@ -115,9 +115,9 @@ def _with_parameter(
 
 
 def _of_losses(builder: Builder, call: Node, name: str, alpha: float) -> None:
-    """A sum of losses, or a loss times a number."""
+    """A sum of losses and numbers, or a loss times a number."""
     one, two = call["self"], call["other"]
-    own, other = builder.scalars.get(one), builder.scalars.get(two)
+    own, other = (_terms(builder, call, n, name) for n in (one, two))
     if own is not None and other is not None and name in {"add", "subtract"}:
         sign = alpha if name == "add" else -alpha
         found = dict(own)
@@ -128,7 +128,7 @@ def _of_losses(builder: Builder, call: Node, name: str, alpha: float) -> None:
     if own is None and name == "multiply":
         own, two = other, one
     number = None if own is None or two in builder.scalars else number_of(builder, two)
-    if own is None or number is None or name not in {"multiply", "divide"}:
+    if own is None or not number or name not in {"multiply", "divide"}:
         raise builder.refused(call, "something else than a sum of losses")
     if name == "divide" and number == builder.batch:
         builder.summed.difference_update(own)  # a sum over the batch is a mean now
@@ -137,7 +137,40 @@ def _of_losses(builder: Builder, call: Node, name: str, alpha: float) -> None:
     builder.scalars[call.node] = {loss: f * factor for loss, f in own.items()}
 
 
+def _terms(
+    builder: Builder, call: Node, node: Any, name: str
+) -> dict[int, float] | None:
+    """The losses that an operand is a sum of; None for another operand.
+
+    A number that is added is the mean of a constant.
+    """
+    if node in builder.scalars:
+        return builder.scalars[node]
+    number = number_of(builder, node) if name in {"add", "subtract"} else None
+    if number is None:
+        return None
+    if not number:
+        return {}
+    one = constant(builder, call, torch.ones(()))
+    builder.emit_loss(call, "mean_loss", (one,), reals=(1.0,))
+    return dict.fromkeys(builder.scalars[call.node], number)
+
+
+def _negative(builder: Builder, call: Node) -> None:
+    own = builder.scalars.get(call["self"])
+    if own is not None:
+        builder.scalars[call.node] = {loss: -f for loss, f in own.items()}
+        return
+    tensor, layout = builder.value(call, "self")
+    builder.put(call, unary(builder, call, "affine", tensor, -1.0), layout)
+
+
 def _reversed(builder: Builder, call: Node) -> None:
+    if call["self"] in builder.scalars:
+        both = {"self": call["other"], "other": call["self"]}
+        alpha = float(call.get("alpha", 1))
+        _of_losses(builder, Node(call.node, both, call.shape), "subtract", alpha)
+        return
     tensor, layout = builder.value(call, "self")
     other, alpha = number_of(builder, call["other"]), float(call.get("alpha", 1))
     if other is None:
@@ -151,4 +184,5 @@ ROWS: Final[dict[str, Row]] = {
     "mul": _binary("multiply"),
     "div": _binary("divide"),
     "rsub": _reversed,
+    "neg": _negative,
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import torch
+
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.steps import reshaped
+from edge_sdk.program.capture.steps import reshaped, unary
 
 __all__ = ["ROWS"]
 
@@ -54,10 +56,14 @@ def _to(builder: Builder, call: Node) -> None:
     """Another dtype: programs compute in one; labels may become numbers."""
     tensor, layout = builder.value(call, "self")
     before, after = call["self"].meta["val"].dtype, call.node.meta["val"].dtype
-    if before.is_floating_point and not after.is_floating_point:
-        raise builder.refused(call, f"{before} as {after}, which rounds")
-    if builder.tensors[tensor].whole and after.is_floating_point:
-        shape = builder.tensors[tensor].shape
+    shape = builder.tensors[tensor].shape
+    if after == torch.bool != before:
+        tensor = unary(builder, call, "equal", tensor)
+        tensor = unary(builder, call, "affine", tensor, -1.0, 1.0)
+    elif before.is_floating_point and not after.is_floating_point:
+        none = (0.0, 0.0)
+        tensor = builder.step(call, "trunc", (tensor,), shape, whole=True, reals=none)
+    elif builder.tensors[tensor].whole and after.is_floating_point:
         tensor = builder.step(call, "view", (tensor,), shape, whole=False)
     builder.put(call, tensor, layout)
 

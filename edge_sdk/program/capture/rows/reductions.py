@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import ALONE
 from edge_sdk.program.capture.rows.comparisons import larger
 from edge_sdk.program.capture.steps import combined, reshaped, unary
 from edge_sdk.program.graph import Shape
@@ -134,6 +135,31 @@ def _norm(builder: Builder, call: Node) -> None:
     _put(builder, call, found)
 
 
+def _distances(builder: Builder, call: Node) -> None:
+    """Cdist: of each row of one to each row of the other."""
+    if call.get("p", 2.0) != 2.0:
+        raise builder.refused(call, f"a distance of order {call['p']}")
+    found = [builder.value(call, n) for n in ("x1", "x2")]
+    layouts = {own for _, own in found if own != ALONE}
+    if len(layouts) != 1:
+        raise builder.refused(call, "the batch is at another axis of each")
+    layout = layouts.pop()
+    rank = len(call.shape)
+    if layout.axis == rank - 1 or (found[1][1] == layout and layout.axis == rank - 2):
+        raise builder.refused(call, "works along the batch")
+    one, two = (builder.tensors[t].shape for t, _ in found)
+    left = reshaped(builder, call, found[0][0], (*one[:-1], 1, one[-1]))
+    right = found[1][0]
+    if found[1][1] == layout:
+        right = reshaped(builder, call, right, (*two[:-2], 1, *two[-2:]))
+    apart = combined(builder, call, "subtract", left, right)
+    square = combined(builder, call, "multiply", apart, apart)
+    total = summed(builder, call, square, [len(builder.tensors[square].shape) - 1], 1.0)
+    found_root = unary(builder, call, "sqrt", total)
+    shape = builder.sample(call, layout)
+    builder.put(call, reshaped(builder, call, found_root, shape), layout)
+
+
 def _largest(builder: Builder, call: Node, source: int, axes: Sequence[int]) -> int:
     """The largest value over axes, which stay as ones."""
     for axis in axes:
@@ -200,4 +226,5 @@ ROWS: Final[dict[str, Row]] = {
     "max": _extreme(largest=True),
     "min": _extreme(largest=False),
     "logsumexp": _log_sum_exp,
+    "cdist": _distances,
 }
