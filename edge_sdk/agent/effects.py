@@ -191,6 +191,8 @@ class SessionEffects:
         self.hold, wait = told
         self._say(wait)
         self.say_status(online=True)
+        if not self.hold.why and not self._told and self._me.examples_now:
+            self._do(Greet())  # its source is back
 
     def _moved_today(self) -> int:
         """Bytes both ways since local midnight, restarts included."""

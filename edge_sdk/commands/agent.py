@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
+REST_S = 60.0  # until a device without new data says again that it rests
+AWAY_S = 10.0  # likewise, one that has no data yet and looks whether they are there
 WINDOW = 64  # packets that wait here at a time; the rest waits at the broker
 
 
@@ -73,6 +75,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     from edge_sdk.datasets.growing.keep import parse_keep  # noqa: PLC0415
     from edge_sdk.deploy.model_test import ModelTest  # noqa: PLC0415
     from edge_sdk.deploy.target import place_of  # noqa: PLC0415
+    from edge_sdk.device.limits.decision import Pause  # noqa: PLC0415
     from edge_sdk.device.limits.enforcement import LimitsEnforcer, MemoryFallbackRunner  # noqa: PLC0415
     from edge_sdk.device.limits.processor import threads_for  # noqa: PLC0415
     from edge_sdk.device.probe.board import read_board  # noqa: PLC0415
@@ -97,14 +100,15 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
         keep=keep,
         seed=int.from_bytes(settings.name.encode()[-8:], "little"),
         arrays=late,
+        waits=True,
     )
     examples, journal = data.examples, Journal(settings.state)
 
-    def rests() -> str:
+    def rests() -> Pause | None:
         if lost := data.lost():
-            return lost
+            return Pause(REST_S if len(data.examples) else AWAY_S, lost)
         sits_out = settings.when == "new-data" and not data.is_new(journal.accepted)
-        return NOTHING_NEW if sits_out else ""
+        return Pause(REST_S, NOTHING_NEW) if sits_out else None
 
     limits_enforcer = LimitsEnforcer(profile.caps, cores=cores, rests=rests)
     runner = runner_of(
@@ -129,7 +133,7 @@ def _agent(settings: DeviceSettings, folder: Path) -> Agent:
     )
     log_from_now_on(run=settings.federation, device=settings.name)
     log.info("%s: %d examples of task %s", settings.name, len(examples), task.name)
-    if late or not torch_is_here():
+    if (late or not torch_is_here()) and len(examples):
         _say_unfit(settings.state, task, examples)
     return Agent(
         identity,

@@ -118,13 +118,14 @@ def micro_batch_of(
             layer,
         )
         return 0
+    some = examples if len(examples) else None  # a source may be away yet
     load = workload_of(
         task,
-        examples=len(examples),
+        examples=max(1, len(examples)),
         epochs=1,
         batch=task.batch_size,
-        input_bytes=examples.inputs[0].nbytes,
-        given=examples,
+        input_bytes=None if some is None else some.inputs[0].nbytes,
+        given=some,
     )
 
     def fits(

@@ -7,7 +7,7 @@ arrive later are divided beside what was: what was trained on is never tested on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -19,6 +19,11 @@ __all__ = ["Split", "example_keys", "is_classes", "split"]
 Keys = NDArray[np.uint64]
 _CLASSES = 1000  # more kinds of whole targets than these are values
 _NO_KEYS: Keys = np.zeros(0, np.uint64)
+_LOOKED = 64  # examples that are read before it is asked whether they are there
+
+
+def _look_at_nothing() -> None:
+    """Arrays in memory stay where they are."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ def example_keys(
     targets: NDArray[np.generic],
     groups: NDArray[np.generic] | None,
     seed: int,
+    look: Callable[[], None] = _look_at_nothing,
 ) -> Keys:
     """(n,) keys of examples: of their bytes, or of their group where they have one.
 
@@ -53,11 +59,14 @@ def example_keys(
         targets: (n, ...).
         groups: (n,) whole numbers; None for none.
         seed: The run's.
+        look: Called every few examples; raises where the arrays are no longer there.
     """
 
     def digests() -> Iterator[bytes]:
         salt = seed.to_bytes(8, "little")
         for place in range(len(inputs)):
+            if place % _LOOKED == 0:
+                look()
             found = blake2b(digest_size=8, key=salt)
             if groups is None:
                 found.update(np.ascontiguousarray(inputs[place]).tobytes())
@@ -87,6 +96,7 @@ def split(
     share: float,
     seed: int,
     before: tuple[Keys, Keys] = (_NO_KEYS, _NO_KEYS),
+    look: Callable[[], None] = _look_at_nothing,
 ) -> Split:
     """Hold out a share of the examples of each class; of groups, whole groups.
 
@@ -97,11 +107,12 @@ def split(
         share: Of the examples, or of the groups; in [0, 1).
         seed: The run's.
         before: Keys trained on and keys held out so far: those stay what they are.
+        look: As `example_keys` has it.
 
     Returns:
         A pure function of what is given. At least one example stays for training.
     """
-    keys = example_keys(inputs, targets, groups, seed)
+    keys = example_keys(inputs, targets, groups, seed, look)
     strata = np.zeros(len(keys), np.int64)
     if groups is None and is_classes(targets):
         strata = np.unique(targets.reshape(-1), return_inverse=True)[1].reshape(-1)

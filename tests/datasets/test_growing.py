@@ -26,7 +26,10 @@ from edge_sdk.datasets.growing import (
 from edge_sdk.datasets.growing.device_data import DeviceData, version_of
 from edge_sdk.datasets.growing.keep import KeepRule, kept, parse_keep
 from edge_sdk.errors import DataError, EdgeError, SettingsError
+from edge_sdk.tasks.arrays import check_present
 from edge_sdk.tasks.task import Examples, load_task
+from edge_sdk.training.holdout.divided import DividedExamples
+from edge_sdk.wire.named import Holdout
 
 TASK = replace(load_task("digits"), train_data=folder_examples)
 
@@ -265,6 +268,78 @@ def test_a_source_that_was_away_is_read_when_it_is_back_with_nothing_changed(
     version[0] = "4"  # back as it was: what is at hand is all there is
     assert not data.refresh()
     assert data.failing == ""
+
+
+@pytest.mark.parametrize("away", ["folder", "function", "garbage"])
+def test_a_device_that_waits_begins_without_examples_and_takes_them_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, away: str
+) -> None:
+    folder, broken = tmp_path / "data", [away == "function"]
+    if away == "garbage":
+        folder.mkdir()
+        (folder / "a.npz").write_bytes(b"half a file")
+
+    def read(place: Path) -> Examples:
+        if broken[0]:
+            raise ConnectionError("the sensor does not answer")
+        return folder_examples(place)
+
+    task, state = replace(TASK, train_data=read), tmp_path / "state"
+    with pytest.raises(EdgeError):
+        DeviceData(task, folder, state)
+    data = DeviceData(task, folder, state, waits=True)
+    assert len(data.examples) == 0
+    assert data.failing.startswith("there are no examples: ")
+    assert data.lost() == data.failing
+    assert caplog.text.count("the data cannot be read, there are no examples") == 1
+    with pytest.raises(DataError, match="there are no examples: "):
+        data.check_whole()
+    divided = DividedExamples(data.examples, None, state)
+    held, why = divided.held(Holdout(0.2, 1))
+    assert (held, why) == (None, "there are no examples here")
+    broken[0] = False
+    folder.mkdir(exist_ok=True)
+    save(folder / "a.npz", some(40))
+    assert data.lost() == ""
+    assert (len(data.examples), data.failing) == (40, "")
+    data.check_whole()
+
+
+def test_a_file_that_is_cut_while_it_is_copied_or_hashed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.npz"
+    save(path, some(4000))
+    whole, looked = path.read_bytes(), [0]
+
+    def cut(*arrays: Any) -> None:
+        looked[0] += 1
+        if looked[0] == 9:
+            with path.open("r+b") as file:
+                file.truncate(5000)
+        check_present(*arrays)
+
+    found = mapped_npz(path)
+    monkeypatch.setattr("edge_sdk.datasets.growing.keep.check_present", cut)
+    with pytest.raises(DataError, match=r"a\.npz was cut to 5000 bytes"):
+        kept(found, KeepRule("reservoir", 5), now=0.0, seed=1)
+    path.write_bytes(whole)
+    looked[0] = 0
+    divided = DividedExamples(mapped_npz(path))
+    monkeypatch.setattr("edge_sdk.training.holdout.divided.check_present", cut)
+    with pytest.raises(DataError, match=r"a\.npz was cut to 5000 bytes"):
+        divided.train(Holdout(0.2, 1))
+    path.write_bytes(whole)
+
+    def cut_then_map(path: Path) -> Examples:
+        found = mapped_npz(path)
+        with path.open("r+b") as file:
+            file.truncate(5000)
+        return found
+
+    monkeypatch.setattr("edge_sdk.datasets.growing.folder.mapped_npz", cut_then_map)
+    with pytest.raises(DataError, match=r"a\.npz was cut while it was read"):
+        folder_examples(tmp_path)
 
 
 def test_what_was_trained_on_is_known_after_a_restart(tmp_path: Path) -> None:

@@ -82,6 +82,39 @@ def test_new_data_are_trained_on_and_a_device_without_any_rests(
     fleet.wait(lambda: 300 in trained(fleet.run, "pi-1"), "its new examples")
 
 
+def test_a_device_whose_source_is_away_when_it_starts_takes_part_once_it_is_back(
+    federation: Make,
+) -> None:
+    fleet = endless(federation)
+    data = load_settings(fleet.folder / "pi-1.toml", DeviceSettings).data
+    away = data.rename(data.with_name("away"))
+    fleet.start("coordinator", "run", str(fleet.run))
+    fleet.start_devices()
+
+    def own() -> dict[str, Any]:
+        devices = fleet.summary()["devices"]
+        return next((d for d in devices if d["name"] == "pi-1"), {})
+
+    fleet.wait(lambda: fleet.rounds_done() >= 1, "a round of the others")
+    fleet.wait(lambda: own().get("data_error"), "its word")
+    assert own()["data_error"].startswith("there are no examples: task digits, ")
+    assert str(data) in own()["data_error"]
+    assert trained(fleet.run, "pi-1") == []
+    for command in ("status", "devices"):
+        line = [sys.executable, "-m", "coordinator.cli", command, str(fleet.run)]
+        text = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+        assert "there are no examples" in " ".join(text.split())
+    ledger = read_ledger(fleet.run)
+    with closing(ledger):
+        view = read_run(load_run(fleet.run / "run.toml"), ledger)
+    advice = next_step(view, fleet.run, "", runs=True)["say"]
+    assert "pi-1: its data cannot be read: there are no examples" in advice
+    away.rename(data)
+    fleet.wait(lambda: trained(fleet.run, "pi-1"), "its first update")
+    assert own()["data_error"] is None
+    assert own()["examples"] == trained(fleet.run, "pi-1")[0]
+
+
 MAPPED = """
 from dataclasses import replace
 

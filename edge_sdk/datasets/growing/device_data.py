@@ -7,10 +7,13 @@ import hashlib
 import logging
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edge_sdk.checkpoint import replace_file
 from edge_sdk.datasets.growing.keep import KeepRule, kept
@@ -28,6 +31,7 @@ FILE = "data.json"
 PASSING = (OSError, MemoryError, sqlite3.OperationalError)
 _IN_PLACE = "written over or cut in place while it was mapped"
 _REPLACE = "Write a file of examples under another name, then rename it."
+AGAIN_S = 60.0  # until an unchanged source that has given nothing is tried again
 NOTHING_NEW = "no new examples since its last update that counted"
 
 
@@ -42,6 +46,18 @@ def _now() -> dt.datetime:
     return dt.datetime.now().astimezone()
 
 
+def _nothing(task: Task) -> Examples:
+    """No examples, of a source that has given none yet; else `Examples` refuses it."""
+    none = object.__new__(Examples)
+    empty = {
+        "inputs": np.zeros((0, *task.input_shape), np.float32),
+        "targets": np.zeros(0, np.int64),
+    }
+    for name in ("inputs", "targets", "casts", "groups"):
+        object.__setattr__(none, name, empty.get(name))
+    return none
+
+
 def _take_any(_: Examples) -> None:
     """Nothing more to check: reading the data has checked them."""
 
@@ -52,7 +68,8 @@ class DeviceData:
     A source that fails, or has nothing left, is named in the log and in the device's
     status, and the device goes on with what it had. Only where that was mapped from a
     file which was written over or cut in place, nothing is left to go on with: it rests
-    until the source can be read again.
+    until the source can be read again. So does one that `waits` for a source which is
+    away when it starts.
 
     Args:
         task: Reads and checks them.
@@ -62,16 +79,17 @@ class DeviceData:
         seed: Of a reservoir.
         clock: Seconds since 1970, UTC.
         arrays: Whether they are checked in numpy alone until `fit`.
+        waits: Whether to begin without examples where the source gives none.
 
     Attributes:
         check: Refuses examples that came later, by a DataError; set by who trains.
-        examples: Those at hand.
+        examples: Those at hand; none of a source that has given none yet.
         held: Its own test examples, of a task with `holdout_data`; else None.
         failing: Why the source could not be read the last time; empty where it could.
 
     Raises:
-        DataError: If they cannot be read at all.
-        TaskError: If they do not fit the task.
+        DataError: If they cannot be read at all, and nobody waits.
+        TaskError: If they do not fit the task, likewise.
     """
 
     def __init__(
@@ -84,6 +102,7 @@ class DeviceData:
         seed: int = 0,
         clock: Callable[[], float] = lambda: _now().timestamp(),
         arrays: bool = False,
+        waits: bool = False,
     ) -> None:
         self._task, self._folder, self._path = task, folder, state / FILE
         self._arrays = arrays
@@ -92,8 +111,16 @@ class DeviceData:
         self._version, self.failing = version_of(task, folder), ""
         self._away = False  # it failed by what may pass
         self._failed = ""  # the version that could not be read
-        self.examples = self._read(known=False)
-        self.held = task.read_holdout(folder, arrays=arrays)
+        self._next, self._reading = 0.0, threading.RLock()
+        self.examples, self.held = _nothing(task), None
+        try:
+            self.examples = self._read(known=False)
+            self.held = task.read_holdout(folder, arrays=arrays)
+        except (DataError, TaskError) as error:
+            if not waits:
+                raise
+            self.examples = _nothing(task)
+            self._fail(error, self._version)
         self._files = MappedFiles(self.examples, self.held)
 
     def fit(self) -> None:
@@ -111,30 +138,26 @@ class DeviceData:
 
     def refresh(self) -> bool:
         """Reads the examples again if their source has changed; whether they did."""
+        with self._reading:  # the agent's loop and its training both ask
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         version = version_of(self._task, self._folder)
         spoilt = self._files.spoilt()
-        same = version == self._version and not spoilt
+        same = version == self._version and not spoilt and len(self.examples) > 0
         if same and self._keep.kind != "seconds":
             if self._away:  # it is back, as it was when it was read
                 self._mended()
             return False
         before, self._version = self._version, version
         try:
-            found = self._read(known=version == before)
+            found = self._read(known=version == before and len(self.examples) > 0)
             held = self._task.read_holdout(self._folder, arrays=self._arrays)
             self.check(found)
         except (DataError, TaskError) as error:
-            self._away = isinstance(error.__cause__, PASSING)
+            self._fail(error, version)
             if self._away:
                 self._version = before
-            self._failed, spoilt = version, self._files.spoilt()
-            stay = f"the {len(self.examples)} examples of before stay"
-            if spoilt:
-                stay = f"no examples are left, {spoilt} was {_IN_PLACE}"
-            why = f"{stay}: {two_sentences(error, error.help)}"
-            if why != self.failing:
-                log.warning("the data cannot be read anew, %s", why)
-            self.failing = why
             return False
         self._mended()
         if version != before:
@@ -147,7 +170,14 @@ class DeviceData:
         return True
 
     def lost(self) -> str:
-        """Reason why nothing can be worked on before the source changes, or empty."""
+        """Reason why nothing can be worked on before the source changes, or empty.
+
+        A device that has had no examples yet reads them here, once they are there.
+        """
+        if not len(self.examples):
+            if self._again():
+                self.refresh()
+            return self.failing
         if self._away or not self.failing or not self._files.spoilt():
             return ""
         if version_of(self._task, self._folder) != self._failed:
@@ -155,16 +185,41 @@ class DeviceData:
         return f"the data cannot be read anew, {self.failing}"
 
     def check_whole(self) -> None:
-        """Refuses examples of a file that was written over or cut in place.
+        """Refuses no examples, and those of a file that was written over in place.
 
         Raises:
-            DataError: Names the file.
+            DataError: Names the file, or says why there are none.
         """
+        if not len(self.examples):
+            raise DataError(self.failing)
         spoilt = self._files.spoilt()
         if spoilt:
             raise DataError(
                 self.failing or f"{spoilt} was {_IN_PLACE}", remedy=_REPLACE
             )
+
+    def _again(self) -> bool:
+        """Return whether to read a source anew that has given nothing so far."""
+        now, seen = time.monotonic(), version_of(self._task, self._folder)
+        if seen == self._failed and not self._away and now < self._next:
+            return False
+        self._next = now + AGAIN_S
+        return True
+
+    def _fail(self, error: DataError | TaskError, version: str) -> None:
+        """Notes and says why the source of this version could not be read."""
+        self._away = isinstance(error.__cause__, PASSING)
+        self._failed, spoilt = version, ""
+        stay, what = "there are no examples", "the data cannot be read"
+        if len(self.examples):
+            spoilt, what = self._files.spoilt(), f"{what} anew"
+            stay = f"the {len(self.examples)} examples of before stay"
+        if spoilt:
+            stay = f"no examples are left, {spoilt} was {_IN_PLACE}"
+        why = f"{stay}: {two_sentences(error, error.help)}"
+        if why != self.failing:
+            log.warning("%s, %s", what, why)
+        self.failing = why
 
     def _mended(self) -> None:
         if self.failing:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_sdk.datasets.growing.mapped import mapped_npz
 from edge_sdk.datasets.growing.timed import TimedExamples
 from edge_sdk.errors import DataError
+from edge_sdk.tasks.arrays import map_of
 
 __all__ = ["folder_examples"]
+
+
+def _read(path: Path, mapped: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The values that were mapped, by reading: a cut file is an error and no signal."""
+    there = map_of(mapped)
+    if there is None:
+        return mapped
+    with path.open("rb") as file:
+        file.seek(there.offset)
+        found = np.fromfile(file, mapped.dtype, mapped.size)
+    if found.size < mapped.size:
+        raise DataError(
+            f"{path} was cut while it was read",
+            remedy="Write a file of examples under another name, then rename it.",
+        )
+    order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
+    return found.reshape(mapped.shape, order=order)
 
 
 def folder_examples(folder: Path, pattern: str = "*.npz") -> TimedExamples:
@@ -49,7 +69,7 @@ def folder_examples(folder: Path, pattern: str = "*.npz") -> TimedExamples:
                     f"of {found[0][2]} {whole.dtype} of shape {whole.shape[1:]}",
                     remedy="Write all files of a folder alike.",
                 )
-            whole[at : at + len(own)] = own
+            whole[at : at + len(own)] = _read(path, own)
         times[at : at + len(part)] = time
         at += len(part)
     return TimedExamples(inputs, targets, times=times)

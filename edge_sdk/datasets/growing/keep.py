@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from edge_sdk.datasets.growing.timed import TimedExamples
 from edge_sdk.errors import DataError, SettingsError
+from edge_sdk.tasks.arrays import check_present
 from edge_sdk.tasks.task import Examples
 
 __all__ = ["KeepRule", "kept", "parse_keep"]
 
+_LOOKED = 64  # examples that are read before their file is looked at again
 _UNITS = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0, "week": 604_800.0}
 _TEXT = re.compile(
     r"(?P<reservoir>reservoir of )?(?P<count>[1-9][0-9]{0,11}) ?"
@@ -109,10 +111,12 @@ def _recent(examples: Examples, since: float) -> Examples:
 
 
 def _keys(examples: Examples, seed: int) -> NDArray[np.uint64]:
-    """A number for each example, by its content."""
+    """A number for each example, by its content; errors as `check_present`."""
     key = seed.to_bytes(8, "little")
     keys = np.empty(len(examples), np.uint64)
     for at in range(len(examples)):
+        if at % _LOOKED == 0:  # a file that is cut meanwhile kills who reads on
+            check_present(examples.inputs, examples.targets)
         parts = examples.inputs[at].tobytes(), examples.targets[at].tobytes()
         digest = hashlib.blake2b(b"\0".join(parts), digest_size=8, key=key).digest()
         keys[at] = int.from_bytes(digest, "little")

@@ -42,11 +42,14 @@ Read = Callable[[dt.datetime, int], Conditions]
 LOOK_S = 2.0
 # A pause is slept in slices, so that a cancelled task ends soon.
 SLICE_S = 0.25
-REST_S = 60.0  # until a device without new data says again that it rests
 
 
 def _here() -> dt.datetime:
     return dt.datetime.now().astimezone()  # local: owners think in their own hours
+
+
+def _nothing() -> None:
+    """No reason of the data's to rest."""
 
 
 def _read(now: dt.datetime, moved_today: int) -> Conditions:
@@ -63,7 +66,7 @@ class LimitsEnforcer:
         clock: Monotonic seconds.
         sleep: Sleeps so many seconds.
         read: What the device is in, from local time and the bytes of today.
-        rests: Why no work is to begin for now; empty where it may.
+        rests: Why no work is to begin for now, and for how long; None where it may.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class LimitsEnforcer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         read: Read = _read,
-        rests: Callable[[], str] = str,
+        rests: Callable[[], Pause | None] = _nothing,
     ) -> None:
         self._rests = rests
         self._caps, self._cores = caps, cores
@@ -101,8 +104,8 @@ class LimitsEnforcer:
             moved_today: Bytes over the link since local midnight.
         """
         found = self._limits(moved_today)
-        why = self._rests() if isinstance(found, Go) else ""
-        return Pause(REST_S, why) if why else found
+        rest = self._rests() if isinstance(found, Go) else None
+        return found if rest is None else rest
 
     def _limits(self, moved_today: int) -> Verdict:
         """Ask the owner's limits; reads sensors every 2 s at most."""
@@ -192,6 +195,7 @@ class MemoryFallbackRunner:
         self, runner: TaskRunner | LateTorchRunner, data: DeviceData | None = None
     ) -> None:
         self._runner, self._data = runner, data
+        self._seen = None if data is None else data.examples
         if data is not None:
             data.check = runner.check
 
@@ -253,13 +257,17 @@ class MemoryFallbackRunner:
     def describe(self, order: DescribeData, stop: Callable[[], bool]) -> DataDescribed:
         """Makes statistics of the examples as they are now; see `ModelTester`."""
         self._refresh()
+        self._check_whole()
         return self._runner.tester.describe(order, stop)
 
     def _refresh(self) -> None:
         """Has what came to a source that grows among the examples."""
-        if self._data is not None and self._data.refresh():
-            tester = self._runner.tester
-            tester.examples = tester.examples.over(self._data.examples, self._data.held)
+        if self._data is None:
+            return
+        self._data.refresh()
+        if self._seen is not self._data.examples:  # or they came while it rested
+            self._seen, tester = self._data.examples, self._runner.tester
+            tester.examples = tester.examples.over(self._seen, self._data.held)
 
     def evaluate(
         self, order: Evaluate, base: bytes, stop: Callable[[], bool], **blobs: bytes

@@ -39,6 +39,8 @@ def describe(
         DataError: If prepared inputs are not finite, or targets or shapes do not fit
             what is asked.
     """
+    if not len(examples):
+        raise DataError(f"task {task.name}: there are no examples to describe")
     found: DataSums | None = None
     edges = (query.low, query.high, query.bins) if query.bins else None
     for first, raw in blocks(examples.inputs):

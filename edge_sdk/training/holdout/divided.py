@@ -20,6 +20,7 @@ __all__ = ["DividedExamples"]
 log = logging.getLogger(__name__)
 
 FILE = "holdout.npz"
+_NONE = "there are no examples here"
 
 
 class DividedExamples:
@@ -67,7 +68,7 @@ class DividedExamples:
         Another thread may divide meanwhile; after a restart the last division counts.
         """
         _, held, why = self._parts
-        if held is not None or self._path is None:
+        if held is not None or self._path is None or not len(self._all):
             return held, why
         try:
             with np.load(self._path, allow_pickle=False) as found:
@@ -76,18 +77,21 @@ class DividedExamples:
             return None, why or "none were held out so far"
         kept = self._remembered(by)
         try:
-            check_present(self._all.inputs, self._all.targets)
+            again = split(
+                *(self._all.inputs, self._all.targets, self._all.groups),
+                share=0.0,
+                seed=by.seed,
+                before=(kept["trained"], kept["held"]),
+                look=self._look,
+            )
         except DataError as error:
             return None, str(error)
-        again = split(
-            *(self._all.inputs, self._all.targets, self._all.groups),
-            share=0.0,
-            seed=by.seed,
-            before=(kept["trained"], kept["held"]),
-        )
         if not len(again.held):
             return None, why or "none of those that were held out are left"
         return self._all.take(again.held), ""
+
+    def _look(self) -> None:
+        check_present(self._all.inputs, self._all.targets)
 
     def _divide(self, by: Holdout | None) -> None:
         if by == self._by or self._own is not None:
@@ -95,8 +99,8 @@ class DividedExamples:
         self._parts, self._by = self._divided(by), by
 
     def _divided(self, by: Holdout | None) -> tuple[Examples, Examples | None, str]:
-        if by is None:
-            return self._all, None, ""
+        if by is None or not len(self._all):
+            return self._all, None, "" if len(self._all) else _NONE
         found = self._split(by)
         if not len(found.held):
             log.warning("nothing is held out: %s", found.why)
@@ -105,13 +109,13 @@ class DividedExamples:
 
     def _split(self, by: Holdout) -> Split:
         given = self._all
-        check_present(given.inputs, given.targets)
         kept = self._remembered(by)
         found = split(
             *(given.inputs, given.targets, given.groups),
             share=by.share,
             seed=by.seed,
             before=(kept["trained"], kept["held"]),
+            look=self._look,
         )
         after = {"trained": found.trained_keys, "held": found.held_keys}
         if self._path is not None and any(
