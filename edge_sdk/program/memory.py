@@ -166,12 +166,27 @@ class ParameterMemory:
                 found[at] = Structure.of(
                     pattern, groups=groups, dtype=_dtype(double=double)
                 )
+        for at in self._only_values() - set(found):  # no layer's: a value alone
+            whole = self._pattern(own.slots[at])
+            rows = whole.reshape(len(whole), -1)
+            found[at] = Structure.of(rows, groups=1, dtype=_dtype(double=double))
         missing = set(self.mask) - {own.slots[p].name for p in found}
         if missing:
             raise EngineError(
                 f"layer {min(missing)}: the program has no masked form of this weight"
             )
         return found
+
+    def _only_values(self) -> set[int]:
+        """Masked parameters that operations read as a value and not as a weight."""
+        own = self.program
+        return {
+            at
+            for graph in (own.training, own.evaluation)
+            for operation in graph.operations
+            for at in operation.parameters[:1]
+            if operation.name == "repeat" and own.slots[at].name in self.mask.layers
+        }
 
     def _pattern(self, parameter: Parameter) -> NDArray[np.bool_]:
         if parameter.name not in self.mask.layers:

@@ -120,6 +120,9 @@ def cases() -> dict[str, Case]:
         "masked": Case(_Masked(), torch.randint(0, 4, (SAMPLES, 3)), labels, _terms),
         "video": Case(_video(), torch.randn(SAMPLES, 1, 3, 4, 4), labels, _weighted),
         "block": Case(_Block(), torch.randn(SAMPLES, 3, 8), labels),
+        "heads": Case(
+            _Heads(), torch.randn(SAMPLES, 2, 4), torch.rand(SAMPLES, 3), _two
+        ),
         "tokens": Case(
             tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
         ),
@@ -188,6 +191,27 @@ class _Masked(nn.Module):
         y = y / (y.norm(dim=-1, keepdim=True) + 1) + y.exp().clamp(max=3).log1p().abs()
         found: torch.Tensor = self.head(y.amax(1)) ** 1.0
         return found
+
+
+class _Heads(nn.Module):
+    """Two predictions; a computed weight, rounding, waves, and categories as floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.conv, self.kind = norm(nn.Conv1d(2, 4, 2)), nn.Embedding(3, 4)
+        self.one, self.two = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.conv(x).mean(-1) + self.kind(x[:, 0, 0].abs().clamp(max=2).long())
+        y = torch.sin(y) + torch.erf(y) * torch.cos(y)
+        y = y + (y.round() - y.floor()).detach()
+        return self.one(y), self.two(y)
+
+
+def _two(out: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+    kind = (2 * y[:, 0]).long().unsqueeze(1)
+    return 1 - out[0].softmax(1).gather(1, kind).mean() + F.mse_loss(out[1], y[:, 1:])
 
 
 def _video() -> nn.Module:

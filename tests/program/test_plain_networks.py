@@ -257,7 +257,37 @@ def pairs() -> Case:
     return classes(model, 2, 1, 6, 6)
 
 
+class Standardised(nn.Conv2d):
+    """Its weight has mean zero and deviation one, row by row."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        w = w / (w.std(dim=(1, 2, 3), keepdim=True) + 1e-5)
+        return self._conv_forward(x, w, self.bias)
+
+
+def computed_weights() -> Case:
+    """Weight norm over time, dilated and causal, and standardised weights."""
+    norm = nn.utils.parametrizations.weight_norm
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(m.one(F.pad(x, (4, 0))))
+        h = F.relu(m.two(h)) + m.short(x)[:, :, ::2]
+        return m.head(F.relu(m.image(h.unsqueeze(1))).mean((2, 3)))
+
+    model = Plain(
+        run,
+        one=norm(nn.Conv1d(4, 6, 3, dilation=2)),
+        two=norm(nn.Conv1d(6, 6, 3, 2, 1, groups=2, bias=False)),
+        short=nn.Conv1d(4, 6, 1),
+        image=Standardised(1, 4, (3, 2), (2, 1), (1, 0)),
+        head=norm(nn.Linear(4, 4)),
+    )
+    return classes(model, 4, 12)
+
+
 MODELS = [
+    computed_weights,
     waves,
     straight_through,
     pairs,

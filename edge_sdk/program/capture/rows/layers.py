@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
@@ -32,6 +33,11 @@ def _conv(builder: Builder, call: Node) -> None:
     source, layout = builder.value(call, "input")
     if layout.axis != 0 or layout.outer != 1:
         raise builder.refused(call, "the batch is not the first axis of its input")
+    weight = call["weight"]
+    if weight not in builder.parameters and weight not in builder.constants:
+        _computed_conv(builder, call, builder.tensor(call, "input"),
+                       (stride, padding, dilation))  # fmt: skip
+        return
     name = "conv"
     if layout.extra:  # several images of a sample
         if axes == 1:
@@ -48,6 +54,46 @@ def _conv(builder: Builder, call: Node) -> None:
         ),
         ints=(*stride, *padding, *dilation, call["groups"]),
     )
+
+
+def _computed_conv(
+    builder: Builder, call: Node, source: int, geometry: Sequence[tuple[int, int]]
+) -> None:
+    """With a weight that is made of parameters: a product with what each tap sees."""
+    weight, own = builder.value(call, "weight")
+    if own.axis is not None:
+        raise builder.refused(call, "its weight differs by sample")
+    stride, padding, dilation = geometry
+    kernel = pair(list(builder.tensors[weight].shape[2:]), len(call.shape) - 2, 1)
+    out = (1, *call.shape[2:])[-2:]
+    channels, *image = builder.tensors[source].shape
+    image = [1, *image][-2:]
+    source = reshaped(builder, call, source, (channels, *image))
+    if any(padding):
+        shape = (channels, *(n + 2 * p for n, p in zip(image, padding, strict=True)))
+        ints = (0, *padding, 0, *padding, _IMAGE, 0)
+        source = builder.step(call, "pad", (source,), shape, ints=ints, reals=(0.0,))
+    taps = []
+    for tap in product(*map(range, kernel)):
+        part = source
+        for axis in (0, 1):
+            part = strided(
+                *(builder, call, part, axis + 1, tap[axis] * dilation[axis]),
+                count=out[axis],
+                step=stride[axis],
+            )
+        taps.append(reshaped(builder, call, part, (channels, 1, out[0] * out[1])))
+    seen = joined(builder, call, taps, 1)
+    groups, rows = call["groups"], call.shape[1]
+    depth, places = channels // groups * len(taps), out[0] * out[1]
+    seen = reshaped(builder, call, seen, (groups, depth, places))
+    weight = reshaped(builder, call, weight, (groups, rows // groups, depth))
+    found = multiplied(builder, call, weight, seen)
+    if call.get("bias") is not None:
+        found = reshaped(builder, call, found, (rows, places))
+        bias = reshaped(builder, call, builder.value(call, "bias")[0], (rows, 1))
+        found = combined(builder, call, "add", found, bias)
+    builder.put(call, reshaped(builder, call, found, call.shape[1:]))
 
 
 def _conv3d(builder: Builder, call: Node) -> None:
