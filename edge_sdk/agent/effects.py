@@ -90,7 +90,7 @@ class SessionEffects:
     ) -> None:
         self._me, self._journal, self._runner = me, journal, runner
         self._limits_enforcer, self._clock = limits_enforcer, clock
-        self._on_phase = on_phase
+        self._on_phase, self._told = on_phase, me.examples  # the last HELLO's
         self.session, self.hold = Session(), TrainingPause()
         kept = journal.record
         self._publisher = DevicePublisher(me, device_keys, clock)
@@ -100,7 +100,6 @@ class SessionEffects:
             runner, me.examples, limits_enforcer, moved, put, stepped, clock
         )
         self._link = 0  # how many connections a will was made for
-        self._told = me.examples  # by the last HELLO
         self._topic = topics.status(me.federation, me.name)
         will = Will(self._topic, self._pack_will(), self._pack_will)
         self.transport = transport = connect(will)

@@ -175,7 +175,7 @@ def _graph(
 
 
 def _names(exported: Any, count: int) -> tuple[str, ...]:
-    """What `TrainingProgram.returns` says of so many predictions."""
+    """Names of so many predictions, as `TrainingProgram.returns` has them."""
     told = exported.call_spec.out_spec
     names: tuple[str, ...] = ("",) * count if told.type in {tuple, list} else ()
     if told.type in {dict, OrderedDict}:
