@@ -116,13 +116,17 @@ class ParameterMemory:
     def _counters(self) -> list[str]:
         """The counters of norms that take a batch's statistics when they train."""
         own, graph = self.program.slots, self.program.training
-        of_batches: set[str] = set()
+        of_batches: list[str] = []  # as often as a step runs them
         for operation in graph.operations:
             if rule_of(operation).mixes(operands(operation, graph, own)):
                 names = (own[at].name for at in operation.parameters if at >= 0)
-                of_batches.update(name.rpartition(".")[0] for name in names)
-        counters = (p.name for p in own if p.counter)
-        return [n for n in counters if n.rpartition(".")[0] in of_batches]
+                of_batches += {name.rpartition(".")[0] for name in names}
+        return [
+            p.name
+            for p in own
+            if p.counter
+            for _ in range(of_batches.count(p.name.rpartition(".")[0]))
+        ]
 
     def _check_shared(self) -> None:
         """Refuses a mask on a weight that has two names: a mask acts on one place."""

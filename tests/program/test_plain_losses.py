@@ -184,8 +184,36 @@ def alike() -> Case:
     return heads_loss(loss)
 
 
-MODELS = [smoothed, focal, quantile, dice, gaussian, knowledge, triplet, named_heads,
-          several_heads, divergence_of_two, picked, one_less, alike]  # fmt: skip
+def in_a_row(loss: Any, words: int = 5) -> Case:
+    """A sequence's predictions and targets, one after the other."""
+    model = nn.Sequential(nn.Embedding(words, 6), nn.Linear(6, words))
+    x = torch.randint(0, words, (N, 4))
+    return Case(model, x, x.roll(1, 1), loss)
+
+
+def words_in_a_row() -> Case:
+    return in_a_row(lambda out, y: F.cross_entropy(out.view(-1, 5), y.reshape(-1)))
+
+
+def summed_by_hand() -> Case:
+    return heads_loss(
+        lambda out, y: F.cross_entropy(out, y, reduction="sum") / len(out)
+    )
+
+
+def terms_in_a_row() -> Case:
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        each = F.cross_entropy(out.view(-1, 5), y.reshape(-1), reduction="none")
+        return (each * each.sigmoid()).mean() + F.smooth_l1_loss(
+            out.sum(2).flatten(), y.flatten().float()
+        )
+
+    return in_a_row(loss)
+
+
+MODELS = [words_in_a_row, summed_by_hand, terms_in_a_row, smoothed, focal, quantile,
+          dice, gaussian, knowledge, triplet, named_heads, several_heads,
+          divergence_of_two, picked, one_less, alike]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda m: m.__name__)

@@ -286,7 +286,29 @@ def computed_weights() -> Case:
     return classes(model, 4, 12)
 
 
+def twins() -> Case:
+    """A batch norm that each example passes twice: its statistics move twice."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.head(torch.abs(m.body(x[:, 0]) - m.body(x[:, 1])))
+
+    body = nn.Sequential(nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6), nn.Tanh(), nn.Flatten())
+    return classes(Plain(run, body=body, head=nn.Linear(36, 4)), 2, 3, 8)
+
+
+def frames() -> Case:
+    """Windows of a recording that overlap, before layers and behind them."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(m.one(x.unfold(1, 8, 4)))
+        return m.two(x.unfold(1, 2, 1).flatten(2).mean(1))
+
+    return classes(Plain(run, one=nn.Linear(8, 6), two=nn.Linear(12, 4)), 24)
+
+
 MODELS = [
+    frames,
+    twins,
     computed_weights,
     waves,
     straight_through,

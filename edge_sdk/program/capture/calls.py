@@ -47,6 +47,7 @@ def emit(
     first = next(iter(call.arguments.values()), None)
     in_place = name.endswith("_") and not name.endswith("__")
     if name == "add_" and first in builder.parameters:
+        builder.parameters[node] = builder.parameters[first]
         return  # a counter: the program's own affair
     if not (node.users or in_place):
         return

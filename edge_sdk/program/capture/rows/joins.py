@@ -10,7 +10,7 @@ from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
-from edge_sdk.program.capture.rows.copies import expand, strided
+from edge_sdk.program.capture.rows.copies import expand, strided, transposed
 from edge_sdk.program.capture.steps import constant, reshaped
 
 __all__ = ["ROWS", "joined"]
@@ -158,6 +158,25 @@ def _glu(builder: Builder, call: Node) -> None:
     builder.put(call, builder.step(call, "multiply", (one, gate), shape), layout)
 
 
+def _windows(builder: Builder, call: Node) -> None:
+    """Tensor.unfold: windows of one axis, whose values become a last axis."""
+    source, layout = builder.value(call, "self")
+    dim = call["dimension"] % len(call["self"].meta["val"].shape)
+    axis = builder.axis(call, "self", dim)
+    size, step, shape = call["size"], call["step"], builder.tensors[source].shape
+    count = (shape[axis] - size) // step + 1
+    if count > _MOST_PIECES:
+        raise builder.refused(call, f"more than {_MOST_PIECES} windows")
+    own = (*shape[:axis], 1, *shape[axis + 1 :], size)
+    order = [*(a for a in range(len(shape)) if a != axis), axis]
+    parts = []
+    for at in range(count):
+        part = strided(builder, call, source, axis, at * step, count=size)
+        part = transposed(builder, call, part, order)
+        parts.append(reshaped(builder, call, part, own))
+    builder.put(call, joined(builder, call, parts, axis), layout)
+
+
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "cat": _cat,
     "concat": _cat,
@@ -167,4 +186,5 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "index_select": _index_select,
     "repeat": _repeat,
     "glu": _glu,
+    "unfold": _windows,
 }

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.layout import PLAIN, Layout
 from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.reductions import summed
 from edge_sdk.program.capture.steps import (
@@ -26,9 +27,19 @@ _IGNORED_BY_DEFAULT = -100
 _LEAST_LOG = -100.0  # torch's own bound in the binary cross-entropy of probabilities
 
 
-def _both(builder: Builder, call: Node) -> tuple[int, int]:
-    """Predictions and targets, both with the batch in front."""
-    return builder.tensor(call, "self"), builder.tensor(call, "target")
+def _both(builder: Builder, call: Node) -> tuple[tuple[int, int], Layout]:
+    """Predictions and targets, both with the batch in front, alone or with positions.
+
+    A sequence's may be one after the other: (batch * length, classes) and (batch *
+    length).
+    """
+    layout = builder.value(call, "self")[1]
+    if layout.axis != 0 or layout.outer != 1 or not layout.extra:
+        both = builder.tensor(call, "self"), builder.tensor(call, "target")
+        return both, PLAIN
+    if builder.value(call, "target")[1] != layout:
+        raise builder.refused(call, "the batch is at another axis of each")
+    return (builder.value(call, "self")[0], builder.value(call, "target")[0]), layout
 
 
 def _weight(builder: Builder, call: Node, name: str) -> torch.Tensor | None:
@@ -46,15 +57,22 @@ def _weight(builder: Builder, call: Node, name: str) -> torch.Tensor | None:
 def _class_loss(builder: Builder, call: Node) -> None:
     nll = call.target.startswith("aten.nll_loss")
     reduction = call.get("reduction", _MEAN)
-    both = _both(builder, call)
+    both, layout = _both(builder, call)
+    if layout.extra:  # positions first: the classes come before them here
+        rank = len(builder.tensors[both[0]].shape)
+        order = (1, 0, *range(2, rank))
+        both = transposed(builder, call, both[0], order), both[1]
     if not builder.tensors[both[1]].whole:
+        if layout.extra:
+            raise builder.refused(call, "probabilities of several positions in a row")
         _soft_class_loss(builder, call, both, reduction)
         return
     weight = _weight(builder, call, "weight")
     ignore = call["ignore_index"]
     smoothing = float(call.get("label_smoothing", 0.0))
-    if reduction == _NONE and not smoothing:
-        _class_terms(builder, call, both, weight, nll=nll)
+    if reduction != _MEAN and not smoothing:
+        terms = _class_terms(builder, call, both, weight, nll=nll)
+        _reduced(builder, call, terms, reduction, layout)
         return
     if reduction != _MEAN:
         raise builder.refused(call, "another reduction than the mean")
@@ -71,7 +89,7 @@ def _class_loss(builder: Builder, call: Node) -> None:
 def _class_terms(
     builder: Builder, call: Node, both: tuple[int, int],
     weight: torch.Tensor | None, *, nll: bool,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Each position's own term: a row of ones and zeros picks the label's class.
 
     The row comes from a table, so that a label which is no class is an error.
@@ -91,7 +109,7 @@ def _class_terms(
     )
     picked = combined(builder, call, "multiply", logits, chosen)
     total = summed(builder, call, picked, [len(shape) - 1], -1.0)
-    builder.put(call, reshaped(builder, call, total, shape[1:]))
+    return reshaped(builder, call, total, shape[1:])
 
 
 def _soft_class_loss(
@@ -111,10 +129,12 @@ def _soft_class_loss(
 # -------------------------------------------------------------------------- of values
 
 
-def _reduced(builder: Builder, call: Node, terms: int, reduction: int) -> None:
+def _reduced(
+    builder: Builder, call: Node, terms: int, reduction: int, layout: Layout = PLAIN
+) -> None:
     """A tensor of terms, their mean, or their sum until it is divided by the batch."""
     if reduction == _NONE:
-        builder.put(call, terms)
+        builder.put(call, terms, layout)
         return
     builder.emit_loss(call, "mean_loss", (terms,), reals=(1.0,))
     if reduction == _SUM:
@@ -126,7 +146,7 @@ def _reduced(builder: Builder, call: Node, terms: int, reduction: int) -> None:
 def _value_loss(name: str, delta: str = "") -> Row:
     def row(builder: Builder, call: Node) -> None:
         reduction = call.get("reduction", _MEAN)
-        both = _both(builder, call)
+        both, layout = _both(builder, call)
         if reduction == _MEAN:
             value = float(call.get(delta, 1.0)) if delta else 1.0
             kind = "l1" if name == "smooth_l1" and value == 0 else name
@@ -139,14 +159,14 @@ def _value_loss(name: str, delta: str = "") -> Row:
             terms = unary(builder, call, "abs", apart)
         else:
             raise builder.refused(call, "another reduction than the mean")
-        _reduced(builder, call, terms, reduction)
+        _reduced(builder, call, terms, reduction, layout)
 
     return row
 
 
 def _logistic(builder: Builder, call: Node) -> None:
     """Binary cross-entropy of logits."""
-    both = _both(builder, call)
+    both, layout = _both(builder, call)
     weight, reduction = _weight(builder, call, "weight"), call.get("reduction", _MEAN)
     positive = _weight(builder, call, "pos_weight")
     shape = builder.tensors[both[0]].shape
@@ -164,7 +184,8 @@ def _logistic(builder: Builder, call: Node) -> None:
     soft = unary(builder, call, "softplus", both[0], 1.0, 1e30)
     product = combined(builder, call, "multiply", *both)
     terms = combined(builder, call, "subtract", soft, product)
-    _reduced(builder, call, _weighted(builder, call, terms, weight), reduction)
+    terms = _weighted(builder, call, terms, weight)
+    _reduced(builder, call, terms, reduction, layout)
 
 
 def _weighted(
@@ -179,7 +200,7 @@ def _weighted(
 
 def _probabilities(builder: Builder, call: Node) -> None:
     """Binary cross-entropy of what a sigmoid gave."""
-    p, y = _both(builder, call)
+    (p, y), layout = _both(builder, call)
 
     def logarithm(source: int) -> int:
         found = unary(builder, call, "log", source)
@@ -192,12 +213,12 @@ def _probabilities(builder: Builder, call: Node) -> None:
     two = combined(builder, call, "multiply", opposite(y), logarithm(opposite(p)))
     terms = unary(builder, call, "affine", combined(builder, call, "add", one, two), -1)
     terms = _weighted(builder, call, terms, _weight(builder, call, "weight"))
-    _reduced(builder, call, terms, call.get("reduction", _MEAN))
+    _reduced(builder, call, terms, call.get("reduction", _MEAN), layout)
 
 
 def _divergence(builder: Builder, call: Node) -> None:
     """Kullback-Leibler: t (log t - x), and 0 where t is."""
-    x, y = _both(builder, call)
+    (x, y), layout = _both(builder, call)
     shape = builder.tensors[y].shape
     if call.get("log_target", False):
         apart = combined(builder, call, "subtract", y, x)
@@ -211,7 +232,7 @@ def _divergence(builder: Builder, call: Node) -> None:
         entropy = builder.step(call, "choice", (there, entropy, zeros), shape)
         product = combined(builder, call, "multiply", y, x)
         terms = combined(builder, call, "subtract", entropy, product)
-    _reduced(builder, call, terms, call.get("reduction", _MEAN))
+    _reduced(builder, call, terms, call.get("reduction", _MEAN), layout)
 
 
 def _one_hot(builder: Builder, call: Node) -> None:
