@@ -45,6 +45,14 @@ def model_of(
     return onnx.shape_inference.infer_shapes(model)
 
 
+def lowered_run(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+    """What the native runtime makes of a batch: (n, values)."""
+    program = fuse(lower(model))
+    shapes = {"output_shape": list(program.output_shape)}
+    native = NativeModel(write(program, shapes))
+    return native.run(batch.reshape(-1, *native.input_shape)).reshape(len(batch), -1)
+
+
 def compare(
     model: onnx.ModelProto, shape: tuple[int, ...], limit: float = 2e-6
 ) -> None:

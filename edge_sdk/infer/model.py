@@ -20,6 +20,7 @@ from edge_sdk.infer.library import runtime_library
 __all__ = ["NativeModel"]
 
 _ERROR_BYTES = 512
+_WHOLE = (np.dtype(np.int32), np.dtype(np.int64))
 _AXES = 3  # of a program's buffers
 
 
@@ -81,11 +82,14 @@ class NativeModel:
         """Outputs for n examples, float32 (n, *output_shape).
 
         Args:
-            batch: float32 (n, *input_shape), prepared as in training.
+            batch: float32 (n, *input_shape), prepared as in training; of a model that
+                reads numbers of words, int32 or int64.
 
         Raises:
             DataError: If shape or dtype is another.
         """
+        if batch.dtype in _WHOLE:  # to 2^24 the same in float32
+            batch = batch.astype(np.float32)
         if batch.dtype != np.float32:
             raise DataError(f"inputs are {batch.dtype}; the model takes float32")
         if batch.shape[1:] != self.input_shape:

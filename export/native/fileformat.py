@@ -116,7 +116,7 @@ def stores_int8(weight: Weight, user: Operation) -> bool:
 def _encoding(user: Operation, density: float) -> Encoding:
     if user.kind in _PER_VALUE:
         return Encoding.ROWS
-    if user.kind in {Kind.LINEAR, Kind.RECURRENT}:
+    if user.kind in {Kind.LINEAR, Kind.RECURRENT, Kind.LOOK_UP}:
         return Encoding.ROWS if density >= _DENSE_LINEAR else Encoding.GAPS
     dense = user.groups == 1 and density >= _DENSE_CONV
     return Encoding.GROUPS if dense else Encoding.GAPS

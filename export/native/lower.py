@@ -18,22 +18,13 @@ __all__ = ["lower"]
 
 # What a model may say in its place.
 _NEAREST = {
-    "ArgMax": "leave it out, and take the largest output in the program",
-    "ArgMin": "leave it out, and take the smallest output in the program",
     "TopK": "leave it out, and sort the outputs in the program",
-    "Where": "write it with min, max or a product",
     "GridSample": "a resize to fixed sizes is supported",
     "DFT": "products with constant matrices of sines and cosines are supported",
+    "STFT": "a convolution with constant sines and cosines is supported",
     "ReduceProd": "products of two values are supported",
-    "Round": "leave it out, and round the outputs in the program",
-    "Cast": "values are float32 throughout",
     "Trilu": "multiply with a constant of ones and zeros",
-    **dict.fromkeys(
-        ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And",
-         "Or", "Xor"),
-        "write it with clip, min or max; compare outputs in the program",
-    ),
-    **dict.fromkeys(("Sin", "Cos", "Tan"), "of constants it is computed on export"),
+    "Xor": "comparisons, and, or and not are supported",
     **dict.fromkeys(
         ("RandomUniformLike", "RandomNormalLike", "RandomUniform", "RandomNormal",
          "Bernoulli", "Dropout"),

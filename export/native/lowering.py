@@ -148,12 +148,13 @@ class Lowering:
         if name in self._buffers:
             return self._buffers[name]
         array = self.constants.get(name)
-        if array is None or array.dtype.kind != "f" or not self.shapes:
+        if array is None or array.dtype.kind not in "fiub" or not self.shapes:
             raise self.refused(node, f"reads {name!r}, which is not a computed value")
         return self._constant_buffer(name, array)
 
     def _constant_buffer(self, name: str, array: NDArray[Any]) -> int:
         """A constant as a value: a layer whose weights are all pruned, and its bias."""
+        array = array.astype(np.float32)
         first = self.shapes[0]
         channel = self.anonymous(Shape(1, first.height, first.width))
         self.emit(Operation(Kind.TAKE, 0, channel))

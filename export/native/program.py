@@ -56,6 +56,7 @@ class Kind(enum.IntEnum):
     COLUMN_AFFINE = 23
     REDUCE_ROW = 24
     RECURRENT = 25
+    LOOK_UP = 26
 
 
 class Function(enum.IntEnum):
@@ -79,6 +80,14 @@ class Binary(enum.IntEnum):
     MOST = 5
     FROM_SECOND = 6
     UNDER_SECOND = 7
+    POWER = 8
+    ABOVE = 9
+    AT_LEAST = 10
+    BELOW = 11
+    AT_MOST = 12
+    EQUAL = 13
+    KEEP = 14
+    DROP = 15
 
 
 class Spread(enum.IntEnum):
@@ -106,6 +115,15 @@ class ElementFunction(enum.IntEnum):
     SQUARE = 10
     RECIPROCAL = 11
     ERF = 12
+    SIN = 13
+    COS = 14
+    TAN = 15
+    SIGN = 16
+    FLOOR = 17
+    CEIL = 18
+    ROUND = 19
+    WHOLE = 20
+    NOT_NUMBER = 21
 
 
 class Cell(enum.IntEnum):
@@ -124,6 +142,8 @@ class Reduction(enum.IntEnum):
     SUM = 1
     LARGEST = 2
     SMALLEST = 3
+    WHERE_MOST = 4
+    WHERE_LEAST = 5
 
 
 @dataclass(frozen=True)

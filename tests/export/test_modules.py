@@ -279,9 +279,9 @@ REFUSED = {
         "native",
     ),
     "operation": (
-        Words,
+        lambda: Best(5, 4),
         {"input_shape": 5, "formats": ("onnx", "native")},
-        "native: operation Gather",
+        "native: operation TopK",
         "onnx-sparse",
     ),
     "nan": (nan, {"input_shape": 16}, "1 of 256 values of 2.weight are NaN", "Train"),

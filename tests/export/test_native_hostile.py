@@ -77,7 +77,7 @@ REFUSED = {
     "entries": ("narrow-float", {"weight.0.entries": 2**40}, "shape is out of range"),
     "entries of a dense weight": ("dense-float", {"weight.0.entries": 5}, "wrong numb"),
     "counts": ("narrow-float", {"weight.0.entries": 1}, "row counts"),
-    "a function of values": ("values-float", {"op.0.extra": 13}, "function"),
+    "a function of values": ("values-float", {"op.0.extra": 22}, "function"),
     "how often a second value counts": ("values-float", {"op.1.extra": 66}, "function"),
     "a second value per channel": ("values-float", {"op.3.extra": 2}, "second shape"),
     "no second value": ("values-float", {"op.1.in2": -1}, "two inputs"),
@@ -98,7 +98,7 @@ REFUSED = {
     "matrices": ("values-float", {"op.15.in2": 13}, "matrices"),
     "a cell": ("values-float", {"op.19.extra": 4}, "cell"),
     "gates": ("values-float", {"op.19.extra": 1}, "gates"),
-    "a reduction": ("values-float", {"op.16.extra": 4}, "reduced"),
+    "a reduction": ("values-float", {"op.16.extra": 6}, "reduced"),
 }  # fmt: skip
 
 

@@ -467,7 +467,7 @@ def test_a_layer_that_runs_several_times_is_stored_once() -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (one("ArgMax", ROWS), "take the largest output"),
+        (one("ReduceProd", ROWS, ints(1)), "products of two values"),
         (
             (
                 [
@@ -482,7 +482,7 @@ def test_a_layer_that_runs_several_times_is_stored_once() -> None:
         (recurrent("GRU"), "resets before the recurrent matrix"),
         (recurrent("LSTM", clip=1.0), "leave h0 out"),
         (one("HardSwishh", IMAGE), "HardSwish"),
-        (one("Pow", IMAGE, np.float32(3)), "exponent"),
+        (one("ArgMax", ROWS, select_last_index=1), "the last of equal values"),
     ],
 )
 def test_what_is_not_supported_is_named_with_the_nearest_form(

@@ -17,6 +17,7 @@ from export.native.program import (
     Operation,
     Shape,
 )
+from export.native.rules.values import pair
 from export.passes.graph import attribute, attributes
 
 __all__ = ["RULES", "written_out_gelu"]
@@ -35,6 +36,14 @@ _FUNCTIONS = {
     "Sqrt": ElementFunction.SQRT,
     "Abs": ElementFunction.ABS,
     "Reciprocal": ElementFunction.RECIPROCAL,
+    "Sin": ElementFunction.SIN,
+    "Cos": ElementFunction.COS,
+    "Tan": ElementFunction.TAN,
+    "Sign": ElementFunction.SIGN,
+    "Floor": ElementFunction.FLOOR,
+    "Ceil": ElementFunction.CEIL,
+    "Round": ElementFunction.ROUND,
+    "IsNaN": ElementFunction.NOT_NUMBER,
 }
 
 
@@ -102,22 +111,23 @@ def _softsign(low: Lowering, node: onnx.NodeProto) -> None:
 
 
 def _power(low: Lowering, node: onnx.NodeProto) -> None:
-    exponent = low.constant(node, 1)
+    exponent = low.constants.get(node.input[1])
     known = {2.0: ElementFunction.SQUARE, 0.5: ElementFunction.SQRT,
              -1.0: ElementFunction.RECIPROCAL}  # fmt: skip
     one = exponent is not None and exponent.size == 1
     value = float(exponent.reshape(-1)[0]) if exponent is not None and one else 0.0
-    if value not in known:
-        raise low.refused(node, "has another exponent than 2, 0.5 and -1")
-    _apply(low, node, known[value])
+    if value in known:
+        _apply(low, node, known[value])
+    else:
+        pair(low, node)
 
 
 def _scaled(low: Lowering, node: onnx.NodeProto) -> None:
-    """Neg, and HardSigmoid: clip(alpha * x + beta, 0, 1)."""
+    """Neg, Not, and HardSigmoid: clip(alpha * x + beta, 0, 1)."""
     a = attributes(node)
     hard = node.op_type == "HardSigmoid"
     factor = float(a.get("alpha", 0.2)) if hard else -1.0
-    shift = float(a.get("beta", 0.5)) if hard else 0.0
+    shift = float(a.get("beta", 0.5)) if hard else float(node.op_type == "Not")
     source = low.buffer(node, node.input[0])
     seen = low.shapes[source]
     matrix = np.full((seen.channels, 1), factor)
@@ -192,6 +202,7 @@ RULES = {
     "Softsign": _softsign,
     "Pow": _power,
     "Neg": _scaled,
+    "Not": _scaled,
     "HardSigmoid": _scaled,
     "LeakyRelu": _slope,
     "PRelu": _slope,

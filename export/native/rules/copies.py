@@ -16,6 +16,7 @@ from export.passes.graph import attribute
 
 __all__ = ["RULES", "around", "picked"]
 
+_MOST_ROWS = 2**24  # of a table: numbers below it are whole in float32
 _MOST_PICKED = 2**26  # numbers of the matrix that picks uneven places
 
 
@@ -50,17 +51,36 @@ def picked(
 
 
 def _gather(low: Lowering, node: onnx.NodeProto) -> None:
-    indices = low.constants.get(node.input[1])
-    if indices is None or node.input[0] in low.constants:
-        raise low.refused(
-            node,
-            "looks rows up by values that are computed: indices that are constants are "
-            "supported",
-        )
-    seen = low.around(node.input[0], low.axis(node, 0))
+    indices, axis = low.constants.get(node.input[1]), low.axis(node, 0)
+    if indices is None:
+        _look_up(low, node, axis)
+        return
+    seen = low.around(node.input[0], axis)
     places = (np.asarray(indices).reshape(-1) % seen.height).tolist()
     source = low.buffer(node, node.input[0])
     low.alias(node.output[0], picked(low, node, source, seen, places))
+
+
+def _look_up(low: Lowering, node: onnx.NodeProto, axis: int) -> None:
+    """Rows of a constant table, as of an embedding."""
+    table = low.constants.get(node.input[0])
+    if table is None or axis or table.dtype.kind != "f":
+        raise low.refused(
+            node,
+            "looks computed values up by computed places: rows of a constant table, "
+            "and constant places, are supported",
+        )
+    if len(table) > _MOST_ROWS:
+        raise low.refused(
+            node, f"has {len(table):,} rows: up to {_MOST_ROWS:,} are supported"
+        )
+    matrix = table.reshape(len(table), -1)
+    count = prod(low.full(node.input[1]))
+    source = low.view(node, node.input[1], Shape(count))
+    weight = low.weight(node.input[0], matrix, None)
+    out = low.anonymous(low.fitting(Shape(count, 1, matrix.shape[1]), node.output[0]))
+    low.emit(Operation(Kind.LOOK_UP, source, out, weight=weight))
+    low.alias(node.output[0], out)
 
 
 def _gather_nd(low: Lowering, node: onnx.NodeProto) -> None:

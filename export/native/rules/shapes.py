@@ -10,13 +10,15 @@ import onnx
 from numpy.typing import NDArray
 
 from export.native.lowering import Lowering
-from export.native.program import Kind, Operation, Shape
+from export.native.program import ElementFunction, Kind, Operation, Shape
 from export.native.rules.copies import around, picked
 from export.native.rules.moves import mapped, permuted, picking, repeated
 from export.native.rules.resize import resize_matrix
 from export.passes.graph import attribute, attributes
 
 __all__ = ["RULES"]
+
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
 
 
 def _alias(low: Lowering, node: onnx.NodeProto) -> None:
@@ -170,9 +172,22 @@ def _copies(matrix: NDArray[np.float32]) -> int:
 
 
 def _cast(low: Lowering, node: onnx.NodeProto) -> None:
-    if attribute(node, "to", 0) != onnx.TensorProto.FLOAT:
-        raise low.refused(node, "casts to another dtype than float32")
-    _alias(low, node)
+    """To whole numbers and truth values, which are float32 as well."""
+    to = attribute(node, "to", 0)
+    if to in _FLOATS:
+        _alias(low, node)
+        return
+    if to != onnx.TensorProto.BOOL:
+        low.each(node, node.input[0], Kind.FUNCTION, int(ElementFunction.WHOLE))
+        return
+    source = low.buffer(node, node.input[0])
+    seen = low.shapes[source]
+    size, sign = low.anonymous(seen), low.anonymous(seen)
+    function = int(ElementFunction.ABS)
+    low.emit(Operation(Kind.FUNCTION, source, size, extra=function))
+    function = int(ElementFunction.SIGN)
+    low.emit(Operation(Kind.FUNCTION, size, sign, extra=function))
+    low.alias(node.output[0], sign)
 
 
 RULES: dict[str, Callable[[Lowering, onnx.NodeProto], None]] = {

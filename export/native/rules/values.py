@@ -21,15 +21,24 @@ from export.native.program import (
 from export.native.rules.moves import expanded, permuted
 from export.passes.graph import attribute
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "pair"]
 
-_PAIRS = {
+# Of first and second input, and the other way round where there is one.
+_PAIRS: dict[str, tuple[Binary, Binary | None]] = {
     "Add": (Binary.PLUS, Binary.PLUS),
     "Mul": (Binary.TIMES, Binary.TIMES),
     "Sub": (Binary.MINUS, Binary.FROM_SECOND),
     "Div": (Binary.OVER, Binary.UNDER_SECOND),
     "Min": (Binary.LEAST, Binary.LEAST),
     "Max": (Binary.MOST, Binary.MOST),
+    "And": (Binary.LEAST, Binary.LEAST),
+    "Or": (Binary.MOST, Binary.MOST),
+    "Equal": (Binary.EQUAL, Binary.EQUAL),
+    "Greater": (Binary.ABOVE, Binary.BELOW),
+    "GreaterOrEqual": (Binary.AT_LEAST, Binary.AT_MOST),
+    "Less": (Binary.BELOW, Binary.ABOVE),
+    "LessOrEqual": (Binary.AT_MOST, Binary.AT_LEAST),
+    "Pow": (Binary.POWER, None),
 }
 # What is applied to each value, how values are joined, what is applied to the result.
 _REDUCTIONS: dict[
@@ -43,21 +52,28 @@ _REDUCTIONS: dict[
     "ReduceL2": (ElementFunction.SQUARE, Reduction.SUM, ElementFunction.SQRT),
     "ReduceSumSquare": (ElementFunction.SQUARE, Reduction.SUM, None),
     "ReduceLogSum": (None, Reduction.SUM, ElementFunction.LOG),
+    "ArgMax": (None, Reduction.WHERE_MOST, None),
+    "ArgMin": (None, Reduction.WHERE_LEAST, None),
 }
+_FACTORS = frozenset({Binary.PLUS, Binary.MINUS, Binary.FROM_SECOND, Binary.TIMES,
+                      Binary.OVER, Binary.UNDER_SECOND})  # fmt: skip
+_WIDEST = 65536  # of a buffer
 
 
-def _pair(low: Lowering, node: onnx.NodeProto) -> None:
+def pair(low: Lowering, node: onnx.NodeProto) -> None:
+    """A function of two values, or of one and a constant."""
     if len(node.input) != 2:
         raise low.refused(node, "takes more than two inputs")
     first, second = node.input
     forward, turned = _PAIRS[node.op_type]
     if second in low.constants and _with_constant(low, node, first, second, forward):
         return
-    if first in low.constants and _with_constant(low, node, second, first, turned):
-        return
-    made = prod(low.full(node.output[0]))
-    if prod(low.full(first)) < prod(low.full(second)) == made:
-        first, second, forward = second, first, turned
+    if turned is not None:
+        if first in low.constants and _with_constant(low, node, second, first, turned):
+            return
+        made = prod(low.full(node.output[0]))
+        if prod(low.full(first)) < prod(low.full(second)) == made:
+            first, second, forward = second, first, turned
     _spread(low, node, first, second, forward)
 
 
@@ -67,7 +83,7 @@ def _with_constant(
     """Value * factor + shift: one of each for all, per channel, column or value."""
     array = np.asarray(low.constants[constant], np.float64)
     full = low.full(name)
-    if full != low.full(node.output[0]) or kind in {Binary.LEAST, Binary.MOST}:
+    if full != low.full(node.output[0]) or kind not in _FACTORS:
         return False
     sizes = (1,) * (len(full) - array.ndim) + array.shape
     nothing = np.zeros_like(array)
@@ -150,7 +166,8 @@ def _spread(
     varies = [axis for axis, size in enumerate(sizes) if size > 1]
     begin, end = (varies[0], varies[-1] + 1) if varies else (0, 0)
     outer, count, inner = prod(full[:begin]), prod(full[begin:end]), prod(full[end:])
-    if sizes[begin:end] != full[begin:end]:
+    wide = not varies and inner > _WIDEST
+    if sizes[begin:end] != full[begin:end] or wide:
         b = expanded(low, node, low.buffer(node, second), sizes, full)
         _each(low, node, low.buffer(node, first), b, kind)
         return
@@ -196,11 +213,40 @@ def _write(
     low.emit(Operation(Kind.BINARY, a, out, b, extra=extra))
 
 
+def _where(low: Lowering, node: onnx.NodeProto) -> None:
+    """The second input where the first is not 0, and the third elsewhere."""
+    made, seen = low.full(node.output[0]), low.shape(node.output[0])
+    buffers = []
+    for name in node.input:
+        index = low.buffer(node, name)
+        index = expanded(low, node, index, low.full(name), made)
+        buffers.append(low.reshaped(node, index, seen))
+    chosen, *values = buffers
+    parts = [
+        low.emit(
+            Operation(
+                Kind.BINARY, value, low.anonymous(seen), chosen, extra=int(function)
+            )
+        )
+        for value, function in zip(values, (Binary.KEEP, Binary.DROP), strict=True)
+    ]
+    low.emit(Operation(Kind.ADD, parts[0], low.new(node.output[0], seen), parts[1]))
+
+
+def _axes(low: Lowering, node: onnx.NodeProto, rank: int) -> list[int]:
+    """A reduction's axes: an input or, before opset 18, an attribute, or all."""
+    if node.op_type.startswith("Arg"):
+        return [int(attribute(node, "axis", 0))]
+    given = low.constant(node, 1)
+    found = attribute(node, "axes", None) if given is None else given.reshape(-1)
+    return list(range(1, rank)) if found is None else [int(axis) for axis in found]
+
+
 def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     rank = len(low.full(node.input[0]))
-    given = low.constant(node, 1)
-    axes = attribute(node, "axes", None) if given is None else given.reshape(-1)
-    chosen = sorted({int(a) % rank for a in (range(1, rank) if axes is None else axes)})
+    if attribute(node, "select_last_index", 0):
+        raise low.refused(node, "takes the last of equal values")
+    chosen = sorted({axis % rank for axis in _axes(low, node, rank)})
     if 0 in chosen and low.full(node.input[0])[0] != 1:
         raise low.refused(node, "reduces the batch")
     rest = [axis for axis in range(rank) if axis not in chosen]
@@ -223,6 +269,7 @@ def _function(low: Lowering, source: int, function: ElementFunction) -> int:
 
 
 RULES = {
-    **dict.fromkeys(_PAIRS, _pair),
+    **{kind: pair for kind in _PAIRS if kind != "Pow"},
     **dict.fromkeys(_REDUCTIONS, _reduce),
+    "Where": _where,
 }

@@ -14,8 +14,9 @@ bool same(const Buffer& a, const Buffer& b) {
 
 void check_binary(const OpRecord& o, const Buffer& in, const Buffer& second,
                   const Buffer& out) {
-  const int32_t function = o.extra % 16, spread = o.extra / 16;
-  fits(o.extra >= 0 && function <= kUnderSecond && spread <= kPerPixel, "function");
+  const int32_t spread = o.extra / 16;
+  static_assert(kBinaries == 16, "extra has four bits for the function");
+  fits(o.extra >= 0 && spread <= kPerPixel, "function");
   fits(same(in, out) && o.in2 >= 0, "shapes of two inputs");
   const bool channels = second.channels == in.channels, one = second.channels == 1;
   const bool rows = second.height == in.height, columns = second.width == in.width;
@@ -63,11 +64,18 @@ void check_recurrent(const OpRecord& o, const Buffer& in, const Buffer& out,
        "recurrent weight");
 }
 
+void check_look_up(const Buffer& in, const Buffer& out, const Weight& w) {
+  fits(in.pixels() == 1 && out.channels == in.channels && out.height == 1 &&
+           out.width == w.columns && w.encoding != kGroups && w.rows <= 1 << 24,
+       "looked up shape");
+}
+
 }  // namespace
 
 void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
                    const Buffer& out, const Weight& w) {
   if (o.kind == kRecurrent) return check_recurrent(o, in, out, w);
+  if (o.kind == kLookUp) return check_look_up(in, out, w);
   if (element_weighted(o.kind))
     fits(w.columns == 1 && w.encoding == kRows && !w.values.scale &&
              w.rows == (o.kind == kSlope ? in.channels : in.width),

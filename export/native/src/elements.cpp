@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace flsp {
 namespace {
@@ -35,11 +36,35 @@ void each(const Call& a, F function) {
   }
 }
 
+// What no kernel has, of each value with z[0] or with z[i].
+template <class F>
+void paired(const Call& a, const float* x, const float* z, bool one, float* y, int64_t n,
+            F function) {
+  const float low = a.o.low, high = a.o.high;
+  for (int64_t i = 0; i < n; i++)
+    y[i] = std::min(std::max(function(x[i], z[one ? 0 : i]), low), high);
+}
+
+void compared(const Call& a, const float* x, const float* z, bool one, float* y, int64_t n) {
+  const auto all = [&](auto f) { paired(a, x, z, one, y, n, f); };
+  switch (a.o.extra % 16) {
+    case kPower: return all([](float v, float w) { return std::pow(v, w); });
+    case kAbove: return all([](float v, float w) { return v > w ? 1.0f : 0.0f; });
+    case kAtLeast: return all([](float v, float w) { return v >= w ? 1.0f : 0.0f; });
+    case kBelow: return all([](float v, float w) { return v < w ? 1.0f : 0.0f; });
+    case kAtMost: return all([](float v, float w) { return v <= w ? 1.0f : 0.0f; });
+    case kEqual: return all([](float v, float w) { return v == w ? 1.0f : 0.0f; });
+    case kKeep: return all([](float v, float w) { return w != 0 ? v : 0.0f; });
+    default: return all([](float v, float w) { return w == 0 ? v : 0.0f; });
+  }
+}
+
 void binary(const Call& a) {
   static_assert(kPairPlus == int{kPlus} && kPairUnderSecond == int{kUnderSecond}, "one order");
   const int32_t function = a.o.extra % 16, spread = a.o.extra / 16;
   const int64_t pixels = a.in.buffer.pixels(), width = a.in.buffer.width;
   const auto run = [&](const float* x, const float* z, bool one, float* y, int64_t n) {
+    if (function > kUnderSecond) return compared(a, x, z, one, y, n);
     a.kernels.pairs(function, x, z, one, y, n, a.o.low, a.o.high);
   };
   if (spread == kEach)  // planes lie behind each other
@@ -77,6 +102,15 @@ void function(const Call& a) {
     case kAbs: return each(a, [](float v) { return std::fabs(v); });
     case kSquare: return each(a, [](float v) { return v * v; });
     case kReciprocal: return each(a, [](float v) { return 1.0f / v; });
+    case kSin: return each(a, [](float v) { return std::sin(v); });
+    case kCos: return each(a, [](float v) { return std::cos(v); });
+    case kTan: return each(a, [](float v) { return std::tan(v); });
+    case kSign: return each(a, [](float v) { return float(v > 0) - float(v < 0); });
+    case kFloor: return each(a, [](float v) { return std::floor(v); });
+    case kCeil: return each(a, [](float v) { return std::ceil(v); });
+    case kRound: return each(a, [](float v) { return std::nearbyint(v); });  // halves to even
+    case kWhole: return each(a, [](float v) { return std::trunc(v); });
+    case kNotNumber: return each(a, [](float v) { return std::isnan(v) ? 1.0f : 0.0f; });
     default: return mapped(a, kMapErf);
   }
 }
@@ -202,9 +236,36 @@ void reduce_row(const Call& a) {
     const double found = kind == kSum       ? a.kernels.sum(x, n)
                          : kind == kMean    ? a.kernels.sum(x, n) / n
                          : kind == kLargest ? *std::max_element(x, x + n)
-                                            : *std::min_element(x, x + n);
+                         : kind == kSmallest ? *std::min_element(x, x + n)
+                         : kind == kWhereMost ? std::max_element(x, x + n) - x
+                                              : std::min_element(x, x + n) - x;
     y[0] = std::min(std::max(static_cast<float>(found), a.o.low), a.o.high);
   });
+}
+
+// Rows of a table by their numbers. A number that it has no row for is not a mistake of the
+// file but of the inputs: what it gives is not a number, so nobody takes it for an answer.
+void look_up(const Call& a) {
+  const Weight& w = a.weight;
+  for (int32_t c = 0; c < a.out.buffer.channels; c++) {
+    const float given = *a.in.channel(c);
+    float* y = a.out.channel(c);
+    if (!(given >= 0 && given < static_cast<float>(w.rows))) {
+      std::fill_n(y, w.columns, std::numeric_limits<float>::quiet_NaN());
+      continue;
+    }
+    const auto row = static_cast<int64_t>(given);
+    if (w.encoding == kRows) {
+      for (int32_t i = 0; i < w.columns; i++) y[i] = value_of(w, row * w.columns + i, row);
+      continue;
+    }
+    std::fill_n(y, w.columns, 0.0f);
+    int64_t column = 0;
+    for (int32_t i = w.start[row]; i < w.start[row + 1]; i++) {
+      column += w.gaps[i];
+      y[column] = value_of(w, i, row);
+    }
+  }
 }
 
 }  // namespace
@@ -230,6 +291,7 @@ void run_element(const Model& model, const Op& op, float* arena) {
     case kSoftmaxRow: return softmax_row(a);
     case kNormalize: return normalize(a);
     case kColumnAffine: return column_affine(a);
+    case kLookUp: return look_up(a);
     default: return reduce_row(a);
   }
 }

@@ -24,22 +24,31 @@ enum ElementKind : int32_t {
   kColumnAffine = 23, // per column: weight (width x 1) times in, plus bias
   kReduceRow = 24,    // along the width; extra = Reduction
   kRecurrent = 25,    // in: gates of each step (a channel), weight: the state's part of
-};                    // them; extra = Cell + 16 where the last step is the first
+                      // them; extra = Cell + 16 where the last step is the first
+  kLookUp = 26,       // row in[c] of the weight, as channel c; not a number where it has none
+};
 enum Cell : int32_t { kGru, kLstm, kRnnTanh, kRnnRelu };
 constexpr int kGates[] = {3, 4, 1, 1};
-enum Binary : int32_t { kPlus, kMinus, kTimes, kOver, kLeast, kMost, kFromSecond, kUnderSecond };
+// The first eight have kernels. Comparisons give 1 and 0; kKeep is in where in2 is not 0,
+// kDrop where it is, and both are 0 elsewhere.
+enum Binary : int32_t {
+  kPlus, kMinus, kTimes, kOver, kLeast, kMost, kFromSecond, kUnderSecond,
+  kPower, kAbove, kAtLeast, kBelow, kAtMost, kEqual, kKeep, kDrop, kBinaries
+};
 // What in2 has one value for: each value, each channel, each column, each pixel.
 enum Spread : int32_t { kEach, kPerChannel, kPerColumn, kPerPixel };
 enum ElementFunction : int32_t {
   kSilu, kGelu, kGeluTanh, kElu, kSoftplus, kMish, kExp, kLog, kSqrt, kAbs, kSquare,
-  kReciprocal, kErf, kFunctions
+  kReciprocal, kErf, kSin, kCos, kTan, kSign, kFloor, kCeil, kRound, kWhole, kNotNumber,
+  kFunctions
 };
-enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kReductions };
+// The last two give the first place that has it.
+enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kWhereMost, kWhereLeast, kReductions };
 constexpr int kAxes[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
 
-inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kRecurrent; }
+inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kLookUp; }
 inline bool element_weighted(int32_t kind) {
-  return kind == kSlope || kind == kColumnAffine || kind == kRecurrent;
+  return kind == kSlope || kind == kColumnAffine || kind == kRecurrent || kind == kLookUp;
 }
 inline bool element_paired(int32_t kind) { return kind == kBinary || kind == kMatMul; }
 

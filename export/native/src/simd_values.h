@@ -223,6 +223,10 @@ void softmax_values(const float* x, float* y, int64_t n) {
   });
   float most = top[0];
   for (int i = 1; i < kLanes; i++) most = most > top[i] ? most : top[i];
+  if (most == -__builtin_inff()) {  // everything is masked: there are no shares
+    each_vector(n, [&](int64_t i, int count) { store_some(y + i, splat(__builtin_nanf("")), count); });
+    return;
+  }
   Doubles sum[2] = {};
   Vec part = {};  // of eight vectors: positive values below 1, whose sum loses a bit or two
   each_vector(n, [&](int64_t i, int count) {
