@@ -18,12 +18,13 @@ from walls import Answering, Listener, pipe
 from whole_run import run_through
 
 from edge_sdk.transport import mqtt
-from edge_sdk.transport.address import Address
+from edge_sdk.transport.address import Address, Tls
 from edge_sdk.transport.dialect import ANSWER_S, SLOW, RefusedError
 from edge_sdk.transport.limits import PROFILES
 from edge_sdk.transport.meter import Meter
 from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.transport.open_link import open_link
+from edge_sdk.transport.proxy import Proxy
 from edge_sdk.transport.refusals import REMEDIES
 
 WAIT_S = patience(20.0)
@@ -73,6 +74,15 @@ def test_an_answer_that_lets_nobody_in_is_named_with_the_brokers_words(
         refused = refusal(Address("127.0.0.1", broker.port))
     with pytest.raises(RefusedError, match=said):
         raise refused
+
+
+def test_a_proxy_that_answers_in_a_brokers_place_is_named() -> None:
+    """It says that it has made the connection, and sends its page."""
+    with Answering(b"HTTP/1.1 200 OK\r\n\r\n<html>Please sign in</html>") as wall:
+        proxy = Proxy("http", "127.0.0.1", wall.port)
+        for tls in (None, Tls()):
+            refused = refusal(Address("broker.example", 8883, proxy=proxy, tls=tls))
+            assert f"or the proxy {proxy.url} answers in the broker's" in str(refused)
 
 
 def test_each_remedy_is_of_a_reason_that_there_is() -> None:

@@ -107,7 +107,8 @@ def connect_client(
         client.connect(host, port, keepalive=keepalive_s, properties=properties)
     except ssl.SSLError as error:
         said = str(error)
-        raise RefusedError(in_tls_words(said), passing=may_pass(said)) from error
+        words = in_tls_words(said) + _in_its_place(client.address)
+        raise RefusedError(words, passing=may_pass(said)) from error
     except ProxyError as error:
         raise RefusedError(str(error), passing=error.passing) from error
     except TimeoutError as error:
@@ -142,6 +143,7 @@ def check_answer(
         raise RefusedError(
             f"it answers our CONNECT by {client.greeting!r}, which is no CONNACK: it "
             "is no MQTT broker; write the port of MQTT (1883, or 8883 with TLS)"
+            + _in_its_place(client.address)
         )
     if answer is None and client.malformed:
         raise SilentError(
@@ -179,6 +181,16 @@ _OTHERS = {
     "and password, or certificates",
     b"SSH-": "it answers in SSH: write the port of MQTT (1883, or 8883 with TLS)",
 }
+
+
+def _in_its_place(address: Address) -> str:
+    """Words on a proxy that may have answered in a broker's place; empty without one.
+
+    Such a proxy says that it has made the connection, and then sends a page.
+    """
+    if address.proxy is None:
+        return ""
+    return f"; or the proxy {address.proxy.url} answers in the broker's place"
 
 
 def _wants(address: Address) -> str:
