@@ -209,7 +209,17 @@ def _programs() -> dict[str, Program]:
         "causal": convolution(
             Shape(4, 1, 64), 6, (1, 3), pad=(0, 32), dilation=(1, 32)
         ),
+        "table": _table(1.0),
+        "pruned table": _table(0.3),
     }
+
+
+def _table(density: float) -> Program:
+    """Rows of a table, as of an embedding."""
+    operation = Operation(Kind.LOOK_UP, 0, 1, weight=0)
+    return Program(
+        (Shape(5), Shape(5, 1, 20)), (operation,), (matrix(7, 20, density),), 1
+    )
 
 
 def _values() -> Program:
