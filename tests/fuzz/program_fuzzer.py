@@ -210,7 +210,7 @@ class _Heads(nn.Module):
 
 
 def _two(out: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor) -> torch.Tensor:
-    kind = (2 * y[:, 0]).long().unsqueeze(1)
+    kind = (2 * y[:, 0]).abs().clamp(max=2).long().unsqueeze(1)
     return 1 - out[0].softmax(1).gather(1, kind).mean() + F.mse_loss(out[1], y[:, 1:])
 
 
