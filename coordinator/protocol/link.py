@@ -16,7 +16,13 @@ WINDOW = 256  # packets that wait here at a time; the rest waits at the broker
 FIRST_S = 10.0  # for the first connection
 
 
-def link_to(address: Address, federation: str, *, patient: bool = False) -> Connect:
+def link_to(
+    address: Address,
+    federation: str,
+    *,
+    patient: bool = False,
+    linked: Callable[[], object] = lambda: None,
+) -> Connect:
     """The function that connects a federation's coordinator to a broker.
 
     Args:
@@ -24,13 +30,23 @@ def link_to(address: Address, federation: str, *, patient: bool = False) -> Conn
         federation: The federation's name.
         patient: Whether it waits, as devices do, for a broker that may come by itself:
             one that is not reached, or has no room, or while a clock is not set.
+        linked: Called with each link, on the transport's thread.
     """
-    return lambda deliver, on_link: MqttTransport(
-        address,
-        f"{federation}-coordinator",
-        deliver,
-        on_link,
-        wait_s=FIRST_S,
-        patient=patient,
-        window=WINDOW,
-    )
+
+    def connected(deliver: Deliver, on_link: OnLink) -> Transport:
+        def told(up: bool) -> None:  # noqa: FBT001 - as every `OnLink`
+            if up:
+                linked()
+            on_link(up)
+
+        return MqttTransport(
+            address,
+            f"{federation}-coordinator",
+            deliver,
+            told,
+            wait_s=FIRST_S,
+            patient=patient,
+            window=WINDOW,
+        )
+
+    return connected

@@ -70,7 +70,6 @@ def serve(
         make_run_key(folder)  # signs what is exported from here
         access = stack.enter_context(open_broker_access(folder, settings, identities))
         log.info("broker (%s): %s", access.broker.kind, access.broker.url)
-        (folder / "broker.url").write_text(access.broker.url + "\n", encoding="utf-8")
         stack.enter_context(page_process(folder, settings.page))
         observe = stack.enter_context(live(look))
         muted = Muted(time.monotonic)
@@ -83,7 +82,12 @@ def serve(
                     task,
                     examples,
                     ledger,
-                    link_to(access.address, settings.federation, patient=True),
+                    link_to(
+                        access.address,
+                        settings.federation,
+                        patient=True,
+                        linked=partial(_say_broker, folder, access.broker.url),
+                    ),
                     identities=identities,
                     linger=linger,
                     observe=observe,
@@ -109,6 +113,14 @@ def serve(
             )
             log.info("the run was extended to %d rounds", rounds)
             settings = structs.replace(settings, rounds=rounds, training=training)
+
+
+def _say_broker(folder: Path, url: str) -> None:
+    """Writes which broker answers into the run's folder."""
+    try:
+        (folder / "broker.url").write_text(url + "\n", encoding="utf-8")
+    except OSError as error:
+        log.warning("%s cannot be written: %s", folder / "broker.url", error)
 
 
 def _stop(stopped: threading.Event, server: Server) -> None:

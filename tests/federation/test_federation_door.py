@@ -150,8 +150,16 @@ def test_whatever_ends_the_block_leaves_no_process(
 
 def test_a_coordinator_that_cannot_start_says_why(site: Site) -> None:
     federation = site.federation(broker="mqtt://127.0.0.1:9", insecure=True)
-    with pytest.raises(RunError, match=r"has ended before its broker.*error: "):
+    run = site.folder / "run/run.toml"
+    text = run.read_text()
+    run.write_text('broker_ca = "gone"\n' + text.replace("mqtt://127", "mqtts://127"))
+    with pytest.raises(
+        RunError, match=r"(?s)has ended before its broker.*error: .*gone"
+    ):
         federation.start()
+    run.write_text(text)
+    with pytest.raises(RunError, match=r"waited 8 s for its broker to answer"):
+        federation.start(timeout_s=8)  # one that may come by itself is waited for
     assert not of_run(site.folder)
 
 
