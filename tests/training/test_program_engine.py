@@ -305,7 +305,7 @@ def resealed(file: bytes, version: int, **names: str) -> bytes:
 def test_a_program_of_another_runtime_is_told_by_what_it_has(file: bytes) -> None:
     order, base, _ = order_of(Frozen())
     for given, said, remedy in (
-        (resealed(file, 3), "version 3, this runtime reads 1 and 2", "same version"),
+        (resealed(file, 4), "version 4, this runtime reads 1 to 3", "same version"),
         (resealed(file, 1, linear="lineax"), "layer 6: lineax .*no such", "Update"),
         (file[:300], "is damaged", "Restart the coordinator"),
     ):
@@ -421,7 +421,7 @@ def test_what_a_program_cannot_do_is_done_by_torch_once_for_all(
     odd = {
         "no program": (plain, b""),
         "a damaged one": (plain, file[:300]),
-        "one of another version": (plain, resealed(file, 3)),
+        "one of another version": (plain, resealed(file, 4)),
         "one with an unknown operation": (plain, resealed(file, 1, linear="lineax")),
         "a rule of torch's": (swat, file),
     }

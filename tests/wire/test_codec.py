@@ -332,7 +332,7 @@ def test_the_signature_covers_header_and_body_and_comes_first() -> None:
     ("kind", "fields"),
     [
         (Training, {"epochs": 0, "batch_size": 1, "learning_rate": 0.1}),
-        (Training, {"epochs": 1, "batch_size": 1, "learning_rate": 0.0}),
+        (Training, {"epochs": 1, "batch_size": 1, "learning_rate": -0.1}),
         (Training, {"epochs": 1, "batch_size": 1, "learning_rate": float("nan")}),
         (Training, {"epochs": True, "batch_size": 1, "learning_rate": 0.1}),
         (Training, {"epochs": 1, "batch_size": 1, "learning_rate": 0.1, "power": 1}),
