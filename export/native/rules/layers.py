@@ -18,7 +18,7 @@ from export.native.program import (
     Shape,
 )
 from export.native.rules import volumes
-from export.native.rules.window import VOLUME, one_pixel, window_in
+from export.native.rules.window import VOLUME, convolve, window_in
 from export.passes.graph import attributes
 
 __all__ = ["RULES"]
@@ -84,28 +84,7 @@ def _conv(low: Lowering, node: onnx.NodeProto) -> None:
         return
     weight, window, groups = _kernel(low, node)
     _images(
-        low, node, lambda x, out: _convolve(low, node, x, out, weight, window, groups)
-    )
-
-
-def _convolve(
-    low: Lowering,
-    node: onnx.NodeProto,
-    source: int,
-    shape: Shape,
-    weight: NDArray[Any],
-    window: dict[str, Any],
-    groups: int,
-) -> int:
-    bias, name, made = low.constant(node, 2), node.input[1], node.output[0]
-    out = low.anonymous(shape)
-    if shape.pixels == 1:
-        matrix = one_pixel(weight, low.shapes[source], window, groups)
-        index = low.weight(name, matrix, bias, made)
-        return low.emit(Operation(Kind.LINEAR, source, out, weight=index))
-    index = low.weight(name, weight, bias, made)
-    return low.emit(
-        Operation(Kind.CONV, source, out, weight=index, groups=groups, **window)
+        low, node, lambda x, out: convolve(low, node, x, out, weight, window, groups)
     )
 
 
@@ -133,7 +112,7 @@ def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
         have = low.shapes[source].channels
         apart = low.anonymous(Shape(have, out.height + reach[0], out.width + reach[1]))
         low.emit(Operation(Kind.SPREAD, source, apart, stride=stride, pad=pad))
-        return _convolve(low, node, apart, out, turned, plain, groups)
+        return convolve(low, node, apart, out, turned, plain, groups)
 
     _images(low, node, layer)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.native.lowering import Lowering
 from export.native.program import Kind, Operation, Shape
-from export.native.rules.window import one_pixel
+from export.native.rules.window import convolve
 from export.passes.graph import attributes
 
 __all__ = ["conv", "conv_transpose", "pool"]
@@ -136,6 +136,7 @@ def _convolve(
     count, dilation = int(window.kernel[0]), int(window.dilation[0])
     own = Shape(count * channels, have.height, have.width)
     flat = weight.reshape(rows, -1, *weight.shape[3:])
+    groups = int(attributes(node).get("group", 1))
     out = low.anonymous(Shape(deep * rows, *plane))
     for place in range(deep):
         first = place * int(window.stride[0])
@@ -151,30 +152,9 @@ def _convolve(
                 low.emit(Operation(Kind.TAKE, slices, one, extra=at))
                 low.emit(Operation(Kind.PLACE, one, joined, extra=tap * channels))
             part = _turned(low, joined, count, own)
-        made = _slice(low, node, part, Shape(rows, *plane), flat, window)
+        made = convolve(low, node, part, Shape(rows, *plane), flat, window.flat, groups)
         low.emit(Operation(Kind.PLACE, made, out, extra=place * rows))
     low.alias(node.output[0], _turned(low, out, deep, low.shapes[out]))
-
-
-def _slice(
-    low: Lowering,
-    node: onnx.NodeProto,
-    source: int,
-    shape: Shape,
-    weight: NDArray[Any],
-    window: _Window,
-) -> int:
-    bias, name, made = low.constant(node, 2), node.input[1], node.output[0]
-    groups, flat = int(attributes(node).get("group", 1)), window.flat
-    out = low.anonymous(shape)
-    if shape.pixels == 1:
-        matrix = one_pixel(weight, low.shapes[source], flat, groups)
-        index = low.weight(name, matrix, bias, made)
-        return low.emit(Operation(Kind.LINEAR, source, out, weight=index))
-    index = low.weight(name, weight, bias, made)
-    return low.emit(
-        Operation(Kind.CONV, source, out, weight=index, groups=groups, **flat)
-    )
 
 
 def _turned(low: Lowering, index: int, first: int, shape: Shape) -> int:

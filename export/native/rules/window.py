@@ -9,10 +9,10 @@ import onnx
 from numpy.typing import NDArray
 
 from export.native.lowering import Lowering
-from export.native.program import Shape
+from export.native.program import Kind, Operation, Shape
 from export.passes.graph import attributes
 
-__all__ = ["VOLUME", "one_pixel", "window_in"]
+__all__ = ["VOLUME", "convolve", "window_in"]
 
 VOLUME = 5  # axes: batch, channels, depth, height, width
 
@@ -55,7 +55,7 @@ def window_in(low: Lowering, node: onnx.NodeProto) -> dict[str, Any]:
         raise low.refused(node, str(error)) from error
 
 
-def one_pixel(
+def _one_pixel(
     weight: NDArray[Any], source: Shape, window: dict[str, Any], groups: int
 ) -> NDArray[np.float32]:
     """A convolution with one output pixel as a linear layer on all its inputs."""
@@ -72,3 +72,25 @@ def one_pixel(
                 first = row // (rows // groups) * own
                 matrix[row, first : first + own, h, w] = kernel[row, :, y, x]
     return matrix.reshape(rows, -1)
+
+
+def convolve(
+    low: Lowering,
+    node: onnx.NodeProto,
+    source: int,
+    shape: Shape,
+    weight: NDArray[Any],
+    window: dict[str, Any],
+    groups: int,
+) -> int:
+    """Emits a convolution of images, a linear layer where one pixel comes out."""
+    bias, name, made = low.constant(node, 2), node.input[1], node.output[0]
+    out = low.anonymous(shape)
+    if shape.pixels == 1:
+        matrix = _one_pixel(weight, low.shapes[source], window, groups)
+        index = low.weight(name, matrix, bias, made)
+        return low.emit(Operation(Kind.LINEAR, source, out, weight=index))
+    index = low.weight(name, weight, bias, made)
+    return low.emit(
+        Operation(Kind.CONV, source, out, weight=index, groups=groups, **window)
+    )
