@@ -173,6 +173,8 @@ class Link:
 
     def close(self) -> None:
         """Ends it in good order, if it has not ended; any thread may, at any time."""
+        if not (self._ended or self.runs_this_thread()):
+            self._client.drain()
         with self._using:
             if not self._ended:
                 self._ended = self._ours = True
@@ -277,8 +279,7 @@ class Link:
         self, _c: paho.Client, _u: object, mid: int, code: ReasonCode, _p: object
     ) -> None:
         answer = code, self._client.reasons.pop(mid, None)
-        parted = self._unanswered.messages.answered(mid, answer)
-        if parted is not None:
+        if (parted := self._unanswered.messages.answered(mid, answer)) is not None:
             self._settle(parted, *answer)
 
     def _settle(self, parted: Parted, code: ReasonCode, odd: int | None) -> None:
@@ -295,6 +296,5 @@ class Link:
     def _subscribed(
         self, _c: paho.Client, _u: object, mid: int, codes: list[ReasonCode], _p: object
     ) -> None:
-        known = self._unanswered.filters.answered(mid, codes)
-        if known is not None:
+        if (known := self._unanswered.filters.answered(mid, codes)) is not None:
             self._learnt.granted(*known, codes)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import queue
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from patience import patience
 from coordinator.broker.start import open_broker
 from edge_sdk.transport.address import Address
 from edge_sdk.transport.base import OutgoingMessage, ReceivedMessage
+from edge_sdk.transport.client import paho_client
+from edge_sdk.transport.client.opening import MAX_INFLIGHT
 from edge_sdk.transport.dialect import Dialect
 from edge_sdk.transport.link import Link
 from edge_sdk.transport.meter import Meter
@@ -207,3 +213,57 @@ def test_a_transport_closed_by_its_own_link_callback_ends(tmp_path: Path) -> Non
         assert ended.wait(WAIT_S)
         transport.close()
     assert said == [True, False]
+
+
+def test_what_is_said_last_arrives_though_the_broker_has_more_to_say(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A closed socket answers by a reset, and the broker drops what it has not read."""
+    monkeypatch.setattr(paho_client, "LEAVE_S", WAIT_S)
+    with open_broker(None, tmp_path / "broker", kind="mosquitto") as broker:
+        heard: queue.Queue[ReceivedMessage] = queue.Queue()
+        other, ours = (
+            MqttTransport(broker.address, name, take, lambda _: None, wait_s=WAIT_S)
+            for name, take in (("other", heard.put), ("ours", lambda _: None))
+        )
+        other.subscribe("last", "mark")
+        for no in range(50):
+            other.publish(f"kept/{no}", bytes(5_000), retain=True)
+        other.publish("mark", b"")
+        heard.get(timeout=WAIT_S)  # all of it is there
+        assert broker.pid is not None
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            ours.subscribe("kept/+")
+            ours.publish("last", b"word")
+            closing = threading.Thread(target=ours.close)
+            closing.start()
+            time.sleep(0.5)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        closing.join(WAIT_S)
+        assert heard.get(timeout=WAIT_S).payload == b"word"
+        other.close()
+
+
+def test_what_waits_for_a_brokers_answers_is_sent_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker takes so many messages at once; paho drops the others at the end."""
+    monkeypatch.setattr(paho_client, "LEAVE_S", WAIT_S)
+    with open_broker(None, tmp_path / "broker", kind="mosquitto") as broker:
+        heard: queue.Queue[ReceivedMessage] = queue.Queue()
+        other, ours = (
+            MqttTransport(broker.address, name, take, lambda _: None, wait_s=WAIT_S)
+            for name, take in (("other", heard.put), ("ours", lambda _: None))
+        )
+        other.subscribe("said/+", "mark")
+        other.publish("mark", b"")
+        heard.get(timeout=WAIT_S)  # it is subscribed
+        topics = [f"said/{no}" for no in range(10 * MAX_INFLIGHT)]
+        for topic in topics:
+            ours.publish(topic, b"word")
+        ours.close()
+        assert [heard.get(timeout=WAIT_S).topic for _ in topics] == topics
+        other.close()

@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.client import MQTT_LOG_DEBUG, MQTT_LOG_ERR
-from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import (
+    MessageState,
+    MQTTErrorCode,
+    MQTTProtocolVersion,
+    _ConnectionState,
+)
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -27,7 +32,8 @@ from edge_sdk.transport.client.packets import (
     body_of,
     published,
 )
-from edge_sdk.transport.client.sockets import connected
+from edge_sdk.transport.client.sockets import connected, leave
+from edge_sdk.transport.client.waker import Waker
 
 __all__ = ["MAX_INCOMING", "Client"]
 
@@ -35,6 +41,8 @@ log = logging.getLogger(__name__)
 
 MAX_INCOMING = 128 * 1024  # bytes of a packet; ours are smaller
 READ = 256 * 1024  # bytes; four chunks
+LEAVE_S = 2.0  # for a broker to take what we said last, and to close a link we end
+SMALL = 8 * 1024  # bytes; a goodbye and receipts, but no chunk of a model
 UNSPECIFIED = 0x80
 CONNACK, DISCONNECT = 0x20, 0xE0  # first bytes
 SUCCESS = ReasonCode(PacketTypes.PUBACK)
@@ -69,7 +77,7 @@ class Client(paho.Client):
     address: Address
     take: Callable[[PublishPacket], None]
     too_large: Callable[[str, int], None]
-    _waker: _Waker | None = None
+    _waker: Waker | None = None
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -93,7 +101,22 @@ class Client(paho.Client):
 
     @_sockpairW.setter
     def _sockpairW(self, end: socket.socket | None) -> None:  # noqa: N802
-        self._waker = None if end is None else _Waker(end)
+        self._waker = None if end is None else Waker(end)
+
+    def drain(self) -> None:
+        """Waits for small messages that the broker has no room for yet.
+
+        paho holds them until earlier ones are answered, and `disconnect` drops them.
+        """
+        until = time.monotonic() + LEAVE_S
+        while self.is_connected() and time.monotonic() < until:
+            with self._out_message_mutex:
+                if not any(
+                    m.state == MessageState.MQTT_MS_QUEUED and len(m.payload) <= SMALL
+                    for m in self._out_messages.values()
+                ):
+                    return
+            time.sleep(0.005)
 
     def loop_write(self) -> MQTTErrorCode:
         """As paho's, acknowledgements with it."""
@@ -117,6 +140,13 @@ class Client(paho.Client):
                 }
             )
         return super().loop_write()
+
+    def _sock_close(self) -> None:
+        """As paho's; what was said last arrives, if we have said that we go."""
+        leaving = self._state == _ConnectionState.MQTT_CS_DISCONNECTING
+        if leaving and self._sock is not None:
+            leave(self._sock, LEAVE_S)
+        super()._sock_close()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:  # paho's name
         """Handles every packet of which the last byte has arrived."""
@@ -226,31 +256,6 @@ class Client(paho.Client):
     def _create_socket(self) -> Any:
         """As paho's, by the address's proxy, with nothing left open that fails."""
         return connected(self.address, self._ssl_context, self._connect_timeout)
-
-
-class _Waker:
-    """The end of paho's pair of sockets that wakes the network thread.
-
-    paho writes a byte for each packet: the orders of a round woke it a hundred times,
-    which was the largest single item of a round without training.
-
-    Attributes:
-        woken: Whether the thread is on its way to look at all that waits.
-    """
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end, self.woken = end, False
-
-    def send(self, data: bytes) -> int:
-        """Wakes the thread, unless it is on its way."""
-        if self.woken:
-            return 0
-        self.woken = True
-        return self._end.send(data)
-
-    def close(self) -> None:
-        """Closes the end."""
-        self._end.close()
 
 
 def _is_short(first: int) -> bool:

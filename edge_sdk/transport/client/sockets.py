@@ -1,9 +1,14 @@
-"""Sockets that MQTT can be spoken on: TCP by a proxy or without, TLS, WebSocket."""
+"""Sockets that MQTT can be spoken on: TCP by a proxy or without, TLS, WebSocket.
+
+They are made here, and left in good order.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import time
 from typing import Any
 
 from edge_sdk.transport.address import Address
@@ -11,7 +16,9 @@ from edge_sdk.transport.client.web_socket import WebSocket
 from edge_sdk.transport.proxy import dial
 from edge_sdk.transport.tcp import cut_after
 
-__all__ = ["connected", "secured"]
+__all__ = ["connected", "leave", "secured"]
+
+READ = 256 * 1024  # bytes
 
 
 def connected(
@@ -71,3 +78,24 @@ def secured(
         found.close()
         raise
     return found
+
+
+def leave(link: Any, within_s: float) -> None:
+    """Says that nothing more comes, and reads until the other end has closed.
+
+    A socket that is closed at once answers whatever arrives later by a reset: a broker
+    that is about to send more then drops what it has not read, our last messages. The
+    socket stays open; its caller closes it.
+
+    Args:
+        link: Made by `connected`.
+        within_s: Seconds that are waited for the other end.
+    """
+    until = time.monotonic() + within_s
+    below: socket.socket = link.below if isinstance(link, WebSocket) else link
+    with contextlib.suppress(OSError, ValueError):  # it is gone already
+        below.shutdown(socket.SHUT_WR)
+        while (left := until - time.monotonic()) > 0:
+            below.settimeout(left)
+            if not below.recv(READ):
+                return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import socket
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -126,6 +127,12 @@ class WebSocket(paho._WebsocketWrapper):  # noqa: SLF001
         """Sends one message whole."""
         while not self.send(data):
             pass
+
+    @property
+    def below(self) -> socket.socket:
+        """The connection that its frames go over: TCP, or TLS."""
+        found: socket.socket = self._socket
+        return found
 
     def getsockopt(self, *asked: int) -> Any:
         """Of the TCP connection, whose bytes the kernel counts."""

@@ -99,6 +99,7 @@ class PacedSender:
         self._name, self._link = name, link
         self._queue, self._changed = SendQueue(), threading.Condition()
         self._thread: threading.Thread | None = None
+        self._handing = False  # a message to the link, just now
         self._closed = False
 
     def put(self, parcel: OutgoingMessage) -> None:
@@ -122,7 +123,7 @@ class PacedSender:
         until = time.monotonic() + DRAIN_S
         with self._changed:
             while (
-                self._queue.small
+                (self._queue.small or self._handing)
                 and (link := self._link()) is not None
                 and not link.runs_this_thread()
                 and (left := until - time.monotonic()) > 0
@@ -142,4 +143,10 @@ class PacedSender:
                 if link is None or parcel is None:
                     self._changed.wait(wait_s)
                     continue
-            link.publish(parcel)
+                self._handing = True
+            try:
+                link.publish(parcel)
+            finally:
+                with self._changed:
+                    self._handing = False
+                    self._changed.notify_all()
