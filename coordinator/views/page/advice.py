@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from coordinator.views.deployment import advised_densities, deployment_text
 from coordinator.views.device_view import UNREAD
 from coordinator.views.run_view import RunView
 
@@ -91,13 +92,17 @@ def _named(names: list[str]) -> str:
 
 def _done(view: RunView, folder: Path, evaluation: str) -> dict[str, Any]:
     here = shlex.quote(str(folder))
-    density = view.run.densities[0]
+    top = max(view.run.densities)
+    last = view.last_scored
+    scores = {float(d): row for d, row in (last.scores or {}).items()} if last else {}
+    density = advised_densities(scores, view.metric).get(top, top)
+    better = deployment_text(scores, view.metric)
     model = shlex.quote(str(folder / "models" / f"density-{density:g}.safetensors"))
     bundle = shlex.quote(str(folder / "exports" / f"bundle-{density:g}"))
     data = f" --data {shlex.quote(evaluation)}" if evaluation else ""
     return _step(
         "The run is done. Export a model of it and check it, then deliver it to the "
-        "boards.",
+        "boards." + (f" By the last scores, {better}." if better else ""),
         ("export and check", f"flash-export build {model}{data}"),
         ("sign for boards", f"flash-export bundle {model} --out {bundle}"),
         ("deliver", f"flash-coordinator deliver {here} {bundle}"),

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from coordinator.views.deployment import deployment_text
 from coordinator.views.device_scores import tests_text
 from coordinator.views.run_view import FleetView, Observe
 from coordinator.views.scores import score_text
@@ -53,6 +54,8 @@ def score_line(view: FleetView) -> Text:
         for density, metrics in sorted(view.scores.items())
     ]
     line = f"after round {view.scored_round}:  " + "   ".join(parts)
+    if better := deployment_text(view.scores, view.metric):
+        line += f"\n{better}"
     if view.metric is not None:
         told = (
             f"\ntested after round {view.tested_round}, d={density}: "

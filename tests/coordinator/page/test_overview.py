@@ -156,6 +156,27 @@ def test_the_next_step_is_said_with_commands_that_exist(
         assert _parses(entry["command"]), entry
 
 
+def test_the_model_that_scores_best_is_exported_and_whose_boards_it_serves(
+    past,
+) -> None:
+    view = RunSource(past.folder).run()
+    densities = view.run.densities
+    top, low = max(densities), min(densities)
+
+    def step(scores: dict[str, dict[str, float]]) -> tuple[str, str]:
+        rounds = [replace(row, scores=scores) for row in view.rounds]
+        done = replace(view, state="done", rounds=rounds)
+        found = next_step(done, past.folder, "", runs=False)
+        return found["say"], found["commands"][0]["command"]
+
+    say, command = step({str(d): {"accuracy": (d == low) / 2} for d in densities})
+    assert f"boards at {top:g} (0.00 %) deploy the model of {low:g} better" in say
+    assert f"density-{low:g}.safetensors" in command
+    say, command = step({str(d): {"accuracy": d} for d in densities})
+    assert "By the last scores" not in say
+    assert f"density-{top:g}.safetensors" in command
+
+
 def test_devices_that_are_offline_are_named_and_counted(past) -> None:
     view = RunSource(past.folder).run()
     view = replace(view, devices=[replace(d, online=False) for d in view.devices])
