@@ -76,7 +76,8 @@ class RoundContext:
     """Position of an order in its run.
 
     Attributes:
-        round_no: 1, 2, ...
+        round_no: 1, 2, ... of the rounds that give a model; one that was aborted is
+            made up for.
         rounds: Rounds of the whole run.
         density: The run's largest density.
         members: Weaker networks of the family inside the device's own.

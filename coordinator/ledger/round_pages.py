@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import TypeAlias
@@ -243,13 +244,21 @@ class RoundPages(RoundRecords):
         row = self._db.execute("SELECT max(no) AS last FROM rounds").fetchone()
         return 0 if row["last"] is None else int(row["last"]) + 1
 
-    def rounds_done(self) -> int:
+    def place(self, no: int) -> int:
+        """Place of a round among those that give a model: 1, 2, ...; 0 of the warm-up.
+
+        Rounds that were aborted have numbers, and no place.
+        """
+        return self.rounds_done(before=no) + 1 if no else 0
+
+    def rounds_done(self, before: int = sys.maxsize) -> int:
         """Rounds that gave a model, the warm-up left out."""
         row = self._db.execute(
-            "SELECT count(*) AS n FROM rounds WHERE no > 0 AND phase = 'done'"
+            "SELECT count(*) AS n FROM rounds "
+            "WHERE no BETWEEN 1 AND ? AND phase = 'done'",
+            (before - 1,),
         ).fetchone()
-        folded = self.get("folded") or {}
-        return int(row["n"]) + int(folded.get("done", 0))
+        return int(row["n"]) + int((self.get("folded") or {}).get("done", 0))
 
     def tasks(self, no: int) -> list[TaskRow]:
         """A round's tasks, by device."""

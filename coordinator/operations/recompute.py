@@ -116,6 +116,9 @@ class _ProvedMemory:
     def rounds(self) -> list[RoundRow]:
         return self.done
 
+    def place(self, no: int) -> int:
+        return 1 + sum(int(ended["round"]) < no for _, ended, _ in self._all)
+
     def last_counted(self, before: int) -> dict[str, str]:
         return {
             one["device"]: one["task"]

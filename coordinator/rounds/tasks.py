@@ -87,6 +87,7 @@ def order_for(
     *,
     epoch: int,
     round_no: int,
+    place: int,
     density: float,
     algorithm: Algorithm,
     settings: RunSettings,
@@ -101,6 +102,7 @@ def order_for(
 ) -> TaskOrder:
     """One device's task of a round; round 0 is the warm-up.
 
+    `place` is the round's among those that give a model, which rates and rules go by.
     `blobs` are what `publish_blobs` has published for the device.
     `steps` bounds the steps of a device that the round's pace cuts short; 0 does not.
     `after` is the last task of the device that counted, for rules and personal entries
@@ -111,7 +113,7 @@ def order_for(
     """
     training, warm_up = settings.training, settings.warm_up
     epochs, max_steps = training.epochs, steps or training.max_steps
-    rate = training.rate_at(round_no, settings.rounds)
+    rate = training.rate_at(place, settings.rounds)
     rule: LocalRule
     match algorithm.evidence if round_no == 0 else None:
         case LayerSensitivity(own_epochs, prune_rate, spill):
@@ -130,7 +132,7 @@ def order_for(
         case _:
             largest, inside = max(settings.densities), blobs.members
             over = settings.rounds or settings.training.horizon
-            moment = RoundContext(round_no, over, largest, len(inside), drifted)
+            moment = RoundContext(place, over, largest, len(inside), drifted)
             rule = named_slots(algorithm).local(moment)
             if isinstance(rule, Controlled):
                 rule = Controlled(after=after)

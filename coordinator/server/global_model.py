@@ -277,12 +277,13 @@ class GlobalModel:
         if self._settings.privacy.secure_aggregation:
             rows = summed_rows(self._ledger, no, rows)
         training, rounds = self._settings.training, self._settings.rounds
-        rate_now = training.rate_at(no, rounds)
+        place = self._ledger.place(no)
+        rate_now = training.rate_at(place, rounds)
         rate = partial(total_rate, rate_now, momentum=training.momentum)
         updates = StoredUpdates(self._ledger, rows, family, rate, known)
         with np.errstate(over="ignore", invalid="ignore"):  # it is judged, then counts
             over, most = rounds or training.horizon, max(self._settings.densities)
-            moment = RoundContext(no, over, most)
+            moment = RoundContext(place, over, most)
             parts = self._algorithm, base, family, updates, moment
             model, after, held = next_step(*parts, lambda: weight_uses(self._task))
         return with_fixed(model, base, self._fixed), after, held

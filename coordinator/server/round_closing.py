@@ -178,7 +178,8 @@ class RoundCloser:
 
     def _fail(self, no: int, now: OpenRound | None, error: AlgorithmError) -> None:
         if now is None:  # it could not be opened, and is counted all the same
-            rate = self._settings.training.rate_at(no, self._settings.rounds)
+            place, rounds = self._ledger.place(no), self._settings.rounds
+            rate = self._settings.training.rate_at(place, rounds)
             self._ledger.plan_round(no, goal=0, quorum=0, rate=rate, base="")
         failures = self._ledger.get("algorithm_failures") or 0
         self._ledger.put("algorithm_failures", failures + 1)

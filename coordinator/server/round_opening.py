@@ -135,11 +135,9 @@ class RoundOpener:
         if self._global_model.model is None and not self._algorithm.warms_up:
             self._global_model.plan_masks()
         self._fleet.densities.correct(self._timing.drift())
-        attempt = Attempt(0, (), frozenset())
-        if self._global_model.model is None:
-            attempt = self._next_attempt(past)
-        else:
+        if begun := self._global_model.model is not None:
             self.no = past[-1].no + 1 if past else 1
+        attempt = Attempt(0, (), frozenset()) if begun else self._next_attempt(past)
         able, beside = self._fleet.standings.to_ask(self._fleet.affordable(), self.no)
         if not able or failing:
             self._end_if_hopeless(failing=failing)
@@ -170,11 +168,12 @@ class RoundOpener:
         if draft is None:
             return None
         quorum, done = quorum_of(draft.goal), [r.model for r in past if r.model]
+        place = self._ledger.place(self.no)
         self._ledger.plan_round(
             self.no,
             goal=draft.goal,
             quorum=quorum,
-            rate=self._settings.training.rate_at(self.no, self._settings.rounds),
+            rate=self._settings.training.rate_at(place, self._settings.rounds),
             base=done[-1] if done else "",
         )
         kept = dict.fromkeys(attempt.kept, TaskPhase.ACCEPTED)
@@ -192,8 +191,8 @@ class RoundOpener:
             self._publisher.shelve, row.no, base, family, orders.items(), program
         )
         phases = {t.device: t.phase for t in tasks}
-        had_ms = max((o.ttl_ms for o in orders.values()), default=0)
-        self._timing.start_again(had_ms / 1000)
+        most_ms = max((o.ttl_ms for o in orders.values()), default=0)
+        self._timing.start_again(most_ms / 1000)
         self._ledger.wait_until(row.no, self._timing.left_s())
         return OpenRound(
             Round(row.no, row.goal, row.quorum, row.phase, phases),
@@ -214,6 +213,7 @@ class RoundOpener:
         named = publish_blobs(self._publisher.shelve, no, base, family, *given)
         remembers = self._algorithm.init_state is not None or bool(base.personal)
         counted = self._ledger.last_counted(no) if remembers else {}
+        place = self._ledger.place(no)
         drifted = draws_again(self._algorithm, self._ledger, no)
         tests = self._tests(no, draft.densities)
         ttl = self._timing.start(draft)
@@ -224,6 +224,7 @@ class RoundOpener:
                 named[device],
                 epoch=self._epoch,
                 round_no=no,
+                place=place,
                 density=density,
                 algorithm=self._algorithm,
                 settings=self._settings,

@@ -46,6 +46,10 @@ class RunMemory(Protocol):
         """Every round, in order."""
         ...
 
+    def place(self, no: int) -> int:
+        """Place of a round among those that give a model: 1, 2, ..."""
+        ...
+
     def last_counted(self, before: int) -> dict[str, str]:
         """Device -> its last task whose update is in an earlier round's model."""
         ...

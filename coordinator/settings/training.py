@@ -64,18 +64,19 @@ class TrainingSettings(
     hold: bool = False
     recalibrate: Annotated[int, Meta(ge=0)] = 0
 
-    def rate_at(self, round_no: int, rounds: int) -> float:
-        """Learning rate of round 1, 2, ...; the warm-up has that of round 1.
+    def rate_at(self, place: int, rounds: int) -> float:
+        """Learning rate of a round; the warm-up has that of the first.
 
         It is 0 in rounds that recalibrate.
 
         Args:
-            round_no: The round.
+            place: The round's among those that give a model: 1, 2, ...; 0 of the
+                warm-up. A round that was aborted is made up for at its rate.
             rounds: Of the whole run; 0 where it has no last round.
         """
-        fallen = max(round_no - 1 - self.lag, 0)
+        fallen = max(place - 1 - self.lag, 0)
         moving = rounds - self.recalibrate
-        if self.recalibrate and round_no > moving:
+        if self.recalibrate and place > moving:
             return 0.0
         over = max((self.horizon or moving) - 1, 1)
         if self.schedule == "constant":
@@ -85,6 +86,6 @@ class TrainingSettings(
             fall = (1 + math.cos(math.pi * min(share, 1.0))) / 2
             return float(self.rate_end + (self.rate - self.rate_end) * fall)
         share = fallen / over
-        if self.hold or not rounds or not self.horizon:  # aborted rounds have numbers
+        if self.hold or not rounds or not self.horizon:
             share = min(share, 1.0)
         return float(self.rate * (self.rate_end / self.rate) ** share)

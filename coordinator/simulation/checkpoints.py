@@ -87,6 +87,11 @@ class SimulationMemory:
         last = self.last_counted(no)
         return {device: (last.get(device, ""), self.of(device)) for device in devices}
 
+    def place(self, no: int) -> int:
+        """Place of a round among those that give a model: 1, 2, ...; 0 of round 0."""
+        done = sum(0 < r.round < no and not r.note for r in self._records)
+        return done + 1 if no else 0
+
     def rounds(self) -> list[RoundRow]:
         """The last round that left a model.
 

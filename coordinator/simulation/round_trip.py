@@ -79,6 +79,7 @@ class SimulationContext:
         base: Model,
         family: MaskFamily,
         *,
+        place: int = 0,
         known: Collection[str] = (),
         asked: Collection[str] = (),
         attempt: int = 0,
@@ -92,6 +93,7 @@ class SimulationContext:
             chosen: Device to the density it trains at.
             base: The model they start from.
             family: The round's masks.
+            place: The round's among those that give a model; 0 of round 0.
             known: Devices that have the masks already.
             asked: Devices that have the parts that stay apart already.
             attempt: How often the round was given up before.
@@ -101,7 +103,7 @@ class SimulationContext:
             RunError: If a worker died, or nothing gets through.
         """
         memories = remembers.of_devices(no, chosen) if remembers else {}
-        parts = self._parts(way, no, chosen, base, family, attempt, memories)
+        parts = self._parts(way, no, chosen, base, family, place, attempt, memories)
         done = way.carry(no, parts)
         rows: list[UpdateRow] = []
         payloads: dict[str, bytes] = {}
@@ -130,6 +132,7 @@ class SimulationContext:
         chosen: Mapping[str, float],
         base: Model,
         family: MaskFamily,
+        place: int,
         attempt: int,
         memories: Mapping[str, tuple[str, DeviceMemory]],
     ) -> dict[str, SimulatedPart]:
@@ -155,6 +158,7 @@ class SimulationContext:
                 named[device],
                 epoch=EPOCH,
                 round_no=no,
+                place=place,
                 density=density,
                 algorithm=self.algorithm,
                 settings=self.settings,

@@ -190,7 +190,9 @@ class Simulation:
             round=no,
             accepted=[],
             asked=0,
-            rate=self.settings.training.rate_at(no, self.settings.rounds),
+            rate=self.settings.training.rate_at(
+                self.journal.completed + 1, self.settings.rounds
+            ),
             bytes_up=0,
             bytes_down=0,
             total_up=before.total_up,
@@ -230,6 +232,7 @@ class Simulation:
         chosen = {d: densities[d] for d in outcome.accepted}
         trip = self._context.trip(
             *(way, no, chosen, base, family),
+            place=self.journal.completed + 1,
             known=self.journal.holders(),
             asked=self.journal.trained(),
             remembers=self._memory

@@ -148,6 +148,17 @@ def test_an_aborted_round_has_no_model_and_no_open_task(ledger: Ledger) -> None:
     ledger.close()
 
 
+def test_a_round_has_its_place_among_those_that_give_a_model(ledger: Ledger) -> None:
+    for no in range(6):
+        ledger.plan_round(no, goal=1, quorum=1, rate=0.1, base="")
+        if no in (2, 3):
+            ledger.abort(no, "nobody came")
+        else:
+            ledger.finish(no, model=f"m{no}")
+    assert [ledger.place(no) for no in range(7)] == [0, 1, 2, 2, 2, 3, 4]
+    ledger.close()
+
+
 def test_a_plan_that_issued_nothing_is_planned_again(ledger: Ledger) -> None:
     ledger.plan_round(1, goal=2, quorum=2, rate=0.1, base="old")
     ledger.plan_round(1, goal=3, quorum=3, rate=0.2, base="new")

@@ -42,12 +42,14 @@ def an_order(
     epoch: int = 3,
     steps: int = 0,
     settings: RunSettings = SETTINGS,
+    place: int | None = None,
 ) -> TaskOrder:
     return order_for(
         device,
         OrderBlobs(manifest_of(b"base"), MaskRecipe(1, {"fc": 2}, bytes(32))),
         epoch=epoch,
         round_no=round_no,
+        place=round_no if place is None else place,
         density=0.1,
         algorithm=ALGORITHMS[algorithm],
         settings=settings,
@@ -65,6 +67,16 @@ def test_an_order_of_a_round_says_what_the_settings_say() -> None:
     assert order.training.learning_rate == pytest.approx(0.001)
     assert order.ttl_ms == 12_500
     assert unpack(pack(order), TaskOrder) == order
+
+
+def test_a_round_trains_as_its_place_says_however_many_were_aborted() -> None:
+    """The tenth that gives a model has number 14 where four were aborted."""
+    ask = partial(an_order, algorithm="feddst")
+    for place in (1, 5, 10):
+        plain, late = ask(place), ask(place + 4, place=place)
+        assert late.round_no == place + 4
+        assert late.training.learning_rate == plain.training.learning_rate
+        assert late.rule == plain.rule
 
 
 def test_a_power_and_a_bound_are_asked_of_frozen_masks_and_never_of_a_warm_up() -> None:

@@ -31,7 +31,7 @@ def test_an_exponential_falls_as_it_always_did() -> None:
     assert beyond.rate_at(5, 9) == pytest.approx(0.025)
 
 
-def test_rounds_that_are_aborted_take_no_rate_below_its_end() -> None:
+def test_no_rate_is_below_its_end() -> None:
     assert rates(FALLING, 3, 5) == pytest.approx([0.4, 0.2, 0.1, 0.1, 0.1])
 
 

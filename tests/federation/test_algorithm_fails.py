@@ -86,7 +86,12 @@ class Run:
     """A federation of two devices in this process."""
 
     def __init__(
-        self, folder: Path, data: dict[str, Path], algorithm: str, rounds: int
+        self,
+        folder: Path,
+        data: dict[str, Path],
+        algorithm: str,
+        rounds: int,
+        recalibrate: int = 0,
     ) -> None:
         self.folder, self.data, self.broker = folder, data, MemoryBroker()
         self.settings = RunSettings(
@@ -97,7 +102,7 @@ class Run:
             rounds=rounds,
             algorithm=algorithm,
             wait_for=2,
-            training=TrainingSettings(max_steps=2),
+            training=TrainingSettings(max_steps=2, recalibrate=recalibrate),
             warm_up=WarmUpSettings(devices=1, epochs=1, max_steps=2),
         )
 
@@ -159,6 +164,32 @@ def test_an_aggregate_that_fails_twice_costs_two_rounds_and_no_device(
     assert [d["refused"] for d in found["devices"]] == [0, 0]
     assert "could not be handled" not in caplog.text
     assert "round 2 aborted: slot aggregate of algorithm 'mine'" in caplog.text
+
+
+AT_ITS_PLACE = [0.1, 0.01, 0.01, 0.01, 0.0]  # the second two times in vain
+
+
+def test_a_round_that_was_aborted_is_made_up_for_at_its_rate(
+    tmp_path: Path, data: dict[str, Path], own: Callable[..., str]
+) -> None:
+    broken = Failing(ALGORITHMS["erk"].aggregate, after=1 + 1, times=2)
+    run = Run(tmp_path, data, own(aggregate=broken), rounds=3, recalibrate=1)
+    run.run()
+    rates = [r.rate for r in run.rounds() if r.no]
+    assert rates == pytest.approx(AT_ITS_PLACE)
+    with closing(read_ledger(tmp_path / "run")) as ledger:
+        for no, rate in enumerate(rates, 1):
+            for row in ledger.tasks(no):
+                order = row.order(tmp_path / "run")
+                assert order.training.learning_rate == rate
+
+
+def test_a_simulated_round_that_was_aborted_is_made_up_for_at_its_rate(
+    tmp_path: Path,
+) -> None:
+    broken = Failing(ALGORITHMS["erk"].aggregate, after=1, times=2)
+    records = simulated(tmp_path, rounds=3, recalibrate=1, aggregate=broken)
+    assert [r.rate for r in records[1:]] == pytest.approx(AT_ITS_PLACE)
 
 
 @pytest.mark.parametrize("slot", SLOTS)
@@ -332,8 +363,10 @@ def test_killed_between_the_last_update_and_the_close_it_resumes_to_the_same_byt
     assert broken.weights() == whole.weights() != b""
 
 
-def simulated(folder: Path, cohort: int = 2, **slots: Any) -> list[RoundRecord]:
-    """Two rounds of two simulated devices, in this process."""
+def simulated(
+    folder: Path, cohort: int = 2, rounds: int = 2, recalibrate: int = 0, **slots: Any
+) -> list[RoundRecord]:
+    """Rounds of two simulated devices, in this process."""
     return simulate(
         folder,
         SimulationSettings(
@@ -342,9 +375,9 @@ def simulated(folder: Path, cohort: int = 2, **slots: Any) -> list[RoundRecord]:
             devices=2,
             cohort=cohort,
             densities=[0.2],
-            rounds=2,
+            rounds=rounds,
             algorithm="mine",
-            training=TrainingSettings(max_steps=2),
+            training=TrainingSettings(max_steps=2, recalibrate=recalibrate),
         ),
         worker_count=0,
         open_workers=partial(in_process, task=TASK),
