@@ -22,6 +22,7 @@ from typing import Protocol
 
 import psutil
 import pytest
+from patience import patience, waited
 from typing_extensions import Self
 
 from coordinator.broker.check import check_broker
@@ -94,11 +95,7 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[Address]:
     config.write_text("\n".join([f"listener {port} 127.0.0.1", "user root", *lines]))
     process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
     try:
-        for _ in range(1000):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            time.sleep(0.02)
+        assert waited(lambda: _listens(port), 20), f"no mosquitto on port {port}"
         yield Address("127.0.0.1", port)
     finally:
         process.kill()
@@ -153,14 +150,15 @@ class Rabbit:
                 group=(user and pwd.getpwnam(user).pw_gid) or None,
                 extra_groups=[] if user else None,
             )
-        give_up = time.monotonic() + READY_S
+        began = time.monotonic()
         while True:
             try:
                 check_broker(Address(self.host, self.port), timeout_s=2.0)
             except BrokerError:  # noqa: PERF203
                 said = (self._folder / "said").read_text(errors="replace")[-2000:]
                 assert self._process.poll() is None, f"RabbitMQ ended: {said}"
-                assert time.monotonic() < give_up, f"RabbitMQ is not ready: {said}"
+                late = time.monotonic() - began > patience(READY_S)
+                assert not late, f"RabbitMQ is not ready: {said}"
                 time.sleep(0.1)
             else:
                 return
@@ -215,15 +213,15 @@ class Rabbit:
 
         It says no while a node is registered, and takes a moment to see one dead.
         """
-        give_up = time.monotonic() + EPMD_S
-        while self._told_to_end():
-            assert time.monotonic() < give_up, f"epmd on port {self._epmd} stays"
-            time.sleep(0.05)
+        ended = waited(lambda: not self._told_to_end(), EPMD_S)
+        assert ended, f"epmd on port {self._epmd} stays"
 
     def _told_to_end(self) -> bool:
         """Tells it to end; whether there was one to tell."""
         try:
-            with socket.create_connection(("127.0.0.1", self._epmd), timeout=2) as link:
+            with socket.create_connection(
+                ("127.0.0.1", self._epmd), timeout=patience(2)
+            ) as link:
                 link.sendall(b"\x00\x01k")  # EPMD's KILL_REQ
                 link.recv(2)
         except ConnectionRefusedError:
@@ -231,6 +229,13 @@ class Rabbit:
         except OSError:  # it ends while we speak
             pass
         return True
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False
 
 
 def _unprivileged() -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from patience import patience
+
 from coordinator.server.loop import Server
 from edge_sdk.agent import Agent
 
-PATIENCE_S = 30.0
+JOIN_S = 30.0
 
 
 def run_around(server: Server, agents: Sequence[Agent]) -> list[BaseException]:
@@ -33,12 +35,12 @@ def run_around(server: Server, agents: Sequence[Agent]) -> list[BaseException]:
             thread.start()
         server.run()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(patience(JOIN_S))
     finally:
         for one in agents:
             one.stop()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(patience(JOIN_S))
         for one in agents:
             one.close()
         server.close()

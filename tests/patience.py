@@ -10,16 +10,35 @@ import functools
 import hashlib
 import os
 import time
+from collections.abc import Callable
 
-__all__ = ["patience", "slowness"]
+__all__ = ["LOOK_S", "patience", "slowness", "waited"]
 
 REFERENCE_S = 0.02  # for the work below on an idle core of 2020
 MOST = 40.0
+LOOK_S = 0.02
 
 
 def patience(seconds: float) -> float:
     """Seconds to wait for what takes so long at most on an idle machine."""
     return seconds * slowness(_speed(), _load())
+
+
+def waited(until: Callable[[], bool], seconds: float, look_s: float = LOOK_S) -> bool:
+    """Whether something came to be so within seconds, as they are on an idle machine.
+
+    The limit is that of each moment: a machine that gets busy meanwhile gets more.
+
+    Args:
+        until: Looks; it is asked once more after the limit.
+        look_s: Seconds between two looks.
+    """
+    began = time.monotonic()
+    while not until():
+        if time.monotonic() - began > patience(seconds):
+            return until()
+        time.sleep(look_s)
+    return True
 
 
 def slowness(speed: float, load: float) -> float:
@@ -46,5 +65,10 @@ def _speed() -> float:
 
 
 def _load() -> float:
+    """Programs that want to run, per core; the average of a minute lags behind.
+
+    So the tests that run beside this one count from their start, with a child each.
+    """
+    beside = 2 * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return os.getloadavg()[0] / max(cores, 1)
+    return max(os.getloadavg()[0], beside) / max(cores, 1)

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from patience import patience
+
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -50,18 +52,18 @@ class Screen:
 
     def wait(self, until: Callable[[str], bool], seconds: float = 60.0) -> None:
         """Reads until the text is as wanted."""
-        give_up = time.monotonic() + seconds
+        began = time.monotonic()
         while not until(self.text):
             if not self._read() and self.process.poll() is not None:
                 assert until(self.text), self.text
                 return
-            assert time.monotonic() < give_up, self.text
+            assert time.monotonic() - began < patience(seconds), self.text
 
     def end(self, seconds: float = 60.0) -> int:
         """Reads to the end and returns the exit code."""
-        give_up = time.monotonic() + seconds
+        began = time.monotonic()
         while self._read() or self.process.poll() is None:
-            assert time.monotonic() < give_up, self.text
+            assert time.monotonic() - began < patience(seconds), self.text
         return self.process.wait()
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from patience import patience
 from typing_extensions import Self
 
 __all__ = ["Answering", "HttpProxy", "Listener", "SecureFront", "SocksProxy", "pipe"]
@@ -80,7 +81,7 @@ def pipe(link: socket.socket, other: socket.socket) -> None:
     back = threading.Thread(target=one_way, args=(other, link), daemon=True)
     back.start()
     one_way(link, other)
-    back.join(10)
+    back.join(patience(10))
     other.close()
 
 

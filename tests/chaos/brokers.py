@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from brokers import SCRIPT, Rabbit
+from patience import patience, waited
 
 __all__ = ["BROKERS", "Broker", "missing"]
 
@@ -80,7 +81,7 @@ class Broker:
         """Whether it accepts connections."""
         with (
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), timeout=1),
+            socket.create_connection(("127.0.0.1", self.port), timeout=patience(1)),
         ):
             return True
         return False
@@ -91,11 +92,8 @@ class Broker:
         Raises:
             TimeoutError: If it does not.
         """
-        give_up = time.monotonic() + seconds
-        while not self.listens():
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"{self.kind} does not listen on {self.port}")
-            time.sleep(0.05)
+        if not waited(self.listens, seconds):
+            raise TimeoutError(f"{self.kind} does not listen on {self.port}")
 
     def alive(self) -> bool:
         """Whether its process runs."""

@@ -65,7 +65,7 @@ class Zygote:
         assert self._process.stdout is not None
         self._process.stdin.close()
         try:
-            self._process.wait(30)
+            self._process.wait(patience(30))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -301,11 +301,11 @@ class Fleet:
         Raises:
             TimeoutError: If it is not in time; the logs are in the message.
         """
-        seconds = patience(seconds)
-        give_up = time.monotonic() + seconds
+        began = time.monotonic()
         while not until():
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"waited {seconds:.0f} s for {what}\n{self.logs()}")
+            took = time.monotonic() - began
+            if took > patience(seconds):
+                raise TimeoutError(f"waited {took:.0f} s for {what}\n{self.logs()}")
             self.look()
             time.sleep(LOOK_S)
 
@@ -321,9 +321,9 @@ class Fleet:
             self._keep_up.pop(name, None)
             self.signal(name, signal.SIGCONT)
             self.signal(name, signal.SIGTERM)
-        give_up = time.monotonic() + 15
+        began = time.monotonic()
         while any(self.running(d) for d in self.devices):
-            if time.monotonic() > give_up:
+            if time.monotonic() - began > patience(15):
                 for name in self.devices:
                     self.signal(name, signal.SIGKILL)
             time.sleep(LOOK_S)

@@ -21,7 +21,7 @@ def receipt_before_commit() -> None:
 
     def promise_early(_self: Any, promise: Callable[[], None]) -> None:
         promise()
-        time.sleep(0.05)  # so that it has left before the commit at which we die
+        time.sleep(0.2)  # so that it has left before the commit at which we die
 
     _replace(Commits, "once_durable", promise_early)
 

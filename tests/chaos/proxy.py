@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from patience import patience
+
 __all__ = ["Gate", "Weather"]
 
 READ = 16 * 1024
@@ -60,7 +62,7 @@ class Gate:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
         self._thread.start()
-        self._ready.wait(10)
+        assert self._ready.wait(patience(10)), "the gate does not listen"
 
     def sever(self) -> None:
         """Resets every connection."""
@@ -81,7 +83,7 @@ class Gate:
         """Ends the listener and all connections."""
         self.sever()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(patience(5))
 
     def _do(self, action: Callable[[_Connection], None]) -> None:
         def all_of_them() -> None:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from chaos.brokers import BROKERS, missing
 from chaos.faults import Fault, apply, schedule
 from chaos.fleet import COORDINATOR, Fleet, Zygote
+from patience import patience
 
 from edge_sdk.transport.limits import BrokerLimits
 
@@ -102,7 +103,7 @@ def run_seed(
         fleet.start()
         at_start(fleet)
         try:
-            _go(fleet, list(faults), done, began + limit_s, stop=stop_at_first)
+            _go(fleet, list(faults), done, limit_s, stop=stop_at_first)
         except TimeoutError as error:
             fleet.violations.append(f"the run does not end: {error}")
         if stop_at_first and fleet.violations:
@@ -127,13 +128,14 @@ def run_seed(
 
 
 def _go(
-    fleet: Fleet, faults: list[Fault], done: Counter[str], give_up: float, *, stop: bool
+    fleet: Fleet, faults: list[Fault], done: Counter[str], limit_s: float, *, stop: bool
 ) -> None:
     """Does the faults as the run goes on, until it is at its end."""
     due: list[tuple[float, int, Any]] = []
+    began = time.monotonic()
     while fleet.exit_code(COORDINATOR) != 0:
         now = time.monotonic()
-        if now > give_up:
+        if now - began > patience(limit_s):
             raise TimeoutError(f"round {fleet.round_now()}\n{fleet.logs()}")
         if stop and fleet.violations:
             return

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+from patience import patience, waited
 
 from coordinator.broker.check import check_broker
 from coordinator.broker.config import find_mosquitto
@@ -39,17 +39,12 @@ def connected(broker: Broker, name: str) -> paho.Client:
     client.on_connect = lambda *_: ready.set()
     client.connect(broker.host, broker.port)
     client.loop_start()
-    assert ready.wait(10)
+    assert ready.wait(patience(10))
     return client
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.02)
-    return true()
+    return waited(true, seconds)
 
 
 def running(pid: int) -> bool:
@@ -68,7 +63,7 @@ def test_messages_pass_and_retained_chunks_wait(broker: Broker) -> None:
     subscribed = threading.Event()
     listener.on_subscribe = lambda *_: subscribed.set()
     listener.subscribe("fl/#", qos=1)
-    assert subscribed.wait(10)
+    assert subscribed.wait(patience(10))
     sender = connected(broker, "sender")
     number = 3_000 if broker.kind == "mosquitto" else 300
     for index in range(number):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from coordinator.delivery.store import PENDING, SUPERSEDED, DeliveryStore
 from edge_sdk.errors import StateError
@@ -46,7 +47,7 @@ def test_two_who_make_the_book_at_once_both_have_it(tmp_path: Path) -> None:
         start, folder = threading.Barrier(2), tmp_path / str(no)
 
         def make(start: threading.Barrier = start, folder: Path = folder) -> str:
-            start.wait(10)
+            start.wait(patience(10))
             return DeliveryStore(folder).forget() or "made"
 
         with ThreadPoolExecutor(2) as pool:

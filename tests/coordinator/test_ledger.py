@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from coordinator.ledger import Ledger, TaskRow, open_ledger, read_ledger
 from coordinator.rounds.contribution_limits import shares
@@ -434,7 +435,7 @@ def test_a_ledger_is_made_at_once_for_whoever_looks_on(tmp_path: Path) -> None:
     looking.start()
     for folder in folders:
         open_ledger(folder).close()
-    looking.join(60)
+    looking.join(patience(60))
     assert seen <= {"it holds no run yet", "the ledger in it is being made"}
     (tmp_path / "begun").mkdir()
     sqlite3.connect(tmp_path / "begun" / "ledger.sqlite").close()

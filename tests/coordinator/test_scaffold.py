@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from killed_run import killed_in_round
 from numpy.typing import NDArray
 from torch import nn
 
@@ -25,7 +24,6 @@ from coordinator.algorithms.load import check_algorithm
 from coordinator.algorithms.mean import Contribution, Model
 from coordinator.rounds.round_step import next_step
 from coordinator.settings import RunSettings, TrainingSettings, check_algorithm_fits
-from coordinator.simulation.record import read_records
 from edge_sdk.errors import CheckpointError, SettingsError
 from edge_sdk.sparse import LayerShape
 from edge_sdk.storage.memory import DeviceMemory
@@ -298,9 +296,6 @@ def test_it_stands_on_frozen_masks_and_corrects_no_power() -> None:
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Control variates of coordinator and devices included."""
-    code = (
-        "import sys; sys.argv = sys.argv[1:]; from coordinator.cli import main; main()"
-    )
     (tmp_path / "sim.toml").write_text(
         'task = "digits"\ndata = "digits"\ndevices = 5\ncohort = 2\nrounds = 12\n'
         "densities = [0.2]\n"
@@ -309,20 +304,10 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) ->
 
     def command(folder: str) -> list[str]:
         given = ["simulate", folder, "--settings", "sim.toml", "--workers", "1"]
-        return [sys.executable, "-c", code, "flash-coordinator", *given]
+        return [sys.executable, "-m", "coordinator.cli", *given]
 
     run = tmp_path / "killed"
-    with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen(
-            command("killed"), cwd=tmp_path, stderr=log, stdout=log
-        )
-        give_up = time.monotonic() + 240
-        while len(read_records(run)) < 5 and time.monotonic() < give_up:
-            time.sleep(0.02)
-            assert child.poll() is None, (tmp_path / "log").read_text()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert 5 <= len(read_records(run)) < 13
+    killed_in_round(5, 12, run, *command("killed")[3:])
     for folder in ("killed", "whole"):
         subprocess.run(command(folder), cwd=tmp_path, check=True, capture_output=True)
     kinds = ("checkpoints/round-*.safetensors", "memories/*/*.memory")

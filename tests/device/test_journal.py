@@ -168,8 +168,9 @@ def test_kill_dash_nine_at_any_moment_keeps_what_was_kept(tmp_path: Path) -> Non
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
         ) as writer:
             assert writer.stdout is not None
-            writer.stdout.readline()
-            time.sleep(0.013 * turn)
+            for _ in range(turn + 1):
+                writer.stdout.readline()
+            time.sleep(0.003 * turn)  # anywhere between two lines
             os.kill(writer.pid, signal.SIGKILL)
             rest = writer.stdout.read().split(b"\n")
         said = max([said, *(int(line) for line in rest[:-1])])

@@ -200,9 +200,12 @@ def test_a_folder_that_cannot_be_written_is_an_error() -> None:
 @pytest.mark.broker
 def test_a_link_is_measured_through_a_real_broker(tmp_path: Path) -> None:
     with open_broker(None, tmp_path) as broker:
+        began = time.perf_counter()
         link = measure_link(broker.url, seconds=0.3)
-    assert link.mbit_s > 1.0
-    assert 0.0 < link.rtt_ms < 1000.0
+        took_s = time.perf_counter() - began
+    # It took no longer than all of it, however busy the machine is.
+    assert link.mbit_s > link.chunks * 64 * 1024 * 8e-6 / took_s
+    assert 0.0 < link.rtt_ms < 1000 * took_s
     assert link.chunks >= 4
 
 

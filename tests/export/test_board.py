@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from patience import patience, waited
 
 import export
 from edge_sdk.checkpoint import Checkpoint, save_checkpoint
@@ -366,27 +367,28 @@ def test_a_failing_health_command_takes_the_switch_back(
 def test_an_app_that_opens_current_all_the_while_always_finds_a_whole_bundle(
     bundle: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "models"
+    root, reads = tmp_path / "models", tmp_path / "reads"
+    reads.touch()
     switch(root, bundle)
     code = (
         "import pathlib, sys\n"
         "path = pathlib.Path(sys.argv[1]) / 'current' / 'manifest.json'\n"
-        "print('ready', flush=True)\n"
-        "count = 0\n"
+        "reads = open(sys.argv[2], 'ab', buffering=0)\n"
         "while not (path.parents[1] / 'stop').exists():\n"
-        "    assert path.read_bytes().endswith(b'}\\n'); count += 1\n"
-        "print(count)\n"
+        "    assert path.read_bytes().endswith(b'}\\n'); reads.write(b'.')\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, root], stdout=subprocess.PIPE, text=True
-    ) as app:
-        assert app.stdout is not None
-        app.stdout.readline()
+    with subprocess.Popen([sys.executable, "-c", code, root, reads]) as app:
+
+        def reads_on() -> None:
+            seen = reads.stat().st_size
+            assert waited(lambda: reads.stat().st_size > seen, 30)
+
+        reads_on()
         for _ in range(4):
             switch(root, bundle)
+            reads_on()
         (root / "stop").touch()
-        assert int(app.stdout.readline()) > 0
-        assert app.wait(30) == 0
+        assert app.wait(patience(30)) == 0
 
 
 def test_a_model_that_runs_outlives_the_files_of_its_slot(

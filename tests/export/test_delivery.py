@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 import export
 from edge_sdk.checkpoint import Checkpoint
@@ -127,16 +128,16 @@ def test_two_do_not_switch_at_once(bundle: Path, tmp_path: Path) -> None:
     def slow(folder: Path) -> None:
         shutil.copytree(bundle, folder)
         inside.set()
-        assert go.wait(30)
+        assert go.wait(patience(30))
 
     first = threading.Thread(target=install, args=(root, slow), kwargs={"name": "x"})
     first.start()
-    assert inside.wait(30)
+    assert inside.wait(patience(30))
     with pytest.raises(StateError, match="another process"):
         switch(root, bundle)
     assert recover(root) is None  # nor is what the first one does taken for a cut
     go.set()
-    first.join(30)
+    first.join(patience(30))
     assert look(root).live == "a"
 
 
@@ -172,7 +173,7 @@ class Board:
         self.installer.take(order, epoch)
         self.take_chunks()
         if self.installer.busy:
-            assert self.over.wait(60)
+            assert self.over.wait(patience(60))
             self.over.clear()
             self.installer.finish(self.ended.pop())
         return self.word()

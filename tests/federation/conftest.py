@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from patience import patience
+from patience import patience, waited
 
 from coordinator.views.terminal.status import summary
 from edge_sdk.access import tls_of
@@ -84,11 +84,8 @@ class Federation:
         self.processes[name].wait()
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
-        give_up = time.monotonic() + patience(WAIT_S)
-        while not until():
-            if time.monotonic() > give_up:
-                pytest.fail(f"waited {WAIT_S:.0f} s for {what}\n{self.logs()}")
-            time.sleep(0.05)
+        if not waited(until, WAIT_S, look_s=0.05):
+            pytest.fail(f"waited in vain for {what}\n{self.logs()}")
 
     def wait_end(self, name: str = "coordinator") -> int:
         process = self.processes[name]
@@ -114,11 +111,13 @@ class Federation:
             if process.poll() is None:
                 process.terminate()
         for process in self.processes.values():
-            give_up = time.monotonic() + patience(15)
-            while process.poll() is None and time.monotonic() < give_up:
-                time.sleep(0.05)
+            waited(partial(_over, process), 15)
             process.kill()
             process.wait()
+
+
+def _over(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is not None
 
 
 class Site:
@@ -200,16 +199,12 @@ class Site:
         return path.read_text() if path.exists() else ""
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
-        give_up = time.monotonic() + patience(WAIT_S)
-        while not until():
-            if time.monotonic() > give_up:
-                logs = "\n".join(
-                    f"--- {n}\n{self.log(n)[-3000:]}" for n in self.processes
-                )
-                broker = self.run / "broker" / "mosquitto.log"
-                said = broker.read_text()[-2000:] if broker.exists() else ""
-                pytest.fail(f"waited for {what}\n{logs}\n{said}")
-            time.sleep(0.05)
+        if waited(until, WAIT_S, look_s=0.05):
+            return
+        logs = "\n".join(f"--- {n}\n{self.log(n)[-3000:]}" for n in self.processes)
+        broker = self.run / "broker" / "mosquitto.log"
+        said = broker.read_text()[-2000:] if broker.exists() else ""
+        pytest.fail(f"waited in vain for {what}\n{logs}\n{said}")
 
     def rounds_done(self) -> int:
         try:
@@ -236,10 +231,8 @@ class Site:
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        give_up = time.monotonic() + patience(15)
         for process in self.processes.values():
-            while process.poll() is None and time.monotonic() < give_up:
-                time.sleep(0.05)
+            waited(partial(_over, process), 15)
             process.kill()
             process.wait()
 

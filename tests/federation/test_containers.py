@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from brokers import mosquitto
-from patience import patience
+from patience import patience, waited
 
 from edge_sdk.transport.address import Address
 
@@ -227,11 +226,11 @@ def test_sigterm_ends_both_images_cleanly_with_the_round_durable(
     def logs() -> str:
         return "\n".join(p.read_text()[-3000:] for p in tmp_path.glob("*.log"))
 
-    give_up = time.monotonic() + patience(120)
-    while fleet.rounds_done() < 1:
-        assert time.monotonic() < give_up, logs()
+    def trains() -> bool:
         assert all(p.poll() is None for p in both.values()), logs()
-        time.sleep(0.1)
+        return bool(fleet.rounds_done() >= 1)
+
+    assert waited(trains, 120, look_s=0.1), logs()
     assert all(well(image) for image in both), logs()
     for process in both.values():
         process.send_signal(signal.SIGTERM)

@@ -6,12 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from patience import patience
+from patience import patience, waited
 
 from edge_sdk.terminal import Exit
 
@@ -26,17 +25,19 @@ def test_ctrl_c_stops_all_it_started_and_the_same_command_goes_on(
     line = [*LINE, "--rounds", "6", "--folder", str(tmp_path / "demo")]
     with (tmp_path / "log").open("wb") as log:
         first = subprocess.Popen(line, stdout=log, stderr=log)
-    give_up = time.monotonic() + 120
-    while "round 1:" not in (tmp_path / "log").read_text():
-        assert first.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+
+    def trains() -> bool:
+        said = (tmp_path / "log").read_text()
+        assert first.poll() is None, said
+        return "round 1:" in said
+
+    assert waited(trains, 120), (tmp_path / "log").read_text()
     children = psutil.Process(first.pid).children(recursive=True)
     assert len(children) >= 9  # coordinator and eight devices, and the broker below
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == Exit.RUN
+    assert first.wait(patience(60)) == Exit.RUN
     assert "the same command continues" in (tmp_path / "log").read_text().lower()
-    psutil.wait_procs(children, timeout=10)
+    psutil.wait_procs(children, timeout=patience(10))
     assert not [c for c in children if c.is_running()]
 
     again = subprocess.run(

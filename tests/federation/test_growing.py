@@ -71,10 +71,11 @@ def test_new_data_are_trained_on_and_a_device_without_any_rests(
     save_partition(data, few)
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
-    fleet.wait(lambda: fleet.rounds_done() >= 3, "round 3")
-    assert trained(fleet.run, "pi-1") == [100]  # the others went on
-    assert len(trained(fleet.run, "pi-2")) >= 3
-    assert "no new examples since its last update" in str(fleet.summary())
+    fleet.wait(lambda: trained(fleet.run, "pi-1"), "its first update")
+    fleet.wait(lambda: len(trained(fleet.run, "pi-2")) >= 3, "the others to go on")
+    rests = "no new examples since its last update"
+    fleet.wait(lambda: rests in str(fleet.summary()), "its word")
+    assert trained(fleet.run, "pi-1") == [100]
     twice = Examples(
         np.concatenate([before.inputs] * 2), np.concatenate([before.targets] * 2)
     )
@@ -111,8 +112,9 @@ def test_a_device_whose_source_is_away_when_it_starts_takes_part_once_it_is_back
     assert "pi-1: its data cannot be read: there are no examples" in advice
     away.rename(data)
     fleet.wait(lambda: trained(fleet.run, "pi-1"), "its first update")
-    assert own()["data_error"] is None
-    assert own()["examples"] > 0
+    # The ledger has its word no sooner than its next write of statuses.
+    fleet.wait(lambda: own()["data_error"] is None, "its word that all is well")
+    fleet.wait(lambda: own()["examples"] > 0, "its examples")
 
 
 MAPPED = """
@@ -181,7 +183,11 @@ def test_sources_that_fail_in_mid_run_are_named_wherever_people_look(
     files["pi-1"].write_bytes(kept)
     fleet.wait(lambda: errors()["pi-1"] is None, "the source that is back")
     assert all(fleet.processes[name].poll() is None for name in DEVICES)
-    assert len(trained(fleet.run, "pi-2")) < len(trained(fleet.run, "orin-1"))
+
+    def fewer() -> bool:
+        return len(trained(fleet.run, "pi-2")) < len(trained(fleet.run, "orin-1"))
+
+    fleet.wait(fewer, "rounds of the one that has examples")
 
 
 def test_masks_are_drawn_again_where_classes_appear_late(federation: Make) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chaos.proxy import Gate
+from patience import patience
 
 import export
 from coordinator.views.terminal.status import summary
@@ -119,6 +119,14 @@ def test_a_signed_bundle_goes_live_and_an_app_that_is_not_well_gets_its_old_one_
     assert not site.ended("pi-1")
 
 
+def arrived(site: Any) -> int:
+    """Bytes of a bundle that is on its way, as whole chunks that are on the disk."""
+    parts = (p for p in site.folder.glob("pi-1/**/bundles/*") if p.is_file())
+    content = next((p.read_bytes() for p in parts), b"")
+    chunks = [content[i : i + CHUNK] for i in range(0, len(content), CHUNK)]
+    return sum(any(chunk) for chunk in chunks) * CHUNK
+
+
 def test_a_large_bundle_goes_on_where_the_link_was_cut_and_the_agent_killed(
     site: Any, gates: list[Gate]
 ) -> None:
@@ -132,20 +140,18 @@ def test_a_large_bundle_goes_on_where_the_link_was_cut_and_the_agent_killed(
     bundle = bundle_of(site, "large")
     signed_again(site, bundle, "weights.bin", os.urandom(LARGE))
 
-    gate.weather.rate = LARGE / 4  # four seconds, to cut it in the middle
+    gate.weather.rate = LARGE / patience(4)  # seconds, to cut it in the middle
     site.start_device("pi-1")
     site.coordinator("deliver", site.run, bundle)
     site.wait(lambda: gate.bytes > LARGE * 5 // 8, "more than half of it")
     gate.weather.refuse = True
     gate.sever()
-    time.sleep(0.5)  # what had arrived is written
+    site.wait(lambda: arrived(site) > LARGE // 4, "what had arrived on the disk")
     site.processes["pi-1"].kill()
     site.processes["pi-1"].wait()
     site.kill_broker()
     (part,) = (p for p in site.folder.glob("pi-1/**/bundles/*") if p.is_file())
-    content = part.read_bytes()
-    chunks = [content[i : i + CHUNK] for i in range(0, len(content), CHUNK)]
-    here = sum(any(chunk) for chunk in chunks) * CHUNK
+    here = arrived(site)
     assert LARGE // 4 < here < LARGE
     assert verdict(site) == (1, "pending")
     assert live(site) == ""

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from msgspec import UNSET
+from patience import patience
 from torch import nn
 from virtual import Device, House, VirtualWork
 
@@ -312,7 +313,7 @@ def test_a_task_does_not_wait_for_a_test_that_goes_on() -> None:
     done.wait()
     assert outcomes == [Broke("2-a", "trained")]
     work.stop()
-    work.join(10)
+    work.join(patience(10))
 
 
 def test_a_test_that_tasks_interrupt_goes_on_where_it_was() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import queue
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from patience import patience
+from patience import patience, waited
 
 from coordinator.broker import watch as broker_watch
 from coordinator.broker.check import check_broker
@@ -42,7 +41,7 @@ from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.wire import topics
 
 pytestmark = pytest.mark.broker
-WAIT_S = 20.0
+WAIT_S = patience(20.0)
 
 
 def settings(folder: Path, **changes: Any) -> RunSettings:
@@ -171,10 +170,12 @@ def test_a_device_reads_its_inbox_and_what_is_for_all(site: Site) -> None:
     device = site.connect(site.addresses["pi-1"], "d")
     for pattern in ("#", "fl/1/home/d/+/in", "fl/1/home/c/ann", "fl/1/home/m/+/+"):
         device.transport.subscribe(pattern)
-    until = time.monotonic() + WAIT_S
-    while device.got.empty() and time.monotonic() < until:  # subscribed at some time
+
+    def subscribed() -> bool:
         coordinator.transport.publish(topics.inbox("home", "pi-1"), b"ready")
-        time.sleep(0.05)
+        return not device.got.empty()
+
+    assert waited(subscribed, 20, look_s=0.05)
     allowed = [
         topics.announcement("home"),
         topics.next_key("home", 1),
@@ -203,11 +204,11 @@ def test_who_has_no_certificate_of_the_federation_is_not_let_in(
     (tmp_path / "foreign.pem").write_bytes(other.services.client_pem("pi-1"))
     for tls in (None, Tls(authority), Tls(authority, tmp_path / "foreign.pem")):
         with pytest.raises(BrokerError):
-            check_broker(Address(host, port, tls=tls), timeout_s=3)
+            check_broker(Address(host, port, tls=tls), timeout_s=patience(3))
     impostor = tmp_path / "impostor.pem"
     impostor.write_bytes(other.services.authority_pem())
     with pytest.raises(BrokerError, match="an authority that is not known here"):
-        check_broker(Address(host, port, tls=Tls(impostor)), timeout_s=3)
+        check_broker(Address(host, port, tls=Tls(impostor)), timeout_s=patience(3))
     check_broker(site.addresses["pi-1"])
 
 
@@ -266,9 +267,7 @@ def test_a_session_from_before_its_revocation_opens_nothing(site: Site) -> None:
     assert site.gate.access_control is not None
     site.identities.refresh()
     site.gate.broker.put_access_control(site.gate.access_control(()))
-    until = time.monotonic() + 10
-    while opened(None) and time.monotonic() < until:  # the broker reads its new list
-        time.sleep(0.05)
+    waited(lambda: not opened(None), 10, look_s=0.05)  # the broker reads its new list
     assert opened(None) == opened(session) == b""
 
 
@@ -407,10 +406,12 @@ def test_who_floods_is_refused_by_the_broker_for_a_while_and_comes_back(
         said = heard(coordinator, b"mark")
         assert (topics.status("home", "pi-1"), b"flood") not in said
         now[0] = 61.0
-        until = time.monotonic() + WAIT_S
-        while coordinator.got.empty() and time.monotonic() < until:
+
+        def is_heard() -> bool:
             loud.transport.publish(topics.status("home", "pi-1"), b"well")
-            time.sleep(0.1)
+            return not coordinator.got.empty()
+
+        assert waited(is_heard, 20, look_s=0.1)
         heard(coordinator, b"well")
     assert site.identities.refused() == set()
 
@@ -430,9 +431,7 @@ def test_a_strangers_knocks_do_not_fill_the_disk(
         for _ in range(60):
             with contextlib.suppress(BrokerError):
                 check_broker(nameless)
-        until = time.monotonic() + WAIT_S
-        while log.stat().st_size > most and time.monotonic() < until:
-            time.sleep(0.02)
+        waited(lambda: log.stat().st_size <= most, 20)
     assert log.stat().st_size <= most
     written = log.read_bytes() + aside.read_bytes()
     assert b"OpenSSL Error" in written

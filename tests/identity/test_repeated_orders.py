@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from patience import patience, waited
 
 from coordinator.delivery.sender import DeliverySender
 from coordinator.delivery.store import DeliveryStore
@@ -112,25 +112,22 @@ class Scene:
     def stop(self) -> None:
         if self.agent is not None:
             self.agent.stop()
-            self.thread.join(WAIT_S)
+            self.thread.join(patience(WAIT_S))
             self.agent.close()
             self.agent = None
 
     def hears(self, kind: type, but: int = 0) -> Any:
         """The device's next word of a kind since `said` was cleared."""
-        give_up = time.monotonic() + WAIT_S
-        while time.monotonic() < give_up:
-            found = [m for _, m in self.said if isinstance(m, kind)]
-            if len(found) > but:
-                return found[but]
-            time.sleep(0.01)
-        raise AssertionError(f"no {kind.__name__} in {self.said}")
+
+        def found() -> list[Message]:
+            return [m for _, m in list(self.said) if isinstance(m, kind)]
+
+        came = waited(lambda: len(found()) > but, WAIT_S)
+        assert came, f"no {kind.__name__} in {self.said}"
+        return found()[but]
 
     def until(self, what: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + WAIT_S
-        while not what():
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
+        assert waited(what, WAIT_S)
 
     def packets(self, kind: str) -> list[bytes]:
         return [p for p in self.kept if decode(p).header.type == kind]

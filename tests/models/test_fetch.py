@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience
 
 from edge_sdk.datasets import fetch, sources
 from edge_sdk.datasets.pickled import arrays_in
@@ -121,7 +122,7 @@ def test_eight_who_ask_at_once_fetch_once(tmp_path: Path) -> None:
         return FILES
 
     def ask(_: int) -> Path:
-        start.wait(10)
+        start.wait(patience(10))
         return fetch._fetch(TINY, tmp_path, {"source": source}, None)
 
     with ThreadPoolExecutor(8) as pool:

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 
 import torch
+from patience import patience
 from torch import nn
 
 from edge_sdk.tasks.graph.tracing import trace_layers
@@ -21,7 +22,7 @@ class Slow(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._between.set()
-        assert self._done.wait(30)
+        assert self._done.wait(patience(30))
         return self.layer(x)
 
 
@@ -32,7 +33,7 @@ def test_a_model_runs_in_one_thread_while_another_thread_traces() -> None:
     found: list[torch.Tensor | NameError] = []
 
     def run() -> None:
-        assert between.wait(30)
+        assert between.wait(patience(30))
         try:
             found.append(other(torch.ones(1, 2)))
         except NameError as error:  # what fx raises

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from patience import patience
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import MaskFamily
@@ -36,7 +37,7 @@ from edge_sdk.transport.memory import MemoryBroker, MemoryTransport
 from edge_sdk.wire.values import unpack_values
 
 NAMES = ("pi-1", "pi-2")
-WAIT_S = 120.0
+WAIT_S = patience(120.0)
 
 
 class LossyBroker(MemoryBroker):

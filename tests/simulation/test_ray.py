@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
-from patience import patience
+from patience import patience, waited
 
 from coordinator.checkpoints.models import model_name
 from coordinator.simulation.record import RoundRecord, read_records
@@ -137,9 +136,7 @@ def test_an_actor_that_is_killed_ends_the_run_with_a_remedy_and_it_goes_on(
     again += ["--workers", "1"]
     with (tmp_path / "log").open("wb") as log:
         child = subprocess.Popen(again, cwd=tmp_path, stderr=log, stdout=log)
-        give_up = time.monotonic() + WAIT_S
-        while len(read_records(run)) < 3 and time.monotonic() < give_up:
-            time.sleep(0.02)
+        assert waited(lambda: len(read_records(run)) >= 3, 240)
         family = psutil.Process(child.pid).children(recursive=True)
         (actor,) = [p for p in family if "ray::Worker" in " ".join(p.cmdline())]
         actor.send_signal(signal.SIGKILL)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from killed_run import killed_in_round
 
 from coordinator.algorithms import ALGORITHMS
 from coordinator.algorithms.base import keep_masks
@@ -334,14 +333,7 @@ def test_a_run_goes_on_where_its_examples_were_moved_to_and_not_without_its_devi
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     write_settings(tmp_path, 12)
     run = tmp_path / "killed"
-    with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen(command(run), cwd=tmp_path, stderr=log, stdout=log)
-        give_up = time.monotonic() + 120
-        while len(read_records(run)) < 4 and time.monotonic() < give_up:
-            time.sleep(0.02)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert 4 <= len(read_records(run)) < 13, (tmp_path / "log").read_text()
+    killed_in_round(4, 12, run, *command(run)[3:])
     for folder in (run, tmp_path / "whole"):
         subprocess.run(command(folder), cwd=tmp_path, check=True, capture_output=True)
     assert timeless(read_records(run)) == timeless(read_records(tmp_path / "whole"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +16,8 @@ import numpy as np
 import psutil
 import pytest
 from brokers import mosquitto
-from patience import patience
+from killed_run import killed_in_round
+from patience import patience, waited
 
 from coordinator.broker.start import Broker, open_broker
 from coordinator.checkpoints.models import model_name
@@ -60,8 +60,14 @@ def play(simulation: Simulation, pool: Workers) -> list[RoundRecord]:
 
 
 def play_over(
-    simulation: Simulation, pool: Workers, folder: Path, url: str, **more: Any
+    simulation: Simulation,
+    pool: Workers,
+    folder: Path,
+    url: str,
+    before_last: Callable[[], None] = lambda: None,
+    **more: Any,
 ) -> list[RoundRecord]:
+    """Plays it to its end; `before_last` may hold the last round up."""
     settings, fleet = simulation.settings, simulation.fleet.devices
     opened = over_mqtt(
         folder,
@@ -74,6 +80,8 @@ def play_over(
     )
     with opened as way:
         while not simulation.done:
+            if len(simulation.journal.records) == settings.rounds:
+                before_last()
             simulation.step(pool, way)
     return simulation.journal.records
 
@@ -228,13 +236,12 @@ def test_nothing_is_left_on_the_broker_and_in_the_folder(
     play_over(make("over", rounds=1), pool, tmp_path / "over", broker.url)
     found: list[ReceivedMessage] = []
     address = Address(broker.host, broker.port)
-    link = MqttTransport(address, "looker", found.append, lambda _: None, wait_s=10)
+    wait_s = patience(10)
+    link = MqttTransport(address, "looker", found.append, lambda _: None, wait_s=wait_s)
     link.subscribe("fl/#")
     link.publish("end", b"x", retain=True)
     link.subscribe("end")  # what is retained under fl comes before it
-    give_up = time.monotonic() + patience(WAIT_S)
-    while not any(d.topic == "end" for d in found) and time.monotonic() < give_up:
-        time.sleep(0.02)
+    waited(lambda: any(d.topic == "end" for d in found), WAIT_S)
     link.publish("end", b"", retain=True)
     link.close()
     assert {d.topic for d in found} == {"end"}
@@ -257,8 +264,7 @@ def test_a_broker_of_ours_that_is_killed_in_a_round_is_back_and_the_model_the_sa
 
     killer = threading.Thread(target=kill)
     killer.start()
-    over = play_over(simulation, pool, tmp_path / "over", "mqtt")
-    killer.join()
+    over = play_over(simulation, pool, tmp_path / "over", "mqtt", killer.join)
     assert killed.is_set()
     assert plain(over) == plain(without)
     assert models(tmp_path / "over") == models(tmp_path / "without")
@@ -276,8 +282,10 @@ def test_a_broker_that_stays_away_ends_the_run_with_a_remedy_and_it_goes_on(
     with pytest.raises(
         RunError, match=r"round \d makes no progress.*nothing has"
     ) as died:
-        play_over(simulation, pool, tmp_path / "over", theirs.url, patience_s=2.0)
-    ended.join()
+        play_over(
+            *(simulation, pool, tmp_path / "over", theirs.url, ended.join),
+            patience_s=patience(2.0),
+        )
     assert "limits for packets" in died.value.help
     left = len(read_records(tmp_path / "over"))
     assert 2 <= left < 5
@@ -313,16 +321,7 @@ def test_killed_with_a_broker_in_the_loop_it_goes_on_by_the_same_command(
         'rounds = 40\nalgorithm = "feddst"\n[training]\nmax_steps = 4\n'
     )
     run, over = tmp_path / "killed", ("--transport", "mqtt")
-    with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen(
-            command(run, *over), cwd=tmp_path, stderr=log, stdout=log
-        )
-        give_up = time.monotonic() + patience(WAIT_S)
-        while len(read_records(run)) < 4 and time.monotonic() < give_up:
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert 4 <= len(read_records(run)) < 41, (tmp_path / "log").read_text()
+    killed_in_round(4, 40, run, *command(run, *over)[3:])
     for again in (command(run, *over), command(tmp_path / "whole")):
         subprocess.run(again, cwd=tmp_path, check=True, capture_output=True)
     assert plain(read_records(run)) == plain(read_records(tmp_path / "whole"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import patience
 from torch import nn
 
 from edge_sdk.agent.training_thread import TrainingThread
@@ -104,7 +105,7 @@ def test_the_device_says_whether_it_lasts(error: BaseException, lasting: bool) -
 
     work = TrainingThread(Runner(), 1, None, lambda: 0, put, lambda: None, lambda: 0.0)
     work.start(order(Frozen()), [BASE])
-    assert done.wait(60)
+    assert done.wait(patience(60))
     (broke,) = said
     assert isinstance(broke, Broke)
     session = Session(SessionPhase.TRAIN, order=order(Frozen()))
@@ -133,12 +134,12 @@ def test_a_task_begins_at_nothing_and_a_halted_one_counts_no_more() -> None:
 
     work = TrainingThread(Runner(), 64, None, lambda: 0, put, lambda: None, lambda: 0.0)
     work.start(order(Frozen()), [BASE])
-    assert said.wait(60)
+    assert said.wait(patience(60))
     assert work.progress == 125
     work.cancel()
     said.clear()
     work.start(order(Frozen()), [BASE])
-    assert said.wait(60)
+    assert said.wait(patience(60))
     assert work.progress == 0
     assert asked[0]()  # the last step of the first
     assert work.progress == 0

@@ -196,7 +196,7 @@ class Counting:
 
     def close(self) -> None:
         for thread in self._threads:
-            thread.join(10)
+            thread.join(WAIT_S)
         for sock in self._sockets:
             sock.close()
 
@@ -279,7 +279,11 @@ def test_a_callback_that_raises_does_not_make_us_deaf(
             got.put(delivery)
 
         transport = MqttTransport(
-            Address(broker.host, broker.port), "x1", deliver, lambda _: None, wait_s=20
+            Address(broker.host, broker.port),
+            "x1",
+            deliver,
+            lambda _: None,
+            wait_s=WAIT_S,
         )
         transport.subscribe("t")
         transport.publish("t", b"bad")

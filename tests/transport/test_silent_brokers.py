@@ -6,14 +6,13 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import mosquitto, open_kind
 from limiting import LimitingBroker
-from patience import patience
+from patience import patience, waited
 
 from coordinator.protocol.publisher import ECHO_S, Publisher
 from edge_sdk.agent.silence import SILENT_S, SilenceWatch
@@ -88,9 +87,8 @@ def test_an_agent_under_a_silent_access_list_says_so(
         thread = threading.Thread(target=agent.run, daemon=True)
         thread.start()
         try:
-            give_up = time.monotonic() + WAIT_S
-            while agent._silence.since is None and time.monotonic() < give_up:
-                time.sleep(0.01)  # a new link forgets what was heard before
+            # A new link forgets what was heard before.
+            assert waited(lambda: agent._silence.since is not None, 30)
             agent._deliver(ReceivedMessage(ANN, b""))
             assert told.wait(WAIT_S)
         finally:
@@ -270,13 +268,15 @@ def test_a_broker_without_qos_1_that_closes_at_many_messages_is_sent_fewer(
         with contextlib.closing(
             MqttTransport(there, "x1", lambda _: None, links.put)
         ) as transport:
-            give_up = time.monotonic() + WAIT_S
-            while transport.limits().publishes_per_s > 20:
-                assert time.monotonic() < give_up, caplog.messages
+
+            def slower() -> bool:
                 with contextlib.suppress(queue.Empty):
                     if links.get(timeout=0.1):
                         for _ in range(32):
                             transport.publish("t/1", bytes(100))
+                return transport.limits().publishes_per_s <= 20
+
+            assert waited(slower, 30), caplog.messages
     (said, *_) = [m for m in caplog.messages if "has cut the link behind" in m]
     assert "messages a second" in said
 

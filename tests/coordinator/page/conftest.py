@@ -7,13 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from past import Past
-from patience import patience
+from patience import patience, waited
 
 from coordinator.page_access import token_of
 
@@ -35,15 +34,15 @@ class Page:
             text=True,
             env={**os.environ, **env},
         )
-        until = time.monotonic() + 60
-        while not (folder / "page.url").exists():
-            assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        assert waited(self._serves, 60)
         self.url = (folder / "page.url").read_text(encoding="ascii").strip()
         self.port = int(self.url.rstrip("/").rpartition(":")[2])
         self.token = token_of(folder)
         self._links: list[http.client.HTTPConnection] = []
+
+    def _serves(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()[1]
+        return (self.folder / "page.url").exists()
 
     def ask(
         self, path: str = "", *, cookie: str | None = "", **headers: str

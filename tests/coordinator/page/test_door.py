@@ -17,12 +17,13 @@ import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
-from patience import patience
+from patience import patience, waited
 
 from coordinator.views.page.access_middleware import AccessMiddleware, host_of
 from coordinator.views.page.patience import patient
 
 TOKEN = "t" * 32
+ASK_S = patience(1.0)  # for a link to say what it wants
 LOCAL = ("127.0.0.1", "localhost", "::1")
 SECRETS = ("/api/run", "/api/devices/pi-1", "/files/run.toml", "/metrics", "/events")
 HOSTS = (
@@ -220,7 +221,7 @@ def test_links_that_ask_nothing_end_and_shut_nobody_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         where = listener.getsockname()
         config = uvicorn.Config(
-            app, http=patient(ask_s=1.0, at_once=8), ws="none", lifespan="off",
+            app, http=patient(ask_s=ASK_S, at_once=8), ws="none", lifespan="off",
             log_config=None, log_level="error",
         )  # fmt: skip
         server = uvicorn.Server(config)
@@ -253,13 +254,15 @@ def test_links_that_ask_nothing_end_and_shut_nobody_out() -> None:
 
 def cut_off(link: socket.socket) -> bool:
     """Whether the other side ends a link that goes on a byte at a time."""
-    try:
-        link.settimeout(0.05)
-        for _ in range(600):
+
+    def gone() -> bool:
+        try:
             link.send(b"x")
             with contextlib.suppress(TimeoutError):
-                if not link.recv(1):
-                    return True
-    except OSError:
-        return True
-    return False
+                return not link.recv(1)
+        except OSError:
+            return True
+        return False
+
+    link.settimeout(0.05)
+    return waited(gone, 30 * ASK_S)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import patience
+from patience import patience, waited
 from typer.testing import CliRunner
 
 from coordinator.cli import app
@@ -118,7 +118,7 @@ def test_following_goes_on_until_the_run_is_done(past) -> None:
     )
     following.start()
     past.end(3, accuracy=0.75)
-    following.join(60)
+    following.join(patience(60))
     assert count == [3]
     found = _scalars(past.folder / "tensorboard")["accuracy/density_0.05"]
     assert found[-1] == (3, pytest.approx(0.8))
@@ -138,7 +138,7 @@ def test_following_waits_for_the_scores_of_the_last_model(past, monkeypatch) -> 
         time.sleep(0.3)
         assert following.is_alive()
         past.ledger.record_score(3, density, {"accuracy": 0.75 + density})
-    following.join(60)
+    following.join(patience(60))
     assert count == [3]
     for density in (0.05, 0.2):
         found = _scalars(past.folder / "tensorboard")[f"accuracy/density_{density}"]
@@ -176,16 +176,17 @@ def tracking_server(tmp_path: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        give_up = time.monotonic() + 200
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            said = (tmp_path / "server.log").read_text()
-            assert server.poll() is None, said
-            assert time.monotonic() < give_up, said
-            time.sleep(0.2)
+
+        def serves() -> bool:
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            return _answers(f"http://127.0.0.1:{port}/health")
+
+        said = tmp_path / "server.log"
+        assert waited(serves, 200, look_s=0.2), said.read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(patience(30))
 
 
 def _answers(url: str) -> bool:
