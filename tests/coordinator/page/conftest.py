@@ -16,6 +16,7 @@ from patience import patience, waited
 
 from coordinator.page_access import token_of
 
+MOST_MS = 180_000  # of the browser for anything; a slow machine is no failure
 HERE = ("http://127.0.0.1:", "file:///")
 
 
@@ -128,6 +129,7 @@ def browser() -> Iterator[object]:
     with playwright.sync_playwright() as engines:
         found = engines.chromium.launch(
             executable_path=chromium,
+            timeout=MOST_MS,
             # Offline as the page has to be, and startable as root in a container.
             args=["--no-sandbox", "--disable-background-networking", "--disable-quic"],
         )
@@ -136,11 +138,24 @@ def browser() -> Iterator[object]:
 
 
 @pytest.fixture
-def tab(browser) -> Iterator[object]:
+def plain_tab(browser) -> Iterator[Callable[..., object]]:
+    """Opens tabs, each in a context of its own with these options."""
+    contexts = []
+
+    def start(**options: object) -> object:
+        contexts.append(browser.new_context(**options))
+        contexts[-1].set_default_timeout(MOST_MS)
+        return contexts[-1].new_page()
+
+    yield start
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def tab(plain_tab) -> Iterator[object]:
     """A tab that fails its test on any console error or request to elsewhere."""
-    context = browser.new_context()
-    context.set_default_timeout(180_000)  # ms; a slow machine is no failure
-    found = context.new_page()
+    found = plain_tab()
     said: list[str] = []
     found.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
     found.on("pageerror", lambda error: said.append(str(error)))
@@ -149,5 +164,5 @@ def tab(browser) -> Iterator[object]:
         lambda r: None if r.url.startswith(HERE) else said.append(f"asks {r.url}"),
     )
     yield found
-    context.close()
+    found.context.close()
     assert said == []

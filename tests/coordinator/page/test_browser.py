@@ -94,10 +94,9 @@ def test_the_page_before_the_run_turns_into_the_run(tmp_path, serve, tab, make_p
     tab.wait_for_selector("#state:text('between rounds')")
 
 
-def test_logging_in_with_the_form(past, serve, browser) -> None:
+def test_logging_in_with_the_form(past, serve, plain_tab) -> None:
     page = serve(past.folder)
-    context = browser.new_context()
-    tab = context.new_page()
+    tab = plain_tab()
     tab.goto(page.url)
     tab.fill("#token", "wrong")
     tab.click("button")
@@ -105,4 +104,3 @@ def test_logging_in_with_the_form(past, serve, browser) -> None:
     tab.fill("#token", page.token)
     tab.click("button")
     tab.wait_for_selector(".fleet")
-    context.close()

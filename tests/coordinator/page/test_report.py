@@ -79,7 +79,7 @@ def test_it_has_no_accessibility_violation_in_light_and_dark(past, tab) -> None:
         assert found.violations_count == 0, found.generate_report()
 
 
-def test_nothing_in_it_is_fetched_and_only_its_own_scripts_run(past, browser) -> None:
+def test_nothing_in_it_is_fetched_and_only_its_own_scripts_run(past, plain_tab) -> None:
     path = write_report(past.folder)
     text = path.read_text(encoding="utf-8")
     asks = r"<(script|img|link|iframe)\b[^>]*\b(src|href)\b|@import"
@@ -95,12 +95,10 @@ def test_nothing_in_it_is_fetched_and_only_its_own_scripts_run(past, browser) ->
     # What gets in, by whatever way, does not run.
     past_it = text.replace("<main>", "<main><script>document.title = 'run'</script>")
     path.write_text(past_it, encoding="utf-8")
-    context = browser.new_context()
-    tab = context.new_page()
+    tab = plain_tab()
     tab.goto(path.as_uri())
     tab.wait_for_selector("#plot-0 canvas")
     assert tab.title() == "greenhouse: report of a run"
-    context.close()
 
 
 def test_a_name_that_would_end_a_script_is_only_a_name(past) -> None:

@@ -120,13 +120,12 @@ def test_no_report_is_cut_scrolls_sideways_or_stands_half_empty(
 
 
 def test_the_report_shows_its_figures_as_tables_without_a_script(
-    tmp_path, browser
+    tmp_path, plain_tab
 ) -> None:
     past = SCENES["ended"](tmp_path / "run")
     path = write_report(past.folder)
     past.ledger.close()
-    context = browser.new_context(java_script_enabled=False)
-    tab = context.new_page()
+    tab = plain_tab(java_script_enabled=False)
     tab.goto(path.as_uri())
     figures = tab.locator("figure")
     assert figures.count() == 3
@@ -137,7 +136,6 @@ def test_the_report_shows_its_figures_as_tables_without_a_script(
     assert "92.62 %" in figures.nth(0).inner_text()
     assert "420.0 KiB" in figures.nth(2).inner_text()
     assert not tab.locator("#theme").is_visible()  # nothing that would do nothing
-    context.close()
 
 
 def test_the_theme_can_be_chosen_and_stays(served, tab) -> None:
@@ -228,15 +226,13 @@ def test_the_overview_after_the_end_says_when_what_and_what_next(served, tab) ->
 
 
 def test_the_report_on_the_page_is_kept_from_its_facts_and_cookie(
-    served, browser
+    served, plain_tab
 ) -> None:
     _, page = served("ended")
-    context = browser.new_context()
-    tab = context.new_page()
+    tab = plain_tab()
     tab.goto(f"{page.url}?token={page.token}")
     tab.goto(f"{page.url}report.html")
     tab.wait_for_selector(".plot canvas")
     fetched = "fetch('api/run').then(() => 'read', () => 'refused')"
     assert tab.evaluate(fetched) == "refused"
     assert tab.evaluate("window.origin") == "null"
-    context.close()
