@@ -23,6 +23,7 @@ from typing import Protocol
 import psutil
 import pytest
 from patience import patience, waited
+from ports import free_port
 from typing_extensions import Self
 
 from coordinator.broker.check import check_broker
@@ -88,9 +89,7 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[Address]:
     program = find_mosquitto()
     if program is None:
         pytest.skip("mosquitto is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     config = folder / "mosquitto.conf"
     config.write_text("\n".join([f"listener {port} 127.0.0.1", "user root", *lines]))
     process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
@@ -110,7 +109,7 @@ class Rabbit:
     def __init__(self) -> None:
         # Not pytest's folder: nobody but its owner can enter that.
         self._folder = Path(tempfile.mkdtemp(prefix="flash-edge-rabbit-"))
-        self.port, self._dist, self._epmd = _free_ports(3)
+        self.port, self._dist, self._epmd = (free_port() for _ in range(3))
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self.restart()
@@ -246,11 +245,3 @@ def _unprivileged() -> str:
             pwd.getpwnam(name)
             return name
     return ""
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in found:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in found]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from brokers import SCRIPT, Rabbit
 from patience import patience, waited
+from ports import free_port
 
 __all__ = ["BROKERS", "Broker", "missing"]
 
@@ -58,9 +59,7 @@ class Broker:
         if self._rabbit is not None:
             self.port = self._rabbit.port
             return
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     def start(self) -> None:
         """Starts it; `wait` tells when it accepts connections."""

@@ -13,6 +13,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from patience import patience, waited
+from ports import free_port
 
 from coordinator.broker.check import check_broker
 from coordinator.broker.config import find_mosquitto
@@ -222,7 +223,7 @@ def test_a_listener_that_never_answers_is_given_up() -> None:
 
 def test_a_broker_that_asks_for_a_password_says_so(tmp_path: Path) -> None:
     """A real mosquitto with a password file: wrong, missing and right."""
-    port = _free()
+    port = free_port()
     users = tmp_path / "users"
     subprocess.run(
         ["mosquitto_passwd", "-b", "-c", str(users), "pi", "se:cret"], check=True
@@ -248,12 +249,6 @@ def test_a_broker_that_asks_for_a_password_says_so(tmp_path: Path) -> None:
     finally:
         strict.terminate()
         strict.wait()
-
-
-def _free() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from patience import patience, waited
+from ports import free_port
 
 from coordinator.views.terminal.status import summary
 from edge_sdk.access import tls_of
@@ -255,15 +256,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Callable[..., Federation]]:
     """Makes federations; whatever they started is stopped at the end."""
-    import socket
-
     made: list[Federation] = []
 
     def make(rounds: int = 3, broker: str = "") -> Federation:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        made.append(Federation(tmp_path, port, rounds, broker))
+        made.append(Federation(tmp_path, free_port(), rounds, broker))
         return made[-1]
 
     yield make

@@ -71,6 +71,7 @@ def test_new_data_are_trained_on_and_a_device_without_any_rests(
     save_partition(data, few)
     fleet.start("coordinator", "run", str(fleet.run))
     fleet.start_devices()
+    fleet.wait(lambda: fleet.rounds_done() >= 1, "round 1")
     fleet.wait(lambda: trained(fleet.run, "pi-1"), "its first update")
     fleet.wait(lambda: len(trained(fleet.run, "pi-2")) >= 3, "the others to go on")
     rests = "no new examples since its last update"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from kept import command_lines, leaks, open_to_others, private_keys
+from ports import free_port
 from walls import HttpProxy
 
 import coordinator.cli
@@ -55,9 +55,7 @@ class OwnBroker:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder, self.authority = folder, folder / "ca.pem"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         (folder / "passwords").touch()
         make = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
         for line in (

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from brokers import KINDS, AnyBroker, open_kind
 from patience import patience
+from ports import free_port
 
 from coordinator.broker.start import open_broker
 from edge_sdk.errors import BrokerError
@@ -297,9 +298,7 @@ def test_a_broker_that_stays_away_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("edge_sdk.transport.mqtt.RETRY_S", (0.01, 0.02))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     tried = threading.Semaphore(0)
     watched = logging.Handler()
     watched.emit = lambda line: (  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ import pytest
 from brokers import mosquitto
 from limiting import LimitingBroker
 from patience import patience
+from ports import free_port
 from walls import HttpProxy, Listener, SecureFront, SocksProxy
 from whole_run import pack_wide, run_through
 
@@ -109,9 +110,7 @@ def test_a_devices_doctor_tries_the_path_and_each_address(
     broker: Address, pki: tuple[Path, dict[str, Path]]
 ) -> None:
     authority, certificates = pki
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        down = free.getsockname()[1]
+    down = free_port()
     with SecureFront(broker.port, certificates["127.0.0.1"], path=PATH) as front:
         for path, status in ((PATH, "PASS"), ("/b", "problem")):
             url = f"wss://127.0.0.1:{down},127.0.0.1:{front.port}{path}"
@@ -257,9 +256,7 @@ def test_certificates_that_are_not_believed_say_why(
 def test_the_next_address_is_taken_where_one_is_down(
     broker: Address, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        down = free.getsockname()[1]
+    down = free_port()
     both = parse_url(f"mqtt://127.0.0.1:{down},127.0.0.1:{broker.port}")
     assert echo(both) == 65_536
     check_broker(both)

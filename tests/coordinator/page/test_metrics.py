@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from patience import patience, waited
+from ports import free_port
 from typer.testing import CliRunner
 
 from coordinator.cli import app
@@ -162,9 +162,7 @@ def tracking_server(tmp_path: Path) -> Iterator[str]:
     """MLflow's own, over HTTP; its address."""
     for module in ("mlflow", "flask", "flask_cors", "sqlalchemy", "alembic"):
         pytest.importorskip(module)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     store = {"_MLFLOW_SERVER_FILE_STORE": (tmp_path / "server").as_uri()}
     allow = {"MLFLOW_ALLOW_FILE_STORE": "true"}
     line = [sys.executable, "-m", "flask", "--app", "mlflow.server:app", "run"]
