@@ -139,6 +139,47 @@ def test_any_convolution_equals_onnxruntimes(case: dict[str, Any]) -> None:
         del os.environ["FLSP_ISA"]
 
 
+# Inputs, outputs, size, kernel, stride, density: with more inputs than a block has.
+WIDE = {
+    "rows of no whole vectors": (96, 40, (14, 14), 3, 1, 0.1),
+    "pixels of no whole rows": (160, 24, (7, 7), 3, 1, 0.3),
+    "direct rows": (200, 4, (9, 100), 3, 1, 0.2),
+    "one row of pixels": (300, 40, (13, 13), 1, 1, 0.1),
+    "dense, one row of pixels": (300, 30, (13, 13), 1, 1, 1.0),
+    "planes that share a cache": (200, 20, (32, 32), 1, 1, 0.2),
+    "dense": (100, 10, (11, 11), 3, 1, 1.0),
+    "every second column": (96, 24, (29, 31), 3, 2, 0.1),
+    "one pixel": (400, 40, (1, 1), 1, 1, 0.9),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", WIDE)
+def test_layers_of_many_inputs_equal_onnxruntimes(
+    name: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, outputs, size, kernel, stride, density = WIDE[name]
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((outputs, inputs, kernel, kernel)).astype(np.float32)
+    weight[rng.random(weight.shape) >= density] = 0
+    arrays = {"w": weight, "w2": np.roll(weight, 1, axis=0)}
+    window = {
+        "kernel_shape": [kernel] * 2,
+        "strides": [stride] * 2,
+        "pads": [kernel // 2] * 4,
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "w2"], ["r"], **window),
+        helper.make_node("Conv", ["input", "w"], ["y"], **window),
+        helper.make_node("Add", ["r", "y"], ["s"]),
+        helper.make_node("Relu", ["s"], ["output"]),
+    ]
+    monkeypatch.setenv("FLSP_ISA", isa)
+    shape = (inputs, *size)
+    for threads in (1, 3):
+        compare(model_of(nodes, arrays, shape), shape, threads=threads)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["MaxPool", "AveragePool"]),

@@ -158,6 +158,8 @@ void transpose(const Call& a) {
   const int64_t step[] = {in.plane(), in.width, 1}, to[] = {out.plane(), out.width, 1};
   const int32_t size[] = {in.channels, in.height, in.width};
   const int* axes = kAxes[a.o.extra];
+  if (axes[0] == 1 && in.width == 1)  // rows of one value: channels become rows, and rows channels
+    return a.kernels.transpose(a.in.data, in.plane(), a.out.data, out.plane(), in.channels, in.height);
   if (axes[2] == 2) {  // rows stay rows
     for (int32_t c = 0; c < out.channels; c++)
       for (int32_t h = 0; h < out.height; h++)

@@ -34,6 +34,8 @@ struct Tile {
   const float* bias;      // per output channel
   const float* scale;     // likewise, of int8 values
   bool rounded;           // inputs are whole numbers: the last bit is every processor's
+  float* sums;            // of rows between blocks of inputs: vectors behind each other
+  ptrdiff_t sums_row;     // floats between two rows of them
   int first, last;        // first block of inputs sets the bias, last one finishes
 };
 
@@ -226,7 +228,10 @@ struct Kernels {
   void (*sparse[2])(const Tile&, const SparseBlock&, int th, int tw);
   void (*dense[2])(const Tile&, const DenseBlock&, int th, int tw);
   void (*pack)(const Pack&, float* target);
-  void (*every_second)(const float* from, float* to, int32_t count);
+  // A row's columns first, first + 2 ... and those between, `count` of each, rounded up to whole
+  // vectors, zeros where there are none; a target may be null.
+  void (*split)(const float* row, int32_t first, int32_t width, float* even, float* odd,
+                int32_t count);
   void (*max_pool)(const MaxPool&);  // dilation_w 1
   // y[r] = clip(bias[r] + sum of row r times x) for rows begin..end
   void (*linear[2])(const float* x, float* y, const Rows&, int32_t begin, int32_t end,

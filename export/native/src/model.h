@@ -85,6 +85,7 @@ struct ConvPlan {
   std::vector<float> scales;  // of rounded inputs' sums; empty: inputs are not rounded
   int64_t rounded_at = 0;     // where they lie in the scratch
   bool dense = false;
+  bool flat = false;        // 1 x 1: a plane is one row of pixels
   bool packed = false;      // tiles read packed rows; else the source itself
   bool phases = false;      // the source is copied, padded and split by stride
   int32_t vectors = 0;      // per tile
@@ -103,6 +104,8 @@ struct ConvPlan {
   int32_t tile_rows = 0;    // output rows of a tile of whole rows; 0: any pixels
   int64_t step = 0;         // floats per copy
   int64_t source_floats = 0, pack_floats = 0;
+  // sums between blocks: in the scratch, or (0) where the output will be
+  int64_t sums_at = 0, sums_row = 0;
   std::vector<int32_t> offset;  // (columns,): where a column's input lies
   std::vector<ConvBlock> blocks;
 };

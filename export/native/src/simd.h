@@ -75,7 +75,12 @@ FLSP_INLINE float clip_one(float v, float low, float high) {
 
 FLSP_INLINE void store_some(float* p, Vec v, int count) {
   if (count == kLanes) return store(p, v);
+#if FLSP_BYTES == 64
+  const auto lanes = static_cast<__mmask16>((1u << count) - 1);
+  _mm512_mask_storeu_ps(p, lanes, reinterpret_cast<__m512>(v));
+#else
   for (int i = 0; i < count; i++) p[i] = v[i];
+#endif
 }
 
 }  // namespace
