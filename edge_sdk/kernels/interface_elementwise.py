@@ -29,7 +29,7 @@ ACTIVATIONS: Final = (
     *("affine", "relu", "hardtanh", "leaky_relu", "gelu", "gelu_tanh"),
     *("silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
     *("elu", "softplus", "mish", "exp", "log", "sqrt", "reciprocal", "abs"),
-    *("power", "sin", "cos", "erf", "greater", "equal"),
+    *("power", "sin", "cos", "erf", "atan", "greater", "equal"),
     *("trunc", "floor", "round", "stop"),
 )
 BINARY: Final = ("add", "subtract", "multiply")

@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from edge_sdk.errors import EngineError
 from edge_sdk.program.ceiling import MemoryCeiling, StepPlan, fit, parameter_bytes
 from edge_sdk.program.check import check
-from edge_sdk.program.graph import Graph, Op, TrainingProgram
+from edge_sdk.program.graph import Graph, TrainingProgram
 from edge_sdk.program.memory import ParameterMemory
-from edge_sdk.program.operations import operands, rule_of
 from edge_sdk.program.passes import optimized
 from edge_sdk.program.plan import Plan, lane_width, plan
 from edge_sdk.program.runtime import Executable
 from edge_sdk.program.schedule import schedule
 from edge_sdk.sparse import Mask
 
-__all__ = ["ProgramModel", "mixes"]
+__all__ = ["ProgramModel"]
 
 Array = NDArray[Any]
 
@@ -44,7 +43,7 @@ class ProgramModel:
         gradients: Name -> its part of `gradient_vector`, likewise.
         kept: Name -> (nnz,) kept values of every masked layer, frozen ones too.
         buffers: Name -> state that a forward pass changes, such as norm statistics.
-        coupled: The first layer in which a batch's samples see each other; "" if none.
+        coupled: The first norm that takes the batch's statistics; "" if none.
     """
 
     engine = "program"
@@ -95,14 +94,7 @@ class ProgramModel:
         self.parameters, self.gradients = self.memory.parameters, self.memory.gradients
         self.kept = {name: self.memory.state[name] for name in mask}
         self.buffers = self.memory.buffers
-        self.coupled = next(
-            (
-                o.layer or o.name
-                for o in program.training.operations
-                if mixes(program, o)
-            ),
-            "",
-        )
+        self.coupled = self._schedules["training"].mixes
         self._plans: dict[str, Executable] = {}
         self._room: dict[str, int] = {}
         self._ceiling: MemoryCeiling | None = None
@@ -142,7 +134,7 @@ class ProgramModel:
             self._schedules["training"],
             samples=min(micro_batch or samples, samples),
             vector_lanes=self._vector_lanes,
-            split=not self.coupled or ghost_norm,
+            split=self._schedules["training"].splits(ghost_norm=ghost_norm),
             half=self._half,
             ceiling=self._ceiling,
             other_bytes=self._parameter_bytes,
@@ -174,13 +166,19 @@ class ProgramModel:
             The mean loss.
 
         Raises:
-            EngineError: If the batch does not fit the model, or batch norm meets
-                micro-batches without `ghost_norm`.
+            EngineError: If the batch does not fit the model, a sum over the batch
+                meets micro-batches, or batch norm does without `ghost_norm`.
             DataError: If a label is out of range.
         """
         self._fits(self.program.training, (inputs, targets))
         samples = len(inputs)
         whole = not 0 < micro_batch < samples
+        if not whole and (what := self._schedules["training"].whole):
+            raise EngineError(
+                f"{what} sees the whole batch, so parts of it cannot give the "
+                "same update",
+                remedy="Allow more memory, or take a smaller batch.",
+            )
         if not whole and self.coupled and not ghost_norm:
             raise EngineError(
                 f"layer {self.coupled}: batch norm in training mode sees the whole "
@@ -292,9 +290,3 @@ class ProgramModel:
                     f"{'whole numbers' if value.whole else 'numbers'}",
                     remedy=f"Give {what} of the dtype that the model was compiled for.",
                 )
-
-
-def mixes(program: TrainingProgram, operation: Op) -> bool:
-    """Return whether samples of a batch see each other in an operation."""
-    call = operands(operation, program.training, program.slots)
-    return rule_of(operation).mixes(call)

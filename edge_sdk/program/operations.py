@@ -16,6 +16,7 @@ from edge_sdk.program.graph import Graph, Op, Parameter
 from edge_sdk.program.rule import Operands, Rule
 from edge_sdk.program.rules import (
     activations,
+    batch,
     copies,
     depthwise,
     elements,
@@ -44,6 +45,7 @@ TABLE: Final[Mapping[str, Rule]] = {
     **copies.RULES,
     **recurrent.RULES,
     **matrices.RULES,
+    **batch.RULES,
 }
 
 

@@ -102,7 +102,9 @@ class Rule:
             parameter 0 is a weight that a mask may thin out.
         view: True where the output is the input's memory: nothing runs.
         passes: True where every input's gradient is the output's (a sum).
-        mixes: True where samples see each other; such a graph runs a batch whole.
+        mixes: True where a norm takes the batch's statistics; such a graph runs a batch
+            whole unless statistics of its parts are accepted.
+        whole: True where only the whole batch gives the result, such as a sum over it.
         loss: True where the result is the mean over the batch: there is no output.
         moves: Parameter places that the forward pass changes: running statistics.
         flat: True where the result has no gradient, such as that of a comparison.
@@ -122,6 +124,7 @@ class Rule:
     view: bool = False
     passes: bool = False
     mixes: Callable[[Operands], bool] = none_of
+    whole: Callable[[Operands], bool] = none_of
     loss: bool = False
     moves: Callable[[Operands], tuple[int, ...]] = nothing
     flat: bool = False

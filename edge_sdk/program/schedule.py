@@ -73,18 +73,24 @@ class Schedule:
         sizes: Values per sample of each tensor.
         shared: True where two operations have a parameter in common: gradients begin
             at zero and every step adds to them.
-        mixes: True where samples see each other: a batch must run whole.
+        mixes: The layer of the first norm that takes the batch's statistics, or "".
+        whole: The first operation that only the whole batch gives, in words, or "".
     """
 
     steps: list[Step] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     shared: bool = False
-    mixes: bool = False
+    mixes: str = ""
+    whole: str = ""
 
     def new(self, size: int) -> int:
         """A further tensor of so many values per sample."""
         self.sizes.append(size)
         return len(self.sizes) - 1
+
+    def splits(self, *, ghost_norm: bool) -> bool:
+        """Whether a batch may go through in parts, given what a user accepts."""
+        return not self.whole and (ghost_norm or not self.mixes)
 
 
 def schedule(
@@ -140,7 +146,10 @@ class _Scheduler:
         if rule.view:
             self.place[operation.outputs[0]] = self.place[operation.inputs[0]]
             return
-        self.done.mixes |= rule.mixes(call)
+        if rule.mixes(call):
+            self.done.mixes = self.done.mixes or operation.layer or operation.name
+        if rule.whole(call):
+            self.done.whole = self.done.whole or operation.told()
         for tensor in operation.outputs:
             self.place[tensor] = self.done.new(self.graph.tensors[tensor].size)
         self.stash[at] = tuple(self.done.new(size) for size in rule.stash(call))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_sdk.errors import EngineError
 from edge_sdk.evaluation.metric import Metric
 from edge_sdk.evaluation.tally import Tally
-from edge_sdk.program.model import ProgramModel, mixes
+from edge_sdk.program.model import ProgramModel
 from edge_sdk.program.optimizers import FlatSgd, clip_norm
 from edge_sdk.program.runtime import OutOfRangeError
 from edge_sdk.training.engine import Arrays, TrainingModel
@@ -57,10 +57,9 @@ def program_tally(
     """
     inputs, targets = batches(np.arange(count), augment=False)
     losses = None
-    own = model.program.training.operations
-    names = {o.name for o in own}
+    names = {o.name for o in model.program.training.operations}
     plain = not any("dropout" in n or "attention" in n for n in names)
-    if plain and not any(mixes(model.program, o) and o.outputs for o in own):
+    if plain and not model.coupled:
         losses = model.backward(inputs, targets) * count
     return Tally().of_batch(metrics, model.predict(inputs), targets, losses)
 

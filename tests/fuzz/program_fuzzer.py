@@ -123,6 +123,9 @@ def cases() -> dict[str, Case]:
         "heads": Case(
             _Heads(), torch.randn(SAMPLES, 2, 4), torch.rand(SAMPLES, 3), _two
         ),
+        "views": Case(
+            nn.Linear(4, 6), torch.randn(SAMPLES, 4), torch.randn(SAMPLES, 6), _views
+        ),
         "tokens": Case(
             tokens, torch.randn(SAMPLES, 3, 4), torch.randn(SAMPLES, 4), F.mse_loss
         ),
@@ -212,6 +215,14 @@ class _Heads(nn.Module):
 def _two(out: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor) -> torch.Tensor:
     kind = (2 * y[:, 0]).abs().clamp(max=2).long().unsqueeze(1)
     return 1 - out[0].softmax(1).gather(1, kind).mean() + F.mse_loss(out[1], y[:, 1:])
+
+
+def _views(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Each half's partner among the batch, and a root of the mean square."""
+    z, own = torch.cat([x[:, :3], x[:, 3:]]), torch.arange(2 * len(x))
+    alike = (z @ z.t()).masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
+    apart = F.mse_loss(torch.atan(x), y).sqrt()
+    return F.cross_entropy(alike, own.roll(len(x))) + apart
 
 
 def _video() -> nn.Module:

@@ -42,6 +42,7 @@ CASES: dict[str, tuple[Function, float, float]] = {
     "sin": (torch.sin, 0, 0),
     "cos": (torch.cos, 0, 0),
     "erf": (torch.erf, 0, 0),
+    "atan": (torch.atan, 0, 0),
     "trunc": (lambda x: torch.trunc(x) + (x * 0).nan_to_num(), 0, 0),
     "floor": (lambda x: torch.floor(x) + (x * 0).nan_to_num(), 0, 0),
     "round": (lambda x: torch.round(x) + (x * 0).nan_to_num(), 0, 0),

@@ -256,6 +256,14 @@ struct Activation<FE_ERF> {
     return dy * constant<V>(1.12837916709551257390) * exponential(-x * x);
   }
 };
+template <>
+struct Activation<FE_ATAN> {
+  static constexpr int kSaves = FE_SAVES_INPUT;
+  static FE_INLINE V value(V x, const Constants&) { return arc_tangent(x); }
+  static FE_INLINE V gradient(V x, V dy, const Constants&) {
+    return times(dy, constant<V>(1) / (constant<V>(1) + x * x));
+  }
+};
 
 // What has no gradient: F::of(x, a), and f of each lane by itself.
 template <class F>

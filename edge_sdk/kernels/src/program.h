@@ -88,7 +88,7 @@ struct Row {
 // Ends with a row without a name.
 extern const Row kEntryRows[], kLayerRows[], kNormRows[], kPoolRows[], kElementRows[],
     kLossRows[], kImageRows[], kDepthwiseRows[], kRecurrentRows[], kActivationRows[], kSequenceRows[],
-    kCopyRows[], kNormConvRows[], kMatrixRows[];
+    kCopyRows[], kNormConvRows[], kMatrixRows[], kBatchRows[];
 
 const Row* find_row(int32_t number);
 

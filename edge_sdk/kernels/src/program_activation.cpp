@@ -133,6 +133,7 @@ const Row kActivationRows[] = {
     activation<FE_SIN>("sin"),
     activation<FE_COS>("cos"),
     activation<FE_ERF>("erf"),
+    activation<FE_ATAN>("atan"),
     activation<FE_GREATER>("greater"),
     activation<FE_EQUAL>("equal"),
     activation<FE_TRUNC>("trunc"),

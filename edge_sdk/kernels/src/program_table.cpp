@@ -8,7 +8,8 @@ namespace {
 
 const Row* const kFamilies[] = {kEntryRows, kLayerRows, kNormRows, kPoolRows, kElementRows,
                                 kLossRows, kImageRows, kDepthwiseRows, kActivationRows,
-                                kSequenceRows, kCopyRows, kRecurrentRows, kMatrixRows, kNormConvRows};
+                                kSequenceRows, kCopyRows, kRecurrentRows, kMatrixRows, kNormConvRows,
+                                kBatchRows};
 
 // body(row) until it returns true; null if it never does.
 template <class F>

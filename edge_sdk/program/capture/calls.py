@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import PLAIN
+from edge_sdk.program.capture.rows.losses.pairs import of_pairs
 from edge_sdk.program.capture.steps import unary
 from edge_sdk.program.capture.table import ROWS
 
@@ -56,8 +57,11 @@ def emit(
     if name == _NO_GRAD:
         _inlined(builder, call, env)
         return
-    if first in builder.scalars and name in _PASSED:
+    if first in builder.losses.scalars and name in _PASSED:
         builder.take(node, first)
+        return
+    if any(n in builder.pairs for n in call.arguments.values() if _is_node(n)):
+        of_pairs(builder, call, name)
         return
     row = ROWS.get(name[:-1] if in_place else name)
     if in_place and (first in builder.place or first in builder.constants):
@@ -130,6 +134,10 @@ def _taken_apart(builder: Builder, call: Node, outer: dict[fx.Node, fx.Node]) ->
     (output,) = (n.args[0] for n in graph.nodes if n.op == "output")
     builder.take(node, env.get(output, output))
     return True
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, fx.Node)
 
 
 def _name(target: Any) -> str:

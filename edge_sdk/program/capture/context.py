@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,11 +13,10 @@ from edge_sdk.errors import EngineError
 from edge_sdk.program.capture.call import Node, origin
 from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.layout import ALONE, PLAIN, Layout
+from edge_sdk.program.capture.loss_terms import LossTerms, Worth
 from edge_sdk.program.graph import Graph, Op, Shape, TensorValue
 
 __all__ = ["Builder", "Node"]
-
-_IGNORED_BY_DEFAULT = -100
 
 
 @dataclass(eq=False)
@@ -29,12 +28,12 @@ class Builder:
         parameters: Placeholder of the exported graph -> number of the parameter.
         prefix: Path of the user's model within what was exported.
         constants: What depends on neither the batch nor a parameter.
+        trains: Whether it ends in a loss.
         place: Call -> the tensor that it gives.
         layouts: Call -> where the batch is in it, if not in front.
         many: Call that gives several -> its tensors, in order.
-        scalars: Call -> the losses it is a sum of, by number, and their factors.
-        losses: Places of losses among the operations.
-        summed: Losses, by number, that are still a sum over the batch and no mean.
+        losses: What the graph ends in, if it trains.
+        pairs: Call -> the products of all pairs of examples that it is.
         instead: Call of a smaller operation -> the call that it is a part of.
     """
 
@@ -42,14 +41,14 @@ class Builder:
     parameters: dict[fx.Node, int]
     prefix: str
     constants: Constants
+    trains: bool
     tensors: list[TensorValue] = field(default_factory=list)
     operations: list[Op] = field(default_factory=list)
     place: dict[fx.Node, int] = field(default_factory=dict)
     layouts: dict[fx.Node, Layout] = field(default_factory=dict)
     many: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
-    scalars: dict[fx.Node, dict[int, float]] = field(default_factory=dict)
-    losses: list[int] = field(default_factory=list)
-    summed: set[int] = field(default_factory=set)
+    losses: LossTerms = field(default_factory=LossTerms)
+    pairs: dict[fx.Node, Any] = field(default_factory=dict)
     instead: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def input(self, node: fx.Node) -> int:
@@ -77,8 +76,9 @@ class Builder:
         told = f"its {name}" if isinstance(name, str) else "what it takes"
         if not isinstance(found, fx.Node):
             raise self.refused(call, f"{told} is no tensor")
-        if found in self.scalars:
-            raise self.refused(call, "something is computed from the loss")
+        if found in self.losses.scalars and found not in self.place:
+            self.place[found] = self.losses.value(self, call, found)
+            self.layouts[found] = ALONE
         if found not in self.place:
             number = self.parameters.get(found, -1)
             if found in self.constants:
@@ -199,20 +199,20 @@ class Builder:
         call: Node,
         name: str,
         inputs: tuple[int, ...],
+        worth: Worth,
         *,
         parameters: tuple[int, ...] = (),
         ints: tuple[int, ...] = (),
         reals: tuple[float, ...] = (),
     ) -> None:
-        """Adds a loss; the last of its reals is its factor, told by `graph`."""
-        self.scalars[call.node] = {len(self.losses): 1.0}
-        self.losses.append(len(self.operations))
+        """Adds a loss; the last of its reals is its factor, told by `finish`."""
+        self.losses.add(call.node, len(self.operations), worth)
         self._append(call, Op(name, inputs, (), parameters), ints, (*reals, 1.0))
 
     def take(self, node: fx.Node, source: fx.Node) -> None:
         """Makes a call's result that of another call."""
         kinds: tuple[dict[fx.Node, Any], ...] = (
-            *(self.place, self.layouts, self.many, self.scalars),
+            *(self.place, self.layouts, self.many, self.losses.scalars, self.pairs),
             *(self.parameters, self.constants.values),
         )
         for kept in kinds:
@@ -225,20 +225,7 @@ class Builder:
         Raises:
             EngineError: If a loss grows with the batch.
         """
-        if self.summed & set(terms):
-            raise self.refused(call, "a loss that is a sum over the batch, not a mean")
-        for loss, at in enumerate(self.losses):
-            own, factor = self.operations[at], terms.get(loss, 0.0)
-            plain = factor == 1 and own.parameters in {(), (-1,)}
-            if own.name == "squared_error" and plain:
-                own = replace(own, name="mse", reals=())
-            elif own.name == "class_loss" and plain and _is_default(own):
-                own = replace(
-                    own, name="cross_entropy", parameters=(), ints=(), reals=()
-                )
-            else:
-                own = replace(own, reals=(*own.reals[:-1], factor))
-            self.operations[at] = own
+        self.operations = self.losses.finish(self, call, terms)
 
     def alias(self, call: Node, name: str) -> None:
         """Makes the call's result the same tensor as an argument."""
@@ -282,11 +269,6 @@ class Builder:
                 *(tuple(map(int, ints)), tuple(map(float, reals)), layer, source),
             )
         )
-
-
-def _is_default(loss: Op) -> bool:
-    """A cross-entropy of logits that ignores no label and smoothes none."""
-    return loss.ints[:2] == (_IGNORED_BY_DEFAULT, 0) and loss.reals[0] == 0
 
 
 def _whole(value: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ import io
 import logging
 import threading
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +28,8 @@ from edge_sdk.program.capture.calls import emit
 from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.context import Builder
 from edge_sdk.program.capture.layout import PLAIN
+from edge_sdk.program.capture.restated import WithoutChecks
+from edge_sdk.program.capture.steps import lone_loss
 from edge_sdk.program.check import check
 from edge_sdk.program.graph import Constant, Graph, Parameter, TrainingProgram
 
@@ -38,6 +40,7 @@ _OLDEST = (2, 6)
 _LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _MOST_WORDS = 200  # of torch's own message
 _EXPORTING = threading.Lock()  # torch.export fails in a thread while another exports
+_ROWS_OF = (tuple, list, namedtuple)  # noqa: PYI024 - torch's name of the kind
 _OF_VALUES = (GuardOnDataDependentSymNode, UserError)
 
 
@@ -151,7 +154,8 @@ def _graph(
         **signature.inputs_to_lifted_tensor_constants,
     }
     constants = Constants(len(places), held)
-    builder = Builder(len(batch[0]), {}, "model", constants)
+    trains = isinstance(module, _WithLoss)
+    builder = Builder(len(batch[0]), {}, "model", constants, trains)
     inputs: list[int] = []
     outputs: tuple[int, ...] = ()
     for node in exported.graph.nodes:
@@ -159,25 +163,37 @@ def _graph(
         if node.op == "call_function":
             emit(builder, node)
         elif node.op == "output":
-            if isinstance(module, _WithLoss):
+            if trains:
                 _check_loss(node)
             outputs = _returned(builder, node)
         elif own.removeprefix("model.") in places:
             builder.parameters[node] = places[own.removeprefix("model.")]
+            if own in exported.state_dict and _fixed(node):
+                constants.add(node, exported.state_dict[own])
         elif node.name in signature.user_inputs:
             inputs.append(builder.input(node))
         else:
             found = {**exported.state_dict, **exported.constants}.get(own)
             if isinstance(found, torch.Tensor):
                 constants.add(node, found)
-    returns = () if isinstance(module, _WithLoss) else _names(exported, len(outputs))
+    returns = () if trains else _names(exported, len(outputs))
     return builder.graph(tuple(inputs), outputs), returns
+
+
+def _fixed(node: fx.Node) -> bool:
+    """Tell whether an entry holds places or a choice, which no step changes."""
+    name = str(node.target)
+    changed = any(
+        str(getattr(u.target, "_opname", "")).endswith("_") for u in node.users
+    )
+    counts = name.endswith("num_batches_tracked")
+    return not node.meta["val"].dtype.is_floating_point and not changed and not counts
 
 
 def _names(exported: Any, count: int) -> tuple[str, ...]:
     """Names of so many predictions, as `TrainingProgram.returns` has them."""
     told = exported.call_spec.out_spec
-    names: tuple[str, ...] = ("",) * count if told.type in {tuple, list} else ()
+    names: tuple[str, ...] = ("",) * count if told.type in _ROWS_OF else ()
     if told.type in {dict, OrderedDict}:
         names = tuple(told.context)
     named = all(isinstance(n, str) for n in names) and len(set(names) - {""}) == count
@@ -212,15 +228,22 @@ def _check_loss(node: fx.Node) -> None:
 def _returned(builder: Builder, node: fx.Node) -> tuple[int, ...]:
     """Tensors that go outside; a sum of losses gives each loss its factor."""
     found: list[fx.Node] = [n for n in node.args[0] if isinstance(n, fx.Node)]  # type: ignore[union-attr]
-    for each in found:
+    for each in found if builder.trains else ():
+        if each in builder.place and each not in builder.losses.scalars:
+            lone_loss(builder, Node(each, {}, ()), each)
+    for each in found if not builder.trains else ():
         if builder.layouts.get(each, PLAIN) != PLAIN:
             raise builder.refused(
                 Node(each, {}, ()), "the batch is not the first axis of the predictions"
             )
     for each in found:
-        if each in builder.scalars:
-            builder.finish(Node(each, {}, ()), builder.scalars[each])
-    return tuple(builder.place[n] for n in found if n in builder.place)
+        if each in builder.losses.scalars:
+            builder.finish(Node(each, {}, ()), builder.losses.scalars[each])
+    return (
+        ()
+        if builder.trains
+        else tuple(builder.place[n] for n in found if n in builder.place)
+    )
 
 
 def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
@@ -230,6 +253,7 @@ def _exported(module: nn.Module, batch: tuple[torch.Tensor, ...]) -> Any:
             warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
             _quiet_torch(),
+            WithoutChecks(),
         ):
             warnings.simplefilter("ignore")
             return torch.export.export(module, batch)

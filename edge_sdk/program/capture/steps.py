@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.graph import Shape
 from edge_sdk.program.rules.activations import broadcast
 
-__all__ = ["combined", "constant", "expanded", "reshaped", "unary"]
+__all__ = [
+    "combined",
+    "constant",
+    "expanded",
+    "lone_loss",
+    "over_batch",
+    "reshaped",
+    "unary",
+]
 
 
 def unary(
@@ -49,3 +58,22 @@ def expanded(builder: Builder, call: Node, source: int, shape: Shape) -> int:
         return source
     zeros = builder.constants.hold(torch.zeros(shape))
     return builder.step(call, "add_parameter", (source,), shape, parameters=(zeros,))
+
+
+def over_batch(builder: Builder, call: Node, source: int, *, mean: bool) -> int:
+    """Each value's sum over the samples, or its mean: the same for every sample.
+
+    Raises:
+        EngineError: If it is a prediction's: those of one sample depend on no other.
+    """
+    if not builder.trains:
+        raise builder.refused(call, "works along the batch")
+    shape = builder.tensors[source].shape
+    return builder.step(call, "batch_sum", (source,), shape, ints=(int(mean),))
+
+
+def lone_loss(builder: Builder, call: Node, node: fx.Node) -> None:
+    """Makes a loss of a number that is the same for every sample."""
+    source = reshaped(builder, call, builder.place[node], ())
+    own = Node(node, {}, ())
+    builder.emit_loss(own, "mean_loss", (source,), lambda _: source, reals=(1.0,))

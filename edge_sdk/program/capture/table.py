@@ -12,21 +12,21 @@ from typing import Final
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.rows import (
     activations,
+    angles,
     arithmetic,
     comparisons,
-    copies,
-    elements,
     embeddings,
+    extremes,
     images,
-    joins,
     layers,
-    losses,
     matrices,
     norms,
     recurrent,
     reductions,
     sequences,
 )
+from edge_sdk.program.capture.rows.losses import classes, values
+from edge_sdk.program.capture.rows.rearranged import copies, elements, joins, places
 
 __all__ = ["ROWS", "Row"]
 
@@ -38,8 +38,10 @@ ROWS: Final[Mapping[str, Row]] = {
     **layers.ROWS,
     **norms.ROWS,
     **elements.ROWS,
-    **losses.ROWS,
+    **classes.ROWS,
+    **values.ROWS,
     **activations.ROWS,
+    **angles.ROWS,
     **sequences.ROWS,
     **copies.ROWS,
     **recurrent.ROWS,
@@ -47,6 +49,8 @@ ROWS: Final[Mapping[str, Row]] = {
     **arithmetic.ROWS,
     **comparisons.ROWS,
     **joins.ROWS,
+    **places.ROWS,
     **reductions.ROWS,
+    **extremes.ROWS,
     **matrices.ROWS,
 }

@@ -138,7 +138,7 @@ def planned_step(
         own,
         samples=samples,
         vector_lanes=vector_lanes,
-        split=not own.mixes or ghost_norm,
+        split=own.splits(ghost_norm=ghost_norm),
         half=half,
         ceiling=ceiling,
         other_bytes=parameter_bytes(program, mask),
@@ -182,7 +182,8 @@ def fit(
         if least is None or one.nbytes < least.nbytes:
             least = one
     assert least is not None and ceiling is not None  # noqa: S101, PT018 - for mypy
-    more = "" if split else "; its batch norm needs the batch whole"
+    what = "loss" if own.whole else "batch norm"
+    more = "" if split else f"; its {what} needs the batch whole"
     softer = "" if half else ', or set activations = "bf16"'
     raise MemoryExceededError(
         f"a training step of {samples} examples needs {_mib(least.nbytes)} MiB at the "

@@ -28,7 +28,7 @@ def halved(own: Schedule, graph: Graph) -> tuple[Schedule, int]:
     pass reads stay as they are.
     """
     gaps = _gaps(own, graph)
-    done = Schedule([], list(own.sizes), shared=own.shared, mixes=own.mixes)
+    done = replace(own, steps=[], sizes=list(own.sizes))
     away: dict[int, int] = {}
     found: dict[int, int] = {}
     for at, step in enumerate(own.steps):

@@ -41,9 +41,7 @@ def recomputed(
     dropped = {
         t for t, at in maker.items() if part_of[at] < segments - 1 and t not in crossing
     }
-    done = Schedule(
-        own.steps[:first], list(own.sizes), shared=own.shared, mixes=own.mixes
-    )
+    done = replace(own, steps=own.steps[:first], sizes=list(own.sizes))
     again: dict[int, int] = {}
     run: set[int] = set()
     for step in own.steps[first:]:

@@ -37,6 +37,7 @@ ACTIVATIONS: Final = {
     "sin": "input",
     "cos": "input",
     "erf": "input",
+    "atan": "input",
     **dict.fromkeys(FLAT, ""),
 }
 

@@ -84,7 +84,7 @@ RULES: Final[dict[str, Rule]] = {
         stash=lambda call: (_positions(call)[1],),
         reads_in=(0, 1),
         reads_stash=(0,),
-        mixes=lambda call: call.ints["external"] < 0,
+        whole=lambda call: call.ints["external"] < 0,
         loss=True,
     ),
     "mse": _value_loss(),

@@ -173,29 +173,6 @@ def _sign(builder: Builder, call: Node) -> None:
     builder.put(call, combined(builder, call, "subtract", above, below), layout)
 
 
-def _quotient(builder: Builder, call: Node) -> None:
-    """The tangent."""
-    tensor, layout = builder.value(call, "self")
-    one = unary(builder, call, "reciprocal", unary(builder, call, "cos", tensor))
-    two = unary(builder, call, "sin", tensor)
-    builder.put(call, combined(builder, call, "multiply", two, one), layout)
-
-
-def _hyperbolic(sign: float) -> Row:
-    """Half the sum, or the difference, of two exponentials."""
-
-    def row(builder: Builder, call: Node) -> None:
-        tensor, layout = builder.value(call, "self")
-        one = unary(builder, call, "exp", tensor)
-        two = unary(builder, call, "affine", tensor, -1.0)
-        two = unary(builder, call, "exp", two)
-        two = unary(builder, call, "affine", two, sign)
-        total = combined(builder, call, "add", one, two)
-        builder.put(call, unary(builder, call, "affine", total, 0.5), layout)
-
-    return row
-
-
 def _dropout(builder: Builder, call: Node) -> None:
     arguments: dict[str, Any] = call.arguments
     source, p = next(iter(arguments)), float(call["p"])
@@ -229,10 +206,8 @@ ROWS: Final[dict[str, Row]] = {
     "ceil": _chain(_NEGATIVE, ("floor", 0.0, 0.0), _NEGATIVE),
     "round": _rounded,
     "sign": _sign,
+    **dict.fromkeys(("atan", "arctan"), _plain("atan")),
     "detach": _plain("stop"),
-    "tan": _quotient,
-    "sinh": _hyperbolic(-1.0),
-    "cosh": _hyperbolic(1.0),
     "erfc": _chain(("erf", 0.0, 0.0), ("affine", -1.0, 1.0)),
     "relu": _relu,
     "reciprocal": _plain("reciprocal"),

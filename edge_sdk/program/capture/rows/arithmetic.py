@@ -9,14 +9,21 @@ import torch
 from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.layout import PLAIN
+from edge_sdk.program.capture.layout import ALONE, PLAIN
 from edge_sdk.program.capture.operands import (
     layout_of,
     number_of,
     operand,
     rank_of,
 )
-from edge_sdk.program.capture.steps import combined, constant, expanded, unary
+from edge_sdk.program.capture.steps import (
+    combined,
+    constant,
+    expanded,
+    lone_loss,
+    over_batch,
+    unary,
+)
 
 __all__ = ["ROWS"]
 
@@ -42,8 +49,7 @@ def _binary(name: str) -> Row:
         alpha = float(call.get("alpha", 1))
         if call.get("rounding_mode") is not None:
             raise builder.refused(call, "a quotient that is rounded")
-        if one in builder.scalars or two in builder.scalars:
-            _of_losses(builder, call, name, alpha)
+        if _of_losses(builder, call, name, alpha):
             return
         number = number_of(builder, two)
         if number is not None and number_of(builder, one) is None:
@@ -52,6 +58,8 @@ def _binary(name: str) -> Row:
             tensor, layout = builder.value(call, one)
             if len(call.shape) != rank_of(one):
                 raise builder.refused(call, "a number with further axes")
+            if name == "divide":
+                tensor, number = _mean_of_sum(builder, call, tensor, number)
             a, b = _with_number(name, number, alpha)
             builder.put(call, unary(builder, call, "affine", tensor, a, b), layout)
             return
@@ -114,63 +122,89 @@ def _with_parameter(
     return bool(parameters)
 
 
-def _of_losses(builder: Builder, call: Node, name: str, alpha: float) -> None:
-    """A sum of losses and numbers, or a loss times a number."""
+def _mean_of_sum(
+    builder: Builder, call: Node, tensor: int, number: float
+) -> tuple[int, float]:
+    """A sum over the batch that is divided by the batch: a mean over any batch."""
+    made = next((o for o in builder.operations if tensor in o.outputs), None)
+    a_sum = made is not None and made.name == "batch_sum" and made.ints == (0,)
+    if made is None or not a_sum or number % builder.batch:
+        return tensor, number
+    mean = over_batch(builder, call, made.inputs[0], mean=True)
+    return mean, number / builder.batch
+
+
+def _of_losses(builder: Builder, call: Node, name: str, alpha: float) -> bool:
+    """Makes a sum of losses and numbers, or a loss times a number, if it is one."""
     one, two = call["self"], call["other"]
-    own, other = (_terms(builder, call, n, name) for n in (one, two))
-    if own is not None and other is not None and name in {"add", "subtract"}:
+    scalars = builder.losses.scalars
+    if one not in scalars and two not in scalars:
+        return False
+    if name in {"add", "subtract"}:
+        own, other = (_terms(builder, call, n) for n in (one, two))
+        if own is None or other is None:
+            return False
         sign = alpha if name == "add" else -alpha
         found = dict(own)
         for loss, factor in other.items():
             found[loss] = found.get(loss, 0.0) + sign * factor
-        builder.scalars[call.node] = found
-        return
-    if own is None and name == "multiply":
-        own, two = other, one
-    number = None if own is None or two in builder.scalars else number_of(builder, two)
-    if own is None or not number or name not in {"multiply", "divide"}:
-        raise builder.refused(call, "something else than a sum of losses")
-    if name == "divide" and number == builder.batch:
-        builder.summed.difference_update(own)  # a sum over the batch is a mean now
-        number = 1.0
+        scalars[call.node] = found
+        return True
+    if one not in scalars and name == "multiply":
+        one, two = two, one
+    number = None if one not in scalars or two in scalars else number_of(builder, two)
+    if not number:
+        return False
+    own = scalars[one]
+    summed = builder.losses.summed
+    if name == "divide" and summed & set(own) and number % builder.batch == 0:
+        summed.difference_update(own)  # a sum over the batch is a mean now
+        number /= builder.batch
     factor = number if name == "multiply" else 1 / number
-    builder.scalars[call.node] = {loss: f * factor for loss, f in own.items()}
+    scalars[call.node] = {loss: f * factor for loss, f in own.items()}
+    return True
 
 
-def _terms(
-    builder: Builder, call: Node, node: Any, name: str
-) -> dict[int, float] | None:
+def _terms(builder: Builder, call: Node, node: Any) -> dict[int, float] | None:
     """The losses that an operand is a sum of; None for another operand.
 
-    A number that is added is the mean of a constant.
+    A number that is added is the mean of a constant, and so is what is the same for
+    every sample.
     """
-    if node in builder.scalars:
-        return builder.scalars[node]
-    number = number_of(builder, node) if name in {"add", "subtract"} else None
+    scalars = builder.losses.scalars
+    if node in scalars:
+        return scalars[node]
+    number = number_of(builder, node)
+    if number is None and isinstance(node, fx.Node):
+        tensor, layout = builder.value(call, node)
+        if layout == ALONE and builder.tensors[tensor].size == 1:
+            lone_loss(builder, Node(node, {}, ()), node)
+            return scalars[node]
     if number is None:
         return None
     if not number:
         return {}
-    one = constant(builder, call, torch.ones(()))
-    builder.emit_loss(call, "mean_loss", (one,), reals=(1.0,))
-    return dict.fromkeys(builder.scalars[call.node], number)
+    builder.place[call.node] = constant(builder, call, torch.ones(()))
+    lone_loss(builder, call, call.node)
+    del builder.place[call.node]
+    return dict.fromkeys(scalars[call.node], number)
 
 
 def _negative(builder: Builder, call: Node) -> None:
-    own = builder.scalars.get(call["self"])
+    own = builder.losses.scalars.get(call["self"])
     if own is not None:
-        builder.scalars[call.node] = {loss: -f for loss, f in own.items()}
+        builder.losses.scalars[call.node] = {loss: -f for loss, f in own.items()}
         return
     tensor, layout = builder.value(call, "self")
     builder.put(call, unary(builder, call, "affine", tensor, -1.0), layout)
 
 
 def _reversed(builder: Builder, call: Node) -> None:
-    if call["self"] in builder.scalars:
+    if call["self"] in builder.losses.scalars:
         both = {"self": call["other"], "other": call["self"]}
         alpha = float(call.get("alpha", 1))
-        _of_losses(builder, Node(call.node, both, call.shape), "subtract", alpha)
-        return
+        if _of_losses(builder, Node(call.node, both, call.shape), "subtract", alpha):
+            return
     tensor, layout = builder.value(call, "self")
     other, alpha = number_of(builder, call["other"]), float(call.get("alpha", 1))
     if other is None:

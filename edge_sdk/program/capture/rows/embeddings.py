@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import torch
-
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import Layout
-from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.reductions import summed
-from edge_sdk.program.capture.steps import combined, reshaped
+from edge_sdk.program.capture.steps import reshaped
 
 __all__ = ["ROWS"]
 
-_MOST_CLASSES = 2048  # that a table of ones and zeros is made for
 _MAX = 2  # torch's number of a bag's mode; 0 is a sum, 1 a mean
 
 
@@ -65,36 +61,7 @@ def _bag(builder: Builder, call: Node) -> None:
     builder.layouts[call.node] = Layout(0, 1, bags)
 
 
-def _gather(builder: Builder, call: Node) -> None:
-    """Values of an axis by number, each picked by its row of ones and zeros."""
-    source, layout = builder.value(call, "self")
-    axis = builder.axis(call, "self", call["dim"])
-    places, own = builder.value(call, "index")
-    shape, wanted = builder.tensors[source].shape, builder.tensors[places].shape
-    count, rank = shape[axis], len(shape)
-    alike = [n for a, n in enumerate(shape) if a != axis]
-    if own != layout or alike != [n for a, n in enumerate(wanted) if a != axis]:
-        raise builder.refused(call, "places of another shape than the values")
-    if count > _MOST_CLASSES:
-        raise builder.refused(call, f"one of {count} values by its place")
-    order = [*(a for a in range(rank) if a != axis), axis]
-    source = transposed(builder, call, source, order)
-    source = reshaped(builder, call, source, (*alike, 1, count))
-    places = transposed(builder, call, places, order)
-    rows = builder.step(
-        *(call, "embedding", (places,), (*alike, wanted[axis], count)),
-        parameters=(builder.constants.hold(torch.eye(count)),),
-        ints=(-1,),
-    )
-    found = combined(builder, call, "multiply", source, rows)
-    found = summed(builder, call, found, [rank], 1.0)
-    found = reshaped(builder, call, found, (*alike, wanted[axis]))
-    back = [*range(axis), rank - 1, *range(axis, rank - 1)]
-    builder.put(call, transposed(builder, call, found, back), layout)
-
-
 ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "embedding": _embedding,
     "embedding_bag": _bag,
-    "gather": _gather,
 }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import torch
+
 from edge_sdk.program.capture.context import Builder, Node
-from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.layers import pair
+from edge_sdk.program.capture.rows.rearranged.copies import transposed
 from edge_sdk.program.capture.steps import reshaped
 
 __all__ = ["ROWS"]
@@ -147,6 +149,53 @@ def _channel_shuffle(builder: Builder, call: Node) -> None:
     builder.put(call, reshaped(builder, call, turned, call.shape[1:]))
 
 
+def _taps(channels: int, kernel: tuple[int, int]) -> torch.Tensor:
+    """Filters that take one value each: of every channel, every place of the kernel."""
+    own = torch.eye(kernel[0] * kernel[1]).reshape(-1, 1, *kernel)
+    return own.repeat(channels, 1, 1, 1)
+
+
+def _columns(builder: Builder, call: Node) -> None:
+    """F.unfold: what each place of a kernel sees; a convolution by filters of a one."""
+    source = builder.tensor(call, "self")
+    kernel, stride, padding, dilation = (
+        pair(call[n], 2, 1) for n in ("kernel_size", "stride", "padding", "dilation")
+    )
+    channels, *image = builder.tensors[source].shape
+    steps = zip(image, kernel, stride, padding, dilation, strict=True)
+    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in steps]
+    filters = builder.constants.hold(_taps(channels, kernel))
+    found = builder.step(
+        *(call, "conv", (source,), (channels * kernel[0] * kernel[1], *out)),
+        parameters=(filters, -1),
+        ints=(*stride, *padding, *dilation, channels),
+    )
+    builder.put(call, reshaped(builder, call, found, call.shape[1:]))
+
+
+def _folded(builder: Builder, call: Node) -> None:
+    """F.fold: the sum of what each place of a kernel gives, by the same filters."""
+    source = builder.tensor(call, "self")
+    size, kernel, stride, padding, dilation = (
+        pair(call[n], 2, 1)
+        for n in ("output_size", "kernel_size", "stride", "padding", "dilation")
+    )
+    steps = list(zip(size, kernel, stride, padding, dilation, strict=True))
+    places = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in steps]
+    more = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
+            for m, (n, k, s, p, d) in zip(places, steps, strict=True)]  # fmt: skip
+    wide = builder.tensors[source].shape[0]
+    channels = wide // (kernel[0] * kernel[1])
+    source = reshaped(builder, call, source, (wide, *places))
+    filters = builder.constants.hold(_taps(channels, kernel))
+    found = builder.step(
+        *(call, "conv_transpose", (source,), (channels, *size)),
+        parameters=(filters, -1),
+        ints=(*stride, *padding, *dilation, *more, channels),
+    )
+    builder.put(call, reshaped(builder, call, found, call.shape[1:]))
+
+
 def _pad(builder: Builder, call: Node) -> None:
     mode = call.get("mode", "constant")
     given = list(call["pad"])
@@ -215,6 +264,8 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "channel_shuffle": _channel_shuffle,
+    "im2col": _columns,
+    "col2im": _folded,
     "pad": _pad,
     "constant_pad_nd": _pad,
     "upsample_nearest1d": _upsample,

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import Layout
-from edge_sdk.program.capture.rows.copies import strided, transposed
-from edge_sdk.program.capture.rows.joins import joined
 from edge_sdk.program.capture.rows.matrices import multiplied
+from edge_sdk.program.capture.rows.rearranged.copies import strided, transposed
+from edge_sdk.program.capture.rows.rearranged.joins import joined
 from edge_sdk.program.capture.steps import combined, reshaped
 
 __all__ = ["ROWS", "pair"]

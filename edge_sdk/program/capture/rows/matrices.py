@@ -8,6 +8,7 @@ from typing import Final
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
 from edge_sdk.program.capture.operands import layout_of, operand
+from edge_sdk.program.capture.rows.losses.pairs import paired
 from edge_sdk.program.capture.steps import combined, expanded, reshaped
 
 __all__ = ["ROWS", "multiplied"]
@@ -21,6 +22,8 @@ def multiplied(builder: Builder, call: Node, one: int, two: int) -> int:
 
 def _product(builder: Builder, call: Node) -> None:
     """Bmm and mm: of the batch's own matrices, or with the same for every sample."""
+    if paired(builder, call):
+        return
     places = [builder.value(call, n) for n in ("self", "mat2")]
     (one, left), (two, right) = places
     rank = len(call.shape)

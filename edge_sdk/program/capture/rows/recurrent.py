@@ -8,7 +8,7 @@ from typing import Any, Final
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import PLAIN, Layout
 from edge_sdk.program.capture.operands import operand
-from edge_sdk.program.capture.rows.copies import piece
+from edge_sdk.program.capture.rows.rearranged.copies import piece
 from edge_sdk.program.capture.steps import reshaped
 from edge_sdk.program.rules.recurrent import CELLS
 

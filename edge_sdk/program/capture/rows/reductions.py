@@ -1,32 +1,50 @@
-"""Sums, means, variances, norms and extremes over axes."""
+"""Sums, means, variances and norms over axes, and over the batch in a loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import torch
+
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE
-from edge_sdk.program.capture.rows.comparisons import larger
-from edge_sdk.program.capture.steps import combined, reshaped, unary
+from edge_sdk.program.capture.steps import (
+    combined,
+    constant,
+    over_batch,
+    reshaped,
+    unary,
+)
 from edge_sdk.program.graph import Shape
 
-__all__ = ["ROWS", "summed"]
+__all__ = ["ROWS", "axes_of", "count_of", "mean_loss", "put_reduced", "summed"]
 
 Row = Callable[[Builder, Node], None]
-_FEWEST_BYTES = 255  # a winner's place is one byte
 
 
-def _axes(builder: Builder, call: Node) -> list[int]:
-    """Axes per sample that a call works along; all of them where it names none."""
-    shape = builder.shape(call, "self")
-    given = call.get("dim")
-    dims = [given] if isinstance(given, int) else list(given or ())
-    if not dims:
-        if builder.value(call, "self")[1].axis is not None:
-            raise builder.refused(call, "works along the batch")
-        return [*range(len(shape))]
-    return sorted(builder.axis(call, "self", d) for d in dims)
+def _places(builder: Builder, call: Node) -> tuple[list[int], bool]:
+    """Axes per sample that a call works along, and whether it works along the batch.
+
+    All of them where it names none.
+    """
+    layout = builder.value(call, "self")[1]
+    rank, given = len(call["self"].meta["val"].shape), call.get("dim")
+    dims = [given] if isinstance(given, int) else list(given or range(rank))
+    dims = [d % rank for d in dims] if rank else []
+    axes = {layout.axis_of(d) for d in dims}
+    over = layout.axis in dims
+    if over and layout.extra:
+        axes.add(layout.axis)
+    return sorted(a for a in axes if a is not None), over
+
+
+def axes_of(builder: Builder, call: Node) -> list[int]:
+    """Axes per sample that a call works along."""
+    axes, over = _places(builder, call)
+    if over:
+        raise builder.refused(call, "works along the batch")
+    return axes
 
 
 def _runs(axes: Sequence[int]) -> list[tuple[int, int]]:
@@ -54,20 +72,26 @@ def summed(
     return source
 
 
-def _count(shape: Shape, axes: Sequence[int]) -> int:
+def count_of(shape: Shape, axes: Sequence[int]) -> int:
+    """Number of values along axes."""
     count = 1
     for axis in axes:
         count *= shape[axis]
     return count
 
 
-def _put(builder: Builder, call: Node, found: int, name: str = "self") -> None:
+def put_reduced(
+    builder: Builder, call: Node, found: int, *, over: bool = False
+) -> None:
     """The result without its axes of one, where the call does not keep them."""
-    layout = builder.value(call, name)[1]
+    if over:
+        builder.put(call, reshaped(builder, call, found, call.shape), ALONE)
+        return
+    layout = builder.value(call, "self")[1]
     given = call.get("dim")
     dims = [given] if isinstance(given, int) else list(given or ())
     if not call.get("keepdim", False):
-        rank = len(call[name].meta["val"].shape)
+        rank = len(call["self"].meta["val"].shape)
         for dim in sorted((d % rank for d in dims), reverse=True):
             layout = layout.without(dim)
     shape = builder.sample(call, layout)
@@ -76,63 +100,96 @@ def _put(builder: Builder, call: Node, found: int, name: str = "self") -> None:
 
 def _reduction(*, mean: bool) -> Row:
     def row(builder: Builder, call: Node) -> None:
-        if not call.shape and builder.value(call, "self")[1].axis is not None:
-            _whole(builder, call, mean=mean)
-            return
-        axes = _axes(builder, call)
+        axes, over = _places(builder, call)
         source = builder.value(call, "self")[0]
-        shape = builder.tensors[source].shape
-        behind = axes == [*range(axes[0], len(shape))]
-        if mean and behind:
-            ones = (*shape[: axes[0]], *[1] * len(axes))
-            found = builder.step(call, "mean", (source,), ones, ints=(len(axes), 1))
-        else:
-            factor = 1 / _count(shape, axes) if mean else 1.0
-            found = summed(builder, call, source, axes, factor)
-        _put(builder, call, found)
+        if over and not call.shape and builder.trains:
+            mean_loss(builder, call, source, whole=not mean)
+            return
+        put_reduced(
+            builder,
+            call,
+            _reduced(builder, call, axes, over=over, mean=mean),
+            over=over,
+        )
 
     return row
 
 
-def _whole(builder: Builder, call: Node, *, mean: bool) -> None:
-    """A mean over the batch: a loss. A sum is one times the values it is over."""
-    source = builder.value(call, "self")[0]
-    builder.emit_loss(call, "mean_loss", (source,), reals=(1.0,))
-    (number,) = builder.scalars[call.node]
-    if not mean:
-        builder.scalars[call.node] = {number: float(builder.tensors[source].size)}
-        builder.summed.add(number)
+def _reduced(
+    builder: Builder, call: Node, axes: Sequence[int], *, over: bool, mean: bool
+) -> int:
+    """The sum or mean over axes, which stay as ones, and over the batch."""
+    found = builder.value(call, "self")[0]
+    shape = builder.tensors[found].shape
+    behind = bool(axes) and [*axes] == [*range(axes[0], len(shape))]
+    if mean and behind:
+        ones = (*shape[: axes[0]], *[1] * len(axes))
+        found = builder.step(call, "mean", (found,), ones, ints=(len(axes), 1))
+    else:
+        factor = 1 / count_of(shape, axes) if mean else 1.0
+        found = summed(builder, call, found, axes, factor)
+    return over_batch(builder, call, found, mean=mean) if over else found
+
+
+def mean_loss(builder: Builder, call: Node, terms: int, *, whole: bool) -> None:
+    """Makes a loss of terms: their mean over the batch, or their sum until divided."""
+    shape = builder.tensors[terms].shape
+    size = float(builder.tensors[terms].size)
+
+    def worth(a_sum: bool) -> int:  # noqa: FBT001 - of LossTerms
+        found = summed(builder, call, terms, [*range(len(shape))], 1 / size)
+        found = over_batch(builder, call, found, mean=not a_sum)
+        return reshaped(builder, call, found, ())
+
+    builder.emit_loss(call, "mean_loss", (terms,), worth, reals=(1.0,))
+    if whole:
+        (number,) = builder.losses.scalars[call.node]
+        builder.losses.scalars[call.node] = {number: size}
+        builder.losses.summed.add(number)
 
 
 def _variance(*, root: bool) -> Row:
     def row(builder: Builder, call: Node) -> None:
-        axes, source = _axes(builder, call), builder.value(call, "self")[0]
-        count = _count(builder.tensors[source].shape, axes)
+        axes, over = _places(builder, call)
+        source = builder.value(call, "self")[0]
+        count = count_of(builder.tensors[source].shape, axes)
         correction = call.get("correction", int(call.get("unbiased", True)))
-        if count <= correction:
+        if count <= correction and not over:
             raise builder.refused(call, "the variance of too few values")
-        mean = summed(builder, call, source, axes, 1 / count)
+        mean = _reduced(builder, call, axes, over=over, mean=True)
         apart = combined(builder, call, "subtract", source, mean)
         square = combined(builder, call, "multiply", apart, apart)
-        found = summed(builder, call, square, axes, 1 / (count - correction))
+        if over:
+            found = summed(builder, call, square, axes, 1.0)
+            found = over_batch(builder, call, found, mean=False)
+            one = constant(builder, call, torch.ones(()))
+            samples = over_batch(builder, call, one, mean=False)
+            fewer = unary(builder, call, "affine", samples, count, -correction)
+            share = unary(builder, call, "reciprocal", fewer)
+            found = combined(builder, call, "multiply", found, share)
+        else:
+            found = summed(builder, call, square, axes, 1 / (count - correction))
         if root:
             found = unary(builder, call, "sqrt", found)
-        _put(builder, call, found)
+        put_reduced(builder, call, found, over=over)
 
     return row
 
 
 def _norm(builder: Builder, call: Node) -> None:
     order = call.get("ord", call.get("p", 2))
-    axes, source = _axes(builder, call), builder.value(call, "self")[0]
+    axes, over = _places(builder, call)
+    source = builder.value(call, "self")[0]
     if order not in {1, 2}:
         raise builder.refused(call, f"a norm of order {order}")
     if order == 1:
-        found = summed(builder, call, unary(builder, call, "abs", source), axes, 1.0)
+        terms = unary(builder, call, "abs", source)
     else:
-        square = combined(builder, call, "multiply", source, source)
-        found = unary(builder, call, "sqrt", summed(builder, call, square, axes, 1.0))
-    _put(builder, call, found)
+        terms = combined(builder, call, "multiply", source, source)
+    found = summed(builder, call, terms, axes, 1.0)
+    found = over_batch(builder, call, found, mean=False) if over else found
+    found = unary(builder, call, "sqrt", found) if order == 2 else found
+    put_reduced(builder, call, found, over=over)
 
 
 def _distances(builder: Builder, call: Node) -> None:
@@ -160,60 +217,6 @@ def _distances(builder: Builder, call: Node) -> None:
     builder.put(call, reshaped(builder, call, found_root, shape), layout)
 
 
-def _largest(builder: Builder, call: Node, source: int, axes: Sequence[int]) -> int:
-    """The largest value over axes, which stay as ones."""
-    for axis in axes:
-        shape = builder.tensors[source].shape
-        kept = (*shape[:axis], 1, *shape[axis + 1 :])
-        image = (_count(shape, range(axis)), shape[axis],
-                 _count(shape, range(axis + 1, len(shape))))  # fmt: skip
-        plane = reshaped(builder, call, source, image)
-        window = (shape[axis], 1, 1, 1, 0, 0)
-        if shape[axis] < _FEWEST_BYTES:
-            name, ints = "max_pool", (*window, 0)
-        else:
-            name, ints = "region_max", (*window, 1, 1, 0, 0, 0, 0)  # type: ignore[assignment]
-        found = builder.step(call, name, (plane,), (image[0], 1, image[2]), ints=ints)
-        source = reshaped(builder, call, found, kept)
-    return source
-
-
-def _extreme(*, largest: bool) -> Row:
-    def row(builder: Builder, call: Node) -> None:
-        if "other" in call.arguments:
-            larger(maximum=largest)(builder, call)
-            return
-        if call.get("dim") is None:
-            raise builder.refused(call, "works along the batch")
-        axes, source = _axes(builder, call), builder.value(call, "self")[0]
-        if not largest:
-            source = unary(builder, call, "affine", source, -1.0)
-        found = _largest(builder, call, source, axes)
-        if not largest:
-            found = unary(builder, call, "affine", found, -1.0)
-        several = isinstance(call.node.meta["val"], tuple | list)
-        if not several:
-            _put(builder, call, found)
-            return
-        for user in call.node.users:
-            if user.args[1] == 1 and user.users:
-                raise builder.refused(call, "the place of the extreme is read")
-        values = Node(call.node, call.arguments, tuple(call.node.meta["val"][0].shape))
-        _put(builder, values, found)
-        builder.many[call.node] = (builder.place.pop(call.node),) * 2
-
-    return row
-
-
-def _log_sum_exp(builder: Builder, call: Node) -> None:
-    axes, source = _axes(builder, call), builder.value(call, "self")[0]
-    most = _largest(builder, call, source, axes)
-    apart = combined(builder, call, "subtract", source, most)
-    total = summed(builder, call, unary(builder, call, "exp", apart), axes, 1.0)
-    logarithm = unary(builder, call, "log", total)
-    _put(builder, call, combined(builder, call, "add", logarithm, most))
-
-
 ROWS: Final[dict[str, Row]] = {
     "mean": _reduction(mean=True),
     "sum": _reduction(mean=False),
@@ -221,10 +224,5 @@ ROWS: Final[dict[str, Row]] = {
     "std": _variance(root=True),
     "linalg_vector_norm": _norm,
     "norm": _norm,
-    "amax": _extreme(largest=True),
-    "amin": _extreme(largest=False),
-    "max": _extreme(largest=True),
-    "min": _extreme(largest=False),
-    "logsumexp": _log_sum_exp,
     "cdist": _distances,
 }

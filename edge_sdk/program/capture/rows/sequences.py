@@ -9,8 +9,8 @@ import torch
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, PLAIN
-from edge_sdk.program.capture.rows.copies import transposed
 from edge_sdk.program.capture.rows.matrices import multiplied
+from edge_sdk.program.capture.rows.rearranged.copies import transposed
 from edge_sdk.program.capture.rows.reductions import summed
 from edge_sdk.program.capture.steps import combined, constant, reshaped, unary
 

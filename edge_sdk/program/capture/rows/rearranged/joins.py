@@ -1,21 +1,20 @@
-"""Tensors one behind the other, and what is made of parts: roll, places, gates."""
+"""Tensors one behind the other, and what is made of parts: roll, windows, gates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import torch
 from torch import fx
 
 from edge_sdk.program.capture.context import Builder, Node
 from edge_sdk.program.capture.layout import ALONE, Layout
-from edge_sdk.program.capture.rows.copies import expand, strided, transposed
+from edge_sdk.program.capture.rows.rearranged.copies import expand, strided, transposed
 from edge_sdk.program.capture.steps import constant, reshaped
 
 __all__ = ["ROWS", "joined"]
 
-_MOST_PIECES = 64  # of a list of places: each is a copy of its own
+_MOST_PIECES = 64  # windows or repetitions: each is a copy of its own
 
 
 def joined(builder: Builder, call: Node, parts: Sequence[int], axis: int) -> int:
@@ -68,8 +67,27 @@ def _part(builder: Builder, call: Node, node: fx.Node, layout: Layout) -> int:
 
 def _cat(builder: Builder, call: Node) -> None:
     dim = call.get("dim", 0) % len(call.shape)
+    if _behind(builder, call, dim):
+        return
     parts, axis, layout = _parts(builder, call, dim, stacked=False)
     builder.put(call, joined(builder, call, parts, axis), layout)
+
+
+def _behind(builder: Builder, call: Node, dim: int) -> bool:
+    """Puts several of each sample one batch behind the other, if that is what it is."""
+    nodes: Sequence[fx.Node] = call["tensors"]
+    if any(n in builder.constants for n in nodes):
+        return False
+    found = [builder.value(call, n) for n in nodes]
+    shapes = {builder.tensors[t].shape for t, _ in found}
+    if {own for _, own in found} != {Layout(dim)} or len(shapes) != 1:
+        return False
+    shape = shapes.pop()
+    one = (*shape[:dim], 1, *shape[dim:])
+    parts = [reshaped(builder, call, t, one) for t, _ in found]
+    whole = joined(builder, call, parts, dim)
+    builder.put(call, whole, Layout(dim, outer=len(parts)))
+    return True
 
 
 def _stack(builder: Builder, call: Node) -> None:
@@ -92,40 +110,6 @@ def _roll(builder: Builder, call: Node) -> None:
             last = strided(builder, call, found, axis, size - by, count=by)
             first = strided(builder, call, found, axis, 0, count=size - by)
             found = joined(builder, call, [last, first], axis)
-    builder.put(call, found, layout)
-
-
-def _index(builder: Builder, call: Node) -> None:
-    """Some places of one axis, known beforehand."""
-    given = list(call["indices"])
-    dims = [d for d, n in enumerate(given) if n is not None]
-    if len(dims) != 1 or given[dims[0]] not in builder.constants:
-        raise builder.refused(call, "places that are computed")
-    _picked(builder, call, dims[0], given[dims[0]])
-
-
-def _index_select(builder: Builder, call: Node) -> None:
-    if call["index"] not in builder.constants:
-        raise builder.refused(call, "places that are computed")
-    _picked(builder, call, call["dim"], call["index"])
-
-
-def _picked(builder: Builder, call: Node, dim: int, index: fx.Node) -> None:
-    source, layout = builder.value(call, "self")
-    places: torch.Tensor = builder.constants.tensor(index)
-    if places.dim() != 1 or places.dtype == torch.bool or not len(places):
-        raise builder.refused(call, "places that are no list")
-    axis = builder.axis(call, "self", dim)
-    size = builder.tensors[source].shape[axis]
-    own = [int(p) % size for p in places]
-    step = own[1] - own[0] if len(own) > 1 else 1
-    if step > 0 and own == list(range(own[0], own[-1] + 1, step)):
-        found = strided(builder, call, source, axis, own[0], count=len(own), step=step)
-    elif len(own) <= _MOST_PIECES:
-        parts = [strided(builder, call, source, axis, p, count=1) for p in own]
-        found = joined(builder, call, parts, axis)
-    else:
-        raise builder.refused(call, f"{len(own)} places one by one")
     builder.put(call, found, layout)
 
 
@@ -182,8 +166,6 @@ ROWS: Final[dict[str, Callable[[Builder, Node], None]]] = {
     "concat": _cat,
     "stack": _stack,
     "roll": _roll,
-    "index": _index,
-    "index_select": _index_select,
     "repeat": _repeat,
     "glu": _glu,
     "unfold": _windows,

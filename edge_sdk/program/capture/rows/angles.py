@@ -1,0 +1,77 @@
+"""Tangents, hyperbolic functions, and the angle of a point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from edge_sdk.program.capture.context import Builder, Node
+from edge_sdk.program.capture.operands import layout_of, operand
+from edge_sdk.program.capture.steps import combined, expanded, unary
+
+__all__ = ["ROWS"]
+
+Row = Callable[[Builder, Node], None]
+
+
+def _quotient(builder: Builder, call: Node) -> None:
+    """The tangent."""
+    tensor, layout = builder.value(call, "self")
+    one = unary(builder, call, "reciprocal", unary(builder, call, "cos", tensor))
+    two = unary(builder, call, "sin", tensor)
+    builder.put(call, combined(builder, call, "multiply", two, one), layout)
+
+
+def _hyperbolic(sign: float) -> Row:
+    """Half the sum, or the difference, of two exponentials."""
+
+    def row(builder: Builder, call: Node) -> None:
+        tensor, layout = builder.value(call, "self")
+        one = unary(builder, call, "exp", tensor)
+        two = unary(builder, call, "affine", tensor, -1.0)
+        two = unary(builder, call, "exp", two)
+        two = unary(builder, call, "affine", two, sign)
+        total = combined(builder, call, "add", one, two)
+        builder.put(call, unary(builder, call, "affine", total, 0.5), layout)
+
+    return row
+
+
+def _angle(builder: Builder, call: Node) -> None:
+    """Atan2 of y and x: the smaller over the larger one, from the nearest axis."""
+    both = call["self"], call["other"]
+    layout = layout_of(builder, call, list(both))
+    shape = builder.sample(call, layout)
+    y, x = (
+        expanded(builder, call, operand(builder, call, n, layout), shape) for n in both
+    )
+
+    def choice(which: int, one: int, two: int) -> int:
+        return builder.step(call, "choice", (which, one, two), shape)
+
+    def scaled(source: int, a: float, b: float) -> int:
+        return unary(builder, call, "affine", source, a, b)
+
+    sizes = [unary(builder, call, "abs", t) for t in (x, y)]
+    apart = combined(builder, call, "subtract", *sizes)
+    flat = unary(builder, call, "greater", apart)
+    over = unary(builder, call, "reciprocal", choice(flat, x, y))
+    ratio = combined(builder, call, "multiply", choice(flat, y, x), over)
+    angle = unary(builder, call, "atan", ratio)
+    below = unary(builder, call, "greater", scaled(y, -1.0, 0.0))
+    turn = scaled(below, -2 * math.pi, math.pi)  # where x is below zero
+    behind = unary(builder, call, "greater", scaled(x, -1.0, 0.0))
+    turn = combined(builder, call, "multiply", turn, behind)
+    upright = scaled(below, -math.pi, math.pi / 2)
+    one = combined(builder, call, "add", angle, turn)
+    two = combined(builder, call, "subtract", upright, angle)
+    builder.put(call, choice(flat, one, two), layout)
+
+
+ROWS: Final[dict[str, Row]] = {
+    "tan": _quotient,
+    "sinh": _hyperbolic(-1.0),
+    "cosh": _hyperbolic(1.0),
+    **dict.fromkeys(("atan2", "arctan2"), _angle),
+}
