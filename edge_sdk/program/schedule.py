@@ -89,7 +89,7 @@ class Schedule:
         return len(self.sizes) - 1
 
     def splits(self, *, ghost_norm: bool) -> bool:
-        """Whether a batch may go through in parts, given what a user accepts."""
+        """Tell whether a batch may go through in parts, given what a user accepts."""
         return not self.whole and (ghost_norm or not self.mixes)
 
 

@@ -81,7 +81,7 @@ def _reduced_of(builder: Builder, call: Node, found: int) -> int:
 
 
 def _read(call: Node, item: int) -> bool:
-    """Whether anything is made of an item of what the call gives."""
+    """Tell whether anything is made of an item of what the call gives."""
     return any(u.args[1] == item and u.users for u in call.node.users)
 
 

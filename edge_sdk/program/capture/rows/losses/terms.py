@@ -1,4 +1,4 @@
-"""What all losses share: their operands, and how their terms become one number."""
+"""Operands of losses, and how their terms become one number."""
 
 from __future__ import annotations
 
