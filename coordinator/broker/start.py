@@ -9,6 +9,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from secrets import SystemRandom
 from typing import Literal, TypeAlias, final
 
 from coordinator.broker.check import check_broker
@@ -29,6 +30,8 @@ READY_S = 20.0
 RETRY_S = 0.02
 # A broker that has just been killed may hold its port a moment longer.
 PORT_WAIT_S = 3.0
+FIRST_PORT, PORT_TRIES = 20_000, 100
+CLIENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 STOP_S = 3.0
 
 
@@ -234,9 +237,24 @@ def _reachable(host: str) -> str:
 
 
 def free_port(host: str) -> int:
-    """A TCP port of an address that nobody listens on."""
+    """A TCP port of an address that nobody listens on, and that no client is given.
+
+    A run keeps its port and its devices know it. One of those that the system hands
+    out could be a client's whenever the broker is started again.
+    """
+    own = range(FIRST_PORT, _first_of_clients())
+    for port in SystemRandom().sample(own, min(PORT_TRIES, len(own))):
+        if why_taken(host, port) is None:
+            return port
     with _listener(host, 0) as taken:
         return int(taken.getsockname()[1])
+
+
+def _first_of_clients() -> int:
+    """The lowest port that this system gives to clients; only Linux says it."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(CLIENT_PORTS.read_text("ascii").split()[0])
+    return 32_768
 
 
 def _wait_for_port(host: str, port: int) -> None:

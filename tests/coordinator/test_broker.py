@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import paho.mqtt.client as paho
+import ports
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from patience import patience, waited
-from ports import free_port
 
+from coordinator.broker import start
 from coordinator.broker.check import check_broker
 from coordinator.broker.config import find_mosquitto
-from coordinator.broker.start import Broker, open_broker
+from coordinator.broker.start import Broker, free_port, open_broker
 from edge_sdk.errors import BrokerError
 from edge_sdk.transport.address import Address
 
@@ -138,6 +139,24 @@ def test_the_port_is_kept_from_one_run_to_the_next(tmp_path: Path, kind: str) ->
         assert second.port == port
 
 
+def test_a_port_of_our_choice_is_none_that_the_system_gives_to_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client could have it when the broker is started again."""
+    given = tmp_path / "ports"
+    monkeypatch.setattr(start, "CLIENT_PORTS", given)
+    for text, lowest, highest in (
+        ("32768\t60999\n", 20_000, 32_767),
+        ("20010\t60999\n", 20_000, 20_009),
+        ("nonsense", 20_000, 32_767),  # as where nothing says it
+        ("1024\t65535\n", 1024, 65_535),  # no port is left: any
+    ):
+        given.write_text(text)
+        found = {free_port("127.0.0.1") for _ in range(20)}
+        assert all(lowest <= port <= highest for port in found), text
+        assert len(found) > 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path, kind: str) -> None:
     code = (
@@ -223,7 +242,7 @@ def test_a_listener_that_never_answers_is_given_up() -> None:
 
 def test_a_broker_that_asks_for_a_password_says_so(tmp_path: Path) -> None:
     """A real mosquitto with a password file: wrong, missing and right."""
-    port = free_port()
+    port = ports.free_port()
     users = tmp_path / "users"
     subprocess.run(
         ["mosquitto_passwd", "-b", "-c", str(users), "pi", "se:cret"], check=True

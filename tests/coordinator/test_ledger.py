@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from patience import patience
+from patience import patience, waited
 
 from coordinator.ledger import Ledger, TaskRow, open_ledger, read_ledger
 from coordinator.rounds.contribution_limits import shares
@@ -379,15 +379,17 @@ def test_readers_see_whole_rounds_while_a_coordinator_writes(tmp_path: Path) -> 
     looker = threading.Thread(target=look)
     looker.start()
     try:
+        assert waited(lambda: seen[0] > 0, 30)
+        before = seen[0]
         for no in range(1, 30):
             with_round(ledger, ["a1", "b1"], no)
             accept(ledger, "a1", bytes([no]), no)
             ledger.freeze(no)
             ledger.finish(no, model="m")
+        assert waited(lambda: seen[0] > before + 1, 30)  # the last is of after it all
     finally:
         stop.set()
         looker.join()
-    assert seen[0] > 0
     assert wrong == []
     reader = read_ledger(ledger.folder)
     with pytest.raises(StateError, match="readonly"):

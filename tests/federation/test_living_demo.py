@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # In a few rounds nothing is learned to the point; these follow from no figure of time.
 HOLD = (
-    "two devices join",
     "one leaves, and no round is given up",
     "a good round reaches the boards",
     "a planted bad round reaches no board",
@@ -45,6 +44,9 @@ def test_a_federation_lives_through_a_shift_and_a_bad_round(tmp_path: Path) -> N
     figures = facts["figures"]
     assert figures["last"]["new"] is not None  # the class has come
     assert figures["shift"] > figures["before"]["round"]
+    # Nine rounds in ten are for idle machines: a busy one misses a deadline at times.
+    assert len(figures["joined"]) == 2
+    assert min(figures["joined"].values()) > 0.5
     assert figures["ledger"][1] > 0
     again = subprocess.run(
         [*line, "--folder", str(folder)], capture_output=True, text=True, check=False
