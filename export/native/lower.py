@@ -18,7 +18,6 @@ __all__ = ["lower"]
 
 # What a model may say in its place.
 _NEAREST = {
-    "TopK": "leave it out, and sort the outputs in the program",
     "GridSample": "a resize to fixed sizes is supported",
     "DFT": "products with constant matrices of sines and cosines are supported",
     "STFT": "a convolution with constant sines and cosines is supported",

@@ -17,6 +17,7 @@ __all__ = [
     "Function",
     "Kind",
     "Operation",
+    "Order",
     "Program",
     "Reduction",
     "Shape",
@@ -57,6 +58,16 @@ class Kind(enum.IntEnum):
     REDUCE_ROW = 24
     RECURRENT = 25
     LOOK_UP = 26
+    SORT_ROW = 27
+
+
+class Order(enum.IntEnum):
+    """Orders of `Kind.SORT_ROW`: of values, or of the places that they have."""
+
+    LARGEST_FIRST = 0
+    SMALLEST_FIRST = 1
+    WHERE_LARGEST = 2
+    WHERE_SMALLEST = 3
 
 
 class Function(enum.IntEnum):

@@ -189,9 +189,9 @@ class Singular(nn.Linear):
         return torch.linalg.svdvals(super().forward(x).reshape(-1, 2, 2))
 
 
-class Sorted(nn.Linear):
+class Multiplied(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.topk(super().forward(x), 4)[0]
+        return super().forward(x).prod(1, keepdim=True)
 
 
 def test_an_operation_that_nobody_knows_is_named_with_its_layer() -> None:
@@ -206,10 +206,11 @@ def test_an_operation_that_nobody_knows_is_named_with_its_layer() -> None:
 def test_what_the_native_runtime_lacks_is_named_with_its_layer_and_nearest_form() -> (
     None
 ):
-    model = nn.Sequential(Holds(Sorted(8, 4)), nn.ReLU())
-    with pytest.raises(ExportError, match=r"TopK .* of layer 0\.block\.1 is not") as e:
+    model = nn.Sequential(Holds(Multiplied(8, 4)), nn.ReLU())
+    named = r"ReduceProd .* of layer 0\.block\.1 is not"
+    with pytest.raises(ExportError, match=named) as e:
         export.build(model, format="native", input_shape=(8,))
-    assert "sort the outputs in the program" in str(e.value)
+    assert "products of two values are supported" in str(e.value)
 
 
 # ------------------------------------------------------- multiply-accumulates

@@ -279,9 +279,9 @@ REFUSED = {
         "native",
     ),
     "operation": (
-        lambda: Best(5, 4),
+        lambda: Multiplied(5, 4),
         {"input_shape": 5, "formats": ("onnx", "native")},
-        "native: operation TopK",
+        "native: operation ReduceProd",
         "onnx-sparse",
     ),
     "nan": (nan, {"input_shape": 16}, "1 of 256 values of 2.weight are NaN", "Train"),
@@ -403,16 +403,18 @@ def test_token_ids_are_refused_where_they_are_fractions() -> None:
         from_module(Words(), (5,), calibration=np.full((4, 5), 0.5))
 
 
-class Best(nn.Linear):
-    """Its two largest outputs, which the native runtime does not sort."""
+class Multiplied(nn.Linear):
+    """The product of its outputs, which the native runtime has not."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).topk(2)[0]
+        return super().forward(x).prod(1, keepdim=True)
 
 
 def test_one_failing_format_writes_none(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"native: .*TopK"):
-        export.build(Best(16, 4), tmp_path, formats=("onnx", "native"), input_shape=16)
+    with pytest.raises(ExportError, match=r"native: .*ReduceProd"):
+        export.build(
+            Multiplied(16, 4), tmp_path, formats=("onnx", "native"), input_shape=16
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -32,6 +32,7 @@ from export.native.program import (
     Function,
     Kind,
     Operation,
+    Order,
     Program,
     Reduction,
     Shape,
@@ -211,6 +212,7 @@ def _programs() -> dict[str, Program]:
         ),
         "table": _table(1.0),
         "pruned table": _table(0.3),
+        "sorted": _sorted(),
     }
 
 
@@ -220,6 +222,16 @@ def _table(density: float) -> Program:
     return Program(
         (Shape(5), Shape(5, 1, 20)), (operation,), (matrix(7, 20, density),), 1
     )
+
+
+def _sorted() -> Program:
+    """Each order, of the one before."""
+    shapes = (Shape(3, 2, 30), *(Shape(3, 2, width) for width in (30, 20, 20, 7)))
+    operations = tuple(
+        Operation(Kind.SORT_ROW, at, at + 1, extra=int(order))
+        for at, order in enumerate(Order)
+    )
+    return Program(shapes, operations, (), 4)
 
 
 def _values() -> Program:

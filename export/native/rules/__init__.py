@@ -17,6 +17,7 @@ from export.native.rules import (
     pools,
     recurrent,
     shapes,
+    sorting,
     values,
 )
 
@@ -33,6 +34,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         **pools.RULES,
         **recurrent.RULES,
         **shapes.RULES,
+        **sorting.RULES,
         **values.RULES,
     }
 )

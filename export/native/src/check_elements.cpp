@@ -104,6 +104,10 @@ void check_element(const OpRecord& o, const Buffer& in, const Buffer& second,
       return fits(o.extra >= 0 && o.extra < kReductions && out.width == 1 &&
                       out.channels == in.channels && out.height == in.height,
                   "reduced shape");
+    case kSortRow:
+      return fits(o.extra >= 0 && o.extra < kOrders && out.channels == in.channels &&
+                      out.height == in.height && out.width <= in.width && in.width <= 1 << 24,
+                  "sorted shape");
     case kNormalize:
       fits(o.low > 0 && o.low < 1, "epsilon");
       [[fallthrough]];

@@ -245,6 +245,46 @@ void reduce_row(const Call& a) {
   });
 }
 
+// Whether v comes before w; what is not a number is larger than all numbers, as in torch.
+bool before(float v, float w, bool largest) {
+  if (std::isnan(v) || std::isnan(w)) return largest ? std::isnan(v) && !std::isnan(w)
+                                                     : std::isnan(w) && !std::isnan(v);
+  return largest ? v > w : v < w;
+}
+
+// The first k of a row's n values, or places of values. The heap of those found so far, the last
+// of them on top, is the output itself: nothing is allocated.
+template <class Value, class Before>
+void sort_row(float* y, int32_t k, int32_t n, Value value, Before comes_before) {
+  for (int32_t i = 0; i < n; i++) {
+    const float v = value(i);
+    if (i < k) {
+      y[i] = v;
+      std::push_heap(y, y + i + 1, comes_before);
+    } else if (comes_before(v, y[0])) {
+      std::pop_heap(y, y + k, comes_before);
+      y[k - 1] = v;
+      std::push_heap(y, y + k, comes_before);
+    }
+  }
+  std::sort_heap(y, y + k, comes_before);
+}
+
+void sort_rows(const Call& a) {
+  const int32_t k = a.out.buffer.width, n = a.in.buffer.width;
+  const bool largest = a.o.extra == kLargestFirst || a.o.extra == kWhereLargest;
+  const bool places = a.o.extra == kWhereLargest || a.o.extra == kWhereSmallest;
+  rows(a, [&](const float* x, float* y) {
+    if (!places)
+      return sort_row(y, k, n, [&](int32_t i) { return x[i]; },
+                      [&](float v, float w) { return before(v, w, largest); });
+    sort_row(y, k, n, [](int32_t i) { return static_cast<float>(i); }, [&](float i, float j) {
+      const float v = x[static_cast<int32_t>(i)], w = x[static_cast<int32_t>(j)];
+      return before(v, w, largest) || (!before(w, v, largest) && i < j);
+    });
+  });
+}
+
 // Rows of a table by their numbers. A number that it has no row for is not a mistake of the
 // file but of the inputs: what it gives is not a number, so nobody takes it for an answer.
 void look_up(const Call& a) {
@@ -294,6 +334,7 @@ void run_element(const Model& model, const Op& op, float* arena) {
     case kNormalize: return normalize(a);
     case kColumnAffine: return column_affine(a);
     case kLookUp: return look_up(a);
+    case kSortRow: return sort_rows(a);
     default: return reduce_row(a);
   }
 }

@@ -26,6 +26,7 @@ enum ElementKind : int32_t {
   kRecurrent = 25,    // in: gates of each step (a channel), weight: the state's part of
                       // them; extra = Cell + 16 where the last step is the first
   kLookUp = 26,       // row in[c] of the weight, as channel c; not a number where it has none
+  kSortRow = 27,      // the first out.width values of each row in order; extra = Order
 };
 enum Cell : int32_t { kGru, kLstm, kRnnTanh, kRnnRelu };
 constexpr int kGates[] = {3, 4, 1, 1};
@@ -44,9 +45,11 @@ enum ElementFunction : int32_t {
 };
 // The last two give the first place that has it.
 enum Reduction : int32_t { kMean, kSum, kLargest, kSmallest, kWhereMost, kWhereLeast, kReductions };
+// The last two give the places that the values have; of equal values the first comes first.
+enum Order : int32_t { kLargestFirst, kSmallestFirst, kWhereLargest, kWhereSmallest, kOrders };
 constexpr int kAxes[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
 
-inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kLookUp; }
+inline bool element_kind(int32_t kind) { return kind >= kBinary && kind <= kSortRow; }
 inline bool element_weighted(int32_t kind) {
   return kind == kSlope || kind == kColumnAffine || kind == kRecurrent || kind == kLookUp;
 }
