@@ -12,7 +12,7 @@ from edge_sdk.checkpoint import replace_file
 from edge_sdk.checksums import file_digest
 from edge_sdk.errors import CheckpointError, DataError
 
-__all__ = ["exclusive", "sha256_of", "write_file"]
+__all__ = ["array_damage", "exclusive", "sha256_of", "write_file"]
 
 
 @contextmanager
@@ -52,6 +52,17 @@ def write_file(path: Path, content: bytes) -> None:
             str(error),
             remedy="Check the folder's permissions and the free space on its disk.",
         ) from error
+
+
+def array_damage(error: BaseException) -> str:
+    """Why numpy cannot read a file of arrays, in words.
+
+    What is no such file numpy takes for a pickle, and advises to trust it.
+    """
+    if "pickle" in str(error):
+        return "it is no file of arrays (.npy, .npz)"
+    named = isinstance(error, KeyError) and error.args  # str() puts it into quotes
+    return str(error.args[0] if named else error)
 
 
 def sha256_of(path: Path) -> str | None:

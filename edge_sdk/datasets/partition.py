@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.datasets.files import write_file
+from edge_sdk.datasets.files import array_damage, write_file
 from edge_sdk.errors import DataError
 from edge_sdk.tasks.task import Examples
 
@@ -127,7 +127,8 @@ def load_partition(folder: Path, *, part: Part = "train") -> Examples:
     except DataError as error:
         raise DataError(f"{path}: {error}", remedy=remedy) from error
     except _DAMAGE as error:
-        raise DataError(f"{path} is damaged: {error}", remedy=remedy) from error
+        what = f"{path} is damaged: {array_damage(error)}"
+        raise DataError(what, remedy=remedy) from error
 
 
 def _equal(

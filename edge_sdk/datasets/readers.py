@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.datasets.files import array_damage
 from edge_sdk.errors import DataError
 from edge_sdk.tasks.task import Examples
 
@@ -217,7 +218,8 @@ def _npz(path: Path) -> tuple[list[NDArray[np.int16]], list[int], list[str]]:
             audio, lengths = arrays["audio"], arrays["lengths"]
             names, digits = arrays["speakers"][arrays["speaker"]], arrays["digit"]
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{path} does not hold spoken digits: {error!r}") from error
+        why = array_damage(error)
+        raise DataError(f"{path} does not hold spoken digits: {why}") from error
     if lengths.sum() != len(audio) or not len(lengths) == len(digits) == len(names):
         raise DataError(f"{path}: its arrays do not fit together")
     clips = np.split(audio, np.cumsum(lengths)[:-1])

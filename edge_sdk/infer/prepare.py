@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.datasets.files import array_damage
 from edge_sdk.errors import DataError, DependencyError, ExportError
 
 __all__ = ["Preparation", "read_examples"]
@@ -119,7 +120,7 @@ def read_examples(path: Path, preparation: Preparation) -> NDArray[Any]:
                 remedy=f"Images: {', '.join(sorted(_IMAGES))}.",
             )
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {array_damage(error)}") from error
     if array.shape in {preparation.raw_shape, preparation.input_shape}:
         array = array[None]
     return np.asarray(array)

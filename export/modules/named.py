@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import prune
 
+from edge_sdk.datasets.files import array_damage
 from edge_sdk.errors import ExportError, a_type
 from edge_sdk.tasks.reference import load_object
 from edge_sdk.tasks.user_errors import place_of
@@ -175,11 +176,8 @@ def read_examples(file: Path) -> Any:
                 names = ("inputs", "targets") if "targets" in found else ("inputs",)
                 arrays = tuple(found[name] for name in names)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        # numpy takes what is no array for a pickle, and advises to trust it.
-        pickled = "pickled" in str(error)
-        reason = "it is no file of arrays (.npy, .npz)" if pickled else error
         raise ExportError(
-            f"{file} holds no example inputs: {reason}",
+            f"{file} holds no example inputs: {array_damage(error)}",
             remedy="np.save('inputs.npy', inputs), or np.savez('examples.npz', "
             "inputs=..., targets=...).",
         ) from error

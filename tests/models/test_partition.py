@@ -166,6 +166,15 @@ def test_every_truncation_of_a_part_is_refused(tmp_path: Path) -> None:
             load_partition(tmp_path)
 
 
+def test_what_is_no_file_of_arrays_is_said_so_without_advice_to_trust_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train.npz").write_bytes(b"\x93 a page of words, and no arrays" * 9)
+    with pytest.raises(DataError, match=r"damaged: it is no file of arrays") as caught:
+        load_partition(tmp_path)
+    assert "pickle" not in str(caught.value)
+
+
 @pytest.mark.parametrize("bit", [0, 3, 7])
 def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path, bit: int) -> None:
     path = save_partition(tmp_path, EXAMPLES)

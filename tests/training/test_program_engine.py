@@ -256,7 +256,7 @@ def one(value: float) -> np.ndarray:
 
 
 ODD = {
-    "labels between classes": (INPUTS, one(0.5), "label is 0.5 are no whole numbers"),
+    "labels between classes": (INPUTS, one(0.5), "label is 0.5, are no whole numbers"),
     "labels that are text": (INPUTS, LABELS.astype(str), "targets are text"),
     "a label too large": (INPUTS, one(5).astype(int), r"example 11 .*whose label is 5"),
     "a label below zero": (INPUTS, one(-1).astype(int), r"example 11 .*label is -1"),

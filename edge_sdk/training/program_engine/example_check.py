@@ -142,7 +142,7 @@ class ExampleCheck:
         if not rows.size:
             return
         at = first + int(rows[0])
-        label = f", whose label is {stored[at]}" if place and stored.ndim == 1 else ""
+        label = f", whose label is {stored[at]}," if place and stored.ndim == 1 else ""
         raise DataError(
             f"{self._whose(_PLACES[place])} of example {at} of those trained on{label} "
             f"are {what}",
