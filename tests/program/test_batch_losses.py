@@ -17,6 +17,7 @@ from edge_sdk.errors import EngineError
 from edge_sdk.kernels.library import unavailable_reason
 from edge_sdk.program.capture import capture
 from edge_sdk.program.capture.compare import compare
+from edge_sdk.program.ceiling import MemoryCeiling
 from edge_sdk.sparse import Mask
 
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason="no kernels")
@@ -163,6 +164,13 @@ def test_a_batch_in_parts_is_refused_with_the_operation() -> None:
         program.backward(*batch, micro_batch=2, ghost_norm=True)
     assert caught.value.help
     assert program.step_plan(64, ghost_norm=True).at_once == 64
+
+
+def test_a_ceiling_names_the_loss_that_needs_its_batch() -> None:
+    program = loaded(values(LOSSES["spread"]().loss), Mask({}))
+    ceiling = MemoryCeiling(1 << 20, held=1 << 20)
+    with pytest.raises(EngineError, match="; its loss needs the batch whole"):
+        program.hold_to(ceiling, 64, ghost_norm=True, half=False)
 
 
 def test_predictions_that_depend_on_the_batch_are_refused() -> None:

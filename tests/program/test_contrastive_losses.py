@@ -63,6 +63,18 @@ def with_a_bar(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(alike, own)
 
 
+def by_cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    alike = F.cosine_similarity(3 * a.unsqueeze(1), b.unsqueeze(0), dim=-1) / 0.2
+    return F.cross_entropy(alike, torch.arange(len(a)))
+
+
+def all_cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    z = torch.cat([2 * a, b])
+    alike = F.cosine_similarity(z.unsqueeze(1), z.unsqueeze(0), dim=2)
+    alike = alike.masked_fill(torch.eye(len(z)).bool(), float("-inf"))
+    return F.cross_entropy(alike, torch.arange(len(z)).roll(len(a)))
+
+
 def side_by_side(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     z = torch.stack([a, b], 1).view(-1, a.shape[1])
     alike = z @ z.t()
@@ -92,7 +104,10 @@ def diagonal(logits: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Callable[[], Case]] = {
     **{
         of.__name__: lambda of=of: two_views(of)  # type: ignore[misc]
-        for of in (one_way, both_ways, by_einsum, all_views, with_a_bar, side_by_side)
+        for of in (
+            *(one_way, both_ways, by_einsum, all_views, with_a_bar, side_by_side),
+            *(by_cosines, all_cosines),
+        )
     },
     "learned_scale": learned_scale,
 }
@@ -149,5 +164,8 @@ REFUSED: dict[str, tuple[Views, str]] = {
 def test_other_products_of_pairs_are_refused_by_name(name: str) -> None:
     of, said = REFUSED[name]
     case = two_views(of)
-    with pytest.raises(EngineError, match=rf"layer loss: .*{said}"):
+    with pytest.raises(
+        EngineError,
+        match=rf"layer loss: .*\(test_contrastive_losses.py:\d+\): .*{said}",
+    ):
         capture(case.model, case.loss, case.inputs, case.targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import traceback
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["Node", "line_of", "origin"]
+__all__ = ["Node", "begins_at", "line_of", "origin"]
 
 # Of a stack trace the last line that is not torch's own says where the user's call is.
 _TORCH, _HERE = f"{torch.__path__[0]}/", str(Path(__file__).parent)
@@ -54,6 +55,18 @@ def origin(node: fx.Node) -> tuple[str, str]:
     found = [(f, n) for f, n in found if not f.startswith(_HERE)]
     own = [(f, n) for f, n in found if not f.startswith(_TORCH)] or found
     return layer, f"{own[-1][0].rpartition('/')[2]}:{own[-1][1]}" if own else ""
+
+
+def begins_at(function: Any) -> str:
+    """File and first line of a function's code; "" for torch's own and for others."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, torch.nn.Module):
+        function = type(function).forward
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_filename.startswith(_TORCH):
+        return ""
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
 
 
 def line_of(error: BaseException) -> str:

@@ -29,6 +29,7 @@ class Builder:
         prefix: Path of the user's model within what was exported.
         constants: What depends on neither the batch nor a parameter.
         trains: Whether it ends in a loss.
+        loss: File and first line of the loss, of whose calls torch keeps no line.
         place: Call -> the tensor that it gives.
         layouts: Call -> where the batch is in it, if not in front.
         many: Call that gives several -> its tensors, in order.
@@ -42,6 +43,7 @@ class Builder:
     prefix: str
     constants: Constants
     trains: bool
+    loss: str = ""
     tensors: list[TensorValue] = field(default_factory=list)
     operations: list[Op] = field(default_factory=list)
     place: dict[fx.Node, int] = field(default_factory=dict)
@@ -252,6 +254,7 @@ class Builder:
     def origin(self, node: fx.Node) -> tuple[str, str]:
         """Layer and source line of a call."""
         layer, source = origin(self.instead.get(node, node))
+        source = source or (self.loss if layer == "loss" else "")
         return layer.removeprefix(self.prefix).removeprefix("."), source
 
     def graph(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Graph:

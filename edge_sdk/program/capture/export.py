@@ -23,7 +23,7 @@ from torch._dynamo.exc import UserError
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from edge_sdk.errors import EngineError, a_type
-from edge_sdk.program.capture.call import Node, line_of
+from edge_sdk.program.capture.call import Node, begins_at, line_of
 from edge_sdk.program.capture.calls import emit
 from edge_sdk.program.capture.constants import Constants
 from edge_sdk.program.capture.context import Builder
@@ -155,7 +155,8 @@ def _graph(
     }
     constants = Constants(len(places), held)
     trains = isinstance(module, _WithLoss)
-    builder = Builder(len(batch[0]), {}, "model", constants, trains)
+    loss = begins_at(module.loss) if isinstance(module, _WithLoss) else ""
+    builder = Builder(len(batch[0]), {}, "model", constants, trains, loss)
     inputs: list[int] = []
     outputs: tuple[int, ...] = ()
     for node in exported.graph.nodes:

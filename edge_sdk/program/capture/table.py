@@ -25,7 +25,7 @@ from edge_sdk.program.capture.rows import (
     reductions,
     sequences,
 )
-from edge_sdk.program.capture.rows.losses import classes, values
+from edge_sdk.program.capture.rows.losses import classes, cosines, values
 from edge_sdk.program.capture.rows.rearranged import copies, elements, joins, places
 
 __all__ = ["ROWS", "Row"]
@@ -40,6 +40,7 @@ ROWS: Final[Mapping[str, Row]] = {
     **elements.ROWS,
     **classes.ROWS,
     **values.ROWS,
+    **cosines.ROWS,
     **activations.ROWS,
     **angles.ROWS,
     **sequences.ROWS,
