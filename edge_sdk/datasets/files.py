@@ -55,7 +55,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def array_damage(error: BaseException) -> str:
-    """Why numpy cannot read a file of arrays, in words.
+    """The reason for which numpy cannot read a file of arrays, in words.
 
     What is no such file numpy takes for a pickle, and advises to trust it.
     """

@@ -202,7 +202,7 @@ def _picked(builder: Builder, call: Node, own: Pairs) -> None:
 
 
 def _shift(builder: Builder, own: Pairs, labels: list[int]) -> int | None:
-    """How much further each row's partner is among its example's columns."""
+    """Steps from each row to its partner among its example's columns."""
     left, right, batch = own.row_layout, own.column_layout, builder.batch
     count, found = right.outer * right.inner, set()
     for at, label in enumerate(labels):
